@@ -1,0 +1,1 @@
+"""Order, and the outside world."""

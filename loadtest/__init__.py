@@ -1,0 +1,1 @@
+"""Measuring: a load test against any broker, and benchmarks against peers."""

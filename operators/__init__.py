@@ -1,0 +1,1 @@
+"""Memory between events: one idea per file, synchronous, with time as an argument."""

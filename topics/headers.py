@@ -1,0 +1,78 @@
+"""Header names and values: CloudEvents, W3C trace context, dead letters, record kinds."""
+
+from __future__ import annotations
+
+from topics.messages import Headers, Kind, Record
+
+__all__ = [
+    "CLAIM",
+    "COMMAND",
+    "EXAMPLE",
+    "KIND",
+    "QUARANTINE",
+    "cloud_event",
+    "dead_letter",
+    "kind_of",
+    "traced",
+]
+
+KIND = "headrace-kind"
+EXAMPLE: Headers = ((KIND, b"example"),)
+CLAIM: Headers = ((KIND, b"claim"),)
+QUARANTINE: Headers = ((KIND, b"quarantine"),)
+COMMAND: Headers = ((KIND, b"command"),)
+_KINDS: dict[bytes, Kind] = {
+    b"example": "example",
+    b"claim": "claim",
+    b"quarantine": "quarantine",
+    b"command": "command",
+}
+_TRACE = ("traceparent", "tracestate")
+
+
+def kind_of(headers: Headers) -> Kind | None:
+    """Return what a record of a claimed log is, or None where no known kind is named."""
+    for name, value in headers:
+        if name == KIND:
+            return _KINDS.get(value)
+    return None
+
+
+def traced(headers: Headers) -> Headers:
+    """Return the W3C trace context among `headers`, to be passed on unchanged."""
+    if not headers:
+        return ()
+    return tuple(header for header in headers if header[0] in _TRACE)
+
+
+def cloud_event(kind: str, source: str) -> Headers:
+    """Return the constant part of CloudEvents' binary-mode headers.
+
+    `kind` is the reverse-DNS type, `source` who writes; id and time are the
+    record's own (`ce_id` is added per record).  See CloudEvents Kafka protocol
+    binding 1.0, section 3.2.
+    """
+    return (
+        ("content-type", b"application/json"),
+        ("ce_specversion", b"1.0"),
+        ("ce_type", kind.encode()),
+        ("ce_source", source.encode()),
+    )
+
+
+def dead_letter(record: Record, *, stage: str, exception: str, message: str) -> Headers:
+    """Return the original headers followed by why the record was refused.
+
+    The six `__streams.errors.*` names are Kafka Streams' own (KIP-1034), so tools that read
+    its dead letters read ours; `headrace.errors.stage` says which step refused.
+    """
+    return (
+        *record.headers,
+        ("__streams.errors.exception", exception.encode()),
+        ("__streams.errors.message", message.encode()),
+        ("__streams.errors.stacktrace", b""),
+        ("__streams.errors.topic", record.topic.encode()),
+        ("__streams.errors.partition", str(record.partition).encode()),
+        ("__streams.errors.offset", str(record.offset).encode()),
+        ("headrace.errors.stage", stage.encode()),
+    )

@@ -1,0 +1,240 @@
+"""Every message of Headrace as a frozen value, and the few values that carry them.
+
+Lives here: the fields of a message and what they mean.  Never here: bytes
+(`codec.py`), topic names (`catalog.py`), memory, clocks.
+
+All times are integers, milliseconds since the Unix epoch, UTC, on the wire as in
+memory.  Offsets always mean the offset of the record itself; a *position* is the
+next offset to read.  Changes to these messages are additive only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct
+
+__all__ = [
+    "Claim",
+    "Command",
+    "Decision",
+    "Event",
+    "Example",
+    "FeatureValue",
+    "Features",
+    "Headers",
+    "Kind",
+    "Label",
+    "LabelValue",
+    "ModelPointer",
+    "Outgoing",
+    "Prediction",
+    "Quarantine",
+    "Record",
+    "Score",
+    "Target",
+    "Task",
+]
+
+FeatureValue = bool | int | float | str
+Features = dict[str, FeatureValue]
+LabelValue = bool | int | float | str
+Score = float | dict[str, float] | None
+"""Binary: probability of True.  Regression: the value.  Multiclass: label -> probability.
+
+None: the model has no opinion yet (River's empty answer before the first lesson).
+"""
+Headers = tuple[tuple[str, bytes], ...]
+Task = Literal["binary", "multiclass", "regression"]
+Target = Literal["predictions", "shadow-predictions", "examples", "decisions", "models", "dead-letters"]
+"""Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
+Kind = Literal["example", "claim", "quarantine", "command"]
+"""What a record of the examples log is; carried in the header `headrace-kind`."""
+
+
+class Record(NamedTuple):
+    """One record as it lies in a Kafka log (or one line of a file: offset = line, from 0)."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int | None
+    """The record's Kafka timestamp; None in files, which have none."""
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class Outgoing(NamedTuple):
+    """One record to be written; the shell turns `target` into a topic."""
+
+    target: Target
+    partition: int | None
+    """None lets murmur2 over the key decide, as Kafka's Java client does."""
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int
+
+
+class Event(Struct, frozen=True, gc=False):
+    """A valid event inside the engine: the user's value and what Headrace knows of it."""
+
+    event_id: str
+    event_time: int
+    key: str
+    value: Any
+    """The user's msgspec Struct, decoded and validated."""
+    offset: int
+    watermark: int
+    """Watermark of the partition after this event: largest event time seen minus `grace`."""
+    late: bool = False
+    """True if the event came after the watermark had passed it: scored, never windowed."""
+    headers: Headers = ()
+    record_key: bytes | None = None
+
+
+class Label(Struct, frozen=True, gc=False):
+    """What turned out to be true for one event."""
+
+    event_id: str
+    label: LabelValue
+    label_time: int
+    offset: int = -1
+
+
+class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
+    """The answer to one event, as on the predictions topic.
+
+    `prediction_id` is a function of pipeline and event id alone.  Of several records
+    with one id, the one with the highest claim that counts is the answer
+    (`operators.claims`).
+    """
+
+    prediction_id: str
+    event_id: str
+    event_time: int
+    prediction_time: int
+    """Wall clock of the scorer when it answered; never used in state."""
+    model_name: str
+    model_version: int
+    """Changes only when another model serves."""
+    model_updates: int
+    """Labels learned so far: with the version it names the exact state of an online model."""
+    model_alias: str
+    prediction_score: Score
+    prediction_label: LabelValue | None
+    served_by: str
+    """`champion`, `previous` (an earlier champion) or `prior` (no model could answer)."""
+    features: Features
+    event_offset: int
+    claim: int
+    sequence: int
+    threshold: float | None = None
+    cold_start: bool = False
+    late: bool = False
+    scores: dict[str, Score] | None = None
+    """Every candidate's score; only in files written by a backtest."""
+
+
+class Example(Struct, frozen=True, omit_defaults=True, gc=False):
+    """One line of the training log: what was served and what turned out to be true."""
+
+    event_id: str
+    key: str
+    event_time: int
+    label_time: int
+    label: LabelValue
+    features: Features
+    scores: dict[str, Score]
+    """Every candidate's score at event time, by candidate name."""
+    served_score: Score
+    served_by: str
+    model_name: str
+    source_partition: int
+    event_offset: int
+    label_offset: int
+    """Offset of the label's record; -1 for an implicit label, the event's own inside events."""
+    claim: int
+    sequence: int
+    expired_at_offset: int = -1
+    """Implicit labels: offset of the event whose watermark ended the wait."""
+
+
+class Claim(Struct, frozen=True, gc=False):
+    """From here on only this owner's records of this source partition count."""
+
+    source_partition: int
+    claim: int
+
+
+class Quarantine(Struct, frozen=True, gc=False):
+    """A scorer saw a candidate fail; the learner acts on it at this offset of the log."""
+
+    event_id: str
+    model_name: str
+    model_version: int
+    reason: str
+    source_partition: int
+    event_offset: int
+    claim: int
+    sequence: int
+
+
+class Command(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a person asked for; it acts at its offset in the examples log, once per id."""
+
+    command_id: str
+    command: Literal["promote", "rollback", "pause", "resume"]
+    time: int
+    model_name: str | None = None
+    actor: str = ""
+    reason: str = ""
+
+
+class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
+    """One line of the audit log: what was decided about models, when, and on what evidence."""
+
+    decision_id: str
+    """Pipeline, examples partition, offset and number: the same again after a replay."""
+    type: Literal[
+        "drift.detected",
+        "drift.improved",
+        "challenger.started",
+        "challenger.retired",
+        "model.promoted",
+        "model.rolled_back",
+        "model.quarantined",
+        "learning.paused",
+        "learning.resumed",
+        "command.refused",
+    ]
+    time: int
+    """Label time of the example that led to it: never a wall clock."""
+    model_name: str
+    model_version: int
+    examples: int
+    """Examples learned when it was decided."""
+    reason: str
+    actor: str
+    offset: int
+    """Offset in the examples log at which it was decided."""
+    from_model: str | None = None
+    from_version: int | None = None
+    evidence: dict[str, float | int | str] = {}
+
+
+class ModelPointer(Struct, frozen=True, omit_defaults=True, gc=False):
+    """The compacted record under `<pipeline>@champion`: who serves, and from where it came."""
+
+    pipeline: str
+    alias: str
+    model_name: str
+    version: int
+    updates: int
+    digest: str
+    """Structural digest of the model's state (never a hash of pickle bytes)."""
+    river: str
+    learned_to: int
+    """Next offset of the examples log: the model has learned all before it."""
+    features: tuple[str, ...] = ()
