@@ -1,0 +1,284 @@
+"""Bytes <-> values: limits first, then types, then canonical output.
+
+Lives here: everything that knows JSON.  Never here: topic names, memory, clocks.
+
+Strategy: (1) refuse by size, depth and key count on the raw bytes, before any parser sees
+them; (2) one compiled msgspec decoder per message type checks names and types; (3) a few
+rules msgspec does not have (finite and bounded numbers, usable ids and times).  A record
+that fails is a value, `Rejected`, on its way to the dead letters, never an exception.
+Duplicate JSON keys: the last one wins, in every code path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, get_type_hints
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from topics.errors import DefinitionError
+from topics.messages import Claim, Command, Example, Label, LabelValue, Prediction, Quarantine, Record, Task
+
+__all__ = [
+    "BYTES_MAX",
+    "DEPTH_MAX",
+    "KEYS_MAX",
+    "NUMBER_MAX",
+    "TEXT_MAX",
+    "EventDecoder",
+    "LabelDecoder",
+    "LabelNames",
+    "Rejected",
+    "decode_claim",
+    "decode_command",
+    "decode_example",
+    "decode_prediction",
+    "decode_quarantine",
+    "encode",
+    "encode_json",
+    "label_value",
+    "time_ms",
+]
+
+BYTES_MAX = 65_536
+"""A message larger than this is no event: Kafka's own default is 1 MB, features are a few hundred bytes."""
+DEPTH_MAX = 8
+"""Nested values cost recursion later (reprs, canonical output)."""
+KEYS_MAX = 1_000
+"""A 300,000-key object holds the loop for 100 ms."""
+TEXT_MAX = 256
+"""Ids and keys are kept in memory for as long as a label may come."""
+NUMBER_MAX = 1e15
+"""Larger than any quantity; squares of it still fit a double by far."""
+TIME_MAX = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
+SECONDS_LOOK = 100_000_000_000
+"""A time below this (1973 in ms) that is not 0 is nearly always seconds sent for milliseconds."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_OPEN = (0x7B, 0x5B)
+_CLOSE = (0x7D, 0x5D)
+
+
+class Rejected(NamedTuple):
+    """Why a record is no valid message; its bytes go to the dead letters as they came."""
+
+    record: Record
+    stage: str
+    exception: str
+    message: str
+
+
+def _too_large(value: bytes) -> str:
+    """Return what limit `value` breaks, or the empty string.  Counting bytes bounds both from above."""
+    size = len(value)
+    if size > BYTES_MAX:
+        return f"message of {size} bytes is larger than {BYTES_MAX}"
+    if value.count(b"{") + value.count(b"[") > DEPTH_MAX or value.count(b":") > KEYS_MAX:
+        return _nesting(value)
+    return ""
+
+
+def _nesting(value: bytes) -> str:
+    """Count depth and keys exactly, outside of strings."""
+    bare = _QUOTED.sub(b"", value)
+    if (keys := bare.count(b":")) > KEYS_MAX:
+        return f"message with {keys} keys has more than {KEYS_MAX}"
+    depth = deepest = 0
+    for byte in bare:
+        if byte in _OPEN:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in _CLOSE:
+            depth -= 1
+    return f"message nested {deepest} deep is deeper than {DEPTH_MAX}" if deepest > DEPTH_MAX else ""
+
+
+def time_ms(value: int | str | datetime) -> int:
+    """Return a wire time as integer milliseconds since the epoch, UTC.
+
+    Takes integer milliseconds or RFC 3339 text (or its datetime, which must have an offset).
+    Raises ValueError with what is wrong otherwise.
+    """
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("time without a UTC offset")
+        delta = value - _EPOCH
+        return (delta.days * 86_400 + delta.seconds) * 1_000 + delta.microseconds // 1_000
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"expected integer milliseconds or RFC 3339 text, got {type(value).__name__}")  # noqa: TRY004
+    if not 0 <= value <= TIME_MAX:
+        raise ValueError(f"time {value} is outside the years 1970 to 9999")
+    if 0 < value < SECONDS_LOOK and value > SECONDS_LOOK // 100:
+        raise ValueError(f"time {value} looks like seconds; milliseconds are wanted")
+    return value
+
+
+def label_value(value: object, task: Task) -> LabelValue:
+    """Return `value` as the label of `task`: bool, text or float.  Raises ValueError if it is none."""
+    if task == "binary":
+        if isinstance(value, bool):
+            return value
+        if value in (0, 1):
+            return bool(value)
+        raise ValueError(f"a binary label is true, false, 1 or 0, not {value!r}")
+    if task == "multiclass":
+        if isinstance(value, str) and value:
+            return value
+        if isinstance(value, (bool, int)):
+            return str(value)
+        raise ValueError(f"a class label is text or a whole number, not {value!r}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= NUMBER_MAX:
+        return float(value)
+    raise ValueError(f"a regression label is a number up to {NUMBER_MAX:g}, not {value!r}")
+
+
+def _text(value: object, name: str) -> str:
+    text = value if isinstance(value, str) else str(value) if type(value) is int else ""
+    if not 0 < len(text) <= TEXT_MAX:
+        raise ValueError(f"`{name}` must be text of 1 to {TEXT_MAX} characters or a whole number")
+    return text
+
+
+class Decoded(NamedTuple):
+    """A valid event before time and order are known."""
+
+    event_id: str
+    event_time: int
+    key: str
+    value: Any
+    label: LabelValue | None
+
+
+class EventDecoder:
+    """Decode and validate the user's events.
+
+    `event_type` is the user's msgspec Struct; `event_id`, `event_time` and `key` name fields of it,
+    `label` too where events carry their own label.
+    """
+
+    def __init__(
+        self,
+        event_type: type[Struct],
+        *,
+        event_id: str,
+        event_time: str,
+        key: str,
+        label: str | None = None,
+        task: Task = "binary",
+    ) -> None:
+        known = {field.name for field in msgspec.structs.fields(event_type)}
+        for name in (event_id, event_time, key, *((label,) if label else ())):
+            if name not in known:
+                raise DefinitionError(
+                    f"{event_type.__name__} has no field `{name}`",
+                    hint=f"name one of: {', '.join(sorted(known))}",
+                )
+        self._decode = msgspec.json.Decoder(event_type).decode
+        self._id, self._time, self._key, self._label = event_id, event_time, key, label
+        self._task: Task = task
+        hints = get_type_hints(event_type)
+        self._numbers = tuple(
+            name for name in sorted(known) if name != event_time and _may_be_number(hints.get(name, Any))
+        )
+
+    def decode(self, record: Record) -> Decoded | Rejected:
+        """Return the event, or why it is none."""
+        payload = record.value
+        if payload is None:
+            return Rejected(record, "decode", "ValueError", "event without a value (tombstone)")
+        if wrong := _too_large(payload):
+            return Rejected(record, "decode", "ValueError", wrong)
+        try:
+            value = self._decode(payload)
+            for name in self._numbers:
+                number = getattr(value, name)
+                if isinstance(number, (int, float)) and not -NUMBER_MAX <= number <= NUMBER_MAX:
+                    raise ValueError(f"number beyond {NUMBER_MAX:g} - at `$.{name}`")  # noqa: TRY301
+            event_id = _text(getattr(value, self._id), self._id)
+            key = _text(getattr(value, self._key), self._key)
+            event_time = time_ms(getattr(value, self._time))
+            label = None
+            if self._label is not None and (found := getattr(value, self._label)) is not None:
+                label = label_value(found, self._task)
+        except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+            return _rejected(record, error)
+        return Decoded(event_id, event_time, key, value, label)
+
+
+def _may_be_number(hint: object) -> bool:
+    return any(word in str(hint) for word in ("int", "float", "Any", "object"))
+
+
+class LabelNames(NamedTuple):
+    """The names of a label message's fields."""
+
+    event_id: str = "event_id"
+    label: str = "label"
+    label_time: str = "label_time"
+
+
+class LabelDecoder:
+    """Decode and validate label messages; fields that are not named are ignored."""
+
+    def __init__(self, task: Task, names: LabelNames | None = None) -> None:
+        names = names or LabelNames()
+        self._names = names
+        self._task: Task = task
+        wire = msgspec.defstruct(
+            "LabelMessage",
+            [
+                ("event_id", str | int),
+                ("label", bool | int | float | str),
+                ("label_time", int | str),
+            ],
+            rename=names._asdict(),
+        )
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(wire).decode
+
+    def decode(self, record: Record) -> Label | Rejected:
+        """Return the label, or why it is none."""
+        payload = record.value
+        if payload is None:
+            return Rejected(record, "label", "ValueError", "label without a value (tombstone)")
+        if wrong := _too_large(payload):
+            return Rejected(record, "label", "ValueError", wrong)
+        try:
+            message = self._decode(payload)
+            return Label(
+                _text(message.event_id, self._names.event_id),
+                label_value(message.label, self._task),
+                time_ms(message.label_time),
+                record.offset,
+            )
+        except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+            return _rejected(record, error)._replace(stage="label")
+
+
+def _rejected(record: Record, error: Exception) -> Rejected:
+    kind = type(error)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return Rejected(record, "decode", name, str(error))
+
+
+_encoder = msgspec.json.Encoder()
+encode: Callable[[Struct], bytes] = _encoder.encode
+"""One message as canonical JSON: fields in declared order, floats in shortest exact form."""
+
+decode_prediction: Callable[[bytes], Prediction] = msgspec.json.Decoder(Prediction).decode
+decode_example: Callable[[bytes], Example] = msgspec.json.Decoder(Example).decode
+decode_claim: Callable[[bytes], Claim] = msgspec.json.Decoder(Claim).decode
+decode_quarantine: Callable[[bytes], Quarantine] = msgspec.json.Decoder(Quarantine).decode
+decode_command: Callable[[bytes], Command] = msgspec.json.Decoder(Command).decode
+
+
+def encode_json(value: object) -> bytes:
+    """Return any plain value (numpy numbers too) as one line of JSON, keys as they stand."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
