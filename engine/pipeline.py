@@ -1,0 +1,296 @@
+"""The user's definition, checked when loaded.
+
+Lives here: `Topic`, `Labels`, `Pipeline`, every refusal a definition can meet, and the
+definition's digest by part.  Never here: loading the file (`cli.py`), running anything.
+
+A definition is data.  River and msgspec objects pass through untouched, except that models
+are cloned: River pipelines can share steps by accident, and two candidates that share a
+scaler would teach each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+from river import base, metrics
+
+from operators import compile_features
+from operators.arena import Promotion
+from operators.digest import digest
+from operators.drift import Drift
+from operators.expressions import Expression
+from operators.features import FeaturePlan
+from topics.catalog import Catalog
+from topics.codec import EventDecoder, LabelDecoder, LabelNames, label_value
+from topics.durations import duration_ms
+from topics.errors import DefinitionError
+from topics.messages import LabelValue, Task
+
+__all__ = ["Labels", "Pipeline", "Topic"]
+
+EVENTS_PER_KEY_MAX = 100_000
+"""Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
+CANDIDATES_MAX = 16
+"""Every candidate scores every event; more than this is a search, not a race."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """The events: their topic, their type, and which fields are id, time and key.
+
+    `grace` is how far an event may lie behind the largest event time seen and still enter
+    windows; `max_ahead` how far it may lie ahead of its arrival before it is refused as the
+    product of a wrong clock.  `partitions` is used when the topics are created.
+    """
+
+    name: str
+    type: type[msgspec.Struct]
+    key: str
+    id: str = "event_id"
+    time: str = "event_time"
+    grace: str | int = "1m"
+    max_ahead: str | int = "1h"
+    partitions: int = 1
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where the truth comes from: a topic of label messages, or a field of the event itself.
+
+    `wait` is how long, in event time, a prediction waits for its label; `on_timeout` is
+    `"drop"` or the label to assume then.  `Labels(field="label")` is for events that carry
+    their label: predicted first, then learned; `wait` then only bounds how long a repeated
+    event id is recognised (default one minute).
+    """
+
+    topic: str | None = None
+    field: str | None = None
+    wait: str | int | None = None
+    on_timeout: LabelValue | Literal["drop"] = "drop"
+    id: str = "event_id"
+    label: str = "label"
+    time: str = "label_time"
+
+    def __post_init__(self) -> None:
+        """Refuse labels that come from nowhere or from two places."""
+        if (self.topic is None) == (self.field is None):
+            raise DefinitionError(
+                "labels need a topic or a field, and not both",
+                hint='write Labels("my.labels", wait="1d") or Labels(field="label")',
+            )
+        if self.topic is not None and self.wait is None:
+            raise DefinitionError(
+                f"labels of topic {self.topic} have no `wait`",
+                hint='say how long a prediction waits for its label, e.g. wait="36h"; it bounds memory',
+            )
+        if self.field is not None and self.on_timeout != "drop":
+            raise DefinitionError("a label inside the event cannot time out", hint="leave `on_timeout` out")
+
+    @property
+    def wait_ms(self) -> int:
+        """Return the horizon in milliseconds of event time."""
+        return duration_ms("1m" if self.wait is None else self.wait)
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """One whole pipeline: events to features to models to champion.
+
+    Raises DefinitionError with the place and the fix for anything that cannot run.
+
+    `models` maps names to River estimators; the first is the champion unless `champion`
+    names another.  `metrics` are River metrics (cloned); None takes the task's usual ones.
+    `threshold` turns a binary score into a label.  `task` follows from the models; give it where they
+    leave it open (`task="multiclass"` for trees on text labels of a topic).  `topics` overrides topic names by role.
+    """
+
+    name: str
+    events: Topic
+    labels: Labels
+    features: Mapping[str, Expression]
+    models: Mapping[str, Any]
+    champion: str | None = None
+    drift: Sequence[Drift] = ()
+    promotion: Promotion = field(default_factory=Promotion)
+    metrics: Sequence[metrics.base.Metric] | None = None
+    threshold: float = 0.5
+    topics: Mapping[str, str] = field(default_factory=dict)
+    max_events_per_key: int = EVENTS_PER_KEY_MAX
+
+    task: Task = None  # type: ignore[assignment]  # set in __post_init__ where the user leaves it out
+    plan: FeaturePlan = field(init=False, repr=False)
+    catalog: Catalog = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check every part and compile the features."""
+        models = _checked_models(self.models)
+        champion = self.champion if self.champion is not None else next(iter(models))
+        if champion not in models:
+            raise DefinitionError(
+                f"champion `{champion}` is no model", hint=f"name one of: {', '.join(models)}"
+            )
+        task = self.task or _task_of(models, self.events.type, self.labels)
+        plan = compile_features(
+            self.features,
+            self.events.type,
+            grace_ms=self.grace_ms,
+            max_events_per_key=self.max_events_per_key,
+            task=task,
+        )
+        for name, value in (
+            ("models", models),
+            ("champion", champion),
+            ("task", task),
+            ("plan", plan),
+            ("catalog", Catalog(self.name, self.events.name, self.labels.topic, self.topics)),
+        ):
+            object.__setattr__(self, name, value)
+        self._check_keys()
+        self._check_label()
+        self.event_decoder()
+
+    @property
+    def grace_ms(self) -> int:
+        """Return `events.grace` in milliseconds."""
+        return duration_ms(self.events.grace)
+
+    @property
+    def max_ahead_ms(self) -> int:
+        """Return `events.max_ahead` in milliseconds."""
+        return duration_ms(self.events.max_ahead)
+
+    @property
+    def implicit_label(self) -> LabelValue | None:
+        """Return the label to assume when the wait has passed, or None to drop the prediction."""
+        return None if self.labels.on_timeout == "drop" else label_value(self.labels.on_timeout, self.task)
+
+    def event_decoder(self) -> EventDecoder:
+        """Return a decoder of the events topic."""
+        events = self.events
+        return EventDecoder(
+            events.type,
+            event_id=events.id,
+            event_time=events.time,
+            key=events.key,
+            label=self.labels.field,
+            task=self.task,
+        )
+
+    def label_decoder(self) -> LabelDecoder:
+        """Return a decoder of the labels topic."""
+        names = LabelNames(self.labels.id, self.labels.label, self.labels.time)
+        return LabelDecoder(self.task, names)
+
+    def fresh_models(self) -> dict[str, Any]:
+        """Return new clones of the models, as defined: nothing learned, nothing shared."""
+        return {name: model.clone() for name, model in self.models.items()}
+
+    def scorer_definition(self) -> dict[str, str]:
+        """Return the digest of each part that a scorer's state depends on, by name."""
+        events, labels = self.events, self.labels
+        parts: dict[str, object] = {
+            "events.fields": f"{events.id} {events.time} {events.key} {_fields_of(events.type)}",
+            "events.grace": self.grace_ms,
+            "labels": f"{labels.topic} {labels.field} {labels.wait_ms} {labels.on_timeout!r}",
+            "task": self.task,
+            "max_events_per_key": self.max_events_per_key,
+        }
+        parts.update((f"features.{name}", repr(feature)) for name, feature in self.features.items())
+        return {name: _short(str(part)) for name, part in parts.items()}
+
+    def learner_definition(self) -> dict[str, str]:
+        """Return the digest of each part that a learner's state depends on, by name."""
+        parts: dict[str, str] = {
+            "task": self.task,
+            "champion": str(self.champion),
+            "promotion": repr(self.promotion),
+            "threshold": repr(self.threshold),
+            "drift": " ".join(f"{entry.on} {digest(entry.detector)}" for entry in self.drift),
+            "metrics": " ".join(type(metric).__name__ for metric in self.metrics or ()),
+        }
+        parts.update((f"models.{name}", digest(model)) for name, model in self.models.items())
+        return {name: _short(part) for name, part in parts.items()}
+
+    def _check_keys(self) -> None:
+        """Windows by another key than the topic's see only their partition's events."""
+        if self.events.partitions == 1:
+            return
+        for group in self.plan.key_groups:
+            if self.events.key not in group:
+                keys = ", ".join(group) or "nothing (all events)"
+                raise DefinitionError(
+                    f"a window by {keys} needs events that lie on other partitions than their key "
+                    f"`{self.events.key}`",
+                    hint=f"use partitions=1, or put `{self.events.key}` among the window's keys",
+                )
+
+    def _check_label(self) -> None:
+        if self.labels.on_timeout != "drop":
+            try:
+                label_value(self.labels.on_timeout, self.task)
+            except ValueError as error:
+                raise DefinitionError(
+                    f"labels.on_timeout does not fit the {self.task} models: {error}",
+                    hint='use "drop" or a label the models can learn',
+                ) from None
+
+
+def _checked_models(models: Mapping[str, Any]) -> dict[str, Any]:
+    if not models:
+        raise DefinitionError("a pipeline without models", hint='give models={"name": a River model}')
+    if len(models) > CANDIDATES_MAX:
+        raise DefinitionError(
+            f"{len(models)} models are more than {CANDIDATES_MAX}", hint="race fewer candidates at once"
+        )
+    for name, model in models.items():
+        if not isinstance(model, base.Estimator):
+            raise DefinitionError(
+                f"model `{name}` is a {type(model).__name__}, not a River estimator",
+                hint="pass an object such as river.linear_model.LogisticRegression()",
+            )
+    return {name: model.clone() for name, model in models.items()}
+
+
+def _task_of(models: Mapping[str, Any], event_type: type[msgspec.Struct], labels: Labels) -> Task:
+    """Return the task that River's base classes name.
+
+    Many River classifiers take two classes or more, so the base class does not always decide: then a
+    text label inside the event means multiclass, anything else binary.
+    """
+    lasts = {name: _last_step(model) for name, model in models.items()}
+    for name, last in lasts.items():
+        if not isinstance(last, base.Regressor | base.Classifier):
+            raise DefinitionError(
+                f"model `{name}` is neither a classifier nor a regressor",
+                hint="end the pipeline with a River classifier or regressor",
+            )
+    regressors = [name for name, last in lasts.items() if isinstance(last, base.Regressor)]
+    if regressors:
+        if len(regressors) < len(models):
+            raise DefinitionError(
+                f"regressors ({', '.join(regressors)}) and classifiers cannot race",
+                hint="keep them in two pipelines",
+            )
+        return "regression"
+    if not all(model._multiclass for model in models.values()):
+        return "binary"
+    texts = labels.field is not None and get_type_hints(event_type).get(labels.field) is str
+    return "multiclass" if texts else "binary"
+
+
+def _last_step(model: Any) -> Any:
+    while hasattr(model, "steps"):
+        model = list(model.steps.values())[-1]
+    return model
+
+
+def _fields_of(event_type: type[msgspec.Struct]) -> str:
+    return " ".join(f"{entry.encode_name}:{entry.type}" for entry in msgspec.structs.fields(event_type))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
