@@ -1,0 +1,43 @@
+"""Will this flight land more than 15 minutes late?  Predict at departure, learn at arrival."""
+from msgspec import Struct
+from river import compose, drift, linear_model, optim, preprocessing, tree
+
+from engine import Drift, Labels, Pipeline, Promotion, Topic
+from operators import by, field, label
+
+
+class Departure(Struct):
+    event_id: str
+    event_time: int            # ms since epoch, or an RFC 3339 string with datetime
+    carrier: str
+    origin: str
+    dest: str
+    distance: float
+
+
+words, numbers = compose.SelectType(str), compose.SelectType(int, float)
+encode = (words | preprocessing.OneHotEncoder()) + (numbers | preprocessing.StandardScaler())
+
+features = {
+    "distance": field("distance"), "hour": field("event_time").hour(), "weekday": field("event_time").weekday(),
+    "carrier": field("carrier"), "origin": field("origin"),
+}
+for name, key in {"origin": by("origin"), "carrier": by("carrier"), "dest": by("dest"), "all": by()}.items():
+    for span in ("3h", "24h"):
+        features[f"{name}_late_{span}"] = key.mean(label, span).default(0.0)
+        features[f"{name}_landed_{span}"] = key.count(label, span)
+
+pipeline = Pipeline(
+    name="flights",
+    events=Topic("flights.departures", Departure, key="origin", id="event_id", time="event_time"),
+    labels=Labels("flights.arrivals", wait="36h", on_timeout="drop"),
+    features=features,
+    models={
+        "adaptive": tree.HoeffdingAdaptiveTreeClassifier(seed=42),
+        "tree": tree.HoeffdingTreeClassifier(),
+        "linear": encode | linear_model.LogisticRegression(optimizer=optim.SGD(0.01)),
+    },
+    champion="adaptive",
+    drift=[Drift(drift.ADWIN(), on="loss")],
+    promotion=Promotion(false_swap_every=100_000, evidence_block="1d", min_examples=1024, cooldown="1d"),
+)
