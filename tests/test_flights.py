@@ -1,4 +1,4 @@
-"""The flights sample: complete, in arrival order, free of what is known only later, made again to the byte."""
+"""The flights sample: complete, in arrival order, free of what is known only later, and reproducible."""
 
 from __future__ import annotations
 

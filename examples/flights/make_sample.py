@@ -13,7 +13,7 @@ known how it ended:
             label_time = scheduled departure + departure delay + time in the air + 35 minutes on the ground;
             for a flight without an arrival (cancelled, diverted), six hours after scheduled departure.
 
-Columns that are only known after departure (dep_time, dep_delay, arr_time, arr_delay, air_time) shape the label
+Columns known only after departure (dep_time, dep_delay, arr_time, arr_delay, air_time) shape the label
 and nothing else.  The tail number stays out as well: an aircraft can be changed at the last minute.
 
 Times are New York's wall clock written as if it were UTC, in milliseconds: hour of day and weekday then mean

@@ -1,4 +1,5 @@
 """Will this flight land more than 15 minutes late?  Predict at departure, learn at arrival."""
+
 from msgspec import Struct
 from river import compose, drift, linear_model, optim, preprocessing, tree
 
@@ -8,7 +9,7 @@ from operators import by, field, label
 
 class Departure(Struct):
     event_id: str
-    event_time: int            # ms since epoch, or an RFC 3339 string with datetime
+    event_time: int  # ms since epoch, or an RFC 3339 string with datetime
     carrier: str
     origin: str
     dest: str
@@ -19,8 +20,11 @@ words, numbers = compose.SelectType(str), compose.SelectType(int, float)
 encode = (words | preprocessing.OneHotEncoder()) + (numbers | preprocessing.StandardScaler())
 
 features = {
-    "distance": field("distance"), "hour": field("event_time").hour(), "weekday": field("event_time").weekday(),
-    "carrier": field("carrier"), "origin": field("origin"),
+    "distance": field("distance"),
+    "hour": field("event_time").hour(),
+    "weekday": field("event_time").weekday(),
+    "carrier": field("carrier"),
+    "origin": field("origin"),
 }
 for name, key in {"origin": by("origin"), "carrier": by("carrier"), "dest": by("dest"), "all": by()}.items():
     for span in ("3h", "24h"):
