@@ -105,7 +105,9 @@ class Pipeline:
     `models` maps names to River estimators; the first is the champion unless `champion`
     names another.  `metrics` are River metrics (cloned); None takes the task's usual ones.
     `threshold` turns a binary score into a label.  `task` follows from the models; give it where they
-    leave it open (`task="multiclass"` for trees on text labels of a topic).  `topics` overrides topic names by role.
+    leave it open (`task="multiclass"` for trees on text labels of a topic).  `topics` overrides topic
+    names by role.  `shadow_predictions` also sends what challengers would have answered, to a topic of
+    their own, for looking.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Pipeline:
     threshold: float = 0.5
     topics: Mapping[str, str] = field(default_factory=dict)
     max_events_per_key: int = EVENTS_PER_KEY_MAX
+    shadow_predictions: bool = False
 
     task: Task = None  # type: ignore[assignment]  # set in __post_init__ where the user leaves it out
     plan: FeaturePlan = field(init=False, repr=False)

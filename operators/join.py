@@ -103,6 +103,11 @@ class Join:
         return len(self._waiting) + len(self._early)
 
     @property
+    def early(self) -> int:
+        """Return how many labels wait for their event."""
+        return len(self._early)
+
+    @property
     def next_deadline(self) -> int | None:
         """Return the smallest time that the watermark must pass for something to expire."""
         return self._deadlines[0][0] if self._deadlines else None

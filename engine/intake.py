@@ -1,0 +1,119 @@
+"""One order for two topics: the events and labels of a partition as one sequence of runs.
+
+Lives here: the two bounded queues of decoded records and the rule which head goes next.
+Never here: what an event or a label does (`scorer.py`), polling (`worker.py`).
+
+The rule (as Kafka Streams chooses between partitions, KIP-695): the older head goes first,
+labels on ties.  A queue with nothing buffered is waited for only while its topic has unread
+records, so that catching up after an outage expires no prediction whose label lies unread.
+Records that are no valid message have no time and go at once, in their place.
+
+    events   10   20        30        |      runs:  [e10 e20] [l25] [e30] ...
+    labels             25             |             a run is as long as one kind lasts
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from topics.codec import Decoded, EventDecoder, LabelDecoder, Rejected
+from topics.messages import Label, Record
+
+__all__ = ["RUN_MAX", "EventRead", "EventRun", "Intake", "LabelRead", "LabelRun", "Run"]
+
+RUN_MAX = 1_000
+"""Records of one run: bounds the time until an answer leaves, and what shadows score behind it."""
+_AT_ONCE = -1
+
+
+class EventRead(NamedTuple):
+    """A record of the events topic and what decoding made of it."""
+
+    record: Record
+    decoded: Decoded | Rejected
+    time: int
+
+
+class LabelRead(NamedTuple):
+    """A record of the labels topic and what decoding made of it."""
+
+    record: Record
+    decoded: Label | Rejected
+    time: int
+
+
+EventRun = list[EventRead]
+LabelRun = list[LabelRead]
+
+
+class Run(NamedTuple):
+    """Consecutive records of one kind; exactly one of the two lists is not empty."""
+
+    events: EventRun
+    labels: LabelRun
+
+
+class Intake:
+    """The two queues of one partition."""
+
+    def __init__(self, events: EventDecoder, labels: LabelDecoder | None) -> None:
+        self._decode_event = events.decode
+        self._decode_label = labels.decode if labels is not None else None
+        self._events: deque[EventRead] = deque()
+        self._labels: deque[LabelRead] = deque()
+
+    def __len__(self) -> int:
+        return len(self._events) + len(self._labels)
+
+    @property
+    def events_buffered(self) -> int:
+        """Return how many event records wait."""
+        return len(self._events)
+
+    @property
+    def labels_buffered(self) -> int:
+        """Return how many label records wait."""
+        return len(self._labels)
+
+    def offer_events(self, records: Iterable[Record]) -> None:
+        """Decode records of the events topic, in offset order, and queue them."""
+        decode, append = self._decode_event, self._events.append
+        for record in records:
+            decoded = decode(record)
+            append(
+                EventRead(record, decoded, _AT_ONCE if isinstance(decoded, Rejected) else decoded.event_time)
+            )
+
+    def offer_labels(self, records: Iterable[Record]) -> None:
+        """Decode records of the labels topic, in offset order, and queue them."""
+        if self._decode_label is None:
+            raise TypeError("labels come inside the events of this pipeline")
+        for record in records:
+            decoded = self._decode_label(record)
+            time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.label_time
+            self._labels.append(LabelRead(record, decoded, time))
+
+    def next_run(self, *, events_unread: bool, labels_unread: bool) -> Run | None:
+        """Take the next run, or None while an empty queue's topic has unread records (or both are empty)."""
+        events, labels = self._events, self._labels
+        if not labels:
+            return Run(_take(events, None), []) if events and not labels_unread else None
+        if not events:
+            return Run([], _take(labels, None)) if not events_unread else None
+        if labels[0].time <= events[0].time:
+            return Run([], _take(labels, events[0].time + 1))
+        return Run(_take(events, labels[0].time), [])
+
+
+def _take(queue: deque, before: int | None) -> list:  # type: ignore[type-arg]  # deque of either read
+    """Take from the front while older than `before`, at most RUN_MAX."""
+    if before is None and len(queue) <= RUN_MAX:
+        taken = list(queue)
+        queue.clear()
+        return taken
+    taken = []
+    while queue and len(taken) < RUN_MAX and (before is None or queue[0].time < before):
+        taken.append(queue.popleft())
+    return taken

@@ -1,0 +1,144 @@
+"""What leaves a scorer: numbered by its claim, left out where a replay finds it in the log.
+
+Lives here: building the records of predictions, examples, quarantines and dead letters.
+Never here: when they are due (`scorer.py`), which topic they land on (`kafka.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
+
+from operators.claims import Suppression, Writer
+from operators.join import Joined
+from operators.scoring import Failure
+from topics import headers
+from topics.codec import encode
+from topics.messages import Example, Headers, Outgoing, Prediction, Quarantine, Record, Score
+
+__all__ = ["EXAMPLES_PARTITION", "Outbox"]
+
+EXAMPLES_PARTITION = 0
+"""One global model: every scorer writes to one examples partition."""
+
+
+class Outbox:
+    """Outgoing records of one scorer, in order.
+
+    `at_once`, where given, takes each record for the examples log the moment it is made, instead of
+    the list that `drain` returns.
+    """
+
+    def __init__(
+        self,
+        pipeline_name: str,
+        partition: int,
+        writer: Writer,
+        suppression: Suppression,
+        at_once: Callable[[Outgoing], None] | None,
+    ) -> None:
+        self.writer = writer
+        self.suppression = suppression
+        self._partition = partition
+        self._source = f"headrace/{pipeline_name}"
+        self._prediction_headers = headers.cloud_event("dev.headrace.prediction", self._source)
+        self._predictions_log = ("predictions", partition)
+        self._examples_log = ("examples", EXAMPLES_PARTITION)
+        self._at_once = at_once
+        self._out: list[Outgoing] = []
+
+    def drain(self) -> list[Outgoing]:
+        """Return what has gathered since the last call."""
+        out, self._out = self._out, []
+        return out
+
+    def logged(self, event_id: str) -> Prediction | None:
+        """Return the answer an earlier owner logged, once per time it did."""
+        return None if self.suppression.empty else self.suppression.answered(event_id)
+
+    def prediction(self, answer: Prediction, key: bytes | None, found: Headers) -> None:
+        """Number an answer and send it to the partition of its event."""
+        numbered = replace(answer, claim=self.writer.claim, sequence=self.writer.next(self._predictions_log))
+        self._out.append(
+            Outgoing(
+                "predictions",
+                self._partition,
+                key,
+                encode(numbered),
+                (*self._prediction_headers, ("ce_id", answer.prediction_id.encode()), *headers.traced(found)),
+                answer.event_time,
+            )
+        )
+
+    def shadow(self, answer: Prediction, key: str, scores: dict[str, Score]) -> None:
+        """Send what the other candidates would have answered, for looking only."""
+        for name, score in scores.items():
+            if name != answer.model_name:
+                seen = replace(answer, model_name=name, model_alias="challenger", prediction_score=score)
+                self._out.append(
+                    Outgoing(
+                        "shadow-predictions",
+                        self._partition,
+                        key.encode(),
+                        encode(seen),
+                        self._prediction_headers,
+                        answer.event_time,
+                    )
+                )
+
+    def example(self, joined: Joined) -> None:
+        """Write an example to the training log, unless it stands there."""
+        answer = joined.waiting.prediction
+        if not self.suppression.empty and self.suppression.exampled(answer.event_id):
+            return
+        example = Example(
+            answer.event_id,
+            joined.waiting.key,
+            answer.event_time,
+            joined.label_time,
+            joined.label,
+            answer.features,
+            joined.waiting.scores,
+            answer.prediction_score,
+            answer.served_by,
+            answer.model_name,
+            self._partition,
+            answer.event_offset,
+            joined.label_offset,
+            self.writer.claim,
+            self.writer.next(self._examples_log),
+            joined.expired_at_offset,
+        )
+        self._log(encode(example), headers.EXAMPLE, joined.waiting.key, joined.label_time)
+
+    def quarantine(self, answer: Prediction, failures: Sequence[Failure]) -> None:
+        """Report candidates that failed to the log, where the learner acts on it."""
+        for failure in failures:
+            name = f"{answer.event_id}/{failure.model_name}"
+            if not self.suppression.empty and self.suppression.exampled(name):
+                continue
+            report = Quarantine(
+                name,
+                failure.model_name,
+                failure.model_version,
+                failure.reason,
+                self._partition,
+                answer.event_offset,
+                self.writer.claim,
+                self.writer.next(self._examples_log),
+            )
+            self._log(encode(report), headers.QUARANTINE, failure.model_name, answer.event_time)
+
+    def refuse(self, record: Record, *, stage: str, exception: str, message: str, time_ms: int) -> None:
+        """Send a record to the dead letters as it came, with the reason in its headers."""
+        reason = headers.dead_letter(record, stage=stage, exception=exception, message=message)
+        timestamp_ms = record.timestamp_ms if record.timestamp_ms is not None else time_ms
+        self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, timestamp_ms))
+
+    def _log(self, value: bytes, kind: Headers, key: str, timestamp_ms: int) -> None:
+        record = Outgoing("examples", EXAMPLES_PARTITION, key.encode(), value, kind, timestamp_ms)
+        if self._at_once is None:
+            self._out.append(record)
+        else:
+            self._at_once(record)

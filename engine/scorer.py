@@ -1,0 +1,381 @@
+"""The state machine of one events partition: events and labels in, answers and examples out.
+
+Lives here: the order in which a record meets watermark, windows, models, join and logs.
+Never here: clocks, sockets, files (the shell hands in the wall clock), what a model learns.
+
+One event walks: decoded (`intake`) -> too far ahead? -> watermark -> what expires -> seen
+before? -> features -> champion scores -> prediction -> [sent by the shell] -> shadows score
+-> waits for its label.  One label walks: decoded -> joins its prediction -> enters label
+windows -> example.
+
+A batch of n equals n batches of one: the shell may cut runs wherever it likes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from zlib import crc32
+
+import msgspec
+from msgspec.structs import replace
+
+from engine.intake import EventRead, Intake, LabelRead, Run
+from engine.outbox import Outbox
+from engine.pipeline import Pipeline
+from operators.claims import Suppression, Writer
+from operators.contract import StateDelta, StateEntries
+from operators.features import Features, JoinedLabel
+from operators.join import Join, Joined, Waiting
+from operators.scoring import Failure, Roster, Scoring
+from topics.codec import Decoded, Rejected, encode
+from topics.messages import (
+    Event,
+    LabelValue,
+    Outgoing,
+    Prediction,
+    Record,
+)
+from topics.messages import Features as FeatureRow
+
+__all__ = ["Scorer", "ScorerPosition"]
+
+
+class ScorerPosition(msgspec.Struct):
+    """How far a scorer has come: part of its checkpoint."""
+
+    events: int = 0
+    """Next offset of the events partition."""
+    labels: int = 0
+    """Next offset of the labels partition."""
+    time_max: int = -1
+    """Largest event time seen, ms; -1 before the first event."""
+
+
+class Scorer:
+    """Everything one events partition needs to answer and to make examples.
+
+    `at_once`, where given, is called with each record for the examples log the moment it is made:
+    the learner of the same process then learns row by row (labels inside events).  Otherwise examples
+    leave with `step` and `complete` and the learner reads them back from the log.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        partition: int,
+        roster: Roster,
+        writer: Writer,
+        suppression: Suppression,
+        at_once: Callable[[Outgoing], None] | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.partition = partition
+        self.outbox = Outbox(pipeline.name, partition, writer, suppression, at_once)
+        self.position = ScorerPosition()
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """What happened, by (metric, label): the shell exports it; no part of the state."""
+        inside = pipeline.labels.field is not None
+        self.intake = Intake(pipeline.event_decoder(), None if inside else pipeline.label_decoder())
+        self.features = Features(pipeline.plan)
+        self.join = Join(wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
+        self.scoring = Scoring(pipeline.task, roster, pipeline.threshold)
+        self._label_windows = pipeline.plan.uses_labels
+        self._one_by_one = inside and self._label_windows
+        self._row_by_row = inside and (self._label_windows or at_once is not None)
+        self._grace_ms = pipeline.grace_ms
+        self._max_ahead_ms = pipeline.max_ahead_ms
+        self._threshold = pipeline.threshold if pipeline.task == "binary" else None
+        self._shadows_sent = pipeline.shadow_predictions
+        self.settled: list[Waiting] = []
+        """What the last run answered, with every candidate's score."""
+        self.label_delays_ms: list[int] = []
+        """Delays of the labels the last run joined; the shell exports them."""
+        self._open: list[tuple[Waiting, LabelValue | None]] = []
+        """Answered events whose shadows have not scored yet, with the label they carried."""
+
+    @property
+    def watermark(self) -> int:
+        """Return the watermark: largest event time seen minus grace, ms."""
+        return self.position.time_max - self._grace_ms
+
+    def step(
+        self, run: Run, now_ms: int, lookups: Sequence[Mapping[str, object]] | None = None
+    ) -> list[Outgoing]:
+        """Take one run; return what can leave at once: answers, dead letters, examples of labels.
+
+        `now_ms` is the shell's wall clock: it stamps predictions and bounds how far ahead an event may
+        lie; it never enters state.  `lookups` holds one mapping per event of the run.  Call `complete`
+        before the next step.
+        """
+        self.settled.clear()
+        self.label_delays_ms.clear()
+        if run.events:
+            self._events(run.events, now_ms, lookups)
+            self.position.events = run.events[-1].record.offset + 1
+        else:
+            for read in run.labels:
+                self._label(read)
+            self.position.labels = run.labels[-1].record.offset + 1
+        return self.outbox.drain()
+
+    def complete(self) -> list[Outgoing]:
+        """Let the shadows score what `step` answered; return the examples that were ready."""
+        self._settle_open()
+        if not self.outbox.suppression.empty:
+            self.outbox.suppression.passed(self.position.events, self.position.labels)
+        return self.outbox.drain()
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def _events(
+        self, run: Sequence[EventRead], now_ms: int, lookups: Sequence[Mapping[str, object]] | None
+    ) -> None:
+        """Admit events one by one; answer them together until one of them must see what another did."""
+        ready = _Ready()
+        for number, (record, decoded, _) in enumerate(run):
+            if isinstance(decoded, Rejected):
+                self._refuse(record, decoded.stage, decoded.exception, decoded.message)
+            elif not self._too_far_ahead(record, decoded.event_time, now_ms):
+                if decoded.event_id in ready.ids:
+                    self._answer(ready, now_ms)
+                if not self._answered_again(record, decoded):
+                    self._admit(record, decoded, ready, now_ms)
+                    if lookups is not None:
+                        ready.lookups.append(lookups[number])
+                    if self._one_by_one:
+                        self._answer(ready, now_ms)
+        self._answer(ready, now_ms)
+
+    def _too_far_ahead(self, record: Record, event_time: int, now_ms: int) -> bool:
+        """Refuse the product of a wrong clock: it would expire all state."""
+        if record.timestamp_ms is None:
+            return False
+        ahead_ms = event_time - min(record.timestamp_ms, now_ms)
+        if ahead_ms <= self._max_ahead_ms:
+            return False
+        limit_ms = self._max_ahead_ms
+        reason = f"event time {event_time} is {ahead_ms} ms ahead of its arrival, max_ahead is {limit_ms} ms"
+        self._refuse(record, "time", "ValueError", reason)
+        return True
+
+    def _answered_again(self, record: Record, decoded: Decoded) -> bool:
+        """Answer an event id seen within the horizon once more; nothing else changes."""
+        waiting = self.join.known(decoded.event_id)
+        if waiting is None:
+            return False
+        self.counts["events", "duplicate"] += 1
+        if waiting.payload_crc != crc32(record.value or b""):
+            self.counts["events", "conflicting"] += 1
+            reason = f"event id {decoded.event_id} came before with other content; the first one holds"
+            self._refuse(record, "duplicate", "ValueError", reason)
+        if self.outbox.logged(decoded.event_id) is None:
+            again = replace(waiting.prediction, event_offset=record.offset)
+            self.outbox.prediction(again, record.key, record.headers)
+        return True
+
+    def _admit(self, record: Record, decoded: Decoded, ready: _Ready, now_ms: int) -> None:
+        """Move the watermark, let expire what it passed, and put the event among the ready ones."""
+        position = self.position
+        event_time = decoded.event_time
+        late = event_time < position.time_max - self._grace_ms
+        position.time_max = max(position.time_max, event_time)
+        watermark = position.time_max - self._grace_ms
+        self.counts["events", "late" if late else "accepted"] += 1
+        deadline = self.join.next_deadline
+        if (deadline is not None and deadline < watermark) or ready.oldest + self.join.wait_ms < watermark:
+            self._expire(watermark, record.offset, ready, now_ms)
+        ready.events.append(
+            Event(
+                decoded.event_id,
+                event_time,
+                decoded.key,
+                decoded.value,
+                record.offset,
+                watermark,
+                late,
+                record.headers,
+                record.key,
+            )
+        )
+        ready.labels.append(decoded.label)
+        ready.crcs.append(crc32(record.value or b""))
+        ready.ids.add(decoded.event_id)
+        ready.oldest = min(ready.oldest, event_time)
+
+    def _expire(self, watermark: int, at_offset: int, ready: _Ready, now_ms: int) -> None:
+        """Forget what the watermark has passed; where that could be seen by ready events, they go first."""
+        join = self.join
+        oldest = min(ready.oldest, *(waiting.prediction.event_time for waiting, _ in self._open), _NEVER)
+        seen = join.early or oldest + join.wait_ms < watermark
+        if seen or (join.implicit is not None and self._label_windows):
+            self._answer(ready, now_ms)
+            self._settle_open()
+        implicit, unmatched = join.expire(watermark, at_offset=at_offset)
+        for joined in implicit:
+            self._learnable(joined, "implicit")
+        for early in unmatched:
+            label = early.label
+            self.counts["labels", "unmatched"] += 1
+            reason = f"no event {label.event_id} came until {join.wait_ms} ms after its label"
+            record = Record(
+                self.pipeline.labels.topic or "",
+                self.partition,
+                label.offset,
+                label.label_time,
+                early.key,
+                early.value,
+            )
+            self._refuse(record, "join", "LookupError", reason)
+
+    def _answer(self, ready: _Ready, now_ms: int) -> None:
+        """Compute features and the served score of the ready events, and open their entries."""
+        if not ready.events:
+            return
+        rows = self.features.step_events(ready.events, ready.lookups or None)
+        for event, features, label, crc in zip(ready.events, rows, ready.labels, ready.crcs, strict=True):
+            answer = self.outbox.logged(event.event_id)
+            if answer is None:
+                answer = self._score(event, features, now_ms)
+                self.outbox.prediction(answer, event.record_key, event.headers)
+            keys = self.features.label_keys(event) if self._label_windows else ()
+            waiting = Waiting(answer, event.key, keys, crc)
+            if event.event_time + self.join.wait_ms >= event.watermark:
+                self.join.open(waiting)
+                self._open.append((waiting, label))
+            else:
+                self.counts["events", "beyond_horizon"] += 1
+            if self._row_by_row:
+                self._settle_open()
+        ready.clear()
+
+    def _score(self, event: Event, features: FeatureRow, now_ms: int) -> Prediction:
+        served = self.scoring.serve(features)
+        answer = Prediction(
+            f"{self.pipeline.name}:{event.event_id}",
+            event.event_id,
+            event.event_time,
+            now_ms,
+            served.model_name,
+            served.model_version,
+            served.model_updates,
+            "champion",
+            served.score,
+            served.label,
+            served.served_by,
+            features,
+            event.offset,
+            0,
+            0,
+            threshold=self._threshold,
+            cold_start=served.cold_start,
+            late=event.late,
+        )
+        if served.failures:
+            self._failed(answer, served.failures)
+        return answer
+
+    # -- shadows and labels -----------------------------------------------------------------------
+
+    def _settle_open(self) -> None:
+        for waiting, label in self._open:
+            self._settle(waiting, label)
+        self._open.clear()
+
+    def _settle(self, waiting: Waiting, label: LabelValue | None) -> None:
+        """Let every candidate score an answered event, then join the label if it is here already."""
+        answer = waiting.prediction
+        scores, failures = self.scoring.shadow(answer)
+        if failures:
+            self._failed(answer, failures)
+        joined = self.join.settle(waiting, scores)
+        if label is not None:
+            joined = self.join.close(waiting, label, answer.event_time)
+        self.settled.append(waiting)
+        if self._shadows_sent:
+            self.outbox.shadow(answer, waiting.key, scores)
+        if joined is not None:
+            self._learnable(joined, "joined")
+
+    def _failed(self, answer: Prediction, failures: Sequence[Failure]) -> None:
+        self.counts["models", "failed"] += len(failures)
+        self.outbox.quarantine(answer, failures)
+
+    def _label(self, read: LabelRead) -> None:
+        record, decoded, _ = read
+        if isinstance(decoded, Rejected):
+            self._refuse(record, decoded.stage, decoded.exception, decoded.message)
+            return
+        outcome, joined = self.join.label(decoded, key=record.key, value=record.value)
+        if joined is not None:
+            self._learnable(joined, outcome)
+            return
+        self.counts["labels", outcome] += 1
+        if outcome != "early":
+            reason = f"{outcome} label for event {decoded.event_id}: the first one in time holds"
+            self._refuse(record, "join", "ValueError", reason)
+
+    def _learnable(self, joined: Joined, outcome: str) -> None:
+        """Let a label enter the windows and write its example."""
+        self.counts["labels", outcome] += 1
+        self.label_delays_ms.append(joined.label_time - joined.waiting.prediction.event_time)
+        if self._label_windows:
+            number = None if isinstance(joined.label, str) else float(joined.label)
+            self.features.step_labels([JoinedLabel(joined.waiting.keys, joined.label_time, number)])
+        self.outbox.example(joined)
+
+    def _refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
+        self.counts["dead_letters", stage] += 1
+        self.outbox.refuse(
+            record, stage=stage, exception=exception, message=message, time_ms=max(self.position.time_max, 0)
+        )
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state as entries: features, join and position."""
+        return {
+            "position": encode(self.position),
+            **{"features/" + name: data for name, data in self.features.snapshot().items()},
+            **{"join/" + name: data for name, data in self.join.snapshot().items()},
+        }
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        return {
+            "position": encode(self.position),
+            **{"features/" + name: data for name, data in self.features.delta().items()},
+            **{"join/" + name: data for name, data in self.join.delta().items()},
+        }
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the state by that of a checkpoint."""
+        self.position = msgspec.json.decode(entries["position"], type=ScorerPosition)
+        self.features.restore(_under("features/", entries))
+        self.join.restore(_under("join/", entries))
+
+
+_NEVER = 1 << 62
+
+
+class _Ready(msgspec.Struct, gc=False):
+    """Admitted events of one run that have not been answered yet, as columns."""
+
+    events: list[Event] = []
+    labels: list[LabelValue | None] = []
+    crcs: list[int] = []
+    lookups: list[Mapping[str, object]] = []
+    ids: set[str] = set()
+    oldest: int = _NEVER
+
+    def clear(self) -> None:
+        """Forget them: they have been answered."""
+        for column in (self.events, self.labels, self.crcs, self.lookups, self.ids):
+            column.clear()  # type: ignore[attr-defined]
+        self.oldest = _NEVER
+
+
+def _under(prefix: str, entries: StateEntries) -> dict[str, bytes]:
+    cut = len(prefix)
+    return {name[cut:]: data for name, data in entries.items() if name.startswith(prefix)}

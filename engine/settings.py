@@ -1,0 +1,247 @@
+"""The surroundings of a run: addresses, directories, deadlines, secrets.
+
+Lives here: everything that differs between two machines running one pipeline.  Never
+here: what the pipeline computes (that is the user's file, and its digest guards the
+checkpoints).
+
+Strategy: command line > environment (`HEADRACE_`, nested by `__`) > `headrace.toml` >
+default, read once at start, every mistake in one message, no secret in any of them.
+Kafka's settings keep Kafka's own names; dots may stand for underscores.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from aiokafka.helpers import create_ssl_context
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from topics.errors import SettingsError
+
+__all__ = ["CONFIG_FILE", "ENV_PREFIX", "KafkaSettings", "Settings", "WebSettings", "load"]
+
+ENV_PREFIX = "HEADRACE_"
+CONFIG_FILE = Path("headrace.toml")
+
+Milliseconds = Annotated[int, Field(gt=0)]
+
+
+class KafkaSettings(BaseModel):
+    """How to reach Kafka and how patient to be with it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    client_id: str = "headrace"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    allow_sasl_plaintext: bool = False
+    """Passwords over an unencrypted connection are refused unless this says so."""
+    ssl_ca_location: Path | None = None
+    """None trusts the system's authorities."""
+    ssl_certificate_location: Path | None = None
+    ssl_key_location: Path | None = None
+    ssl_key_password: SecretStr | None = None
+
+    group_instance_id: str | None = None
+    """Static membership (the pod's name): a restart within the session timeout moves no partition."""
+    session_timeout_ms: Milliseconds = 12_000
+    """A dead worker's partitions move after this; brokers refuse less than 6 s by default."""
+    heartbeat_interval_ms: Milliseconds = 3_000
+    """A quarter of the session: three may be lost."""
+    rebalance_timeout_ms: Milliseconds = 30_000
+    """How long the others wait for a worker to flush and checkpoint when partitions move."""
+    max_poll_interval_ms: Milliseconds = 120_000
+    """A worker that polls no more for this long gives its partitions up."""
+    request_timeout_ms: Milliseconds = 40_000
+    """Longer than the session, or a slow join looks like a dead broker."""
+    connect_deadline_ms: Milliseconds = 30_000
+    """How long a start keeps trying a broker that does not answer before it gives up."""
+    fetch_max_wait_ms: Milliseconds = 100
+    """Longest idle fetch.  aiokafka has one fetch per broker on its way, so while an idle topic is
+    waited for, a busy one is not asked: short.  New records answer at once all the same."""
+    fetch_max_bytes: int = Field(default=1_048_576, ge=1_024)
+    """Most bytes of one partition in one fetch: bounds memory, and the time one decode holds the loop."""
+    enable_idempotence: bool = True
+    """The broker drops a retry's repeats.  Off only for brokers without it; claims keep the logs exact
+    either way."""
+    compression_type: Literal["gzip", "snappy", "lz4", "zstd"] | None = None
+    replication_factor: int = Field(default=-1, ge=-1)
+    """For topics that are created; -1 takes the broker's default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kafka_names(cls, given: Any) -> Any:
+        return _undotted(given) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.heartbeat_interval_ms * 2 > self.session_timeout_ms:
+            raise ValueError("heartbeat_interval_ms must be at most half of session_timeout_ms")
+        if self.request_timeout_ms < self.session_timeout_ms:
+            raise ValueError("request_timeout_ms must be at least session_timeout_ms")
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            raise ValueError(f"{self.security_protocol} needs sasl_username and sasl_password")
+        if self.sasl_username and not self.security_protocol.startswith("SASL"):
+            raise ValueError("sasl_username is set: security_protocol must be SASL_SSL")
+        if self.security_protocol == "SASL_PLAINTEXT" and not self.allow_sasl_plaintext:
+            raise ValueError(
+                "SASL_PLAINTEXT sends the password readable to anyone on the way: "
+                "use SASL_SSL, or set allow_sasl_plaintext = true"
+            )
+        return self
+
+    def aiokafka_options(self) -> dict[str, Any]:
+        """Return the connection arguments that aiokafka's consumer, producer and admin share.
+
+        Raises SettingsError where certificates cannot be read.
+        """
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap_servers,
+            "client_id": self.client_id,
+            "security_protocol": self.security_protocol,
+            "request_timeout_ms": self.request_timeout_ms,
+        }
+        if self.security_protocol.startswith("SASL") and self.sasl_password is not None:
+            options["sasl_mechanism"] = self.sasl_mechanism
+            options["sasl_plain_username"] = self.sasl_username
+            options["sasl_plain_password"] = self.sasl_password.get_secret_value()
+        if self.security_protocol.endswith("SSL"):
+            options["ssl_context"] = self._ssl_context()
+        return options
+
+    def _ssl_context(self) -> Any:
+        password = self.ssl_key_password.get_secret_value() if self.ssl_key_password else None
+        try:
+            return create_ssl_context(
+                cafile=self.ssl_ca_location,
+                certfile=self.ssl_certificate_location,
+                keyfile=self.ssl_key_location,
+                password=password,
+            )
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"the certificates for Kafka cannot be read: {error}",
+                hint="check kafka.ssl_ca_location, ssl_certificate_location and ssl_key_location",
+            ) from error
+
+
+class WebSettings(BaseModel):
+    """The pages and metrics of a worker.
+
+    Nested, so that the variables are HEADRACE_WEB__PORT: Kubernetes sets HEADRACE_WEB_PORT
+    itself for a service called headrace-web.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    """Loopback: the pages have no login of their own."""
+    port: int = Field(default=6066, ge=0, le=65_535)
+    """Faust's own default; 0 takes a free one."""
+    admin_token: SecretStr | None = None
+    """Needed to promote, roll back or pause over the web; None refuses all three."""
+
+
+class Settings(BaseSettings):
+    """Everything a worker is told from outside."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    web: WebSettings = WebSettings()
+    state_dir: Path = Path("var/headrace")
+    """Checkpoints, model versions and static features of one machine; must outlive the process."""
+    redis_url: SecretStr | None = None
+    """Shared state for more than one machine; a secret because it may hold a password."""
+    signing_key: SecretStr | None = None
+    """Signs model artefacts; every process of a pipeline needs the same."""
+    checkpoint_interval_ms: Milliseconds = 5_000
+    """Work that a crash repeats; also the longest an idle tail stays unsaved."""
+    flush_deadline_ms: Milliseconds = 15_000
+    """Longest wait for acknowledgements before the owner gives up; under the drain deadline."""
+    commit_deadline_ms: Milliseconds = 5_000
+    """Offsets are committed for lag tools only: never worth a stall."""
+    drain_deadline_ms: Milliseconds = 25_000
+    """From SIGTERM to the end; Kubernetes kills after 30 s."""
+    publish_every_examples: int = Field(default=1_024, ge=1)
+    """A new model version for other processes after so many examples ..."""
+    publish_interval_ms: Milliseconds = 1_000
+    """... or after this long, whichever comes first."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """auto: console on a terminal, JSON otherwise."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings names its arguments
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file that `load` found."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(config: Path | None = None, **flags: Any) -> Settings:
+    """Return the settings of this process; `flags` are what the command line gave.
+
+    `config` must exist if given; without it `headrace.toml` is read if it is there.
+    Raises SettingsError naming every wrong value at once, never a secret.
+    """
+    path = config or CONFIG_FILE
+    if config is not None and not config.is_file():
+        raise SettingsError(f"there is no file {config}", hint="leave --config out, or name the file")
+
+    class Loaded(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        loaded = Loaded(**flags)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in detail['loc']) or 'settings'}: {detail['msg']}"
+            for detail in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        raise SettingsError("; ".join(lines), hint=_where(path)) from None
+    except (tomllib.TOMLDecodeError, OSError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}", hint="it must be a TOML file") from error
+    return loaded
+
+
+def _where(path: Path) -> str:
+    given = sorted(name for name in os.environ if name.startswith(ENV_PREFIX))
+    places = [str(path)] if path.is_file() else []
+    return f"set in {', '.join([*places, *given]) or 'the command line'}"
+
+
+def _undotted(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten Kafka's dotted names: {"bootstrap": {"servers": x}} and "bootstrap.servers" alike."""
+    flat: dict[str, Any] = {}
+    for name, value in given.items():
+        full = prefix + name.replace(".", "_")
+        if isinstance(value, Mapping):
+            flat.update(_undotted(value, f"{full}_"))
+        else:
+            flat[full] = value
+    return flat
