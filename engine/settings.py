@@ -36,6 +36,18 @@ CONFIG_FILE = Path("headrace.toml")
 Milliseconds = Annotated[int, Field(gt=0)]
 
 
+def _undotted(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten Kafka's dotted names: {"bootstrap": {"servers": x}} and "bootstrap.servers" alike."""
+    flat: dict[str, Any] = {}
+    for name, value in given.items():
+        full = prefix + name.replace(".", "_")
+        if isinstance(value, Mapping):
+            flat.update(_undotted(value, f"{full}_"))
+        else:
+            flat[full] = value
+    return flat
+
+
 class KafkaSettings(BaseModel):
     """How to reach Kafka and how patient to be with it."""
 
@@ -233,15 +245,3 @@ def _where(path: Path) -> str:
     given = sorted(name for name in os.environ if name.startswith(ENV_PREFIX))
     places = [str(path)] if path.is_file() else []
     return f"set in {', '.join([*places, *given]) or 'the command line'}"
-
-
-def _undotted(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten Kafka's dotted names: {"bootstrap": {"servers": x}} and "bootstrap.servers" alike."""
-    flat: dict[str, Any] = {}
-    for name, value in given.items():
-        full = prefix + name.replace(".", "_")
-        if isinstance(value, Mapping):
-            flat.update(_undotted(value, f"{full}_"))
-        else:
-            flat[full] = value
-    return flat

@@ -1,0 +1,188 @@
+"""One table of every topic: its role, name, value, partitions and how long it is kept.
+
+Lives here: what a topic is called and how it must be configured.  Never here: a broker
+(`engine/kafka.py` creates and checks), message fields (`messages.py`).
+
+Names are `<pipeline>.<dataset>`: dots between levels, dashes in words, no underscores,
+because Kafka's metrics cannot tell `.` and `_` apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from topics.errors import DefinitionError
+from topics.messages import Command, Decision, Example, ModelPointer, Prediction, Record
+
+__all__ = ["Catalog", "Cleanup", "Partitions", "Role", "TopicPlan", "check_name"]
+
+Role = Literal[
+    "events",
+    "labels",
+    "predictions",
+    "shadow-predictions",
+    "examples",
+    "decisions",
+    "models",
+    "commands",
+    "dead-letters",
+]
+Cleanup = Literal["delete", "compact"]
+Partitions = Literal["events", "learners", "one"]
+"""How many partitions: as many as the events topic (co-partitioned by key), one per learner, or one."""
+
+NAME_MAX = 249
+"""Kafka's own limit: a partition's directory name, with its number, must fit 255 bytes."""
+_LEGAL = re.compile(r"[A-Za-z0-9._-]+")
+
+FOREVER_MS = -1
+"""Kafka's `retention.ms` for "never": the examples log is the model, decisions are the audit."""
+
+
+class TopicPlan(NamedTuple):
+    """A topic as it must be: what `headrace topics` prints before anything is created."""
+
+    role: Role
+    name: str
+    partitions: int
+    cleanup: Cleanup
+    retention_ms: int | None
+    """None leaves the broker's default; `FOREVER_MS` keeps all."""
+    create: bool
+    """False for the user's own topics: they are checked, never created, unless asked for."""
+
+    @property
+    def configs(self) -> dict[str, str]:
+        """The topic's settings under Kafka's names; those left out are the broker's."""
+        configs = {"cleanup.policy": self.cleanup, "message.timestamp.type": "CreateTime"}
+        if self.retention_ms is not None:
+            configs["retention.ms"] = str(self.retention_ms)
+        return configs
+
+
+class _Row(NamedTuple):
+    role: Role
+    value: type | None
+    key: str
+    partitions: Partitions
+    cleanup: Cleanup
+    retention_ms: int | None
+
+
+_TABLE = (
+    _Row("events", None, "the event's key", "events", "delete", None),
+    _Row("labels", None, "the event's key", "events", "delete", None),
+    _Row("predictions", Prediction, "the event's key", "events", "delete", None),
+    _Row("shadow-predictions", Prediction, "the event's key", "events", "delete", None),
+    _Row("examples", Example, "the event's key", "learners", "delete", FOREVER_MS),
+    _Row("decisions", Decision, "the model's name", "learners", "delete", FOREVER_MS),
+    _Row("models", ModelPointer, "<pipeline>@<alias>", "one", "compact", None),
+    _Row("commands", Command, "the command's id", "one", "delete", None),
+    _Row("dead-letters", Record, "the refused record's key", "events", "delete", None),
+)
+_USERS: frozenset[Role] = frozenset({"events", "labels"})
+
+
+class Catalog:
+    """Every topic of one pipeline.
+
+    `events` and `labels` are the user's names (`labels=None` where events carry their
+    label).  `names` overrides any other by role.  Raises DefinitionError for a name Kafka
+    refuses, an unknown role, and two roles under one name.
+
+    >>> catalog = Catalog("flights", events="flights.departures", labels="flights.arrivals")
+    >>> catalog["predictions"]
+    'flights.predictions'
+    >>> [f"{plan.name} x{plan.partitions}" for plan in catalog.plan(events=4, learners=1)][:3]
+    ['flights.departures x4', 'flights.arrivals x4', 'flights.predictions x4']
+    """
+
+    def __init__(
+        self,
+        pipeline: str,
+        *,
+        events: str,
+        labels: str | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        check_name(pipeline)
+        overrides = dict(names or {})
+        unknown = sorted(set(overrides) - {row.role for row in _TABLE} | set(overrides) & _USERS)
+        if unknown:
+            raise DefinitionError(
+                f"no topic with the role {unknown[0]!r} can be renamed",
+                hint=f"roles are {', '.join(row.role for row in _TABLE if row.role not in _USERS)}",
+            )
+        self.pipeline = pipeline
+        self._names: dict[Role, str] = {"events": events}
+        if labels is not None:
+            self._names["labels"] = labels
+        for row in _TABLE:
+            if row.role not in _USERS:
+                self._names[row.role] = overrides.get(row.role, f"{pipeline}.{row.role}")
+        by_name: dict[str, Role] = {}
+        for role, name in self._names.items():
+            check_name(name)
+            if name in by_name:
+                raise DefinitionError(
+                    f"{by_name[name]} and {role} would share the topic {name!r}",
+                    hint="give each role a topic of its own",
+                )
+            by_name[name] = role
+        self.roles: Mapping[str, Role] = by_name
+
+    def __getitem__(self, role: Role) -> str:
+        """Return the topic's name; KeyError for `labels` where events carry their label."""
+        return self._names[role]
+
+    def __contains__(self, role: object) -> bool:
+        return role in self._names
+
+    def plan(self, *, events: int, learners: int = 1) -> tuple[TopicPlan, ...]:
+        """Return every topic as it must be, for so many partitions of events and of examples."""
+        counts: dict[Partitions, int] = {"events": events, "learners": learners, "one": 1}
+        if min(counts.values()) < 1:
+            raise DefinitionError(
+                f"{events} event partitions and {learners} learners cannot be",
+                hint="both counts start at 1",
+            )
+        return tuple(
+            TopicPlan(
+                role=row.role,
+                name=self._names[row.role],
+                partitions=counts[row.partitions],
+                cleanup=row.cleanup,
+                retention_ms=row.retention_ms,
+                create=row.role not in _USERS,
+            )
+            for row in _TABLE
+            if row.role in self._names
+        )
+
+    def describe(self) -> tuple[tuple[Role, str, str, str], ...]:
+        """Return role, name, key and value type of each topic, for documents and `check`."""
+        return tuple(
+            (row.role, self._names[row.role], row.key, _value_name(row.value))
+            for row in _TABLE
+            if row.role in self._names
+        )
+
+
+def _value_name(value: type | None) -> str:
+    if value is None:
+        return "yours"
+    return "the refused bytes" if value is Record else value.__name__
+
+
+def check_name(name: str) -> None:
+    """Raise DefinitionError unless Kafka takes `name` as a topic's name.
+
+    Rules of `org.apache.kafka.common.internals.Topic.validate`.
+    """
+    if name in {"", ".", ".."} or len(name) > NAME_MAX or not _LEGAL.fullmatch(name):
+        raise DefinitionError(
+            f"{name!r} is no name Kafka takes for a topic",
+            hint=f"1 to {NAME_MAX} of the characters A-Z a-z 0-9 . _ -, and not just dots",
+        )
