@@ -17,6 +17,7 @@ delimits itself; a container's token is the hash of its children's tokens.
 - A reference to an enclosing object is written as the number of levels up.
 - The random generator of River's distributions is skipped where it has no seed: it only
   serves `sample()`, differs in every process and is not stored (`artefacts.py`).
+- What River caches (`Pipeline._plan` is built by the first prediction) is skipped.
 - Classes and functions count by their name, lambdas and local functions by their code.
 """
 
@@ -27,14 +28,14 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from types import BuiltinFunctionType, CodeType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from topics.errors import ModelError
 
-__all__ = ["NODES_MAX", "digest", "without_unseeded_rng"]
+__all__ = ["NODES_MAX", "digest", "samples_unseeded"]
 
 NODES_MAX = 20_000_000
 """Containers visited in one walk, about a minute; a structure beyond it makes parts of itself for ever."""
@@ -44,6 +45,13 @@ HASH_BYTES = 16
 """128 bits: no accidental collision among all states ever; forgery is the MAC's business."""
 
 _FAR = 1 << 62
+_RNG = frozenset({"_rng"})
+_DERIVED = {
+    "river.compose.pipeline.Pipeline": frozenset(
+        {"_plan", "_inference_transformers", "_last_step_cached", "_last_step_params"}
+    ),
+}
+"""Class -> attributes it works out from its others when first used; River 0.26.1."""
 
 
 def digest(obj: object) -> str:
@@ -67,16 +75,22 @@ def digest(obj: object) -> str:
     return blake2b(token, digest_size=HASH_BYTES).hexdigest()
 
 
-def without_unseeded_rng(obj: object, state: Any) -> Any:
-    """Return the state of a River distribution without its unseeded generator; any other state as it is."""
-    if (
-        type(state) is dict
-        and "_rng" in state
-        and state.get("seed", 0) is None
-        and type(obj).__module__.startswith("river.proba.")
-    ):
-        return {name: value for name, value in state.items() if name != "_rng"}
-    return state
+def _own_state(obj: object, state: Any) -> Any:
+    """Return a state without what River derives from the rest of it or draws from the system."""
+    if type(state) is not dict:
+        return state
+    kind = type(obj)
+    derived = _DERIVED.get(f"{kind.__module__}.{kind.__qualname__}")
+    if derived is None and "_rng" in state and samples_unseeded(obj):
+        derived = _RNG
+    if derived is None:
+        return state
+    return {name: value for name, value in state.items() if name not in derived}
+
+
+def samples_unseeded(obj: Any) -> bool:
+    """Return whether `obj` is a River distribution whose generator nobody seeded."""
+    return type(obj).__module__.startswith("river.proba.") and getattr(obj, "seed", 0) is None
 
 
 class _Parts(NamedTuple):
@@ -198,11 +212,16 @@ def _leaf(obj: Any) -> bytes | None:
         return _bytes_token(b"a", repr((obj.dtype.str, obj.shape)).encode() + b"\0" + obj.tobytes())
     if isinstance(obj, np.generic) and not obj.dtype.hasobject:
         return _bytes_token(b"n", obj.dtype.str.encode() + b"\0" + obj.tobytes())
-    if isinstance(obj, type | BuiltinFunctionType) and getattr(obj, "__self__", None) is None:
+    if isinstance(obj, type) or (kind is BuiltinFunctionType and _of_module(obj)):
         return _named(obj)
     if kind is FunctionType and "<" not in obj.__qualname__:
         return _named(obj)
     return None
+
+
+def _of_module(function: BuiltinFunctionType) -> bool:
+    """Return whether a built-in stands in a module (`math.log`), not on an object (`[].append`)."""
+    return function.__self__ is None or isinstance(function.__self__, ModuleType)
 
 
 def _named(obj: Any) -> bytes:
@@ -263,7 +282,7 @@ def _reduced(obj: Any) -> _Parts:
     if isinstance(reduced, str):
         return _Parts(b"G", [type(obj), reduced], 2, 1)
     rebuild, args, state, elements, entries = (*reduced, None, None, None)[:5]
-    fixed = [rebuild, args, without_unseeded_rng(obj, state), list(elements) if elements else None]
+    fixed = [rebuild, args, _own_state(obj, state), list(elements) if elements else None]
     pairs = _pairs(entries) if entries else []
     in_order = isinstance(obj, OrderedDict)
     return _Parts(b"O", [*fixed, *pairs], _FAR if in_order else len(fixed), 2)
