@@ -1,0 +1,55 @@
+"""Spans of time as people write them: "250ms", "30s", "10m", "3h", "7d".
+
+Lives here: text to milliseconds and back.  Never here: points in time, clocks.
+"""
+
+from __future__ import annotations
+
+import re
+
+from topics.errors import DefinitionError
+
+__all__ = ["DURATION_MAX_MS", "Duration", "duration_ms", "duration_text"]
+
+Duration = str | int
+"""A span: text with a unit, or whole milliseconds."""
+
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_TEXT = re.compile(r"(\d{1,15})(ms|s|m|h|d)")
+
+DURATION_MAX_MS = 3_660 * 86_400_000
+"""Ten years: anything longer is a slip of the unit."""
+
+
+def duration_ms(text: Duration) -> int:
+    """Return a span in milliseconds, 0 included.
+
+    >>> duration_ms("90s"), duration_ms("3h"), duration_ms(250)
+    (90000, 10800000, 250)
+
+    Raises DefinitionError if `text` is no span, negative, or longer than ten years.
+    """
+    if isinstance(text, str) and (found := _TEXT.fullmatch(text)):
+        span = int(found[1]) * _UNITS_MS[found[2]]
+    elif isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+        span = text
+    else:
+        raise DefinitionError(
+            f"{text!r} is no duration",
+            hint='write a whole number and a unit (ms, s, m, h, d) such as "30s" or "7d", or milliseconds',
+        )
+    if span > DURATION_MAX_MS:
+        raise DefinitionError(f"duration {text!r} is longer than ten years", hint="check the unit")
+    return span
+
+
+def duration_text(span_ms: int) -> str:
+    """Return the shortest text of a span: equal spans have equal texts.
+
+    >>> duration_text(90_000), duration_text(duration_ms("60m")), duration_text(0)
+    ('90s', '1h', '0ms')
+    """
+    for unit, unit_ms in reversed(_UNITS_MS.items()):
+        if span_ms and span_ms % unit_ms == 0:
+            return f"{span_ms // unit_ms}{unit}"
+    return f"{span_ms}ms"
