@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
 from operators.losses import brier
@@ -31,12 +32,12 @@ EXAMPLES_OF_TROUBLE_MAX = 5
 """Ids named in a complaint: enough to look for, few enough to read."""
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     """The part of a prediction that the demo looks at."""
 
     event_id: str
     model_name: str
-    score: Score
+    prediction_score: Score = None
 
 
 class Candidate(NamedTuple):
@@ -189,7 +190,7 @@ class Tally:
         latency = (now_s - sent) * 1e3
         self.latencies_ms.append(latency)
         self._recent_ms.append(latency)
-        loss = brier(self.truth[answer.event_id], answer.score)
+        loss = brier(self.truth[answer.event_id], answer.prediction_score)
         if loss is not None:
             served = self.served.setdefault(answer.model_name, ServedLoss())
             served.answers += 1

@@ -1,0 +1,360 @@
+"""The demo: a broker, a worker, three months of flights, and a race to watch.
+
+Lives here: the processes, the clock, publishing and reading.  Never here: counting
+(`demo_state.py`), what the screen says (`demo_view.py`), anything the worker computes: the
+demo sees it only as any client would, through topics and `/metrics`.
+
+Strategy: events and labels leave in one order, that of the sample's own clock, at a
+given rate, and never more than a bound ahead of what came back: a label is published
+only after everything that happened before its landing.  Whatever was started is stopped
+by its own process id, in the reverse order, also on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+import tempfile
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from rich.console import Console
+from rich.live import Live
+
+from engine.broker import EmbeddedBroker
+from engine.demo_sample import EXAMPLE, Publication, Sample, read_sample
+from engine.demo_state import Answer, Tally, WorkerPage, read_page
+from engine.demo_view import Frame, decision_line, live_view, plain_line, summary_lines
+from engine.demo_worker import WorkerProcess
+from engine.kafka import ensure_topics
+from engine.settings import KafkaSettings
+from topics.catalog import Catalog
+from topics.errors import BrokerError, HeadraceError
+from topics.headers import kind_of
+from topics.messages import Decision
+
+__all__ = ["run"]
+
+RATE = 1_200.0
+"""Events per second aimed at: three months in a little over a minute, if the machine keeps up."""
+AHEAD_EVENTS_MAX = 512
+"""Events published and not yet answered: some hundred milliseconds of work for one worker."""
+AHEAD_LABELS_MAX = 4_096
+"""Labels published and not yet learned, by the last reading of `/metrics` (half a second old)."""
+TICK_S = 0.02
+"""Publishing goes by such slices; the broker acknowledges one before the next."""
+SCRAPE_S = 0.5
+FRAME_S = 0.25
+PLAIN_S = 5.0
+RATE_FRAMES_MAX = 16
+"""The rate on the screen is a mean over so many frames: four seconds."""
+READY_DEADLINE_S = 60.0
+"""Importing River and joining the group takes 2 to 5 s, on a loaded machine some more."""
+STALL_DEADLINE_S = 30.0
+"""Without any answer for this long, while one is due, the demo gives up and says so."""
+READY_POLL_S = 0.05
+LINGER_MS = 2
+"""Records of both topics that leave together arrive together."""
+FETCH_WAIT_MS = 20
+"""One fetch asks for both topics and decisions are rare: short, or they would delay the predictions."""
+CATALOG = Catalog("flights", events="flights.departures", labels="flights.arrivals")
+"""The names that examples/flights/pipeline.py gives its topics."""
+
+
+def run(
+    *,
+    events: int | None = None,
+    rate: float = RATE,
+    keep: bool = False,
+    example: Path = EXAMPLE,
+    console: Console | None = None,
+) -> int:
+    """Run the whole demo; return 0, or 1 where an answer was missing or the worker died.
+
+    `events` bounds the flights, `rate` is events per second, `keep` leaves broker and worker
+    up after the summary until Ctrl-C.  Raises SettingsError where the broker or the sample
+    is missing.
+    """
+    started_s = time.perf_counter()
+    console = console or Console()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what goes wrong is raised, or seen as a stall
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
+    try:
+        _with_processes(_Demo(console, folder, started_s, rate), example, events, keep=keep)
+    except KeyboardInterrupt:
+        console.print("stopped: broker and worker are down")
+        shutil.rmtree(folder, ignore_errors=True)
+        return 130
+    except HeadraceError as error:
+        console.print(f"error: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"logs: {folder}/worker.log {folder}/broker.log", soft_wrap=True, highlight=False)
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _with_processes(demo: _Demo, example: Path, events: int | None, *, keep: bool) -> None:
+    """Start broker and worker, run the demo between them, stop both."""
+    pipeline = example / "pipeline.py"
+    plan = [topic._replace(create=True) for topic in CATALOG.plan(events=1)]
+    with EmbeddedBroker(log=demo.folder / "broker.log") as broker:
+        kafka = broker.kafka_settings()
+        asyncio.run(ensure_topics(kafka, plan))
+        with WorkerProcess(pipeline, kafka, demo.folder) as worker:
+            demo.say(f"broker {kafka.bootstrap_servers}, worker http://127.0.0.1:{worker.port}/metrics")
+            sample = read_sample(example, events)  # while the worker imports River
+            asyncio.run(demo.race(worker, kafka, sample))
+            if keep:
+                demo.stay(worker, kafka)
+            code = worker.stop()
+        if code != 0:
+            raise BrokerError(
+                f"the worker did not leave cleanly: exit code {code}", hint=f"read {worker.log}"
+            )
+    demo.say_next(pipeline)
+
+
+class _Demo:
+    """One run: what it counts, and the loops that feed the counting."""
+
+    def __init__(self, console: Console, folder: Path, started_s: float, rate: float) -> None:
+        self.folder = folder
+        self._console = console
+        self._started_s = started_s
+        self._rate = rate
+        self._tally = Tally({})
+        self._page = WorkerPage()
+        self._first_champion: str | None = None
+        self._first_event_s = 0.0
+        self._ended_s = 0.0
+        self._frames: deque[tuple[float, int]] = deque(maxlen=RATE_FRAMES_MAX)
+        self._sample = Sample([], 0, {})
+        self._moved = asyncio.Event()
+        """Set by whatever came back; the publisher waits on it."""
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    async def race(self, worker: WorkerProcess, kafka: KafkaSettings, sample: Sample) -> None:
+        """Publish the sample, read what comes back, show it; return when all is answered and learned.
+
+        Raises BrokerError if the worker dies, stalls or answers wrongly.
+        """
+        self._sample = sample
+        self._tally = Tally(sample.truth)
+        await self._until_ready(worker)
+        async with _consumer(kafka) as consumer, _producer(kafka) as producer:
+            work = asyncio.create_task(self._publish_all(producer))
+            others = [
+                asyncio.create_task(loop)
+                for loop in (self._read(consumer), self._scrape(worker), self._watch(), self._show())
+            ]
+            try:
+                done, _ = await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in (work, *others):
+                    task.cancel()
+                await asyncio.gather(work, *others, return_exceptions=True)
+        self._judge()
+
+    async def _until_ready(self, worker: WorkerProcess) -> None:
+        deadline = time.perf_counter() + READY_DEADLINE_S
+        while not await asyncio.to_thread(worker.ready):
+            worker.check()
+            if time.perf_counter() > deadline:
+                raise BrokerError(
+                    f"the worker is not ready after {READY_DEADLINE_S:.0f} s", hint=f"read {worker.log}"
+                )
+            await asyncio.sleep(READY_POLL_S)
+
+    async def _publish_all(self, producer: AIOKafkaProducer) -> None:
+        """Publish in time order, within the bounds; return when everything has come back."""
+        per_slice = max(1, round(self._rate * TICK_S))
+        self._first_event_s = due_s = time.perf_counter()
+        left = iter(self._sample.publications)
+        while chunk := list(_slice(left, per_slice)):
+            await asyncio.gather(*[await self._publish(producer, one) for one in chunk])
+            due_s = max(due_s + sum(one.label is None for one in chunk) / self._rate, time.perf_counter() - 1)
+            await asyncio.sleep(max(due_s - time.perf_counter(), 0))
+            await self._until(lambda: self._ahead(AHEAD_EVENTS_MAX, AHEAD_LABELS_MAX))
+        await self._until(lambda: self._ahead(0, 0))
+        self._ended_s = time.perf_counter()
+        await asyncio.sleep(2 * SCRAPE_S)  # the last decisions and the models' last figures
+
+    def _ahead(self, events: int, labels: int) -> bool:
+        """Return whether at most so many events and labels are still on their way."""
+        return self._tally.waiting <= events and self._tally.labels - self._page.learned <= labels
+
+    async def _until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _publish(self, producer: AIOKafkaProducer, one: Publication) -> asyncio.Future[Any]:
+        if one.label is None:
+            self._tally.event_sent(one.event_id, one.time_ms, time.perf_counter())
+        else:
+            self._tally.label_sent(one.time_ms, one.event_time)
+        topic = CATALOG["events"] if one.label is None else CATALOG["labels"]
+        sent: asyncio.Future[Any] = await producer.send(
+            topic, one.value, key=one.key, timestamp_ms=one.time_ms
+        )
+        return sent
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        predictions = CATALOG["predictions"]
+        decode_answer = msgspec.json.Decoder(Answer).decode
+        decode_decision = msgspec.json.Decoder(Decision).decode
+        while True:
+            for partition, records in (await consumer.getmany(timeout_ms=1_000)).items():
+                now_s = time.perf_counter()
+                for record in records:
+                    if kind_of(record.headers) == "claim":
+                        continue
+                    if partition.topic == predictions:
+                        self._answered(decode_answer(record.value), now_s)
+                    else:
+                        self._decided(decode_decision(record.value))
+
+    def _answered(self, answer: Answer, now_s: float) -> None:
+        if self._tally.first_answer_s is None:
+            self.say(f"first prediction after {now_s - self._started_s:.1f} s")
+        self._tally.answered(answer, now_s)
+        self._moved.set()
+
+    def _decided(self, decision: Decision) -> None:
+        self._tally.decided(decision)
+        if not self._live:
+            self.say(decision_line(decision))
+
+    async def _scrape(self, worker: WorkerProcess) -> None:
+        while True:
+            worker.check()
+            text = await asyncio.to_thread(worker.metrics)
+            if text is not None:
+                self._page = read_page(text)
+                self._moved.set()
+                if self._first_champion is None and self._page.champion is not None:
+                    self._first_champion = self._page.champion.name
+            await asyncio.sleep(SCRAPE_S)
+
+    async def _watch(self) -> None:
+        """Raise BrokerError when nothing has moved for too long."""
+        seen, since_s = (-1, -1, -1), time.perf_counter()
+        while True:
+            now = (self._tally.answers, self._page.learned, self._tally.labels)
+            if now != seen:
+                seen, since_s = now, time.perf_counter()
+            if time.perf_counter() - since_s > STALL_DEADLINE_S:
+                raise BrokerError(
+                    f"nothing came back for {STALL_DEADLINE_S:.0f} s: {self._tally.waiting} events without a "
+                    f"prediction, {self._tally.labels - self._page.learned} labels not learned",
+                    hint=f"read {self.folder}/worker.log",
+                )
+            await asyncio.sleep(SCRAPE_S)
+
+    @property
+    def _live(self) -> bool:
+        return self._console.is_terminal and not self._console.no_color
+
+    def _frame(self) -> Frame:
+        now_s = self._ended_s or time.perf_counter()
+        self._frames.append((now_s, self._tally.answers))
+        (then_s, then), elapsed_s = self._frames[0], now_s - self._first_event_s
+        rate = (self._tally.answers - then) / (now_s - then_s) if now_s > then_s else 0.0
+        first, last = self._sample.publications[0], self._sample.publications[-1]
+        return Frame(
+            self._tally, self._page, self._sample.events, first.time_ms, last.time_ms, elapsed_s, rate
+        )
+
+    async def _show(self) -> None:
+        if not self._live:
+            while True:
+                await asyncio.sleep(PLAIN_S)
+                self.say(plain_line(self._frame()))
+        with Live(console=self._console, auto_refresh=False) as live:
+            try:
+                while True:
+                    live.update(live_view(self._frame()), refresh=True)
+                    await asyncio.sleep(FRAME_S)
+            finally:
+                live.update(live_view(self._frame()), refresh=True)
+
+    def _judge(self) -> None:
+        """Print the summary; raise BrokerError unless every event and label is accounted for."""
+        tally, page = self._tally, self._page
+        self.say("")
+        for line in summary_lines(self._frame(), first_champion=self._first_champion):
+            self.say(line)
+        complaint = tally.complaint()
+        if complaint is None and page.joined != tally.labels:
+            complaint = f"{page.joined:,} labels joined of {tally.labels:,}"
+        if complaint is None and page.learned != tally.labels:
+            complaint = f"{page.learned:,} examples learned from {tally.labels:,} labels"
+        if complaint is not None:
+            raise BrokerError(complaint, hint=f"read {self.folder}/worker.log")
+
+    def stay(self, worker: WorkerProcess, kafka: KafkaSettings) -> None:
+        """Keep broker and worker up for the user's own commands, until Ctrl-C."""
+        servers = f"--bootstrap-servers {kafka.bootstrap_servers}"
+        self.say("\nbroker and worker stay up; in another terminal:")
+        self.say(f"  headrace tail {CATALOG['decisions']} --from-beginning {servers}")
+        self.say(f"  headrace tail {CATALOG['predictions']} --from-beginning -n 3 {servers}")
+        self.say(f"  curl -s http://127.0.0.1:{worker.port}/metrics | grep headrace_model_score")
+        self.say("Ctrl-C stops them")
+        while True:
+            time.sleep(SCRAPE_S)
+            worker.check()
+
+    def say_next(self, pipeline: Path) -> None:
+        """Name the next commands to try."""
+        with contextlib.suppress(ValueError):
+            pipeline = pipeline.relative_to(Path.cwd())
+        folder = pipeline.parent
+        self.say("\nnext:")
+        self.say(f"  headrace check {pipeline}")
+        self.say(
+            f"  headrace backtest {pipeline} --events {folder}/departures.jsonl.gz "
+            f"--labels {folder}/arrivals.jsonl.gz --warmup 10000"
+        )
+        self.say("  headrace demo --keep      the same, and the broker stays up for `headrace tail`")
+
+
+def _slice(publications: Iterator[Publication], events: int) -> Iterator[Publication]:
+    """Yield the next publications up to and including the given number of events."""
+    for one in publications:
+        yield one
+        events -= one.label is None
+        if not events:
+            return
+
+
+def _producer(kafka: KafkaSettings) -> AIOKafkaProducer:
+    return AIOKafkaProducer(**kafka.aiokafka_options(), acks="all", linger_ms=LINGER_MS)
+
+
+@contextlib.asynccontextmanager
+async def _consumer(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Read predictions and decisions from their beginning, in no group."""
+    consumer = AIOKafkaConsumer(
+        **kafka.aiokafka_options(), auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(CATALOG[role], 0) for role in ("predictions", "decisions")])
+        yield consumer
+    finally:
+        await consumer.stop()
