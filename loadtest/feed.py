@@ -1,0 +1,142 @@
+"""Events for a load: copies of given ones, or made up from the user's type.
+
+Lives here: what the events of a run look like.  Never here: when they are sent
+(`openloop.py`).
+
+Strategy: a row is an event as plain JSON values.  The feed walks the rows round and round and
+gives each copy an id of its own run and the time it is due, so that one file serves any rate
+and any length, and nothing is a duplicate or out of time.  Made-up rows are drawn from the
+fields of the msgspec type: few keys, half of the numbers lognormal, seeded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+from msgspec import inspect
+
+from engine.pipeline import Topic
+from topics.errors import SettingsError
+
+__all__ = ["ROWS_MAX", "Feed", "FeedEvent", "made_up_rows", "parsed_rows"]
+
+ROWS_MAX = 200_000
+"""Rows kept in memory; a longer file is cut, for the feed walks them round and round."""
+KEYS = 1_000
+"""Distinct keys of made-up events."""
+WORDS = 20
+"""Distinct values of other made-up text fields."""
+INT_SPAN = 1_000
+"""Made-up whole numbers lie in 0..999 unless the type bounds them."""
+
+
+class FeedEvent(NamedTuple):
+    """One event ready to be sent."""
+
+    event_id: str
+    key: bytes
+    value: bytes
+
+
+class Feed:
+    """The events of one run, by number.
+
+    `run` makes ids unique among runs.  Raises SettingsError where a row is no valid event of the
+    topic's type.
+    """
+
+    def __init__(self, topic: Topic, rows: Sequence[dict[str, Any]], run: str) -> None:
+        if not rows:
+            raise SettingsError("there is no event to send", hint="give a file with at least one event")
+        self._rows = rows
+        self._run = run
+        names = {entry.name: entry.encode_name for entry in msgspec.structs.fields(topic.type)}
+        self._id, self._time, self._key = names[topic.id], names[topic.time], names[topic.key]
+        self._time_as = _time_form(topic)
+        for number in range(min(len(rows), 100)):
+            try:
+                msgspec.json.decode(self.event(number, 0).value, type=topic.type)
+            except (msgspec.MsgspecError, KeyError) as error:
+                raise SettingsError(
+                    f"row {number} is no {topic.type.__name__}: {error}",
+                    hint="give events of the pipeline's type with --events FILE",
+                ) from None
+
+    def event(self, number: int, event_time: int) -> FeedEvent:
+        """Return the `number`-th event, due at `event_time` ms."""
+        row = self._rows[number % len(self._rows)]
+        event_id = f"{self._run}-{number}"
+        value = orjson.dumps({**row, self._id: event_id, self._time: self._time_as(event_time)})
+        return FeedEvent(event_id, str(row[self._key]).encode(), value)
+
+
+def parsed_rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Return the events of JSON lines, at most ROWS_MAX.  Raises SettingsError for what is no object."""
+    rows = []
+    for number, line in enumerate(itertools.islice(lines, ROWS_MAX)):
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise SettingsError(f"event {number} is no JSON: {error}", hint="one object per line") from None
+        if not isinstance(row, dict):
+            raise SettingsError(f"event {number} is no JSON object", hint="one object per line")
+        rows.append(row)
+    return rows
+
+
+def made_up_rows(topic: Topic, *, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return `count` rows drawn from the fields of the topic's type.
+
+    Raises SettingsError for a field of a kind that cannot be made up.
+    """
+    rng = random.Random(seed)  # noqa: S311 - test data
+    given = {topic.id: lambda: "", topic.time: lambda: 0}
+    makers: dict[str, Callable[[], Any]] = {}
+    info = inspect.type_info(topic.type)
+    if not isinstance(info, inspect.StructType):
+        raise TypeError(f"{topic.type} is no struct")
+    for entry in info.fields:
+        span = KEYS if entry.name == topic.key else WORDS
+        maker = given.get(entry.name) or _maker(entry.type, entry.encode_name, span, rng)
+        if maker is not None:
+            makers[entry.encode_name] = maker
+        elif entry.required:
+            raise SettingsError(
+                f"no value can be made up for the field `{entry.name}`", hint="give events with --events FILE"
+            )
+    return [{name: maker() for name, maker in makers.items()} for _ in range(count)]
+
+
+def _maker(kind: inspect.Type, name: str, span: int, rng: random.Random) -> Callable[[], Any] | None:
+    """Return what draws one value of a type, or None where nothing here can."""
+    match kind:
+        case inspect.BoolType():
+            return lambda: rng.random() < 0.5
+        case inspect.IntType(gt=None, ge=low, lt=None, le=high):
+            bottom = low if low is not None else 0 if high is None else high - INT_SPAN
+            top = high if high is not None else bottom + INT_SPAN
+            return lambda: rng.randint(bottom, top)
+        case inspect.FloatType(gt=None, ge=None, lt=None, le=None):
+            return lambda: round(rng.lognormvariate(3.0, 1.0), 2)
+        case inspect.StrType(min_length=None, max_length=None, pattern=None):
+            return lambda: f"{name}-{rng.randrange(span)}"
+        case inspect.LiteralType(values=values):
+            return lambda: rng.choice(values)
+        case inspect.UnionType(types=types):
+            makers = (_maker(member, name, span, rng) for member in types)
+            return next((maker for maker in makers if maker is not None), None)
+    return None
+
+
+def _time_form(topic: Topic) -> Callable[[int], int | str]:
+    """Return how the type wants its times: integer milliseconds or RFC 3339 text."""
+    kinds = {entry.name: entry.type for entry in msgspec.structs.fields(topic.type)}
+    if kinds.get(topic.time) is int:
+        return int
+    return lambda time_ms: datetime.fromtimestamp(time_ms / 1_000, UTC).isoformat(timespec="milliseconds")

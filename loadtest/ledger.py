@@ -1,0 +1,138 @@
+"""Who was asked, who answered: every prediction matched to the event it belongs to.
+
+Lives here: the account of one load run (lost, duplicated, mismatched), from the outside: it
+trusts nothing the engine says about itself.  Never here: Kafka, clocks (times are arguments),
+percentiles (`latency.py`).
+
+Strategy: an event is entered before it is sent, so that no answer can come first.  The first
+answer to an event counts for the latency; each further one is a duplicate (a reader that
+ignores claims sees answers at least once).  An answer must carry what its event carried:
+prediction id, event time, key and partition.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["EVENTS_MAX", "NOTES_MAX", "Account", "Answer", "Asked", "Ledger"]
+
+EVENTS_MAX = 20_000_000
+"""Events of one run: about 200 bytes each are kept until the end."""
+NOTES_MAX = 5
+"""Mismatches told in words; the rest is only counted."""
+
+
+class Asked(NamedTuple):
+    """An event as it was sent."""
+
+    key: bytes
+    event_time: int
+    partition: int
+    scheduled_ns: int
+    """When it was due, whatever the sender did: latency starts here."""
+
+
+class Answer(NamedTuple):
+    """What a prediction says about its event, and where it lay."""
+
+    prediction_id: str
+    event_id: str
+    event_time: int
+    key: bytes | None
+    partition: int
+
+
+class Account(NamedTuple):
+    """The result of a run, in events."""
+
+    sent: int
+    answered: int
+    """Events with at least one prediction."""
+    lost: int
+    duplicated: int
+    """Predictions beyond the first of their event."""
+    mismatched: int
+    """Predictions whose id, time, key or partition is not that of their event."""
+    foreign: int
+    """Predictions of events that this run did not send."""
+    notes: tuple[str, ...]
+    """The first mismatches in words."""
+
+    @property
+    def sound(self) -> bool:
+        """Return whether every event was answered and every answer fits."""
+        return not self.lost and not self.mismatched
+
+
+class Ledger:
+    """The events of one run and their answers.
+
+    >>> ledger = Ledger("fraud")
+    >>> ledger.asked("e1", Asked(b"card-1", 5, 0, scheduled_ns=1_000))
+    >>> ledger.answered(Answer("fraud:e1", "e1", 5, b"card-1", 0), at_ns=4_000)
+    3000
+    >>> ledger.answered(Answer("fraud:e1", "e1", 5, b"card-1", 0), at_ns=9_000) is None
+    True
+    >>> ledger.account()[:5]
+    (1, 1, 0, 1, 0)
+    """
+
+    def __init__(self, pipeline_name: str) -> None:
+        self._prefix = f"{pipeline_name}:"
+        self._asked: dict[str, Asked] = {}
+        self._open: set[str] = set()
+        self._duplicated = self._mismatched = self._foreign = 0
+        self._notes: list[str] = []
+
+    @property
+    def waiting(self) -> int:
+        """Return how many events have no answer yet."""
+        return len(self._open)
+
+    def asked(self, event_id: str, event: Asked) -> None:
+        """Enter an event before it is sent.  Raises ValueError for an id entered before."""
+        if event_id in self._asked:
+            raise ValueError(f"event id {event_id} was sent before")
+        self._asked[event_id] = event
+        self._open.add(event_id)
+
+    def answered(self, answer: Answer, *, at_ns: int) -> int | None:
+        """Enter a prediction; return its latency in ns if it is the first of its event, else None."""
+        event = self._asked.get(answer.event_id)
+        if event is None:
+            self._foreign += 1
+            return None
+        self._compare(event, answer)
+        if answer.event_id not in self._open:
+            self._duplicated += 1
+            return None
+        self._open.remove(answer.event_id)
+        return at_ns - event.scheduled_ns
+
+    def _compare(self, event: Asked, answer: Answer) -> None:
+        wanted = (self._prefix + answer.event_id, event.event_time, event.key, event.partition)
+        found = (answer.prediction_id, answer.event_time, answer.key, answer.partition)
+        if wanted == found:
+            return
+        self._mismatched += 1
+        if len(self._notes) < NOTES_MAX:
+            names = ("prediction_id", "event_time", "key", "partition")
+            wrong = [
+                f"{name} {has!r} for {must!r}"
+                for name, has, must in zip(names, found, wanted, strict=True)
+                if has != must
+            ]
+            self._notes.append(f"event {answer.event_id}: {', '.join(wrong)}")
+
+    def account(self) -> Account:
+        """Return the account as it stands."""
+        sent, lost = len(self._asked), len(self._open)
+        return Account(
+            sent,
+            sent - lost,
+            lost,
+            self._duplicated,
+            self._mismatched,
+            self._foreign,
+            tuple(self._notes),
+        )

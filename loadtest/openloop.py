@@ -1,0 +1,223 @@
+"""An open loop over Kafka: events leave on schedule, answers are read by an independent consumer.
+
+Lives here: waiting, clocks, sockets of `headrace bench`.  Never here: what an event looks like
+(`feed.py`), who was answered (`ledger.py`), percentiles (`latency.py`).
+
+Strategy.  Event n is due at start + n / rate, and that is where its latency starts, however
+late the sender is: a system that stalls is charged for what should have been sent meanwhile.
+The reader is no member of any group: it takes all partitions of the predictions topic from the
+ends they had before the first event, and reads on until every event is answered, then up to the
+ends of that moment, so that a second answer is seen too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.partitioner import murmur2
+from msgspec import Struct
+
+from engine.client import REFUSED, bounds, broker_error, connected, reading, stopped
+from engine.settings import KafkaSettings
+from loadtest.feed import Feed
+from loadtest.latency import Latency
+from loadtest.ledger import Account, Answer, Asked, Ledger
+from topics.errors import BrokerError
+
+__all__ = ["Load", "OpenLoop", "Outcome"]
+
+LEAD_S = 0.2
+"""Between the last preparation and the first event."""
+TOPIC_DEADLINE_S = 10.0
+"""A topic the broker does not name within this is not there."""
+TURN_EVENTS = 32
+"""A sender that is behind lets the reader have its turn after so many events."""
+READ_WAIT_MS = 100
+"""Longest wait of one read: how soon the reader sees that all has been answered."""
+SETTLE_S = 1.0
+"""After the last answer: a second answer to it would follow within this."""
+
+
+class Load(NamedTuple):
+    """What is sent, and how long answers may take."""
+
+    rate: float
+    """Events per second."""
+    duration_s: float
+    warmup_s: float
+    """Events of so many first seconds are matched, but not timed."""
+    patience_s: float
+    """Without any new answer for so long, what is missing is lost."""
+
+    @property
+    def events(self) -> int:
+        """Return how many events are sent."""
+        return max(1, round(self.rate * self.duration_s))
+
+
+class Outcome(NamedTuple):
+    """What came out of a run."""
+
+    account: Account
+    latency: Latency
+    """From due to read, ns."""
+    lateness: Latency
+    """From due to handed to the producer: the sender's own part of the latency."""
+    seconds: float
+    """From the first event due to the last answer read."""
+
+
+class _Seen(Struct, gc=False):
+    """The part of a prediction that the ledger compares, read without the engine's own types."""
+
+    prediction_id: str
+    event_id: str
+    event_time: int
+
+
+class OpenLoop:
+    """One run against a running worker; call `run` once.
+
+    `events` and `predictions` are topic names.  Raises BrokerError where Kafka does not take an
+    event or a topic is missing.
+    """
+
+    def __init__(
+        self, kafka: KafkaSettings, *, pipeline_name: str, events: str, predictions: str, feed: Feed
+    ) -> None:
+        self._kafka = kafka
+        self._events, self._predictions = events, predictions
+        self._feed = feed
+        self.ledger = Ledger(pipeline_name)
+        self._latency, self._lateness = Latency(), Latency()
+        self._timed_from_ns = self._last_answer_ns = 0
+        self._sent = False
+        self._refused: BaseException | None = None
+
+    async def run(self, load: Load) -> Outcome:
+        """Send the load, read the answers, and return what came of it."""
+        consumer = await connected(self._consumer, self._kafka)
+        try:
+            producer = await connected(self._producer, self._kafka)
+            try:
+                await self._stand_at_ends(consumer, await self._partitions(producer, self._predictions))
+                partitions = len(await self._partitions(producer, self._events))
+                started_ns = time.monotonic_ns() + int(LEAD_S * 1e9)
+                reader = asyncio.create_task(self._read(consumer, load.patience_s))
+                try:
+                    await self._send(producer, load, started_ns, partitions)
+                    await reader
+                finally:
+                    reader.cancel()
+            finally:
+                await stopped(producer, self._kafka)
+        finally:
+            await stopped(consumer, self._kafka)
+        seconds = max(0, self._last_answer_ns - started_ns) / 1e9
+        return Outcome(self.ledger.account(), self._latency, self._lateness, seconds)
+
+    def _consumer(self) -> Any:
+        return AIOKafkaConsumer(**self._kafka.aiokafka_options(), group_id=None, **reading(self._kafka))
+
+    def _producer(self) -> Any:
+        return AIOKafkaProducer(**self._kafka.aiokafka_options(), acks="all")
+
+    async def _partitions(self, producer: Any, topic: str) -> Sequence[int]:
+        """Return the topic's partition numbers as the broker knows them now."""
+        try:
+            async with asyncio.timeout(TOPIC_DEADLINE_S):
+                found = await producer.partitions_for(topic)
+        except (*REFUSED, TimeoutError):
+            raise BrokerError(
+                "the topic is not there", hint="headrace topics create PIPELINE.py", topic=topic
+            ) from None
+        return sorted(found)
+
+    async def _stand_at_ends(self, consumer: Any, numbers: Sequence[int]) -> None:
+        """Take every partition of the predictions topic, from its end as it is now."""
+        held = [TopicPartition(self._predictions, number) for number in numbers]
+        consumer.assign(held)
+        for partition, (_, end) in (await bounds(consumer, held, self._kafka)).items():
+            consumer.seek(partition, end)
+
+    async def _send(self, producer: Any, load: Load, started_ns: int, partitions: int) -> None:
+        """Send every event when it is due, or at once if that has passed."""
+        gap_ns = 1e9 / load.rate
+        wall_ms = time.time_ns() // 1_000_000 + (started_ns - time.monotonic_ns()) // 1_000_000
+        self._timed_from_ns = started_ns + int(load.warmup_s * 1e9)
+        for number in range(load.events):
+            due_ns = started_ns + int(number * gap_ns)
+            now_ns = time.monotonic_ns()
+            if now_ns < due_ns:
+                await asyncio.sleep((due_ns - now_ns) / 1e9)
+                now_ns = time.monotonic_ns()
+            elif number % TURN_EVENTS == 0:
+                await asyncio.sleep(0)
+            event_time = wall_ms + (due_ns - started_ns) // 1_000_000
+            event_id, key, value = self._feed.event(number, event_time)
+            partition = (murmur2(key) & 0x7FFFFFFF) % partitions
+            self.ledger.asked(event_id, Asked(key, event_time, partition, due_ns))
+            if due_ns >= self._timed_from_ns:
+                self._lateness.record(now_ns - due_ns)
+            try:
+                acknowledged = await producer.send(
+                    self._events, value, key, partition, timestamp_ms=event_time
+                )
+            except REFUSED as error:
+                raise broker_error(error, "sending an event", self._kafka) from error
+            acknowledged.add_done_callback(self._acknowledged)
+            self._check()
+        await producer.flush()
+        self._check()
+        self._sent = True
+
+    def _acknowledged(self, result: asyncio.Future[Any]) -> None:
+        if not result.cancelled() and (error := result.exception()) is not None:
+            self._refused = error
+
+    def _check(self) -> None:
+        if self._refused is not None:
+            raise broker_error(self._refused, "sending an event", self._kafka)
+
+    async def _read(self, consumer: Any, patience_s: float) -> None:
+        """Read answers until all are there, or none has come for `patience_s` after the last event."""
+        decoder = msgspec.json.Decoder(_Seen)
+        quiet_since = time.monotonic()
+        while True:
+            try:
+                found = await consumer.getmany(timeout_ms=READ_WAIT_MS)
+            except REFUSED as error:
+                raise broker_error(error, "reading predictions", self._kafka) from error
+            read_ns = time.monotonic_ns()
+            before = self.ledger.waiting
+            for partition, records in found.items():
+                for record in records:
+                    self._enter(decoder, record, partition.partition, read_ns)
+            now = time.monotonic()
+            if not self._sent or self.ledger.waiting < before:
+                quiet_since = now
+            if self._sent and now - quiet_since > (patience_s if self.ledger.waiting else SETTLE_S):
+                return
+
+    def _enter(self, decoder: msgspec.json.Decoder[_Seen], record: Any, partition: int, read_ns: int) -> None:
+        try:
+            seen = decoder.decode(record.value)
+        except (msgspec.MsgspecError, TypeError) as error:
+            raise BrokerError(
+                f"a prediction cannot be read: {error}",
+                hint="does something else write to this topic?",
+                topic=record.topic,
+                partition=partition,
+                offset=record.offset,
+            ) from None
+        answer = Answer(seen.prediction_id, seen.event_id, seen.event_time, record.key, partition)
+        latency_ns = self.ledger.answered(answer, at_ns=read_ns)
+        if latency_ns is not None:
+            self._last_answer_ns = read_ns
+            if read_ns - latency_ns >= self._timed_from_ns:
+                self._latency.record(latency_ns)
