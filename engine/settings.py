@@ -81,6 +81,13 @@ class KafkaSettings(BaseModel):
     """Longer than the session, or a slow join looks like a dead broker."""
     connect_deadline_ms: Milliseconds = 30_000
     """How long a start keeps trying a broker that does not answer before it gives up."""
+    flush_deadline_ms: Milliseconds = 15_000
+    """Longest wait for acknowledgements before the owner gives up; under the drain
+    deadline."""
+    commit_deadline_ms: Milliseconds = 5_000
+    """Offsets are committed for lag tools only: never worth a stall."""
+    stop_deadline_ms: Milliseconds = 3_000
+    """Longest goodbye to a broker; a client that hangs is left behind."""
     fetch_max_wait_ms: Milliseconds = 100
     """Longest idle fetch.  aiokafka has one fetch per broker on its way, so while an idle topic is
     waited for, a busy one is not asked: short.  New records answer at once all the same."""
@@ -188,10 +195,6 @@ class Settings(BaseSettings):
     """Signs model artefacts; every process of a pipeline needs the same."""
     checkpoint_interval_ms: Milliseconds = 5_000
     """Work that a crash repeats; also the longest an idle tail stays unsaved."""
-    flush_deadline_ms: Milliseconds = 15_000
-    """Longest wait for acknowledgements before the owner gives up; under the drain deadline."""
-    commit_deadline_ms: Milliseconds = 5_000
-    """Offsets are committed for lag tools only: never worth a stall."""
     drain_deadline_ms: Milliseconds = 25_000
     """From SIGTERM to the end; Kubernetes kills after 30 s."""
     publish_every_examples: int = Field(default=1_024, ge=1)

@@ -1,0 +1,177 @@
+"""What every conversation with Kafka needs: a start that retries, a stop that ends, errors with a fix.
+
+Lives here: connecting, deadlines, the translation of aiokafka's errors, the bounds of a
+log.  Never here: records, groups, topics' settings.
+
+Strategy: aiokafka retries some things for ever and others never (aiokafka#1095, #1101), so
+each wait has a deadline of its own here, and what aiokafka raises leaves as BrokerError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka_errors
+
+from engine.settings import KafkaSettings
+from topics.errors import BrokerError
+
+__all__ = [
+    "REFUSED",
+    "Partition",
+    "bounds",
+    "broker_error",
+    "checked",
+    "connected",
+    "plain",
+    "reading",
+    "stopped",
+]
+
+Partition = tuple[str, int]
+"""Topic and partition number."""
+
+RETRY_FIRST_S = 0.1
+RETRY_MAX_S = 2.0
+"""Between tries to reach a broker: soon enough after its restart, rare enough for the log."""
+
+REFUSED = (kafka_errors.KafkaError, AssertionError, ValueError)
+"""What aiokafka raises: its own errors, and bare assertions for unknown partitions and fenced producers."""
+
+_HINTS: tuple[tuple[type[Exception], str], ...] = (
+    (
+        kafka_errors.InvalidSessionTimeoutError,
+        "raise kafka.session_timeout_ms: brokers refuse less than group.min.session.timeout.ms (6 s)",
+    ),
+    (kafka_errors.UnknownTopicOrPartitionError, "create the topic: headrace topics --create"),
+    (kafka_errors.TopicAuthorizationFailedError, "give this user READ or WRITE on the topic"),
+    (kafka_errors.GroupAuthorizationFailedError, "give this user READ on the consumer group"),
+    (kafka_errors.ClusterAuthorizationFailedError, "give this user IDEMPOTENT_WRITE on the cluster"),
+    (kafka_errors.MessageSizeTooLargeError, "raise max.message.bytes of the topic, or send less"),
+    (
+        kafka_errors.RecordTooLargeError,
+        "raise kafka.fetch_max_bytes: a record is larger than one fetch may be",
+    ),
+    (
+        kafka_errors.OffsetOutOfRangeError,
+        "the log was cut or replaced while it was read: restart, the checkpoint is checked against it",
+    ),
+    (kafka_errors.CommitFailedError, "nothing is lost: the partitions moved, their new owner commits"),
+)
+
+
+def plain(tp: TopicPartition) -> Partition:
+    """Return aiokafka's pair as a plain tuple."""
+    return (tp.topic, tp.partition)
+
+
+def broker_error(error: BaseException, doing: str, kafka: KafkaSettings) -> BrokerError:
+    """Return a BrokerError that says what was being done, what went wrong and what helps."""
+    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
+    if isinstance(error, TimeoutError):
+        return BrokerError(
+            f"{doing}: no answer within the deadline",
+            hint=f"is Kafka at {kafka.bootstrap_servers} up and not overloaded?",
+        )
+    said = str(error) or type(error).__name__
+    return BrokerError(
+        f"{doing}: {said}", hint=hint or f"look at the log of Kafka at {kafka.bootstrap_servers}"
+    )
+
+
+async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms: int = 0) -> Any:
+    """Return `make()`, a client of aiokafka, started.
+
+    A broker that cannot be reached is tried again, with a new client, until
+    `connect_deadline_ms`; `longest_ms` is what a start may take beyond that.
+    Raises BrokerError naming the address.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + kafka.connect_deadline_ms / 1000
+    wait = RETRY_FIRST_S
+    while True:
+        client = make()
+        try:
+            async with asyncio.timeout_at(deadline + longest_ms / 1000):
+                await client.start()
+        except (kafka_errors.KafkaConnectionError, OSError) as error:  # TimeoutError is an OSError
+            await stopped(client, kafka)
+            if loop.time() + wait >= deadline:
+                raise BrokerError(
+                    f"no Kafka answers at {kafka.bootstrap_servers}: {str(error) or type(error).__name__}",
+                    hint="start it, or set HEADRACE_KAFKA__BOOTSTRAP_SERVERS=host:port",
+                ) from error
+        except REFUSED as error:
+            await stopped(client, kafka)
+            raise broker_error(error, "connecting", kafka) from error
+        except BaseException:
+            await stopped(client, kafka)
+            raise
+        else:
+            return client
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, RETRY_MAX_S)
+
+
+async def stopped(client: Any, kafka: KafkaSettings) -> None:
+    """End a client politely within `stop_deadline_ms`, or leave it behind."""
+    if client is None:
+        return
+    stop = getattr(client, "stop", None) or client.close
+    with suppress(*REFUSED, TimeoutError):
+        async with asyncio.timeout(kafka.stop_deadline_ms / 1000):
+            await stop()
+
+
+def reading(kafka: KafkaSettings) -> dict[str, Any]:
+    """Return the arguments that every consumer here shares: nothing automatic, no aborted records."""
+    return {
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "isolation_level": "read_committed",
+        "fetch_max_wait_ms": kafka.fetch_max_wait_ms,
+        "max_partition_fetch_bytes": kafka.fetch_max_bytes,
+    }
+
+
+async def bounds(
+    consumer: Any, partitions: Iterable[TopicPartition], kafka: KafkaSettings
+) -> dict[TopicPartition, tuple[int, int]]:
+    """Return the first offset and the end (next offset) of each log.  Raises BrokerError."""
+    wanted = list(partitions)
+    try:
+        async with asyncio.timeout(kafka.request_timeout_ms / 1000):
+            starts = await consumer.beginning_offsets(wanted)
+            ends = await consumer.end_offsets(wanted)
+    except (*REFUSED, TimeoutError) as error:
+        raise broker_error(error, "asking for the bounds of logs", kafka) from error
+    return {tp: (starts[tp], ends[tp]) for tp in wanted}
+
+
+def checked(tp: TopicPartition, position: int, start: int, end: int) -> int:
+    """Return `position` if the log has it.
+
+    Raises BrokerError before the log's start (deleted unread) and past its end (emptied, or
+    another log): going on silently would lose or repeat records.
+    """
+    if position < start:
+        raise BrokerError(
+            f"{start - position} records were deleted before they were read: the log starts at {start}",
+            hint="raise retention.ms; to go on without them, start at the log's beginning on purpose",
+            topic=tp.topic,
+            partition=tp.partition,
+            offset=position,
+        )
+    if position > end:
+        raise BrokerError(
+            f"the log ends at {end}, before the place where reading stopped",
+            hint="was the topic deleted, or is this another cluster? Its checkpoints do not fit it",
+            topic=tp.topic,
+            partition=tp.partition,
+            offset=position,
+        )
+    return position

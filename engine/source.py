@@ -1,0 +1,366 @@
+"""Reading: a member of a consumer group that hands out batches, per partition and fairly.
+
+Lives here: polls, positions, rebalances, commits.  Never here: what records mean, when to
+commit, what happens at a takeover (`worker.py`).
+
+Strategy.  Nothing is automatic: no commit, no offset reset, no position that was not set by
+`seek`; a partition that is assigned but not yet sought hands out nothing, so no record is
+lost between assignment and takeover.  aiokafka drains whichever partition comes first and
+waits without bound during a rebalance; so each partition has a small buffer of its own
+here, polls take fair shares of them, and a fetch under way is never cancelled but kept for
+the next poll (cancelled, it would switch off aiokafka's own check for idle members).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+
+from engine.client import (
+    REFUSED,
+    Partition,
+    bounds,
+    broker_error,
+    checked,
+    connected,
+    plain,
+    reading,
+    stopped,
+)
+from engine.settings import KafkaSettings
+from topics.errors import BrokerError
+from topics.messages import Record
+
+__all__ = ["Listener", "Source", "records_of"]
+
+
+class Listener(Protocol):
+    """What an owner of partitions does when they come and go.
+
+    Both are awaited while the group waits: `on_revoked` has `rebalance_timeout_ms` to
+    flush, checkpoint and commit; `on_assigned` should only take note and let the takeover
+    run elsewhere.  An exception in either is raised by the next `poll`.
+    """
+
+    async def on_revoked(self, partitions: frozenset[Partition]) -> None:
+        """These are about to go; no poll hands out records of them any more."""
+        ...
+
+    async def on_assigned(self, partitions: frozenset[Partition]) -> None:
+        """All that are held now; they stay silent until `seek`."""
+        ...
+
+
+class _Buffer:
+    """Records of one partition that were fetched and not handed out yet."""
+
+    __slots__ = ("ahead", "end", "records", "start")
+
+    def __init__(self, position: int, end: int) -> None:
+        self.records: list[Record] = []
+        self.start = 0
+        self.ahead = position
+        """Next offset to fetch: past compacted records and transaction markers."""
+        self.end = end
+        """Largest end of the log that was seen."""
+
+    def __len__(self) -> int:
+        return len(self.records) - self.start
+
+    def add(self, records: list[Record]) -> None:
+        self.records = self.records[self.start :] + records if self.start < len(self.records) else records
+        self.start = 0
+
+    def take(self, most: int) -> list[Record]:
+        taken = self.records[self.start : self.start + most]
+        self.start += len(taken)
+        return taken
+
+    @property
+    def position(self) -> int:
+        return self.records[self.start].offset if len(self) else self.ahead
+
+
+class Source:
+    """A member of the consumer group `group` that reads `topics`.
+
+    Topics with equal partition counts are assigned together: partition 3 of each comes to
+    the same member (Kafka's range assignor).
+    """
+
+    def __init__(
+        self, kafka: KafkaSettings, *, group: str, topics: Sequence[str], listener: Listener
+    ) -> None:
+        self._kafka = kafka
+        self._group = group
+        self._topics = tuple(topics)
+        self._listener = listener
+        self._consumer: Any = None
+        self._open: dict[TopicPartition, _Buffer] = {}
+        self._paused: set[TopicPartition] = set()
+        self._rebalancing = True
+        self._changed = asyncio.Event()
+        self._fetch: asyncio.Task[Mapping[TopicPartition, Sequence[Any]]] | None = None
+        self._fetching: tuple[TopicPartition, ...] = ()
+        self._turn = 0
+        self._failure: BaseException | None = None
+
+    async def start(self) -> None:
+        """Join the group; returns when partitions are assigned.  Raises BrokerError."""
+        await connected(self._make, self._kafka, longest_ms=self._kafka.rebalance_timeout_ms)
+
+    def _make(self) -> Any:
+        kafka = self._kafka
+        self._consumer = AIOKafkaConsumer(
+            **kafka.aiokafka_options(),
+            group_id=self._group,
+            group_instance_id=kafka.group_instance_id,
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=kafka.session_timeout_ms,
+            heartbeat_interval_ms=kafka.heartbeat_interval_ms,
+            rebalance_timeout_ms=kafka.rebalance_timeout_ms,
+            max_poll_interval_ms=kafka.max_poll_interval_ms,
+            **reading(kafka),
+        )
+        self._consumer.subscribe(self._topics, listener=_Rebalance(self))
+        return self._consumer
+
+    async def stop(self) -> None:
+        """Leave the group.  What was not committed is not committed now."""
+        self._open.clear()
+        if self._fetch is not None:
+            self._fetch.cancel()
+            await asyncio.wait({self._fetch})
+            with suppress(*REFUSED, asyncio.CancelledError):
+                self._fetch.result()
+            self._fetch = None
+        await stopped(self._consumer, self._kafka)
+
+    @property
+    def assignment(self) -> frozenset[Partition]:
+        """The partitions held now, sought or not."""
+        return frozenset(plain(tp) for tp in self._consumer.assignment())
+
+    async def seek(self, positions: Mapping[Partition, int | None]) -> dict[Partition, int]:
+        """Open partitions at these positions (None: the start of the log) and return them.
+
+        Raises BrokerError for a position the log does not have: before its start (records
+        were deleted unread) or past its end (the log was emptied or is another one).
+        """
+        wanted = {TopicPartition(*partition): offset for partition, offset in positions.items()}
+        limits = await bounds(self._consumer, wanted, self._kafka)
+        while self._fetch is not None and not wanted.keys().isdisjoint(self._fetching):
+            await asyncio.wait({self._fetch})
+            await self._take()
+        held = self._consumer.assignment()
+        opened: dict[Partition, int] = {}
+        for tp, offset in wanted.items():
+            start, end = limits[tp]
+            if self._rebalancing or tp not in held:
+                raise BrokerError(
+                    "the partition is not assigned to this worker any more",
+                    hint="its new owner takes over; nothing to do",
+                    topic=tp.topic,
+                    partition=tp.partition,
+                )
+            position = checked(tp, start if offset is None else offset, start, end)
+            self._consumer.seek(tp, position)
+            self._consumer.resume(tp)
+            self._paused.discard(tp)
+            self._open[tp] = _Buffer(position, end)
+            opened[plain(tp)] = position
+        self._changed.set()
+        return opened
+
+    async def poll(self, timeout_ms: int, records_max: int) -> dict[Partition, list[Record]]:
+        """Return up to `records_max` records, in log order per partition, shared out fairly.
+
+        Waits up to `timeout_ms` if there are none, never longer, rebalance or not.
+        Raises BrokerError, and whatever a listener raised.
+        """
+        self._check()
+        if any(len(buffer) and tp not in self._paused for tp, buffer in self._open.items()):
+            await self._fill(0, records_max)
+        else:
+            await self._fill(timeout_ms, records_max)
+        self._check()
+        return self._shares(records_max)
+
+    async def _fill(self, timeout_ms: int, low: int) -> None:
+        """Fetch for the partitions with fewer than `low` buffered, waiting up to `timeout_ms`."""
+        if self._fetch is None:
+            hungry = tuple(
+                tp for tp, buffer in self._open.items() if len(buffer) < low and tp not in self._paused
+            )
+            if self._rebalancing or not hungry:
+                await self._wait_for_change(timeout_ms)
+                return
+            self._fetching = hungry
+            self._fetch = asyncio.ensure_future(self._consumer.getmany(*hungry, timeout_ms=timeout_ms))
+        await asyncio.wait({self._fetch}, timeout=timeout_ms / 1000)
+        await self._take()
+
+    async def _wait_for_change(self, timeout_ms: int) -> None:
+        if timeout_ms <= 0:
+            await asyncio.sleep(0)  # heartbeats and fetches need their turn while records abound
+            return
+        self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._changed.wait()
+
+    async def _take(self) -> None:
+        """Move what a finished fetch brought into the buffers of the partitions still open."""
+        fetch = self._fetch
+        if fetch is None or not fetch.done():
+            return
+        self._fetch = None
+        try:
+            fetched = fetch.result()
+        except REFUSED as error:
+            self._failure = broker_error(error, "reading", self._kafka)
+            return
+        for tp in self._fetching:
+            buffer = self._open.get(tp)
+            if buffer is None:
+                continue
+            if records := fetched.get(tp):
+                buffer.add(records_of(tp, records))
+            with suppress(kafka_errors.IllegalStateError):
+                buffer.ahead = await self._consumer.position(tp)
+                buffer.end = max(buffer.end, self._consumer.last_stable_offset(tp) or 0)
+
+    def _shares(self, records_max: int) -> dict[Partition, list[Record]]:
+        ready = [tp for tp, buffer in self._open.items() if len(buffer) and tp not in self._paused]
+        if not ready:
+            return {}
+        self._turn = (self._turn + 1) % len(ready)
+        shares: dict[Partition, list[Record]] = {}
+        left = records_max
+        for served, tp in enumerate(itertools.chain(ready[self._turn :], ready[: self._turn])):
+            share = -(-left // (len(ready) - served))
+            if share < 1:
+                break
+            shares[plain(tp)] = taken = self._open[tp].take(share)
+            left -= len(taken)
+        return shares
+
+    def position(self, partition: Partition) -> int:
+        """Return the next offset that a poll hands out.  KeyError unless sought."""
+        return self._open[TopicPartition(*partition)].position
+
+    def unread(self, partition: Partition) -> bool:
+        """Return whether the log is known to hold records that no poll has handed out yet.
+
+        As of the last answer of the broker, as in KIP-695.  KeyError unless sought.
+        """
+        return self.lag(partition) > 0
+
+    def lag(self, partition: Partition) -> int:
+        """Return how many offsets lie between the position and the end of the log."""
+        buffer = self._open[TopicPartition(*partition)]
+        return max(buffer.end - buffer.position, len(buffer))
+
+    async def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Ask the broker for the ends of these logs (the offset of the next record)."""
+        wanted = [TopicPartition(*partition) for partition in partitions]
+        limits = await bounds(self._consumer, wanted, self._kafka)
+        return {plain(tp): end for tp, (_, end) in limits.items()}
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Stop fetching and handing out; what is buffered stays."""
+        for tp in self._held(partitions):
+            self._paused.add(tp)
+            self._consumer.pause(tp)
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Go on where `pause` stopped."""
+        for tp in self._held(partitions):
+            self._paused.discard(tp)
+            self._consumer.resume(tp)
+        self._changed.set()
+
+    def _held(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
+        return [tp for partition in partitions if (tp := TopicPartition(*partition)) in self._open]
+
+    async def commit(self, positions: Mapping[Partition, int]) -> None:
+        """Tell Kafka these next offsets, for lag tools: a restart goes by the checkpoint.
+
+        Raises BrokerError if Kafka does not take them within the deadline or the
+        partitions have moved; nothing is lost by that.
+        """
+        offsets = {TopicPartition(*partition): offset for partition, offset in positions.items()}
+        try:
+            async with asyncio.timeout(self._kafka.commit_deadline_ms / 1000):
+                await self._consumer.commit(offsets)
+        except (*REFUSED, TimeoutError) as error:
+            raise broker_error(error, "committing offsets", self._kafka) from error
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _revoked(self, partitions: set[TopicPartition]) -> None:
+        self._rebalancing = True
+        for tp in partitions:
+            self._open.pop(tp, None)
+            self._paused.discard(tp)
+        if partitions:
+            await self._told(self._listener.on_revoked, partitions)
+
+    async def _assigned(self, partitions: set[TopicPartition]) -> None:
+        self._open.clear()
+        self._paused.clear()
+        for tp in partitions:
+            # A valid position and no fetch: or aiokafka would go to the committed offset by itself.
+            self._consumer.seek(tp, 0)
+            self._consumer.pause(tp)
+        self._rebalancing = False
+        await self._told(self._listener.on_assigned, partitions)
+        self._changed.set()
+
+    async def _told(
+        self, tell: Callable[[frozenset[Partition]], Awaitable[None]], partitions: set[TopicPartition]
+    ) -> None:
+        try:
+            await tell(frozenset(plain(tp) for tp in partitions))
+        except Exception as error:  # noqa: BLE001 - aiokafka would log and forget it
+            self._failure = error
+            self._changed.set()
+
+
+class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+    """aiokafka's listener, handing on to its Source."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._source._revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        await self._source._assigned(assigned)
+
+
+def records_of(tp: TopicPartition, fetched: Sequence[Any]) -> list[Record]:
+    """Return aiokafka's records of one partition as ours; a timestamp of -1 means there is none."""
+    topic, partition = tp
+    return [
+        Record(
+            topic,
+            partition,
+            record.offset,
+            record.timestamp if record.timestamp >= 0 else None,
+            record.key,
+            record.value,
+            record.headers,
+        )
+        for record in fetched
+    ]

@@ -1,0 +1,36 @@
+"""Prometheus on a free port, scraping what a test names."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from brokers.process import program, running
+from engine.broker import free_port
+
+
+@contextlib.contextmanager
+def prometheus_server(directory: Path, targets: Sequence[str], rules: Sequence[Path] = ()) -> Iterator[str]:
+    """Yield the address of a Prometheus that scrapes `targets` (`host:port`) twice a second."""
+    port = free_port()
+    config = directory / "prometheus.yml"
+    # JSON is YAML, and needs no writer of it.
+    config.write_text(
+        json.dumps(
+            {
+                "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+                "rule_files": [str(rule) for rule in rules],
+                "scrape_configs": [{"job_name": "headrace", "static_configs": [{"targets": list(targets)}]}],
+            }
+        )
+    )
+    command = [
+        program("prometheus", "prometheus"),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={directory / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with running(command, port, directory / "prometheus.log"):
+        yield f"http://127.0.0.1:{port}"

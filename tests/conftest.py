@@ -1,0 +1,72 @@
+"""What tests may ask for: brokers, servers and the reference data.
+
+Each server starts when the first test asks and ends with the session.  What is not
+installed skips its tests with one line, and fails them in CI.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import pytest
+from brokers.kafka import kafka_server
+from brokers.process import missing
+from brokers.prometheus import prometheus_server
+from brokers.redis import redis_server
+
+from engine.broker import EmbeddedBroker
+from engine.settings import KafkaSettings
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
+    """Settings for a real Apache Kafka."""
+    with kafka_server(tmp_path_factory.mktemp("kafka")) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def tansu() -> Iterator[KafkaSettings]:
+    """Settings for the embedded broker."""
+    with EmbeddedBroker() as broker:
+        yield broker.kafka_settings()
+
+
+@pytest.fixture(params=["tansu", pytest.param("kafka", marks=pytest.mark.kafka)])
+def broker(request: pytest.FixtureRequest) -> KafkaSettings:
+    """Both brokers, one after the other."""
+    settings: KafkaSettings = request.getfixturevalue(request.param)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Redis of these tests' own.  Tests share it: use keys of your own."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """`prometheus(*targets, rules=())` starts a Prometheus that scrapes them and returns its address."""
+    with ExitStack() as servers:
+
+        def start(*targets: str, rules: tuple[Path, ...] = ()) -> str:
+            server: AbstractContextManager[str] = prometheus_server(tmp_path, targets, rules)
+            return servers.enter_context(server)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The reference data sets: HEADRACE_DATA, or `shared/data` beside the checkout."""
+    directory = Path(os.environ.get("HEADRACE_DATA") or CHECKOUT.parent / "shared" / "data")
+    if not directory.is_dir():
+        missing(f"the reference data ({directory}; set HEADRACE_DATA)")
+    return directory
