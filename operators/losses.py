@@ -120,6 +120,16 @@ class ScaledError:
         error = abs(float(label) - cast("float", score))
         return min(error / (DEVIATIONS_MAX * math.sqrt(variance)), 1.0)
 
+    def state(self) -> tuple[float, float, float]:
+        """Return (count, mean, sum of squared deviations)."""
+        return self.deviation.mean.n, self.deviation.mean.get(), self.deviation._S
+
+    def restore(self, state: tuple[float, float, float]) -> None:
+        """Replace the state, to the bit (River's own `_from_state` rounds)."""
+        count, mean, squares = state
+        self.deviation.mean = stats.Mean._from_state(count, mean)
+        self.deviation._S = squares
+
 
 _CLASSIFICATION: dict[tuple[Task, LossName], Loss] = {
     ("binary", "brier"): brier,

@@ -1,0 +1,279 @@
+"""The state machine of one examples partition: the training log in, decisions out.
+
+Lives here: which record of the log means what, and which one is next.  Never here: what an
+example does (`operators/learning.py`), reading the log, publishing models, clocks.
+
+The learner is a pure function of its log: same records, same models, same decisions, however
+the records are cut into batches.  Four kinds of records change it, each at its own offset
+(examples and quarantines only if they count, `operators/claims.py`):
+
+    example ──> test, then train     quarantine ──> a sick candidate leaves
+    claim ────> who may write        command ─────> promote, rollback, pause, resume
+
+Pause.  `position` is the next offset to fold, `reading` the next offset the shell must hand in.
+They are equal but for a pause: then `position` stands still behind the pause command while
+`reading` runs ahead and only commands act (a rollback during a pause is not put off), each once:
+
+    offset     0  1  2  3  4  5  6  7  8
+    record     e  e  P  e  c  e  R  e  e       P pause   R resume   c rollback   e examples
+    folded     0  1  2 .  .  4 . .  6          then `reading` goes back to 3:
+                                 3     5     7  8
+
+Nothing is queued and nothing skipped: after the resume the log is read again from `position`,
+and commands up to the resume, which have acted, are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from river import metrics as river_metrics
+
+from operators.arena import Arena, Promotion
+from operators.claims import Reader
+from operators.contract import StateDelta, StateEntries
+from operators.digest import digest
+from operators.drift import Drift, DriftWatch
+from operators.evaluation import Evaluation
+from operators.evidence import Evidence
+from operators.learning import Learning
+from operators.losses import loss_of
+from operators.roster import Candidate, PredictorOf, Roster, itself
+from topics.codec import decode_claim, decode_command, decode_example, decode_quarantine
+from topics.errors import ModelError
+from topics.headers import kind_of
+from topics.messages import Decision, Example, Record, Task
+
+__all__ = ["Learner"]
+
+MODEL = "model/"
+READER = "reader/"
+
+
+class _Place(msgspec.Struct):
+    """Where the learner stands in its log."""
+
+    position: int = 0
+    """Next offset to fold."""
+    reading: int = 0
+    """Next offset to be handed in."""
+    commands_done: int = 0
+    """Commands before this offset have acted, during a pause."""
+    refused: int = 0
+    """Records of the log that were no valid messages."""
+
+
+def _no_store(_: Any) -> Any:
+    raise ModelError("this learner was built without a way to store models", hint="pass dump and load")
+
+
+class Learner:
+    """All candidates of one examples partition, and the race between them.
+
+    `models` are fresh and shared with nobody; `predictor_of` gives the object that scores for a
+    model (`operators.guard`).  `dump` and `load` turn models, metrics and detectors into bytes and
+    back (`operators.artefacts`).  `roster` is live: a scorer of the same process may read it.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: str,
+        task: Task,
+        models: Mapping[str, Any],
+        champion: str,
+        drifts: Sequence[Drift] = (),
+        promotion: Promotion | None = None,
+        metrics: Sequence[river_metrics.base.Metric] | None = None,
+        partition: int = 0,
+        threshold: float = 0.5,
+        predictor_of: PredictorOf = itself,
+        dump: Callable[[Any], bytes] = _no_store,
+        load: Callable[[bytes], Any] = _no_store,
+        warmup_offset: int = 0,
+    ) -> None:
+        promotion = promotion or Promotion()
+        candidates = [
+            Candidate(name, model, version=number, predictor=predictor_of(model))
+            for number, (name, model) in enumerate(models.items(), 1)
+        ]
+        self.roster = Roster(task, candidates, champion)
+        self.arena = Arena(pipeline, partition, self.roster, promotion, predictor_of)
+        self.evaluation = Evaluation(
+            task, metrics, dump, load, threshold=threshold, warmup_offset=warmup_offset
+        )
+        self.watch = DriftWatch(drifts, dump, load)
+        self.evidence = Evidence(promotion)
+        self.learning = Learning(
+            task,
+            self.arena,
+            self.evaluation,
+            self.watch,
+            self.evidence,
+            loss_of(task, promotion.loss),
+            threshold,
+        )
+        self.reader = Reader()
+        self._predictor_of = predictor_of
+        self._dump, self._load = dump, load
+        self._place = _Place()
+        self._parts = (self.arena, self.learning, self.evaluation, self.watch, self.evidence)
+        self._stored: dict[str, int] = {}
+        """Models as of the last delta: name -> updates."""
+
+    @property
+    def position(self) -> int:
+        """Return the next offset to fold: every model has learned all before it."""
+        return self._place.position
+
+    @property
+    def reading(self) -> int:
+        """Return the next offset to hand to `fold`; where it is not the end of the last batch, seek."""
+        return self._place.reading
+
+    @property
+    def paused(self) -> bool:
+        """Return whether a pause command holds the learner."""
+        return self.arena.paused
+
+    @property
+    def examples(self) -> int:
+        """Return the number of examples learned."""
+        return self.learning.examples
+
+    @property
+    def refused(self) -> int:
+        """Return the number of log records that were no valid messages; they change nothing else."""
+        return self._place.refused
+
+    # -- the log ----------------------------------------------------------------------------------
+
+    def fold(self, records: Sequence[Record]) -> list[Decision]:
+        """Fold records of the log, in offset order; return what was decided.
+
+        Records before `reading` are passed over.  After each call the shell compares `reading` with
+        the end of what it handed in: a resume ends the call and sends the shell back to `position`.
+        Raises ModelError if it does not go.
+        """
+        decisions: list[Decision] = []
+        place = self._place
+        for record in records:
+            if record.offset < place.reading:
+                continue
+            if self.paused:
+                decisions += self._look_ahead(record)
+                if place.reading <= record.offset:
+                    break  # a resume sends the shell back
+            else:
+                self._check_nothing_skipped(record)
+                decisions += self._fold_one(record)
+                place.position = place.reading = record.offset + 1
+        return decisions
+
+    def _look_ahead(self, record: Record) -> list[Decision]:
+        """Let commands act during a pause; everything else waits for its turn."""
+        place = self._place
+        place.reading = record.offset + 1
+        decisions = self._command(record) if kind_of(record.headers) == "command" else []
+        if not self.paused:
+            place.commands_done, place.reading = place.reading, place.position
+        return decisions
+
+    def _check_nothing_skipped(self, record: Record) -> None:
+        """After a resume, what lay behind the pause comes first; the resume itself ends that stretch."""
+        if self._place.position < self._place.commands_done <= record.offset:
+            raise ModelError(
+                f"records from offset {self._place.position} on have not been folded",
+                hint="seek to `reading` after each fold",
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+            )
+
+    def _fold_one(self, record: Record) -> list[Decision]:
+        kind = kind_of(record.headers)
+        if record.value is None or kind is None:
+            return []
+        try:
+            match kind:
+                case "example":
+                    example = decode_example(record.value)
+                    if self.reader.counts(example.source_partition, example.claim, example.sequence):
+                        return self.learning.step(example, record.offset)
+                case "claim":
+                    claim = decode_claim(record.value)
+                    self.reader.claim(claim.source_partition, claim.claim)
+                case "quarantine":
+                    report = decode_quarantine(record.value)
+                    if self.reader.counts(report.source_partition, report.claim, report.sequence):
+                        return self.learning.quarantine(report.model_name, report.reason, record.offset)
+                case "command":
+                    if record.offset >= self._place.commands_done:
+                        return self._command(record)
+        except msgspec.MsgspecError:
+            self._place.refused += 1
+        return []
+
+    def _command(self, record: Record) -> list[Decision]:
+        try:
+            command = decode_command(record.value or b"")
+        except msgspec.MsgspecError:
+            self._place.refused += 1
+            return []
+        return self.learning.command(command, record.offset)
+
+    def learn(self, example: Example, offset: int) -> list[Decision]:
+        """Learn an example that is decoded and known to count, row by row in one process.
+
+        Raises ModelError during a pause: the caller must not skip it.
+        """
+        if self.paused:
+            raise ModelError("learning is paused", hint="wait for resume", offset=offset)
+        decisions = self.learning.step(example, offset)
+        self._place.position = self._place.reading = offset + 1
+        return decisions
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def digests(self) -> dict[str, str]:
+        """Return the structural digest of every candidate's model, by name."""
+        return {name: digest(candidate.model) for name, candidate in self.roster.candidates.items()}
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state: an entry per model, and one or more per part."""
+        entries = {MODEL + name: self._dump(c.model) for name, c in self.roster.candidates.items()}
+        entries["place"] = msgspec.msgpack.encode(self._place)
+        for part in self._parts:
+            entries.update(part.snapshot())
+        entries.update({READER + name: data for name, data in self.reader.snapshot().items()})
+        return entries
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call; a model only if it has learned."""
+        candidates = self.roster.candidates
+        changed: StateDelta = {MODEL + name: None for name in self._stored if name not in candidates}
+        changed["place"] = msgspec.msgpack.encode(self._place)
+        for name, candidate in candidates.items():
+            if self._stored.get(name) != candidate.updates or name in self.roster.quarantined:
+                changed[MODEL + name] = self._dump(candidate.model)
+        self._stored = {name: candidate.updates for name, candidate in candidates.items()}
+        for part in self._parts:
+            changed.update(part.delta())
+        changed.update({READER + name: data for name, data in self.reader.delta().items()})
+        return changed
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state; the roster stays the same object, with other models in it."""
+        self._place = msgspec.msgpack.decode(entries["place"], type=_Place)
+        self.arena.restore(entries)
+        for name, candidate in self.roster.candidates.items():
+            candidate.model = self._load(entries[MODEL + name])
+            candidate.predictor = self._predictor_of(candidate.model)
+        for part in self._parts[1:]:
+            part.restore(entries)
+        self.reader.restore(
+            {name.removeprefix(READER): data for name, data in entries.items() if name.startswith(READER)}
+        )
+        self._stored = {name: candidate.updates for name, candidate in self.roster.candidates.items()}
