@@ -33,8 +33,8 @@ from engine.broker import EmbeddedBroker
 from engine.demo_sample import EXAMPLE, Publication, Sample, read_sample
 from engine.demo_state import Answer, Tally, WorkerPage, read_page
 from engine.demo_view import Frame, decision_line, live_view, plain_line, summary_lines
-from engine.demo_worker import WorkerProcess
-from engine.kafka import ensure_topics
+from engine.demo_worker import WorkerProcess, worker_command
+from engine.provision import ensure_topics
 from engine.settings import KafkaSettings
 from topics.catalog import Catalog
 from topics.errors import BrokerError, HeadraceError
@@ -109,9 +109,9 @@ def _with_processes(demo: _Demo, example: Path, events: int | None, *, keep: boo
     pipeline = example / "pipeline.py"
     plan = [topic._replace(create=True) for topic in CATALOG.plan(events=1)]
     with EmbeddedBroker(log=demo.folder / "broker.log") as broker:
-        kafka = broker.kafka_settings()
+        kafka = broker.kafka_settings().model_copy(update={"replication_factor": -1})  # the broker's own
         asyncio.run(ensure_topics(kafka, plan))
-        with WorkerProcess(pipeline, kafka, demo.folder) as worker:
+        with WorkerProcess(worker_command(pipeline), kafka, demo.folder) as worker:
             demo.say(f"broker {kafka.bootstrap_servers}, worker http://127.0.0.1:{worker.port}/metrics")
             sample = read_sample(example, events)  # while the worker imports River
             asyncio.run(demo.race(worker, kafka, sample))

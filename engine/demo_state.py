@@ -10,6 +10,7 @@ from the worker's `/metrics`.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -53,6 +54,7 @@ class Candidate(NamedTuple):
     recent: Mapping[str, float]
     """River metric -> value over the recent window."""
     evidence: float | None
+    """Share of what a swap needs; None where the page has none."""
 
 
 class WorkerPage(NamedTuple):
@@ -95,7 +97,7 @@ def read_page(text: str) -> WorkerPage:
                     totals[sample.name] += int(sample.value)
                 case "headrace_model_info" if sample.value:
                     info[labels["model"]] = labels
-                case "headrace_model_score":
+                case "headrace_model_score" if math.isfinite(sample.value):
                     key = labels["model"], labels.get("window", "all")
                     scores.setdefault(key, {})[labels["metric"]] = sample.value
                 case "headrace_model_updates":

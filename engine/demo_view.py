@@ -86,12 +86,10 @@ def _columns(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def evidence_text(candidate: Candidate) -> str:
-    """Return a challenger's evidence, in words where there is none."""
+    """Return how far a challenger's evidence has come; 100 % swaps once the cool-down is past."""
     if candidate.alias == "champion":
         return "serves"
-    if candidate.evidence is None:
-        return "-"
-    return f"{candidate.evidence:,.2f}" if candidate.evidence < 100 else f"{candidate.evidence:,.0f}"
+    return "-" if candidate.evidence is None else f"{candidate.evidence:.1%}"
 
 
 def model_table(page: WorkerPage) -> Table:

@@ -15,6 +15,7 @@ import http.client
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,7 @@ from engine.broker import free_port
 from engine.settings import ENV_PREFIX, KafkaSettings
 from topics.errors import BrokerError
 
-__all__ = ["WorkerProcess", "environment"]
+__all__ = ["WorkerProcess", "environment", "worker_command"]
 
 DRAIN_DEADLINE_S = 30.0
 """The worker gives itself 25 s to leave."""
@@ -53,14 +54,19 @@ def environment(kafka: KafkaSettings, *, state_dir: Path, web_port: int) -> dict
     )
 
 
+def worker_command(pipeline: Path) -> list[str]:
+    """Return `headrace run` of this very installation."""
+    return [sys.executable, "-m", "engine.cli", "run", str(pipeline.resolve())]
+
+
 class WorkerProcess:
     """One worker that lives at most as long as the `with` block."""
 
-    def __init__(self, pipeline: Path, kafka: KafkaSettings, folder: Path) -> None:
+    def __init__(self, command: Sequence[str], kafka: KafkaSettings, folder: Path) -> None:
         self.port = free_port()
         self.log = folder / "worker.log"
         self._folder = folder
-        self._pipeline = pipeline.resolve()
+        self._command = list(command)
         self._environment = environment(kafka, state_dir=folder / "state", web_port=self.port)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -69,7 +75,7 @@ class WorkerProcess:
         # the worker first and the broker after it.
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - this very interpreter, no shell
-                [sys.executable, "-m", "engine.cli", "run", str(self._pipeline)],
+                self._command,
                 cwd=self._folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

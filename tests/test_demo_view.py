@@ -72,7 +72,7 @@ def test_models_are_rows_under_the_metrics_they_have() -> None:
     rows = [line.split() for line in drawn(frame())]
     assert ["model", "v", "kind", "Brier", "ROCAUC", "labels", "evidence"] in rows
     assert ["champion", "linear", "2", "LogisticRegression", "0.1900", "0.6600", "18,304", "serves"] in rows
-    assert ["challenger", "adaptive", "1", "HAT", "0.2500", "0.5900", "18,304", "0.12"] in rows
+    assert ["challenger", "adaptive", "1", "HAT", "0.2500", "0.5900", "18,304", "12.5%"] in rows
 
 
 def test_a_busy_frame_fits_a_small_terminal() -> None:
@@ -99,10 +99,8 @@ def test_plain_lines_say_the_same_in_one_line() -> None:
     assert "no champion yet" in plain_line(frame(WorkerPage()))
 
 
-@pytest.mark.parametrize(
-    ("evidence", "text"), [(None, "-"), (0.0, "0.00"), (110.4, "110"), (12_345.6, "12,346")]
-)
-def test_evidence_reads_as_a_number(evidence: float | None, text: str) -> None:
+@pytest.mark.parametrize(("evidence", "text"), [(None, "-"), (0.0, "0.0%"), (0.5, "50.0%"), (1.25, "125.0%")])
+def test_evidence_reads_as_a_share_of_what_a_swap_needs(evidence: float | None, text: str) -> None:
     assert evidence_text(ADAPTIVE._replace(evidence=evidence)) == text
 
 

@@ -1,0 +1,79 @@
+"""A stand-in for `headrace run`: answers events of the demo's topics as told, and serves the two pages.
+
+Run as `python stub_worker.py BEHAVIOUR`: `good` answers each event once; `twice` answers the
+fifth again; `deaf` never answers the fifth; `dies` ends with exit code 7 after the fifth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from engine.demo import CATALOG
+from engine.settings import load
+
+ODD = 5
+"""The event that gets the odd treatment."""
+
+
+class Stub:
+    def __init__(self, behaviour: str) -> None:
+        self.behaviour = behaviour
+        self.events = 0
+        self.labels = 0
+
+    async def page(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = (
+            f'headrace_labels_total{{outcome="joined"}} {self.labels}\n'
+            f"headrace_examples_total {self.labels}\n"
+            'headrace_model_info{model="tree",version="1",kind="Stub",alias="champion"} 1\n'
+        ).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    async def work(self, kafka: Any) -> None:
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest")
+        producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, linger_ms=2)
+        await consumer.start()
+        await producer.start()
+        consumer.assign([TopicPartition(CATALOG[role], 0) for role in ("events", "labels")])
+        await producer.send(
+            CATALOG["predictions"], b'{"claim":1}', headers=[("headrace-kind", b"claim")], timestamp_ms=1
+        )
+        async for record in consumer:
+            if record.topic == CATALOG["labels"]:
+                self.labels += 1
+                continue
+            self.events += 1
+            odd = self.events == ODD
+            if odd and self.behaviour == "dies":
+                print("the stub falls over", flush=True)
+                sys.exit(7)
+            for _ in range({"twice": 2, "deaf": 0}.get(self.behaviour, 1) if odd else 1):
+                answer = {
+                    "event_id": json.loads(record.value)["event_id"],
+                    "model_name": "tree",
+                    "prediction_score": 0.25,
+                }
+                await producer.send(CATALOG["predictions"], json.dumps(answer).encode())
+
+    async def run(self) -> None:
+        settings = load()
+        server = await asyncio.start_server(self.page, settings.web.host, settings.web.port)
+        work = asyncio.create_task(self.work(settings.kafka))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
+        try:
+            await work
+        except asyncio.CancelledError:
+            server.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(Stub(sys.argv[1]).run())
