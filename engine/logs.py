@@ -9,7 +9,7 @@ may be a transaction marker or may have been compacted away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,15 +17,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from engine.client import (
     REFUSED,
-    Partition,
     bounds,
     broker_error,
     checked,
     connected,
-    plain,
     reading,
     stopped,
 )
+from engine.provision import partition_counts
 from engine.settings import KafkaSettings
 from engine.source import records_of
 from topics.errors import BrokerError
@@ -49,17 +48,22 @@ async def _reader(kafka: KafkaSettings) -> AsyncGenerator[Any]:
         await stopped(consumer, kafka)
 
 
-async def log_bounds(
-    kafka: KafkaSettings, partitions: Iterable[Partition]
-) -> dict[Partition, tuple[int, int]]:
-    """Return each log's first offset and end (the next record's offset).  Raises BrokerError."""
+async def log_bounds(kafka: KafkaSettings, topic: str) -> dict[int, tuple[int, int]]:
+    """Return, for each partition of a topic, its first offset and its end (the next record's offset).
+
+    Raises BrokerError, also where there is no such topic.
+    """
+    counts = await partition_counts(kafka, [topic])
+    count = counts[topic]
+    if count is None:
+        raise BrokerError("there is no such topic", hint="see headrace topics", topic=topic)
     async with _reader(kafka) as consumer:
-        found = await bounds(consumer, [TopicPartition(*partition) for partition in partitions], kafka)
-        return {plain(tp): limits for tp, limits in found.items()}
+        found = await bounds(consumer, [TopicPartition(topic, number) for number in range(count)], kafka)
+        return {tp.partition: limits for tp, limits in found.items()}
 
 
 async def read_log(
-    kafka: KafkaSettings, topic: str, partition: int, from_offset: int, until: int | None
+    kafka: KafkaSettings, topic: str, partition: int, from_offset: int, until: int | None = None
 ) -> AsyncGenerator[list[Record]]:
     """Yield the records from `from_offset` up to, not with, `until`; None follows the log for ever.
 

@@ -120,12 +120,12 @@ async def _configs(client: Any, names: list[str]) -> dict[str, dict[str, str]]:
     return configs
 
 
-async def ensure_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tuple[TopicState, ...]:
+async def ensure_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tuple[str, ...]:
     """Check every topic of the plan, create what is missing and ours, wait until it is there.
 
-    Returns the topics as they were found (`missing` ones exist now).  Raises BrokerError
-    naming all that is wrong: partition counts (labels and predictions must have as many as
-    events, or keys do not meet), a user's topic that is not there, a log that is compacted.
+    Returns the names of those created.  Raises BrokerError naming all that is wrong:
+    partition counts (labels and predictions must have as many as events, or keys do not
+    meet), a user's topic that is not there, a log that is compacted.
     """
     states = await topic_states(kafka, plan)
     if wrong := [problem for state in states for problem in _problems(state)]:
@@ -134,7 +134,7 @@ async def ensure_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tupl
     if missing:
         async with _admin(kafka) as client:
             await _create(client, kafka, missing)
-    return states
+    return tuple(topic.name for topic in missing)
 
 
 def _problems(state: TopicState) -> list[str]:
