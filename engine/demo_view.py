@@ -96,8 +96,9 @@ def model_table(page: WorkerPage) -> Table:
     """Return champion and challengers, one per row."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     metrics = _columns(page.candidates)
-    for title in ("", "model", "v", "kind"):
+    for title in ("", "model", "v"):
         table.add_column(title, no_wrap=True)
+    table.add_column("kind")  # the one column that gives way on a narrow terminal
     for title in (*metrics, "labels", "evidence"):
         table.add_column(title, justify="right", no_wrap=True)
     for candidate in page.candidates:
@@ -105,7 +106,7 @@ def model_table(page: WorkerPage) -> Table:
             candidate.alias,
             candidate.name,
             str(candidate.version),
-            candidate.kind,
+            Text(candidate.kind, no_wrap=True, overflow="ellipsis"),
             *(f"{candidate.scores[name]:.4f}" if name in candidate.scores else "-" for name in metrics),
             f"{candidate.labels:,}",
             evidence_text(candidate),
@@ -159,7 +160,7 @@ def live_view(frame: Frame) -> RenderableType:
     done = max(tally.simulated_ms - frame.begins_ms, 0)
     bar.add_row(
         Text(when(frame.begins_ms), "dim"),
-        ProgressBar(total=max(frame.ends_ms - frame.begins_ms, 1), completed=done),
+        ProgressBar(total=max(frame.ends_ms - frame.begins_ms, 1), completed=done, complete_style="green"),
         Text(when(frame.ends_ms), "dim"),
     )
     news = [

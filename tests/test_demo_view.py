@@ -79,9 +79,12 @@ def test_a_busy_frame_fits_a_small_terminal() -> None:
     known = tally()
     for _ in range(100):
         known.decided(SWAP)
-    lines = drawn(frame(PAGE._replace(candidates=(LINEAR, ADAPTIVE, ADAPTIVE)), known), width=80)
+    scores = {"LogLoss": 0.5, "Brier": 0.2, "ROCAUC": 0.6}
+    long = ADAPTIVE._replace(kind="HoeffdingAdaptiveTreeClassifier", scores=scores)
+    lines = drawn(frame(PAGE._replace(candidates=(LINEAR, long, long)), known), width=80)
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
+    assert sum("0.5000  0.2000  0.6000  18,304     12.5%" in line for line in lines) == 2
 
 
 def test_the_first_frame_has_nothing_to_show_and_says_so() -> None:
