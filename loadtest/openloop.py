@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,6 +22,7 @@ from aiokafka.partitioner import murmur2
 from msgspec import Struct
 
 from engine.client import REFUSED, bounds, broker_error, connected, reading, stopped
+from engine.provision import partition_counts
 from engine.settings import KafkaSettings
 from loadtest.feed import Feed
 from loadtest.latency import Latency
@@ -33,8 +33,6 @@ __all__ = ["Load", "OpenLoop", "Outcome"]
 
 LEAD_S = 0.2
 """Between the last preparation and the first event."""
-TOPIC_DEADLINE_S = 10.0
-"""A topic the broker does not name within this is not there."""
 TURN_EVENTS = 32
 """A sender that is behind lets the reader have its turn after so many events."""
 READ_WAIT_MS = 100
@@ -105,12 +103,12 @@ class OpenLoop:
         try:
             producer = await connected(self._producer, self._kafka)
             try:
-                await self._stand_at_ends(consumer, await self._partitions(producer, self._predictions))
-                partitions = len(await self._partitions(producer, self._events))
+                events, predictions = await self._partitions()
+                await self._stand_at_ends(consumer, predictions)
                 started_ns = time.monotonic_ns() + int(LEAD_S * 1e9)
                 reader = asyncio.create_task(self._read(consumer, load.patience_s))
                 try:
-                    await self._send(producer, load, started_ns, partitions)
+                    await self._send(producer, load, started_ns, events)
                     await reader
                 finally:
                     reader.cancel()
@@ -127,20 +125,20 @@ class OpenLoop:
     def _producer(self) -> Any:
         return AIOKafkaProducer(**self._kafka.aiokafka_options(), acks="all")
 
-    async def _partitions(self, producer: Any, topic: str) -> Sequence[int]:
-        """Return the topic's partition numbers as the broker knows them now."""
-        try:
-            async with asyncio.timeout(TOPIC_DEADLINE_S):
-                found = await producer.partitions_for(topic)
-        except (*REFUSED, TimeoutError):
-            raise BrokerError(
-                "the topic is not there", hint="headrace topics create PIPELINE.py", topic=topic
-            ) from None
-        return sorted(found)
+    async def _partitions(self) -> tuple[int, int]:
+        """Return how many partitions the events and the predictions topic have."""
+        names = (self._events, self._predictions)
+        counts = await partition_counts(self._kafka, names)
+        for name in names:
+            if not counts[name]:
+                raise BrokerError(
+                    "the topic is not there", hint="headrace topics create PIPELINE.py", topic=name
+                )
+        return counts[self._events] or 0, counts[self._predictions] or 0
 
-    async def _stand_at_ends(self, consumer: Any, numbers: Sequence[int]) -> None:
+    async def _stand_at_ends(self, consumer: Any, partitions: int) -> None:
         """Take every partition of the predictions topic, from its end as it is now."""
-        held = [TopicPartition(self._predictions, number) for number in numbers]
+        held = [TopicPartition(self._predictions, number) for number in range(partitions)]
         consumer.assign(held)
         for partition, (_, end) in (await bounds(consumer, held, self._kafka)).items():
             consumer.seek(partition, end)

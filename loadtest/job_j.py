@@ -1,0 +1,171 @@
+"""Job J: Headrace beside bare River and a plain Faust agent, in one run.
+
+Lives here: rounds, medians, ratios, the table.  Never here: the contestants (`job_j_local.py`,
+`job_j_kafka.py`).
+
+Run as `python -m loadtest.job_j`; with `--bootstrap-servers` (or KAFKA_BOOTSTRAP_SERVERS) over
+Kafka too.  Contestants take turns in every round, and a ratio is the median of the ratios within
+rounds, since a shared machine moves by a factor of two between one minute and the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine.cli import load_pipeline
+from engine.settings import load
+from loadtest.job_j_data import features_of, make_events
+from loadtest.job_j_kafka import Measured, faust_agent, headrace_worker, measure
+from loadtest.job_j_local import bare_river, check_equal, headrace, plain_job, timed
+from loadtest.machine import cores, machine
+from topics.codec import encode_json
+from topics.errors import HeadraceError
+
+__all__ = ["main", "summary"]
+
+RIVER, PLAIN, LOCAL = "bare River, features given", "plain job in process", "Headrace in process"
+WORKER, FAUST = "Headrace worker over Kafka", "Faust agent over Kafka"
+CHECKED = 5_000
+"""Events over which Headrace and the plain job must agree before anything is timed."""
+WARM = 2_000
+"""Events each loop runs over first: imports, caches, compiled code."""
+
+
+def main(
+    *,
+    events: Annotated[int, typer.Option(min=1_000, help="Events in process and for the worker.")] = 100_000,
+    faust_events: Annotated[int, typer.Option(min=1_000, help="Events for Faust, which is slower.")] = 20_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contestant runs.")] = 5,
+    kafka_rounds: Annotated[int, typer.Option(min=1, help="In how many of them over Kafka too.")] = 3,
+    cards: Annotated[str, typer.Option(help="zipf (1,000 cards) or uniform (100,000).")] = "zipf",
+    bootstrap_servers: Annotated[
+        str | None, typer.Option(envvar="KAFKA_BOOTSTRAP_SERVERS", help="Kafka; without it, in process only.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure job J and print events per second, and ratios to bare River in the same rounds."""
+    console = Console(stderr=True, quiet=json)
+    kind: Literal["zipf", "uniform"] = "uniform" if cards == "uniform" else "zipf"
+    data = make_events(events, kind)
+    pipeline = load_pipeline(Path(__file__).with_name("job_j_pipeline.py"))
+    differences = check_equal(pipeline, data[:CHECKED])
+    rows = list(features_of(data))
+    console.print(f"exact over {CHECKED} events; {events} events a round, {rounds} rounds, {cards}")
+
+    loops: dict[str, Callable[[int], None]] = {
+        RIVER: lambda count: bare_river(rows[:count]),
+        PLAIN: lambda count: plain_job(data[:count]),
+        LOCAL: lambda count: headrace(pipeline, data[:count]),
+    }
+    for loop in loops.values():
+        loop(WARM)
+    rates: dict[str, list[float]] = {name: [] for name in loops}
+    measured: dict[str, list[Measured]] = {}
+    for number in range(rounds):
+        for name, loop in loops.items():
+            rates[name].append(events / timed(lambda loop=loop: loop(events)))  # type: ignore[misc]
+        if bootstrap_servers is not None and number < kafka_rounds:
+            for name, result in _over_kafka(bootstrap_servers, number, data, faust_events).items():
+                rates.setdefault(name, []).append(result.events_per_s)
+                measured.setdefault(name, []).append(result)
+        console.print("  ".join(f"{name} {values[-1]:,.0f}/s" for name, values in rates.items()))
+    found = summary(rates, measured)
+    found |= {"events": events, "faust_events": faust_events, "cards": cards, "differences": differences}
+    if json:
+        typer.echo(encode_json(found).decode())
+    else:
+        _print(found)
+
+
+def _over_kafka(
+    bootstrap_servers: str, number: int, data: Sequence[bytes], faust_events: int
+) -> dict[str, Measured]:
+    """Run one round of both contestants over Kafka."""
+    kafka = load(kafka={"bootstrap_servers": bootstrap_servers}).kafka
+    run = f"job-j-{time.time_ns() // 1_000_000:x}-{number}"
+    with tempfile.TemporaryDirectory(prefix="job-j-") as folder:
+        worker = headrace_worker(f"{run}-h", bootstrap_servers, Path(folder))
+        faust = faust_agent(f"{run}-f", bootstrap_servers)
+        return {
+            WORKER: asyncio.run(measure(kafka, f"{run}-h", worker, data)),
+            FAUST: asyncio.run(measure(kafka, f"{run}-f", faust, data[:faust_events])),
+        }
+
+
+def summary(rates: dict[str, list[float]], measured: dict[str, list[Measured]]) -> dict[str, Any]:
+    """Return medians, spreads and ratios to bare River and to Faust within rounds."""
+    rows = []
+    for name, values in rates.items():
+        row: dict[str, Any] = {
+            "name": name,
+            "events_per_s": round(statistics.median(values)),
+            "min": round(min(values)),
+            "max": round(max(values)),
+            "us_per_event": round(1e6 / statistics.median(values), 2),
+            "to_river": _ratio(values, rates[RIVER]),
+        }
+        if FAUST in rates:
+            row["to_faust"] = _ratio(values, rates[FAUST])
+        if results := measured.get(name):
+            cpu = [result.cpu_us for result in results if result.cpu_us is not None]
+            row["cpu_us_per_event"] = round(statistics.median(cpu), 1) if cpu else None
+            row["lost"] = sum(result.lost for result in results)
+            row["duplicated"] = sum(result.duplicated for result in results)
+            row["examples"] = [result.examples for result in results]
+        rows.append(row)
+    return {"rows": rows, "machine": machine(), "cores": cores()}
+
+
+def _ratio(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    ratios = [value / reference for value, reference in zip(values, base, strict=False)]
+    return {
+        "median": round(statistics.median(ratios), 3),
+        "min": round(min(ratios), 3),
+        "max": round(max(ratios), 3),
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console()
+    table = Table(title=f"job J, {found['cards']} cards, {found['events']:,} events a round")
+    table.add_column("contestant")
+    for column in ("ev/s", "min-max", "us/ev", "to bare River", "min-max", "to Faust", "CPU us/ev"):
+        table.add_column(column, justify="right")
+    for row in found["rows"]:
+        river, faust = row["to_river"], row.get("to_faust")
+        table.add_row(
+            row["name"],
+            f"{row['events_per_s']:,}",
+            f"{row['min']:,}-{row['max']:,}",
+            f"{row['us_per_event']:.1f}",
+            f"{river['median']:.2f}",
+            f"{river['min']:.2f}-{river['max']:.2f}",
+            f"{faust['median']:.1f}" if faust else "-",
+            f"{row['cpu_us_per_event']:.1f}" if row.get("cpu_us_per_event") else "-",
+        )
+    console.print(table)
+    for row in found["rows"]:
+        if "lost" in row:
+            console.print(f"{row['name']}: lost {row['lost']}, duplicated {row['duplicated']}")
+    console.print(
+        f"{found['machine']}. In process: one core. Over Kafka: driver, broker and contestant share "
+        f"{found['cores']} cores; the worker keeps checkpoints and an examples log, Faust keeps nothing."
+    )
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except HeadraceError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,130 @@
+"""Job J in this process: bare River, the plain job, and Headrace, with the check that they agree.
+
+Lives here: the timed loops and what they must agree on.  Never here: Kafka
+(`job_j_kafka.py`), rounds and ratios (`job_j.py`).
+
+Every loop returns seconds.  Before each, garbage is collected and what lives is frozen, so that
+nobody pays for what the benchmark itself keeps.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import orjson
+
+from engine.backtest import LocalRun
+from engine.intake import RUN_MAX
+from engine.pipeline import Pipeline
+from loadtest.job_j_data import NaiveWindows, features_of, new_model
+from topics.errors import ModelError
+from topics.messages import Prediction, Record
+
+__all__ = ["Row", "bare_river", "check_equal", "headrace", "plain_job", "timed"]
+
+Row = tuple[dict[str, float], bool]
+"""Features and label of one event."""
+
+SUM_ERROR_MAX = 1e-9
+"""Of sum |x| of the window: what the engine promises for sums and means."""
+SCORE_ERROR_MAX = 1e-9
+"""Probabilities of one model on features that differ in the last bits."""
+
+
+def timed(loop: Callable[[], None]) -> float:
+    """Return the seconds one call takes, the collector set up as in a fresh process."""
+    gc.collect()
+    gc.freeze()
+    try:
+        started = time.perf_counter()
+        loop()
+        return time.perf_counter() - started
+    finally:
+        gc.unfreeze()
+
+
+def bare_river(rows: Sequence[Row]) -> None:
+    """Predict and learn with River alone, features made beforehand: the ratio's 1.00."""
+    model = new_model()
+    predict, learn = model.predict_proba_one, model.learn_one
+    for features, label in rows:
+        predict(features)
+        learn(features, label)
+
+
+def plain_job(events: Sequence[bytes]) -> None:
+    """Bytes to bytes as an engineer writes it in an hour: orjson, deques, River, nothing kept."""
+    windows, model = NaiveWindows(), new_model()
+    for value in events:
+        event = orjson.loads(value)
+        features = windows.step(event)
+        score = model.predict_proba_one(features)[True]
+        model.learn_one(features, event["label"])
+        orjson.dumps({"id": event["id"], "p": score})
+
+
+def headrace(pipeline: Pipeline, events: Sequence[bytes]) -> None:
+    """Bytes to bytes through scorer and learner: examples encoded, read back, learned row by row."""
+    run = LocalRun(pipeline)
+    sent = 0
+    for answers in _answers(run, pipeline.events.name, events):
+        sent += answers
+    if sent != len(events):
+        raise ModelError(f"{sent} answers to {len(events)} events", hint="see the dead letters")
+
+
+def _answers(run: LocalRun, topic: str, events: Sequence[bytes]) -> Iterator[int]:
+    """Feed the events in runs and yield how many predictions left with each."""
+    for start in range(0, len(events), RUN_MAX):
+        run.scorer.intake.offer_events(
+            [
+                Record(topic, 0, offset, None, None, value)
+                for offset, value in enumerate(events[start : start + RUN_MAX], start)
+            ]
+        )
+        while (out := run.advance()) is not None:
+            yield sum(record.target == "predictions" for record in out)
+
+
+def check_equal(pipeline: Pipeline, events: Sequence[bytes]) -> dict[str, float]:
+    """Return the largest differences between Headrace and the plain job over these events.
+
+    Raises ModelError where features or scores differ by more than they may: then nothing is worth
+    timing.
+    """
+    run = LocalRun(pipeline)
+    expected = features_of(list(events))
+    model = new_model()
+    worst = {"exact": 0.0, "sums": 0.0, "scores": 0.0}
+    for _ in _answers(run, pipeline.events.name, events):
+        settled = [waiting.prediction for waiting in run.scorer.settled]
+        for answer, (features, label) in zip(settled, islice(expected, len(settled)), strict=True):
+            _compare(answer, features, model.predict_proba_one(features)[True], worst)
+            model.learn_one(features, label)
+    return worst
+
+
+def _compare(answer: Prediction, features: dict[str, float], score: float, worst: dict[str, float]) -> None:
+    found = answer.features
+    if found.keys() != features.keys():
+        raise ModelError(
+            f"event {answer.event_id} has the features {sorted(found)}, wanted are {sorted(features)}",
+            hint="the two jobs must be one",
+        )
+    for name, wanted in features.items():
+        value = found[name]
+        assert isinstance(value, (int, float))
+        kind = "sums" if name.startswith(("sum", "mean")) else "exact"
+        scale = max(1.0, abs(wanted)) if kind == "sums" else 1.0
+        worst[kind] = max(worst[kind], abs(value - wanted) / scale)
+    served = answer.prediction_score
+    assert isinstance(served, float)
+    worst["scores"] = max(worst["scores"], abs(served - score))
+    if worst["exact"] or worst["sums"] > SUM_ERROR_MAX or worst["scores"] > SCORE_ERROR_MAX:
+        raise ModelError(
+            f"event {answer.event_id} differs: {found} for {features}, score {served} for {score}",
+            hint="the two jobs must be one",
+        )
