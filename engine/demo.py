@@ -36,10 +36,11 @@ from engine.demo_view import Frame, decision_line, live_view, plain_line, summar
 from engine.demo_worker import WorkerProcess, worker_command
 from engine.provision import ensure_topics
 from engine.settings import KafkaSettings
+from operators.claims import Reader
 from topics.catalog import Catalog
 from topics.errors import BrokerError, HeadraceError
 from topics.headers import kind_of
-from topics.messages import Decision
+from topics.messages import Claim, Decision
 
 __all__ = ["run"]
 
@@ -215,19 +216,25 @@ class _Demo:
         return sent
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        """Count the answers by the rule for every reader of a claimed log (`operators/claims.py`)."""
         predictions = CATALOG["predictions"]
         decode_answer = msgspec.json.Decoder(Answer).decode
         decode_decision = msgspec.json.Decoder(Decision).decode
+        decode_claim = msgspec.json.Decoder(Claim).decode
+        reader = Reader()
         while True:
             for partition, records in (await consumer.getmany(timeout_ms=1_000)).items():
                 now_s = time.perf_counter()
                 for record in records:
-                    if kind_of(record.headers) == "claim":
-                        continue
-                    if partition.topic == predictions:
-                        self._answered(decode_answer(record.value), now_s)
-                    else:
+                    if partition.topic != predictions:
                         self._decided(decode_decision(record.value))
+                    elif kind_of(record.headers) == "claim":
+                        claim = decode_claim(record.value)
+                        reader.claim(claim.source_partition, claim.claim)
+                    else:
+                        answer = decode_answer(record.value)
+                        counts = reader.counts(partition.partition, answer.claim, answer.sequence)
+                        self._answered(answer, now_s) if counts else self._tally.not_counted()
 
     def _answered(self, answer: Answer, now_s: float) -> None:
         if self._tally.first_answer_s is None:

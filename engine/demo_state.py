@@ -39,6 +39,8 @@ class Answer(Struct, frozen=True, gc=False):
     event_id: str
     model_name: str
     prediction_score: Score = None
+    claim: int = 0
+    sequence: int = 0
 
 
 class Candidate(NamedTuple):
@@ -151,6 +153,8 @@ class Tally:
     events: int = 0
     labels: int = 0
     answers: int = 0
+    superseded: int = 0
+    """Records that the claims rule drops: a retry's repeat, or an owner's that had been replaced."""
     first_answer_s: float | None = None
     simulated_ms: int = 0
     """Time of the latest record published, on the sample's own clock."""
@@ -197,6 +201,10 @@ class Tally:
             served = self.served.setdefault(answer.model_name, ServedLoss())
             served.answers += 1
             served.total += loss
+
+    def not_counted(self) -> None:
+        """A prediction record came that does not count."""
+        self.superseded += 1
 
     def decided(self, decision: Decision) -> None:
         """A decision record came in."""

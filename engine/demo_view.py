@@ -198,6 +198,8 @@ def summary_lines(frame: Frame, *, first_champion: str | None) -> list[str]:
     span = f"{when(frame.begins_ms)} to {when(frame.ends_ms)}"
     life = (frame.ends_ms - frame.begins_ms) / 1000 / seconds
     answers = tally.complaint() or "exactly one for each event, counted by an independent consumer"
+    if tally.superseded:
+        answers += f"; {tally.superseded:,} superseded records"
     lines = [
         f"{tally.events:,} flights, {span}, in {seconds:.0f} s ({life:,.0f} times faster than life)",
         f"predictions    {tally.answers:,}, {answers}",

@@ -1,7 +1,8 @@
 """A stand-in for `headrace run`: answers events of the demo's topics as told, and serves the two pages.
 
 Run as `python stub_worker.py BEHAVIOUR`: `good` answers each event once; `twice` answers the
-fifth again; `deaf` never answers the fifth; `dies` ends with exit code 7 after the fifth.
+fifth again; `retry` sends its record again, as a broker without idempotence may; `deaf` never
+answers the fifth; `dies` ends with exit code 7 at the fifth.
 """
 
 from __future__ import annotations
@@ -45,8 +46,12 @@ class Stub:
         await producer.start()
         consumer.assign([TopicPartition(CATALOG[role], 0) for role in ("events", "labels")])
         await producer.send(
-            CATALOG["predictions"], b'{"claim":1}', headers=[("headrace-kind", b"claim")], timestamp_ms=1
+            CATALOG["predictions"],
+            b'{"source_partition":0,"claim":1}',
+            headers=[("headrace-kind", b"claim")],
+            timestamp_ms=1,
         )
+        sequence = 0
         async for record in consumer:
             if record.topic == CATALOG["labels"]:
                 self.labels += 1
@@ -56,13 +61,19 @@ class Stub:
             if odd and self.behaviour == "dies":
                 print("the stub falls over", flush=True)
                 sys.exit(7)
-            for _ in range({"twice": 2, "deaf": 0}.get(self.behaviour, 1) if odd else 1):
+            answers = {"twice": 2, "deaf": 0}.get(self.behaviour, 1) if odd else 1
+            copies = 2 if odd and self.behaviour == "retry" else 1
+            for _ in range(answers):
                 answer = {
                     "event_id": json.loads(record.value)["event_id"],
                     "model_name": "tree",
                     "prediction_score": 0.25,
+                    "claim": 1,
+                    "sequence": sequence,
                 }
-                await producer.send(CATALOG["predictions"], json.dumps(answer).encode())
+                sequence += 1
+                for _ in range(copies):
+                    await producer.send(CATALOG["predictions"], json.dumps(answer).encode())
 
     async def run(self) -> None:
         settings = load()

@@ -56,6 +56,13 @@ def test_a_good_worker_gives_one_prediction_per_event_and_exit_0(
     assert list(tmp_path.iterdir()) == [], "a run that went well leaves nothing behind"
 
 
+def test_a_record_that_the_claims_rule_drops_is_no_second_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, text = run_with("retry", monkeypatch)
+    assert code == 0, text
+    assert f"predictions    {EVENTS}, exactly one for each event" in text
+    assert "1 superseded records" in text
+
+
 @pytest.mark.parametrize(
     ("behaviour", "said"),
     [
