@@ -12,15 +12,16 @@ Strategy: an e-detector, the Shiryaev-Roberts sum of betting e-processes of
 For each challenger and each betting fraction g, after every block of examples
 
     d  =  mean over the block of  loss(champion) - loss(challenger)         > 0: challenger better
-    z  =  d / (2 x deviation of d over the blocks before), at most 1
-    M  =  (M + 1) x max(0, 1 + g z)
+    z  =  d / (2 x deviation of d over the blocks before), clipped to +-1
+    M  =  (M + 1) x (1 + g z)
 
 While the challenger is no better, E[1 + g z] <= 1, so M minus the number of blocks is a
 supermartingale and the average number of blocks until the mean of all M (over fractions and
 challengers) first reaches a threshold is at least that threshold: under drift, at any moment,
-however often one looks.  The scale comes from earlier blocks only, so no block chooses its own
-bet.  Cutting z above only lowers M.  Below, a bet can lose no more than all (the `max`): the one
-place that errs on the side of the challenger, and only where a single block lies 2.5 deviations out.
+however often one looks, however many challengers there are.  The scale comes from earlier blocks
+only, so no block chooses its own bet.  What the promise rests on: clipping must not favour the
+challenger.  One that is a little better in nearly every block and, rarely, far worse may win
+before its first disaster is seen; `min_examples` is the guard against that.
 
 Labels of one storm come together and are no independent witnesses; that is why a block, not a
 label, is one step.  The threshold in blocks is `false_swap_every` over the mean size of a block.
@@ -45,7 +46,7 @@ __all__ = ["Evidence", "Promotion", "Verdict"]
 BETS = (0.2, 0.5, 0.8)
 """Fractions of the wealth that is bet on each block: small ones find small advantages, large ones fast."""
 DEVIATIONS = 2.0
-"""A block that lies this many deviations out counts as 1."""
+"""A block that lies this many deviations out, or more, counts as 1."""
 SCALE_BLOCKS_MIN = 2
 """Blocks needed before a deviation exists; until then nothing is bet."""
 RECENT_BLOCKS_MAX = 32
@@ -141,9 +142,9 @@ class _Duel(msgspec.Struct):
         z = 0.0
         if self.blocks >= SCALE_BLOCKS_MIN and self.squares > 0.0:
             z = difference / (DEVIATIONS * math.sqrt(self.squares / (self.blocks - 1)))
-        z = min(z, 1.0)
+        z = max(-1.0, min(z, 1.0))
         self.wealth = [
-            min((wealth + 1.0) * max(0.0, 1.0 + bet * z), EVIDENCE_MAX)
+            min((wealth + 1.0) * (1.0 + bet * z), EVIDENCE_MAX)
             for wealth, bet in zip(self.wealth, BETS, strict=True)
         ]
         self.examples += self.count
@@ -197,7 +198,7 @@ class Evidence:
         self._dirty = True
 
     def update(self, champion: str, losses: Mapping[str, float | None], label_time: int) -> list[Verdict]:
-        """Weigh one example; return the challengers proven better, best first, mostly none.
+        """Weigh one example; return the challengers proven better, most evidence first, mostly none.
 
         `losses` holds every candidate's bounded loss on this example, None where it had no opinion.
         A block of label time closes with the first example of a later one; earlier label times
@@ -265,7 +266,7 @@ class Evidence:
             for name, duel in duels.items()
             if duel.evidence >= threshold
         ]
-        return sorted(proven, key=lambda verdict: -verdict.effect)
+        return sorted(proven, key=lambda verdict: -verdict.evidence)
 
     def standing(self) -> dict[str, float]:
         """Return every challenger's evidence as a share of the threshold, for display."""
