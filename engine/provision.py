@@ -154,8 +154,10 @@ def _problems(state: TopicState) -> list[str]:
 
 
 async def _create(client: Any, kafka: KafkaSettings, missing: Sequence[TopicPlan]) -> None:
+    # aiokafka wants a mapping of replicas exactly where the factor is left to the broker.
+    replicas: dict[int, list[int]] | None = {} if kafka.replication_factor < 0 else None
     topics = [
-        NewTopic(topic.name, topic.partitions, kafka.replication_factor, {}, topic.configs)
+        NewTopic(topic.name, topic.partitions, kafka.replication_factor, replicas, topic.configs)
         for topic in missing
     ]
     response = await client.create_topics(topics)
