@@ -1,0 +1,271 @@
+"""Static features: the same from SQLite and Redis, one round trip, never late, never raising."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import lookups as module
+from engine.lookups import Address, Lookups, RedisHashes, SqliteHashes, parsed, store_features
+from topics.errors import SettingsError
+
+Stored = Mapping[str, Mapping[str, str]]
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Memory:
+    """A store that counts its round trips, and fails or hangs when told to."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+        self.trips = 0
+        self.error: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def get(self, wanted: Mapping[str, Sequence[str]]) -> list[list[str | None]]:
+        self.trips += 1
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return [[self.stored.get(key, {}).get(name) for name in names] for key, names in wanted.items()]
+
+    async def close(self) -> None:
+        self.gate.set()
+
+
+RISKY: Stored = {"merchant:7": {"risk": "0.5", "name": "Quill", "since": "1999", "code": "007"}}
+ASKED: list[Address] = [("merchant:7", name) for name in ("risk", "name", "since", "code", "age")]
+ANSWERED = {"risk": 0.5, "name": "Quill", "since": 1999, "code": "007", "age": None}
+
+
+def in_memory(stored: Stored) -> tuple[Memory, Clock, Lookups]:
+    store, clock = Memory(stored), Clock()
+    return store, clock, Lookups(store, clock=clock)
+
+
+async def redis_with(
+    url: str, stored: Stored, run: Callable[[Lookups, Any], Coroutine[Any, Any, None]]
+) -> None:
+    from redis.asyncio import Redis
+
+    client: Any = Redis.from_url(url)
+    await client.flushdb()
+    for key, fields in stored.items():
+        await client.hset(key, mapping=dict(fields))
+    lookups = Lookups(RedisHashes(url), clock=Clock(), deadline_ms=5_000)
+    try:
+        await run(lookups, client)
+    finally:
+        await lookups.close()
+        await client.aclose()
+
+
+def test_sqlite_and_redis_answer_alike(tmp_path: Path, redis_url: str) -> None:
+    path = tmp_path / "deep" / "features.sqlite"
+    store_features(path, [(key, name, text) for key, row in RISKY.items() for name, text in row.items()])
+    wanted = {("merchant:7", name): value for name, value in ANSWERED.items()} | {
+        ("merchant:8", "risk"): None
+    }
+
+    async def from_sqlite() -> None:
+        lookups = Lookups(SqliteHashes(path), clock=Clock(), deadline_ms=5_000)
+        assert await lookups.fetch(list(wanted)) == wanted
+        assert lookups.outcomes == {"found": 4, "missing": 2, "cached": 0}
+        await lookups.close()
+
+    async def from_redis(lookups: Lookups, _: Any) -> None:
+        assert await lookups.fetch(list(wanted)) == wanted
+        assert lookups.outcomes == {"found": 4, "missing": 2, "cached": 0}
+
+    asyncio.run(from_sqlite())
+    asyncio.run(redis_with(redis_url, RISKY, from_redis))
+
+
+def test_a_batch_is_one_round_trip_and_asks_for_each_value_once(redis_url: str) -> None:
+    stored = {f"card:{n}": {"limit": str(n), "kind": "x"} for n in range(50)}
+    asked = [(key, name) for key in stored for name in ("limit", "kind")] * 3
+
+    async def memory() -> None:
+        store, _, lookups = in_memory(stored)
+        values = await lookups.fetch(asked)
+        assert values["card:7", "limit"] == 7
+        assert len(values) == 100
+        assert store.trips == 1
+
+    async def redis(lookups: Lookups, client: Any) -> None:
+        await client.config_resetstat()
+        assert (await lookups.fetch(asked))["card:49", "limit"] == 49
+        assert (await client.info("commandstats"))["cmdstat_hmget"]["calls"] == 50
+
+    asyncio.run(memory())
+    asyncio.run(redis_with(redis_url, stored, redis))
+
+
+def test_values_are_kept_for_a_while_missing_ones_too() -> None:
+    async def play() -> None:
+        store, clock, lookups = in_memory(RISKY)
+        await lookups.fetch(ASKED)
+        store.stored = {"merchant:7": {"risk": "0.9"}}
+        assert (await lookups.fetch(ASKED))["merchant:7", "risk"] == 0.5
+        assert (store.trips, lookups.outcomes["cached"]) == (1, 5)
+        clock.now += module.TTL_MS / 1000
+        assert (await lookups.fetch(ASKED))["merchant:7", "risk"] == 0.9
+        assert store.trips == 2
+
+    asyncio.run(play())
+
+
+def test_the_cache_has_a_bound_and_drops_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CACHED_MAX", 3)
+
+    async def play() -> None:
+        store, _, lookups = in_memory({})
+        await lookups.fetch([(str(n), "x") for n in range(5)])
+        await lookups.fetch([(str(n), "x") for n in (2, 3, 4)])
+        assert (store.trips, len(lookups._cache)) == (1, 3)
+
+    asyncio.run(play())
+
+
+def test_an_outage_gives_old_values_or_none_and_is_not_asked_about_again_at_once() -> None:
+    async def play() -> None:
+        store, clock, lookups = in_memory(RISKY)
+        await lookups.fetch([("merchant:7", "risk")])
+        clock.now += module.TTL_MS / 1000
+        store.error = ConnectionError("refused")
+        expected = {("merchant:7", "risk"): 0.5, ("merchant:9", "risk"): None}
+        for _ in range(3):
+            assert await lookups.fetch(list(expected)) == expected
+        assert store.trips == 2
+        assert lookups.outcomes["unavailable"] == 6
+        assert "refused" in lookups.last_error
+        store.error = None
+        clock.now += module.PAUSE_MS / 1000
+        assert await lookups.fetch(list(expected)) == expected
+        assert store.trips == 3
+
+    asyncio.run(play())
+
+
+def test_a_slow_store_is_not_waited_for_and_its_late_answer_is_used() -> None:
+    async def play() -> None:
+        store, clock, _ = in_memory(RISKY)
+        lookups = Lookups(store, clock=clock, deadline_ms=1)
+        store.gate.clear()
+        assert await lookups.fetch([("merchant:7", "risk")]) == {("merchant:7", "risk"): None}
+        assert await lookups.fetch([("merchant:7", "name")]) == {("merchant:7", "name"): None}
+        assert store.trips == 1
+        store.gate.set()
+        reading = lookups._reading
+        assert reading is not None
+        await reading
+        assert await lookups.fetch([("merchant:7", "risk")]) == {("merchant:7", "risk"): 0.5}
+        assert store.trips == 1
+        await lookups.close()
+
+    asyncio.run(play())
+
+
+def test_a_paused_redis_does_not_mix_up_answers(redis_url: str) -> None:
+    stored = {"a": {"x": "1"}, "b": {"x": "2"}}
+
+    async def play(_: Lookups, client: Any) -> None:
+        lookups = Lookups(RedisHashes(redis_url), clock=Clock(), deadline_ms=20)
+        assert await lookups.fetch([("a", "y")]) is not None  # connected
+        await client.execute_command("CLIENT", "PAUSE", "200", "ALL")
+        assert await lookups.fetch([("a", "x")]) == {("a", "x"): None}
+        reading = lookups._reading
+        assert reading is not None
+        await reading
+        assert await lookups.fetch([("b", "x"), ("a", "x")]) == {("b", "x"): 2, ("a", "x"): 1}
+        await lookups.close()
+
+    asyncio.run(redis_with(redis_url, stored, play))
+
+
+def test_a_key_of_another_kind_spoils_only_itself(redis_url: str) -> None:
+    async def play(lookups: Lookups, client: Any) -> None:
+        await client.set("text", "no hash")
+        expected = {("text", "risk"): None, ("merchant:7", "risk"): 0.5}
+        assert await lookups.fetch(list(expected)) == expected
+        assert lookups.outcomes["unavailable"] == 0
+
+    asyncio.run(redis_with(redis_url, RISKY, play))
+
+
+def test_a_redis_that_is_not_there_is_unavailable_not_an_error() -> None:
+    from engine.broker import free_port
+
+    async def play() -> None:
+        lookups = Lookups(RedisHashes(f"redis://127.0.0.1:{free_port()}/0"), clock=Clock(), deadline_ms=5_000)
+        assert await lookups.fetch(ASKED) == dict.fromkeys(ASKED)
+        assert lookups.outcomes["unavailable"] == len(ASKED)
+        await lookups.close()
+
+    asyncio.run(play())
+
+
+def test_a_store_that_was_never_filled_has_nothing(tmp_path: Path) -> None:
+    async def play() -> None:
+        lookups = Lookups(SqliteHashes(tmp_path / "none.sqlite"), clock=Clock(), deadline_ms=5_000)
+        assert await lookups.fetch(ASKED) == dict.fromkeys(ASKED)
+        assert not (tmp_path / "none.sqlite").exists()
+
+    asyncio.run(play())
+
+
+def test_more_keys_than_one_statement_takes(tmp_path: Path) -> None:
+    path, count = tmp_path / "features.sqlite", 2 * module.KEYS_PER_QUERY_MAX + 1
+    assert store_features(path, [(f"k{n}", "x", n) for n in range(count)]) == count
+
+    async def play() -> None:
+        lookups = Lookups(SqliteHashes(path), clock=Clock(), deadline_ms=5_000)
+        values = await lookups.fetch([(f"k{n}", "x") for n in range(count)])
+        assert list(values.values()) == list(range(count))
+
+    asyncio.run(play())
+
+
+def test_stored_features_are_replaced_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "features.sqlite"
+    store_features(path, [("a", "x", 1), ("a", "y", 2)])
+    store_features(path, [("a", "x", 3.5), ("a", "y", None)])
+    stored = asyncio.run(SqliteHashes(path).get({"a": ["x", "y"]}))
+    assert stored == [["3.5", None]]
+
+
+@given(st.integers(-(10**15), 10**15) | st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_come_back_as_they_were(number: float) -> None:
+    assert parsed(str(number)) == number
+
+
+@given(st.text())
+def test_no_text_becomes_a_number_that_is_not_finite(text: str) -> None:
+    value = parsed(text)
+    assert isinstance(value, str) or abs(value or 0) < float("inf")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999", "007", "1_000", "0x10", " 1", "１", "9" * 5_000])
+def test_what_only_looks_like_a_number_stays_text(text: str) -> None:
+    assert parsed(text) == text
+
+
+def test_a_url_that_is_none_is_a_settings_error() -> None:
+    with pytest.raises(SettingsError, match="redis"):
+        RedisHashes("postgres://x")
