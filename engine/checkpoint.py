@@ -103,6 +103,10 @@ class CheckpointStore:
         """Return the last checkpoint without becoming the owner, for inspection."""
         return await asyncio.to_thread(self._load)
 
+    async def look(self) -> Fenced:
+        """Return the claim handed out last (0: none) and the last checkpoint; changes nothing."""
+        return await asyncio.to_thread(self._look)
+
     async def close(self) -> None:
         """Close the file; the store opens it again if asked."""
         await asyncio.to_thread(self._close)
@@ -156,6 +160,12 @@ class CheckpointStore:
             return None
         with self._transaction("BEGIN") as database:  # a reader never makes the owner wait
             return self._read(database)
+
+    def _look(self) -> Fenced:
+        if not self.path.exists():
+            return Fenced(0, None)
+        with self._transaction() as database:
+            return Fenced(self._owner(database), self._read(database))
 
     def _owner(self, database: sqlite3.Connection) -> int:
         row = database.execute("SELECT claim, seal FROM owner").fetchone()

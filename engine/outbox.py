@@ -24,11 +24,7 @@ EXAMPLES_PARTITION = 0
 
 
 class Outbox:
-    """Outgoing records of one scorer, in order.
-
-    `at_once`, where given, takes each record for the examples log the moment it is made, instead of
-    the list that `drain` returns.
-    """
+    """Outgoing records of one scorer, in order."""
 
     def __init__(
         self,
@@ -36,7 +32,6 @@ class Outbox:
         partition: int,
         writer: Writer,
         suppression: Suppression,
-        at_once: Callable[[Outgoing], None] | None,
     ) -> None:
         self.writer = writer
         self.suppression = suppression
@@ -45,17 +40,21 @@ class Outbox:
         self._prediction_headers = headers.cloud_event("dev.headrace.prediction", self._source)
         self._predictions_log = ("predictions", partition)
         self._examples_log = ("examples", EXAMPLES_PARTITION)
-        self._at_once = at_once
+        self._at_once: Callable[[Outgoing], None] | None = None
         self._out: list[Outgoing] = []
+
+    def log_at_once(self, write: Callable[[Outgoing], None] | None) -> None:
+        """Hand records for the examples log to `write` the moment they are made, or gather them (None)."""
+        self._at_once = write
 
     def drain(self) -> list[Outgoing]:
         """Return what has gathered since the last call."""
         out, self._out = self._out, []
         return out
 
-    def logged(self, event_id: str) -> Prediction | None:
-        """Return the answer an earlier owner logged, once per time it did."""
-        return None if self.suppression.empty else self.suppression.answered(event_id)
+    def logged(self, event_id: str, event_offset: int) -> Prediction | None:
+        """Return, once, the answer that an earlier owner logged for this event record."""
+        return None if self.suppression.empty else self.suppression.answered(event_id, event_offset)
 
     def prediction(self, answer: Prediction, key: bytes | None, found: Headers) -> None:
         """Number an answer and send it to the partition of its event."""
@@ -90,7 +89,7 @@ class Outbox:
     def example(self, joined: Joined) -> None:
         """Write an example to the training log, unless it stands there."""
         answer = joined.waiting.prediction
-        if not self.suppression.empty and self.suppression.exampled(answer.event_id):
+        if not self.suppression.empty and self.suppression.exampled(answer.event_id, answer.event_offset):
             return
         example = Example(
             answer.event_id,
@@ -115,20 +114,19 @@ class Outbox:
     def quarantine(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         """Report candidates that failed to the log, where the learner acts on it."""
         for failure in failures:
-            name = f"{answer.event_id}/{failure.model_name}"
-            if not self.suppression.empty and self.suppression.exampled(name):
+            if not self.suppression.empty and self.suppression.quarantined(failure.name, answer.event_offset):
                 continue
             report = Quarantine(
-                name,
-                failure.model_name,
-                failure.model_version,
+                answer.event_id,
+                failure.name,
+                failure.version,
                 failure.reason,
                 self._partition,
                 answer.event_offset,
                 self.writer.claim,
                 self.writer.next(self._examples_log),
             )
-            self._log(encode(report), headers.QUARANTINE, failure.model_name, answer.event_time)
+            self._log(encode(report), headers.QUARANTINE, failure.name, answer.event_time)
 
     def refuse(self, record: Record, *, stage: str, exception: str, message: str, time_ms: int) -> None:
         """Send a record to the dead letters as it came, with the reason in its headers."""

@@ -18,12 +18,11 @@ from typing import Any, Literal, get_type_hints
 import msgspec
 from river import base, metrics
 
-from operators import compile_features
-from operators.arena import Promotion
 from operators.digest import digest
 from operators.drift import Drift
+from operators.evidence import Promotion
 from operators.expressions import Expression
-from operators.features import FeaturePlan
+from operators.plan import FeaturePlan, compile_features
 from topics.catalog import Catalog
 from topics.codec import EventDecoder, LabelDecoder, LabelNames, label_value
 from topics.durations import duration_ms
@@ -124,7 +123,7 @@ class Pipeline:
     max_events_per_key: int = EVENTS_PER_KEY_MAX
     shadow_predictions: bool = False
 
-    task: Task = None  # type: ignore[assignment]  # set in __post_init__ where the user leaves it out
+    task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
     plan: FeaturePlan = field(init=False, repr=False)
     catalog: Catalog = field(init=False, repr=False)
 
@@ -149,7 +148,10 @@ class Pipeline:
             ("champion", champion),
             ("task", task),
             ("plan", plan),
-            ("catalog", Catalog(self.name, self.events.name, self.labels.topic, self.topics)),
+            (
+                "catalog",
+                Catalog(self.name, events=self.events.name, labels=self.labels.topic, names=self.topics),
+            ),
         ):
             object.__setattr__(self, name, value)
         self._check_keys()

@@ -55,9 +55,9 @@ class ScorerPosition(msgspec.Struct):
 class Scorer:
     """Everything one events partition needs to answer and to make examples.
 
-    `at_once`, where given, is called with each record for the examples log the moment it is made:
-    the learner of the same process then learns row by row (labels inside events).  Otherwise examples
-    leave with `step` and `complete` and the learner reads them back from the log.
+    Examples leave with `step` and `complete`, and the learner reads them back from the log.  After
+    `write_at_once` they go to a function the moment they are made: where labels come inside events, the
+    learner of the same process can so learn row by row.
     """
 
     def __init__(
@@ -68,11 +68,10 @@ class Scorer:
         roster: Roster,
         writer: Writer,
         suppression: Suppression,
-        at_once: Callable[[Outgoing], None] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.partition = partition
-        self.outbox = Outbox(pipeline.name, partition, writer, suppression, at_once)
+        self.outbox = Outbox(pipeline.name, partition, writer, suppression)
         self.position = ScorerPosition()
         self.counts: Counter[tuple[str, str]] = Counter()
         """What happened, by (metric, label): the shell exports it; no part of the state."""
@@ -83,7 +82,7 @@ class Scorer:
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold)
         self._label_windows = pipeline.plan.uses_labels
         self._one_by_one = inside and self._label_windows
-        self._row_by_row = inside and (self._label_windows or at_once is not None)
+        self._row_by_row = self._one_by_one
         self._grace_ms = pipeline.grace_ms
         self._max_ahead_ms = pipeline.max_ahead_ms
         self._threshold = pipeline.threshold if pipeline.task == "binary" else None
@@ -94,6 +93,11 @@ class Scorer:
         """Delays of the labels the last run joined; the shell exports them."""
         self._open: list[tuple[Waiting, LabelValue | None]] = []
         """Answered events whose shadows have not scored yet, with the label they carried."""
+
+    def write_at_once(self, write: Callable[[Outgoing], None] | None) -> None:
+        """Hand every record for the examples log to `write` as it is made; None ends that."""
+        self.outbox.log_at_once(write)
+        self._row_by_row = self._one_by_one or write is not None
 
     @property
     def watermark(self) -> int:
@@ -124,7 +128,7 @@ class Scorer:
         """Let the shadows score what `step` answered; return the examples that were ready."""
         self._settle_open()
         if not self.outbox.suppression.empty:
-            self.outbox.suppression.passed(self.position.events, self.position.labels)
+            self.outbox.suppression.passed(self.position.events, self.position.labels, self.join.waits)
         return self.outbox.drain()
 
     # -- events ---------------------------------------------------------------------------------
@@ -170,7 +174,7 @@ class Scorer:
             self.counts["events", "conflicting"] += 1
             reason = f"event id {decoded.event_id} came before with other content; the first one holds"
             self._refuse(record, "duplicate", "ValueError", reason)
-        if self.outbox.logged(decoded.event_id) is None:
+        if self.outbox.logged(decoded.event_id, record.offset) is None:
             again = replace(waiting.prediction, event_offset=record.offset)
             self.outbox.prediction(again, record.key, record.headers)
         return True
@@ -235,7 +239,7 @@ class Scorer:
             return
         rows = self.features.step_events(ready.events, ready.lookups or None)
         for event, features, label, crc in zip(ready.events, rows, ready.labels, ready.crcs, strict=True):
-            answer = self.outbox.logged(event.event_id)
+            answer = self.outbox.logged(event.event_id, event.offset)
             if answer is None:
                 answer = self._score(event, features, now_ms)
                 self.outbox.prediction(answer, event.record_key, event.headers)
@@ -286,7 +290,7 @@ class Scorer:
     def _settle(self, waiting: Waiting, label: LabelValue | None) -> None:
         """Let every candidate score an answered event, then join the label if it is here already."""
         answer = waiting.prediction
-        scores, failures = self.scoring.shadow(answer)
+        scores, failures = self.scoring.shadow(answer.features, answer.model_name, answer.prediction_score)
         if failures:
             self._failed(answer, failures)
         joined = self.join.settle(waiting, scores)
@@ -372,7 +376,7 @@ class _Ready(msgspec.Struct, gc=False):
     def clear(self) -> None:
         """Forget them: they have been answered."""
         for column in (self.events, self.labels, self.crcs, self.lookups, self.ids):
-            column.clear()  # type: ignore[attr-defined]
+            column.clear()
         self.oldest = _NEVER
 
 

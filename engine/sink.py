@@ -166,6 +166,10 @@ class Sink:
         self._check()
         return dict(self._last)
 
+    def last_offset(self, partition: Partition) -> int:
+        """Return the offset of the last record that was acknowledged there; -1 before the first."""
+        return self._last.get(partition, -1)
+
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure

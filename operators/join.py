@@ -116,6 +116,11 @@ class Join:
         """Return the entry of an event that was answered within the horizon."""
         return self._waiting.get(event_id)
 
+    def waits(self, event_id: str) -> bool:
+        """Return whether an answered event has no label yet."""
+        waiting = self._waiting.get(event_id)
+        return waiting is not None and waiting.label is None
+
     def open(self, waiting: Waiting) -> None:
         """Remember an answered event.  Its id must not be known."""
         answer = waiting.prediction

@@ -1,0 +1,185 @@
+"""The Faust host: lifecycle, commands, web pages.
+
+Lives here: what starts and stops the data plane, the agent on the commands topic, signals
+and the last deadline.  Never here: events (aiokafka carries them, `worker.py`), what pages
+say (`web.py`).
+
+Faust hosts and aiokafka carries, because Faust's own consumer is an order of magnitude
+slower and its offset bookkeeping loses records after gaps (faust-streaming#606).  Faust
+also hangs at exit and goes on answering "ok" when a service has died, so two things stand
+outside it: a dead data plane ends the process with a non-zero code, and a thread ends it
+when the drain deadline has passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import faust
+import structlog
+import uvloop
+
+from engine.logging import configure_logging
+from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.settings import KafkaSettings, Settings
+from engine.web import add_pages
+from engine.worker import Worker
+from topics.codec import decode_command
+from topics.errors import HeadraceError
+
+__all__ = ["run_worker"]
+
+EXIT_AFTER_DRAIN_S = 5.0
+"""What Faust gets to close its own clients once the data plane has drained."""
+
+log = structlog.get_logger("headrace")
+
+
+def run_worker(pipeline: Pipeline, settings: Settings, *, accept_newer_claims: bool = False) -> None:
+    """Run one worker process until it is told to stop; never returns.
+
+    Exit code 0 after a clean drain, 1 if the data plane died or the deadline passed.
+    """
+    configure_logging(settings)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    metrics = Metrics(pipeline.name)
+    worker = Worker(pipeline, settings, metrics, accept_newer_claims=accept_newer_claims)
+    host = _Host(_faust_app(pipeline, settings, worker, metrics), worker, settings, loop)
+    host.execute_from_commandline()
+
+
+def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: Metrics) -> Any:
+    kafka = settings.kafka
+    app = faust.App(
+        f"{pipeline.name}-control",
+        loop=asyncio.get_event_loop(),
+        broker=[f"kafka://{server.strip()}" for server in kafka.bootstrap_servers.split(",")],
+        broker_credentials=_credentials(kafka),
+        broker_session_timeout=kafka.session_timeout_ms / 1000,
+        broker_heartbeat_interval=kafka.heartbeat_interval_ms / 1000,
+        broker_request_timeout=kafka.request_timeout_ms / 1000,
+        broker_rebalance_timeout=kafka.rebalance_timeout_ms / 1000,
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+        store="memory://",
+        datadir=Path(mkdtemp(prefix="headrace-faust-")),
+        web_host=settings.web.host,
+        web_bind=settings.web.host,
+        web_port=settings.web.port,
+        web_router_enabled=False,
+        env_prefix="HEADRACE_FAUST_",
+        autodiscover=False,
+        stream_ack_exceptions=False,
+    )
+    commands = app.topic(
+        pipeline.catalog["commands"], value_type=bytes, value_serializer="raw", key_type=bytes, internal=False
+    )
+
+    @app.agent(commands)
+    async def command(stream: Any) -> None:
+        """Hand each command to the examples log; it acts there, at its offset."""
+        async for value in stream:
+            try:
+                await worker.command(decode_command(value))
+            except ValueError as error:  # msgspec's errors are ValueErrors
+                log.warning("a command was refused", reason=str(error), command=value[:200])
+
+    add_pages(app, worker, metrics)
+    return app
+
+
+def _credentials(kafka: KafkaSettings) -> Any:
+    options = kafka.aiokafka_options()
+    if kafka.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            ssl_context=options.get("ssl_context"),
+            mechanism=kafka.sasl_mechanism,
+        )
+    if "ssl_context" in options:
+        return faust.SSLCredentials(options["ssl_context"])
+    return None
+
+
+class _DataPlane(faust.Service):
+    """The worker's loops under Faust's supervision."""
+
+    def __init__(self, worker: Worker, host: _Host, **options: Any) -> None:
+        super().__init__(**options)
+        self._worker = worker
+        self._host = host
+        self._running: asyncio.Task[None] | None = None
+
+    async def on_start(self) -> None:
+        """Start the loops; they join the group on their own."""
+        self._running = asyncio.create_task(self._worker.run())
+        self._running.add_done_callback(self._host.data_plane_ended)
+
+    async def on_stop(self) -> None:
+        """Drain: the worker flushes, checkpoints and leaves."""
+        self._worker.stop()
+        if self._running is not None:
+            await asyncio.wait({self._running})
+
+
+class _Host(faust.Worker):
+    """Faust's worker with an end that is certain."""
+
+    def __init__(self, app: Any, worker: Worker, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self._deadline_s = settings.drain_deadline_ms / 1000
+        self._watchdog: threading.Timer | None = None
+        self._stopping: asyncio.Future[None] | None = None
+        super().__init__(
+            app,
+            _DataPlane(worker, self),
+            loop=loop,
+            quiet=True,
+            override_logging=False,
+            redirect_stdouts=False,
+        )
+
+    def data_plane_ended(self, running: asyncio.Task[None]) -> None:
+        """End the process when the loops have ended: with code 1 if they died."""
+        error = None if running.cancelled() else running.exception()
+        if error is None:
+            self._exit_within(EXIT_AFTER_DRAIN_S, 0)
+            return
+        if isinstance(error, HeadraceError):
+            log.error("the data plane stopped", reason=str(error))
+            sys.stderr.write(f"error: {error}\n")
+        else:
+            log.error("the data plane died", exc_info=error)
+        self._exit_within(EXIT_AFTER_DRAIN_S, 1)
+        self.crash_reason = error
+        self._stopping = asyncio.ensure_future(self.stop(), loop=self.loop)
+
+    def _schedule_shutdown(self, signal: Any) -> None:
+        """First signal: drain within the deadline.  Second: now."""
+        if self._signal_stop_time:
+            os._exit(1)
+        self._exit_within(self._deadline_s, 1)
+        super()._schedule_shutdown(signal)
+
+    def _exit_within(self, seconds: float, code: int) -> None:
+        """End the process after `seconds` whatever hangs; a later call replaces an earlier one."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = threading.Timer(seconds, _exit, args=(code,))
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

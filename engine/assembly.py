@@ -1,0 +1,84 @@
+"""Parts put together: a learner from a definition, and the key that signs what it stores.
+
+Lives here: the probe of fresh models and the choice of their guards.  Never here: what a
+learner or a guard does.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from engine.learner import Learner
+from engine.pipeline import Pipeline
+from engine.settings import Settings
+from operators.artefacts import model_codec
+from operators.kinds import feature_kinds
+from operators.probe import guarded, probe, samples_for
+from topics.errors import SettingsError
+
+__all__ = ["build_learner", "signing_key"]
+
+KEY_BYTES = 32
+
+
+def build_learner(pipeline: Pipeline, *, key: bytes | None = None, warmup_offset: int = 0) -> Learner:
+    """Return a learner with fresh models, each probed for what scoring does to it.
+
+    `key` signs what `snapshot` stores; None takes a new one, for state that outlives nothing.
+    """
+    models = guarded_models(pipeline)
+    dump, load = model_codec(key or secrets.token_bytes(KEY_BYTES), models.values())
+    assert pipeline.champion is not None
+    return Learner(
+        pipeline=pipeline.name,
+        task=pipeline.task,
+        models=models,
+        champion=pipeline.champion,
+        drifts=pipeline.drift,
+        promotion=pipeline.promotion,
+        metrics=pipeline.metrics,
+        threshold=pipeline.threshold,
+        dump=dump,
+        load=load,
+        warmup_offset=warmup_offset,
+    )
+
+
+def guarded_models(pipeline: Pipeline) -> dict[str, Any]:
+    """Return fresh clones of the models, behind a guard where scoring would change them."""
+    samples = samples_for(feature_kinds(pipeline.plan, pipeline.events.type))
+    return {
+        name: guarded(model, probe(model, samples, pipeline.task))
+        for name, model in pipeline.fresh_models().items()
+    }
+
+
+def signing_key(settings: Settings) -> bytes:
+    """Return the key of the settings, or that of the state directory, made at first use.
+
+    Raises SettingsError if the directory cannot be written.
+    """
+    if settings.signing_key is not None:
+        return settings.signing_key.get_secret_value().encode()
+    path = settings.state_dir / "signing.key"
+    try:
+        return _key_file(path)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot keep a signing key in {settings.state_dir}: {error.strerror}",
+            hint="make the directory writable, or set HEADRACE_SIGNING_KEY",
+        ) from error
+
+
+def _key_file(path: Path) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_hex(KEY_BYTES).encode())
+    return path.read_bytes()

@@ -1,0 +1,270 @@
+"""The `headrace` command: arguments in, exit codes out.
+
+Lives here: what a user types, loading the pipeline's file, how an error is printed.  Never
+here: the work itself; every command imports what it needs when it runs, so that `--help`
+starts at once.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from topics.errors import DefinitionError, HeadraceError, SettingsError
+
+if TYPE_CHECKING:
+    from engine.pipeline import Pipeline
+    from engine.settings import Settings
+
+__all__ = ["app", "load_pipeline", "main"]
+
+app = typer.Typer(
+    name="headrace",
+    help="Streaming inference and continual learning: Kafka in, River learning, Kafka out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+topics_app = typer.Typer(help="The topics of a pipeline.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+
+PipelineFile = Annotated[
+    Path, typer.Argument(metavar="PIPELINE.py", help="File with `pipeline = Pipeline(...)`.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Servers = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap-servers", help="Kafka; default HEADRACE_KAFKA__BOOTSTRAP_SERVERS or 127.0.0.1:9092."
+    ),
+]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file; default headrace.toml.")]
+
+
+def main() -> None:
+    """Run the command; a Headrace error is one message with a fix, never a traceback."""
+    try:
+        app()
+    except HeadraceError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2 if isinstance(error, DefinitionError | SettingsError) else 1) from None
+
+
+def load_pipeline(path: Path) -> Pipeline:
+    """Run the user's file and return its `pipeline`.
+
+    Raises DefinitionError naming the file where it is missing, fails or holds no pipeline.
+    """
+    from engine.pipeline import Pipeline  # noqa: PLC0415 - River takes seconds to import
+
+    if not path.is_file():
+        raise DefinitionError(f"there is no file {path}", hint="give the path of your pipeline's Python file")
+    spec = importlib.util.spec_from_file_location("headrace_pipeline", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    with _importable(path.parent):
+        try:
+            spec.loader.exec_module(module)
+        except HeadraceError:
+            raise
+        except Exception as error:
+            raise DefinitionError(
+                f"{path} does not run: {type(error).__name__}: {error}",
+                hint=f"`python {path}` shows where",
+            ) from error
+    pipeline = getattr(module, "pipeline", None)
+    if not isinstance(pipeline, Pipeline):
+        raise DefinitionError(
+            f"{path} has no `pipeline`", hint="end the file with `pipeline = Pipeline(name=..., ...)`"
+        )
+    return pipeline
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let the user's file import its neighbours, as it could when run by itself."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _settings(config: Path | None, servers: str | None, **flags: Any) -> Settings:
+    from engine.settings import load  # noqa: PLC0415
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    if servers is not None:
+        given["kafka"] = {"bootstrap_servers": servers}
+    return load(config, **given)
+
+
+@app.command()
+def check(file: PipelineFile, json: Json = False) -> None:
+    """Validate a pipeline; list its features, windows and state size."""
+    from engine.report import describe, print_description  # noqa: PLC0415
+
+    described = describe(load_pipeline(file))
+    if json:
+        _print_json(described)
+    else:
+        print_description(described)
+        typer.echo(f"\nnext: headrace backtest {file} --events E.jsonl   or   headrace topics create {file}")
+
+
+@app.command()
+def backtest(
+    file: PipelineFile,
+    events: Annotated[Path, typer.Option(help="Event messages, one JSON object a line (.gz too).")],
+    labels: Annotated[
+        Path | None, typer.Option(help="Label messages, one JSON object a line (.gz too).")
+    ] = None,
+    warmup: Annotated[int, typer.Option(min=0, help="Leave the first N events out of the metrics.")] = 0,
+    features_out: Annotated[Path | None, typer.Option(help="Write each event's features here.")] = None,
+    predictions_out: Annotated[Path | None, typer.Option(help="Write each prediction here.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline over files: the same state machines, no broker."""
+    from engine.backtest import backtest as run_backtest  # noqa: PLC0415
+    from engine.report import print_report, progress  # noqa: PLC0415
+
+    pipeline = load_pipeline(file)
+    with _writer(features_out) as features, _writer(predictions_out) as predictions, progress() as advance:
+        report = run_backtest(
+            pipeline,
+            events,
+            labels,
+            warmup=warmup,
+            features_out=features,
+            predictions_out=predictions,
+            on_progress=advance,
+        )
+    if json:
+        _print_json(report)
+    else:
+        print_report(report)
+        typer.echo(f"\nnext: headrace topics create {file}   then   headrace run {file}")
+
+
+@contextlib.contextmanager
+def _writer(path: Path | None) -> Iterator[IO[bytes] | None]:
+    if path is None:
+        yield None
+        return
+    try:
+        with path.open("wb") as out:
+            yield out
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}", hint="check the folder") from None
+
+
+@app.command()
+def run(
+    file: PipelineFile,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Checkpoints live here.")] = None,
+    web_port: Annotated[int | None, typer.Option(help="Port of /metrics, /livez and /readyz.")] = None,
+    accept_newer_claims: Annotated[
+        bool, typer.Option(help="Go on although the logs hold newer claims than the checkpoints do.")
+    ] = False,
+) -> None:
+    """Run a worker: consume events and labels, predict, learn, decide."""
+    from engine.app import run_worker  # noqa: PLC0415
+
+    settings = _settings(config, bootstrap_servers, state_dir=state_dir)
+    if web_port is not None:
+        web = settings.web.model_copy(update={"port": web_port})
+        settings = settings.model_copy(update={"web": web})
+    run_worker(load_pipeline(file), settings, accept_newer_claims=accept_newer_claims)
+
+
+@topics_app.command("plan")
+def topics_plan(file: PipelineFile, json: Json = False) -> None:
+    """Show the topics a pipeline needs; touches nothing."""
+    from engine.report import print_plan  # noqa: PLC0415
+
+    pipeline = load_pipeline(file)
+    plan = pipeline.catalog.plan(events=pipeline.events.partitions)
+    if json:
+        _print_json([entry._asdict() for entry in plan])
+    else:
+        print_plan(plan)
+        typer.echo(f"\nnext: headrace topics create {file}")
+
+
+@topics_app.command("create")
+def topics_create(file: PipelineFile, bootstrap_servers: Servers = None, config: Config = None) -> None:
+    """Create the topics that are missing, after printing the plan; change none that exist."""
+    from engine.kafka import ensure_topics  # noqa: PLC0415
+    from engine.report import print_plan  # noqa: PLC0415
+
+    pipeline = load_pipeline(file)
+    settings = _settings(config, bootstrap_servers)
+    plan = [entry._replace(create=True) for entry in pipeline.catalog.plan(events=pipeline.events.partitions)]
+    print_plan(plan)
+    created = asyncio.run(ensure_topics(settings.kafka, plan))
+    typer.echo(f"\ncreated: {', '.join(created) or 'nothing, all there'}\nnext: headrace run {file}")
+
+
+@app.command()
+def tail(
+    topic: str,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Start with the oldest record.")
+    ] = False,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", min=1, help="Stop after so many records.")
+    ] = None,
+    headers: Annotated[bool, typer.Option("--headers", help="Show headers too.")] = False,
+) -> None:
+    """Print the records of a topic as they come, one JSON object a line."""
+    from engine.pipes import tail_topic  # noqa: PLC0415
+
+    settings = _settings(config, bootstrap_servers)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(
+            tail_topic(settings.kafka, topic, from_beginning=from_beginning, count=count, headers=headers)
+        )
+
+
+@app.command()
+def send(
+    topic: str,
+    file: Annotated[Path, typer.Argument(help="One JSON object a line (.gz too); - for standard input.")],
+    key: Annotated[str | None, typer.Option(help="Field whose value is the record's key.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Field whose value is the record's timestamp; default: now.")
+    ] = None,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+) -> None:
+    """Publish the lines of a file to a topic."""
+    from engine.pipes import send_file  # noqa: PLC0415
+
+    settings = _settings(config, bootstrap_servers)
+    sent = asyncio.run(send_file(settings.kafka, topic, file, key=key, time=time))
+    typer.echo(f"sent {sent} records to {topic}\nnext: headrace tail {topic} --from-beginning")
+
+
+def _print_json(value: object) -> None:
+    from topics.codec import encode_json  # noqa: PLC0415
+
+    typer.echo(encode_json(value).decode())
+
+
+if __name__ == "__main__":
+    main()

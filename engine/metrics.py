@@ -1,0 +1,201 @@
+"""What a worker tells Prometheus.
+
+Lives here: the name, unit and help text of every metric, and how a batch of latencies
+becomes a histogram.  Never here: the web server (`app.py`), what is being measured.
+
+Strategy: state machines count into plain `Counter`s by (metric, label); the loops absorb
+them once per run; a scrape reads everything in one pass.  So no event pays for a metric
+object, and a partition that has left leaves no stale series.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+__all__ = ["BatchHistogram", "Metrics", "ModelStatus", "Status", "latencies_s", "observe_delays"]
+
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+DELAY_BUCKETS_S = (1.0, 10.0, 60.0, 600.0, 3_600.0, 6 * 3_600.0, 86_400.0, 7 * 86_400.0, 30 * 86_400.0)
+
+Counts = Counter[tuple[str, str]]
+
+_COUNTERS = (
+    ("events", "headrace_events", "Valid events read, by what became of them.", "outcome"),
+    ("predictions", "headrace_predictions", "Predictions sent, by who answered.", "served_by"),
+    ("labels", "headrace_labels", "Labels, by what became of them.", "outcome"),
+    ("dead_letters", "headrace_dead_letters", "Records refused, by the step that refused.", "stage"),
+    ("models", "headrace_model_failures", "Times a candidate raised or answered no number.", "kind"),
+    ("drifts", "headrace_drift_detections", "Drift alarms, by direction of the loss.", "direction"),
+    ("promotions", "headrace_promotions", "Champion swaps, by reason.", "reason"),
+    ("lookups", "headrace_lookups", "Static feature look-ups, by what was found.", "outcome"),
+)
+"""Scorers, learner and loops count under the first name; the second is what Prometheus sees."""
+
+
+class BatchHistogram:
+    """A histogram that takes a batch of values at a time (one call per run, not per event)."""
+
+    def __init__(self, buckets: Sequence[float]) -> None:
+        self._bounds = np.asarray(buckets, dtype=np.float64)
+        self._counts = np.zeros(len(buckets) + 1, dtype=np.int64)
+        self._sum = 0.0
+
+    def observe(self, values: NDArray[np.float64]) -> None:
+        """Count a batch of values."""
+        places = np.searchsorted(self._bounds, values, side="left")
+        self._counts += np.bincount(places, minlength=len(self._counts))
+        self._sum += float(values.sum())
+
+    def observe_same(self, value: float, count: int) -> None:
+        """Count one value `count` times."""
+        self._counts[int(np.searchsorted(self._bounds, value, side="left"))] += count
+        self._sum += value * count
+
+    def family(self, name: str, documentation: str) -> HistogramMetricFamily:
+        """Return it as Prometheus wants it: cumulative, `+Inf` last."""
+        cumulative = np.cumsum(self._counts)
+        names = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
+        pairs = [(bound, float(count)) for bound, count in zip(names, cumulative, strict=True)]
+        return HistogramMetricFamily(name, documentation, buckets=pairs, sum_value=self._sum)
+
+
+class ModelStatus(NamedTuple):
+    """One candidate as a scrape sees it."""
+
+    name: str
+    version: int
+    kind: str
+    alias: str
+    updates: int
+    evidence: float
+    scores: dict[tuple[str, str], float]
+    """(metric, window) -> value; window is `all` or `recent`."""
+
+
+class Status(NamedTuple):
+    """What a scrape reads at once."""
+
+    lag: dict[tuple[str, int], int]
+    pending: int
+    """Predictions and early labels held for joining."""
+    examples: int
+    """Examples learned."""
+    checkpoint_time_s: float
+    partitions: int
+    paused: bool
+    models: Sequence[ModelStatus]
+
+
+class Metrics(Collector):
+    """All metrics of one worker process."""
+
+    def __init__(self, pipeline: str) -> None:
+        self.counts: Counts = Counter()
+        self.prediction_duration = BatchHistogram(LATENCY_BUCKETS_S)
+        self.end_to_end = BatchHistogram(LATENCY_BUCKETS_S)
+        self.label_delay = BatchHistogram(DELAY_BUCKETS_S)
+        self.status: Callable[[], Status] | None = None
+        self.checkpoint_time_s = 0.0
+        self._pipeline = pipeline
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def absorb(self, counts: Counts) -> None:
+        """Add what a state machine has counted, and empty its counter."""
+        if counts:
+            self.counts.update(counts)
+            counts.clear()
+
+    def exposition(self) -> bytes:
+        """Return the text that Prometheus scrapes."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric; called by the registry at each scrape."""
+        info = GaugeMetricFamily(
+            "headrace_build_info", "Always 1; the labels tell.", labels=["version", "river", "pipeline"]
+        )
+        info.add_metric([version("headrace"), version("river"), self._pipeline], 1.0)
+        yield info
+        for kind, name, documentation, label in _COUNTERS:
+            family = CounterMetricFamily(name, documentation, labels=[label])
+            for (counted, value), count in sorted(self.counts.items()):
+                if counted == kind:
+                    family.add_metric([value], count)
+            yield family
+        yield self.prediction_duration.family(
+            "headrace_prediction_duration_seconds", "From a record's poll to its prediction's send."
+        )
+        yield self.end_to_end.family(
+            "headrace_end_to_end_latency_seconds", "From a record's timestamp to its prediction's send."
+        )
+        yield self.label_delay.family(
+            "headrace_label_delay_seconds", "From an event to its label, in event time."
+        )
+        if self.status is not None:
+            yield from _gauges(self.status())
+
+
+def _gauges(status: Status) -> Iterator[Metric]:
+    lag = GaugeMetricFamily(
+        "headrace_consumer_lag_records", "Records not read yet.", labels=["topic", "partition"]
+    )
+    for (topic, partition), records in sorted(status.lag.items()):
+        lag.add_metric([topic, str(partition)], records)
+    yield lag
+    for name, documentation, value in (
+        ("headrace_pending_predictions", "Answered events held until their horizon.", status.pending),
+        ("headrace_partitions", "Event partitions owned.", status.partitions),
+        ("headrace_learning_paused", "1 while learning is paused.", int(status.paused)),
+        (
+            "headrace_checkpoint_last_success_timestamp_seconds",
+            "When the last checkpoint was written.",
+            status.checkpoint_time_s,
+        ),
+    ):
+        yield GaugeMetricFamily(name, documentation, value=value)
+    yield CounterMetricFamily("headrace_examples", "Examples learned.", value=status.examples)
+    yield from _model_gauges(status.models)
+
+
+def _model_gauges(models: Sequence[ModelStatus]) -> Iterator[Metric]:
+    info = GaugeMetricFamily(
+        "headrace_model_info", "Always 1; the labels tell.", labels=["model", "version", "kind", "alias"]
+    )
+    updates = GaugeMetricFamily("headrace_model_updates", "Labels learned.", labels=["model"])
+    evidence = GaugeMetricFamily(
+        "headrace_model_evidence", "Evidence against the champion; 1 swaps.", labels=["model"]
+    )
+    scores = GaugeMetricFamily(
+        "headrace_model_score",
+        "River metrics; window is all or recent.",
+        labels=["model", "metric", "window"],
+    )
+    for model in models:
+        info.add_metric([model.name, str(model.version), model.kind, model.alias], 1.0)
+        updates.add_metric([model.name], model.updates)
+        evidence.add_metric([model.name], model.evidence)
+        for (metric, window), value in model.scores.items():
+            scores.add_metric([model.name, metric, window], value)
+    yield from (info, updates, evidence, scores)
+
+
+def observe_delays(histogram: BatchHistogram, delays_ms: Sequence[int]) -> None:
+    """Count label delays given in milliseconds."""
+    if delays_ms:
+        histogram.observe(np.asarray(delays_ms, dtype=np.float64) / 1_000)
+
+
+def latencies_s(timestamps_ms: Sequence[int], now_ms: int) -> NDArray[np.float64]:
+    """Return how long ago each record was made, in seconds, never negative."""
+    return np.maximum(0.0, (now_ms - np.asarray(timestamps_ms, dtype=np.float64)) / 1_000)

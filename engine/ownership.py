@@ -1,0 +1,214 @@
+"""Owning a partition: taking it over, saving its checkpoints.
+
+Lives here: carrying out what `operators.takeover` asks for, with Kafka and the checkpoint
+store, and what a scorer's checkpoint says beside its state.  Never here: the order of a
+takeover (that is the generator's), when to save (`worker.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import structlog
+
+from engine.checkpoint import Checkpoint, CheckpointStore
+from engine.definition import check_definition
+from engine.kafka import Partition, Sink, log_bounds, read_log
+from engine.pipeline import Pipeline
+from engine.scorer import Scorer
+from engine.settings import Settings
+from engine.trainer import Trainer
+from operators import takeover as steps
+from operators.claims import LogPosition
+from operators.takeover import Bounds, LogBatch, LogRecord, Stored, Takeover, log_positions, takeover
+from topics import headers
+from topics.codec import (
+    decode_claim,
+    decode_command,
+    decode_example,
+    decode_prediction,
+    decode_quarantine,
+    encode,
+)
+from topics.errors import ClaimError
+from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
+
+__all__ = ["Owned", "Owner"]
+
+TAKEOVERS_MAX = 5
+"""Times another owner may come first before this one gives up and lets the process end."""
+
+log = structlog.get_logger("headrace")
+
+
+class ScorerMeta(msgspec.Struct, frozen=True):
+    """What a scorer's checkpoint says beside its state."""
+
+    definition: dict[str, str]
+    logs: tuple[LogPosition, ...]
+
+
+@dataclass
+class Owned:
+    """One event partition in this process's hands."""
+
+    scorer: Scorer
+    takeover: Takeover
+    store: CheckpointStore
+    restored: bool
+    """False at the very first start: the partition is read from its earliest record."""
+    held: set[Partition] = field(default_factory=set)
+    """Input partitions paused because their queue is full."""
+
+
+class _Loaded:
+    """A checkpoint as a takeover sees it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.entries = checkpoint.entries
+        self.meta = msgspec.json.decode(checkpoint.meta, type=ScorerMeta)
+        self.logs = self.meta.logs
+
+
+class Owner:
+    """Takes partitions over and saves them."""
+
+    def __init__(
+        self, pipeline: Pipeline, settings: Settings, sink: Sink, trainer: Trainer, *, accept_newer: bool
+    ) -> None:
+        self.partitions = 0
+        """How many partitions the events topic has; set once it is known."""
+        self._pipeline = pipeline
+        self._settings = settings
+        self._sink = sink
+        self._trainer = trainer
+        self._accept_newer = accept_newer
+        self._definition = pipeline.scorer_definition()
+        self._stores: dict[int, CheckpointStore] = {}
+
+    async def take_over(self, number: int) -> Owned:
+        """Claim an event partition and restore its scorer.
+
+        Raises ClaimError if the logs are ahead of the store or rivals never rest, CheckpointError if the
+        checkpoint belongs to another definition or does not fit the logs.
+        """
+        store = self._stores.get(number)
+        if store is None:
+            store = CheckpointStore(self._settings.state_dir, self._pipeline.name, "scorer", number)
+            self._stores[number] = store
+        for _ in range(TAKEOVERS_MAX):
+            taken = await self._run(takeover(number, accept_newer=self._accept_newer), store)
+            if taken is not None:
+                return self._restored(number, taken, store)
+        raise ClaimError(
+            f"event partition {number} was claimed by another owner {TAKEOVERS_MAX} times",
+            hint="is a second deployment of this pipeline running against the same topics?",
+        )
+
+    async def _run(self, protocol: Any, store: CheckpointStore) -> Takeover | None:
+        """Carry out one request after the other; `finally` closes the generator in every case."""
+        answer: Any = None
+        try:
+            while True:
+                answer = await self._carry_out(protocol.send(answer), store)
+        except StopIteration as end:
+            taken: Takeover | None = end.value
+            return taken
+
+    async def _carry_out(self, request: steps.Request, store: CheckpointStore) -> Any:
+        match request:
+            case steps.Look():
+                claim, checkpoint = await store.look()
+                return Stored(claim, _Loaded(checkpoint).logs if checkpoint is not None else ())
+            case steps.Fence(above):
+                return (await store.fence(above=above)).claim
+            case steps.Load():
+                checkpoint = await store.load()
+                return None if checkpoint is None else _Loaded(checkpoint)
+            case steps.FindBounds(target, partition):
+                found = await log_bounds(self._settings.kafka, self._topic(target))
+                return Bounds(*found[partition])
+            case steps.WriteClaim(target, partition, value):
+                return await self._write_claim(target, partition, value)
+            case steps.ReadLog(target, partition, position, until):
+                return await self._read(target, partition, position, until)
+
+    async def _write_claim(self, target: Any, partition: int, value: Claim) -> int:
+        topic = self._topic(target)
+        record = Outgoing(target, partition, None, encode(value), headers.CLAIM, 0)
+        await self._sink.send(topic, partition, [record])
+        return (await self._sink.flush())[topic, partition]
+
+    async def _read(self, target: Any, partition: int, position: int, until: int) -> LogBatch:
+        """Read all of it at once: it is bounded by what was written since the checkpoint."""
+        records: list[LogRecord] = []
+        batches = read_log(self._settings.kafka, self._topic(target), partition, position, until)
+        async with aclosing(batches):
+            async for batch in batches:
+                records += [
+                    LogRecord(record.offset, value) for record in batch if (value := _decoded(record))
+                ]
+        return LogBatch(records, until)
+
+    def _restored(self, number: int, taken: Takeover, store: CheckpointStore) -> Owned:
+        scorer = Scorer(
+            self._pipeline,
+            partition=number,
+            roster=self._trainer.learner.roster,
+            writer=taken.writer,
+            suppression=taken.suppression,
+        )
+        loaded: _Loaded | None = taken.checkpoint
+        if loaded is not None:
+            check_definition(loaded.meta.definition, self._definition, store.path)
+            scorer.restore(loaded.entries)
+        log.info(
+            "partition claimed",
+            partition=number,
+            claim=taken.claim,
+            events_position=scorer.position.events,
+            logged_since=len(taken.suppression),
+        )
+        return Owned(scorer, taken, store, restored=loaded is not None)
+
+    async def save(self, owned: Owned, acknowledged: Mapping[Partition, int]) -> None:
+        """Write one scorer's checkpoint; all it sent must be acknowledged.  Raises ClaimError if fenced."""
+        writer = owned.takeover.writer
+        for position in writer.positions():
+            offset = acknowledged.get((self._topic(position.target), position.partition))
+            if offset is not None:
+                writer.acknowledged(position.log, offset)
+        meta = ScorerMeta(self._definition, log_positions(owned.takeover))
+        await owned.store.save(owned.takeover.claim, msgspec.json.encode(meta), owned.scorer.delta())
+
+    def _topic(self, target: Any) -> str:
+        return self._pipeline.catalog[target]
+
+    async def close(self) -> None:
+        """Close the checkpoint files."""
+        for store in self._stores.values():
+            await store.close()
+
+
+def _decoded(record: Record) -> Claim | Prediction | Example | Quarantine | Command | None:
+    """Return the value of a log's record; None for what is no message of ours."""
+    if record.value is None:
+        return None
+    try:
+        match headers.kind_of(record.headers):
+            case "claim":
+                return decode_claim(record.value)
+            case "example":
+                return decode_example(record.value)
+            case "quarantine":
+                return decode_quarantine(record.value)
+            case "command":
+                return decode_command(record.value)
+            case None:
+                return decode_prediction(record.value)
+    except msgspec.MsgspecError:
+        return None

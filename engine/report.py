@@ -1,0 +1,135 @@
+"""What commands print: the description of a pipeline, a backtest's table, a topic plan.
+
+Lives here: tables for people, built from plain values that `--json` prints as they are.
+Never here: where the values come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from engine.pipeline import Pipeline
+    from topics.catalog import TopicPlan
+
+__all__ = ["describe", "print_description", "print_plan", "print_report", "progress"]
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False)
+
+
+def describe(pipeline: Pipeline) -> dict[str, Any]:
+    """Return what `headrace check` says: every feature with source and window, models, topics, state."""
+    plan = pipeline.plan
+    return {
+        "name": pipeline.name,
+        "task": pipeline.task,
+        "events": pipeline.events.name,
+        "labels": pipeline.labels.topic or f"field `{pipeline.labels.field}` of the event",
+        "wait_ms": pipeline.labels.wait_ms,
+        "champion": pipeline.champion,
+        "models": {name: type(model).__name__ for name, model in pipeline.models.items()},
+        "features": [row._asdict() for row in plan.describe()],
+        "state": {
+            "key_groups": [", ".join(group) or "all events" for group in plan.key_groups],
+            "window_max_ms": plan.window_max_ms,
+            "bytes_per_event_kept": plan.bytes_per_event,
+            "events_per_key_max": pipeline.max_events_per_key,
+        },
+        "topics": {role: name for name, role in pipeline.catalog.roles.items()},
+    }
+
+
+def print_description(described: dict[str, Any]) -> None:
+    """Print what `describe` returned."""
+    _out.print(f"[bold]{described['name']}[/]  {described['task']}, champion {described['champion']}")
+    _out.print(f"events {described['events']}   labels {described['labels']}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("feature", "definition", "key", "source", "window"):
+        table.add_column(column)
+    for row in described["features"]:
+        window = _span(row["window_ms"]) if row["window_ms"] else ""
+        table.add_row(row["name"], row["expression"], row["key"] or "", row["source"] or "", window)
+    _out.print(table)
+    state = described["state"]
+    _out.print(
+        f"\nstate: {len(state['key_groups'])} key groups ({'; '.join(state['key_groups'])}), "
+        f"longest window {_span(state['window_max_ms'])}, about {state['bytes_per_event_kept']} bytes per "
+        f"event kept, at most {state['events_per_key_max']:,} events per key"
+    )
+    models = ", ".join(f"{name} ({kind})" for name, kind in described["models"].items())
+    _out.print(f"models: {models}")
+
+
+def print_plan(plan: Sequence[TopicPlan]) -> None:
+    """Print the topics a pipeline needs."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("topic", "role", "partitions", "cleanup", "retention"):
+        table.add_column(column)
+    for entry in plan:
+        kept = {None: "broker's default", -1: "forever"}.get(entry.retention_ms, f"{entry.retention_ms} ms")
+        table.add_row(entry.name, entry.role, str(entry.partitions), entry.cleanup, kept)
+    _out.print(table)
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print a backtest's result as River users expect it: one row a model, one column a metric."""
+    metrics = list(report["served"])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model")
+    for name in metrics:
+        table.add_column(name, justify="right")
+    table.add_row("served", *(_number(report["served"][name]) for name in metrics), style="bold")
+    for model, scores in report["models"].items():
+        mark = " (champion)" if model == report["champion"] else ""
+        table.add_row(model + mark, *(_number(scores.get(name)) for name in metrics))
+    _out.print(table)
+    rate = report["events"] / report["seconds"] if report["seconds"] else 0.0
+    _out.print(
+        f"\n{report['events']:,} events, {report['labels']:,} labels, {report['examples']:,} examples, "
+        f"{report['dead_letters']} dead letters in {report['seconds']:.1f} s ({rate:,.0f} events/s)"
+    )
+    for drift in report["drifts"][-5:]:
+        _out.print(f"{_when(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
+    if len(report["drifts"]) > 5:
+        _out.print(f"... {len(report['drifts'])} drift alarms in all")
+    for swap in report["swaps"]:
+        _out.print(
+            f"{_when(swap['time'])}  {swap['type']}  {swap['from']} -> {swap['to']} "
+            f"after {swap['examples']:,} examples ({swap['reason']})"
+        )
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[int], None] | None]:
+    """Show a counter of records on a terminal; give None where there is none."""
+    if not _err.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("records"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_err, transient=True) as bar:
+        task = bar.add_task("records", total=None)
+        yield lambda count: bar.advance(task, count)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def _when(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _span(span_ms: int) -> str:
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if span_ms and span_ms % size == 0:
+            return f"{span_ms // size}{unit}"
+    return f"{span_ms}ms"

@@ -1,0 +1,296 @@
+"""The learner of this process, fed from the examples log.
+
+Lives here: reading the log in time slices, catching up before serving, learning ahead of
+the log where that is exact, what the leader writes.  Never here: what a record does to a
+model (`learner.py`).
+
+Every process folds the whole log, so every process has the same models.  One of them, the
+owner of event partition 0, leads: it alone writes decisions, model pointers and checkpoints.
+
+Labels inside events are learned row by row where one process owns everything: each record is
+folded the moment it is made, at the offset it will have, and sent after.  The offsets that
+Kafka acknowledges must be the ones foreseen; if a stranger's record came between, the
+learner is thrown away and restored, so what a checkpoint holds is always a fold of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from importlib.metadata import version
+
+import structlog
+from msgspec import json
+
+from engine.assembly import build_learner, signing_key
+from engine.checkpoint import Checkpoint, CheckpointStore
+from engine.definition import check_definition
+from engine.kafka import Partition, Sink, log_bounds, read_log
+from engine.learner import Learner
+from engine.metrics import Metrics, ModelStatus, Status
+from engine.pipeline import Pipeline
+from engine.scorer import Scorer
+from engine.settings import Settings
+from topics import headers
+from topics.codec import encode
+from topics.errors import ClaimError
+from topics.messages import Decision, ModelPointer, Outgoing, Record
+
+__all__ = ["Trainer"]
+
+SLICE_RECORDS = 64
+"""Examples folded before predictions get their turn: a few milliseconds of a tree."""
+PARTITION = 0
+"""One global model: one examples partition."""
+
+log = structlog.get_logger("headrace")
+
+
+class Trainer:
+    """Keeps the models of this process a fold of the examples log."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, metrics: Metrics, sink: Sink) -> None:
+        self.models = asyncio.Lock()
+        """Held while models score a run or learn a slice."""
+        self.leading = False
+        self._pipeline = pipeline
+        self._settings = settings
+        self._metrics = metrics
+        self._sink = sink
+        self._store = CheckpointStore(settings.state_dir, pipeline.name, "learner", PARTITION)
+        self._topic = pipeline.catalog["examples"]
+        self._key = signing_key(settings)
+        self._definition = pipeline.learner_definition()
+        self.learner: Learner = build_learner(pipeline, key=self._key)
+        self._claim = 0
+        self._restored = False
+        self._following = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._decisions: list[Decision] = []
+        self._written: list[Outgoing] = []
+        self._ahead: list[Scorer] = []
+        """The scorers whose records are folded before they are sent; empty unless alone."""
+        self._foreseen = -1
+        """Offset that the last record folded ahead will have."""
+
+    # -- taking and leaving the lead --------------------------------------------------------------
+
+    async def lead(self, leads: bool) -> None:
+        """Fence the learner's checkpoints and start from the last one, or stand back."""
+        self.leading = leads
+        if not leads:
+            return
+        self._claim, checkpoint = await self._store.fence()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    async def catch_up(self) -> None:
+        """Fold the log up to its end."""
+        if not self._restored:
+            self._restored = True
+            checkpoint = await self._store.load()
+            if checkpoint is not None:
+                self._restore(checkpoint)
+        _, end = (await log_bounds(self._settings.kafka, self._topic))[PARTITION]
+        while self.learner.reading < end:
+            await self._read(self.learner.reading, end)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Replace the learner by the one a checkpoint holds."""
+        check_definition(json.decode(checkpoint.meta), self._definition, self._store.path)
+        self.learner = build_learner(self._pipeline, key=self._key)
+        self.learner.restore(checkpoint.entries)
+
+    def release(self) -> None:
+        """Stop leading and learning ahead: partitions have moved."""
+        self.leading = False
+        self._fall_back()
+
+    def go_ahead(self, scorers: Sequence[Scorer], *, alone: bool) -> None:
+        """Choose how examples reach the learner: row by row if this process is alone, else by the log."""
+        inside = self._pipeline.labels.field is not None
+        if inside and alone and self.leading and not self.learner.paused:
+            self._ahead = list(scorers)
+            self._following.clear()
+            for scorer in scorers:
+                scorer.write_at_once(self.write)
+        else:
+            self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Learn what is read back from the log, from where the learner stands."""
+        for scorer in self._ahead:
+            scorer.write_at_once(None)
+        self._ahead = []
+        self._following.set()
+
+    # -- the log ----------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Fold the log as it grows, for ever; a pause and a resume send the reading back."""
+        while True:
+            await self._following.wait()
+            await self._read(self.learner.reading, None)
+
+    async def _read(self, start: int, until: int | None) -> None:
+        """Fold from `start`; return at `until`, or when the learner wants to read elsewhere."""
+        kafka = self._settings.kafka
+        learner = self.learner
+        async with aclosing(read_log(kafka, self._topic, PARTITION, start, until)) as batches:
+            async for records in batches:
+                for first in range(0, len(records), SLICE_RECORDS):
+                    part = records[first : first + SLICE_RECORDS]
+                    async with self.models:
+                        if self.learner is not learner or (until is None and not self._following.is_set()):
+                            return
+                        self._decided(learner.fold(part))
+                    self._moved.set()
+                    if learner.reading < part[-1].offset + 1:
+                        return
+                    await asyncio.sleep(0)
+
+    def write(self, outgoing: Outgoing) -> None:
+        """Take a record for the examples log; fold it now if learning goes ahead of the log."""
+        self._written.append(outgoing)
+        if not self._ahead:
+            return
+        learner = self.learner
+        offset = learner.reading
+        _, _, key, value, kind, timestamp_ms = outgoing
+        record = Record(self._topic, PARTITION, offset, timestamp_ms, key, value, kind)
+        self._decided(learner.fold((record,)))
+        self._foreseen = offset
+        if learner.paused:
+            self._fall_back()
+
+    def take_written(self) -> list[Outgoing]:
+        """Return what `write` took, to be sent in this order."""
+        written, self._written = self._written, []
+        return written
+
+    def check_written(self, acknowledged: Mapping[Partition, int]) -> None:
+        """Compare the offsets foreseen with those acknowledged.
+
+        Raises ClaimError if somebody else's record came between: the learner is then restored.
+        """
+        if self._foreseen < 0:
+            return
+        found = acknowledged.get((self._topic, PARTITION), -1)
+        foreseen, self._foreseen = self._foreseen, -1
+        if found != foreseen:
+            self._restored = False
+            self.learner = build_learner(self._pipeline, key=self._key)
+            raise ClaimError(
+                f"the last example lies at offset {found}, not at {foreseen}: another process writes the log",
+                hint="nothing to do: the learner goes back to its checkpoint and follows the log",
+                topic=self._topic,
+                partition=PARTITION,
+            )
+
+    async def wait_until_near(self, records_max: int) -> None:
+        """Wait while the learner lags more than this behind what was acknowledged."""
+        while self._following.is_set() and not self.learner.paused and self.lag > records_max:
+            self._moved.clear()
+            await self._moved.wait()
+
+    @property
+    def lag(self) -> int:
+        """Return how many acknowledged records of this process the learner has not read yet."""
+        return max(0, self._sink.last_offset((self._topic, PARTITION)) + 1 - self.learner.reading)
+
+    # -- what the leader writes -------------------------------------------------------------------
+
+    def _decided(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            if decision.type.startswith("drift."):
+                direction = "worse" if decision.type == "drift.detected" else "better"
+                self._metrics.counts["drifts", direction] += 1
+            elif decision.type in {"model.promoted", "model.rolled_back"}:
+                self._metrics.counts["promotions", decision.reason] += 1
+            log.info(
+                decision.type, model=decision.model_name, reason=decision.reason, examples=decision.examples
+            )
+        if self.leading:
+            self._decisions += decisions
+
+    def take_decisions(self) -> list[Outgoing]:
+        """Return the decisions since the last call as records, and a pointer if the champion changed."""
+        decisions, self._decisions = self._decisions, []
+        key = self._pipeline.name.encode()
+        out = [
+            Outgoing("decisions", PARTITION, key, encode(decision), (), decision.time)
+            for decision in decisions
+        ]
+        if any(decision.type in {"model.promoted", "model.rolled_back"} for decision in decisions):
+            out.append(self._pointer(decisions[-1].time))
+        return out
+
+    def _pointer(self, time_ms: int) -> Outgoing:
+        roster = self.learner.roster
+        champion = roster.candidates[roster.champion]
+        pointer = ModelPointer(
+            pipeline=self._pipeline.name,
+            alias="champion",
+            model_name=champion.name,
+            version=champion.version,
+            updates=champion.updates,
+            digest=self.learner.digests()[champion.name],
+            river=version("river"),
+            learned_to=self.learner.position,
+            features=tuple(self._pipeline.features),
+        )
+        key = f"{self._pipeline.name}@champion".encode()
+        source = headers.cloud_event("dev.headrace.model", f"headrace/{self._pipeline.name}")
+        return Outgoing("models", 0, key, encode(pointer), source, time_ms)
+
+    async def save(self) -> None:
+        """Write the learner's checkpoint if this process leads.  Raises ClaimError if fenced."""
+        if self.leading:
+            await self._store.save(self._claim, json.encode(self._definition), self.learner.delta())
+
+    async def close(self) -> None:
+        """Close the checkpoint file."""
+        await self._store.close()
+
+    # -- what a scrape shows ----------------------------------------------------------------------
+
+    def status(self, *, lag: dict[Partition, int], pending: int, partitions: int) -> Status:
+        """Return the learner's part of the status together with what the worker knows."""
+        learner = self.learner
+        roster = learner.roster
+        standing = learner.evidence.standing()
+        overall, recent = learner.evaluation.model_scores(), learner.evaluation.recent_scores()
+        overall["served"] = learner.evaluation.served_scores()
+        models = [
+            ModelStatus(
+                name=candidate.name,
+                version=candidate.version,
+                kind=_kind(candidate.model),
+                alias="champion" if candidate.name == roster.champion else "challenger",
+                updates=candidate.updates,
+                evidence=standing.get(candidate.name, 0.0),
+                scores={
+                    **{(metric, "all"): value for metric, value in overall.get(candidate.name, {}).items()},
+                    **{(metric, "recent"): value for metric, value in recent.get(candidate.name, {}).items()},
+                },
+            )
+            for candidate in roster.candidates.values()
+        ]
+        return Status(
+            lag={**lag, (self._topic, PARTITION): self.lag},
+            pending=pending,
+            examples=learner.examples,
+            checkpoint_time_s=self._metrics.checkpoint_time_s,
+            partitions=partitions,
+            paused=learner.paused,
+            models=models,
+        )
+
+
+def _kind(model: object) -> str:
+    """Return the class that learns: the last step of a pipeline."""
+    last: object = model
+    while hasattr(last, "steps"):
+        last = list(last.steps.values())[-1]
+    return type(last).__name__

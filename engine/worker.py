@@ -1,0 +1,336 @@
+"""The loop of one process: poll, step, send, flush, checkpoint, commit.
+
+Lives here: in which order the shell does things, and what it does when partitions come and
+go.  Never here: what a record means (`scorer.py`, `learner.py`), how Kafka is spoken to
+(`kafka.py`), how the log is followed (`trainer.py`).
+
+Two loops share the models: this one answers, `Trainer.follow` learns what it reads back
+from the examples log.  Both run on one thread; `models` is held while a run is answered and
+scored by the shadows, and while a slice is learned, so that neither sees half of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import structlog
+
+from engine.intake import RUN_MAX, Run
+from engine.kafka import Partition, Sink, Source, ensure_topics
+from engine.metrics import Metrics, Status, latencies_s, observe_delays
+from engine.ownership import Owned, Owner
+from engine.pipeline import Pipeline
+from engine.settings import Settings
+from engine.static import StaticFeatures
+from engine.trainer import Trainer
+from topics import headers
+from topics.codec import encode
+from topics.errors import BrokerError, ClaimError
+from topics.messages import Command, Outgoing, Record
+
+__all__ = ["Worker"]
+
+POLL_MS = 50
+"""Longest wait for records: bounds how late a checkpoint, a stop or a command is noticed."""
+BUFFERED_MAX = 10 * RUN_MAX
+"""Decoded records of one topic and partition held back while the other queue is waited for."""
+BEHIND_MAX = 4_096
+"""Examples the learner may lag before scoring waits for it: a model this stale is no online model."""
+STALLED_S = 60.0
+"""A loop that has not turned for this long is not alive."""
+
+log = structlog.get_logger("headrace")
+
+
+class Worker:
+    """One worker process: every partition the group gives it, and the learner's followers.
+
+    Raises out of `run` whatever ends it: BrokerError for a failed send, ClaimError for logs that are
+    ahead of the checkpoints.  A restart goes on from the last checkpoint.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        accept_newer_claims: bool = False,
+    ) -> None:
+        self.pipeline = pipeline
+        self.settings = settings
+        self.metrics = metrics
+        metrics.status = self.status
+        catalog = pipeline.catalog
+        self._events = catalog["events"]
+        self._labels = pipeline.labels.topic
+        self._topic_of = {role: name for name, role in catalog.roles.items()}
+        self._sink = Sink(settings.kafka)
+        topics = [self._events] if self._labels is None else [self._events, self._labels]
+        self._source = Source(settings.kafka, group=pipeline.name, topics=topics, listener=self)
+        self._static = StaticFeatures(pipeline.plan.lookups, settings)
+        self.trainer = Trainer(pipeline, settings, metrics, self._sink)
+        self._owner = Owner(pipeline, settings, self._sink, self.trainer, accept_newer=accept_newer_claims)
+        self._owned: dict[int, Owned] = {}
+        self._models = self.trainer.models
+        self._turn = asyncio.Lock()
+        """Held for one turn of the loop, and while partitions are given up."""
+        self._assigned: frozenset[Partition] | None = None
+        """What the group has given and nobody has taken over yet."""
+        self._ready = False
+        self._stopping = asyncio.Event()
+        self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue(maxsize=100)
+        self._turned_s = time.monotonic()
+        self._saved_s = 0.0
+
+    # -- lifecycle --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until `stop`; drain before returning."""
+        counts = await self._prepare()
+        self._owner.partitions = counts
+        try:
+            async with asyncio.TaskGroup() as group:
+                following = group.create_task(self.trainer.follow())
+                try:
+                    await self._score()
+                finally:
+                    following.cancel()
+        except* (BrokerError, ClaimError) as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await self._source.stop()
+            await self._sink.stop()
+            await self._owner.close()
+            await self._static.close()
+            await self.trainer.close()
+
+    def stop(self) -> None:
+        """Ask the loop to drain and end."""
+        self._stopping.set()
+
+    async def _prepare(self) -> int:
+        """Create what is ours, check what is not, connect; return the number of event partitions."""
+        plan = self.pipeline.catalog.plan(events=self.pipeline.events.partitions)
+        created = await ensure_topics(self.settings.kafka, plan)
+        if created:
+            log.info("topics created", topics=created)
+        await self._sink.start()
+        await self._source.start()
+        return await self._sink.partitions(self._events)
+
+    async def _score(self) -> None:
+        """Turn until told to stop, then save once more."""
+        while not self._stopping.is_set():
+            if self._assigned is not None:
+                async with self._turn:
+                    await self._take_over()
+            # 1 poll
+            batches = await self._source.poll(POLL_MS, RUN_MAX)
+            polled_s = time.monotonic()
+            async with self._turn:
+                self._offer(batches)
+                for partition, owned in list(self._owned.items()):
+                    await self._advance(partition, owned, polled_s)
+                await self._write_commands()
+                if time.monotonic() - self._saved_s >= self.settings.checkpoint_interval_ms / 1000:
+                    await self._save()
+            self._turned_s = time.monotonic()
+        async with self._turn:
+            await self._save()
+
+    # -- partitions -------------------------------------------------------------------------------
+
+    async def on_revoked(self, partitions: frozenset[Partition]) -> None:
+        """Save and let go of everything: the group stands still until all have."""
+        self._ready = False
+        self._assigned = None
+        async with self._turn:
+            log.info("partitions revoked", partitions=sorted(number for _, number in partitions))
+            await self._save()
+            self._owned.clear()
+            self.trainer.release()
+
+    async def on_assigned(self, partitions: frozenset[Partition]) -> None:
+        """Take note; the loop takes over."""
+        self._assigned = partitions
+
+    async def _take_over(self) -> None:
+        """Claim each assigned partition, restore it, and go on where its checkpoint stands."""
+        assigned, self._assigned = self._assigned, None
+        if assigned is None:
+            return
+        numbers = sorted(number for topic, number in assigned if topic == self._events)
+        if self._labels is not None and numbers != sorted(n for t, n in assigned if t == self._labels):
+            raise BrokerError(
+                f"{self._events} and {self._labels} were not assigned together",
+                hint="give both topics the same number of partitions",
+            )
+        self._owned.clear()
+        await self.trainer.catch_up()
+        self._owned = {number: await self._owner.take_over(number) for number in numbers}
+        await self.trainer.lead(0 in self._owned)
+        await self.trainer.catch_up()
+        scorers = [owned.scorer for owned in self._owned.values()]
+        self.trainer.go_ahead(scorers, alone=len(numbers) == self._owner.partitions)
+        positions: dict[Partition, int | None] = {}
+        for number, owned in self._owned.items():
+            position = owned.scorer.position
+            positions[self._events, number] = position.events if owned.restored else None
+            if self._labels is not None:
+                positions[self._labels, number] = position.labels if owned.restored else None
+        if positions and not self._assigned:
+            await self._source.seek(positions)
+        self._ready = True
+        self._saved_s = time.monotonic()
+        log.info("partitions taken over", partitions=numbers, leader=self.trainer.leading)
+
+    # -- one turn ---------------------------------------------------------------------------------
+
+    def _offer(self, batches: dict[Partition, list[Record]]) -> None:
+        """Hand what was polled to the scorers; hold a topic back while its queue is full."""
+        for (topic, number), records in batches.items():
+            owned = self._owned.get(number)
+            if owned is None:
+                continue
+            if topic == self._events:
+                owned.scorer.intake.offer_events(records)
+            else:
+                owned.scorer.intake.offer_labels(records)
+        for number, owned in self._owned.items():
+            intake = owned.scorer.intake
+            self._hold((self._events, number), full=intake.events_buffered > BUFFERED_MAX)
+            if self._labels is not None:
+                self._hold((self._labels, number), full=intake.labels_buffered > BUFFERED_MAX)
+
+    def _hold(self, partition: Partition, *, full: bool) -> None:
+        held = self._owned[partition[1]].held
+        if full and partition not in held:
+            self._source.pause([partition])
+            held.add(partition)
+        elif not full and partition in held:
+            self._source.resume([partition])
+            held.discard(partition)
+
+    async def _advance(self, number: int, owned: Owned, polled_s: float) -> None:
+        """Take every run that is ready."""
+        intake = owned.scorer.intake
+        while not self._assigned:
+            run = intake.next_run(
+                events_unread=self._source.unread((self._events, number)),
+                labels_unread=self._labels is not None and self._source.unread((self._labels, number)),
+            )
+            if run is None:
+                return
+            await self.trainer.wait_until_near(BEHIND_MAX)
+            looked_up = await self._static.of(run)
+            async with self._models:
+                # 2 step   3 send: answers leave before shadows score
+                await self._send(owned.scorer.step(run, _now_ms(), looked_up))
+                self._observe(run, polled_s)
+                await self._send(owned.scorer.complete())
+                await self._send(self.trainer.take_written())
+            observe_delays(self.metrics.label_delay, owned.scorer.label_delays_ms)
+            self.metrics.absorb(owned.scorer.counts)
+
+    async def _send(self, out: Sequence[Outgoing]) -> None:
+        """Send records in order, one run of the same target at a time."""
+        start = 0
+        while start < len(out):
+            target, partition = out[start].target, out[start].partition
+            end = start + 1
+            while end < len(out) and out[end].target == target and out[end].partition == partition:
+                end += 1
+            await self._sink.send(self._topic_of[target], partition, out[start:end])
+            start = end
+
+    def _observe(self, run: Run, polled_s: float) -> None:
+        if run.events:
+            self.metrics.prediction_duration.observe_same(time.monotonic() - polled_s, len(run.events))
+            stamps = [read.record.timestamp_ms or 0 for read in run.events]
+            self.metrics.end_to_end.observe(latencies_s(stamps, _now_ms()))
+
+    # -- commands ---------------------------------------------------------------------------------
+
+    async def command(self, command: Command) -> None:
+        """Write a command into the examples log; returns when the log has it."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._commands.put((command, done))
+        await done
+
+    async def _write_commands(self) -> None:
+        while not self._commands.empty():
+            command, done = self._commands.get_nowait()
+            record = Outgoing(
+                "examples", 0, command.command_id.encode(), encode(command), headers.COMMAND, command.time
+            )
+            self.trainer.write(record)
+            await self._send(self.trainer.take_written())
+            await self._sink.flush()
+            if not done.done():
+                done.set_result(None)
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    async def _save(self) -> None:
+        """Write a checkpoint of everything owned.  The order is the promise."""
+        if not self._owned:
+            return
+        try:
+            async with self._models:
+                await self._send(self.trainer.take_decisions())
+                # 4 flush
+                acknowledged = await self._sink.flush()
+                # 5 checkpoint
+                self.trainer.check_written(acknowledged)
+                for owned in self._owned.values():
+                    await self._owner.save(owned, acknowledged)
+                await self.trainer.save()
+        except ClaimError as error:
+            log.warning("fenced: another owner claimed; claiming again", reason=str(error))
+            self._owned.clear()
+            self._assigned = self._source.assignment
+            return
+        self._saved_s = time.monotonic()
+        self.metrics.checkpoint_time_s = time.time()
+        # 6 commit
+        positions: dict[Partition, int] = {}
+        for number, owned in self._owned.items():
+            positions[self._events, number] = owned.scorer.position.events
+            if self._labels is not None:
+                positions[self._labels, number] = owned.scorer.position.labels
+        try:
+            await self._source.commit(positions)
+        except BrokerError as error:
+            log.warning("offsets were not committed; lag tools see old ones", reason=str(error))
+
+    # -- what others ask --------------------------------------------------------------------------
+
+    def unhealthy(self) -> str:
+        """Return why this process is not alive, or the empty string."""
+        silent_s = time.monotonic() - self._turned_s
+        return f"the loop has not turned for {silent_s:.0f} s" if silent_s > STALLED_S else ""
+
+    def not_ready(self) -> str:
+        """Return why this process cannot answer events yet, or the empty string."""
+        return "" if self._ready else "partitions are not assigned and restored yet"
+
+    def status(self) -> Status:
+        """Return what a scrape shows."""
+        lag: Counter[Partition] = Counter()
+        for number in self._owned:
+            for topic in (self._events, self._labels):
+                if topic is not None and self._ready:
+                    lag[topic, number] = self._source.lag((topic, number))
+        return self.trainer.status(
+            lag=dict(lag),
+            pending=sum(owned.scorer.join.pending for owned in self._owned.values()),
+            partitions=len(self._owned),
+        )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

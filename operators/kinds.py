@@ -1,0 +1,65 @@
+"""Which Python type each feature has: what a made-up event needs to look like a real one.
+
+Lives here: the type of an expression's value.  Never here: whether it may be used so
+(`plan.py` refuses), values.
+"""
+
+from __future__ import annotations
+
+from typing import get_type_hints
+
+import msgspec
+
+from operators.expressions import (
+    Aggregate,
+    Default,
+    Expression,
+    Field,
+    Lookup,
+    TimePart,
+)
+from operators.plan import FeaturePlan
+
+__all__ = ["feature_kinds"]
+
+
+def feature_kinds(plan: FeaturePlan, event_type: type[msgspec.Struct]) -> dict[str, type]:
+    """Return bool, int, float or str for every feature of the plan, by name.
+
+    >>> from operators.expressions import by, field
+    >>> from operators.plan import compile_features
+    >>> class Payment(msgspec.Struct):
+    ...     card: str
+    ...     amount: float
+    >>> features = {"card": field("card"), "n": by("card").count("1h"), "twice": field("amount") * 2}
+    >>> plan = compile_features(features, Payment, grace_ms=0, max_events_per_key=9, task="binary")
+    >>> feature_kinds(plan, Payment)
+    {'card': <class 'str'>, 'n': <class 'int'>, 'twice': <class 'float'>}
+    """
+    hints = get_type_hints(event_type)
+    return {name: _kind(expression, hints) for name, expression in plan.features}
+
+
+def _kind(expression: Expression, hints: dict[str, object]) -> type:
+    match expression:
+        case Field(name):
+            return _declared(hints[name])
+        case Default(of):
+            return _kind(of, hints)
+        case Aggregate(kind=("count" | "since_last")) | TimePart():
+            return int
+        case Aggregate(kind=("first" | "last"), of=str(name)):
+            return _declared(hints[name])
+        case Lookup(fallback=(bool() | int() | float() | str()) as fallback):
+            return type(fallback)
+        case _:
+            return float
+
+
+def _declared(hint: object) -> type:
+    """Return the first plain type that a field's annotation names; a number where it names none."""
+    text = str(hint)
+    for kind in (str, bool, int):
+        if kind.__name__ in text:
+            return kind
+    return float
