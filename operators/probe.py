@@ -8,19 +8,19 @@ taken around every group of questions: before the first lesson, after lessons, w
 missing, at a name and at a text it never learned.  A clone that comes out changed is tried
 again in each guard, the cheapest first, and the first that holds is the answer.
 
-One thing no short trial shows: ensembles that replace a member when it drifts.  The new
-member has forgotten every name and is as untaught as at the start, so a guard that remembers
-what the *model* has met would be wrong.  Where a model holds drift detectors and a wrapped
-model that needs any guard, the answer is a copy; `scaler | ensemble(model)` in place of
+One thing no short trial shows: ensembles whose members do not learn every lesson (bagging,
+one-vs-rest, bandits) or are replaced when they drift.  Such a member knows fewer names than
+the model has met, so a guard that remembers what the *model* has met would be wrong.  If what
+they wrap needs any guard, the answer is a copy; `scaler | ensemble(model)` in place of
 `ensemble(scaler | model)` avoids it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from river import base
+from river import base, compose, conf, ensemble, model_selection, preprocessing
 
 from operators.digest import digest
 from operators.guard import Copied, FirstLesson, KnownNames, KnownValues
@@ -32,16 +32,27 @@ SAMPLES = 24
 """Events made up for a probe: enough that every number and text varies."""
 LESSONS = 96
 """Lessons of one trial; by then ensembles have their members, and slow forests end in a second."""
+FIRST_LESSONS = 6
+"""Lessons after each of which the model is asked: members of an ensemble may skip the first."""
 PARTS_MAX = 10_000
 """Parts of a fresh model that are searched for wrapped models; a thousand times what anybody writes."""
 
 Guard = Literal["first lesson", "known names", "known values", "copy"]
-Moment = Literal[
-    "before the first lesson", "after lessons", "at a new name", "at a new text", "after a drift"
-]
+Moment = Literal["before the first lesson", "after lessons", "at a new name", "at a new text", "in a member"]
 
 _NEW = "~never learned"
-_DETECTORS = (base.DriftDetector, base.BinaryDriftDetector)
+_EVEN = (
+    compose.TargetTransformRegressor,
+    conf.RegressionJackknife,
+    ensemble.EWARegressor,
+    ensemble.StackingClassifier,
+    ensemble.VotingClassifier,
+    model_selection.GreedyRegressor,
+    model_selection.SuccessiveHalvingClassifier,
+    model_selection.SuccessiveHalvingRegressor,
+    preprocessing.PredClipper,
+)
+"""Models of models that teach every lesson to every member; River 0.26.1."""
 
 
 class ProbeReport(NamedTuple):
@@ -102,17 +113,18 @@ def probe(model: Any, samples: Sequence[Features], task: Task) -> ProbeReport:
     bare = model
     while isinstance(bare, FirstLesson | KnownNames | KnownValues | Copied):
         bare = bare.model
-    changes, error = _trial(bare.clone(), samples, task)
-    if error:
-        return ProbeReport(("copy",), changes, error)
-    if _forgets(bare, samples, task):
-        return ProbeReport(("copy",), (*changes, "after a drift"))
-    if not changes:
+    trial = _trial(bare.clone(), samples, task)
+    if trial.error:
+        return ProbeReport(("copy",), trial.changes, trial.error)
+    if _uneven(bare, samples, task):
+        return ProbeReport(("copy",), (*trial.changes, "in a member"))
+    if not trial.changes:
         return ProbeReport((), ())
     for guards, guard in _GUARDS.items():
-        if _trial(guard(bare.clone()), samples, task) == ((), ""):
-            return ProbeReport(guards, changes)
-    return ProbeReport(("copy",), changes)
+        tried = _trial(guard(bare.clone()), samples, task)
+        if not tried.changes and not tried.error and tried.raised <= trial.raised:
+            return ProbeReport(guards, trial.changes)
+    return ProbeReport(("copy",), trial.changes)
 
 
 def samples_for(kinds: Mapping[str, type]) -> list[Features]:
@@ -145,32 +157,47 @@ def _label(index: int, task: Task) -> LabelValue:
     return f"class {index % 3}" if task == "multiclass" else index % 2 + index % 5 / 10
 
 
-def _trial(model: Any, samples: Sequence[Features], task: Task) -> tuple[tuple[Moment, ...], str]:
-    """Teach and ask `model`; return the moments at which asking changed it, and its error if it raised."""
+class _Trial(NamedTuple):
+    """What came of teaching and asking one model."""
+
+    changes: tuple[Moment, ...]
+    raised: frozenset[Moment]
+    """When asking raised; a guard that makes a model raise is none."""
+    error: str
+    """What learning raised, or asking about ordinary events after lessons."""
+
+
+def _trial(model: Any, samples: Sequence[Features], task: Task) -> _Trial:
+    """Teach and ask `model`."""
     changes: list[Moment] = []
+    raised: set[Moment] = set()
 
     def ask(moment: Moment, events: Sequence[Features]) -> str:
         before = digest(model)
         error = _ask(model, events, task)
-        if digest(model) != before:
+        if digest(model) != before and moment not in changes:
             changes.append(moment)
+        if error:
+            raised.add(moment)
         return error
 
-    if ask("before the first lesson", samples[:3]) and "before the first lesson" not in changes:
+    if ask("before the first lesson", samples[:3]) and not changes:
         changes.append("before the first lesson")
-    try:
-        for index in range(LESSONS):
+    failed = ""
+    for index in range(LESSONS):
+        try:
             model.learn_one(dict(samples[index % len(samples)]), _label(index, task))
-    except Exception as error:  # noqa: BLE001 a user's model may raise anything
-        return tuple(changes), _text(error)
-    if raised := ask("after lessons", samples):
-        return tuple(changes), raised
-    ask("after lessons", [{}, *({name: x[name]} for x in samples[:2] for name in x)])
+        except Exception as error:  # noqa: BLE001 a user's model may raise anything
+            return _Trial(tuple(changes), frozenset(raised), _text(error))
+        if index < FIRST_LESSONS:
+            ask("after lessons", [samples[index % len(samples)]])
+    failed = ask("after lessons", samples)
     ask("at a new name", [{**x, _NEW: 1.5} for x in samples[:3]])
+    ask("after lessons", [{}, *({name: x[name]} for x in samples[:2] for name in x)])
     if any(isinstance(value, str) for value in samples[0].values()):
         ask("at a new name", [{**samples[0], _NEW: _NEW}])
         ask("at a new text", [_with_new_texts(x) for x in samples[:3]])
-    return tuple(dict.fromkeys(changes)), ""
+    return _Trial(tuple(changes), frozenset(raised), failed)
 
 
 def _ask(model: Any, events: Sequence[Features], task: Task) -> str:
@@ -196,28 +223,40 @@ def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:200]
 
 
-def _forgets(model: Any, samples: Sequence[Features], task: Task) -> bool:
-    """Return whether `model` replaces, when it drifts, a wrapped model that needs a guard."""
-    numbers: list[Features] = [
-        {name: value for name, value in x.items() if not isinstance(value, str)} for x in samples
-    ]
+def _uneven(model: Any, samples: Sequence[Features], task: Task) -> bool:
+    """Return whether a part of `model` that needs a guard does not learn every lesson."""
+    numbers: list[Features] = [{k: v for k, v in x.items() if not isinstance(v, str)} for x in samples]
     if not numbers[0]:
         numbers = samples_for({"number": float})
-    replaced = [wrapped for part in _parts(model) if (wrapped := _replaced(part)) is not None]
-    return any(probe(wrapped, numbers, task).guards for wrapped in replaced)
+    return any(_needs_guard(member, numbers, task) for part in _parts(model) for member in _members(part))
 
 
-def _replaced(part: Any) -> Any:
-    """Return the model that `part` clones anew when a detector of its own fires, or None."""
-    wrapped = getattr(part, "_wrapped_model", None)
-    if wrapped is None:
-        return None
-    held = [item for value in vars(part).values() for item in (value if isinstance(value, list) else [value])]
-    return wrapped if any(isinstance(item, _DETECTORS) for item in held) else None
+def _needs_guard(member: Any, samples: Sequence[Features], task: Task) -> bool:
+    """Probe a member, of one-vs-rest for instance, with labels that it can learn."""
+    tasks: tuple[Task, ...] = (task, "binary", "regression")
+    for labels in dict.fromkeys(tasks):
+        report = probe(member, samples, labels)
+        if not report.error:
+            return bool(report.guards)
+    return True
 
 
-def _parts(model: Any) -> Iterator[Any]:
-    """Yield `model` and every River object inside it."""
+def _members(part: Any) -> list[Any]:
+    """Return the models that `part` teaches some lessons and spares others."""
+    if isinstance(part, compose.Pipeline):
+        steps = list(part.steps.values())
+        filters = [place for place, step in enumerate(steps) if isinstance(step, base.AnomalyFilter)]
+        return steps[filters[0] + 1 :] if filters else []
+    if isinstance(part, (*_EVEN, base.AnomalyFilter)):
+        return []
+    if isinstance(part, base.Wrapper):
+        return [part._wrapped_model]
+    return list(part.models) if isinstance(part, base.Ensemble | model_selection.base.ModelSelector) else []
+
+
+def _parts(model: Any) -> list[Any]:
+    """Return `model` and every River object inside it."""
+    found: list[Any] = []
     seen: set[int] = set()
     stack = [model]
     while stack and len(seen) < PARTS_MAX:
@@ -226,9 +265,10 @@ def _parts(model: Any) -> Iterator[Any]:
             continue
         seen.add(id(part))
         if isinstance(part, base.Base):
-            yield part
-            stack.extend(vars(part).values() if hasattr(part, "__dict__") else ())
+            found.append(part)
+            stack.extend(getattr(part, "__dict__", {}).values())
         elif isinstance(part, dict):
             stack.extend(part.values())
         elif isinstance(part, list | tuple):
             stack.extend(part)
+    return found
