@@ -232,6 +232,16 @@ class Aggregate(Expression):
         """Return which log it reads."""
         return "labels" if isinstance(self.of, LabelSource) else "events"
 
+    @property
+    def column(self) -> str | None:
+        """Return the field whose values it reads, None for labels."""
+        return self.of if isinstance(self.of, str) else None
+
+    @property
+    def is_valued(self) -> bool:
+        """Return whether it is about values, not only about when there were events."""
+        return self.kind not in ("count", "rate", "since_last")
+
     def __repr__(self) -> str:
         source = _quote(self.of) if isinstance(self.of, str) else repr(self.of)
         of = "" if self.of is None else f"{source}, "

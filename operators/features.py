@@ -3,9 +3,9 @@
 Lives here: the order of things for one event, and expressions over its values.  Never here:
 what a window holds (`windows.py`), what a definition may say (`plan.py`), who predicts.
 
-Strategy: every feature has a slot, in the order of the definition, and every aggregate has
-one.  An event fills a copy of the template (defaults, None for the rest): first its windows,
-then the expressions over fields and other slots; slots that are still None are missing.
+Strategy: an event fills in a copy of the template, which has every feature's name in the
+order of the definition: first its windows, then the expressions over fields and other
+aggregates.  What is missing and has no default is taken out.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from operators.aggregates import Number
 from operators.contract import StateDelta, StateEntries
+from operators.exact import VALUE_MAX, Number, as_number
 from operators.expressions import (
     Aggregate,
     Arithmetic,
@@ -31,6 +31,7 @@ from operators.expressions import (
     Negative,
     TimePart,
 )
+from operators.kernels import Target
 from operators.plan import FeaturePlan, Group, nodes
 from operators.windows import LONG_AGO, Row, Windows
 from topics.errors import CheckpointError
@@ -38,9 +39,9 @@ from topics.messages import Event, FeatureValue
 
 __all__ = ["Features", "JoinedLabel"]
 
-Slots = list[Any]
-Evaluate = Callable[[Any, Slots, Mapping[str, object]], FeatureValue | None]
-"""(the user's event, slots, looked-up values by `Lookup.address`) -> value or None."""
+Out = dict[Any, Any]
+Evaluate = Callable[[Any, Out, Mapping[str, object]], FeatureValue | None]
+"""(the user's event, aggregates by number, looked-up values by `Lookup.address`) -> value or None."""
 
 _META: Final = "meta"
 _HOUR_MS: Final = 3_600_000
@@ -75,54 +76,50 @@ class _GroupRun(NamedTuple):
 class Features:
     """Features of events in log order, with all their windows.
 
-    >>> from operators import by
-    >>> from operators.plan import compile_features
-    >>> class Payment(msgspec.Struct):
-    ...     card: str
-    ...     amount: float
-    >>> definition = {"n": by("card").count("1h"), "mean": by("card").mean("amount", "1h")}
-    >>> plan = compile_features(definition, Payment, grace_ms=0, max_events_per_key=100, task="binary")
-    >>> features = Features(plan)
-    >>> events = [
-    ...     Event(str(n), n * 60_000, "a", Payment("a", amount), offset=n, watermark=n * 60_000)
-    ...     for n, amount in enumerate([1.0, 4.0])
-    ... ]
-    >>> features.step_events(events)
-    [{'n': 1, 'mean': 1.0}, {'n': 2, 'mean': 2.5}]
+        >>> from operators import by
+        >>> from operators.kernels import Target
+    from operators.plan import compile_features
+        >>> class Payment(msgspec.Struct):
+        ...     card: str
+        ...     amount: float
+        >>> definition = {"n": by("card").count("1h"), "mean": by("card").mean("amount", "1h")}
+        >>> plan = compile_features(definition, Payment, grace_ms=0, max_events_per_key=100, task="binary")
+        >>> features = Features(plan)
+        >>> events = [
+        ...     Event(str(n), n * 60_000, "a", Payment("a", amount), offset=n, watermark=n * 60_000)
+        ...     for n, amount in enumerate([1.0, 4.0])
+        ... ]
+        >>> features.step_events(events)
+        [{'n': 1, 'mean': 1.0}, {'n': 2, 'mean': 2.5}]
     """
 
     def __init__(self, plan: FeaturePlan) -> None:
         self.plan = plan
-        slot_of: dict[Aggregate, int] = {}
-        self._names = [name for name, _ in plan.features]
-        template: list[FeatureValue | None] = [None] * len(self._names)
-        later: list[tuple[int, Expression]] = []
-        for slot, (_, expression) in enumerate(plan.features):
-            of, default = _undefault(expression)
-            if isinstance(of, Aggregate) and of not in slot_of:
-                slot_of[of] = slot
-                template[slot] = default
+        targets: dict[Aggregate, list[Target]] = {}
+        self._template: Out = {}
+        later: list[tuple[str, Expression]] = []
+        for name, expression in plan.features:
+            self._template[name] = default = expression.value if isinstance(expression, Default) else None
+            of = expression.of if isinstance(expression, Default) else expression
+            if isinstance(of, Aggregate):
+                targets.setdefault(of, []).append(Target(name, of, default is not None))
             else:
-                later.append((slot, expression))
-        # An aggregate with a default writes over the default; whoever else reads it needs its own slot.
-        shared = {
+                later.append((name, expression))
+        # Aggregates inside other expressions go under numbers, which are taken out at the end.
+        inner = dict.fromkeys(
             part for _, expression in later for part in nodes(expression) if isinstance(part, Aggregate)
-        }
-        targets = [(slot, aggregate) for aggregate, slot in slot_of.items()]
-        for aggregate in sorted(shared, key=repr):
-            slot_of[aggregate] = len(template)
-            targets.append((len(template), aggregate))
-            template.append(None)
-        self._template: Slots = template
-        self._later = [(slot, _compile(expression, slot_of)) for slot, expression in later]
+        )
+        numbers = {aggregate: number for number, aggregate in enumerate(inner)}
+        for aggregate, number in numbers.items():
+            targets.setdefault(aggregate, []).append(Target(number, aggregate))
+        self._numbers = tuple(numbers.values())
+        self._later = [(name, _compile(expression, numbers)) for name, expression in later]
         self._event_groups: list[_GroupRun] = []
         self._label_groups: list[_GroupRun] = []
         for group in plan.groups:
-            mine = [(slot, a) for slot, a in targets if (a.keys, a.source) == (group.keys, group.source)]
+            mine = [target for aggregate in group.aggregates for target in targets[aggregate]]
             run = _GroupRun(
-                Windows(group.columns, mine, plan.max_events_per_key),
-                _key_of(group.keys),
-                _row_of(group),
+                Windows(group.columns, mine, plan.max_events_per_key), _key_of(group), _row_of(group)
             )
             (self._event_groups if group.source == "events" else self._label_groups).append(run)
         self._windows = [run.windows for run in (*self._event_groups, *self._label_groups)]
@@ -174,14 +171,19 @@ class Features:
             for windows in self._windows:
                 if watermark >= windows.due_ms:
                     windows.forget(watermark)
-        slots = self._template.copy()
+        out = self._template.copy()
         for windows, key_of, row_of in self._event_groups:
-            windows.step(key_of(value), event, row_of(value), slots)
+            windows.step(key_of(value), event, row_of(value), out)
         for windows, key_of, _ in self._label_groups:
-            windows.read(key_of(value), event, slots)
-        for slot, evaluate in self._later:
-            slots[slot] = evaluate(value, slots, looked_up)
-        return {name: found for name, found in zip(self._names, slots, strict=False) if found is not None}
+            windows.read(key_of(value), event, out)
+        for name, evaluate in self._later:
+            if (found := evaluate(value, out, looked_up)) is None:
+                del out[name]
+            else:
+                out[name] = found
+        for number in self._numbers:
+            out.pop(number, None)
+        return out
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state: one entry per group and key, and one for all."""
@@ -224,32 +226,20 @@ class Features:
         return msgspec.msgpack.encode(_Meta(self._watermark, evicted))
 
 
-def _undefault(expression: Expression) -> tuple[Expression, FeatureValue | None]:
-    if isinstance(expression, Default):
-        return expression.of, expression.value
-    return expression, None
-
-
-def _key_of(fields: tuple[str, ...]) -> Callable[[Any], str]:
+def _key_of(group: Group) -> Callable[[Any], str]:
     """Return how an event's key is read.
 
     One field is its own text.  Several are joined with the length of each but the last, so that
     different values never make the same key.
     """
-    if not fields:
+    if not group.keys:
         return lambda _: ""
-    if len(fields) == 1:
-        get = attrgetter(fields[0])
-
-        def one(value: Any) -> str:
-            key = get(value)
-            return key if type(key) is str else str(key)
-
-        return one
-    several = attrgetter(*fields)
+    get: Callable[[Any], Any] = attrgetter(*group.keys)
+    if len(group.keys) == 1:
+        return get if group.keys_are_text else lambda value: str(get(value))
 
     def joined(value: Any) -> str:
-        *head, last = map(str, several(value))
+        *head, last = map(str, get(value))
         return "".join([f"{len(part)}:{part}," for part in head]) + last
 
     return joined
@@ -257,44 +247,51 @@ def _key_of(fields: tuple[str, ...]) -> Callable[[Any], str]:
 
 def _row_of(group: Group) -> Callable[[Any], Row]:
     """Return how an event's values (a label's value) for a group's columns are read."""
-    columns = [name for name in group.columns if name is not None]
     if not group.columns:
         return lambda _: ()
     if group.source == "labels":
-        return lambda value: (value,)
-    get: Callable[[Any], Any] = attrgetter(*columns)
-    return get if len(columns) > 1 else lambda value: (get(value),)
+        return lambda value: (as_number(value),)
+    get: Callable[[Any], Any] = attrgetter(*(name or "" for name in group.columns))
+    if len(group.columns) > 1:
+        return lambda value: tuple(map(as_number, get(value)))
+
+    def one(value: Any) -> Row:
+        number = get(value)
+        # The usual number first: a call of `as_number` costs as much as all else here.
+        return (number,) if number is not None and 1 <= number <= VALUE_MAX else (as_number(number),)
+
+    return one
 
 
-def _compile(expression: Expression, slot_of: Mapping[Aggregate, int]) -> Evaluate:
+def _compile(expression: Expression, numbers: Mapping[Aggregate, int]) -> Evaluate:
     """Return `expression` as a function."""
     match expression:
         case Aggregate():
-            slot = slot_of[expression]
-            return lambda _value, slots, _looked_up: slots[slot]
-        case Constant(number):
-            return lambda *_: number
+            number = numbers[expression]
+            return lambda _value, out, _looked_up: out.get(number)
+        case Constant(constant):
+            return lambda *_: constant
         case Field(name):
             get = attrgetter(name)
-            return lambda value, _slots, _looked_up: _finite(get(value))
+            return lambda value, _out, _looked_up: _finite(get(value))
         case TimePart(part, Field(name)):
             get, read = attrgetter(name), _hour if part == "hour" else _weekday
-            return lambda value, _slots, _looked_up: read(get(value))
+            return lambda value, _out, _looked_up: read(get(value))
         case Default(of, default):
-            inner = _compile(of, slot_of)
+            inner = _compile(of, numbers)
 
-            def defaulted(value: Any, slots: Slots, looked_up: Mapping[str, object]) -> FeatureValue:
-                found = inner(value, slots, looked_up)
+            def defaulted(value: Any, out: Out, looked_up: Mapping[str, object]) -> FeatureValue:
+                found = inner(value, out, looked_up)
                 return default if found is None else found
 
             return defaulted
         case Negative(of):
-            return _compile(Arithmetic("*", Constant(-1), of), slot_of)
+            return _compile(Arithmetic("*", Constant(-1), of), numbers)
         case Arithmetic(operation, left, right):
-            return _calculation(operation, _compile(left, slot_of), _compile(right, slot_of))
+            return _calculation(operation, _compile(left, numbers), _compile(right, numbers))
         case Lookup(_, _, fallback):
             address = expression.address
-            return lambda _value, _slots, looked_up: _stored(looked_up.get(address), fallback)
+            return lambda _value, _out, looked_up: _stored(looked_up.get(address), fallback)
         case _:
             raise AssertionError(expression)
 
@@ -307,8 +304,8 @@ def _calculation(operation: str, left: Evaluate, right: Evaluate) -> Evaluate:
         "/": lambda a, b: a / b,
     }[operation]
 
-    def calculated(value: Any, slots: Slots, looked_up: Mapping[str, object]) -> FeatureValue | None:
-        a, b = left(value, slots, looked_up), right(value, slots, looked_up)
+    def calculated(value: Any, out: Out, looked_up: Mapping[str, object]) -> FeatureValue | None:
+        a, b = left(value, out, looked_up), right(value, out, looked_up)
         if a is None or b is None:
             return None
         try:

@@ -65,6 +65,7 @@ class Group:
     columns: tuple[str | None, ...]
     """Fields whose values are kept; None is the label's value."""
     aggregates: tuple[Aggregate, ...]
+    keys_are_text: bool
 
     @property
     def window_max_ms(self) -> int:
@@ -194,17 +195,17 @@ def compile_features(
                 lookups.setdefault(part.address, part)
     return FeaturePlan(
         tuple(features.items()),
-        tuple(_group(tuple(aggregates)) for aggregates in grouped.values()),
+        tuple(_group(tuple(aggregates), shapes) for aggregates in grouped.values()),
         tuple(lookups.values()),
         grace_ms,
         max_events_per_key,
     )
 
 
-def _group(aggregates: tuple[Aggregate, ...]) -> Group:
-    valued = [a.of for a in aggregates if a.kind not in ("count", "rate", "since_last")]
-    columns = dict.fromkeys(of if isinstance(of, str) else None for of in valued)
-    return Group(aggregates[0].keys, aggregates[0].source, tuple(columns), aggregates)
+def _group(aggregates: tuple[Aggregate, ...], shapes: _Shapes) -> Group:
+    columns = dict.fromkeys(aggregate.column for aggregate in aggregates if aggregate.is_valued)
+    keys, source = aggregates[0].keys, aggregates[0].source
+    return Group(keys, source, tuple(columns), aggregates, all(map(shapes.is_text, keys)))
 
 
 class _Shapes:
@@ -230,6 +231,10 @@ class _Shapes:
             self._types[known.name] = " | ".join(
                 type(part).__name__.removesuffix("Type").lower() for part in parts
             )
+
+    def is_text(self, name: str) -> bool:
+        """Return whether the field `name` is text and nothing else."""
+        return self._shapes[name] == "text"
 
     def check(self, expression: Expression, place: str, *, inside: bool = False) -> Shape:
         """Return what kind of value `expression` has; raise DefinitionError if it has none."""
@@ -282,11 +287,10 @@ class _Shapes:
         place = f"{place}: {aggregate!r}"
         for name in aggregate.keys:
             self._check_key(name, place)
-        valued = aggregate.kind not in ("count", "rate", "since_last")
         if isinstance(aggregate.of, str):
-            if self._known(aggregate.of, place) not in ("number", "bool") and valued:
+            if self._known(aggregate.of, place) not in ("number", "bool") and aggregate.is_valued:
                 self._refuse(aggregate.of, place, "is no number", "aggregate a number, or count")
-        elif valued and self._task == "multiclass":
+        elif aggregate.is_valued and self._task == "multiclass":
             raise DefinitionError(f"{place}: a class label is no number", hint='use .count(label, "...")')
         return "number"
 

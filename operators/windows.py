@@ -1,14 +1,14 @@
 """Exact sliding windows of one key group: one log per key serves all windows and fields.
 
 Lives here: the logs of keys, what they keep, in which order, and for how long.  Never here:
-what an aggregate means (`aggregates.py`), which features want it (`features.py`), clocks.
+how a log is read (`kernels.py`), which features want it (`features.py`), clocks.
 
     log of one key      t0  t1  t2  t3  t4          an event at t4; windows end there:
     (t4 - 1h, t4]           [---------------]       from the first entry after t4 - 1h
     (t4 - 1m, t4]                       [---]       half open: an entry at t4 - 1m is out
     watermark - 1h     |                            entries at or before it are forgotten
 
-Strategy: the log is the whole state.  Whatever speeds up reading (`index.py`) is derived
+Strategy: the log is the whole state.  Whatever makes reading fast (`index.py`) is derived
 from it and holds exact numbers, so values do not depend on the way they were reached: on
 batches, restores, or the order of arrival within the grace.
 """
@@ -18,23 +18,26 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
-from operators.aggregates import REDUCERS, Number, as_number
-from operators.expressions import Aggregate
+from operators.exact import Number
+from operators.index import ColumnIndex
+from operators.kernels import Kernels, Target, build
 from topics.messages import Event
 
-__all__ = ["Row", "Windows"]
+__all__ = ["LONG_AGO", "Row", "Windows"]
 
 Row = tuple[Number | None, ...]
-"""The values of one event that a group's windows look at, one per column."""
+"""The values of one event that a group's windows look at, one per column, as `exact.as_number` gives them."""
 
 SPANS: Final = 64
 """Idle keys are looked for this often per longest window: memory stays small and looking is free."""
-TRIM_MIN: Final = 16
-"""Forgotten entries are cut off a list when they are at least this many and half of it."""
+INDEX_MIN: Final = 32
+"""A log of this many entries gets an index; a shorter one is sliced as fast and is far smaller."""
+TRIM_MIN: Final = 8
+"""Forgotten entries are cut off a list when they are this many and half of it."""
 LONG_AGO: Final = -(2**62)
 """Before all times."""
 
@@ -42,84 +45,43 @@ LONG_AGO: Final = -(2**62)
 class KeyLog:
     """What one key keeps: times in order, and rows laid end to end; entries before `base` are forgotten."""
 
-    __slots__ = ("base", "times", "values")
+    __slots__ = ("base", "index", "times", "values")
 
     def __init__(self, times: list[int], values: list[Number | None]) -> None:
         self.times = times
         self.values = values
         self.base = 0
-
-
-_EMPTY: Final = KeyLog([], [])
-
-
-class _Reading(NamedTuple):
-    """All aggregates over one width, and into which slots they go."""
-
-    width_ms: int
-    include_current: bool
-    counts: tuple[int, ...]
-    rates: tuple[int, ...]
-    since_lasts: tuple[int, ...]
-    columns: tuple[tuple[int, tuple[tuple[int, str], ...]], ...]
-
-
-def _readings(
-    columns: Sequence[str | None], aggregates: Sequence[tuple[int, Aggregate]]
-) -> tuple[_Reading, ...]:
-    """Sort aggregates by what they read."""
-    spans = dict.fromkeys((aggregate.window_ms, aggregate.include_current) for _, aggregate in aggregates)
-    readings = []
-    for width, current in spans:
-        mine = [(s, a) for s, a in aggregates if (a.window_ms, a.include_current) == (width, current)]
-        slots = {
-            kind: tuple(s for s, a in mine if a.kind == kind) for kind in ("count", "rate", "since_last")
-        }
-        by_column: dict[int, list[tuple[int, str]]] = {}
-        for slot, aggregate in mine:
-            if aggregate.kind in REDUCERS:
-                name = aggregate.of if isinstance(aggregate.of, str) else None
-                by_column.setdefault(columns.index(name), []).append((slot, aggregate.kind))
-        readings.append(
-            _Reading(
-                width,
-                current,
-                slots["count"],
-                slots["rate"],
-                slots["since_last"],
-                tuple((column, tuple(kinds)) for column, kinds in by_column.items()),
-            )
-        )
-    return tuple(readings)
+        self.index: list[ColumnIndex] | None = None
 
 
 class Windows:
     """The logs of one key group.
 
-    `columns` name the values of a row (None: the label's), `aggregates` pairs slots with what
-    goes into them.  `event_max` bounds a key's entries: the oldest make room, counted in
+    `columns` name the values of a row (None: the label's), `targets` pairs names with the aggregates
+    that go under them.  `event_max` bounds a key's entries: the oldest make room, counted in
     `evicted_events`.  A key with nothing left in its longest window is forgotten, counted in
     `evicted_keys`.
 
     >>> from operators.expressions import by
-    >>> hour = Windows(["amount"], [(0, by("card").count("1h")), (1, by("card").sum("amount", "1h"))], 100)
-    >>> slots = [None, None]
+    >>> count, total = by("card").count("1h"), by("card").sum("amount", "1h")
+    >>> hour = Windows(["amount"], [Target("n", count), Target("sum", total)], event_max=100)
     >>> for time in (0, 1_000, 3_600_000):
+    ...     out = {}
     ...     event = Event("id", time, "alice", None, offset=0, watermark=time)
-    ...     hour.step("alice", event, (2.5,), slots)
-    ...     print(slots)
-    [1, 2.5]
-    [2, 5.0]
-    [2, 5.0]
+    ...     hour.step("alice", event, (2.5,), out)
+    ...     print(out)
+    {'n': 1, 'sum': 2.5}
+    {'n': 2, 'sum': 5.0}
+    {'n': 2, 'sum': 5.0}
     """
 
-    def __init__(
-        self, columns: Sequence[str | None], aggregates: Sequence[tuple[int, Aggregate]], event_max: int
-    ) -> None:
+    def __init__(self, columns: Sequence[str | None], targets: Sequence[Target], event_max: int) -> None:
+        self._columns = tuple(columns)
         self._stride = len(columns)
-        self._readings = _readings(columns, aggregates)
-        self._events = all(aggregate.source == "events" for _, aggregate in aggregates)
-        self.width_max_ms = max(aggregate.window_ms for _, aggregate in aggregates)
+        self._targets = targets
+        self._sparse = False
+        self._compile()
+        self.width_max_ms = max(target.aggregate.window_ms for target in targets)
         self._span_ms = max(1, self.width_max_ms // SPANS)
         self._event_max = event_max
         self._logs: dict[str, KeyLog] = {}
@@ -138,33 +100,70 @@ class Windows:
         """Return whether any key changed since the last `delta`."""
         return bool(self._changed)
 
-    def step(self, key: str, event: Event, row: Row, slots: list[object]) -> None:
-        """Enter one event and write its windows into `slots`; a missing value leaves its slot as it was.
+    def step(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
+        """Enter one event and write its windows into `out`.
 
         A late event sees what is kept and itself, and is not entered.
         """
         time = event.event_time
+        log = self._logs.get(key)
+        if log is None or event.late or self._before is not None or time < log.times[-1]:
+            self._step_any(key, event, row, out)
+            return
+        # What `_step_any` does, for the usual event: in order, of a known key.
+        self._changed.add(key)
+        times, values = log.times, log.values
+        end = len(times)
+        times.append(time)
+        values += row
+        base = log.base
+        horizon = event.watermark - self.width_max_ms
+        if times[base] <= horizon:
+            while times[base] <= horizon:
+                base += 1
+            log.base = base
+        if end - base >= self._event_max:
+            log.base = base = base + 1
+            self.evicted_events += 1
+        if log.index is not None:
+            for index in log.index:
+                index.append(values, end)
+        elif end - base >= INDEX_MIN:
+            self._index(log)
+        if None in row and not self._sparse:
+            self._become_sparse()
+        if base >= TRIM_MIN and base * 2 >= end:
+            self._trim(log)
+            end -= base
+        (self._after.plain if log.index is None else self._after.indexed)(log, end + 1, time, out)
+
+    def _step_any(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
+        """Do what `step` says, whatever the event."""
+        time = event.event_time
         if event.late:
             log = self._kept(key, time, event.watermark)
-            log.times.append(time)
-            log.values.extend(map(as_number, row))
-            self._read(log, len(log.times), time, slots)
+            end = len(log.times)
         else:
-            log, position = self._enter(key, time, event.watermark, row)
-            self._read(log, position + 1, time, slots)
+            log = self._log(key, time)
+            end = self._make_room(log, time, event.watermark)
+        if self._before is not None:
+            self._read(self._before, log, end, time, out)
+        self._insert(log, end, time, row)
+        self._read(self._after, log, end + 1, time, out)
 
     def enter(self, key: str, time: int, watermark: int, row: Row) -> None:
         """Enter what is no event of its own: a label.  One from before all windows changes nothing."""
         if time > watermark - self.width_max_ms:
-            self._enter(key, time, watermark, row)
+            log = self._log(key, time)
+            self._insert(log, self._make_room(log, time, watermark), time, row)
 
-    def read(self, key: str, event: Event, slots: list[object]) -> None:
-        """Write the windows that end at `event` into `slots`, without entering anything."""
+    def read(self, key: str, event: Event, out: dict[Any, Any]) -> None:
+        """Write the windows that end at `event` into `out`, without entering anything."""
         time = event.event_time
-        log = self._logs.get(key, _EMPTY)
-        if event.late:
-            log = self._kept(key, time, event.watermark)
-        self._read(log, bisect_right(log.times, time, log.base), time, slots)
+        log = self._kept(key, time, event.watermark) if event.late else self._logs.get(key, _EMPTY)
+        times = log.times
+        end = len(times) if not times or times[-1] <= time else bisect_right(times, time, log.base)
+        self._read(self._after, log, end, time, out)
 
     def forget(self, watermark: int) -> None:
         """Forget the keys that have nothing left in any window at `watermark`.
@@ -185,19 +184,43 @@ class Windows:
                     self.evicted_keys += 1
             self._set_due()
 
-    def _set_due(self) -> None:
-        spans = self._due_keys
-        self.due_ms = (min(spans) + 1) * self._span_ms - 1 + self.width_max_ms if spans else -LONG_AGO
+    def _compile(self) -> None:
+        """Build the kernels: what leaves the event itself out is read before it is entered."""
+        before = [target for target in self._targets if not target.aggregate.include_current]
+        after = [target for target in self._targets if target.aggregate.include_current]
+        self._before = build(self._columns, before, sparse=self._sparse) if before else None
+        self._after = build(self._columns, after, sparse=self._sparse)
+        presence = {"present"} if self._sparse else set()
+        self._wanted = [
+            presence | {a.kind for _, a, _ in self._targets if a.is_valued and a.column == column}
+            for column in self._columns
+        ]
 
-    def _enter(self, key: str, time: int, watermark: int, row: Row) -> tuple[KeyLog, int]:
-        """Put an entry in its place; return its log and its position."""
+    def _read(self, kernels: Kernels, log: KeyLog, end: int, time: int, out: dict[Any, Any]) -> None:
+        (kernels.plain if log.index is None else kernels.indexed)(log, end, time, out)
+
+    def _become_sparse(self) -> None:
+        """From the first missing value on, read with kernels that expect them; indexes are built again."""
+        self._sparse = True
+        self._compile()
+        for log in self._logs.values():
+            log.index = None
+
+    def _log(self, key: str, time: int) -> KeyLog:
+        """Return the log of `key`, which is about to change."""
         self._changed.add(key)
         log = self._logs.get(key)
         if log is None:
             log = self._logs[key] = KeyLog([], [])
             self._file(key, time)
-        times, values, stride = log.times, log.values, self._stride
-        horizon, base, end = watermark - self.width_max_ms, log.base, len(times)
+        return log
+
+    def _make_room(self, log: KeyLog, time: int, watermark: int) -> int:
+        """Forget what is over or too much; return the position for an entry at `time`."""
+        times, base = log.times, log.base
+        if not times:
+            return 0
+        horizon, end = watermark - self.width_max_ms, len(times)
         while base < end and times[base] <= horizon:
             base += 1
         if end - base >= self._event_max:
@@ -205,12 +228,49 @@ class Windows:
             self.evicted_events += 1
         log.base = base
         if base >= TRIM_MIN and base * 2 >= end:
-            del times[:base], values[: base * stride]
-            log.base = base = 0
-        position = bisect_right(times, time, base) if times and time < times[-1] else len(times)
-        times.insert(position, time)
-        values[position * stride : position * stride] = map(as_number, row)
-        return log, position
+            self._trim(log)
+            end -= base
+        if log.index is None and end - log.base >= INDEX_MIN:
+            self._index(log)
+        return bisect_right(times, time, log.base) if log.base < end and time < times[-1] else end
+
+    def _trim(self, log: KeyLog) -> None:
+        """Cut what is forgotten off the lists."""
+        count, log.base = log.base, 0
+        del log.times[:count], log.values[: count * self._stride]
+        if log.index is not None:
+            if len(log.times) < INDEX_MIN // 2:
+                log.index = None
+            else:
+                for index in log.index:
+                    index.trim(count)
+
+    def _index(self, log: KeyLog) -> None:
+        """Give a log that has grown its index."""
+        log.index = [
+            ColumnIndex(wanted, stride=self._stride, offset=offset)
+            for offset, wanted in enumerate(self._wanted)
+        ]
+        for index in log.index:
+            index.extend(log.values)
+
+    def _insert(self, log: KeyLog, position: int, time: int, row: Row) -> None:
+        """Put an entry in its place."""
+        times, values = log.times, log.values
+        if position == len(times):
+            times.append(time)
+            values += row
+            if log.index is not None:
+                for index in log.index:
+                    index.append(values, position)
+        else:
+            times.insert(position, time)
+            values[position * self._stride : position * self._stride] = row
+            if log.index is not None:
+                for index in log.index:
+                    index.insert(values, position)
+        if None in row and not self._sparse:
+            self._become_sparse()
 
     def _file(self, key: str, time: int) -> None:
         span = time // self._span_ms
@@ -220,43 +280,16 @@ class Windows:
         else:
             waiting.append(key)
 
+    def _set_due(self) -> None:
+        spans = self._due_keys
+        self.due_ms = (min(spans) + 1) * self._span_ms - 1 + self.width_max_ms if spans else -LONG_AGO
+
     def _kept(self, key: str, time: int, watermark: int) -> KeyLog:
         """Return a copy of what is kept up to `time`, apart from laziness in forgetting."""
         log = self._logs.get(key, _EMPTY)
         base = bisect_right(log.times, watermark - self.width_max_ms, log.base)
         end = bisect_right(log.times, time, base)
         return KeyLog(log.times[base:end], log.values[base * self._stride : end * self._stride])
-
-    def _read(self, log: KeyLog, end: int, time: int, slots: list[object]) -> None:
-        """Write all aggregates of the windows that end at `time`, from the entries before `end`.
-
-        Of events, the last of these entries is the event itself.
-        """
-        times, values, base = log.times, log.values, log.base
-        stride, events = self._stride, self._events
-        for width, include_current, counts, rates, since_lasts, columns in self._readings:
-            stop = end - 1 if events and not include_current else end
-            start = bisect_right(times, time - width, base, stop)
-            for slot in counts:
-                slots[slot] = stop - start
-            for slot in rates:
-                slots[slot] = (stop - start) * 1000 / width
-            if since_lasts:
-                previous = end - 2 if events else end - 1
-                if previous >= start:
-                    for slot in since_lasts:
-                        slots[slot] = time - times[previous]
-            for column, kinds in columns:
-                present = [
-                    value
-                    for value in values[start * stride + column : stop * stride : stride]
-                    if value is not None
-                ]
-                for slot, kind in kinds:
-                    if present:
-                        slots[slot] = REDUCERS[kind](present)
-                    elif kind == "sum":
-                        slots[slot] = 0.0
 
     def snapshot(self) -> Iterable[tuple[str, bytes]]:
         """Return every key and its log as bytes."""
@@ -277,6 +310,8 @@ class Windows:
             times = [time := time + step for step in steps]
             self._logs[key] = KeyLog(times, values)
             self._file(key, times[-1])
+            if None in values and not self._sparse:
+                self._become_sparse()
         self._set_due()
 
     def _encode(self, log: KeyLog) -> bytes:
@@ -285,5 +320,6 @@ class Windows:
         return _pack((steps, log.values[log.base * self._stride :]))
 
 
+_EMPTY: Final = KeyLog([], [])
 _pack = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[int], list[int | float | bool | None]]).decode

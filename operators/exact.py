@@ -1,7 +1,6 @@
-"""What an aggregate of a few numbers is, exactly.
+"""Exact sums: which numbers may enter a window, and how their sums and squares are held.
 
-Lives here: the meaning of each aggregate as a pure function of a list of values, and which
-numbers may enter a window.  Never here: time, keys, memory.
+Lives here: pure functions of numbers.  Never here: time, keys, memory.
 
 Strategy: sums are exact.  A double is a whole number of units of 2**-252 if it is not
 nearer to zero than 2**-200, so a sum of doubles is an integer: adding has an exact inverse,
@@ -12,15 +11,11 @@ so that a value is a function of the window's content alone, however it was reac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import fsum, sqrt
+from collections.abc import Sequence
 from typing import Final
-
-from topics.messages import FeatureValue
 
 __all__ = [
     "BITS",
-    "REDUCERS",
     "SCALE",
     "UNIT",
     "VALUE_MAX",
@@ -28,6 +23,7 @@ __all__ = [
     "Number",
     "as_number",
     "variance",
+    "variance_of",
 ]
 
 Number = float | int | bool
@@ -64,23 +60,11 @@ def variance(count: int, total: int, squares: int) -> float:
     return (count * squares - total * total) / (count * (count - 1) << 2 * BITS)
 
 
-def _mean(values: Sequence[Number]) -> float:
-    return fsum(values) / len(values)
+def variance_of(values: Sequence[Number]) -> float:
+    """Return the variance of the values themselves.
 
-
-def _variance(values: Sequence[Number]) -> float:
+    >>> variance_of([1e9, 1e9 + 1, 1e9 + 2])
+    1.0
+    """
     units = [int(value * SCALE) for value in values]
     return variance(len(units), sum(units), sum([unit * unit for unit in units]))
-
-
-REDUCERS: Final[dict[str, Callable[[Sequence[Number]], FeatureValue]]] = {
-    "sum": fsum,
-    "mean": _mean,
-    "min": min,
-    "max": max,
-    "var": _variance,
-    "std": lambda values: sqrt(_variance(values)),
-    "first": lambda values: values[0],
-    "last": lambda values: values[-1],
-}
-"""Each aggregate of values as a function of those present in the window, at least one, in log order."""
