@@ -32,7 +32,7 @@ from river.__version__ import __version__ as river_version
 from river.proba.base import Distribution
 
 from operators.allowlist import BASE, AllowList, denied
-from operators.digest import samples_unseeded
+from operators.digest import NODES_MAX, children, samples_unseeded
 from topics.errors import ModelError
 
 __all__ = [
@@ -54,6 +54,8 @@ META_BYTES_MAX = 64 * 1024
 """Names, versions and offsets; a few hundred bytes."""
 KEY_BYTES_MIN = 16
 """Shorter keys can be guessed."""
+ANCHOR_LEVELS = 100
+"""Python lets pickle recurse through some 900 levels below a server's own calls."""
 
 _HEAD = struct.Struct(">4sH8sIQ")
 _MAC_BYTES = hashlib.sha256().digest_size
@@ -209,9 +211,12 @@ def _mac(key: bytes, body: bytes) -> bytes:
 
 
 def _pickled(model: object) -> bytes:
-    stream = io.BytesIO()
+    """Return the pickle of a pair: parts that go first so that nesting stays shallow, and the model."""
     try:
-        _Pickler(stream, protocol=5).dump(model)
+        try:
+            return _pickle(((), model))
+        except RecursionError:
+            return _pickle((_anchors(model), model))
     except ModelError:
         raise
     except Exception as error:  # whatever a foreign class raises, the answer is the same
@@ -219,7 +224,34 @@ def _pickled(model: object) -> bytes:
             f"a {type(model).__name__} cannot be stored: {error}",
             hint="use functions of your own file in models, not lambdas, and no open files or generators",
         ) from error
+
+
+def _pickle(pair: tuple[object, object]) -> bytes:
+    stream = io.BytesIO()
+    _Pickler(stream, protocol=5).dump(pair)
     return stream.getvalue()
+
+
+def _anchors(model: object) -> list[object]:
+    """Return objects inside `model`, at most some `ANCHOR_LEVELS` of nesting apart, the inner ones first.
+
+    Pickle recurses, and a search tree that was fed a growing number (a default
+    HoeffdingTreeRegressor with a time among its features) is a list hundreds of nodes deep.
+    What has been pickled before is only referred to, so inner parts first bounds the recursion.
+    """
+    found: list[object] = []
+    seen: dict[int, object] = {}
+    stack: list[tuple[object, int]] = [(model, 0)]
+    while stack and len(seen) < NODES_MAX:
+        part, levels = stack.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        if levels >= ANCHOR_LEVELS and not isinstance(part, dict | list | tuple | set | frozenset):
+            found.append(part)
+            levels = 0
+        stack.extend((child, levels + 1) for child in children(part))
+    return found[::-1]
 
 
 def unseeded(kind: type) -> Any:
@@ -317,7 +349,7 @@ class _Unpickler(pickle.Unpickler):
 
     def model(self) -> Any:
         try:
-            return self.load()
+            return self.load()[1]
         except ModelError:
             raise
         except Exception as error:

@@ -35,7 +35,7 @@ import numpy as np
 
 from topics.errors import ModelError
 
-__all__ = ["NODES_MAX", "digest", "samples_unseeded"]
+__all__ = ["NODES_MAX", "children", "digest", "samples_unseeded"]
 
 NODES_MAX = 20_000_000
 """Containers visited in one walk, about a minute; a structure beyond it makes parts of itself for ever."""
@@ -50,6 +50,7 @@ _DERIVED = {
     "river.compose.pipeline.Pipeline": frozenset(
         {"_plan", "_inference_transformers", "_last_step_cached", "_last_step_params"}
     ),
+    "river.linear_model.bayesian_lin_reg.BayesianLinearRegression": frozenset({"_m_arr", "_m_dirty"}),
 }
 """Class -> attributes it works out from its others when first used; River 0.26.1."""
 
@@ -73,6 +74,11 @@ def digest(obj: object) -> str:
     if token is None:
         token = _walk(obj)
     return blake2b(token, digest_size=HASH_BYTES).hexdigest()
+
+
+def children(obj: object) -> list[Any]:
+    """Return what `obj` is made of, one level deep; nothing for numbers, texts, classes and functions."""
+    return [] if _leaf(obj) is not None else _take_apart(obj).children
 
 
 def _own_state(obj: object, state: Any) -> Any:
