@@ -76,21 +76,20 @@ class _GroupRun(NamedTuple):
 class Features:
     """Features of events in log order, with all their windows.
 
-        >>> from operators import by
-        >>> from operators.kernels import Target
-    from operators.plan import compile_features
-        >>> class Payment(msgspec.Struct):
-        ...     card: str
-        ...     amount: float
-        >>> definition = {"n": by("card").count("1h"), "mean": by("card").mean("amount", "1h")}
-        >>> plan = compile_features(definition, Payment, grace_ms=0, max_events_per_key=100, task="binary")
-        >>> features = Features(plan)
-        >>> events = [
-        ...     Event(str(n), n * 60_000, "a", Payment("a", amount), offset=n, watermark=n * 60_000)
-        ...     for n, amount in enumerate([1.0, 4.0])
-        ... ]
-        >>> features.step_events(events)
-        [{'n': 1, 'mean': 1.0}, {'n': 2, 'mean': 2.5}]
+    >>> from operators import by
+    >>> from operators.plan import compile_features
+    >>> class Payment(msgspec.Struct):
+    ...     card: str
+    ...     amount: float
+    >>> definition = {"n": by("card").count("1h"), "mean": by("card").mean("amount", "1h")}
+    >>> plan = compile_features(definition, Payment, grace_ms=0, max_events_per_key=100, task="binary")
+    >>> features = Features(plan)
+    >>> events = [
+    ...     Event(str(n), n * 60_000, "a", Payment("a", amount), offset=n, watermark=n * 60_000)
+    ...     for n, amount in enumerate([1.0, 4.0])
+    ... ]
+    >>> features.step_events(events)
+    [{'n': 1, 'mean': 1.0}, {'n': 2, 'mean': 2.5}]
     """
 
     def __init__(self, plan: FeaturePlan) -> None:

@@ -1,15 +1,16 @@
 """Windows against the definition, recomputed from the raw events by code that shares nothing with them.
 
-    watermark - 1h            t - 1m         t
-    ----|------------------------(------------]      a window of 1 m at an event of time t
-        gone | kept                            later entries are not seen
+watermark - 1h            t - 1m         t
+----|------------------------(------------]      a window of 1 m at an event of time t
+    gone | kept                            later entries are not seen
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
-from math import fsum, sqrt
+from itertools import pairwise
+from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import windows as module
-from operators.expressions import LABEL, Aggregate, by, label
+from operators.expressions import Aggregate, by, label
 from operators.kernels import Target
 from operators.windows import Windows
 from topics.messages import Event
@@ -170,10 +171,7 @@ def _thresholds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "TRIM_MIN", request.param[1])
 
 
-fixtures_are_constant = settings(max_examples=60, deadline=None)
-
-
-@fixtures_are_constant
+@settings(max_examples=60, deadline=None)
 @given(steps=histories(), event_max=st.sampled_from([1, 3, 8, 1000]))
 def test_windows_equal_their_definition(steps: list[Step], event_max: int) -> None:
     windows = build(["a", "b"], TWO_COLUMNS, event_max)
@@ -181,3 +179,184 @@ def test_windows_equal_their_definition(steps: list[Step], event_max: int) -> No
     expected = [oracle.see(step, own=True) for step in steps]
     assert run(windows, steps) == expected
     assert windows.evicted_events == oracle.evicted
+
+
+def long_history(seed: int, size: int = 1500) -> list[Step]:
+    """Return a busy key and a quiet one, a tenth out of order, some late, some values missing."""
+    random = np.random.default_rng(seed)
+    newest, steps = 5_000, []
+    for _ in range(size):
+        back = random.integers(0, 45) if random.random() < 0.1 else -random.integers(0, 12)
+        time = int(newest - back)
+        late = time < newest - 30
+        newest = max(newest, time)
+        size_of = 10.0 ** random.integers(-6, 13)
+        row = (
+            float(random.normal() * size_of),
+            None if random.random() < 0.1 else int(random.integers(-9, 9)),
+        )
+        steps.append(Step("x" if random.random() < 0.9 else "y", time, newest - 30, late, row))
+    return steps
+
+
+def test_a_long_history_equals_its_definition() -> None:
+    steps = long_history(seed=7, size=450)
+    oracle = Oracle(["a", "b"], TWO_COLUMNS, 90)
+    assert run(build(["a", "b"], TWO_COLUMNS, 90), steps) == [oracle.see(step, own=True) for step in steps]
+    assert oracle.evicted > 0
+    assert sum(step.late for step in steps) > 10
+
+
+LABELS = [
+    by("card").count(label, 50),
+    by("card").rate(label, 400),
+    by("card").since_last(label, 400),
+    *(getattr(by("card"), kind)(label, span) for kind in KINDS for span in (50, 400)),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=histories(width=1), labels=st.lists(st.booleans(), min_size=60, max_size=60))
+def test_label_windows_equal_their_definition(steps: list[Step], labels: list[bool]) -> None:
+    """Labels come in any order, too old ones and ones ahead of all events among them."""
+    windows, oracle = build([None], LABELS), Oracle([None], LABELS, 1000)
+    for step, is_label in zip(steps, labels, strict=False):
+        if is_label:
+            windows.enter(step.key, step.time, step.watermark, step.row)
+            oracle.enter(step)
+            oracle.arrived += 1
+        else:
+            out: dict[Any, Any] = {}
+            windows.read(step.key, event_of(step), out)
+            assert out == oracle.see(step, own=False)
+
+
+def state(windows: Windows) -> dict[str, bytes]:
+    return dict(windows.snapshot())
+
+
+def exactly(found: object) -> str:
+    """Return text that tells -0.0 from 0.0 and 1 from 1.0."""
+    return repr(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=histories(), cut=st.integers(0, 60), event_max=st.sampled_from([3, 1000]))
+def test_restored_windows_continue_to_the_bit(steps: list[Step], cut: int, event_max: int) -> None:
+    steady = build(["a", "b"], TWO_COLUMNS, event_max)
+    run(steady, steps[:cut])
+    restored = build(["a", "b"], TWO_COLUMNS, event_max)
+    restored.restore(state(steady).items())
+    assert exactly(run(restored, steps[cut:])) == exactly(run(steady, steps[cut:]))
+    assert state(restored) == state(steady)
+    assert len(restored) == len(steady)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=histories(), cuts=st.lists(st.integers(0, 60), max_size=4))
+def test_deltas_add_up_to_the_snapshot(steps: list[Step], cuts: list[int]) -> None:
+    windows, folded = build(["a", "b"], TWO_COLUMNS), {}
+    bounds = [0, *sorted(cuts), len(steps)]
+    for start, end in pairwise(bounds):
+        run(windows, steps[start:end])
+        untouched = state(windows)
+        for key, data in windows.delta():
+            if data is None:
+                folded.pop(key, None)
+            else:
+                folded[key] = data
+        assert folded == untouched == state(windows)
+    assert not windows.changed
+
+
+def test_boundaries_are_open_behind_and_closed_ahead() -> None:
+    """The timeline of the module's docstring, in milliseconds.
+
+    0    1    2    3    4         (t - 3, t] of the events at 3 and 4
+         [---------]              at 3: 1, 2, 3
+              [---------]         at 4: 2, 3, 4
+    """
+    windows = build([], [by("card").count(3), by("card").since_last(3)])
+    steps = [Step("x", time, time, False, ()) for time in range(5)]
+    assert run(windows, steps) == [{0: 1}, {0: 2, 1: 1}, {0: 3, 1: 1}, {0: 3, 1: 1}, {0: 3, 1: 1}]
+
+
+def test_an_event_out_of_order_sees_its_own_time_and_is_seen_later() -> None:
+    """Arrival: 10, 30, then 20 within the grace, then 31; the window is 15 wide."""
+    windows = build(["a"], [by("card").count(15), by("card").sum("a", 15)])
+    steps = [Step("x", time, 0, False, (float(time),)) for time in (10, 30, 20, 31)]
+    assert [tuple(out.values()) for out in run(windows, steps)] == [
+        (1, 10.0),
+        (1, 30.0),
+        (2, 30.0),
+        (3, 81.0),
+    ]
+
+
+def test_a_late_event_is_scored_and_leaves_no_trace() -> None:
+    windows = build(["a"], [by("card").sum("a", 100)])
+    run(windows, [Step("x", 100, 100, False, (1.0,))])
+    before = state(windows)
+    assert run(windows, [Step("x", 90, 100, True, (5.0,))]) == [{0: 5.0}]
+    assert run(windows, [Step("new", 90, 100, True, (5.0,))]) == [{0: 5.0}]
+    assert state(windows) == before
+    assert windows.evicted_events == 0
+
+
+def test_idle_keys_go_by_event_time_alone() -> None:
+    """A key goes once its newest entry has left the longest window, a sixty-fourth later at most."""
+    windows = build([], [by("card").count(640)])
+    run(windows, [Step("idle", 5, 5, False, ()), Step("busy", 5, 5, False, ())])
+    run(windows, [Step("busy", time, time, False, ()) for time in range(6, 645)])
+    assert (len(windows), windows.evicted_keys) == (2, 0)
+    run(windows, [Step("busy", 645 + 10, 645 + 10, False, ())])
+    assert (len(windows), windows.evicted_keys) == (1, 1)
+    assert [key for key, data in windows.delta() if data is None] == ["idle"]
+    run(windows, [Step("later", 10_000, 10_000, False, ())])
+    assert [key for key, _ in windows.snapshot()] == ["later"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=histories(width=0))
+def test_a_key_is_kept_as_long_as_it_may_be_seen_and_little_longer(steps: list[Step]) -> None:
+    count = by("card").count(640)
+    windows, newest = build([], [count]), {}
+    for step in steps:
+        run(windows, [step])
+        if not step.late:
+            newest[step.key] = max(newest.get(step.key, step.time), step.time)
+        kept = {key for key, _ in windows.snapshot()}
+        assert {key for key, time in newest.items() if time > step.watermark - 640} <= kept
+        assert kept <= {key for key, time in newest.items() if time > step.watermark - 640 - 10}
+
+
+def test_a_thousand_keys_that_moved_on_are_forgotten_once_each() -> None:
+    windows = build([], [by("card").count(100)])
+    for start in (0, 50, 90, 140):
+        run(windows, [Step(str(number), start, start, False, ()) for number in range(1000)])
+    run(windows, [Step("last", 1_000, 1_000, False, ())])
+    assert (len(windows), windows.evicted_keys) == (1, 1000)
+
+
+def test_memory_of_a_key_is_bounded_by_what_is_kept() -> None:
+    windows = build(["a"], [by("card").sum("a", "1d")], event_max=50)
+    run(windows, [Step("x", time, time, False, (1.0,)) for time in range(2_000)])
+    (log,) = windows._logs.values()
+    assert len(log.times) <= 2 * 51
+    assert windows.evicted_events == 1_950
+
+
+def test_out_of_range_numbers_are_missing_even_where_none_was_expected() -> None:
+    """The kernels for columns without gaps give way to those that expect them, with the same values."""
+    aggregates = aggregates_of((40, 1000), "a")
+    steps = [step._replace(row=(step.row[0],)) for step in long_history(seed=3, size=300)]
+    steps[150] = steps[150]._replace(row=(None,))
+    oracle = Oracle(["a"], aggregates, 1000)
+    assert run(build(["a"], aggregates), steps) == [oracle.see(step, own=True) for step in steps]
+
+
+def test_values_keep_their_type() -> None:
+    windows = build(["a"], [by("card").last("a", 10), by("card").max("a", 10), by("card").sum("a", 10)])
+    assert exactly(run(windows, [Step("x", 1, 1, False, (3,)), Step("x", 2, 2, False, (True,))])) == exactly(
+        [{0: 3, 1: 3, 2: 3.0}, {0: True, 1: 3, 2: 4.0}]
+    )
