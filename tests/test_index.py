@@ -68,9 +68,7 @@ def test_a_million_events_leave_no_drift() -> None:
     values = (random.normal(size=size) * 10.0 ** random.integers(-6, 13, size=size)).tolist()
     card = by("card")
     wanted = [card.sum("a", width), card.var("a", width), card.max("a", width), card.count(width)]
-    windows = build(
-        ["a"], [card.sum("a", width), card.var("a", width), card.max("a", width), card.count(width)]
-    )
+    windows = Windows(["a"], [Target(n, a) for n, a in enumerate(wanted)], event_max=10_000)
     event_step, out = windows.step, {}
     for time in range(size):
         event_step("x", Event("", time, "x", None, offset=0, watermark=time), (values[time],), out)

@@ -204,7 +204,7 @@ def test_a_long_history_equals_its_definition() -> None:
     oracle = Oracle(["a", "b"], TWO_COLUMNS, 90)
     assert run(build(["a", "b"], TWO_COLUMNS, 90), steps) == [oracle.see(step, own=True) for step in steps]
     assert oracle.evicted > 0
-    assert sum(step.late for step in steps) > 10
+    assert sum(step.late for step in steps) > 5
 
 
 LABELS = [
