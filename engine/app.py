@@ -138,7 +138,7 @@ class _Host(faust.Worker):
     def __init__(self, app: Any, worker: Worker, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self._deadline_s = settings.drain_deadline_ms / 1000
         self._watchdog: threading.Timer | None = None
-        self._stopping: asyncio.Future[None] | None = None
+        self._ending: asyncio.Future[None] | None = None
         super().__init__(
             app,
             _DataPlane(worker, self),
@@ -147,6 +147,8 @@ class _Host(faust.Worker):
             override_logging=False,
             redirect_stdouts=False,
         )
+
+        self.spinner = None
 
     def data_plane_ended(self, running: asyncio.Task[None]) -> None:
         """End the process when the loops have ended: with code 1 if they died."""
@@ -161,7 +163,7 @@ class _Host(faust.Worker):
             log.error("the data plane died", exc_info=error)
         self._exit_within(EXIT_AFTER_DRAIN_S, 1)
         self.crash_reason = error
-        self._stopping = asyncio.ensure_future(self.stop(), loop=self.loop)
+        self._ending = asyncio.ensure_future(self.stop(), loop=self.loop)
 
     def _schedule_shutdown(self, signal: Any) -> None:
         """First signal: drain within the deadline.  Second: now."""

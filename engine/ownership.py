@@ -180,7 +180,7 @@ class Owner:
         writer = owned.takeover.writer
         for position in writer.positions():
             offset = acknowledged.get((self._topic(position.target), position.partition))
-            if offset is not None:
+            if offset is not None and offset >= position.position:
                 writer.acknowledged(position.log, offset)
         meta = ScorerMeta(self._definition, log_positions(owned.takeover))
         await owned.store.save(owned.takeover.claim, msgspec.json.encode(meta), owned.scorer.delta())

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
-
 from engine.metrics import Metrics
 from engine.worker import Worker
 
 __all__ = ["add_pages"]
+
+EXPOSITION = "text/plain; version=0.0.4"
+"""Prometheus' text format; the charset is added by the server."""
 
 
 def add_pages(app: Any, worker: Worker, metrics: Metrics) -> None:
     """Register the pages with a Faust app."""
 
     async def metrics_page(view: Any, _request: Any) -> Any:
-        return view.bytes(metrics.exposition(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return view.bytes(metrics.exposition(), content_type=EXPOSITION)
 
     async def live(view: Any, _request: Any) -> Any:
         return _verdict(view, worker.unhealthy())
