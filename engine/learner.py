@@ -120,8 +120,8 @@ class Learner:
         self._dump, self._load = dump, load
         self._place = _Place()
         self._parts = (self.arena, self.learning, self.evaluation, self.watch, self.evidence)
-        self._stored: dict[str, int] = {}
-        """Models as of the last delta: name -> updates."""
+        self._stored: dict[str, tuple[int, bool]] = {}
+        """Models as of the last delta: name -> (updates, quarantined)."""
 
     @property
     def position(self) -> int:
@@ -252,13 +252,17 @@ class Learner:
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call; a model only if it has learned."""
-        candidates = self.roster.candidates
+        candidates, sick = self.roster.candidates, self.roster.quarantined
         changed: StateDelta = {MODEL + name: None for name in self._stored if name not in candidates}
         changed["place"] = msgspec.msgpack.encode(self._place)
         for name, candidate in candidates.items():
-            if self._stored.get(name) != candidate.updates or name in self.roster.quarantined:
+            # A lesson that failed may have half changed its model: quarantine is a change of its own.
+            now = (candidate.updates, name in sick)
+            if self._stored.get(name) != now:
                 changed[MODEL + name] = self._dump(candidate.model)
-        self._stored = {name: candidate.updates for name, candidate in candidates.items()}
+                self._stored[name] = now
+        for name in self._stored.keys() - candidates.keys():
+            del self._stored[name]
         for part in self._parts:
             changed.update(part.delta())
         changed.update({READER + name: data for name, data in self.reader.delta().items()})
@@ -276,4 +280,7 @@ class Learner:
         self.reader.restore(
             {name.removeprefix(READER): data for name, data in entries.items() if name.startswith(READER)}
         )
-        self._stored = {name: candidate.updates for name, candidate in self.roster.candidates.items()}
+        self._stored = {
+            name: (candidate.updates, name in self.roster.quarantined)
+            for name, candidate in self.roster.candidates.items()
+        }
