@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from operators.exact import UNIT
 from operators.expressions import by
 from operators.index import ColumnIndex
+from operators.kernels import Target
+from operators.windows import Windows
 from topics.messages import Event
 
 WANTED = {"sum", "var", "present", "max", "min"}
