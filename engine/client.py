@@ -25,7 +25,6 @@ __all__ = [
     "Partition",
     "bounds",
     "broker_error",
-    "checked",
     "connected",
     "plain",
     "reading",
@@ -55,6 +54,10 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (
         kafka_errors.RecordTooLargeError,
         "raise kafka.fetch_max_bytes: a record is larger than one fetch may be",
+    ),
+    (
+        kafka_errors.InvalidTimestampError,
+        "the topic takes no times that far ahead: raise message.timestamp.after.max.ms, or lower max_ahead",
     ),
     (
         kafka_errors.OffsetOutOfRangeError,
@@ -141,7 +144,7 @@ def reading(kafka: KafkaSettings) -> dict[str, Any]:
 async def bounds(
     consumer: Any, partitions: Iterable[TopicPartition], kafka: KafkaSettings
 ) -> dict[TopicPartition, tuple[int, int]]:
-    """Return the first offset and the end (next offset) of each log.  Raises BrokerError."""
+    """Return each log's first offset and its end as listed, for some brokers too low (`logs.exact_ends`)."""
     wanted = list(partitions)
     try:
         async with asyncio.timeout(kafka.request_timeout_ms / 1000):
@@ -150,28 +153,3 @@ async def bounds(
     except (*REFUSED, TimeoutError) as error:
         raise broker_error(error, "asking for the bounds of logs", kafka) from error
     return {tp: (starts[tp], ends[tp]) for tp in wanted}
-
-
-def checked(tp: TopicPartition, position: int, start: int, end: int) -> int:
-    """Return `position` if the log has it.
-
-    Raises BrokerError before the log's start (deleted unread) and past its end (emptied, or
-    another log): going on silently would lose or repeat records.
-    """
-    if position < start:
-        raise BrokerError(
-            f"{start - position} records were deleted before they were read: the log starts at {start}",
-            hint="raise retention.ms; to go on without them, start at the log's beginning on purpose",
-            topic=tp.topic,
-            partition=tp.partition,
-            offset=position,
-        )
-    if position > end:
-        raise BrokerError(
-            f"the log ends at {end}, before the place where reading stopped",
-            hint="was the topic deleted, or is this another cluster? Its checkpoints do not fit it",
-            topic=tp.topic,
-            partition=tp.partition,
-            offset=position,
-        )
-    return position

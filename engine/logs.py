@@ -9,7 +9,7 @@ may be a transaction marker or may have been compacted away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,33 +19,57 @@ from engine.client import (
     REFUSED,
     bounds,
     broker_error,
-    checked,
     connected,
     reading,
     stopped,
 )
 from engine.provision import partition_counts
 from engine.settings import KafkaSettings
-from engine.source import records_of
 from topics.errors import BrokerError
 from topics.messages import Record
 
-__all__ = ["log_bounds", "read_log"]
+__all__ = ["checked", "exact_ends", "log_bounds", "read_log", "records_of"]
 
 LOOK_MS = 100
 """How often a reader with nothing to read looks whether its position has passed a trailing marker."""
+PROBE_MS = 10
+"""Longest wait of a fetch that is only after the end of the log."""
 
 
 @asynccontextmanager
-async def _reader(kafka: KafkaSettings) -> AsyncGenerator[Any]:
+async def _reader(kafka: KafkaSettings, partitions: Iterable[TopicPartition] = ()) -> AsyncGenerator[Any]:
     def make() -> Any:
         return AIOKafkaConsumer(**kafka.aiokafka_options(), **reading(kafka))
 
     consumer = await connected(make, kafka)
     try:
+        consumer.assign(list(partitions))
         yield consumer
     finally:
         await stopped(consumer, kafka)
+
+
+async def exact_ends(
+    kafka: KafkaSettings, reported: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    """Return the ends of logs as a fetch tells them, where a broker's list of offsets cannot be trusted.
+
+    Tansu 0.6 lists the first offset of the last batch plus one, less than the end; what a
+    fetch says is right on every broker.  Raises BrokerError.
+    """
+    ends = dict(reported)
+    async with _reader(kafka.model_copy(update={"fetch_max_wait_ms": PROBE_MS}), ends) as consumer:
+        for tp, end in reported.items():
+            consumer.seek(tp, end)
+        try:
+            async with asyncio.timeout(kafka.request_timeout_ms / 1000):
+                while silent := [tp for tp in ends if consumer.highwater(tp) is None]:
+                    await consumer.getmany(*silent, timeout_ms=PROBE_MS)
+        except (*REFUSED, TimeoutError) as error:
+            raise broker_error(error, "asking for the ends of logs", kafka) from error
+        for tp, end in reported.items():
+            ends[tp] = max(end, consumer.last_stable_offset(tp) or 0)
+    return ends
 
 
 async def log_bounds(kafka: KafkaSettings, topic: str) -> dict[int, tuple[int, int]]:
@@ -57,9 +81,45 @@ async def log_bounds(kafka: KafkaSettings, topic: str) -> dict[int, tuple[int, i
     count = counts[topic]
     if count is None:
         raise BrokerError("there is no such topic", hint="see headrace topics", topic=topic)
+    partitions = [TopicPartition(topic, number) for number in range(count)]
     async with _reader(kafka) as consumer:
-        found = await bounds(consumer, [TopicPartition(topic, number) for number in range(count)], kafka)
-        return {tp.partition: limits for tp, limits in found.items()}
+        found = await bounds(consumer, partitions, kafka)
+    ends = await exact_ends(kafka, {tp: end for tp, (_, end) in found.items()})
+    return {tp.partition: (start, ends[tp]) for tp, (start, _) in found.items()}
+
+
+async def checked(
+    kafka: KafkaSettings,
+    positions: Mapping[TopicPartition, int | None],
+    found: Mapping[TopicPartition, tuple[int, int]],
+) -> dict[TopicPartition, int]:
+    """Return the positions, None made the log's start, if the logs with these bounds have them.
+
+    Raises BrokerError before a log's start (deleted unread) and past its end (emptied, or
+    another log): going on silently would lose or repeat records.
+    """
+    asked = {tp: found[tp][0] if position is None else position for tp, position in positions.items()}
+    beyond = {tp: found[tp][1] for tp, position in asked.items() if position > found[tp][1]}
+    ends = await exact_ends(kafka, beyond) if beyond else {}
+    for tp, position in asked.items():
+        start = found[tp][0]
+        if position < start:
+            raise BrokerError(
+                f"{start - position} records were deleted before they were read: the log starts at {start}",
+                hint="raise retention.ms; to go on without them, start at the log's beginning on purpose",
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=position,
+            )
+        if position > ends.get(tp, position):
+            raise BrokerError(
+                f"the log ends at {ends[tp]}, before the place where reading stopped",
+                hint="was the topic deleted, or is this another cluster? Its checkpoints do not fit it",
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=position,
+            )
+    return asked
 
 
 async def read_log(
@@ -73,10 +133,8 @@ async def read_log(
     """
     tp = TopicPartition(topic, partition)
     loop = asyncio.get_running_loop()
-    async with _reader(kafka) as consumer:
-        start, end = (await bounds(consumer, [tp], kafka))[tp]
-        position = checked(tp, from_offset, start, end)
-        consumer.assign([tp])
+    async with _reader(kafka, [tp]) as consumer:
+        position = (await checked(kafka, {tp: from_offset}, await bounds(consumer, [tp], kafka)))[tp]
         consumer.seek(tp, position)
         patience_s = kafka.request_timeout_ms / 1000
         give_up = loop.time() + patience_s
@@ -102,3 +160,20 @@ async def read_log(
                 records = [record for record in records if record.offset < until]
             if records:
                 yield records
+
+
+def records_of(tp: TopicPartition, fetched: Sequence[Any]) -> list[Record]:
+    """Return aiokafka's records of one partition as ours; a timestamp of -1 means there is none."""
+    topic, partition = tp
+    return [
+        Record(
+            topic,
+            partition,
+            record.offset,
+            record.timestamp if record.timestamp >= 0 else None,
+            record.key,
+            record.value,
+            record.headers,
+        )
+        for record in fetched
+    ]

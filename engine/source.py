@@ -28,17 +28,17 @@ from engine.client import (
     Partition,
     bounds,
     broker_error,
-    checked,
     connected,
     plain,
     reading,
     stopped,
 )
+from engine.logs import checked, records_of
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 from topics.messages import Record
 
-__all__ = ["Listener", "Source", "records_of"]
+__all__ = ["Listener", "Source"]
 
 
 class Listener(Protocol):
@@ -61,7 +61,7 @@ class Listener(Protocol):
 class _Buffer:
     """Records of one partition that were fetched and not handed out yet."""
 
-    __slots__ = ("ahead", "end", "records", "start")
+    __slots__ = ("ahead", "end", "known", "records", "start")
 
     def __init__(self, position: int, end: int) -> None:
         self.records: list[Record] = []
@@ -70,6 +70,8 @@ class _Buffer:
         """Next offset to fetch: past compacted records and transaction markers."""
         self.end = end
         """Largest end of the log that was seen."""
+        self.known = False
+        """Whether a fetch has told the end: what brokers list may be too low."""
 
     def __len__(self) -> int:
         return len(self.records) - self.start
@@ -156,13 +158,12 @@ class Source:
         """
         wanted = {TopicPartition(*partition): offset for partition, offset in positions.items()}
         limits = await bounds(self._consumer, wanted, self._kafka)
+        found = await checked(self._kafka, wanted, limits)
         while self._fetch is not None and not wanted.keys().isdisjoint(self._fetching):
             await asyncio.wait({self._fetch})
             await self._take()
         held = self._consumer.assignment()
-        opened: dict[Partition, int] = {}
-        for tp, offset in wanted.items():
-            start, end = limits[tp]
+        for tp, position in found.items():
             if self._rebalancing or tp not in held:
                 raise BrokerError(
                     "the partition is not assigned to this worker any more",
@@ -170,14 +171,12 @@ class Source:
                     topic=tp.topic,
                     partition=tp.partition,
                 )
-            position = checked(tp, start if offset is None else offset, start, end)
             self._consumer.seek(tp, position)
             self._consumer.resume(tp)
             self._paused.discard(tp)
-            self._open[tp] = _Buffer(position, end)
-            opened[plain(tp)] = position
+            self._open[tp] = _Buffer(position, limits[tp][1])
         self._changed.set()
-        return opened
+        return {plain(tp): position for tp, position in found.items()}
 
     async def poll(self, timeout_ms: int, records_max: int) -> dict[Partition, list[Record]]:
         """Return up to `records_max` records, in log order per partition, shared out fairly.
@@ -235,7 +234,10 @@ class Source:
                 buffer.add(records_of(tp, records))
             with suppress(kafka_errors.IllegalStateError):
                 buffer.ahead = await self._consumer.position(tp)
-                buffer.end = max(buffer.end, self._consumer.last_stable_offset(tp) or 0)
+                stable = self._consumer.last_stable_offset(tp)
+                if stable is not None:
+                    buffer.end = max(buffer.end, stable)
+                    buffer.known = True
 
     def _shares(self, records_max: int) -> dict[Partition, list[Record]]:
         ready = [tp for tp, buffer in self._open.items() if len(buffer) and tp not in self._paused]
@@ -257,22 +259,18 @@ class Source:
         return self._open[TopicPartition(*partition)].position
 
     def unread(self, partition: Partition) -> bool:
-        """Return whether the log is known to hold records that no poll has handed out yet.
+        """Return whether the log holds, or may hold, records that no poll has handed out yet.
 
-        As of the last answer of the broker, as in KIP-695.  KeyError unless sought.
+        As of the broker's last answer, as in KIP-695; before its first one (within
+        `fetch_max_wait_ms` of polling) it may.  KeyError unless sought.
         """
-        return self.lag(partition) > 0
+        buffer = self._open[TopicPartition(*partition)]
+        return not buffer.known or buffer.position < buffer.end
 
     def lag(self, partition: Partition) -> int:
         """Return how many offsets lie between the position and the end of the log."""
         buffer = self._open[TopicPartition(*partition)]
-        return max(buffer.end - buffer.position, len(buffer))
-
-    async def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """Ask the broker for the ends of these logs (the offset of the next record)."""
-        wanted = [TopicPartition(*partition) for partition in partitions]
-        limits = await bounds(self._consumer, wanted, self._kafka)
-        return {plain(tp): end for tp, (_, end) in limits.items()}
+        return max(buffer.end - buffer.position, 0)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Stop fetching and handing out; what is buffered stays."""
@@ -347,20 +345,3 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka i
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         await self._source._assigned(assigned)
-
-
-def records_of(tp: TopicPartition, fetched: Sequence[Any]) -> list[Record]:
-    """Return aiokafka's records of one partition as ours; a timestamp of -1 means there is none."""
-    topic, partition = tp
-    return [
-        Record(
-            topic,
-            partition,
-            record.offset,
-            record.timestamp if record.timestamp >= 0 else None,
-            record.key,
-            record.value,
-            record.headers,
-        )
-        for record in fetched
-    ]
