@@ -46,6 +46,25 @@ class Learning:
 
     `examples` counts what was learned, `time` is the largest label time so far, ms.  Decisions act
     at once: when `step` returns, the roster names the champion of the next prediction.
+
+    >>> import pickle
+    >>> from river import linear_model, metrics
+    >>> from operators.roster import Roster
+    >>> from operators.evidence import Promotion
+    >>> roster = Roster("binary", [Candidate("a", linear_model.LogisticRegression(), version=1)], "a")
+    >>> learning = Learning(
+    ...     "binary",
+    ...     Arena("flights", 0, roster, Promotion()),
+    ...     Evaluation("binary", [metrics.Accuracy()], pickle.dumps, pickle.loads),
+    ...     DriftWatch([], pickle.dumps, pickle.loads),
+    ...     Evidence(Promotion()),
+    ... )
+    >>> x, scores = {"delay": 1.0}, {"a": 0.5}
+    >>> example = Example("e1", "k", 0, 9, True, x, scores, 0.5, "champion", "a", 0, 0, 0, 1, 0)
+    >>> learning.step(example, offset=1)
+    []
+    >>> learning.examples, roster.candidates["a"].updates, roster.prior.score()
+    (1, 1, 1.0)
     """
 
     def __init__(
