@@ -20,7 +20,8 @@ import msgspec
 
 from operators.contract import StateDelta, StateEntries
 from operators.exact import VALUE_MAX, Number, as_number
-from operators.expressions import (
+from operators.kernels import Target
+from operators.nodes import (
     Aggregate,
     Arithmetic,
     Constant,
@@ -31,7 +32,6 @@ from operators.expressions import (
     Negative,
     TimePart,
 )
-from operators.kernels import Target
 from operators.plan import FeaturePlan, Group, nodes
 from operators.windows import LONG_AGO, Row, Windows
 from topics.errors import CheckpointError

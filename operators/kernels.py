@@ -33,7 +33,7 @@ from math import fsum, sqrt
 from typing import Any, Final, NamedTuple
 
 from operators.exact import UNIT, variance, variance_of
-from operators.expressions import Aggregate
+from operators.nodes import Aggregate
 
 __all__ = ["Kernels", "Read", "Target", "build"]
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from operators.expressions import (
+from operators.nodes import (
     Aggregate,
     Arithmetic,
     Constant,
