@@ -222,12 +222,14 @@ class _Shapes:
         self._optional: dict[str, bool] = {}
         self._shapes: dict[str, Shape] = {}
         self._types: dict[str, str] = {}
+        self._is_key: dict[str, bool] = {}
         for known in info.fields:
             parts = known.type.types if isinstance(known.type, inspect.UnionType) else (known.type,)
             present = [part for part in parts if not isinstance(part, inspect.NoneType)]
             kinds = {_shape(part) for part in present}
             self._optional[known.name] = len(present) < len(parts)
             self._shapes[known.name] = _join(kinds)
+            self._is_key[known.name] = kinds == {"text"} or all(map(_is_int, present))
             self._types[known.name] = " | ".join(
                 type(part).__name__.removesuffix("Type").lower() for part in parts
             )
@@ -295,7 +297,8 @@ class _Shapes:
         return "number"
 
     def _check_key(self, name: str, place: str) -> None:
-        if self._known(name, place) != "text" and not self._types[name].startswith("int"):
+        self._known(name, place)
+        if not self._is_key[name]:
             self._refuse(name, place, "is no key", "use a field of str or int")
         if self._optional[name]:
             self._refuse(name, place, "may be missing, so it is no key", 'declare a default such as ""')
@@ -313,6 +316,10 @@ class _Shapes:
 
     def _refuse(self, name: str, place: str, wrong: str, fix: str) -> None:
         raise DefinitionError(f"{place}: {self._type_name}.{name} ({self._types[name]}) {wrong}", hint=fix)
+
+
+def _is_int(kind: Any) -> bool:
+    return isinstance(kind.type if isinstance(kind, inspect.Metadata) else kind, inspect.IntType)
 
 
 def _shape(kind: Any) -> Shape:

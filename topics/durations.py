@@ -15,7 +15,7 @@ Duration = str | int
 """A span: text with a unit, or whole milliseconds."""
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_TEXT = re.compile(r"(\d{1,15})(ms|s|m|h|d)")
+_TEXT = re.compile(r"([0-9]{1,15})(ms|s|m|h|d)")
 
 DURATION_MAX_MS = 3_660 * 86_400_000
 """Ten years: anything longer is a slip of the unit."""

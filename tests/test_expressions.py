@@ -1,0 +1,87 @@
+"""Expressions are values with one text for one meaning; nonsense is refused where it is written."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators import by, field, label, lookup
+from operators.expressions import Expression
+from topics.errors import DefinitionError
+
+fields = st.builds(field, st.sampled_from(["amount", "time", 'odd "name"']))
+spans = st.sampled_from(["250ms", "90s", "60m", "3h", "7d", 1, 60_000])
+keys = st.sampled_from([by(), by("card"), by("card", "merchant")])
+aggregates = st.one_of(
+    st.builds(lambda key, span: key.count(span, include_current=False), keys, spans),
+    st.builds(lambda key, of, span: key.mean(of, span), keys, st.sampled_from(["amount", label]), spans),
+    st.builds(lambda key, span: key.since_last(label, span), keys, spans),
+)
+leaves = st.one_of(
+    fields,
+    aggregates,
+    st.builds(field("time").hour),
+    st.builds(lookup, st.just("m:{merchant}"), st.just("risk"), st.sampled_from([None, 0.5, "none"])),
+)
+constants = st.one_of(st.integers(-5, 5), st.floats(-5, 5))
+expressions = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.builds(lambda a, b: a + b, inner, st.one_of(inner, constants)),
+        st.builds(lambda a, b: b - a, inner, st.one_of(inner, constants)),
+        st.builds(lambda a, b: b * a, inner, constants),
+        st.builds(lambda a, b: a / b, inner, inner),
+        st.builds(lambda a, b: b / a, inner, constants),
+        st.builds(lambda a: -a, inner),
+        st.builds(lambda a, value: a.default(value), inner, st.sampled_from([0, -1.5, True, 'say "x"'])),
+    ),
+)
+
+
+@given(expressions)
+def test_the_text_of_an_expression_is_the_expression(expression: Expression) -> None:
+    words = {"by": by, "field": field, "label": label, "lookup": lookup}
+    assert repr(eval(repr(expression), words)) == repr(expression)
+    assert eval(repr(expression), words) == expression
+
+
+def test_equal_windows_have_equal_texts() -> None:
+    assert repr(by("card").count("60m")) == repr(by("card").count(3_600_000)) == 'by("card").count("1h")'
+    assert by("card").count(label, "1h") != by("card").count("1h")
+    assert by("card").mean(field("amount"), "1h") == by("card").mean("amount", "1h")
+
+
+def test_expressions_are_immutable() -> None:
+    with pytest.raises(AttributeError):
+        field("amount").name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda: by("card").count("0s"),
+        lambda: by("card").mean("amount", -1),
+        lambda: by("card").mean("amount", "soon"),
+        lambda: by("card").count(label),
+        lambda: by("card").mean(field("a") / field("b"), "1h"),
+        lambda: by("card", "card"),
+        lambda: by(""),
+        lambda: by(3),
+        lambda: by(*"abcdefghi"),
+        lambda: field("a") + "text",
+        lambda: field("a") * float("nan"),
+        lambda: field("a") - True,
+        lambda: field("a").default(None),
+        lambda: field("a").default(float("inf")),
+        lambda: lookup("merchant", "risk"),
+        lambda: lookup("merchant:{", "risk"),
+        lambda: lookup("merchant:{id!r}", "risk"),
+        lambda: lookup("merchant:{card.number}", "risk"),
+        lambda: lookup("merchant:{id}", "risk", default=[1]),
+    ],
+)
+def test_nonsense_is_refused_where_it_is_written(write: object) -> None:
+    with pytest.raises(DefinitionError) as refusal:
+        write()  # type: ignore[operator]
+    assert refusal.value.hint
