@@ -169,9 +169,10 @@ def globals_of(model: object) -> AllowList:
 def model_codec(
     key: bytes, models: Iterable[object]
 ) -> tuple[Callable[[object], bytes], Callable[[bytes], Any]]:
-    """Return the two functions by which a checkpoint stores and loads the models of one pipeline.
+    """Return the two functions by which a checkpoint stores and loads River objects of one pipeline.
 
-    `models` are the pipeline's fresh models; they settle what a stored one may name.
+    `models` are fresh ones of all that will be stored, in their guards: models, and metrics and
+    drift detectors too where they are stored by the same functions.  They settle what may be named.
     """
     allowed = allow_for(models)
     _check_key(key)
