@@ -265,9 +265,9 @@ class Arena:
     def _start_challenger(self, at: Moment, recent_loss: RecentLoss) -> list[Decision]:
         """Start a clone of the champion's definition; in a full field the worst clone makes room."""
         most = self._promotion.fresh_challengers_max
-        if not most or not self._rested(self._last_start, at):
-            return []
         roster = self.roster
+        if not most or self.states[roster.champion] != "champion" or not self._rested(self._last_start, at):
+            return []
         decisions = []
         clones = [c for c in roster.racing() if c.name not in {c.definition, roster.champion}]
         if len(clones) >= most:

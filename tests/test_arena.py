@@ -248,6 +248,12 @@ def test_other_alarms_start_nothing():
     assert {decision.type for decision in decisions} == {"drift.detected", "drift.improved"}
 
 
+def test_a_sick_champion_is_not_cloned():
+    found = arena("a", fresh_challengers_max=1)
+    found.quarantine(at(1), "a", "sick", same_loss)
+    assert [decision.type for decision in found.alarms(at(200), [RISEN], same_loss)] == ["drift.detected"]
+
+
 def test_the_table_has_no_way_out_of_quarantine_or_retirement():
     assert {before for before, _ in TRANSITIONS} == {"challenger", "champion"}
     assert set(TRANSITIONS.values()) == {"champion", "challenger", "quarantined", "retired"}
