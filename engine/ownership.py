@@ -7,6 +7,7 @@ takeover (that is the generator's), when to save (`worker.py`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -139,7 +140,8 @@ class Owner:
 
     async def _write_claim(self, target: Any, partition: int, value: Claim) -> int:
         topic = self._topic(target)
-        record = Outgoing(target, partition, None, encode(value), headers.CLAIM, 0)
+        now_ms = time.time_ns() // 1_000_000
+        record = Outgoing(target, partition, None, encode(value), headers.CLAIM, now_ms)
         await self._sink.send(topic, partition, [record])
         return (await self._sink.flush())[topic, partition]
 

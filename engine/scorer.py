@@ -177,6 +177,7 @@ class Scorer:
         if self.outbox.logged(decoded.event_id, record.offset) is None:
             again = replace(waiting.prediction, event_offset=record.offset)
             self.outbox.prediction(again, record.key, record.headers)
+            self.counts["predictions", "again"] += 1
         return True
 
     def _admit(self, record: Record, decoded: Decoded, ready: _Ready, now_ms: int) -> None:
@@ -243,6 +244,7 @@ class Scorer:
             if answer is None:
                 answer = self._score(event, features, now_ms)
                 self.outbox.prediction(answer, event.record_key, event.headers)
+                self.counts["predictions", answer.served_by] += 1
             keys = self.features.label_keys(event) if self._label_windows else ()
             waiting = Waiting(answer, event.key, keys, crc)
             if event.event_time + self.join.wait_ms >= event.watermark:
