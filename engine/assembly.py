@@ -15,6 +15,7 @@ from engine.learner import Learner
 from engine.pipeline import Pipeline
 from engine.settings import Settings
 from operators.artefacts import model_codec
+from operators.evaluation import default_metrics
 from operators.kinds import feature_kinds
 from operators.probe import guarded, probe, samples_for
 from topics.errors import SettingsError
@@ -30,7 +31,12 @@ def build_learner(pipeline: Pipeline, *, key: bytes | None = None, warmup_offset
     `key` signs what `snapshot` stores; None takes a new one, for state that outlives nothing.
     """
     models = guarded_models(pipeline)
-    dump, load = model_codec(key or secrets.token_bytes(KEY_BYTES), models.values())
+    stored = (
+        *models.values(),
+        *(pipeline.metrics or default_metrics(pipeline.task)),
+        *(drift.detector for drift in pipeline.drift),
+    )
+    dump, load = model_codec(key or secrets.token_bytes(KEY_BYTES), stored)
     assert pipeline.champion is not None
     return Learner(
         pipeline=pipeline.name,

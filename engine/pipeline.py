@@ -35,6 +35,8 @@ EVENTS_PER_KEY_MAX = 100_000
 """Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
 CANDIDATES_MAX = 16
 """Every candidate scores every event; more than this is a search, not a race."""
+RESERVED = ("served", "prior")
+"""Names that metrics and predictions use for what is no candidate."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,11 @@ def _checked_models(models: Mapping[str, Any]) -> dict[str, Any]:
             f"{len(models)} models are more than {CANDIDATES_MAX}", hint="race fewer candidates at once"
         )
     for name, model in models.items():
+        if name in RESERVED:
+            raise DefinitionError(
+                f"no model can be called `{name}`: it means what was served by any of them",
+                hint="rename the model",
+            )
         if not isinstance(model, base.Estimator):
             raise DefinitionError(
                 f"model `{name}` is a {type(model).__name__}, not a River estimator",
