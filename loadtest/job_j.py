@@ -14,9 +14,9 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 from rich.console import Console
@@ -31,14 +31,26 @@ from loadtest.machine import cores, machine
 from topics.codec import encode_json
 from topics.errors import HeadraceError
 
-__all__ = ["main", "summary"]
+__all__ = ["Sample", "main", "summary"]
 
 RIVER, PLAIN, LOCAL = "bare River, features given", "plain job in process", "Headrace in process"
 WORKER, FAUST = "Headrace worker over Kafka", "Faust agent over Kafka"
 CHECKED = 5_000
 """Events over which Headrace and the plain job must agree before anything is timed."""
+PLAIN_WIDTH = 132
+"""Columns of a table that no terminal shows."""
 WARM = 2_000
 """Events each loop runs over first: imports, caches, compiled code."""
+
+
+class Sample(NamedTuple):
+    """One round of one contestant."""
+
+    rate: float
+    """Events per second of wall time."""
+    cpu_us: float | None
+    """Processor time per event of the process that did the work."""
+    over_kafka: Measured | None = None
 
 
 def main(
@@ -69,17 +81,16 @@ def main(
     }
     for loop in loops.values():
         loop(WARM)
-    rates: dict[str, list[float]] = {name: [] for name in loops}
-    measured: dict[str, list[Measured]] = {}
+    rounds_of: dict[str, list[Sample]] = {}
     for number in range(rounds):
         for name, loop in loops.items():
-            rates[name].append(events / timed(lambda loop=loop: loop(events)))  # type: ignore[misc]
+            wall_s, cpu_s = timed(lambda loop=loop: loop(events))  # type: ignore[misc]
+            rounds_of.setdefault(name, []).append(Sample(events / wall_s, cpu_s / events * 1e6))
         if bootstrap_servers is not None and number < kafka_rounds:
-            for name, result in _over_kafka(bootstrap_servers, number, data, faust_events).items():
-                rates.setdefault(name, []).append(result.events_per_s)
-                measured.setdefault(name, []).append(result)
-        console.print("  ".join(f"{name} {values[-1]:,.0f}/s" for name, values in rates.items()))
-    found = summary(rates, measured)
+            for name, sample in _over_kafka(bootstrap_servers, number, data, faust_events).items():
+                rounds_of.setdefault(name, []).append(sample)
+        console.print("  ".join(f"{name} {taken[-1].rate:,.0f}/s" for name, taken in rounds_of.items()))
+    found = summary(rounds_of)
     found |= {"events": events, "faust_events": faust_events, "cards": cards, "differences": differences}
     if json:
         typer.echo(encode_json(found).decode())
@@ -89,36 +100,43 @@ def main(
 
 def _over_kafka(
     bootstrap_servers: str, number: int, data: Sequence[bytes], faust_events: int
-) -> dict[str, Measured]:
+) -> dict[str, Sample]:
     """Run one round of both contestants over Kafka."""
     kafka = load(kafka={"bootstrap_servers": bootstrap_servers}).kafka
     run = f"job-j-{time.time_ns() // 1_000_000:x}-{number}"
     with tempfile.TemporaryDirectory(prefix="job-j-") as folder:
         worker = headrace_worker(f"{run}-h", bootstrap_servers, Path(folder))
         faust = faust_agent(f"{run}-f", bootstrap_servers)
-        return {
+        found = {
             WORKER: asyncio.run(measure(kafka, f"{run}-h", worker, data)),
             FAUST: asyncio.run(measure(kafka, f"{run}-f", faust, data[:faust_events])),
         }
+    return {name: Sample(result.events_per_s, result.cpu_us, result) for name, result in found.items()}
 
 
-def summary(rates: dict[str, list[float]], measured: dict[str, list[Measured]]) -> dict[str, Any]:
-    """Return medians, spreads and ratios to bare River and to Faust within rounds."""
+def summary(rounds_of: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    """Return medians, spreads, and ratios to bare River and to Faust within rounds."""
     rows = []
-    for name, values in rates.items():
+    river, faust = rounds_of[RIVER], rounds_of.get(FAUST)
+    for name, samples in rounds_of.items():
+        rates = [sample.rate for sample in samples]
         row: dict[str, Any] = {
             "name": name,
-            "events_per_s": round(statistics.median(values)),
-            "min": round(min(values)),
-            "max": round(max(values)),
-            "us_per_event": round(1e6 / statistics.median(values), 2),
-            "to_river": _ratio(values, rates[RIVER]),
+            "events_per_s": round(statistics.median(rates)),
+            "min": round(min(rates)),
+            "max": round(max(rates)),
+            "us_per_event": round(1e6 / statistics.median(rates), 2),
+            "to_river": _spread([a.rate / b.rate for a, b in zip(samples, river, strict=False)]),
+            "cpu_us_per_event": None,
+            "cpu_to_river": None,
         }
-        if FAUST in rates:
-            row["to_faust"] = _ratio(values, rates[FAUST])
-        if results := measured.get(name):
-            cpu = [result.cpu_us for result in results if result.cpu_us is not None]
-            row["cpu_us_per_event"] = round(statistics.median(cpu), 1) if cpu else None
+        if faust is not None:
+            row["to_faust"] = _spread([a.rate / b.rate for a, b in zip(samples, faust, strict=False)])
+        cpu = [(a.cpu_us, b.cpu_us) for a, b in zip(samples, river, strict=False) if a.cpu_us and b.cpu_us]
+        if cpu:
+            row["cpu_us_per_event"] = round(statistics.median(mine for mine, _ in cpu), 1)
+            row["cpu_to_river"] = _spread([base / mine for mine, base in cpu])
+        if results := [sample.over_kafka for sample in samples if sample.over_kafka is not None]:
             row["lost"] = sum(result.lost for result in results)
             row["duplicated"] = sum(result.duplicated for result in results)
             row["examples"] = [result.examples for result in results]
@@ -126,8 +144,7 @@ def summary(rates: dict[str, list[float]], measured: dict[str, list[Measured]]) 
     return {"rows": rows, "machine": machine(), "cores": cores()}
 
 
-def _ratio(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
-    ratios = [value / reference for value, reference in zip(values, base, strict=False)]
+def _spread(ratios: Sequence[float]) -> dict[str, float]:
     return {
         "median": round(statistics.median(ratios), 3),
         "min": round(min(ratios), 3),
@@ -136,13 +153,22 @@ def _ratio(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    console = Console()
+    console = Console() if Console().is_terminal else Console(width=PLAIN_WIDTH)
     table = Table(title=f"job J, {found['cards']} cards, {found['events']:,} events a round")
-    table.add_column("contestant")
-    for column in ("ev/s", "min-max", "us/ev", "to bare River", "min-max", "to Faust", "CPU us/ev"):
-        table.add_column(column, justify="right")
+    table.add_column("contestant", no_wrap=True)
+    for column in (
+        "ev/s",
+        "min-max",
+        "us/ev",
+        "to bare River",
+        "min-max",
+        "to Faust",
+        "CPU us/ev",
+        "CPU ratio",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in found["rows"]:
-        river, faust = row["to_river"], row.get("to_faust")
+        river, faust, cpu = row["to_river"], row.get("to_faust"), row["cpu_to_river"]
         table.add_row(
             row["name"],
             f"{row['events_per_s']:,}",
@@ -151,7 +177,8 @@ def _print(found: dict[str, Any]) -> None:
             f"{river['median']:.2f}",
             f"{river['min']:.2f}-{river['max']:.2f}",
             f"{faust['median']:.1f}" if faust else "-",
-            f"{row['cpu_us_per_event']:.1f}" if row.get("cpu_us_per_event") else "-",
+            f"{row['cpu_us_per_event']:.1f}" if cpu else "-",
+            f"{cpu['median']:.2f}" if cpu else "-",
         )
     console.print(table)
     for row in found["rows"]:
@@ -159,7 +186,8 @@ def _print(found: dict[str, Any]) -> None:
             console.print(f"{row['name']}: lost {row['lost']}, duplicated {row['duplicated']}")
     console.print(
         f"{found['machine']}. In process: one core. Over Kafka: driver, broker and contestant share "
-        f"{found['cores']} cores; the worker keeps checkpoints and an examples log, Faust keeps nothing."
+        f"{found['cores']} cores; the worker keeps checkpoints and an examples log, Faust keeps nothing. "
+        "CPU ratio: processor time of bare River to that of the contestant's process, per event."
     )
 
 

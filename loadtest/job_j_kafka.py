@@ -26,12 +26,14 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from engine.broker import free_port
 from engine.client import REFUSED, bounds, connected, reading, stopped
 from engine.provision import ensure_topics
 from engine.settings import KafkaSettings
 from loadtest.machine import cpu_seconds
 from topics.catalog import FOREVER_MS, Catalog
 from topics.errors import BrokerError
+from topics.headers import kind_of
 
 __all__ = ["Contestant", "Measured", "faust_agent", "headrace_worker", "measure"]
 
@@ -79,7 +81,7 @@ def headrace_worker(name: str, bootstrap_servers: str, directory: Path) -> Conte
             "JOB_J_NAME": name,
             "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
             "HEADRACE_STATE_DIR": str(directory / "state"),
-            "HEADRACE_WEB__PORT": "0",
+            "HEADRACE_WEB__PORT": str(free_port()),
             "HEADRACE_LOG_LEVEL": "warning",
         },
         "event_id",
@@ -209,7 +211,7 @@ async def _read(
             raise BrokerError(f"reading answers: {error}") from error
         now_s = time.monotonic()
         for records in found.values():
-            values += [record.value for record in records]
+            values += [record.value for record in records if kind_of(record.headers) != "claim"]
             quiet_since = now_s
         if not marked and len(values) >= count * MARK_SHARE:
             marked, marked_s, marked_cpu_s = len(values), now_s, cpu_seconds(process.pid) or 0.0

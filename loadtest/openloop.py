@@ -28,6 +28,7 @@ from loadtest.feed import Feed
 from loadtest.latency import Latency
 from loadtest.ledger import Account, Answer, Asked, Ledger
 from topics.errors import BrokerError
+from topics.headers import kind_of
 
 __all__ = ["Load", "OpenLoop", "Outcome"]
 
@@ -195,6 +196,8 @@ class OpenLoop:
             before = self.ledger.waiting
             for partition, records in found.items():
                 for record in records:
+                    if kind_of(record.headers) == "claim":
+                        continue  # who may write, not an answer
                     self._enter(decoder, record, partition.partition, read_ns)
             now = time.monotonic()
             if not self._sent or self.ledger.waiting < before:
