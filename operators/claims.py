@@ -158,7 +158,7 @@ class Writer:
         Raises ClaimError if it lies before an older one: then records changed places on their way and
         do not count, so the owner must end.
         """
-        if offset < self._positions.get(log, 0):
+        if offset + 1 < self.position(log):
             raise ClaimError(
                 f"a later record was written before offset {self._positions[log] - 1}",
                 hint="let the producer keep order: idempotence, or one request at a time",
@@ -167,6 +167,14 @@ class Writer:
                 offset=offset,
             )
         self._positions[log] = offset + 1
+
+    def position(self, log: Log) -> int:
+        """Return the offset after the newest acknowledged record in `log`, 0 before the first."""
+        return self._positions.get(log, 0)
+
+    def sent(self, log: Log) -> int:
+        """Return how many records of `log` have been numbered."""
+        return self._sequences.get(log, 0)
 
     def positions(self) -> tuple[LogPosition, ...]:
         """Return where each log stands after what was acknowledged; true only when all of it is."""
@@ -284,7 +292,7 @@ class Suppression:
         """Let go of the order of entries once none is left; it can be large and is never asked again."""
         if self.empty:
             for order in (self._answers_due, self._quarantines_due, self._examples_due, self._labels_due):
-                order.clear()  # type: ignore[attr-defined]
+                order.clear()
             self._still_open.clear()
 
 

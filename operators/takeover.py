@@ -1,17 +1,23 @@
 """How an owner takes over a source partition: the order of the protocol, and nothing else.
 
-Lives here: every step from looking at the store to running, as one synchronous generator.
-Never here: doing a step.  The generator yields a request, the shell carries it out, with
-Kafka and a checkpoint store or with a simulation, and sends the answer back.
+Lives here: every step from looking at the store to running, and what must hold before a
+checkpoint.  Never here: doing a step.  Each generator yields a request, the shell carries it
+out, with Kafka and a checkpoint store or with a simulation, and sends the answer back.
 
-    look    read both logs to their ends: is the store behind them?  (nothing is changed yet)
-    fence   the store hands out the next claim; every older owner's checkpoint now fails
-    load    the last checkpoint
-    claim   each examples partition first, then the predictions partition, each acknowledged
-    read    both logs, from the offsets of the checkpoint up to the own claim records
-    run     with what was found there suppressed
+    look      is the store behind the predictions log?  Then nothing is touched.
+    fence     the store hands out the next claim; every older owner's checkpoint now fails
+    load      the last checkpoint
+    announce  in the predictions log, as a claim with a minus sign, which no reader minds;
+              did a rival come between?
+    claim     in each examples partition, then in the predictions partition, each acknowledged
+    read      both, from the offsets of the checkpoint up to the own claim records
+    run       with what was found there suppressed
 
-Why examples first: a zombie's example must not count where its prediction does not.
+Why examples before predictions: a zombie's example must not count where its prediction does not.
+Why announce: a store that falls back to an older state lets a superseded owner save again, and that
+checkpoint would skip the claim which ended it.  So every owner looks before it saves
+(`still_owner`) whether its predictions log holds anything but its own records, and a new owner
+leaves its mark there before any record of the old one stops counting.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from operators.claims import SUPPRESSED_MAX, Log, LogPosition, Reader, Suppression, Writer
+from operators.claims import GAP, SUPPRESSED_MAX, Log, LogPosition, Reader, Suppression, Writer
 from topics.errors import BrokerError, CheckpointError, ClaimError
 from topics.messages import Claim, Command, Example, Prediction, Quarantine
 
@@ -39,6 +45,7 @@ __all__ = [
     "WriteClaim",
     "claimed_logs",
     "log_positions",
+    "still_owner",
     "takeover",
 ]
 
@@ -127,6 +134,15 @@ class LogBatch(NamedTuple):
 Request = Look | Fence | Load | FindBounds | WriteClaim | ReadLog
 
 
+class _Watch:
+    """How far the owner knows its predictions log to hold no newer claim."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.others = position
+        """Records in the log that are not the owner's."""
+
+
 @dataclass(frozen=True)
 class Takeover:
     """What an owner starts with."""
@@ -138,21 +154,12 @@ class Takeover:
     suppression: Suppression
     logs: tuple[LogPosition, ...]
     """`Checkpoint.logs`, kept until the suppression is empty."""
+    watch: _Watch
 
 
 def claimed_logs(source: int, examples_partitions: int) -> tuple[Log, ...]:
     """Return every log partition an owner of `source` writes to, in the order in which they are claimed."""
     return (*(("examples", number) for number in range(examples_partitions)), ("predictions", source))
-
-
-def log_positions(owner: Takeover) -> tuple[LogPosition, ...]:
-    """Return what the owner's next checkpoint must record of the logs; all it sent is acknowledged.
-
-    While the replay still has something to leave out, the next owner must find the same again: the
-    positions of the last checkpoint stay.  After that everything before the owner's own records is
-    part of its state.
-    """
-    return owner.writer.positions() if owner.suppression.empty else owner.logs
 
 
 def takeover(
@@ -165,37 +172,36 @@ def takeover(
     """Take over the source partition; return what to start with, or None if another owner came first.
 
     None is no error: an owner that is still assigned calls again.  `accept_newer` claims above
-    whatever the logs hold.  Raises ClaimError if the logs hold a claim that the store never handed
-    out (it is behind them: a failover, a lost directory) or rivals never rest, CheckpointError if the
-    logs no longer, or not yet, hold the checkpoint's offsets.
+    whatever the log holds.  Raises ClaimError if the log holds a claim which the store never handed
+    out (it is behind: a failover, a lost directory) or rivals never rest; CheckpointError if the logs
+    no longer, or not yet, hold the checkpoint's offsets.
     """
-    logs = claimed_logs(source, examples_partitions)
-    above = 0
+    predictions: Log = ("predictions", source)
     for _ in range(TRIES_MAX):
-        seen: Stored = yield Look()
-        replay = _Replay(source, seen.logs, suppressed_max)
-        yield from replay.read_to_ends(logs)
-        if replay.highest > seen.claim:
-            if (yield Look()).claim != seen.claim:
+        stored: Stored = yield Look()
+        replay = _Replay(source, stored.logs, suppressed_max)
+        end = yield from replay.start(predictions)
+        yield from replay.read(predictions, end)
+        newest = replay.newest
+        if newest > stored.claim and not accept_newer:
+            if (yield Look()).claim != stored.claim:
                 continue
-            if not accept_newer:
-                raise _store_is_behind(source, seen.claim, replay.highest)
-            above = replay.highest
+            raise _store_is_behind(source, stored.claim, newest)
 
-        claim: int = yield Fence(above)
+        claim: int = yield Fence(newest)
         checkpoint: Checkpoint | None = yield Load()
         saved = tuple(checkpoint.logs) if checkpoint is not None else ()
-        if saved != tuple(seen.logs):
+        if saved != tuple(stored.logs):
             replay = _Replay(source, saved, suppressed_max)
-            yield from replay.read_to_ends(logs)
-
-        claimed_at: dict[Log, int] = {}
-        for log in logs:
-            claimed_at[log] = yield WriteClaim(*log, Claim(source, claim))
-        for log in logs:
-            yield from replay.read(log, claimed_at[log])
-        if replay.highest < claim:
-            return Takeover(claim, checkpoint, Writer(source, claim, claimed_at), replay.suppression, saved)
+            yield from replay.start(predictions)
+        announced_at: int = yield WriteClaim(*predictions, Claim(source, -claim))
+        yield from replay.read(predictions, announced_at)
+        if replay.newest < claim:
+            claimed_at = yield from _claim(replay, claim, claimed_logs(source, examples_partitions))
+            if replay.newest <= claim:
+                writer = Writer(source, claim, claimed_at)
+                watch = _Watch(writer.position(predictions))
+                return Takeover(claim, checkpoint, writer, replay.suppression, saved, watch)
         if (yield Look()).claim != claim:
             return None
     raise ClaimError(
@@ -204,11 +210,55 @@ def takeover(
     )
 
 
+def still_owner(owner: Takeover) -> Generator[Request, Any, bool]:
+    """Return whether no other owner has announced itself: ask before each checkpoint is saved.
+
+    All that was sent must be acknowledged.  False ends the owner, and nothing may be saved then.
+    Normally the end of the predictions log says it all: nothing is there but the owner's own records.
+    """
+    writer, watch = owner.writer, owner.watch
+    log: Log = ("predictions", writer.source)
+    bounds: Bounds = yield FindBounds(*log)
+    if bounds.end != watch.others + writer.sent(log):
+        since = LogPosition(*log, watch.position, writer.claim, GAP)
+        look = _Replay(writer.source, (since,), SUPPRESSED_MAX)
+        yield from look.read(log, bounds.end)
+        if look.newest > writer.claim:
+            return False
+        watch.others = bounds.end - writer.sent(log)
+    watch.position = bounds.end
+    return True
+
+
+def log_positions(owner: Takeover) -> tuple[LogPosition, ...]:
+    """Return what the owner's next checkpoint must record of the logs; all it sent is acknowledged.
+
+    While the replay still has something to leave out, the next owner must find the same again: the
+    positions of the last checkpoint stay.  After that everything before the owner's own records is
+    part of its state.
+    """
+    return owner.writer.positions() if owner.suppression.empty else owner.logs
+
+
+def _claim(replay: _Replay, claim: int, logs: Sequence[Log]) -> Generator[Request, Any, dict[Log, int]]:
+    """Claim each log in this order, then read each up to there; return where the claims lie."""
+    for log in logs:
+        yield from replay.start(log)
+    claimed_at: dict[Log, int] = {}
+    for log in logs:
+        claimed_at[log] = yield WriteClaim(*log, Claim(replay.source, claim))
+    for log in logs:
+        yield from replay.read(log, claimed_at[log])
+    return claimed_at
+
+
 def _store_is_behind(source: int, stored: int, logged: int) -> ClaimError:
     return ClaimError(
-        f"the logs hold claim {logged} of source partition {source}, the checkpoint store gave out {stored}",
-        hint="the store is older than the logs, or another one: bring the right one back, or accept the newer"
+        f"the log holds claim {logged} of source partition {source}, the checkpoint store gave out {stored}",
+        hint="the store is older than the log, or another one: bring the right one back, or accept the newer"
         " claim and replay from the checkpoint this one has",
+        topic="predictions",
+        partition=source,
     )
 
 
@@ -218,28 +268,30 @@ class _Replay:
     def __init__(self, source: int, saved: Sequence[LogPosition], suppressed_max: int) -> None:
         self.source = source
         self.suppression = Suppression(suppressed_max)
-        self.highest = max((position.claim for position in saved), default=0)
-        """Highest claim met so far."""
+        self.newest = max((position.claim for position in saved), default=0)
+        """Highest claim met so far, made or announced."""
         self._positions = {position.log: position.position for position in saved}
         self._readers = {
             position.log: Reader((source, position.claim, position.sequence)) for position in saved
         }
 
-    def read_to_ends(self, logs: Sequence[Log]) -> Generator[Request, Any, None]:
-        """Read every log up to where it ends now.  Raises CheckpointError if it has not kept the start."""
-        for log in logs:
-            bounds: Bounds = yield FindBounds(*log)
-            position = self._positions.setdefault(log, bounds.start)
-            self._readers.setdefault(log, Reader())
-            if not bounds.start <= position <= bounds.end:
-                raise CheckpointError(
-                    f"the checkpoint reads on from {position}, the log holds {bounds.start} to {bounds.end}",
-                    hint="the log was cut or made anew: restore the checkpoint that belongs to it",
-                    topic=log[0],
-                    partition=log[1],
-                    offset=position,
-                )
-            yield from self.read(log, bounds.end)
+    def start(self, log: Log) -> Generator[Request, Any, int]:
+        """Begin with `log`, or go on; return where it ends now.
+
+        Raises CheckpointError if it does not hold the offset to begin with.
+        """
+        bounds: Bounds = yield FindBounds(*log)
+        position = self._positions.setdefault(log, bounds.start)
+        self._readers.setdefault(log, Reader())
+        if not bounds.start <= position <= bounds.end:
+            raise CheckpointError(
+                f"the checkpoint reads on from {position}, the log holds {bounds.start} to {bounds.end}",
+                hint="the log was cut or made anew: restore the checkpoint that belongs to it",
+                topic=log[0],
+                partition=log[1],
+                offset=position,
+            )
+        return bounds.end
 
     def read(self, log: Log, until: int) -> Generator[Request, Any, None]:
         """Read one log on, before the offset `until`."""
@@ -263,9 +315,9 @@ class _Replay:
         source = log[1] if isinstance(value, Prediction) else value.source_partition
         if source != self.source:
             return
-        self.highest = max(self.highest, value.claim)
         reader = self._readers[log]
         if isinstance(value, Claim):
+            self.newest = max(self.newest, abs(value.claim))
             reader.claim(source, value.claim)
         elif reader.counts(source, value.claim, value.sequence):
             self.suppression.add(value)

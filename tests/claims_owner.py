@@ -1,0 +1,290 @@
+"""An owner as the model check sees it: the real protocol around a toy scorer.
+
+The scorer is as hostile as may be: its answers depend on which owner it is and on the labels it has
+read, and it reads events and labels in another order in every replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace as replaced
+from typing import Any, NamedTuple
+
+from claims_world import WAIT, Event, Label, Sender, World, require
+from msgspec.structs import replace
+
+import operators.takeover as protocol
+from operators.claims import LogPosition, Suppression
+from topics.errors import ClaimError
+from topics.messages import Claim, Example, Prediction
+
+
+class Open(NamedTuple):
+    """An answered event within its horizon."""
+
+    answer: Prediction
+    label: int | None
+
+
+class State:
+    """What a checkpoint keeps of a scorer."""
+
+    def __init__(self) -> None:
+        self.events = self.labels = self.joined = 0
+        self.time_max = -1
+        self.open: dict[str, Open] = {}
+        self.early: dict[str, tuple[Label, int]] = {}
+        self.made: frozenset[int] = frozenset()
+        """Event offsets whose example was made on the way to this state."""
+
+    def copy(self) -> State:
+        copy = State()
+        copy.__dict__.update(self.__dict__, open=self.open.copy(), early=self.early.copy())
+        return copy
+
+    def waits(self, event_id: str) -> bool:
+        entry = self.open.get(event_id)
+        return entry is not None and entry.label is None
+
+
+class Checkpoint(NamedTuple):
+    logs: tuple[LogPosition, ...]
+    state: State
+
+
+class Scorer:
+    """Answers events and joins labels; logged answers are used again, logged records not made again."""
+
+    def __init__(self, world: World, source: int, owner: int, owned: protocol.Takeover) -> None:
+        self.world, self.source, self.owner = world, source, owner
+        self.writer, self.suppression = owned.writer, owned.suppression
+        self.state = owned.checkpoint.state.copy() if owned.checkpoint else State()
+        self.predictions: list[Prediction] = []
+        self.examples: list[Example] = []
+        self._events, self._labels = world.events[source], world.labels[source]
+        self._events_first = world.rng.choice((0.2, 0.5, 0.8))
+        self._waits = (lambda _: False) if world.left_out == "asking the join" else self.state.waits
+
+    def at_end(self) -> bool:
+        return self.state.events == len(self._events) and self.state.labels == len(self._labels)
+
+    def run(self, records: int) -> None:
+        """Read some records, of either kind."""
+        state = self.state
+        self.predictions, self.examples = [], []
+        for _ in range(records):
+            events_left, labels_left = len(self._events) - state.events, len(self._labels) - state.labels
+            if events_left and (not labels_left or self.world.rng.random() < self._events_first):
+                self._event(self._events[state.events], state.events)
+                state.events += 1
+            elif labels_left:
+                self._label(self._labels[state.labels], state.labels)
+                state.labels += 1
+        self.suppression.passed(state.events, state.labels, self._waits)
+
+    def _event(self, event: Event, offset: int) -> None:
+        state = self.state
+        logged = self.suppression.answered(event.event_id, offset)
+        self.world.counts["suppressed answers"] += logged is not None
+        known = state.open.get(event.event_id)
+        if known is not None:
+            if logged is None:
+                self._answer(replace(known.answer, event_offset=offset))
+            return
+        state.time_max = max(state.time_max, event.time)
+        self._expire(offset)
+        answer = self._score(event, offset)
+        if logged is None:
+            self._answer(answer)
+        elif self.world.left_out != "reuse of logged answers":
+            answer = logged
+        if event.time + WAIT >= state.time_max:
+            state.open[event.event_id] = Open(answer, None)
+            early = state.early.pop(event.event_id, None)
+            if early is not None and early[0].time <= event.time + WAIT:
+                self._join(event.event_id, early[0].value, early[1], -1)
+
+    def _label(self, label: Label, offset: int) -> None:
+        known = self.state.open.get(label.event_id)
+        if known is None:
+            self.state.early.setdefault(label.event_id, (label, offset))
+        elif known.label is None and label.time <= known.answer.event_time + WAIT:
+            self._join(label.event_id, label.value, offset, -1)
+
+    def _expire(self, at_offset: int) -> None:
+        state = self.state
+        passed = state.time_max - WAIT
+        for event_id, (label, _) in list(state.early.items()):
+            if label.time < passed:
+                del state.early[event_id]
+        for event_id, (answer, label_value) in list(state.open.items()):
+            if answer.event_time < passed:
+                if label_value is None and self.world.implicit is not None:
+                    self._join(event_id, self.world.implicit, -1, at_offset)
+                del state.open[event_id]
+
+    def _score(self, event: Event, offset: int) -> Prediction:
+        name, joined = event.event_id, self.state.joined
+        features = {"owner": self.owner, "joined": joined}
+        return Prediction(
+            name, name, event.time, 0, "m", 1, 0, "", float(joined), None, "", features, offset, 0, 0
+        )
+
+    def _answer(self, answer: Prediction) -> None:
+        sequence = self.writer.next(("predictions", self.source))
+        self.predictions.append(replace(answer, claim=self.writer.claim, sequence=sequence))
+
+    def _join(self, event_id: str, label: int, label_offset: int, expired_at_offset: int) -> None:
+        state, counts = self.state, self.world.counts
+        answer = state.open[event_id].answer
+        state.open[event_id] = Open(answer, label)
+        state.joined += 1
+        state.made |= {answer.event_offset}
+        counts["implicit labels"] += expired_at_offset >= 0
+        if self.suppression.exampled(event_id, answer.event_offset):
+            counts["suppressed examples"] += 1
+            return
+        example = Example(
+            event_id=event_id,
+            key="",
+            event_time=answer.event_time,
+            label_time=0,
+            label=label,
+            features=answer.features,
+            scores={},
+            served_score=answer.prediction_score,
+            served_by="",
+            model_name="m",
+            source_partition=self.source,
+            event_offset=answer.event_offset,
+            label_offset=label_offset,
+            claim=self.writer.claim,
+            sequence=self.writer.next(self.world.logs.segment(event_id)),
+            expired_at_offset=expired_at_offset,
+        )
+        self.examples.append(example)
+
+
+class Owner:
+    """One owner of one source; `life` yields wherever it can be interrupted, or crash."""
+
+    def __init__(self, world: World, source: int, *, accept_newer: bool, reliable: bool = False) -> None:
+        world.counts["owners"] += 1
+        self.world, self.source, self.number = world, source, world.counts["owners"]
+        self.sender = Sender(world.network, reliable=reliable)
+        self.accept_newer = accept_newer
+        self.refused = self.unsaved = False
+        self.scorer: Scorer | None = None
+        self.finished: State | None = None
+        """The state at the end of both inputs, saved."""
+        self.life = self._run()
+        self._looks = self._marks = 0
+        """How often the takeover looked at the store, and the traces it left in store and logs."""
+
+    def _run(self) -> Generator[None, None, None]:
+        world, rng = self.world, self.world.rng
+        owned = yield from self._take_over()
+        if owned is None:
+            return
+        if world.left_out == "suppression":
+            owned = replaced(owned, suppression=Suppression())
+        scorer = Scorer(world, self.source, self.number, owned)
+        world.counts["restores mid-stream"] += 0 < scorer.state.events < len(world.events[self.source])
+        while True:
+            scorer.run(rng.randrange(1, 4))
+            yield from self._write(scorer)
+            done = scorer.at_end()
+            if done or rng.random() < 0.15:
+                yield from self._save(scorer, owned)
+            if self.sender.broken:
+                return
+            if done:
+                self.finished = scorer.state
+                return
+
+    def _acknowledged(self, *logs: tuple[str, int]) -> Generator[None, None, None]:
+        while self.sender.waits(*logs):
+            yield
+
+    def _take_over(self) -> Generator[None, None, protocol.Takeover | None]:
+        counts = self.world.counts
+        stores_gone_back = counts["stores gone back"]
+        steps = protocol.takeover(
+            self.source,
+            examples_partitions=self.world.logs.examples_partitions,
+            accept_newer=self.accept_newer,
+        )
+        try:
+            owned: protocol.Takeover | None = yield from self._carry_out(steps)
+        except ClaimError:
+            require(not self.accept_newer, "refused although told otherwise")
+            require(counts["stores gone back"] > 0, "refused without a reason")
+            first_try = self._looks == 2 and stores_gone_back == counts["stores gone back"]
+            require(not (first_try and self._marks), "refused, and left its mark")
+            counts["refused"] += 1
+            self.refused = True
+            return None
+        counts["superseded while taking over"] += owned is None and not self.sender.broken
+        return owned
+
+    def _carry_out(self, steps: Generator[protocol.Request, Any, Any]) -> Generator[None, None, Any]:
+        """Answer what the protocol asks for, as the shell does."""
+        answer: Any = None
+        while True:
+            try:
+                request = steps.send(answer)
+            except StopIteration as done:
+                return done.value
+            yield
+            self._looks += isinstance(request, protocol.Look)
+            self._marks += isinstance(request, protocol.Fence | protocol.WriteClaim)
+            match request:
+                case protocol.WriteClaim(target, partition, claim):
+                    answer = yield from self._write_claim((target, partition), claim)
+                    if self.sender.broken:
+                        return None
+                case _:
+                    answer = self.world.answer(self.source, request)
+            yield
+
+    def _write_claim(self, log: tuple[str, int], claim: Claim) -> Generator[None, None, int]:
+        self.sender.send(log, claim)
+        yield from self._acknowledged(log)
+        return self.sender.last.get(log, -1)
+
+    def _write(self, scorer: Scorer) -> Generator[None, None, None]:
+        """Predictions first; their examples only when they are acknowledged."""
+        log = ("predictions", self.source)
+        for answer in scorer.predictions:
+            self.sender.send(log, answer)
+        if self.world.left_out != "predictions before examples":
+            yield from self._acknowledged(log)
+            if self.sender.broken:
+                return
+        for example in scorer.examples:
+            self.sender.send(self.world.logs.segment(example.event_id), example)
+        self.unsaved = True
+        yield
+
+    def _save(self, scorer: Scorer, owned: protocol.Takeover) -> Generator[None, None, None]:
+        world, left_out = self.world, self.world.left_out
+        if left_out != "flush before checkpoint":
+            yield from self._acknowledged()
+        for log, offset in self.sender.last.items():
+            owned.writer.acknowledged(log, offset)
+        if not self.sender.broken and left_out not in ("look before checkpoint", "any fence"):
+            owns = yield from self._carry_out(protocol.still_owner(owned))
+            world.counts["found out before a checkpoint"] += not owns
+            self.sender.broken |= not owns
+        if self.sender.broken:
+            return
+        keeps = left_out != "old positions while replaying"
+        logs = protocol.log_positions(owned) if keeps else owned.writer.positions()
+        world.counts["saved while replaying"] += not owned.suppression.empty
+        checkpoint = Checkpoint(logs, scorer.state.copy())
+        yield
+        if world.stores[self.source].save(owned.claim, checkpoint, fenced=left_out != "any fence"):
+            self.unsaved = False
+        else:
+            world.counts["fenced at a checkpoint"] += 1
+            self.sender.broken = True
