@@ -36,8 +36,8 @@ __all__ = ["FeaturePlan", "FeatureRow", "Group", "compile_features", "nodes"]
 
 FEATURES_MAX: Final = 1_000
 """More is a table, not a definition; every one of them is in every prediction and example."""
-EVENT_BYTES: Final = 48
-"""One entry of a log: a place in a list and the time."""
+EVENT_BYTES: Final = 9
+"""One entry of a log: the time, with room to grow."""
 VALUE_BYTES: Final = 36
 """One value of an entry: a place in a list and the number."""
 INDEX_BYTES: Final = 72
