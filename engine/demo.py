@@ -50,13 +50,14 @@ AHEAD_EVENTS_MAX = 512
 """Events published and not yet answered: some hundred milliseconds of work for one worker."""
 AHEAD_LABELS_MAX = 4_096
 """Labels published and not yet learned, by the last reading of `/metrics` (half a second old)."""
-TICK_S = 0.02
-"""Publishing goes by such slices; the broker acknowledges one before the next."""
+TICK_S = 0.05
+"""Publishing goes by such slices; the broker acknowledges one before the next.  The embedded broker's work
+for one batch grows with the batches it holds, so few and larger ones keep it fast to the end."""
 SCRAPE_S = 0.5
 FRAME_S = 0.25
 PLAIN_S = 5.0
-RATE_FRAMES_MAX = 16
-"""The rate on the screen is a mean over so many frames: four seconds."""
+RATE_S = 5.0
+"""The rate on the screen is a mean over this long."""
 READY_DEADLINE_S = 60.0
 """Importing River and joining the group takes 2 to 5 s, on a loaded machine some more."""
 STALL_DEADLINE_S = 30.0
@@ -139,7 +140,7 @@ class _Demo:
         self._first_champion: str | None = None
         self._first_event_s = 0.0
         self._ended_s = 0.0
-        self._frames: deque[tuple[float, int]] = deque(maxlen=RATE_FRAMES_MAX)
+        self._frames: deque[tuple[float, int]] = deque(maxlen=round(RATE_S / FRAME_S) + 1)
         self._sample = Sample([], 0, {})
         self._moved = asyncio.Event()
         """Set by whatever came back; the publisher waits on it."""
@@ -280,6 +281,8 @@ class _Demo:
     def _frame(self) -> Frame:
         now_s = self._ended_s or time.perf_counter()
         self._frames.append((now_s, self._tally.answers))
+        while len(self._frames) > 2 and now_s - self._frames[1][0] > RATE_S:
+            self._frames.popleft()
         (then_s, then), elapsed_s = self._frames[0], now_s - self._first_event_s
         rate = (self._tally.answers - then) / (now_s - then_s) if now_s > then_s else 0.0
         first, last = self._sample.publications[0], self._sample.publications[-1]
