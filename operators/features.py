@@ -188,7 +188,7 @@ class Features:
         """Return the whole state: one entry per group and key, and one for all."""
         entries = {_META: self._encode_meta()}
         for number, windows in enumerate(self._windows):
-            entries.update((f"{number}/{key}", data) for key, data in windows.snapshot())
+            entries.update((f"{number}/{key}", data) for key, data in windows.entries())
         return entries
 
     def delta(self) -> StateDelta:
@@ -198,7 +198,7 @@ class Features:
             changes[_META] = self._encode_meta()
             self._meta_changed = False
         for number, windows in enumerate(self._windows):
-            changes.update((f"{number}/{key}", data) for key, data in windows.delta())
+            changes.update((f"{number}/{key}", data) for key, data in windows.changes())
         return changes
 
     def restore(self, entries: StateEntries) -> None:
@@ -211,7 +211,7 @@ class Features:
                     logs[int(number)].append((key, data))
             meta = msgspec.msgpack.decode(entries[_META], type=_Meta)
             for windows, found, (events, keys) in zip(self._windows, logs, meta.evicted, strict=True):
-                windows.restore(found)
+                windows.load(found)
                 windows.evicted_events, windows.evicted_keys = events, keys
         except (KeyError, ValueError, IndexError) as error:
             raise CheckpointError(

@@ -101,7 +101,7 @@ class Windows:
 
     @property
     def changed(self) -> bool:
-        """Return whether any key changed since the last `delta`."""
+        """Return whether any key changed since the last `changes`."""
         return bool(self._changed)
 
     def step(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
@@ -295,17 +295,17 @@ class Windows:
         end = bisect_right(log.times, time, base)
         return KeyLog(log.times[base:end], log.values[base * self._stride : end * self._stride])
 
-    def snapshot(self) -> Iterable[tuple[str, bytes]]:
+    def entries(self) -> Iterable[tuple[str, bytes]]:
         """Return every key and its log as bytes."""
         return ((key, self._encode(log)) for key, log in self._logs.items())
 
-    def delta(self) -> list[tuple[str, bytes | None]]:
+    def changes(self) -> list[tuple[str, bytes | None]]:
         """Return the keys that changed since the last call, None for those forgotten."""
         found = [(key, self._logs.get(key)) for key in self._changed]
         self._changed = set()
         return [(key, None if log is None else self._encode(log)) for key, log in found]
 
-    def restore(self, entries: Iterable[tuple[str, bytes]]) -> None:
+    def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
         """Replace all logs by those of `entries`."""
         self._logs, self._changed, self._due_keys = {}, set(), {}
         for key, data in entries:

@@ -232,7 +232,7 @@ def test_label_windows_equal_their_definition(steps: list[Step], labels: list[bo
 
 
 def state(windows: Windows) -> dict[str, bytes]:
-    return dict(windows.snapshot())
+    return dict(windows.entries())
 
 
 def exactly(found: object) -> str:
@@ -246,7 +246,7 @@ def test_restored_windows_continue_to_the_bit(steps: list[Step], cut: int, event
     steady = build(["a", "b"], TWO_COLUMNS, event_max)
     run(steady, steps[:cut])
     restored = build(["a", "b"], TWO_COLUMNS, event_max)
-    restored.restore(state(steady).items())
+    restored.load(state(steady).items())
     assert exactly(run(restored, steps[cut:])) == exactly(run(steady, steps[cut:]))
     assert state(restored) == state(steady)
     assert len(restored) == len(steady)
@@ -260,7 +260,7 @@ def test_deltas_add_up_to_the_snapshot(steps: list[Step], cuts: list[int]) -> No
     for start, end in pairwise(bounds):
         run(windows, steps[start:end])
         untouched = state(windows)
-        for key, data in windows.delta():
+        for key, data in windows.changes():
             if data is None:
                 folded.pop(key, None)
             else:
@@ -311,9 +311,9 @@ def test_idle_keys_go_by_event_time_alone() -> None:
     assert (len(windows), windows.evicted_keys) == (2, 0)
     run(windows, [Step("busy", 645 + 10, 645 + 10, False, ())])
     assert (len(windows), windows.evicted_keys) == (1, 1)
-    assert [key for key, data in windows.delta() if data is None] == ["idle"]
+    assert [key for key, data in windows.changes() if data is None] == ["idle"]
     run(windows, [Step("later", 10_000, 10_000, False, ())])
-    assert [key for key, _ in windows.snapshot()] == ["later"]
+    assert [key for key, _ in windows.entries()] == ["later"]
 
 
 @settings(max_examples=40, deadline=None)
@@ -325,7 +325,7 @@ def test_a_key_is_kept_as_long_as_it_may_be_seen_and_little_longer(steps: list[S
         run(windows, [step])
         if not step.late:
             newest[step.key] = max(newest.get(step.key, step.time), step.time)
-        kept = {key for key, _ in windows.snapshot()}
+        kept = {key for key, _ in windows.entries()}
         assert {key for key, time in newest.items() if time > step.watermark - 640} <= kept
         assert kept <= {key for key, time in newest.items() if time > step.watermark - 640 - 10}
 
