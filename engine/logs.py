@@ -80,7 +80,9 @@ async def log_bounds(kafka: KafkaSettings, topic: str) -> dict[int, tuple[int, i
     counts = await partition_counts(kafka, [topic])
     count = counts[topic]
     if count is None:
-        raise BrokerError("there is no such topic", hint="see headrace topics", topic=topic)
+        raise BrokerError(
+            "there is no such topic", hint="check its name, or create it: headrace topics create", topic=topic
+        )
     partitions = [TopicPartition(topic, number) for number in range(count)]
     async with _reader(kafka) as consumer:
         found = await bounds(consumer, partitions, kafka)
@@ -106,7 +108,7 @@ async def checked(
         if position < start:
             raise BrokerError(
                 f"{start - position} records were deleted before they were read: the log starts at {start}",
-                hint="raise retention.ms; to go on without them, start at the log's beginning on purpose",
+                hint="raise retention.ms (it goes by the records' own times, so old data is deleted at once)",
                 topic=tp.topic,
                 partition=tp.partition,
                 offset=position,

@@ -91,8 +91,9 @@ class KafkaSettings(BaseModel):
     fetch_max_wait_ms: Milliseconds = 100
     """Longest idle fetch.  aiokafka has one fetch per broker on its way, so while an idle topic is
     waited for, a busy one is not asked: short.  New records answer at once all the same."""
-    fetch_max_bytes: int = Field(default=1_048_576, ge=1_024)
-    """Most bytes of one partition in one fetch: bounds memory, and the time one decode holds the loop."""
+    fetch_max_bytes: int = Field(default=262_144, ge=1_024)
+    """Most bytes of one partition in one fetch, a thousand events or so.  Measured as fast as 1 MiB without
+    headers and a third faster with them (caches), and no decode holds the loop for long."""
     enable_idempotence: bool = True
     """The broker drops a retry's repeats.  Off only for brokers without it; claims keep the logs exact
     either way."""

@@ -490,6 +490,26 @@ def test_a_member_that_leaves_gives_its_partitions_back(broker: KafkaSettings) -
 
 
 @pytest.mark.kafka
+def test_a_static_member_that_restarts_moves_no_partition(kafka: KafkaSettings) -> None:
+    async def play() -> None:
+        topic, group = fresh("static"), fresh("group")
+        await made(kafka, topic, partitions=4)
+        names = [kafka.model_copy(update={"group_instance_id": name}) for name in ("pod-0", "pod-1")]
+        stays, goes, comes = Owner(), Owner(), Owner()
+        async with source_of(names[0], topic, group=group, owner=stays) as (source, _):
+            async with source_of(names[1], topic, group=group, owner=goes):
+                await stays.until(lambda: len(stays.held) == 2)
+            heard = len(stays.told)
+            async with source_of(names[1], topic, group=group, owner=comes):
+                assert comes.held == goes.held
+                await source.seek(dict.fromkeys(stays.held))
+                assert await source.poll(kafka.heartbeat_interval_ms * 2, 10) == {}
+                assert stays.told[heard:] == []
+
+    run(play())
+
+
+@pytest.mark.kafka
 def test_what_a_listener_raises_comes_out_of_the_next_poll(kafka: KafkaSettings) -> None:
     class Broken(Owner):
         async def on_assigned(self, partitions: frozenset[Partition]) -> None:

@@ -40,7 +40,9 @@ transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
 auto.create.topics.enable=false
+log.retention.ms=-1
 """
+"""Retention goes by the records' own times: the reference data, years old, would go within a minute."""
 
 
 def settings(bootstrap_servers: str) -> KafkaSettings:
@@ -102,7 +104,7 @@ def native(directory: Path) -> Iterator[int]:
     properties.write_text(
         PROPERTIES.format(port=port, controller=controller, directory=directory / "data"), encoding="utf-8"
     )
-    java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{JARS}/*"]
+    java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*"]
     subprocess.run(
         [*java, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)],
         check=True,

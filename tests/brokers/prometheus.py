@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from brokers.process import program, running
+from brokers.process import LOOK_S, READY_DEADLINE_S, program, running
 from engine.broker import free_port
 
 
@@ -32,5 +34,16 @@ def prometheus_server(directory: Path, targets: Sequence[str], rules: Sequence[P
         f"--storage.tsdb.path={directory / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
+    address = f"http://127.0.0.1:{port}"
     with running(command, port, directory / "prometheus.log"):
-        yield f"http://127.0.0.1:{port}"
+        # It listens before it answers questions.
+        deadline = time.monotonic() + READY_DEADLINE_S
+        while not ready(address) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+        yield address
+
+
+def ready(address: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/-/ready", timeout=1):
+        return True
+    return False
