@@ -150,6 +150,10 @@ class Scorer:
                         ready.lookups.append(lookups[number])
                     if self._one_by_one:
                         self._answer(ready, now_ms)
+                    elif self._label_windows and self.join.early_label(decoded.event_id):
+                        # Its label is here already and enters windows that the next event reads.
+                        self._answer(ready, now_ms)
+                        self._settle_open()
         self._answer(ready, now_ms)
 
     def _too_far_ahead(self, record: Record, event_time: int, now_ms: int) -> bool:

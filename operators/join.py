@@ -107,6 +107,10 @@ class Join:
         """Return how many labels wait for their event."""
         return len(self._early)
 
+    def early_label(self, event_id: str) -> bool:
+        """Return whether the label of an event that has not come is here."""
+        return event_id in self._early
+
     @property
     def next_deadline(self) -> int | None:
         """Return the smallest time that the watermark must pass for something to expire."""
