@@ -142,7 +142,7 @@ class Scorer:
             if isinstance(decoded, Rejected):
                 self._refuse(record, decoded.stage, decoded.exception, decoded.message)
             elif not self._too_far_ahead(record, decoded.event_time, now_ms):
-                if decoded.event_id in ready.ids:
+                if decoded.event_id in ready.ids or self.join.known(decoded.event_id) is not None:
                     self._answer(ready, now_ms)
                 if not self._answered_again(record, decoded):
                     self._admit(record, decoded, ready, now_ms)
