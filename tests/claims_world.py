@@ -102,6 +102,13 @@ class Network:
     def idle(self) -> bool:
         return not self.busy and not self._strays
 
+    def crash(self, sender: Sender) -> None:
+        """Forget what the sender's process still held; the rest is on its way."""
+        for queue in sender.queues.values():
+            for _ in range(self.rng.randrange(len(queue) + 1)):
+                queue.pop()
+        self.busy = [(other, log) for other, log in self.busy if other.queues[log]]
+
     def deliver(self) -> None:
         """Let one thing arrive, or not."""
         rng = self.rng
@@ -114,7 +121,7 @@ class Network:
         sender, log = self.busy[number]
         queue = sender.queues[log]
         chance = rng.random()
-        if chance < 0.02 and not sender.reliable:
+        if chance < 0.03 and not sender.reliable:
             sender.broken = True
             self.counts["lost sends"] += 1
         else:

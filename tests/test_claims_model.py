@@ -32,6 +32,7 @@ def run(world: World) -> list[State]:
     owners: list[Owner] = []
     refused = [False] * SOURCES
     may_go_back = rng.random() < 0.5
+    network_delay = rng.choice((0.5, 0.7, 0.9))
 
     def start(source: int, *, reliable: bool = False) -> Owner:
         told_otherwise = refused[source] and (reliable or rng.random() < 0.5)
@@ -50,12 +51,14 @@ def run(world: World) -> list[State]:
         if chance < 0.02 or not owners:
             start(rng.randrange(SOURCES))
         elif chance < 0.03:
-            counts["crashes mid-stream"] += owners.pop(rng.randrange(len(owners))).unsaved
+            crashed = owners.pop(rng.randrange(len(owners)))
+            world.network.crash(crashed.sender)
+            counts["crashes mid-stream"] += crashed.unsaved
         elif chance < 0.035 and may_go_back and counts["owners"] > OWNERS // 4:
             rng.choice(world.stores).go_back(rng.choice((1, 1, 2, 5)))
             counts["stores gone back"] += 1
             may_go_back = False
-        elif chance < 0.5:
+        elif chance < network_delay:
             step(rng.choice(owners))
         else:
             world.network.deliver()
