@@ -112,6 +112,7 @@ class Source:
         self._fetch: asyncio.Task[Mapping[TopicPartition, Sequence[Any]]] | None = None
         self._fetching: tuple[TopicPartition, ...] = ()
         self._turn = 0
+        self._counts: dict[str, int] = {}
         self._failure: BaseException | None = None
 
     async def start(self) -> None:
@@ -198,11 +199,16 @@ class Source:
             hungry = tuple(
                 tp for tp, buffer in self._open.items() if len(buffer) < low and tp not in self._paused
             )
-            if self._rebalancing or not hungry:
+            if self._rebalancing:
+                # Waits for the assignment and brings nothing; but it raises what ended the group.
+                hungry, patience_ms = (TopicPartition(self._topics[0], 0),), 0
+            elif hungry:
+                patience_ms = timeout_ms
+            else:
                 await self._wait_for_change(timeout_ms)
                 return
             self._fetching = hungry
-            self._fetch = asyncio.ensure_future(self._consumer.getmany(*hungry, timeout_ms=timeout_ms))
+            self._fetch = asyncio.ensure_future(self._consumer.getmany(*hungry, timeout_ms=patience_ms))
         await asyncio.wait({self._fetch}, timeout=timeout_ms / 1000)
         await self._take()
 
@@ -225,6 +231,9 @@ class Source:
             fetched = fetch.result()
         except REFUSED as error:
             self._failure = broker_error(error, "reading", self._kafka)
+            return
+        if self._consumer._fetcher.error_future.done():
+            self._failure = BrokerError("aiokafka's fetcher has died", hint="restart; its log says why")
             return
         for tp in self._fetching:
             buffer = self._open.get(tp)
@@ -321,8 +330,24 @@ class Source:
             self._consumer.seek(tp, 0)
             self._consumer.pause(tp)
         self._rebalancing = False
+        self._failure = self._failure or self._topics_changed()
         await self._told(self._listener.on_assigned, partitions)
         self._changed.set()
+
+    def _topics_changed(self) -> BrokerError | None:
+        """A topic that was deleted, or has more partitions now, shows as a new assignment."""
+        for topic in self._topics:
+            found = len(self._consumer.partitions_for_topic(topic) or ())
+            known = self._counts.setdefault(topic, found)
+            if found == 0:
+                return BrokerError("the topic was deleted while it was read", hint="restore it", topic=topic)
+            if found != known:
+                return BrokerError(
+                    f"the topic has {found} partitions now, it had {known}: keys have moved between them",
+                    hint="state is kept by partition: start anew, on topics with that many partitions",
+                    topic=topic,
+                )
+        return None
 
     async def _told(
         self, tell: Callable[[frozenset[Partition]], Awaitable[None]], partitions: set[TopicPartition]
