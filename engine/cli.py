@@ -260,6 +260,34 @@ def send(
     typer.echo(f"sent {sent} records to {topic}\nnext: headrace tail {topic} --from-beginning")
 
 
+@app.command()
+def demo(
+    events: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many flights; default: all.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=1.0, help="Flights per second.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave broker and worker up until Ctrl-C.")] = False,
+) -> None:
+    """Race three models on real flights: embedded broker, one worker, a live table."""
+    from engine.demo import RATE  # noqa: PLC0415
+    from engine.demo import run as run_demo
+
+    raise typer.Exit(run_demo(events=events, rate=RATE if rate is None else rate, keep=keep))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def bench(context: typer.Context) -> None:
+    """Load a running worker at a fixed rate; match and time every prediction."""
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
+    (found,) = entry_points(group="headrace.commands", name="bench")
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command.command(name="bench")(found.load())
+    command(args=context.args, prog_name="headrace bench")
+
+
 def _print_json(value: object) -> None:
     from topics.codec import encode_json  # noqa: PLC0415
 
