@@ -59,7 +59,8 @@ class Sink:
         self._producer: Any = None
         self._lanes: dict[Partition, asyncio.Lock] = {}
         self._counts: dict[str, int] = {}
-        self._unacknowledged: set[asyncio.Future[Any]] = set()
+        self._unacknowledged: dict[asyncio.Future[Any], str] = {}
+        """What is on its way, by topic."""
         self._last: dict[Partition, int] = {}
         self._keyless = 0
         self._failure: BrokerError | None = None
@@ -135,7 +136,7 @@ class Sink:
 
     def _track(self, partition: Partition, count: int, future: asyncio.Future[Any]) -> None:
         def acknowledged(done: asyncio.Future[Any]) -> None:
-            self._unacknowledged.discard(done)
+            del self._unacknowledged[done]
             error = None if done.cancelled() else done.exception()
             if error is not None:
                 self._failure = self._failure or broker_error(
@@ -149,7 +150,7 @@ class Sink:
             else:
                 self._last[partition] = max(self._last.get(partition, -1), done.result().offset + count - 1)
 
-        self._unacknowledged.add(future)
+        self._unacknowledged[future] = partition[0]
         future.add_done_callback(acknowledged)
 
     async def flush(self) -> dict[Partition, int]:
@@ -158,13 +159,20 @@ class Sink:
         Returns, for each partition this Sink has ever written to, the offset of the last
         record it wrote there.  Raises BrokerError if any write failed or the deadline passed.
         """
+        await self._wait_for(set(self._unacknowledged))
+        return dict(self._last)
+
+    async def written(self, topic: str) -> None:
+        """Wait until all that was sent to one topic is acknowledged.  Raises BrokerError."""
+        await self._wait_for({batch for batch, name in self._unacknowledged.items() if name == topic})
+
+    async def _wait_for(self, batches: set[asyncio.Future[Any]]) -> None:
         self._check()
-        if self._unacknowledged:
-            _, late = await asyncio.wait(self._unacknowledged, timeout=self._kafka.flush_deadline_ms / 1000)
+        if batches:
+            _, late = await asyncio.wait(batches, timeout=self._kafka.flush_deadline_ms / 1000)
             if late:
                 self._failure = broker_error(TimeoutError(), f"flushing {len(late)} batches", self._kafka)
         self._check()
-        return dict(self._last)
 
     def last_offset(self, partition: Partition) -> int:
         """Return the offset of the last record that was acknowledged there; -1 before the first."""

@@ -77,13 +77,21 @@ class Trainer:
     # -- taking and leaving the lead --------------------------------------------------------------
 
     async def lead(self, leads: bool) -> None:
-        """Fence the learner's checkpoints and start from the last one, or stand back."""
+        """Fence the learner's checkpoints and start from the last one, or stand back.
+
+        A leader decides again what was decided since that checkpoint: the last leader may have died
+        before it wrote it down.  `learner` may be another one after this.
+        """
         self.leading = leads
         if not leads:
             return
         self._claim, checkpoint = await self._store.fence()
+        self._decisions.clear()
+        self._restored = True
         if checkpoint is not None:
             self._restore(checkpoint)
+        elif self.learner.reading:
+            self.learner = build_learner(self._pipeline, key=self._key)
 
     async def catch_up(self) -> None:
         """Fold the log up to its end."""

@@ -28,7 +28,7 @@ from engine.static import StaticFeatures
 from engine.trainer import Trainer
 from topics import headers
 from topics.codec import encode
-from topics.errors import BrokerError, ClaimError
+from topics.errors import BrokerError, ClaimError, HeadraceError
 from topics.messages import Command, Outgoing, Record
 
 __all__ = ["Worker"]
@@ -80,6 +80,8 @@ class Worker:
         """Held for one turn of the loop, and while partitions are given up."""
         self._assigned: frozenset[Partition] | None = None
         """What the group has given and nobody has taken over yet."""
+        self._moving = False
+        """The group has taken partitions back and given none since."""
         self._ready = False
         self._stopping = asyncio.Event()
         self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue(maxsize=100)
@@ -99,8 +101,11 @@ class Worker:
                     await self._score()
                 finally:
                     following.cancel()
-        except* (BrokerError, ClaimError) as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as errors:
+            known, others = errors.split(HeadraceError)
+            if known is None or others is not None:
+                raise
+            raise known.exceptions[0] from None
         finally:
             await self._source.stop()
             await self._sink.stop()
@@ -147,15 +152,17 @@ class Worker:
     async def on_revoked(self, partitions: frozenset[Partition]) -> None:
         """Save and let go of everything: the group stands still until all have."""
         self._ready = False
-        self._assigned = None
+        self._moving = True
         async with self._turn:
-            log.info("partitions revoked", partitions=sorted(number for _, number in partitions))
+            log.info("partitions revoked", partitions=sorted({number for _, number in partitions}))
             await self._save()
             self._owned.clear()
+            self._assigned = None
             self.trainer.release()
 
     async def on_assigned(self, partitions: frozenset[Partition]) -> None:
         """Take note; the loop takes over."""
+        self._moving = False
         self._assigned = partitions
 
     async def _take_over(self) -> None:
@@ -170,9 +177,10 @@ class Worker:
                 hint="give both topics the same number of partitions",
             )
         self._owned.clear()
+        # Leading may put a restored learner in place of this one: before scorers get its models.
+        await self.trainer.lead(0 in numbers)
         await self.trainer.catch_up()
         self._owned = {number: await self._owner.take_over(number) for number in numbers}
-        await self.trainer.lead(0 in self._owned)
         await self.trainer.catch_up()
         scorers = [owned.scorer for owned in self._owned.values()]
         self.trainer.go_ahead(scorers, alone=len(numbers) == self._owner.partitions)
@@ -182,11 +190,22 @@ class Worker:
             positions[self._events, number] = position.events if owned.restored else None
             if self._labels is not None:
                 positions[self._labels, number] = position.labels if owned.restored else None
-        if positions and not self._assigned:
-            await self._source.seek(positions)
+        if not await self._opened(positions):
+            self._owned.clear()
+            return
         self._ready = True
         self._saved_s = time.monotonic()
         log.info("partitions taken over", partitions=numbers, leader=self.trainer.leading)
+
+    async def _opened(self, positions: dict[Partition, int | None]) -> bool:
+        """Begin to read at these positions; False if the group has moved on during the takeover."""
+        try:
+            if positions:
+                await self._source.seek(positions)
+        except BrokerError:
+            if not self._moving:
+                raise
+        return not self._moving
 
     # -- one turn ---------------------------------------------------------------------------------
 
@@ -216,9 +235,9 @@ class Worker:
             held.discard(partition)
 
     async def _advance(self, number: int, owned: Owned, polled_s: float) -> None:
-        """Take every run that is ready."""
+        """Take every run that is ready, while the partition is ours."""
         intake = owned.scorer.intake
-        while not self._assigned:
+        while self._ready:
             run = intake.next_run(
                 events_unread=self._source.unread((self._events, number)),
                 labels_unread=self._labels is not None and self._source.unread((self._labels, number)),
@@ -237,13 +256,19 @@ class Worker:
             self.metrics.absorb(owned.scorer.counts)
 
     async def _send(self, out: Sequence[Outgoing]) -> None:
-        """Send records in order, one run of the same target at a time."""
+        """Send records in order, one run of the same target at a time.
+
+        A prediction is in its log before an example is sent: or a crash in between would leave an example
+        whose prediction is made anew, by models that have learned it.
+        """
         start = 0
         while start < len(out):
             target, partition = out[start].target, out[start].partition
             end = start + 1
             while end < len(out) and out[end].target == target and out[end].partition == partition:
                 end += 1
+            if target == "examples":
+                await self._sink.written(self._topic_of["predictions"])
             await self._sink.send(self._topic_of[target], partition, out[start:end])
             start = end
 
@@ -272,6 +297,9 @@ class Worker:
             await self._sink.flush()
             if not done.done():
                 done.set_result(None)
+            # A command may end learning ahead of the log: while it is the last record there, its place
+            # can be compared with the one foreseen.
+            await self._save()
 
     # -- saving -----------------------------------------------------------------------------------
 
