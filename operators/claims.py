@@ -144,7 +144,8 @@ class Writer:
         self.source = source
         self.claim = claim
         self._sequences: dict[Log, int] = {}
-        self._positions = {log: offset + 1 for log, offset in (claimed_at or {}).items()}
+        self._acknowledged = dict(claimed_at or {})
+        self._positions = {log: offset + 1 for log, offset in self._acknowledged.items()}
 
     def next(self, log: Log) -> int:
         """Return the sequence number of the next record for `log`, from 0."""
@@ -158,18 +159,24 @@ class Writer:
         Raises ClaimError if it lies before an older one: then records changed places on their way and
         do not count, so the owner must end.
         """
-        if offset + 1 < self.position(log):
+        newest = self._acknowledged.get(log, -1)
+        if offset < newest:
             raise ClaimError(
-                f"a later record was written before offset {self._positions[log] - 1}",
+                f"a later record was written before offset {newest}",
                 hint="let the producer keep order: idempotence, or one request at a time",
                 topic=log[0],
                 partition=log[1],
                 offset=offset,
             )
-        self._positions[log] = offset + 1
+        self._acknowledged[log] = offset
+        self.skip(log, offset + 1)
+
+    def skip(self, log: Log, position: int) -> None:
+        """Take that nothing before `position` is left to read in `log`."""
+        self._positions[log] = max(position, self.position(log))
 
     def position(self, log: Log) -> int:
-        """Return the offset after the newest acknowledged record in `log`, 0 before the first."""
+        """Return where a reader that knows all of this owner's records may go on in `log`."""
         return self._positions.get(log, 0)
 
     def sent(self, log: Log) -> int:
@@ -177,7 +184,7 @@ class Writer:
         return self._sequences.get(log, 0)
 
     def positions(self) -> tuple[LogPosition, ...]:
-        """Return where each log stands after what was acknowledged; true only when all of it is."""
+        """Return where a reader may go on in each log; true only when all that was sent is acknowledged."""
         return tuple(
             LogPosition(log[0], log[1], position, self.claim, self._sequences.get(log, 0))
             for log, position in sorted(self._positions.items())

@@ -42,6 +42,7 @@ __all__ = [
     "Request",
     "Stored",
     "Takeover",
+    "Watch",
     "WriteClaim",
     "claimed_logs",
     "log_positions",
@@ -134,7 +135,7 @@ class LogBatch(NamedTuple):
 Request = Look | Fence | Load | FindBounds | WriteClaim | ReadLog
 
 
-class _Watch:
+class Watch:
     """How far the owner knows its predictions log to hold no newer claim."""
 
     def __init__(self, position: int) -> None:
@@ -154,7 +155,7 @@ class Takeover:
     suppression: Suppression
     logs: tuple[LogPosition, ...]
     """`Checkpoint.logs`, kept until the suppression is empty."""
-    watch: _Watch
+    watch: Watch
 
 
 def claimed_logs(source: int, examples_partitions: int) -> tuple[Log, ...]:
@@ -177,12 +178,13 @@ def takeover(
     no longer, or not yet, hold the checkpoint's offsets.
     """
     predictions: Log = ("predictions", source)
+    newest = 0
     for _ in range(TRIES_MAX):
         stored: Stored = yield Look()
         replay = _Replay(source, stored.logs, suppressed_max)
         end = yield from replay.start(predictions)
         yield from replay.read(predictions, end)
-        newest = replay.newest
+        newest = max(newest, replay.newest)
         if newest > stored.claim and not accept_newer:
             if (yield Look()).claim != stored.claim:
                 continue
@@ -200,8 +202,9 @@ def takeover(
             claimed_at = yield from _claim(replay, claim, claimed_logs(source, examples_partitions))
             if replay.newest <= claim:
                 writer = Writer(source, claim, claimed_at)
-                watch = _Watch(writer.position(predictions))
+                watch = Watch(writer.position(predictions))
                 return Takeover(claim, checkpoint, writer, replay.suppression, saved, watch)
+        newest = max(newest, replay.newest)
         if (yield Look()).claim != claim:
             return None
     raise ClaimError(
@@ -215,18 +218,21 @@ def still_owner(owner: Takeover) -> Generator[Request, Any, bool]:
 
     All that was sent must be acknowledged.  False ends the owner, and nothing may be saved then.
     Normally the end of the predictions log says it all: nothing is there but the owner's own records.
+    The checkpoint's position moves to that end, so that what others left there may expire.
     """
     writer, watch = owner.writer, owner.watch
     log: Log = ("predictions", writer.source)
     bounds: Bounds = yield FindBounds(*log)
-    if bounds.end != watch.others + writer.sent(log):
+    end = max(bounds.end, writer.position(log))
+    if end != watch.others + writer.sent(log):
         since = LogPosition(*log, watch.position, writer.claim, GAP)
         look = _Replay(writer.source, (since,), SUPPRESSED_MAX)
-        yield from look.read(log, bounds.end)
+        yield from look.read(log, end)
         if look.newest > writer.claim:
             return False
-        watch.others = bounds.end - writer.sent(log)
-    watch.position = bounds.end
+        watch.others = end - writer.sent(log)
+    watch.position = end
+    writer.skip(log, end)
     return True
 
 
@@ -269,7 +275,7 @@ class _Replay:
         self.source = source
         self.suppression = Suppression(suppressed_max)
         self.newest = max((position.claim for position in saved), default=0)
-        """Highest claim met so far, made or announced."""
+        """Highest claim met so far: announced, made, or on a record whose claim the log has not kept."""
         self._positions = {position.log: position.position for position in saved}
         self._readers = {
             position.log: Reader((source, position.claim, position.sequence)) for position in saved
@@ -315,9 +321,9 @@ class _Replay:
         source = log[1] if isinstance(value, Prediction) else value.source_partition
         if source != self.source:
             return
+        self.newest = max(self.newest, abs(value.claim))
         reader = self._readers[log]
         if isinstance(value, Claim):
-            self.newest = max(self.newest, abs(value.claim))
             reader.claim(source, value.claim)
         elif reader.counts(source, value.claim, value.sequence):
             self.suppression.add(value)

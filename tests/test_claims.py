@@ -129,6 +129,9 @@ def test_the_same_acknowledgement_may_come_again_an_older_one_may_not() -> None:
     writer.acknowledged(log, 23)
     with pytest.raises(ClaimError, match="before offset 23") as refused:
         writer.acknowledged(log, 22)
+    writer.skip(log, 30)
+    writer.acknowledged(log, 24)
+    assert writer.positions() == (LogPosition("examples", 0, 30, 5, 0),)
     assert (refused.value.topic, refused.value.offset) == ("examples", 22)
 
 

@@ -187,6 +187,25 @@ def test_a_store_behind_the_log_is_refused_every_time_and_nothing_is_touched() -
     assert shell.logs[PREDICTIONS] == [Claim(SOURCE, 7)]
 
 
+def test_records_tell_the_claim_when_its_own_record_has_expired() -> None:
+    shell = Shell()
+    shell.logs[PREDICTIONS] = answers(57, 0)
+    with pytest.raises(ClaimError, match="holds claim 57"):
+        shell.take_over()
+    assert shell.written() == []
+
+
+def test_an_examples_log_alone_can_show_that_the_store_is_behind() -> None:
+    shell = Shell()
+    shell.logs["examples", 0] = [Claim(SOURCE, 57), *examples(57, 0)]
+    with pytest.raises(ClaimError, match="holds claim 57"):
+        shell.take_over()
+    owned = shell.take_over(accept_newer=True)
+    assert owned is not None
+    assert owned.claim == 58
+    assert suppressed(owned) == ([], [0])
+
+
 def test_told_otherwise_it_claims_above_the_log() -> None:
     shell = Shell(claim=3)
     shell.logs[PREDICTIONS] = [Claim(SOURCE, 7), *answers(7, 0), Claim(SOURCE, -9)]
@@ -304,6 +323,7 @@ def test_late_and_repeated_records_end_no_owner() -> None:
     shell.logs[PREDICTIONS] += [*answers(2, 0, 1), *answers(1, 0), Claim(SOURCE, 1), Claim(SOURCE, -2)]
     assert shell.run(still_owner(owned)) is True
     assert any(isinstance(asked, ReadLog) for asked in shell.asked)
+    assert log_positions(owned)[-1] == LogPosition(*PREDICTIONS, len(shell.logs[PREDICTIONS]), 2, 2)
     shell.asked.clear()
     assert shell.run(still_owner(owned)) is True
     assert shell.asked == [FindBounds(*PREDICTIONS)]

@@ -166,6 +166,7 @@ class Claim(Struct, frozen=True, gc=False):
 
     source_partition: int
     claim: int
+    """Negative: announced, not made; it changes nothing for readers."""
 
 
 class Quarantine(Struct, frozen=True, gc=False):
