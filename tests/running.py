@@ -32,6 +32,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.assembly import build_learner, signing_key
+from engine.backtest import backtest
 from engine.broker import free_port
 from engine.checkpoint import CheckpointStore
 from engine.cli import load_pipeline
@@ -171,9 +172,16 @@ class Worker:
 
     def logged(self, event: str, *, log: Path | None = None) -> list[dict[str, Any]]:
         """Return the log's lines about `event`, of this start or of the one given."""
+        return [line for line in self.lines(log=log) if line.get("event") == event]
+
+    def lines(self, *, log: Path | None = None) -> list[dict[str, Any]]:
+        """Return what the worker logged, as objects."""
         lines = (log or self.log).read_text(errors="replace").splitlines()
-        parsed = [json.loads(line) for line in lines if line.startswith("{")]
-        return [line for line in parsed if line.get("event") == event]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """Return what it logged as warnings and errors."""
+        return [line for line in self.lines() if line.get("level") in {"warning", "error", "critical"}]
 
     def said(self) -> str:
         """Return the end of its log."""
@@ -228,6 +236,22 @@ def flights(topic: str, labels_topic: str, *, first: int = 0, departures: int) -
         for label in arrivals
     ]
     return sorted(messages, key=lambda message: message.time)
+
+
+def backtested(folder: Path, pipeline: Pipeline, messages: list[Message]) -> list[dict[str, Any]]:
+    """Return the prediction lines of a backtest of the same messages."""
+    topics = {pipeline.events.name: folder / "events.jsonl", pipeline.labels.topic or "": folder / "l.jsonl"}
+    for topic, path in topics.items():
+        path.write_bytes(b"".join(m.value + b"\n" for m in messages if m.topic == topic and m.value))
+    out = folder / "predictions.jsonl"
+    with out.open("wb") as file:
+        backtest(
+            pipeline,
+            topics[pipeline.events.name],
+            topics[pipeline.labels.topic] if pipeline.labels.topic else None,
+            predictions_out=file,
+        )
+    return [json.loads(line) for line in out.read_bytes().splitlines()]
 
 
 async def publish(

@@ -11,6 +11,7 @@ from running import (
     FLIGHTS,
     Message,
     Worker,
+    backtested,
     counting,
     flights,
     folded_digests,
@@ -25,7 +26,6 @@ from running import (
     write_pipeline,
 )
 
-from engine.backtest import backtest
 from engine.cli import load_pipeline
 from engine.pipeline import Pipeline
 from engine.settings import KafkaSettings
@@ -65,22 +65,6 @@ AHEAD_MAX = 400
 def label_windows(pipeline: Pipeline) -> set[str]:
     """Names of features that depend on when a label was read."""
     return {name for name, feature in pipeline.features.items() if "label" in repr(feature)}
-
-
-def backtested(folder: Path, pipeline: Pipeline, messages: list[Message]) -> list[dict[str, Any]]:
-    """Return the prediction lines of a backtest of the same messages."""
-    topics = {pipeline.events.name: folder / "events.jsonl", pipeline.labels.topic or "": folder / "l.jsonl"}
-    for topic, path in topics.items():
-        path.write_bytes(b"".join(m.value + b"\n" for m in messages if m.topic == topic and m.value))
-    out = folder / "predictions.jsonl"
-    with out.open("wb") as file:
-        backtest(
-            pipeline,
-            topics[pipeline.events.name],
-            topics[pipeline.labels.topic] if pipeline.labels.topic else None,
-            predictions_out=file,
-        )
-    return [json.loads(line) for line in out.read_bytes().splitlines()]
 
 
 def test_flights_on_a_broker_equal_their_backtest(broker: KafkaSettings, tmp_path: Path) -> None:
