@@ -22,7 +22,7 @@ AllowList = frozenset[tuple[str, str]]
 """Exact (module, name) pairs that a stored model may name."""
 
 _BUILT_WHILE_LEARNING = """
-operators.artefacts: bound_method static_function unseeded
+operators.artefacts: bound_method static_function text_method unseeded
 operators.guard: Copied FirstLesson KnownNames KnownValues
 builtins: bool complex dict float frozenset int list object set str tuple
 collections: Counter OrderedDict defaultdict deque

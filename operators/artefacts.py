@@ -23,7 +23,7 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from types import FunctionType, MethodType
+from types import FunctionType, MethodDescriptorType, MethodType
 from typing import Any
 
 import msgspec
@@ -54,6 +54,8 @@ META_BYTES_MAX = 64 * 1024
 """Names, versions and offsets; a few hundred bytes."""
 KEY_BYTES_MIN = 16
 """Shorter keys can be guessed."""
+TEXT_METHODS = frozenset({"capitalize", "casefold", "lower", "split", "strip", "title", "upper"})
+"""Methods of `str` that a stored model may hold; `format` could walk through attributes."""
 ANCHOR_LEVELS = 100
 """Python lets pickle recurse through some 900 levels below a server's own calls."""
 
@@ -297,6 +299,20 @@ def static_function(kind: type, name: str) -> FunctionType:
     )
 
 
+def text_method(name: str) -> Any:
+    """Return a method of `str` that takes texts apart or changes their case; River's BagOfWords holds `lower`."""
+    if name in TEXT_METHODS:
+        return getattr(str, name)
+    raise ModelError(f"str.{name} is not for stored models", hint="wrap it in a function of your own file")
+
+
+def _reduce_text_method(method: MethodDescriptorType) -> tuple[Any, ...]:
+    if method.__objclass__ is not str:
+        return method.__reduce__()  # type: ignore[return-value]
+    text_method(method.__name__)
+    return text_method, (method.__name__,)
+
+
 def _reduce_method(method: MethodType) -> tuple[Any, ...]:
     owner, name = method.__self__, method.__func__.__name__
     bound_method(owner, name)
@@ -313,6 +329,7 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
     dispatch_table = copyreg.dispatch_table | {
+        MethodDescriptorType: _reduce_text_method,
         MethodType: _reduce_method,
         proba.Beta: _reduce_distribution,
         proba.Gaussian: _reduce_distribution,

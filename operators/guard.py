@@ -14,6 +14,8 @@ What River 0.26.1's models do when they only predict, and the lightest guard for
 A name never learned has no weight, so leaving it out answers as River does wherever River
 is pure itself.  Guards nest: FirstLesson(KnownNames(model)).
 
+One habit of River is mended where it arises (`_cond_proba`), because a guard would cost too much.
+
 A guard must see every lesson, so it *is* the model from then on: teach it, score it, store
 it, clone it.  What it knows is pickled with the model.
 """
@@ -22,6 +24,8 @@ from __future__ import annotations
 
 import copy
 from typing import Any
+
+from river.tree.splitter.nominal_splitter_classif import NominalSplitterClassif
 
 from topics.messages import Features, FeatureValue, LabelValue
 
@@ -174,3 +178,20 @@ class Copied:
     def clone(self) -> Copied:
         """Return the same guard around a model that has learned nothing."""
         return Copied(self.model.clone())
+
+
+def _cond_proba(self: Any, att_val: Any, target_val: Any) -> float:
+    """Return what River's `NominalSplitterClassif.cond_proba` does, and leave the leaf as it was.
+
+    River looks the class up in a defaultdict: asking a Hoeffding tree about a text feature adds an
+    empty entry for every class that the leaf has not met with it.  That changes the order of classes
+    in later splits, hence sums in their last bit and ties.  The answer is the same to the bit.
+    """
+    weights = self._att_dist_per_class.get(target_val)
+    if not weights or att_val not in weights:
+        return 0.0
+    total = sum(weights.values())
+    return weights[att_val] / total if total else 0.0
+
+
+NominalSplitterClassif.cond_proba = _cond_proba  # type: ignore[method-assign]
