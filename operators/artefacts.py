@@ -300,7 +300,7 @@ def static_function(kind: type, name: str) -> FunctionType:
 
 
 def text_method(name: str) -> Any:
-    """Return a method of `str` that takes texts apart or changes their case; River's BagOfWords holds `lower`."""
+    """Return a method of `str` that takes texts apart or changes their case: BagOfWords holds `lower`."""
     if name in TEXT_METHODS:
         return getattr(str, name)
     raise ModelError(f"str.{name} is not for stored models", hint="wrap it in a function of your own file")
