@@ -26,7 +26,7 @@ from topics.messages import Decision, Score
 __all__ = ["Answer", "Candidate", "ServedLoss", "Tally", "WorkerPage", "read_page"]
 
 RECENT_MAX = 2_000
-"""Latencies and label delays behind the figures on the screen: about the last seconds of a run."""
+"""Label delays behind the median on the screen: about the last seconds of a run."""
 DECISIONS_MAX = 10_000
 """A demo makes a handful; a loop that makes more than this must not eat the memory."""
 EXAMPLES_OF_TROUBLE_MAX = 5
@@ -66,6 +66,8 @@ class WorkerPage(NamedTuple):
     learned: int = 0
     dead_letters: int = 0
     lag: int = 0
+    latency_ms: tuple[float, float] | None = None
+    """Median and 99th percentile from a record's poll to its prediction's send; None before the first."""
     candidates: tuple[Candidate, ...] = ()
 
     @property
@@ -85,6 +87,7 @@ def read_page(text: str) -> WorkerPage:
     scores: dict[tuple[str, str], dict[str, float]] = {}
     updates: dict[str, int] = {}
     evidence: dict[str, float] = {}
+    durations: list[tuple[float, float]] = []
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = sample.labels
@@ -97,6 +100,8 @@ def read_page(text: str) -> WorkerPage:
                     | "headrace_consumer_lag_records"
                 ):
                     totals[sample.name] += int(sample.value)
+                case "headrace_prediction_duration_seconds_bucket":
+                    durations.append((float(labels["le"]), sample.value))
                 case "headrace_model_info" if sample.value:
                     info[labels["model"]] = labels
                 case "headrace_model_score" if math.isfinite(sample.value):
@@ -124,6 +129,7 @@ def read_page(text: str) -> WorkerPage:
         learned=totals["headrace_examples_total"],
         dead_letters=totals["headrace_dead_letters_total"],
         lag=totals["headrace_consumer_lag_records"],
+        latency_ms=_percentiles_ms(durations),
         candidates=tuple(sorted(candidates, key=lambda one: (one.alias != "champion", one.name))),
     )
 
@@ -160,19 +166,17 @@ class Tally:
     """Time of the latest record published, on the sample's own clock."""
     decisions: list[Decision] = field(default_factory=list)
     served: dict[str, ServedLoss] = field(default_factory=dict)
-    latencies_ms: list[float] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
-    _sent_s: dict[str, float] = field(default_factory=dict)
+    _waiting: set[str] = field(default_factory=set)
     _answered: set[str] = field(default_factory=set)
-    _recent_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
     _delays_ms: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 
-    def event_sent(self, event_id: str, event_time: int, now_s: float) -> None:
-        """An event went out at wall time `now_s`."""
+    def event_sent(self, event_id: str, event_time: int) -> None:
+        """An event went out; its time is on the sample's clock."""
         self.events += 1
         self.simulated_ms = max(self.simulated_ms, event_time)
-        self._sent_s[event_id] = now_s
+        self._waiting.add(event_id)
 
     def label_sent(self, label_time: int, event_time: int) -> None:
         """A label went out; both times are on the sample's clock."""
@@ -188,14 +192,11 @@ class Tally:
         if answer.event_id in self._answered:
             self.repeated.append(answer.event_id)
             return
-        sent = self._sent_s.pop(answer.event_id, None)
-        if sent is None:
+        if answer.event_id not in self._waiting:
             self.unasked.append(answer.event_id)
             return
+        self._waiting.remove(answer.event_id)
         self._answered.add(answer.event_id)
-        latency = (now_s - sent) * 1e3
-        self.latencies_ms.append(latency)
-        self._recent_ms.append(latency)
         loss = brier(self.truth[answer.event_id], answer.prediction_score)
         if loss is not None:
             served = self.served.setdefault(answer.model_name, ServedLoss())
@@ -214,7 +215,7 @@ class Tally:
     @property
     def waiting(self) -> int:
         """Events that went out and have no answer yet."""
-        return len(self._sent_s)
+        return len(self._waiting)
 
     @property
     def swaps(self) -> list[Decision]:
@@ -226,19 +227,13 @@ class Tally:
         """Median delay of the latest labels, None before the first."""
         return statistics.median(self._delays_ms) if self._delays_ms else None
 
-    def recent_latency_ms(self) -> tuple[float, float] | None:
-        """Return the median and 99th percentile of the latest answers, None before the first."""
-        return percentiles(self._recent_ms)
-
-    def latency_ms(self) -> tuple[float, float] | None:
-        """Return the median and 99th percentile of all answers, None before the first."""
-        return percentiles(self.latencies_ms)
-
     def complaint(self) -> str | None:
         """Say what is wrong with the answers, or None where each event has exactly one."""
         parts = []
-        if self._sent_s:
-            parts.append(f"{len(self._sent_s):,} events without a prediction ({_some(list(self._sent_s))})")
+        if self._waiting:
+            parts.append(
+                f"{len(self._waiting):,} events without a prediction ({_some(sorted(self._waiting))})"
+            )
         if self.repeated:
             parts.append(f"{len(self.repeated):,} predictions repeated ({_some(self.repeated)})")
         if self.unasked:
@@ -246,16 +241,27 @@ class Tally:
         return "; ".join(parts) or None
 
 
-def percentiles(values: list[float] | deque[float]) -> tuple[float, float] | None:
-    """Return median and 99th percentile (nearest rank), None of nothing.
+def _percentiles_ms(buckets: list[tuple[float, float]]) -> tuple[float, float] | None:
+    """Return median and 99th percentile of a cumulative histogram in seconds, linear within a bucket.
 
-    >>> percentiles([float(n) for n in range(1, 101)])
-    (50.0, 99.0)
+    As Prometheus's `histogram_quantile`: beyond the last finite bound it is that bound.
+
+    >>> _percentiles_ms([(0.01, 50.0), (0.02, 98.0), (0.1, 100.0), (float("inf"), 100.0)])
+    (10.0, 60.0)
     """
-    if not values:
+    if not buckets or not buckets[-1][1]:
         return None
-    ordered = sorted(values)
-    return ordered[(len(ordered) - 1) // 2], ordered[(len(ordered) * 99 + 99) // 100 - 1]
+    return _quantile_ms(buckets, 0.5), _quantile_ms(buckets, 0.99)
+
+
+def _quantile_ms(buckets: list[tuple[float, float]], share: float) -> float:
+    wanted, low, below = share * buckets[-1][1], 0.0, 0.0
+    for high, count in buckets:
+        if count >= wanted:
+            inside = (wanted - below) / (count - below) if count > below else 1.0
+            return 1e3 * (low if math.isinf(high) else low + (high - low) * inside)
+        low, below = high, count
+    return 1e3 * low
 
 
 def _some(ids: list[str]) -> str:

@@ -57,7 +57,7 @@ class Frame(NamedTuple):
     begins_ms: int
     ends_ms: int
     elapsed_s: float
-    """Wall time since the first event went out."""
+    """Wall time since the first answer came in."""
     rate: float
     """Events answered per second of late."""
 
@@ -137,7 +137,7 @@ def header_lines(frame: Frame) -> tuple[str, str]:
     tally, page = frame.tally, frame.page
     flow = (
         f"{tally.events:,} events  {frame.rate:,.0f}/s  {tally.answers:,} predictions  "
-        f"{_latency(tally.recent_latency_ms())}  lag {page.lag:,}"
+        f"{_latency(page.latency_ms)}  lag {page.lag:,}"
     )
     labels = (
         f"{page.joined:,} labels joined, {_delay(tally.label_delay_ms)} after their events (median)  "
@@ -184,7 +184,7 @@ def plain_line(frame: Frame) -> str:
             f"{tally.answers:,} predictions",
             f"{page.joined:,} labels",
             f"lag {page.lag:,}",
-            _latency(tally.recent_latency_ms()),
+            _latency(page.latency_ms),
             f"dead letters {page.dead_letters:,}",
             f"champion {champion.name} v{champion.version}" if champion else "no champion yet",
         )
@@ -206,7 +206,7 @@ def summary_lines(frame: Frame, *, first_champion: str | None) -> list[str]:
         f"labels joined  {page.joined:,} of {tally.labels:,}; learned {page.learned:,}",
         f"dead letters   {page.dead_letters:,}",
         f"throughput     {tally.events / seconds:,.0f} events/s",
-        f"latency        {_latency(tally.latency_ms())}, from publishing to reading the prediction",
+        f"latency        {_latency(page.latency_ms)}, from a record's poll to its prediction's send",
     ]
     swaps = [f"swap           {decision_line(swap)}" for swap in tally.swaps]
     return [*lines, *(swaps or ["swaps          none"]), *_losses(tally, page, first_champion)]

@@ -1,6 +1,6 @@
 """The demo's worker process: started, asked for its page, stopped by its own id.
 
-Lives here: one `headrace run` as a subprocess and two HTTP requests to it.  Never here:
+Lives here: one `headrace run` as a subprocess and the request for its metrics.  Never here:
 what its answers mean (`demo_state.py`).
 
 Strategy: the worker is the very command a user types; it hears of the broker and its ports
@@ -32,7 +32,8 @@ KILL_DEADLINE_S = 5.0
 HTTP_DEADLINE_S = 5.0
 """The page shares the worker's loop, which one batch may hold for some hundred milliseconds."""
 LOG_TAIL_MAX = 12
-"""Lines of the worker's log shown when it dies: a traceback's end."""
+LOG_LINE_MAX = 400
+"""Lines of the worker's log shown when it dies, and characters of each: a traceback's end."""
 _HOST = "127.0.0.1"
 
 
@@ -111,27 +112,21 @@ class WorkerProcess:
         if self._process is None or self._process.poll() is None:
             return
         tail = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_MAX:]
+        tail = [line if len(line) <= LOG_LINE_MAX else f"... {line[-LOG_LINE_MAX:]}" for line in tail]
         raise BrokerError(
             "\n  ".join([f"the worker died with exit code {self._process.returncode}:", *tail]),
             hint=f"read {self.log}",
         )
 
-    def ready(self) -> bool:
-        """Return whether it has its partitions, its state and a champion (`/readyz`)."""
-        return self._get("/readyz")[0] == http.HTTPStatus.OK
-
     def metrics(self) -> str | None:
         """Return the text of `/metrics`, None while it does not answer."""
-        status, text = self._get("/metrics")
-        return text if status == http.HTTPStatus.OK else None
-
-    def _get(self, path: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection(_HOST, self.port, timeout=HTTP_DEADLINE_S)
         try:
-            connection.request("GET", path)
+            connection.request("GET", "/metrics")
             response = connection.getresponse()
-            return response.status, response.read().decode()
+            text = response.read().decode()
         except (OSError, http.client.HTTPException):
-            return 0, ""
+            return None
         finally:
             connection.close()
+        return text if response.status == http.HTTPStatus.OK else None

@@ -31,13 +31,13 @@ LINEAR = Candidate(
     "linear", 2, "LogisticRegression", "champion", 18_304, {"ROCAUC": 0.66, "Brier": 0.19}, {}, None
 )
 ADAPTIVE = Candidate("adaptive", 1, "HAT", "challenger", 18_304, {"ROCAUC": 0.59, "Brier": 0.25}, {}, 0.125)
-PAGE = WorkerPage(joined=3, learned=3, dead_letters=0, lag=12, candidates=(LINEAR, ADAPTIVE))
+PAGE = WorkerPage(joined=3, learned=3, lag=12, latency_ms=(4.2, 11.7), candidates=(LINEAR, ADAPTIVE))
 
 
 def tally() -> Tally:
     known = Tally({"a": True, "b": False, "c": False, "d": True})
     for event_id in "abcd":
-        known.event_sent(event_id, BEGIN_MS + 20 * DAY_MS, now_s=1.0)
+        known.event_sent(event_id, BEGIN_MS + 20 * DAY_MS)
     for event_id, model, score in (("a", "adaptive", 0.5), ("b", "adaptive", 0.5), ("c", "linear", 0.0)):
         known.answered(Answer(event_id, model, score), now_s=1.004)
     known.label_sent(BEGIN_MS + 3 * 3_600_000, BEGIN_MS)
@@ -59,7 +59,7 @@ def drawn(shown: Frame, width: int = 100) -> list[str]:
 
 def test_the_live_view_shows_flow_models_news_and_progress() -> None:
     text = "\n".join(drawn(frame()))
-    assert "4 events  1,234/s  3 predictions  p50 4 ms p99 4 ms  lag 12" in text
+    assert "4 events  1,234/s  3 predictions  p50 4 ms p99 12 ms  lag 12" in text
     assert "3 labels joined, 3.0 h after their events (median)  dead letters 0" in text
     assert "86,400 times faster than life" in text
     assert "Mon 21 Jan 05:15  PROMOTED   linear v2, champion was adaptive v1: e-detector" in text
