@@ -21,11 +21,11 @@ $(BIN)/uv:
 	@$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'
 
 $(VENV)/.demo: $(BIN)/uv pyproject.toml uv.lock
-	$(UV) sync --frozen --inexact --no-dev --extra demo
+	$(UV) sync --frozen --inexact --compile-bytecode --no-dev --extra demo
 	@touch $@
 
 $(VENV)/.test: $(BIN)/uv pyproject.toml uv.lock
-	$(UV) sync --frozen --inexact --extra demo --extra bench
+	$(UV) sync --frozen --inexact --compile-bytecode --extra demo --extra bench
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

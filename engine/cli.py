@@ -270,7 +270,7 @@ def demo(
 ) -> None:
     """Race three models on real flights: embedded broker, one worker, a live table."""
     from engine.demo import RATE  # noqa: PLC0415
-    from engine.demo import run as run_demo
+    from engine.demo import run as run_demo  # noqa: PLC0415
 
     raise typer.Exit(run_demo(events=events, rate=RATE if rate is None else rate, keep=keep))
 

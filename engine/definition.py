@@ -1,13 +1,18 @@
-"""A checkpoint of another definition is refused, with the difference named."""
+"""What a definition is, as text: to be compared with the one a checkpoint was written by.
+
+Lives here: a model's parameters in canonical form, the search for missing seeds, the
+comparison of two definitions.  Never here: a model's state (`operators/digest.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from topics.errors import CheckpointError
 
-__all__ = ["check_definition"]
+__all__ = ["check_definition", "model_text", "unseeded"]
 
 NAMED_MAX = 5
 """Differences named in one message; a renamed pipeline file differs in all of them."""
@@ -25,3 +30,42 @@ def check_definition(stored: Mapping[str, str], current: Mapping[str, str], path
         f"{path} was written by another definition: {', '.join(differences[:NAMED_MAX])}{more}",
         hint="go back to the old definition, give the pipeline a new name, or set another state_dir",
     )
+
+
+def model_text(value: Any) -> str:
+    """Return a River object as its class and constructor arguments, all the way down.
+
+    `repr` will not do: River cuts long ones, and raises for some (`SelectType(int, float)` in 0.26.1).
+
+    >>> from river import linear_model, optim
+    >>> model_text(optim.SGD(0.01))
+    'river.optim.sgd.SGD(lr=river.optim.schedulers.Constant(learning_rate=0.01))'
+    """
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if hasattr(value, "_get_params"):
+        inner = ", ".join(f"{name}={model_text(part)}" for name, part in value._get_params().items())
+        return f"{model_text(type(value))}({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {model_text(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(model_text, value)) + "]"
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return repr(value)
+
+
+def unseeded(value: Any, path: str = "") -> Iterator[str]:
+    """Yield where a model, or a part of it, draws random numbers without a seed.
+
+    >>> from river import forest
+    >>> list(unseeded(forest.ARFClassifier()))
+    ['ARFClassifier.seed']
+    """
+    if isinstance(value, type) or not hasattr(value, "_get_params"):
+        return
+    place = f"{path}{type(value).__name__}"
+    for name, part in value._get_params().items():
+        if name == "seed" and part is None:
+            yield f"{place}.seed"
+        yield from unseeded(part, f"{place}.")

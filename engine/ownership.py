@@ -18,14 +18,23 @@ import structlog
 
 from engine.checkpoint import Checkpoint, CheckpointStore
 from engine.definition import check_definition
-from engine.kafka import Partition, Sink, log_bounds, read_log
+from engine.kafka import Partition, Sink, Source, log_bounds, read_log
 from engine.pipeline import Pipeline
 from engine.scorer import Scorer
 from engine.settings import Settings
 from engine.trainer import Trainer
 from operators import takeover as steps
 from operators.claims import LogPosition
-from operators.takeover import Bounds, LogBatch, LogRecord, Stored, Takeover, log_positions, takeover
+from operators.takeover import (
+    Bounds,
+    LogBatch,
+    LogRecord,
+    Stored,
+    Takeover,
+    log_positions,
+    still_owner,
+    takeover,
+)
 from topics import headers
 from topics.codec import (
     decode_claim,
@@ -79,12 +88,20 @@ class Owner:
     """Takes partitions over and saves them."""
 
     def __init__(
-        self, pipeline: Pipeline, settings: Settings, sink: Sink, trainer: Trainer, *, accept_newer: bool
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        source: Source,
+        sink: Sink,
+        trainer: Trainer,
+        *,
+        accept_newer: bool,
     ) -> None:
         self.partitions = 0
         """How many partitions the events topic has; set once it is known."""
         self._pipeline = pipeline
         self._settings = settings
+        self._source = source
         self._sink = sink
         self._trainer = trainer
         self._accept_newer = accept_newer
@@ -184,8 +201,28 @@ class Owner:
             offset = acknowledged.get((self._topic(position.target), position.partition))
             if offset is not None and offset >= position.position:
                 writer.acknowledged(position.log, offset)
+        if not await self._still_owner(owned):
+            raise ClaimError(
+                f"another owner has announced itself on partition {owned.scorer.partition}",
+                hint="nothing to do: this one claims again if the partition is still its own",
+            )
         meta = ScorerMeta(self._definition, log_positions(owned.takeover))
         await owned.store.save(owned.takeover.claim, msgspec.json.encode(meta), owned.scorer.delta())
+
+    async def _still_owner(self, owned: Owned) -> bool:
+        """Ask the log, by the open connection: this is before every checkpoint."""
+        protocol = still_owner(owned.takeover)
+        answer: Any = None
+        while True:
+            try:
+                request = protocol.send(answer)
+            except StopIteration as end:
+                return bool(end.value)
+            if isinstance(request, steps.FindBounds):
+                log_partition = (self._topic(request.target), request.partition)
+                answer = Bounds(*(await self._source.bounds(log_partition)))
+            else:
+                answer = await self._carry_out(request, owned.store)
 
     def _topic(self, target: Any) -> str:
         return self._pipeline.catalog[target]

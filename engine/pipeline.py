@@ -18,7 +18,7 @@ from typing import Any, Literal, get_type_hints
 import msgspec
 from river import base, metrics
 
-from operators.digest import digest
+from engine.definition import model_text, unseeded
 from operators.drift import Drift
 from operators.evidence import Promotion
 from operators.expressions import Expression
@@ -137,7 +137,7 @@ class Pipeline:
             raise DefinitionError(
                 f"champion `{champion}` is no model", hint=f"name one of: {', '.join(models)}"
             )
-        task = self.task or _task_of(models, self.events.type, self.labels)
+        task = self.task if str(self.task) else _task_of(models, self.events.type, self.labels)
         plan = compile_features(
             self.features,
             self.events.type,
@@ -216,10 +216,10 @@ class Pipeline:
             "champion": str(self.champion),
             "promotion": repr(self.promotion),
             "threshold": repr(self.threshold),
-            "drift": " ".join(f"{entry.on} {digest(entry.detector)}" for entry in self.drift),
-            "metrics": " ".join(type(metric).__name__ for metric in self.metrics or ()),
+            "drift": " ".join(f"{entry.on} {model_text(entry.detector)}" for entry in self.drift),
+            "metrics": " ".join(model_text(metric) for metric in self.metrics or ()),
         }
-        parts.update((f"models.{name}", digest(model)) for name, model in self.models.items())
+        parts.update((f"models.{name}", model_text(model)) for name, model in self.models.items())
         return {name: _short(part) for name, part in parts.items()}
 
     def _check_keys(self) -> None:
@@ -263,6 +263,11 @@ def _checked_models(models: Mapping[str, Any]) -> dict[str, Any]:
             raise DefinitionError(
                 f"model `{name}` is a {type(model).__name__}, not a River estimator",
                 hint="pass an object such as river.linear_model.LogisticRegression()",
+            )
+        if places := list(unseeded(model)):
+            raise DefinitionError(
+                f"model `{name}` is random without a seed ({', '.join(places)})",
+                hint="pass seed=42 or any other: the same log must give the same models again",
             )
     return {name: model.clone() for name, model in models.items()}
 

@@ -281,6 +281,11 @@ class Source:
         buffer = self._open[TopicPartition(*partition)]
         return max(buffer.end - buffer.position, 0)
 
+    async def bounds(self, partition: Partition) -> tuple[int, int]:
+        """Ask the broker where any log begins and ends, assigned or not; one round trip."""
+        tp = TopicPartition(*partition)
+        return (await bounds(self._consumer, [tp], self._kafka))[tp]
+
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Stop fetching and handing out; what is buffered stays."""
         for tp in self._held(partitions):

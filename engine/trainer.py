@@ -16,6 +16,7 @@ learner is thrown away and restored, so what a checkpoint holds is always a fold
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from importlib.metadata import version
@@ -41,6 +42,8 @@ __all__ = ["Trainer"]
 
 SLICE_RECORDS = 64
 """Examples folded before predictions get their turn: a few milliseconds of a tree."""
+RECENT_EVERY_S = 10.0
+"""A recent window of 1,000 examples and four metrics takes some 20 ms for each four models."""
 PARTITION = 0
 """One global model: one examples partition."""
 
@@ -71,6 +74,8 @@ class Trainer:
         self._written: list[Outgoing] = []
         self._ahead: list[Scorer] = []
         """The scorers whose records are folded before they are sent; empty unless alone."""
+        self._recent: dict[str, dict[str, float]] = {}
+        self._recent_at_s = float("-inf")
         self._foreseen = -1
         """Offset that the last record folded ahead will have."""
 
@@ -263,12 +268,20 @@ class Trainer:
 
     # -- what a scrape shows ----------------------------------------------------------------------
 
+    def _recent_scores(self) -> dict[str, dict[str, float]]:
+        """Return the recent window's metrics, at most RECENT_EVERY_S old: counting them holds the loop."""
+        now_s = time.monotonic()
+        if now_s - self._recent_at_s > RECENT_EVERY_S:
+            self._recent = self.learner.evaluation.recent_scores()
+            self._recent_at_s = now_s
+        return self._recent
+
     def status(self, *, lag: dict[Partition, int], pending: int, partitions: int) -> Status:
         """Return the learner's part of the status together with what the worker knows."""
         learner = self.learner
         roster = learner.roster
         standing = learner.evidence.standing()
-        overall, recent = learner.evaluation.model_scores(), learner.evaluation.recent_scores()
+        overall, recent = learner.evaluation.model_scores(), self._recent_scores()
         overall["served"] = learner.evaluation.served_scores()
         models = [
             ModelStatus(

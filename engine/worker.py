@@ -21,6 +21,7 @@ import structlog
 from engine.intake import RUN_MAX, Run
 from engine.kafka import Partition, Sink, Source, ensure_topics
 from engine.metrics import Metrics, Status, latencies_s, observe_delays
+from engine.outbox import EXAMPLES_PARTITION
 from engine.ownership import Owned, Owner
 from engine.pipeline import Pipeline
 from engine.settings import Settings
@@ -73,7 +74,9 @@ class Worker:
         self._source = Source(settings.kafka, group=pipeline.name, topics=topics, listener=self)
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
         self.trainer = Trainer(pipeline, settings, metrics, self._sink)
-        self._owner = Owner(pipeline, settings, self._sink, self.trainer, accept_newer=accept_newer_claims)
+        self._owner = Owner(
+            pipeline, settings, self._source, self._sink, self.trainer, accept_newer=accept_newer_claims
+        )
         self._owned: dict[int, Owned] = {}
         self._models = self.trainer.models
         self._turn = asyncio.Lock()
@@ -82,6 +85,8 @@ class Worker:
         """What the group has given and nobody has taken over yet."""
         self._moving = False
         """The group has taken partitions back and given none since."""
+        self._examples: list[Outgoing] = []
+        """Records for the examples log, at most about RUN_MAX, until their predictions are acknowledged."""
         self._ready = False
         self._stopping = asyncio.Event()
         self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue(maxsize=100)
@@ -140,6 +145,8 @@ class Worker:
                 self._offer(batches)
                 for partition, owned in list(self._owned.items()):
                     await self._advance(partition, owned, polled_s)
+                await self._send_examples()
+                await self._send(self.trainer.take_decisions())
                 await self._write_commands()
                 if time.monotonic() - self._saved_s >= self.settings.checkpoint_interval_ms / 1000:
                     await self._save()
@@ -177,6 +184,7 @@ class Worker:
                 hint="give both topics the same number of partitions",
             )
         self._owned.clear()
+        self._examples.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
         await self.trainer.lead(0 in numbers)
         await self.trainer.catch_up()
@@ -256,11 +264,7 @@ class Worker:
             self.metrics.absorb(owned.scorer.counts)
 
     async def _send(self, out: Sequence[Outgoing]) -> None:
-        """Send records in order, one run of the same target at a time.
-
-        A prediction is in its log before an example is sent: or a crash in between would leave an example
-        whose prediction is made anew, by models that have learned it.
-        """
+        """Send records in order, one run of the same target at a time; examples wait for `_send_examples`."""
         start = 0
         while start < len(out):
             target, partition = out[start].target, out[start].partition
@@ -268,9 +272,23 @@ class Worker:
             while end < len(out) and out[end].target == target and out[end].partition == partition:
                 end += 1
             if target == "examples":
-                await self._sink.written(self._topic_of["predictions"])
-            await self._sink.send(self._topic_of[target], partition, out[start:end])
+                self._examples += out[start:end]
+            else:
+                await self._sink.send(self._topic_of[target], partition, out[start:end])
             start = end
+        if len(self._examples) >= RUN_MAX:
+            await self._send_examples()
+
+    async def _send_examples(self) -> None:
+        """Send the examples that have gathered, once their predictions are in the log.
+
+        Or a crash in between would leave an example whose prediction is made anew, by models that have
+        learned it.  Waiting once per turn costs little; waiting per run would cost an answer's time each.
+        """
+        if self._examples:
+            examples, self._examples = self._examples, []
+            await self._sink.written(self._topic_of["predictions"])
+            await self._sink.send(self._topic_of["examples"], EXAMPLES_PARTITION, examples)
 
     def _observe(self, run: Run, polled_s: float) -> None:
         if run.events:
@@ -294,6 +312,7 @@ class Worker:
             )
             self.trainer.write(record)
             await self._send(self.trainer.take_written())
+            await self._send_examples()
             await self._sink.flush()
             if not done.done():
                 done.set_result(None)
@@ -310,6 +329,7 @@ class Worker:
         try:
             async with self._models:
                 await self._send(self.trainer.take_decisions())
+                await self._send_examples()
                 # 4 flush
                 acknowledged = await self._sink.flush()
                 # 5 checkpoint
