@@ -124,7 +124,7 @@ def report(plan: Load, outcome: Outcome) -> dict[str, Any]:
 
 
 def _print(name: str, found: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(soft_wrap=True)
     table = Table(title=f"{name}: {found['rate']:g} events/s for {found['duration_s']:g} s, open loop")
     for column in ("ms", "p50", "p90", "p99", "p99.9", "max", "mean"):
         table.add_column(column, justify="right" if column != "ms" else "left")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +67,7 @@ def main(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure job J and print events per second, and ratios to bare River in the same rounds."""
-    console = Console(stderr=True, quiet=json)
+    console = Console(stderr=True, quiet=json, soft_wrap=True)
     kind: Literal["zipf", "uniform"] = "uniform" if cards == "uniform" else "zipf"
     data = make_events(events, kind)
     pipeline = load_pipeline(Path(__file__).with_name("job_j_pipeline.py"))
@@ -153,7 +154,7 @@ def _spread(ratios: Sequence[float]) -> dict[str, float]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    console = Console() if Console().is_terminal else Console(width=PLAIN_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     table = Table(title=f"job J, {found['cards']} cards, {found['events']:,} events a round")
     table.add_column("contestant", no_wrap=True)
     for column in (

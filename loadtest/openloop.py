@@ -13,6 +13,7 @@ ends of that moment, so that a second answer is seen too.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -153,8 +154,10 @@ class OpenLoop:
             due_ns = started_ns + int(number * gap_ns)
             now_ns = time.monotonic_ns()
             if now_ns < due_ns:
-                await asyncio.sleep((due_ns - now_ns) / 1e9)
-                now_ns = time.monotonic_ns()
+                # Loops round to whole milliseconds: late is honest, early would hide latency.
+                while now_ns < due_ns:
+                    await asyncio.sleep(math.ceil((due_ns - now_ns) / 1e6) / 1e3)
+                    now_ns = time.monotonic_ns()
             elif number % TURN_EVENTS == 0:
                 await asyncio.sleep(0)
             event_time = wall_ms + (due_ns - started_ns) // 1_000_000
