@@ -281,38 +281,42 @@ async def publish(
 # -- reading ------------------------------------------------------------------------------------------
 
 
-class Fold:
-    """The claims rule, a second time: which records of a claimed log partition count."""
-
-    def __init__(self) -> None:
-        self._owners: dict[int, tuple[int, int | None]] = {}
-        self.claims: list[int] = []
-        """Claim numbers that took effect."""
-
-    def takes(self, source: int, value: Mapping[str, Any], *, is_claim: bool) -> bool:
-        """Return whether the record counts; a claim never does."""
-        held, expected = self._owners.get(source, (0, None))
-        claim = value["claim"]
-        if is_claim:
-            if claim > held:
-                self._owners[source] = claim, 0
-                self.claims.append(claim)
-            return False
-        if claim != held or expected is None or value["sequence"] < expected:
-            return False
-        if value["sequence"] > expected:
-            self._owners[source] = held, None
-            return False
-        self._owners[source] = held, expected + 1
-        return True
-
-
 class Read(NamedTuple):
     """A record of a log that is no claim, and whether it counts."""
 
     counts: bool
     kind: str
     value: dict[str, Any]
+
+
+class Fold:
+    """The claims rule, a second time: which records of one partition of a claimed log count."""
+
+    def __init__(self) -> None:
+        self._owners: dict[int, tuple[int, int | None]] = {}
+        self.claims: list[int] = []
+        """Claim numbers that took effect."""
+
+    def read(self, record: Any) -> Read | None:
+        """Take the next record of the partition; None for a claim."""
+        kind, value = kind_of(record), json.loads(record.value)
+        source = value.get("source_partition", record.partition)
+        if kind == "claim":
+            if value["claim"] > self._owners.get(source, (0, None))[0]:
+                self._owners[source] = value["claim"], 0
+                self.claims.append(value["claim"])
+            return None
+        return Read(kind == "command" or self._counts(source, value), kind or "prediction", value)
+
+    def _counts(self, source: int, value: Mapping[str, Any]) -> bool:
+        held, expected = self._owners.get(source, (0, None))
+        if value["claim"] != held or expected is None or value["sequence"] < expected:
+            return False
+        if value["sequence"] > expected:
+            self._owners[source] = held, None
+            return False
+        self._owners[source] = held, expected + 1
+        return True
 
 
 def kind_of(record: Any) -> str:
@@ -322,19 +326,8 @@ def kind_of(record: Any) -> str:
 def folded(records: Iterable[Any]) -> list[Read]:
     """Fold the records of a predictions or examples topic, partition by partition."""
     folds: dict[int, Fold] = {}
-    found: list[Read] = []
-    for record in records:
-        fold = folds.setdefault(record.partition, Fold())
-        value = json.loads(record.value)
-        kind = kind_of(record)
-        if kind == "command":
-            found.append(Read(True, kind, value))
-            continue
-        source = value.get("source_partition", record.partition)
-        counts = fold.takes(source, value, is_claim=kind == "claim")
-        if kind != "claim":
-            found.append(Read(counts, kind or "prediction", value))
-    return found
+    found = (folds.setdefault(record.partition, Fold()).read(record) for record in records)
+    return [read for read in found if read is not None]
 
 
 def counting(records: Iterable[Any], kind: str = "prediction") -> dict[str, dict[str, Any]]:
@@ -352,28 +345,45 @@ def claims_of(records: Iterable[Any], source: int = 0) -> list[int]:
     """Return the claims that took effect for one source, in log order."""
     fold = Fold()
     for record in records:
-        if kind_of(record) == "claim":
-            value = json.loads(record.value)
-            if value["source_partition"] == source:
-                fold.takes(source, value, is_claim=True)
+        if kind_of(record) == "claim" and json.loads(record.value)["source_partition"] == source:
+            fold.read(record)
     return fold.claims
 
 
 class Watch:
-    """Topics read from their beginning as they grow."""
+    """Topics read from their beginning as they grow: what counts in them, by event id."""
 
     def __init__(self, consumer: Any) -> None:
-        self.records: dict[str, list[Any]] = {}
+        self.seen: dict[str, set[str]] = {}
+        """Event ids on a topic, whether their records count or not."""
+        self.counts: dict[str, Counter[str]] = {}
+        """How often an event id counts on a topic."""
+        self.places: Counter[tuple[str, int]] = Counter()
+        """Records of each partition, claims left out."""
         self._consumer = consumer
+        self._folds: dict[TopicPartition, Fold] = {}
 
     async def _follow(self) -> None:
         while True:
             for tp, records in (await self._consumer.getmany(timeout_ms=200)).items():
-                self.records.setdefault(tp.topic, []).extend(records)
+                fold = self._folds.setdefault(tp, Fold())
+                for record in records:
+                    self._take(tp, fold.read(record))
 
-    def count(self, topic: str) -> int:
-        """Return how many records of `topic` were seen, claims left out."""
-        return sum(kind_of(record) != "claim" for record in self.records.get(topic, ()))
+    def _take(self, tp: TopicPartition, read: Read | None) -> None:
+        if read is None or (event_id := read.value.get("event_id")) is None:
+            return
+        self.places[tp.topic, tp.partition] += 1
+        self.seen.setdefault(tp.topic, set()).add(event_id)
+        self.counts.setdefault(tp.topic, Counter())[event_id] += read.counts
+
+    def answered(self, topic: str) -> int:
+        """Return how many event ids were seen on `topic`."""
+        return len(self.seen.get(topic, ()))
+
+    def counted(self, topic: str) -> int:
+        """Return how many records count on `topic`."""
+        return self.counts.get(topic, Counter()).total()
 
 
 @contextlib.asynccontextmanager

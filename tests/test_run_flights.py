@@ -124,14 +124,14 @@ async def stream(
 
         async def pace(published: int) -> None:
             await until(
-                lambda: watch.count(predictions) >= sent[published] - AHEAD_MAX,
+                lambda: watch.counted(predictions) >= sent[published] - AHEAD_MAX,
                 f"answers to {sent[published]} events",
                 worker=worker,
             )
 
         await publish(kafka, messages, pace=pace)
         await until(
-            lambda: watch.count(predictions) == watch.count(examples) == sent[-1],
+            lambda: watch.counted(predictions) == watch.counted(examples) == sent[-1],
             "every event answered, every label joined",
             worker=worker,
         )

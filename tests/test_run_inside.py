@@ -119,12 +119,12 @@ async def killed_half_way(kafka: KafkaSettings, folder: Path) -> None:
         with worker:
             await worker.ready()
             publishing = asyncio.create_task(publish(kafka, messages))
-            await until(lambda: watch.count(predictions) > half, "half of the answers", worker=worker)
+            await until(lambda: watch.counted(predictions) > half, "half of the answers", worker=worker)
             worker.kill()
         await publishing
-        assert watch.count(predictions) < EVENTS, "killed too late to prove anything"
+        assert watch.counted(predictions) < EVENTS, "killed too late to prove anything"
         with worker:
-            await until(lambda: watch.count(examples) >= EVENTS, "all learned", worker=worker)
+            await until(lambda: watch.counted(examples) >= EVENTS, "all learned", worker=worker)
             assert await worker.stop() == 0, worker.said()
 
     answers = counting(await read_topic(kafka, predictions))
