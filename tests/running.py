@@ -180,8 +180,9 @@ class Worker:
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def complaints(self) -> list[dict[str, Any]]:
-        """Return what it logged as warnings and errors."""
-        return [line for line in self.lines() if line.get("level") in {"warning", "error", "critical"}]
+        """Return what Headrace itself logged as warnings and errors."""
+        own = (line for line in self.lines() if line.get("logger") == "headrace")
+        return [line for line in own if line["level"] in {"warning", "error", "critical"}]
 
     def said(self) -> str:
         """Return the end of its log."""
