@@ -37,14 +37,14 @@ def model_text(value: Any) -> str:
 
     `repr` will not do: River cuts long ones, and raises for some (`SelectType(int, float)` in 0.26.1).
 
-    >>> from river import linear_model, optim
+    >>> from river import optim
     >>> model_text(optim.SGD(0.01))
-    'river.optim.sgd.SGD(lr=river.optim.schedulers.Constant(learning_rate=0.01))'
+    "river.optim.sgd.SGD(lr=[river.optim.schedulers.Constant, {'learning_rate': 0.01}])"
     """
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
-    if hasattr(value, "_get_params"):
-        inner = ", ".join(f"{name}={model_text(part)}" for name, part in value._get_params().items())
+    if (parts := _parts(value)) is not None:
+        inner = ", ".join(f"{name}={model_text(part)}" for name, part in parts.items())
         return f"{model_text(type(value))}({inner})"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {model_text(part)}" for key, part in value.items()) + "}"
@@ -58,14 +58,33 @@ def model_text(value: Any) -> str:
 def unseeded(value: Any, path: str = "") -> Iterator[str]:
     """Yield where a model, or a part of it, draws random numbers without a seed.
 
-    >>> from river import forest
-    >>> list(unseeded(forest.ARFClassifier()))
-    ['ARFClassifier.seed']
+    >>> from river import forest, preprocessing
+    >>> list(unseeded(preprocessing.StandardScaler() | forest.ARFClassifier()))
+    ['Pipeline.ARFClassifier.seed']
     """
-    if isinstance(value, type) or not hasattr(value, "_get_params"):
+    parts = _parts(value)
+    if parts is not None:
+        path = f"{path}{type(value).__name__}."
+    elif isinstance(value, Mapping):
+        parts = value
+    elif isinstance(value, list | tuple):
+        # A part as River's `_get_params` hands it out: its class and its arguments.
+        if len(value) == 2 and isinstance(value[0], type):
+            path, value = f"{path}{value[0].__name__}.", value[1:]
+        for part in value:
+            yield from unseeded(part, path)
         return
-    place = f"{path}{type(value).__name__}"
-    for name, part in value._get_params().items():
+    for name, part in (parts or {}).items():
         if name == "seed" and part is None:
-            yield f"{place}.seed"
-        yield from unseeded(part, f"{place}.")
+            yield f"{path}seed"
+        yield from unseeded(part, path)
+
+
+def _parts(value: Any) -> Mapping[str, Any] | None:
+    """Return what a River object is made of: its steps, its members, or its arguments."""
+    if isinstance(value, type):
+        return None
+    for members in ("steps", "transformers"):
+        if isinstance(getattr(value, members, None), Mapping):
+            return {str(name): part for name, part in getattr(value, members).items()}
+    return value._get_params() if hasattr(value, "_get_params") else None
