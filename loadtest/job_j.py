@@ -107,7 +107,7 @@ def _over_kafka(
     run = f"job-j-{time.time_ns() // 1_000_000:x}-{number}"
     with tempfile.TemporaryDirectory(prefix="job-j-") as folder:
         worker = headrace_worker(f"{run}-h", bootstrap_servers, Path(folder))
-        faust = faust_agent(f"{run}-f", bootstrap_servers)
+        faust = faust_agent(f"{run}-f", bootstrap_servers, Path(folder))
         found = {
             WORKER: asyncio.run(measure(kafka, f"{run}-h", worker, data)),
             FAUST: asyncio.run(measure(kafka, f"{run}-f", faust, data[:faust_events])),

@@ -2,15 +2,14 @@
 
 Lives here: what a Faust user writes, as a program of its own.  Never here: measuring.
 
-Run as `python -m loadtest.job_j_faust NAME`: it reads `NAME.transactions` and answers on
-`NAME.predictions` of the Kafka in `KAFKA_BOOTSTRAP_SERVERS`.
+Run as `python -m loadtest.job_j_faust NAME FOLDER`: it reads `NAME.transactions` and answers on
+`NAME.predictions` of the Kafka in `KAFKA_BOOTSTRAP_SERVERS`; Faust's own files lie in the folder.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import AsyncIterable
 from typing import Any
 
@@ -21,13 +20,13 @@ from loadtest.job_j_data import NaiveWindows, new_model
 __all__ = ["make_app"]
 
 
-def make_app(name: str, bootstrap_servers: str) -> Any:
+def make_app(name: str, bootstrap_servers: str, folder: str) -> Any:
     """Return the Faust app of the job."""
     app = faust.App(
         name,
         broker=f"kafka://{bootstrap_servers}",
         env_prefix="JOB_J_FAUST_",
-        datadir=tempfile.mkdtemp(prefix="job-j-faust-"),
+        datadir=folder,
         consumer_auto_offset_reset="earliest",
         topic_disable_leader=True,
         web_enabled=False,
@@ -49,7 +48,7 @@ def make_app(name: str, bootstrap_servers: str) -> Any:
 
 def main() -> None:
     """Run the worker until it is told to stop."""
-    app = make_app(sys.argv[1], os.environ["KAFKA_BOOTSTRAP_SERVERS"])
+    app = make_app(sys.argv[1], os.environ["KAFKA_BOOTSTRAP_SERVERS"], sys.argv[2])
     faust.Worker(app, loglevel="warning").execute_from_commandline()
 
 

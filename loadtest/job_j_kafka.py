@@ -89,11 +89,11 @@ def headrace_worker(name: str, bootstrap_servers: str, directory: Path) -> Conte
     )
 
 
-def faust_agent(name: str, bootstrap_servers: str) -> Contestant:
+def faust_agent(name: str, bootstrap_servers: str, directory: Path) -> Contestant:
     """Return the plain Faust agent: nothing durable."""
     return Contestant(
         "Faust agent",
-        (sys.executable, "-m", "loadtest.job_j_faust", name),
+        (sys.executable, "-m", "loadtest.job_j_faust", name, str(directory / "faust")),
         {"KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers},
         "id",
         keeps_examples=False,

@@ -62,7 +62,7 @@ def test_both_contestants_answer_every_event(kafka, tmp_path):
     worker = asyncio.run(measure(kafka, "j-worker", headrace_worker("j-worker", servers, tmp_path), events))
     assert (worker.lost, worker.duplicated) == (0, 0)
     assert worker.examples > len(events)  # and one claim
-    faust = asyncio.run(measure(kafka, "j-faust", faust_agent("j-faust", servers), events))
+    faust = asyncio.run(measure(kafka, "j-faust", faust_agent("j-faust", servers, tmp_path), events))
     assert (faust.lost, faust.duplicated, faust.examples) == (0, 0, 0)
 
 
