@@ -162,7 +162,7 @@ class Worker:
             return 0, ""
 
     def metrics(self) -> Counter[str]:
-        """Return every sample of its page, under `name` or `name{label value,...}`."""
+        """Return every sample of its page, under `name` or `name{value,...}` by the labels' order."""
         samples: Counter[str] = Counter()
         for family in text_string_to_metric_families(self.get("/metrics")[1]):
             for sample in family.samples:
@@ -361,6 +361,8 @@ class Watch:
         """How often an event id counts on a topic."""
         self.places: Counter[tuple[str, int]] = Counter()
         """Records of each partition, claims left out."""
+        self.commands: Counter[str] = Counter()
+        """Command ids in examples logs."""
         self._consumer = consumer
         self._folds: dict[TopicPartition, Fold] = {}
 
@@ -372,8 +374,12 @@ class Watch:
                     self._take(tp, fold.read(record))
 
     def _take(self, tp: TopicPartition, read: Read | None) -> None:
-        if read is None or (event_id := read.value.get("event_id")) is None:
+        if read is None:
             return
+        if read.kind == "command":
+            self.commands[read.value["command_id"]] += 1
+            return
+        event_id = read.value["event_id"]
         self.places[tp.topic, tp.partition] += 1
         self.seen.setdefault(tp.topic, set()).add(event_id)
         self.counts.setdefault(tp.topic, Counter())[event_id] += read.counts
@@ -448,12 +454,12 @@ async def saved_digests(file: Path, state_dir: Path) -> tuple[dict[str, str], in
 def folded_digests(file: Path, examples: Sequence[Any]) -> tuple[dict[str, str], int]:
     """Return the digests and the number of examples of a fresh learner that folds an examples topic."""
     learner = build_learner(load_pipeline(file))
-    learner.fold(
-        [
-            Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
-            for r in examples
-        ]
-    )
+    log = [
+        Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
+        for r in examples
+    ]
+    while learner.reading <= log[-1].offset:  # a resume goes back to its pause
+        learner.fold(log)
     return learner.digests(), learner.examples
 
 
