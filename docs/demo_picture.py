@@ -1,0 +1,51 @@
+"""Draw docs/demo.svg: one frame of a real `headrace demo`, a few frames after the swap.
+
+    .venv/bin/python docs/demo_picture.py
+
+The whole demo runs (embedded broker, worker, all flights).  Only the console is another one: it
+throws away what it is given, and every frame is kept beside it until the one wanted has come.
+"""
+
+import re
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+
+from engine import demo
+from engine.demo_view import Frame, live_view
+
+PICTURE = Path(__file__).with_name("demo.svg")
+WIDTH = 112
+FRAMES_AFTER_SWAP = 4
+"""One second: the worker's page is read every half second, so the table shows the new champion too."""
+
+SUMMARY_CHARACTERS = 2_500
+"""The end of what the demo prints: its last frame's tail and the summary."""
+
+
+def main() -> int:
+    """Run the demo, draw the frame, return the demo's exit code."""
+    after_swap: list[RenderableType] = []
+
+    def keep(frame: Frame) -> RenderableType:
+        view = live_view(frame)
+        if frame.tally.swaps and len(after_swap) < FRAMES_AFTER_SWAP:
+            after_swap.append(view)
+        return view
+
+    demo.live_view = keep
+    screen = StringIO()
+    code = demo.run(console=Console(file=screen, force_terminal=True, width=WIDTH))
+    print(screen.getvalue()[-SUMMARY_CHARACTERS:])
+    if not after_swap:
+        return code or 1
+    picture = Console(file=StringIO(), record=True, width=WIDTH, force_terminal=True)
+    picture.print(after_swap[-1])
+    svg = picture.export_svg(title="make demo")
+    PICTURE.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))  # no font from elsewhere
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
