@@ -28,7 +28,7 @@ from operators.join import Waiting
 from topics import headers
 from topics.codec import encode, encode_json
 from topics.errors import SettingsError
-from topics.messages import Claim, Decision, Outgoing, Record
+from topics.messages import Claim, Decision, Example, Outgoing, Quarantine, Record
 
 __all__ = ["Backtest", "LocalRun", "backtest", "read_lines"]
 
@@ -58,7 +58,7 @@ class LocalRun:
             suppression=Suppression(),
         )
         if inside:
-            self.scorer.write_at_once(self._learn)
+            self.scorer.write_at_once(self._take)
         self._learn(Outgoing("examples", 0, None, encode(Claim(0, CLAIM)), headers.CLAIM, 0))
 
     def advance(self, *, events_unread: bool = False, labels_unread: bool = False) -> list[Outgoing] | None:
@@ -73,20 +73,23 @@ class LocalRun:
                 self._learn(record)
         return out
 
+    def _take(self, outgoing: Outgoing, value: Example | Quarantine) -> None:
+        """Write one record to the examples log and learn it before the next event."""
+        offset = next(self._offsets)
+        if self.examples is not None:
+            self.examples.append(self._record(outgoing, offset))
+        self.decisions += self.learner.take(value, offset)
+
     def _learn(self, outgoing: Outgoing) -> None:
         """Write one record to the examples log and let the learner read it."""
-        record = Record(
-            self._examples_topic,
-            0,
-            next(self._offsets),
-            outgoing.timestamp_ms,
-            outgoing.key,
-            outgoing.value,
-            outgoing.headers,
-        )
+        record = self._record(outgoing, next(self._offsets))
         if self.examples is not None:
             self.examples.append(record)
         self.decisions += self.learner.fold((record,))
+
+    def _record(self, outgoing: Outgoing, offset: int) -> Record:
+        _, _, key, value, kind, timestamp_ms = outgoing
+        return Record(self._examples_topic, 0, offset, timestamp_ms, key, value, kind)
 
 
 def _last_time(run: Run) -> int:

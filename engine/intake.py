@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from topics.codec import Decoded, EventDecoder, LabelDecoder, Rejected
 from topics.messages import Label, Record
 
@@ -28,7 +30,7 @@ RUN_MAX = 1_000
 _AT_ONCE = -1
 
 
-class EventRead(NamedTuple):
+class EventRead(Struct, frozen=True, gc=False):
     """A record of the events topic and what decoding made of it."""
 
     record: Record
@@ -36,7 +38,7 @@ class EventRead(NamedTuple):
     time: int
 
 
-class LabelRead(NamedTuple):
+class LabelRead(Struct, frozen=True, gc=False):
     """A record of the labels topic and what decoding made of it."""
 
     record: Record

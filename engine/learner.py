@@ -44,7 +44,7 @@ from operators.roster import Candidate, PredictorOf, Roster, itself
 from topics.codec import decode_claim, decode_command, decode_example, decode_quarantine
 from topics.errors import ModelError
 from topics.headers import kind_of
-from topics.messages import Decision, Example, Record, Task
+from topics.messages import Decision, Example, Quarantine, Record, Task
 
 __all__ = ["Learner"]
 
@@ -224,16 +224,23 @@ class Learner:
             return []
         return self.learning.command(command, record.offset)
 
-    def learn(self, example: Example, offset: int) -> list[Decision]:
-        """Learn an example that is decoded and known to count, row by row in one process.
+    def take(self, value: Example | Quarantine, offset: int) -> list[Decision]:
+        """Fold a record that this process has just made, at the offset it will have, undecoded.
 
-        Raises ModelError during a pause: the caller must not skip it.
+        Raises ModelError during a pause, and where records before `offset` have not been folded.
         """
         if self.paused:
             raise ModelError("learning is paused", hint="wait for resume", offset=offset)
-        decisions = self.learning.step(example, offset)
+        if offset != self._place.reading:
+            raise ModelError(
+                f"the learner stands at {self._place.reading}", hint="follow the log", offset=offset
+            )
         self._place.position = self._place.reading = offset + 1
-        return decisions
+        if not self.reader.counts(value.source_partition, value.claim, value.sequence):
+            return []
+        if isinstance(value, Example):
+            return self.learning.step(value, offset)
+        return self.learning.quarantine(value.model_name, value.reason, offset)
 
     # -- state ------------------------------------------------------------------------------------
 

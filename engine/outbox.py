@@ -17,7 +17,10 @@ from topics import headers
 from topics.codec import encode
 from topics.messages import Example, Headers, Outgoing, Prediction, Quarantine, Record, Score
 
-__all__ = ["EXAMPLES_PARTITION", "Outbox"]
+__all__ = ["EXAMPLES_PARTITION", "Outbox", "WriteAtOnce"]
+
+WriteAtOnce = Callable[[Outgoing, Example | Quarantine], None]
+"""Takes a record for the examples log, encoded and as a value."""
 
 EXAMPLES_PARTITION = 0
 """One global model: every scorer writes to one examples partition."""
@@ -40,10 +43,10 @@ class Outbox:
         self._prediction_headers = headers.cloud_event("dev.headrace.prediction", self._source)
         self._predictions_log = ("predictions", partition)
         self._examples_log = ("examples", EXAMPLES_PARTITION)
-        self._at_once: Callable[[Outgoing], None] | None = None
+        self._at_once: WriteAtOnce | None = None
         self._out: list[Outgoing] = []
 
-    def log_at_once(self, write: Callable[[Outgoing], None] | None) -> None:
+    def log_at_once(self, write: WriteAtOnce | None) -> None:
         """Hand records for the examples log to `write` the moment they are made, or gather them (None)."""
         self._at_once = write
 
@@ -56,19 +59,28 @@ class Outbox:
         """Return, once, the answer that an earlier owner logged for this event record."""
         return None if self.suppression.empty else self.suppression.answered(event_id, event_offset)
 
+    def next_sequence(self) -> int:
+        """Return the number of the next prediction; it must be sent next."""
+        return self.writer.next(self._predictions_log)
+
     def prediction(self, answer: Prediction, key: bytes | None, found: Headers) -> None:
-        """Number an answer and send it to the partition of its event."""
-        numbered = replace(answer, claim=self.writer.claim, sequence=self.writer.next(self._predictions_log))
+        """Send a numbered answer to the partition of its event."""
         self._out.append(
             Outgoing(
                 "predictions",
                 self._partition,
                 key,
-                encode(numbered),
+                encode(answer),
                 (*self._prediction_headers, ("ce_id", answer.prediction_id.encode()), *headers.traced(found)),
                 answer.event_time,
             )
         )
+
+    def again(self, answer: Prediction, event_offset: int, key: bytes | None, found: Headers) -> None:
+        """Send an answer once more, for another record of the same event."""
+        claim, sequence = self.writer.claim, self.next_sequence()
+        repeated = replace(answer, event_offset=event_offset, claim=claim, sequence=sequence)
+        self.prediction(repeated, key, found)
 
     def shadow(self, answer: Prediction, key: str, scores: dict[str, Score]) -> None:
         """Send what the other candidates would have answered, for looking only."""
@@ -109,7 +121,7 @@ class Outbox:
             self.writer.next(self._examples_log),
             joined.expired_at_offset,
         )
-        self._log(encode(example), headers.EXAMPLE, joined.waiting.key, joined.label_time)
+        self._log(example, headers.EXAMPLE, joined.waiting.key, joined.label_time)
 
     def quarantine(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         """Report candidates that failed to the log, where the learner acts on it."""
@@ -126,7 +138,7 @@ class Outbox:
                 self.writer.claim,
                 self.writer.next(self._examples_log),
             )
-            self._log(encode(report), headers.QUARANTINE, failure.name, answer.event_time)
+            self._log(report, headers.QUARANTINE, failure.name, answer.event_time)
 
     def refuse(self, record: Record, *, stage: str, exception: str, message: str, time_ms: int) -> None:
         """Send a record to the dead letters as it came, with the reason in its headers."""
@@ -134,9 +146,9 @@ class Outbox:
         timestamp_ms = record.timestamp_ms if record.timestamp_ms is not None else time_ms
         self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, timestamp_ms))
 
-    def _log(self, value: bytes, kind: Headers, key: str, timestamp_ms: int) -> None:
-        record = Outgoing("examples", EXAMPLES_PARTITION, key.encode(), value, kind, timestamp_ms)
+    def _log(self, value: Example | Quarantine, kind: Headers, key: str, timestamp_ms: int) -> None:
+        record = Outgoing("examples", EXAMPLES_PARTITION, key.encode(), encode(value), kind, timestamp_ms)
         if self._at_once is None:
             self._out.append(record)
         else:
-            self._at_once(record)
+            self._at_once(record, value)

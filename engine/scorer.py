@@ -14,15 +14,15 @@ A batch of n equals n batches of one: the shell may cut runs wherever it likes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from zlib import crc32
 
 import msgspec
-from msgspec.structs import replace
 
 from engine.intake import EventRead, Intake, LabelRead, Run
-from engine.outbox import Outbox
+from engine.outbox import Outbox, WriteAtOnce
 from engine.pipeline import Pipeline
+from engine.ready import Ready
 from operators.claims import Suppression, Writer
 from operators.contract import StateDelta, StateEntries
 from operators.features import Features, JoinedLabel
@@ -35,6 +35,7 @@ from topics.messages import (
     Outgoing,
     Prediction,
     Record,
+    Score,
 )
 from topics.messages import Features as FeatureRow
 
@@ -81,12 +82,15 @@ class Scorer:
         self.join = Join(wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold)
         self._label_windows = pipeline.plan.uses_labels
+        self._inside = inside
         self._one_by_one = inside and self._label_windows
         self._row_by_row = self._one_by_one
         self._grace_ms = pipeline.grace_ms
         self._max_ahead_ms = pipeline.max_ahead_ms
         self._threshold = pipeline.threshold if pipeline.task == "binary" else None
         self._shadows_sent = pipeline.shadow_predictions
+        self._served_by: Counter[str] = Counter()
+        self._id_prefix = f"{pipeline.name}:"
         self.settled: list[Waiting] = []
         """What the last run answered, with every candidate's score."""
         self.label_delays_ms: list[int] = []
@@ -94,10 +98,10 @@ class Scorer:
         self._open: list[tuple[Waiting, LabelValue | None]] = []
         """Answered events whose shadows have not scored yet, with the label they carried."""
 
-    def write_at_once(self, write: Callable[[Outgoing], None] | None) -> None:
+    def write_at_once(self, write: WriteAtOnce | None) -> None:
         """Hand every record for the examples log to `write` as it is made; None ends that."""
         self.outbox.log_at_once(write)
-        self._row_by_row = self._one_by_one or write is not None
+        self._row_by_row = self._one_by_one or (self._inside and write is not None)
 
     @property
     def watermark(self) -> int:
@@ -118,6 +122,9 @@ class Scorer:
         if run.events:
             self._events(run.events, now_ms, lookups)
             self.position.events = run.events[-1].record.offset + 1
+            for served_by, count in self._served_by.items():
+                self.counts["predictions", served_by] += count
+            self._served_by.clear()
         else:
             for read in run.labels:
                 self._label(read)
@@ -137,30 +144,35 @@ class Scorer:
         self, run: Sequence[EventRead], now_ms: int, lookups: Sequence[Mapping[str, object]] | None
     ) -> None:
         """Admit events one by one; answer them together until one of them must see what another did."""
-        ready = _Ready()
-        for number, (record, decoded, _) in enumerate(run):
+        ready = Ready()
+        known = self.join.known
+        for number, read in enumerate(run):
+            record, decoded = read.record, read.decoded
             if isinstance(decoded, Rejected):
                 self._refuse(record, decoded.stage, decoded.exception, decoded.message)
-            elif not self._too_far_ahead(record, decoded.event_time, now_ms):
-                if decoded.event_id in ready.ids or self.join.known(decoded.event_id) is not None:
-                    self._answer(ready, now_ms)
-                if not self._answered_again(record, decoded):
-                    self._admit(record, decoded, ready, now_ms)
-                    if lookups is not None:
-                        ready.lookups.append(lookups[number])
-                    if self._one_by_one:
-                        self._answer(ready, now_ms)
-                    elif self._label_windows and self.join.early_label(decoded.event_id):
-                        # Its label is here already and enters windows that the next event reads.
-                        self._answer(ready, now_ms)
-                        self._settle_open()
+                continue
+            if record.timestamp_ms is not None and self._too_far_ahead(record, decoded.event_time, now_ms):
+                continue
+            event_id = decoded.event_id
+            if event_id in ready.ids or known(event_id) is not None:
+                self._answer(ready, now_ms)
+                if self._answered_again(record, decoded):
+                    continue
+            self._admit(record, decoded, ready, now_ms)
+            if lookups is not None:
+                ready.lookups.append(lookups[number])
+            if self._one_by_one:
+                self._answer(ready, now_ms)
+            elif self._label_windows and self.join.early_label(event_id):
+                # Its label is here already and enters windows that the next event reads.
+                self._answer(ready, now_ms)
+                self._settle_open()
         self._answer(ready, now_ms)
 
     def _too_far_ahead(self, record: Record, event_time: int, now_ms: int) -> bool:
         """Refuse the product of a wrong clock: it would expire all state."""
-        if record.timestamp_ms is None:
-            return False
-        ahead_ms = event_time - min(record.timestamp_ms, now_ms)
+        arrived_ms = now_ms if record.timestamp_ms is None else min(record.timestamp_ms, now_ms)
+        ahead_ms = event_time - arrived_ms
         if ahead_ms <= self._max_ahead_ms:
             return False
         limit_ms = self._max_ahead_ms
@@ -179,19 +191,18 @@ class Scorer:
             reason = f"event id {decoded.event_id} came before with other content; the first one holds"
             self._refuse(record, "duplicate", "ValueError", reason)
         if self.outbox.logged(decoded.event_id, record.offset) is None:
-            again = replace(waiting.prediction, event_offset=record.offset)
-            self.outbox.prediction(again, record.key, record.headers)
+            self.outbox.again(waiting.prediction, record.offset, record.key, record.headers)
             self.counts["predictions", "again"] += 1
         return True
 
-    def _admit(self, record: Record, decoded: Decoded, ready: _Ready, now_ms: int) -> None:
+    def _admit(self, record: Record, decoded: Decoded, ready: Ready, now_ms: int) -> None:
         """Move the watermark, let expire what it passed, and put the event among the ready ones."""
         position = self.position
         event_time = decoded.event_time
-        late = event_time < position.time_max - self._grace_ms
         position.time_max = max(position.time_max, event_time)
         watermark = position.time_max - self._grace_ms
-        self.counts["events", "late" if late else "accepted"] += 1
+        late = event_time < watermark
+        ready.late += late
         deadline = self.join.next_deadline
         if (deadline is not None and deadline < watermark) or ready.oldest + self.join.wait_ms < watermark:
             self._expire(watermark, record.offset, ready, now_ms)
@@ -213,10 +224,12 @@ class Scorer:
         ready.ids.add(decoded.event_id)
         ready.oldest = min(ready.oldest, event_time)
 
-    def _expire(self, watermark: int, at_offset: int, ready: _Ready, now_ms: int) -> None:
+    def _expire(self, watermark: int, at_offset: int, ready: Ready, now_ms: int) -> None:
         """Forget what the watermark has passed; where that could be seen by ready events, they go first."""
         join = self.join
-        oldest = min(ready.oldest, *(waiting.prediction.event_time for waiting, _ in self._open), _NEVER)
+        oldest = ready.oldest
+        if self._open:
+            oldest = min(oldest, *(waiting.prediction.event_time for waiting, _ in self._open))
         seen = join.early or oldest + join.wait_ms < watermark
         if seen or (join.implicit is not None and self._label_windows):
             self._answer(ready, now_ms)
@@ -238,33 +251,38 @@ class Scorer:
             )
             self._refuse(record, "join", "LookupError", reason)
 
-    def _answer(self, ready: _Ready, now_ms: int) -> None:
+    def _answer(self, ready: Ready, now_ms: int) -> None:
         """Compute features and the served score of the ready events, and open their entries."""
         if not ready.events:
             return
         rows = self.features.step_events(ready.events, ready.lookups or None)
+        wait_ms = self.join.wait_ms
         for event, features, label, crc in zip(ready.events, rows, ready.labels, ready.crcs, strict=True):
             answer = self.outbox.logged(event.event_id, event.offset)
             if answer is None:
                 answer = self._score(event, features, now_ms)
                 self.outbox.prediction(answer, event.record_key, event.headers)
-                self.counts["predictions", answer.served_by] += 1
+                self._served_by[answer.served_by] += 1
             keys = self.features.label_keys(event) if self._label_windows else ()
             waiting = Waiting(answer, event.key, keys, crc)
-            if event.event_time + self.join.wait_ms >= event.watermark:
+            if event.event_time + wait_ms < event.watermark:
+                self.counts["events", "beyond_horizon"] += 1
+            elif self._row_by_row:
+                self._settle_at_once(waiting, label)
+            else:
                 self.join.open(waiting)
                 self._open.append((waiting, label))
-            else:
-                self.counts["events", "beyond_horizon"] += 1
-            if self._row_by_row:
-                self._settle_open()
+        self.counts["events", "late"] += ready.late
+        self.counts["events", "accepted"] += len(ready.events) - ready.late
         ready.clear()
 
     def _score(self, event: Event, features: FeatureRow, now_ms: int) -> Prediction:
+        """Let the champion answer; the answer has its number in the predictions log and is sent next."""
         served = self.scoring.serve(features)
+        event_id = event.event_id
         answer = Prediction(
-            f"{self.pipeline.name}:{event.event_id}",
-            event.event_id,
+            self._id_prefix + event_id,
+            event_id,
             event.event_time,
             now_ms,
             served.model_name,
@@ -276,11 +294,11 @@ class Scorer:
             served.served_by,
             features,
             event.offset,
-            0,
-            0,
-            threshold=self._threshold,
-            cold_start=served.cold_start,
-            late=event.late,
+            self.outbox.writer.claim,
+            self.outbox.next_sequence(),
+            self._threshold,
+            served.cold_start,
+            event.late,
         )
         if served.failures:
             self._failed(answer, served.failures)
@@ -295,25 +313,36 @@ class Scorer:
 
     def _settle(self, waiting: Waiting, label: LabelValue | None) -> None:
         """Let every candidate score an answered event, then join the label if it is here already."""
-        answer = waiting.prediction
-        scores, failures = self.scoring.shadow(answer.features, answer.model_name, answer.prediction_score)
-        if failures:
-            self._failed(answer, failures)
-        joined = self.join.settle(waiting, scores)
+        joined = self.join.settle(waiting, self._shadow(waiting))
         if label is not None:
-            joined = self.join.close(waiting, label, answer.event_time)
-        self.settled.append(waiting)
-        if self._shadows_sent:
-            self.outbox.shadow(answer, waiting.key, scores)
+            joined = self.join.close(waiting, label, waiting.prediction.event_time)
         if joined is not None:
             self._learnable(joined, "joined")
+
+    def _settle_at_once(self, waiting: Waiting, label: LabelValue | None) -> None:
+        """The same for an event that brought its label, before the next event is answered."""
+        waiting.scores = self._shadow(waiting)
+        if label is None:
+            self.join.open(waiting)
+        else:
+            self._learnable(self.join.open_labelled(waiting, label), "joined")
+
+    def _shadow(self, waiting: Waiting) -> dict[str, Score]:
+        answer = waiting.prediction
+        shadowed = self.scoring.shadow(answer.features, answer.model_name, answer.prediction_score)
+        if shadowed.failures:
+            self._failed(answer, shadowed.failures)
+        self.settled.append(waiting)
+        if self._shadows_sent:
+            self.outbox.shadow(answer, waiting.key, shadowed.scores)
+        return shadowed.scores
 
     def _failed(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         self.counts["models", "failed"] += len(failures)
         self.outbox.quarantine(answer, failures)
 
     def _label(self, read: LabelRead) -> None:
-        record, decoded, _ = read
+        record, decoded = read.record, read.decoded
         if isinstance(decoded, Rejected):
             self._refuse(record, decoded.stage, decoded.exception, decoded.message)
             return
@@ -364,26 +393,6 @@ class Scorer:
         self.position = msgspec.json.decode(entries["position"], type=ScorerPosition)
         self.features.restore(_under("features/", entries))
         self.join.restore(_under("join/", entries))
-
-
-_NEVER = 1 << 62
-
-
-class _Ready(msgspec.Struct, gc=False):
-    """Admitted events of one run that have not been answered yet, as columns."""
-
-    events: list[Event] = []
-    labels: list[LabelValue | None] = []
-    crcs: list[int] = []
-    lookups: list[Mapping[str, object]] = []
-    ids: set[str] = set()
-    oldest: int = _NEVER
-
-    def clear(self) -> None:
-        """Forget them: they have been answered."""
-        for column in (self.events, self.labels, self.crcs, self.lookups, self.ids):
-            column.clear()
-        self.oldest = _NEVER
 
 
 def _under(prefix: str, entries: StateEntries) -> dict[str, bytes]:

@@ -7,10 +7,11 @@ model (`learner.py`).
 Every process folds the whole log, so every process has the same models.  One of them, the
 owner of event partition 0, leads: it alone writes decisions, model pointers and checkpoints.
 
-Labels inside events are learned row by row where one process owns everything: each record is
-folded the moment it is made, at the offset it will have, and sent after.  The offsets that
-Kafka acknowledges must be the ones foreseen; if a stranger's record came between, the
-learner is thrown away and restored, so what a checkpoint holds is always a fold of the log.
+Where one process owns everything, learning goes ahead of the log: each record is folded the moment
+it is made, at the offset it will have, and sent after, so that models are as fresh as in a
+backtest.  The offsets that Kafka acknowledges must be the ones foreseen; if a stranger's record
+came between, the learner is thrown away and restored, so what a checkpoint holds is always a fold
+of the log.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from engine.settings import Settings
 from topics import headers
 from topics.codec import encode
 from topics.errors import ClaimError
-from topics.messages import Decision, ModelPointer, Outgoing, Record
+from topics.messages import Decision, Example, ModelPointer, Outgoing, Quarantine, Record
 
 __all__ = ["Trainer"]
 
@@ -121,9 +122,8 @@ class Trainer:
         self._fall_back()
 
     def go_ahead(self, scorers: Sequence[Scorer], *, alone: bool) -> None:
-        """Choose how examples reach the learner: row by row if this process is alone, else by the log."""
-        inside = self._pipeline.labels.field is not None
-        if inside and alone and self.leading and not self.learner.paused:
+        """Choose how examples reach the learner: as they are made where it is alone, else by the log."""
+        if alone and self.leading and not self.learner.paused:
             self._ahead = list(scorers)
             self._following.clear()
             for scorer in scorers:
@@ -163,17 +163,23 @@ class Trainer:
                         return
                     await asyncio.sleep(0)
 
-    def write(self, outgoing: Outgoing) -> None:
-        """Take a record for the examples log; fold it now if learning goes ahead of the log."""
+    def write(self, outgoing: Outgoing, value: Example | Quarantine) -> None:
+        """Take a record that a scorer made, for the examples log; fold it now if learning is ahead."""
+        self._written.append(outgoing)
+        if self._ahead:
+            self._foreseen = self.learner.reading
+            self._decided(self.learner.take(value, self._foreseen))
+
+    def write_command(self, outgoing: Outgoing) -> None:
+        """Take a command for the examples log; ahead of the log it acts now, at the offset it will have."""
         self._written.append(outgoing)
         if not self._ahead:
             return
         learner = self.learner
-        offset = learner.reading
+        self._foreseen = learner.reading
         _, _, key, value, kind, timestamp_ms = outgoing
-        record = Record(self._topic, PARTITION, offset, timestamp_ms, key, value, kind)
+        record = Record(self._topic, PARTITION, self._foreseen, timestamp_ms, key, value, kind)
         self._decided(learner.fold((record,)))
-        self._foreseen = offset
         if learner.paused:
             self._fall_back()
 

@@ -30,7 +30,7 @@ from engine.trainer import Trainer
 from topics import headers
 from topics.codec import encode
 from topics.errors import BrokerError, ClaimError, HeadraceError
-from topics.messages import Command, Outgoing, Record
+from topics.messages import Command, Outgoing, Record, Target
 
 __all__ = ["Worker"]
 
@@ -38,6 +38,9 @@ POLL_MS = 50
 """Longest wait for records: bounds how late a checkpoint, a stop or a command is noticed."""
 BUFFERED_MAX = 10 * RUN_MAX
 """Decoded records of one topic and partition held back while the other queue is waited for."""
+GATHERED_MAX = 128
+"""Where runs are short, answers leave in batches of about so many: a batch costs the broker more than
+a record does.  Long runs leave before their shadows score."""
 BEHIND_MAX = 4_096
 """Examples the learner may lag before scoring waits for it: a model this stale is no online model."""
 STALLED_S = 60.0
@@ -85,6 +88,8 @@ class Worker:
         """What the group has given and nobody has taken over yet."""
         self._moving = False
         """The group has taken partitions back and given none since."""
+        self._gathered: list[Outgoing] = []
+        """Records for other logs, at most about GATHERED_MAX."""
         self._examples: list[Outgoing] = []
         """Records for the examples log, at most about RUN_MAX, until their predictions are acknowledged."""
         self._ready = False
@@ -145,8 +150,8 @@ class Worker:
                 self._offer(batches)
                 for partition, owned in list(self._owned.items()):
                     await self._advance(partition, owned, polled_s)
-                await self._send_examples()
                 await self._send(self.trainer.take_decisions())
+                await self._send_examples()
                 await self._write_commands()
                 if time.monotonic() - self._saved_s >= self.settings.checkpoint_interval_ms / 1000:
                     await self._save()
@@ -184,6 +189,7 @@ class Worker:
                 hint="give both topics the same number of partitions",
             )
         self._owned.clear()
+        self._gathered.clear()
         self._examples.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
         await self.trainer.lead(0 in numbers)
@@ -264,20 +270,21 @@ class Worker:
             self.metrics.absorb(owned.scorer.counts)
 
     async def _send(self, out: Sequence[Outgoing]) -> None:
-        """Send records in order, one run of the same target at a time; examples wait for `_send_examples`."""
-        start = 0
-        while start < len(out):
-            target, partition = out[start].target, out[start].partition
-            end = start + 1
-            while end < len(out) and out[end].target == target and out[end].partition == partition:
-                end += 1
-            if target == "examples":
-                self._examples += out[start:end]
-            else:
-                await self._sink.send(self._topic_of[target], partition, out[start:end])
-            start = end
+        """Put records on their way: they leave when some have gathered, at the latest with the turn."""
+        for record in out:
+            (self._examples if record.target == "examples" else self._gathered).append(record)
+        if len(self._gathered) >= GATHERED_MAX:
+            await self._send_gathered()
         if len(self._examples) >= RUN_MAX:
             await self._send_examples()
+
+    async def _send_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        lanes: dict[tuple[Target, int | None], list[Outgoing]] = {}
+        for record in gathered:
+            lanes.setdefault((record.target, record.partition), []).append(record)
+        for (target, partition), records in lanes.items():
+            await self._sink.send(self._topic_of[target], partition, records)
 
     async def _send_examples(self) -> None:
         """Send the examples that have gathered, once their predictions are in the log.
@@ -285,6 +292,7 @@ class Worker:
         Or a crash in between would leave an example whose prediction is made anew, by models that have
         learned it.  Waiting once per turn costs little; waiting per run would cost an answer's time each.
         """
+        await self._send_gathered()
         if self._examples:
             examples, self._examples = self._examples, []
             await self._sink.written(self._topic_of["predictions"])
@@ -310,7 +318,7 @@ class Worker:
             record = Outgoing(
                 "examples", 0, command.command_id.encode(), encode(command), headers.COMMAND, command.time
             )
-            self.trainer.write(record)
+            self.trainer.write_command(record)
             await self._send(self.trainer.take_written())
             await self._send_examples()
             await self._sink.flush()

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from heapq import heappop, heappush
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -59,7 +59,7 @@ class EarlyLabel(Struct, frozen=True, gc=False):
     value: bytes | None
 
 
-class Joined(NamedTuple):
+class Joined(Struct, frozen=True, gc=False):
     """A label that met its prediction."""
 
     waiting: Waiting
@@ -95,7 +95,9 @@ class Join:
         self._early: dict[str, EarlyLabel] = {}
         self._deadlines: list[tuple[int, int, int, str]] = []
         """Heap of (deadline, kind, offset, event id); one per waiting entry or early label."""
-        self._dirty: set[str] = set()
+        self._changed: set[str] = set()
+        """Ids of waiting entries that changed since the last delta."""
+        self._changed_early: set[str] = set()
 
     @property
     def pending(self) -> int:
@@ -128,19 +130,20 @@ class Join:
     def open(self, waiting: Waiting) -> None:
         """Remember an answered event.  Its id must not be known."""
         answer = waiting.prediction
-        self._waiting[answer.event_id] = waiting
-        self._dirty.add("w/" + answer.event_id)
-        self._push(answer.event_time + self.wait_ms, _WAITING, answer.event_offset, answer.event_id)
+        event_id = answer.event_id
+        self._waiting[event_id] = waiting
+        self._changed.add(event_id)
+        self._push(answer.event_time + self.wait_ms, _WAITING, answer.event_offset, event_id)
 
     def settle(self, waiting: Waiting, scores: dict[str, Score]) -> Joined | None:
         """Add every candidate's score; return the join if the label was here before its event."""
         waiting.scores = scores
         event_id = waiting.prediction.event_id
-        self._dirty.add("w/" + event_id)
+        self._changed.add(event_id)
         early = self._early.pop(event_id, None) if self._early else None
         if early is None:
             return None
-        self._dirty.add("l/" + event_id)
+        self._changed_early.add(event_id)
         label = early.label
         if label.label_time > waiting.prediction.event_time + self.wait_ms:
             return None
@@ -149,6 +152,13 @@ class Join:
     def close(self, waiting: Waiting, label: LabelValue, label_time: int) -> Joined:
         """Join the label that the event itself carried."""
         return self._close(waiting, label, label_time, -1)
+
+    def open_labelled(self, waiting: Waiting, label: LabelValue) -> Joined:
+        """Remember an answered and scored event that carried its label, and join the two."""
+        waiting.label = label
+        self.open(waiting)
+        answer = waiting.prediction
+        return Joined(waiting, label, answer.event_time, -1, -1)
 
     def label(
         self, label: Label, *, key: bytes | None, value: bytes | None
@@ -160,7 +170,7 @@ class Join:
             if first is not None:
                 return ("duplicate" if first.label.label == label.label else "conflicting"), None
             self._early[label.event_id] = EarlyLabel(label, key, value)
-            self._dirty.add("l/" + label.event_id)
+            self._changed_early.add(label.event_id)
             self._push(label.label_time + self.wait_ms, _EARLY, label.offset, label.event_id)
             return "early", None
         if waiting.label is not None:
@@ -204,7 +214,7 @@ class Join:
             return
 
     def _drop(self, event_id: str) -> Waiting:
-        self._dirty.add("w/" + event_id)
+        self._changed.add(event_id)
         return self._waiting.pop(event_id)
 
     def _drop_early(self, event_id: str, offset: int) -> EarlyLabel | None:
@@ -212,12 +222,12 @@ class Join:
         early = self._early.get(event_id)
         if early is None or early.label.offset != offset:
             return None
-        self._dirty.add("l/" + event_id)
+        self._changed_early.add(event_id)
         return self._early.pop(event_id)
 
     def _close(self, waiting: Waiting, label: LabelValue, label_time: int, offset: int) -> Joined:
         waiting.label = label
-        self._dirty.add("w/" + waiting.prediction.event_id)
+        self._changed.add(waiting.prediction.event_id)
         return Joined(waiting, label, label_time, offset, -1)
 
     def snapshot(self) -> dict[str, bytes]:
@@ -229,20 +239,22 @@ class Join:
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
         changed: StateDelta = {}
-        for name in self._dirty:
-            event_id = name[2:]
-            entry: Struct | None = (
-                self._waiting.get(event_id) if name[0] == "w" else self._early.get(event_id)
-            )
-            changed[name] = None if entry is None else _encode(entry)
-        self._dirty.clear()
+        for event_id in self._changed:
+            waiting = self._waiting.get(event_id)
+            changed["w/" + event_id] = None if waiting is None else _encode(waiting)
+        for event_id in self._changed_early:
+            early = self._early.get(event_id)
+            changed["l/" + event_id] = None if early is None else _encode(early)
+        self._changed.clear()
+        self._changed_early.clear()
         return changed
 
     def restore(self, entries: Mapping[str, bytes]) -> None:
         """Replace the state."""
         self._waiting.clear()
         self._early.clear()
-        self._dirty.clear()
+        self._changed.clear()
+        self._changed_early.clear()
         order: list[tuple[int, int, int, str]] = []
         for name, data in entries.items():
             event_id = name[2:]

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from math import isfinite, nextafter
 from typing import Any, Literal, NamedTuple, cast
 
+from msgspec import Struct
+
 from operators.roster import Candidate, Prior, Roster
 from topics.messages import Features, LabelValue, Score, Task
 
@@ -37,7 +39,7 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Served(NamedTuple):
+class Served(Struct, frozen=True, gc=False):
     """The one answer to an event, and where it came from."""
 
     score: Score
@@ -53,7 +55,7 @@ class Served(NamedTuple):
     """Who failed on the way; each is reported once per line-up."""
 
 
-class Shadowed(NamedTuple):
+class Shadowed(Struct, frozen=True, gc=False):
     """Every candidate's score of one event, the one that served included."""
 
     scores: dict[str, Score]

@@ -50,6 +50,8 @@ DEPTH_MAX = 8
 """Nested values cost recursion later (reprs, canonical output)."""
 KEYS_MAX = 1_000
 """A 300,000-key object holds the loop for 100 ms."""
+KEY_BYTES_MIN = 4
+"""Bytes that a key and its value take at the least (`"":1`): small messages cannot have too many."""
 TEXT_MAX = 256
 """Ids and keys are kept in memory for as long as a label may come."""
 NUMBER_MAX = 1e15
@@ -59,6 +61,7 @@ TIME_MAX = 253_402_300_799_999
 SECONDS_LOOK = 100_000_000_000
 """A time below this (1973 in ms) that is not 0 is nearly always seconds sent for milliseconds."""
 
+_NUMBERS = (float, int)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _OPEN = (0x7B, 0x5B)
@@ -79,7 +82,9 @@ def _too_large(value: bytes) -> str:
     size = len(value)
     if size > BYTES_MAX:
         return f"message of {size} bytes is larger than {BYTES_MAX}"
-    if value.count(b"{") + value.count(b"[") > DEPTH_MAX or value.count(b":") > KEYS_MAX:
+    if value.count(b"{") + value.count(b"[") > DEPTH_MAX or (
+        size > KEYS_MAX * KEY_BYTES_MIN and value.count(b":") > KEYS_MAX
+    ):
         return _nesting(value)
     return ""
 
@@ -105,6 +110,8 @@ def time_ms(value: int | str | datetime) -> int:
     Takes integer milliseconds or RFC 3339 text (or its datetime, which must have an offset).
     Raises ValueError with what is wrong otherwise.
     """
+    if type(value) is int and SECONDS_LOOK <= value <= TIME_MAX:
+        return value
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     if isinstance(value, datetime):
@@ -141,13 +148,15 @@ def label_value(value: object, task: Task) -> LabelValue:
 
 
 def _text(value: object, name: str) -> str:
+    if type(value) is str and 0 < len(value) <= TEXT_MAX:
+        return value
     text = value if isinstance(value, str) else str(value) if type(value) is int else ""
     if not 0 < len(text) <= TEXT_MAX:
         raise ValueError(f"`{name}` must be text of 1 to {TEXT_MAX} characters or a whole number")
     return text
 
 
-class Decoded(NamedTuple):
+class Decoded(Struct, frozen=True, gc=False):
     """A valid event before time and order are known."""
 
     event_id: str
@@ -186,7 +195,9 @@ class EventDecoder:
         self._task: Task = task
         hints = get_type_hints(event_type)
         self._numbers = tuple(
-            name for name in sorted(known) if name != event_time and _may_be_number(hints.get(name, Any))
+            name
+            for name in sorted(known - {event_id, event_time, key, label})
+            if _may_be_number(hints.get(name, Any))
         )
 
     def decode(self, record: Record) -> Decoded | Rejected:
@@ -200,7 +211,7 @@ class EventDecoder:
             value = self._decode(payload)
             for name in self._numbers:
                 number = getattr(value, name)
-                if isinstance(number, (int, float)) and not -NUMBER_MAX <= number <= NUMBER_MAX:
+                if type(number) in _NUMBERS and not -NUMBER_MAX <= number <= NUMBER_MAX:
                     raise ValueError(f"number beyond {NUMBER_MAX:g} - at `$.{name}`")  # noqa: TRY301
             event_id = _text(getattr(value, self._id), self._id)
             key = _text(getattr(value, self._key), self._key)
