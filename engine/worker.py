@@ -12,6 +12,7 @@ scored by the shadows, and while a slice is learned, so that neither sees half o
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -207,6 +208,8 @@ class Worker:
         if not await self._opened(positions):
             self._owned.clear()
             return
+        gc.collect()
+        gc.freeze()  # what is restored stays: full collections over it would hold the loop for 100 ms
         self._ready = True
         self._saved_s = time.monotonic()
         log.info("partitions taken over", partitions=numbers, leader=self.trainer.leading)

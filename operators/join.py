@@ -98,6 +98,8 @@ class Join:
         self._changed: set[str] = set()
         """Ids of waiting entries that changed since the last delta."""
         self._changed_early: set[str] = set()
+        self._stored: set[str] = set()
+        """Entries that earlier deltas hold: what came and went in between was never stored."""
 
     @property
     def pending(self) -> int:
@@ -240,14 +242,20 @@ class Join:
         """Return what changed since the last call."""
         changed: StateDelta = {}
         for event_id in self._changed:
-            waiting = self._waiting.get(event_id)
-            changed["w/" + event_id] = None if waiting is None else _encode(waiting)
+            self._put(changed, "w/" + event_id, self._waiting.get(event_id))
         for event_id in self._changed_early:
-            early = self._early.get(event_id)
-            changed["l/" + event_id] = None if early is None else _encode(early)
+            self._put(changed, "l/" + event_id, self._early.get(event_id))
         self._changed.clear()
         self._changed_early.clear()
         return changed
+
+    def _put(self, changed: StateDelta, name: str, entry: Struct | None) -> None:
+        if entry is not None:
+            changed[name] = _encode(entry)
+            self._stored.add(name)
+        elif name in self._stored:
+            changed[name] = None
+            self._stored.discard(name)
 
     def restore(self, entries: Mapping[str, bytes]) -> None:
         """Replace the state."""
@@ -255,6 +263,7 @@ class Join:
         self._early.clear()
         self._changed.clear()
         self._changed_early.clear()
+        self._stored = set(entries)
         order: list[tuple[int, int, int, str]] = []
         for name, data in entries.items():
             event_id = name[2:]
