@@ -1,0 +1,197 @@
+"""Bytes to values: every limit, every type, every reason; what is encoded decodes to the same."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topics.codec import (
+    BYTES_MAX,
+    DEPTH_MAX,
+    KEYS_MAX,
+    EventDecoder,
+    LabelDecoder,
+    LabelNames,
+    Rejected,
+    decode_example,
+    decode_prediction,
+    encode,
+    encode_json,
+    label_value,
+    time_ms,
+)
+from topics.errors import DefinitionError
+from topics.messages import Example, Prediction, Record
+
+
+class Payment(msgspec.Struct):
+    event_id: str | int
+    event_time: int | str
+    card: str
+    amount: float | None = None
+    count: int = 0
+    label: bool | int | None = None
+
+
+GOOD = {"event_id": "e1", "event_time": 1_700_000_000_000, "card": "c", "amount": 2.5, "label": True}
+
+
+def decoder(**options: Any) -> EventDecoder:
+    return EventDecoder(Payment, event_id="event_id", event_time="event_time", key="card", **options)
+
+
+def record(value: bytes | None) -> Record:
+    return Record("pay", 2, 7, 1, b"k", value)
+
+
+def event(**changes: Any) -> bytes:
+    return json.dumps({**GOOD, **changes}).encode()
+
+
+def test_a_good_event() -> None:
+    decoded = decoder(label="label").decode(record(event()))
+    assert not isinstance(decoded, Rejected)
+    assert (decoded.event_id, decoded.event_time, decoded.key) == ("e1", 1_700_000_000_000, "c")
+    assert decoded.label is True
+    assert decoded.value.amount == 2.5
+
+
+def test_ids_may_be_numbers_and_times_may_be_text() -> None:
+    decoded = decoder().decode(record(event(event_id=12, event_time="2023-11-14T22:13:20+00:00")))
+    assert not isinstance(decoded, Rejected)
+    assert (decoded.event_id, decoded.event_time) == ("12", 1_700_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "tombstone"),
+        (b"", "truncated"),
+        (b"not json", "malformed"),
+        (b"[1, 2]", "Expected `object`"),
+        (b'"text"', "Expected `object`"),
+        (event()[:-1], "truncated"),
+        (event(amount="12"), "$.amount"),
+        (event(amount=float("nan")), "malformed"),
+        (event(amount=float("inf")), "malformed"),
+        (event().replace(b"2.5", b"1e400"), "out of range"),
+        (event(amount=1e300), "number beyond"),
+        (event(count=10**18), "number beyond"),
+        (event(card=""), "`card`"),
+        (event(card="x" * 300), "`card`"),
+        (event(event_id=""), "`event_id`"),
+        (event(event_time=-5), "outside"),
+        (event(event_time=10**15), "outside"),
+        (event(event_time=1_700_000_000), "seconds"),
+        (event(event_time="yesterday"), "isoformat"),
+        (event(event_time="2023-11-14T22:13:20"), "offset"),
+        (event(label=2), "binary label"),
+        (b'{"event_id": "e1", "card": "c"}', "missing required field `event_time`"),
+        (b"\xff\xfe", "malformed"),
+        (event().replace(b'"c"', b'"\xff"'), "utf-8"),
+        (event(amount=[[[[[[[[[1]]]]]]]]]), f"deeper than {DEPTH_MAX}"),
+        (b"x" * (BYTES_MAX + 1), f"larger than {BYTES_MAX}"),
+        (json.dumps({f"k{n}": n for n in range(KEYS_MAX + 1)}).encode(), f"more than {KEYS_MAX}"),
+    ],
+)
+def test_what_is_no_event_is_refused_with_the_reason(value: bytes | None, reason: str) -> None:
+    rejected = decoder(label="label").decode(record(value))
+    assert isinstance(rejected, Rejected)
+    assert reason in rejected.message
+    assert (rejected.record.value, rejected.stage) == (value, "decode")
+    assert rejected.exception
+
+
+def test_braces_and_colons_inside_text_are_no_nesting() -> None:
+    text = "{[" * 40 + ":" * 60
+    assert not isinstance(decoder().decode(record(event(card=text))), Rejected)
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_raise(value: bytes) -> None:
+    assert isinstance(decoder().decode(record(value)), Rejected)
+    assert isinstance(LabelDecoder("binary").decode(record(value)), Rejected)
+
+
+def test_labels_by_task_and_by_other_names() -> None:
+    names = LabelNames("id", "fraud", "at")
+    found = LabelDecoder("binary", names).decode(
+        record(b'{"id": "e1", "fraud": 1, "at": "1970-01-01T00:00:01Z", "x": 5}')
+    )
+    assert not isinstance(found, Rejected)
+    assert (found.event_id, found.label, found.label_time, found.offset) == ("e1", True, 1_000, 7)
+
+
+@pytest.mark.parametrize(
+    ("value", "task", "expected"),
+    [
+        (True, "binary", True),
+        (0, "binary", False),
+        ("UP", "multiclass", "UP"),
+        (3, "multiclass", "3"),
+        (2, "regression", 2.0),
+        (2.5, "regression", 2.5),
+    ],
+)
+def test_label_values(value: object, task: Any, expected: object) -> None:
+    found = label_value(value, task)
+    assert (found, type(found)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    ("value", "task"),
+    [
+        ("yes", "binary"),
+        (2, "binary"),
+        (1.5, "multiclass"),
+        ("", "multiclass"),
+        (True, "regression"),
+        (1e20, "regression"),
+    ],
+)
+def test_label_values_refused(value: object, task: Any) -> None:
+    with pytest.raises(ValueError, match="label"):
+        label_value(value, task)
+
+
+def test_times() -> None:
+    assert time_ms("2013-01-01T05:15:00Z") == 1_357_017_300_000
+    assert time_ms("2013-01-01T06:15:00.250+01:00") == 1_357_017_300_250
+    assert time_ms(0) == 0
+    with pytest.raises(ValueError, match="integer milliseconds"):
+        time_ms(True)
+
+
+def test_a_decoder_needs_its_fields() -> None:
+    with pytest.raises(DefinitionError, match="no field `when`"):
+        EventDecoder(Payment, event_id="event_id", event_time="when", key="card")
+
+
+values = st.one_of(
+    st.booleans(),
+    st.integers(-(2**53), 2**53),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
+)
+features = st.dictionaries(st.text(min_size=1, max_size=6), values, max_size=5)
+scores = st.one_of(
+    st.none(), st.floats(0, 1), st.dictionaries(st.sampled_from("abc"), st.floats(0, 1), min_size=1)
+)
+
+
+@given(features, scores, st.one_of(st.booleans(), st.floats(-9, 9), st.sampled_from(["a", "b"])))
+def test_what_is_logged_reads_back_equal_to_the_bit(row: dict[str, Any], score: Any, label: Any) -> None:
+    example = Example("e", "k", 5, 9, label, row, {"m": score}, score, "champion", "m", 1, 2, 3, 4, 5)
+    again = decode_example(encode(example))
+    assert repr(again) == repr(example)
+    assert encode(again) == encode(example)
+    answer = Prediction("p:e", "e", 5, 6, "m", 1, 0, "champion", score, None, "champion", row, 2, 4, 5)
+    assert repr(decode_prediction(encode(answer))) == repr(answer)
+
+
+def test_plain_json_takes_numpy() -> None:
+    numpy = pytest.importorskip("numpy")
+    assert encode_json({"a": numpy.float64(1.5), 2: numpy.arange(2)}) == b'{"a":1.5,"2":[0,1]}'

@@ -1,0 +1,126 @@
+"""Log and wait: labels meet predictions inside the horizon, whatever comes first."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators.join import Join, Waiting
+from topics.messages import Label, Prediction
+
+WAIT_MS = 100
+
+
+def waiting(event_id: str, time: int, offset: int = 0) -> Waiting:
+    answer = Prediction(
+        f"p:{event_id}", event_id, time, 0, "m", 1, 0, "champion", 0.5, True, "champion", {}, offset, 1, 0
+    )
+    return Waiting(answer, "k", (), 0)
+
+
+def answered(join: Join, event_id: str, time: int, offset: int = 0) -> Any:
+    entry = waiting(event_id, time, offset)
+    join.open(entry)
+    return join.settle(entry, {"m": 0.5})
+
+
+def test_the_deadline_is_inside_the_horizon() -> None:
+    join = Join(wait_ms=WAIT_MS, implicit=False)
+    answered(join, "a", 0)
+    assert join.expire(WAIT_MS, at_offset=1) == ([], [])
+    implicit, _ = join.expire(WAIT_MS + 1, at_offset=2)
+    assert [(joined.label, joined.label_time, joined.expired_at_offset) for joined in implicit] == [
+        (False, 100, 2)
+    ]
+    assert join.pending == 0
+
+
+def test_a_label_first_waits_for_its_event() -> None:
+    join = Join(wait_ms=WAIT_MS, implicit=None)
+    assert join.label(Label("a", True, 50, 3), key=b"k", value=b"v") == ("early", None)
+    assert join.early_label("a")
+    joined = answered(join, "a", 10)
+    assert (joined.label, joined.label_time, joined.label_offset) == (True, 50, 3)
+    assert join.expire(10_000, at_offset=9) == ([], [])
+
+
+def test_a_label_whose_event_never_comes_is_handed_back() -> None:
+    join = Join(wait_ms=WAIT_MS, implicit=None)
+    join.label(Label("a", True, 50, 3), key=b"k", value=b"v")
+    _, unmatched = join.expire(151, at_offset=9)
+    assert [(early.label.event_id, early.key, early.value) for early in unmatched] == [("a", b"k", b"v")]
+    assert join.pending == 0
+
+
+@pytest.mark.parametrize(
+    ("second", "outcome"),
+    [(Label("a", True, 60, 4), "duplicate"), (Label("a", False, 60, 4), "conflicting")],
+)
+def test_the_first_label_holds(second: Label, outcome: str) -> None:
+    join = Join(wait_ms=WAIT_MS, implicit=None)
+    answered(join, "a", 0)
+    assert join.label(Label("a", True, 50, 3), key=None, value=None)[0] == "joined"
+    assert join.label(second, key=None, value=None) == (outcome, None)
+
+
+def test_a_late_label_is_not_joined_though_its_entry_is_still_there() -> None:
+    join = Join(wait_ms=WAIT_MS, implicit=None)
+    answered(join, "a", 0)
+    assert join.label(Label("a", True, 101, 3), key=None, value=None) == ("late", None)
+    assert join.waits("a")
+
+
+def test_the_bound_gives_up_the_earliest_deadline_and_counts_it() -> None:
+    join = Join(wait_ms=WAIT_MS, implicit=None, pending_max=2)
+    for number, event_id in enumerate("abc"):
+        answered(join, event_id, number)
+    assert (join.pending, join.given_up) == (2, 1)
+    assert join.known("a") is None
+    assert join.known("c") is not None
+
+
+events = st.tuples(st.just("event"), st.integers(0, 9), st.integers(0, 20))
+labels = st.tuples(st.just("label"), st.integers(0, 9), st.integers(0, 60))
+
+
+@given(st.lists(st.one_of(events, labels), max_size=60))
+def test_against_the_definition(steps: list[tuple[str, int, int]]) -> None:
+    """Oracle: scan all that ever happened, and look the answer up."""
+    join = Join(wait_ms=30, implicit=False)
+    seen: dict[str, int] = {}
+    labelled: dict[str, tuple[bool, int]] = {}
+    expected: list[tuple[str, bool, int]] = []
+    found: list[tuple[str, bool, int]] = []
+    early: dict[str, tuple[int, int]] = {}
+    now = 0
+    for number, (kind, who, step) in enumerate(steps):
+        event_id = f"e{number if kind == 'event' else who}"
+        if kind == "event":
+            now += step
+            for known, time in sorted(seen.items(), key=lambda item: (item[1], int(item[0][1:]))):
+                if time + 30 < now and known not in labelled:
+                    labelled[known] = (False, time + 30)
+                    expected.append((known, False, time + 30))
+            early = {name: at for name, at in early.items() if at[0] + 30 >= now}
+            implicit, _ = join.expire(now, at_offset=number)
+            found += [(j.waiting.prediction.event_id, bool(j.label), j.label_time) for j in implicit]
+            seen[event_id] = now
+            joined = answered(join, event_id, now, number)
+            if event_id in early and early[event_id][0] <= now + 30:
+                labelled[event_id] = (True, early[event_id][0])
+                expected.append((event_id, True, early[event_id][0]))
+            if joined is not None:
+                found.append((event_id, bool(joined.label), joined.label_time))
+        else:
+            label_time = step
+            _, joined = join.label(Label(event_id, True, label_time, number), key=None, value=None)
+            if joined is not None:
+                found.append((event_id, True, joined.label_time))
+            alive = event_id in seen and seen[event_id] + 30 >= now
+            if alive and event_id not in labelled and label_time <= seen[event_id] + 30:
+                labelled[event_id] = (True, label_time)
+                expected.append((event_id, True, label_time))
+            elif not alive and event_id not in early:
+                early[event_id] = (label_time, number)
+    assert found == expected
