@@ -3,10 +3,12 @@
 Lives here: quality as people read it, all from scores served at event time.  Never here:
 decisions (they rest on `evidence.py`), models, clocks.
 
-Strategy: an example costs one update per River metric and one append.  The recent window is a
-ring of raw (label, scores) from which metrics are computed only when somebody asks.  Curves hold
-the mean comparison loss (`losses.py`) per bucket of time; when there are too many buckets the
-width doubles and pairs merge, so the whole run is always in view in bounded memory.
+Strategy: an example is one append; rows are counted by the column when a batch has gathered or
+somebody asks, which changes no bit, for each metric and each curve still sees them in their order.
+The recent window is a ring of raw (label, scores) from which metrics are computed only when
+somebody asks.  Curves hold the mean comparison loss (`losses.py`) per bucket of time; when there
+are too many buckets the width doubles and pairs merge, so the whole run is always in view in
+bounded memory.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ SERVED = "served"
 """The name under which what was answered is evaluated, whoever answered; no candidate's name."""
 RECENT_MAX = 1_000
 """Examples in the recent window: a percent of accuracy is ten of them."""
+ROWS_MAX = 256
+"""Examples that wait to be counted together: the cost of setting out is shared, the memory small."""
 BUCKETS_MAX = 256
 """Points of a curve: as many as a plot can show."""
 
 Point = tuple[int, float, int]
 """(start of the bucket in ms, mean loss, examples)."""
 _Recent = tuple[LabelValue, Score, dict[str, Score]]
+_Losses = Mapping[str, float | None]
 
 
 class Brier(MeanMetric, BinaryMetric):
@@ -92,22 +97,36 @@ class Curve:
         self.width_ms = 1
         self.buckets: dict[int, dict[str, list[float]]] = {}
 
-    def add(self, time_ms: int, losses: Mapping[str, float | None]) -> None:
+    def add(self, time_ms: int, losses: _Losses) -> None:
         """Count one example; candidates without an opinion (None) are left out."""
-        number = time_ms // self.width_ms
-        bucket = self.buckets.get(number)
-        if bucket is None:
-            bucket = self.buckets[number] = {}
-            if len(self.buckets) > BUCKETS_MAX:
-                bucket = self._widen(number)
-        for name, loss in losses.items():
-            if loss is not None:
-                cell = bucket.get(name)
+        self.extend((time_ms,), (losses,))
+
+    def extend(self, times_ms: Sequence[int], rows: Sequence[_Losses]) -> None:
+        """Count examples in their order; neighbours mostly share a bucket, so the last one stays at hand."""
+        width_ms, last, cells = self.width_ms, None, {}
+        for time_ms, losses in zip(times_ms, rows, strict=True):
+            number = time_ms // width_ms
+            if number != last:
+                cells = self._bucket(number)
+                width_ms = self.width_ms
+                last = time_ms // width_ms
+            for name, loss in losses.items():
+                if loss is None:
+                    continue
+                cell = cells.get(name)
                 if cell is None:
-                    bucket[name] = [loss, 1]
+                    cells[name] = [loss, 1]
                 else:
                     cell[0] += loss
                     cell[1] += 1
+
+    def _bucket(self, number: int) -> dict[str, list[float]]:
+        cells = self.buckets.get(number)
+        if cells is None:
+            cells = self.buckets[number] = {}
+            if len(self.buckets) > BUCKETS_MAX:
+                return self._widen(number)
+        return cells
 
     def _widen(self, number: int) -> dict[str, list[float]]:
         """Double the width until the buckets fit; return the one that `number` fell into."""
@@ -150,6 +169,24 @@ class _Card:
         self.of_labels = [m.update for m in self.metrics if getattr(m, "requires_labels", False)]
         self.of_scores = [m.update for m in self.metrics if not getattr(m, "requires_labels", False)]
 
+    def count(
+        self, labels: Sequence[LabelValue], scores: Sequence[Score], label_of_score: Callable[[Score], Any]
+    ) -> None:
+        """Update every metric with a column, one metric after the other."""
+        if None in scores:
+            warm = [n for n, score in enumerate(scores) if score is not None]
+            self.cold += len(scores) - len(warm)
+            labels, scores = [labels[n] for n in warm], [scores[n] for n in warm]
+        self.examples += len(scores)
+        for update in self.of_scores:
+            for label, score in zip(labels, scores, strict=True):
+                update(label, score)
+        if self.of_labels:
+            predicted = [label_of_score(score) for score in scores]
+            for update in self.of_labels:
+                for label, answer in zip(labels, predicted, strict=True):
+                    update(label, answer)
+
 
 class Evaluation:
     """Metrics of every candidate and of what was served.
@@ -158,7 +195,8 @@ class Evaluation:
     at `threshold`, others the score.  Scores that are None (cold start) are counted and left
     out, as River's `progressive_val_score` does.  Examples whose event lies before `warmup_offset`
     are left out of the cumulative metrics only.  `dump` and `load` turn River's metrics into
-    bytes and back.
+    bytes and back.  An error of a metric is raised when rows are counted: by the update that fills
+    the batch, or by whoever asks.
     """
 
     def __init__(
@@ -178,64 +216,95 @@ class Evaluation:
         self._warmup_offset = warmup_offset
         self._cards: dict[str, _Card] = {}
         self._recent: deque[_Recent] = deque(maxlen=RECENT_MAX)
-        self.by_event_time = Curve()
-        self.by_label_time = Curve()
+        self._by_event_time = Curve()
+        self._by_label_time = Curve()
+        self._rows: list[tuple[Example, dict[str, Score], _Losses]] = []
+        """Not yet counted, at most `ROWS_MAX`; whoever reads calls `_catch_up` first."""
         self._dirty = True
 
-    def _fresh(self) -> list[metrics.base.Metric]:
-        return [metric.clone() for metric in self._chosen]
+    def update(self, example: Example, scores: dict[str, Score], losses: _Losses) -> None:
+        """Count one example: `scores` of the candidates in the race, their `losses` and that of `SERVED`.
 
-    def update(self, example: Example, scores: dict[str, Score], losses: Mapping[str, float | None]) -> None:
-        """Count one example: `scores` of the candidates in the race, their `losses` and that of `SERVED`."""
+        The dicts are kept: they must not change afterwards.
+        """
         self._dirty = True
-        label, served = example.label, example.served_score
-        self._recent.append((label, served, scores))
-        self.by_event_time.add(example.event_time, losses)
-        self.by_label_time.add(example.label_time, losses)
-        if example.event_offset < self._warmup_offset:
+        rows = self._rows
+        rows.append((example, scores, losses))
+        if len(rows) >= ROWS_MAX:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Count the rows that wait."""
+        rows, self._rows = self._rows, []
+        if not rows:
             return
-        self._count(SERVED, label, served)
-        for name, score in scores.items():
-            self._count(name, label, score)
+        losses = [row[2] for row in rows]
+        self._by_event_time.extend([row[0].event_time for row in rows], losses)
+        self._by_label_time.extend([row[0].label_time for row in rows], losses)
+        self._recent.extend([(example.label, example.served_score, scores) for example, scores, _ in rows])
+        warmup_offset = self._warmup_offset
+        self._count(
+            self._cards,
+            [
+                (example.label, example.served_score, scores)
+                for example, scores, _ in rows
+                if example.event_offset >= warmup_offset
+            ],
+        )
 
-    def _count(self, name: str, label: LabelValue, score: Score) -> None:
-        card = self._cards.get(name)
+    def _count(self, cards: dict[str, _Card], rows: Sequence[_Recent]) -> None:
+        """Update the cards of all series in `rows`, series by series."""
+        if not rows:
+            return
+        labels, served, scores = zip(*rows, strict=True)
+        self._card(cards, SERVED).count(labels, served, self._label_of)
+        names = dict.fromkeys(name for row in scores for name in row)
+        for name in names:
+            present = [(label, row[name]) for label, row in zip(labels, scores, strict=True) if name in row]
+            column_labels, column = zip(*present, strict=True)
+            self._card(cards, name).count(column_labels, column, self._label_of)
+
+    def _card(self, cards: dict[str, _Card], name: str) -> _Card:
+        card = cards.get(name)
         if card is None:
-            card = self._cards[name] = _Card(self._fresh())
-        if score is None:
-            card.cold += 1
-            return
-        card.examples += 1
-        for update in card.of_scores:
-            update(label, score)
-        if card.of_labels:
-            predicted = label_of(self._task, score, self._threshold)
-            for update in card.of_labels:
-                update(label, predicted)
+            card = cards[name] = _Card([metric.clone() for metric in self._chosen])
+        return card
+
+    def _label_of(self, score: Score) -> LabelValue | None:
+        return label_of(self._task, score, self._threshold)
+
+    @property
+    def by_event_time(self) -> Curve:
+        """Return the curve of losses by event time."""
+        self._catch_up()
+        return self._by_event_time
+
+    @property
+    def by_label_time(self) -> Curve:
+        """Return the curve of losses by label time."""
+        self._catch_up()
+        return self._by_label_time
 
     def served_scores(self) -> dict[str, float]:
         """Return the metrics of what was served over the whole run, by River's class names."""
+        self._catch_up()
         return _values(self._cards[SERVED].metrics) if SERVED in self._cards else {}
 
     def model_scores(self) -> dict[str, dict[str, float]]:
         """Return every candidate's metrics over the whole run, by candidate and River's class names."""
+        self._catch_up()
         return {name: _values(card.metrics) for name, card in self._cards.items() if name != SERVED}
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return (examples counted, cold starts left out) by series."""
+        self._catch_up()
         return {name: (card.examples, card.cold) for name, card in self._cards.items()}
 
     def recent_scores(self) -> dict[str, dict[str, float]]:
         """Return the metrics of the last `RECENT_MAX` examples by series (`SERVED` too), computed now."""
+        self._catch_up()
         cards: dict[str, _Card] = {}
-        whole, self._cards = self._cards, cards
-        try:
-            for label, served, scores in self._recent:
-                self._count(SERVED, label, served)
-                for name, score in scores.items():
-                    self._count(name, label, score)
-        finally:
-            self._cards = whole
+        self._count(cards, list(self._recent))
         return {name: _values(card.metrics) for name, card in cards.items() if card.examples}
 
     def recent_loss(self, name: str) -> float:
@@ -243,6 +312,7 @@ class Evaluation:
 
         Brier for classification, absolute error for regression: for ranking candidates only.
         """
+        self._catch_up()
         total, count = 0.0, 0
         for label, _, scores in self._recent:
             score = scores.get(name)
@@ -259,15 +329,17 @@ class Evaluation:
 
     def forget(self, name: str) -> None:
         """Drop the metrics of a candidate that has retired; curves keep what they have."""
+        self._catch_up()
         self._cards.pop(name, None)
         self._dirty = True
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state: River's metrics, the recent window, the curves."""
+        self._catch_up()
         cards = {name: (card.metrics, card.examples, card.cold) for name, card in self._cards.items()}
         curves = [
             {"width_ms": curve.width_ms, "buckets": curve.buckets}
-            for curve in (self.by_event_time, self.by_label_time)
+            for curve in (self._by_event_time, self._by_label_time)
         ]
         return {
             "metrics": self._dump(cards),
@@ -284,12 +356,13 @@ class Evaluation:
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
+        self._rows = []
         cards = self._load(entries["metrics"])
         self._cards = {name: _Card(*parts) for name, parts in cards.items()}
         recent = msgspec.msgpack.decode(entries["recent"], type=list[_Recent])
         self._recent = deque(recent, maxlen=RECENT_MAX)
         curves = msgspec.msgpack.decode(entries["curves"], type=list[_CurveState])
-        for curve, state in zip((self.by_event_time, self.by_label_time), curves, strict=True):
+        for curve, state in zip((self._by_event_time, self._by_label_time), curves, strict=True):
             curve.width_ms = state.width_ms
             curve.buckets = {
                 number: {name: list(cell) for name, cell in cells.items()}
