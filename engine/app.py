@@ -7,8 +7,8 @@ say (`web.py`).
 Faust hosts and aiokafka carries, because Faust's own consumer is an order of magnitude
 slower and its offset bookkeeping loses records after gaps (faust-streaming#606).  Faust
 also hangs at exit and goes on answering "ok" when a service has died, so two things stand
-outside it: a dead data plane ends the process with a non-zero code, and a thread ends it
-when the drain deadline has passed.
+outside it: a dead data plane ends the process at once with a non-zero code, and a thread
+ends it when the drain deadline has passed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import asyncio
 import os
 import sys
 import threading
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import faust
@@ -71,7 +69,7 @@ def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: 
         consumer_auto_offset_reset="earliest",
         topic_disable_leader=True,
         store="memory://",
-        datadir=Path(mkdtemp(prefix="headrace-faust-")),
+        datadir=settings.state_dir / "faust",
         web_host=settings.web.host,
         web_bind=settings.web.host,
         web_port=settings.web.port,
@@ -121,9 +119,13 @@ class _DataPlane(faust.Service):
         self._running: asyncio.Task[None] | None = None
 
     async def on_start(self) -> None:
-        """Start the loops; they join the group on their own."""
+        """Start the loops, which join the group on their own; return once Kafka answers.
+
+        Faust starts its own clients after this, and those do not try twice.
+        """
         self._running = asyncio.create_task(self._worker.run())
         self._running.add_done_callback(self._host.data_plane_ended)
+        await self._worker.connected.wait()
 
     async def on_stop(self) -> None:
         """Drain: the worker flushes, checkpoints and leaves."""
@@ -137,8 +139,8 @@ class _Host(faust.Worker):
 
     def __init__(self, app: Any, worker: Worker, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self._deadline_s = settings.drain_deadline_ms / 1000
+        self._worker = worker
         self._watchdog: threading.Timer | None = None
-        self._ending: asyncio.Future[None] | None = None
         super().__init__(
             app,
             _DataPlane(worker, self),
@@ -152,7 +154,7 @@ class _Host(faust.Worker):
 
     def data_plane_ended(self, running: asyncio.Task[None]) -> None:
         """End the process when the loops have ended: with code 1 if they died."""
-        error = None if running.cancelled() else running.exception()
+        error = asyncio.CancelledError("nobody asked for it") if running.cancelled() else running.exception()
         if error is None:
             self._exit_within(EXIT_AFTER_DRAIN_S, 0)
             return
@@ -161,14 +163,14 @@ class _Host(faust.Worker):
             sys.stderr.write(f"error: {error}\n")
         else:
             log.error("the data plane died", exc_info=error)
-        self._exit_within(EXIT_AFTER_DRAIN_S, 1)
-        self.crash_reason = error
-        self._ending = asyncio.ensure_future(self.stop(), loop=self.loop)
+        _exit(1)  # Faust's own goodbye would take as long as the broker is away
 
     def _schedule_shutdown(self, signal: Any) -> None:
         """First signal: drain within the deadline.  Second: now."""
         if self._signal_stop_time:
             os._exit(1)
+        if not self._worker.connected.is_set():
+            _exit(0)
         self._exit_within(self._deadline_s, 1)
         super()._schedule_shutdown(signal)
 

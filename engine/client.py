@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -125,9 +124,19 @@ async def stopped(client: Any, kafka: KafkaSettings) -> None:
     if client is None:
         return
     stop = getattr(client, "stop", None) or client.close
-    with suppress(*REFUSED, TimeoutError):
-        async with asyncio.timeout(kafka.stop_deadline_ms / 1000):
-            await stop()
+    # A task of its own: the cancellation of aiokafka's inner tasks comes out of it as if it were ours.
+    goodbye = asyncio.ensure_future(stop())
+    goodbye.add_done_callback(_looked_at)
+    try:
+        await asyncio.wait({goodbye}, timeout=kafka.stop_deadline_ms / 1000)
+    finally:
+        goodbye.cancel()
+
+
+def _looked_at(done: asyncio.Future[Any]) -> None:
+    """Take note of how a goodbye ended: nobody minds."""
+    if not done.cancelled():
+        done.exception()
 
 
 def reading(kafka: KafkaSettings) -> dict[str, Any]:

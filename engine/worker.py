@@ -42,8 +42,8 @@ BUFFERED_MAX = 10 * RUN_MAX
 GATHERED_MAX = 128
 """Where runs are short, answers leave in batches of about so many: a batch costs the broker more than
 a record does.  Long runs leave before their shadows score."""
-BEHIND_MAX = 4_096
-"""Examples the learner may lag before scoring waits for it: a model this stale is no online model."""
+BEHIND_MAX = 256
+"""Examples the learner may lag, where it follows the log, before scoring waits for it."""
 STALLED_S = 60.0
 """A loop that has not turned for this long is not alive."""
 
@@ -68,6 +68,8 @@ class Worker:
         self.pipeline = pipeline
         self.settings = settings
         self.metrics = metrics
+        self.connected = asyncio.Event()
+        """Set once Kafka has answered and the topics are there."""
         metrics.status = self.status
         catalog = pipeline.catalog
         self._events = catalog["events"]
@@ -134,6 +136,7 @@ class Worker:
         created = await ensure_topics(self.settings.kafka, plan)
         if created:
             log.info("topics created", topics=created)
+        self.connected.set()
         await self._sink.start()
         await self._source.start()
         return await self._sink.partitions(self._events)
@@ -263,6 +266,8 @@ class Worker:
                 return
             await self.trainer.wait_until_near(BEHIND_MAX)
             looked_up = await self._static.of(run)
+            for outcome, count in self._static.counts.items():
+                self.metrics.counts["lookups", outcome] = count
             async with self._models:
                 # 2 step   3 send: answers leave before shadows score
                 await self._send(owned.scorer.step(run, _now_ms(), looked_up))
