@@ -185,8 +185,9 @@ class Worker:
         return [line for line in own if line["level"] in {"warning", "error", "critical"}]
 
     def said(self) -> str:
-        """Return the end of its log."""
-        return self.log.read_text(errors="replace")[-4_000:]
+        """Return its log without the chatter of the Kafka client, the end of it."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if '"logger": "aiokafka' not in line)[-6_000:]
 
 
 async def until(
