@@ -11,8 +11,7 @@ through a rebalance cannot overwrite its successor's work.  SQLite does not chec
 contents, so every row carries a checksum and the head row a sum over all of them.
 
 The directory must be on a local disk: SQLite's write-ahead log does not work over a network
-file system.  Several processes of one machine may share it, claims keep them apart; several
-machines share a Redis instead.
+file system.  Several processes of one machine may share it, claims keep them apart.
 """
 
 from __future__ import annotations

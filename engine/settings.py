@@ -171,8 +171,6 @@ class WebSettings(BaseModel):
     """Loopback: the pages have no login of their own."""
     port: int = Field(default=6066, ge=0, le=65_535)
     """Faust's own default; 0 takes a free one."""
-    admin_token: SecretStr | None = None
-    """Needed to promote, roll back or pause over the web; None refuses all three."""
 
 
 class Settings(BaseSettings):
@@ -191,17 +189,13 @@ class Settings(BaseSettings):
     state_dir: Path = Path("var/headrace")
     """Checkpoints, model versions and static features of one machine; must outlive the process."""
     redis_url: SecretStr | None = None
-    """Shared state for more than one machine; a secret because it may hold a password."""
+    """Static features come from its hashes; None takes the embedded store.  It may hold a password."""
     signing_key: SecretStr | None = None
     """Signs model artefacts; every process of a pipeline needs the same."""
     checkpoint_interval_ms: Milliseconds = 5_000
     """Work that a crash repeats; also the longest an idle tail stays unsaved."""
     drain_deadline_ms: Milliseconds = 25_000
     """From SIGTERM to the end; Kubernetes kills after 30 s."""
-    publish_every_examples: int = Field(default=1_024, ge=1)
-    """A new model version for other processes after so many examples ..."""
-    publish_interval_ms: Milliseconds = 1_000
-    """... or after this long, whichever comes first."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     """auto: console on a terminal, JSON otherwise."""

@@ -34,6 +34,7 @@ from engine.metrics import Metrics, ModelStatus, Status
 from engine.pipeline import Pipeline
 from engine.scorer import Scorer
 from engine.settings import Settings
+from operators import guard
 from topics import headers
 from topics.codec import encode
 from topics.errors import ClaimError
@@ -316,8 +317,12 @@ class Trainer:
 
 
 def _kind(model: object) -> str:
-    """Return the class that learns: the last step of a pipeline."""
+    """Return the class that learns: the last step of a pipeline, inside whatever guards it."""
     last: object = model
-    while hasattr(last, "steps"):
-        last = list(last.steps.values())[-1]
-    return type(last).__name__
+    while True:
+        if hasattr(last, "steps"):
+            last = list(last.steps.values())[-1]
+        elif type(last).__module__ == guard.__name__:
+            last = getattr(last, "model")  # noqa: B009 - every guard has one
+        else:
+            return type(last).__name__

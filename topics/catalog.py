@@ -77,7 +77,7 @@ _TABLE = (
     _Row("predictions", Prediction, "the event's key", "events", "delete", None),
     _Row("shadow-predictions", Prediction, "the event's key", "events", "delete", None),
     _Row("examples", Example, "the event's key", "learners", "delete", FOREVER_MS),
-    _Row("decisions", Decision, "the model's name", "learners", "delete", FOREVER_MS),
+    _Row("decisions", Decision, "the pipeline's name", "learners", "delete", FOREVER_MS),
     _Row("models", ModelPointer, "<pipeline>@<alias>", "one", "compact", None),
     _Row("commands", Command, "the command's id", "one", "delete", None),
     _Row("dead-letters", Record, "the refused record's key", "events", "delete", None),
