@@ -57,7 +57,7 @@ SOURCE = f"""
         features={{**flights.features, **windows}},
     )
 """
-DEPARTURES, MORE = 3_000, 300
+DEPARTURES, MORE, WAITING = 3_000, 300, 1_000
 AHEAD_MAX = 400
 """Events published and not answered yet: less than a day of departures, far inside the labels' wait."""
 
@@ -110,6 +110,29 @@ async def flights_live(kafka: KafkaSettings, folder: Path) -> None:
     updates = [answer["model_updates"] for event_id, answer in later.items() if event_id not in ids]
     assert min(updates) > DEPARTURES / 2, "the models of the first run were not taken up"
     assert max(updates) > min(updates), "what is served after a restart does not learn"
+
+
+def test_what_waits_on_two_topics_is_read_in_one_order(broker: KafkaSettings, tmp_path: Path) -> None:
+    """After an outage both topics hold a backlog: even label windows are then those of the backtest."""
+    asyncio.run(flights_waiting(broker, tmp_path))
+
+
+async def flights_waiting(kafka: KafkaSettings, folder: Path) -> None:
+    file = write_pipeline(folder, SOURCE, name=fresh_name("waiting"))
+    pipeline = load_pipeline(file)
+    await make_topics(kafka, pipeline)
+    messages = flights(pipeline.events.name, pipeline.labels.topic or "", departures=WAITING)
+    await publish(kafka, messages)
+    predictions, examples = pipeline.catalog["predictions"], pipeline.catalog["examples"]
+    async with watching(kafka, predictions, examples) as watch:
+        with Worker(file, kafka, folder) as worker:
+            await until(lambda: watch.counted(examples) == WAITING, "every label joined", worker=worker)
+            assert await worker.stop() == 0, worker.said()
+    answers = counting(await read_topic(kafka, predictions))
+    expected = {row["event_id"]: row["features"] for row in backtested(folder, pipeline, messages)}
+    assert {event_id: answer["features"] for event_id, answer in answers.items()} == expected
+    late = [features["all_landed_24h"] for features in expected.values()]
+    assert max(late) > 0, "no label was there in time"
 
 
 async def stream(
