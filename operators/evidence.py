@@ -214,14 +214,15 @@ class Evidence:
             elif block > state.block:
                 closed = self._close_block()
                 state.block = block
-        self._count(champion, losses)
+        state.block_examples += 1
+        if len(losses) > 1:
+            self._compare(champion, losses)
         if self._span_ms is None and state.block_examples >= self._size:
             closed = self._close_block()
         return self._verdicts() if closed else []
 
-    def _count(self, champion: str, losses: Mapping[str, float | None]) -> None:
+    def _compare(self, champion: str, losses: Mapping[str, float | None]) -> None:
         state = self._state
-        state.block_examples += 1
         of_champion = losses.get(champion)
         if of_champion is None:
             return
@@ -255,11 +256,11 @@ class Evidence:
         return self._false_swap_every * state.blocks_closed / state.examples_closed
 
     def _verdicts(self) -> list[Verdict]:
-        duels, threshold = self._state.duels, self.threshold
-        if (
-            not duels
-            or math.fsum(duel.evidence for duel in duels.values()) < threshold * self._state.compared
-        ):
+        duels = self._state.duels
+        if not duels:
+            return []
+        threshold = self.threshold
+        if math.fsum(duel.evidence for duel in duels.values()) < threshold * self._state.compared:
             return []
         proven = [
             Verdict(name, duel.evidence, threshold, duel.effect, duel.examples, duel.blocks)

@@ -24,7 +24,7 @@ from operators.evidence import Evidence, Verdict
 from operators.losses import Loss, ScaledError, loss_of
 from operators.roster import Candidate
 from operators.scoring import label_of
-from topics.messages import Command, Decision, Example, Score, Task
+from topics.messages import Command, Decision, Example, Features, LabelValue, Score, Task
 
 __all__ = ["Learning"]
 
@@ -87,52 +87,57 @@ class Learning:
         self._evaluation = evaluation
         self._watch = watch
         self._evidence = evidence
+        self._watching = bool(watch.detections)
+        self._scale = self.loss if isinstance(self.loss, ScaledError) else None
         self._dirty = True
         self._bind()
 
     def _bind(self) -> None:
         """Bind `learn_one` of every healthy candidate of the present line-up."""
-        self._revision = self._roster.revision
+        roster = self._roster
+        self._revision = roster.revision
         self._lessons: list[tuple[Candidate, Learn]] = [
-            (candidate, candidate.model.learn_one) for candidate in self._roster.racing()
+            (candidate, candidate.model.learn_one) for candidate in roster.racing()
         ]
+        self._racing = {candidate.name for candidate, _ in self._lessons}
 
     def step(self, example: Example, offset: int) -> list[Decision]:
         """Test and learn one example of the log; return what was decided because of it."""
-        roster, loss, label = self._roster, self.loss, example.label
-        champion = roster.champion
-        scores = self._in_race(example.scores)
-        losses = {name: loss(label, score) for name, score in scores.items()}
+        roster = self._roster
+        if roster.revision != self._revision:
+            self._bind()
+        champion, label, label_time, loss = roster.champion, example.label, example.label_time, self.loss
+        scores, racing = example.scores, self._racing
+        losses: dict[str, float | None] = {}
+        for name, score in scores.items():
+            if name in racing:
+                losses[name] = loss(label, score)
+        if len(losses) != len(scores):
+            # Whoever has left the race since the prediction was made is judged no more.
+            scores = {name: scores[name] for name in losses}
 
         # 1 test
-        served_loss = loss(label, example.served_score)
-        self._evaluation.update(example, scores, {SERVED: served_loss, **losses})
+        self._evaluation.update(example, scores, {SERVED: loss(label, example.served_score), **losses})
         # 2 detect
-        predicted = label_of(self._task, scores.get(champion), self._threshold)
-        alarms = self._watch.update(example, losses.get(champion), wrong=predicted != label)
+        alarms = self._detect(example, scores.get(champion), losses.get(champion)) if self._watching else []
         # 3 train
         self.examples += 1
-        self.time = max(self.time, example.label_time)
-        sick = self._train(example)
+        self.time = max(self.time, label_time)
+        sick = self._train(example.features, label)
         # 4 weigh
-        proven = self._evidence.update(champion, losses, example.label_time)
+        proven = self._evidence.update(champion, losses, label_time)
         # 5 decide
         if not (sick or alarms or proven):
             return []
         return self._decide(offset, sick, alarms, proven)
 
-    def _in_race(self, scores: dict[str, Score]) -> dict[str, Score]:
-        """Leave out scores of candidates that have left the race since the prediction was made."""
-        roster = self._roster
-        if not roster.quarantined and scores.keys() <= roster.candidates.keys():
-            return scores
-        return {name: score for name, score in scores.items() if roster.healthy(name)}
+    def _detect(self, example: Example, score: Score, loss: float | None) -> list[Detection]:
+        """Show the detectors the champion's score and its loss."""
+        predicted = label_of(self._task, score, self._threshold)
+        return self._watch.update(example, loss, wrong=predicted != example.label)
 
-    def _train(self, example: Example) -> list[tuple[str, str]]:
+    def _train(self, x: Features, y: LabelValue) -> list[tuple[str, str]]:
         """Teach every healthy candidate; return (name, reason) of those that raised."""
-        if self._roster.revision != self._revision:
-            self._bind()
-        x, y = example.features, example.label
         sick: list[tuple[str, str]] = []
         for candidate, learn_one in self._lessons:
             try:
@@ -142,8 +147,8 @@ class Learning:
             else:
                 candidate.updates += 1
         self._roster.prior.update(y)
-        if isinstance(self.loss, ScaledError):
-            self.loss.update(y)
+        if self._scale is not None:
+            self._scale.update(y)
         self._dirty = True
         return sick
 
@@ -192,7 +197,7 @@ class Learning:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return what is remembered here: counts, the prior, the scale of regression losses."""
-        scale = self.loss.state() if isinstance(self.loss, ScaledError) else None
+        scale = None if self._scale is None else self._scale.state()
         own = _State(self.examples, self.time, scale)
         return {"learning": msgspec.msgpack.encode(own), **self._roster.prior.snapshot()}
 
@@ -207,8 +212,8 @@ class Learning:
         """Replace the whole state; the line-up has been restored before."""
         own = msgspec.msgpack.decode(entries["learning"], type=_State)
         self.examples, self.time = own.examples, own.time
-        if isinstance(self.loss, ScaledError) and own.scale is not None:
-            self.loss.restore(own.scale)
+        if self._scale is not None and own.scale is not None:
+            self._scale.restore(own.scale)
         self._roster.prior.restore(entries)
         self._dirty = False
         self._bind()

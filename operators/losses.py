@@ -42,8 +42,8 @@ def brier(label: LabelValue, score: Score) -> float | None:
     """
     if score is None:
         return None
-    error = (1.0 if label else 0.0) - cast("float", score)
-    return min(error * error, 1.0)
+    error = (1.0 if label else 0.0) - score  # type: ignore[operator]  # a binary score is a number
+    return 1.0 if error > 1.0 or error < -1.0 else error * error
 
 
 def _log(label: LabelValue, score: Score) -> float | None:
