@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -258,11 +259,12 @@ class Evaluation:
             return
         labels, served, scores = zip(*rows, strict=True)
         self._card(cards, SERVED).count(labels, served, self._label_of)
-        names = dict.fromkeys(name for row in scores for name in row)
-        for name in names:
-            present = [(label, row[name]) for label, row in zip(labels, scores, strict=True) if name in row]
-            column_labels, column = zip(*present, strict=True)
-            self._card(cards, name).count(column_labels, column, self._label_of)
+        for name in dict.fromkeys(chain.from_iterable(scores)):
+            column = [row[name] for row in scores if name in row]
+            truths: Sequence[LabelValue] = labels
+            if len(column) < len(labels):
+                truths = [label for label, row in zip(labels, scores, strict=True) if name in row]
+            self._card(cards, name).count(truths, column, self._label_of)
 
     def _card(self, cards: dict[str, _Card], name: str) -> _Card:
         card = cards.get(name)

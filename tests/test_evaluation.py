@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river import datasets, evaluate, linear_model, metrics, preprocessing
 
-from operators.evaluation import BUCKETS_MAX, RECENT_MAX, SERVED, Brier, Curve, Evaluation, default_metrics
+from operators.evaluation import (
+    BUCKETS_MAX,
+    RECENT_MAX,
+    ROWS_MAX,
+    SERVED,
+    Brier,
+    Curve,
+    Evaluation,
+    default_metrics,
+)
 from operators.losses import brier
 from topics.messages import Example
 
@@ -131,6 +140,23 @@ def test_both_curves_see_their_own_time():
         found.update(example(n, True, {"a": 0.5}, 0.5, time=n), {"a": 0.5}, {SERVED: 0.25, "a": 0.25})
     assert found.by_event_time.points(SERVED)[0] == (0, 0.25, 1)
     assert found.by_label_time.points(SERVED)[0] == (5, 0.25, 1)
+
+
+def test_asking_at_any_moment_changes_nothing():
+    rng = random.Random(8)
+    asked, left = evaluation(warmup_offset=5), evaluation(warmup_offset=5)
+    for n in range(3 * ROWS_MAX + 1):
+        row = example(n, rng.random() < 0.5, {}, rng.random(), time=rng.randrange(10**6))
+        scores = {name: rng.choice([None, rng.random()]) for name in rng.sample("abc", rng.randint(0, 3))}
+        losses = {SERVED: 0.5} | {name: brier(row.label, score) for name, score in scores.items()}
+        asked.update(row, scores, losses)
+        left.update(row, scores, losses)
+        if rng.random() < 0.05:
+            asked.snapshot()
+        if rng.random() < 0.01:
+            asked.forget("c")
+            left.forget("c")
+    assert asked.snapshot() == left.snapshot()
 
 
 def test_a_retired_candidate_is_forgotten():
