@@ -48,7 +48,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.test
-	$(BIN)/python -m loadtest.job_j $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m brokers $(BIN)/python -m loadtest.job_j $(ARGS)
 
 lock: $(BIN)/uv
 	$(UV) lock

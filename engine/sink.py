@@ -162,9 +162,13 @@ class Sink:
         await self._wait_for(set(self._unacknowledged))
         return dict(self._last)
 
-    async def written(self, topic: str) -> None:
-        """Wait until all that was sent to one topic is acknowledged.  Raises BrokerError."""
-        await self._wait_for({batch for batch, name in self._unacknowledged.items() if name == topic})
+    def unwritten(self, topic: str) -> frozenset[asyncio.Future[Any]]:
+        """Return the batches for one topic that are on their way, for `written`."""
+        return frozenset(batch for batch, name in self._unacknowledged.items() if name == topic)
+
+    async def written(self, batches: frozenset[asyncio.Future[Any]]) -> None:
+        """Wait until these batches are acknowledged.  Raises BrokerError."""
+        await self._wait_for({batch for batch in batches if not batch.done()})
 
     async def _wait_for(self, batches: set[asyncio.Future[Any]]) -> None:
         self._check()

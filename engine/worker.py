@@ -15,14 +15,13 @@ import asyncio
 import gc
 import time
 from collections import Counter
-from collections.abc import Sequence
 
 import structlog
 
+from engine.dispatch import Dispatch
 from engine.intake import RUN_MAX, Run
 from engine.kafka import Partition, Sink, Source, ensure_topics
 from engine.metrics import Metrics, Status, latencies_s, observe_delays
-from engine.outbox import EXAMPLES_PARTITION
 from engine.ownership import Owned, Owner
 from engine.pipeline import Pipeline
 from engine.settings import Settings
@@ -31,7 +30,7 @@ from engine.trainer import Trainer
 from topics import headers
 from topics.codec import encode
 from topics.errors import BrokerError, ClaimError, HeadraceError
-from topics.messages import Command, Outgoing, Record, Target
+from topics.messages import Command, Outgoing, Record
 
 __all__ = ["Worker"]
 
@@ -39,9 +38,6 @@ POLL_MS = 50
 """Longest wait for records: bounds how late a checkpoint, a stop or a command is noticed."""
 BUFFERED_MAX = 10 * RUN_MAX
 """Decoded records of one topic and partition held back while the other queue is waited for."""
-GATHERED_MAX = 128
-"""Where runs are short, answers leave in batches of about so many: a batch costs the broker more than
-a record does.  Long runs leave before their shadows score."""
 BEHIND_MAX = 256
 """Examples the learner may lag, where it follows the log, before scoring waits for it."""
 STALLED_S = 60.0
@@ -74,7 +70,6 @@ class Worker:
         catalog = pipeline.catalog
         self._events = catalog["events"]
         self._labels = pipeline.labels.topic
-        self._topic_of = {role: name for name, role in catalog.roles.items()}
         self._sink = Sink(settings.kafka)
         topics = [self._events] if self._labels is None else [self._events, self._labels]
         self._source = Source(settings.kafka, group=pipeline.name, topics=topics, listener=self)
@@ -91,10 +86,7 @@ class Worker:
         """What the group has given and nobody has taken over yet."""
         self._moving = False
         """The group has taken partitions back and given none since."""
-        self._gathered: list[Outgoing] = []
-        """Records for other logs, at most about GATHERED_MAX."""
-        self._examples: list[Outgoing] = []
-        """Records for the examples log, at most about RUN_MAX, until their predictions are acknowledged."""
+        self._dispatch = Dispatch(self._sink, catalog)
         self._ready = False
         self._stopping = asyncio.Event()
         self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue(maxsize=100)
@@ -154,8 +146,8 @@ class Worker:
                 self._offer(batches)
                 for partition, owned in list(self._owned.items()):
                     await self._advance(partition, owned, polled_s)
-                await self._send(self.trainer.take_decisions())
-                await self._send_examples()
+                await self._dispatch.put(self.trainer.take_decisions())
+                await self._dispatch.turn()
                 await self._write_commands()
                 if time.monotonic() - self._saved_s >= self.settings.checkpoint_interval_ms / 1000:
                     await self._save()
@@ -193,8 +185,7 @@ class Worker:
                 hint="give both topics the same number of partitions",
             )
         self._owned.clear()
-        self._gathered.clear()
-        self._examples.clear()
+        self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
         await self.trainer.lead(0 in numbers)
         await self.trainer.catch_up()
@@ -270,41 +261,12 @@ class Worker:
                 self.metrics.counts["lookups", outcome] = count
             async with self._models:
                 # 2 step   3 send: answers leave before shadows score
-                await self._send(owned.scorer.step(run, _now_ms(), looked_up))
+                await self._dispatch.put(owned.scorer.step(run, _now_ms(), looked_up))
                 self._observe(run, polled_s)
-                await self._send(owned.scorer.complete())
-                await self._send(self.trainer.take_written())
+                await self._dispatch.put(owned.scorer.complete())
+                await self._dispatch.put(self.trainer.take_written())
             observe_delays(self.metrics.label_delay, owned.scorer.label_delays_ms)
             self.metrics.absorb(owned.scorer.counts)
-
-    async def _send(self, out: Sequence[Outgoing]) -> None:
-        """Put records on their way: they leave when some have gathered, at the latest with the turn."""
-        for record in out:
-            (self._examples if record.target == "examples" else self._gathered).append(record)
-        if len(self._gathered) >= GATHERED_MAX:
-            await self._send_gathered()
-        if len(self._examples) >= RUN_MAX:
-            await self._send_examples()
-
-    async def _send_gathered(self) -> None:
-        gathered, self._gathered = self._gathered, []
-        lanes: dict[tuple[Target, int | None], list[Outgoing]] = {}
-        for record in gathered:
-            lanes.setdefault((record.target, record.partition), []).append(record)
-        for (target, partition), records in lanes.items():
-            await self._sink.send(self._topic_of[target], partition, records)
-
-    async def _send_examples(self) -> None:
-        """Send the examples that have gathered, once their predictions are in the log.
-
-        Or a crash in between would leave an example whose prediction is made anew, by models that have
-        learned it.  Waiting once per turn costs little; waiting per run would cost an answer's time each.
-        """
-        await self._send_gathered()
-        if self._examples:
-            examples, self._examples = self._examples, []
-            await self._sink.written(self._topic_of["predictions"])
-            await self._sink.send(self._topic_of["examples"], EXAMPLES_PARTITION, examples)
 
     def _observe(self, run: Run, polled_s: float) -> None:
         if run.events:
@@ -327,8 +289,8 @@ class Worker:
                 "examples", 0, command.command_id.encode(), encode(command), headers.COMMAND, command.time
             )
             self.trainer.write_command(record)
-            await self._send(self.trainer.take_written())
-            await self._send_examples()
+            await self._dispatch.put(self.trainer.take_written())
+            await self._dispatch.all()
             await self._sink.flush()
             if not done.done():
                 done.set_result(None)
@@ -344,8 +306,8 @@ class Worker:
             return
         try:
             async with self._models:
-                await self._send(self.trainer.take_decisions())
-                await self._send_examples()
+                await self._dispatch.put(self.trainer.take_decisions())
+                await self._dispatch.all()
                 # 4 flush
                 acknowledged = await self._sink.flush()
                 # 5 checkpoint

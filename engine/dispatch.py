@@ -1,0 +1,81 @@
+"""The way of records from a turn of the loop to their logs.
+
+Lives here: gathering, and the one order that matters between two logs.  Never here: what is
+sent, when a turn ends (`worker.py`), how Kafka is spoken to (`sink.py`).
+
+A prediction is in its log before an example is sent that was made from it.  Otherwise a crash
+in between would leave an example whose prediction is made anew, by models that have learned
+it.  Examples therefore leave one turn later, when the acknowledgements are usually here:
+
+    turn 1   predictions 1 ->              examples 1 kept
+    turn 2   predictions 2 ->  1 there? -> examples 1 ->   examples 2 kept
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from engine.intake import RUN_MAX
+from engine.outbox import EXAMPLES_PARTITION
+from engine.sink import Sink
+from topics.catalog import Catalog
+from topics.messages import Outgoing, Target
+
+__all__ = ["Dispatch"]
+
+GATHERED_MAX = 128
+"""Where runs are short, answers leave in batches of about so many: a batch costs the broker more than
+a record does.  Long runs leave before their shadows score."""
+
+
+class Dispatch:
+    """Sends what a worker makes, in order per log, to the topics that `catalog` names."""
+
+    def __init__(self, sink: Sink, catalog: Catalog) -> None:
+        self._sink = sink
+        self._catalog = catalog
+        self._gathered: list[Outgoing] = []
+        self._examples: list[Outgoing] = []
+        self._behind: list[Outgoing] = []
+        """The last turn's examples ..."""
+        self._written: frozenset[asyncio.Future[Any]] = frozenset()
+        """... and the predictions that must be acknowledged before them."""
+
+    async def put(self, out: Sequence[Outgoing]) -> None:
+        """Take records; they leave when some have gathered, or with `turn`.  Raises BrokerError."""
+        for record in out:
+            (self._examples if record.target == "examples" else self._gathered).append(record)
+        if len(self._gathered) >= GATHERED_MAX:
+            await self._send_gathered()
+        if len(self._examples) >= RUN_MAX:
+            await self.turn()
+
+    async def turn(self) -> None:
+        """Send what has gathered and the examples of the turn before.  Raises BrokerError."""
+        await self._send_gathered()
+        examples, self._behind, self._examples = self._behind, self._examples, []
+        written, self._written = self._written, self._sink.unwritten(self._catalog["predictions"])
+        if examples:
+            await self._sink.written(written)
+            await self._sink.send(self._catalog["examples"], EXAMPLES_PARTITION, examples)
+
+    async def all(self) -> None:
+        """Leave nothing behind: before a checkpoint, and before a command takes its place in the log."""
+        await self.turn()
+        await self.turn()
+
+    def clear(self) -> None:
+        """Forget what was not sent: its owner has lost the right to."""
+        self._gathered.clear()
+        self._examples.clear()
+        self._behind.clear()
+
+    async def _send_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        lanes: dict[tuple[Target, int | None], list[Outgoing]] = {}
+        for record in gathered:
+            lanes.setdefault((record.target, record.partition), []).append(record)
+        for (target, partition), records in lanes.items():
+            await self._sink.send(self._catalog[target], partition, records)
