@@ -118,10 +118,11 @@ async def killed_half_way(kafka: KafkaSettings, folder: Path) -> None:
     async with watching(kafka, predictions, examples) as watch:
         with worker:
             await worker.ready()
-            publishing = asyncio.create_task(publish(kafka, messages))
+            publishing = asyncio.create_task(publish(kafka, messages[: EVENTS * 2 // 3]))
             await until(lambda: watch.counted(predictions) > half, "half of the answers", worker=worker)
             worker.kill()
         await publishing
+        await publish(kafka, messages[EVENTS * 2 // 3 :])
         assert watch.counted(predictions) < EVENTS, "killed too late to prove anything"
         with worker:
             await until(lambda: watch.counted(examples) >= EVENTS, "all learned", worker=worker)
