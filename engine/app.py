@@ -46,8 +46,8 @@ def run_worker(pipeline: Pipeline, settings: Settings, *, accept_newer_claims: b
     Exit code 0 after a clean drain, 1 if the data plane died or the deadline passed.
     """
     configure_logging(settings)
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    loop = asyncio.new_event_loop()
+    # Not as the policy: Faust's threads reach into each other's loops, which uvloop answers by a crash.
+    loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     metrics = Metrics(pipeline.name)
     worker = Worker(pipeline, settings, metrics, accept_newer_claims=accept_newer_claims)
@@ -172,6 +172,7 @@ class _Host(faust.Worker):
         if not self._worker.connected.is_set():
             _exit(0)
         self._exit_within(self._deadline_s, 1)
+        self._worker.stop()  # at once: Faust would stop its own clients first, and may hang there
         super()._schedule_shutdown(signal)
 
     def _exit_within(self, seconds: float, code: int) -> None:

@@ -20,7 +20,7 @@ from typing import IO, Any
 from msgspec.structs import replace
 
 from engine.assembly import build_learner
-from engine.intake import RUN_MAX, Run
+from engine.intake import Run
 from engine.pipeline import Pipeline
 from engine.scorer import Scorer
 from operators.claims import Suppression, Writer
@@ -32,6 +32,8 @@ from topics.messages import Claim, Decision, Example, Outgoing, Quarantine, Reco
 
 __all__ = ["Backtest", "LocalRun", "backtest", "read_lines"]
 
+LINES_MAX = 1_000
+"""Lines read at once."""
 CLAIM = 1
 """A backtest owns its partition from the start."""
 
@@ -57,8 +59,9 @@ class LocalRun:
             writer=Writer(0, CLAIM),
             suppression=Suppression(),
         )
+        self._inside = inside
         if inside:
-            self.scorer.write_at_once(self._take)
+            self.scorer.tell_at_once(self._take)
         self._learn(Outgoing("examples", 0, None, encode(Claim(0, CLAIM)), headers.CLAIM, 0))
 
     def advance(self, *, events_unread: bool = False, labels_unread: bool = False) -> list[Outgoing] | None:
@@ -70,26 +73,25 @@ class LocalRun:
         out += self.scorer.complete()
         for record in out:
             if record.target == "examples":
-                self._learn(record)
+                if not self._inside:
+                    self._learn(record)
+                elif self.examples is not None:
+                    self._write(record)  # learned when it was made
         return out
 
-    def _take(self, outgoing: Outgoing, value: Example | Quarantine) -> None:
-        """Write one record to the examples log and learn it before the next event."""
-        offset = next(self._offsets)
-        if self.examples is not None:
-            self.examples.append(self._record(outgoing, offset))
-        self.decisions += self.learner.take(value, offset)
+    def _take(self, value: Example | Quarantine) -> None:
+        self.decisions += self.learner.take(value, self.learner.reading)
 
     def _learn(self, outgoing: Outgoing) -> None:
         """Write one record to the examples log and let the learner read it."""
-        record = self._record(outgoing, next(self._offsets))
+        self.decisions += self.learner.fold((self._write(outgoing),))
+
+    def _write(self, outgoing: Outgoing) -> Record:
+        _, _, key, value, kind, timestamp_ms = outgoing
+        record = Record(self._examples_topic, 0, next(self._offsets), timestamp_ms, key, value, kind)
         if self.examples is not None:
             self.examples.append(record)
-        self.decisions += self.learner.fold((record,))
-
-    def _record(self, outgoing: Outgoing, offset: int) -> Record:
-        _, _, key, value, kind, timestamp_ms = outgoing
-        return Record(self._examples_topic, 0, offset, timestamp_ms, key, value, kind)
+        return record
 
 
 def _last_time(run: Run) -> int:
@@ -98,7 +100,7 @@ def _last_time(run: Run) -> int:
 
 
 def read_lines(path: Path, topic: str) -> Iterator[list[Record]]:
-    """Yield the lines of a JSON-lines file (plain or .gz) as records, in chunks of at most RUN_MAX.
+    """Yield the lines of a JSON-lines file (plain or .gz) as records, in chunks of at most LINES_MAX.
 
     Empty lines count as lines, not as records.  Raises SettingsError if the file cannot be opened.
     """
@@ -107,7 +109,7 @@ def read_lines(path: Path, topic: str) -> Iterator[list[Record]]:
         with open_lines(path, "rb") as source:
             numbered = ((offset, line.strip()) for offset, line in enumerate(source))
             records = (Record(topic, 0, offset, None, None, line) for offset, line in numbered if line)
-            while chunk := list(itertools.islice(records, RUN_MAX)):
+            while chunk := list(itertools.islice(records, LINES_MAX)):
                 yield chunk
     except OSError as error:
         raise SettingsError(

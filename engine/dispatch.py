@@ -17,7 +17,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from engine.intake import RUN_MAX
 from engine.outbox import EXAMPLES_PARTITION
 from engine.sink import Sink
 from topics.catalog import Catalog
@@ -25,9 +24,11 @@ from topics.messages import Outgoing, Target
 
 __all__ = ["Dispatch"]
 
-GATHERED_MAX = 128
+GATHERED_MAX = 64
 """Where runs are short, answers leave in batches of about so many: a batch costs the broker more than
-a record does.  Long runs leave before their shadows score."""
+a record does.  A full run leaves before its shadows score."""
+EXAMPLES_MAX = 1_000
+"""Examples kept back at most, about 1 MB."""
 
 
 class Dispatch:
@@ -49,7 +50,7 @@ class Dispatch:
             (self._examples if record.target == "examples" else self._gathered).append(record)
         if len(self._gathered) >= GATHERED_MAX:
             await self._send_gathered()
-        if len(self._examples) >= RUN_MAX:
+        if len(self._examples) >= EXAMPLES_MAX:
             await self.turn()
 
     async def turn(self) -> None:

@@ -19,8 +19,8 @@ from topics.messages import Example, Headers, Outgoing, Prediction, Quarantine, 
 
 __all__ = ["EXAMPLES_PARTITION", "Outbox", "WriteAtOnce"]
 
-WriteAtOnce = Callable[[Outgoing, Example | Quarantine], None]
-"""Takes a record for the examples log, encoded and as a value."""
+WriteAtOnce = Callable[[Example | Quarantine], None]
+"""Is told of a record for the examples log the moment it is made, before it is encoded and sent."""
 
 EXAMPLES_PARTITION = 0
 """One global model: every scorer writes to one examples partition."""
@@ -44,15 +44,27 @@ class Outbox:
         self._predictions_log = ("predictions", partition)
         self._examples_log = ("examples", EXAMPLES_PARTITION)
         self._at_once: WriteAtOnce | None = None
+        self._answers: list[tuple[Prediction, bytes | None, Headers]] = []
+        self._lessons: list[tuple[Example | Quarantine, Headers, str, int]] = []
         self._out: list[Outgoing] = []
 
-    def log_at_once(self, write: WriteAtOnce | None) -> None:
-        """Hand records for the examples log to `write` the moment they are made, or gather them (None)."""
+    def tell_at_once(self, write: WriteAtOnce | None) -> None:
+        """Tell `write` of records for the examples log the moment they are made; None ends that."""
         self._at_once = write
 
     def drain(self) -> list[Outgoing]:
-        """Return what has gathered since the last call."""
+        """Return what has gathered since the last call, encoded, in order for each log."""
         out, self._out = self._out, []
+        constant, partition = self._prediction_headers, self._partition
+        for answer, key, found in self._answers:
+            own = ("ce_id", answer.prediction_id.encode())
+            trace = headers.traced(found) if found else ()
+            sent = (*constant, own, *trace)
+            out.append(Outgoing("predictions", partition, key, encode(answer), sent, answer.event_time))
+        for value, kind, text, time_ms in self._lessons:
+            out.append(Outgoing("examples", EXAMPLES_PARTITION, text.encode(), encode(value), kind, time_ms))
+        self._answers.clear()
+        self._lessons.clear()
         return out
 
     def logged(self, event_id: str, event_offset: int) -> Prediction | None:
@@ -65,16 +77,7 @@ class Outbox:
 
     def prediction(self, answer: Prediction, key: bytes | None, found: Headers) -> None:
         """Send a numbered answer to the partition of its event."""
-        self._out.append(
-            Outgoing(
-                "predictions",
-                self._partition,
-                key,
-                encode(answer),
-                (*self._prediction_headers, ("ce_id", answer.prediction_id.encode()), *headers.traced(found)),
-                answer.event_time,
-            )
-        )
+        self._answers.append((answer, key, found))
 
     def again(self, answer: Prediction, event_offset: int, key: bytes | None, found: Headers) -> None:
         """Send an answer once more, for another record of the same event."""
@@ -147,8 +150,6 @@ class Outbox:
         self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, timestamp_ms))
 
     def _log(self, value: Example | Quarantine, kind: Headers, key: str, timestamp_ms: int) -> None:
-        record = Outgoing("examples", EXAMPLES_PARTITION, key.encode(), encode(value), kind, timestamp_ms)
-        if self._at_once is None:
-            self._out.append(record)
-        else:
-            self._at_once(record, value)
+        self._lessons.append((value, kind, key, timestamp_ms))
+        if self._at_once is not None:
+            self._at_once(value)

@@ -57,7 +57,7 @@ class Scorer:
     """Everything one events partition needs to answer and to make examples.
 
     Examples leave with `step` and `complete`, and the learner reads them back from the log.  After
-    `write_at_once` they go to a function the moment they are made: where labels come inside events, the
+    `tell_at_once` they go to a function the moment they are made: where labels come inside events, the
     learner of the same process can so learn row by row.
     """
 
@@ -98,9 +98,9 @@ class Scorer:
         self._open: list[tuple[Waiting, LabelValue | None]] = []
         """Answered events whose shadows have not scored yet, with the label they carried."""
 
-    def write_at_once(self, write: WriteAtOnce | None) -> None:
-        """Hand every record for the examples log to `write` as it is made; None ends that."""
-        self.outbox.log_at_once(write)
+    def tell_at_once(self, write: WriteAtOnce | None) -> None:
+        """Tell `write` of every record for the examples log as it is made; None ends that."""
+        self.outbox.tell_at_once(write)
         self._row_by_row = self._one_by_one or (self._inside and write is not None)
 
     @property

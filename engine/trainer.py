@@ -73,7 +73,6 @@ class Trainer:
         self._following = asyncio.Event()
         self._moved = asyncio.Event()
         self._decisions: list[Decision] = []
-        self._written: list[Outgoing] = []
         self._ahead: list[Scorer] = []
         """The scorers whose records are folded before they are sent; empty unless alone."""
         self._recent: dict[str, dict[str, float]] = {}
@@ -128,14 +127,14 @@ class Trainer:
             self._ahead = list(scorers)
             self._following.clear()
             for scorer in scorers:
-                scorer.write_at_once(self.write)
+                scorer.tell_at_once(self.made)
         else:
             self._fall_back()
 
     def _fall_back(self) -> None:
         """Learn what is read back from the log, from where the learner stands."""
         for scorer in self._ahead:
-            scorer.write_at_once(None)
+            scorer.tell_at_once(None)
         self._ahead = []
         self._following.set()
 
@@ -164,16 +163,13 @@ class Trainer:
                         return
                     await asyncio.sleep(0)
 
-    def write(self, outgoing: Outgoing, value: Example | Quarantine) -> None:
-        """Take a record that a scorer made, for the examples log; fold it now if learning is ahead."""
-        self._written.append(outgoing)
-        if self._ahead:
-            self._foreseen = self.learner.reading
-            self._decided(self.learner.take(value, self._foreseen))
+    def made(self, value: Example | Quarantine) -> None:
+        """Learn a record that a scorer of this process has made, at the offset it will have."""
+        self._foreseen = self.learner.reading
+        self._decided(self.learner.take(value, self._foreseen))
 
-    def write_command(self, outgoing: Outgoing) -> None:
-        """Take a command for the examples log; ahead of the log it acts now, at the offset it will have."""
-        self._written.append(outgoing)
+    def commanded(self, outgoing: Outgoing) -> None:
+        """Let a command act that is sent next; where learning follows the log, it acts when read back."""
         if not self._ahead:
             return
         learner = self.learner
@@ -183,11 +179,6 @@ class Trainer:
         self._decided(learner.fold((record,)))
         if learner.paused:
             self._fall_back()
-
-    def take_written(self) -> list[Outgoing]:
-        """Return what `write` took, to be sent in this order."""
-        written, self._written = self._written, []
-        return written
 
     def check_written(self, acknowledged: Mapping[Partition, int]) -> None:
         """Compare the offsets foreseen with those acknowledged.

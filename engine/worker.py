@@ -19,7 +19,7 @@ from collections import Counter
 import structlog
 
 from engine.dispatch import Dispatch
-from engine.intake import RUN_MAX, Run
+from engine.intake import Run
 from engine.kafka import Partition, Sink, Source, ensure_topics
 from engine.metrics import Metrics, Status, latencies_s, observe_delays
 from engine.ownership import Owned, Owner
@@ -36,7 +36,9 @@ __all__ = ["Worker"]
 
 POLL_MS = 50
 """Longest wait for records: bounds how late a checkpoint, a stop or a command is noticed."""
-BUFFERED_MAX = 10 * RUN_MAX
+POLL_MAX = 1_000
+"""Records of one poll: bounds one turn, and so how late a checkpoint or a rebalance is noticed."""
+BUFFERED_MAX = 10 * POLL_MAX
 """Decoded records of one topic and partition held back while the other queue is waited for."""
 BEHIND_MAX = 256
 """Examples the learner may lag, where it follows the log, before scoring waits for it."""
@@ -140,7 +142,7 @@ class Worker:
                 async with self._turn:
                     await self._take_over()
             # 1 poll
-            batches = await self._source.poll(POLL_MS, RUN_MAX)
+            batches = await self._source.poll(POLL_MS, POLL_MAX)
             polled_s = time.monotonic()
             async with self._turn:
                 self._offer(batches)
@@ -264,7 +266,6 @@ class Worker:
                 await self._dispatch.put(owned.scorer.step(run, _now_ms(), looked_up))
                 self._observe(run, polled_s)
                 await self._dispatch.put(owned.scorer.complete())
-                await self._dispatch.put(self.trainer.take_written())
             observe_delays(self.metrics.label_delay, owned.scorer.label_delays_ms)
             self.metrics.absorb(owned.scorer.counts)
 
@@ -288,8 +289,8 @@ class Worker:
             record = Outgoing(
                 "examples", 0, command.command_id.encode(), encode(command), headers.COMMAND, command.time
             )
-            self.trainer.write_command(record)
-            await self._dispatch.put(self.trainer.take_written())
+            self.trainer.commanded(record)
+            await self._dispatch.put([record])
             await self._dispatch.all()
             await self._sink.flush()
             if not done.done():
