@@ -170,3 +170,14 @@ def test_a_signal_during_work_drains_and_ends_well(tansu: KafkaSettings, tmp_pat
         assert worker.complaints() == []
 
     asyncio.run(scenario())
+
+
+def test_a_signal_during_the_start_ends_well(tansu: KafkaSettings, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("hasty"))
+        await make_topics(tansu, load_pipeline(file))
+        with Worker(file, tansu, tmp_path) as worker:
+            await until(lambda: worker.get("/livez")[0] == 200, "its pages", worker=worker)
+            assert await worker.stop() == 0, worker.said()
+
+    asyncio.run(scenario())
