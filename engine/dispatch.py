@@ -24,9 +24,8 @@ from topics.messages import Outgoing, Target
 
 __all__ = ["Dispatch"]
 
-GATHERED_MAX = 64
-"""Where runs are short, answers leave in batches of about so many: a batch costs the broker more than
-a record does.  A full run leaves before its shadows score."""
+GATHERED_MAX = 1_000
+"""Answers leave in batches of at most so many: a batch costs the broker, and us, more than a record."""
 EXAMPLES_MAX = 1_000
 """Examples kept back at most, about 1 MB."""
 
@@ -49,13 +48,13 @@ class Dispatch:
         for record in out:
             (self._examples if record.target == "examples" else self._gathered).append(record)
         if len(self._gathered) >= GATHERED_MAX:
-            await self._send_gathered()
+            await self.answers()
         if len(self._examples) >= EXAMPLES_MAX:
             await self.turn()
 
     async def turn(self) -> None:
         """Send what has gathered and the examples of the turn before.  Raises BrokerError."""
-        await self._send_gathered()
+        await self.answers()
         examples, self._behind, self._examples = self._behind, self._examples, []
         written, self._written = self._written, self._sink.unwritten(self._catalog["predictions"])
         if examples:
@@ -73,7 +72,8 @@ class Dispatch:
         self._examples.clear()
         self._behind.clear()
 
-    async def _send_gathered(self) -> None:
+    async def answers(self) -> None:
+        """Send what has gathered, examples apart.  Raises BrokerError."""
         gathered, self._gathered = self._gathered, []
         lanes: dict[tuple[Target, int | None], list[Outgoing]] = {}
         for record in gathered:

@@ -71,6 +71,8 @@ class Owned:
     store: CheckpointStore
     restored: bool
     """False at the very first start: the partition is read from its earliest record."""
+    shadows_slow: bool = False
+    """Whether the shadows of the last run took long enough that answers should leave before them."""
     held: set[Partition] = field(default_factory=set)
     """Input partitions paused because their queue is full."""
 

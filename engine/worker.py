@@ -40,6 +40,8 @@ POLL_MAX = 1_000
 """Records of one poll: bounds one turn, and so how late a checkpoint or a rebalance is noticed."""
 BUFFERED_MAX = 10 * POLL_MAX
 """Decoded records of one topic and partition held back while the other queue is waited for."""
+SHADOWS_QUICK_S = 0.005
+"""Answers do not wait for the shadows of a run that take longer; quick ones are not worth a batch."""
 BEHIND_MAX = 256
 """Examples the learner may lag, where it follows the log, before scoring waits for it."""
 STALLED_S = 60.0
@@ -262,10 +264,15 @@ class Worker:
             for outcome, count in self._static.counts.items():
                 self.metrics.counts["lookups", outcome] = count
             async with self._models:
-                # 2 step   3 send: answers leave before shadows score
+                # 2 step   3 send
                 await self._dispatch.put(owned.scorer.step(run, _now_ms(), looked_up))
                 self._observe(run, polled_s)
-                await self._dispatch.put(owned.scorer.complete())
+                if owned.shadows_slow:
+                    await self._dispatch.answers()
+                started_s = time.monotonic()
+                learnable = owned.scorer.complete()
+                owned.shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
+                await self._dispatch.put(learnable)
             observe_delays(self.metrics.label_delay, owned.scorer.label_delays_ms)
             self.metrics.absorb(owned.scorer.counts)
 

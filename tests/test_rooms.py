@@ -26,7 +26,7 @@ SHELL_WALK = {
     "engine/source.py": {"poll", "_fill", "_take", "_shares"},
     "engine/logs.py": {"records_of"},
     "engine/worker.py": {"_score", "_offer", "_advance"},
-    "engine/dispatch.py": {"put", "turn", "_send_gathered"},
+    "engine/dispatch.py": {"put", "turn", "answers"},
     "engine/sink.py": {"send", "_lane", "_pack"},
 }
 """What a record passes in the shell; its way through the core is traced."""
