@@ -193,5 +193,6 @@ def test_what_is_logged_reads_back_equal_to_the_bit(row: dict[str, Any], score: 
 
 
 def test_plain_json_takes_numpy() -> None:
-    numpy = pytest.importorskip("numpy")
+    import numpy
+
     assert encode_json({"a": numpy.float64(1.5), 2: numpy.arange(2)}) == b'{"a":1.5,"2":[0,1]}'

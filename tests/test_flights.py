@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,6 @@ from typing import Any
 import pytest
 
 FLIGHTS = Path(__file__).parents[1] / "examples" / "flights"
-SHARED = Path(os.environ.get("HEADRACE_DATA", Path(__file__).parents[2] / "shared" / "data"))
-TABLE = SHARED / "nycflights" / "demo_q1.csv.gz"
 HOUR_MS = 3_600_000
 
 Lines = list[dict[str, Any]]
@@ -116,9 +113,8 @@ def test_what_is_known_later_cannot_change_an_event(maker: dict[str, Any]) -> No
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not TABLE.exists(), reason="reference data not beside the checkout")
-def test_the_sample_is_made_again_to_the_byte(maker: dict[str, Any], tmp_path: Path) -> None:
-    with maker["open_table"](TABLE) as table:
+def test_the_sample_is_made_again_to_the_byte(maker: dict[str, Any], tmp_path: Path, data_dir: Path) -> None:
+    with maker["open_table"](data_dir / "nycflights" / "demo_q1.csv.gz") as table:
         rows = list(csv.DictReader(table))
     events, labels = maker["sample"](iter(reversed(rows)))
     for name, lines in (("departures", events), ("arrivals", labels)):
@@ -126,3 +122,18 @@ def test_the_sample_is_made_again_to_the_byte(maker: dict[str, Any], tmp_path: P
         assert gzip.decompress((tmp_path / name).read_bytes()) == gzip.decompress(
             (FLIGHTS / f"{name}.jsonl.gz").read_bytes()
         ), "the uncompressed bytes: another zlib may pack them differently"
+
+
+def test_the_race_over_the_whole_quarter_reaches_its_figures() -> None:
+    """River's figures for the same three models on the same features, and the swap that pays."""
+    from engine.backtest import backtest
+    from engine.cli import load_pipeline
+
+    pipeline = load_pipeline(FLIGHTS / "pipeline.py")
+    report = backtest(pipeline, FLIGHTS / "departures.jsonl.gz", FLIGHTS / "arrivals.jsonl.gz", warmup=10_000)
+    found = {name: scores["ROCAUC"] for name, scores in report["models"].items()}
+    assert found == pytest.approx({"linear": 0.664, "tree": 0.616, "adaptive": 0.590}, abs=0.003)
+    assert report["served"]["Brier"] <= 0.92 * 0.2210
+    assert report["champion"] == "linear"
+    assert 1 <= len(report["swaps"]) <= 4
+    assert report["dead_letters"] == 0
