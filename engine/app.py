@@ -23,6 +23,7 @@ import faust
 import structlog
 import uvloop
 
+from engine.broker import free_port
 from engine.logging import configure_logging
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
@@ -57,6 +58,8 @@ def run_worker(pipeline: Pipeline, settings: Settings, *, accept_newer_claims: b
 
 def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: Metrics) -> Any:
     kafka = settings.kafka
+    port = settings.web.port or free_port()
+    log.info("pages", metrics=f"http://{settings.web.host}:{port}/metrics")
     app = faust.App(
         f"{pipeline.name}-control",
         loop=asyncio.get_event_loop(),
@@ -72,7 +75,7 @@ def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: 
         datadir=settings.state_dir / "faust",
         web_host=settings.web.host,
         web_bind=settings.web.host,
-        web_port=settings.web.port,
+        web_port=port,
         web_router_enabled=False,
         env_prefix="HEADRACE_FAUST_",
         autodiscover=False,
