@@ -157,10 +157,9 @@ def test_a_signal_during_work_drains_and_ends_well(tansu: KafkaSettings, tmp_pat
         await make_topics(tansu, pipeline)
         predictions = pipeline.catalog["predictions"]
         count = 20_000
+        await publish(tansu, readings(pipeline, count))
         async with watching(tansu, predictions) as watch:
             with Worker(file, tansu, tmp_path, drain_deadline_ms=10_000) as worker:
-                await worker.ready()
-                await publish(tansu, readings(pipeline, count))
                 await until(lambda: watch.counted(predictions) > 0, "work", worker=worker)
                 began = time.monotonic()
                 assert await worker.stop() == 0, worker.said()

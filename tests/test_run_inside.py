@@ -65,6 +65,8 @@ SOURCE = """
     )
 """
 EVENTS = 2_500
+AHEAD_MAX = 300
+"""Published and not answered: so that the kill comes amid work, and amid the stream."""
 SEED = 20
 SAME = (
     "event_time",
@@ -116,6 +118,10 @@ async def killed_half_way(kafka: KafkaSettings, folder: Path) -> None:
     half = EVENTS // 2
     worker = Worker(file, kafka, folder, checkpoint_interval_ms=300)
     async with watching(kafka, predictions, examples) as watch:
+
+        async def pace(published: int) -> None:
+            await until(lambda: watch.counted(predictions) >= published - AHEAD_MAX, "answers")
+
         with worker:
             await worker.ready()
             publishing = asyncio.create_task(publish(kafka, messages[: EVENTS * 2 // 3]))
