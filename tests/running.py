@@ -1,7 +1,7 @@
-"""Real workers as processes, and independent eyes on what they write.
+"""Real workers as processes.
 
-Lives here: starting, killing and asking a worker; publishing; reading whole topics with plain
-aiokafka; the claims rule written a second time, over plain JSON.  Never here: a test.
+Lives here: starting, killing and asking a worker; publishing; the same messages through a backtest.
+Never here: a test, reading what they wrote (`reading.py`).
 
 Every wait has a deadline and a condition; what fails names the worker's log.
 """
@@ -9,7 +9,6 @@ Every wait has a deadline and a condition; what fails names the worker's log.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import itertools
 import json
@@ -23,24 +22,19 @@ import urllib.error
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine.assembly import build_learner, signing_key
 from engine.backtest import backtest
 from engine.broker import free_port
-from engine.checkpoint import CheckpointStore
-from engine.cli import load_pipeline
 from engine.demo_worker import environment
-from engine.kafka import Sink, ensure_topics, log_bounds
+from engine.kafka import Sink, ensure_topics
 from engine.pipeline import Pipeline
-from engine.settings import KafkaSettings, Settings
-from topics.messages import Outgoing, Record
+from engine.settings import KafkaSettings
+from topics.messages import Outgoing
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 FLIGHTS = CHECKOUT / "examples" / "flights"
@@ -278,192 +272,3 @@ async def publish(
                 await pace(start + len(part))
     finally:
         await sink.stop()
-
-
-# -- reading ------------------------------------------------------------------------------------------
-
-
-class Read(NamedTuple):
-    """A record of a log that is no claim, and whether it counts."""
-
-    counts: bool
-    kind: str
-    value: dict[str, Any]
-
-
-class Fold:
-    """The claims rule, a second time: which records of one partition of a claimed log count."""
-
-    def __init__(self) -> None:
-        self._owners: dict[int, tuple[int, int | None]] = {}
-        self.claims: list[int] = []
-        """Claim numbers that took effect."""
-
-    def read(self, record: Any) -> Read | None:
-        """Take the next record of the partition; None for a claim."""
-        kind, value = kind_of(record), json.loads(record.value)
-        source = value.get("source_partition", record.partition)
-        if kind == "claim":
-            if value["claim"] > self._owners.get(source, (0, None))[0]:
-                self._owners[source] = value["claim"], 0
-                self.claims.append(value["claim"])
-            return None
-        return Read(kind == "command" or self._counts(source, value), kind or "prediction", value)
-
-    def _counts(self, source: int, value: Mapping[str, Any]) -> bool:
-        held, expected = self._owners.get(source, (0, None))
-        if value["claim"] != held or expected is None or value["sequence"] < expected:
-            return False
-        if value["sequence"] > expected:
-            self._owners[source] = held, None
-            return False
-        self._owners[source] = held, expected + 1
-        return True
-
-
-def kind_of(record: Any) -> str:
-    return dict(record.headers).get("headrace-kind", b"").decode()
-
-
-def folded(records: Iterable[Any]) -> list[Read]:
-    """Fold the records of a predictions or examples topic, partition by partition."""
-    folds: dict[int, Fold] = {}
-    found = (folds.setdefault(record.partition, Fold()).read(record) for record in records)
-    return [read for read in found if read is not None]
-
-
-def counting(records: Iterable[Any], kind: str = "prediction") -> dict[str, dict[str, Any]]:
-    """Return the records of one kind that count, by event id; fail if an id counts twice."""
-    found: dict[str, dict[str, Any]] = {}
-    for read in folded(records):
-        if read.counts and read.kind == kind:
-            event_id = read.value["event_id"]
-            assert event_id not in found, f"{kind} of {event_id} counts twice"
-            found[event_id] = read.value
-    return found
-
-
-def claims_of(records: Iterable[Any], source: int = 0) -> list[int]:
-    """Return the claims that took effect for one source, in log order."""
-    fold = Fold()
-    for record in records:
-        if kind_of(record) == "claim" and json.loads(record.value)["source_partition"] == source:
-            fold.read(record)
-    return fold.claims
-
-
-class Watch:
-    """Topics read from their beginning as they grow: what counts in them, by event id."""
-
-    def __init__(self, consumer: Any) -> None:
-        self.seen: dict[str, set[str]] = {}
-        """Event ids on a topic, whether their records count or not."""
-        self.counts: dict[str, Counter[str]] = {}
-        """How often an event id counts on a topic."""
-        self.places: Counter[tuple[str, int]] = Counter()
-        """Records of each partition, claims left out."""
-        self.commands: Counter[str] = Counter()
-        """Command ids in examples logs."""
-        self._consumer = consumer
-        self._folds: dict[TopicPartition, Fold] = {}
-
-    async def _follow(self) -> None:
-        while True:
-            for tp, records in (await self._consumer.getmany(timeout_ms=200)).items():
-                fold = self._folds.setdefault(tp, Fold())
-                for record in records:
-                    self._take(tp, fold.read(record))
-
-    def _take(self, tp: TopicPartition, read: Read | None) -> None:
-        if read is None:
-            return
-        if read.kind == "command":
-            self.commands[read.value["command_id"]] += 1
-            return
-        event_id = read.value["event_id"]
-        self.places[tp.topic, tp.partition] += 1
-        self.seen.setdefault(tp.topic, set()).add(event_id)
-        self.counts.setdefault(tp.topic, Counter())[event_id] += read.counts
-
-    def answered(self, topic: str) -> int:
-        """Return how many event ids were seen on `topic`."""
-        return len(self.seen.get(topic, ()))
-
-    def counted(self, topic: str) -> int:
-        """Return how many records count on `topic`."""
-        return self.counts.get(topic, Counter()).total()
-
-
-@contextlib.asynccontextmanager
-async def watching(kafka: KafkaSettings, *topics: str) -> AsyncIterator[Watch]:
-    """Follow topics in the background."""
-    async with _consumer(kafka, topics) as consumer:
-        watch = Watch(consumer)
-        following = asyncio.create_task(watch._follow())
-        try:
-            yield watch
-        finally:
-            following.cancel()
-            await asyncio.wait({following})
-
-
-async def read_topic(kafka: KafkaSettings, topic: str) -> list[Any]:
-    """Return every record of a topic, partition by partition, in log order."""
-    ends = {number: end for number, (_, end) in (await log_bounds(kafka, topic)).items()}
-    found: dict[int, list[Any]] = {number: [] for number in ends}
-    async with _consumer(kafka, [topic]) as consumer, asyncio.timeout(DEADLINE_S):
-        for number, end in ends.items():
-            tp = TopicPartition(topic, number)
-            while await consumer.position(tp) < end:
-                for records in (await consumer.getmany(tp, timeout_ms=100)).values():
-                    found[number] += records
-    return [record for number in sorted(found) for record in found[number]]
-
-
-@contextlib.asynccontextmanager
-async def _consumer(kafka: KafkaSettings, topics: Iterable[str]) -> AsyncIterator[Any]:
-    partitions = [
-        TopicPartition(topic, number) for topic in topics for number in await log_bounds(kafka, topic)
-    ]
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
-    )
-    await consumer.start()
-    try:
-        consumer.assign(partitions)
-        await consumer.seek_to_beginning(*partitions)
-        yield consumer
-    finally:
-        await consumer.stop()
-
-
-# -- models -------------------------------------------------------------------------------------------
-
-
-async def saved_digests(file: Path, state_dir: Path) -> tuple[dict[str, str], int]:
-    """Return the digests and the number of examples of the learner that a worker saved."""
-    pipeline = load_pipeline(file)
-    learner = build_learner(pipeline, key=signing_key(Settings(state_dir=state_dir)))
-    store = CheckpointStore(state_dir, pipeline.name, "learner", 0)
-    checkpoint = await store.load()
-    await store.close()
-    assert checkpoint is not None
-    learner.restore(checkpoint.entries)
-    return learner.digests(), learner.examples
-
-
-def folded_digests(file: Path, examples: Sequence[Any]) -> tuple[dict[str, str], int]:
-    """Return the digests and the number of examples of a fresh learner that folds an examples topic."""
-    learner = build_learner(load_pipeline(file))
-    log = [
-        Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
-        for r in examples
-    ]
-    while learner.reading <= log[-1].offset:  # a resume goes back to its pause
-        learner.fold(log)
-    return learner.digests(), learner.examples
-
-
-def decoded(records: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return the values of a topic."""
-    return [msgspec.json.decode(record.value) for record in records]

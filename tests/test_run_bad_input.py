@@ -7,18 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from running import (
-    Message,
-    Worker,
-    counting,
-    fresh_name,
-    make_topics,
-    publish,
-    read_topic,
-    until,
-    watching,
-    write_pipeline,
-)
+from reading import counting, read_topic, watching
+from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
 from engine.cli import load_pipeline
 from engine.settings import KafkaSettings

@@ -8,16 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from running import (
-    Message,
-    Worker,
-    fresh_name,
-    make_topics,
-    publish,
-    until,
-    watching,
-    write_pipeline,
-)
+from reading import watching
+from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
 from engine.broker import EmbeddedBroker, free_port
 from engine.cli import load_pipeline

@@ -7,22 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from reading import counting, folded_digests, kind_of, read_topic, saved_digests, watching
 from running import (
     FLIGHTS,
     Message,
     Worker,
     backtested,
-    counting,
     flights,
-    folded_digests,
     fresh_name,
-    kind_of,
     make_topics,
     publish,
-    read_topic,
-    saved_digests,
     until,
-    watching,
     write_pipeline,
 )
 

@@ -7,22 +7,8 @@ import json
 import random
 from pathlib import Path
 
-from running import (
-    Message,
-    Worker,
-    backtested,
-    claims_of,
-    counting,
-    folded_digests,
-    fresh_name,
-    make_topics,
-    publish,
-    read_topic,
-    saved_digests,
-    until,
-    watching,
-    write_pipeline,
-)
+from reading import claims_of, counting, folded_digests, read_topic, saved_digests, watching
+from running import Message, Worker, backtested, fresh_name, make_topics, publish, until, write_pipeline
 
 from engine.cli import load_pipeline
 from engine.settings import KafkaSettings

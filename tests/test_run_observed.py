@@ -11,23 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import (
-    DEADLINE_S,
-    Message,
-    Watch,
-    Worker,
-    counting,
-    decoded,
-    folded_digests,
-    fresh_name,
-    make_topics,
-    publish,
-    read_topic,
-    saved_digests,
-    until,
-    watching,
-    write_pipeline,
-)
+from reading import Watch, counting, decoded, folded_digests, read_topic, saved_digests, watching
+from running import DEADLINE_S, Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
 from engine.cli import load_pipeline
 from engine.pipeline import Pipeline
