@@ -26,17 +26,10 @@ from engine.ready import Ready
 from operators.claims import Suppression, Writer
 from operators.contract import StateDelta, StateEntries
 from operators.features import Features, JoinedLabel
-from operators.join import Join, Joined, Waiting
+from operators.join import EarlyLabel, Join, Joined, Waiting
 from operators.scoring import Failure, Roster, Scoring
 from topics.codec import Decoded, Rejected, encode
-from topics.messages import (
-    Event,
-    LabelValue,
-    Outgoing,
-    Prediction,
-    Record,
-    Score,
-)
+from topics.messages import Event, LabelValue, Outgoing, Prediction, Record, Score
 from topics.messages import Features as FeatureRow
 
 __all__ = ["Scorer", "ScorerPosition"]
@@ -163,8 +156,8 @@ class Scorer:
                 ready.lookups.append(lookups[number])
             if self._one_by_one:
                 self._answer(ready, now_ms)
-            elif self._label_windows and self.join.early_label(event_id):
-                # Its label is here already and enters windows that the next event reads.
+            elif self.join.early_label(event_id):
+                # Its label is here already: it enters windows that the next event reads, or is refused.
                 self._answer(ready, now_ms)
                 self._settle_open()
         self._answer(ready, now_ms)
@@ -238,18 +231,13 @@ class Scorer:
         for joined in implicit:
             self._learnable(joined, "implicit")
         for early in unmatched:
-            label = early.label
             self.counts["labels", "unmatched"] += 1
-            reason = f"no event {label.event_id} came until {join.wait_ms} ms after its label"
-            record = Record(
-                self.pipeline.labels.topic or "",
-                self.partition,
-                label.offset,
-                label.label_time,
-                early.key,
-                early.value,
-            )
-            self._refuse(record, "join", "LookupError", reason)
+            reason = f"no event {early.label.event_id} came until {join.wait_ms} ms after its label"
+            self._refuse(self._record_of(early), "join", "LookupError", reason)
+
+    def _record_of(self, early: EarlyLabel) -> Record:
+        topic, label = self.pipeline.labels.topic or "", early.label
+        return Record(topic, self.partition, label.offset, label.label_time, early.key, early.value)
 
     def _answer(self, ready: Ready, now_ms: int) -> None:
         """Compute features and the served score of the ready events, and open their entries."""
@@ -314,6 +302,9 @@ class Scorer:
     def _settle(self, waiting: Waiting, label: LabelValue | None) -> None:
         """Let every candidate score an answered event, then join the label if it is here already."""
         joined = self.join.settle(waiting, self._shadow(waiting))
+        if isinstance(joined, EarlyLabel):
+            self._unusable(self._record_of(joined), joined.label.event_id, "late")
+            joined = None
         if label is not None:
             joined = self.join.close(waiting, label, waiting.prediction.event_time)
         if joined is not None:
@@ -350,10 +341,16 @@ class Scorer:
         if joined is not None:
             self._learnable(joined, outcome)
             return
+        if outcome == "early":
+            self.counts["labels", outcome] += 1
+        else:
+            self._unusable(record, decoded.event_id, outcome)
+
+    def _unusable(self, record: Record, event_id: str, outcome: str) -> None:
+        """Count a label that joins nothing, and keep it as a dead letter."""
         self.counts["labels", outcome] += 1
-        if outcome != "early":
-            reason = f"{outcome} label for event {decoded.event_id}: the first one in time holds"
-            self._refuse(record, "join", "ValueError", reason)
+        reason = f"{outcome} label for event {event_id}: the first one in time holds"
+        self._refuse(record, "join", "ValueError", reason)
 
     def _learnable(self, joined: Joined, outcome: str) -> None:
         """Let a label enter the windows and write its example."""

@@ -14,7 +14,8 @@ answer and a second label must be recognised:
                                                                with its implicit label
 
 A label that comes before its event waits until the watermark has passed `label_time +
-wait_ms`, then it is handed back as unmatched.
+wait_ms`, then it is handed back as unmatched.  If its event comes and shows that it is late, it
+is handed back then.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from msgspec import Struct
 from operators.contract import StateDelta
 from topics.messages import Label, LabelValue, Prediction, Score
 
-__all__ = ["Join", "Joined", "LabelOutcome", "Waiting"]
+__all__ = ["EarlyLabel", "Join", "Joined", "LabelOutcome", "Waiting"]
 
 PENDING_MAX = 1_000_000
 """Entries of one partition; about 1 KB each.  The one with the earliest deadline is given up first."""
@@ -137,8 +138,11 @@ class Join:
         self._changed.add(event_id)
         self._push(answer.event_time + self.wait_ms, _WAITING, answer.event_offset, event_id)
 
-    def settle(self, waiting: Waiting, scores: dict[str, Score]) -> Joined | None:
-        """Add every candidate's score; return the join if the label was here before its event."""
+    def settle(self, waiting: Waiting, scores: dict[str, Score]) -> Joined | EarlyLabel | None:
+        """Add every candidate's score; return the join if the label was here before its event.
+
+        A label that was here but is late, as its event now shows, is handed back: it joins nothing.
+        """
         waiting.scores = scores
         event_id = waiting.prediction.event_id
         self._changed.add(event_id)
@@ -148,7 +152,7 @@ class Join:
         self._changed_early.add(event_id)
         label = early.label
         if label.label_time > waiting.prediction.event_time + self.wait_ms:
-            return None
+            return early
         return self._close(waiting, label.label, label.label_time, label.offset)
 
     def close(self, waiting: Waiting, label: LabelValue, label_time: int) -> Joined:

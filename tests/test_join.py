@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.join import Join, Waiting
+from operators.join import EarlyLabel, Join, Joined, Waiting
 from topics.messages import Label, Prediction
 
 WAIT_MS = 100
@@ -43,6 +43,16 @@ def test_a_label_first_waits_for_its_event() -> None:
     joined = answered(join, "a", 10)
     assert (joined.label, joined.label_time, joined.label_offset) == (True, 50, 3)
     assert join.expire(10_000, at_offset=9) == ([], [])
+
+
+def test_an_early_label_that_its_event_shows_to_be_late_is_handed_back() -> None:
+    join = Join(wait_ms=WAIT_MS, implicit=None)
+    join.label(Label("a", True, 111, 3), key=b"k", value=b"v")
+    early = answered(join, "a", 10)
+    assert (early.label.label_time, early.key, early.value) == (111, b"k", b"v")
+    assert join.waits("a")
+    assert not join.early_label("a")
+    assert join.label(Label("a", True, 110, 4), key=None, value=None)[0] == "joined"
 
 
 def test_a_label_whose_event_never_comes_is_handed_back() -> None:
@@ -110,7 +120,8 @@ def test_against_the_definition(steps: list[tuple[str, int, int]]) -> None:
             if event_id in early and early[event_id][0] <= now + 30:
                 labelled[event_id] = (True, early[event_id][0])
                 expected.append((event_id, True, early[event_id][0]))
-            if joined is not None:
+            assert isinstance(joined, EarlyLabel) == (event_id in early and event_id not in labelled)
+            if isinstance(joined, Joined):
                 found.append((event_id, bool(joined.label), joined.label_time))
         else:
             label_time = step

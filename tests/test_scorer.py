@@ -54,6 +54,13 @@ def definition(labels: Labels) -> Pipeline:
 
 DROP = definition(Labels("pay.labels", wait=WAIT_MS))
 IMPLICIT = definition(Labels("pay.labels", wait=WAIT_MS, on_timeout=False))
+NO_LABEL_WINDOWS = Pipeline(
+    name="pay",
+    events=Topic("pay.events", Payment, key="card", grace="10s", max_ahead="1h"),
+    labels=Labels("pay.labels", wait=WAIT_MS),
+    features={"amount": field("amount")},
+    models={"lr": linear_model.LogisticRegression()},
+)
 INSIDE = definition(Labels(field="fraud", wait=WAIT_MS))
 
 
@@ -256,6 +263,38 @@ def test_labels_are_counted_by_what_became_of_them() -> None:
     assert counts == {"joined": 1, "duplicate": 1, "conflicting": 1, "late": 1, "early": 1}
     assert sum(record.target == "examples" for record in out) == 1
     assert scorer.counts["dead_letters", "label"] == 1
+
+
+def test_a_label_that_its_event_shows_to_be_late_is_refused_in_its_turn() -> None:
+    scorer = scorer_of(NO_LABEL_WINDOWS)
+    scorer.step(runs_of(scorer, [], [label_of(0, "e0", 50_000)])[0], NOW_MS)
+    assert scorer.complete() == []
+    broken = Record("pay.events", 0, 1, 9_000, b"a", b"{")
+    out = play(scorer, runs_of(scorer, [event(0, "e0", 9_000), broken], []))
+    late, other = by_target(out)["dead-letters"]
+    told = dict(late.headers)
+    assert (late.key, late.value) == (b"a", label_of(0, "e0", 50_000).value)
+    assert told["headrace.errors.stage"] == b"join"
+    assert told["__streams.errors.topic"] == b"pay.labels"
+    assert b"late label for event e0" in told["__streams.errors.message"]
+    assert other.value == b"{"
+    assert scorer.counts["labels", "late"] == scorer.counts["dead_letters", "join"] == 1
+    assert "examples" not in by_target(out)
+
+
+@settings(max_examples=50, deadline=None)
+@given(event_lists, label_lists)
+def test_every_label_is_joined_waits_or_is_refused(rows: list[Any], given_labels: list[Any]) -> None:
+    scorer = scorer_of(DROP)
+    events = [event(n, f"e{who}", time, card, amount) for n, (who, time, card, amount, _) in enumerate(rows)]
+    labels = [label_of(n, f"e{who}", time, value) for n, (who, time, value) in enumerate(given_labels)]
+    out = play(scorer, runs_of(scorer, events, labels))
+    found = by_target(out)
+    refused = sum(
+        dict(record.headers)["__streams.errors.topic"] == b"pay.labels"
+        for record in found.get("dead-letters", [])
+    )
+    assert len(found.get("examples", [])) + refused + scorer.join.early == len(labels)
 
 
 def test_what_is_learned_is_what_was_served() -> None:
