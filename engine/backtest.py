@@ -10,10 +10,9 @@ is refused as too far ahead, and `prediction_time` is the event time that a run 
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,8 +20,11 @@ from msgspec.structs import replace
 
 from engine.assembly import build_learner
 from engine.intake import Run
+from engine.lines import read_lines
 from engine.pipeline import Pipeline
 from engine.scorer import Scorer
+from engine.static import StaticHistory
+from operators.asof import AsOf
 from operators.claims import Suppression, Writer
 from operators.join import Waiting
 from topics import headers
@@ -32,8 +34,6 @@ from topics.messages import Claim, Decision, Example, Outgoing, Quarantine, Reco
 
 __all__ = ["Backtest", "LocalRun", "backtest", "read_lines"]
 
-LINES_MAX = 1_000
-"""Lines read at once."""
 CLAIM = 1
 """A backtest owns its partition from the start."""
 
@@ -42,9 +42,17 @@ class LocalRun:
     """Scorer and learner of one partition, joined by an examples log in memory.
 
     Feed records, then call `advance` until it returns None.  `examples` keeps the log if asked to.
+    `static` is what look-ups find; without it they are missing.
     """
 
-    def __init__(self, pipeline: Pipeline, *, warmup: int = 0, keep_examples: bool = False) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        warmup: int = 0,
+        keep_examples: bool = False,
+        static: AsOf | None = None,
+    ) -> None:
         self.pipeline = pipeline
         self.learner = build_learner(pipeline, warmup_offset=warmup)
         self.decisions: list[Decision] = []
@@ -60,6 +68,7 @@ class LocalRun:
             suppression=Suppression(),
         )
         self._inside = inside
+        self._static = StaticHistory(pipeline.plan.lookups, static) if static is not None else None
         if inside:
             self.scorer.tell_at_once(self._take)
         self._learn(Outgoing("examples", 0, None, encode(Claim(0, CLAIM)), headers.CLAIM, 0))
@@ -69,7 +78,8 @@ class LocalRun:
         run = self.scorer.intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
         if run is None:
             return None
-        out = self.scorer.step(run, _last_time(run))
+        looked_up = self._static.of(run) if self._static is not None else None
+        out = self.scorer.step(run, _last_time(run), looked_up)
         out += self.scorer.complete()
         for record in out:
             if record.target == "examples":
@@ -99,30 +109,11 @@ def _last_time(run: Run) -> int:
     return max(0, last.time)
 
 
-def read_lines(path: Path, topic: str) -> Iterator[list[Record]]:
-    """Yield the lines of a JSON-lines file (plain or .gz) as records, in chunks of at most LINES_MAX.
-
-    Empty lines count as lines, not as records.  Raises SettingsError if the file cannot be opened.
-    """
-    open_lines = gzip.open if path.suffix == ".gz" else open
-    try:
-        with open_lines(path, "rb") as source:
-            numbered = ((offset, line.strip()) for offset, line in enumerate(source))
-            records = (Record(topic, 0, offset, None, None, line) for offset, line in numbered if line)
-            while chunk := list(itertools.islice(records, LINES_MAX)):
-                yield chunk
-    except OSError as error:
-        raise SettingsError(
-            f"cannot read {path}: {error.strerror or error}",
-            hint="give the path of a JSON-lines file, plain or .gz",
-        ) from None
-
-
 class Backtest:
     """One backtest: what it read, what it found, and the report of both."""
 
-    def __init__(self, pipeline: Pipeline, *, warmup: int = 0) -> None:
-        self.run = LocalRun(pipeline, warmup=warmup)
+    def __init__(self, pipeline: Pipeline, *, warmup: int = 0, static: AsOf | None = None) -> None:
+        self.run = LocalRun(pipeline, warmup=warmup, static=static)
         self.events = self.labels = self.seconds = 0.0
 
     def play(
@@ -202,12 +193,14 @@ def backtest(
     labels: Path | None,
     *,
     warmup: int = 0,
+    static: AsOf | None = None,
     features_out: IO[bytes] | None = None,
     predictions_out: IO[bytes] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Run `pipeline` over files and return the report.
 
+    `static` answers look-ups as of each event's time; without it they are missing.
     `features_out` gets one line `{"event_id", "features"}` per answered event, `predictions_out` the
     prediction message plus every candidate's score.  Raises SettingsError where the pipeline needs a
     labels file and none is given, or the other way round.
@@ -228,7 +221,7 @@ def backtest(
             if predictions_out is not None:
                 predictions_out.write(encode(replace(answer, scores=waiting.scores)) + b"\n")
 
-    result = Backtest(pipeline, warmup=warmup)
+    result = Backtest(pipeline, warmup=warmup, static=static)
     result.play(
         read_lines(events, pipeline.events.name),
         read_lines(labels, pipeline.labels.topic or "") if labels is not None else (),

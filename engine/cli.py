@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli_static import static_app
 from topics.errors import DefinitionError, HeadraceError, SettingsError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(static_app, name="static")
 
 PipelineFile = Annotated[
     Path, typer.Argument(metavar="PIPELINE.py", help="File with `pipeline = Pipeline(...)`.")
@@ -130,6 +132,12 @@ def backtest(
     labels: Annotated[
         Path | None, typer.Option(help="Label messages, one JSON object a line (.gz too).")
     ] = None,
+    static: Annotated[
+        Path | None,
+        typer.Option(
+            help='What lookups find as of each event: lines of {"key", "time", "fields"} (.gz too).'
+        ),
+    ] = None,
     warmup: Annotated[int, typer.Option(min=0, help="Leave the first N events out of the metrics.")] = 0,
     features_out: Annotated[Path | None, typer.Option(help="Write each event's features here.")] = None,
     predictions_out: Annotated[Path | None, typer.Option(help="Write each prediction here.")] = None,
@@ -138,6 +146,8 @@ def backtest(
     """Run a pipeline over files: the same state machines, no broker."""
     from engine.backtest import backtest as run_backtest  # noqa: PLC0415
     from engine.report import print_report, progress  # noqa: PLC0415
+    from engine.static_files import read_static  # noqa: PLC0415
+    from operators.asof import AsOf  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
     with _writer(features_out) as features, _writer(predictions_out) as predictions, progress() as advance:
@@ -146,6 +156,7 @@ def backtest(
             events,
             labels,
             warmup=warmup,
+            static=AsOf(read_static(static)) if static is not None else None,
             features_out=features,
             predictions_out=predictions,
             on_progress=advance,

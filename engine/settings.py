@@ -190,6 +190,10 @@ class Settings(BaseSettings):
     """Checkpoints, model versions and static features of one machine; must outlive the process."""
     redis_url: SecretStr | None = None
     """Static features come from its hashes; None takes the embedded store.  It may hold a password."""
+    lookup_deadline_ms: Milliseconds = 50
+    """Longest that static features hold up a batch; what comes later is missing in it."""
+    lookup_ttl_ms: Milliseconds = 60_000
+    """Static features change by the day: a minute of the old value spares most reads."""
     signing_key: SecretStr | None = None
     """Signs model artefacts; every process of a pipeline needs the same."""
     checkpoint_interval_ms: Milliseconds = 5_000

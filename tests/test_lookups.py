@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from engine import lookups as module
-from engine.lookups import Address, Lookups, RedisHashes, SqliteHashes, parsed, store_features
-from topics.errors import SettingsError
+from engine.hashes import RedisHashes, SqliteHashes, store_features
+from engine.lookups import Address, Lookups
 
 Stored = Mapping[str, Mapping[str, str]]
 
@@ -228,44 +226,3 @@ def test_a_store_that_was_never_filled_has_nothing(tmp_path: Path) -> None:
         assert not (tmp_path / "none.sqlite").exists()
 
     asyncio.run(play())
-
-
-def test_more_keys_than_one_statement_takes(tmp_path: Path) -> None:
-    path, count = tmp_path / "features.sqlite", 2 * module.KEYS_PER_QUERY_MAX + 1
-    assert store_features(path, [(f"k{n}", "x", n) for n in range(count)]) == count
-
-    async def play() -> None:
-        lookups = Lookups(SqliteHashes(path), clock=Clock(), deadline_ms=5_000)
-        values = await lookups.fetch([(f"k{n}", "x") for n in range(count)])
-        assert list(values.values()) == list(range(count))
-
-    asyncio.run(play())
-
-
-def test_stored_features_are_replaced_and_removed(tmp_path: Path) -> None:
-    path = tmp_path / "features.sqlite"
-    store_features(path, [("a", "x", 1), ("a", "y", 2)])
-    store_features(path, [("a", "x", 3.5), ("a", "y", None)])
-    stored = asyncio.run(SqliteHashes(path).get({"a": ["x", "y"]}))
-    assert stored == [["3.5", None]]
-
-
-@given(st.integers(-(10**15), 10**15) | st.floats(allow_nan=False, allow_infinity=False))
-def test_numbers_come_back_as_they_were(number: float) -> None:
-    assert parsed(str(number)) == number
-
-
-@given(st.text())
-def test_no_text_becomes_a_number_that_is_not_finite(text: str) -> None:
-    value = parsed(text)
-    assert isinstance(value, str) or abs(value or 0) < float("inf")
-
-
-@pytest.mark.parametrize("text", ["nan", "inf", "1e999", "007", "1_000", "0x10", " 1", "１", "9" * 5_000])
-def test_what_only_looks_like_a_number_stays_text(text: str) -> None:
-    assert parsed(text) == text
-
-
-def test_a_url_that_is_none_is_a_settings_error() -> None:
-    with pytest.raises(SettingsError, match="redis"):
-        RedisHashes("postgres://x")

@@ -8,9 +8,9 @@ from river import linear_model
 
 from engine import Labels, Pipeline, Topic
 from engine.backtest import LocalRun
-from engine.lookups import store_features
+from engine.hashes import STATIC_FILE, store_features
 from engine.settings import Settings
-from engine.static import STATIC_FILE, StaticFeatures
+from engine.static import StaticFeatures
 from operators import field, lookup
 from topics.codec import decode_prediction
 from topics.messages import Record

@@ -1,0 +1,66 @@
+"""`headrace static`: static features into their store, and a look at them.
+
+Lives here: arguments and what is printed.  Never here: the work (`static_files.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+__all__ = ["static_app"]
+
+static_app = typer.Typer(help="Static features: what lookup(...) finds.", no_args_is_help=True)
+
+RedisUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--redis-url", help="Redis; default HEADRACE_REDIS_URL (for passwords), or the embedded store."
+    ),
+]
+StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where the embedded store is.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file; default headrace.toml.")]
+
+
+@static_app.command("load")
+def static_load(
+    file: Annotated[Path, typer.Argument(help='Lines of {"key", "time", "fields"} (.gz too), in any order.')],
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+) -> None:
+    """Fill the store: of each key and field the newest value; what the file does not name stays."""
+    from engine.static_files import load_static  # noqa: PLC0415
+
+    rows, fields = asyncio.run(load_static(file, _settings(config, redis_url, state_dir)))
+    typer.echo(f"{rows} rows read, {fields} fields written\nnext: headrace static get KEY")
+
+
+@static_app.command("get")
+def static_get(
+    key: Annotated[str, typer.Argument(help="Such as merchant:7.")],
+    redis_url: RedisUrl = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+) -> None:
+    """Print what the store has of a key, as one JSON object; exit code 1 if that is nothing."""
+    from engine.static_files import static_of  # noqa: PLC0415
+    from topics.codec import encode_json  # noqa: PLC0415
+
+    found = asyncio.run(static_of(key, _settings(config, redis_url, state_dir)))
+    typer.echo(encode_json(found).decode())
+    if not found:
+        raise typer.Exit(1)
+
+
+def _settings(config: Path | None, redis_url: str | None, state_dir: Path | None) -> Settings:
+    from engine.settings import load  # noqa: PLC0415
+
+    given = {"redis_url": redis_url, "state_dir": state_dir}
+    return load(config, **{name: value for name, value in given.items() if value is not None})
