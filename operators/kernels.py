@@ -35,7 +35,7 @@ from typing import Any, Final, NamedTuple
 from operators.exact import UNIT, variance, variance_of
 from operators.nodes import Aggregate
 
-__all__ = ["Kernels", "Read", "Target", "build"]
+__all__ = ["Kernels", "Read", "Target", "build", "kinds_of"]
 
 Read = Callable[[Any, int, int, dict[Any, Any]], None]
 """(log, position after the last entry to see, time of the event, where the values go)."""
@@ -87,14 +87,14 @@ def build(columns: Sequence[str | None], targets: Iterable[Target], *, sparse: b
     names: dict[str, Any] = dict(_NAMES)
     for name, preface, emit in (("plain", _plain_preface, _plain), ("indexed", _indexed_preface, _indexed)):
         lines = ["times, values, start = log.times, log.values, log.base"]
-        used = [(offset, _kinds(targets, column)) for offset, column in enumerate(columns)]
+        used = [(offset, kinds_of(targets, column)) for offset, column in enumerate(columns)]
         lines += [line for offset, kinds in used if kinds for line in preface(kinds, offset, sparse)]
         for width in sorted({target.aggregate.window_ms for target in targets}, reverse=True):
             mine = [target for target in targets if target.aggregate.window_ms == width]
             lines += [f"start = bisect_right(times, time - {width}, start, end)"]
             lines += [line for target in mine for line in _counting(target)]
             for offset, column in enumerate(columns):
-                valued = [target for target in mine if _kinds([target], column)]
+                valued = [target for target in mine if kinds_of([target], column)]
                 if valued:
                     lines += emit(valued, offset, len(columns), sparse)
         text = "\n    ".join([f"def {name}(log, end, time, out):", *lines])
@@ -102,7 +102,7 @@ def build(columns: Sequence[str | None], targets: Iterable[Target], *, sparse: b
     return Kernels(names["plain"], names["indexed"])
 
 
-def _kinds(targets: Iterable[Target], column: str | None) -> set[str]:
+def kinds_of(targets: Iterable[Target], column: str | None) -> set[str]:
     """Return what is wanted of the values of `column`."""
     return {a.kind for _, a, _ in targets if a.kind in _PLAIN and a.column == column}
 
@@ -148,8 +148,10 @@ def _indexed_preface(kinds: set[str], offset: int, sparse: bool) -> list[str]:
     lines = [f"index = log.index[{offset}]"]
     if sparse:
         lines += [f"present{offset} = index.present"]
-    if kinds & {"sum", "mean", "var", "std"}:
+    if kinds & {"var", "std"}:
         lines += [f"totals{offset} = index.totals", f"units{offset} = totals{offset}[end]"]
+    elif kinds & {"sum", "mean"}:
+        lines += [f"highs{offset}, lows{offset}, totals{offset} = index.highs, index.lows, index.totals"]
     if kinds & {"var", "std"}:
         lines += [f"squares{offset} = index.squares"]
     if "max" in kinds:
@@ -169,10 +171,16 @@ def _indexed(targets: Sequence[Target], offset: int, stride: int, sparse: bool) 
     lines = [f"count = {present}[end] - {present}[start]" if sparse else "count = end - start"]
     lines += ["if count:"]
     kinds = {target.aggregate.kind for target in targets}
-    if kinds & {"sum", "mean", "var", "std"}:
-        lines += [f"    units = units{offset} - totals{offset}[start]"]
-    if kinds & {"sum", "mean"}:
-        lines += ["    total = float(units) * UNIT"]
+    if kinds & {"var", "std"}:
+        lines += [f"    units = units{offset} - totals{offset}[start]", "    total = float(units) * UNIT"]
+    elif kinds & {"sum", "mean"}:
+        highs, lows, totals = f"highs{offset}", f"lows{offset}", f"totals{offset}"
+        lines += [
+            f"    if {highs} is None:",
+            f"        total = float({totals}[end] - {totals}[start]) * UNIT",
+            "    else:",
+            f"        total = ({highs}[end] - {highs}[start]) + ({lows}[end] - {lows}[start])",
+        ]
     if kinds & {"var", "std"}:
         lines += [f"    spread = variance(count, units, squares{offset}[end] - squares{offset}[start])"]
     texts = {"sum": "total", "mean": "total / count", "var": "spread", "std": "sqrt(spread)"}

@@ -15,16 +15,16 @@ batches, restores, or the order of arrival within the grace.
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import msgspec
 
-from operators.exact import Number
-from operators.index import ColumnIndex
+from operators.exact import Number, Split, split_for
+from operators.fused import Layout, Output, compile_enter, compile_run
+from operators.index import ROOM_MAX, ColumnIndex
 from operators.kernels import Kernels, Target, build
 from topics.messages import Event
 
@@ -35,7 +35,7 @@ Row = tuple[Number | None, ...]
 
 SPANS: Final = 64
 """Idle keys are looked for this often per longest window: memory stays small and looking is free."""
-INDEX_MIN: Final = 32
+INDEX_MIN: Final = 8
 """A log of this many entries gets an index; a shorter one is sliced as fast and is far smaller."""
 TRIM_MIN: Final = 8
 """Forgotten entries are cut off a list when they are this many and half of it."""
@@ -46,16 +46,21 @@ LONG_AGO: Final = -(2**62)
 class KeyLog:
     """What one key keeps: times in order, and rows laid end to end; entries before `base` are forgotten.
 
-    Times lie side by side in an array, so that looking for one touches little memory.
+    `base` follows what is over at `watermark`, that of the last change, only when there are `room` entries.
     """
 
-    __slots__ = ("base", "index", "times", "values")
+    __slots__ = ("base", "changed", "index", "room", "starts", "times", "values", "watermark")
 
-    def __init__(self, times: array[int], values: list[Number | None]) -> None:
+    def __init__(self, times: list[int], values: list[Number | None], widths: int = 0) -> None:
         self.times = times
         self.values = values
         self.base = 0
+        self.room = 0
+        self.watermark = LONG_AGO
+        self.changed = False
         self.index: list[ColumnIndex] | None = None
+        self.starts = [0] * widths
+        """No window of the newest entry or a later one starts before these, the longest first."""
 
 
 class Windows:
@@ -82,14 +87,18 @@ class Windows:
     def __init__(self, columns: Sequence[str | None], targets: Sequence[Target], event_max: int) -> None:
         self._columns = tuple(columns)
         self._stride = len(columns)
-        self._targets = targets
-        self._sparse = False
+        self._targets = tuple(targets)
+        self.is_sparse = False
+        """Whether a value was ever missing."""
+        self._logs: dict[str, KeyLog] = {}
+        self._changed: set[str] = set()
+        self._splits: list[Split | None] = [None] * self._stride
+        self._quick = [(0.0, 0.0, 0.0)] * self._stride
+        self._output: Output | None = None
         self._compile()
         self.width_max_ms = max(target.aggregate.window_ms for target in targets)
         self._span_ms = max(1, self.width_max_ms // SPANS)
         self._event_max = event_max
-        self._logs: dict[str, KeyLog] = {}
-        self._changed: set[str] = set()
         self._due_keys: dict[int, list[str]] = {}
         self.due_ms = -LONG_AGO
         """Watermark at which `forget` has something to do."""
@@ -111,35 +120,14 @@ class Windows:
         """
         time = event.event_time
         log = self._logs.get(key)
-        if log is None or event.late or self._before is not None or time < log.times[-1]:
+        if (
+            log is None
+            or event.late
+            or time < log.times[-1]
+            or self._enter is None
+            or not self._enter(key, log, time, event.watermark, row, out)
+        ):
             self._step_any(key, event, row, out)
-            return
-        # What `_step_any` does, for the usual event: in order, of a known key.
-        self._changed.add(key)
-        times, values = log.times, log.values
-        end = len(times)
-        times.append(time)
-        values += row
-        base = log.base
-        horizon = event.watermark - self.width_max_ms
-        if times[base] <= horizon:
-            while times[base] <= horizon:
-                base += 1
-            log.base = base
-        if end - base >= self._event_max:
-            log.base = base = base + 1
-            self.evicted_events += 1
-        if log.index is not None:
-            for index in log.index:
-                index.append(values, end)
-        elif end - base >= INDEX_MIN:
-            self._index(log)
-        if None in row and not self._sparse:
-            self._become_sparse()
-        if base >= TRIM_MIN and base * 2 >= end:
-            self._trim(log)
-            end -= base
-        (self._after.plain if log.index is None else self._after.indexed)(log, end + 1, time, out)
 
     def _step_any(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
         """Do what `step` says, whatever the event."""
@@ -148,8 +136,8 @@ class Windows:
             log = self._kept(key, time, event.watermark)
             end = len(log.times)
         else:
-            log = self._log(key, time)
-            end = self._make_room(log, time, event.watermark)
+            log = self._log(key, time, event.watermark)
+            end = bisect_right(log.times, time, log.base)
         if self._before is not None:
             self._read(self._before, log, end, time, out)
         self._insert(log, end, time, row)
@@ -158,8 +146,8 @@ class Windows:
     def enter(self, key: str, time: int, watermark: int, row: Row) -> None:
         """Enter what is no event of its own: a label.  One from before all windows changes nothing."""
         if time > watermark - self.width_max_ms:
-            log = self._log(key, time)
-            self._insert(log, self._make_room(log, time, watermark), time, row)
+            log = self._log(key, time, watermark)
+            self._insert(log, bisect_right(log.times, time, log.base), time, row)
 
     def read(self, key: str, event: Event, out: dict[Any, Any]) -> None:
         """Write the windows that end at `event` into `out`, without entering anything."""
@@ -188,75 +176,116 @@ class Windows:
                     self.evicted_keys += 1
             self._set_due()
 
+    def fuse(self, output: Output) -> None:
+        """Make `run` for feature dicts like `output`."""
+        self._output = output
+        self._compile()
+
     def _compile(self) -> None:
         """Build the kernels: what leaves the event itself out is read before it is entered."""
         before = [target for target in self._targets if not target.aggregate.include_current]
         after = [target for target in self._targets if target.aggregate.include_current]
-        self._before = build(self._columns, before, sparse=self._sparse) if before else None
-        self._after = build(self._columns, after, sparse=self._sparse)
-        presence = {"present"} if self._sparse else set()
+        self._before = build(self._columns, before, sparse=self.is_sparse) if before else None
+        self._after = build(self._columns, after, sparse=self.is_sparse)
+        presence = {"present"} if self.is_sparse else set()
         self._wanted = [
             presence | {a.kind for _, a, _ in self._targets if a.is_valued and a.column == column}
             for column in self._columns
         ]
+        layout = Layout(self._columns, self._targets, self.is_sparse)
+        self._widths_ms = layout.widths_ms
+        names = {
+            "changed": self._changed,
+            "logs": self._logs,
+            "make_room": self._make_room,
+            "quick": self._quick,
+            "windows": self,
+        }
+        self._enter: Callable[..., bool] | None = None
+        self.run: Callable[..., Any] | None = None
+        """`fused.compile_run`, where there is one."""
+        if not before:
+            self._enter = compile_enter(layout, names)
+            # A column that is only shown may hold text, which no number's bounds fit.
+            if self._output is not None and all(
+                found - {"first", "last", "present"} for found in self._wanted
+            ):
+                self.run = compile_run(layout, self._output, names)
 
     def _read(self, kernels: Kernels, log: KeyLog, end: int, time: int, out: dict[Any, Any]) -> None:
         (kernels.plain if log.index is None else kernels.indexed)(log, end, time, out)
 
     def _become_sparse(self) -> None:
         """From the first missing value on, read with kernels that expect them; indexes are built again."""
-        self._sparse = True
+        self.is_sparse = True
         self._compile()
         for log in self._logs.values():
-            log.index = None
+            log.index, log.room = None, 0
 
-    def _log(self, key: str, time: int) -> KeyLog:
-        """Return the log of `key`, which is about to change."""
-        self._changed.add(key)
+    def _log(self, key: str, time: int, watermark: int) -> KeyLog:
+        """Return the log of `key`, which is about to get an entry."""
         log = self._logs.get(key)
         if log is None:
-            log = self._logs[key] = KeyLog(array("q"), [])
+            log = self._logs[key] = KeyLog([], [], len(self._widths_ms))
             self._file(key, time)
+        if not log.changed:
+            log.changed = True
+            self._changed.add(key)
+        log.watermark = watermark
+        if len(log.times) >= log.room:
+            self._make_room(log, watermark)
         return log
 
-    def _make_room(self, log: KeyLog, time: int, watermark: int) -> int:
-        """Forget what is over or too much; return the position for an entry at `time`."""
-        times, base = log.times, log.base
-        if not times:
-            return 0
-        horizon, end = watermark - self.width_max_ms, len(times)
-        while base < end and times[base] <= horizon:
-            base += 1
+    def _make_room(self, log: KeyLog, watermark: int) -> int:
+        """Forget what is over or too much, and say when to come again; return the number of entries."""
+        times, end = log.times, len(log.times)
+        base = bisect_right(times, watermark - self.width_max_ms, log.base)
         if end - base >= self._event_max:
             base += 1
             self.evicted_events += 1
         log.base = base
+        log.starts = [max(start, base) for start in log.starts]
+        kept = end - base
+        spare = min(max(TRIM_MIN, kept // 4), self._event_max - kept)
         if base >= TRIM_MIN and base * 2 >= end:
             self._trim(log)
-            end -= base
-        if log.index is None and end - log.base >= INDEX_MIN:
-            self._index(log)
-        return bisect_right(times, time, log.base) if log.base < end and time < times[-1] else end
+        if log.index is None:
+            if kept >= INDEX_MIN:
+                self._index(log)
+            else:
+                spare = min(spare, INDEX_MIN - kept)
+        if log.index is not None:
+            exact = min([index.room() for index in log.index], default=ROOM_MAX)
+            if exact < spare:
+                self._trim(log)
+                self._index(log)
+                exact = min([index.room() for index in log.index])
+            spare = min(spare, exact)
+        log.room = len(times) + spare
+        return len(times)
 
     def _trim(self, log: KeyLog) -> None:
         """Cut what is forgotten off the lists."""
         count, log.base = log.base, 0
         del log.times[:count], log.values[: count * self._stride]
+        log.starts = [start - count for start in log.starts]
         if log.index is not None:
-            if len(log.times) < INDEX_MIN // 2:
-                log.index = None
-            else:
-                for index in log.index:
-                    index.trim(count)
+            for index in log.index:
+                index.trim(count)
+            if any(index.is_wide for index in log.index):
+                self._index(log)
 
     def _index(self, log: KeyLog) -> None:
         """Give a log that has grown its index."""
-        log.index = [
-            ColumnIndex(wanted, stride=self._stride, offset=offset)
-            for offset, wanted in enumerate(self._wanted)
-        ]
-        for index in log.index:
+        log.index = []
+        for offset, wanted in enumerate(self._wanted):
+            split = self._splits[offset]
+            if split is None and not wanted & {"var", "std"}:
+                split = self._splits[offset] = split_for(log.values[offset :: self._stride])
+                self._quick[offset] = split[:3]
+            index = ColumnIndex(wanted, stride=self._stride, offset=offset, split=split)
             index.extend(log.values)
+            log.index.append(index)
 
     def _insert(self, log: KeyLog, position: int, time: int, row: Row) -> None:
         """Put an entry in its place."""
@@ -273,7 +302,7 @@ class Windows:
             if log.index is not None:
                 for index in log.index:
                     index.insert(values, position)
-        if None in row and not self._sparse:
+        if None in row and not self.is_sparse:
             self._become_sparse()
 
     def _file(self, key: str, time: int) -> None:
@@ -301,28 +330,36 @@ class Windows:
 
     def changes(self) -> list[tuple[str, bytes | None]]:
         """Return the keys that changed since the last call, None for those forgotten."""
-        found = [(key, self._logs.get(key)) for key in self._changed]
-        self._changed = set()
-        return [(key, None if log is None else self._encode(log)) for key, log in found]
+        found: list[tuple[str, bytes | None]] = []
+        for key in self._changed:
+            log = self._logs.get(key)
+            if log is not None:
+                log.changed = False
+            found.append((key, None if log is None else self._encode(log)))
+        self._changed.clear()
+        return found
 
     def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
         """Replace all logs by those of `entries`."""
-        self._logs, self._changed, self._due_keys = {}, set(), {}
+        self._logs.clear()
+        self._changed.clear()
+        self._due_keys.clear()
         for key, data in entries:
             steps, values = _decode(data)
-            times = array("q", accumulate(steps))
-            self._logs[key] = KeyLog(times, values)
+            times = list(accumulate(steps))
+            self._logs[key] = KeyLog(times, values, len(self._widths_ms))
             self._file(key, times[-1])
-            if None in values and not self._sparse:
+            if None in values and not self.is_sparse:
                 self._become_sparse()
         self._set_due()
 
     def _encode(self, log: KeyLog) -> bytes:
-        times = log.times[log.base :]
+        base = bisect_right(log.times, log.watermark - self.width_max_ms, log.base)
+        times = log.times[base:]
         steps = [times[0], *(after - before for before, after in pairwise(times))]
-        return _pack((steps, log.values[log.base * self._stride :]))
+        return _pack((steps, log.values[base * self._stride :]))
 
 
-_EMPTY: Final = KeyLog(array("q"), [])
+_EMPTY: Final = KeyLog([], [])
 _pack = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[int], list[int | float | bool | None]]).decode
