@@ -31,6 +31,7 @@ __all__ = [
     "RedisHashes",
     "SqliteHashes",
     "StoredRow",
+    "give_up",
     "redis_client",
     "static_store",
     "store_features",
@@ -48,6 +49,8 @@ WRITE_BUSY_S = 10.0
 """A writer waits so long for another one."""
 ANSWER_MAX_S = 5.0
 """Redis may take this long to connect or answer before its connection is given up."""
+CANCELS_MAX, CANCEL_S = 10, 0.1
+"""A task that cannot be cancelled within a second is left behind."""
 
 StoredRow = tuple[str, str, StoredValue]
 """Key, field and value; None where the field is to be removed."""
@@ -99,6 +102,19 @@ def redis_client(url: str) -> Any:
             f"redis_url is no address of a Redis: {error}",
             hint="redis://host:6379/0, or rediss:// for TLS",
         ) from None
+
+
+async def give_up(task: asyncio.Task[Any]) -> None:
+    """Cancel a task that asks a store, and wait for its end; never raises what it raised.
+
+    Again and again, CANCELS_MAX times at most: redis-py loses a cancellation that meets it while it
+    connects (8.1, a server that takes connections and says nothing).
+    """
+    for _ in range(CANCELS_MAX):
+        task.cancel()
+        done, _pending = await asyncio.wait({task}, timeout=CANCEL_S)
+        if done:
+            return
 
 
 class RedisHashes:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import structlog
 from redis.exceptions import RedisError
 
-from engine.hashes import Hashes
+from engine.hashes import Hashes, give_up
 from topics.stored import StoredValue, parsed
 
 __all__ = ["DEADLINE_MS", "PAUSE_MS", "TTL_MS", "Address", "Lookups"]
@@ -139,6 +139,5 @@ class Lookups:
     async def close(self) -> None:
         """Let go of the store."""
         if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
+            await give_up(self._reading)
         await self._store.close()

@@ -38,6 +38,7 @@ _COUNTERS = (
     ("drifts", "headrace_drift_detections", "Drift alarms, by direction of the loss.", "direction"),
     ("promotions", "headrace_promotions", "Champion swaps, by reason.", "reason"),
     ("lookups", "headrace_lookups", "Static feature look-ups, by what was found.", "outcome"),
+    ("feature_writes", "headrace_feature_writes", "Keys' features served to others, by outcome.", "outcome"),
 )
 """Scorers, learner and loops count under the first name; the second is what Prometheus sees."""
 

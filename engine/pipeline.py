@@ -35,6 +35,8 @@ EVENTS_PER_KEY_MAX = 100_000
 """Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
 CANDIDATES_MAX = 16
 """Every candidate scores every event; more than this is a search, not a race."""
+SERVED_TIME = "event_time"
+"""Stands beside served features."""
 RESERVED = ("served", "prior")
 """Names that metrics and predictions use for what is no candidate."""
 
@@ -108,7 +110,8 @@ class Pipeline:
     `threshold` turns a binary score into a label.  `task` follows from the models; give it where they
     leave it open (`task="multiclass"` for trees on text labels of a topic).  `topics` overrides topic
     names by role.  `shadow_predictions` also sends what challengers would have answered, to a topic of
-    their own, for looking.
+    their own, for looking.  `serve_features` writes the newest features of each key to Redis, for other
+    services.
     """
 
     name: str
@@ -124,6 +127,7 @@ class Pipeline:
     topics: Mapping[str, str] = field(default_factory=dict)
     max_events_per_key: int = EVENTS_PER_KEY_MAX
     shadow_predictions: bool = False
+    serve_features: bool = False
 
     task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
     plan: FeaturePlan = field(init=False, repr=False)
@@ -158,6 +162,7 @@ class Pipeline:
             object.__setattr__(self, name, value)
         self._check_keys()
         self._check_label()
+        self._check_served()
         self.event_decoder()
 
     @property
@@ -244,6 +249,14 @@ class Pipeline:
                     f"labels.on_timeout does not fit the {self.task} models: {error}",
                     hint='use "drop" or a label the models can learn',
                 ) from None
+
+    def _check_served(self) -> None:
+        """Features that others read stand beside the time of their event."""
+        if self.serve_features and SERVED_TIME in self.features:
+            raise DefinitionError(
+                f"a served feature cannot be called `{SERVED_TIME}`: it says as of when the others are",
+                hint="rename the feature, or leave serve_features out",
+            )
 
 
 def _checked_models(models: Mapping[str, Any]) -> dict[str, Any]:

@@ -189,7 +189,8 @@ class Settings(BaseSettings):
     state_dir: Path = Path("var/headrace")
     """Checkpoints, model versions and static features of one machine; must outlive the process."""
     redis_url: SecretStr | None = None
-    """Static features come from its hashes; None takes the embedded store.  It may hold a password."""
+    """Static features come from its hashes (None: from the embedded store), served features go there.  It
+    may hold a password."""
     lookup_deadline_ms: Milliseconds = 50
     """Longest that static features hold up a batch; what comes later is missing in it."""
     lookup_ttl_ms: Milliseconds = 60_000

@@ -24,6 +24,7 @@ from engine.kafka import Partition, Sink, Source, ensure_topics
 from engine.metrics import Metrics, Status, latencies_s, observe_delays
 from engine.ownership import Owned, Owner
 from engine.pipeline import Pipeline
+from engine.serving import ServedFeatures
 from engine.settings import Settings
 from engine.static import StaticFeatures
 from engine.trainer import Trainer
@@ -78,6 +79,7 @@ class Worker:
         topics = [self._events] if self._labels is None else [self._events, self._labels]
         self._source = Source(settings.kafka, group=pipeline.name, topics=topics, listener=self)
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
+        self._served = ServedFeatures(pipeline, settings)
         self.trainer = Trainer(pipeline, settings, metrics, self._sink)
         self._owner = Owner(
             pipeline, settings, self._source, self._sink, self.trainer, accept_newer=accept_newer_claims
@@ -120,6 +122,7 @@ class Worker:
             await self._sink.stop()
             await self._owner.close()
             await self._static.close()
+            await self._served.close()
             await self.trainer.close()
 
     def stop(self) -> None:
@@ -273,6 +276,8 @@ class Worker:
                 learnable = owned.scorer.complete()
                 owned.shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
                 await self._dispatch.put(learnable)
+            self._served.put(owned.scorer.settled)
+            self.metrics.absorb(self._served.counts)
             observe_delays(self.metrics.label_delay, owned.scorer.label_delays_ms)
             self.metrics.absorb(owned.scorer.counts)
 
@@ -316,6 +321,7 @@ class Worker:
             async with self._models:
                 await self._dispatch.put(self.trainer.take_decisions())
                 await self._dispatch.all()
+                await self._served.drain()
                 # 4 flush
                 acknowledged = await self._sink.flush()
                 # 5 checkpoint

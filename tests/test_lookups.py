@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers.relay import relay_to, silent_server
 
 from engine import lookups as module
 from engine.hashes import RedisHashes, SqliteHashes, store_features
@@ -106,10 +107,18 @@ def test_a_batch_is_one_round_trip_and_asks_for_each_value_once(redis_url: str) 
         assert len(values) == 100
         assert store.trips == 1
 
-    async def redis(lookups: Lookups, client: Any) -> None:
-        await client.config_resetstat()
-        assert (await lookups.fetch(asked))["card:49", "limit"] == 49
-        assert (await client.info("commandstats"))["cmdstat_hmget"]["calls"] == 50
+    async def redis(_: Lookups, client: Any) -> None:
+        async with relay_to(redis_url) as relay:
+            lookups = Lookups(RedisHashes(relay.url), clock=Clock(), deadline_ms=5_000)
+            await lookups.fetch([("card:0", "other")])  # connected
+            relay.trips = 0
+            await client.config_resetstat()
+            assert (await lookups.fetch(asked))["card:49", "limit"] == 49
+            assert relay.trips == 1
+            assert (await client.info("commandstats"))["cmdstat_hmget"]["calls"] == 50
+            await lookups.fetch(asked)
+            assert relay.trips == 1, "all of it is kept"
+            await lookups.close()
 
     asyncio.run(memory())
     asyncio.run(redis_with(redis_url, stored, redis))
@@ -176,6 +185,55 @@ def test_a_slow_store_is_not_waited_for_and_its_late_answer_is_used() -> None:
         assert await lookups.fetch([("merchant:7", "risk")]) == {("merchant:7", "risk"): 0.5}
         assert store.trips == 1
         await lookups.close()
+
+    asyncio.run(play())
+
+
+def test_a_store_that_stays_slow_is_asked_but_not_waited_for_until_it_is_quick_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def play() -> None:
+        store, clock, lookups = in_memory(RISKY)
+        store.gate.clear()
+
+        async def answered_after(seconds: float) -> None:
+            clock.now += seconds
+            store.gate.set()
+            assert lookups._reading is not None
+            await lookups._reading
+            store.gate.clear()
+
+        waited: list[float | None] = []
+        wait = asyncio.wait
+
+        async def waiting(tasks: Any, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+            waited.append(timeout)
+            return await wait(tasks, timeout=0)
+
+        monkeypatch.setattr(asyncio, "wait", waiting)
+        for name in ("risk", "name", "since"):
+            assert await lookups.fetch([("merchant:7", name)]) == {("merchant:7", name): None}
+            await answered_after(1.0 if name == "risk" else 0.001)
+        store.gate.set()
+        await lookups.fetch([("merchant:7", "code")])
+        deadline_s = module.DEADLINE_MS / 1000
+        assert waited == [deadline_s, 0, deadline_s, deadline_s]
+        assert store.trips == 4
+        assert (await lookups.fetch([("merchant:7", "risk")]))["merchant:7", "risk"] == 0.5
+
+    asyncio.run(play())
+
+
+def test_a_redis_that_takes_the_connection_and_hangs_costs_one_deadline() -> None:
+    async def play() -> None:
+        async with silent_server() as url:
+            lookups = Lookups(RedisHashes(url), clock=Clock(), deadline_ms=20)
+            async with asyncio.timeout(10):  # of 1,000 batches none but the first has waited
+                for batch in range(1_000):
+                    address = ("card", f"{batch}")
+                    assert await lookups.fetch([address]) == {address: None}
+            assert lookups.outcomes == {"cached": 0, "unavailable": 1_000}
+            await lookups.close()
 
     asyncio.run(play())
 

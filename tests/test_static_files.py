@@ -20,9 +20,9 @@ from topics.stored import StaticRow
 DAY = 86_400_000
 START = 1_735_689_600_000
 ROWS: list[dict[str, Any]] = [
-    {"key": "merchant:7", "time": START + 2 * DAY, "fields": {"risk": 0.9}},
-    {"key": "merchant:7", "time": START, "fields": {"risk": 0.2, "country": "FR", "vip": True}},
-    {"key": "merchant:7", "time": START + DAY, "fields": {"vip": None, "code": "007"}},
+    {"key": "shop:7", "time": START + 2 * DAY, "fields": {"risk": 0.9}},
+    {"key": "shop:7", "time": START, "fields": {"risk": 0.2, "country": "FR", "vip": True}},
+    {"key": "shop:7", "time": START + DAY, "fields": {"vip": None, "code": "007"}},
 ]
 PIPELINE = """
 from msgspec import Struct
@@ -44,9 +44,9 @@ pipeline = Pipeline(
     events=Topic("pay.events", Payment, key="merchant"),
     labels=Labels(field="fraud"),
     features={
-        "risk": lookup("merchant:{merchant}", "risk", default=0.5),
-        "country": lookup("merchant:{merchant}", "country"),
-        "vip": lookup("merchant:{merchant}", "vip", default=0),
+        "risk": lookup("shop:{merchant}", "risk", default=0.5),
+        "country": lookup("shop:{merchant}", "country"),
+        "vip": lookup("shop:{merchant}", "vip", default=0),
     },
     models={"lr": linear_model.LogisticRegression()},
 )
@@ -69,7 +69,7 @@ def test_lines_are_rows_packed_or_not_and_a_wrong_one_is_named(rows: Path, tmp_p
     packed.write_bytes(gzip.compress(rows.read_bytes() + b"\n"))
     read = list(read_static(packed))
     assert read == list(read_static(rows))
-    assert read[0] == StaticRow("merchant:7", START + 2 * DAY, {"risk": 0.9})
+    assert read[0] == StaticRow("shop:7", START + 2 * DAY, {"risk": 0.9})
     rows.write_text(rows.read_text() + "\n{}\n")
     with pytest.raises(SettingsError, match=r"rows\.jsonl, line 5: .*key") as caught:
         list(read_static(rows))
@@ -80,9 +80,9 @@ def test_load_and_get_use_the_embedded_store(rows: Path, tmp_path: Path) -> None
     place = ("--state-dir", str(tmp_path / "state"))
     loaded = headrace("static", "load", str(rows), *place)
     assert loaded.stdout.startswith("3 rows read, 4 fields written"), loaded.stderr
-    got = headrace("static", "get", "merchant:7", *place)
+    got = headrace("static", "get", "shop:7", *place)
     assert json.loads(got.stdout) == {"risk": 0.9, "country": "FR", "code": "007"}
-    nobody = headrace("static", "get", "merchant:8", *place)
+    nobody = headrace("static", "get", "shop:8", *place)
     assert (nobody.exit_code, nobody.stdout) == (1, "{}\n")
 
 
@@ -90,7 +90,7 @@ def test_load_and_get_use_a_redis(rows: Path, redis_url: str, tmp_path: Path) ->
     env = {"HEADRACE_REDIS_URL": redis_url, "HEADRACE_STATE_DIR": str(tmp_path)}
     loaded = headrace("static", "load", str(rows), **env)
     assert loaded.exit_code == 0, loaded.stderr
-    got = headrace("static", "get", "merchant:7", "--redis-url", redis_url)
+    got = headrace("static", "get", "shop:7", "--redis-url", redis_url)
     assert json.loads(got.stdout) == {"risk": 0.9, "country": "FR", "code": "007"}
     assert not list(tmp_path.glob("*.sqlite*"))
 

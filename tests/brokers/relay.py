@@ -1,0 +1,66 @@
+"""What lies between a client and a Redis: a relay that counts round trips; and a server that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+CHUNK = 65_536
+
+
+class Relay:
+    """A relay's address, and how often the client has spoken after the server had, or first."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.trips = 0
+        self.asking = False
+
+
+@asynccontextmanager
+async def relay_to(url: str) -> AsyncGenerator[Relay]:
+    """Pass everything on between clients and the server at `url`."""
+    server = urlsplit(url)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, *, asking: bool) -> None:
+        with suppress(OSError):
+            while data := await source.read(CHUNK):
+                relay.trips += asking and not relay.asking
+                relay.asking = asking
+                target.write(data)
+                await target.drain()
+        target.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(server.hostname, server.port)
+        tasks.add(asyncio.create_task(copy(reader, back, asking=True)))
+        tasks.add(asyncio.create_task(copy(there, writer, asking=False)))
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    relay = Relay(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0")
+    async with listener:
+        yield relay
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncGenerator[str]:
+    """Take connections and everything that is said, and never answer: the address of a Redis that hangs."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(OSError):
+            while await reader.read(CHUNK):
+                pass
+        writer.close()
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with listener:
+        yield f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0"
+        for writer in writers:
+            writer.close()
