@@ -1,7 +1,8 @@
 """Events to feature dicts: the plan of `plan.py`, run.
 
-Lives here: the order of things for one event, and expressions over its values.  Never here:
-what a window holds (`windows.py`), what a definition may say (`plan.py`), who predicts.
+Lives here: the order of things for one event.  Never here: what a window holds (`windows.py`,
+`keyed.py`), expressions over values (`calculation.py`), what a definition may say (`plan.py`),
+who predicts.
 
 Strategy: an event fills in a copy of the template, which has every feature's name in the
 order of the definition: first its windows, then the expressions over fields and other
@@ -10,41 +11,25 @@ aggregates.  What is missing and has no default is taken out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from math import isfinite
-from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
+from operators.calculation import Out, calculation
 from operators.contract import StateDelta, StateEntries
-from operators.exact import VALUE_MAX, Number, as_number
+from operators.fused import Output
 from operators.kernels import Target
-from operators.nodes import (
-    Aggregate,
-    Arithmetic,
-    Constant,
-    Default,
-    Expression,
-    Field,
-    Lookup,
-    Negative,
-    TimePart,
-)
-from operators.plan import FeaturePlan, Group, nodes
-from operators.windows import LONG_AGO, Row, Windows
+from operators.nodes import Aggregate, Default, Expression, Field, nodes
+from operators.plan import FeaturePlan
+from operators.stores import GroupRun, group_run
+from operators.windows import LONG_AGO, Windows
 from topics.errors import CheckpointError
 from topics.messages import Event, FeatureValue
 
 __all__ = ["Features", "JoinedLabel"]
 
-Out = dict[Any, Any]
-Evaluate = Callable[[Any, Out, Mapping[str, object]], FeatureValue | None]
-"""(the user's event, aggregates by number, looked-up values by `Lookup.address`) -> value or None."""
-
 _META: Final = "meta"
-_HOUR_MS: Final = 3_600_000
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
@@ -63,14 +48,6 @@ class _Meta(msgspec.Struct, frozen=True, array_like=True):
 
     watermark: int
     evicted: tuple[tuple[int, int], ...]
-
-
-class _GroupRun(NamedTuple):
-    """A group at work: its windows, and how an event's key and row are read."""
-
-    windows: Windows
-    key_of: Callable[[Any], str]
-    row_of: Callable[[Any], Row]
 
 
 class Features:
@@ -112,18 +89,34 @@ class Features:
         for aggregate, number in numbers.items():
             targets.setdefault(aggregate, []).append(Target(number, aggregate))
         self._numbers = tuple(numbers.values())
-        self._later = [(name, _compile(expression, numbers)) for name, expression in later]
-        self._event_groups: list[_GroupRun] = []
-        self._label_groups: list[_GroupRun] = []
+        self._later = [(name, calculation(expression, numbers)) for name, expression in later]
+        self._event_groups: list[GroupRun] = []
+        self._label_groups: list[GroupRun] = []
         for group in plan.groups:
             mine = [target for aggregate in group.aggregates for target in targets[aggregate]]
-            run = _GroupRun(
-                Windows(group.columns, mine, plan.max_events_per_key), _key_of(group), _row_of(group)
-            )
+            run = group_run(group, mine, plan.max_events_per_key)
             (self._event_groups if group.source == "events" else self._label_groups).append(run)
         self._windows = [run.windows for run in (*self._event_groups, *self._label_groups)]
         self._watermark = LONG_AGO
         self._meta_changed = True
+        self._fused = self._fuse()
+
+    def _fuse(self) -> Windows | None:
+        """Let a plan with one group of plain windows run as one loop; return these windows."""
+        if len(self.plan.groups) != 1 or not self._event_groups:
+            return None
+        (group,), (run,) = self.plan.groups, self._event_groups
+        if not isinstance(run.windows, Windows) or group.where is not None or group.shift_ms:
+            return None
+        fields = {
+            name: expression.name
+            for name, expression in self.plan.features
+            if isinstance(expression, Field) and expression.name in group.columns
+        }
+        later = [(name, evaluate) for name, evaluate in self._later if name not in fields]
+        text_key = group.keys[0] if len(group.keys) == 1 and group.keys_are_text else None
+        run.windows.fuse(Output(self._template, fields, text_key, run.key_of, later, self._numbers))
+        return run.windows
 
     @property
     def evicted_events(self) -> int:
@@ -147,10 +140,23 @@ class Features:
 
         `lookups` has one mapping per event, from `Lookup.address` to the stored value.
         """
-        return [
-            self._step(event, _NOTHING if lookups is None else lookups[place])
-            for place, event in enumerate(events)
-        ]
+        rows: list[dict[str, FeatureValue]] = []
+        while self._fused is not None and (run := self._fused.run) and len(rows) < len(events):
+            done = len(rows)
+            more, watermark = run(
+                events[done:] if done else events,
+                lookups[done:] if done and lookups else lookups,
+                self._watermark,
+                self._row,
+            )
+            rows += more
+            if watermark > self._watermark:
+                self._watermark = watermark
+                self._meta_changed = True
+        for place in range(len(rows), len(events)):
+            self._advance(events[place].watermark)
+            rows.append(self._row(events[place], _NOTHING if lookups is None else lookups[place]))
+        return rows
 
     def step_labels(self, labels: Sequence[JoinedLabel]) -> None:
         """Enter labels that have joined their events."""
@@ -162,18 +168,22 @@ class Features:
         """Return the keys under which the label of `event` will be kept, to be stored with its prediction."""
         return tuple(run.key_of(event.value) for run in self._label_groups)
 
-    def _step(self, event: Event, looked_up: Mapping[str, object]) -> dict[str, FeatureValue]:
-        value, watermark = event.value, event.watermark
+    def _advance(self, watermark: int) -> None:
+        """Forget what is over at `watermark`."""
         if watermark > self._watermark:
             self._watermark = watermark
             self._meta_changed = True
             for windows in self._windows:
                 if watermark >= windows.due_ms:
                     windows.forget(watermark)
+
+    def _row(self, event: Event, looked_up: Mapping[str, object]) -> dict[str, FeatureValue]:
+        """Enter one event and return its features."""
+        value = event.value
         out = self._template.copy()
-        for windows, key_of, row_of in self._event_groups:
-            windows.step(key_of(value), event, row_of(value), out)
-        for windows, key_of, _ in self._label_groups:
+        for _, step, key_of, row_of in self._event_groups:
+            step(key_of(value), event, row_of(value), out)
+        for windows, _, key_of, _ in self._label_groups:
             windows.read(key_of(value), event, out)
         for name, evaluate in self._later:
             if (found := evaluate(value, out, looked_up)) is None:
@@ -223,129 +233,3 @@ class Features:
     def _encode_meta(self) -> bytes:
         evicted = tuple((windows.evicted_events, windows.evicted_keys) for windows in self._windows)
         return msgspec.msgpack.encode(_Meta(self._watermark, evicted))
-
-
-def _key_of(group: Group) -> Callable[[Any], str]:
-    """Return how an event's key is read.
-
-    One field is its own text.  Several are joined with the length of each but the last, so that
-    different values never make the same key.
-    """
-    if not group.keys:
-        return lambda _: ""
-    get: Callable[[Any], Any] = attrgetter(*group.keys)
-    if len(group.keys) == 1:
-        return get if group.keys_are_text else lambda value: str(get(value))
-
-    def joined(value: Any) -> str:
-        *head, last = map(str, get(value))
-        return "".join([f"{len(part)}:{part}," for part in head]) + last
-
-    return joined
-
-
-def _row_of(group: Group) -> Callable[[Any], Row]:
-    """Return how an event's values (a label's value) for a group's columns are read."""
-    if not group.columns:
-        return lambda _: ()
-    if group.source == "labels":
-        return lambda value: (as_number(value),)
-    get: Callable[[Any], Any] = attrgetter(*(name or "" for name in group.columns))
-    if len(group.columns) > 1:
-        return lambda value: tuple(map(as_number, get(value)))
-
-    def one(value: Any) -> Row:
-        number = get(value)
-        # The usual number first: a call of `as_number` costs as much as all else here.
-        return (number,) if number is not None and 1 <= number <= VALUE_MAX else (as_number(number),)
-
-    return one
-
-
-def _compile(expression: Expression, numbers: Mapping[Aggregate, int]) -> Evaluate:
-    """Return `expression` as a function."""
-    match expression:
-        case Aggregate():
-            number = numbers[expression]
-            return lambda _value, out, _looked_up: out.get(number)
-        case Constant(constant):
-            return lambda *_: constant
-        case Field(name):
-            get = attrgetter(name)
-            return lambda value, _out, _looked_up: _finite(get(value))
-        case TimePart(part, Field(name)):
-            get, read = attrgetter(name), _hour if part == "hour" else _weekday
-            return lambda value, _out, _looked_up: read(get(value))
-        case Default(of, default):
-            inner = _compile(of, numbers)
-
-            def defaulted(value: Any, out: Out, looked_up: Mapping[str, object]) -> FeatureValue:
-                found = inner(value, out, looked_up)
-                return default if found is None else found
-
-            return defaulted
-        case Negative(of):
-            return _compile(Arithmetic("*", Constant(-1), of), numbers)
-        case Arithmetic(operation, left, right):
-            return _calculation(operation, _compile(left, numbers), _compile(right, numbers))
-        case Lookup(_, _, fallback):
-            address = expression.address
-            return lambda _value, _out, looked_up: _stored(looked_up.get(address), fallback)
-        case _:
-            raise AssertionError(expression)
-
-
-def _calculation(operation: str, left: Evaluate, right: Evaluate) -> Evaluate:
-    calculate: Callable[[Any, Any], Number] = {
-        "+": lambda a, b: a + b,
-        "-": lambda a, b: a - b,
-        "*": lambda a, b: a * b,
-        "/": lambda a, b: a / b,
-    }[operation]
-
-    def calculated(value: Any, out: Out, looked_up: Mapping[str, object]) -> FeatureValue | None:
-        a, b = left(value, out, looked_up), right(value, out, looked_up)
-        if a is None or b is None:
-            return None
-        try:
-            return _finite(calculate(a, b))
-        except (ZeroDivisionError, OverflowError):
-            return None
-
-    return calculated
-
-
-def _finite(value: Any) -> FeatureValue | None:
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    return value  # type: ignore[no-any-return]
-
-
-def _stored(value: object, fallback: FeatureValue | None) -> FeatureValue | None:
-    """Return a stored value as a feature: text is read as a number where the fallback is one."""
-    if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    if isinstance(value, str) and isinstance(fallback, int | float):
-        try:
-            value = float(value)
-        except ValueError:
-            return fallback
-    found = _finite(value) if isinstance(value, bool | int | float | str) else None
-    return fallback if found is None else found
-
-
-def _hour(time: int | datetime | None) -> int | None:
-    if isinstance(time, datetime):
-        return _utc(time).hour
-    return None if time is None else time // _HOUR_MS % 24
-
-
-def _weekday(time: int | datetime | None) -> int | None:
-    """Return Monday 0 to Sunday 6; the first of January 1970 was a Thursday."""
-    if isinstance(time, datetime):
-        return _utc(time).weekday()
-    return None if time is None else (time // (24 * _HOUR_MS) + 3) % 7
-
-
-def _utc(time: datetime) -> datetime:
-    return time if time.tzinfo is None else time.astimezone(UTC)

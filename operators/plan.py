@@ -1,38 +1,35 @@
 """Expressions compiled to a plan: which logs are kept, which values they need, what is refused.
 
 Lives here: everything that can be known about features before the first event.  Never here:
-values of events, memory.
+types of fields (`shapes.py`), values of events, memory.
 
 Strategy: (1) every expression is checked against the types of the event's fields, and refused
-with its name and a fix; (2) aggregates with the same key and source share one group, which
-keeps one log per key; (3) the plan is a value that `Features` runs and `headrace check` prints.
+with its name and a fix; (2) aggregates with the same key, source, condition, shift and way of
+keeping share one group, which keeps one state per key; (3) the plan is a value that `Features` runs
+and `headrace check` prints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
-from msgspec import inspect
 
+from operators.conditions import Condition
 from operators.nodes import (
     Aggregate,
-    Arithmetic,
-    Constant,
-    Default,
     Expression,
-    Field,
     Lookup,
-    Negative,
-    TimePart,
+    nodes,
 )
+from operators.shapes import Shapes
+from operators.spans import Decay, LastN, Session, Tiled, Tumbling
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["FeaturePlan", "FeatureRow", "Group", "compile_features", "nodes"]
+__all__ = ["FeaturePlan", "FeatureRow", "Group", "Store", "compile_features", "nodes"]
 
 FEATURES_MAX: Final = 1_000
 """More is a table, not a definition; every one of them is in every prediction and example."""
@@ -43,7 +40,24 @@ VALUE_BYTES: Final = 36
 INDEX_BYTES: Final = 72
 """One value's exact running sum, on keys with many entries."""
 
-Shape = Literal["number", "bool", "text", "time", "other"]
+BOXED_BYTES: Final = 40
+"""One time of an entry where times are not kept side by side."""
+PART_BYTES: Final = 120
+"""One aggregate of one tile, session or half-life."""
+
+Store = Literal["windows", "slices", "tiles", "chains", "fading"]
+"""How entries are kept: `windows.py` (running), `slices.py` (each value), `tiles.py`, `chains.py` (sessions),
+`fading.py` (half-lives)."""
+_RUNNING: Final = frozenset(
+    ("count", "sum", "mean", "min", "max", "var", "std", "first", "last", "since_last", "rate")
+)
+_COSTS: Final[Mapping[Store, str]] = {
+    "windows": "constant",
+    "slices": "entries in the window",
+    "tiles": "constant, and the tiles once a step",
+    "chains": "constant",
+    "fading": "constant",
+}
 
 
 class FeatureRow(NamedTuple):
@@ -54,11 +68,13 @@ class FeatureRow(NamedTuple):
     key: str
     source: str
     window_ms: int | None
+    cost: str
+    """What one event costs for it: constant, or all entries of the window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One log per key: all aggregates over the same key fields and source."""
+    """One state per key: all aggregates over the same key fields, source and way of keeping."""
 
     keys: tuple[str, ...]
     source: Literal["events", "labels"]
@@ -66,17 +82,36 @@ class Group:
     """Fields whose values are kept; None is the label's value."""
     aggregates: tuple[Aggregate, ...]
     keys_are_text: bool
+    store: Store = "windows"
+    where: Condition | None = None
+    """Events that do not meet it are shown the windows and do not enter."""
+    shift_ms: int = 0
 
     @property
     def window_max_ms(self) -> int:
-        """Return the longest window."""
-        return max(aggregate.window_ms for aggregate in self.aggregates)
+        """Return how far back the longest window reaches."""
+        return max(aggregate.reach_ms for aggregate in self.aggregates)
 
     @property
     def entry_bytes(self) -> int:
-        """Return about how much memory one kept entry takes."""
+        """Return about how much memory one kept entry takes; 0 where entries are not kept one by one."""
+        if self.store == "slices":
+            return BOXED_BYTES + VALUE_BYTES * len(self.columns)
+        if self.store != "windows":
+            return 0
         summed = {a.of for a in self.aggregates if a.kind in ("sum", "mean", "var", "std")}
         return EVENT_BYTES + VALUE_BYTES * len(self.columns) + INDEX_BYTES * len(summed)
+
+    @property
+    def key_bytes(self) -> int:
+        """Return about how much memory one key takes at most where entries are not kept one by one.
+
+        Besides, entries within the grace are kept for a while, and sketches as large as they get.
+        """
+        if self.store in ("windows", "slices"):
+            return 0
+        tiles = [a.span.width_ms // a.span.step_ms + 1 for a in self.aggregates if isinstance(a.span, Tiled)]
+        return max(tiles, default=1) * len(self.aggregates) * PART_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +150,15 @@ class FeaturePlan:
         """Return about how much memory one event and its label take while they are kept."""
         return sum(group.entry_bytes for group in self.groups)
 
+    @property
+    def bytes_per_key(self) -> int:
+        """Return about how much memory a key takes, at most, besides its entries."""
+        return sum(group.key_bytes for group in self.groups)
+
     def describe(self) -> list[FeatureRow]:
         """Return what each feature reads, in the order of the definition."""
         rows = []
+        stores = {aggregate: group.store for group in self.groups for aggregate in group.aggregates}
         for name, expression in self.features:
             parts = list(nodes(expression))
             windows = [part for part in parts if isinstance(part, Aggregate)]
@@ -129,21 +170,11 @@ class FeaturePlan:
                     repr(expression),
                     ", ".join(dict.fromkeys("+".join(window.keys) or "all" for window in windows)),
                     ", ".join(dict.fromkeys([*sources, *stored])) or "event",
-                    max((window.window_ms for window in windows), default=None),
+                    max((window.reach_ms for window in windows), default=None),
+                    ", ".join(dict.fromkeys(_COSTS[stores[window]] for window in windows)),
                 )
             )
         return rows
-
-
-def nodes(expression: Expression) -> Iterator[Expression]:
-    """Return `expression` and all it is made of."""
-    yield expression
-    match expression:
-        case Default(of) | Negative(of) | TimePart(_, of):
-            yield from nodes(of)
-        case Arithmetic(_, left, right):
-            yield from nodes(left)
-            yield from nodes(right)
 
 
 def compile_features(
@@ -163,7 +194,7 @@ def compile_features(
     >>> features = {"amount": field("amount"), "mean_1h": by("card").mean("amount", "1h")}
     >>> plan = compile_features(features, Payment, grace_ms=0, max_events_per_key=100, task="binary")
     >>> plan.describe()[1][1:]
-    ('by("card").mean("amount", "1h")', 'card', 'events', 3600000)
+    ('by("card").mean("amount", "1h")', 'card', 'events', 3600000, 'constant')
 
     Raises DefinitionError with the feature's name and the fix: an unknown field, a field of the
     wrong type, a key that is no text, a class label used as a number, a limit that cannot be.
@@ -177,8 +208,8 @@ def compile_features(
             f"grace {grace_ms} ms, max_events_per_key {max_events_per_key}",
             hint="give a grace of 0 or more and room for at least one event per key",
         )
-    shapes = _Shapes(event_type, task)
-    grouped: dict[tuple[tuple[str, ...], str], dict[Aggregate, None]] = {}
+    shapes = Shapes(event_type, task)
+    grouped: dict[_Place, dict[Aggregate, None]] = {}
     lookups: dict[str, Lookup] = {}
     for name, expression in features.items():
         place = f"feature {name!r}"
@@ -190,159 +221,80 @@ def compile_features(
         shapes.check(expression, place)
         for part in nodes(expression):
             if isinstance(part, Aggregate):
-                grouped.setdefault((part.keys, part.source), {})[part] = None
+                grouped.setdefault(_place_of(part, shapes), {})[part] = None
             elif isinstance(part, Lookup):
                 lookups.setdefault(part.address, part)
     return FeaturePlan(
         tuple(features.items()),
-        tuple(_group(tuple(aggregates), shapes) for aggregates in grouped.values()),
+        tuple(_group(place, tuple(aggregates), shapes) for place, aggregates in grouped.items()),
         tuple(lookups.values()),
         grace_ms,
         max_events_per_key,
     )
 
 
-def _group(aggregates: tuple[Aggregate, ...], shapes: _Shapes) -> Group:
-    columns = dict.fromkeys(aggregate.column for aggregate in aggregates if aggregate.is_valued)
-    keys, source = aggregates[0].keys, aggregates[0].source
-    return Group(keys, source, tuple(columns), aggregates, all(map(shapes.is_text, keys)))
+class _Place(NamedTuple):
+    """Where an aggregate is kept: what those in one group have in common."""
+
+    keys: tuple[str, ...]
+    source: Literal["events", "labels"]
+    store: Store
+    where: Condition | None
+    shift_ms: int
+    unit_ms: int
+    """The width of a tile, the gap of sessions, 0 elsewhere."""
 
 
-class _Shapes:
-    """What can be done with each field of the event, by its declared type."""
-
-    def __init__(self, event_type: type[msgspec.Struct], task: Task) -> None:
-        info = inspect.type_info(event_type)
-        if not isinstance(info, inspect.StructType):
-            raise DefinitionError(
-                f"{event_type!r} is no msgspec Struct", hint="declare the event as class E(msgspec.Struct)"
-            )
-        self._type_name = event_type.__name__
-        self._task = task
-        self._optional: dict[str, bool] = {}
-        self._shapes: dict[str, Shape] = {}
-        self._types: dict[str, str] = {}
-        self._is_key: dict[str, bool] = {}
-        for known in info.fields:
-            parts = known.type.types if isinstance(known.type, inspect.UnionType) else (known.type,)
-            present = [part for part in parts if not isinstance(part, inspect.NoneType)]
-            kinds = {_shape(part) for part in present}
-            self._optional[known.name] = len(present) < len(parts)
-            self._shapes[known.name] = _join(kinds)
-            self._is_key[known.name] = kinds == {"text"} or all(map(_is_int, present))
-            self._types[known.name] = " | ".join(
-                type(part).__name__.removesuffix("Type").lower() for part in parts
-            )
-
-    def is_text(self, name: str) -> bool:
-        """Return whether the field `name` is text and nothing else."""
-        return self._shapes[name] == "text"
-
-    def check(self, expression: Expression, place: str, *, inside: bool = False) -> Shape:
-        """Return what kind of value `expression` has; raise DefinitionError if it has none."""
-        match expression:
-            case Constant():
-                return "number"
-            case Field(name):
-                return self._check_field(name, place, inside)
-            case TimePart(part, Field(name)):
-                if self._known(name, place) not in ("number", "time"):
-                    self._refuse(name, place, f"has no {part}", "use a field of int (ms) or datetime")
-                return "number"
-            case Default(of, value):
-                shape = self.check(of, place, inside=inside)
-                if (shape == "text") != isinstance(value, str):
-                    raise DefinitionError(
-                        f"{place}: default {value!r} is no {shape}", hint="give a default of the same kind"
-                    )
-                return shape
-            case Negative(of):
-                return self._number(of, place)
-            case Arithmetic(_, left, right):
-                self._number(left, place)
-                return self._number(right, place)
-            case Aggregate():
-                return self._check_aggregate(expression, place)
-            case Lookup():
-                for name in expression.key_fields:
-                    self._check_key(name, f"{place}: {expression!r}")
-                return "text" if isinstance(expression.fallback, str | None) else "number"
-            case _:
-                raise DefinitionError(f"{place}: {expression!r} is unknown", hint="use by, field and lookup")
-
-    def _number(self, expression: Expression, place: str) -> Shape:
-        shape = self.check(expression, place, inside=True)
-        if shape not in ("number", "bool"):
-            raise DefinitionError(
-                f"{place}: {expression!r} is {shape}, not a number", hint="calculate with numbers only"
-            )
-        return "number"
-
-    def _check_field(self, name: str, place: str, inside: bool) -> Shape:
-        shape = self._known(name, place)
-        if shape in ("time", "other") and not inside:
-            fix = "use .hour() or .weekday()" if shape == "time" else "use a field of bool, int, float or str"
-            self._refuse(name, place, "is no feature value", fix)
-        return shape
-
-    def _check_aggregate(self, aggregate: Aggregate, place: str) -> Shape:
-        place = f"{place}: {aggregate!r}"
-        for name in aggregate.keys:
-            self._check_key(name, place)
-        if isinstance(aggregate.of, str):
-            if self._known(aggregate.of, place) not in ("number", "bool") and aggregate.is_valued:
-                self._refuse(aggregate.of, place, "is no number", "aggregate a number, or count")
-        elif aggregate.is_valued and self._task == "multiclass":
-            raise DefinitionError(f"{place}: a class label is no number", hint='use .count(label, "...")')
-        return "number"
-
-    def _check_key(self, name: str, place: str) -> None:
-        self._known(name, place)
-        if not self._is_key[name]:
-            self._refuse(name, place, "is no key", "use a field of str or int")
-        if self._optional[name]:
-            self._refuse(name, place, "may be missing, so it is no key", 'declare a default such as ""')
-
-    def _known(self, name: str, place: str) -> Shape:
-        if (shape := self._shapes.get(name)) is None:
-            near = get_close_matches(name, self._shapes, n=3, cutoff=0.5)
-            hint = (
-                f"did you mean {' or '.join(map(repr, near))}?"
-                if near
-                else f"it has {', '.join(self._shapes)}"
-            )
-            raise DefinitionError(f"{place}: {self._type_name} has no field {name!r}", hint=hint)
-        return shape
-
-    def _refuse(self, name: str, place: str, wrong: str, fix: str) -> None:
-        raise DefinitionError(f"{place}: {self._type_name}.{name} ({self._types[name]}) {wrong}", hint=fix)
+def _place_of(aggregate: Aggregate, shapes: Shapes) -> _Place:
+    store, unit_ms = _store_of(aggregate, shapes)
+    return _Place(aggregate.keys, aggregate.source, store, aggregate.where, aggregate.shift_ms, unit_ms)
 
 
-def _is_int(kind: Any) -> bool:
-    return isinstance(kind.type if isinstance(kind, inspect.Metadata) else kind, inspect.IntType)
+def _store_of(aggregate: Aggregate, shapes: Shapes) -> tuple[Store, int]:
+    """Return the cheapest exact way to keep an aggregate."""
+    kind, column = aggregate.kind, aggregate.column
+    is_text = column is not None and aggregate.is_valued and shapes.is_text(column)
+    match aggregate.span:
+        case None:
+            if kind not in _RUNNING or is_text:
+                return "slices", 0
+            if aggregate.shift_ms or (aggregate.where is not None and _looks_first(aggregate)):
+                return "slices", 0
+            return "windows", 0
+        case Tumbling(width_ms):
+            if kind in _RUNNING - {"since_last"} or kind in ("arg_max", "arg_min"):
+                return "tiles", width_ms
+            return "slices", 0
+        case Tiled(_, step_ms):
+            return "tiles", step_ms
+        case LastN():
+            return "slices", 0
+        case Session(gap_ms):
+            return "chains", gap_ms
+        case Decay():
+            return "fading", 0
 
 
-def _shape(kind: Any) -> Shape:
-    """Return what can be done with a value of one declared type."""
-    match kind:
-        case inspect.Metadata():
-            return _shape(kind.type)
-        case inspect.BoolType():
-            return "bool"
-        case inspect.IntType() | inspect.FloatType():
-            return "number"
-        case inspect.StrType():
-            return "text"
-        case inspect.LiteralType():
-            return _join({"text" if isinstance(value, str) else "number" for value in kind.values})
-        case inspect.DateTimeType():
-            return "time"
-        case _:
-            return "other"
+def _looks_first(aggregate: Aggregate) -> bool:
+    """Return whether it is read before the event enters: `Windows` reads others only if that does not."""
+    return not aggregate.include_current or aggregate.kind == "since_last"
 
 
-def _join(kinds: set[Shape]) -> Shape:
-    """Return what can be done with a value that is any of `kinds`."""
-    if len(kinds) == 1:
-        return next(iter(kinds))
-    return "number" if kinds == {"number", "bool"} else "other"
+def _group(place: _Place, aggregates: tuple[Aggregate, ...], shapes: Shapes) -> Group:
+    columns: dict[str | None, None] = {}
+    for aggregate in aggregates:
+        if aggregate.is_valued:
+            columns[aggregate.column] = None
+        if aggregate.by_column is not None:
+            columns[aggregate.by_column] = None
+    are_text = all(map(shapes.is_text, place.keys))
+    return Group(
+        place.keys,
+        place.source,
+        tuple(columns),
+        aggregates,
+        are_text,
+        place.store,
+        place.where,
+        place.shift_ms,
+    )

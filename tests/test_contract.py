@@ -16,7 +16,7 @@ from river import drift, linear_model, naive_bayes, preprocessing
 
 import operators
 from engine.learner import Learner
-from operators import by, field, label
+from operators import by, field, label, last_n, tumbling
 from operators.claims import Reader
 from operators.drift import Drift
 from operators.evidence import Promotion
@@ -53,6 +53,13 @@ def make_features() -> Features:
         "var": by("card").var("amount", "1m"),
         "amount": field("amount"),
         "labels": by("card").mean(label, "1m"),
+        "large": by("card").count("1m", where=field("amount") > 1),
+        "shifted": by("card").mean("amount", "1m", shift="10s"),
+        "cards": by().distinct("card", "20s"),
+        "usual": by().mode("card", "20s", rank=2),
+        "entropy": by().entropy("card", last_n(7, within="30s"), include_current=False),
+        "median": by("card").median("amount", tumbling("30s")),
+        "largest": by().arg_max("card", "amount", "20s"),
     }
     return Features(
         compile_features(definition, Payment, grace_ms=5_000, max_events_per_key=20, task="binary")

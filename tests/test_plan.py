@@ -101,7 +101,7 @@ def test_a_plan_describes_itself() -> None:
         risk=lookup("merchant:{merchant_id}", "risk", default=0.1),
         late=by("card").mean(label, "1d").default(0.0),
     )
-    assert [row[2:] for row in plan.describe()] == [
+    assert [row[2:5] for row in plan.describe()] == [
         ("", "event", None),
         ("card", "events", 3_600_000),
         ("card+merchant_id, all", "events, labels", 604_800_000),

@@ -1,0 +1,218 @@
+"""What can be done with each field of an event, by its declared type.
+
+Lives here: the check of an expression against the fields it reads, and every refusal that follows
+from a type.  Never here: groups and memory (`plan.py`), values of events.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import inspect
+
+from operators.conditions import Both, Comparison, Condition, Either, IsMissing, Not
+from operators.nodes import (
+    Aggregate,
+    Arithmetic,
+    Constant,
+    Default,
+    Expression,
+    Field,
+    LabelSource,
+    Lookup,
+    Negative,
+    TimePart,
+    nodes,
+)
+from topics.errors import DefinitionError
+from topics.messages import Task
+
+__all__ = ["Shape", "Shapes"]
+
+Shape = Literal["number", "bool", "text", "time", "other"]
+
+_OF_NUMBERS: Final = frozenset(("sum", "mean", "min", "max", "var", "std", "median", "quantile"))
+"""Aggregates that need numbers; the other ones take text too."""
+_OF_VALUES: Final = frozenset(("first", "last", "mode", "arg_max", "arg_min"))
+"""Aggregates whose value is one of the field's."""
+
+
+class Shapes:
+    """The fields of one event type.  Raises DefinitionError if it is no msgspec Struct."""
+
+    def __init__(self, event_type: type[msgspec.Struct], task: Task) -> None:
+        info = inspect.type_info(event_type)
+        if not isinstance(info, inspect.StructType):
+            raise DefinitionError(
+                f"{event_type!r} is no msgspec Struct", hint="declare the event as class E(msgspec.Struct)"
+            )
+        self._type_name = event_type.__name__
+        self._task = task
+        self._optional: dict[str, bool] = {}
+        self._shapes: dict[str, Shape] = {}
+        self._types: dict[str, str] = {}
+        self._is_key: dict[str, bool] = {}
+        for known in info.fields:
+            parts = known.type.types if isinstance(known.type, inspect.UnionType) else (known.type,)
+            present = [part for part in parts if not isinstance(part, inspect.NoneType)]
+            kinds = {_shape(part) for part in present}
+            self._optional[known.name] = len(present) < len(parts)
+            self._shapes[known.name] = _join(kinds)
+            self._is_key[known.name] = kinds == {"text"} or all(map(_is_int, present))
+            self._types[known.name] = " | ".join(
+                type(part).__name__.removesuffix("Type").lower() for part in parts
+            )
+
+    def is_text(self, name: str) -> bool:
+        """Return whether the field `name` is text and nothing else."""
+        return self._shapes[name] == "text"
+
+    def check(self, expression: Expression, place: str, *, inside: bool = False) -> Shape:
+        """Return what kind of value `expression` has; raise DefinitionError if it has none."""
+        match expression:
+            case Constant(value):
+                return "text" if isinstance(value, str) else "number"
+            case Field(name):
+                return self._check_field(name, place, inside)
+            case TimePart(part, Field(name)):
+                if self._known(name, place) not in ("number", "time"):
+                    self._refuse(name, place, f"has no {part}", "use a field of int (ms) or datetime")
+                return "number"
+            case Default(of, value):
+                shape = self.check(of, place, inside=inside)
+                if (shape == "text") != isinstance(value, str):
+                    raise DefinitionError(
+                        f"{place}: default {value!r} is no {shape}", hint="give a default of the same kind"
+                    )
+                return shape
+            case Negative(of):
+                return self._number(of, place)
+            case Arithmetic(_, left, right):
+                self._number(left, place)
+                return self._number(right, place)
+            case Aggregate():
+                return self._check_aggregate(expression, place)
+            case Lookup():
+                for name in expression.key_fields:
+                    self._check_key(name, f"{place}: {expression!r}")
+                return "text" if isinstance(expression.fallback, str | None) else "number"
+            case _:
+                raise DefinitionError(f"{place}: {expression!r} is unknown", hint="use by, field and lookup")
+
+    def _number(self, expression: Expression, place: str) -> Shape:
+        shape = self.check(expression, place, inside=True)
+        if shape not in ("number", "bool"):
+            raise DefinitionError(
+                f"{place}: {expression!r} is {shape}, not a number", hint="calculate with numbers only"
+            )
+        return "number"
+
+    def _check_field(self, name: str, place: str, inside: bool) -> Shape:
+        shape = self._known(name, place)
+        if shape in ("time", "other") and not inside:
+            fix = "use .hour() or .weekday()" if shape == "time" else "use a field of bool, int, float or str"
+            self._refuse(name, place, "is no feature value", fix)
+        return shape
+
+    def _check_aggregate(self, aggregate: Aggregate, place: str) -> Shape:
+        place = f"{place}: {aggregate!r}"
+        for name in aggregate.keys:
+            self._check_key(name, place)
+        if aggregate.where is not None:
+            self._check_condition(aggregate.where, place)
+        if isinstance(aggregate.of, LabelSource):
+            if aggregate.is_valued and self._task == "multiclass":
+                raise DefinitionError(f"{place}: a class label is no number", hint='use .count(label, "...")')
+            return "number"
+        if aggregate.of is None:
+            return "number"
+        shape = self._known(aggregate.of, place)
+        if aggregate.kind in _OF_NUMBERS and shape not in ("number", "bool"):
+            self._refuse(aggregate.of, place, "is no number", "aggregate a number, or count")
+        if aggregate.is_valued and shape in ("time", "other"):
+            self._refuse(
+                aggregate.of, place, "is no number and no text", "aggregate a number or text, or count"
+            )
+        by_column = aggregate.by_column
+        if by_column is not None and self._known(by_column, place) not in ("number", "bool"):
+            self._refuse(by_column, place, "is no number", "look for the extreme of a number")
+        return shape if aggregate.kind in _OF_VALUES else "number"
+
+    def _check_condition(self, condition: Condition, place: str) -> None:
+        match condition:
+            case Comparison(_, Expression() as left, Expression() as right):
+                shapes = {self._own(left, place), self._own(right, place)}
+                if not (shapes <= {"number", "bool"} or shapes == {"text"}):
+                    raise DefinitionError(
+                        f"{place}: {condition!r} compares {' with '.join(sorted(shapes))}",
+                        hint="compare numbers with numbers and text with text",
+                    )
+            case IsMissing(Expression() as of):
+                self._own(of, place)
+            case Both(left, right) | Either(left, right):
+                self._check_condition(left, place)
+                self._check_condition(right, place)
+            case Not(of):
+                self._check_condition(of, place)
+
+    def _own(self, expression: Expression, place: str) -> Shape:
+        """Return the shape of what a condition looks at: the event's own fields, nothing else."""
+        if any(isinstance(part, Aggregate | Lookup) for part in nodes(expression)):
+            raise DefinitionError(
+                f"{place}: {expression!r} is not of the event itself",
+                hint="conditions look at the event's own fields",
+            )
+        return self.check(expression, place, inside=True)
+
+    def _check_key(self, name: str, place: str) -> None:
+        self._known(name, place)
+        if not self._is_key[name]:
+            self._refuse(name, place, "is no key", "use a field of str or int")
+        if self._optional[name]:
+            self._refuse(name, place, "may be missing, so it is no key", 'declare a default such as ""')
+
+    def _known(self, name: str, place: str) -> Shape:
+        if (shape := self._shapes.get(name)) is None:
+            near = get_close_matches(name, self._shapes, n=3, cutoff=0.5)
+            hint = (
+                f"did you mean {' or '.join(map(repr, near))}?"
+                if near
+                else f"it has {', '.join(self._shapes)}"
+            )
+            raise DefinitionError(f"{place}: {self._type_name} has no field {name!r}", hint=hint)
+        return shape
+
+    def _refuse(self, name: str, place: str, wrong: str, fix: str) -> None:
+        raise DefinitionError(f"{place}: {self._type_name}.{name} ({self._types[name]}) {wrong}", hint=fix)
+
+
+def _is_int(kind: Any) -> bool:
+    return isinstance(kind.type if isinstance(kind, inspect.Metadata) else kind, inspect.IntType)
+
+
+def _shape(kind: Any) -> Shape:
+    """Return what can be done with a value of one declared type."""
+    match kind:
+        case inspect.Metadata():
+            return _shape(kind.type)
+        case inspect.BoolType():
+            return "bool"
+        case inspect.IntType() | inspect.FloatType():
+            return "number"
+        case inspect.StrType():
+            return "text"
+        case inspect.LiteralType():
+            return _join({"text" if isinstance(value, str) else "number" for value in kind.values})
+        case inspect.DateTimeType():
+            return "time"
+        case _:
+            return "other"
+
+
+def _join(kinds: set[Shape]) -> Shape:
+    """Return what can be done with a value that is any of `kinds`."""
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "number" if kinds == {"number", "bool"} else "other"

@@ -1,0 +1,118 @@
+"""From a group of the plan to what keeps it at work.
+
+Lives here: which class keeps a group, how an event's key and row are read for it, and what an event
+does there.  Never here: what is kept and how (`windows.py`, `keyed.py` and its kinds), features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
+
+from operators.calculation import predicate
+from operators.exact import VALUE_MAX, as_number
+from operators.kernels import Target
+from operators.keyed import Keyed, Row
+from operators.plan import Group
+from operators.slices import Slices
+from operators.windows import Windows
+from topics.messages import Event
+
+__all__ = ["GroupRun", "Step", "group_run"]
+
+TEXT_MAX: Final = 256
+"""Characters of a text that a window keeps; texts are compared by so many."""
+
+Step = Callable[[str, Event, Row, dict[Any, Any]], None]
+"""(key, event, its row, where the values go)."""
+
+
+class GroupRun(NamedTuple):
+    """A group at work: its windows, what an event does there, and how its key and row are read."""
+
+    windows: Windows | Keyed[Any]
+    step: Step
+    key_of: Callable[[Any], str]
+    row_of: Callable[[Any], Row]
+
+
+def group_run(group: Group, targets: Sequence[Target], event_max: int) -> GroupRun:
+    """Return `group` at work, writing its `targets`."""
+    windows = _windows(group, targets, event_max)
+    step = windows.step if group.where is None else _conditional(windows, predicate(group.where))
+    return GroupRun(windows, step, _key_of(group), _row_of(group))
+
+
+def _conditional(windows: Windows | Keyed[Any], met: Callable[[Any], bool | None]) -> Step:
+    """Return a step that only events enter for which the condition is known to be met."""
+    enter, read = windows.step, windows.read
+
+    def step(key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
+        if met(event.value):
+            enter(key, event, row, out)
+        else:
+            read(key, event, out)
+
+    return step
+
+
+def _windows(group: Group, targets: Sequence[Target], event_max: int) -> Windows | Keyed[Any]:
+    """Return what keeps the entries of a group."""
+    match group.store:
+        case "windows":
+            return Windows(group.columns, targets, event_max)
+        case "slices":
+            return Keyed(Slices(group.columns, targets, event_max))
+        case _:
+            raise AssertionError(group.store)
+
+
+def _key_of(group: Group) -> Callable[[Any], str]:
+    """Return how an event's key is read.
+
+    One field is its own text.  Several are joined with the length of each but the last, so that
+    different values never make the same key.
+    """
+    if not group.keys:
+        return lambda _: ""
+    get: Callable[[Any], Any] = attrgetter(*group.keys)
+    if len(group.keys) == 1:
+        return get if group.keys_are_text else lambda value: str(get(value))
+
+    def joined(value: Any) -> str:
+        *head, last = map(str, get(value))
+        return "".join([f"{len(part)}:{part}," for part in head]) + last
+
+    return joined
+
+
+def _row_of(group: Group) -> Callable[[Any], Row]:
+    """Return how an event's values (a label's value) for a group's columns are read."""
+    if not group.columns:
+        return lambda _: ()
+    if group.source == "labels":
+        return lambda value: (as_number(value),)
+    get: Callable[[Any], Any] = attrgetter(*(name or "" for name in group.columns))
+    if group.store != "windows":
+        if len(group.columns) > 1:
+            return lambda value: tuple(map(as_value, get(value)))
+        return lambda value: (as_value(get(value)),)
+    if len(group.columns) > 1:
+        return lambda value: tuple(map(as_number, get(value)))
+
+    def one(value: Any) -> Row:
+        number = get(value)
+        # The usual number first: a call of `as_number` costs as much as all else here.
+        return (number,) if number is not None and 1 <= number <= VALUE_MAX else (as_number(number),)
+
+    return one
+
+
+def as_value(value: Any) -> Any:
+    """Return `value` as it enters a window that takes text, None where it may not.
+
+    >>> as_value("a" * 300) == "a" * 256, as_value(float("inf"))
+    (True, None)
+    """
+    return value[:TEXT_MAX] if isinstance(value, str) else as_number(value)
