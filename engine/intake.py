@@ -1,6 +1,6 @@
 """One order for two topics: the events and labels of a partition as one sequence of runs.
 
-Lives here: the two bounded queues of decoded records and the rule which head goes next.
+Lives here: the two queues of records, decoded a run at a time, and the rule which head goes next.
 Never here: what an event or a label does (`scorer.py`), polling (`worker.py`).
 
 The rule (as Kafka Streams chooses between partitions, KIP-695): the older head goes first,
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -47,6 +47,8 @@ class LabelRead(Struct, frozen=True, gc=False):
     time: int
 
 
+_Item = TypeVar("_Item")
+_Read = TypeVar("_Read", EventRead, LabelRead)
 EventRun = list[EventRead]
 LabelRun = list[LabelRead]
 
@@ -62,18 +64,21 @@ class Intake:
     """The two queues of one partition."""
 
     def __init__(self, events: EventDecoder, labels: LabelDecoder | None) -> None:
-        self._decode_event = events.decode
+        self._decode_events = events.decode_all
         self._decode_label = labels.decode if labels is not None else None
+        self._records: deque[Record] = deque()
+        """Event records after those in `_events`: decoded a run at a time, while the processor's cache
+        still has them when they are answered."""
         self._events: deque[EventRead] = deque()
         self._labels: deque[LabelRead] = deque()
 
     def __len__(self) -> int:
-        return len(self._events) + len(self._labels)
+        return self.events_buffered + len(self._labels)
 
     @property
     def events_buffered(self) -> int:
         """Return how many event records wait."""
-        return len(self._events)
+        return len(self._records) + len(self._events)
 
     @property
     def labels_buffered(self) -> int:
@@ -81,13 +86,8 @@ class Intake:
         return len(self._labels)
 
     def offer_events(self, records: Iterable[Record]) -> None:
-        """Decode records of the events topic, in offset order, and queue them."""
-        decode, append = self._decode_event, self._events.append
-        for record in records:
-            decoded = decode(record)
-            append(
-                EventRead(record, decoded, _AT_ONCE if isinstance(decoded, Rejected) else decoded.event_time)
-            )
+        """Queue records of the events topic, in offset order."""
+        self._records.extend(records)
 
     def offer_labels(self, records: Iterable[Record]) -> None:
         """Decode records of the labels topic, in offset order, and queue them."""
@@ -101,22 +101,32 @@ class Intake:
     def next_run(self, *, events_unread: bool, labels_unread: bool) -> Run | None:
         """Take the next run, or None while an empty queue's topic has unread records (or both are empty)."""
         events, labels = self._events, self._labels
+        if not events and self._records:
+            self._decode_run()
         if not labels:
-            return Run(_take(events, None), []) if events and not labels_unread else None
+            return Run(_take(events), []) if events and not labels_unread else None
         if not events:
-            return Run([], _take(labels, None)) if not events_unread else None
+            return Run([], _take(labels)) if not events_unread else None
         if labels[0].time <= events[0].time:
-            return Run([], _take(labels, events[0].time + 1))
-        return Run(_take(events, labels[0].time), [])
+            return Run([], _take_before(labels, events[0].time + 1))
+        return Run(_take_before(events, labels[0].time), [])
+
+    def _decode_run(self) -> None:
+        records = _take(self._records)
+        for record, decoded in zip(records, self._decode_events(records), strict=True):
+            time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.event_time
+            self._events.append(EventRead(record, decoded, time))
 
 
-def _take(queue: deque, before: int | None) -> list:  # type: ignore[type-arg]  # deque of either read
-    """Take from the front while older than `before`, at most RUN_MAX."""
-    if before is None and len(queue) <= RUN_MAX:
-        taken = list(queue)
-        queue.clear()
-        return taken
-    taken = []
-    while queue and len(taken) < RUN_MAX and (before is None or queue[0].time < before):
+def _take(queue: deque[_Item]) -> list[_Item]:
+    """Take a run from the front."""
+    take = queue.popleft
+    return [take() for _ in range(min(len(queue), RUN_MAX))]
+
+
+def _take_before(queue: deque[_Read], before: int) -> list[_Read]:
+    """Take a run from the front while older than `before`."""
+    taken: list[_Read] = []
+    while queue and len(taken) < RUN_MAX and queue[0].time < before:
         taken.append(queue.popleft())
     return taken

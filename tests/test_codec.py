@@ -12,6 +12,9 @@ from topics.codec import (
     BYTES_MAX,
     DEPTH_MAX,
     KEYS_MAX,
+    NUMBER_MAX,
+    TEXT_MAX,
+    Decoded,
     EventDecoder,
     LabelDecoder,
     LabelNames,
@@ -114,6 +117,78 @@ def test_braces_and_colons_inside_text_are_no_nesting() -> None:
 def test_no_bytes_raise(value: bytes) -> None:
     assert isinstance(decoder().decode(record(value)), Rejected)
     assert isinstance(LabelDecoder("binary").decode(record(value)), Rejected)
+
+
+def depth_of(value: object) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inside is None else 1 + max(map(depth_of, inside), default=0)
+
+
+def keys_of(value: object) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(keys_of, value.values()))
+    return sum(map(keys_of, value)) if isinstance(value, list) else 0
+
+
+def by_the_rules(body: dict[str, Any], value: bytes) -> tuple[Any, ...] | str:
+    """The rules of an event one after the other, each in its plainest form."""
+    if len(value) > BYTES_MAX:
+        return "larger than"
+    if keys_of(body) > KEYS_MAX:
+        return "keys has more than"
+    if depth_of(body) > DEPTH_MAX:
+        return "is deeper than"
+    try:
+        found = msgspec.json.decode(value, type=Payment)
+        for name in ("amount", "count"):
+            if not -NUMBER_MAX <= (getattr(found, name) or 0) <= NUMBER_MAX:
+                return f"`$.{name}`"
+        for name in ("event_id", "card"):
+            if not 1 <= len(str(getattr(found, name))) <= TEXT_MAX:
+                return f"`{name}`"
+        at = time_ms(found.event_time)
+        label = None if found.label is None else label_value(found.label, "binary")
+        return str(found.event_id), at, found.card, found, label
+    except (msgspec.MsgspecError, ValueError) as error:
+        return str(error)
+
+
+def nested(depth: int, inner: object) -> object:
+    for level in range(depth):
+        inner = [inner] if level % 2 else {"k": inner}
+    return inner
+
+
+odd = st.one_of(
+    st.sampled_from([None, True, 0, -1, "", "{[" * 9, '\\"{', "x" * TEXT_MAX, "x" * (TEXT_MAX + 1), 1e300]),
+    st.sampled_from([NUMBER_MAX, -NUMBER_MAX, 10**15 + 1, 10**11, 10**11 - 1, 10**9, 253_402_300_799_999]),
+    st.sampled_from([253_402_300_800_000, "2023-11-14T22:13:20Z", "2023-11-14T22:13:20", "x" * 4_000]),
+    st.builds(nested, st.integers(DEPTH_MAX - 3, DEPTH_MAX + 1), st.just(1)),
+    st.integers(KEYS_MAX - 8, KEYS_MAX).map(lambda count: {f"k{n}": n for n in range(count)}),
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*GOOD, "count", "unknown"]), odd, max_size=3),
+    st.sampled_from([b"", b" ", b" " * 4_000, b" " * BYTES_MAX]),
+)
+def test_an_event_is_what_the_rules_say_one_by_one(changes: dict[str, Any], before: bytes) -> None:
+    body = {**GOOD, **changes}
+    value = before + json.dumps(body).encode()
+    decoded = decoder(label="label").decode(record(value))
+    expected = by_the_rules(body, value)
+    if isinstance(expected, str):
+        assert isinstance(decoded, Rejected)
+        assert expected in decoded.message
+    else:
+        assert decoded == Decoded(*expected)
+
+
+def test_a_run_is_decoded_in_order_whatever_is_in_it() -> None:
+    records = [record(value) for value in (event(), None, event(event_id="e2"), b"{", event(card=""))]
+    each = [decoder().decode(one) for one in records]
+    assert decoder().decode_all(records) == each
+    assert [isinstance(one, Rejected) for one in each] == [False, True, False, True, True]
 
 
 def test_labels_by_task_and_by_other_names() -> None:

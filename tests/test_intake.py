@@ -74,6 +74,15 @@ def test_runs_are_bounded() -> None:
     assert len(made) == 5
 
 
+def test_the_order_holds_across_the_runs_in_which_events_are_decoded() -> None:
+    made = intake()
+    made.offer_events([event(n, 10 * n) for n in range(3 * RUN_MAX)])
+    made.offer_labels([label(n, 70 * n) for n in range(20)])
+    found = order(made)
+    assert found == sorted(found, key=lambda read: (read[1], read[0] == "e"))
+    assert len(found) == 3 * RUN_MAX + 20
+
+
 times = st.lists(st.integers(0, 40), max_size=20)
 
 
