@@ -135,3 +135,58 @@ def test_against_the_definition(steps: list[tuple[str, int, int]]) -> None:
             elif not alive and event_id not in early:
                 early[event_id] = (label_time, number)
     assert found == expected
+
+
+answers = st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_size=25)
+early_labels = st.lists(
+    st.tuples(st.sampled_from(["early", "late", "never"]), st.integers(0, 60)), max_size=6
+)
+
+
+@given(answers, early_labels, st.lists(st.integers(0, 100), max_size=4), st.booleans())
+def test_what_ends_ends_by_deadline_whatever_the_order_it_came_in(
+    rows: list[tuple[int, bool]], first: list[tuple[str, int]], watermarks: list[int], restored: bool
+) -> None:
+    """Oracle: sort everything that waits by (deadline, events before labels, offset)."""
+    join = Join(wait_ms=30, implicit=False)
+    waits: list[tuple[int, int, int, str]] = []
+    for offset, (name, time) in enumerate(first):
+        join.label(Label(f"{name}{offset}", True, time, offset), key=None, value=None)
+        waits.append((time + 30, 1, offset, f"{name}{offset}"))
+    for offset, (time, labelled) in enumerate(rows):
+        entry = waiting(f"e{offset}", time, offset)
+        if labelled:
+            join.open_labelled(entry, True)
+        else:
+            join.open(entry)
+        waits.append((time + 30, 0, offset, f"e{offset}"))
+    if restored:
+        join.restore(dict(sorted(join.snapshot().items(), reverse=True)))
+    waits.sort()
+    for watermark in sorted(watermarks):
+        assert join.next_deadline == min((wait[0] for wait in waits), default=None)
+        ended = [wait for wait in waits if wait[0] < watermark]
+        waits = waits[len(ended) :]
+        implicit, unmatched = join.expire(watermark, at_offset=1)
+        assert [(j.label_time, j.waiting.prediction.event_id) for j in implicit] == [
+            (deadline, name) for deadline, kind, offset, name in ended if not kind and not rows[offset][1]
+        ]
+        assert [early.label.event_id for early in unmatched] == [name for _, kind, _, name in ended if kind]
+        assert join.pending == len(waits)
+
+
+@given(answers, st.integers(1, 30), st.integers(1, 9))
+def test_a_run_of_n_equals_n_runs_of_one(rows: list[tuple[int, bool]], pending_max: int, size: int) -> None:
+    runs, each = (Join(wait_ms=30, implicit=None, pending_max=pending_max) for _ in range(2))
+    entries = [waiting(f"e{offset}", time, offset) for offset, (time, _) in enumerate(rows)]
+    labels = [label for _, label in rows]
+    found = [
+        joined
+        for at in range(0, len(rows), size)
+        for joined in runs.open_labelled_all(entries[at : at + size], labels[at : at + size])
+    ]
+    again = [waiting(f"e{offset}", time, offset) for offset, (time, _) in enumerate(rows)]
+    assert found == [each.open_labelled(entry, label) for entry, label in zip(again, labels, strict=True)]
+    assert runs.snapshot() == each.snapshot()
+    assert runs.delta() == each.delta()
+    assert (runs.next_deadline, runs.given_up) == (each.next_deadline, each.given_up)
