@@ -19,7 +19,8 @@ def flights(**names: str) -> Catalog:
 
 
 def test_every_role_has_one_topic_and_every_target_is_a_role() -> None:
-    plan = flights().plan(events=4)
+    catalog = Catalog("flights", events="flights.departures", labels="flights.arrivals", rekeying=True)
+    plan = catalog.plan(events=4)
     assert {topic.role for topic in plan} == set(get_args(Role))
     assert set(get_args(Target)) <= set(get_args(Role))
     assert len({topic.name for topic in plan}) == len(plan)
@@ -29,6 +30,13 @@ def test_default_names_are_dotted_and_have_no_underscore() -> None:
     for topic in flights().plan(events=1):
         assert topic.name.startswith("flights.")
         assert "_" not in topic.name
+
+
+def test_the_internal_topics_are_there_only_where_events_travel() -> None:
+    travelling = Catalog("flights", events="flights.departures", rekeying=True).plan(events=3)
+    internal = {topic.name: topic.partitions for topic in travelling if topic.role.startswith("rekey")}
+    assert internal == {"flights.rekey": 3, "flights.rekeyed": 3}
+    assert "rekey" not in flights()
 
 
 def test_co_partitioned_topics_have_the_count_of_events() -> None:

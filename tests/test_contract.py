@@ -21,10 +21,13 @@ from operators.claims import Reader
 from operators.drift import Drift
 from operators.evidence import Promotion
 from operators.features import Features, JoinedLabel
+from operators.gather import Gather
 from operators.join import Join, Waiting
+from operators.merge import Merge
 from operators.plan import compile_features
 from topics import headers
 from topics.codec import encode
+from topics.hops import Order
 from topics.messages import Claim, Event, Example, Label, Prediction, Record
 
 STEPS = 120
@@ -165,7 +168,42 @@ def learner_parts(made: Learner) -> tuple[type, ...]:
     return tuple(type(part) for part in parts)
 
 
+def merge_inputs(rng: random.Random) -> list[Any]:
+    items: list[Any] = []
+    for number in range(STEPS):
+        source, time = rng.randrange(3), number + rng.randint(-5, 5)
+        item = Payment("abc"[source], float(time))
+        items.append((Order(time, 2, source, number), item) if rng.random() < 0.6 else (source, time))
+    return items
+
+
+def feed_merge(made: Merge[Payment], item: Any) -> Any:
+    first, second = item
+    if isinstance(first, Order):
+        return made.offer(first, second)
+    return made.progress(first, second, idle=second % 7 == 0)
+
+
+def feed_gather(made: Gather, item: tuple[int, int]) -> Any:
+    kind, offset = item
+    if kind == 0:
+        made.expect(offset)
+    elif kind == 1:
+        made.sent(offset, {"a": offset}, late=False)
+    elif kind == 2:
+        made.put(offset, {"b": 0.5}, late=offset % 5 == 0)
+    elif made.complete(offset):
+        return made.take(offset)
+    return made.outstanding
+
+
 CASES = {
+    "merge": Case(lambda: Merge(3, Payment, held_max=30), merge_inputs, feed_merge),
+    "gather": Case(
+        lambda: Gather(parts=2),
+        lambda rng: [(rng.randrange(4), rng.randrange(12)) for _ in range(STEPS)],
+        feed_gather,
+    ),
     "features": Case(make_features, feature_inputs, feed_features),
     "join": Case(lambda: Join(wait_ms=1_500, implicit=False, pending_max=40), join_inputs, feed_join),
     "reader": Case(

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from topics.errors import DefinitionError
+from topics.hops import EventHop, ValuesHop
 from topics.messages import Command, Decision, Example, ModelPointer, Prediction, Record
 
 __all__ = ["Catalog", "Cleanup", "Partitions", "Role", "TopicPlan", "check_name"]
@@ -28,6 +29,8 @@ Role = Literal[
     "models",
     "commands",
     "dead-letters",
+    "rekey",
+    "rekeyed",
 ]
 Cleanup = Literal["delete", "compact"]
 Partitions = Literal["events", "learners", "one"]
@@ -81,15 +84,20 @@ _TABLE = (
     _Row("models", ModelPointer, "<pipeline>@<alias>", "one", "compact", None),
     _Row("commands", Command, "the command's id", "one", "delete", None),
     _Row("dead-letters", Record, "the refused record's key", "events", "delete", None),
+    _Row("rekey", EventHop, "the key of another window", "events", "delete", None),
+    _Row("rekeyed", ValuesHop, "none: back to the event's partition", "events", "delete", None),
 )
 _USERS: frozenset[Role] = frozenset({"events", "labels"})
+_INTERNAL: frozenset[Role] = frozenset({"rekey", "rekeyed"})
+"""Only where windows have other keys than the topic."""
 
 
 class Catalog:
     """Every topic of one pipeline.
 
     `events` and `labels` are the user's names (`labels=None` where events carry their
-    label).  `names` overrides any other by role.  Raises DefinitionError for a name Kafka
+    label).  `names` overrides any other by role.  `rekeying` says that events travel to the
+    partitions of other keys, which takes two topics more.  Raises DefinitionError for a name Kafka
     refuses, an unknown role, and two roles under one name.
 
     >>> catalog = Catalog("flights", events="flights.departures", labels="flights.arrivals")
@@ -106,6 +114,7 @@ class Catalog:
         events: str,
         labels: str | None = None,
         names: Mapping[str, str] | None = None,
+        rekeying: bool = False,
     ) -> None:
         check_name(pipeline)
         overrides = dict(names or {})
@@ -120,7 +129,7 @@ class Catalog:
         if labels is not None:
             self._names["labels"] = labels
         for row in _TABLE:
-            if row.role not in _USERS:
+            if row.role not in _USERS and (rekeying or row.role not in _INTERNAL):
                 self._names[row.role] = overrides.get(row.role, f"{pipeline}.{row.role}")
         by_name: dict[str, Role] = {}
         for role, name in self._names.items():

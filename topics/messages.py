@@ -46,7 +46,9 @@ None: the model has no opinion yet (River's empty answer before the first lesson
 """
 Headers = tuple[tuple[str, bytes], ...]
 Task = Literal["binary", "multiclass", "regression"]
-Target = Literal["predictions", "shadow-predictions", "examples", "decisions", "models", "dead-letters"]
+Target = Literal[
+    "predictions", "shadow-predictions", "examples", "decisions", "models", "dead-letters", "rekey", "rekeyed"
+]
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
 Kind = Literal["example", "claim", "quarantine", "command"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""

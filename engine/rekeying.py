@@ -1,0 +1,173 @@
+"""Re-keying as the owner of a partition sees it: an intake whose events have the windows of every key.
+
+Lives here: the three parts that an owner runs beside its scorer (router, enricher, gathering), the one
+claim they share, and the run of events that may be answered.  Never here: what each part does,
+Kafka, clocks (the shell hands in the time).
+
+    events, labels --> intake --> router ------------------> rekey topic, partitions by other keys
+                          |                                        |
+                          |  in the same order               enricher (whoever owns that partition)
+                          v                                        |
+                        waiting <----- gather <--------------- rekeyed topic, the event's own partition
+                          |
+                          v   a run whose events are complete
+                        scorer
+
+The owner of partition p runs router p, enricher p and scorer p, under one claim and in one
+checkpoint, so a takeover is one takeover.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from engine.enricher import Enricher
+from engine.hopbox import Hopbox
+from engine.intake import RUN_MAX, EventRead, Intake, LabelRead, Run
+from engine.pipeline import Pipeline
+from engine.router import Router
+from operators.claims import Reader, Writer
+from operators.contract import StateDelta, StateEntries
+from operators.gather import Gather
+from operators.logged import LoggedHops
+from operators.stages import LATE, Stages, looked_up
+from topics.hops import HopId, ValuesHop, decode_hop
+from topics.messages import Claim, Outgoing, Record
+
+__all__ = ["Rekeying"]
+
+OUTSTANDING_MAX = 10_000
+"""Events of this partition on their way to others.  So a partition runs ahead of the slowest by no more,
+and a stage holds at most so many of each source, about 1 KB each."""
+
+
+class _Position(msgspec.Struct):
+    values: int = 0
+    """Next offset of the `rekeyed` partition."""
+    taken: int = 0
+    """Next offset of the events partition to be handed to the scorer."""
+
+
+class Rekeying:
+    """Router, enricher and gathering of one partition."""
+
+    def __init__(
+        self, pipeline: Pipeline, stages: Stages, *, partition: int, writer: Writer, logged: LoggedHops
+    ) -> None:
+        self.partition = partition
+        self.position = _Position()
+        inside = pipeline.labels.field is not None
+        self.intake = Intake(pipeline.event_decoder(), None if inside else pipeline.label_decoder())
+        self._hopbox = Hopbox(writer, logged)
+        self._gather = Gather(parts=stages.parts)
+        self.router = Router(pipeline, stages, partition=partition, hopbox=self._hopbox, gather=self._gather)
+        self.enricher = Enricher(pipeline, stages, partition=partition, hopbox=self._hopbox)
+        self._reader = Reader()
+        self._waiting: deque[EventRead | LabelRead] = deque()
+        """Records in the order in which the router took them, for the scorer to take in the same."""
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """What happened, by (metric, label): the shell exports it; no part of the state."""
+        return self.enricher.counts
+
+    def offer_hops(self, records: Sequence[Record]) -> None:
+        """Take records of the own partition of `rekey`."""
+        self.enricher.take(records)
+
+    def offer_values(self, records: Sequence[Record]) -> None:
+        """Take records of the own partition of `rekeyed`."""
+        for record in records:
+            self.position.values = record.offset + 1
+            match decode_hop(record):
+                case Claim(source, number):
+                    self._reader.claim(source, number)
+                case ValuesHop() as hop if self._reader.counts(hop.source_partition, hop.claim, hop.sequence):
+                    if hop.event_offset >= self.position.taken:
+                        self._gather.put(hop.event_offset, hop.values, late=hop.late)
+
+    def turn(
+        self, now_ms: int, *, events_unread: bool, labels_unread: bool, idle_after_ms: int
+    ) -> list[Outgoing]:
+        """Route what has been offered, as far as the others keep up; return what is to be sent."""
+        self._hopbox.now_ms = now_ms
+        intake, router = self.intake, self.router
+        while self._gather.outstanding < OUTSTANDING_MAX:
+            run = intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
+            if run is None:
+                break
+            router.take(run, now_ms)
+            self._waiting.extend(run.events or run.labels)
+        quiet = not (events_unread or labels_unread or len(intake))
+        router.turn(now_ms, quiet=quiet, idle_after_ms=idle_after_ms)
+        return self._hopbox.drain()
+
+    def next_run(self) -> tuple[Run, list[Mapping[str, object]]] | None:
+        """Take the next run that can be answered, and the values of its events; None while one waits."""
+        waiting, complete = self._waiting, self._gather.complete
+        if not waiting:
+            return None
+        events: list[EventRead] = []
+        labels: list[LabelRead] = []
+        values: list[Mapping[str, object]] = []
+        while waiting and len(events) + len(labels) < RUN_MAX:
+            read = waiting[0]
+            if isinstance(read, LabelRead):
+                if events:
+                    break
+                labels.append(read)
+            else:
+                offset = read.record.offset
+                if labels or not complete(offset):
+                    break
+                found, late = self._gather.take(offset)
+                self.position.taken = offset + 1
+                values.append(looked_up(found) | ({LATE: True} if late else {}))
+                events.append(read)
+            waiting.popleft()
+        return (Run(events, labels), values) if events or labels else None
+
+    def tidy(self) -> None:
+        """Forget which records are logged where a replay can make them no more: before each checkpoint."""
+        logged = self._hopbox.logged
+        if not logged.empty:
+            logged.forget(self._possible)
+
+    def _possible(self, found: HopId, event_id: str) -> bool:
+        if found[0] == "values":
+            return self.enricher.may_send(found)
+        return self.router.may_send(found, event_id)
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+        return {name: data for name, data in self._parts("snapshot").items() if data is not None}
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        return self._parts("delta")
+
+    def _parts(self, how: str) -> StateDelta:
+        state: StateDelta = {"position": msgspec.json.encode(self.position)}
+        for prefix, part in self._operators():
+            state |= {prefix + name: data for name, data in getattr(part, how)().items()}
+        return state
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the state by that of a checkpoint."""
+        self.position = msgspec.json.decode(entries["position"], type=_Position)
+        for prefix, part in self._operators():
+            cut = len(prefix)
+            part.restore({name[cut:]: data for name, data in entries.items() if name.startswith(prefix)})
+
+    def _operators(self) -> tuple[tuple[str, Router | Enricher | Gather | Reader], ...]:
+        return (
+            ("router/", self.router),
+            ("enricher/", self.enricher),
+            ("gather/", self._gather),
+            ("reader/", self._reader),
+        )

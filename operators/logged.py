@@ -1,0 +1,60 @@
+"""Which records of the internal topics stand in the log already: a replay makes them, and they are not sent.
+
+Lives here: their identities.  Never here: what they say, when a replay can make one no more (the
+makers know: `engine/router.py`, `engine/enricher.py`).
+
+Unlike an answer (`claims.Suppression`) such a record need not be used again: it follows from a log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from operators.claims import SUPPRESSED_MAX
+from topics.errors import ClaimError
+from topics.hops import Hop, HopId, LabelHop, hop_id
+
+__all__ = ["LoggedHops"]
+
+
+class LoggedHops:
+    """Records logged after the checkpoint; each is passed over once.
+
+    >>> from topics.hops import ValuesHop
+    >>> logged = LoggedHops()
+    >>> logged.add(ValuesHop(1, 0, 2, 40, False, {"0": 3}))
+    >>> logged.once(("values", 1, 2, 40)), logged.once(("values", 1, 2, 40))
+    (True, False)
+    """
+
+    def __init__(self, logged_max: int = SUPPRESSED_MAX) -> None:
+        self._logged_max = logged_max
+        self._ids: dict[HopId, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def empty(self) -> bool:
+        """Return whether the replay has caught up with the log."""
+        return not self._ids
+
+    def add(self, hop: Hop) -> None:
+        """Take a record that counts.  Raises ClaimError beyond the limit."""
+        found = hop_id(hop)
+        if found is None:
+            return
+        if len(self._ids) >= self._logged_max:
+            raise ClaimError(
+                f"more than {self._logged_max} records were re-keyed since the checkpoint",
+                hint="restore a newer checkpoint, or allow more records (and memory) for the replay",
+            )
+        self._ids[found] = hop.event_id if isinstance(hop, LabelHop) else ""
+
+    def once(self, found: HopId) -> bool:
+        """Return, once, whether this record is logged."""
+        return self._ids.pop(found, None) is not None
+
+    def forget(self, possible: Callable[[HopId, str], bool]) -> None:
+        """Forget what a replay can make no more; `possible` gets a record and a label's event id."""
+        self._ids = {found: event_id for found, event_id in self._ids.items() if possible(found, event_id)}
