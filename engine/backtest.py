@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from msgspec.structs import replace
 
+from engine.ahead import Ahead
 from engine.assembly import build_learner
 from engine.intake import Run
 from engine.lines import read_lines
@@ -30,7 +31,7 @@ from operators.join import Waiting
 from topics import headers
 from topics.codec import encode, encode_json
 from topics.errors import SettingsError
-from topics.messages import Claim, Decision, Example, Outgoing, Quarantine, Record
+from topics.messages import Claim, Decision, Outgoing, Record
 
 __all__ = ["Backtest", "LocalRun", "backtest", "read_lines"]
 
@@ -70,8 +71,8 @@ class LocalRun:
         self._inside = inside
         self._static = StaticHistory(pipeline.plan.lookups, static) if static is not None else None
         if inside:
-            self.scorer.tell_at_once(self._take)
-        self._learn(Outgoing("examples", 0, None, encode(Claim(0, CLAIM)), headers.CLAIM, 0))
+            self.scorer.learn_ahead(Ahead(self.learner, self.decisions.extend))
+        self._fold([Outgoing("examples", 0, None, encode(Claim(0, CLAIM)), headers.CLAIM, 0)])
 
     def advance(self, *, events_unread: bool = False, labels_unread: bool = False) -> list[Outgoing] | None:
         """Take the next run; return what leaves it, or None if there is nothing to take."""
@@ -81,28 +82,27 @@ class LocalRun:
         looked_up = self._static.of(run) if self._static is not None else None
         out = self.scorer.step(run, _last_time(run), looked_up)
         out += self.scorer.complete()
-        for record in out:
-            if record.target == "examples":
-                if not self._inside:
-                    self._learn(record)
-                elif self.examples is not None:
-                    self._write(record)  # learned when it was made
+        lessons = [record for record in out if record.target == "examples"]
+        if not self._inside:
+            self._fold(lessons)
+        elif self.examples is not None:
+            self._written(lessons)  # learned when they were made
         return out
 
-    def _take(self, value: Example | Quarantine) -> None:
-        self.decisions += self.learner.take(value, self.learner.reading)
+    def _fold(self, lessons: Sequence[Outgoing]) -> None:
+        """Write records to the examples log and let the learner read them."""
+        self.decisions += self.learner.fold(self._written(lessons))
 
-    def _learn(self, outgoing: Outgoing) -> None:
-        """Write one record to the examples log and let the learner read it."""
-        self.decisions += self.learner.fold((self._write(outgoing),))
-
-    def _write(self, outgoing: Outgoing) -> Record:
-        _, _, key, value, kind, timestamp_ms = outgoing
-        record = Record(self._examples_topic, 0, next(self._offsets), timestamp_ms, key, value, kind)
+    def _written(self, lessons: Sequence[Outgoing]) -> list[Record]:
+        """Return records as they lie in the examples log."""
+        topic = self._examples_topic
+        records = [
+            Record(topic, 0, next(self._offsets), timestamp_ms, key, value, kind)
+            for _, _, key, value, kind, timestamp_ms in lessons
+        ]
         if self.examples is not None:
-            self.examples.append(record)
-        return record
-
+            self.examples += records
+        return records
 
 def _last_time(run: Run) -> int:
     last = run.events[-1] if run.events else run.labels[-1]

@@ -39,12 +39,13 @@ from operators.drift import Drift, DriftWatch
 from operators.evaluation import Evaluation
 from operators.evidence import Evidence
 from operators.learning import Learning
+from operators.lessons import Lessons
 from operators.losses import loss_of
 from operators.roster import Candidate, PredictorOf, Roster, itself
 from topics.codec import decode_claim, decode_command, decode_example, decode_quarantine
-from topics.errors import ModelError
+from topics.errors import ClaimError, ModelError
 from topics.headers import kind_of
-from topics.messages import Decision, Example, Quarantine, Record, Task
+from topics.messages import Decision, Example, Kind, Quarantine, Record, Task
 
 __all__ = ["Learner"]
 
@@ -159,6 +160,7 @@ class Learner:
         """
         decisions: list[Decision] = []
         place = self._place
+        examples: list[Example] = []
         for record in records:
             if record.offset < place.reading:
                 continue
@@ -166,11 +168,41 @@ class Learner:
                 decisions += self._look_ahead(record)
                 if place.reading <= record.offset:
                     break  # a resume sends the shell back
+                continue
+            self._check_nothing_skipped(record)
+            kind = None if record.value is None else kind_of(record.headers)
+            if kind == "example":
+                if (example := self._example(record)) is not None:
+                    if examples and record.offset != place.reading:
+                        decisions += self._step(examples)
+                    examples.append(example)
+                elif examples:
+                    decisions += self._step(examples)
             else:
-                self._check_nothing_skipped(record)
-                decisions += self._fold_one(record)
-                place.position = place.reading = record.offset + 1
+                if examples:
+                    decisions += self._step(examples)
+                if kind is not None:
+                    decisions += self._fold_other(kind, record)
+            place.position = place.reading = record.offset + 1
+        if examples:
+            decisions += self._step(examples)
         return decisions
+
+    def _step(self, examples: list[Example]) -> list[Decision]:
+        """Learn the examples that end where `reading` stands, and begin a new list."""
+        decisions = self.learning.step(examples, self._place.reading - len(examples))
+        examples.clear()
+        return decisions
+
+    def _example(self, record: Record) -> Example | None:
+        """Return an example of the log, None if it does not count."""
+        try:
+            example = decode_example(record.value or b"")
+        except msgspec.MsgspecError:
+            self._place.refused += 1
+            return None
+        counts = self.reader.counts(example.source_partition, example.claim, example.sequence)
+        return example if counts else None
 
     def _look_ahead(self, record: Record) -> list[Decision]:
         """Let commands act during a pause; everything else waits for its turn."""
@@ -192,23 +224,16 @@ class Learner:
                 offset=record.offset,
             )
 
-    def _fold_one(self, record: Record) -> list[Decision]:
-        kind = kind_of(record.headers)
-        if record.value is None or kind is None:
-            return []
+    def _fold_other(self, kind: Kind, record: Record) -> list[Decision]:
+        """Fold what is no example."""
+        value = record.value or b""
         try:
             match kind:
-                case "example":
-                    example = decode_example(record.value)
-                    if self.reader.counts(example.source_partition, example.claim, example.sequence):
-                        return self.learning.step(example, record.offset)
                 case "claim":
-                    claim = decode_claim(record.value)
+                    claim = decode_claim(value)
                     self.reader.claim(claim.source_partition, claim.claim)
                 case "quarantine":
-                    report = decode_quarantine(record.value)
-                    if self.reader.counts(report.source_partition, report.claim, report.sequence):
-                        return self.learning.quarantine(report.model_name, report.reason, record.offset)
+                    return self.quarantined(decode_quarantine(value), record.offset)
                 case "command":
                     if record.offset >= self._place.commands_done:
                         return self._command(record)
@@ -224,23 +249,55 @@ class Learner:
             return []
         return self.learning.command(command, record.offset)
 
-    def take(self, value: Example | Quarantine, offset: int) -> list[Decision]:
-        """Fold a record that this process has just made, at the offset it will have, undecoded.
-
-        Raises ModelError during a pause, and where records before `offset` have not been folded.
-        """
-        if self.paused:
-            raise ModelError("learning is paused", hint="wait for resume", offset=offset)
-        if offset != self._place.reading:
-            raise ModelError(
-                f"the learner stands at {self._place.reading}", hint="follow the log", offset=offset
-            )
-        self._place.position = self._place.reading = offset + 1
-        if not self.reader.counts(value.source_partition, value.claim, value.sequence):
+    def quarantined(self, report: Quarantine, offset: int) -> list[Decision]:
+        """Fold a scorer's report, if it counts."""
+        if not self.reader.counts(report.source_partition, report.claim, report.sequence):
             return []
-        if isinstance(value, Example):
-            return self.learning.step(value, offset)
-        return self.learning.quarantine(value.model_name, value.reason, offset)
+        return self.learning.quarantine(report.model_name, report.reason, offset)
+
+    # -- ahead of the log -------------------------------------------------------------------------
+
+    def take(self, report: Quarantine) -> list[Decision]:
+        """Fold a report that this process has just made, at the next offset, undecoded."""
+        self._check_going()
+        return self.quarantined(report, self._pass(1))
+
+    def learn(self, examples: Sequence[Example]) -> list[Decision]:
+        """Fold examples of one source that this process has just made, at the next offsets, undecoded.
+
+        Raises ModelError during a pause, ClaimError if they do not count.
+        """
+        self._count(examples)
+        return self.learning.step(examples, self._pass(len(examples)))
+
+    def judge(self, examples: Sequence[Example], lessons: Lessons, row: int) -> tuple[int, list[Decision]]:
+        """Fold the first of `examples` that `lessons` have taught, up to a decision; return how many.
+
+        Raises as `learn`.
+        """
+        judged, decisions = self.learning.judge(examples, self._place.reading, lessons, row)
+        self._count(examples[:judged])
+        self._pass(judged)
+        return judged, decisions
+
+    def _count(self, examples: Sequence[Example]) -> None:
+        self._check_going()
+        first = examples[0]
+        if not self.reader.count_all(first.source_partition, first.claim, first.sequence, len(examples)):
+            raise ClaimError(
+                f"example {first.sequence} of claim {first.claim} does not count: another owner writes",
+                hint="nothing to do: a restart goes on from the checkpoint",
+            )
+
+    def _check_going(self) -> None:
+        if self.paused:
+            raise ModelError("learning is paused", hint="wait for resume", offset=self._place.reading)
+
+    def _pass(self, count: int) -> int:
+        """Take the next offsets; return the first."""
+        first = self._place.position
+        self._place.position = self._place.reading = first + count
+        return first
 
     # -- state ------------------------------------------------------------------------------------
 

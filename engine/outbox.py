@@ -6,21 +6,29 @@ Never here: when they are due (`scorer.py`), which topic they land on (`kafka.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from engine.ahead import Ahead
 from operators.claims import Suppression, Writer
 from operators.join import Joined
-from operators.scoring import Failure
+from operators.scoring import Failure, Served
 from topics import headers
 from topics.codec import encode
-from topics.messages import Example, Headers, Outgoing, Prediction, Quarantine, Record, Score
+from topics.messages import (
+    Event,
+    Example,
+    Features,
+    Headers,
+    Outgoing,
+    Prediction,
+    Quarantine,
+    Record,
+    Score,
+)
 
-__all__ = ["EXAMPLES_PARTITION", "Outbox", "WriteAtOnce"]
-
-WriteAtOnce = Callable[[Example | Quarantine], None]
-"""Is told of a record for the examples log the moment it is made, before it is encoded and sent."""
+__all__ = ["EXAMPLES_PARTITION", "Outbox"]
 
 EXAMPLES_PARTITION = 0
 """One global model: every scorer writes to one examples partition."""
@@ -35,22 +43,32 @@ class Outbox:
         partition: int,
         writer: Writer,
         suppression: Suppression,
+        threshold: float | None,
     ) -> None:
         self.writer = writer
         self.suppression = suppression
         self._partition = partition
+        self._prefix = f"{pipeline_name}:"
+        self._threshold = threshold
         self._source = f"headrace/{pipeline_name}"
         self._prediction_headers = headers.cloud_event("dev.headrace.prediction", self._source)
         self._predictions_log = ("predictions", partition)
         self._examples_log = ("examples", EXAMPLES_PARTITION)
-        self._at_once: WriteAtOnce | None = None
+        self._ahead: Ahead | None = None
+        self._untold: list[Example | Quarantine] = []
         self._answers: list[tuple[Prediction, bytes | None, Headers]] = []
         self._lessons: list[tuple[Example | Quarantine, Headers, str, int]] = []
         self._out: list[Outgoing] = []
 
-    def tell_at_once(self, write: WriteAtOnce | None) -> None:
-        """Tell `write` of records for the examples log the moment they are made; None ends that."""
-        self._at_once = write
+    def learn_ahead(self, ahead: Ahead | None) -> None:
+        """Tell `ahead` of records for the examples log before they are sent; None ends that."""
+        self._ahead = ahead
+
+    def tell(self) -> None:
+        """Let what was made for the examples log since the last call be learned, where that is allowed."""
+        untold, self._untold = self._untold, []
+        if untold and self._ahead is not None:
+            self._ahead.learn(untold)
 
     def drain(self) -> list[Outgoing]:
         """Return what has gathered since the last call, encoded, in order for each log."""
@@ -71,19 +89,60 @@ class Outbox:
         """Return, once, the answer that an earlier owner logged for this event record."""
         return None if self.suppression.empty else self.suppression.answered(event_id, event_offset)
 
-    def next_sequence(self) -> int:
-        """Return the number of the next prediction; it must be sent next."""
-        return self.writer.next(self._predictions_log)
+    def answer(self, event: Event, features: Features, served: Served, now_ms: int) -> Prediction:
+        """Send what was served to the partition of its event, numbered, and return it."""
+        event_id = event.event_id
+        answer = Prediction(
+            self._prefix + event_id,
+            event_id,
+            event.event_time,
+            now_ms,
+            served.model_name,
+            served.model_version,
+            served.model_updates,
+            "champion",
+            served.score,
+            served.label,
+            served.served_by,
+            features,
+            event.offset,
+            self.writer.claim,
+            self.writer.next(self._predictions_log),
+            self._threshold,
+            served.cold_start,
+            event.late,
+        )
+        self._answers.append((answer, event.record_key, event.headers))
+        return answer
 
-    def prediction(self, answer: Prediction, key: bytes | None, found: Headers) -> None:
-        """Send a numbered answer to the partition of its event."""
-        self._answers.append((answer, key, found))
+    @property
+    def answers_sent(self) -> int:
+        """Return the number of the next prediction, which `answered` will take."""
+        return self.writer.sent(self._predictions_log)
+
+    @property
+    def examples_sent(self) -> int:
+        """Return the number of the next record for the examples log, which `learned` will take."""
+        return self.writer.sent(self._examples_log)
+
+    def answered(self, answers: Sequence[Prediction], events: Sequence[Event]) -> None:
+        """Send answers, numbered from `answers_sent` on, to the partition of their events."""
+        self.writer.advance(self._predictions_log, len(answers))
+        self._answers += [
+            (answer, event.record_key, event.headers) for answer, event in zip(answers, events, strict=True)
+        ]
+
+    def learned(self, examples: Sequence[Example]) -> None:
+        """Write examples, numbered from `examples_sent` on, that have been learned already."""
+        self.writer.advance(self._examples_log, len(examples))
+        kind = headers.EXAMPLE
+        self._lessons += [(example, kind, example.key, example.label_time) for example in examples]
 
     def again(self, answer: Prediction, event_offset: int, key: bytes | None, found: Headers) -> None:
         """Send an answer once more, for another record of the same event."""
-        claim, sequence = self.writer.claim, self.next_sequence()
+        claim, sequence = self.writer.claim, self.writer.next(self._predictions_log)
         repeated = replace(answer, event_offset=event_offset, claim=claim, sequence=sequence)
-        self.prediction(repeated, key, found)
+        self._answers.append((repeated, key, found))
 
     def shadow(self, answer: Prediction, key: str, scores: dict[str, Score]) -> None:
         """Send what the other candidates would have answered, for looking only."""
@@ -151,5 +210,5 @@ class Outbox:
 
     def _log(self, value: Example | Quarantine, kind: Headers, key: str, timestamp_ms: int) -> None:
         self._lessons.append((value, kind, key, timestamp_ms))
-        if self._at_once is not None:
-            self._at_once(value)
+        if self._ahead is not None:
+            self._untold.append(value)

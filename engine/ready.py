@@ -5,7 +5,8 @@ Lives here: the columns.  Never here: when they must be answered (`scorer.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 
 from msgspec import Struct
 
@@ -27,6 +28,20 @@ class Ready(Struct, gc=False):
     oldest: int = _NEVER
     """Smallest event time, ms: the first entry to expire, once they are open."""
     late: int = 0
+
+    def stretches(self, wait_ms: int) -> Iterator[tuple[slice, bool]]:
+        """Yield the events in stretches that can be learned at once, as they carry a label, and that cannot.
+
+        A label that comes more than `wait_ms` after its event, by the watermark, is not learned.
+        """
+        start = 0
+        for learnable, same in groupby(
+            label is not None and (not event.late or event.event_time + wait_ms >= event.watermark)
+            for event, label in zip(self.events, self.labels, strict=True)
+        ):
+            end = start + sum(1 for _ in same)
+            yield slice(start, end), learnable
+            start = end
 
     def clear(self) -> None:
         """Forget them: they have been answered."""

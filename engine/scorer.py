@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import cast
 from zlib import crc32
 
 import msgspec
 
+from engine.ahead import Ahead
 from engine.intake import EventRead, Intake, LabelRead, Run
-from engine.outbox import Outbox, WriteAtOnce
+from engine.outbox import Outbox
 from engine.pipeline import Pipeline
+from engine.prequential import LabelledRun, Prequential
 from engine.ready import Ready
 from operators.claims import Suppression, Writer
 from operators.contract import StateDelta, StateEntries
@@ -50,8 +53,8 @@ class Scorer:
     """Everything one events partition needs to answer and to make examples.
 
     Examples leave with `step` and `complete`, and the learner reads them back from the log.  After
-    `tell_at_once` they go to a function the moment they are made: where labels come inside events, the
-    learner of the same process can so learn row by row.
+    `learn_ahead` the learner of the same process has them before they leave: where labels come inside
+    events it so learns row by row.
     """
 
     def __init__(
@@ -65,7 +68,8 @@ class Scorer:
     ) -> None:
         self.pipeline = pipeline
         self.partition = partition
-        self.outbox = Outbox(pipeline.name, partition, writer, suppression)
+        threshold = pipeline.threshold if pipeline.task == "binary" else None
+        self.outbox = Outbox(pipeline.name, partition, writer, suppression, threshold)
         self.position = ScorerPosition()
         self.counts: Counter[tuple[str, str]] = Counter()
         """What happened, by (metric, label): the shell exports it; no part of the state."""
@@ -77,13 +81,12 @@ class Scorer:
         self._label_windows = pipeline.plan.uses_labels
         self._inside = inside
         self._one_by_one = inside and self._label_windows
-        self._row_by_row = self._one_by_one
+        self._ahead: Ahead | None = None
+        self._prequential = Prequential(pipeline, partition, self.outbox, roster, self.counts)
         self._grace_ms = pipeline.grace_ms
         self._max_ahead_ms = pipeline.max_ahead_ms
-        self._threshold = pipeline.threshold if pipeline.task == "binary" else None
         self._shadows_sent = pipeline.shadow_predictions
         self._served_by: Counter[str] = Counter()
-        self._id_prefix = f"{pipeline.name}:"
         self.settled: list[Waiting] = []
         """What the last run answered, with every candidate's score."""
         self.label_delays_ms: list[int] = []
@@ -91,10 +94,10 @@ class Scorer:
         self._open: list[tuple[Waiting, LabelValue | None]] = []
         """Answered events whose shadows have not scored yet, with the label they carried."""
 
-    def tell_at_once(self, write: WriteAtOnce | None) -> None:
-        """Tell `write` of every record for the examples log as it is made; None ends that."""
-        self.outbox.tell_at_once(write)
-        self._row_by_row = self._one_by_one or (self._inside and write is not None)
+    def learn_ahead(self, ahead: Ahead | None) -> None:
+        """Let `ahead` learn every record for the examples log before it leaves; None ends that."""
+        self._ahead = ahead
+        self.outbox.learn_ahead(ahead)
 
     @property
     def watermark(self) -> int:
@@ -121,6 +124,7 @@ class Scorer:
         else:
             for read in run.labels:
                 self._label(read)
+            self.outbox.tell()
             self.position.labels = run.labels[-1].record.offset + 1
         return self.outbox.drain()
 
@@ -240,57 +244,55 @@ class Scorer:
         return Record(topic, self.partition, label.offset, label.label_time, early.key, early.value)
 
     def _answer(self, ready: Ready, now_ms: int) -> None:
-        """Compute features and the served score of the ready events, and open their entries."""
+        """Compute features of the ready events, answer them, and open their entries."""
         if not ready.events:
             return
         rows = self.features.step_events(ready.events, ready.lookups or None)
-        wait_ms = self.join.wait_ms
-        for event, features, label, crc in zip(ready.events, rows, ready.labels, ready.crcs, strict=True):
-            answer = self.outbox.logged(event.event_id, event.offset)
-            if answer is None:
-                answer = self._score(event, features, now_ms)
-                self.outbox.prediction(answer, event.record_key, event.headers)
-                self._served_by[answer.served_by] += 1
-            keys = self.features.label_keys(event) if self._label_windows else ()
-            waiting = Waiting(answer, event.key, keys, crc)
-            if event.event_time + wait_ms < event.watermark:
-                self.counts["events", "beyond_horizon"] += 1
-            elif self._row_by_row:
-                self._settle_at_once(waiting, label)
-            else:
-                self.join.open(waiting)
-                self._open.append((waiting, label))
+        if self._ahead is not None and self._inside and self.outbox.suppression.empty:
+            for part, learnable in ready.stretches(self.join.wait_ms):
+                if learnable:
+                    self._answer_labelled(ready, part, rows[part], now_ms, self._ahead)
+                else:
+                    self._answer_some(ready, part, rows[part], now_ms)
+        else:
+            self._answer_some(ready, slice(None), rows, now_ms)
         self.counts["events", "late"] += ready.late
         self.counts["events", "accepted"] += len(ready.events) - ready.late
         ready.clear()
 
-    def _score(self, event: Event, features: FeatureRow, now_ms: int) -> Prediction:
-        """Let the champion answer; the answer has its number in the predictions log and is sent next."""
-        served = self.scoring.serve(features)
-        event_id = event.event_id
-        answer = Prediction(
-            self._id_prefix + event_id,
-            event_id,
-            event.event_time,
-            now_ms,
-            served.model_name,
-            served.model_version,
-            served.model_updates,
-            "champion",
-            served.score,
-            served.label,
-            served.served_by,
-            features,
-            event.offset,
-            self.outbox.writer.claim,
-            self.outbox.next_sequence(),
-            self._threshold,
-            served.cold_start,
-            event.late,
-        )
-        if served.failures:
-            self._failed(answer, served.failures)
-        return answer
+    def _answer_labelled(
+        self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int, ahead: Ahead
+    ) -> None:
+        """Answer events that carry their label and learn them; the entries are there for duplicates."""
+        events = ready.events[part]
+        keys = [self.features.label_keys(event) if self._label_windows else () for event in events]
+        labels = cast("list[LabelValue]", ready.labels[part])
+        run = LabelledRun(events, rows, labels, ready.crcs[part], keys)
+        for waiting, label in zip(self._prequential.answer(run, now_ms, ahead), labels, strict=True):
+            self._served_by[waiting.prediction.served_by] += 1
+            self._shadowed(waiting)
+            self._joined(self.join.open_labelled(waiting, label), "joined")
+
+    def _answer_some(self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
+        """Answer events whose labels come later, with what an earlier owner logged where it did."""
+        columns = (ready.events[part], rows, ready.labels[part], ready.crcs[part])
+        for event, features, label, crc in zip(*columns, strict=True):
+            answer = self.outbox.logged(event.event_id, event.offset)
+            if answer is None:
+                served = self.scoring.serve(features)
+                answer = self.outbox.answer(event, features, served, now_ms)
+                self._served_by[answer.served_by] += 1
+                if served.failures:
+                    self._failed(answer, served.failures)
+            keys = self.features.label_keys(event) if self._label_windows else ()
+            waiting = Waiting(answer, event.key, keys, crc)
+            if event.event_time + self.join.wait_ms < event.watermark:
+                self.counts["events", "beyond_horizon"] += 1
+                continue
+            self.join.open(waiting)
+            self._open.append((waiting, label))
+            if self._one_by_one or (self._inside and self._ahead is not None):
+                self._settle_open()
 
     # -- shadows and labels -----------------------------------------------------------------------
 
@@ -298,10 +300,12 @@ class Scorer:
         for waiting, label in self._open:
             self._settle(waiting, label)
         self._open.clear()
+        self.outbox.tell()
 
     def _settle(self, waiting: Waiting, label: LabelValue | None) -> None:
         """Let every candidate score an answered event, then join the label if it is here already."""
         joined = self.join.settle(waiting, self._shadow(waiting))
+        self._shadowed(waiting)
         if isinstance(joined, EarlyLabel):
             self._unusable(self._record_of(joined), joined.label.event_id, "late")
             joined = None
@@ -310,23 +314,18 @@ class Scorer:
         if joined is not None:
             self._learnable(joined, "joined")
 
-    def _settle_at_once(self, waiting: Waiting, label: LabelValue | None) -> None:
-        """The same for an event that brought its label, before the next event is answered."""
-        waiting.scores = self._shadow(waiting)
-        if label is None:
-            self.join.open(waiting)
-        else:
-            self._learnable(self.join.open_labelled(waiting, label), "joined")
-
     def _shadow(self, waiting: Waiting) -> dict[str, Score]:
         answer = waiting.prediction
         shadowed = self.scoring.shadow(answer.features, answer.model_name, answer.prediction_score)
         if shadowed.failures:
             self._failed(answer, shadowed.failures)
+        return shadowed.scores
+
+    def _shadowed(self, waiting: Waiting) -> None:
+        """Tell of an event that every candidate has scored."""
         self.settled.append(waiting)
         if self._shadows_sent:
-            self.outbox.shadow(answer, waiting.key, shadowed.scores)
-        return shadowed.scores
+            self.outbox.shadow(waiting.prediction, waiting.key, waiting.scores)
 
     def _failed(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         self.counts["models", "failed"] += len(failures)
@@ -354,12 +353,16 @@ class Scorer:
 
     def _learnable(self, joined: Joined, outcome: str) -> None:
         """Let a label enter the windows and write its example."""
+        self._joined(joined, outcome)
+        self.outbox.example(joined)
+
+    def _joined(self, joined: Joined, outcome: str) -> None:
+        """Count a label that met its event, and let it enter the windows."""
         self.counts["labels", outcome] += 1
         self.label_delays_ms.append(joined.label_time - joined.waiting.prediction.event_time)
         if self._label_windows:
             number = None if isinstance(joined.label, str) else float(joined.label)
             self.features.step_labels([JoinedLabel(joined.waiting.keys, joined.label_time, number)])
-        self.outbox.example(joined)
 
     def _refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
         self.counts["dead_letters", stage] += 1

@@ -25,6 +25,7 @@ from importlib.metadata import version
 import structlog
 from msgspec import json
 
+from engine.ahead import Ahead
 from engine.assembly import build_learner, signing_key
 from engine.checkpoint import Checkpoint, CheckpointStore
 from engine.definition import check_definition
@@ -38,7 +39,7 @@ from operators import guard
 from topics import headers
 from topics.codec import encode
 from topics.errors import ClaimError
-from topics.messages import Decision, Example, ModelPointer, Outgoing, Quarantine, Record
+from topics.messages import Decision, ModelPointer, Outgoing, Record
 
 __all__ = ["Trainer"]
 
@@ -126,15 +127,16 @@ class Trainer:
         if alone and self.leading and not self.learner.paused:
             self._ahead = list(scorers)
             self._following.clear()
+            ahead = Ahead(self.learner, self._made)
             for scorer in scorers:
-                scorer.tell_at_once(self.made)
+                scorer.learn_ahead(ahead)
         else:
             self._fall_back()
 
     def _fall_back(self) -> None:
         """Learn what is read back from the log, from where the learner stands."""
         for scorer in self._ahead:
-            scorer.tell_at_once(None)
+            scorer.learn_ahead(None)
         self._ahead = []
         self._following.set()
 
@@ -163,10 +165,10 @@ class Trainer:
                         return
                     await asyncio.sleep(0)
 
-    def made(self, value: Example | Quarantine) -> None:
-        """Learn a record that a scorer of this process has made, at the offset it will have."""
-        self._foreseen = self.learner.reading
-        self._decided(self.learner.take(value, self._foreseen))
+    def _made(self, decisions: Sequence[Decision]) -> None:
+        """Take note of records learned ahead of the log, and of what they decided."""
+        self._foreseen = self.learner.reading - 1
+        self._decided(decisions)
 
     def commanded(self, outgoing: Outgoing) -> None:
         """Let a command act that is sent next; where learning follows the log, it acts when read back."""

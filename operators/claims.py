@@ -112,6 +112,15 @@ class Reader:
         self._sources[source] = (held, following + 1)
         return True
 
+    def count_all(self, source: int, claim: int, sequence: int, count: int) -> bool:
+        """Move on by `count` records numbered from `sequence`; False, and no move, if one does not count."""
+        held, following = self._sources.get(source, _NONE)
+        if held == 0 or (claim, sequence) != (held, following):
+            return False
+        self._dirty.add(source)
+        self._sources[source] = (held, following + count)
+        return True
+
     def snapshot(self) -> dict[str, bytes]:
         """Return one entry per source."""
         return {str(source): _encode(state) for source, state in self._sources.items()}
@@ -153,6 +162,10 @@ class Writer:
         self._sequences[log] = sequence + 1
         return sequence
 
+    def advance(self, log: Log, count: int) -> None:
+        """Take the next `count` numbers for `log`, from `sent(log)` on."""
+        self._sequences[log] = self._sequences.get(log, 0) + count
+
     def acknowledged(self, log: Log, offset: int) -> None:
         """Take the offset of the newest acknowledged record in `log`.
 
@@ -183,10 +196,19 @@ class Writer:
         """Return how many records of `log` have been numbered."""
         return self._sequences.get(log, 0)
 
-    def positions(self) -> tuple[LogPosition, ...]:
-        """Return where a reader may go on in each log; true only when all that was sent is acknowledged."""
+    def numbered(self) -> dict[Log, int]:
+        """Return how many records of each log have been numbered by now: where a state is cut."""
+        return self._sequences.copy()
+
+    def positions(self, numbered: Mapping[Log, int] | None = None) -> tuple[LogPosition, ...]:
+        """Return where a reader may go on in each log, by what `acknowledged` was told.
+
+        True only where the first `numbered` records (None: all so far) are acknowledged and
+        `acknowledged` was told of the last of them, and of none after it.
+        """
+        sequences = self._sequences if numbered is None else numbered
         return tuple(
-            LogPosition(log[0], log[1], position, self.claim, self._sequences.get(log, 0))
+            LogPosition(log[0], log[1], position, self.claim, sequences.get(log, 0))
             for log, position in sorted(self._positions.items())
         )
 

@@ -34,7 +34,7 @@ SERVED = "served"
 """The name under which what was answered is evaluated, whoever answered; no candidate's name."""
 RECENT_MAX = 1_000
 """Examples in the recent window: a percent of accuracy is ten of them."""
-ROWS_MAX = 256
+ROWS_MAX = 64
 """Examples that wait to be counted together: the cost of setting out is shared, the memory small."""
 BUCKETS_MAX = 256
 """Points of a curve: as many as a plot can show."""
@@ -42,7 +42,11 @@ BUCKETS_MAX = 256
 Point = tuple[int, float, int]
 """(start of the bucket in ms, mean loss, examples)."""
 _Recent = tuple[LabelValue, Score, dict[str, Score]]
-_Losses = Mapping[str, float | None]
+_Losses = Mapping[str, Sequence[float | None]]
+"""Columns of losses by series."""
+_Cells = dict[str, tuple[float, int]]
+"""(sum, count) of the losses of each series in one bucket."""
+_NO_CELL = (0.0, 0)
 
 
 class Brier(MeanMetric, BinaryMetric):
@@ -96,32 +100,39 @@ class Curve:
 
     def __init__(self) -> None:
         self.width_ms = 1
-        self.buckets: dict[int, dict[str, list[float]]] = {}
+        self.buckets: dict[int, _Cells] = {}
 
-    def add(self, time_ms: int, losses: _Losses) -> None:
+    def add(self, time_ms: int, losses: Mapping[str, float | None]) -> None:
         """Count one example; candidates without an opinion (None) are left out."""
-        self.extend((time_ms,), (losses,))
+        self.extend((time_ms,), {name: (loss,) for name, loss in losses.items()})
 
-    def extend(self, times_ms: Sequence[int], rows: Sequence[_Losses]) -> None:
-        """Count examples in their order; neighbours mostly share a bucket, so the last one stays at hand."""
-        width_ms, last, cells = self.width_ms, None, {}
-        for time_ms, losses in zip(times_ms, rows, strict=True):
-            number = time_ms // width_ms
-            if number != last:
-                cells = self._bucket(number)
-                width_ms = self.width_ms
-                last = time_ms // width_ms
-            for name, loss in losses.items():
-                if loss is None:
-                    continue
-                cell = cells.get(name)
-                if cell is None:
-                    cells[name] = [loss, 1]
-                else:
-                    cell[0] += loss
-                    cell[1] += 1
+    def extend(self, times_ms: Sequence[int], losses: _Losses) -> None:
+        """Count examples in their order; neighbours mostly share a bucket."""
+        start, rows = 0, len(times_ms)
+        while start < rows:
+            number = times_ms[start] // self.width_ms
+            end = self._same_bucket(times_ms, start, number)
+            cells = self._bucket(number)
+            for name, column in losses.items():
+                total, count = cells.get(name, _NO_CELL)
+                before = count
+                for loss in column[start:end]:
+                    if loss is not None:
+                        total += loss
+                        count += 1
+                if count != before:
+                    cells[name] = (total, count)
+            start = end
 
-    def _bucket(self, number: int) -> dict[str, list[float]]:
+    def _same_bucket(self, times_ms: Sequence[int], start: int, number: int) -> int:
+        """Return the end of the stretch from `start` on whose times fall into bucket `number`."""
+        width_ms, end = self.width_ms, len(times_ms)
+        rest = times_ms[start:]
+        if min(rest) // width_ms == number == max(rest) // width_ms:
+            return end
+        return next((row for row in range(start, end) if times_ms[row] // width_ms != number), end)
+
+    def _bucket(self, number: int) -> _Cells:
         cells = self.buckets.get(number)
         if cells is None:
             cells = self.buckets[number] = {}
@@ -129,25 +140,24 @@ class Curve:
                 return self._widen(number)
         return cells
 
-    def _widen(self, number: int) -> dict[str, list[float]]:
+    def _widen(self, number: int) -> _Cells:
         """Double the width until the buckets fit; return the one that `number` fell into."""
         while len(self.buckets) > BUCKETS_MAX:
             self.width_ms *= 2
             number //= 2
-            merged: dict[int, dict[str, list[float]]] = {}
+            merged: dict[int, _Cells] = {}
             for old, cells in self.buckets.items():
                 into = merged.setdefault(old // 2, {})
                 for name, (total, count) in cells.items():
-                    cell = into.setdefault(name, [0.0, 0])
-                    cell[0] += total
-                    cell[1] += count
+                    more, others = into.get(name, _NO_CELL)
+                    into[name] = (more + total, others + count)
             self.buckets = merged
         return self.buckets[number]
 
     def points(self, name: str) -> list[Point]:
         """Return one series in order of time; buckets without examples are left out."""
         return [
-            (number * self.width_ms, cells[name][0] / cells[name][1], int(cells[name][1]))
+            (number * self.width_ms, cells[name][0] / cells[name][1], cells[name][1])
             for number, cells in sorted(self.buckets.items())
             if name in cells
         ]
@@ -155,7 +165,7 @@ class Curve:
 
 class _CurveState(msgspec.Struct):
     width_ms: int
-    buckets: dict[int, dict[str, tuple[float, int]]]
+    buckets: dict[int, _Cells]
 
 
 class _Card:
@@ -219,39 +229,46 @@ class Evaluation:
         self._recent: deque[_Recent] = deque(maxlen=RECENT_MAX)
         self._by_event_time = Curve()
         self._by_label_time = Curve()
-        self._rows: list[tuple[Example, dict[str, Score], _Losses]] = []
-        """Not yet counted, at most `ROWS_MAX`; whoever reads calls `_catch_up` first."""
+        self._examples: list[Example] = []
+        """Not yet counted, few more than `ROWS_MAX`; whoever reads calls `_catch_up` first."""
+        self._losses: dict[str, list[float | None]] = {}
+        """Their losses by series."""
         self._dirty = True
 
-    def update(self, example: Example, scores: dict[str, Score], losses: _Losses) -> None:
-        """Count one example: `scores` of the candidates in the race, their `losses` and that of `SERVED`.
+    def extend(self, examples: Sequence[Example], losses: _Losses) -> None:
+        """Count examples, with the columns of losses of `SERVED` and of every candidate in the race.
 
-        The dicts are kept: they must not change afterwards.
+        Each of these candidates has a score in each example; other scores are not counted.
         """
         self._dirty = True
-        rows = self._rows
-        rows.append((example, scores, losses))
-        if len(rows) >= ROWS_MAX:
+        if self._losses.keys() != losses.keys():
+            self._catch_up()
+            self._losses = {name: [] for name in losses}
+        self._examples += examples
+        for name, column in losses.items():
+            self._losses[name] += column
+        if len(self._examples) >= ROWS_MAX:
             self._catch_up()
 
     def _catch_up(self) -> None:
         """Count the rows that wait."""
-        rows, self._rows = self._rows, []
-        if not rows:
+        if not self._examples:
             return
-        losses = [row[2] for row in rows]
-        self._by_event_time.extend([row[0].event_time for row in rows], losses)
-        self._by_label_time.extend([row[0].label_time for row in rows], losses)
-        self._recent.extend([(example.label, example.served_score, scores) for example, scores, _ in rows])
+        examples, losses = self._examples, self._losses
+        self._examples, self._losses = [], {}
+        self._by_event_time.extend([example.event_time for example in examples], losses)
+        self._by_label_time.extend([example.label_time for example in examples], losses)
+        names = [name for name in losses if name != SERVED]
+        rows = [(example.label, example.served_score, _only(names, example.scores)) for example in examples]
+        self._recent.extend(rows)
         warmup_offset = self._warmup_offset
-        self._count(
-            self._cards,
-            [
-                (example.label, example.served_score, scores)
-                for example, scores, _ in rows
+        if min(example.event_offset for example in examples) < warmup_offset:
+            rows = [
+                row
+                for row, example in zip(rows, examples, strict=True)
                 if example.event_offset >= warmup_offset
-            ],
-        )
+            ]
+        self._count(self._cards, rows)
 
     def _count(self, cards: dict[str, _Card], rows: Sequence[_Recent]) -> None:
         """Update the cards of all series in `rows`, series by series."""
@@ -338,9 +355,10 @@ class Evaluation:
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state: River's metrics, the recent window, the curves."""
         self._catch_up()
+        # Sorted: series begin in another order where rows are counted by the column.
         cards = {name: (card.metrics, card.examples, card.cold) for name, card in self._cards.items()}
         curves = [
-            {"width_ms": curve.width_ms, "buckets": curve.buckets}
+            _CurveState(curve.width_ms, {n: dict(sorted(cells.items())) for n, cells in curve.buckets.items()})
             for curve in (self._by_event_time, self._by_label_time)
         ]
         return {
@@ -358,7 +376,7 @@ class Evaluation:
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        self._rows = []
+        self._examples, self._losses = [], {}
         cards = self._load(entries["metrics"])
         self._cards = {name: _Card(*parts) for name, parts in cards.items()}
         recent = msgspec.msgpack.decode(entries["recent"], type=list[_Recent])
@@ -366,11 +384,13 @@ class Evaluation:
         curves = msgspec.msgpack.decode(entries["curves"], type=list[_CurveState])
         for curve, state in zip((self._by_event_time, self._by_label_time), curves, strict=True):
             curve.width_ms = state.width_ms
-            curve.buckets = {
-                number: {name: list(cell) for name, cell in cells.items()}
-                for number, cells in state.buckets.items()
-            }
+            curve.buckets = state.buckets
         self._dirty = False
+
+
+def _only(names: Sequence[str], scores: dict[str, Score]) -> dict[str, Score]:
+    """Return the scores of `names`, which is mostly all of them."""
+    return scores if len(names) == len(scores) else {name: scores[name] for name in names}
 
 
 def _values(found: Sequence[metrics.base.Metric]) -> dict[str, float]:

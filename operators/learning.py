@@ -4,15 +4,18 @@ Lives here: the order.  Never here: bytes, offsets to read next (`engine/learner
 the steps does in itself.
 
 Strategy: every step sees the scores served at event time and the state the steps before it left;
-only step 3 changes a model, so nothing is judged on an example it has learned.
+only step 3 changes a model, and scores are never taken again, so nothing is judged on an example it
+has learned.
 
     1 test    2 detect    3 train    4 weigh    5 decide
+
+Models are therefore taught first, a run of examples at a time (`lessons.py`), and the run is judged
+by the column up to the first example that may decide something: the results are those of row by row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -21,18 +24,12 @@ from operators.contract import StateDelta, StateEntries
 from operators.drift import Detection, DriftWatch
 from operators.evaluation import SERVED, Evaluation
 from operators.evidence import Evidence, Verdict
+from operators.lessons import Lessons
 from operators.losses import Loss, ScaledError, loss_of
-from operators.roster import Candidate
-from operators.scoring import label_of
-from topics.messages import Command, Decision, Example, Features, LabelValue, Score, Task
+from operators.scoring import label_of, score_function
+from topics.messages import Command, Decision, Example, Features, LabelValue, Task
 
 __all__ = ["Learning"]
-
-REASON_CHARS_MAX = 200
-"""As in `scoring.py`: a reason is a line, not a model's repr."""
-
-
-Learn = Callable[[dict[str, Any], Any], None]
 
 
 class _State(msgspec.Struct):
@@ -49,7 +46,7 @@ class Learning:
 
     >>> import pickle
     >>> from river import linear_model, metrics
-    >>> from operators.roster import Roster
+    >>> from operators.roster import Candidate, Roster
     >>> from operators.evidence import Promotion
     >>> roster = Roster("binary", [Candidate("a", linear_model.LogisticRegression(), version=1)], "a")
     >>> learning = Learning(
@@ -61,7 +58,7 @@ class Learning:
     ... )
     >>> x, scores = {"delay": 1.0}, {"a": 0.5}
     >>> example = Example("e1", "k", 0, 9, True, x, scores, 0.5, "champion", "a", 0, 0, 0, 1, 0)
-    >>> learning.step(example, offset=1)
+    >>> learning.step([example], offset=1)
     []
     >>> learning.examples, roster.candidates["a"].updates, roster.prior.score()
     (1, 1, 1.0)
@@ -90,67 +87,124 @@ class Learning:
         self._watching = bool(watch.detections)
         self._scale = self.loss if isinstance(self.loss, ScaledError) else None
         self._dirty = True
-        self._bind()
 
-    def _bind(self) -> None:
-        """Bind `learn_one` of every healthy candidate of the present line-up."""
+    def lessons(self, rows: Sequence[Features], labels: Sequence[LabelValue]) -> Lessons:
+        """Let every candidate score and learn rows that will be judged next; nothing else changes yet."""
+        task = self._task
+        return Lessons(self._roster, rows, labels, lambda c: score_function(task, c.predictor))
+
+    def step(self, examples: Sequence[Example], offset: int) -> list[Decision]:
+        """Test and learn examples that lie side by side in the log; return what was decided.
+
+        `offset` is that of the first.
+        """
+        rows, labels = [example.features for example in examples], [example.label for example in examples]
+        lessons = Lessons(self._roster, rows, labels, None)
+        decisions: list[Decision] = []
+        row = 0
+        while row < len(examples):
+            judged, decided = self.judge(examples[row:], offset + row, lessons, row)
+            decisions += decided
+            row += judged
+        return decisions
+
+    def judge(
+        self, examples: Sequence[Example], offset: int, lessons: Lessons, row: int
+    ) -> tuple[int, list[Decision]]:
+        """Do all but train with examples that have been learned already, from `row` of `lessons` on.
+
+        Goes as far as one line-up holds; returns how many were judged and what the last one decided.
+        Whoever makes later examples looks at the roster again.
+        """
         roster = self._roster
-        self._revision = roster.revision
-        self._lessons: list[tuple[Candidate, Learn]] = [
-            (candidate, candidate.model.learn_one) for candidate in roster.racing()
-        ]
-        self._racing = {candidate.name for candidate, _ in self._lessons}
-
-    def step(self, example: Example, offset: int) -> list[Decision]:
-        """Test and learn one example of the log; return what was decided because of it."""
-        roster = self._roster
-        if roster.revision != self._revision:
-            self._bind()
-        champion, label, label_time, loss = roster.champion, example.label, example.label_time, self.loss
-        scores, racing = example.scores, self._racing
-        losses: dict[str, float | None] = {}
-        for name, score in scores.items():
-            if name in racing:
-                losses[name] = loss(label, score)
-        if len(losses) != len(scores):
-            # Whoever has left the race since the prediction was made is judged no more.
-            scores = {name: scores[name] for name in losses}
-
+        champion = roster.champion
+        names = self._names(examples[0])
         # 1 test
-        self._evaluation.update(example, scores, {SERVED: loss(label, example.served_score), **losses})
+        count = self._alike(examples, lessons.well_until(row) - row + 1, names)
+        examples = examples[:count]
+        scale = None if self._scale is None else self._scale.state()
+        losses = self._losses(examples, names)
         # 2 detect
-        alarms = self._detect(example, scores.get(champion), losses.get(champion)) if self._watching else []
-        # 3 train
-        self.examples += 1
-        self.time = max(self.time, label_time)
-        sick = self._train(example.features, label)
+        alarms: list[Detection] = []
+        if self._watching:
+            count, alarms = self._detect(examples, losses.get(champion))
+            if count < len(examples):
+                examples = examples[:count]
+                losses = {name: column[:count] for name, column in losses.items()}
+                self._rescale(scale, examples)
+        self._evaluation.extend(examples, losses)
+        # 3 train: `lessons` did
+        sick = lessons.sick_at(row + count - 1)
+        self._learned(examples, {name for name, _ in sick})
         # 4 weigh
-        proven = self._evidence.update(champion, losses, label_time)
+        del losses[SERVED]
+        proven = self._evidence.extend(champion, losses, [example.label_time for example in examples])
         # 5 decide
         if not (sick or alarms or proven):
-            return []
-        return self._decide(offset, sick, alarms, proven)
+            return count, []
+        decisions = self._decide(offset + count - 1, sick, alarms, proven)
+        lessons.catch_up(row + count)
+        return count, decisions
 
-    def _detect(self, example: Example, score: Score, loss: float | None) -> list[Detection]:
-        """Show the detectors the champion's score and its loss."""
-        predicted = label_of(self._task, score, self._threshold)
-        return self._watch.update(example, loss, wrong=predicted != example.label)
+    def _names(self, example: Example) -> list[str]:
+        """Return who is judged: whoever has left the race since the prediction was made is so no more."""
+        healthy = self._roster.healthy
+        return [name for name in example.scores if healthy(name)]
 
-    def _train(self, x: Features, y: LabelValue) -> list[tuple[str, str]]:
-        """Teach every healthy candidate; return (name, reason) of those that raised."""
-        sick: list[tuple[str, str]] = []
-        for candidate, learn_one in self._lessons:
-            try:
-                learn_one(x, y)
-            except Exception as error:  # noqa: BLE001 a user's model may raise anything; the others learn on
-                sick.append((candidate.name, f"learning: {type(error).__name__}: {error}"[:REASON_CHARS_MAX]))
-            else:
-                candidate.updates += 1
-        self._roster.prior.update(y)
-        if self._scale is not None:
-            self._scale.update(y)
+    def _alike(self, examples: Sequence[Example], count: int, names: Sequence[str]) -> int:
+        """Return how many, at most `count`, have scores of the same names, and no verdict but by the last."""
+        known = examples[0].scores.keys()
+        count = min(count, len(examples))
+        count = next((n for n in range(1, count) if examples[n].scores.keys() != known), count)
+        return self._evidence.rows_to_verdict(names, [example.label_time for example in examples[:count]])
+
+    def _losses(self, examples: Sequence[Example], names: Sequence[str]) -> dict[str, list[float | None]]:
+        """Return the losses by column, those of what was served first."""
+        loss, scale = self.loss, self._scale
+        if scale is None:
+            labels = [example.label for example in examples]
+            losses = {SERVED: list(map(loss, labels, [example.served_score for example in examples]))}
+            for name in names:
+                losses[name] = list(map(loss, labels, [example.scores[name] for example in examples]))
+            return losses
+        losses = {name: [] for name in (SERVED, *names)}
+        for example in examples:
+            losses[SERVED].append(loss(example.label, example.served_score))
+            for name in names:
+                losses[name].append(loss(example.label, example.scores[name]))
+            scale.update(example.label)
+        return losses
+
+    def _rescale(self, scale: tuple[float, float, float] | None, examples: Sequence[Example]) -> None:
+        """Set the scale of regression losses back, and on by `examples` only."""
+        if self._scale is not None and scale is not None:
+            self._scale.restore(scale)
+            for example in examples:
+                self._scale.update(example.label)
+
+    def _detect(
+        self, examples: Sequence[Example], losses: Sequence[float | None] | None
+    ) -> tuple[int, list[Detection]]:
+        """Show the detectors the champion's scores and losses, up to the first alarm."""
+        champion = self._roster.champion
+
+        def wrong(row: int) -> bool:
+            example = examples[row]
+            predicted = label_of(self._task, example.scores.get(champion), self._threshold)
+            return predicted != example.label
+
+        return self._watch.extend(examples, losses, wrong)
+
+    def _learned(self, examples: Sequence[Example], sick: Collection[str]) -> None:
+        """Count what every healthy candidate has learned; the last one not, where it made it sick."""
+        for candidate in self._roster.racing():
+            candidate.updates += len(examples) - (candidate.name in sick)
+        update = self._roster.prior.update
+        for example in examples:
+            update(example.label)
+        self.examples += len(examples)
+        self.time = max(self.time, *[example.label_time for example in examples])
         self._dirty = True
-        return sick
 
     def _decide(
         self,
@@ -216,4 +270,3 @@ class Learning:
             self._scale.restore(own.scale)
         self._roster.prior.restore(entries)
         self._dirty = False
-        self._bind()

@@ -21,7 +21,20 @@ from msgspec import Struct
 from operators.roster import Candidate, Prior, Roster
 from topics.messages import Features, LabelValue, Score, Task
 
-__all__ = ["Candidate", "Failure", "Prior", "Roster", "Scoring", "Served", "Shadowed", "label_of"]
+__all__ = [
+    "Candidate",
+    "Failure",
+    "Prior",
+    "Roster",
+    "ScoreOf",
+    "Scoring",
+    "Served",
+    "ServedBy",
+    "Shadowed",
+    "label_of",
+    "reason_of",
+    "score_function",
+]
 
 ServedBy = Literal["champion", "previous", "prior"]
 ScoreOf = Callable[[Features], Score]
@@ -163,21 +176,22 @@ class Scoring:
             try:
                 scores[name] = score_of(x)
             except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
-                failures += (Failure(name, self._roster.candidates[name].version, _reason(error)),)
+                failures += (Failure(name, self._roster.candidates[name].version, reason_of(error)),)
         for failure in failures:
             self._skip(failure.name)
         return Shadowed(scores, failures)
 
     def _fail(self, candidate: Candidate, error: Exception) -> Failure:
         self._skip(candidate.name)
-        return Failure(candidate.name, candidate.version, _reason(error))
+        return Failure(candidate.name, candidate.version, reason_of(error))
 
     def _skip(self, name: str) -> None:
         del self._score_of[name]
         self._chain()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return an exception as the reason of a quarantine: one line, cut."""
     return f"{type(error).__name__}: {error}"[:REASON_CHARS_MAX]
 
 

@@ -36,7 +36,7 @@ def evaluation(task="binary", chosen=None, **settings):
 
 
 def feed(found, label, n=0, served=None, **scores):
-    found.update(example(n, label, scores, served), scores, {})
+    found.extend([example(n, label, scores, served)], {name: [None] for name in (SERVED, *scores)})
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_curve_is_the_mean_of_each_bucket(rows):
 def test_both_curves_see_their_own_time():
     found = evaluation()
     for n in range(10):
-        found.update(example(n, True, {"a": 0.5}, 0.5, time=n), {"a": 0.5}, {SERVED: 0.25, "a": 0.25})
+        found.extend([example(n, True, {"a": 0.5}, 0.5, time=n)], {SERVED: [0.25], "a": [0.25]})
     assert found.by_event_time.points(SERVED)[0] == (0, 0.25, 1)
     assert found.by_label_time.points(SERVED)[0] == (5, 0.25, 1)
 
@@ -146,11 +146,11 @@ def test_asking_at_any_moment_changes_nothing():
     rng = random.Random(8)
     asked, left = evaluation(warmup_offset=5), evaluation(warmup_offset=5)
     for n in range(3 * ROWS_MAX + 1):
-        row = example(n, rng.random() < 0.5, {}, rng.random(), time=rng.randrange(10**6))
         scores = {name: rng.choice([None, rng.random()]) for name in rng.sample("abc", rng.randint(0, 3))}
-        losses = {SERVED: 0.5} | {name: brier(row.label, score) for name, score in scores.items()}
-        asked.update(row, scores, losses)
-        left.update(row, scores, losses)
+        row = example(n, rng.random() < 0.5, scores, rng.random(), time=rng.randrange(10**6))
+        losses = {SERVED: [0.5]} | {name: [brier(row.label, score)] for name, score in scores.items()}
+        asked.extend([row], losses)
+        left.extend([row], losses)
         if rng.random() < 0.05:
             asked.snapshot()
         if rng.random() < 0.01:
@@ -173,7 +173,7 @@ def test_restored_evaluation_goes_on_to_the_bit(cut):
 
     def step(found, n):
         y, p = rows[n]
-        found.update(example(n, y, {"a": p}, p, time=n * 1_000), {"a": p}, {"a": brier(y, p)})
+        found.extend([example(n, y, {"a": p}, p, time=n * 1_000)], {"a": [brier(y, p)]})
 
     whole, again, entries = evaluation(), evaluation(), {}
     for n in range(cut):

@@ -258,7 +258,7 @@ def test_learning_row_by_row_equals_folding_the_log():
     direct.fold(log[:1])
     found, rng = [], random.Random(0)
     for n in range(219):
-        found += direct.take(example(n, rng), n + 1)
+        found += direct.learn([example(n, rng)])
     assert found == expected
     assert direct.digests() == folded.digests()
     assert direct.position == folded.position
@@ -268,7 +268,7 @@ def test_row_by_row_stops_at_a_pause():
     found = learner()
     found.fold([record(0, command("pause", 1), headers.COMMAND)])
     with pytest.raises(ModelError, match="paused"):
-        found.take(example(0), 1)
+        found.learn([example(0)])
 
 
 def test_only_what_counts_is_learned():

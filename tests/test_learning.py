@@ -69,7 +69,7 @@ class Race:
             sequence=n,
         )
         self.served.append(served)
-        self.decisions += self.learning.step(example, n)
+        self.decisions += self.learning.step([example], n)
 
 
 def scaled(model):
@@ -223,10 +223,9 @@ def test_scores_of_who_has_left_are_not_counted():
     race = Race("binary", {"a": Constant(0.8), "b": Constant(0.7)}, [metrics.Accuracy()])
     race.row({"n": 0}, True)
     race.learning.quarantine("b", "sick", 1)
-    race.learning.step(
-        Example("late", "k", 0, 0, True, {"n": 1}, {"a": 0.8, "b": 0.7, "gone": 0.1}, 0.8, "champion", "a",
-                0, 1, 1, claim=1, sequence=1), 2,
-    )  # fmt: skip
+    late = Example("late", "k", 0, 0, True, {"n": 1}, {"a": 0.8, "b": 0.7, "gone": 0.1}, 0.8, "champion", "a",
+                   0, 1, 1, claim=1, sequence=1)  # fmt: skip
+    race.learning.step([late], 2)
     assert race.evaluation.counts() == {"served": (2, 0), "a": (2, 0), "b": (1, 0)}
     assert race.evidence.standing() == {}
 

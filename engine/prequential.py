@@ -1,0 +1,194 @@
+"""Predict, learn, next: a run of events that carry their labels, where the learner is at hand.
+
+Lives here: answers and examples of such a run, stretch by stretch of one line-up.  Never here:
+events whose labels come later (`scorer.py`), what models make of a row (`operators/lessons.py`),
+what an example does to the race (`operators/learning.py`).
+
+    lessons    every candidate scores and learns all rows, each on its own
+    stretch    rows up to the next failure: answered by whoever serves now, made into examples
+    judge      the examples act; where one decides something, the rest of the stretch is made anew
+               by the line-up that holds from there
+
+Row by row and run by run give the same bytes.  (A. P. Dawid, "Statistical theory: the prequential
+approach", 1984, gave the order its name.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from engine.ahead import Ahead
+from engine.outbox import Outbox
+from engine.pipeline import Pipeline
+from operators.join import Waiting
+from operators.lessons import Lessons, Serving
+from operators.roster import Roster
+from operators.scoring import label_of
+from topics.messages import Event, Example, Features, LabelValue, Prediction, Score
+
+__all__ = ["LabelledRun", "Prequential"]
+
+
+class LabelledRun(NamedTuple):
+    """Events that carry their labels, as columns of one length."""
+
+    events: Sequence[Event]
+    rows: Sequence[Features]
+    labels: Sequence[LabelValue]
+    crcs: Sequence[int]
+    keys: Sequence[tuple[str, ...]]
+    """Each event's keys in the label windows."""
+
+
+class Prequential:
+    """Answers and examples of one events partition, labels inside."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        partition: int,
+        outbox: Outbox,
+        roster: Roster,
+        counts: Counter[tuple[str, str]],
+    ) -> None:
+        self._task = pipeline.task
+        self._label_at = pipeline.threshold
+        self._threshold = pipeline.threshold if pipeline.task == "binary" else None
+        self._prefix = f"{pipeline.name}:"
+        self._partition = partition
+        self._outbox = outbox
+        self._roster = roster
+        self._counts = counts
+
+    def answer(self, run: LabelledRun, now_ms: int, ahead: Ahead) -> list[Waiting]:
+        """Answer and learn all of `run`; return what was answered, with every score and its label."""
+        lessons = ahead.lessons(run.rows, run.labels)
+        answered: list[Waiting] = []
+        while len(answered) < len(run.events):
+            answered += self._stretch(run, len(answered), now_ms, lessons, ahead)
+        return answered
+
+    def _stretch(
+        self, run: LabelledRun, row: int, now_ms: int, lessons: Lessons, ahead: Ahead
+    ) -> list[Waiting]:
+        """Answer and learn from `row` on, as far as the present line-up holds."""
+        outbox, roster = self._outbox, self._roster
+        serving = lessons.serving(row)
+        alone = serving.failures or serving.candidate is None
+        until = row + 1 if alone else lessons.even_until(row)
+        answers = self._answers(run, row, until, now_ms, serving, lessons)
+        if serving.failures:
+            self._counts["models", "failed"] += len(serving.failures)
+            outbox.quarantine(answers[0], serving.failures)
+            outbox.tell()
+        waiting = self._waiting(run, row, answers, lessons)
+        examples = self._examples(waiting)
+        revision = roster.revision
+        judged = 0
+        while judged < len(examples) and roster.revision == revision:
+            judged += ahead.judge(examples[judged:], lessons, row + judged)
+        if judged < len(examples):
+            answers, examples, waiting = answers[:judged], examples[:judged], waiting[:judged]
+        outbox.answered(answers, run.events[row : row + judged])
+        outbox.learned(examples)
+        return waiting
+
+    def _answers(
+        self, run: LabelledRun, row: int, until: int, now_ms: int, serving: Serving, lessons: Lessons
+    ) -> list[Prediction]:
+        """Return the answers of `row` up to `until`, numbered but not sent."""
+        candidate, served_by, _ = serving
+        task, label_at = self._task, self._label_at
+        scores: Sequence[Score]
+        if candidate is None:
+            prior = self._roster.prior
+            name, version, updates, scores = "prior", 0, prior.updates, [prior.score()]
+            cold_starts = [not prior.updates]
+        else:
+            name, version, updates = candidate.name, candidate.version, candidate.updates
+            scores = lessons.column(name, row, until)
+            cold_starts = [score is None for score in scores]
+        prefix, threshold = self._prefix, self._threshold
+        claim, sequence = self._outbox.writer.claim, self._outbox.answers_sent
+        return [
+            Prediction(
+                prefix + event.event_id,
+                event.event_id,
+                event.event_time,
+                now_ms,
+                name,
+                version,
+                updates + number,
+                "champion",
+                score,
+                label_of(task, score, label_at),
+                served_by,
+                features,
+                event.offset,
+                claim,
+                sequence + number,
+                threshold,
+                cold_start,
+                event.late,
+            )
+            for number, (event, features, score, cold_start) in enumerate(
+                zip(run.events[row:until], run.rows[row:until], scores, cold_starts, strict=True)
+            )
+        ]
+
+    def _waiting(
+        self, run: LabelledRun, row: int, answers: Sequence[Prediction], lessons: Lessons
+    ) -> list[Waiting]:
+        """Return the answers with what every candidate said, and their labels."""
+        until = row + len(answers)
+        names = lessons.racing_at(row)
+        if len(names) == 1:
+            name = names[0]
+            scores = [{name: score} for score in lessons.column(name, row, until)]
+        else:
+            columns = [lessons.column(name, row, until) for name in names]
+            scores = [dict(zip(names, found, strict=True)) for found in zip(*columns, strict=True)]
+            scores = scores or [{} for _ in answers]
+        return [
+            Waiting(answer, event.key, keys, crc, found, label)
+            for answer, event, keys, crc, found, label in zip(
+                answers,
+                run.events[row:until],
+                run.keys[row:until],
+                run.crcs[row:until],
+                scores,
+                run.labels[row:until],
+                strict=True,
+            )
+        ]
+
+    def _examples(self, answered: Sequence[Waiting]) -> list[Example]:
+        """Return the examples, numbered but not written."""
+        partition, claim, sequence = self._partition, self._outbox.writer.claim, self._outbox.examples_sent
+        examples = []
+        for number, waiting in enumerate(answered, sequence):
+            answer, label = waiting.prediction, waiting.label
+            assert label is not None
+            event_time = answer.event_time
+            examples.append(
+                Example(
+                    answer.event_id,
+                    waiting.key,
+                    event_time,
+                    event_time,
+                    label,
+                    answer.features,
+                    waiting.scores,
+                    answer.prediction_score,
+                    answer.served_by,
+                    answer.model_name,
+                    partition,
+                    answer.event_offset,
+                    -1,
+                    claim,
+                    number,
+                )
+            )
+        return examples
