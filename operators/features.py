@@ -115,7 +115,8 @@ class Features:
         }
         later = [(name, evaluate) for name, evaluate in self._later if name not in fields]
         text_key = group.keys[0] if len(group.keys) == 1 and group.keys_are_text else None
-        run.windows.fuse(Output(self._template, fields, text_key, run.key_of, later, self._numbers))
+        output = Output(self._template, fields, text_key, run.key_of, run.row_of, later, self._numbers)
+        run.windows.fuse(output)
         return run.windows
 
     @property

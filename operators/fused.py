@@ -77,6 +77,7 @@ class Output(NamedTuple):
     key_field: str | None
     """The field that is the key; None: ask `key_of`."""
     key_of: Callable[[Any], str]
+    row_of: Callable[[Any], tuple[Any, ...]]
     later: Sequence[tuple[str, Callable[..., Any]]]
     """What is calculated from the dict."""
     inner: Sequence[int]
@@ -117,21 +118,26 @@ def compile_run(layout: Layout, output: Output, names: Mapping[str, Any]) -> Cal
     body = ["value = event.value", f"key = {key}", "time = event.event_time", "mark = event.watermark"]
     body += ["if mark > watermark:", "    watermark = mark", "    if mark >= due:"]
     body += ["        windows.forget(mark)", "        due = windows.due_ms"]
-    body += ["log = get(key)", "if log is None or event.late or time < log.times[-1]:"]
-    body += ["    " + line for line in unusual]
+    usual = ["if event.late or time < log.times[-1]:", *("    " + line for line in unusual)]
     for n, name in enumerate(layout.columns):
-        body += [f"v{n} = value.{name}"]
+        usual += [f"v{n} = value.{name}"]
         if n not in _split_columns(layout):
-            usual = f"VALUE_MIN <= v{n} <= VALUE_MAX or -VALUE_MAX <= v{n} <= -VALUE_MIN or v{n} == 0"
-            body += [f"if v{n} is not None and not ({usual}):", *("    " + line for line in unusual)]
-    body += [*_checks(layout, unusual), *_entering(layout)]
+            bounds = f"VALUE_MIN <= v{n} <= VALUE_MAX or -VALUE_MAX <= v{n} <= -VALUE_MIN or v{n} == 0"
+            usual += [f"if v{n} is not None and not ({bounds}):", *("    " + line for line in unusual)]
+    usual += [*_checks(layout, unusual), *_entering(layout)]
     lines, found = _reading(layout)
     found |= {name: f"v{layout.columns.index(field)}" for name, field in output.fields.items()}
-    names = {**names, "later": output.later, "inner": output.inner, "key_of": output.key_of}
+    names = {**names, **output._asdict()}
     names |= {f"default{n}": default for n, default in enumerate(output.template.values())}
     shown = [f"{name!r}: {found.get(name, f'default{n}')}" for n, name in enumerate(output.template)]
     shown += [f"{name!r}: {found.get(name)}" for name in output.inner]
-    body += [*lines, f"out = {{{', '.join(shown)}}}", *_gaps(layout, "del out[{}]")]
+    usual += [*lines, f"out = {{{', '.join(shown)}}}", *_gaps(layout, "del out[{}]")]
+    quiet = ["out = template.copy()"]
+    quiet += ["if event.late or not calm(key, time, mark, row_of(value), out):"]
+    quiet += ["    " + line for line in unusual]
+    quiet += [f"out[{name!r}] = value.{field}" for name, field in output.fields.items()]
+    body += ["log = get(key)", "if log is None:", *("    " + line for line in quiet)]
+    body += ["else:", *("    " + line for line in usual)]
     if output.later:
         body += ["for name, evaluate in later:", "    found = evaluate(value, out, looked_up)"]
         body += ["    if found is None:", "        del out[name]", "    else:", "        out[name] = found"]

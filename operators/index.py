@@ -12,6 +12,7 @@ them; the first one inside a range is its maximum, so one stack serves all neste
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from itertools import accumulate
 from typing import Any, Final
@@ -61,8 +62,8 @@ class ColumnIndex:
         self._offset = offset
         self._split = split
         is_summed = bool(wanted & {"sum", "mean", "var", "std"})
-        self.highs: list[float] | None = [0.0] if is_summed and split is not None else None
-        self.lows: list[float] | None = [0.0] if is_summed and split is not None else None
+        self.highs: array[float] | None = array("d", [0.0]) if is_summed and split is not None else None
+        self.lows: array[float] | None = array("d", [0.0]) if is_summed and split is not None else None
         self.totals: list[int] | None = [0] if is_summed and split is None else None
         self.squares: list[int] | None = [0] if wanted & {"var", "std"} else None
         self.present: list[int] | None = [0] if "present" in wanted else None
@@ -88,8 +89,8 @@ class ColumnIndex:
         if self._split is not None and self.highs is not None:
             parts = [self._split.parts(value) for value in column]
             fitting = [part for part in parts if part is not None]
-            self.highs = list(accumulate((high for high, _ in fitting), initial=0.0))
-            self.lows = list(accumulate((low for _, low in fitting), initial=0.0))
+            self.highs = array("d", accumulate((high for high, _ in fitting), initial=0.0))
+            self.lows = array("d", accumulate((low for _, low in fitting), initial=0.0))
             if (
                 len(fitting) < len(parts)
                 or not self._split.holds(self.highs, self.lows)
@@ -149,8 +150,8 @@ class ColumnIndex:
         if self.highs is not None and self.lows is not None and self._split is not None:
             parts = self._split.parts(value or 0.0)
             if parts is not None:
-                _insert(self.highs, position, parts[0])
-                _insert(self.lows, position, parts[1])
+                _insert_part(self.highs, position, parts[0])
+                _insert_part(self.lows, position, parts[1])
             if parts is None or not self._split.holds(self.highs, self.lows):
                 self._widen(values)
         elif self.totals is not None:
@@ -190,6 +191,11 @@ class ColumnIndex:
                 stack[:] = [position - count for position in stack if position >= count]
 
 
-def _insert(sums: list[Any], position: int, more: float) -> None:
+def _insert(sums: list[int], position: int, more: int) -> None:
     """Put an entry worth `more` at `position` of prefix sums."""
     sums[position + 1 :] = [found + more for found in sums[position:]]
+
+
+def _insert_part(sums: array[float], position: int, more: float) -> None:
+    """Put an entry worth `more` at `position` of exact prefix sums."""
+    sums[position + 1 :] = array("d", [found + more for found in sums[position:]])

@@ -15,6 +15,7 @@ batches, restores, or the order of arrival within the grace.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
@@ -26,6 +27,7 @@ from operators.exact import Number, Split, split_for
 from operators.fused import Layout, Output, compile_enter, compile_run
 from operators.index import ROOM_MAX, ColumnIndex
 from operators.kernels import Kernels, Target, build
+from operators.quiet import QUIET_MAX, QuietLogs, compile_read
 from topics.messages import Event
 
 __all__ = ["LONG_AGO", "Row", "Windows"]
@@ -39,6 +41,8 @@ INDEX_MIN: Final = 8
 """A log of this many entries gets an index; a shorter one is sliced as fast and is far smaller."""
 TRIM_MIN: Final = 8
 """Forgotten entries are cut off a list when they are this many and half of it."""
+CALM_MAX: Final = 4
+"""A log that has shrunk to fewer entries is a quiet key again: to half of one, so that it stays one."""
 LONG_AGO: Final = -(2**62)
 """Before all times."""
 
@@ -51,7 +55,7 @@ class KeyLog:
 
     __slots__ = ("base", "changed", "index", "room", "starts", "times", "values", "watermark")
 
-    def __init__(self, times: list[int], values: list[Number | None], widths: int = 0) -> None:
+    def __init__(self, times: array[int], values: list[Number | None], widths: int = 0) -> None:
         self.times = times
         self.values = values
         self.base = 0
@@ -91,6 +95,7 @@ class Windows:
         self.is_sparse = False
         """Whether a value was ever missing."""
         self._logs: dict[str, KeyLog] = {}
+        self._quiet = QuietLogs(stride=self._stride, entries_max=min(QUIET_MAX, event_max))
         self._changed: set[str] = set()
         self._splits: list[Split | None] = [None] * self._stride
         self._quick = [(0.0, 0.0, 0.0)] * self._stride
@@ -106,7 +111,7 @@ class Windows:
         self.evicted_keys = 0
 
     def __len__(self) -> int:
-        return len(self._logs)
+        return len(self._logs) + len(self._quiet.packed)
 
     @property
     def changed(self) -> bool:
@@ -118,41 +123,52 @@ class Windows:
 
         A late event sees what is kept and itself, and is not entered.
         """
-        time = event.event_time
-        log = self._logs.get(key)
-        if (
-            log is None
-            or event.late
-            or time < log.times[-1]
-            or self._enter is None
-            or not self._enter(key, log, time, event.watermark, row, out)
-        ):
-            self._step_any(key, event, row, out)
+        time, watermark = event.event_time, event.watermark
+        if not event.late and self._before is None:
+            log = self._logs.get(key)
+            if log is None:
+                if self._calm(key, time, watermark, row, out):
+                    return
+            elif time >= log.times[-1] and self._enter(key, log, time, watermark, row, out):
+                return
+        self._step_any(key, event, row, out)
+
+    def _calm(self, key: str, time: int, watermark: int, row: Row, out: dict[Any, Any]) -> bool:
+        """Enter the event of a quiet key that comes in order; return whether it did."""
+        is_new = key not in self._quiet.packed
+        cells = self._quiet.add(key, time, watermark - self.width_max_ms, row)
+        if cells is None:
+            return False
+        if is_new:
+            self._file(key, time)
+        self._changed.add(key)
+        self._read_quiet(cells, time, out)
+        return True
 
     def _step_any(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
         """Do what `step` says, whatever the event."""
         time = event.event_time
-        if event.late:
-            log = self._kept(key, time, event.watermark)
-            end = len(log.times)
-        else:
-            log = self._log(key, time, event.watermark)
-            end = bisect_right(log.times, time, log.base)
+        log = self._kept(key, event) if event.late else self._log(key, time, event.watermark)
+        end = bisect_right(log.times, time, log.base)
         if self._before is not None:
             self._read(self._before, log, end, time, out)
         self._insert(log, end, time, row)
         self._read(self._after, log, end + 1, time, out)
+        if log.index is None and not event.late:
+            self._settle(key, log)
 
     def enter(self, key: str, time: int, watermark: int, row: Row) -> None:
         """Enter what is no event of its own: a label.  One from before all windows changes nothing."""
         if time > watermark - self.width_max_ms:
             log = self._log(key, time, watermark)
             self._insert(log, bisect_right(log.times, time, log.base), time, row)
+            if log.index is None:
+                self._settle(key, log)
 
     def read(self, key: str, event: Event, out: dict[Any, Any]) -> None:
         """Write the windows that end at `event` into `out`, without entering anything."""
         time = event.event_time
-        log = self._kept(key, time, event.watermark) if event.late else self._logs.get(key, _EMPTY)
+        log = self._kept(key, event) if event.late else self._found(key)
         times = log.times
         end = len(times) if not times or times[-1] <= time else bisect_right(times, time, log.base)
         self._read(self._after, log, end, time, out)
@@ -164,14 +180,19 @@ class Windows:
         over is opened once: who has moved on is filed again, the rest is gone.  So each entry
         pays for at most one filing, and a key goes at the same watermark whenever it was filed.
         """
+        horizon = watermark - self.width_max_ms
         while watermark >= self.due_ms:
             span = min(self._due_keys)
             for key in self._due_keys.pop(span):
-                span_now = self._logs[key].times[-1] // self._span_ms
-                if span_now > span:
+                log = self._logs.get(key)
+                newest = self._quiet.newest(key) if log is None else log.times[-1]
+                if (span_now := newest // self._span_ms) > span:
                     self._due_keys.setdefault(span_now, []).append(key)
+                    if log is not None and bisect_right(log.times, horizon) > len(log.times) - CALM_MAX:
+                        self._settle(key, log)
                 else:
-                    del self._logs[key]
+                    self._logs.pop(key, None)
+                    self._quiet.packed.pop(key, None)
                     self._changed.add(key)
                     self.evicted_keys += 1
             self._set_due()
@@ -195,21 +216,21 @@ class Windows:
         layout = Layout(self._columns, self._targets, self.is_sparse)
         self._widths_ms = layout.widths_ms
         names = {
+            "calm": self._calm,
             "changed": self._changed,
             "logs": self._logs,
             "make_room": self._make_room,
             "quick": self._quick,
             "windows": self,
         }
-        self._enter: Callable[..., bool] | None = None
         self.run: Callable[..., Any] | None = None
         """`fused.compile_run`, where there is one."""
         if not before:
             self._enter = compile_enter(layout, names)
+            self._read_quiet = compile_read(self._columns, self._targets)
             # A column that is only shown may hold text, which no number's bounds fit.
-            if self._output is not None and all(
-                found - {"first", "last", "present"} for found in self._wanted
-            ):
+            numeric = all(found - {"first", "last", "present"} for found in self._wanted)
+            if self._output is not None and numeric:
                 self.run = compile_run(layout, self._output, names)
 
     def _read(self, kernels: Kernels, log: KeyLog, end: int, time: int, out: dict[Any, Any]) -> None:
@@ -226,8 +247,10 @@ class Windows:
         """Return the log of `key`, which is about to get an entry."""
         log = self._logs.get(key)
         if log is None:
-            log = self._logs[key] = KeyLog([], [], len(self._widths_ms))
-            self._file(key, time)
+            times, values = self._quiet.times_and_values(key)
+            if self._quiet.packed.pop(key, None) is None:
+                self._file(key, time)
+            log = self._logs[key] = KeyLog(times, values, len(self._widths_ms))
         if not log.changed:
             log.changed = True
             self._changed.add(key)
@@ -317,49 +340,61 @@ class Windows:
         spans = self._due_keys
         self.due_ms = (min(spans) + 1) * self._span_ms - 1 + self.width_max_ms if spans else -LONG_AGO
 
-    def _kept(self, key: str, time: int, watermark: int) -> KeyLog:
-        """Return a copy of what is kept up to `time`, apart from laziness in forgetting."""
-        log = self._logs.get(key, _EMPTY)
-        base = bisect_right(log.times, watermark - self.width_max_ms, log.base)
-        end = bisect_right(log.times, time, base)
+    def _found(self, key: str) -> KeyLog:
+        """Return the log of `key`, to be read."""
+        return self._logs.get(key) or KeyLog(*self._quiet.times_and_values(key))
+
+    def _kept(self, key: str, event: Event) -> KeyLog:
+        """Return a copy of what is kept up to a late event, apart from laziness in forgetting."""
+        log = self._found(key)
+        base = bisect_right(log.times, event.watermark - self.width_max_ms, log.base)
+        end = bisect_right(log.times, event.event_time, base)
         return KeyLog(log.times[base:end], log.values[base * self._stride : end * self._stride])
+
+    def _settle(self, key: str, log: KeyLog) -> None:
+        """Make a key quiet if its log is short and fits."""
+        base = self._base(log)
+        if self._quiet.put(key, log.times[base:], log.values[base * self._stride :]):
+            del self._logs[key]
+
+    def _base(self, log: KeyLog) -> int:
+        """Return the first entry that was not over at the last change."""
+        return bisect_right(log.times, log.watermark - self.width_max_ms, log.base)
 
     def entries(self) -> Iterable[tuple[str, bytes]]:
         """Return every key and its log as bytes."""
-        return ((key, self._encode(log)) for key, log in self._logs.items())
+        return ((key, self._encode(self._found(key))) for key in (*self._logs, *self._quiet.packed))
 
     def changes(self) -> list[tuple[str, bytes | None]]:
         """Return the keys that changed since the last call, None for those forgotten."""
         found: list[tuple[str, bytes | None]] = []
         for key in self._changed:
-            log = self._logs.get(key)
-            if log is not None:
-                log.changed = False
-            found.append((key, None if log is None else self._encode(log)))
+            log = self._found(key)
+            log.changed = False
+            found.append((key, self._encode(log) if log.times else None))
         self._changed.clear()
         return found
 
     def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
         """Replace all logs by those of `entries`."""
-        self._logs.clear()
-        self._changed.clear()
-        self._due_keys.clear()
+        for kept in (self._logs, self._quiet.packed, self._changed, self._due_keys):
+            kept.clear()
         for key, data in entries:
             steps, values = _decode(data)
-            times = list(accumulate(steps))
-            self._logs[key] = KeyLog(times, values, len(self._widths_ms))
+            times = array("q", accumulate(steps))
             self._file(key, times[-1])
+            if not self._quiet.put(key, times, values):
+                self._logs[key] = KeyLog(times, values, len(self._widths_ms))
             if None in values and not self.is_sparse:
                 self._become_sparse()
         self._set_due()
 
     def _encode(self, log: KeyLog) -> bytes:
-        base = bisect_right(log.times, log.watermark - self.width_max_ms, log.base)
+        base = self._base(log)
         times = log.times[base:]
         steps = [times[0], *(after - before for before, after in pairwise(times))]
         return _pack((steps, log.values[base * self._stride :]))
 
 
-_EMPTY: Final = KeyLog([], [])
 _pack = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[int], list[int | float | bool | None]]).decode
