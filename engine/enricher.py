@@ -20,6 +20,7 @@ from engine.hopbox import Hopbox
 from engine.pipeline import Pipeline
 from operators.claims import Reader
 from operators.contract import StateDelta, StateEntries
+from operators.entries import named, under
 from operators.features import Features, JoinedLabel
 from operators.merge import NEVER, Merge, Taken
 from operators.stages import Stages
@@ -111,28 +112,20 @@ class Enricher:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        return {name: data for name, data in self._parts("snapshot").items() if data is not None}
+        parts = {name: part.snapshot() for name, part in self._operators().items()}
+        return {"position": msgspec.json.encode(self.position), **named(parts)}
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
-        return self._parts("delta")
-
-    def _parts(self, how: str) -> StateDelta:
-        state: StateDelta = {"position": msgspec.json.encode(self.position)}
-        for prefix, part in self._operators():
-            state |= {prefix + name: data for name, data in getattr(part, how)().items()}
-        return state
+        parts = {name: part.delta() for name, part in self._operators().items()}
+        return {"position": msgspec.json.encode(self.position), **named(parts)}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""
         self.position = msgspec.json.decode(entries["position"], type=_Position)
-        for prefix, part in self._operators():
-            cut = len(prefix)
-            part.restore({name[cut:]: data for name, data in entries.items() if name.startswith(prefix)})
+        for name, part in self._operators().items():
+            part.restore(under(name, entries))
 
-    def _operators(self) -> list[tuple[str, Reader | Merge[Held] | Features]]:
-        return [
-            ("reader/", self._reader),
-            ("merge/", self._merge),
-            *((f"stage{number}/", features) for number, features in self._features.items()),
-        ]
+    def _operators(self) -> dict[str, Reader | Merge[Held] | Features]:
+        features = {f"stage{number}": features for number, features in self._features.items()}
+        return {"reader": self._reader, "merge": self._merge, **features}

@@ -37,6 +37,8 @@ class EventRead(Struct, frozen=True, gc=False):
     record: Record
     decoded: Decoded | Rejected
     time: int
+    late: bool = False
+    """Its turn had passed where its windows are computed on other partitions."""
 
 
 class LabelRead(Struct, frozen=True, gc=False):

@@ -23,6 +23,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.enricher import Enricher
 from engine.hopbox import Hopbox
@@ -31,9 +32,10 @@ from engine.pipeline import Pipeline
 from engine.router import Router
 from operators.claims import Reader, Writer
 from operators.contract import StateDelta, StateEntries
+from operators.entries import named, under
 from operators.gather import Gather
 from operators.logged import LoggedHops
-from operators.stages import LATE, Stages, looked_up
+from operators.stages import Stages, looked_up
 from topics.hops import HopId, ValuesHop, decode_hop
 from topics.messages import Claim, Outgoing, Record
 
@@ -125,8 +127,8 @@ class Rekeying:
                     break
                 found, late = self._gather.take(offset)
                 self.position.taken = offset + 1
-                values.append(looked_up(found) | ({LATE: True} if late else {}))
-                events.append(read)
+                values.append(looked_up(found))
+                events.append(replace(read, late=True) if late else read)
             waiting.popleft()
         return (Run(events, labels), values) if events or labels else None
 
@@ -145,29 +147,24 @@ class Rekeying:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        return {name: data for name, data in self._parts("snapshot").items() if data is not None}
+        parts = {name: part.snapshot() for name, part in self._operators().items()}
+        return {"position": msgspec.json.encode(self.position), **named(parts)}
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
-        return self._parts("delta")
-
-    def _parts(self, how: str) -> StateDelta:
-        state: StateDelta = {"position": msgspec.json.encode(self.position)}
-        for prefix, part in self._operators():
-            state |= {prefix + name: data for name, data in getattr(part, how)().items()}
-        return state
+        parts = {name: part.delta() for name, part in self._operators().items()}
+        return {"position": msgspec.json.encode(self.position), **named(parts)}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""
         self.position = msgspec.json.decode(entries["position"], type=_Position)
-        for prefix, part in self._operators():
-            cut = len(prefix)
-            part.restore({name[cut:]: data for name, data in entries.items() if name.startswith(prefix)})
+        for name, part in self._operators().items():
+            part.restore(under(name, entries))
 
-    def _operators(self) -> tuple[tuple[str, Router | Enricher | Gather | Reader], ...]:
-        return (
-            ("router/", self.router),
-            ("enricher/", self.enricher),
-            ("gather/", self._gather),
-            ("reader/", self._reader),
-        )
+    def _operators(self) -> dict[str, Router | Enricher | Gather | Reader]:
+        return {
+            "router": self.router,
+            "enricher": self.enricher,
+            "gather": self._gather,
+            "reader": self._reader,
+        }

@@ -27,6 +27,7 @@ from engine.intake import EventRead, LabelRead, Run
 from engine.pipeline import Pipeline
 from engine.sink import partition_of
 from operators.contract import StateDelta, StateEntries
+from operators.entries import named, under
 from operators.features import Features, JoinedLabel
 from operators.gather import Gather
 from operators.join import Join, Joined, Waiting
@@ -274,28 +275,25 @@ class Router:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        return {name: data for name, data in self._parts("snapshot").items() if data is not None}
+        parts = {name: part.snapshot() for name, part in self._operators().items()}
+        return {"position": msgspec.json.encode(self.position), **named(parts)}
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
-        return self._parts("delta")
-
-    def _parts(self, how: str) -> StateDelta:
-        state: StateDelta = {"position": msgspec.json.encode(self.position)}
-        for prefix, part in (("join/", self._join), ("hold/", self._hold), ("own/", self._own)):
-            if part is not None:
-                state |= {prefix + name: data for name, data in getattr(part, how)().items()}
-        return state
+        parts = {name: part.delta() for name, part in self._operators().items()}
+        return {"position": msgspec.json.encode(self.position), **named(parts)}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""
         self.position = msgspec.json.decode(entries["position"], type=_Position)
         self._decoded.clear()
         self._said = None
-        for prefix, part in (("join/", self._join), ("hold/", self._hold), ("own/", self._own)):
-            if part is not None:
-                cut = len(prefix)
-                part.restore({name[cut:]: data for name, data in entries.items() if name.startswith(prefix)})
+        for name, part in self._operators().items():
+            part.restore(under(name, entries))
+
+    def _operators(self) -> dict[str, Join | Merge[Held] | Features]:
+        own = {} if self._own is None else {"own": self._own}
+        return {"join": self._join, "hold": self._hold, **own}
 
 
 def key_reader(keys: Sequence[str]) -> Any:

@@ -28,8 +28,10 @@ from engine.prequential import LabelledRun, Prequential
 from engine.ready import Ready
 from operators.claims import Suppression, Writer
 from operators.contract import StateDelta, StateEntries
+from operators.entries import named, under
 from operators.features import Features, JoinedLabel
 from operators.join import EarlyLabel, Join, Joined, Waiting
+from operators.plan import FeaturePlan
 from operators.scoring import Failure, Roster, Scoring
 from topics.codec import Decoded, Rejected, encode
 from topics.messages import Event, LabelValue, Outgoing, Prediction, Record, Score
@@ -65,7 +67,10 @@ class Scorer:
         roster: Roster,
         writer: Writer,
         suppression: Suppression,
+        plan: FeaturePlan | None = None,
     ) -> None:
+        """`plan` is the pipeline's own, or what is left of it where windows are computed elsewhere."""
+        plan = plan or pipeline.plan
         self.pipeline = pipeline
         self.partition = partition
         threshold = pipeline.threshold if pipeline.task == "binary" else None
@@ -75,10 +80,10 @@ class Scorer:
         """What happened, by (metric, label): the shell exports it; no part of the state."""
         inside = pipeline.labels.field is not None
         self.intake = Intake(pipeline.event_decoder(), None if inside else pipeline.label_decoder())
-        self.features = Features(pipeline.plan)
+        self.features = Features(plan)
         self.join = Join(wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold)
-        self._label_windows = pipeline.plan.uses_labels
+        self._label_windows = plan.uses_labels
         self._inside = inside
         self._one_by_one = inside and self._label_windows
         self._ahead: Ahead | None = None
@@ -155,7 +160,7 @@ class Scorer:
                 self._answer(ready, now_ms)
                 if self._answered_again(record, decoded):
                     continue
-            self._admit(record, decoded, ready, now_ms)
+            self._admit(read, decoded, ready, now_ms)
             if lookups is not None:
                 ready.lookups.append(lookups[number])
             if self._one_by_one:
@@ -192,13 +197,13 @@ class Scorer:
             self.counts["predictions", "again"] += 1
         return True
 
-    def _admit(self, record: Record, decoded: Decoded, ready: Ready, now_ms: int) -> None:
+    def _admit(self, read: EventRead, decoded: Decoded, ready: Ready, now_ms: int) -> None:
         """Move the watermark, let expire what it passed, and put the event among the ready ones."""
-        position = self.position
+        record, position = read.record, self.position
         event_time = decoded.event_time
         position.time_max = max(position.time_max, event_time)
         watermark = position.time_max - self._grace_ms
-        late = event_time < watermark
+        late = read.late or event_time < watermark
         ready.late += late
         deadline = self.join.next_deadline
         if (deadline is not None and deadline < watermark) or ready.oldest + self.join.wait_ms < watermark:
@@ -374,27 +379,16 @@ class Scorer:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state as entries: features, join and position."""
-        return {
-            "position": encode(self.position),
-            **{"features/" + name: data for name, data in self.features.snapshot().items()},
-            **{"join/" + name: data for name, data in self.join.snapshot().items()},
-        }
+        parts = {"features": self.features.snapshot(), "join": self.join.snapshot()}
+        return {"position": encode(self.position), **named(parts)}
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
-        return {
-            "position": encode(self.position),
-            **{"features/" + name: data for name, data in self.features.delta().items()},
-            **{"join/" + name: data for name, data in self.join.delta().items()},
-        }
+        parts = {"features": self.features.delta(), "join": self.join.delta()}
+        return {"position": encode(self.position), **named(parts)}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""
         self.position = msgspec.json.decode(entries["position"], type=ScorerPosition)
-        self.features.restore(_under("features/", entries))
-        self.join.restore(_under("join/", entries))
-
-
-def _under(prefix: str, entries: StateEntries) -> dict[str, bytes]:
-    cut = len(prefix)
-    return {name[cut:]: data for name, data in entries.items() if name.startswith(prefix)}
+        self.features.restore(under("features", entries))
+        self.join.restore(under("join", entries))

@@ -26,11 +26,9 @@ from operators.expressions import Aggregate, Expression, Lookup
 from operators.plan import FeaturePlan, nodes
 from topics.messages import FeatureValue
 
-__all__ = ["LATE", "Stage", "Stages", "looked_up", "plan_stages"]
+__all__ = ["Stage", "Stages", "looked_up", "plan_stages"]
 
 _STORE: Final = "headrace.rekeyed"
-LATE: Final = f"{_STORE}#late"
-"""Among an event's values: it came to a stage after its turn, so it changed no window there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from operators import by, field, label, lookup
 from operators.features import Features
 from operators.plan import FeaturePlan, compile_features
-from operators.stages import LATE, looked_up, plan_stages
+from operators.stages import looked_up, plan_stages
 from topics.messages import Event
 
 
@@ -104,7 +104,3 @@ def test_the_printed_plan_names_key_width_and_windows() -> None:
     ]
     assert rows[1]["windows"] == ['by("city").count("1h")']
     assert rows[0]["windows"] == []
-
-
-def test_the_mark_of_lateness_is_no_value() -> None:
-    assert LATE not in looked_up({str(number): 1 for number in range(100)})
