@@ -26,7 +26,9 @@ import msgspec
 from msgspec import Struct
 
 from operators.contract import StateDelta, StateEntries
+from operators.logged import LoggedHops
 from topics.errors import ClaimError
+from topics.hops import Hop
 from topics.messages import Example, Prediction, Quarantine
 
 __all__ = ["SUPPRESSED_MAX", "Log", "LogPosition", "Reader", "Suppression", "Writer"]
@@ -242,17 +244,22 @@ class Suppression:
         """Heap of (label offset, key): examples whose events were read, but not their label."""
         self._still_open: list[int] = []
         """Examples whose offsets were read, but whose event still waits for a label."""
+        self.hops = LoggedHops()
+        """Records of the internal topics, where events travel to other keys."""
 
     def __len__(self) -> int:
-        return len(self._answers) + len(self._examples) + len(self._quarantines)
+        return len(self._answers) + len(self._examples) + len(self._quarantines) + len(self.hops)
 
     @property
     def empty(self) -> bool:
         """Return whether the replay has caught up with the log."""
-        return not (self._answers or self._examples or self._quarantines)
+        return not (self._answers or self._examples or self._quarantines) and self.hops.empty
 
-    def add(self, logged: Prediction | Example | Quarantine) -> None:
+    def add(self, logged: Prediction | Example | Quarantine | Hop) -> None:
         """Take a record that counts.  Raises ClaimError beyond `suppressed_max` records."""
+        if not isinstance(logged, Prediction | Example | Quarantine):
+            self.hops.add(logged)
+            return
         if len(self) >= self.suppressed_max:
             raise ClaimError(
                 f"more than {self.suppressed_max} records were logged since the checkpoint",

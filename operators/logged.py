@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from operators.claims import SUPPRESSED_MAX
 from topics.errors import ClaimError
 from topics.hops import Hop, HopId, LabelHop, hop_id
 
 __all__ = ["LoggedHops"]
+
+LOGGED_MAX = 2_000_000
+"""Records a replay may have to leave out, some 200 bytes each: some minutes without a checkpoint."""
 
 
 class LoggedHops:
@@ -27,7 +29,7 @@ class LoggedHops:
     (True, False)
     """
 
-    def __init__(self, logged_max: int = SUPPRESSED_MAX) -> None:
+    def __init__(self, logged_max: int = LOGGED_MAX) -> None:
         self._logged_max = logged_max
         self._ids: dict[HopId, str] = {}
 
