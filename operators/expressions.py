@@ -154,7 +154,10 @@ class Key:
         return self._aggregate("last", of, window, entering)
 
     def distinct(self, of: _Source, window: Window, **entering: Unpack[Entering]) -> Aggregate:
-        """Return the number of different values, 0 when empty (`sketches.py` says how exactly in parts)."""
+        """Return the number of different values, 0 when empty.
+
+        Exact; in tiles and sessions as exact as `sketches.py` says.
+        """
         return self._aggregate("distinct", of, window, entering)
 
     def mode(self, of: _Source, window: Window, *, rank: int = 1, **entering: Unpack[Entering]) -> Aggregate:
@@ -180,7 +183,8 @@ class Key:
     def quantile(self, of: _Source, q: float, window: Window, **entering: Unpack[Entering]) -> Aggregate:
         """Return the value that the share `q` of the values are at or below, missing when empty.
 
-        Linear between neighbours (Hyndman and Fan's type 7, as numpy); in parts as `sketches.py` says.
+        Linear between neighbours (Hyndman and Fan's type 7, as numpy); in tiles and sessions as exact
+        as `sketches.py` says.
         """
         if type(q) not in {int, float} or not 0 <= q <= 1:
             raise DefinitionError(f"{self!r}.quantile: {q!r} is no share", hint="give a number from 0 to 1")

@@ -19,6 +19,7 @@ from operators.expressions import (
     TimePart,
 )
 from operators.plan import FeaturePlan
+from operators.spans import Decay
 
 __all__ = ["feature_kinds"]
 
@@ -46,9 +47,11 @@ def _kind(expression: Expression, hints: dict[str, object]) -> type:
             return _declared(hints[name])
         case Default(of):
             return _kind(of, hints)
-        case Aggregate(kind=("count" | "since_last")) | TimePart():
+        case Aggregate(kind="count", span=Decay()):
+            return float
+        case Aggregate(kind=("count" | "since_last" | "distinct")) | TimePart():
             return int
-        case Aggregate(kind=("first" | "last"), of=str(name)):
+        case Aggregate(kind=("first" | "last" | "mode" | "arg_max" | "arg_min"), of=str(name)):
             return _declared(hints[name])
         case Lookup(fallback=(bool() | int() | float() | str()) as fallback):
             return type(fallback)

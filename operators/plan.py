@@ -86,6 +86,8 @@ class Group:
     where: Condition | None = None
     """Events that do not meet it are shown the windows and do not enter."""
     shift_ms: int = 0
+    unit_ms: int = 0
+    """The width of a tile, the gap of sessions, 0 elsewhere."""
 
     @property
     def window_max_ms(self) -> int:
@@ -288,13 +290,15 @@ def _group(place: _Place, aggregates: tuple[Aggregate, ...], shapes: Shapes) -> 
         if aggregate.by_column is not None:
             columns[aggregate.by_column] = None
     are_text = all(map(shapes.is_text, place.keys))
+    keys, source, store, where, shift_ms, unit_ms = place
     return Group(
-        place.keys,
-        place.source,
+        keys,
+        source,
         tuple(columns),
         aggregates,
         are_text,
-        place.store,
-        place.where,
-        place.shift_ms,
+        store,
+        where=where,
+        shift_ms=shift_ms,
+        unit_ms=unit_ms,
     )

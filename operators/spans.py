@@ -64,7 +64,7 @@ LAST_N_MAX: Final = 10_000
 HALF_LIVES: Final = 64
 """A key idle for so many half-lives is forgotten: its weights are below a double's precision."""
 
-_PARTS: Final = frozenset[Kind](
+_SUMMED: Final = frozenset[Kind](
     (
         "count",
         "sum",
@@ -82,7 +82,7 @@ _PARTS: Final = frozenset[Kind](
         "arg_min",
     )
 )
-_ALL: Final = _PARTS | frozenset[Kind](("since_last", "mode", "entropy"))
+_ALL: Final = _SUMMED | frozenset[Kind](("since_last", "mode", "entropy"))
 _RATE: Final = frozenset[Kind](("rate",))
 _SINCE: Final = frozenset[Kind](("since_last",))
 
@@ -177,9 +177,9 @@ def allowed_kinds(span: Span | None) -> frozenset[Kind]:
         case LastN():
             return _ALL - _SINCE
         case Tiled():
-            return _PARTS | _RATE
+            return _SUMMED | _RATE
         case Session():
-            return _PARTS
+            return _SUMMED
         case Decay():
             return frozenset[Kind](("count", "sum", "mean"))
 

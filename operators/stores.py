@@ -11,11 +11,15 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from operators.calculation import predicate
+from operators.chains import Chains
 from operators.exact import VALUE_MAX, as_number
+from operators.fading import Fading
 from operators.kernels import Target
 from operators.keyed import Keyed, Row
 from operators.plan import Group
+from operators.settling import Settling
 from operators.slices import Slices
+from operators.tiles import Tiles
 from operators.windows import Windows
 from topics.messages import Event
 
@@ -64,8 +68,12 @@ def _windows(group: Group, targets: Sequence[Target], event_max: int) -> Windows
             return Windows(group.columns, targets, event_max)
         case "slices":
             return Keyed(Slices(group.columns, targets, event_max))
-        case _:
-            raise AssertionError(group.store)
+        case "tiles":
+            return Keyed(Tiles(group.columns, targets, step_ms=group.unit_ms, event_max=event_max))
+        case "chains":
+            return Keyed(Settling(Chains(group.columns, targets, gap_ms=group.unit_ms), event_max))
+        case "fading":
+            return Keyed(Settling(Fading(group.columns, targets), event_max))
 
 
 def _key_of(group: Group) -> Callable[[Any], str]:
@@ -101,12 +109,10 @@ def _row_of(group: Group) -> Callable[[Any], Row]:
     if len(group.columns) > 1:
         return lambda value: tuple(map(as_number, get(value)))
 
-    def one(value: Any) -> Row:
-        number = get(value)
-        # The usual number first: a call of `as_number` costs as much as all else here.
-        return (number,) if number is not None and 1 <= number <= VALUE_MAX else (as_number(number),)
-
-    return one
+    # The usual number first: a call of `as_number` costs as much as all else here.
+    return lambda value: (
+        (number,) if (number := get(value)) is not None and 1 <= number <= VALUE_MAX else (as_number(number),)
+    )
 
 
 def as_value(value: Any) -> Any:

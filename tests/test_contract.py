@@ -16,7 +16,7 @@ from river import drift, linear_model, naive_bayes, preprocessing
 
 import operators
 from engine.learner import Learner
-from operators import by, field, label, last_n, tumbling
+from operators import by, decay, field, label, last_n, session, tiled, tumbling
 from operators.claims import Reader
 from operators.drift import Drift
 from operators.evidence import Promotion
@@ -63,6 +63,14 @@ def make_features() -> Features:
         "entropy": by().entropy("card", last_n(7, within="30s"), include_current=False),
         "median": by("card").median("amount", tumbling("30s")),
         "largest": by().arg_max("card", "amount", "20s"),
+        "tiled": by("card").var("amount", tiled("30s", step="5s")),
+        "tiled_distinct": by().distinct("amount", tiled("30s", step="5s")),
+        "tiled_median": by().median("amount", tiled("40s", step="5s")),
+        "minute": by("card").arg_min("amount", "amount", tumbling("1m")),
+        "visit": by("card").sum("amount", session("4s")),
+        "fading": by("card").mean("amount", decay("10s"), include_current=False),
+        "fading_labels": by("card").count(label, decay("10s")),
+        "tiled_labels": by("card").mean(label, tiled("30s", step="5s")),
     }
     return Features(
         compile_features(definition, Payment, grace_ms=5_000, max_events_per_key=20, task="binary")
@@ -80,7 +88,7 @@ def feature_inputs(rng: random.Random) -> list[Any]:
         value = Payment(rng.choice("abc"), amount)
         items.append(Event(str(number), time, value.card, value, number, newest - 5_000, late))
         if rng.random() < 0.4:
-            items.append(JoinedLabel((rng.choice("abc"),), time, float(rng.random() < 0.5)))
+            items.append(JoinedLabel((rng.choice("abc"),) * 3, time, float(rng.random() < 0.5)))
     return items
 
 
