@@ -83,7 +83,7 @@ class Split(NamedTuple):
         """Return `high` and `low` of `value`, None if it does not fit.
 
         >>> split_for([1024]).parts(0.1)
-        (0.10000038146972656, -3.8146972656805136e-07)
+        (0.10000038146972656, -3.814697265569489e-07)
         >>> split_for([1024]).parts(1e-9) is None
         True
         """

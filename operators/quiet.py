@@ -14,7 +14,7 @@ are those of all quiet rows, so that values come back as what they were.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import fsum, sqrt
 from struct import Struct
 from typing import Any, Final
@@ -22,10 +22,12 @@ from typing import Any, Final
 from operators.exact import Number, variance_of
 from operators.kernels import Target, kinds_of
 
-__all__ = ["QUIET_MAX", "QuietLogs", "compile_read"]
+__all__ = ["QUIET_MAX", "QuietLogs", "compile_calm"]
 
 QUIET_MAX: Final = 7
 """Entries of a quiet key: from 8 on an index pays, and a packed log of more costs more to rewrite."""
+ENTRY_BYTES: Final = 8
+"""A time or a value."""
 _CODES: Final[dict[type, str]] = {float: "d", int: "q"}
 
 
@@ -33,62 +35,50 @@ class QuietLogs:
     """Packed logs of one group, by key.
 
     >>> logs = QuietLogs(stride=1, entries_max=2)
-    >>> logs.add("a", 1_000, 0, (2.5,)), logs.add("a", 1_001, 1_000, (3.5,))
-    ((1000, 2.5), (1001, 3.5))
-    >>> logs.add("a", 1_002, 1_000, (None,)), logs.times_and_values("a")
-    (None, (array('q', [1001]), [3.5]))
+    >>> logs.put("a", [1_000, 1_001], [2.5, 3.5]), logs.put("b", [1_000], [None])
+    (True, False)
+    >>> logs.packed["a"], logs.times_and_values("a"), logs.newest("a")
+    (b'\\xe8\\x03\\x00...', (array('q', [1000, 1001]), [2.5, 3.5]), 1001)
     """
 
     def __init__(self, *, stride: int, entries_max: int) -> None:
         self.packed: dict[str, bytes] = {}
+        self.entries_max = entries_max
+        self.types: list[type | None] = [None] * stride
+        """The type of each value, None before the first row."""
+        self.pack: Callable[..., bytes] = Struct("").pack
+        self.unpack: list[Callable[[bytes], tuple[Any, ...]]] = []
+        """How so many entries are read."""
         self._cells = stride + 1
-        self._size = 8 * (stride + 1)
-        self._entries_max = entries_max
-        self._types: tuple[type, ...] | None = None
-        self._pack: Callable[..., bytes] = Struct("").pack
-        self._unpack: list[Callable[[bytes], tuple[Any, ...]]] = []
+        self._size = ENTRY_BYTES * (stride + 1)
 
-    def add(
-        self, key: str, time: int, horizon: int, row: tuple[Number | None, ...]
-    ) -> tuple[Any, ...] | None:
-        """Add an entry behind all others, and forget those at or before `horizon`; return all cells.
-
-        None, and nothing is changed: it does not fit, in its place or by its types.
-        """
-        if tuple(map(type, row)) != self._types and not self._accept(row):
-            return None
-        data = self.packed.get(key, b"") + self._pack(time, *row)
-        count = len(data) // self._size
-        cells = self._unpack[count](data)
-        if count > 1:
-            if time < cells[-2 * self._cells]:
-                return None
-            if cells[0] <= horizon:
-                times = cells[:: self._cells]
-                over = sum([old <= horizon for old in times])
-                cells, data = cells[over * self._cells :], data[over * self._size :]
-                count -= over
-            if count > self._entries_max:
-                return None
-        self.packed[key] = data
-        return cells
+    def accept(self, row: Iterable[Number | None]) -> bool:
+        """Return whether a row has the types of all quiet ones; those of the first row count."""
+        types = [type(value) for value in row]
+        if self.unpack or not all(kind in _CODES for kind in types):
+            return types == self.types
+        self.types[:] = types
+        entry = "q" + "".join([_CODES[kind] for kind in types])
+        self.pack = Struct("<" + entry).pack
+        self.unpack = [Struct("<" + entry * count).unpack for count in range(self.entries_max + 2)]
+        return True
 
     def put(self, key: str, times: Sequence[int], values: Sequence[Number | None]) -> bool:
         """Keep a short log packed; return whether it fits."""
         count, stride = len(times), self._cells - 1
-        if not 0 < count <= self._entries_max:
+        if not 0 < count <= self.entries_max:
             return False
         rows = [tuple(values[place * stride : (place + 1) * stride]) for place in range(count)]
-        if not all(tuple(map(type, row)) == self._types or self._accept(row) for row in rows):
+        if not all(map(self.accept, rows)):
             return False
-        self.packed[key] = b"".join([self._pack(time, *row) for time, row in zip(times, rows, strict=True)])
+        self.packed[key] = b"".join([self.pack(time, *row) for time, row in zip(times, rows, strict=True)])
         return True
 
     def times_and_values(self, key: str) -> tuple[array[int], list[Number | None]]:
         """Return the entries of `key` as a log has them; empty if there are none."""
         if (data := self.packed.get(key)) is None:
             return array("q"), []
-        cells = list(self._unpack[len(data) // self._size](data))
+        cells = list(self.unpack[len(data) // self._size](data))
         times = array("q", cells[:: self._cells])
         del cells[:: self._cells]
         return times, cells
@@ -96,27 +86,73 @@ class QuietLogs:
     def newest(self, key: str) -> int:
         """Return the time of the newest entry of `key`, which has one."""
         data = self.packed[key]
-        return int(self._unpack[len(data) // self._size](data)[-self._cells])
-
-    def _accept(self, row: Iterable[Number | None]) -> bool:
-        """Take the types of the first row for those of all."""
-        types = tuple(map(type, row))
-        if self._types is not None or not all(kind in _CODES for kind in types):
-            return False
-        self._types = types
-        entry = "q" + "".join([_CODES[kind] for kind in types])
-        self._pack = Struct("<" + entry).pack
-        self._unpack = [Struct("<" + entry * count).unpack for count in range(self._entries_max + 2)]
-        return True
+        return int(self.unpack[len(data) // self._size](data)[-self._cells])
 
 
-def compile_read(columns: Sequence[str | None], targets: Sequence[Target]) -> Callable[..., None]:
-    """Return `read(cells, time, out)`, which writes the windows that end at the newest entry.
+def compile_calm(
+    columns: Sequence[str | None], targets: Sequence[Target], quiet: QuietLogs, names: Mapping[str, Any]
+) -> Callable[..., bool]:
+    """Return `calm(key, time, mark, row, out)`: enter the newest entry of a quiet key and read its windows.
+
+    It returns False, and nothing is changed, for an event that does not fit: in its place, by its types,
+    or because there are too many.  `names` has `changed` and `file` of the group's `Windows`.
+    """
+    cells = len(columns) + 1
+    size = ENTRY_BYTES * cells
+    row = "".join(f"v{n}, " for n in range(len(columns)))
+    lines = [f"{row}= row"] if row else []
+    wrong = " or ".join([f"type(v{n}) is not types[{n}]" for n in range(len(columns))]) or "not quiet.unpack"
+    lines += [f"if ({wrong}) and not quiet.accept(row):", "    return False"]
+    width_max = max(target.aggregate.window_ms for target in targets)
+    lines += [
+        "data = packed_get(key)",
+        "if data is None:",
+        "    file(key, time)",
+        f"    packed[key] = quiet.pack(time, {row})",
+        f"    cells, times, end = (time, {row}), (time,), 0",
+        "else:",
+        f"    data += quiet.pack(time, {row})",
+        f"    end = len(data) // {size} - 1",
+        "    cells = quiet.unpack[end + 1](data)",
+        f"    times = cells[::{cells}]",
+        "    if time < times[end - 1]:",
+        "        return False",
+        f"    horizon = mark - {width_max}",
+        "    if times[0] <= horizon:",
+        "        over = 1",
+        "        while times[over] <= horizon:",
+        "            over += 1",
+        f"        data, cells = data[over * {size} :], cells[over * {cells} :]",
+        "        times, end = times[over:], end - over",
+        "    if end >= entries_max:",
+        "        return False",
+        "    packed[key] = data",
+        "changed.add(key)",
+        "start = 0",
+    ]
+    lines += [*_reading(columns, targets), "return True"]
+    text = "def calm(key, time, mark, row, out):\n" + "\n".join("    " + line for line in lines)
+    space: dict[str, Any] = {
+        **names,
+        "entries_max": quiet.entries_max,
+        "fsum": fsum,
+        "packed": quiet.packed,
+        "packed_get": quiet.packed.get,
+        "quiet": quiet,
+        "sqrt": sqrt,
+        "types": quiet.types,
+        "variance_of": variance_of,
+    }
+    exec(text, space)  # noqa: S102  the text holds reprs of names, and numbers
+    return space["calm"]  # type: ignore[no-any-return]
+
+
+def _reading(columns: Sequence[str | None], targets: Sequence[Target]) -> list[str]:
+    """Return the lines that read all windows that end at the newest entry.
 
     Windows go from the longest to the shortest; one that starts where the last did has its values.
     """
-    stride = len(columns)
-    lines = [f"times = cells[::{stride + 1}]", "start, end = 0, len(times) - 1", *_window(columns, targets)]
+    lines = _window(columns, targets)
     for width in sorted({target.aggregate.window_ms for target in targets}, reverse=True):
         lines += [f"horizon = time - {width}", "if times[start] <= horizon:", "    start += 1"]
         lines += ["    while times[start] <= horizon:", "        start += 1"]
@@ -131,10 +167,7 @@ def compile_read(columns: Sequence[str | None], targets: Sequence[Target]) -> Ca
                 texts = {"count": "end + 1 - start", "rate": f"(end + 1 - start) * 1000 / {width}"}
                 column = 0 if aggregate.kind in texts else columns.index(aggregate.column)
                 lines += [f"out[{name!r}] = {texts.get(aggregate.kind, f'{aggregate.kind}_{column}')}"]
-    text = "def read(cells, time, out):\n" + "\n".join("    " + line for line in lines)
-    space: dict[str, Any] = {"fsum": fsum, "sqrt": sqrt, "variance_of": variance_of}
-    exec(text, space)  # noqa: S102  the text holds reprs of names, and numbers
-    return space["read"]  # type: ignore[no-any-return]
+    return lines
 
 
 def _window(columns: Sequence[str | None], targets: Sequence[Target]) -> list[str]:
@@ -145,12 +178,11 @@ def _window(columns: Sequence[str | None], targets: Sequence[Target]) -> list[st
     alone, several = ["if start == end:"], ["else:"]
     for n, column in enumerate(columns):
         kinds = kinds_of(targets, column)
-        cut = f"{n + 1}" if len(columns) else ""
         step = len(columns) + 1
         if not kinds:
             continue
-        alone += [f"    last_{n} = cells[{n - step + 1}]"]
-        several += [f"    found = cells[start * {step} + {cut}::{step}]", f"    last_{n} = found[-1]"]
+        alone += [f"    last_{n} = v{n}"]
+        several += [f"    found = cells[start * {step} + {n + 1}::{step}]", f"    last_{n} = v{n}"]
         one = {"min": f"last_{n}", "max": f"last_{n}", "first": f"last_{n}", "var": "0.0", "std": "0.0"}
         more = {"min": "min(found[::-1])", "max": "max(found[::-1])", "first": "found[0]"}
         more |= {"var": "variance_of(found)", "std": "sqrt(variance_of(found))"}

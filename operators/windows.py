@@ -27,7 +27,7 @@ from operators.exact import Number, Split, split_for
 from operators.fused import Layout, Output, compile_enter, compile_run
 from operators.index import ROOM_MAX, ColumnIndex
 from operators.kernels import Kernels, Target, build
-from operators.quiet import QUIET_MAX, QuietLogs, compile_read
+from operators.quiet import QUIET_MAX, QuietLogs, compile_calm
 from topics.messages import Event
 
 __all__ = ["LONG_AGO", "Row", "Windows"]
@@ -133,18 +133,6 @@ class Windows:
                 return
         self._step_any(key, event, row, out)
 
-    def _calm(self, key: str, time: int, watermark: int, row: Row, out: dict[Any, Any]) -> bool:
-        """Enter the event of a quiet key that comes in order; return whether it did."""
-        is_new = key not in self._quiet.packed
-        cells = self._quiet.add(key, time, watermark - self.width_max_ms, row)
-        if cells is None:
-            return False
-        if is_new:
-            self._file(key, time)
-        self._changed.add(key)
-        self._read_quiet(cells, time, out)
-        return True
-
     def _step_any(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
         """Do what `step` says, whatever the event."""
         time = event.event_time
@@ -160,6 +148,8 @@ class Windows:
     def enter(self, key: str, time: int, watermark: int, row: Row) -> None:
         """Enter what is no event of its own: a label.  One from before all windows changes nothing."""
         if time > watermark - self.width_max_ms:
+            if key not in self._logs and self._calm(key, time, watermark, row, {}):
+                return
             log = self._log(key, time, watermark)
             self._insert(log, bisect_right(log.times, time, log.base), time, row)
             if log.index is None:
@@ -216,8 +206,8 @@ class Windows:
         layout = Layout(self._columns, self._targets, self.is_sparse)
         self._widths_ms = layout.widths_ms
         names = {
-            "calm": self._calm,
             "changed": self._changed,
+            "file": self._file,
             "logs": self._logs,
             "make_room": self._make_room,
             "quick": self._quick,
@@ -225,13 +215,13 @@ class Windows:
         }
         self.run: Callable[..., Any] | None = None
         """`fused.compile_run`, where there is one."""
+        self._calm = compile_calm(self._columns, after or self._targets, self._quiet, names)
         if not before:
             self._enter = compile_enter(layout, names)
-            self._read_quiet = compile_read(self._columns, self._targets)
             # A column that is only shown may hold text, which no number's bounds fit.
             numeric = all(found - {"first", "last", "present"} for found in self._wanted)
             if self._output is not None and numeric:
-                self.run = compile_run(layout, self._output, names)
+                self.run = compile_run(layout, self._output, names | {"calm": self._calm})
 
     def _read(self, kernels: Kernels, log: KeyLog, end: int, time: int, out: dict[Any, Any]) -> None:
         (kernels.plain if log.index is None else kernels.indexed)(log, end, time, out)
