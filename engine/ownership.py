@@ -8,10 +8,10 @@ takeover (that is the generator's), when to save (`worker.py`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -22,15 +22,20 @@ from engine.kafka import Partition, Sink, Source, log_bounds, read_log
 from engine.pipeline import Pipeline
 from engine.scorer import Scorer
 from engine.settings import Settings
+from engine.sink import Written
 from engine.trainer import Trainer
 from operators import takeover as steps
 from operators.claims import LogPosition
+from operators.contract import StateDelta
 from operators.takeover import (
     Bounds,
+    Cut,
     LogBatch,
     LogRecord,
+    Sent,
     Stored,
     Takeover,
+    cut,
     log_positions,
     still_owner,
     takeover,
@@ -44,10 +49,10 @@ from topics.codec import (
     decode_quarantine,
     encode,
 )
-from topics.errors import ClaimError
+from topics.errors import ClaimError, HeadraceError
 from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
 
-__all__ = ["Owned", "Owner"]
+__all__ = ["Captured", "Owned", "Owner"]
 
 TAKEOVERS_MAX = 5
 """Times another owner may come first before this one gives up and lets the process end."""
@@ -71,10 +76,20 @@ class Owned:
     store: CheckpointStore
     restored: bool
     """False at the very first start: the partition is read from its earliest record."""
+    written_before: int
+    """Records this process had written to the predictions partition when it was taken over."""
     shadows_slow: bool = False
     """Whether the shadows of the last run took long enough that answers should leave before them."""
     held: set[Partition] = field(default_factory=set)
     """Input partitions paused because their queue is full."""
+
+
+class Captured(NamedTuple):
+    """What a checkpoint of one partition holds, as of one moment."""
+
+    owned: Owned
+    cut: Cut
+    delta: StateDelta
 
 
 class _Loaded:
@@ -133,8 +148,9 @@ class Owner:
         """Carry out one request after the other; `finally` closes the generator in every case."""
         answer: Any = None
         try:
-            while True:
-                answer = await self._carry_out(protocol.send(answer), store)
+            with self._topics_named():
+                while True:
+                    answer = await self._carry_out(protocol.send(answer), store)
         except StopIteration as end:
             taken: Takeover | None = end.value
             return taken
@@ -194,37 +210,65 @@ class Owner:
             events_position=scorer.position.events,
             logged_since=len(taken.suppression),
         )
-        return Owned(scorer, taken, store, restored=loaded is not None)
+        predictions = (self._topic("predictions"), number)
+        return Owned(scorer, taken, store, loaded is not None, self._sink.mark().records[predictions])
 
-    async def save(self, owned: Owned, acknowledged: Mapping[Partition, int]) -> None:
-        """Write one scorer's checkpoint; all it sent must be acknowledged.  Raises ClaimError if fenced."""
+    def capture(self, owned: Owned) -> Captured:
+        """Take what has changed, and how far the owner has come; all it made must have been sent.
+
+        What is taken here is in no later capture: it is saved, or the owner ends.
+        """
+        return Captured(owned, cut(owned.takeover), owned.scorer.delta())
+
+    async def save(self, captured: Captured, written: Mapping[Partition, Written]) -> None:
+        """Write one scorer's checkpoint; `written` is all it had sent when it was captured.
+
+        Raises ClaimError if fenced.
+        """
+        owned = captured.owned
         writer = owned.takeover.writer
-        for position in writer.positions():
-            offset = acknowledged.get((self._topic(position.target), position.partition))
-            if offset is not None and offset >= position.position:
-                writer.acknowledged(position.log, offset)
-        if not await self._still_owner(owned):
-            raise ClaimError(
-                f"another owner has announced itself on partition {owned.scorer.partition}",
-                hint="nothing to do: this one claims again if the partition is still its own",
-            )
-        meta = ScorerMeta(self._definition, log_positions(owned.takeover))
-        await owned.store.save(owned.takeover.claim, msgspec.json.encode(meta), owned.scorer.delta())
+        with self._topics_named():
+            for position in writer.positions():
+                found = written.get((self._topic(position.target), position.partition))
+                if found is not None and found.offset >= position.position:
+                    writer.acknowledged(position.log, found.offset)
+            if not await self._still_owner(captured):
+                raise ClaimError(
+                    f"another owner has announced itself on partition {owned.scorer.partition}",
+                    hint="nothing to do: this one claims again if the partition is still its own",
+                )
+        meta = ScorerMeta(self._definition, log_positions(owned.takeover, captured.cut))
+        await owned.store.save(owned.takeover.claim, msgspec.json.encode(meta), captured.delta)
 
-    async def _still_owner(self, owned: Owned) -> bool:
+    async def _still_owner(self, captured: Captured) -> bool:
         """Ask the log, by the open connection: this is before every checkpoint."""
-        protocol = still_owner(owned.takeover)
+        owned = captured.owned
+        protocol = still_owner(owned.takeover, captured.cut)
         answer: Any = None
         while True:
             try:
                 request = protocol.send(answer)
             except StopIteration as end:
                 return bool(end.value)
-            if isinstance(request, steps.FindBounds):
-                log_partition = (self._topic(request.target), request.partition)
-                answer = Bounds(*(await self._source.bounds(log_partition)))
-            else:
-                answer = await self._carry_out(request, owned.store)
+            match request:
+                case steps.FindBounds(target, partition):
+                    answer = Bounds(*(await self._source.bounds((self._topic(target), partition))))
+                case steps.Settle(target, partition):
+                    log_partition = (self._topic(target), partition)
+                    sent = (await self._sink.written_to(self._sink.mark()))[log_partition]
+                    answer = Sent(sent.records - owned.written_before, sent.offset + 1)
+                case _:
+                    answer = await self._carry_out(request, owned.store)
+
+    @contextmanager
+    def _topics_named(self) -> Iterator[None]:
+        """Let errors of the protocol, which knows logs by their role, name the topic."""
+        try:
+            yield
+        except HeadraceError as error:
+            if error.topic in ("predictions", "examples"):
+                error.topic = self._topic(error.topic)
+            raise
 
     def _topic(self, target: Any) -> str:
         return self._pipeline.catalog[target]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
@@ -26,7 +26,7 @@ from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 from topics.messages import Outgoing
 
-__all__ = ["Sink", "partition_of"]
+__all__ = ["Mark", "Sink", "Written", "partition_of"]
 
 BATCH_BYTES_MAX = 524_288
 """Half of what brokers take in one batch by default (`message.max.bytes` 1 MiB)."""
@@ -45,6 +45,29 @@ def partition_of(key: bytes, partitions: int) -> int:
     return (hashed & 0x7FFFFFFF) % partitions
 
 
+class Written(NamedTuple):
+    """What this Sink has written to one partition, all of it acknowledged."""
+
+    records: int
+    """How many since the Sink was started."""
+    offset: int
+    """Where the last of them lies."""
+
+
+class Mark(NamedTuple):
+    """What had been sent at one moment, for `Sink.written_to`."""
+
+    records: dict[Partition, int]
+    last: dict[Partition, int]
+    batches: dict[asyncio.Future[Any], _Batch]
+    """Not acknowledged at that moment."""
+
+
+class _Batch(NamedTuple):
+    partition: Partition
+    records: int
+
+
 class Sink:
     """One producer.  Per partition, records lie in the log in the order they were sent.
 
@@ -59,8 +82,10 @@ class Sink:
         self._producer: Any = None
         self._lanes: dict[Partition, asyncio.Lock] = {}
         self._counts: dict[str, int] = {}
-        self._unacknowledged: dict[asyncio.Future[Any], str] = {}
-        """What is on its way, by topic."""
+        self._unacknowledged: dict[asyncio.Future[Any], _Batch] = {}
+        """What is on its way."""
+        self._records: dict[Partition, int] = {}
+        """How many were sent."""
         self._last: dict[Partition, int] = {}
         self._keyless = 0
         self._failure: BrokerError | None = None
@@ -148,9 +173,10 @@ class Sink:
                     "a batch was acknowledged without its offset", hint="claim again", topic=partition[0]
                 )
             else:
-                self._last[partition] = max(self._last.get(partition, -1), done.result().offset + count - 1)
+                self._last[partition] = max(self._last.get(partition, -1), _last_of(done, count))
 
-        self._unacknowledged[future] = partition[0]
+        self._unacknowledged[future] = _Batch(partition, count)
+        self._records[partition] = self._records.get(partition, 0) + count
         future.add_done_callback(acknowledged)
 
     async def flush(self) -> dict[Partition, int]:
@@ -159,12 +185,29 @@ class Sink:
         Returns, for each partition this Sink has ever written to, the offset of the last
         record it wrote there.  Raises BrokerError if any write failed or the deadline passed.
         """
-        await self._wait_for(set(self._unacknowledged))
-        return dict(self._last)
+        written = await self.written_to(self.mark())
+        return {partition: found.offset for partition, found in written.items()}
+
+    def mark(self) -> Mark:
+        """Return what has been sent by now, for `written_to`."""
+        return Mark(self._records.copy(), self._last.copy(), self._unacknowledged.copy())
+
+    async def written_to(self, mark: Mark) -> dict[Partition, Written]:
+        """Wait until all that had been sent at `mark` is acknowledged; say what and where it is.
+
+        What was sent since is neither waited for nor counted.  Raises BrokerError as `flush`.
+        """
+        await self.written(frozenset(mark.batches))
+        last = mark.last.copy()
+        for future, batch in mark.batches.items():
+            last[batch.partition] = max(last.get(batch.partition, -1), _last_of(future, batch.records))
+        return {partition: Written(mark.records[partition], offset) for partition, offset in last.items()}
 
     def unwritten(self, topic: str) -> frozenset[asyncio.Future[Any]]:
         """Return the batches for one topic that are on their way, for `written`."""
-        return frozenset(batch for batch, name in self._unacknowledged.items() if name == topic)
+        return frozenset(
+            future for future, batch in self._unacknowledged.items() if batch.partition[0] == topic
+        )
 
     async def written(self, batches: frozenset[asyncio.Future[Any]]) -> None:
         """Wait until these batches are acknowledged.  Raises BrokerError."""
@@ -185,6 +228,12 @@ class Sink:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _last_of(acknowledged: asyncio.Future[Any], records: int) -> int:
+    """Return the offset of the last record of a batch."""
+    first: int = acknowledged.result().offset
+    return first + records - 1
 
 
 def _pack(batch: Any, records: Sequence[Outgoing], start: int) -> int:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from importlib.metadata import version
+from typing import NamedTuple
 
 import structlog
 from msgspec import json
@@ -35,13 +36,15 @@ from engine.metrics import Metrics, ModelStatus, Status
 from engine.pipeline import Pipeline
 from engine.scorer import Scorer
 from engine.settings import Settings
+from engine.sink import Written
 from operators import guard
+from operators.contract import StateDelta
 from topics import headers
 from topics.codec import encode
 from topics.errors import ClaimError
 from topics.messages import Decision, ModelPointer, Outgoing, Record
 
-__all__ = ["Trainer"]
+__all__ = ["Learned", "Trainer"]
 
 SLICE_RECORDS = 64
 """Examples folded before predictions get their turn: a few milliseconds of a tree."""
@@ -51,6 +54,15 @@ PARTITION = 0
 """One global model: one examples partition."""
 
 log = structlog.get_logger("headrace")
+
+
+class Learned(NamedTuple):
+    """What a checkpoint of the learner holds, as of one moment."""
+
+    foreseen: int
+    """Offset that the last record folded ahead must have; -1 if none was since the last capture."""
+    delta: StateDelta | None
+    """None where this process does not lead."""
 
 
 class Trainer:
@@ -107,6 +119,8 @@ class Trainer:
             checkpoint = await self._store.load()
             if checkpoint is not None:
                 self._restore(checkpoint)
+            elif self.learner.reading:
+                self.learner = build_learner(self._pipeline, key=self._key)
         _, end = (await log_bounds(self._settings.kafka, self._topic))[PARTITION]
         while self.learner.reading < end:
             await self._read(self.learner.reading, end)
@@ -124,6 +138,7 @@ class Trainer:
 
     def go_ahead(self, scorers: Sequence[Scorer], *, alone: bool) -> None:
         """Choose how examples reach the learner: as they are made where it is alone, else by the log."""
+        self._foreseen = -1  # of records before the claims: they were read back from the log
         if alone and self.leading and not self.learner.paused:
             self._ahead = list(scorers)
             self._following.clear()
@@ -182,18 +197,22 @@ class Trainer:
         if learner.paused:
             self._fall_back()
 
-    def check_written(self, acknowledged: Mapping[Partition, int]) -> None:
-        """Compare the offsets foreseen with those acknowledged.
-
-        Raises ClaimError if somebody else's record came between: the learner is then restored.
-        """
-        if self._foreseen < 0:
-            return
-        found = acknowledged.get((self._topic, PARTITION), -1)
+    def capture(self) -> Learned:
+        """Take what has changed since the last capture."""
         foreseen, self._foreseen = self._foreseen, -1
+        return Learned(foreseen, self.learner.delta() if self.leading else None)
+
+    def check_written(self, learned: Learned, written: Mapping[Partition, Written]) -> None:
+        """Compare the offset foreseen with that of the last record `written` when it was captured.
+
+        Raises ClaimError if somebody else's record came between: `catch_up` then restores the learner.
+        """
+        foreseen = learned.foreseen
+        if foreseen < 0:
+            return
+        found = written[self._topic, PARTITION].offset
         if found != foreseen:
             self._restored = False
-            self.learner = build_learner(self._pipeline, key=self._key)
             raise ClaimError(
                 f"the last example lies at offset {found}, not at {foreseen}: another process writes the log",
                 hint="nothing to do: the learner goes back to its checkpoint and follows the log",
@@ -257,10 +276,10 @@ class Trainer:
         source = headers.cloud_event("dev.headrace.model", f"headrace/{self._pipeline.name}")
         return Outgoing("models", 0, key, encode(pointer), source, time_ms)
 
-    async def save(self) -> None:
+    async def save(self, learned: Learned) -> None:
         """Write the learner's checkpoint if this process leads.  Raises ClaimError if fenced."""
-        if self.leading:
-            await self._store.save(self._claim, json.encode(self._definition), self.learner.delta())
+        if learned.delta is not None:
+            await self._store.save(self._claim, json.encode(self._definition), learned.delta)
 
     async def close(self) -> None:
         """Close the checkpoint file."""

@@ -24,6 +24,7 @@ from engine.kafka import Partition, Sink, Source, ensure_topics
 from engine.metrics import Metrics, Status, latencies_s, observe_delays
 from engine.ownership import Owned, Owner
 from engine.pipeline import Pipeline
+from engine.saving import Saving
 from engine.serving import ServedFeatures
 from engine.settings import Settings
 from engine.static import StaticFeatures
@@ -45,6 +46,8 @@ SHADOWS_QUICK_S = 0.005
 """Answers do not wait for the shadows of a run that take longer; quick ones are not worth a batch."""
 BEHIND_MAX = 256
 """Examples the learner may lag, where it follows the log, before scoring waits for it."""
+UNPREPARED_MAX = 1_000
+"""Entries of the join that a checkpoint encodes at once, some 5 ms; the others were encoded turn by turn."""
 STALLED_S = 60.0
 """A loop that has not turned for this long is not alive."""
 
@@ -84,6 +87,15 @@ class Worker:
         self._owner = Owner(
             pipeline, settings, self._source, self._sink, self.trainer, accept_newer=accept_newer_claims
         )
+        self._saving = Saving(
+            self._owner,
+            self.trainer,
+            self._source,
+            self._sink,
+            self._served,
+            events=self._events,
+            labels=self._labels,
+        )
         self._owned: dict[int, Owned] = {}
         self._models = self.trainer.models
         self._turn = asyncio.Lock()
@@ -118,6 +130,7 @@ class Worker:
                 raise
             raise known.exceptions[0] from None
         finally:
+            await self._saving.abandon()
             await self._source.stop()
             await self._sink.stop()
             await self._owner.close()
@@ -156,8 +169,7 @@ class Worker:
                 await self._dispatch.put(self.trainer.take_decisions())
                 await self._dispatch.turn()
                 await self._write_commands()
-                if time.monotonic() - self._saved_s >= self.settings.checkpoint_interval_ms / 1000:
-                    await self._save()
+                await self._save_beside()
             self._turned_s = time.monotonic()
         async with self._turn:
             await self._save()
@@ -182,6 +194,7 @@ class Worker:
 
     async def _take_over(self) -> None:
         """Claim each assigned partition, restore it, and go on where its checkpoint stands."""
+        await self._saved()
         assigned, self._assigned = self._assigned, None
         if assigned is None:
             return
@@ -278,6 +291,7 @@ class Worker:
                 await self._dispatch.put(learnable)
             self._served.put(owned.scorer.settled)
             self.metrics.absorb(self._served.counts)
+            owned.scorer.join.prepare(UNPREPARED_MAX)
             observe_delays(self.metrics.label_delay, owned.scorer.label_delays_ms)
             self.metrics.absorb(owned.scorer.counts)
 
@@ -313,39 +327,42 @@ class Worker:
 
     # -- saving -----------------------------------------------------------------------------------
 
+    async def _save_beside(self) -> None:
+        """Begin a checkpoint where one is due, and go on; see how the last one ended."""
+        if self._saving.ended:
+            await self._saved()
+        due = time.monotonic() - self._saved_s >= self.settings.checkpoint_interval_ms / 1000
+        if due and not self._saving.in_flight:
+            await self._capture()
+
     async def _save(self) -> None:
-        """Write a checkpoint of everything owned.  The order is the promise."""
+        """Write a checkpoint of everything owned before anything else happens."""
+        await self._saved()
+        await self._capture()
+        await self._saved()
+
+    async def _capture(self) -> None:
+        """Send what was made, and begin a checkpoint that holds all of it."""
         if not self._owned:
             return
+        async with self._models:
+            await self._dispatch.put(self.trainer.take_decisions())
+            await self._dispatch.all()
+            self._saving.begin(self._owned.values())
+        self._saved_s = time.monotonic()
+
+    async def _saved(self) -> None:
+        """Wait for the checkpoint in flight; where it was fenced, claim again what is still assigned."""
+        if not self._saving.in_flight:
+            return
         try:
-            async with self._models:
-                await self._dispatch.put(self.trainer.take_decisions())
-                await self._dispatch.all()
-                await self._served.drain()
-                # 4 flush
-                acknowledged = await self._sink.flush()
-                # 5 checkpoint
-                self.trainer.check_written(acknowledged)
-                for owned in self._owned.values():
-                    await self._owner.save(owned, acknowledged)
-                await self.trainer.save()
+            await self._saving.finish()
         except ClaimError as error:
             log.warning("fenced: another owner claimed; claiming again", reason=str(error))
             self._owned.clear()
             self._assigned = self._source.assignment
-            return
-        self._saved_s = time.monotonic()
-        self.metrics.checkpoint_time_s = time.time()
-        # 6 commit
-        positions: dict[Partition, int] = {}
-        for number, owned in self._owned.items():
-            positions[self._events, number] = owned.scorer.position.events
-            if self._labels is not None:
-                positions[self._labels, number] = owned.scorer.position.labels
-        try:
-            await self._source.commit(positions)
-        except BrokerError as error:
-            log.warning("offsets were not committed; lag tools see old ones", reason=str(error))
+        else:
+            self.metrics.checkpoint_time_s = time.time()
 
     # -- what others ask --------------------------------------------------------------------------
 

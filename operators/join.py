@@ -109,6 +109,8 @@ class Join:
         self._changed: set[str] = set()
         """Ids of waiting entries that changed since the last delta."""
         self._changed_early: set[str] = set()
+        self._prepared: StateDelta = {}
+        """The next delta, as far as it is encoded."""
         self._stored: set[str] = set()
         """Entries that earlier deltas hold: what came and went in between was never stored."""
 
@@ -299,14 +301,22 @@ class Join:
         entries.update(("l/" + event_id, _encode(early)) for event_id, early in self._early.items())
         return entries
 
+    def prepare(self, leave: int) -> None:
+        """Encode what has changed, all but `leave` entries, for the next `delta`.
+
+        A delta of 15,000 entries takes 100 ms at once.  What changes again is encoded again.
+        """
+        prepared, waiting, changed = self._prepared, self._waiting, self._changed
+        while len(changed) > leave:
+            event_id = changed.pop()
+            self._put(prepared, "w/" + event_id, waiting.get(event_id))
+
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
-        changed: StateDelta = {}
-        for event_id in self._changed:
-            self._put(changed, "w/" + event_id, self._waiting.get(event_id))
+        self.prepare(0)
+        changed, self._prepared = self._prepared, {}
         for event_id in self._changed_early:
             self._put(changed, "l/" + event_id, self._early.get(event_id))
-        self._changed.clear()
         self._changed_early.clear()
         return changed
 
@@ -324,6 +334,7 @@ class Join:
         self._early.clear()
         self._changed.clear()
         self._changed_early.clear()
+        self._prepared.clear()
         self._stored = set(entries)
         self._others.clear()
         for name, data in entries.items():

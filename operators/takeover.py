@@ -18,11 +18,16 @@ Why announce: a store that falls back to an older state lets a superseded owner 
 checkpoint would skip the claim which ended it.  So every owner looks before it saves
 (`still_owner`) whether its predictions log holds anything but its own records, and a new owner
 leaves its mark there before any record of the old one stops counting.
+
+A checkpoint need not stop its owner.  The state is cut at one moment, the owner goes on writing, and
+what belongs to the cut alone is waited for, looked at and saved:
+
+    state is captured, `cut` -> the cut's records are acknowledged -> `still_owner` -> `log_positions`, save
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +37,7 @@ from topics.messages import Claim, Command, Example, Prediction, Quarantine
 
 __all__ = [
     "Bounds",
+    "Cut",
     "Fence",
     "FindBounds",
     "Load",
@@ -40,11 +46,14 @@ __all__ = [
     "Look",
     "ReadLog",
     "Request",
+    "Sent",
+    "Settle",
     "Stored",
     "Takeover",
     "Watch",
     "WriteClaim",
     "claimed_logs",
+    "cut",
     "log_positions",
     "still_owner",
     "takeover",
@@ -132,7 +141,29 @@ class LogBatch(NamedTuple):
     position: int
 
 
-Request = Look | Fence | Load | FindBounds | WriteClaim | ReadLog
+class Settle(NamedTuple):
+    """Wait until all that the owner has sent to a log by now is acknowledged.  Answer: `Sent`."""
+
+    target: str
+    partition: int
+
+
+class Sent(NamedTuple):
+    """How many records an owner had sent since its claim, and the offset after the last one (or the claim)."""
+
+    records: int
+    position: int
+
+
+Request = Look | Fence | Load | FindBounds | WriteClaim | ReadLog | Settle
+
+
+class Cut(NamedTuple):
+    """How far an owner had come when its state was captured."""
+
+    numbered: Mapping[Log, int]
+    replayed: bool
+    """Whether nothing was left to suppress."""
 
 
 class Watch:
@@ -213,37 +244,47 @@ def takeover(
     )
 
 
-def still_owner(owner: Takeover) -> Generator[Request, Any, bool]:
+def cut(owner: Takeover) -> Cut:
+    """Return how far the owner has come; call it where its state is captured."""
+    return Cut(owner.writer.numbered(), owner.suppression.empty)
+
+
+def still_owner(owner: Takeover, at: Cut) -> Generator[Request, Any, bool]:
     """Return whether no other owner has announced itself: ask before each checkpoint is saved.
 
-    All that was sent must be acknowledged.  False ends the owner, and nothing may be saved then.
+    What was sent up to the cut must be acknowledged, in every log, before this begins; the owner may
+    go on writing.  False ends the owner, and nothing may be saved then.
     Normally the end of the predictions log says it all: nothing is there but the owner's own records.
-    The checkpoint's position moves to that end, so that what others left there may expire.
+    It is asked for first and the own records are counted after, so that they include all before that end.
+    If the owner has written nothing since the cut, the checkpoint's position moves to that end, so that
+    what others left there may expire.
     """
     writer, watch = owner.writer, owner.watch
     log: Log = ("predictions", writer.source)
     bounds: Bounds = yield FindBounds(*log)
-    end = max(bounds.end, writer.position(log))
-    if end != watch.others + writer.sent(log):
+    sent: Sent = yield Settle(*log)
+    end = max(bounds.end, sent.position)
+    if end != watch.others + sent.records:
         since = LogPosition(*log, watch.position, writer.claim, GAP)
         look = _Replay(writer.source, (since,), SUPPRESSED_MAX)
         yield from look.read(log, end)
         if look.newest > writer.claim:
             return False
-        watch.others = end - writer.sent(log)
+        watch.others = end - sent.records
     watch.position = end
-    writer.skip(log, end)
+    if sent.records == at.numbered.get(log, 0):
+        writer.skip(log, end)
     return True
 
 
-def log_positions(owner: Takeover) -> tuple[LogPosition, ...]:
-    """Return what the owner's next checkpoint must record of the logs; all it sent is acknowledged.
+def log_positions(owner: Takeover, at: Cut) -> tuple[LogPosition, ...]:
+    """Return what the checkpoint of a cut must record of the logs; `writer` has its acknowledgements.
 
     While the replay still has something to leave out, the next owner must find the same again: the
     positions of the last checkpoint stay.  After that everything before the owner's own records is
     part of its state.
     """
-    return owner.writer.positions() if owner.suppression.empty else owner.logs
+    return owner.writer.positions(at.numbered) if at.replayed else owner.logs
 
 
 def _claim(replay: _Replay, claim: int, logs: Sequence[Log]) -> Generator[Request, Any, dict[Log, int]]:

@@ -14,7 +14,7 @@ from claims_world import WAIT, Event, Label, Sender, World, require
 from msgspec.structs import replace
 
 import operators.takeover as protocol
-from operators.claims import LogPosition, Suppression
+from operators.claims import Log, LogPosition, Suppression
 from topics.errors import ClaimError
 from topics.messages import Claim, Example, Prediction
 
@@ -178,6 +178,10 @@ class Owner:
         self.finished: State | None = None
         """The state at the end of both inputs, saved."""
         self.life = self._run()
+        self._saving: Generator[None, None, None] = iter(())  # type: ignore[assignment]
+        self._in_flight = False
+        self._claimed_with = 0
+        """Records sent to the predictions log until it was claimed."""
         self._looks = self._marks = 0
         """How often the takeover looked at the store, and the traces it left in store and logs."""
 
@@ -188,22 +192,35 @@ class Owner:
             return
         if world.left_out == "suppression":
             owned = replaced(owned, suppression=Suppression())
+        self._claimed_with = self.sender.sent()[("predictions", self.source)]
         scorer = Scorer(world, self.source, self.number, owned)
         world.counts["restores mid-stream"] += 0 < scorer.state.events < len(world.events[self.source])
         while True:
             scorer.run(rng.randrange(1, 4))
-            yield from self._write(scorer)
+            yield from self._beside(self._write(scorer))
             done = scorer.at_end()
-            if done or rng.random() < 0.15:
-                yield from self._save(scorer, owned)
+            if done:
+                yield from self._saving
+                self._saving = self._save(scorer, owned)
+                yield from self._saving
+            elif rng.random() < 0.15 and not self._in_flight:
+                self._saving = self._save(scorer, owned)
+                next(self._saving)
             if self.sender.broken:
                 return
             if done:
                 self.finished = scorer.state
                 return
 
-    def _acknowledged(self, *logs: tuple[str, int]) -> Generator[None, None, None]:
-        while self.sender.waits(*logs):
+    def _beside(self, work: Generator[None, None, None]) -> Generator[None, None, None]:
+        """Work on; the checkpoint in flight comes along as it may."""
+        for _ in work:
+            yield
+            if self._in_flight and self.world.rng.random() < 0.5:
+                next(self._saving, None)
+
+    def _acknowledged(self, sent: dict[Log, int]) -> Generator[None, None, None]:
+        while self.sender.waits(sent):
             yield
 
     def _take_over(self) -> Generator[None, None, protocol.Takeover | None]:
@@ -230,12 +247,18 @@ class Owner:
     def _carry_out(self, steps: Generator[protocol.Request, Any, Any]) -> Generator[None, None, Any]:
         """Answer what the protocol asks for, as the shell does."""
         answer: Any = None
+        settled: protocol.Sent | None = None
         while True:
             try:
                 request = steps.send(answer)
             except StopIteration as done:
                 return done.value
             yield
+            if self.world.left_out == "counting after the look" and self._in_flight and settled is None:
+                settled = yield from self._settle(("predictions", self.source))
+                if self.sender.broken:
+                    return False
+                yield
             self._looks += isinstance(request, protocol.Look)
             self._marks += isinstance(request, protocol.Fence | protocol.WriteClaim)
             match request:
@@ -243,14 +266,23 @@ class Owner:
                     answer = yield from self._write_claim((target, partition), claim)
                     if self.sender.broken:
                         return None
+                case protocol.Settle(target, partition):
+                    answer = settled or (yield from self._settle((target, partition)))
+                    if self.sender.broken:
+                        return False
                 case _:
                     answer = self.world.answer(self.source, request)
             yield
 
     def _write_claim(self, log: tuple[str, int], claim: Claim) -> Generator[None, None, int]:
         self.sender.send(log, claim)
-        yield from self._acknowledged(log)
-        return self.sender.last.get(log, -1)
+        yield from self._acknowledged({log: self.sender.sent()[log]})
+        return self.sender.acknowledged.get(log, [-1])[-1]
+
+    def _settle(self, log: Log) -> Generator[None, None, protocol.Sent]:
+        sent = self.sender.sent()[log]
+        yield from self._acknowledged({log: sent})
+        return protocol.Sent(sent - self._claimed_with, self.sender.acknowledged[log][:sent][-1] + 1)
 
     def _write(self, scorer: Scorer) -> Generator[None, None, None]:
         """Predictions first; their examples only when they are acknowledged."""
@@ -258,7 +290,7 @@ class Owner:
         for answer in scorer.predictions:
             self.sender.send(log, answer)
         if self.world.left_out != "predictions before examples":
-            yield from self._acknowledged(log)
+            yield from self._acknowledged({log: self.sender.sent()[log]})
             if self.sender.broken:
                 return
         for example in scorer.examples:
@@ -267,23 +299,38 @@ class Owner:
         yield
 
     def _save(self, scorer: Scorer, owned: protocol.Takeover) -> Generator[None, None, None]:
-        world, left_out = self.world, self.world.left_out
+        """Capture at the first step; wait, look and store at later ones, while the scorer goes on."""
+        left_out = self.world.left_out
+        self._in_flight = True
+        at, state, sent = protocol.cut(owned), scorer.state.copy(), self.sender.sent()
+        yield
         if left_out != "flush before checkpoint":
-            yield from self._acknowledged()
-        for log, offset in self.sender.last.items():
-            owned.writer.acknowledged(log, offset)
+            yield from self._acknowledged(sent)
+        self.world.counts["went on during a save"] += self.sender.sent() != sent
+        for log, offsets in self.sender.acknowledged.items():
+            known = offsets if left_out == "acknowledgements of the cut" else offsets[: sent.get(log, 0)]
+            if known:
+                owned.writer.acknowledged(log, known[-1])
+        if left_out == "numbers of the cut":
+            at = at._replace(numbered=owned.writer.numbered())
+        yield from self._store(owned, at, state)
+        self._in_flight = False
+
+    def _store(self, owned: protocol.Takeover, at: protocol.Cut, state: State) -> Generator[None, None, None]:
+        world, left_out = self.world, self.world.left_out
         if not self.sender.broken and left_out not in ("look before checkpoint", "any fence"):
-            owns = yield from self._carry_out(protocol.still_owner(owned))
+            owns = yield from self._carry_out(protocol.still_owner(owned, at))
             world.counts["found out before a checkpoint"] += not owns
             self.sender.broken |= not owns
         if self.sender.broken:
             return
         keeps = left_out != "old positions while replaying"
-        logs = protocol.log_positions(owned) if keeps else owned.writer.positions()
-        world.counts["saved while replaying"] += not owned.suppression.empty
-        checkpoint = Checkpoint(logs, scorer.state.copy())
+        logs = protocol.log_positions(owned, at) if keeps else owned.writer.positions(at.numbered)
+        world.counts["saved while replaying"] += not at.replayed
         yield
-        if world.stores[self.source].save(owned.claim, checkpoint, fenced=left_out != "any fence"):
+        if world.stores[self.source].save(
+            owned.claim, Checkpoint(logs, state), fenced=left_out != "any fence"
+        ):
             self.unsaved = False
         else:
             world.counts["fenced at a checkpoint"] += 1

@@ -74,8 +74,8 @@ class Sender:
     def __init__(self, network: Network, *, reliable: bool) -> None:
         self.broken = False
         self.reliable = reliable
-        self.last: dict[Log, int] = {}
-        """Offset of the last acknowledged record."""
+        self.acknowledged: dict[Log, list[int]] = {}
+        """Offsets of the acknowledged records, in the order they were sent."""
         self.queues: dict[Log, deque[Value]] = {}
         self._network = network
 
@@ -85,9 +85,15 @@ class Sender:
         if len(queue) == 1:
             self._network.busy.append((self, log))
 
-    def waits(self, *logs: Log) -> bool:
-        """Return whether something on its way to these logs (all, if none is named) is still due."""
-        return not self.broken and any(self.queues.get(log) for log in logs or self.queues)
+    def sent(self) -> dict[Log, int]:
+        """Return how many records were sent by now."""
+        return {log: len(queue) + len(self.acknowledged.get(log, ())) for log, queue in self.queues.items()}
+
+    def waits(self, sent: dict[Log, int]) -> bool:
+        """Return whether some of the first `sent` records is not acknowledged and still due."""
+        return not self.broken and any(
+            len(self.acknowledged.get(log, ())) < count for log, count in sent.items()
+        )
 
 
 class Network:
@@ -125,11 +131,12 @@ class Network:
             sender.broken = True
             self.counts["lost sends"] += 1
         else:
-            sender.last[log] = self.logs.append(log, queue[0])
+            offset = self.logs.append(log, queue[0])
             if chance > 0.96:  # the acknowledgement is lost, so it is sent again
                 return
             if chance > 0.93:
                 self._strays.append((log, queue[0]))
+            sender.acknowledged.setdefault(log, []).append(offset)
         queue.popleft()
         if not queue:
             self.busy[number] = self.busy[-1]

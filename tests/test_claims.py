@@ -121,6 +121,16 @@ def test_writer_numbers_per_log_and_knows_where_each_stands() -> None:
     )
 
 
+def test_positions_of_a_cut_know_nothing_of_what_was_numbered_since() -> None:
+    log = ("predictions", 1)
+    writer = Writer(1, 5, {log: 10})
+    assert [writer.next(log) for _ in range(3)] == [0, 1, 2]
+    at = writer.numbered()
+    assert writer.next(log) == 3
+    writer.acknowledged(log, 13)
+    assert writer.positions(at) == (LogPosition("predictions", 1, 14, 5, 3),)
+
+
 def test_the_same_acknowledgement_may_come_again_an_older_one_may_not() -> None:
     log = ("examples", 0)
     writer = Writer(1, 5, {log: 20})

@@ -190,3 +190,25 @@ def test_a_run_of_n_equals_n_runs_of_one(rows: list[tuple[int, bool]], pending_m
     assert runs.snapshot() == each.snapshot()
     assert runs.delta() == each.delta()
     assert (runs.next_deadline, runs.given_up) == (each.next_deadline, each.given_up)
+
+
+@given(answers, st.lists(st.tuples(st.integers(0, 9), st.booleans())))
+def test_deltas_prepared_at_any_moment_give_the_state(
+    rows: list[tuple[int, bool]], moments: list[tuple[int, bool]]
+) -> None:
+    join = Join(wait_ms=30, implicit=None)
+    state: dict[str, bytes] = {}
+    moment = iter(moments)
+    for offset, (time, labelled) in enumerate(rows):
+        answered(join, f"e{offset}", time, offset)
+        if labelled:
+            join.label(Label(f"e{offset - 1}", True, time, offset), key=None, value=None)
+        join.expire(time, at_offset=offset)
+        leave, saved = next(moment, (9, False))
+        join.prepare(leave)
+        if saved:
+            changed = join.delta()
+            state = {**state, **changed}  # type: ignore[dict-item]
+            assert not join.delta()
+    state = {name: data for name, data in {**state, **join.delta()}.items() if data is not None}
+    assert state == join.snapshot()

@@ -116,7 +116,7 @@ def test_logs_that_are_gone_are_refused(tmp_path: Path) -> None:
                 assert await worker.ended() == 1
         assert "error: " in worker.said()
         assert "fix: " in worker.said()
-        assert "topic predictions partition 0" in worker.said()
+        assert f"topic {pipeline.catalog['predictions']} partition 0" in worker.said()
         assert "Traceback" not in worker.said()
 
     asyncio.run(scenario())
@@ -170,5 +170,33 @@ def test_a_signal_during_the_start_ends_well(tansu: KafkaSettings, tmp_path: Pat
         with Worker(file, tansu, tmp_path) as worker:
             await until(lambda: worker.get("/livez")[0] == 200, "its pages", worker=worker)
             assert await worker.stop() == 0, worker.said()
+
+    asyncio.run(scenario())
+
+
+def test_runs_leave_nothing_behind_whether_they_end_or_are_killed(
+    tansu: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faust wants a folder: it is always the same one, in the state directory."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("tidy"))
+        await make_topics(tansu, load_pipeline(file))
+        worker = Worker(file, tansu, tmp_path)
+        kept: list[set[str]] = []
+        for _ in range(2):
+            with worker:
+                await worker.ready()
+                worker.kill()
+            kept.append({str(path) for path in worker.state_dir.rglob("*") if path.is_dir()})
+        with worker:
+            await worker.ready()
+            assert await worker.stop() == 0, worker.said()
+        kept.append({str(path) for path in worker.state_dir.rglob("*") if path.is_dir()})
+        assert kept[0] == kept[1] == kept[2]
+        assert list(temporary.iterdir()) == []
 
     asyncio.run(scenario())

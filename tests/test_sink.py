@@ -60,6 +60,24 @@ def test_order_holds_over_many_batches_and_flush_knows_the_last_offset(broker: K
     run(play())
 
 
+def test_a_mark_knows_nothing_of_what_is_sent_after_it(broker: KafkaSettings) -> None:
+    async def play() -> None:
+        topic = fresh("mark")
+        await made(broker, topic, partitions=2)
+        async with sink_to(broker) as sink:
+            nothing = sink.mark()
+            await sink.send(topic, 0, numbered(3))
+            await sink.send(topic, 1, numbered(1))
+            three = sink.mark()
+            await sink.send(topic, 0, numbered(4))
+            seven = sink.mark()
+            assert await sink.written_to(seven) == {(topic, 0): (7, 6), (topic, 1): (1, 0)}
+            assert await sink.written_to(three) == {(topic, 0): (3, 2), (topic, 1): (1, 0)}
+            assert await sink.written_to(nothing) == {}
+
+    run(play())
+
+
 def test_runs_sent_at_the_same_time_stay_whole(broker: KafkaSettings) -> None:
     async def play() -> None:
         topic = fresh("whole-runs")

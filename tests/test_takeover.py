@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from operators.claims import Log, LogPosition
 from operators.takeover import (
@@ -18,9 +19,12 @@ from operators.takeover import (
     LogRecord,
     Look,
     ReadLog,
+    Sent,
+    Settle,
     Stored,
     Takeover,
     WriteClaim,
+    cut,
     log_positions,
     still_owner,
     takeover,
@@ -45,6 +49,8 @@ class Shell:
         self.logs: dict[Log, list[Any]] = {PREDICTIONS: [], **examples}
         self.starts: dict[Log, int] = {}
         self.asked: list[Any] = []
+        self.sent = Sent(0, 0)
+        """What the owner has sent to its predictions log."""
         self.before: dict[type, Any] = {}
 
     def run(self, steps: Generator[Any, Any, Any]) -> Any:
@@ -80,6 +86,8 @@ class Shell:
             case ReadLog(target, partition, position, until):
                 values = self.logs[target, partition][position:until]
                 return LogBatch([LogRecord(position + n, v) for n, v in enumerate(values)], until)
+            case Settle():
+                return self.sent
 
     def written(self) -> list[tuple[str, int, int]]:
         claims = [asked for asked in self.asked if isinstance(asked, WriteClaim)]
@@ -301,32 +309,69 @@ def owner_with(shell: Shell, sent: int) -> Takeover:
     """Take over and write `sent` predictions."""
     owned = shell.take_over()
     assert owned is not None
-    for answer in answers(owned.claim, *range(sent)):
-        owned.writer.next(PREDICTIONS)
-        shell.logs[PREDICTIONS].append(answer)
-    owned.writer.acknowledged(PREDICTIONS, len(shell.logs[PREDICTIONS]) - 1)
+    writes(shell, owned, range(sent))
+    owned.writer.acknowledged(PREDICTIONS, shell.sent.position - 1)
     shell.asked.clear()
     return owned
+
+
+def writes(shell: Shell, owned: Takeover, offsets: Sequence[int]) -> None:
+    """Let the owner answer the events at these offsets."""
+    for offset in offsets:
+        number = owned.writer.next(PREDICTIONS)
+        shell.logs[PREDICTIONS] += [replace(answers(owned.claim, offset)[0], sequence=number)]
+    shell.sent = Sent(owned.writer.sent(PREDICTIONS), len(shell.logs[PREDICTIONS]))
 
 
 def test_an_owner_alone_in_its_log_reads_nothing_before_a_checkpoint() -> None:
     shell = Shell()
     owned = owner_with(shell, sent=3)
-    assert shell.run(still_owner(owned)) is True
-    assert shell.run(still_owner(owned)) is True
-    assert shell.asked == [FindBounds(*PREDICTIONS)] * 2
+    assert shell.run(still_owner(owned, cut(owned))) is True
+    assert shell.run(still_owner(owned, cut(owned))) is True
+    assert shell.asked == [FindBounds(*PREDICTIONS), Settle(*PREDICTIONS)] * 2
+
+
+def test_an_owner_that_goes_on_writing_reads_nothing_either() -> None:
+    """What it writes before, between and after the two questions belongs to the next checkpoint."""
+    shell = Shell()
+    owned = owner_with(shell, sent=3)
+    at = cut(owned)
+    positions = log_positions(owned, at)
+    writes(shell, owned, [3])
+    shell.before[Settle] = lambda _: writes(shell, owned, [4, 5])
+    assert shell.run(still_owner(owned, at)) is True
+    assert shell.asked == [FindBounds(*PREDICTIONS), Settle(*PREDICTIONS)]
+    assert log_positions(owned, at) == positions
+    assert positions[-1] == LogPosition(*PREDICTIONS, 5, 1, 3)
+    resumed = Shell(claim=1, checkpoint=Saved(positions))
+    resumed.logs = shell.logs
+    taken = resumed.take_over()
+    assert taken is not None
+    assert suppressed(taken) == ([3, 4, 5], [])
+
+
+def test_a_claim_between_what_the_owner_goes_on_writing_is_found() -> None:
+    shell = Shell()
+    owned = owner_with(shell, sent=3)
+    at = cut(owned)
+    writes(shell, owned, [3])
+    shell.logs[PREDICTIONS].append(Claim(SOURCE, -2))
+    writes(shell, owned, [4])
+    assert shell.run(still_owner(owned, at)) is False
 
 
 def test_late_and_repeated_records_end_no_owner() -> None:
     shell = Shell(claim=1)
     owned = owner_with(shell, sent=2)
     shell.logs[PREDICTIONS] += [*answers(2, 0, 1), *answers(1, 0), Claim(SOURCE, 1), Claim(SOURCE, -2)]
-    assert shell.run(still_owner(owned)) is True
+    assert shell.run(still_owner(owned, cut(owned))) is True
     assert any(isinstance(asked, ReadLog) for asked in shell.asked)
-    assert log_positions(owned)[-1] == LogPosition(*PREDICTIONS, len(shell.logs[PREDICTIONS]), 2, 2)
+    assert log_positions(owned, cut(owned))[-1] == LogPosition(
+        *PREDICTIONS, len(shell.logs[PREDICTIONS]), 2, 2
+    )
     shell.asked.clear()
-    assert shell.run(still_owner(owned)) is True
-    assert shell.asked == [FindBounds(*PREDICTIONS)]
+    assert shell.run(still_owner(owned, cut(owned))) is True
+    assert shell.asked == [FindBounds(*PREDICTIONS), Settle(*PREDICTIONS)]
 
 
 @pytest.mark.parametrize("number", [-2, 2])
@@ -334,7 +379,7 @@ def test_a_newer_claim_ends_the_owner_announced_or_made(number: int) -> None:
     shell = Shell()
     owned = owner_with(shell, sent=2)
     shell.logs[PREDICTIONS].append(Claim(SOURCE, number))
-    assert shell.run(still_owner(owned)) is False
+    assert shell.run(still_owner(owned, cut(owned))) is False
 
 
 def test_a_checkpoint_keeps_the_old_positions_until_nothing_is_suppressed() -> None:
@@ -344,9 +389,10 @@ def test_a_checkpoint_keeps_the_old_positions_until_nothing_is_suppressed() -> N
     shell.logs["examples", 0] = [Claim(SOURCE, 1)]
     owned = shell.take_over()
     assert owned is not None
-    assert log_positions(owned) == old
+    before = cut(owned)
     assert owned.suppression.answered("e0", 0)
-    assert log_positions(owned) == (
+    assert log_positions(owned, before) == old
+    assert log_positions(owned, cut(owned)) == (
         LogPosition("examples", 0, 2, 2, 0),
         LogPosition(*PREDICTIONS, 4, 2, 0),
     )
