@@ -20,10 +20,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine import checkpoint
 from engine.checkpoint import Checkpoint, CheckpointStore
 from topics.errors import CheckpointError, ClaimError
 
-names = st.text("ab/", min_size=1, max_size=3)
+names = st.text("ab/\0é€", min_size=1, max_size=3)
 deltas = st.dictionaries(names, st.none() | st.binary(max_size=8), max_size=6)
 steps = st.lists(st.tuples(st.sampled_from(["save", "fence", "reopen"]), deltas), max_size=12)
 
@@ -49,9 +50,11 @@ def run(*calls: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return asyncio.run(all_of_them())
 
 
-@given(steps)
-@settings(max_examples=25, deadline=None)
-def test_saving_deltas_equals_updating_a_dict(plan: list[tuple[str, dict[str, bytes | None]]]) -> None:
+@given(steps, st.sampled_from([1, 12, checkpoint.BATCH_BYTES_MAX]))
+@settings(max_examples=40, deadline=None)
+def test_saving_deltas_equals_updating_a_dict(
+    plan: list[tuple[str, dict[str, bytes | None]]], batch_bytes_max: int
+) -> None:
     async def play(directory: Path) -> None:
         store = CheckpointStore(directory, "flights", "scorer", 0)
         model: dict[str, bytes] = {}
@@ -77,7 +80,8 @@ def test_saving_deltas_equals_updating_a_dict(plan: list[tuple[str, dict[str, by
                 assert found is None
         await store.close()
 
-    with TemporaryDirectory() as directory:
+    with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "BATCH_BYTES_MAX", batch_bytes_max)
         asyncio.run(play(Path(directory)))
 
 
@@ -227,6 +231,7 @@ import asyncio, sys, types
 from pathlib import Path
 package = sys.modules["engine"] = types.ModuleType("engine")
 package.__path__ = ["engine"]  # the file alone: the package's own imports, River's, take seconds
+from engine import checkpoint
 from engine.checkpoint import CheckpointStore
 
 async def main():
