@@ -149,7 +149,7 @@ class Settle(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """How many records an owner had sent since its claim, and the offset after the last one (or the claim)."""
+    """Records that an owner has sent since its claim, and the offset after the last one (or the claim)."""
 
     records: int
     position: int
