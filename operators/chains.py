@@ -53,7 +53,7 @@ class Chains:
     """
 
     def __init__(self, columns: Sequence[str | None], targets: Sequence[Target], *, gap_ms: int) -> None:
-        self.reach_ms = gap_ms
+        self.reach_ms = gap_ms + 1  # an event exactly one gap later is still inside
         self._gap_ms = gap_ms
         self._layout = layout_of(targets, columns)
         outputs = [(target, value_of(target.aggregate, self._layout, columns)) for target in targets]

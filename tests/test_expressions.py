@@ -6,17 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators import by, field, label, lookup
+import operators
+from operators import by, decay, field, label, last_n, lookup, session, tiled, tumbling
 from operators.expressions import Expression
 from topics.errors import DefinitionError
 
 fields = st.builds(field, st.sampled_from(["amount", "time", 'odd "name"']))
 spans = st.sampled_from(["250ms", "90s", "60m", "3h", "7d", 1, 60_000])
+kinds = st.sampled_from(
+    [tumbling("60m"), session(1), last_n(3), decay("1h"), tiled("90d", step="1d"), last_n(5, within="1s")]
+)
 keys = st.sampled_from([by(), by("card"), by("card", "merchant")])
 aggregates = st.one_of(
     st.builds(lambda key, span: key.count(span, include_current=False), keys, spans),
     st.builds(lambda key, of, span: key.mean(of, span), keys, st.sampled_from(["amount", label]), spans),
     st.builds(lambda key, span: key.since_last(label, span), keys, spans),
+    st.builds(
+        lambda key, span: key.sum("amount", span, where=field("amount") > 1), keys, st.one_of(spans, kinds)
+    ),
+    st.builds(lambda key, span: key.quantile("amount", 0.25, span, shift="90s"), keys, spans),
+    st.builds(lambda key, span: key.arg_min("kind", "amount", span), keys, spans),
+    st.builds(lambda key, span: key.mode("kind", span, rank=3), keys, spans),
 )
 leaves = st.one_of(
     fields,
@@ -41,7 +51,7 @@ expressions = st.recursive(
 
 @given(expressions)
 def test_the_text_of_an_expression_is_the_expression(expression: Expression) -> None:
-    words = {"by": by, "field": field, "label": label, "lookup": lookup}
+    words = {word: getattr(operators, word) for word in operators.__all__}
     assert repr(eval(repr(expression), words)) == repr(expression)
     assert eval(repr(expression), words) == expression
 
@@ -61,6 +71,31 @@ def test_expressions_are_immutable() -> None:
     "write",
     [
         lambda: by("card").count("0s"),
+        lambda: by("card").count(tumbling("0s")),
+        lambda: by("card").count(session("soon")),
+        lambda: by("card").count(last_n(0)),
+        lambda: by("card").count(last_n(True)),
+        lambda: by("card").count(last_n(10_001)),
+        lambda: by("card").count(tiled("1h", step="7m")),
+        lambda: by("card").count(tiled("1h", step="2h")),
+        lambda: by("card").count(tiled("90d", step="1ms")),
+        lambda: by("card").count(3.5),
+        lambda: by("card").mean("amount", 3.5),
+        lambda: by("card").rate(tumbling("1h")),
+        lambda: by("card").since_last(last_n(3)),
+        lambda: by("card").mode("kind", session("1h")),
+        lambda: by("card").entropy("kind", tiled("1h", step="1m")),
+        lambda: by("card").max("amount", decay("1h")),
+        lambda: by("card").quantile("amount", 1.5, "1h"),
+        lambda: by("card").quantile("amount", True, "1h"),
+        lambda: by("card").mode("kind", "1h", rank=0),
+        lambda: by("card").count("1h", shift="soon"),
+        lambda: by("card").count(tumbling("1h"), shift="1h"),
+        lambda: by("card").count("1h", shift="1h", include_current=False),
+        lambda: by("card").count(label, "1h", where=field("a") > 1),
+        lambda: by("card").count(label, session("1h")),
+        lambda: by("card").arg_max(label, "amount", "1h"),
+        lambda: by("card").arg_max("kind", label, "1h"),
         lambda: by("card").mean("amount", -1),
         lambda: by("card").mean("amount", "soon"),
         lambda: by("card").count(label),

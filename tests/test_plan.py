@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 import pytest
 
-from operators import by, field, label, lookup
+from operators import by, decay, field, label, last_n, lookup, session, tiled, tumbling
 from operators.expressions import Expression
 from operators.plan import FeaturePlan, compile_features
 from topics.errors import DefinitionError
@@ -54,6 +54,17 @@ def plan_of(task: Task = "binary", **features: object) -> FeaturePlan:
         (field("card").default(0), "default 0 is no text", ""),
         (lookup("shop:{shop}", "risk"), "may be missing", ""),
         (lookup("shop:{nobody}", "risk"), "no field 'nobody'", ""),
+        (by("card").quantile("kind", 0.5, "1h"), "Payment.kind (literal) is no number", "number"),
+        (by("card").arg_max("kind", "card", "1h"), "Payment.card (str) is no number", "extreme"),
+        (by("card").mode("tags", "1h"), "is no number and no text", "text"),
+        (by("card").distinct("when", tumbling("1h")), "is no number and no text", ""),
+        (by("card").count("1h", where=field("amuont") > 1), "no field 'amuont'", "'amount'"),
+        (by("card").count("1h", where=field("kind") > 1), "compares number with text", ""),
+        (by("card").count("1h", where=~(field("when") == 1)), "compares number with time", ""),
+        (by("card").count("1h", where=by("card").count("1h") > 1), "not of the event itself", "own fields"),
+        (by("card").count("1h", where=lookup("m:{card}", "r") == "x"), "not of the event itself", ""),
+        (by("card").mode("kind", "1h").default(0), "default 0 is no text", ""),
+        (by("card").last("kind", "1h") + 1, "is text, not a number", ""),
         (3.0, "is no expression", "field"),
         (by("card"), "is no expression", ""),
     ],
@@ -123,3 +134,48 @@ def test_one_group_serves_all_windows_and_fields_of_a_key() -> None:
     (group,) = plan.groups
     assert group.columns == ("amount", "fee")
     assert plan.bytes_per_event == group.entry_bytes > plan_of(c=card.count("1m")).bytes_per_event > 0
+
+
+def test_what_is_kept_alike_shares_one_group() -> None:
+    card, large = by("card"), field("amount") > 10
+    plan = plan_of(
+        a=card.count("1h"),
+        b=card.count("1h", where=large),
+        c=card.sum("amount", "1d", where=large),
+        d=card.distinct("kind", "1h"),
+        e=card.count("1h", shift="7d"),
+        f=card.mean("amount", "2h", shift="7d"),
+        g=card.count(tumbling("1h")),
+        h=card.count(tiled("1d", step="1h")),
+        i=card.count(tiled("1d", step="2h")),
+        j=card.count(session("30m")),
+        k=card.count(decay("1h")) + card.count(decay("1d")),
+        l=card.entropy("kind", last_n(9)),
+        m=card.last("kind", "1h"),
+        n=card.mean(label, tiled("7d", step="1h")),
+    )
+    assert [(group.store, len(group.aggregates), group.unit_ms) for group in plan.groups] == [
+        ("windows", 1, 0),
+        ("windows", 2, 0),
+        ("slices", 3, 0),
+        ("slices", 2, 0),
+        ("tiles", 2, 3_600_000),
+        ("tiles", 1, 7_200_000),
+        ("chains", 1, 1_800_000),
+        ("fading", 2, 0),
+        ("tiles", 1, 3_600_000),
+    ]
+    assert plan.label_key_groups == (("card",),)
+    costs = {row.name: row.cost for row in plan.describe()}
+    assert costs["a"] == costs["b"] == costs["j"] == costs["k"] == "constant"
+    assert costs["d"] == costs["e"] == costs["l"] == "entries in the window"
+    assert plan.bytes_per_key >= 25 * 120
+
+
+def test_equal_conditions_are_one_window() -> None:
+    card = by("card")
+    plan = plan_of(
+        a=card.count("1h", where=field("amount") > 10), b=card.count("60m", where=field("amount") > 10)
+    )
+    assert len(plan.groups) == 1
+    assert len(plan.groups[0].aggregates) == 1
