@@ -97,12 +97,13 @@ class LocalRun:
         """Return records as they lie in the examples log."""
         topic = self._examples_topic
         records = [
-            Record(topic, 0, next(self._offsets), timestamp_ms, key, value, kind)
-            for _, _, key, value, kind, timestamp_ms in lessons
+            Record(topic, 0, next(self._offsets), found.timestamp_ms, found.key, found.value, found.headers)
+            for found in lessons
         ]
         if self.examples is not None:
             self.examples += records
         return records
+
 
 def _last_time(run: Run) -> int:
     last = run.events[-1] if run.events else run.labels[-1]

@@ -19,6 +19,7 @@ from typing import cast
 from zlib import crc32
 
 import msgspec
+from msgspec.structs import astuple
 
 from engine.ahead import Ahead
 from engine.intake import EventRead, Intake, LabelRead, Run
@@ -146,30 +147,54 @@ class Scorer:
         self, run: Sequence[EventRead], now_ms: int, lookups: Sequence[Mapping[str, object]] | None
     ) -> None:
         """Admit events one by one; answer them together until one of them must see what another did."""
-        ready = Ready()
-        known = self.join.known
-        for number, read in enumerate(run):
-            record, decoded = read.record, read.decoded
-            if isinstance(decoded, Rejected):
+        ready, join, position = Ready(), self.join, self.position
+        known, ids, grace_ms = join.known, ready.ids, self._grace_ms
+        for number, (record, decoded, _, late_before) in enumerate(map(astuple, run)):
+            if type(decoded) is Rejected:
                 self._refuse(record, decoded.stage, decoded.exception, decoded.message)
                 continue
-            if record.timestamp_ms is not None and self._too_far_ahead(record, decoded.event_time, now_ms):
+            event_id, event_time, key, value, label = astuple(decoded)
+            if record.timestamp_ms is not None and self._too_far_ahead(record, event_time, now_ms):
                 continue
-            event_id = decoded.event_id
-            if event_id in ready.ids or known(event_id) is not None:
+            if event_id in ids or known(event_id) is not None:
                 self._answer(ready, now_ms)
+                self._expire(record.offset, ready, now_ms)
                 if self._answered_again(record, decoded):
                     continue
-            self._admit(read, decoded, ready, now_ms)
+            position.time_max = max(position.time_max, event_time)
+            watermark = position.time_max - grace_ms
+            late = late_before or event_time < watermark
+            ready.late += late
+            if join.early or join.implicit is not None:
+                # Something may be done about what expires; else once in a run is enough.
+                self._expire(record.offset, ready, now_ms)
+            ready.events.append(
+                Event(
+                    event_id,
+                    event_time,
+                    key,
+                    value,
+                    record.offset,
+                    watermark,
+                    late,
+                    record.headers,
+                    record.key,
+                )
+            )
+            ready.labels.append(label)
+            ready.crcs.append(crc32(record.value or b""))
+            ids.add(event_id)
+            ready.oldest = min(ready.oldest, event_time)
             if lookups is not None:
                 ready.lookups.append(lookups[number])
             if self._one_by_one:
                 self._answer(ready, now_ms)
-            elif self.join.early_label(event_id):
+            elif join.early_label(event_id):
                 # Its label is here already: it enters windows that the next event reads, or is refused.
                 self._answer(ready, now_ms)
                 self._settle_open()
         self._answer(ready, now_ms)
+        self._expire(run[-1].record.offset, ready, now_ms)
 
     def _too_far_ahead(self, record: Record, event_time: int, now_ms: int) -> bool:
         """Refuse the product of a wrong clock: it would expire all state."""
@@ -197,38 +222,12 @@ class Scorer:
             self.counts["predictions", "again"] += 1
         return True
 
-    def _admit(self, read: EventRead, decoded: Decoded, ready: Ready, now_ms: int) -> None:
-        """Move the watermark, let expire what it passed, and put the event among the ready ones."""
-        record, position = read.record, self.position
-        event_time = decoded.event_time
-        position.time_max = max(position.time_max, event_time)
-        watermark = position.time_max - self._grace_ms
-        late = read.late or event_time < watermark
-        ready.late += late
-        deadline = self.join.next_deadline
-        if (deadline is not None and deadline < watermark) or ready.oldest + self.join.wait_ms < watermark:
-            self._expire(watermark, record.offset, ready, now_ms)
-        ready.events.append(
-            Event(
-                decoded.event_id,
-                event_time,
-                decoded.key,
-                decoded.value,
-                record.offset,
-                watermark,
-                late,
-                record.headers,
-                record.key,
-            )
-        )
-        ready.labels.append(decoded.label)
-        ready.crcs.append(crc32(record.value or b""))
-        ready.ids.add(decoded.event_id)
-        ready.oldest = min(ready.oldest, event_time)
-
-    def _expire(self, watermark: int, at_offset: int, ready: Ready, now_ms: int) -> None:
+    def _expire(self, at_offset: int, ready: Ready, now_ms: int) -> None:
         """Forget what the watermark has passed; where that could be seen by ready events, they go first."""
-        join = self.join
+        join, watermark = self.join, self.watermark
+        passed = join.next_deadline is not None and join.next_deadline < watermark
+        if not passed and ready.oldest + join.wait_ms >= watermark:
+            return
         oldest = ready.oldest
         if self._open:
             oldest = min(oldest, *(waiting.prediction.event_time for waiting, _ in self._open))
@@ -273,10 +272,11 @@ class Scorer:
         keys = [self.features.label_keys(event) if self._label_windows else () for event in events]
         labels = cast("list[LabelValue]", ready.labels[part])
         run = LabelledRun(events, rows, labels, ready.crcs[part], keys)
-        for waiting, label in zip(self._prequential.answer(run, now_ms, ahead), labels, strict=True):
+        answered = self._prequential.answer(run, now_ms, ahead)
+        for waiting, joined in zip(answered, self.join.open_labelled_all(answered, labels), strict=True):
             self._served_by[waiting.prediction.served_by] += 1
             self._shadowed(waiting)
-            self._joined(self.join.open_labelled(waiting, label), "joined")
+            self._joined(joined, "joined")
 
     def _answer_some(self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
         """Answer events whose labels come later, with what an earlier owner logged where it did."""

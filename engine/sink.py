@@ -240,8 +240,9 @@ def _pack(batch: Any, records: Sequence[Outgoing], start: int) -> int:
     """Fill a batch with records from `start` on; return the first that found no room."""
     append = batch.append
     for index in range(start, len(records)):
-        _, _, key, value, headers, timestamp = records[index]
-        if append(timestamp=timestamp, key=key, value=value, headers=[*headers]) is None:
+        record = records[index]
+        headers = [*record.headers]
+        if append(timestamp=record.timestamp_ms, key=record.key, value=record.value, headers=headers) is None:
             return index
     batch.close()
     return len(records)

@@ -191,8 +191,15 @@ class Trainer:
             return
         learner = self.learner
         self._foreseen = learner.reading
-        _, _, key, value, kind, timestamp_ms = outgoing
-        record = Record(self._topic, PARTITION, self._foreseen, timestamp_ms, key, value, kind)
+        record = Record(
+            self._topic,
+            PARTITION,
+            self._foreseen,
+            outgoing.timestamp_ms,
+            outgoing.key,
+            outgoing.value,
+            outgoing.headers,
+        )
         self._decided(learner.fold((record,)))
         if learner.paused:
             self._fall_back()

@@ -358,7 +358,9 @@ class Evaluation:
         # Sorted: series begin in another order where rows are counted by the column.
         cards = {name: (card.metrics, card.examples, card.cold) for name, card in self._cards.items()}
         curves = [
-            _CurveState(curve.width_ms, {n: dict(sorted(cells.items())) for n, cells in curve.buckets.items()})
+            _CurveState(
+                curve.width_ms, {start: dict(sorted(cells.items())) for start, cells in curve.buckets.items()}
+            )
             for curve in (self._by_event_time, self._by_label_time)
         ]
         return {

@@ -16,6 +16,7 @@ by the column up to the first example that may decide something: the results are
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 import msgspec
 
@@ -90,8 +91,7 @@ class Learning:
 
     def lessons(self, rows: Sequence[Features], labels: Sequence[LabelValue]) -> Lessons:
         """Let every candidate score and learn rows that will be judged next; nothing else changes yet."""
-        task = self._task
-        return Lessons(self._roster, rows, labels, lambda c: score_function(task, c.predictor))
+        return Lessons(self._roster, rows, labels, partial(score_function, self._task))
 
     def step(self, examples: Sequence[Example], offset: int) -> list[Decision]:
         """Test and learn examples that lie side by side in the log; return what was decided.

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from operators.guard import bare
 from operators.roster import Candidate, Roster
 from operators.scoring import Failure, ScoreOf, ServedBy, reason_of
 from topics.messages import Features, LabelValue, Score
@@ -42,14 +43,14 @@ class _Stop(NamedTuple):
 class Lessons:
     """Rows and what every candidate made of them.
 
-    `score_of` gives the function that scores for a candidate; None where the scores are known already
+    `score_of` gives the function that scores for a model; None where the scores are known already
     and the rows are only learned.
 
     >>> from river import linear_model
     >>> from operators.scoring import score_function
     >>> roster = Roster("binary", [Candidate("a", linear_model.LogisticRegression(), version=1)], "a")
     >>> rows, labels = [{"x": 1.0}, {"x": 1.0}], [True, True]
-    >>> lessons = Lessons(roster, rows, labels, lambda c: score_function("binary", c.predictor))
+    >>> lessons = Lessons(roster, rows, labels, lambda model: score_function("binary", model))
     >>> [round(score, 2) for score in lessons.scores["a"]]
     [0.5, 0.5]
     """
@@ -59,7 +60,7 @@ class Lessons:
         roster: Roster,
         rows: Sequence[Features],
         labels: Sequence[LabelValue],
-        score_of: Callable[[Candidate], ScoreOf] | None,
+        score_of: Callable[[Any], ScoreOf] | None,
     ) -> None:
         self.rows = rows
         self.labels = labels
@@ -72,6 +73,7 @@ class Lessons:
         """Candidates that could not learn a row they had scored."""
         self._roster = roster
         self._score_of = score_of
+        self._names = set().union(*rows)
         self.catch_up(0)
 
     def catch_up(self, row: int) -> None:
@@ -82,12 +84,14 @@ class Lessons:
                 continue
             self._begun[name] = row
             rows, labels = self.rows[row:], self.labels[row:]
-            learn_one = candidate.model.learn_one
+            model = bare(candidate.model, self._names)
             if self._score_of is None:
-                learned, error = _learn(learn_one, rows, labels)
+                learned, error = _learn(model.learn_one, rows, labels)
                 scored = learned + 1
             else:
-                scores, learned, error = _score_and_learn(self._score_of(candidate), learn_one, rows, labels)
+                predictor = model if candidate.predictor is candidate.model else candidate.predictor
+                score_of = self._score_of(predictor)
+                scores, learned, error = _score_and_learn(score_of, model.learn_one, rows, labels)
                 self.scores[name] = scores
                 scored = len(scores)
             if error is not None:

@@ -17,6 +17,7 @@ from math import isfinite, nextafter
 from typing import Any, Literal, NamedTuple, cast
 
 from msgspec import Struct
+from river import base, compose
 
 from operators.roster import Candidate, Prior, Roster
 from topics.messages import Features, LabelValue, Score, Task
@@ -202,10 +203,10 @@ def score_function(task: Task, predictor: Any) -> ScoreOf:
     """
     if task == "regression":
         return _regression(predictor.predict_one)
-    return (_binary if task == "binary" else _multiclass)(_probabilities(predictor))
+    return (_binary if task == "binary" else _multiclass)(_chances(predictor))
 
 
-def _probabilities(predictor: Any) -> Callable[[Features], Any]:
+def _chances(predictor: Any) -> Callable[[Features], Any]:
     """Return `predict_proba_one`, or a stand-in for classifiers that only name a label (all on one)."""
 
     def certain(x: Features) -> dict[Any, float]:
@@ -215,17 +216,28 @@ def _probabilities(predictor: Any) -> Callable[[Features], Any]:
     predict = getattr(predictor, "predict_proba_one", None)
     if predict is None:
         return certain
-    asked: list[Callable[[Features], Any]] = [predict]
+    named_only = False
 
     def first(x: Features) -> Any:
+        nonlocal named_only
+        if named_only:
+            return certain(x)
         try:
-            return asked[0](x)
+            return predict(x)
         except NotImplementedError:
             # River's base class raises where a classifier has no probabilities; it says so only when called.
-            asked[0] = certain
+            named_only = True
             return certain(x)
 
-    return first
+    return predict if _has_chances(predictor) else first
+
+
+def _has_chances(predictor: Any) -> bool:
+    """Return whether a classifier, at the end of its pipeline, has probabilities of its own."""
+    while isinstance(predictor, compose.Pipeline):
+        predictor = next(reversed(predictor.steps.values()))
+    own = getattr(type(predictor), "predict_proba_one", None)
+    return isinstance(predictor, base.Classifier) and own not in (None, base.Classifier.predict_proba_one)
 
 
 def _binary(probabilities: Callable[[Features], Any]) -> ScoreOf:
@@ -233,24 +245,17 @@ def _binary(probabilities: Callable[[Features], Any]) -> ScoreOf:
         chances = probabilities(x)
         if not chances:
             return None
-        true = float(chances.get(True, 0.0))
-        false = float(chances.get(False, 0.0))
+        true, false = chances.get(True, 0.0), chances.get(False, 0.0)
         if not isfinite(true + false):
             raise ValueError(f"score {true} is not finite")
         # River's label is the class of the highest probability; on a tie the one that stands
         # first in the dict.  A single number cannot say which stood first, so where `score > 0.5`
         # would say otherwise the score moves to the nearest number that agrees (one ulp for a tie).
         if true > false:
-            if true <= 0.5:
-                return JUST_ABOVE_HALF
-        elif true < false:
-            if true > 0.5:
-                return 0.5
-        elif next(iter(chances)):
-            return JUST_ABOVE_HALF
-        else:
-            return min(true, 0.5)
-        return true
+            return float(true) if true > 0.5 else JUST_ABOVE_HALF
+        if true < false:
+            return 0.5 if true > 0.5 else float(true)
+        return JUST_ABOVE_HALF if next(iter(chances)) else min(float(true), 0.5)
 
     return score
 

@@ -5,6 +5,7 @@ import json
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from engine.intake import RUN_MAX, Intake
 from topics.codec import EventDecoder, LabelDecoder
@@ -60,8 +61,8 @@ def test_an_empty_queue_is_waited_for_only_while_its_topic_has_unread_records() 
 
 def test_what_cannot_be_decoded_goes_at_once_in_its_place() -> None:
     made = intake()
-    made.offer_events([event(0, 50), event(1, 10)._replace(value=b"{")])
-    made.offer_labels([label(0, 30)._replace(value=b"{"), label(1, 40)])
+    made.offer_events([event(0, 50), replace(event(1, 10), value=b"{")])
+    made.offer_labels([replace(label(0, 30), value=b"{"), label(1, 40)])
     assert order(made) == [("l", -1), ("l", 40), ("e", 50), ("e", -1)]
 
 

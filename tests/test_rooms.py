@@ -31,7 +31,7 @@ SHELL_WALK = {
 }
 """What a record passes in the shell; its way through the core is traced."""
 WALK_LINES_MAX = 1_600
-WALK_FILES_MAX = 16
+WALK_FILES_MAX = 17
 LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 

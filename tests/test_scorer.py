@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from river import linear_model, naive_bayes, preprocessing
 
 from engine import Labels, Pipeline, Topic
@@ -213,8 +214,8 @@ def test_snapshot_restore_continue_equals_continue(
 
 def test_an_event_too_far_ahead_of_its_arrival_is_a_dead_letter_and_moves_no_watermark() -> None:
     scorer = scorer_of(DROP)
-    good, bad = event(0, "e0", 1_000), event(1, "e1", 1_000)._replace(timestamp_ms=1_000)
-    bad = bad._replace(value=bad.value.replace(b"1000", b"99999999")) if bad.value else bad
+    good, bad = event(0, "e0", 1_000), replace(event(1, "e1", 1_000), timestamp_ms=1_000)
+    bad = replace(bad, value=bad.value.replace(b"1000", b"99999999")) if bad.value else bad
     out = play(scorer, runs_of(scorer, [good, bad], []))
     dead = [record for record in out if record.target == "dead-letters"]
     assert len(dead) == 1

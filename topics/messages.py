@@ -10,7 +10,7 @@ next offset to read.  Changes to these messages are additive only.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -54,7 +54,7 @@ Kind = Literal["example", "claim", "quarantine", "command"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
 
 
-class Record(NamedTuple):
+class Record(Struct, frozen=True, gc=False):
     """One record as it lies in a Kafka log (or one line of a file: offset = line, from 0)."""
 
     topic: str
@@ -67,7 +67,7 @@ class Record(NamedTuple):
     headers: Headers = ()
 
 
-class Outgoing(NamedTuple):
+class Outgoing(Struct, frozen=True, gc=False):
     """One record to be written; the shell turns `target` into a topic."""
 
     target: Target
