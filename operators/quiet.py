@@ -44,24 +44,26 @@ class QuietLogs:
     def __init__(self, *, stride: int, entries_max: int) -> None:
         self.packed: dict[str, bytes] = {}
         self.entries_max = entries_max
-        self.types: list[type | None] = [None] * stride
-        """The type of each value, None before the first row."""
+        self.types: list[type] = []
         self.pack: Callable[..., bytes] = Struct("").pack
         self.unpack: list[Callable[[bytes], tuple[Any, ...]]] = []
         """How so many entries are read."""
         self._cells = stride + 1
         self._size = ENTRY_BYTES * (stride + 1)
+        self._adopt([float] * stride)
 
     def accept(self, row: Iterable[Number | None]) -> bool:
-        """Return whether a row has the types of all quiet ones; those of the first row count."""
+        """Return whether a row has the types of all quiet ones; the first one may change them."""
         types = [type(value) for value in row]
-        if self.unpack or not all(kind in _CODES for kind in types):
-            return types == self.types
+        if types != self.types and not self.packed and all(kind in _CODES for kind in types):
+            self._adopt(types)
+        return types == self.types
+
+    def _adopt(self, types: list[type]) -> None:
         self.types[:] = types
         entry = "q" + "".join([_CODES[kind] for kind in types])
         self.pack = Struct("<" + entry).pack
         self.unpack = [Struct("<" + entry * count).unpack for count in range(self.entries_max + 2)]
-        return True
 
     def put(self, key: str, times: Sequence[int], values: Sequence[Number | None]) -> bool:
         """Keep a short log packed; return whether it fits."""
@@ -69,7 +71,7 @@ class QuietLogs:
         if not 0 < count <= self.entries_max:
             return False
         rows = [tuple(values[place * stride : (place + 1) * stride]) for place in range(count)]
-        if not all(map(self.accept, rows)):
+        if not self.accept(rows[0]) or any([type(v) for v in row] != self.types for row in rows):
             return False
         self.packed[key] = b"".join([self.pack(time, *row) for time, row in zip(times, rows, strict=True)])
         return True
@@ -101,8 +103,8 @@ def compile_calm(
     size = ENTRY_BYTES * cells
     row = "".join(f"v{n}, " for n in range(len(columns)))
     lines = [f"{row}= row"] if row else []
-    wrong = " or ".join([f"type(v{n}) is not types[{n}]" for n in range(len(columns))]) or "not quiet.unpack"
-    lines += [f"if ({wrong}) and not quiet.accept(row):", "    return False"]
+    if wrong := " or ".join([f"type(v{n}) is not types[{n}]" for n in range(len(columns))]):
+        lines += [f"if ({wrong}) and not quiet.accept(row):", "    return False"]
     width_max = max(target.aggregate.window_ms for target in targets)
     lines += [
         "data = packed_get(key)",
