@@ -19,7 +19,6 @@ from typing import cast
 from zlib import crc32
 
 import msgspec
-from msgspec.structs import astuple
 
 from engine.ahead import Ahead
 from engine.intake import EventRead, Intake, LabelRead, Run
@@ -149,11 +148,12 @@ class Scorer:
         """Admit events one by one; answer them together until one of them must see what another did."""
         ready, join, position = Ready(), self.join, self.position
         known, ids, grace_ms = join.known, ready.ids, self._grace_ms
-        for number, (record, decoded, _, late_before) in enumerate(map(astuple, run)):
-            if type(decoded) is Rejected:
+        for number, read in enumerate(run):
+            record, decoded = read.record, read.decoded
+            if isinstance(decoded, Rejected):
                 self._refuse(record, decoded.stage, decoded.exception, decoded.message)
                 continue
-            event_id, event_time, key, value, label = astuple(decoded)
+            event_id, event_time = decoded.event_id, decoded.event_time
             if record.timestamp_ms is not None and self._too_far_ahead(record, event_time, now_ms):
                 continue
             if event_id in ids or known(event_id) is not None:
@@ -163,25 +163,16 @@ class Scorer:
                     continue
             position.time_max = max(position.time_max, event_time)
             watermark = position.time_max - grace_ms
-            late = late_before or event_time < watermark
+            late = read.late or event_time < watermark
             ready.late += late
             if join.early or join.implicit is not None:
                 # Something may be done about what expires; else once in a run is enough.
                 self._expire(record.offset, ready, now_ms)
+            key, value, offset = decoded.key, decoded.value, record.offset
             ready.events.append(
-                Event(
-                    event_id,
-                    event_time,
-                    key,
-                    value,
-                    record.offset,
-                    watermark,
-                    late,
-                    record.headers,
-                    record.key,
-                )
+                Event(event_id, event_time, key, value, offset, watermark, late, record.headers, record.key)
             )
-            ready.labels.append(label)
+            ready.labels.append(decoded.label)
             ready.crcs.append(crc32(record.value or b""))
             ids.add(event_id)
             ready.oldest = min(ready.oldest, event_time)
