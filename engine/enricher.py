@@ -53,7 +53,8 @@ class Enricher:
         self._grace_ms = pipeline.grace_ms
         self._decode = pipeline.event_decoder().decode
         self._reader = Reader()
-        self._merge: Merge[Held] = Merge(pipeline.events.partitions, Held)
+        self._partitions = pipeline.events.partitions
+        self._merge: Merge[Held] = Merge(self._partitions, Held)
         self._features = {stage.number: Features(stage.plan) for stage in stages.rekeyed}
 
     def __len__(self) -> int:
@@ -87,7 +88,7 @@ class Enricher:
             return
         late = hop.late or taken.late
         self.position.frontier = max(self.position.frontier, hop.order.time)
-        self.counts["rekeyed", "late" if late else "in time"] += 1
+        self.counts["rekeyed", "late" if late else "in_time"] += 1
         found = self._decode(Record("", hop.source_partition, hop.event_offset, None, None, bytes(hop.event)))
         values: dict[str, FeatureValue] = {}
         if isinstance(found, Decoded):
@@ -99,6 +100,12 @@ class Enricher:
         source, offset = hop.source_partition, hop.event_offset
         back = ValuesHop(hop.order.stage, self.partition, source, offset, late, values)
         self._hopbox.send("rekeyed", source, None, back)
+
+    def say_progress(self) -> None:
+        """Tell every source partition how far the stages are here; nobody waits for it."""
+        for partition in range(self._partitions):
+            said = Progress(self.partition, self._merge.horizon, idle=False)
+            self._hopbox.send("rekeyed", partition, None, said)
 
     def may_send(self, found: HopId) -> bool:
         """Return whether a replay may still make this record, which the log has."""

@@ -31,6 +31,7 @@ Counts = Counter[tuple[str, str]]
 
 _COUNTERS = (
     ("events", "headrace_events", "Valid events read, by what became of them.", "outcome"),
+    ("rekeyed", "headrace_rekeyed_events", "Events taken by windows of other keys, in time or late.", "turn"),
     ("predictions", "headrace_predictions", "Predictions sent, by who answered.", "served_by"),
     ("labels", "headrace_labels", "Labels, by what became of them.", "outcome"),
     ("dead_letters", "headrace_dead_letters", "Records refused, by the step that refused.", "stage"),

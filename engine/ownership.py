@@ -8,7 +8,8 @@ takeover (that is the generator's), when to save (`worker.py`).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,8 +19,10 @@ import structlog
 
 from engine.checkpoint import Checkpoint, CheckpointStore
 from engine.definition import check_definition
+from engine.intake import Intake
 from engine.kafka import Partition, Sink, Source, log_bounds, read_log
 from engine.pipeline import Pipeline
+from engine.rekeying import Rekeying
 from engine.scorer import Scorer
 from engine.settings import Settings
 from engine.sink import Written
@@ -27,6 +30,7 @@ from engine.trainer import Trainer
 from operators import takeover as steps
 from operators.claims import LogPosition
 from operators.contract import StateDelta
+from operators.entries import named, under
 from operators.takeover import (
     Bounds,
     Cut,
@@ -50,10 +54,12 @@ from topics.codec import (
     encode,
 )
 from topics.errors import ClaimError, HeadraceError
+from topics.hops import decode_hop
 from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
 
 __all__ = ["Captured", "Owned", "Owner"]
 
+HOP_LOGS = ("rekey", "rekeyed")
 TAKEOVERS_MAX = 5
 """Times another owner may come first before this one gives up and lets the process end."""
 
@@ -72,6 +78,8 @@ class Owned:
     """One event partition in this process's hands."""
 
     scorer: Scorer
+    rekeying: Rekeying | None
+    """Where windows have other keys than the topic."""
     takeover: Takeover
     store: CheckpointStore
     restored: bool
@@ -82,6 +90,17 @@ class Owned:
     """Whether the shadows of the last run took long enough that answers should leave before them."""
     held: set[Partition] = field(default_factory=set)
     """Input partitions paused because their queue is full."""
+
+    @property
+    def intake(self) -> Intake:
+        """Return where records of events and labels go first."""
+        return self.scorer.intake if self.rekeying is None else self.rekeying.intake
+
+    def absorb_counts(self, absorb: Callable[[Counter[tuple[str, str]]], None]) -> None:
+        """Hand over what was counted since the last call."""
+        absorb(self.scorer.counts)
+        if self.rekeying is not None:
+            absorb(self.rekeying.counts)
 
 
 class Captured(NamedTuple):
@@ -135,8 +154,10 @@ class Owner:
         if store is None:
             store = CheckpointStore(self._settings.state_dir, self._pipeline.name, "scorer", number)
             self._stores[number] = store
+        hops = 0 if self._pipeline.stages is None else self.partitions
         for _ in range(TAKEOVERS_MAX):
-            taken = await self._run(takeover(number, accept_newer=self._accept_newer), store)
+            protocol = takeover(number, hop_partitions=hops, accept_newer=self._accept_newer)
+            taken = await self._run(protocol, store)
             if taken is not None:
                 return self._restored(number, taken, store)
         raise ClaimError(
@@ -186,23 +207,30 @@ class Owner:
         batches = read_log(self._settings.kafka, self._topic(target), partition, position, until)
         async with aclosing(batches):
             async for batch in batches:
-                records += [
-                    LogRecord(record.offset, value) for record in batch if (value := _decoded(record))
-                ]
+                decode = decode_hop if target in HOP_LOGS else _decoded
+                records += [LogRecord(record.offset, value) for record in batch if (value := decode(record))]
         return LogBatch(records, until)
 
     def _restored(self, number: int, taken: Takeover, store: CheckpointStore) -> Owned:
+        stages = self._pipeline.stages
         scorer = Scorer(
             self._pipeline,
             partition=number,
             roster=self._trainer.learner.roster,
             writer=taken.writer,
             suppression=taken.suppression,
+            plan=None if stages is None else stages.answer,
         )
+        rekeying = None
+        if stages is not None:
+            writer, logged = taken.writer, taken.suppression.hops
+            rekeying = Rekeying(self._pipeline, stages, partition=number, writer=writer, logged=logged)
         loaded: _Loaded | None = taken.checkpoint
         if loaded is not None:
             check_definition(loaded.meta.definition, self._definition, store.path)
             scorer.restore(loaded.entries)
+            if rekeying is not None:
+                rekeying.restore(under("rekeying", loaded.entries))
         log.info(
             "partition claimed",
             partition=number,
@@ -211,14 +239,20 @@ class Owner:
             logged_since=len(taken.suppression),
         )
         predictions = (self._topic("predictions"), number)
-        return Owned(scorer, taken, store, loaded is not None, self._sink.mark().records[predictions])
+        return Owned(
+            scorer, rekeying, taken, store, loaded is not None, self._sink.mark().records[predictions]
+        )
 
     def capture(self, owned: Owned) -> Captured:
         """Take what has changed, and how far the owner has come; all it made must have been sent.
 
         What is taken here is in no later capture: it is saved, or the owner ends.
         """
-        return Captured(owned, cut(owned.takeover), owned.scorer.delta())
+        delta = owned.scorer.delta()
+        if owned.rekeying is not None:
+            owned.rekeying.tidy()
+            delta |= named({"rekeying": owned.rekeying.delta()})
+        return Captured(owned, cut(owned.takeover), delta)
 
     async def save(self, captured: Captured, written: Mapping[Partition, Written]) -> None:
         """Write one scorer's checkpoint; `written` is all it had sent when it was captured.
@@ -266,7 +300,7 @@ class Owner:
         try:
             yield
         except HeadraceError as error:
-            if error.topic in ("predictions", "examples"):
+            if error.topic in ("predictions", "examples", *HOP_LOGS):
                 error.topic = self._topic(error.topic)
             raise
 

@@ -23,6 +23,7 @@ from operators.drift import Drift
 from operators.evidence import Promotion
 from operators.expressions import Expression
 from operators.plan import FeaturePlan, compile_features
+from operators.stages import Stages, plan_stages
 from topics.catalog import Catalog
 from topics.codec import EventDecoder, LabelDecoder, LabelNames, label_value
 from topics.durations import duration_ms
@@ -131,6 +132,8 @@ class Pipeline:
 
     task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
     plan: FeaturePlan = field(init=False, repr=False)
+    stages: Stages | None = field(init=False, repr=False)
+    """How windows by other keys than the topic's are computed; None where no event needs to travel."""
     catalog: Catalog = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -149,18 +152,25 @@ class Pipeline:
             max_events_per_key=self.max_events_per_key,
             task=task,
         )
+        stages = plan_stages(plan, self.events.key) if self.events.partitions > 1 else None
+        if stages is not None and not stages.rekeyed:
+            stages = None
+        catalog = Catalog(
+            self.name,
+            events=self.events.name,
+            labels=self.labels.topic,
+            names=self.topics,
+            rekeying=stages is not None,
+        )
         for name, value in (
             ("models", models),
             ("champion", champion),
             ("task", task),
             ("plan", plan),
-            (
-                "catalog",
-                Catalog(self.name, events=self.events.name, labels=self.labels.topic, names=self.topics),
-            ),
+            ("stages", stages),
+            ("catalog", catalog),
         ):
             object.__setattr__(self, name, value)
-        self._check_keys()
         self._check_label()
         self._check_served()
         self.event_decoder()
@@ -212,6 +222,9 @@ class Pipeline:
             "max_events_per_key": self.max_events_per_key,
         }
         parts.update((f"features.{name}", repr(feature)) for name, feature in self.features.items())
+        if self.stages is not None:
+            names = " ".join(stage.name for stage in self.stages.rekeyed)
+            parts["stages"] = f"{events.partitions} {names}"
         return {name: _short(str(part)) for name, part in parts.items()}
 
     def learner_definition(self) -> dict[str, str]:
@@ -226,19 +239,6 @@ class Pipeline:
         }
         parts.update((f"models.{name}", model_text(model)) for name, model in self.models.items())
         return {name: _short(part) for name, part in parts.items()}
-
-    def _check_keys(self) -> None:
-        """Windows by another key than the topic's see only their partition's events."""
-        if self.events.partitions == 1:
-            return
-        for group in self.plan.key_groups:
-            if self.events.key not in group:
-                keys = ", ".join(group) or "nothing (all events)"
-                raise DefinitionError(
-                    f"a window by {keys} needs events that lie on other partitions than their key "
-                    f"`{self.events.key}`",
-                    hint=f"use partitions=1, or put `{self.events.key}` among the window's keys",
-                )
 
     def _check_label(self) -> None:
         if self.labels.on_timeout != "drop":

@@ -36,7 +36,7 @@ from operators.entries import named, under
 from operators.gather import Gather
 from operators.logged import LoggedHops
 from operators.stages import Stages, looked_up
-from topics.hops import HopId, ValuesHop, decode_hop
+from topics.hops import HopId, Progress, ValuesHop, decode_hop
 from topics.messages import Claim, Outgoing, Record
 
 __all__ = ["Rekeying"]
@@ -44,6 +44,12 @@ __all__ = ["Rekeying"]
 OUTSTANDING_MAX = 10_000
 """Events of this partition on their way to others.  So a partition runs ahead of the slowest by no more,
 and a stage holds at most so many of each source, about 1 KB each."""
+
+TURN_MAX = 2_000
+"""Records routed in one turn: some 50 ms of the loop."""
+
+KEPT_EVERY_MS = 600_000
+"""Each log hears of its writers this often, so that where they stand does not expire with the log."""
 
 
 class _Position(msgspec.Struct):
@@ -68,6 +74,9 @@ class Rekeying:
         self.router = Router(pipeline, stages, partition=partition, hopbox=self._hopbox, gather=self._gather)
         self.enricher = Enricher(pipeline, stages, partition=partition, hopbox=self._hopbox)
         self._reader = Reader()
+        self._kept_ms = 0
+        self._hops: list[Record] = []
+        """Offered and not taken: as many as one poll brings."""
         self._waiting: deque[EventRead | LabelRead] = deque()
         """Records in the order in which the router took them, for the scorer to take in the same."""
 
@@ -77,8 +86,8 @@ class Rekeying:
         return self.enricher.counts
 
     def offer_hops(self, records: Sequence[Record]) -> None:
-        """Take records of the own partition of `rekey`."""
-        self.enricher.take(records)
+        """Queue records of the own partition of `rekey`; the next turn takes them."""
+        self._hops += records
 
     def offer_values(self, records: Sequence[Record]) -> None:
         """Take records of the own partition of `rekeyed`."""
@@ -87,8 +96,9 @@ class Rekeying:
             match decode_hop(record):
                 case Claim(source, number):
                     self._reader.claim(source, number)
-                case ValuesHop() as hop if self._reader.counts(hop.source_partition, hop.claim, hop.sequence):
-                    if hop.event_offset >= self.position.taken:
+                case (ValuesHop() | Progress()) as hop:
+                    counts = self._reader.counts(hop.source_partition, hop.claim, hop.sequence)
+                    if counts and isinstance(hop, ValuesHop) and hop.event_offset >= self.position.taken:
                         self._gather.put(hop.event_offset, hop.values, late=hop.late)
 
     def turn(
@@ -96,13 +106,20 @@ class Rekeying:
     ) -> list[Outgoing]:
         """Route what has been offered, as far as the others keep up; return what is to be sent."""
         self._hopbox.now_ms = now_ms
-        intake, router = self.intake, self.router
-        while self._gather.outstanding < OUTSTANDING_MAX:
+        hops, self._hops = self._hops, []
+        self.enricher.take(hops)
+        intake, router, routed = self.intake, self.router, 0
+        while routed < TURN_MAX and self._gather.outstanding < OUTSTANDING_MAX:
             run = intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
             if run is None:
                 break
             router.take(run, now_ms)
             self._waiting.extend(run.events or run.labels)
+            routed += len(run.events) + len(run.labels)
+        if now_ms - self._kept_ms >= KEPT_EVERY_MS:
+            self._kept_ms = now_ms
+            router.say_progress()
+            self.enricher.say_progress()
         quiet = not (events_unread or labels_unread or len(intake))
         router.turn(now_ms, quiet=quiet, idle_after_ms=idle_after_ms)
         return self._hopbox.drain()

@@ -44,6 +44,7 @@ def describe(pipeline: Pipeline) -> dict[str, Any]:
             "bytes_per_event_kept": plan.bytes_per_event,
             "events_per_key_max": pipeline.max_events_per_key,
         },
+        "stages": [] if pipeline.stages is None else pipeline.stages.describe(pipeline.events.partitions),
         "topics": {role: name for name, role in pipeline.catalog.roles.items()},
     }
 
@@ -67,6 +68,23 @@ def print_description(described: dict[str, Any]) -> None:
     )
     models = ", ".join(f"{name} ({kind})" for name, kind in described["models"].items())
     _out.print(f"models: {models}")
+    if described["stages"]:
+        _print_stages(described)
+
+
+def _print_stages(described: dict[str, Any]) -> None:
+    """Print which windows are computed where; an event visits every stage that has some."""
+    topics = described["topics"]
+    _out.print(
+        f"\nre-keying: {described['events']} -> {topics['rekey']} -> {topics['rekeyed']}, co-partitioned; an "
+        f"event is answered once every partition's watermark has passed it"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "key", "partitions", "windows"):
+        table.add_column(column)
+    for row in described["stages"]:
+        table.add_row(row["stage"], row["key"], str(row["partitions"]), "; ".join(row["windows"]))
+    _out.print(table)
 
 
 def print_plan(plan: Sequence[TopicPlan]) -> None:

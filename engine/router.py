@@ -110,7 +110,7 @@ class Router:
             return
         if self._hold.idle(0):
             self._go(self._hold.progress(0, NEVER, idle=False))
-            self._say_progress()  # before any record of ours: the others wait again
+            self.say_progress()  # before any record of ours: the others wait again
         position = self.position
         position.time_max = max(position.time_max, event_time)
         watermark = position.time_max - self._grace_ms
@@ -241,7 +241,7 @@ class Router:
         """Tell the others how far this source is; `quiet`: nothing is left to read, as far as is known.
 
         After `idle_after_ms` of that, what is held goes, and nobody waits for this source any more.
-        `now_ms` may be any clock that does not go back.
+        `now_ms` is a wall clock; one that goes back makes a wait longer.
         """
         if not quiet:
             self._quiet_ms = None
@@ -253,10 +253,11 @@ class Router:
         if said == self._said:
             return
         if self._said is None or said[1] != self._said[1] or now_ms - self._said_ms >= PROGRESS_EVERY_MS:
-            self._say_progress()
+            self.say_progress()
             self._said_ms = now_ms
 
-    def _say_progress(self) -> None:
+    def say_progress(self) -> None:
+        """Tell every partition of the stages how far this source is, new or not."""
         time, idle = self._said = (self._hold.horizon, self._hold.idle(0))
         for partition in range(self._partitions):
             self._hopbox.send("rekey", partition, None, Progress(self.partition, time, idle))

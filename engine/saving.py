@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import structlog
 
+from engine.inputs import Inputs
 from engine.kafka import Partition, Sink, Source
 from engine.ownership import Captured, Owned, Owner
 from engine.serving import ServedFeatures
@@ -42,7 +43,7 @@ class _Checkpoint(NamedTuple):
     scorers: list[Captured]
     learned: Learned
     positions: dict[Partition, int]
-    """Where to read on in events and labels."""
+    """Where to read on in each topic."""
 
 
 class Saving:
@@ -55,17 +56,14 @@ class Saving:
         source: Source,
         sink: Sink,
         served: ServedFeatures,
-        *,
-        events: str,
-        labels: str | None,
+        inputs: Inputs,
     ) -> None:
         self._owner = owner
         self._trainer = trainer
         self._source = source
         self._sink = sink
         self._served = served
-        self._events = events
-        self._labels = labels
+        self._inputs = inputs
         self._writing: asyncio.Task[None] | None = None
 
     @property
@@ -89,10 +87,8 @@ class Saving:
         scorers = []
         for one in owned:
             scorers.append(self._owner.capture(one))
-            position, number = one.scorer.position, one.scorer.partition
-            positions[self._events, number] = position.events
-            if self._labels is not None:
-                positions[self._labels, number] = position.labels
+            for topic, position in self._inputs.reached(one).items():
+                positions[topic, one.scorer.partition] = position
         checkpoint = _Checkpoint(self._sink.mark(), scorers, self._trainer.capture(), positions)
         self._writing = asyncio.create_task(self._write(checkpoint))
 
@@ -102,19 +98,20 @@ class Saving:
         Raises what it failed of, once: ClaimError if another owner has fenced, BrokerError and
         CheckpointError otherwise.  Whatever it is, the state in memory can be saved no more.
         """
-        if self._writing is not None:
-            await asyncio.wait({self._writing})
-            writing, self._writing = self._writing, None
+        writing = self._writing
+        if writing is not None:
+            await asyncio.wait({writing})
+            self._writing = None
             writing.result()
 
     async def abandon(self) -> None:
         """Give up the one in flight: what a crash at this moment would do."""
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.wait({self._writing})
-            if not self._writing.cancelled():
-                self._writing.exception()
-            self._writing = None
+        writing, self._writing = self._writing, None  # whoever waits in `finish` finds nothing any more
+        if writing is not None:
+            writing.cancel()
+            await asyncio.wait({writing})
+            if not writing.cancelled():
+                writing.exception()
 
     async def _write(self, checkpoint: _Checkpoint) -> None:
         """The order is the promise."""

@@ -199,6 +199,9 @@ class Settings(BaseSettings):
     """Signs model artefacts; every process of a pipeline needs the same."""
     checkpoint_interval_ms: Milliseconds = 5_000
     """Work that a crash repeats; also the longest an idle tail stays unsaved."""
+    idle_timeout_ms: Milliseconds = 5_000
+    """Where windows have other keys than the topic: a partition with nothing to read for this long holds the
+    others' events back no more.  What it gets later may be counted late."""
     drain_deadline_ms: Milliseconds = 25_000
     """From SIGTERM to the end; Kubernetes kills after 30 s."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

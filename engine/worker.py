@@ -19,6 +19,7 @@ from collections import Counter
 import structlog
 
 from engine.dispatch import Dispatch
+from engine.inputs import Inputs, together
 from engine.intake import Run
 from engine.kafka import Partition, Sink, Source, ensure_topics
 from engine.metrics import Metrics, Status, latencies_s, observe_delays
@@ -40,8 +41,6 @@ POLL_MS = 50
 """Longest wait for records: bounds how late a checkpoint, a stop or a command is noticed."""
 POLL_MAX = 1_000
 """Records of one poll: bounds one turn, and so how late a checkpoint or a rebalance is noticed."""
-BUFFERED_MAX = 10 * POLL_MAX
-"""Decoded records of one topic and partition held back while the other queue is waited for."""
 SHADOWS_QUICK_S = 0.005
 """Answers do not wait for the shadows of a run that take longer; quick ones are not worth a batch."""
 BEHIND_MAX = 256
@@ -76,11 +75,9 @@ class Worker:
         """Set once Kafka has answered and the topics are there."""
         metrics.status = self.status
         catalog = pipeline.catalog
-        self._events = catalog["events"]
-        self._labels = pipeline.labels.topic
+        self._inputs = Inputs(pipeline, idle_after_ms=settings.idle_timeout_ms)
         self._sink = Sink(settings.kafka)
-        topics = [self._events] if self._labels is None else [self._events, self._labels]
-        self._source = Source(settings.kafka, group=pipeline.name, topics=topics, listener=self)
+        self._source = Source(settings.kafka, group=pipeline.name, topics=self._inputs.topics, listener=self)
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
         self._served = ServedFeatures(pipeline, settings)
         self.trainer = Trainer(pipeline, settings, metrics, self._sink)
@@ -93,8 +90,7 @@ class Worker:
             self._source,
             self._sink,
             self._served,
-            events=self._events,
-            labels=self._labels,
+            self._inputs,
         )
         self._owned: dict[int, Owned] = {}
         self._models = self.trainer.models
@@ -151,7 +147,7 @@ class Worker:
         self.connected.set()
         await self._sink.start()
         await self._source.start()
-        return await self._sink.partitions(self._events)
+        return await self._sink.partitions(self.pipeline.events.name)
 
     async def _score(self) -> None:
         """Turn until told to stop, then save once more."""
@@ -198,12 +194,7 @@ class Worker:
         assigned, self._assigned = self._assigned, None
         if assigned is None:
             return
-        numbers = sorted(number for topic, number in assigned if topic == self._events)
-        if self._labels is not None and numbers != sorted(n for t, n in assigned if t == self._labels):
-            raise BrokerError(
-                f"{self._events} and {self._labels} were not assigned together",
-                hint="give both topics the same number of partitions",
-            )
+        numbers = self._inputs.numbers(assigned)
         self._owned.clear()
         self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
@@ -213,13 +204,7 @@ class Worker:
         await self.trainer.catch_up()
         scorers = [owned.scorer for owned in self._owned.values()]
         self.trainer.go_ahead(scorers, alone=len(numbers) == self._owner.partitions)
-        positions: dict[Partition, int | None] = {}
-        for number, owned in self._owned.items():
-            position = owned.scorer.position
-            positions[self._events, number] = position.events if owned.restored else None
-            if self._labels is not None:
-                positions[self._labels, number] = position.labels if owned.restored else None
-        if not await self._opened(positions):
+        if not await self._opened(self._inputs.positions(self._owned)):
             self._owned.clear()
             return
         gc.collect()
@@ -243,40 +228,22 @@ class Worker:
     def _offer(self, batches: dict[Partition, list[Record]]) -> None:
         """Hand what was polled to the scorers; hold a topic back while its queue is full."""
         for (topic, number), records in batches.items():
-            owned = self._owned.get(number)
-            if owned is None:
-                continue
-            if topic == self._events:
-                owned.scorer.intake.offer_events(records)
-            else:
-                owned.scorer.intake.offer_labels(records)
+            if (owned := self._owned.get(number)) is not None:
+                self._inputs.offer(owned, topic, records)
         for number, owned in self._owned.items():
-            intake = owned.scorer.intake
-            self._hold((self._events, number), full=intake.events_buffered > BUFFERED_MAX)
-            if self._labels is not None:
-                self._hold((self._labels, number), full=intake.labels_buffered > BUFFERED_MAX)
-
-    def _hold(self, partition: Partition, *, full: bool) -> None:
-        held = self._owned[partition[1]].held
-        if full and partition not in held:
-            self._source.pause([partition])
-            held.add(partition)
-        elif not full and partition in held:
-            self._source.resume([partition])
-            held.discard(partition)
+            self._inputs.hold(number, owned, self._source)
 
     async def _advance(self, number: int, owned: Owned, polled_s: float) -> None:
         """Take every run that is ready, while the partition is ours."""
-        intake = owned.scorer.intake
+        if self._ready:
+            await self._dispatch.put(self._inputs.route(number, owned, self._source, _now_ms()))
         while self._ready:
-            run = intake.next_run(
-                events_unread=self._source.unread((self._events, number)),
-                labels_unread=self._labels is not None and self._source.unread((self._labels, number)),
-            )
-            if run is None:
+            found = self._inputs.next_run(number, owned, self._source)
+            if found is None:
                 return
+            run, values = found
             await self.trainer.wait_until_near(BEHIND_MAX)
-            looked_up = await self._static.of(run)
+            looked_up = together(await self._static.of(run), values)
             for outcome, count in self._static.counts.items():
                 self.metrics.counts["lookups", outcome] = count
             async with self._models:
@@ -293,7 +260,7 @@ class Worker:
             self.metrics.absorb(self._served.counts)
             owned.scorer.join.prepare(UNPREPARED_MAX)
             observe_delays(self.metrics.label_delay, owned.scorer.label_delays_ms)
-            self.metrics.absorb(owned.scorer.counts)
+            owned.absorb_counts(self.metrics.absorb)
 
     def _observe(self, run: Run, polled_s: float) -> None:
         if run.events:
@@ -379,8 +346,8 @@ class Worker:
         """Return what a scrape shows."""
         lag: Counter[Partition] = Counter()
         for number in self._owned:
-            for topic in (self._events, self._labels):
-                if topic is not None and self._ready:
+            for topic in self._inputs.topics:
+                if self._ready:
                     lag[topic, number] = self._source.lag((topic, number))
         return self.trainer.status(
             lag=dict(lag),

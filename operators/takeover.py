@@ -33,6 +33,7 @@ from typing import Any, NamedTuple, Protocol
 
 from operators.claims import GAP, SUPPRESSED_MAX, Log, LogPosition, Reader, Suppression, Writer
 from topics.errors import BrokerError, CheckpointError, ClaimError
+from topics.hops import Hop
 from topics.messages import Claim, Command, Example, Prediction, Quarantine
 
 __all__ = [
@@ -131,7 +132,7 @@ class LogRecord(NamedTuple):
     """A decoded record of a log."""
 
     offset: int
-    value: Claim | Prediction | Example | Quarantine | Command
+    value: Claim | Prediction | Example | Quarantine | Command | Hop
 
 
 class LogBatch(NamedTuple):
@@ -189,21 +190,27 @@ class Takeover:
     watch: Watch
 
 
-def claimed_logs(source: int, examples_partitions: int) -> tuple[Log, ...]:
-    """Return every log partition an owner of `source` writes to, in the order in which they are claimed."""
-    return (*(("examples", number) for number in range(examples_partitions)), ("predictions", source))
+def claimed_logs(source: int, examples_partitions: int, hop_partitions: int = 0) -> tuple[Log, ...]:
+    """Return every log partition an owner of `source` writes to, in the order in which they are claimed.
+
+    What travels to other keys follows from the logs it is made from, so those come in any order.
+    """
+    hops = [(role, number) for role in ("rekey", "rekeyed") for number in range(hop_partitions)]
+    return (*hops, *(("examples", number) for number in range(examples_partitions)), ("predictions", source))
 
 
 def takeover(
     source: int,
     *,
     examples_partitions: int = 1,
+    hop_partitions: int = 0,
     accept_newer: bool = False,
     suppressed_max: int = SUPPRESSED_MAX,
 ) -> Generator[Request, Any, Takeover | None]:
     """Take over the source partition; return what to start with, or None if another owner came first.
 
-    None is no error: an owner that is still assigned calls again.  `accept_newer` claims above
+    None is no error: an owner that is still assigned calls again.  `hop_partitions`: how many partitions
+    each internal topic has, where events travel to other keys.  `accept_newer` claims above
     whatever the log holds.  Raises ClaimError if the log holds a claim which the store never handed
     out (it is behind: a failover, a lost directory) or rivals never rest; CheckpointError if the logs
     no longer, or not yet, hold the checkpoint's offsets.
@@ -230,7 +237,9 @@ def takeover(
         announced_at: int = yield WriteClaim(*predictions, Claim(source, -claim))
         yield from replay.read(predictions, announced_at)
         if replay.newest < claim:
-            claimed_at = yield from _claim(replay, claim, claimed_logs(source, examples_partitions))
+            claimed_at = yield from _claim(
+                replay, claim, claimed_logs(source, examples_partitions, hop_partitions)
+            )
             if replay.newest <= claim:
                 writer = Writer(source, claim, claimed_at)
                 watch = Watch(writer.position(predictions))
@@ -356,7 +365,7 @@ class _Replay:
                 self._take(log, record.value)
             self._positions[log] = batch.position
 
-    def _take(self, log: Log, value: Claim | Prediction | Example | Quarantine | Command) -> None:
+    def _take(self, log: Log, value: Claim | Prediction | Example | Quarantine | Command | Hop) -> None:
         if isinstance(value, Command):
             return
         source = log[1] if isinstance(value, Prediction) else value.source_partition

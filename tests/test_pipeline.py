@@ -85,11 +85,6 @@ def test_models_are_cloned_and_share_nothing() -> None:
         ({"events": Topic("pay.events", Payment, key="cart")}, "no field `cart`", "card"),
         ({"events": Topic("pay.events", Payment, key="card", time="when")}, "no field `when`", "event_time"),
         ({"events": Topic("pay.events", Payment, key="card", grace="soon")}, "soon", ""),
-        (
-            {"events": Topic("e", Payment, key="shop", partitions=4)},
-            "lie on other partitions than their key `shop`",
-            "partitions=1",
-        ),
         ({"labels": Labels("l", wait="1d", on_timeout="no")}, "on_timeout", "drop"),
         ({"topics": {"predictions": "pay.events"}}, "share the topic", ""),
         ({"name": "pay events"}, "pay events", ""),
