@@ -129,7 +129,7 @@ def river() -> Step:
             rolling = cards.get(event["card"])
             if rolling is None:
                 rolling = cards[event["card"]] = [
-                    utils.TimeRolling(kind(), period=timedelta(milliseconds=span_ms))
+                    utils.TimeRolling(kind, period=timedelta(milliseconds=span_ms))
                     for span_ms in SPANS_MS.values()
                     for kind in (stats.Sum, stats.Mean)
                 ]

@@ -99,8 +99,9 @@ class Split(NamedTuple):
             min((self.high_max - abs(high)) / self.value_max, (self.low_max - abs(low)) / self.low_step)
         )
 
-    def holds(self, highs: Sequence[float], lows: Sequence[float]) -> bool:
-        """Return whether all these sums are within bounds."""
+    def holds(self, sums: Sequence[float]) -> bool:
+        """Return whether all these sums, of highs and of lows in turn, are within bounds."""
+        highs, lows = sums[::2], sums[1::2]
         return (
             max(highs) <= self.high_max
             and min(highs) >= -self.high_max

@@ -13,15 +13,15 @@ instead of being searched for.  For `count` and `sum` of one column over one hou
 
     times.append(time)
     values.append(v0)
-    high0 += highs0[end]; highs0.append(high0)          # exact prefix sums, see exact.py
-    low0 += lows0[end]; lows0.append(low0)
+    high0 += sums0[end + end]; sums0.append(high0)          # exact prefix sums, see exact.py
+    low0 += sums0[end + end + 1]; sums0.append(low0)
     horizon = time - 3600000
     if times[s0] <= horizon:
         s0 += 1
         while times[s0] <= horizon: s0 += 1
         starts[0] = s0
     c0 = end + 1 - s0
-    t0_0 = (high0 - highs0[s0]) + (low0 - lows0[s0])
+    t0_0 = (high0 - sums0[s0 + s0]) + (low0 - sums0[s0 + s0 + 1])
     out = {'n': c0, 'sum': t0_0}
 
 All values are equal to the bit to those of `kernels.py`.
@@ -38,7 +38,7 @@ from typing import Any, Final, NamedTuple
 from operators.exact import SCALE, UNIT, VALUE_MAX, VALUE_MIN, variance
 from operators.kernels import Target, kinds_of
 
-__all__ = ["Layout", "Output", "compile_enter", "compile_run"]
+__all__ = ["Layout", "Output", "compile_enter", "compile_run", "hot_parts"]
 
 _NAMES: Final = {
     "SCALE": SCALE,
@@ -118,7 +118,7 @@ def compile_run(layout: Layout, output: Output, names: Mapping[str, Any]) -> Cal
     body = ["value = event.value", f"key = {key}", "time = event.event_time", "mark = event.watermark"]
     body += ["if mark > watermark:", "    watermark = mark", "    if mark >= due:"]
     body += ["        windows.forget(mark)", "        due = windows.due_ms"]
-    usual = ["if event.late or time < log.times[-1]:", *("    " + line for line in unusual)]
+    usual = ["if event.late:", *("    " + line for line in unusual)]
     for n, name in enumerate(layout.columns):
         usual += [f"v{n} = value.{name}"]
         if n not in _split_columns(layout):
@@ -164,18 +164,44 @@ def _splits(layout: Layout) -> list[str]:
     return [f"M{n}, C{n}, D{n} = quick[{n}]" for n in _split_columns(layout)]
 
 
+def hot_parts(layout: Layout, log: Any) -> tuple[Any, ...] | None:
+    """Return all lists of a log that a usual event touches, in one tuple; None if one is wanting.
+
+    One tuple is one place in memory, where a chain of objects would be a cache miss each.
+    """
+    parts = [log.times, log.values, log.starts]
+    for n, name in _lists(layout):
+        if (part := getattr(log.index[n], name)) is None:
+            return None
+        parts.append(part)
+    return tuple(parts)
+
+
+def _lists(layout: Layout) -> list[tuple[int, str]]:
+    """Return the lists of each column's index that are used: its number and their names."""
+    found: list[tuple[int, str]] = []
+    split = _split_columns(layout)
+    for n, column in enumerate(layout.columns):
+        kinds = kinds_of(layout.targets, column)
+        found += [(n, "sums")] if n in split else []
+        found += [(n, "totals"), (n, "squares")] if kinds & {"var", "std"} else []
+        found += [(n, "present")] if layout.is_sparse else []
+        found += [(n, stack) for kind, stack in (("max", "peaks"), ("min", "dips")) if kind in kinds]
+    return found
+
+
 def _checks(layout: Layout, unusual: list[str]) -> list[str]:
     """Return the lines that make sure of everything that `_entering` and `_reading` rely on."""
     act = ["    " + line for line in unusual]
-    lines = ["times = log.times", "end = len(times)"]
-    lines += ["if end >= log.room:", "    end = make_room(log, mark)"]
-    lines += ["indexes = log.index", "if indexes is None:", *act]
+    names = ["times", "values", "starts", *(f"{name}{n}" for n, name in _lists(layout))]
+    unpack = ["if hot is None:", *act, f"{', '.join(names)} = hot"]
+    lines = ["hot = log.hot", *unpack, "end = len(times)", "if end >= log.room:"]
+    lines += ["    end = make_room(log, mark)", "    hot = log.hot", *("    " + line for line in unpack)]
+    lines += ["if not end or time < times[end - 1]:", *act]
     split = _split_columns(layout)
     for n in range(len(layout.columns)):
-        lines += [f"index{n} = indexes[{n}]"]
         if n in split:
-            lines += [f"highs{n} = index{n}.highs"]
-            lines += [f"if v{n} is None or highs{n} is None or not -M{n} <= v{n} <= M{n}:", *act]
+            lines += [f"if v{n} is None or not -M{n} <= v{n} <= M{n}:", *act]
             lines += [f"high{n} = v{n} + C{n} - C{n}", f"low{n} = v{n} - high{n}"]
             lines += [f"if low{n} + D{n} - D{n} != low{n}:", *act]
         else:
@@ -186,7 +212,7 @@ def _checks(layout: Layout, unusual: list[str]) -> list[str]:
 def _entering(layout: Layout) -> list[str]:
     """Return the lines that put the event into its log."""
     columns = layout.columns
-    lines = ["values = log.values", "starts = log.starts", "times.append(time)", "log.watermark = mark"]
+    lines = ["times.append(time)", "log.watermark = mark"]
     lines += ["if not log.changed:", "    log.changed = True", "    changed.add(key)"]
     row = ", ".join(f"v{n}" for n in range(len(columns)))
     lines += ["values.append(v0)"] if len(columns) == 1 else [f"values += ({row})"] if columns else []
@@ -194,24 +220,22 @@ def _entering(layout: Layout) -> list[str]:
     for n, column in enumerate(columns):
         kinds = kinds_of(layout.targets, column)
         if n in split:
-            lines += [f"lows{n} = index{n}.lows"]
-            lines += [f"high{n} += highs{n}[end]", f"highs{n}.append(high{n})"]
-            lines += [f"low{n} += lows{n}[end]", f"lows{n}.append(low{n})"]
+            lines += ["at = end + end", f"high{n} += sums{n}[at]", f"low{n} += sums{n}[at + 1]"]
+            lines += [f"sums{n}.append(high{n})", f"sums{n}.append(low{n})"]
         elif kinds & _SUMMED:
             lines += [
                 f"unit = int(v{n} * SCALE)",
-                f"totals{n}, squares{n} = index{n}.totals, index{n}.squares",
             ]
             lines += [f"total{n} = totals{n}[end] + unit", f"totals{n}.append(total{n})"]
             lines += [f"square{n} = squares{n}[end] + unit * unit", f"squares{n}.append(square{n})"]
         if layout.is_sparse:
-            lines += [f"present{n} = index{n}.present", f"there{n} = present{n}[end] + 1"]
+            lines += [f"there{n} = present{n}[end] + 1"]
             lines += [f"present{n}.append(there{n})"]
         for kind, stack, order in (("max", "peaks", "<="), ("min", "dips", ">=")):
             if kind in kinds:
                 mine, last = f"{stack}{n}", f"{stack}{n}[-1]"
                 at = last if len(columns) == 1 else f"{last} * {len(columns)} + {n}"
-                lines += [f"{mine} = index{n}.{stack}", f"while {mine} and values[{at}] {order} v{n}:"]
+                lines += [f"while {mine} and values[{at}] {order} v{n}:"]
                 lines += [f"    {mine}.pop()", f"{mine}.append(end)"]
     return lines
 
@@ -254,8 +278,9 @@ def _column(layout: Layout, n: int, place: int, kinds: set[str]) -> tuple[list[s
         count = f"c{place}_{n}"
         lines += [f"{count} = there{n} - present{n}[{start}]"]
     if n in _split_columns(layout):
-        high, low = f"(high{n} - highs{n}[{start}])", f"(low{n} - lows{n}[{start}])"
-        lines += [f"{total} = {high} + {low}"] if kinds & {"sum", "mean"} else []
+        if kinds & {"sum", "mean"}:
+            lines += [f"at = {start} + {start}"]
+            lines += [f"{total} = (high{n} - sums{n}[at]) + (low{n} - sums{n}[at + 1])"]
     elif kinds & _SUMMED:
         lines += [f"units = total{n} - totals{n}[{start}]", f"{total} = float(units) * UNIT"]
         if kinds & {"var", "std"}:

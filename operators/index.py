@@ -33,8 +33,8 @@ ROOM_MIN: Final = 64
 class ColumnIndex:
     """The derived lists of column `offset` of rows of `stride` values; those not wanted are None.
 
-    `highs[i]` and `lows[i]` (or else `totals[i]`), `squares[i]`, `present[i]` are over the entries
-    before `i`, from any origin; `peaks` and `dips` are positions.
+    `sums[2 * i]` and `sums[2 * i + 1]`, high and low (or else `totals[i]`), `squares[i]` and `present[i]` are
+    over the entries before `i`, from any origin; `peaks` and `dips` are positions.
 
     >>> index = ColumnIndex({"max", "present"}, stride=1, offset=0)
     >>> index.extend([3.0, None, 5.0, 4.0])
@@ -47,11 +47,10 @@ class ColumnIndex:
         "_split",
         "_stride",
         "dips",
-        "highs",
-        "lows",
         "peaks",
         "present",
         "squares",
+        "sums",
         "totals",
     )
 
@@ -62,8 +61,8 @@ class ColumnIndex:
         self._offset = offset
         self._split = split
         is_summed = bool(wanted & {"sum", "mean", "var", "std"})
-        self.highs: array[float] | None = array("d", [0.0]) if is_summed and split is not None else None
-        self.lows: array[float] | None = array("d", [0.0]) if is_summed and split is not None else None
+        is_split = is_summed and split is not None
+        self.sums: array[float] | None = array("d", (0.0, 0.0)) if is_split else None
         self.totals: list[int] | None = [0] if is_summed and split is None else None
         self.squares: list[int] | None = [0] if wanted & {"var", "std"} else None
         self.present: list[int] | None = [0] if "present" in wanted else None
@@ -77,25 +76,22 @@ class ColumnIndex:
 
     def room(self) -> int:
         """Return how many more entries may be appended before sums have to start from nothing."""
-        if self.highs is None or self.lows is None or self._split is None:
+        if self.sums is None or self._split is None:
             return ROOM_MAX
-        return self._split.room(self.highs[-1], self.lows[-1])
+        return self._split.room(self.sums[-2], self.sums[-1])
 
     def extend(self, values: Values) -> None:
         """Follow a log from its first entry."""
         for position in range(len(values) // self._stride):
             self._append_places(values, position)
         column = [value or 0.0 for value in values[self._offset :: self._stride]]
-        if self._split is not None and self.highs is not None:
+        if self._split is not None and self.sums is not None:
             parts = [self._split.parts(value) for value in column]
             fitting = [part for part in parts if part is not None]
-            self.highs = array("d", accumulate((high for high, _ in fitting), initial=0.0))
-            self.lows = array("d", accumulate((low for _, low in fitting), initial=0.0))
-            if (
-                len(fitting) < len(parts)
-                or not self._split.holds(self.highs, self.lows)
-                or self.room() < ROOM_MIN
-            ):
+            for high, low in fitting:
+                self.sums.extend((self.sums[-2] + high, self.sums[-1] + low))
+            fits = len(fitting) == len(parts) and self._split.holds(self.sums)
+            if not fits or self.room() < ROOM_MIN:
                 self._widen(values)
         elif self.totals is not None:
             units = [int(value * SCALE) for value in column]
@@ -125,11 +121,10 @@ class ColumnIndex:
             dips.append(position)
 
     def _append_sums(self, values: Values, value: Any) -> None:
-        if (highs := self.highs) is not None and (lows := self.lows) is not None and self._split is not None:
+        if (sums := self.sums) is not None and self._split is not None:
             parts = self._split.parts(value or 0.0)
             if parts is not None and self.room() > 0:
-                highs.append(highs[-1] + parts[0])
-                lows.append(lows[-1] + parts[1])
+                sums.extend((sums[-2] + parts[0], sums[-1] + parts[1]))
             else:
                 self._widen(values)
         elif (totals := self.totals) is not None:
@@ -142,17 +137,16 @@ class ColumnIndex:
         """Hold sums as integers, which any number fits."""
         units = (int((value or 0.0) * SCALE) for value in values[self._offset :: self._stride])
         self.totals = list(accumulate(units, initial=0))
-        self.highs = self.lows = None
+        self.sums = None
 
     def insert(self, values: Values, position: int) -> None:
         """Follow the log after the entry `position` was put before later ones."""
         value = values[position * self._stride + self._offset]
-        if self.highs is not None and self.lows is not None and self._split is not None:
+        if self.sums is not None and self._split is not None:
             parts = self._split.parts(value or 0.0)
             if parts is not None:
-                _insert_part(self.highs, position, parts[0])
-                _insert_part(self.lows, position, parts[1])
-            if parts is None or not self._split.holds(self.highs, self.lows):
+                _insert_parts(self.sums, position, *parts)
+            if parts is None or not self._split.holds(self.sums):
                 self._widen(values)
         elif self.totals is not None:
             unit = int((value or 0.0) * SCALE)
@@ -183,7 +177,9 @@ class ColumnIndex:
 
     def trim(self, count: int) -> None:
         """Follow the log after its first `count` entries were cut off."""
-        for sums in (self.highs, self.lows, self.totals, self.squares, self.present):
+        if self.sums is not None:
+            del self.sums[: 2 * count]
+        for sums in (self.totals, self.squares, self.present):
             if sums is not None:
                 del sums[:count]
         for stack in (self.peaks, self.dips):
@@ -196,6 +192,9 @@ def _insert(sums: list[int], position: int, more: int) -> None:
     sums[position + 1 :] = [found + more for found in sums[position:]]
 
 
-def _insert_part(sums: array[float], position: int, more: float) -> None:
-    """Put an entry worth `more` at `position` of exact prefix sums."""
-    sums[position + 1 :] = array("d", [found + more for found in sums[position:]])
+def _insert_parts(sums: array[float], position: int, high: float, low: float) -> None:
+    """Put an entry worth `high` and `low` at `position` of exact prefix sums."""
+    later = sums[2 * position :]
+    later[::2] = array("d", [found + high for found in later[::2]])
+    later[1::2] = array("d", [found + low for found in later[1::2]])
+    sums[2 * position + 2 :] = later

@@ -151,7 +151,7 @@ def _indexed_preface(kinds: set[str], offset: int, sparse: bool) -> list[str]:
     if kinds & {"var", "std"}:
         lines += [f"totals{offset} = index.totals", f"units{offset} = totals{offset}[end]"]
     elif kinds & {"sum", "mean"}:
-        lines += [f"highs{offset}, lows{offset}, totals{offset} = index.highs, index.lows, index.totals"]
+        lines += [f"sums{offset}, totals{offset} = index.sums, index.totals"]
     if kinds & {"var", "std"}:
         lines += [f"squares{offset} = index.squares"]
     if "max" in kinds:
@@ -174,12 +174,13 @@ def _indexed(targets: Sequence[Target], offset: int, stride: int, sparse: bool) 
     if kinds & {"var", "std"}:
         lines += [f"    units = units{offset} - totals{offset}[start]", "    total = float(units) * UNIT"]
     elif kinds & {"sum", "mean"}:
-        highs, lows, totals = f"highs{offset}", f"lows{offset}", f"totals{offset}"
+        sums, totals = f"sums{offset}", f"totals{offset}"
         lines += [
-            f"    if {highs} is None:",
+            f"    if {sums} is None:",
             f"        total = float({totals}[end] - {totals}[start]) * UNIT",
             "    else:",
-            f"        total = ({highs}[end] - {highs}[start]) + ({lows}[end] - {lows}[start])",
+            f"        high = {sums}[end + end] - {sums}[start + start]",
+            f"        total = high + ({sums}[end + end + 1] - {sums}[start + start + 1])",
         ]
     if kinds & {"var", "std"}:
         lines += [f"    spread = variance(count, units, squares{offset}[end] - squares{offset}[start])"]

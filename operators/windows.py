@@ -24,7 +24,7 @@ from typing import Any, Final
 import msgspec
 
 from operators.exact import Number, Split, split_for
-from operators.fused import Layout, Output, compile_enter, compile_run
+from operators.fused import Layout, Output, compile_enter, compile_run, hot_parts
 from operators.index import ROOM_MAX, ColumnIndex
 from operators.kernels import Kernels, Target, build
 from operators.quiet import QUIET_MAX, QuietLogs, compile_calm
@@ -53,7 +53,7 @@ class KeyLog:
     `base` follows what is over at `watermark`, that of the last change, only when there are `room` entries.
     """
 
-    __slots__ = ("base", "changed", "index", "room", "starts", "times", "values", "watermark")
+    __slots__ = ("base", "changed", "hot", "index", "room", "starts", "times", "values", "watermark")
 
     def __init__(self, times: array[int], values: list[Number | None], widths: int = 0) -> None:
         self.times = times
@@ -63,6 +63,8 @@ class KeyLog:
         self.watermark = LONG_AGO
         self.changed = False
         self.index: list[ColumnIndex] | None = None
+        self.hot: tuple[Any, ...] | None = None
+        """What a usual event touches: `fused.hot_parts`."""
         self.starts = [0] * widths
         """No window of the newest entry or a later one starts before these, the longest first."""
 
@@ -129,7 +131,7 @@ class Windows:
             if log is None:
                 if self._calm(key, time, watermark, row, out):
                     return
-            elif time >= log.times[-1] and self._enter(key, log, time, watermark, row, out):
+            elif self._enter(key, log, time, watermark, row, out):
                 return
         self._step_any(key, event, row, out)
 
@@ -203,7 +205,7 @@ class Windows:
             presence | {a.kind for _, a, _ in self._targets if a.is_valued and a.column == column}
             for column in self._columns
         ]
-        layout = Layout(self._columns, self._targets, self.is_sparse)
+        layout = self._layout = Layout(self._columns, self._targets, self.is_sparse)
         self._widths_ms = layout.widths_ms
         names = {
             "changed": self._changed,
@@ -231,7 +233,7 @@ class Windows:
         self.is_sparse = True
         self._compile()
         for log in self._logs.values():
-            log.index, log.room = None, 0
+            log.index, log.hot, log.room = None, None, 0
 
     def _log(self, key: str, time: int, watermark: int) -> KeyLog:
         """Return the log of `key`, which is about to get an entry."""
@@ -257,7 +259,7 @@ class Windows:
             base += 1
             self.evicted_events += 1
         log.base = base
-        log.starts = [max(start, base) for start in log.starts]
+        log.starts[:] = [max(start, base) for start in log.starts]
         kept = end - base
         spare = min(max(TRIM_MIN, kept // 4), self._event_max - kept)
         if base >= TRIM_MIN and base * 2 >= end:
@@ -281,7 +283,7 @@ class Windows:
         """Cut what is forgotten off the lists."""
         count, log.base = log.base, 0
         del log.times[:count], log.values[: count * self._stride]
-        log.starts = [start - count for start in log.starts]
+        log.starts[:] = [start - count for start in log.starts]
         if log.index is not None:
             for index in log.index:
                 index.trim(count)
@@ -299,6 +301,7 @@ class Windows:
             index = ColumnIndex(wanted, stride=self._stride, offset=offset, split=split)
             index.extend(log.values)
             log.index.append(index)
+        log.hot = hot_parts(self._layout, log)
 
     def _insert(self, log: KeyLog, position: int, time: int, row: Row) -> None:
         """Put an entry in its place."""
@@ -315,6 +318,8 @@ class Windows:
             if log.index is not None:
                 for index in log.index:
                     index.insert(values, position)
+        if log.hot is not None and log.index is not None:
+            log.hot = hot_parts(self._layout, log)
         if None in row and not self.is_sparse:
             self._become_sparse()
 
