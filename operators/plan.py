@@ -51,13 +51,8 @@ Store = Literal["windows", "slices", "tiles", "chains", "fading"]
 _RUNNING: Final = frozenset(
     ("count", "sum", "mean", "min", "max", "var", "std", "first", "last", "since_last", "rate")
 )
-_COSTS: Final[Mapping[Store, str]] = {
-    "windows": "constant",
-    "slices": "entries in the window",
-    "tiles": "constant, and the tiles once a step",
-    "chains": "constant",
-    "fading": "constant",
-}
+_ALL_READ: Final = frozenset(("min", "max", "arg_max", "arg_min"))
+"""Aggregates of slices that read all entries at each event; the others are followed (`running.py`)."""
 
 
 class FeatureRow(NamedTuple):
@@ -69,7 +64,7 @@ class FeatureRow(NamedTuple):
     source: str
     window_ms: int | None
     cost: str
-    """What one event costs for it: constant, or all entries of the window."""
+    """What an event in order costs for it: constant, or as many entries or different values as there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +168,21 @@ class FeaturePlan:
                     ", ".join(dict.fromkeys("+".join(window.keys) or "all" for window in windows)),
                     ", ".join(dict.fromkeys([*sources, *stored])) or "event",
                     max((window.reach_ms for window in windows), default=None),
-                    ", ".join(dict.fromkeys(_COSTS[stores[window]] for window in windows)),
+                    ", ".join(dict.fromkeys(_cost(window, stores[window]) for window in windows)),
                 )
             )
         return rows
+
+
+def _cost(aggregate: Aggregate, store: Store) -> str:
+    """Return what one event costs."""
+    if store == "tiles" and isinstance(aggregate.span, Tiled):
+        return "constant, tiles once a step"
+    if store != "slices":
+        return "constant"
+    if aggregate.kind in ("mode", "entropy"):
+        return "different values"
+    return "entries in the window" if aggregate.kind in _ALL_READ else "constant"
 
 
 def compile_features(

@@ -9,7 +9,8 @@ different values, the event with the largest.  Never here: keys (`keyed.py`), ru
     tumbling("1h")                         |   [---]       from the full hour, which is inside
     last_n(2)                                  [---]       the last two entries
 
-Cost: an event reads every entry of each of its windows: O(entries), at the speed of C loops.
+Cost: an event reads every entry of each of its windows: O(entries), at the speed of C loops.  Large windows
+of values that can be followed (`running.py`) cost what enters and leaves, unless the event is out of order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
-from math import fsum, log2, sqrt
+from math import fsum, sqrt
 from typing import Any, Final
 
 import msgspec
@@ -27,10 +28,13 @@ from operators.exact import variance_of
 from operators.kernels import Target
 from operators.keyed import Row
 from operators.nodes import Aggregate
+from operators.running import FOLLOWERS, quantile_of_ordered, shares_entropy
 from operators.spans import LastN, Tumbling
 
 __all__ = ["Log", "Slices", "entropy_of", "mode_of", "quantile_of"]
 
+FOLLOW_MIN: Final = 64
+"""A window of this many entries is followed; a smaller one is read as fast."""
 TRIM_MIN: Final = 8
 """Forgotten entries are cut off a list when they are this many and half of it."""
 
@@ -42,12 +46,26 @@ Bounds = Callable[[list[int], int, int, int], int]
 class Log:
     """What one key keeps: times in order, and rows laid end to end; entries before `base` are forgotten."""
 
-    __slots__ = ("base", "times", "values")
+    __slots__ = ("base", "followed", "times", "values")
 
     def __init__(self, times: list[int], values: Values) -> None:
         self.times = times
         self.values = values
         self.base = 0
+        self.followed: dict[int, _Followed] = {}
+        """Derived: per reader, the window that is followed."""
+
+
+class _Followed:
+    """A window that is followed: the entries from `start` to `end` are inside."""
+
+    __slots__ = ("end", "inside", "offset", "start")
+
+    def __init__(self, start: int, end: int, inside: Any, offset: int) -> None:
+        self.start = start
+        self.end = end
+        self.inside = inside
+        self.offset = offset
 
 
 class Slices:
@@ -77,8 +95,8 @@ class Slices:
         self.reach_ms = max(target.aggregate.reach_ms for target in targets)
         before = [target for target in targets if _leaves_out(target.aggregate)]
         after = [target for target in targets if not _leaves_out(target.aggregate)]
-        self._before = [_reader(target, columns) for target in before]
-        self._after = [_reader(target, columns) for target in after]
+        self._before = [_reader(target, columns, number) for number, target in enumerate(before)]
+        self._after = [_reader(target, columns, number) for number, target in enumerate(after, len(before))]
 
     def new(self) -> Log:
         """Return a log without entries."""
@@ -96,6 +114,7 @@ class Slices:
             del times[:base], values[: base * stride]
             end -= base
             log.base = 0
+            _shift(log, base)
         if end == log.base or times[-1] <= time:
             times.append(time)
             values += row
@@ -103,6 +122,7 @@ class Slices:
             place = bisect_right(times, time, log.base)
             times.insert(place, time)
             values[place * stride : place * stride] = row
+            _insert(log, place, row)
         return evicted
 
     def look(self, log: Log, time: int, out: dict[Any, Any]) -> None:
@@ -144,6 +164,8 @@ class Slices:
 
 
 _Reader = Callable[[Log, int, int, dict[Any, Any]], None]
+_Reduction = Callable[[Log, int, int, int], Any]
+"""(log, first entry inside, position after the last, time of the window's end) -> value or None."""
 _pack = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[int], list[int | float | bool | str | None]]).decode
 
@@ -153,11 +175,13 @@ def _leaves_out(aggregate: Aggregate) -> bool:
     return not aggregate.include_current or aggregate.kind == "since_last"
 
 
-def _reader(target: Target, columns: Sequence[str | None]) -> _Reader:
+def _reader(target: Target, columns: Sequence[str | None], number: int) -> _Reader:
     """Return how one aggregate is read."""
     name, aggregate, has_default = target
     first = _bounds(aggregate)
     reduce = _reduction(aggregate, columns)
+    if aggregate.kind in FOLLOWERS:
+        reduce = _following(reduce, aggregate, columns, number)
 
     def read(log: Log, end: int, time: int, out: dict[Any, Any]) -> None:
         start = first(log.times, log.base, end, time)
@@ -186,7 +210,7 @@ def _bounds(aggregate: Aggregate) -> Bounds:
             return lambda times, base, end, time: bisect_right(times, time - width, base, end)
 
 
-def _reduction(aggregate: Aggregate, columns: Sequence[str | None]) -> Callable[[Log, int, int, int], Any]:
+def _reduction(aggregate: Aggregate, columns: Sequence[str | None]) -> _Reduction:
     """Return how entries `start` to `end` become one value, None where it is missing."""
     kind, stride, width = aggregate.kind, len(columns), aggregate.window_ms
     if kind == "count":
@@ -206,6 +230,8 @@ def _reduction(aggregate: Aggregate, columns: Sequence[str | None]) -> Callable[
             return max(pairs, key=lambda pair: pair[0] * sign)[1] if pairs else None
 
         return extreme
+    if kind in ("first", "last"):
+        return _end(offset, stride, is_first=kind == "first")
     reduce = REDUCTIONS[kind]
     empty = 0.0 if kind == "sum" else 0 if kind == "distinct" else None
     argument = aggregate.argument
@@ -219,19 +245,76 @@ def _reduction(aggregate: Aggregate, columns: Sequence[str | None]) -> Callable[
     return reduced
 
 
+def _end(offset: int, stride: int, *, is_first: bool) -> _Reduction:
+    """Return how the oldest or the newest value that is present is found."""
+
+    def end_of(log: Log, start: int, end: int, _time: int) -> Any:
+        values = log.values
+        for place in range(start, end) if is_first else range(end - 1, start - 1, -1):
+            if (found := values[place * stride + offset]) is not None:
+                return found
+        return None
+
+    return end_of
+
+
+def _following(
+    reduce: _Reduction, aggregate: Aggregate, columns: Sequence[str | None], number: int
+) -> _Reduction:
+    """Return `reduce` as it is for small windows and steps back, by following the window otherwise."""
+    stride, offset, argument = len(columns), columns.index(aggregate.column), aggregate.argument
+    make, value = FOLLOWERS[aggregate.kind]
+
+    def followed(log: Log, start: int, end: int, time: int) -> Any:
+        if end - start < FOLLOW_MIN:
+            log.followed.pop(number, None)
+            return reduce(log, start, end, time)
+        found = log.followed.get(number)
+        if found is None or start >= found.end:
+            found = log.followed[number] = _Followed(start, start, make(), offset)
+        elif start < found.start or end < found.end:
+            return reduce(log, start, end, time)
+        inside, values = found.inside, log.values
+        for entering in values[found.end * stride + offset : end * stride : stride]:
+            if entering is not None:
+                inside.add(entering)
+        for leaving in values[found.start * stride + offset : start * stride : stride]:
+            if leaving is not None:
+                inside.remove(leaving)
+        found.start, found.end = start, end
+        return value(inside, argument, lambda: values[start * stride + offset : end * stride : stride][::-1])
+
+    return followed
+
+
+def _insert(log: Log, place: int, row: Row) -> None:
+    """Let followed windows know of an entry that came before later ones."""
+    for found in log.followed.values():
+        if place < found.start:
+            found.start += 1
+            found.end += 1
+        elif place < found.end:
+            found.end += 1
+            if row[found.offset] is not None:
+                found.inside.add(row[found.offset])
+
+
+def _shift(log: Log, count: int) -> None:
+    """Let followed windows know that the first `count` entries were cut off."""
+    for number, found in list(log.followed.items()):
+        if found.start < count:
+            del log.followed[number]
+        found.start -= count
+        found.end -= count
+
+
 def quantile_of(values: Values, share: float) -> float:
     """Return the quantile, linear between neighbours (Hyndman and Fan's type 7).
 
     >>> quantile_of([4.0, 1.0, 2.0], 0.75)
     3.0
     """
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    low = ordered[below]
-    if place == below:
-        return float(low)
-    return float(low + (ordered[below + 1] - low) * (place - below))
+    return quantile_of_ordered(sorted(values), share)
 
 
 def mode_of(values: Values, rank: int) -> Any:
@@ -250,8 +333,7 @@ def entropy_of(values: Values) -> float:
     >>> entropy_of(["a", "b", "a", "b"]), entropy_of(["a", "a"])
     (1.0, 0.0)
     """
-    shares = [count / len(values) for count in Counter(values).values()]
-    return 0.0 - fsum([share * log2(share) for share in shares])
+    return shares_entropy(Counter(values))
 
 
 REDUCTIONS: Final[dict[str, Callable[[Values, Any], Any]]] = {
@@ -261,8 +343,6 @@ REDUCTIONS: Final[dict[str, Callable[[Values, Any], Any]]] = {
     "std": lambda values, _: sqrt(variance_of(values)),
     "min": lambda values, _: min(values[::-1]),
     "max": lambda values, _: max(values[::-1]),
-    "first": lambda values, _: values[0],
-    "last": lambda values, _: values[-1],
     "distinct": lambda values, _: len(set(values)),
     "mode": lambda values, rank: mode_of(values, rank or 1),
     "entropy": lambda values, _: entropy_of(values),

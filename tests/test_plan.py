@@ -153,11 +153,12 @@ def test_what_is_kept_alike_shares_one_group() -> None:
         l=card.entropy("kind", last_n(9)),
         m=card.last("kind", "1h"),
         n=card.mean(label, tiled("7d", step="1h")),
+        o=card.arg_max("kind", "amount", "1h"),
     )
     assert [(group.store, len(group.aggregates), group.unit_ms) for group in plan.groups] == [
         ("windows", 1, 0),
         ("windows", 2, 0),
-        ("slices", 3, 0),
+        ("slices", 4, 0),
         ("slices", 2, 0),
         ("tiles", 2, 3_600_000),
         ("tiles", 1, 7_200_000),
@@ -168,7 +169,9 @@ def test_what_is_kept_alike_shares_one_group() -> None:
     assert plan.label_key_groups == (("card",),)
     costs = {row.name: row.cost for row in plan.describe()}
     assert costs["a"] == costs["b"] == costs["j"] == costs["k"] == "constant"
-    assert costs["d"] == costs["e"] == costs["l"] == "entries in the window"
+    assert costs["d"] == costs["e"] == costs["m"] == "constant"
+    assert (costs["f"], costs["l"], costs["o"]) == ("constant", "different values", "entries in the window")
+    assert costs["h"] == "constant, tiles once a step"
     assert plan.bytes_per_key >= 25 * 120
 
 

@@ -7,6 +7,7 @@ t - shift - w      t - shift             t
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from window_oracle import Payment, check, expected, features_of, histories
 
 from operators import by, field, last_n, tumbling
+from operators import slices as module
 from operators.expressions import Aggregate, Expression
 from operators.slices import entropy_of, mode_of, quantile_of
 from topics.messages import Event
@@ -72,7 +74,13 @@ OTHER_SPANS = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.fixture(params=[1, 4, 64], ids=["followed", "some", "sliced"], autouse=True)
+def _threshold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Follow every window, some, and none."""
+    monkeypatch.setattr(module, "FOLLOW_MIN", request.param)
+
+
+@settings(max_examples=25, deadline=None)
 @given(history=histories())
 @pytest.mark.parametrize(
     "definition", [RICH, CONDITIONAL, SHIFTED, OTHER_SPANS], ids=["rich", "where", "shift", "spans"]
@@ -181,3 +189,22 @@ def test_ties_go_to_the_newest_and_one_value_has_no_entropy() -> None:
     assert [mode_of(list("abcab"), rank) for rank in (1, 2, 3, 4)] == ["b", "a", "c", None]
     assert str(entropy_of([3, 3, 3])) == "0.0"
     assert math.isclose(entropy_of(list("aaab")), 0.811278, rel_tol=1e-6)
+
+
+def test_a_followed_window_has_the_bits_of_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long history with ties, out of order and missing values, room for 150 entries."""
+    rng, newest, events = random.Random(5), 0, []
+    for number in range(1_500):
+        time = newest + rng.choice([0, 0, 1, 3, -20, -7])
+        newest = max(newest, time)
+        amount = rng.choice([None, 0.0, -0.0, rng.gauss(0, 1), rng.gauss(0, 1), float(rng.randint(0, 3))])
+        value = Payment("a", amount, rng.choice("xxyzw"), "sale", rng.choice([None, 0, 1, 2]))
+        late = time < newest - 30
+        events.append(Event(str(number), max(0, time), "a", value, number, newest - 30, late))
+    found = []
+    for least in (1, 20, 10**9):
+        monkeypatch.setattr(module, "FOLLOW_MIN", least)
+        features = features_of(RICH | SHIFTED | OTHER_SPANS, event_max=150)
+        found.append(repr(features.step_events(events)))
+        assert features.evicted_events > 100
+    assert found[0] == found[1] == found[2]
