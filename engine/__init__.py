@@ -6,5 +6,6 @@ The names below are what a user's file needs besides the feature language of `op
 from engine.pipeline import Labels, Pipeline, Topic
 from operators.drift import Drift
 from operators.evidence import Promotion
+from operators.rules import Alerts, Rule
 
-__all__ = ["Drift", "Labels", "Pipeline", "Promotion", "Topic"]
+__all__ = ["Alerts", "Drift", "Labels", "Pipeline", "Promotion", "Rule", "Topic"]

@@ -184,6 +184,10 @@ class Backtest:
             ],
             "served": learner.evaluation.served_scores(),
             "models": learner.evaluation.model_scores(),
+            "rules": {
+                name.partition(" ")[2]: count for (kind, name), count in counts.items() if kind == "rule_hits"
+            },
+            "alerts": {name: count for (kind, name), count in counts.items() if kind == "alerts"},
             "dead_letters": sum(count for (kind, _), count in counts.items() if kind == "dead_letters"),
         }
 

@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from operators.validation import CheckedDecoder
 from topics.codec import Decoded, EventDecoder, LabelDecoder, Rejected
 from topics.messages import Label, Record
 
@@ -65,7 +66,7 @@ class Run(NamedTuple):
 class Intake:
     """The two queues of one partition."""
 
-    def __init__(self, events: EventDecoder, labels: LabelDecoder | None) -> None:
+    def __init__(self, events: EventDecoder | CheckedDecoder, labels: LabelDecoder | None) -> None:
         self._decode_events = events.decode_all
         self._decode_label = labels.decode if labels is not None else None
         self._records: deque[Record] = deque()

@@ -35,6 +35,8 @@ _COUNTERS = (
     ("predictions", "headrace_predictions", "Predictions sent, by who answered.", "served_by"),
     ("labels", "headrace_labels", "Labels, by what became of them.", "outcome"),
     ("dead_letters", "headrace_dead_letters", "Records refused, by the step that refused.", "stage"),
+    ("rule_hits", "headrace_rule_hits", "Broken rules, by what was done and rule.", "action, rule"),
+    ("alerts", "headrace_alerts", "New categories and changed keys of events.", "kind"),
     ("models", "headrace_model_failures", "Times a candidate raised or answered no number.", "kind"),
     ("drifts", "headrace_drift_detections", "Drift alarms, by direction of the loss.", "direction"),
     ("promotions", "headrace_promotions", "Champion swaps, by reason.", "reason"),
@@ -130,10 +132,12 @@ class Metrics(Collector):
         info.add_metric([version("headrace"), version("river"), self._pipeline], 1.0)
         yield info
         for kind, name, documentation, label in _COUNTERS:
-            family = CounterMetricFamily(name, documentation, labels=[label])
+            labels = label.split(", ")
+            family = CounterMetricFamily(name, documentation, labels=labels)
             for (counted, value), count in sorted(self.counts.items()):
                 if counted == kind:
-                    family.add_metric([value], count)
+                    # The value of a second label stands behind the first space.
+                    family.add_metric([value] if len(labels) == 1 else value.partition(" ")[::2], count)
             yield family
         yield self.prediction_duration.family(
             "headrace_prediction_duration_seconds", "From a record's poll to its prediction's send."

@@ -17,6 +17,7 @@ from operators.scoring import Failure, Served
 from topics import headers
 from topics.codec import encode
 from topics.messages import (
+    Alert,
     Event,
     Example,
     Features,
@@ -52,8 +53,11 @@ class Outbox:
         self._threshold = threshold
         self._source = f"headrace/{pipeline_name}"
         self._prediction_headers = headers.cloud_event("dev.headrace.prediction", self._source)
+        self._alert_headers = headers.cloud_event("dev.headrace.alert", self._source)
         self._predictions_log = ("predictions", partition)
         self._examples_log = ("examples", EXAMPLES_PARTITION)
+        self.flags: dict[int, tuple[str, ...]] = {}
+        """Flags of the answers to come, by the offset of their event."""
         self._ahead: Ahead | None = None
         self._untold: list[Example | Quarantine] = []
         self._answers: list[tuple[Prediction, bytes | None, Headers]] = []
@@ -112,8 +116,25 @@ class Outbox:
             served.cold_start,
             event.late,
         )
+        if self.flags:
+            (answer,) = self.flagged([answer])
         self._answers.append((answer, event.record_key, event.headers))
         return answer
+
+    def flagged(self, answers: list[Prediction]) -> list[Prediction]:
+        """Return the answers with the flags of their events."""
+        flags = self.flags
+        if not flags:
+            return answers
+        return [
+            replace(answer, flags=found) if (found := flags.get(answer.event_offset)) else answer
+            for answer in answers
+        ]
+
+    def alert(self, alert: Alert) -> None:
+        """Tell of something new."""
+        sent = (*self._alert_headers, ("ce_id", alert.alert_id.encode()))
+        self._out.append(Outgoing("alerts", None, alert.alert_id.encode(), encode(alert), sent, alert.time))
 
     @property
     def answers_sent(self) -> int:

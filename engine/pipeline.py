@@ -23,7 +23,10 @@ from operators.drift import Drift
 from operators.evidence import Promotion
 from operators.expressions import Expression
 from operators.plan import FeaturePlan, compile_features
+from operators.ruleplan import RulePlan, compile_rules
+from operators.rules import Alerts, Rule
 from operators.stages import Stages, plan_stages
+from operators.validation import CheckedDecoder, FieldRules
 from topics.catalog import Catalog
 from topics.codec import EventDecoder, LabelDecoder, LabelNames, label_value
 from topics.durations import duration_ms
@@ -112,7 +115,8 @@ class Pipeline:
     leave it open (`task="multiclass"` for trees on text labels of a topic).  `topics` overrides topic
     names by role.  `shadow_predictions` also sends what challengers would have answered, to a topic of
     their own, for looking.  `serve_features` writes the newest features of each key to Redis, for other
-    services.
+    services.  `rules` say what must hold of fields and features, and are applied in their order;
+    `alerts` what is told when it comes for the first time.
     """
 
     name: str
@@ -129,11 +133,14 @@ class Pipeline:
     max_events_per_key: int = EVENTS_PER_KEY_MAX
     shadow_predictions: bool = False
     serve_features: bool = False
+    rules: Sequence[Rule] = ()
+    alerts: Alerts | None = None
 
     task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
     plan: FeaturePlan = field(init=False, repr=False)
     stages: Stages | None = field(init=False, repr=False)
     """How windows by other keys than the topic's are computed; None where no event needs to travel."""
+    rule_plan: RulePlan = field(init=False, repr=False)
     catalog: Catalog = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -161,6 +168,10 @@ class Pipeline:
             labels=self.labels.topic,
             names=self.topics,
             rekeying=stages is not None,
+            alerting=self.alerts is not None,
+        )
+        rule_plan = compile_rules(
+            self.rules, self.alerts, self.events.type, plan, task=task, fixed=self._fixed_fields()
         )
         for name, value in (
             ("models", models),
@@ -168,6 +179,7 @@ class Pipeline:
             ("task", task),
             ("plan", plan),
             ("stages", stages),
+            ("rule_plan", rule_plan),
             ("catalog", catalog),
         ):
             object.__setattr__(self, name, value)
@@ -190,10 +202,10 @@ class Pipeline:
         """Return the label to assume when the wait has passed, or None to drop the prediction."""
         return None if self.labels.on_timeout == "drop" else label_value(self.labels.on_timeout, self.task)
 
-    def event_decoder(self) -> EventDecoder:
-        """Return a decoder of the events topic."""
+    def event_decoder(self) -> EventDecoder | CheckedDecoder:
+        """Return a decoder of the events topic, which applies the rules about fields."""
         events = self.events
-        return EventDecoder(
+        decoder = EventDecoder(
             events.type,
             event_id=events.id,
             event_time=events.time,
@@ -201,6 +213,8 @@ class Pipeline:
             label=self.labels.field,
             task=self.task,
         )
+        rules = self.rule_plan.fields
+        return CheckedDecoder(decoder, FieldRules(rules, events.type)) if rules else decoder
 
     def label_decoder(self) -> LabelDecoder:
         """Return a decoder of the labels topic."""
@@ -225,6 +239,9 @@ class Pipeline:
         if self.stages is not None:
             names = " ".join(stage.name for stage in self.stages.rekeyed)
             parts["stages"] = f"{events.partitions} {names}"
+        parts.update((f"rules.{rule.name}", f"{at} {rule!r}") for at, rule in enumerate(self.rules))
+        if self.alerts is not None:
+            parts["alerts"] = self.alerts
         return {name: _short(str(part)) for name, part in parts.items()}
 
     def learner_definition(self) -> dict[str, str]:
@@ -239,6 +256,12 @@ class Pipeline:
         }
         parts.update((f"models.{name}", model_text(model)) for name, model in self.models.items())
         return {name: _short(part) for name, part in parts.items()}
+
+    def _fixed_fields(self) -> dict[str, str]:
+        """Return the fields whose values no rule may change, and what they are."""
+        events, label = self.events, self.labels.field
+        fixed = {events.id: "id", events.time: "time", events.key: "key"}
+        return fixed | ({label: "label"} if label is not None else {})
 
     def _check_label(self) -> None:
         if self.labels.on_timeout != "drop":

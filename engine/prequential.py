@@ -112,7 +112,7 @@ class Prequential:
             cold_starts = [score is None for score in scores]
         prefix, threshold = self._prefix, self._threshold
         claim, sequence = self._outbox.writer.claim, self._outbox.answers_sent
-        return [
+        answers = [
             Prediction(
                 prefix + event.event_id,
                 event.event_id,
@@ -137,6 +137,7 @@ class Prequential:
                 zip(run.events[row:until], run.rows[row:until], scores, cold_starts, strict=True)
             )
         ]
+        return self._outbox.flagged(answers)
 
     def _waiting(
         self, run: LabelledRun, row: int, answers: Sequence[Prediction], lessons: Lessons

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -37,6 +38,10 @@ def describe(pipeline: Pipeline) -> dict[str, Any]:
         "wait_ms": pipeline.labels.wait_ms,
         "champion": pipeline.champion,
         "models": {name: type(model).__name__ for name, model in pipeline.models.items()},
+        "rules": [
+            {"rule": rule.name, "must_hold": rule.demand, "action": rule.action} for rule in pipeline.rules
+        ],
+        "alerts": None if pipeline.alerts is None else repr(pipeline.alerts),
         "features": [row._asdict() for row in plan.describe()],
         "state": {
             "key_groups": [", ".join(group) or "all events" for group in plan.key_groups],
@@ -68,8 +73,23 @@ def print_description(described: dict[str, Any]) -> None:
     )
     models = ", ".join(f"{name} ({kind})" for name, kind in described["models"].items())
     _out.print(f"models: {models}")
+    if described["rules"]:
+        _print_rules(described["rules"])
+    if described["alerts"]:
+        _out.print(f"\nalerts to {described['topics']['alerts']}: {described['alerts']}")
     if described["stages"]:
         _print_stages(described)
+
+
+def _print_rules(rules: Sequence[dict[str, str]]) -> None:
+    """Print what must hold, in the order in which it is checked."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("rule", "must hold", "action"):
+        table.add_column(column)
+    for row in rules:
+        table.add_row(row["rule"], escape(row["must_hold"]), row["action"])
+    _out.print()
+    _out.print(table)
 
 
 def _print_stages(described: dict[str, Any]) -> None:
@@ -115,6 +135,9 @@ def print_report(report: dict[str, Any]) -> None:
         f"\n{report['events']:,} events, {report['labels']:,} labels, {report['examples']:,} examples, "
         f"{report['dead_letters']} dead letters in {report['seconds']:.1f} s ({rate:,.0f} events/s)"
     )
+    for what in ("rules", "alerts"):
+        if report[what]:
+            _out.print(f"{what}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items()))
     for drift in report["drifts"][-5:]:
         _out.print(f"{_when(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
     if len(report["drifts"]) > 5:

@@ -21,13 +21,14 @@ from zlib import crc32
 import msgspec
 
 from engine.ahead import Ahead
+from engine.checks import Checks
 from engine.intake import EventRead, Intake, LabelRead, Run
 from engine.outbox import Outbox
 from engine.pipeline import Pipeline
 from engine.prequential import LabelledRun, Prequential
 from engine.ready import Ready
 from operators.claims import Suppression, Writer
-from operators.contract import StateDelta, StateEntries
+from operators.contract import Operator, StateDelta, StateEntries
 from operators.entries import named, under
 from operators.features import Features, JoinedLabel
 from operators.join import EarlyLabel, Join, Joined, Waiting
@@ -83,6 +84,11 @@ class Scorer:
         self.features = Features(plan)
         self.join = Join(wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold)
+        self._checks: Checks | None = None
+        self._parts: dict[str, Operator] = {"features": self.features, "join": self.join}
+        if pipeline.rules or pipeline.alerts is not None:
+            self._checks = Checks(pipeline, partition, self.outbox, self.counts)
+            self._parts |= self._checks.parts
         self._label_windows = plan.uses_labels
         self._inside = inside
         self._one_by_one = inside and self._label_windows
@@ -146,6 +152,8 @@ class Scorer:
         self, run: Sequence[EventRead], now_ms: int, lookups: Sequence[Mapping[str, object]] | None
     ) -> None:
         """Admit events one by one; answer them together until one of them must see what another did."""
+        if self._checks is not None:
+            self._checks.read(run)
         ready, join, position = Ready(), self.join, self.position
         known, ids, grace_ms = join.known, ready.ids, self._grace_ms
         for number, read in enumerate(run):
@@ -243,6 +251,8 @@ class Scorer:
         if not ready.events:
             return
         rows = self.features.step_events(ready.events, ready.lookups or None)
+        if self._checks is not None:
+            self._checks.admitted(ready.events, ready.crcs, rows)
         if self._ahead is not None and self._inside and self.outbox.suppression.empty:
             for part, learnable in ready.stretches(self.join.wait_ms):
                 if learnable:
@@ -369,17 +379,17 @@ class Scorer:
     # -- state ------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, bytes]:
-        """Return the whole state as entries: features, join and position."""
-        parts = {"features": self.features.snapshot(), "join": self.join.snapshot()}
+        """Return the whole state as entries: features, join, what alerts know, and position."""
+        parts = {name: part.snapshot() for name, part in self._parts.items()}
         return {"position": encode(self.position), **named(parts)}
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
-        parts = {"features": self.features.delta(), "join": self.join.delta()}
+        parts = {name: part.delta() for name, part in self._parts.items()}
         return {"position": encode(self.position), **named(parts)}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""
         self.position = msgspec.json.decode(entries["position"], type=ScorerPosition)
-        self.features.restore(under("features", entries))
-        self.join.restore(under("join", entries))
+        for name, part in self._parts.items():
+            part.restore(under(name, entries))

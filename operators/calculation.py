@@ -21,6 +21,7 @@ from operators.nodes import (
     Constant,
     Default,
     Expression,
+    Feature,
     Field,
     Lookup,
     Negative,
@@ -32,7 +33,9 @@ __all__ = ["Evaluate", "Out", "calculation", "predicate"]
 
 Out = dict[Any, Any]
 Evaluate = Callable[[Any, Out, Mapping[str, object]], FeatureValue | None]
-"""(the user's event, aggregates by number, looked-up values by `Lookup.address`) -> value or None."""
+"""(the user's event, aggregates by number, looked-up values by `Lookup.address`) -> value or None.
+
+Expressions over features take the row of features in place of the event."""
 Decide = Callable[[Any], bool | None]
 """The user's event -> met, not met, or unknown."""
 
@@ -108,6 +111,8 @@ def calculation(expression: Expression, numbers: Mapping[Aggregate, int]) -> Eva
         case Field(name):
             get = attrgetter(name)
             return lambda value, _out, _looked_up: _finite(get(value))
+        case Feature(name):
+            return lambda row, _out, _looked_up: row.get(name)
         case TimePart(part, Field(name)):
             get, read = attrgetter(name), _hour if part == "hour" else _weekday
             return lambda value, _out, _looked_up: read(get(value))

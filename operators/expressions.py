@@ -23,20 +23,20 @@ from string import Formatter
 from typing import Final, TypedDict, Unpack
 
 from operators.conditions import Condition
+from operators.literals import check_value, quote
 from operators.nodes import (
     Aggregate,
     Arithmetic,
     Constant,
     Default,
     Expression,
+    Feature,
     Field,
     Kind,
     LabelSource,
     Lookup,
     Negative,
     TimePart,
-    check_value,
-    quote,
 )
 from operators.spans import Session, Span, allowed_kinds, decay, last_n, session, tiled, tumbling
 from topics.durations import Duration, duration_ms
@@ -59,6 +59,7 @@ __all__ = [
     "TimePart",
     "by",
     "decay",
+    "feature",
     "field",
     "label",
     "last_n",
@@ -311,6 +312,11 @@ def _source_name(kind: Kind, of: object) -> str:
 def field(name: str) -> Field:
     """Return a field of the event."""
     return Field(name)
+
+
+def feature(name: str) -> Feature:
+    """Return a feature of the same definition, for rules about its values."""
+    return Feature(name)
 
 
 def by(*fields: str) -> Key:

@@ -22,6 +22,7 @@ from string import Formatter
 from typing import Any, Literal
 
 from operators.conditions import Comparison, Condition, IsMissing, any_of, inner_text
+from operators.literals import check_value, literal, quote
 from operators.spans import Kind, Span
 from topics.durations import duration_text
 from topics.errors import DefinitionError
@@ -32,28 +33,19 @@ __all__ = [
     "Arithmetic",
     "Constant",
     "Default",
+    "Described",
     "Expression",
+    "Feature",
     "Field",
     "Kind",
     "LabelSource",
     "Lookup",
     "Negative",
     "TimePart",
-    "check_value",
     "nodes",
-    "quote",
 ]
 
 Operation = Literal["+", "-", "*", "/"]
-
-
-def quote(text: str) -> str:
-    """Return `text` as it stands in a definition."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _literal(value: FeatureValue) -> str:
-    return quote(value) if isinstance(value, str) else repr(value)
 
 
 class Expression:
@@ -116,6 +108,10 @@ class Expression:
         """Return this expression with `value` in place of a missing one."""
         return Default(self, value)
 
+    def describe(self, text: str, *, owner: str = "") -> Described:
+        """Return this expression with words for the catalogue, which change neither value nor version."""
+        return Described(self, text, owner)
+
     def __add__(self, other: Expression | float) -> Arithmetic:
         return Arithmetic("+", self, _operand(other))
 
@@ -156,7 +152,7 @@ class Constant(Expression):
         return not isinstance(self.value, str) and self.value < 0
 
     def __repr__(self) -> str:
-        return _literal(self.value)
+        return literal(self.value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,6 +171,16 @@ class Field(Expression):
 
     def __repr__(self) -> str:
         return f"field({quote(self.name)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Feature(Expression):
+    """A feature of the definition, by its name; for rules."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"feature({quote(self.name)})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,7 +237,24 @@ class Default(Expression):
         check_value(self.value, f"{inner_text(self.of)}.default({self.value!r})")
 
     def __repr__(self) -> str:
-        return f"{inner_text(self.of)}.default({_literal(self.value)})"
+        return f"{inner_text(self.of)}.default({literal(self.value)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Described(Expression):
+    """Words about an expression; it reads like the expression, and `words.py` takes them off."""
+
+    of: Expression
+    text: str
+    owner: str
+
+    @property
+    def is_compound(self) -> bool:
+        """Return whether the expression needs parentheses."""
+        return self.of.is_compound
+
+    def __repr__(self) -> str:
+        return repr(self.of)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,7 +269,7 @@ class Lookup(Expression):
     fallback: FeatureValue | None = None
 
     def __repr__(self) -> str:
-        default = "" if self.fallback is None else f", default={_literal(self.fallback)}"
+        default = "" if self.fallback is None else f", default={literal(self.fallback)}"
         return f"lookup({quote(self.template)}, {quote(self.name)}{default})"
 
     @property
@@ -332,7 +355,7 @@ class Aggregate(Expression):
         if self.of is not None:
             parts.append(quote(self.of) if isinstance(self.of, str) else repr(self.of))
         if self.argument is not None and self.kind != "mode":
-            parts.append(_literal(self.argument))
+            parts.append(literal(self.argument))
         parts.append(self.window_text)
         if self.argument is not None and self.kind == "mode":
             parts.append(f"rank={self.argument}")
@@ -354,12 +377,6 @@ def nodes(expression: Expression) -> Iterator[Expression]:
         case Arithmetic(_, left, right):
             yield from nodes(left)
             yield from nodes(right)
-
-
-def check_value(value: object, place: str) -> None:
-    """Raise DefinitionError, naming `place`, if `value` cannot be a feature's value."""
-    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not isfinite(value)):
-        raise DefinitionError(f"{place}: no feature value", hint="give a finite number, a bool or text")
 
 
 def _operand(value: object) -> Expression:

@@ -121,7 +121,7 @@ class Shapes:
         for name in aggregate.keys:
             self._check_key(name, place)
         if aggregate.where is not None:
-            self._check_condition(aggregate.where, place)
+            self.check_condition(aggregate.where, place)
         if isinstance(aggregate.of, LabelSource):
             if aggregate.is_valued and self._task == "multiclass":
                 raise DefinitionError(f"{place}: a class label is no number", hint='use .count(label, "...")')
@@ -140,7 +140,8 @@ class Shapes:
             self._refuse(by_column, place, "is no number", "look for the extreme of a number")
         return shape if aggregate.kind in _OF_VALUES else "number"
 
-    def _check_condition(self, condition: Condition, place: str) -> None:
+    def check_condition(self, condition: Condition, place: str) -> None:
+        """Raise DefinitionError if `condition` compares what cannot be compared."""
         match condition:
             case Comparison(_, Expression() as left, Expression() as right):
                 shapes = {self._own(left, place), self._own(right, place)}
@@ -152,10 +153,10 @@ class Shapes:
             case IsMissing(Expression() as of):
                 self._own(of, place)
             case Both(left, right) | Either(left, right):
-                self._check_condition(left, place)
-                self._check_condition(right, place)
+                self.check_condition(left, place)
+                self.check_condition(right, place)
             case Not(of):
-                self._check_condition(of, place)
+                self.check_condition(of, place)
 
     def _own(self, expression: Expression, place: str) -> Shape:
         """Return the shape of what a condition looks at: the event's own fields, nothing else."""

@@ -19,6 +19,8 @@ REPORT = [
     "champion",
     "swaps",
     "drifts",
+    "rules",
+    "alerts",
     "served",
     "models",
     "dead_letters",

@@ -24,7 +24,9 @@ from operators.features import Features, JoinedLabel
 from operators.gather import Gather
 from operators.join import Join, Waiting
 from operators.merge import Merge
+from operators.novelty import Novelty
 from operators.plan import compile_features
+from operators.rules import Alerts
 from topics import headers
 from topics.codec import encode
 from topics.hops import Order
@@ -205,7 +207,23 @@ def feed_gather(made: Gather, item: tuple[int, int]) -> Any:
     return made.outstanding
 
 
+def make_novelty() -> Novelty:
+    return Novelty(Alerts(("card",), learning=20, categories_max=12), Payment)
+
+
+def novelty_inputs(rng: random.Random) -> list[Any]:
+    items = []
+    for number in range(STEPS):
+        card = "abcdefghijklmnop"[min(15, number // 10 + rng.randrange(3))]
+        body = {"card": card, "amount": 1.0, rng.choice(["x", "y", f"z{number // 30}"]): 0}
+        payload = msgspec.json.encode(body)
+        event = Event(str(number), number, card, Payment(card, 1.0), number, number)
+        items.append(([event], [rng.choice((0, 1))], {number: payload}))
+    return items
+
+
 CASES = {
+    "novelty": Case(make_novelty, novelty_inputs, lambda made, item: made.step(*item)),
     "merge": Case(lambda: Merge(3, Payment, held_max=30), merge_inputs, feed_merge),
     "gather": Case(
         lambda: Gather(parts=2),

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from topics.errors import DefinitionError
 from topics.hops import EventHop, ValuesHop
-from topics.messages import Command, Decision, Example, ModelPointer, Prediction, Record
+from topics.messages import Alert, Command, Decision, Example, ModelPointer, Prediction, Record
 
 __all__ = ["Catalog", "Cleanup", "Partitions", "Role", "TopicPlan", "check_name"]
 
@@ -31,6 +31,7 @@ Role = Literal[
     "dead-letters",
     "rekey",
     "rekeyed",
+    "alerts",
 ]
 Cleanup = Literal["delete", "compact"]
 Partitions = Literal["events", "learners", "one"]
@@ -86,10 +87,12 @@ _TABLE = (
     _Row("dead-letters", Record, "the refused record's key", "events", "delete", None),
     _Row("rekey", EventHop, "the key of another window", "events", "delete", None),
     _Row("rekeyed", ValuesHop, "none: back to the event's partition", "events", "delete", None),
+    _Row("alerts", Alert, "the alert's id", "one", "delete", None),
 )
 _USERS: frozenset[Role] = frozenset({"events", "labels"})
+_ALERTS: frozenset[Role] = frozenset({"alerts"})
 _INTERNAL: frozenset[Role] = frozenset({"rekey", "rekeyed"})
-"""Only where windows have other keys than the topic."""
+"""Only where windows have other keys than the topic; alerts, too, are there only where they are asked for."""
 
 
 class Catalog:
@@ -97,8 +100,9 @@ class Catalog:
 
     `events` and `labels` are the user's names (`labels=None` where events carry their
     label).  `names` overrides any other by role.  `rekeying` says that events travel to the
-    partitions of other keys, which takes two topics more.  Raises DefinitionError for a name Kafka
-    refuses, an unknown role, and two roles under one name.
+    partitions of other keys, which takes two topics more, `alerting` that there are alerts, which
+    takes one.  Raises DefinitionError for a name Kafka refuses, an unknown role, and two roles under
+    one name.
 
     >>> catalog = Catalog("flights", events="flights.departures", labels="flights.arrivals")
     >>> catalog["predictions"]
@@ -115,6 +119,7 @@ class Catalog:
         labels: str | None = None,
         names: Mapping[str, str] | None = None,
         rekeying: bool = False,
+        alerting: bool = False,
     ) -> None:
         check_name(pipeline)
         overrides = dict(names or {})
@@ -128,8 +133,9 @@ class Catalog:
         self._names: dict[Role, str] = {"events": events}
         if labels is not None:
             self._names["labels"] = labels
+        left_out = _USERS | (frozenset() if rekeying else _INTERNAL) | (frozenset() if alerting else _ALERTS)
         for row in _TABLE:
-            if row.role not in _USERS and (rekeying or row.role not in _INTERNAL):
+            if row.role not in left_out:
                 self._names[row.role] = overrides.get(row.role, f"{pipeline}.{row.role}")
         by_name: dict[str, Role] = {}
         for role, name in self._names.items():

@@ -79,6 +79,8 @@ class Rejected(NamedTuple):
     stage: str
     exception: str
     message: str
+    hits: tuple[int, ...] = ()
+    """Numbers of the rules that the event broke, the one that refused it last."""
 
 
 def _too_large(value: bytes) -> str:
@@ -177,6 +179,8 @@ class Decoded(Struct, frozen=True, gc=False):
     key: str
     value: Any
     label: LabelValue | None
+    hits: tuple[int, ...] = ()
+    """Numbers of the rules that it broke, in the order of the definition (`operators/validation.py`)."""
 
 
 class EventDecoder:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 __all__ = [
+    "Alert",
+    "AlertKind",
     "Claim",
     "Command",
     "Decision",
@@ -47,11 +49,20 @@ None: the model has no opinion yet (River's empty answer before the first lesson
 Headers = tuple[tuple[str, bytes], ...]
 Task = Literal["binary", "multiclass", "regression"]
 Target = Literal[
-    "predictions", "shadow-predictions", "examples", "decisions", "models", "dead-letters", "rekey", "rekeyed"
+    "predictions",
+    "shadow-predictions",
+    "examples",
+    "decisions",
+    "models",
+    "dead-letters",
+    "rekey",
+    "rekeyed",
+    "alerts",
 ]
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
 Kind = Literal["example", "claim", "quarantine", "command"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
+AlertKind = Literal["new_category", "too_many_categories", "new_field", "missing_field", "too_many_fields"]
 
 
 class Record(Struct, frozen=True, gc=False):
@@ -137,6 +148,8 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     late: bool = False
     scores: dict[str, Score] | None = None
     """Every candidate's score; only in files written by a backtest."""
+    flags: tuple[str, ...] = ()
+    """Names of the rules with action "flag" that the event or its features broke."""
 
 
 class Example(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -225,6 +238,24 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     from_model: str | None = None
     from_version: int | None = None
     evidence: dict[str, float | int | str] = {}
+
+
+class Alert(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Something that was not there before: a category, or a key of the events."""
+
+    alert_id: str
+    """Pipeline, kind, field and value: the same again after a replay, and from every partition."""
+    kind: AlertKind
+    time: int
+    """Event time of the event that showed it."""
+    rule: str
+    """Which entry of the definition's `alerts` it is: `<field>.new_category` or `schema`."""
+    field: str
+    event_id: str
+    event_offset: int
+    partition: int
+    value: str = ""
+    """The category; empty for keys."""
 
 
 class ModelPointer(Struct, frozen=True, omit_defaults=True, gc=False):
