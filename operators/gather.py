@@ -64,7 +64,9 @@ class Gather:
 
     def expect(self, offset: int) -> None:
         """Take note of an event that must wait for its values."""
-        self._entry(offset).missing += self._parts
+        entry = self._entry(offset)
+        entry.missing += self._parts
+        self._count(offset, entry)
 
     def sent(self, offset: int, values: Mapping[str, FeatureValue], *, late: bool) -> None:
         """Take the set of the event's own partition; the others will follow."""
@@ -77,11 +79,7 @@ class Gather:
         entry.missing -= 1
         entry.late |= late
         entry.values.update(values)
-        self._changed.add(offset)
-        if entry.sent and entry.missing:
-            self._out.add(offset)
-        else:
-            self._out.discard(offset)
+        self._count(offset, entry)
 
     def complete(self, offset: int) -> bool:
         """Return whether the event has all its values, or waits for none."""
@@ -95,6 +93,12 @@ class Gather:
             return {}, False
         self._changed.add(offset)
         return entry.values, entry.late
+
+    def _count(self, offset: int, entry: _Pending) -> None:
+        if entry.sent and entry.missing:
+            self._out.add(offset)
+        else:
+            self._out.discard(offset)
 
     def _entry(self, offset: int) -> _Pending:
         self._changed.add(offset)

@@ -10,6 +10,7 @@ from rekeying_world import Input, World, brute_force, make_pipeline
 
 from engine import Labels
 from engine.rekeying import Rekeying
+from operators import by, decay, field, last_n, session, tiled, tumbling
 from operators.logged import LoggedHops
 
 PARTITIONS = 4
@@ -135,3 +136,21 @@ def test_a_partition_runs_ahead_of_the_slowest_by_no_more_than_its_bound(
     labels_and_stages = 2 * 3
     assert max(held) <= PARTITIONS * (10 + 4) * labels_and_stages
     assert world.answers.keys() == brute_force(given, grace=0).keys()
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        by("city").median("fare", tumbling("30s")),
+        by("shop").mean("fare", last_n(5, within="2m")),
+        by("city").count(session("3s")),
+        by("shop").mean("fare", decay("20s")),
+        by("city").sum("fare", tiled("1m", step="10s")),
+        by().arg_max("driver", "fare", "20s"),
+        by("city").count("1m", where=field("fare") > 4),
+    ],
+    ids=repr,
+)
+def test_every_kind_of_window_travels(feature: Any) -> None:
+    world, expected = play(400, crashes=4, features={"x": feature, "n": by("driver").count("10s")})
+    assert world.answers == expected
