@@ -26,6 +26,7 @@ from operators.nodes import (
 )
 from operators.shapes import Shapes
 from operators.spans import Decay, LastN, Session, Tiled, Tumbling
+from operators.words import bare
 from topics.errors import DefinitionError
 from topics.messages import Task
 
@@ -219,13 +220,15 @@ def compile_features(
     shapes = Shapes(event_type, task)
     grouped: dict[_Place, dict[Aggregate, None]] = {}
     lookups: dict[str, Lookup] = {}
-    for name, expression in features.items():
+    compiled: dict[str, Expression] = {}
+    for name, described in features.items():
         place = f"feature {name!r}"
-        if not isinstance(expression, Expression):
+        if not isinstance(described, Expression):
             raise DefinitionError(
-                f"{place}: {expression!r} is no expression",
+                f"{place}: {described!r} is no expression",
                 hint='write field("...") or by("...").count("1h")',
             )
+        expression = compiled[name] = bare(described)
         shapes.check(expression, place)
         for part in nodes(expression):
             if isinstance(part, Aggregate):
@@ -233,7 +236,7 @@ def compile_features(
             elif isinstance(part, Lookup):
                 lookups.setdefault(part.address, part)
     return FeaturePlan(
-        tuple(features.items()),
+        tuple(compiled.items()),
         tuple(_group(place, tuple(aggregates), shapes) for place, aggregates in grouped.items()),
         tuple(lookups.values()),
         grace_ms,
