@@ -87,6 +87,17 @@ class Summary:
             if more:
                 _FAMILIES[measure.family].merge(cell, more)
 
+    def take_out(self, layout: Layout, other: Summary) -> bool:
+        """Undo the merge of an older stretch; return False if only a new summary can do so.
+
+        Then this one is of no use any more: an extreme, the first value, or a different one left with it.
+        """
+        self.count -= other.count
+        for measure, cell, less in zip(layout, self.cells, other.cells, strict=True):
+            if less and not _TAKE_OUT[measure.family](cell, less):
+                return False
+        return True
+
     def copy(self, layout: Layout) -> Summary:
         """Return a summary of its own with the same content."""
         made = Summary(layout)
@@ -154,6 +165,25 @@ def _merge_sums(cell: Cell, more: Sequence[int]) -> None:
     cell[:] = [a + b for a, b in zip(cell, more, strict=True)] if cell else more
 
 
+def _less_sums(cell: Cell, less: Sequence[int]) -> bool:
+    cell[:] = [a - b for a, b in zip(cell, less, strict=True)] if cell[0] > less[0] else []
+    return True
+
+
+def _less_buckets(cell: Cell, less: dict[int, int]) -> bool:
+    for bucket, count in less.items():
+        if cell[bucket] > count:
+            cell[bucket] -= count
+        else:
+            del cell[bucket]
+    return True
+
+
+def _is_elsewhere(cell: Cell, less: Sequence[Any]) -> bool:
+    """Return whether what is kept is not of the stretch that goes."""
+    return bool(cell[0] != less[0])
+
+
 def _keep_first(cell: Cell, time: int, value: Any, _by: Any = None) -> None:
     if not cell or time < cell[0]:
         cell[:] = (time, value)
@@ -218,6 +248,14 @@ _FAMILIES: Final = {
     "distinct": _Family(list, lambda cell, _, value, __: add_hash(cell, value_hash(value)), _merge_hashes),
     "buckets": _Family(dict, _add_to_buckets, _merge_buckets),
 }
+
+_TAKE_OUT: Final[dict[str, Callable[[Cell, Any], bool]]] = {
+    "sums": _less_sums,
+    "buckets": _less_buckets,
+    "distinct": lambda _cell, _less: False,
+    **dict.fromkeys(("first", "last", "min", "max", "arg_max", "arg_min"), _is_elsewhere),
+}
+"""How a stretch goes: whether that can be."""
 
 _READ: Final[dict[str, Callable[[Cell, Any], Any]]] = {
     "sum": lambda cell, _: float(cell[1]) * UNIT,

@@ -13,17 +13,18 @@ multiple of the step, so a window covers `width` to `width + step`: at its begin
 A tumbling window has no such tail and is exact.
 
 Strategy: entries wait until the watermark passes them, then go into their tile and are gone.  For
-each window a summary of all that is in it follows every entry; it is put together anew from the tiles
-when the window's tail moves, once a step.  Summaries are exact, so both ways agree to the bit.
+each window a summary of all that is in it follows every entry.  When the window's tail moves, once a step,
+the tiles that leave are taken out of it, or it is put together anew where that cannot be (an extreme left).
+Summaries are exact, so all ways agree to the bit.
 
-Cost: an event is added to each window of its group; once a step `width / step` tiles are merged.
+Cost: an event is added to each window of its group; once a step up to `width / step` tiles are merged.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -33,6 +34,9 @@ from operators.spans import Span, Tiled
 from operators.summaries import Summary, layout_of, value_of
 
 __all__ = ["KeyTiles", "Tiles"]
+
+LEAVING_MAX: Final = 8
+"""A window that leaves more tiles at once is put together anew."""
 
 
 class KeyTiles:
@@ -111,6 +115,9 @@ class Tiles:
     def enter(self, state: KeyTiles, time: int, watermark: int, row: Row) -> int:
         """Let one entry wait or put it into its tile; settle what the watermark has passed."""
         layout, times, rows = self._layout, state.times, state.rows
+        if time >= state.newest:
+            for number in range(len(self._windows)):
+                self._move_on(state, number, time)
         state.newest = max(state.newest, time)
         tile = time // self._step_ms
         for head in state.heads:
@@ -140,6 +147,7 @@ class Tiles:
             first = self._first_tile(watermark)
             for old in [number for number in state.tiles if number < first]:
                 del state.tiles[old]
+                state.heads = [head if head is not None and head[0] > old else None for head in state.heads]
             summary = state.tiles[tile] = Summary(self._layout)
         summary.add(self._layout, time, row)
 
@@ -164,10 +172,29 @@ class Tiles:
         first = (time - self._windows[number].width_ms) // self._step_ms
         if time < state.newest:
             return self._together(state, first, time)
+        self._move_on(state, number, time)
         head = state.heads[number]
-        if head is None or head[0] != first:
+        if head is None:
             head = state.heads[number] = (first, self._together(state, first, time))
         return head[1]
+
+    def _move_on(self, state: KeyTiles, number: int, time: int) -> None:
+        """Take out of a window the tiles that it has left behind at `time`, or forget its summary."""
+        first = (time - self._windows[number].width_ms) // self._step_ms
+        head = state.heads[number]
+        if head is None or head[0] == first:
+            return
+        start, summary = head
+        state.heads[number] = None
+        if not start < first <= start + LEAVING_MAX or (
+            state.times and state.times[0] < first * self._step_ms
+        ):
+            return
+        for tile in range(start, first):
+            left = state.tiles.get(tile)
+            if left is not None and not summary.take_out(self._layout, left):
+                return
+        state.heads[number] = (first, summary)
 
     def _together(self, state: KeyTiles, first: int, time: int) -> Summary:
         """Return the entries from tile `first` on up to `time`, put together anew."""

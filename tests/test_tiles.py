@@ -9,6 +9,7 @@ tiled(40, step=20)               [40------------x]            87 - 40 = 47: from
 from __future__ import annotations
 
 import math
+import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +69,22 @@ def test_restored_tiles_continue_to_the_bit(history: list[Event], cut: int, even
     restored.restore(steady.snapshot())
     assert repr(restored.step_events(history[cut:])) == repr(steady.step_events(history[cut:]))
     assert restored.snapshot() == steady.snapshot()
+
+
+def test_a_window_that_tiles_have_left_has_the_bits_of_one_put_together_anew() -> None:
+    """A restored state has no windows at work: each is put together from its tiles."""
+    rng, newest, steady = random.Random(3), 0, features_of(BOTH)
+    for number in range(400):
+        time = max(0, newest + rng.choice([0, 3, 20, 20, 45, -25, -8]) + 400 * (rng.random() < 0.02))
+        newest = max(newest, time)
+        amount = rng.choice([None, rng.gauss(0, 1), float(rng.randint(-2, 2))])
+        value = Payment(
+            rng.choice("aab"), amount, rng.choice("xyz"), rng.choice(["sale", "other"]), number % 5
+        )
+        event = Event(str(number), time, value.card, value, number, newest - GRACE)
+        anew = features_of(BOTH)
+        anew.restore(steady.snapshot())
+        assert repr(anew.step_events([event])) == repr(steady.step_events([event]))
 
 
 def test_memory_is_bounded_by_tiles_whatever_the_rate() -> None:
