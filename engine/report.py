@@ -47,6 +47,7 @@ def describe(pipeline: Pipeline) -> dict[str, Any]:
             "key_groups": [", ".join(group) or "all events" for group in plan.key_groups],
             "window_max_ms": plan.window_max_ms,
             "bytes_per_event_kept": plan.bytes_per_event,
+            "bytes_per_key_max": plan.bytes_per_key,
             "events_per_key_max": pipeline.max_events_per_key,
         },
         "stages": [] if pipeline.stages is None else pipeline.stages.describe(pipeline.events.partitions),
@@ -59,17 +60,22 @@ def print_description(described: dict[str, Any]) -> None:
     _out.print(f"[bold]{described['name']}[/]  {described['task']}, champion {described['champion']}")
     _out.print(f"events {described['events']}   labels {described['labels']}")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("feature", "definition", "key", "source", "window"):
+    for column in ("feature", "definition", "key", "source", "looks back", "cost of an event"):
         table.add_column(column)
     for row in described["features"]:
         window = _span(row["window_ms"]) if row["window_ms"] else ""
-        table.add_row(row["name"], row["expression"], row["key"] or "", row["source"] or "", window)
+        table.add_row(row["name"], row["expression"], row["key"], row["source"], window, row["cost"])
     _out.print(table)
     state = described["state"]
     _out.print(
         f"\nstate: {len(state['key_groups'])} key groups ({'; '.join(state['key_groups'])}), "
         f"longest window {_span(state['window_max_ms'])}, about {state['bytes_per_event_kept']} bytes per "
         f"event kept, at most {state['events_per_key_max']:,} events per key"
+        + (
+            f"; {state['bytes_per_key_max']:,} bytes per key in tiles and sums"
+            if state["bytes_per_key_max"]
+            else ""
+        )
     )
     models = ", ".join(f"{name} ({kind})" for name, kind in described["models"].items())
     _out.print(f"models: {models}")
