@@ -61,7 +61,7 @@ def print_description(described: dict[str, Any]) -> None:
     _out.print(f"events {described['events']}   labels {described['labels']}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("feature", "definition", "key", "source", "looks back", "cost of an event"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in described["features"]:
         window = _span(row["window_ms"]) if row["window_ms"] else ""
         table.add_row(row["name"], row["expression"], row["key"], row["source"], window, row["cost"])
