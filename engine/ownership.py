@@ -143,6 +143,8 @@ class Owner:
         self._accept_newer = accept_newer
         self._definition = pipeline.scorer_definition()
         self._stores: dict[int, CheckpointStore] = {}
+        self._bounds: dict[str, dict[int, tuple[int, int]]] = {}
+        """Where the internal topics began and ended during one takeover."""
 
     async def take_over(self, number: int) -> Owned:
         """Claim an event partition and restore its scorer.
@@ -168,6 +170,7 @@ class Owner:
     async def _run(self, protocol: Any, store: CheckpointStore) -> Takeover | None:
         """Carry out one request after the other; `finally` closes the generator in every case."""
         answer: Any = None
+        self._bounds.clear()
         try:
             with self._topics_named():
                 while True:
@@ -187,12 +190,20 @@ class Owner:
                 checkpoint = await store.load()
                 return None if checkpoint is None else _Loaded(checkpoint)
             case steps.FindBounds(target, partition):
-                found = await log_bounds(self._settings.kafka, self._topic(target))
-                return Bounds(*found[partition])
+                return await self._find_bounds(target, partition)
             case steps.WriteClaim(target, partition, value):
                 return await self._write_claim(target, partition, value)
             case steps.ReadLog(target, partition, position, until):
                 return await self._read(target, partition, position, until)
+
+    async def _find_bounds(self, target: Any, partition: int) -> Bounds:
+        """Ask once for all partitions of an internal topic: whether they reach back to the checkpoint."""
+        found = self._bounds.get(target)
+        if found is None:
+            found = await log_bounds(self._settings.kafka, self._topic(target))
+            if target in HOP_LOGS:
+                self._bounds[target] = found
+        return Bounds(*found[partition])
 
     async def _write_claim(self, target: Any, partition: int, value: Claim) -> int:
         topic = self._topic(target)

@@ -52,6 +52,21 @@ def test_check_lists_every_feature_with_its_window() -> None:
     assert len(rows) == 21
 
 
+def test_check_prints_what_is_computed_where_on_several_partitions(tmp_path: Path) -> None:
+    text = (FLIGHTS / "pipeline.py").read_text()
+    assert 'key="origin"' in text
+    (tmp_path / "p.py").write_text(text.replace('key="origin"', 'key="origin", partitions=4', 1))
+    described = json.loads(headrace("check", str(tmp_path / "p.py"), "--json").stdout)
+    stages = {row["key"]: row["partitions"] for row in described["stages"]}
+    assert stages == {"the topic's key": 4, "carrier": 4, "dest": 4, "all events": 1}
+    windows = [window for row in described["stages"] for window in row["windows"]]
+    wanted = [row for row in described["features"] if row["window_ms"]]
+    assert len(windows) == len(set(windows)) == len(wanted)
+    printed = headrace("check", str(tmp_path / "p.py")).stdout
+    assert "flights.departures -> flights.rekey -> flights.rekeyed" in printed
+    assert "re-keying" not in headrace("check", str(FLIGHTS / "pipeline.py")).stdout
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
