@@ -27,23 +27,24 @@ from operators.windows import LONG_AGO, Windows
 from topics.errors import CheckpointError
 from topics.messages import Event, FeatureValue
 
-__all__ = ["Features", "JoinedLabel"]
+__all__ = ["META", "Features", "JoinedLabel", "Meta"]
 
-_META: Final = "meta"
+META: Final = "meta"
+"""The entry that is no key's."""
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
 class JoinedLabel(NamedTuple):
     """A label that has met its event."""
 
-    keys: tuple[str, ...]
-    """The event's `Features.label_keys`."""
+    keys: tuple[str | None, ...]
+    """The event's `Features.label_keys`; None where the event was answered by another definition."""
     label_time: int
     value: float | None
     """Binary: 1.0 or 0.0; regression: the value; None where a label is no number."""
 
 
-class _Meta(msgspec.Struct, frozen=True, array_like=True):
+class Meta(msgspec.Struct, frozen=True, array_like=True):
     """What is remembered besides the logs."""
 
     watermark: int
@@ -115,8 +116,18 @@ class Features:
         }
         later = [(name, evaluate) for name, evaluate in self._later if name not in fields]
         text_key = group.keys[0] if len(group.keys) == 1 and group.keys_are_text else None
-        output = Output(self._template, fields, text_key, run.key_of, run.row_of, later, self._numbers)
-        run.windows.fuse(output)
+        run.windows.fuse(
+            Output(
+                self._template,
+                fields,
+                text_key,
+                run.key_of,
+                run.row_of,
+                later,
+                self._numbers,
+                looks_up=bool(self.plan.lookups),
+            )
+        )
         return run.windows
 
     @property
@@ -142,7 +153,7 @@ class Features:
         `lookups` has one mapping per event, from `Lookup.address` to the stored value.
         """
         rows: list[dict[str, FeatureValue]] = []
-        while self._fused is not None and (run := self._fused.run) and len(rows) < len(events):
+        while self._fused is not None and (run := self._fused.run) is not None:
             done = len(rows)
             more, watermark = run(
                 events[done:] if done else events,
@@ -150,10 +161,12 @@ class Features:
                 self._watermark,
                 self._row,
             )
-            rows += more
             if watermark > self._watermark:
                 self._watermark = watermark
                 self._meta_changed = True
+            rows = rows + more if done else more
+            if len(rows) == len(events):
+                return rows
         for place in range(len(rows), len(events)):
             self._advance(events[place].watermark)
             rows.append(self._row(events[place], _NOTHING if lookups is None else lookups[place]))
@@ -163,7 +176,8 @@ class Features:
         """Enter labels that have joined their events."""
         for keys, label_time, value in labels:
             for run, key in zip(self._label_groups, keys, strict=True):
-                run.windows.enter(key, label_time, self._watermark, run.row_of(value))
+                if key is not None:
+                    run.windows.enter(key, label_time, self._watermark, run.row_of(value))
 
     def label_keys(self, event: Event) -> tuple[str, ...]:
         """Return the keys under which the label of `event` will be kept, to be stored with its prediction."""
@@ -197,7 +211,7 @@ class Features:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state: one entry per group and key, and one for all."""
-        entries = {_META: self._encode_meta()}
+        entries = {META: self._encode_meta()}
         for number, windows in enumerate(self._windows):
             entries.update((f"{number}/{key}", data) for key, data in windows.entries())
         return entries
@@ -206,7 +220,7 @@ class Features:
         """Return what changed since the last call."""
         changes: StateDelta = {}
         if self._meta_changed or any(windows.changed for windows in self._windows):
-            changes[_META] = self._encode_meta()
+            changes[META] = self._encode_meta()
             self._meta_changed = False
         for number, windows in enumerate(self._windows):
             changes.update((f"{number}/{key}", data) for key, data in windows.changes())
@@ -220,7 +234,7 @@ class Features:
                 number, slash, key = name.partition("/")
                 if slash:
                     logs[int(number)].append((key, data))
-            meta = msgspec.msgpack.decode(entries[_META], type=_Meta)
+            meta = msgspec.msgpack.decode(entries[META], type=Meta)
             for windows, found, (events, keys) in zip(self._windows, logs, meta.evicted, strict=True):
                 windows.load(found)
                 windows.evicted_events, windows.evicted_keys = events, keys
@@ -233,4 +247,4 @@ class Features:
 
     def _encode_meta(self) -> bytes:
         evicted = tuple((windows.evicted_events, windows.evicted_keys) for windows in self._windows)
-        return msgspec.msgpack.encode(_Meta(self._watermark, evicted))
+        return msgspec.msgpack.encode(Meta(self._watermark, evicted))

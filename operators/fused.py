@@ -82,6 +82,8 @@ class Output(NamedTuple):
     """What is calculated from the dict."""
     inner: Sequence[int]
     """Names to be taken out at the end."""
+    looks_up: bool
+    """Whether `later` wants values of a store."""
 
 
 def compile_enter(layout: Layout, names: Mapping[str, Any]) -> Callable[..., bool]:
@@ -146,7 +148,11 @@ def compile_run(layout: Layout, output: Output, names: Mapping[str, Any]) -> Cal
         body += ["for number in inner:", "    out.pop(number, None)"]
     body += ["emit(out)"]
     head = ["rows = []", "emit, get = rows.append, logs.get", *refresh]
-    loop = "for event, looked_up in zip(events, repeat(NOTHING) if lookups is None else lookups):"
+    if output.looks_up:
+        loop = "for event, looked_up in zip(events, repeat(NOTHING) if lookups is None else lookups):"
+    else:
+        head += ["looked_up = NOTHING"]
+        loop = "for event in events:"
     lines = [*head, loop, *("    " + line for line in body), "return rows, watermark"]
     text = "def run(events, lookups, watermark, slow):\n" + "\n".join("    " + line for line in lines)
     space: dict[str, Any] = {**_NAMES, **names, "NOTHING": {}}

@@ -149,7 +149,10 @@ def _indexed_preface(kinds: set[str], offset: int, sparse: bool) -> list[str]:
     if sparse:
         lines += [f"present{offset} = index.present"]
     if kinds & {"var", "std"}:
-        lines += [f"totals{offset} = index.totals", f"units{offset} = totals{offset}[end]"]
+        lines += [
+            f"sums{offset}, totals{offset} = None, index.totals",
+            f"units{offset} = totals{offset}[end]",
+        ]
     elif kinds & {"sum", "mean"}:
         lines += [f"sums{offset}, totals{offset} = index.sums, index.totals"]
     if kinds & {"var", "std"}:

@@ -68,15 +68,20 @@ def test_a_million_events_leave_no_drift() -> None:
     size, width = 1_000_000, 500
     random = np.random.default_rng(11)
     values = (random.normal(size=size) * 10.0 ** random.integers(-6, 13, size=size)).tolist()
+    prices = np.round(random.lognormal(3.0, 1.0, size=9_999), 2).tolist()
     card = by("card")
     wanted = [card.sum("a", width), card.var("a", width), card.max("a", width), card.count(width)]
-    windows = Windows(["a"], [Target(n, a) for n, a in enumerate(wanted)], event_max=10_000)
+    wanted += [card.sum("b", width), card.mean("b", width)]
+    windows = Windows(["a", "b"], [Target(n, a) for n, a in enumerate(wanted)], event_max=10_000)
     event_step, out = windows.step, {}
     for time in range(size):
-        event_step("x", Event("", time, "x", None, offset=0, watermark=time), (values[time],), out)
+        row = (values[time], prices[time % 9_999])
+        event_step("x", Event("", time, "x", None, offset=0, watermark=time), row, out)
         if time % 9_973 == 0 or time == size - 1:
             inside = values[max(0, time - width + 1) : time + 1]
             assert out[0] == fsum(inside)
             assert out[2] == max(inside)
             assert out[3] == len(inside)
             assert out[1] == pytest.approx(np.var(inside, ddof=1) if time else 0.0, rel=1e-9)
+            paid = [prices[place % 9_999] for place in range(max(0, time - width + 1), time + 1)]
+            assert (out[4], out[5]) == (fsum(paid), fsum(paid) / len(paid))

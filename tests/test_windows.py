@@ -124,13 +124,15 @@ numbers = st.one_of(
     st.floats(-1e12, 1e12).filter(lambda value: value == 0 or abs(value) > 1e-6),
     st.sampled_from([1e-6, 1e12, -1e12, 0.0, 1e15]),
 )
+prices = st.integers(-1_000, 100_000).map(lambda cents: cents / 100)
 
 
 @st.composite
 def histories(draw: st.DrawFn, *, width: int = 2, size: int = 60) -> list[Step]:
     """Return steps that come in order, with ties, out of order within a grace of 30 ms, and late."""
     jumps = st.one_of(st.integers(0, 60), st.integers(-90, 20), st.sampled_from([0, 0, 1, 40, 500, 2000]))
-    value = st.one_of(st.none(), numbers) if draw(st.booleans()) else numbers
+    number = prices if draw(st.booleans()) else numbers
+    value = st.one_of(st.none(), number) if draw(st.booleans()) else number
     row = st.tuples(*[value] * width)
     newest = draw(st.integers(0, 3)) * 10_000
     steps = []
@@ -163,11 +165,12 @@ def build(columns: list[str | None], aggregates: list[Aggregate], event_max: int
     return Windows(columns, [Target(n, a) for n, a in enumerate(aggregates)], event_max)
 
 
-@pytest.fixture(params=[(2, 1), (32, 8)], ids=["indexed", "plain"], autouse=True)
+@pytest.fixture(params=[(2, 1, 1), (8, 8, 7), (32, 8, 3)], ids=["indexed", "quiet", "plain"], autouse=True)
 def _thresholds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run everything with indexes nearly at once, and as it is."""
+    """Run everything with indexes nearly at once, as it is, and with slices of longer logs."""
     monkeypatch.setattr(module, "INDEX_MIN", request.param[0])
     monkeypatch.setattr(module, "TRIM_MIN", request.param[1])
+    monkeypatch.setattr(module, "QUIET_MAX", request.param[2])
 
 
 @settings(max_examples=40, deadline=None)
