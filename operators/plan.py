@@ -36,10 +36,12 @@ FEATURES_MAX: Final = 1_000
 """More is a table, not a definition; every one of them is in every prediction and example."""
 EVENT_BYTES: Final = 9
 """One entry of a log: the time, with room to grow."""
-VALUE_BYTES: Final = 36
+VALUE_BYTES: Final = 34
 """One value of an entry: a place in a list and the number."""
-INDEX_BYTES: Final = 72
-"""One value's exact running sum, on keys with many entries."""
+SUM_BYTES: Final = 17
+"""One value's exact running sum, two floats, on keys with many entries."""
+SQUARES_BYTES: Final = 190
+"""One value's exact running sum and sum of squares, two large integers."""
 
 BOXED_BYTES: Final = 40
 """One time of an entry where times are not kept side by side."""
@@ -97,8 +99,10 @@ class Group:
             return BOXED_BYTES + VALUE_BYTES * len(self.columns)
         if self.store != "windows":
             return 0
-        summed = {a.of for a in self.aggregates if a.kind in ("sum", "mean", "var", "std")}
-        return EVENT_BYTES + VALUE_BYTES * len(self.columns) + INDEX_BYTES * len(summed)
+        squared = {a.of for a in self.aggregates if a.kind in ("var", "std")}
+        summed = {a.of for a in self.aggregates if a.kind in ("sum", "mean")} - squared
+        running = SUM_BYTES * len(summed) + SQUARES_BYTES * len(squared)
+        return EVENT_BYTES + VALUE_BYTES * len(self.columns) + running
 
     @property
     def key_bytes(self) -> int:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operators.expressions import by
+from operators.kernels import Target
+from operators.plan import compile_features
 from operators.quiet import QUIET_MAX, QuietLogs
+from operators.windows import Windows
+from topics.messages import Event
+
+KEY_BYTES = 120
+"""A quiet key without its entries: its places in dicts and lists, the head of its bytes."""
 
 times = st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=QUIET_MAX).map(sorted)
 
@@ -30,3 +42,39 @@ def test_other_types_and_too_many_are_refused() -> None:
     assert list(logs.packed) == ["ints"]
     logs.packed.clear()
     assert logs.put("floats", [1], [7.0])
+
+
+class Payment(msgspec.Struct):
+    card: str
+    a: float
+
+
+@pytest.mark.parametrize(("keys", "per_key"), [(1_000, 2), (1_000, 5), (10, 1_000)])
+@pytest.mark.parametrize("kinds", [("count",), ("count", "mean", "max"), ("sum", "std")])
+def test_memory_is_about_what_check_says(keys: int, per_key: int, kinds: tuple[str, ...]) -> None:
+    """Times, values and what is derived from them, as Python allocates; within a factor of two.
+
+    A quiet key's fixed cost is shared by few entries, and it has no running sums.
+    """
+    card = by("card")
+    features = {
+        kind: card.count("1d") if kind == "count" else getattr(card, kind)("a", "1d") for kind in kinds
+    }
+    plan = compile_features(features, Payment, grace_ms=0, max_events_per_key=10_000, task="regression")
+    (group,) = plan.groups
+    targets = [Target(number, aggregate) for number, aggregate in enumerate(group.aggregates)]
+    windows = Windows(group.columns, targets, 10_000)
+    names = [str(number) for number in range(keys)]
+    tracemalloc.start()
+    try:
+        for number in range(keys * per_key):
+            at = 1_700_000_000_000 + number
+            row = (number % 997 + 0.37,) * len(group.columns)
+            windows.step(names[number % keys], Event("", at, "", None, offset=0, watermark=at), row, {})
+            if number % 1_000 == 999:
+                windows.changes()
+        held = tracemalloc.get_traced_memory()[0] / (keys * per_key)
+    finally:
+        tracemalloc.stop()
+    quiet = KEY_BYTES / per_key + 8 * (1 + len(group.columns)) if per_key < 8 else group.entry_bytes
+    assert quiet / 2 < held < quiet * 2
