@@ -25,7 +25,7 @@ from engine.pipeline import Pipeline
 from operators.join import Waiting
 from operators.lessons import Lessons, Serving
 from operators.roster import Roster
-from operators.scoring import label_of
+from operators.scoring import labels_of
 from topics.messages import Event, Example, Features, LabelValue, Prediction, Score
 
 __all__ = ["LabelledRun", "Prequential"]
@@ -100,7 +100,6 @@ class Prequential:
     ) -> list[Prediction]:
         """Return the answers of `row` up to `until`, numbered but not sent."""
         candidate, served_by, _ = serving
-        task, label_at = self._task, self._label_at
         scores: Sequence[Score]
         if candidate is None:
             prior = self._roster.prior
@@ -110,6 +109,7 @@ class Prequential:
             name, version, updates = candidate.name, candidate.version, candidate.updates
             scores = lessons.column(name, row, until)
             cold_starts = [score is None for score in scores]
+        labels = labels_of(self._task, scores, self._label_at)
         prefix, threshold = self._prefix, self._threshold
         claim, sequence = self._outbox.writer.claim, self._outbox.answers_sent
         answers = [
@@ -123,7 +123,7 @@ class Prequential:
                 updates + number,
                 "champion",
                 score,
-                label_of(task, score, label_at),
+                label,
                 served_by,
                 features,
                 event.offset,
@@ -133,8 +133,8 @@ class Prequential:
                 cold_start,
                 event.late,
             )
-            for number, (event, features, score, cold_start) in enumerate(
-                zip(run.events[row:until], run.rows[row:until], scores, cold_starts, strict=True)
+            for number, (event, features, score, label, cold_start) in enumerate(
+                zip(run.events[row:until], run.rows[row:until], scores, labels, cold_starts, strict=True)
             )
         ]
         return self._outbox.flagged(answers)

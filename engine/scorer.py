@@ -274,10 +274,14 @@ class Scorer:
         labels = cast("list[LabelValue]", ready.labels[part])
         run = LabelledRun(events, rows, labels, ready.crcs[part], keys)
         answered = self._prequential.answer(run, now_ms, ahead)
-        for waiting, joined in zip(answered, self.join.open_labelled_all(answered, labels), strict=True):
-            self._served_by[waiting.prediction.served_by] += 1
-            self._shadowed(waiting)
-            self._joined(joined, "joined")
+        self.settled += answered
+        self.counts["labels", "joined"] += len(answered)
+        self.label_delays_ms += [0] * len(answered)
+        self._served_by.update([waiting.prediction.served_by for waiting in answered])
+        for joined in self.join.open_labelled_all(answered, labels):
+            if self._shadows_sent:
+                self.outbox.shadow(joined.waiting.prediction, joined.waiting.key, joined.waiting.scores)
+            self._enter_windows(joined)
 
     def _answer_some(self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
         """Answer events whose labels come later, with what an earlier owner logged where it did."""
@@ -311,7 +315,9 @@ class Scorer:
     def _settle(self, waiting: Waiting, label: LabelValue | None) -> None:
         """Let every candidate score an answered event, then join the label if it is here already."""
         joined = self.join.settle(waiting, self._shadow(waiting))
-        self._shadowed(waiting)
+        self.settled.append(waiting)
+        if self._shadows_sent:
+            self.outbox.shadow(waiting.prediction, waiting.key, waiting.scores)
         if isinstance(joined, EarlyLabel):
             self._unusable(self._record_of(joined), joined.label.event_id, "late")
             joined = None
@@ -326,12 +332,6 @@ class Scorer:
         if shadowed.failures:
             self._failed(answer, shadowed.failures)
         return shadowed.scores
-
-    def _shadowed(self, waiting: Waiting) -> None:
-        """Tell of an event that every candidate has scored."""
-        self.settled.append(waiting)
-        if self._shadows_sent:
-            self.outbox.shadow(waiting.prediction, waiting.key, waiting.scores)
 
     def _failed(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         self.counts["models", "failed"] += len(failures)
@@ -359,13 +359,12 @@ class Scorer:
 
     def _learnable(self, joined: Joined, outcome: str) -> None:
         """Let a label enter the windows and write its example."""
-        self._joined(joined, outcome)
-        self.outbox.example(joined)
-
-    def _joined(self, joined: Joined, outcome: str) -> None:
-        """Count a label that met its event, and let it enter the windows."""
         self.counts["labels", outcome] += 1
         self.label_delays_ms.append(joined.label_time - joined.waiting.prediction.event_time)
+        self._enter_windows(joined)
+        self.outbox.example(joined)
+
+    def _enter_windows(self, joined: Joined) -> None:
         if self._label_windows:
             number = None if isinstance(joined.label, str) else float(joined.label)
             self.features.step_labels([JoinedLabel(joined.waiting.keys, joined.label_time, number)])

@@ -12,7 +12,7 @@ candidate one function is bound when the line-up changes (`Roster.revision`), ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite, nextafter
 from typing import Any, Literal, NamedTuple, cast
 
@@ -33,6 +33,7 @@ __all__ = [
     "ServedBy",
     "Shadowed",
     "label_of",
+    "labels_of",
     "reason_of",
     "score_function",
 ]
@@ -91,6 +92,13 @@ def label_of(task: Task, score: Score, threshold: float = 0.5) -> LabelValue | N
         chances = cast("dict[str, float]", score)
         return max(chances, key=chances.__getitem__)
     return cast("float", score)
+
+
+def labels_of(task: Task, scores: Sequence[Score], threshold: float) -> list[LabelValue | None]:
+    """Return `label_of` of every score."""
+    if task == "binary" and None not in scores:
+        return [score > threshold for score in cast("Sequence[float]", scores)]
+    return [label_of(task, score, threshold) for score in scores]
 
 
 class Scoring:
