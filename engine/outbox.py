@@ -60,7 +60,7 @@ class Outbox:
         """Flags of the answers to come, by the offset of their event."""
         self._ahead: Ahead | None = None
         self._untold: list[Example | Quarantine] = []
-        self._answers: list[tuple[Prediction, bytes | None, Headers]] = []
+        self._answers: list[Outgoing] = []
         self._lessons: list[tuple[Example | Quarantine, Headers, str, int]] = []
         self._out: list[Outgoing] = []
 
@@ -77,12 +77,7 @@ class Outbox:
     def drain(self) -> list[Outgoing]:
         """Return what has gathered since the last call, encoded, in order for each log."""
         out, self._out = self._out, []
-        constant, partition = self._prediction_headers, self._partition
-        for answer, key, found in self._answers:
-            own = ("ce_id", answer.prediction_id.encode())
-            trace = headers.traced(found) if found else ()
-            sent = (*constant, own, *trace)
-            out.append(Outgoing("predictions", partition, key, encode(answer), sent, answer.event_time))
+        out += self._answers
         for value, kind, text, time_ms in self._lessons:
             out.append(Outgoing("examples", EXAMPLES_PARTITION, text.encode(), encode(value), kind, time_ms))
         self._answers.clear()
@@ -118,7 +113,7 @@ class Outbox:
         )
         if self.flags:
             (answer,) = self.flagged([answer])
-        self._answers.append((answer, event.record_key, event.headers))
+        self._send(answer, event.record_key, event.headers)
         return answer
 
     def flagged(self, answers: list[Prediction]) -> list[Prediction]:
@@ -136,6 +131,15 @@ class Outbox:
         sent = (*self._alert_headers, ("ce_id", alert.alert_id.encode()))
         self._out.append(Outgoing("alerts", None, alert.alert_id.encode(), encode(alert), sent, alert.time))
 
+    def _send(self, answer: Prediction, key: bytes | None, found: Headers) -> bytes:
+        """Encode an answer for the partition of its event; return the bytes."""
+        sent = (*self._prediction_headers, ("ce_id", answer.prediction_id.encode()))
+        if found:
+            sent += headers.traced(found)
+        data = encode(answer)
+        self._answers.append(Outgoing("predictions", self._partition, key, data, sent, answer.event_time))
+        return data
+
     @property
     def answers_sent(self) -> int:
         """Return the number of the next prediction, which `answered` will take."""
@@ -146,11 +150,13 @@ class Outbox:
         """Return the number of the next record for the examples log, which `learned` will take."""
         return self.writer.sent(self._examples_log)
 
-    def answered(self, answers: Sequence[Prediction], events: Sequence[Event]) -> None:
-        """Send answers, numbered from `answers_sent` on, to the partition of their events."""
+    def answered(self, answers: Sequence[Prediction], events: Sequence[Event]) -> list[bytes]:
+        """Send answers, numbered from `answers_sent` on, to their partition; return the bytes."""
         self.writer.advance(self._predictions_log, len(answers))
-        self._answers += [
-            (answer, event.record_key, event.headers) for answer, event in zip(answers, events, strict=True)
+        send = self._send
+        return [
+            send(answer, event.record_key, event.headers)
+            for answer, event in zip(answers, events, strict=True)
         ]
 
     def learned(self, examples: Sequence[Example]) -> None:
@@ -163,7 +169,7 @@ class Outbox:
         """Send an answer once more, for another record of the same event."""
         claim, sequence = self.writer.claim, self.writer.next(self._predictions_log)
         repeated = replace(answer, event_offset=event_offset, claim=claim, sequence=sequence)
-        self._answers.append((repeated, key, found))
+        self._send(repeated, key, found)
 
     def shadow(self, answer: Prediction, key: str, scores: dict[str, Score]) -> None:
         """Send what the other candidates would have answered, for looking only."""

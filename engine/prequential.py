@@ -61,11 +61,14 @@ class Prequential:
         self._outbox = outbox
         self._roster = roster
         self._counts = counts
+        self.answers: list[bytes] = []
+        """What was sent for the last run, in its order."""
 
     def answer(self, run: LabelledRun, now_ms: int, ahead: Ahead) -> list[Waiting]:
         """Answer and learn all of `run`; return what was answered, with every score and its label."""
         lessons = ahead.lessons(run.rows, run.labels)
         answered: list[Waiting] = []
+        self.answers = []
         while len(answered) < len(run.events):
             answered += self._stretch(run, len(answered), now_ms, lessons, ahead)
         return answered
@@ -91,7 +94,7 @@ class Prequential:
             judged += ahead.judge(examples[judged:], lessons, row + judged)
         if judged < len(examples):
             answers, examples, waiting = answers[:judged], examples[:judged], waiting[:judged]
-        outbox.answered(answers, run.events[row : row + judged])
+        self.answers += outbox.answered(answers, run.events[row : row + judged])
         outbox.learned(examples)
         return waiting
 

@@ -31,7 +31,7 @@ from operators.claims import Suppression, Writer
 from operators.contract import Operator, StateDelta, StateEntries
 from operators.entries import named, under
 from operators.features import Features, JoinedLabel
-from operators.join import EarlyLabel, Join, Joined, Waiting
+from operators.join import Answered, EarlyLabel, Join, Joined, Waiting
 from operators.plan import FeaturePlan
 from operators.scoring import Failure, Roster, Scoring
 from topics.codec import Decoded, Rejected, encode
@@ -278,10 +278,20 @@ class Scorer:
         self.counts["labels", "joined"] += len(answered)
         self.label_delays_ms += [0] * len(answered)
         self._served_by.update([waiting.prediction.served_by for waiting in answered])
-        for joined in self.join.open_labelled_all(answered, labels):
-            if self._shadows_sent:
-                self.outbox.shadow(joined.waiting.prediction, joined.waiting.key, joined.waiting.scores)
-            self._enter_windows(joined)
+        self.join.answered_all(
+            [
+                Answered(event.event_id, event.event_time, event.offset, crc, label, answer)
+                for event, crc, label, answer in zip(
+                    events, run.crcs, labels, self._prequential.answers, strict=True
+                )
+            ]
+        )
+        if self._shadows_sent:
+            for waiting in answered:
+                self.outbox.shadow(waiting.prediction, waiting.key, waiting.scores)
+        if self._label_windows:
+            for event, label, of in zip(events, labels, keys, strict=True):
+                self._enter_windows(of, event.event_time, label)
 
     def _answer_some(self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
         """Answer events whose labels come later, with what an earlier owner logged where it did."""
@@ -361,13 +371,13 @@ class Scorer:
         """Let a label enter the windows and write its example."""
         self.counts["labels", outcome] += 1
         self.label_delays_ms.append(joined.label_time - joined.waiting.prediction.event_time)
-        self._enter_windows(joined)
+        if self._label_windows:
+            self._enter_windows(joined.waiting.keys, joined.label_time, joined.label)
         self.outbox.example(joined)
 
-    def _enter_windows(self, joined: Joined) -> None:
-        if self._label_windows:
-            number = None if isinstance(joined.label, str) else float(joined.label)
-            self.features.step_labels([JoinedLabel(joined.waiting.keys, joined.label_time, number)])
+    def _enter_windows(self, keys: tuple[str, ...], label_time: int, label: LabelValue) -> None:
+        number = None if isinstance(label, str) else float(label)
+        self.features.step_labels([JoinedLabel(keys, label_time, number)])
 
     def _refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
         self.counts["dead_letters", stage] += 1

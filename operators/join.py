@@ -32,17 +32,19 @@ import msgspec
 from msgspec import Struct
 
 from operators.contract import StateDelta
+from topics.codec import decode_prediction
 from topics.messages import Label, LabelValue, Prediction, Score
 
-__all__ = ["EarlyLabel", "Join", "Joined", "LabelOutcome", "Waiting"]
+__all__ = ["Answered", "EarlyLabel", "Join", "Joined", "LabelOutcome", "Waiting"]
 
 PENDING_MAX = 1_000_000
-"""Entries of one partition, 1.7 KB each with 13 features.  The one with the earliest deadline goes first."""
+"""Entries of one partition, 1.7 KB each with 13 features (0.8 KB where labels come inside events and are
+learned at once).  The one with the earliest deadline goes first."""
 
 LabelOutcome = Literal["joined", "early", "late", "duplicate", "conflicting"]
 
 
-class Waiting(Struct, gc=False):
+class Waiting(Struct, gc=False, tag="waiting"):
     """One answered event: what was served, and its label once it has come."""
 
     prediction: Prediction
@@ -54,6 +56,23 @@ class Waiting(Struct, gc=False):
     """CRC-32 of the event's bytes, to tell a repeat from another event under the same id."""
     scores: dict[str, Score] = {}
     label: LabelValue | None = None
+
+
+class Answered(Struct, frozen=True, gc=False, tag="answered"):
+    """One answered event that has its label and was learned: no more than a repeat of it needs."""
+
+    event_id: str
+    event_time: int
+    event_offset: int
+    payload_crc: int
+    label: LabelValue
+    answer: bytes
+    """The prediction as it was sent."""
+
+    @property
+    def prediction(self) -> Prediction:
+        """Return what was served."""
+        return decode_prediction(self.answer)
 
 
 class EarlyLabel(Struct, frozen=True, gc=False):
@@ -98,12 +117,12 @@ class Join:
         """Entries dropped because `pending_max` was reached."""
         self.next_deadline: int | None = None
         """Smallest time that the watermark must pass for something to expire."""
-        self._waiting: dict[str, Waiting] = {}
-        self.known: Callable[[str], Waiting | None] = self._waiting.get
+        self._waiting: dict[str, Waiting | Answered] = {}
+        self.known: Callable[[str], Waiting | Answered | None] = self._waiting.get
         """Return the entry of an event that was answered within the horizon."""
         self._early: dict[str, EarlyLabel] = {}
-        self._in_order: deque[Waiting] = deque()
-        """Waiting entries by (event time, offset), each later than the one before."""
+        self._in_order: deque[tuple[int, int, str]] = deque()
+        """(event time, offset, event id) of entries, each later than the one before."""
         self._others: list[tuple[int, int, int, str]] = []
         """Heap of (deadline, kind, offset, event id): early labels, and entries that came out of order."""
         self._changed: set[str] = set()
@@ -139,23 +158,27 @@ class Join:
 
     def open_all(self, waitings: Sequence[Waiting]) -> None:
         """Remember answered events, in order.  Their ids must be new, and all different."""
-        entries, early, in_order = self._waiting, self._early, self._in_order
-        newest = in_order[-1].prediction if in_order else None
-        time_max, offset_max = (newest.event_time, newest.event_offset) if newest else (-1, -1)
         for waiting in waitings:
             answer = waiting.prediction
-            event_id, time, offset = answer.event_id, answer.event_time, answer.event_offset
-            entries[event_id] = waiting
-            self._changed.add(event_id)
-            if time > time_max or (time == time_max and offset > offset_max):
-                in_order.append(waiting)
-                time_max, offset_max = time, offset
-            else:
-                heappush(self._others, (time + self.wait_ms, _WAITING, offset, event_id))
-            if self.next_deadline is None or time + self.wait_ms < self.next_deadline:
-                self.next_deadline = time + self.wait_ms
-            if len(entries) + len(early) > self.pending_max:
-                self._give_up()
+            self._remember(answer.event_id, answer.event_time, answer.event_offset, waiting)
+
+    def answered_all(self, events: Sequence[Answered]) -> None:
+        """Remember events that carried their labels, in order.  Their ids must be new, and all different."""
+        for event in events:
+            self._remember(event.event_id, event.event_time, event.event_offset, event)
+
+    def _remember(self, event_id: str, time: int, offset: int, entry: Waiting | Answered) -> None:
+        entries, in_order, deadline = self._waiting, self._in_order, time + self.wait_ms
+        entries[event_id] = entry
+        self._changed.add(event_id)
+        if not in_order or in_order[-1] < (time, offset):
+            in_order.append((time, offset, event_id))
+        else:
+            heappush(self._others, (deadline, _WAITING, offset, event_id))
+        if self.next_deadline is None or deadline < self.next_deadline:
+            self.next_deadline = deadline
+        if len(entries) + len(self._early) > self.pending_max:
+            self._give_up()
 
     def settle(self, waiting: Waiting, scores: dict[str, Score]) -> Joined | EarlyLabel | None:
         """Add every candidate's score; return the join if the label was here before its event.
@@ -178,24 +201,6 @@ class Join:
         """Join the label that the event itself carried."""
         return self._close(waiting, label, label_time, -1)
 
-    def open_labelled(self, waiting: Waiting, label: LabelValue) -> Joined:
-        """Remember an answered and scored event that carried its label, and join the two."""
-        waiting.label = label
-        self.open(waiting)
-        return Joined(waiting, label, waiting.prediction.event_time, -1, -1)
-
-    def open_labelled_all(self, waitings: Sequence[Waiting], labels: Sequence[LabelValue]) -> list[Joined]:
-        """Remember answered and scored events that carried their labels, in order, and join each.
-
-        Their ids must be new, and all different.
-        """
-        joined: list[Joined] = []
-        for waiting, label in zip(waitings, labels, strict=True):
-            waiting.label = label
-            joined.append(Joined(waiting, label, waiting.prediction.event_time, -1, -1))
-        self.open_all(waitings)
-        return joined
-
     def label(
         self, label: Label, *, key: bytes | None, value: bytes | None
     ) -> tuple[LabelOutcome, Joined | None]:
@@ -213,7 +218,7 @@ class Join:
             if self.pending > self.pending_max:
                 self._give_up()
             return "early", None
-        if waiting.label is not None:
+        if isinstance(waiting, Answered) or waiting.label is not None:
             return ("duplicate" if waiting.label == label.label else "conflicting"), None
         if label.label_time > waiting.prediction.event_time + self.wait_ms:
             return "late", None
@@ -230,28 +235,29 @@ class Join:
         in_order, others, timeout = self._in_order, self._others, self.implicit
         due = watermark - self.wait_ms
         # Nothing came out of order, nearly always: then the queue alone says who is next.
-        while in_order and not others and in_order[0].prediction.event_time < due:
-            waiting = in_order.popleft()
-            self._drop(waiting.prediction.event_id)
-            if timeout is not None and waiting.label is None:
-                deadline = waiting.prediction.event_time + self.wait_ms
-                implicit.append(Joined(waiting, timeout, deadline, -1, at_offset))
+        while in_order and not others and in_order[0][0] < due:
+            time, _, event_id = in_order.popleft()
+            waiting = self._drop(event_id)
+            if timeout is not None and isinstance(waiting, Waiting) and waiting.label is None:
+                implicit.append(Joined(waiting, timeout, time + self.wait_ms, -1, at_offset))
         self._look()
         while self.next_deadline is not None and self.next_deadline < watermark:
             deadline, kind, offset, event_id = self._pop()
             if kind == _EARLY:
                 if early := self._drop_early(event_id, offset):
                     unmatched.append(early)
-            elif (waiting := self._drop(event_id)).label is None and timeout is not None:
-                implicit.append(Joined(waiting, timeout, deadline, -1, at_offset))
+            else:
+                waiting = self._drop(event_id)
+                if timeout is not None and isinstance(waiting, Waiting) and waiting.label is None:
+                    implicit.append(Joined(waiting, timeout, deadline, -1, at_offset))
         return implicit, unmatched
 
     def _pop(self) -> tuple[int, int, int, str]:
         """Take the earliest deadline out of the queue or the heap."""
         first = None
         if self._in_order:
-            answer = self._in_order[0].prediction
-            first = (answer.event_time + self.wait_ms, _WAITING, answer.event_offset, answer.event_id)
+            time, offset, event_id = self._in_order[0]
+            first = (time + self.wait_ms, _WAITING, offset, event_id)
         if first is None or (self._others and self._others[0] < first):
             first = heappop(self._others)
         else:
@@ -262,7 +268,7 @@ class Join:
     def _look(self) -> None:
         """Find the next deadline."""
         in_order, others = self._in_order, self._others
-        found = in_order[0].prediction.event_time + self.wait_ms if in_order else None
+        found = in_order[0][0] + self.wait_ms if in_order else None
         if others and (found is None or others[0][0] < found):
             found = others[0][0]
         self.next_deadline = found
@@ -278,7 +284,7 @@ class Join:
             self.given_up += 1
             return
 
-    def _drop(self, event_id: str) -> Waiting:
+    def _drop(self, event_id: str) -> Waiting | Answered:
         self._changed.add(event_id)
         return self._waiting.pop(event_id)
 
@@ -297,7 +303,7 @@ class Join:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return one entry per waiting prediction and early label."""
-        entries = {"w/" + event_id: _encode(waiting) for event_id, waiting in self._waiting.items()}
+        entries = {"w/" + event_id: _encode(entry) for event_id, entry in self._waiting.items()}
         entries.update(("l/" + event_id, _encode(early)) for event_id, early in self._early.items())
         return entries
 
@@ -346,16 +352,16 @@ class Join:
                 label = early.label
                 self._others.append((label.label_time + self.wait_ms, _EARLY, label.offset, event_id))
         heapify(self._others)
-        self._in_order = deque(sorted(self._waiting.values(), key=_order))
+        self._in_order = deque(sorted(map(_place, self._waiting.values())))
         self._look()
 
 
-def _order(waiting: Waiting) -> tuple[int, int, str]:
-    answer = waiting.prediction
-    return answer.event_time, answer.event_offset, answer.event_id
+def _place(entry: Waiting | Answered) -> tuple[int, int, str]:
+    event = entry if isinstance(entry, Answered) else entry.prediction
+    return event.event_time, event.event_offset, event.event_id
 
 
 _WAITING, _EARLY = 0, 1
 _encode = msgspec.msgpack.Encoder().encode
-_decode_waiting = msgspec.msgpack.Decoder(Waiting).decode
+_decode_waiting = msgspec.msgpack.Decoder(Waiting | Answered).decode
 _decode_early = msgspec.msgpack.Decoder(EarlyLabel).decode

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.join import EarlyLabel, Join, Joined, Waiting
+from operators.join import Answered, EarlyLabel, Join, Joined, Waiting
+from topics.codec import encode
 from topics.messages import Label, Prediction
 
 WAIT_MS = 100
@@ -17,6 +18,29 @@ def waiting(event_id: str, time: int, offset: int = 0) -> Waiting:
         f"p:{event_id}", event_id, time, 0, "m", 1, 0, "champion", 0.5, True, "champion", {}, offset, 1, 0
     )
     return Waiting(answer, "k", (), 0)
+
+
+def with_label(entry: Waiting, *, label: bool) -> Answered:
+    answer = entry.prediction
+    return Answered(
+        answer.event_id, answer.event_time, answer.event_offset, entry.payload_crc, label, encode(answer)
+    )
+
+
+def test_an_event_that_brought_its_label_is_known_by_its_answer() -> None:
+    join = Join(wait_ms=30, implicit=False)
+    entry = waiting("e1", 5, 0)
+    join.answered_all([with_label(entry, label=True)])
+    restored = Join(wait_ms=30, implicit=False)
+    restored.restore(join.snapshot())
+    for found in (join, restored):
+        known = found.known("e1")
+        assert known is not None
+        assert (known.prediction, known.label) == (entry.prediction, True)
+        assert found.label(Label("e1", True, 6, 1), key=None, value=None) == ("duplicate", None)
+        assert found.label(Label("e1", False, 6, 2), key=None, value=None) == ("conflicting", None)
+        assert found.expire(36, at_offset=1) == ([], []), "it has its label"
+        assert found.known("e1") is None
 
 
 def answered(join: Join, event_id: str, time: int, offset: int = 0) -> Any:
@@ -156,7 +180,7 @@ def test_what_ends_ends_by_deadline_whatever_the_order_it_came_in(
     for offset, (time, labelled) in enumerate(rows):
         entry = waiting(f"e{offset}", time, offset)
         if labelled:
-            join.open_labelled(entry, True)
+            join.answered_all([with_label(entry, label=True)])
         else:
             join.open(entry)
         waits.append((time + 30, 0, offset, f"e{offset}"))
@@ -178,15 +202,11 @@ def test_what_ends_ends_by_deadline_whatever_the_order_it_came_in(
 @given(answers, st.integers(1, 30), st.integers(1, 9))
 def test_a_run_of_n_equals_n_runs_of_one(rows: list[tuple[int, bool]], pending_max: int, size: int) -> None:
     runs, each = (Join(wait_ms=30, implicit=None, pending_max=pending_max) for _ in range(2))
-    entries = [waiting(f"e{offset}", time, offset) for offset, (time, _) in enumerate(rows)]
-    labels = [label for _, label in rows]
-    found = [
-        joined
-        for at in range(0, len(rows), size)
-        for joined in runs.open_labelled_all(entries[at : at + size], labels[at : at + size])
-    ]
-    again = [waiting(f"e{offset}", time, offset) for offset, (time, _) in enumerate(rows)]
-    assert found == [each.open_labelled(entry, label) for entry, label in zip(again, labels, strict=True)]
+    entries = [with_label(waiting(f"e{n}", time, n), label=label) for n, (time, label) in enumerate(rows)]
+    for at in range(0, len(rows), size):
+        runs.answered_all(entries[at : at + size])
+    for entry in entries:
+        each.answered_all([entry])
     assert runs.snapshot() == each.snapshot()
     assert runs.delta() == each.delta()
     assert (runs.next_deadline, runs.given_up) == (each.next_deadline, each.given_up)
