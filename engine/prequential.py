@@ -22,7 +22,7 @@ from typing import NamedTuple
 from engine.ahead import Ahead
 from engine.outbox import Outbox
 from engine.pipeline import Pipeline
-from operators.join import Waiting
+from operators.join import Answered, Waiting
 from operators.lessons import Lessons, Serving
 from operators.roster import Roster
 from operators.scoring import labels_of
@@ -61,14 +61,15 @@ class Prequential:
         self._outbox = outbox
         self._roster = roster
         self._counts = counts
-        self.answers: list[bytes] = []
-        """What was sent for the last run, in its order."""
+        self._shadows_sent = pipeline.shadow_predictions
+        self.remembered: list[Answered] = []
+        """What a repeat of the last run's events would need, in their order."""
 
     def answer(self, run: LabelledRun, now_ms: int, ahead: Ahead) -> list[Waiting]:
         """Answer and learn all of `run`; return what was answered, with every score and its label."""
         lessons = ahead.lessons(run.rows, run.labels)
         answered: list[Waiting] = []
-        self.answers = []
+        self.remembered = []
         while len(answered) < len(run.events):
             answered += self._stretch(run, len(answered), now_ms, lessons, ahead)
         return answered
@@ -94,9 +95,24 @@ class Prequential:
             judged += ahead.judge(examples[judged:], lessons, row + judged)
         if judged < len(examples):
             answers, examples, waiting = answers[:judged], examples[:judged], waiting[:judged]
-        self.answers += outbox.answered(answers, run.events[row : row + judged])
+        self._send(run, row, answers, waiting)
         outbox.learned(examples)
         return waiting
+
+    def _send(
+        self, run: LabelledRun, row: int, answers: Sequence[Prediction], waiting: Sequence[Waiting]
+    ) -> None:
+        part = slice(row, row + len(answers))
+        sent = self._outbox.answered(answers, run.events[part])
+        self.remembered += [
+            Answered(event.event_id, event.event_time, event.offset, crc, label, answer)
+            for event, crc, label, answer in zip(
+                run.events[part], run.crcs[part], run.labels[part], sent, strict=True
+            )
+        ]
+        if self._shadows_sent:
+            for found in waiting:
+                self._outbox.shadow(found.prediction, found.key, found.scores)
 
     def _answers(
         self, run: LabelledRun, row: int, until: int, now_ms: int, serving: Serving, lessons: Lessons

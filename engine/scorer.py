@@ -31,7 +31,7 @@ from operators.claims import Suppression, Writer
 from operators.contract import Operator, StateDelta, StateEntries
 from operators.entries import named, under
 from operators.features import Features, JoinedLabel
-from operators.join import Answered, EarlyLabel, Join, Joined, Waiting
+from operators.join import EarlyLabel, Join, Joined, Waiting
 from operators.plan import FeaturePlan
 from operators.scoring import Failure, Roster, Scoring
 from topics.codec import Decoded, Rejected, encode
@@ -278,17 +278,7 @@ class Scorer:
         self.counts["labels", "joined"] += len(answered)
         self.label_delays_ms += [0] * len(answered)
         self._served_by.update([waiting.prediction.served_by for waiting in answered])
-        self.join.answered_all(
-            [
-                Answered(event.event_id, event.event_time, event.offset, crc, label, answer)
-                for event, crc, label, answer in zip(
-                    events, run.crcs, labels, self._prequential.answers, strict=True
-                )
-            ]
-        )
-        if self._shadows_sent:
-            for waiting in answered:
-                self.outbox.shadow(waiting.prediction, waiting.key, waiting.scores)
+        self.join.answered_all(self._prequential.remembered)
         if self._label_windows:
             for event, label, of in zip(events, labels, keys, strict=True):
                 self._enter_windows(of, event.event_time, label)
