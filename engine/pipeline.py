@@ -19,9 +19,11 @@ import msgspec
 from river import base, metrics
 
 from engine.definition import model_text, unseeded
+from operators.carryover import Layout, layout_of_plan
 from operators.drift import Drift
 from operators.evidence import Promotion
 from operators.expressions import Expression
+from operators.featurebook import CatalogueEntry, Settings, event_fields, feature_book, features_version
 from operators.plan import FeaturePlan, compile_features
 from operators.ruleplan import RulePlan, compile_rules
 from operators.rules import Alerts, Rule
@@ -141,6 +143,8 @@ class Pipeline:
     stages: Stages | None = field(init=False, repr=False)
     """How windows by other keys than the topic's are computed; None where no event needs to travel."""
     rule_plan: RulePlan = field(init=False, repr=False)
+    book: tuple[CatalogueEntry, ...] = field(init=False, repr=False)
+    """The catalogue of the features, with their versions."""
     catalog: Catalog = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -173,6 +177,10 @@ class Pipeline:
         rule_plan = compile_rules(
             self.rules, self.alerts, self.events.type, plan, task=task, fixed=self._fixed_fields()
         )
+        labels = self.labels
+        told = f"{labels.field} {labels.label} {labels.time} {labels.wait_ms} {labels.on_timeout!r} {task}"
+        settings = Settings(self.events.time, told, self.rules)
+        book = feature_book(self.features, plan, self.events.type, settings)
         for name, value in (
             ("models", models),
             ("champion", champion),
@@ -180,6 +188,7 @@ class Pipeline:
             ("plan", plan),
             ("stages", stages),
             ("rule_plan", rule_plan),
+            ("book", book),
             ("catalog", catalog),
         ):
             object.__setattr__(self, name, value)
@@ -226,23 +235,28 @@ class Pipeline:
         return {name: model.clone() for name, model in self.models.items()}
 
     def scorer_definition(self) -> dict[str, str]:
-        """Return the digest of each part that a scorer's state depends on, by name."""
+        """Return the digest of each part that a scorer's state depends on, by name; of features the version.
+
+        Fields that no feature reads are no part of it: an event may get new ones.
+        """
         events, labels = self.events, self.labels
+        types = event_fields(events.type)
         parts: dict[str, object] = {
-            "events.fields": f"{events.id} {events.time} {events.key} {_fields_of(events.type)}",
+            "events.fields": [(name, types[name]) for name in self._fixed_fields()],
             "events.grace": self.grace_ms,
             "labels": f"{labels.topic} {labels.field} {labels.wait_ms} {labels.on_timeout!r}",
             "task": self.task,
             "max_events_per_key": self.max_events_per_key,
         }
-        parts.update((f"features.{name}", repr(feature)) for name, feature in self.features.items())
         if self.stages is not None:
-            names = " ".join(stage.name for stage in self.stages.rekeyed)
-            parts["stages"] = f"{events.partitions} {names}"
+            # Events on their way carry numbers of stages and of windows.
+            plans = [self.stages.own, *(stage.plan for stage in self.stages.rekeyed)]
+            windows = [(plan.features, layout_of_plan(plan, types)) for plan in plans if plan is not None]
+            parts["stages"] = f"{events.partitions} {windows}"
         parts.update((f"rules.{rule.name}", f"{at} {rule!r}") for at, rule in enumerate(self.rules))
         if self.alerts is not None:
             parts["alerts"] = self.alerts
-        return {name: _short(str(part)) for name, part in parts.items()}
+        return {name: _short(str(part)) for name, part in parts.items()} | self._feature_versions()
 
     def learner_definition(self) -> dict[str, str]:
         """Return the digest of each part that a learner's state depends on, by name."""
@@ -255,7 +269,20 @@ class Pipeline:
             "metrics": " ".join(model_text(metric) for metric in self.metrics or ()),
         }
         parts.update((f"models.{name}", model_text(model)) for name, model in self.models.items())
-        return {name: _short(part) for name, part in parts.items()}
+        return {name: _short(part) for name, part in parts.items()} | self._feature_versions()
+
+    def _feature_versions(self) -> dict[str, str]:
+        return {f"features.{entry.name}": entry.version for entry in self.book}
+
+    @property
+    def features_version(self) -> str:
+        """Return the version of all features together, as predictions carry it."""
+        return features_version(self.book)
+
+    def layout(self) -> Layout:
+        """Return what a scorer's windows keep, to be compared with what a checkpoint holds."""
+        plan = self.plan if self.stages is None else self.stages.answer
+        return layout_of_plan(plan, event_fields(self.events.type))
 
     def _fixed_fields(self) -> dict[str, str]:
         """Return the fields whose values no rule may change, and what they are."""
@@ -339,10 +366,6 @@ def _last_step(model: Any) -> Any:
     while hasattr(model, "steps"):
         model = list(model.steps.values())[-1]
     return model
-
-
-def _fields_of(event_type: type[msgspec.Struct]) -> str:
-    return " ".join(f"{entry.encode_name}:{entry.type}" for entry in msgspec.structs.fields(event_type))
 
 
 def _short(text: str) -> str:

@@ -17,7 +17,7 @@ sent waits for nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Raw
@@ -180,7 +180,7 @@ class Router:
             self.partition,
             event.event_offset,
             event.event_id,
-            joined.waiting.keys,
+            cast("tuple[str, ...]", joined.waiting.keys),  # stages never change under a checkpoint
             joined.label_time,
             _number(joined.label),
         )

@@ -365,7 +365,7 @@ class Scorer:
             self._enter_windows(joined.waiting.keys, joined.label_time, joined.label)
         self.outbox.example(joined)
 
-    def _enter_windows(self, keys: tuple[str, ...], label_time: int, label: LabelValue) -> None:
+    def _enter_windows(self, keys: tuple[str | None, ...], label_time: int, label: LabelValue) -> None:
         number = None if isinstance(label, str) else float(label)
         self.features.step_labels([JoinedLabel(keys, label_time, number)])
 

@@ -19,7 +19,10 @@ from operators.kernels import Target
 from operators.keyed import Row
 from operators.spans import Decay
 
-__all__ = ["Faded", "Fading"]
+__all__ = ["Faded", "Fading", "measures_of"]
+
+Measure = tuple[int, int | None]
+"""A half-life, and the column that is summed; None where entries are counted."""
 
 
 class Faded:
@@ -53,15 +56,8 @@ class Fading:
 
     def __init__(self, columns: Sequence[str | None], targets: Sequence[Target]) -> None:
         self.reach_ms = max(target.aggregate.window_ms for target in targets)
-        measures: dict[tuple[int, int | None], int] = {}
-        self._outputs: list[tuple[Target, int]] = []
-        for target in targets:
-            aggregate = target.aggregate
-            offset = columns.index(aggregate.column) if aggregate.is_valued else None
-            half_life = aggregate.span.half_life_ms if isinstance(aggregate.span, Decay) else 0
-            place = measures.setdefault((half_life, offset), len(measures))
-            self._outputs.append((target, place))
-        self._measures = tuple(measures)
+        self._measures = measures_of(targets, columns)
+        self._outputs = [(target, self._measures.index(_measure(target, columns))) for target in targets]
 
     def new(self) -> Faded:
         """Return the sums of no entries."""
@@ -116,3 +112,14 @@ class Fading:
         """Return what `dump` gave."""
         time, weights, sums = data
         return Faded(time, weights, sums)
+
+
+def measures_of(targets: Sequence[Target], columns: Sequence[str | None]) -> tuple[Measure, ...]:
+    """Return what is summed for `targets`."""
+    return tuple(dict.fromkeys(_measure(target, columns) for target in targets))
+
+
+def _measure(target: Target, columns: Sequence[str | None]) -> Measure:
+    aggregate = target.aggregate
+    offset = columns.index(aggregate.column) if aggregate.is_valued else None
+    return aggregate.span.half_life_ms if isinstance(aggregate.span, Decay) else 0, offset

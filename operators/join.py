@@ -50,8 +50,8 @@ class Waiting(Struct, gc=False, tag="waiting"):
     prediction: Prediction
     """What was served; a duplicate of the event is answered with it again."""
     key: str
-    keys: tuple[str, ...]
-    """The event's keys in the label windows, in plan order."""
+    keys: tuple[str | None, ...]
+    """The event's keys in the label windows, in plan order; None where a changed definition added one."""
     payload_crc: int
     """CRC-32 of the event's bytes, to tell a repeat from another event under the same id."""
     scores: dict[str, Score] = {}

@@ -45,8 +45,11 @@ def words_of(expression: Expression, place: str) -> Words:
         of = of.of
     if not isinstance(of, Described):
         return Words()
-    said: object
-    for name, said, most in (("description", of.text, TEXT_MAX), ("owner", of.owner, OWNER_MAX)):
+    given: tuple[tuple[str, object, int], ...] = (
+        ("description", of.text, TEXT_MAX),
+        ("owner", of.owner, OWNER_MAX),
+    )
+    for name, said, most in given:
         if not isinstance(said, str) or len(said) > most:
             raise DefinitionError(
                 f"{place}: {name} {str(said)[:40]!r}", hint=f"give text of at most {most:,} characters"

@@ -121,7 +121,7 @@ def test_definitions_differ_where_they_differ() -> None:
     changed = {
         name for name, part in one.learner_definition().items() if other.learner_definition()[name] != part
     }
-    assert changed == {"models.lr"}
+    assert changed == {"features.n", "models.lr"}
 
 
 def test_select_type_whose_repr_river_cannot_print_is_no_obstacle() -> None:
