@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,9 @@ async def brute_force(kafka: KafkaSettings, folder: Path, pipeline: Pipeline) ->
     return {line["event_id"]: line["features"] for line in found}
 
 
-def test_two_workers_one_killed_answer_as_one_partition_would(kafka: KafkaSettings, tmp_path: Path) -> None:
+def test_two_workers_one_frozen_one_killed_answer_as_one_partition_would(
+    kafka: KafkaSettings, tmp_path: Path
+) -> None:
     asyncio.run(two_workers(kafka, tmp_path))
 
 
@@ -119,12 +122,13 @@ async def two_workers(kafka: KafkaSettings, folder: Path) -> None:
         with one, two:
             for worker in (one, two):
                 await worker.ready()
-            await answers(watch, predictions, EVENTS // 4, two)
-            one.kill()
+            await answers(watch, predictions, EVENTS // 8, two)
+            one.send(signal.SIGSTOP)  # a zombie, once the other has its partitions
+            await until(lambda: two.metrics()["headrace_partitions"] == PARTITIONS, "all", worker=two)
+            one.send(signal.SIGCONT)
             await answers(watch, predictions, EVENTS // 2, two)
             two.kill()
             assert watch.answered(predictions) < EVENTS, "killed after the work"
-            one.start()
             two.start()
             await answers(watch, predictions, EVENTS, two)
             codes = [await worker.stop() for worker in (one, two)]
