@@ -13,7 +13,7 @@ import json
 import random
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from river import linear_model
@@ -22,14 +22,15 @@ from engine import Labels, Pipeline, Topic
 from engine.backtest import Backtest
 from engine.rekeying import Rekeying
 from operators import by, field, label
-from operators.claims import Log, Reader, Writer
+from operators import takeover as steps
+from operators.claims import Log, LogPosition
 from operators.features import Features
 from operators.join import Waiting
-from operators.logged import LoggedHops
+from operators.takeover import Takeover, cut, log_positions, takeover
 from topics import headers
 from topics.codec import Decoded, encode
 from topics.hops import decode_hop
-from topics.messages import Claim, Event, Record
+from topics.messages import Event, Record
 
 IDLE_AFTER_MS = 1_000
 TURNS_MAX = 5_000
@@ -190,7 +191,7 @@ class World:
         self.pace: dict[int, float] = {}
         """How often, of all turns, a slow partition reads."""
         self.answered_order: dict[int, list[str]] = defaultdict(list)
-        self.owners = [Owner(self, number) for number in range(self.partitions)]
+        self.owners = [Owner(self, number, Store()) for number in range(self.partitions)]
 
     def run(self, *, crashes: int = 0) -> None:
         """Turn owners in any order until everything is answered."""
@@ -225,55 +226,78 @@ class World:
             self.late.add(event)
 
 
-class Owner:
-    """One partition's owner: what a worker does around `Rekeying`."""
+class Saved(NamedTuple):
+    """A checkpoint of one owner."""
 
-    def __init__(
-        self, world: World, number: int, claim: int = 1, checkpoint: Any = None, zombie: Owner | None = None
-    ) -> None:
-        self.world, self.number, self.claim = world, number, claim
-        self.checkpoint = checkpoint
+    logs: tuple[LogPosition, ...]
+    entries: dict[str, bytes]
+    position: tuple[int, int]
+    """Next offsets of events and labels."""
+
+
+class Store:
+    """What outlives the owners of one partition."""
+
+    def __init__(self) -> None:
+        self.claim = 0
+        self.saved: Saved | None = None
+
+
+class Owner:
+    """One partition's owner: what a worker does around `Rekeying`, with the real takeover."""
+
+    def __init__(self, world: World, number: int, store: Store, zombie: Owner | None = None) -> None:
+        self.world, self.number, self.store = world, number, store
+        self.zombie = zombie
         inside = world.pipeline.labels.field is not None
         self._all_labels = [] if inside else world.given.labels[number]
         self.flying: dict[Log, deque[tuple[bytes | None, bytes | None]]] = defaultdict(deque)
-        logged = LoggedHops()
-        self.logs = [(role, q) for role in ("rekey", "rekeyed") for q in range(world.partitions)]
-        claimed_at: dict[Log, int] = {}
-        for log in world.rng.sample(self.logs, len(self.logs)):
-            if zombie is not None:
-                zombie._land(world.rng.random(), log)
-            claimed_at[log] = self._claim(log)
-        self._read_back(logged, claimed_at)
-        world.suppressed += len(logged)
-        self.writer = Writer(number, claim, claimed_at)
+        self.taken = self._take_over()
+        self.zombie = None
+        world.suppressed += len(self.taken.suppression.hops)
+        self.writer = self.taken.writer
         stages = world.pipeline.stages
         assert stages is not None
+        logged = self.taken.suppression.hops
         self.rekeying = Rekeying(world.pipeline, stages, partition=number, writer=self.writer, logged=logged)
-        self.logged = logged
         self.answering = Features(stages.answer)
         self.events = self.labels = 0
-        if checkpoint is not None:
-            entries, (self.events, self.labels), _ = checkpoint
-            self.rekeying.restore(entries)
+        if store.saved is not None:
+            self.events, self.labels = store.saved.position
+            self.rekeying.restore(store.saved.entries)
         self.offered_events, self.offered_labels = self.events, self.labels
 
-    def _claim(self, log: Log) -> int:
-        return self.world.append(log, None, encode(Claim(self.number, self.claim)), headers.CLAIM)
+    def _take_over(self) -> Takeover:
+        protocol = takeover(self.number, hop_partitions=self.world.partitions)
+        answer: Any = None
+        while True:
+            try:
+                answer = self._carry_out(protocol.send(answer))
+            except StopIteration as end:
+                taken: Takeover = end.value
+                return taken
 
-    def _read_back(self, logged: LoggedHops, claimed_at: dict[Log, int]) -> None:
-        saved = self.checkpoint[2] if self.checkpoint is not None else {}
-        for log in self.logs:
-            position, claim, sequence = saved.get(log, (0, 0, 0))
-            reader = Reader((self.number, claim, sequence)) if claim else Reader()
-            for record in self.world.logs[log][position : claimed_at[log]]:
-                value = decode_hop(record)
-                assert value is not None
-                if value.source_partition != self.number:
-                    continue
-                if isinstance(value, Claim):
-                    reader.claim(self.number, value.claim)
-                elif reader.counts(self.number, value.claim, value.sequence):
-                    logged.add(value)
+    def _carry_out(self, request: steps.Request) -> Any:
+        store, logs = self.store, self.world.logs
+        match request:
+            case steps.Look():
+                return steps.Stored(store.claim, store.saved.logs if store.saved is not None else ())
+            case steps.Fence(above):
+                store.claim = max(store.claim, above) + 1
+                return store.claim
+            case steps.Load():
+                return store.saved
+            case steps.FindBounds(target, partition):
+                return steps.Bounds(0, len(logs[target, partition]))
+            case steps.WriteClaim(target, partition, value):
+                if self.zombie is not None:
+                    self.zombie._land(self.world.rng.random(), (target, partition))
+                return self.world.append((target, partition), None, encode(value), headers.CLAIM)
+            case steps.ReadLog(target, partition, position, until):
+                found = logs[target, partition][position:until]
+                values = [(record.offset, decode_hop(record)) for record in found]
+                return steps.LogBatch([steps.LogRecord(at, value) for at, value in values if value], until)
+        raise AssertionError(request)
 
     @property
     def done(self) -> bool:
@@ -345,22 +369,19 @@ class Owner:
     def save(self) -> None:
         self._land(1.0)
         self.rekeying.tidy()
-        entries = dict(self.checkpoint[0]) if self.checkpoint is not None else {}
+        entries = dict(self.store.saved.entries) if self.store.saved is not None else {}
         for name, data in self.rekeying.delta().items():
             if data is None:
                 entries.pop(name, None)
             else:
                 entries[name] = data
         assert entries == self.rekeying.snapshot()
-        if self.logged.empty:
-            logs = {at.log: (at.position, at.claim, at.sequence) for at in self.writer.positions()}
-        else:
-            logs = self.checkpoint[2] if self.checkpoint is not None else {}
-        self.checkpoint = (entries, (self.events, self.labels), logs)
+        logs = log_positions(self.taken, cut(self.taken))
+        self.store.saved = Saved(logs, entries, (self.events, self.labels))
 
     def crashed(self) -> Owner:
         """The next owner; what was on its way is lost, in part, or arrives too late to count."""
-        successor = Owner(self.world, self.number, self.claim + 1, self.checkpoint, self)
+        successor = Owner(self.world, self.number, self.store, self)
         for log in list(self.flying):
             self._land(self.world.rng.random(), log)
         return successor

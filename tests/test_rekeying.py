@@ -102,7 +102,7 @@ class _NoMemory(LoggedHops):
 
 
 def test_without_suppression_a_replay_would_count_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rekeying_world.LoggedHops", _NoMemory)
+    monkeypatch.setattr("operators.claims.LoggedHops", _NoMemory)
     wrong = 0
     for seed in range(3):
         try:
