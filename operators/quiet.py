@@ -37,8 +37,8 @@ class QuietLogs:
     >>> logs = QuietLogs(stride=1, entries_max=2)
     >>> logs.put("a", [1_000, 1_001], [2.5, 3.5]), logs.put("b", [1_000], [None])
     (True, False)
-    >>> logs.packed["a"], logs.times_and_values("a"), logs.newest("a")
-    (b'\\xe8\\x03\\x00...', (array('q', [1000, 1001]), [2.5, 3.5]), 1001)
+    >>> len(logs.packed["a"]), logs.times_and_values("a"), logs.newest("a")
+    (32, (array('q', [1000, 1001]), [2.5, 3.5]), 1001)
     """
 
     def __init__(self, *, stride: int, entries_max: int) -> None:
