@@ -1,8 +1,24 @@
 """Memory between events: one idea per file, synchronous, with time as an argument.
 
-The names below are the feature language of a user's file (`expressions.py`).
+The names below are the feature language of a user's file (`expressions.py`, `transforms.py`).
 """
 
 from operators.expressions import by, decay, feature, field, label, last_n, lookup, session, tiled, tumbling
+from operators.transforms import apply, coalesce, cross, indicator
 
-__all__ = ["by", "decay", "feature", "field", "label", "last_n", "lookup", "session", "tiled", "tumbling"]
+__all__ = [
+    "apply",
+    "by",
+    "coalesce",
+    "cross",
+    "decay",
+    "feature",
+    "field",
+    "indicator",
+    "label",
+    "last_n",
+    "lookup",
+    "session",
+    "tiled",
+    "tumbling",
+]

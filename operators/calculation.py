@@ -7,14 +7,15 @@ a condition is decided.  Never here: windows, memory, what a definition may say 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from math import isfinite
 from operator import attrgetter
 from typing import Any, Final
 
+from operators.algebra import Bucket, Clip, Cyclic, Hashed, Math
 from operators.conditions import Both, Comparison, Condition, Either, IsMissing, Not
 from operators.exact import Number
+from operators.mapping import crossed, mapped, returned, time_part
 from operators.nodes import (
     Aggregate,
     Arithmetic,
@@ -27,19 +28,22 @@ from operators.nodes import (
     Negative,
     TimePart,
 )
+from operators.transforms import Apply, Coalesce, Cross, Indicator
 from topics.messages import FeatureValue
 
-__all__ = ["Evaluate", "Out", "calculation", "predicate"]
+__all__ = ["Evaluate", "Failures", "Out", "calculation", "predicate"]
 
 Out = dict[Any, Any]
 Evaluate = Callable[[Any, Out, Mapping[str, object]], FeatureValue | None]
 """(the user's event, aggregates by number, looked-up values by `Lookup.address`) -> value or None.
 
 Expressions over features take the row of features in place of the event."""
-Decide = Callable[[Any], bool | None]
-"""The user's event -> met, not met, or unknown."""
+Decide = Callable[..., bool | None]
+"""The arguments of `Evaluate` (the event alone will do where nothing else is looked at) -> met, not met, or
+unknown."""
+Failures = MutableMapping[str, int]
+"""How often each function of the user's failed, by `Apply.name`."""
 
-_HOUR_MS: Final = 3_600_000
 _NOTHING: Final[dict[Any, Any]] = {}
 _RELATIONS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "==": operator.eq,
@@ -52,47 +56,61 @@ _RELATIONS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
 }
 
 
-def predicate(condition: Condition) -> Decide:
+def predicate(condition: Condition, of: Callable[[Expression], Evaluate] | None = None) -> Decide:
     """Return `condition` as a function of the user's event: True, False, or None where it is unknown.
+
+    `of` makes functions of what is compared, where that is more than the event's own fields.
 
     >>> from types import SimpleNamespace as Payment
     >>> large = predicate((Field("amount") > 100) & ~(Field("kind") == "refund"))
     >>> [large(Payment(amount=amount, kind="sale")) for amount in (200, 50, None)]
     [True, False, None]
     """
+
+    of = _own if of is None else of
     match condition:
         case Comparison(relation, Expression() as left, Expression() as right):
-            return _comparison(_RELATIONS[relation], calculation(left, {}), calculation(right, {}))
-        case IsMissing(Expression() as of):
-            inner = calculation(of, {})
-            return lambda value: inner(value, _NOTHING, _NOTHING) is None
-        case Both(left, right):
-            return _joined(predicate(left), predicate(right), decisive=False)
-        case Either(left, right):
-            return _joined(predicate(left), predicate(right), decisive=True)
-        case Not(of):
-            decide = predicate(of)
-            return lambda value: None if (met := decide(value)) is None else not met
+            return _comparison(_RELATIONS[relation], of(left), of(right))
+        case IsMissing(Expression() as inner):
+            find = of(inner)
+            return lambda value, out=_NOTHING, looked_up=_NOTHING: find(value, out, looked_up) is None
+        case Both(one, other):
+            return _joined(predicate(one, of), predicate(other, of), decisive=False)
+        case Either(one, other):
+            return _joined(predicate(one, of), predicate(other, of), decisive=True)
+        case Not(negated):
+            return _negation(predicate(negated, of))
         case _:
             raise AssertionError(condition)
 
 
+def _own(expression: Expression) -> Evaluate:
+    return calculation(expression, {})
+
+
 def _comparison(relation: Callable[[Any, Any], bool], left: Evaluate, right: Evaluate) -> Decide:
-    def compared(value: Any) -> bool | None:
-        a, b = left(value, _NOTHING, _NOTHING), right(value, _NOTHING, _NOTHING)
+    def compared(value: Any, out: Out = _NOTHING, looked_up: Mapping[str, object] = _NOTHING) -> bool | None:
+        a, b = left(value, out, looked_up), right(value, out, looked_up)
         return None if a is None or b is None else relation(a, b)
 
     return compared
 
 
+def _negation(decide: Decide) -> Decide:
+    def negated(value: Any, out: Out = _NOTHING, looked_up: Mapping[str, object] = _NOTHING) -> bool | None:
+        return None if (met := decide(value, out, looked_up)) is None else not met
+
+    return negated
+
+
 def _joined(left: Decide, right: Decide, *, decisive: bool) -> Decide:
     """Return both (either) of two: what is decided by one of them needs no other."""
 
-    def joined(value: Any) -> bool | None:
-        a = left(value)
+    def joined(value: Any, out: Out = _NOTHING, looked_up: Mapping[str, object] = _NOTHING) -> bool | None:
+        a = left(value, out, looked_up)
         if a is decisive:
             return decisive
-        b = right(value)
+        b = right(value, out, looked_up)
         if b is decisive:
             return decisive
         return None if a is None or b is None else not decisive
@@ -100,8 +118,17 @@ def _joined(left: Decide, right: Decide, *, decisive: bool) -> Decide:
     return joined
 
 
-def calculation(expression: Expression, numbers: Mapping[Aggregate, int]) -> Evaluate:
-    """Return `expression` as a function; `numbers` says under which number each aggregate's value is."""
+def calculation(
+    expression: Expression, numbers: Mapping[Aggregate, int], failures: Failures | None = None
+) -> Evaluate:
+    """Return `expression` as a function; `numbers` says under which number each aggregate's value is.
+
+    Failures of the user's functions are counted in `failures`.
+    """
+
+    def of(part: Expression) -> Evaluate:
+        return calculation(part, numbers, failures)
+
     match expression:
         case Aggregate():
             number = numbers[expression]
@@ -113,26 +140,91 @@ def calculation(expression: Expression, numbers: Mapping[Aggregate, int]) -> Eva
             return lambda value, _out, _looked_up: _finite(get(value))
         case Feature(name):
             return lambda row, _out, _looked_up: row.get(name)
-        case TimePart(part, Field(name)):
-            get, read = attrgetter(name), _hour if part == "hour" else _weekday
-            return lambda value, _out, _looked_up: read(get(value))
-        case Default(of, default):
-            inner = calculation(of, numbers)
+        case TimePart(part, Field(name), offset_min):
+            get, read = attrgetter(name), time_part(part, offset_min)
+            return _mapping(lambda value, _out, _looked_up: get(value), read)
+        case Default(inner, default):
+            find = of(inner)
 
             def defaulted(value: Any, out: Out, looked_up: Mapping[str, object]) -> FeatureValue:
-                found = inner(value, out, looked_up)
+                found = find(value, out, looked_up)
                 return default if found is None else found
 
             return defaulted
-        case Negative(of):
-            return calculation(Arithmetic("*", Constant(-1), of), numbers)
+        case Negative(inner):
+            return of(Arithmetic("*", Constant(-1), inner))
         case Arithmetic(operation, left, right):
-            return _calculation(operation, calculation(left, numbers), calculation(right, numbers))
+            return _calculation(operation, of(left), of(right))
         case Lookup(_, _, fallback):
             address = expression.address
             return lambda _value, _out, looked_up: _stored(looked_up.get(address), fallback)
         case _:
+            return _transformation(expression, of, {} if failures is None else failures)
+
+
+def _transformation(
+    expression: Expression, of: Callable[[Expression], Evaluate], failures: Failures
+) -> Evaluate:
+    match expression:
+        case Math() | Clip() | Bucket() | Cyclic() | Hashed():
+            return _mapping(of(expression.of), mapped(expression))
+        case Cross(inputs):
+            return _crossing([of(part) for part in inputs])
+        case Coalesce(inputs):
+            return _first([of(part) for part in inputs])
+        case Indicator(condition):
+            return predicate(condition, of)
+        case Apply(inputs=inputs):
+            return _application(expression, [of(part) for part in inputs], failures)
+        case _:
             raise AssertionError(expression)
+
+
+def _mapping(inner: Evaluate, function: Callable[[Any], FeatureValue | None]) -> Evaluate:
+    def made(value: Any, out: Out, looked_up: Mapping[str, object]) -> FeatureValue | None:
+        if (found := inner(value, out, looked_up)) is None:
+            return None
+        try:
+            return _finite(function(found))
+        except (OverflowError, ValueError):  # no result: the logarithm of 0, a date beyond the year 9999
+            return None
+
+    return made
+
+
+def _crossing(inputs: Sequence[Evaluate]) -> Evaluate:
+    def made(value: Any, out: Out, looked_up: Mapping[str, object]) -> str | None:
+        found = [inner(value, out, looked_up) for inner in inputs]
+        return None if None in found else crossed(found)  # type: ignore[arg-type]  # just checked
+
+    return made
+
+
+def _first(inputs: Sequence[Evaluate]) -> Evaluate:
+    def first(value: Any, out: Out, looked_up: Mapping[str, object]) -> FeatureValue | None:
+        for inner in inputs:
+            if (found := inner(value, out, looked_up)) is not None:
+                return found
+        return None
+
+    return first
+
+
+def _application(of: Apply, inputs: Sequence[Evaluate], failures: Failures) -> Evaluate:
+    function, kind, name = of.function, of.returns, of.name
+    failures.setdefault(name, 0)
+
+    def applied(value: Any, out: Out, looked_up: Mapping[str, object]) -> FeatureValue | None:
+        found = [inner(value, out, looked_up) for inner in inputs]
+        if None in found:
+            return None
+        try:
+            return returned(function(*found), kind)
+        except Exception:  # noqa: BLE001  one event's feature is missing, and counted; the stream goes on
+            failures[name] += 1
+            return None
+
+    return applied
 
 
 def _calculation(operation: str, left: Evaluate, right: Evaluate) -> Evaluate:
@@ -172,20 +264,3 @@ def _stored(value: object, fallback: FeatureValue | None) -> FeatureValue | None
             return fallback
     found = _finite(value) if isinstance(value, bool | int | float | str) else None
     return fallback if found is None else found
-
-
-def _hour(time: int | datetime | None) -> int | None:
-    if isinstance(time, datetime):
-        return _utc(time).hour
-    return None if time is None else time // _HOUR_MS % 24
-
-
-def _weekday(time: int | datetime | None) -> int | None:
-    """Return Monday 0 to Sunday 6; the first of January 1970 was a Thursday."""
-    if isinstance(time, datetime):
-        return _utc(time).weekday()
-    return None if time is None else (time // (24 * _HOUR_MS) + 3) % 7
-
-
-def _utc(time: datetime) -> datetime:
-    return time if time.tzinfo is None else time.astimezone(UTC)

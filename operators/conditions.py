@@ -9,7 +9,7 @@ its negation; an event enters a window only where the condition is known to be m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn, Protocol
 
@@ -26,6 +26,7 @@ __all__ = [
     "Relation",
     "any_of",
     "inner_text",
+    "leaves_of",
 ]
 
 Relation = Literal["==", "!=", "<", "<=", ">", ">=", "equals"]
@@ -124,6 +125,18 @@ def any_of(conditions: Sequence[Condition]) -> Condition:
     for condition in conditions[1:]:
         found |= condition
     return found
+
+
+def leaves_of(condition: Condition) -> Iterator[Comparison | IsMissing]:
+    """Return the comparisons, and the looks for what is missing, that a condition is made of."""
+    match condition:
+        case Comparison() | IsMissing():
+            yield condition
+        case Both(left, right) | Either(left, right):
+            yield from leaves_of(left)
+            yield from leaves_of(right)
+        case Not(of):
+            yield from leaves_of(of)
 
 
 def inner_text(of: Operand) -> str:

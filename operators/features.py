@@ -90,7 +90,9 @@ class Features:
         for aggregate, number in numbers.items():
             targets.setdefault(aggregate, []).append(Target(number, aggregate))
         self._numbers = tuple(numbers.values())
-        self._later = [(name, calculation(expression, numbers)) for name, expression in later]
+        self.failures: dict[str, int] = {}
+        """How often each function given to `apply` failed, by its name, since this was made."""
+        self._later = [(name, calculation(expression, numbers, self.failures)) for name, expression in later]
         self._event_groups: list[GroupRun] = []
         self._label_groups: list[GroupRun] = []
         for group in plan.groups:

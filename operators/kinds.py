@@ -10,6 +10,7 @@ from typing import get_type_hints
 
 import msgspec
 
+from operators.algebra import Bucket, Hashed
 from operators.expressions import (
     Aggregate,
     Default,
@@ -20,6 +21,7 @@ from operators.expressions import (
 )
 from operators.plan import FeaturePlan
 from operators.spans import Decay
+from operators.transforms import Apply, Coalesce, Cross, Indicator
 
 __all__ = ["feature_kinds"]
 
@@ -49,8 +51,17 @@ def _kind(expression: Expression, hints: dict[str, object]) -> type:
             return _kind(of, hints)
         case Aggregate(kind="count", span=Decay()):
             return float
-        case Aggregate(kind=("count" | "since_last" | "distinct")) | TimePart():
+        case TimePart(part="is_weekend") | Indicator():
+            return bool
+        case Aggregate(kind=("count" | "since_last" | "distinct")) | TimePart() | Bucket():
             return int
+        case Hashed() | Cross():
+            return str
+        case Apply():
+            return expression.returns
+        case Coalesce(inputs):
+            kinds = {_kind(one, hints) for one in inputs}
+            return kinds.pop() if len(kinds) == 1 else float
         case Aggregate(kind=("first" | "last" | "mode" | "arg_max" | "arg_min"), of=str(name)):
             return _declared(hints[name])
         case Lookup(fallback=(bool() | int() | float() | str()) as fallback):

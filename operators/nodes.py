@@ -1,7 +1,7 @@
-"""The nodes that expressions are made of: frozen values whose repr is the definition text.
+"""The nodes that have a value by themselves, fields and windows: frozen values whose repr is their text.
 
-Lives here: what an expression or a condition is and how it reads.  Never here: the words that users write
-(`expressions.py`), types of fields (`plan.py`), values of events.
+Lives here: what such an expression is and how it reads, and the walk over all nodes.  Never here: what can be
+done with any expression (`algebra.py`), the words that users write (`expressions.py`), values of events.
 
 Equal meaning must give equal text: it is shown by `headrace check` and digested into checkpoints.
 
@@ -17,15 +17,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite
 from string import Formatter
-from typing import Any, Literal
+from typing import Literal
 
-from operators.conditions import Comparison, Condition, IsMissing, any_of, inner_text
-from operators.literals import check_value, literal, quote
+from operators.algebra import (
+    Arithmetic,
+    Bucket,
+    Clip,
+    Constant,
+    Cyclic,
+    Default,
+    Described,
+    Expression,
+    Hashed,
+    Math,
+    Negative,
+)
+from operators.conditions import Condition
+from operators.literals import literal, quote
 from operators.spans import Kind, Span
-from topics.durations import duration_text
-from topics.errors import DefinitionError
+from operators.transforms import Apply, Coalesce, Cross, Indicator
+from topics.durations import duration_text, offset_minutes, offset_text
 from topics.messages import FeatureValue
 
 __all__ = [
@@ -45,114 +57,7 @@ __all__ = [
     "nodes",
 ]
 
-Operation = Literal["+", "-", "*", "/"]
-
-
-class Expression:
-    """Anything that has one value per event, or none (missing).
-
-    Compared with a constant it makes a condition; two expressions are equal if their texts are
-    (`equals` makes the condition).
-    """
-
-    __slots__ = ()
-
-    @property
-    def is_compound(self) -> bool:
-        """Return whether it needs parentheses as a part of a larger expression."""
-        return False
-
-    def _parts(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in self.__match_args__)  # type: ignore[attr-defined]
-
-    def __eq__(self, other: object) -> Any:
-        if isinstance(other, Expression):
-            return type(self) is type(other) and self._parts() == other._parts()
-        return Comparison("==", self, _compared(other))
-
-    def __ne__(self, other: object) -> Any:
-        if isinstance(other, Expression):
-            return not self == other
-        return Comparison("!=", self, _compared(other))
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._parts()))
-
-    def __lt__(self, other: Expression | float) -> Comparison:
-        return Comparison("<", self, _compared(other))
-
-    def __le__(self, other: Expression | float) -> Comparison:
-        return Comparison("<=", self, _compared(other))
-
-    def __gt__(self, other: Expression | float) -> Comparison:
-        return Comparison(">", self, _compared(other))
-
-    def __ge__(self, other: Expression | float) -> Comparison:
-        return Comparison(">=", self, _compared(other))
-
-    def equals(self, other: Expression | FeatureValue) -> Comparison:
-        """Return the condition that this and `other` are equal."""
-        return Comparison("equals" if isinstance(other, Expression) else "==", self, _compared(other))
-
-    def is_in(self, *values: FeatureValue) -> Condition:
-        """Return the condition that this is one of `values`, at least one."""
-        if not values:
-            raise DefinitionError(f"{self!r}.is_in() is never true", hint="name at least one value")
-        return any_of([self.equals(value) for value in values])
-
-    def is_missing(self) -> IsMissing:
-        """Return the condition that this has no value."""
-        return IsMissing(self)
-
-    def default(self, value: FeatureValue) -> Default:
-        """Return this expression with `value` in place of a missing one."""
-        return Default(self, value)
-
-    def describe(self, text: str, *, owner: str = "") -> Described:
-        """Return this expression with words for the catalogue, which change neither value nor version."""
-        return Described(self, text, owner)
-
-    def __add__(self, other: Expression | float) -> Arithmetic:
-        return Arithmetic("+", self, _operand(other))
-
-    def __radd__(self, other: float) -> Arithmetic:
-        return Arithmetic("+", _operand(other), self)
-
-    def __sub__(self, other: Expression | float) -> Arithmetic:
-        return Arithmetic("-", self, _operand(other))
-
-    def __rsub__(self, other: float) -> Arithmetic:
-        return Arithmetic("-", _operand(other), self)
-
-    def __mul__(self, other: Expression | float) -> Arithmetic:
-        return Arithmetic("*", self, _operand(other))
-
-    def __rmul__(self, other: float) -> Arithmetic:
-        return Arithmetic("*", _operand(other), self)
-
-    def __truediv__(self, other: Expression | float) -> Arithmetic:
-        return Arithmetic("/", self, _operand(other))
-
-    def __rtruediv__(self, other: float) -> Arithmetic:
-        return Arithmetic("/", _operand(other), self)
-
-    def __neg__(self) -> Negative:
-        return Negative(self)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Constant(Expression):
-    """A number in an arithmetic expression; any value in a comparison."""
-
-    value: FeatureValue
-
-    @property
-    def is_compound(self) -> bool:
-        """Return whether it is a negative number."""
-        return not isinstance(self.value, str) and self.value < 0
-
-    def __repr__(self) -> str:
-        return literal(self.value)
+Part = Literal["minute", "hour", "weekday", "day", "month", "is_weekend"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,13 +66,35 @@ class Field(Expression):
 
     name: str
 
-    def hour(self) -> TimePart:
-        """Return the hour of the day, 0 to 23, UTC, of a time in ms or a datetime."""
-        return TimePart("hour", self)
+    def hour(self, *, utc_offset: str = "") -> TimePart:
+        """Return the hour of the day, 0 to 23, of a time in ms or a datetime.
 
-    def weekday(self) -> TimePart:
-        """Return the day of the week, Monday 0 to Sunday 6, UTC, of a time in ms or a datetime."""
-        return TimePart("weekday", self)
+        Parts of a time are in UTC, or so far ahead of it as `utc_offset` says, such as "+05:30".
+        """
+        return self._part("hour", utc_offset)
+
+    def minute(self, *, utc_offset: str = "") -> TimePart:
+        """Return the minute of the hour, 0 to 59."""
+        return self._part("minute", utc_offset)
+
+    def weekday(self, *, utc_offset: str = "") -> TimePart:
+        """Return the day of the week, Monday 0 to Sunday 6."""
+        return self._part("weekday", utc_offset)
+
+    def day(self, *, utc_offset: str = "") -> TimePart:
+        """Return the day of the month, 1 to 31."""
+        return self._part("day", utc_offset)
+
+    def month(self, *, utc_offset: str = "") -> TimePart:
+        """Return the month, 1 to 12."""
+        return self._part("month", utc_offset)
+
+    def is_weekend(self, *, utc_offset: str = "") -> TimePart:
+        """Return whether it is Saturday or Sunday."""
+        return self._part("is_weekend", utc_offset)
+
+    def _part(self, part: Part, utc_offset: str) -> TimePart:
+        return TimePart(part, self, offset_minutes(utc_offset) if utc_offset else 0)
 
     def __repr__(self) -> str:
         return f"field({quote(self.name)})"
@@ -185,76 +112,16 @@ class Feature(Expression):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TimePart(Expression):
-    """Hour or weekday of a time field."""
+    """Hour, weekday or another part of a time field."""
 
-    part: Literal["hour", "weekday"]
+    part: Part
     of: Field
+    offset_min: int = 0
+    """Minutes that local time is ahead of UTC."""
 
     def __repr__(self) -> str:
-        return f"{self.of!r}.{self.part}()"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Arithmetic(Expression):
-    """Two numbers made one; missing if either is, by division by zero, or beyond all bounds."""
-
-    operation: Operation
-    left: Expression
-    right: Expression
-
-    @property
-    def is_compound(self) -> bool:
-        """Return True."""
-        return True
-
-    def __repr__(self) -> str:
-        return f"{inner_text(self.left)} {self.operation} {inner_text(self.right)}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Negative(Expression):
-    """Unary minus."""
-
-    of: Expression
-
-    @property
-    def is_compound(self) -> bool:
-        """Return True."""
-        return True
-
-    def __repr__(self) -> str:
-        return f"-{inner_text(self.of)}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Default(Expression):
-    """A value in place of a missing one."""
-
-    of: Expression
-    value: FeatureValue
-
-    def __post_init__(self) -> None:
-        check_value(self.value, f"{inner_text(self.of)}.default({self.value!r})")
-
-    def __repr__(self) -> str:
-        return f"{inner_text(self.of)}.default({literal(self.value)})"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Described(Expression):
-    """Words about an expression; it reads like the expression, and `words.py` takes them off."""
-
-    of: Expression
-    text: str
-    owner: str
-
-    @property
-    def is_compound(self) -> bool:
-        """Return whether the expression needs parentheses."""
-        return self.of.is_compound
-
-    def __repr__(self) -> str:
-        return repr(self.of)
+        offset = f'utc_offset="{offset_text(self.offset_min)}"' if self.offset_min else ""
+        return f"{self.of!r}.{self.part}({offset})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -372,26 +239,11 @@ def nodes(expression: Expression) -> Iterator[Expression]:
     """Return `expression` and all it is made of."""
     yield expression
     match expression:
-        case Default(of) | Negative(of) | TimePart(_, of):
-            yield from nodes(of)
+        case Default() | Negative() | TimePart() | Math() | Clip() | Bucket() | Cyclic() | Hashed():
+            yield from nodes(expression.of)
         case Arithmetic(_, left, right):
             yield from nodes(left)
             yield from nodes(right)
-
-
-def _operand(value: object) -> Expression:
-    if isinstance(value, Expression):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise DefinitionError(
-            f"{value!r} cannot be calculated with", hint="use finite numbers and expressions"
-        )
-    return Constant(value)
-
-
-def _compared(value: object) -> Expression:
-    """Return the other side of a comparison."""
-    if isinstance(value, Expression):
-        return value
-    check_value(value, f"a comparison with {value!r}")
-    return Constant(value)  # type: ignore[arg-type]  # just checked
+        case Cross() | Coalesce() | Apply() | Indicator():
+            for part in expression.inputs:
+                yield from nodes(part)

@@ -230,7 +230,9 @@ def compile_features(
         if not isinstance(described, Expression):
             raise DefinitionError(
                 f"{place}: {described!r} is no expression",
-                hint='write field("...") or by("...").count("1h")',
+                hint="write indicator(...) around the condition"
+                if isinstance(described, Condition)
+                else 'write field("...") or by("...").count("1h")',
             )
         expression = compiled[name] = bare(described)
         shapes.check(expression, place)

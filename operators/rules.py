@@ -21,7 +21,7 @@ from dataclasses import KW_ONLY, dataclass
 from math import isfinite
 from typing import Any, Final, Literal, get_args
 
-from operators.conditions import Both, Comparison, Condition, Either, IsMissing, Not
+from operators.conditions import Comparison, Condition, IsMissing, leaves_of
 from operators.literals import check_value, quote
 from operators.nodes import Expression, Feature, Field, nodes
 from topics.codec import TEXT_MAX
@@ -246,18 +246,6 @@ class Alerts:
         ):
             if type(value) is not int or not 1 <= value <= most:
                 raise DefinitionError(f"alerts: {name}={value!r}", hint=f"give a number of 1 to {most}")
-
-
-def leaves_of(condition: Condition) -> Iterator[Comparison | IsMissing]:
-    """Return the comparisons, and the looks for what is missing, that a condition is made of."""
-    match condition:
-        case Comparison() | IsMissing():
-            yield condition
-        case Both(left, right) | Either(left, right):
-            yield from leaves_of(left)
-            yield from leaves_of(right)
-        case Not(of):
-            yield from leaves_of(of)
 
 
 def operands_of(leaf: Comparison | IsMissing) -> list[Expression]:

@@ -6,12 +6,14 @@ from a type.  Never here: groups and memory (`plan.py`), values of events.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import inspect
 
+from operators.algebra import Bucket, Clip, Cyclic, Hashed, Math
 from operators.conditions import Both, Comparison, Condition, Either, IsMissing, Not
 from operators.nodes import (
     Aggregate,
@@ -26,6 +28,7 @@ from operators.nodes import (
     TimePart,
     nodes,
 )
+from operators.transforms import Apply, Coalesce, Cross, Indicator
 from topics.errors import DefinitionError
 from topics.messages import Task
 
@@ -76,10 +79,10 @@ class Shapes:
                 return "text" if isinstance(value, str) else "number"
             case Field(name):
                 return self._check_field(name, place, inside)
-            case TimePart(part, Field(name)):
+            case TimePart(part, Field(name), _):
                 if self._known(name, place) not in ("number", "time"):
                     self._refuse(name, place, f"has no {part}", "use a field of int (ms) or datetime")
-                return "number"
+                return "bool" if part == "is_weekend" else "number"
             case Default(of, value):
                 shape = self.check(of, place, inside=inside)
                 if (shape == "text") != isinstance(value, str):
@@ -99,7 +102,46 @@ class Shapes:
                     self._check_key(name, f"{place}: {expression!r}")
                 return "text" if isinstance(expression.fallback, str | None) else "number"
             case _:
+                return self._check_transform(expression, place)
+
+    def _check_transform(self, expression: Expression, place: str) -> Shape:
+        match expression:
+            case Math(_, of) | Cyclic(_, of, _) | Clip(of, _, _) | Bucket(of, _):
+                return self._number(of, place)
+            case Hashed(of, _):
+                self._category(of, f"{place}: {expression!r}")
+                return "text"
+            case Cross(inputs):
+                for of in inputs:
+                    self._category(of, f"{place}: {expression!r}")
+                return "text"
+            case Coalesce(inputs):
+                return self._common(inputs, f"{place}: {expression!r}")
+            case Indicator(condition):
+                self.check_condition(condition, f"{place}: {expression!r}", own=False)
+                return "bool"
+            case Apply(_, inputs, returns, _):
+                for of in inputs:
+                    self.check(of, f"{place}: {expression!r}", inside=True)
+                return "text" if returns is str else "bool" if returns is bool else "number"
+            case _:
                 raise DefinitionError(f"{place}: {expression!r} is unknown", hint="use by, field and lookup")
+
+    def _category(self, expression: Expression, place: str) -> None:
+        shape = self.check(expression, place, inside=True)
+        if shape in ("time", "other"):
+            raise DefinitionError(
+                f"{place}: {expression!r} is {shape}, not a category", hint="use text, a number or a bool"
+            )
+
+    def _common(self, inputs: Sequence[Expression], place: str) -> Shape:
+        """Return the shape of any of several, which must go together."""
+        shapes = {self.check(one, place) for one in inputs}
+        if len(shapes) > 1 and not shapes <= {"number", "bool"}:
+            raise DefinitionError(
+                f"{place} may be {' or '.join(sorted(shapes))}", hint="take all text or all numbers"
+            )
+        return "number" if len(shapes) > 1 else shapes.pop()
 
     def _number(self, expression: Expression, place: str) -> Shape:
         shape = self.check(expression, place, inside=True)
@@ -140,31 +182,38 @@ class Shapes:
             self._refuse(by_column, place, "is no number", "look for the extreme of a number")
         return shape if aggregate.kind in _OF_VALUES else "number"
 
-    def check_condition(self, condition: Condition, place: str) -> None:
-        """Raise DefinitionError if `condition` compares what cannot be compared."""
+    def check_condition(self, condition: Condition, place: str, *, own: bool = True) -> None:
+        """Raise DefinitionError if `condition` compares what cannot be compared.
+
+        With `own` it looks at the event's own fields and nothing else.
+        """
+        look = self._own if own else self._any
         match condition:
             case Comparison(_, Expression() as left, Expression() as right):
-                shapes = {self._own(left, place), self._own(right, place)}
+                shapes = {look(left, place), look(right, place)}
                 if not (shapes <= {"number", "bool"} or shapes == {"text"}):
                     raise DefinitionError(
                         f"{place}: {condition!r} compares {' with '.join(sorted(shapes))}",
                         hint="compare numbers with numbers and text with text",
                     )
             case IsMissing(Expression() as of):
-                self._own(of, place)
+                look(of, place)
             case Both(left, right) | Either(left, right):
-                self.check_condition(left, place)
-                self.check_condition(right, place)
+                self.check_condition(left, place, own=own)
+                self.check_condition(right, place, own=own)
             case Not(of):
-                self.check_condition(of, place)
+                self.check_condition(of, place, own=own)
 
     def _own(self, expression: Expression, place: str) -> Shape:
         """Return the shape of what a condition looks at: the event's own fields, nothing else."""
-        if any(isinstance(part, Aggregate | Lookup) for part in nodes(expression)):
+        if any(isinstance(part, Aggregate | Lookup | Apply) for part in nodes(expression)):
             raise DefinitionError(
                 f"{place}: {expression!r} is not of the event itself",
                 hint="conditions look at the event's own fields",
             )
+        return self.check(expression, place, inside=True)
+
+    def _any(self, expression: Expression, place: str) -> Shape:
         return self.check(expression, place, inside=True)
 
     def _check_key(self, name: str, place: str) -> None:

@@ -66,6 +66,9 @@ def bare(expression: Any) -> Any:
     """
     if isinstance(expression, Described):
         return bare(expression.of)
+    if isinstance(expression, tuple):
+        found = tuple(map(bare, expression))
+        return found if any(a is not b for a, b in zip(found, expression, strict=True)) else expression
     if not is_dataclass(expression) or isinstance(expression, type):
         return expression
     changed = {}
@@ -81,5 +84,6 @@ def parts(expression: Any) -> Iterator[Any]:
     yield expression
     for entry in fields(expression):
         part = getattr(expression, entry.name)
-        if is_dataclass(part):
-            yield from parts(part)
+        for one in part if isinstance(part, tuple) else (part,):
+            if is_dataclass(one):
+                yield from parts(one)
