@@ -41,7 +41,13 @@ EXIT_AFTER_DRAIN_S = 5.0
 log = structlog.get_logger("headrace")
 
 
-def run_worker(pipeline: Pipeline, settings: Settings, *, accept_newer_claims: bool = False) -> None:
+def run_worker(
+    pipeline: Pipeline,
+    settings: Settings,
+    *,
+    accept_newer_claims: bool = False,
+    accept_changed_features: bool = False,
+) -> None:
     """Run one worker process until it is told to stop; never returns.
 
     Exit code 0 after a clean drain, 1 if the data plane died or the deadline passed.
@@ -51,7 +57,13 @@ def run_worker(pipeline: Pipeline, settings: Settings, *, accept_newer_claims: b
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     metrics = Metrics(pipeline.name)
-    worker = Worker(pipeline, settings, metrics, accept_newer_claims=accept_newer_claims)
+    worker = Worker(
+        pipeline,
+        settings,
+        metrics,
+        accept_newer_claims=accept_newer_claims,
+        accept_changed_features=accept_changed_features,
+    )
     host = _Host(_faust_app(pipeline, settings, worker, metrics), worker, settings, loop)
     host.execute_from_commandline()
 

@@ -1,8 +1,7 @@
 """The `headrace` command: arguments in, exit codes out.
 
-Lives here: what a user types, loading the pipeline's file, how an error is printed.  Never
-here: the work itself; every command imports what it needs when it runs, so that `--help`
-starts at once.
+Lives here: what a user types, how an error is printed.  Never here: the work itself; every
+command imports what it needs when it runs, so that `--help` starts at once.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy.
 """
@@ -11,19 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli_features import features_app
 from engine.cli_static import static_app
+from engine.loading import load_pipeline
 from topics.errors import DefinitionError, HeadraceError, SettingsError
 
 if TYPE_CHECKING:
-    from engine.pipeline import Pipeline
     from engine.settings import Settings
 
 __all__ = ["app", "load_pipeline", "main"]
@@ -38,6 +36,7 @@ app = typer.Typer(
 topics_app = typer.Typer(help="The topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(static_app, name="static")
+app.add_typer(features_app, name="features")
 
 PipelineFile = Annotated[
     Path, typer.Argument(metavar="PIPELINE.py", help="File with `pipeline = Pipeline(...)`.")
@@ -59,48 +58,6 @@ def main() -> None:
     except HeadraceError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2 if isinstance(error, DefinitionError | SettingsError) else 1) from None
-
-
-def load_pipeline(path: Path) -> Pipeline:
-    """Run the user's file and return its `pipeline`.
-
-    Raises DefinitionError naming the file where it is missing, fails or holds no pipeline.
-    """
-    from engine.pipeline import Pipeline  # noqa: PLC0415 - River takes seconds to import
-
-    if not path.is_file():
-        raise DefinitionError(f"there is no file {path}", hint="give the path of your pipeline's Python file")
-    spec = importlib.util.spec_from_file_location("headrace_pipeline", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    with _importable(path.parent):
-        try:
-            spec.loader.exec_module(module)
-        except HeadraceError:
-            raise
-        except Exception as error:
-            raise DefinitionError(
-                f"{path} does not run: {type(error).__name__}: {error}",
-                hint=f"`python {path}` shows where",
-            ) from error
-    pipeline = getattr(module, "pipeline", None)
-    if not isinstance(pipeline, Pipeline):
-        raise DefinitionError(
-            f"{path} has no `pipeline`", hint="end the file with `pipeline = Pipeline(name=..., ...)`"
-        )
-    return pipeline
-
-
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let the user's file import its neighbours, as it could when run by itself."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
 
 
 def _settings(config: Path | None, servers: str | None, **flags: Any) -> Settings:
@@ -190,6 +147,9 @@ def run(
     accept_newer_claims: Annotated[
         bool, typer.Option(help="Go on although the logs hold newer claims than the checkpoints do.")
     ] = False,
+    accept_changed_features: Annotated[
+        bool, typer.Option(help="Go on although features have changed; see `headrace features list`.")
+    ] = False,
 ) -> None:
     """Run a worker: consume events and labels, predict, learn, decide."""
     from engine.app import run_worker  # noqa: PLC0415
@@ -198,7 +158,12 @@ def run(
     if web_port is not None:
         web = settings.web.model_copy(update={"port": web_port})
         settings = settings.model_copy(update={"web": web})
-    run_worker(load_pipeline(file), settings, accept_newer_claims=accept_newer_claims)
+    run_worker(
+        load_pipeline(file),
+        settings,
+        accept_newer_claims=accept_newer_claims,
+        accept_changed_features=accept_changed_features,
+    )
 
 
 @topics_app.command("plan")

@@ -8,28 +8,69 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from topics.errors import CheckpointError
 
-__all__ = ["check_definition", "model_text", "unseeded"]
+__all__ = ["Change", "check_definition", "model_text", "unseeded"]
 
-NAMED_MAX = 5
-"""Differences named in one message; a renamed pipeline file differs in all of them."""
+NAMED_MAX = 20
+"""Differences named in one message; another pipeline under the same name differs in all of them."""
+
+FEATURE = "features."
+"""Before the names of features among the parts of a definition; their digests are versions."""
 
 
-def check_definition(stored: Mapping[str, str], current: Mapping[str, str], path: Path) -> None:
-    """Raise CheckpointError naming the parts that were added, removed or changed."""
-    if stored == current:
-        return
-    differences = [f"{name} is new" for name in current if name not in stored]
-    differences += [f"{name} is gone" for name in stored if name not in current]
-    differences += [f"{name} changed" for name in current if name in stored and stored[name] != current[name]]
-    more = f" and {len(differences) - NAMED_MAX} more" if len(differences) > NAMED_MAX else ""
-    raise CheckpointError(
-        f"{path} was written by another definition: {', '.join(differences[:NAMED_MAX])}{more}",
-        hint="go back to the old definition, give the pipeline a new name, or set another state_dir",
-    )
+class Change(NamedTuple):
+    """A part of the definition that is another one than that of a checkpoint."""
+
+    part: str
+    before: str | None
+    """Its digest in the checkpoint; None where it is new."""
+    after: str | None
+    """None where it is gone."""
+
+    @property
+    def is_feature(self) -> bool:
+        """Return whether it is a feature."""
+        return self.part.startswith(FEATURE)
+
+    def __str__(self) -> str:
+        name = f"feature {self.part.removeprefix(FEATURE)}" if self.is_feature else self.part
+        if self.before is None:
+            return f"{name} is new"
+        if self.after is None:
+            return f"{name} is gone"
+        return f"{name} changed" + (f" ({self.before} -> {self.after})" if self.is_feature else "")
+
+
+def check_definition(
+    stored: Mapping[str, str], current: Mapping[str, str], path: Path, *, accept_features: bool = False
+) -> tuple[Change, ...]:
+    """Return the features that changed, where that is accepted.
+
+    Raises CheckpointError naming what was added, removed or changed: everything but features always, and
+    features, with their versions, unless they are accepted.
+
+    >>> check_definition({"features.n": "1a"}, {"features.n": "2b"}, Path(), accept_features=True)
+    (Change(part='features.n', before='1a', after='2b'),)
+    """
+    parts = [*(name for name in current if name not in stored), *stored]
+    changes = [Change(name, stored.get(name), current.get(name)) for name in parts]
+    changes = [change for change in changes if change.before != change.after]
+    others = [change for change in changes if not change.is_feature]
+    if not others and (accept_features or not changes):
+        return tuple(changes)
+    named = [*others, *(change for change in changes if change.is_feature)]
+    more = f" and {len(named) - NAMED_MAX} more" if len(named) > NAMED_MAX else ""
+    told = ", ".join(map(str, named[:NAMED_MAX]))
+    hint = "go back to the old definition, give the pipeline a new name, or set another state_dir"
+    if not others:
+        hint = (
+            "to go on, `headrace run --accept-changed-features`: models keep what they learned, windows that "
+            f"both definitions have are kept, the others begin empty; or {hint}"
+        )
+    raise CheckpointError(f"{path} was written by another definition: {told}{more}", hint=hint)
 
 
 def model_text(value: Any) -> str:

@@ -45,6 +45,7 @@ class Outbox:
         writer: Writer,
         suppression: Suppression,
         threshold: float | None,
+        features_version: str,
     ) -> None:
         self.writer = writer
         self.suppression = suppression
@@ -52,7 +53,10 @@ class Outbox:
         self._prefix = f"{pipeline_name}:"
         self._threshold = threshold
         self._source = f"headrace/{pipeline_name}"
-        self._prediction_headers = headers.cloud_event("dev.headrace.prediction", self._source)
+        self._prediction_headers = (
+            *headers.cloud_event("dev.headrace.prediction", self._source),
+            (headers.FEATURES, features_version.encode()),
+        )
         self._alert_headers = headers.cloud_event("dev.headrace.alert", self._source)
         self._predictions_log = ("predictions", partition)
         self._examples_log = ("examples", EXAMPLES_PARTITION)

@@ -28,8 +28,9 @@ from engine.settings import Settings
 from engine.sink import Written
 from engine.trainer import Trainer
 from operators import takeover as steps
+from operators.carryover import GroupLayout, carried_over, difference
 from operators.claims import LogPosition
-from operators.contract import StateDelta
+from operators.contract import StateDelta, StateEntries
 from operators.entries import named, under
 from operators.takeover import (
     Bounds,
@@ -71,6 +72,8 @@ class ScorerMeta(msgspec.Struct, frozen=True):
 
     definition: dict[str, str]
     logs: tuple[LogPosition, ...]
+    layout: tuple[GroupLayout, ...] = ()
+    """What its windows keep, for the case that the definition changes."""
 
 
 @dataclass
@@ -90,6 +93,8 @@ class Owned:
     """Whether the shadows of the last run took long enough that answers should leave before them."""
     held: set[Partition] = field(default_factory=set)
     """Input partitions paused because their queue is full."""
+    unsaved: StateDelta = field(default_factory=dict)
+    """What a changed definition made of the checkpoint's entries, for the next one."""
 
     @property
     def intake(self) -> Intake:
@@ -132,6 +137,7 @@ class Owner:
         trainer: Trainer,
         *,
         accept_newer: bool,
+        accept_features: bool,
     ) -> None:
         self.partitions = 0
         """How many partitions the events topic has; set once it is known."""
@@ -141,7 +147,9 @@ class Owner:
         self._sink = sink
         self._trainer = trainer
         self._accept_newer = accept_newer
+        self._accept_features = accept_features
         self._definition = pipeline.scorer_definition()
+        self._layout = pipeline.layout()
         self._stores: dict[int, CheckpointStore] = {}
         self._bounds: dict[str, dict[int, tuple[int, int]]] = {}
         """Where the internal topics began and ended during one takeover."""
@@ -237,9 +245,11 @@ class Owner:
             writer, logged = taken.writer, taken.suppression.hops
             rekeying = Rekeying(self._pipeline, stages, partition=number, writer=writer, logged=logged)
         loaded: _Loaded | None = taken.checkpoint
+        unsaved: StateDelta = {}
         if loaded is not None:
-            check_definition(loaded.meta.definition, self._definition, store.path)
-            scorer.restore(loaded.entries)
+            entries = self._entries(number, loaded, store)
+            unsaved = {} if entries is loaded.entries else difference(loaded.entries, entries)
+            scorer.restore(entries)
             if rekeying is not None:
                 rekeying.restore(under("rekeying", loaded.entries))
         log.info(
@@ -250,16 +260,33 @@ class Owner:
             logged_since=len(taken.suppression),
         )
         predictions = (self._topic("predictions"), number)
-        return Owned(
-            scorer, rekeying, taken, store, loaded is not None, self._sink.mark().records[predictions]
+        written = self._sink.mark().records[predictions]
+        return Owned(scorer, rekeying, taken, store, loaded is not None, written, unsaved=unsaved)
+
+    def _entries(self, number: int, loaded: _Loaded, store: CheckpointStore) -> StateEntries:
+        """Return a checkpoint's entries, in the form of this definition where its features have changed."""
+        accept, meta = self._accept_features, loaded.meta
+        changes = check_definition(meta.definition, self._definition, store.path, accept_features=accept)
+        if not changes:
+            return loaded.entries
+        carried = carried_over(loaded.entries, meta.layout, self._layout)
+        log.warning(
+            "features changed",
+            partition=number,
+            changes=[str(change) for change in changes],
+            filling=list(self._pipeline.filling(meta.layout)),
+            keys=carried.keys,
+            keys_dropped=carried.keys_dropped,
         )
+        return carried.entries
 
     def capture(self, owned: Owned) -> Captured:
         """Take what has changed, and how far the owner has come; all it made must have been sent.
 
         What is taken here is in no later capture: it is saved, or the owner ends.
         """
-        delta = owned.scorer.delta()
+        delta = owned.unsaved | owned.scorer.delta()
+        owned.unsaved = {}
         if owned.rekeying is not None:
             owned.rekeying.tidy()
             delta |= named({"rekeying": owned.rekeying.delta()})
@@ -282,7 +309,7 @@ class Owner:
                     f"another owner has announced itself on partition {owned.scorer.partition}",
                     hint="nothing to do: this one claims again if the partition is still its own",
                 )
-        meta = ScorerMeta(self._definition, log_positions(owned.takeover, captured.cut))
+        meta = ScorerMeta(self._definition, log_positions(owned.takeover, captured.cut), self._layout)
         await owned.store.save(owned.takeover.claim, msgspec.json.encode(meta), captured.delta)
 
     async def _still_owner(self, captured: Captured) -> bool:

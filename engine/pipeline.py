@@ -1,7 +1,7 @@
 """The user's definition, checked when loaded.
 
 Lives here: `Topic`, `Labels`, `Pipeline`, every refusal a definition can meet, and the
-definition's digest by part.  Never here: loading the file (`cli.py`), running anything.
+definition's digest by part.  Never here: loading the file (`loading.py`), running anything.
 
 A definition is data.  River and msgspec objects pass through untouched, except that models
 are cloned: River pipelines can share steps by accident, and two candidates that share a
@@ -19,7 +19,7 @@ import msgspec
 from river import base, metrics
 
 from engine.definition import model_text, unseeded
-from operators.carryover import Layout, layout_of_plan
+from operators.carryover import Layout, features_filling, layout_of_plan
 from operators.drift import Drift
 from operators.evidence import Promotion
 from operators.expressions import Expression
@@ -279,10 +279,18 @@ class Pipeline:
         """Return the version of all features together, as predictions carry it."""
         return features_version(self.book)
 
+    @property
+    def scorer_plan(self) -> FeaturePlan:
+        """Return the plan of a scorer: without the windows that are computed elsewhere."""
+        return self.plan if self.stages is None else self.stages.answer
+
     def layout(self) -> Layout:
         """Return what a scorer's windows keep, to be compared with what a checkpoint holds."""
-        plan = self.plan if self.stages is None else self.stages.answer
-        return layout_of_plan(plan, event_fields(self.events.type))
+        return layout_of_plan(self.scorer_plan, event_fields(self.events.type))
+
+    def filling(self, before: Layout) -> tuple[str, ...]:
+        """Return the features whose windows are not whole where those of a checkpoint go on."""
+        return features_filling(self.scorer_plan, event_fields(self.events.type), before)
 
     def _fixed_fields(self) -> dict[str, str]:
         """Return the fields whose values no rule may change, and what they are."""

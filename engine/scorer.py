@@ -75,7 +75,8 @@ class Scorer:
         self.pipeline = pipeline
         self.partition = partition
         threshold = pipeline.threshold if pipeline.task == "binary" else None
-        self.outbox = Outbox(pipeline.name, partition, writer, suppression, threshold)
+        version = pipeline.features_version
+        self.outbox = Outbox(pipeline.name, partition, writer, suppression, threshold, version)
         self.position = ScorerPosition()
         self.counts: Counter[tuple[str, str]] = Counter()
         """What happened, by (metric, label): the shell exports it; no part of the state."""

@@ -68,7 +68,15 @@ class Learned(NamedTuple):
 class Trainer:
     """Keeps the models of this process a fold of the examples log."""
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, metrics: Metrics, sink: Sink) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        metrics: Metrics,
+        sink: Sink,
+        *,
+        accept_features: bool = False,
+    ) -> None:
         self.models = asyncio.Lock()
         """Held while models score a run or learn a slice."""
         self.leading = False
@@ -80,6 +88,7 @@ class Trainer:
         self._topic = pipeline.catalog["examples"]
         self._key = signing_key(settings)
         self._definition = pipeline.learner_definition()
+        self._accept_features = accept_features
         self.learner: Learner = build_learner(pipeline, key=self._key)
         self._claim = 0
         self._restored = False
@@ -127,7 +136,9 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Replace the learner by the one a checkpoint holds."""
-        check_definition(json.decode(checkpoint.meta), self._definition, self._store.path)
+        stored: dict[str, str] = json.decode(checkpoint.meta)
+        accept = self._accept_features
+        check_definition(stored, self._definition, self._store.path, accept_features=accept)
         self.learner = build_learner(self._pipeline, key=self._key)
         self.learner.restore(checkpoint.entries)
 
@@ -278,6 +289,7 @@ class Trainer:
             river=version("river"),
             learned_to=self.learner.position,
             features=tuple(self._pipeline.features),
+            features_version=self._pipeline.features_version,
         )
         key = f"{self._pipeline.name}@champion".encode()
         source = headers.cloud_event("dev.headrace.model", f"headrace/{self._pipeline.name}")

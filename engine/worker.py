@@ -67,6 +67,7 @@ class Worker:
         metrics: Metrics,
         *,
         accept_newer_claims: bool = False,
+        accept_changed_features: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.settings = settings
@@ -80,9 +81,17 @@ class Worker:
         self._source = Source(settings.kafka, group=pipeline.name, topics=self._inputs.topics, listener=self)
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
         self._served = ServedFeatures(pipeline, settings)
-        self.trainer = Trainer(pipeline, settings, metrics, self._sink)
+        self.trainer = Trainer(
+            pipeline, settings, metrics, self._sink, accept_features=accept_changed_features
+        )
         self._owner = Owner(
-            pipeline, settings, self._source, self._sink, self.trainer, accept_newer=accept_newer_claims
+            pipeline,
+            settings,
+            self._source,
+            self._sink,
+            self.trainer,
+            accept_newer=accept_newer_claims,
+            accept_features=accept_changed_features,
         )
         self._saving = Saving(
             self._owner,

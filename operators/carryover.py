@@ -38,7 +38,15 @@ from operators.plan import FeaturePlan, Group
 from operators.summaries import Measure, Summary, layout_of
 from operators.words import parts
 
-__all__ = ["Carried", "GroupLayout", "carried_over", "difference", "features_filling", "layout_of_plan"]
+__all__ = [
+    "Carried",
+    "GroupLayout",
+    "Layout",
+    "carried_over",
+    "difference",
+    "features_filling",
+    "layout_of_plan",
+]
 
 NEW: Final = -1
 """In place of the old position of a column or cell."""

@@ -92,12 +92,12 @@ class Worker:
     def log(self) -> Path:
         return self._folder / f"{self.name}-{self._starts}.log"
 
-    def start(self) -> Self:
+    def start(self, *arguments: str) -> Self:
         assert self.process is None
         self._starts += 1
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "engine.cli", "run", str(self._file)],
+                [sys.executable, "-m", "engine.cli", "run", str(self._file), *arguments],
                 cwd=self._folder,
                 env=self._environment | {"PYTHONPATH": str(CHECKOUT)},
                 stdin=subprocess.DEVNULL,

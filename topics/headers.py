@@ -8,6 +8,7 @@ __all__ = [
     "CLAIM",
     "COMMAND",
     "EXAMPLE",
+    "FEATURES",
     "KIND",
     "QUARANTINE",
     "cloud_event",
@@ -17,6 +18,8 @@ __all__ = [
 ]
 
 KIND = "headrace-kind"
+FEATURES = "headrace-features"
+"""The version of all features together, on predictions: what it stands for is in the catalogue."""
 EXAMPLE: Headers = ((KIND, b"example"),)
 CLAIM: Headers = ((KIND, b"claim"),)
 QUARANTINE: Headers = ((KIND, b"quarantine"),)

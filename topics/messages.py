@@ -272,3 +272,5 @@ class ModelPointer(Struct, frozen=True, omit_defaults=True, gc=False):
     learned_to: int
     """Next offset of the examples log: the model has learned all before it."""
     features: tuple[str, ...] = ()
+    features_version: str = ""
+    """Of all features together, as predictions carry it in a header."""

@@ -28,8 +28,9 @@ features = {
 }
 for name, key in {"origin": by("origin"), "carrier": by("carrier"), "dest": by("dest"), "all": by()}.items():
     for span in ("3h", "24h"):
-        features[f"{name}_late_{span}"] = key.mean(label, span).default(0.0)
-        features[f"{name}_landed_{span}"] = key.count(label, span)
+        late, landed = key.mean(label, span).default(0.0), key.count(label, span)
+        features[f"{name}_late_{span}"] = late.describe(f"share late, by {name}", owner="operations")
+        features[f"{name}_landed_{span}"] = landed.describe(f"landed, by {name}", owner="operations")
 
 pipeline = Pipeline(
     name="flights",

@@ -1,0 +1,62 @@
+"""A user's file: run, and its pipeline taken.
+
+Lives here: loading, and what is said where that fails.  Never here: what a pipeline is (`pipeline.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topics.errors import DefinitionError, HeadraceError
+
+if TYPE_CHECKING:
+    from engine.pipeline import Pipeline
+
+__all__ = ["load_pipeline"]
+
+
+def load_pipeline(path: Path) -> Pipeline:
+    """Run the user's file and return its `pipeline`.
+
+    Raises DefinitionError naming the file where it is missing, fails or holds no pipeline.
+    """
+    from engine.pipeline import Pipeline  # noqa: PLC0415 - River takes seconds to import
+
+    if not path.is_file():
+        raise DefinitionError(f"there is no file {path}", hint="give the path of your pipeline's Python file")
+    spec = importlib.util.spec_from_file_location("headrace_pipeline", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    with _importable(path.parent):
+        try:
+            spec.loader.exec_module(module)
+        except HeadraceError:
+            raise
+        except Exception as error:
+            raise DefinitionError(
+                f"{path} does not run: {type(error).__name__}: {error}",
+                hint=f"`python {path}` shows where",
+            ) from error
+    pipeline = getattr(module, "pipeline", None)
+    if not isinstance(pipeline, Pipeline):
+        raise DefinitionError(
+            f"{path} has no `pipeline`", hint="end the file with `pipeline = Pipeline(name=..., ...)`"
+        )
+    return pipeline
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let the user's file import its neighbours, as it could when run by itself."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
