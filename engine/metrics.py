@@ -36,6 +36,12 @@ _COUNTERS = (
     ("labels", "headrace_labels", "Labels, by what became of them.", "outcome"),
     ("dead_letters", "headrace_dead_letters", "Records refused, by the step that refused.", "stage"),
     ("rule_hits", "headrace_rule_hits", "Broken rules, by what was done and rule.", "action, rule"),
+    (
+        "function_failures",
+        "headrace_function_failures",
+        "Calls of apply that failed, by function.",
+        "function",
+    ),
     ("alerts", "headrace_alerts", "New categories and changed keys of events.", "kind"),
     ("models", "headrace_model_failures", "Times a candidate raised or answered no number.", "kind"),
     ("drifts", "headrace_drift_detections", "Drift alarms, by direction of the loss.", "direction"),

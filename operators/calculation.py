@@ -7,7 +7,8 @@ a condition is decided.  Never here: windows, memory, what a definition may say 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from operator import attrgetter
 from typing import Any, Final
@@ -31,7 +32,7 @@ from operators.nodes import (
 from operators.transforms import Apply, Coalesce, Cross, Indicator
 from topics.messages import FeatureValue
 
-__all__ = ["Evaluate", "Failures", "Out", "calculation", "predicate"]
+__all__ = ["FUNCTION_FAILURES", "Counts", "Evaluate", "Out", "calculation", "predicate"]
 
 Out = dict[Any, Any]
 Evaluate = Callable[[Any, Out, Mapping[str, object]], FeatureValue | None]
@@ -41,8 +42,9 @@ Expressions over features take the row of features in place of the event."""
 Decide = Callable[..., bool | None]
 """The arguments of `Evaluate` (the event alone will do where nothing else is looked at) -> met, not met, or
 unknown."""
-Failures = MutableMapping[str, int]
-"""How often each function of the user's failed, by `Apply.name`."""
+Counts = Counter[tuple[str, str]]
+"""What happened, by (`FUNCTION_FAILURES`, name of the user's function)."""
+FUNCTION_FAILURES: Final = "function_failures"
 
 _NOTHING: Final[dict[Any, Any]] = {}
 _RELATIONS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
@@ -119,15 +121,15 @@ def _joined(left: Decide, right: Decide, *, decisive: bool) -> Decide:
 
 
 def calculation(
-    expression: Expression, numbers: Mapping[Aggregate, int], failures: Failures | None = None
+    expression: Expression, numbers: Mapping[Aggregate, int], counts: Counts | None = None
 ) -> Evaluate:
     """Return `expression` as a function; `numbers` says under which number each aggregate's value is.
 
-    Failures of the user's functions are counted in `failures`.
+    Failures of the user's functions are counted in `counts`.
     """
 
     def of(part: Expression) -> Evaluate:
-        return calculation(part, numbers, failures)
+        return calculation(part, numbers, counts)
 
     match expression:
         case Aggregate():
@@ -159,12 +161,10 @@ def calculation(
             address = expression.address
             return lambda _value, _out, looked_up: _stored(looked_up.get(address), fallback)
         case _:
-            return _transformation(expression, of, {} if failures is None else failures)
+            return _transformation(expression, of, Counter() if counts is None else counts)
 
 
-def _transformation(
-    expression: Expression, of: Callable[[Expression], Evaluate], failures: Failures
-) -> Evaluate:
+def _transformation(expression: Expression, of: Callable[[Expression], Evaluate], counts: Counts) -> Evaluate:
     match expression:
         case Math() | Clip() | Bucket() | Cyclic() | Hashed():
             return _mapping(of(expression.of), mapped(expression))
@@ -175,7 +175,7 @@ def _transformation(
         case Indicator(condition):
             return predicate(condition, of)
         case Apply(inputs=inputs):
-            return _application(expression, [of(part) for part in inputs], failures)
+            return _application(expression, [of(part) for part in inputs], counts)
         case _:
             raise AssertionError(expression)
 
@@ -210,9 +210,8 @@ def _first(inputs: Sequence[Evaluate]) -> Evaluate:
     return first
 
 
-def _application(of: Apply, inputs: Sequence[Evaluate], failures: Failures) -> Evaluate:
+def _application(of: Apply, inputs: Sequence[Evaluate], counts: Counts) -> Evaluate:
     function, kind, name = of.function, of.returns, of.name
-    failures.setdefault(name, 0)
 
     def applied(value: Any, out: Out, looked_up: Mapping[str, object]) -> FeatureValue | None:
         found = [inner(value, out, looked_up) for inner in inputs]
@@ -221,7 +220,7 @@ def _application(of: Apply, inputs: Sequence[Evaluate], failures: Failures) -> E
         try:
             return returned(function(*found), kind)
         except Exception:  # noqa: BLE001  one event's feature is missing, and counted; the stream goes on
-            failures[name] += 1
+            counts[FUNCTION_FAILURES, name] += 1
             return None
 
     return applied

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from operators.calculation import Out, calculation
+from operators.calculation import Counts, Out, calculation
 from operators.contract import StateDelta, StateEntries
 from operators.fused import Output
 from operators.kernels import Target
@@ -70,7 +70,8 @@ class Features:
     [{'n': 1, 'mean': 1.0}, {'n': 2, 'mean': 2.5}]
     """
 
-    def __init__(self, plan: FeaturePlan) -> None:
+    def __init__(self, plan: FeaturePlan, counts: Counts | None = None) -> None:
+        """`counts` gets the failures of the user's functions; they are no part of the state."""
         self.plan = plan
         targets: dict[Aggregate, list[Target]] = {}
         self._template: Out = {}
@@ -90,9 +91,7 @@ class Features:
         for aggregate, number in numbers.items():
             targets.setdefault(aggregate, []).append(Target(number, aggregate))
         self._numbers = tuple(numbers.values())
-        self.failures: dict[str, int] = {}
-        """How often each function given to `apply` failed, by its name, since this was made."""
-        self._later = [(name, calculation(expression, numbers, self.failures)) for name, expression in later]
+        self._later = [(name, calculation(expression, numbers, counts)) for name, expression in later]
         self._event_groups: list[GroupRun] = []
         self._label_groups: list[GroupRun] = []
         for group in plan.groups:

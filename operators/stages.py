@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
+from operators.conditions import Condition
 from operators.expressions import Aggregate, Expression, Lookup
 from operators.plan import FeaturePlan, nodes
 from topics.messages import FeatureValue
@@ -143,7 +144,9 @@ def _answered(expression: Any, numbers: Mapping[Aggregate, str]) -> Any:
     """Return an expression with look-ups in place of its aggregates, all the way down."""
     if isinstance(expression, Aggregate):
         return Lookup(_STORE, numbers[expression])
-    if not isinstance(expression, Expression):
+    if isinstance(expression, tuple):
+        return tuple(_answered(part, numbers) for part in expression)
+    if not isinstance(expression, Expression | Condition):
         return expression
     changed = {}
     for entry in fields(expression):  # type: ignore[arg-type]  # every node is a dataclass
