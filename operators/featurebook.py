@@ -26,8 +26,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import inspect
 
+from operators.algebra import Arithmetic, Constant, Default, Expression, Math, Negative
 from operators.kinds import feature_kinds
-from operators.nodes import Aggregate, Default, Expression, Feature, Field, Lookup, TimePart
+from operators.nodes import Aggregate, Feature, Field, Lookup, TimePart
 from operators.plan import FeaturePlan
 from operators.rules import Rule
 from operators.spans import LastN, Tiled
@@ -53,7 +54,7 @@ class CatalogueEntry(NamedTuple):
     type: str
     """`bool`, `int`, `float` or `str`."""
     kind: str
-    """`field`, `hour`, `weekday`, `lookup`, `calculation`, or the aggregate: `mean`."""
+    """What it is outermost: `field`, `hour`, `lookup`, `calculation`, `hashed`, or the aggregate: `mean`."""
     source: str
     """`event`, `events` and `labels` of windows, `lookup`."""
     source_fields: tuple[str, ...]
@@ -253,12 +254,14 @@ def _kind(expression: Expression) -> str:
             return _kind(of)
         case Aggregate():
             return expression.kind
-        case TimePart(part, _):
-            return part
-        case Field() | Lookup():
-            return type(expression).__name__.lower()
-        case _:
+        case TimePart():
+            return expression.part
+        case Math():
+            return expression.function
+        case Arithmetic() | Negative() | Constant():
             return "calculation"
+        case _:
+            return type(expression).__name__.lower()
 
 
 def _window(aggregate: Aggregate) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import hypot
 from typing import Any
 
 import msgspec
@@ -9,7 +10,22 @@ import pytest
 from river import linear_model
 
 from engine import Labels, Pipeline, Rule, Topic
-from operators import by, decay, feature, field, label, last_n, lookup, session, tiled, tumbling
+from operators import (
+    apply,
+    by,
+    coalesce,
+    cross,
+    decay,
+    feature,
+    field,
+    indicator,
+    label,
+    last_n,
+    lookup,
+    session,
+    tiled,
+    tumbling,
+)
 from operators.featurebook import CatalogueEntry, event_fields
 from topics.errors import DefinitionError
 
@@ -85,6 +101,8 @@ SAME = [
     ("words", (SPENT, {}), (SPENT.describe("spent in an hour", owner="risk"), {})),
     ("other words", (SPENT.describe("a", owner="b"), {}), (SPENT.describe("c"), {})),
     ("words inside", (SPENT / 2, {}), (SPENT.describe("spent") / 2, {})),
+    ("words in a cross", (cross(field("shop"), field("kind")), {}),
+     (cross(field("shop").describe("where"), field("kind")), {})),
     ("words in a condition", (by("card").count("1h", where=field("amount") > 5), {}),
      (by("card").count("1h", where=field("amount").describe("EUR") > 5), {})),
     ("a field that it does not read", (SPENT, {}), (SPENT, events(Wider))),
@@ -122,6 +140,14 @@ OTHER = [
     ("default", (LATE.default(0.0), {}), (LATE.default(0.5), {})),
     ("no default", (LATE, {}), (LATE.default(0.0), {})),
     ("operation", (field("amount") + 1, {}), (field("amount") - 1, {})),
+    ("buckets", (field("shop").hashed(64), {}), (field("shop").hashed(128), {})),
+    ("boundaries", (field("amount").bucket([1, 2]), {}), (field("amount").bucket([1, 3]), {})),
+    ("local time", (field("event_time").hour(), {}), (field("event_time").hour(utc_offset="+01:00"), {})),
+    ("version of a function", (apply(hypot, field("amount"), field("paid"), returns=float), {}),
+     (apply(hypot, field("amount"), field("paid"), returns=float, version=2), {})),
+    ("condition as a feature", (indicator(field("amount") > 1), {}), (indicator(field("amount") > 2), {})),
+    ("type of a field in a cross", (cross(field("shop"), field("kind")), {}),
+     (cross(field("shop"), field("kind")), events(OtherDefault))),
     ("part of a time", (field("event_time").hour(), {}), (field("event_time").weekday(), {})),
     ("looked-up field", (lookup("m:{shop}", "risk", 0.0), {}), (lookup("m:{shop}", "mean", 0.0), {})),
     ("its default", (lookup("m:{shop}", "risk", 0.0), {}), (lookup("m:{shop}", "risk", 1.0), {})),
@@ -190,6 +216,8 @@ def test_an_entry_says_where_a_value_comes_from() -> None:
             "risk": lookup("shop:{shop}", "risk", default=0.0),
             "share": (by("card").count("1h", shift="1d") / by().count(tiled("1h", step="10m"))).describe("s"),
             "session": by("card").count(session("30m")),
+            "pair": cross(field("shop"), field("kind")).hashed(64).describe("where and what"),
+            "either": coalesce(by("card").mean("amount", "1h"), by("shop").mean("amount", "2h")).default(0.0),
         }
     )
     shown = {name: entry[2:10] for name, entry in found.items()}
@@ -204,6 +232,9 @@ def test_an_entry_says_where_a_value_comes_from() -> None:
         "share": ("float", "calculation", "events", ("card",), "card, all",
                   '1h, 1d before, tiled("1h", step="10m")', 25 * hour_ms, f"{many}, 7 tiles"),
         "session": ("int", "count", "events", ("card",), "card", 'session("30m")', hour_ms // 2, "1 session"),
+        "pair": ("str", "hashed", "event", ("shop", "kind"), "", "", None, ""),
+        "either": ("float", "coalesce", "events", ("card", "amount", "shop"), "card, shop", "1h, 2h",
+                   2 * hour_ms, many),
     }  # fmt: skip
     late = found["late"]
     assert (late.expression, late.default) == ('by("card").mean(label, "3h").default(0.0)', 0.0)
