@@ -8,6 +8,7 @@ import pkgutil
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import msgspec
@@ -16,7 +17,19 @@ from river import drift, linear_model, naive_bayes, preprocessing
 
 import operators
 from engine.learner import Learner
-from operators import by, decay, field, label, last_n, session, tiled, tumbling
+from operators import (
+    by,
+    coalesce,
+    cross,
+    decay,
+    field,
+    indicator,
+    label,
+    last_n,
+    session,
+    tiled,
+    tumbling,
+)
 from operators.claims import Reader
 from operators.drift import Drift
 from operators.evidence import Promotion
@@ -73,6 +86,10 @@ def make_features() -> Features:
         "fading": by("card").mean("amount", decay("10s"), include_current=False),
         "fading_labels": by("card").count(label, decay("10s")),
         "tiled_labels": by("card").mean(label, tiled("30s", step="5s")),
+        "usual_hashed": cross(field("card"), by().mode("card", "20s")).hashed(100),
+        "above": indicator(field("amount") > by("card").mean("amount", "1m")),
+        "first_mean": coalesce(field("amount").log1p(), by("card").mean("amount", "1m")).bucket([1, 10]),
+        "root": operators.apply(sqrt, field("amount"), returns=float),
     }
     return Features(
         compile_features(definition, Payment, grace_ms=5_000, max_events_per_key=20, task="binary")

@@ -7,7 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import operators
-from operators import by, decay, field, label, last_n, lookup, session, tiled, tumbling
+from operators import (
+    by,
+    coalesce,
+    cross,
+    decay,
+    field,
+    indicator,
+    label,
+    last_n,
+    lookup,
+    session,
+    tiled,
+    tumbling,
+)
 from operators.expressions import Expression
 from topics.errors import DefinitionError
 
@@ -32,6 +45,7 @@ leaves = st.one_of(
     fields,
     aggregates,
     st.builds(field("time").hour),
+    st.builds(field("time").is_weekend, utc_offset=st.sampled_from(["+00:00", "-05:30"])),
     st.builds(lookup, st.just("m:{merchant}"), st.just("risk"), st.sampled_from([None, 0.5, "none"])),
 )
 constants = st.one_of(st.integers(-5, 5), st.floats(-5, 5))
@@ -44,6 +58,16 @@ expressions = st.recursive(
         st.builds(lambda a, b: a / b, inner, inner),
         st.builds(lambda a, b: b / a, inner, constants),
         st.builds(lambda a: -a, inner),
+        st.builds(
+            lambda a, name: getattr(a, name)(), inner, st.sampled_from(["log", "log1p", "sqrt", "abs"])
+        ),
+        st.builds(lambda a, high: a.clip(None, high), inner, constants),
+        st.builds(lambda a, bounds: a.bucket(sorted(bounds)), inner, st.sets(constants, min_size=1)),
+        st.builds(lambda a, period: a.cyclic_sin(period), inner, st.sampled_from([24, 60.0, 0.5])),
+        st.builds(lambda a: a.hashed(100), inner),
+        st.builds(cross, inner, inner),
+        st.builds(coalesce, inner, inner, inner),
+        st.builds(lambda a, b: indicator((a > 1) | ~b.is_missing()), inner, inner),
         st.builds(lambda a, value: a.default(value), inner, st.sampled_from([0, -1.5, True, 'say "x"'])),
     ),
 )
@@ -60,6 +84,17 @@ def test_equal_windows_have_equal_texts() -> None:
     assert repr(by("card").count("60m")) == repr(by("card").count(3_600_000)) == 'by("card").count("1h")'
     assert by("card").count(label, "1h") != by("card").count("1h")
     assert by("card").mean(field("amount"), "1h") == by("card").mean("amount", "1h")
+
+
+def test_equal_transforms_have_equal_texts() -> None:
+    assert (
+        repr(field("a").bucket((0.0, 1.5)))
+        == repr(field("a").bucket([0, 1.5]))
+        == 'field("a").bucket([0, 1.5])'
+    )
+    assert field("t").hour(utc_offset="-00:00") == field("t").hour()
+    assert repr(field("t").hour().cyclic_sin(24.0)) == 'field("t").hour().cyclic_sin(24)'
+    assert repr((-field("a")).log() + 1) == '(-field("a")).log() + 1'
 
 
 def test_expressions_are_immutable() -> None:
