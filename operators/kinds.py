@@ -10,7 +10,7 @@ from typing import get_type_hints
 
 import msgspec
 
-from operators.algebra import Bucket, Hashed
+from operators.algebra import Bucket, Clip, Hashed, Math
 from operators.expressions import (
     Aggregate,
     Default,
@@ -57,6 +57,9 @@ def _kind(expression: Expression, hints: dict[str, object]) -> type:
             return int
         case Hashed() | Cross():
             return str
+        case Math("abs", of) | Clip(of) if _kind(of, hints) in (bool, int):
+            bounds = (expression.low, expression.high) if isinstance(expression, Clip) else ()
+            return float if any(isinstance(bound, float) for bound in bounds) else int
         case Apply():
             return expression.returns
         case Coalesce(inputs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime
 from hashlib import blake2b
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +14,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from river import compose, linear_model, preprocessing
+from test_scorer import play, runs_of, scorer_of
 from window_oracle import GRACE, Payment, histories
 
+from engine import Labels, Pipeline, Topic
 from operators import apply, by, coalesce, cross, field, indicator, label, lookup
 from operators.calculation import FUNCTION_FAILURES, calculation
 from operators.conditions import Condition
@@ -27,8 +30,9 @@ from operators.plan import compile_features
 from operators.shapes import Shapes
 from operators.stages import looked_up, plan_stages
 from operators.words import bare, parts
+from topics.codec import decode_prediction
 from topics.errors import DefinitionError
-from topics.messages import Event
+from topics.messages import Event, Record
 
 
 def per_unit(amount: float, fee: float) -> float:
@@ -184,7 +188,8 @@ def test_functions_get_their_inputs_in_order_and_only_when_all_are_there() -> No
     [
         (float, 3, 3.0), (float, True, None), (float, math.inf, None), (float, "3", None),
         (float, 10**400, None), (int, 3, 3), (int, 3.0, None), (int, False, None), (bool, True, True),
-        (bool, 1, None), (str, "é" * 256, "é" * 256), (str, "é" * 257, None), (str, b"a", None), (str, None, None),
+        (bool, 1, None), (str, "é" * 256, "é" * 256), (str, "é" * 257, None), (str, b"a", None),
+        (str, None, None),
     ],
 )  # fmt: skip
 def test_a_result_has_the_type_that_was_declared(returns: Any, result: Any, expected: Any) -> None:
@@ -202,52 +207,6 @@ class Box:
 
 def echo(box: Box) -> object:
     return box.value
-
-
-def test_buckets_are_half_open_and_of_any_numbers() -> None:
-    expression = field("x").bucket((0, 10.5))
-    assert [value_of(expression, x=x) for x in (-0.1, 0, 10.4, 10.5, 10**400)] == [0, 1, 1, 2, 2]
-
-
-def test_a_circle_has_no_end() -> None:
-    """The last minute of a day is as near to the first as any two minutes are."""
-    sin, cos = field("m").cyclic_sin(1440), field("m").cyclic_cos(1440)
-    place = [(value_of(sin, m=m), value_of(cos, m=m)) for m in (1439, 0, 1, 1440)]
-    assert math.isclose(math.dist(place[0], place[1]), math.dist(place[1], place[2]))
-    assert place[1] == place[3] == (0.0, 1.0)
-
-
-OFFSETS = {"": 0, "+05:30": 330, "-08:00": -480, "+14:00": 840}
-TIME_PARTS: dict[str, Callable[[datetime], object]] = {
-    "minute": lambda t: t.minute,
-    "hour": lambda t: t.hour,
-    "weekday": lambda t: t.weekday(),
-    "day": lambda t: t.day,
-    "month": lambda t: t.month,
-    "is_weekend": lambda t: t.weekday() >= 5,
-}
-
-
-@given(
-    st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)),
-    st.integers(-14 * 60, 14 * 60),
-    st.sampled_from(sorted(OFFSETS)),
-    st.sampled_from(sorted(TIME_PARTS)),
-)
-def test_parts_of_a_time_are_those_of_the_calendar(time: datetime, zone: int, offset: str, part: str) -> None:
-    expression = getattr(field("t"), part)(utc_offset=offset)
-    expected = TIME_PARTS[part](time + timedelta(minutes=OFFSETS[offset]))
-    ms = (time - datetime(1970, 1, 1)) // timedelta(milliseconds=1)
-    aware = time.replace(tzinfo=UTC).astimezone(timezone(timedelta(minutes=zone)))
-    for given_as in (ms, time, aware):
-        found = value_of(expression, t=given_as)
-        assert (found, type(found)) == (expected, type(expected))
-    assert value_of(expression, t=None) is None
-
-
-def test_there_is_no_day_beyond_the_calendar() -> None:
-    assert value_of(field("t").day(), t=10**18) is value_of(field("t").month(), t=-(10**18)) is None
-    assert value_of(field("t").hour(), t=datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))) is None
 
 
 def test_walks_and_words_reach_every_part() -> None:
@@ -281,12 +240,15 @@ def test_a_type_for_every_transform() -> None:
         "applied": apply(first_letter, field("card"), returns=str),
         "tagged": apply(per_unit, field("tags"), field("at"), returns=int),
         "log": field("hour").log1p(),
+        "abs": field("hour").abs().clip(0, None),
+        "half": field("hour").clip(0.5, None),
     }
     plan = compile_features(definition, Trip, grace_ms=0, max_events_per_key=9, task="binary")
     kinds = {name: kind.__name__ for name, kind in feature_kinds(plan, Trip).items()}
     assert kinds == {
         "hashed": "str", "cross": "str", "bucket": "int", "weekend": "bool", "missing": "bool",
         "texts": "str", "numbers": "float", "applied": "str", "tagged": "int", "log": "float",
+        "abs": "int", "half": "float",
     }  # fmt: skip
 
 
@@ -382,3 +344,47 @@ def test_a_function_is_its_name_and_version() -> None:
     )
     assert one != other
     assert one == apply(per_unit, AMOUNT, FEE, returns=float)
+
+
+class Sale(msgspec.Struct):
+    event_id: str
+    event_time: int
+    card: str
+    amount: float
+    fee: float | None = None
+
+
+def sales(version: int) -> Pipeline:
+    encode = compose.SelectType(str) | preprocessing.OneHotEncoder()
+    return Pipeline(
+        name="sales",
+        events=Topic("sales.events", Sale, key="card"),
+        labels=Labels("sales.labels", wait="1h"),
+        features={
+            "card": field("card").hashed(64),
+            "spent": by("card").sum("amount", "1h").log1p(),
+            "share": apply(per_unit, field("amount"), field("fee"), returns=float, version=version),
+        },
+        models={"lr": (encode + compose.SelectType(float)) | linear_model.LogisticRegression()},
+    )
+
+
+def test_a_function_that_raises_costs_one_feature_and_no_answer() -> None:
+    scorer = scorer_of(sales(1))
+    records = [
+        Record(
+            "sales.events", 0, n, n, b"a",
+            b'{"event_id": "e%d", "event_time": %d, "card": "a", "amount": 1.0, "fee": %s}' % (n, n, fee),
+        )
+        for n, fee in enumerate([b"2.0", b"0.0", b"null"])
+    ]  # fmt: skip
+    out = play(scorer, runs_of(scorer, records, []))
+    rows = [decode_prediction(one.value or b"").features for one in out if one.target == "predictions"]
+    assert [row.get("share") for row in rows] == [0.5, None, None]
+    assert [row["card"] for row in rows] == [hashed("a", 64)] * 3
+    assert [row["spent"] for row in rows] == [math.log1p(n) for n in (1, 2, 3)]
+    assert scorer.counts[FUNCTION_FAILURES, f"{__name__}:per_unit"] == 1
+
+
+def test_another_version_of_a_function_is_another_feature() -> None:
+    assert sales(1).features_version == sales(1).features_version != sales(2).features_version
