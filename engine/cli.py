@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli_features import features_app
+from engine.cli_skew import skew
 from engine.cli_static import static_app
 from engine.loading import load_pipeline
 from topics.errors import DefinitionError, HeadraceError, SettingsError
@@ -37,6 +38,7 @@ topics_app = typer.Typer(help="The topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(static_app, name="static")
 app.add_typer(features_app, name="features")
+app.command()(skew)
 
 PipelineFile = Annotated[
     Path, typer.Argument(metavar="PIPELINE.py", help="File with `pipeline = Pipeline(...)`.")

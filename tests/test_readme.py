@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from engine.cli import app
 from engine.metrics import _COUNTERS, Metrics, ModelStatus, Status
 from engine.settings import ENV_PREFIX, Settings
+from engine.skew import SkewCounts, SkewMetrics
 from topics import errors
 from topics.catalog import FOREVER_MS, Catalog
 from topics.codec import decode_command
@@ -260,7 +261,9 @@ def families() -> list[Any]:
     model = ModelStatus("linear", 1, "LogisticRegression", "champion", 7, 0.5, {("ROCAUC", "all"): 0.6})
     status = Status({("flights.departures", 0): 3}, 1, 7, 1.0, 1, False, [model])
     metrics.status = lambda: status
-    return list(metrics.collect())
+    counts = SkewCounts(())
+    counts.features["x", "match"] = counts.events["checked"] = 1
+    return [*metrics.collect(), *SkewMetrics(counts).collect()]
 
 
 def metric_rows(families: list[Any]) -> list[str]:
