@@ -26,6 +26,7 @@ from engine.pipeline import Pipeline
 from engine.scorer import Scorer
 from engine.static import StaticHistory
 from operators.asof import AsOf
+from operators.calculation import FUNCTION_FAILURES
 from operators.claims import Suppression, Writer
 from operators.join import Waiting
 from topics import headers
@@ -188,6 +189,9 @@ class Backtest:
                 name.partition(" ")[2]: count for (kind, name), count in counts.items() if kind == "rule_hits"
             },
             "alerts": {name: count for (kind, name), count in counts.items() if kind == "alerts"},
+            "function_failures": {
+                name: count for (kind, name), count in counts.items() if kind == FUNCTION_FAILURES
+            },
             "dead_letters": sum(count for (kind, _), count in counts.items() if kind == "dead_letters"),
         }
 

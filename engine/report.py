@@ -141,9 +141,11 @@ def print_report(report: dict[str, Any]) -> None:
         f"\n{report['events']:,} events, {report['labels']:,} labels, {report['examples']:,} examples, "
         f"{report['dead_letters']} dead letters in {report['seconds']:.1f} s ({rate:,.0f} events/s)"
     )
-    for what in ("rules", "alerts"):
+    for what in ("rules", "alerts", "function_failures"):
         if report[what]:
-            _out.print(f"{what}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items()))
+            _out.print(
+                f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items())
+            )
     for drift in report["drifts"][-5:]:
         _out.print(f"{_when(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
     if len(report["drifts"]) > 5:

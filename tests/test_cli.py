@@ -21,6 +21,7 @@ REPORT = [
     "drifts",
     "rules",
     "alerts",
+    "function_failures",
     "served",
     "models",
     "dead_letters",

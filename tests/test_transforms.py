@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from hashlib import blake2b
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from test_scorer import play, runs_of, scorer_of
 from window_oracle import GRACE, Payment, histories
 
 from engine import Labels, Pipeline, Topic
+from engine.backtest import backtest
 from operators import apply, by, coalesce, cross, field, indicator, label, lookup
 from operators.calculation import FUNCTION_FAILURES, calculation
 from operators.conditions import Condition
@@ -369,7 +371,7 @@ def sales(version: int) -> Pipeline:
     )
 
 
-def test_a_function_that_raises_costs_one_feature_and_no_answer() -> None:
+def test_a_function_that_raises_costs_one_feature_and_no_answer(tmp_path: Path) -> None:
     scorer = scorer_of(sales(1))
     records = [
         Record(
@@ -384,6 +386,10 @@ def test_a_function_that_raises_costs_one_feature_and_no_answer() -> None:
     assert [row["card"] for row in rows] == [hashed("a", 64)] * 3
     assert [row["spent"] for row in rows] == [math.log1p(n) for n in (1, 2, 3)]
     assert scorer.counts[FUNCTION_FAILURES, f"{__name__}:per_unit"] == 1
+    events, labels = tmp_path / "events.jsonl", tmp_path / "labels.jsonl"
+    events.write_bytes(b"\n".join(record.value or b"" for record in records))
+    labels.write_bytes(b'{"event_id": "e0", "label": true, "label_time": 5}\n')
+    assert backtest(sales(1), events, labels)["function_failures"] == {f"{__name__}:per_unit": 1}
 
 
 def test_another_version_of_a_function_is_another_feature() -> None:
