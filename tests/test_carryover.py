@@ -49,10 +49,15 @@ POOL: dict[str, Expression] = {
     "tumbled_first": by("shop").first("fee", tumbling("4s")),
     "session": by("card").sum("amount", session("3s")),
     "session_q": by("card").quantile("amount", 0.9, session("3s")),
+    "session_long": by("card").count(session("6s")),
+    "tiled_fine": by("card").sum("amount", tiled("8s", step="1s")),
+    "before_more": by("card").mean("amount", "5s", shift="2s"),
     "faded": by("card").sum("amount", decay("5s")),
+    "faded_mean": by("card").mean("amount", decay("5s")),
     "faded_n": by("card").count(decay("2s")),
     "all": by().count("10s"),
     "labels": by("card").mean(label, "10s"),
+    "labels_all": by().count(label, "6s"),
     "labels_n": by("shop").count(label, "6s"),
     "labels_tiled": by("card").sum(label, tiled("8s", step="2s")),
     "ratio": by("card").sum("amount", "10s") / by().sum("amount", "10s").default(1.0),
@@ -167,6 +172,26 @@ def test_a_new_column_is_missing_in_old_entries_and_fills() -> None:
     assert features_filling(new, event_fields(Payment), layout(old)) == ("sum_10", "shops")
 
 
+@pytest.mark.parametrize(
+    ("kept", "added", "wanted"),
+    [
+        ("tiled", "tiled_max", {"tiled": 2.0, "tiled_max": 1}),
+        ("session", "session_q", {"session": 12.0, "session_q": 2.0}),
+        ("faded_n", "faded_mean", {"faded_mean": 2.0}),
+        ("tumbled", "tumbled_first", {"tumbled": 4.0, "tumbled_first": 1}),
+    ],
+)
+def test_a_new_cell_of_what_is_summed_up_begins_empty(kept: str, added: str, wanted: dict[str, Any]) -> None:
+    old, entries = filled([kept])
+    new = plan_of([kept, added])
+    changed = Features(new)
+    changed.restore(carried(old, entries, new))
+    event = Event("e", 5 * SECOND, "a", Payment("a", "x", 2.0, 1), 5, 5 * SECOND)
+    (row,) = changed.step_events([event])
+    assert {name: row[name] for name in wanted} == pytest.approx(wanted, rel=0.01)
+    assert features_filling(new, event_fields(Payment), layout(old)) == (added,)
+
+
 def test_what_is_gone_is_dropped_and_counted() -> None:
     old, entries = filled(["n_10", "last", "all"])
     new = plan_of(["all"])
@@ -214,6 +239,7 @@ def test_a_field_of_another_type_begins_a_window_anew() -> None:
         (["labels", "labels_n"], ["labels_n"], ("x",)),
         (["labels"], ["labels_tiled"], ("a",)),
         (["labels"], ["n_10"], ()),
+        (["labels"], ["labels_all", "labels"], ("", "a")),
     ],
 )
 def test_waiting_predictions_know_their_keys_where_they_can(
