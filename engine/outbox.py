@@ -64,8 +64,6 @@ class Outbox:
         """Flags of the answers to come, by the offset of their event."""
         self._ahead: Ahead | None = None
         self._untold: list[Example | Quarantine] = []
-        self._answers: list[Outgoing] = []
-        self._lessons: list[tuple[Example | Quarantine, Headers, str, int]] = []
         self._out: list[Outgoing] = []
 
     def learn_ahead(self, ahead: Ahead | None) -> None:
@@ -79,13 +77,8 @@ class Outbox:
             self._ahead.learn(untold)
 
     def drain(self) -> list[Outgoing]:
-        """Return what has gathered since the last call, encoded, in order for each log."""
+        """Return what has gathered since the last call, in order for each log."""
         out, self._out = self._out, []
-        out += self._answers
-        for value, kind, text, time_ms in self._lessons:
-            out.append(Outgoing("examples", EXAMPLES_PARTITION, text.encode(), encode(value), kind, time_ms))
-        self._answers.clear()
-        self._lessons.clear()
         return out
 
     def logged(self, event_id: str, event_offset: int) -> Prediction | None:
@@ -141,7 +134,7 @@ class Outbox:
         if found:
             sent += headers.traced(found)
         data = encode(answer)
-        self._answers.append(Outgoing("predictions", self._partition, key, data, sent, answer.event_time))
+        self._out.append(Outgoing("predictions", self._partition, key, data, sent, answer.event_time))
         return data
 
     @property
@@ -167,7 +160,17 @@ class Outbox:
         """Write examples, numbered from `examples_sent` on, that have been learned already."""
         self.writer.advance(self._examples_log, len(examples))
         kind = headers.EXAMPLE
-        self._lessons += [(example, kind, example.key, example.label_time) for example in examples]
+        self._out += [
+            Outgoing(
+                "examples",
+                EXAMPLES_PARTITION,
+                example.key.encode(),
+                encode(example),
+                kind,
+                example.label_time,
+            )
+            for example in examples
+        ]
 
     def again(self, answer: Prediction, event_offset: int, key: bytes | None, found: Headers) -> None:
         """Send an answer once more, for another record of the same event."""
@@ -240,6 +243,11 @@ class Outbox:
         self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, timestamp_ms))
 
     def _log(self, value: Example | Quarantine, kind: Headers, key: str, timestamp_ms: int) -> None:
-        self._lessons.append((value, kind, key, timestamp_ms))
+        self._write(value, kind, key, timestamp_ms)
         if self._ahead is not None:
             self._untold.append(value)
+
+    def _write(self, value: Example | Quarantine, kind: Headers, key: str, timestamp_ms: int) -> None:
+        self._out.append(
+            Outgoing("examples", EXAMPLES_PARTITION, key.encode(), encode(value), kind, timestamp_ms)
+        )

@@ -115,13 +115,11 @@ class Curve:
             cells = self._bucket(number)
             for name, column in losses.items():
                 total, count = cells.get(name, _NO_CELL)
-                before = count
-                for loss in column[start:end]:
-                    if loss is not None:
-                        total += loss
-                        count += 1
-                if count != before:
-                    cells[name] = (total, count)
+                known = [loss for loss in column[start:end] if loss is not None]
+                for loss in known:  # one after the other: `sum` rounds in another way from Python 3.12 on
+                    total += loss
+                if known:
+                    cells[name] = (total, count + len(known))
             start = end
 
     def _same_bucket(self, times_ms: Sequence[int], start: int, number: int) -> int:
@@ -259,16 +257,13 @@ class Evaluation:
         self._by_event_time.extend([example.event_time for example in examples], losses)
         self._by_label_time.extend([example.label_time for example in examples], losses)
         names = [name for name in losses if name != SERVED]
-        rows = [(example.label, example.served_score, _only(names, example.scores)) for example in examples]
-        self._recent.extend(rows)
-        warmup_offset = self._warmup_offset
-        if min(example.event_offset for example in examples) < warmup_offset:
-            rows = [
-                row
-                for row, example in zip(rows, examples, strict=True)
-                if example.event_offset >= warmup_offset
-            ]
-        self._count(self._cards, rows)
+        self._recent.extend([(e.label, e.served_score, _only(names, e.scores)) for e in examples])
+        warm = [e for e in examples if e.event_offset >= self._warmup_offset]
+        labels = [e.label for e in warm]
+        if warm:
+            self._card(self._cards, SERVED).count(labels, [e.served_score for e in warm], self._label_of)
+        for name in names if warm else ():
+            self._card(self._cards, name).count(labels, [e.scores[name] for e in warm], self._label_of)
 
     def _count(self, cards: dict[str, _Card], rows: Sequence[_Recent]) -> None:
         """Update the cards of all series in `rows`, series by series."""
