@@ -10,6 +10,9 @@ Records that are no valid message have no time and go at once, in their place.
 
     events   10   20        30        |      runs:  [e10 e20] [l25] [e30] ...
     labels             25             |             a run is as long as one kind lasts
+
+    events   10   20                  |      runs:  [e10] [l15], then nothing: a label of 17 may be next
+    labels      15   (unread: yes)    |             (unread: no)  ... [e20]
 """
 
 from __future__ import annotations

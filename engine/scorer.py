@@ -197,7 +197,10 @@ class Scorer:
         self._expire(run[-1].record.offset, ready, now_ms)
 
     def _too_far_ahead(self, record: Record, event_time: int, now_ms: int) -> bool:
-        """Refuse the product of a wrong clock: it would expire all state."""
+        """Refuse the product of a wrong clock: it would expire all state.
+
+        arrived |------- max_ahead -------| answered up to here; beyond, a dead letter
+        """
         arrived_ms = now_ms if record.timestamp_ms is None else min(record.timestamp_ms, now_ms)
         ahead_ms = event_time - arrived_ms
         if ahead_ms <= self._max_ahead_ms:

@@ -6,6 +6,9 @@ ordered (`topics/hops.py`), how sources tell their progress, clocks.
     source 0   10    30          progress 40      |
     source 1      20       50    progress 35      |   horizon = 35: [10 20 30] go, 50 is held
 
+    source 0   40         >45         |   source 1 has nothing more to read: it is idle,
+    source 1   ~30                35  |   so 40 goes at 45 by source 0 alone; 35 then is late
+
 Each source promises by its progress that nothing up to that time will follow.  The horizon is the
 smallest progress of the sources that are not idle, and never goes back; what it reaches goes, in
 order.  If all are idle, everything goes, and what still comes goes at once.  What comes at or before

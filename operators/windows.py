@@ -7,6 +7,8 @@ how a log is read (`kernels.py`), which features want it (`features.py`), clocks
     (t4 - 1h, t4]           [---------------]       from the first entry after t4 - 1h
     (t4 - 1m, t4]                       [---]       half open: an entry at t4 - 1m is out
     watermark - 1h     |                            entries at or before it are forgotten
+    arrival t0 t2 t1                                not behind the watermark, t1 is put in its place;
+                                                    behind it t1 sees what is kept, and is not entered
 
 Strategy: the log is the whole state.  Whatever makes reading fast (`index.py`) is derived
 from it and holds exact numbers, so values do not depend on the way they were reached: on

@@ -1,0 +1,262 @@
+"""Event time as a specification: one timeline per rule, read from left to right in the order of arrival.
+
+Each table is played as it stands: its first rows are what comes in, the others what must come of it.
+A dot is nothing.  All times are milliseconds; `-` stands where a value is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from river import linear_model
+
+from engine import Labels, Pipeline, Topic
+from engine.backtest import LocalRun
+from engine.intake import Intake
+from engine.scorer import Scorer
+from operators import by
+from operators.merge import Merge
+from topics.codec import decode_prediction
+from topics.hops import Order
+from topics.messages import Outgoing, Prediction, Record
+
+GRACE_MS, WAIT_MS, MAX_AHEAD_MS = 50, 1_000, 3_000
+FAR_MS = 10**6
+
+
+class Payment(msgspec.Struct):
+    event_id: str
+    event_time: int
+    card: str
+
+
+PIPELINE = Pipeline(
+    name="time",
+    events=Topic("time.events", Payment, key="card", grace=GRACE_MS, max_ahead=MAX_AHEAD_MS),
+    labels=Labels("time.labels", wait=WAIT_MS),
+    features={"count": by("card").count(100), "since": by("card").since_last(100)},
+    models={"linear": linear_model.LogisticRegression()},
+)
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """Return the rows of a timeline by their names, which end at two blanks or more."""
+    rows = [line.strip().split("  ", 1) for line in text.strip().splitlines()]
+    found = {name: cells.split() for name, cells in rows}
+    assert len({len(cells) for cells in found.values()}) == 1, "every row has a cell for every arrival"
+    return found
+
+
+def event(offset: int, time: int, *, arrived: int | None = None, event_id: str = "") -> Record:
+    value = {"event_id": event_id or f"e{offset}", "event_time": time, "card": "c"}
+    return Record("time.events", 0, offset, arrived, b"c", json.dumps(value).encode())
+
+
+def label(offset: int, event_id: str, time: int) -> Record:
+    value = {"event_id": event_id, "label": True, "label_time": time}
+    return Record("time.labels", 0, offset, None, b"c", json.dumps(value).encode())
+
+
+def scorer() -> Scorer:
+    return LocalRun(PIPELINE).scorer
+
+
+def step(to: Scorer, record: Record, now_ms: int = FAR_MS) -> list[Outgoing]:
+    """Let one record arrive; return what leaves."""
+    offer = to.intake.offer_events if record.topic == "time.events" else to.intake.offer_labels
+    offer([record])
+    run = to.intake.next_run(events_unread=False, labels_unread=False)
+    assert run is not None
+    return to.step(run, now_ms) + to.complete()
+
+
+def answered(out: list[Outgoing]) -> Prediction:
+    (found,) = (record for record in out if record.target == "predictions")
+    return decode_prediction(found.value or b"")
+
+
+def shown(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+IN_ORDER = """
+    event time      100   140   160   250
+    watermark        50    90   110   200
+    late              .     .     .     .
+    count             1     2     3     2
+    since             -    40    20    90
+"""
+OUT_OF_ORDER = """
+    event time      100   140   110   150
+    watermark        50    90    90   100
+    late              .     .     .     .
+    count             1     2     2     4
+    since             -    40    10    10
+"""
+LATE = """
+    event time      100   200   149   210   150
+    watermark        50   150   150   160   160
+    late              .     .  late     .  late
+    count             1     1     2     2     2
+    since             -     -    49    10    50
+"""
+ON_THE_WATERMARK = """
+    event time      100   200   150   200
+    watermark        50   150   150   150
+    late              .     .     .     .
+    count             1     1     2     3
+    since             -     -    50     0
+"""
+
+
+@pytest.mark.parametrize("timeline", [IN_ORDER, OUT_OF_ORDER, LATE, ON_THE_WATERMARK])
+def test_the_watermark_is_the_largest_event_time_less_grace(timeline: str) -> None:
+    """Not behind it, an event is put in its place; behind it, it is answered, flagged, and leaves no trace.
+
+    A count is over (t - 100, t] of the event's own time: what is 100 before or comes later is not seen.
+    """
+    rows, to = table(timeline), scorer()
+    for offset, time in enumerate(rows["event time"]):
+        answer = answered(step(to, event(offset, int(time))))
+        found = (to.watermark, "late" if answer.late else ".", *map(answer.features.get, ("count", "since")))
+        wanted = [rows[name][offset] for name in ("watermark", "late", "count", "since")]
+        assert [shown(value) for value in found] == wanted, f"event {offset} at {time}"
+
+
+def test_an_event_far_ahead_of_its_arrival_is_refused() -> None:
+    """Arrival is the earlier of the record's own time and the clock; the event may lie 3,000 ahead.
+
+    arrived |------- max_ahead -------|
+                                      x answered      x refused: the watermark stays
+    """
+    rows, to = (
+        table("""
+            record time      5000   5000   9000   9000      .      .
+            clock            5000   5000   5000   5000   5000   5000
+            event time       8000   8001   8000   8001   8000   9999
+            outcome            ok   dead     ok   dead     ok     ok
+            watermark        7950   7950   7950   7950   7950   9949
+        """),
+        scorer(),
+    )
+    for offset, time in enumerate(rows["event time"]):
+        stamp = rows["record time"][offset]
+        record = event(offset, int(time), arrived=None if stamp == "." else int(stamp))
+        out = step(to, record, int(rows["clock"][offset]))
+        assert [one.target for one in out] == [
+            {"ok": "predictions", "dead": "dead-letters"}[rows["outcome"][offset]]
+        ], offset
+        assert to.watermark == int(rows["watermark"][offset])
+    assert to.counts["dead_letters", "time"] == 2
+
+
+def test_each_partition_has_a_watermark_of_its_own() -> None:
+    """A partition that runs ahead makes nothing late in another, and one without events holds nobody up."""
+    rows = table("""
+        partition           0      1      0      1      1
+        event time       1000    100   2000     60     40
+        watermark 0       950    950   1950   1950   1950
+        watermark 1         -     50     50     50     50
+        late                .      .      .      .   late
+    """)
+    to = {"0": scorer(), "1": scorer()}
+    for offset, partition in enumerate(rows["partition"]):
+        answer = answered(step(to[partition], event(offset, int(rows["event time"][offset]))))
+        assert ("late" if answer.late else ".") == rows["late"][offset]
+        for name, one in to.items():
+            seen = one.watermark if one.position.time_max >= 0 else None
+            assert shown(seen) == rows[f"watermark {name}"][offset]
+
+
+class Reading(msgspec.Struct):
+    text: str = ""
+
+
+def test_where_partitions_are_merged_an_idle_one_is_not_waited_for() -> None:
+    """`a10`: an event of source a at 10; `a>25`: a has passed 25; `a~25`: it has, and has nothing to read.
+
+    Source b falls asleep at 30, so 40 goes by a alone.  What b brings then from before goes at once, late.
+    """
+    rows, merge = (
+        table("""
+            said        a10   b20   a>25   b>15   b~30   a40   a>45   b35   b>60   a>70   b65   b>65
+            goes          .     .      .    a10    b20     .    a40   b35      .      .     .    b65
+            late          .     .      .      .      .     .      .  late      .      .     .      .
+        """),
+        Merge(2, Reading),
+    )
+    for number, said in enumerate(rows["said"]):
+        source, sign = "ab".index(said[0]), said[1]
+        if sign in ">~":
+            taken = merge.progress(source, int(said[2:]), idle=sign == "~")
+        else:
+            taken = merge.offer(Order(int(said[1:]), 0, source, number), Reading(said))
+        assert ("+".join(one.item.text for one in taken) or ".") == rows["goes"][number], said
+        assert any(one.late for one in taken) == (rows["late"][number] == "late")
+
+
+@pytest.mark.parametrize(
+    ("events", "labels", "unread", "goes"),
+    [
+        ("10 20 30", "20 25", "neither", "e10 l20 e20 l25 e30"),  # the older head, labels on ties
+        ("10 20", "", "labels", ""),  # a label of 5 may lie unread: wait
+        ("10 20", "", "neither", "e10 e20"),  # there is none: go on
+        ("10 20", "15", "labels", "e10 l15"),  # then the queue is empty again: wait
+        ("", "15", "events", ""),
+        ("10", "15", "events", "e10"),
+    ],
+)
+def test_an_empty_queue_is_waited_for_while_its_topic_has_unread_records(
+    events: str, labels: str, unread: str, goes: str
+) -> None:
+    """Catching up after an outage so expires no prediction whose label lies unread."""
+    intake = Intake(PIPELINE.event_decoder(), PIPELINE.label_decoder())
+    intake.offer_events([event(n, int(time)) for n, time in enumerate(events.split())])
+    intake.offer_labels([label(n, f"e{n}", int(time)) for n, time in enumerate(labels.split())])
+    found: list[str] = []
+    while run := intake.next_run(events_unread=unread == "events", labels_unread=unread == "labels"):
+        found += [f"e{one.time}" for one in run.events] + [f"l{one.time}" for one in run.labels]
+    assert " ".join(found) == goes
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "outcome"),
+    [
+        ("e0@100 l0@1100", "joined"),  # until event_time + wait
+        ("e0@100 l0@1101", "late"),
+        ("e0@100 e1@1150 l0@1100", "joined"),  # the watermark, 1100, has not passed it
+        ("e0@100 e1@1151 l0@1100", "early"),  # it has: the event is forgotten, the label waits for one
+        ("l0@90 e0@100", "joined"),  # the label first
+        ("l0@100 e1@1151 e0@1101", "unmatched"),  # it waits until label_time + wait
+        ("e0@100 l0@200 l0@300", "duplicate"),
+    ],
+)
+def test_a_label_joins_until_its_event_has_waited(arrivals: str, outcome: str) -> None:
+    """Waiting is event time, by the watermark: `e1@1150` is an event at 1150, `l0@200` a label of e0 at 200.
+
+    event_time |------------- wait 1000 -------------| forgotten
+    """
+    to = scorer()
+    for offset, arrival in enumerate(arrivals.split()):
+        name, _, time = arrival.partition("@")
+        if name[0] == "e":
+            step(to, event(offset, int(time), event_id=name))
+        else:
+            step(to, label(offset, f"e{name[1:]}", int(time)))
+    assert to.counts["labels", outcome] == 1, to.counts
+
+
+def test_clocks_never_enter_the_state() -> None:
+    """The same records on another day leave the same state to the byte, but for stamps of predictions."""
+    times, states = (100, 140, 110, 300), []
+    for now_ms in (FAR_MS, 7 * FAR_MS):
+        to: Any = scorer()
+        for offset, time in enumerate(times):
+            step(to, event(offset, time), now_ms)
+        state = to.snapshot()
+        states.append({name: data for name, data in state.items() if not name.startswith("join/w/")})
+        assert any(name.startswith("features/") for name in state)
+    assert states[0] == states[1]
