@@ -89,3 +89,5 @@ def _print(counts: SkewCounts) -> None:
         )
     events = ", ".join(f"{count:,} {outcome}" for outcome, count in report["events"].items()) or "none"
     console.print(f"events: {events}\nfeatures: {counts.compared:,} compared, {counts.skewed:,} skewed")
+    if rare := [name for name, outcomes in report["features"].items() if not any(outcomes.values())]:
+        console.print(f"no key in the sample: {', '.join(rare)} (a smaller --one-in has more)")

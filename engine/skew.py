@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -172,7 +173,11 @@ class PartitionSkew:
                 self._reader.claim(claim.source_partition, claim.claim)
                 self._begun = True
                 continue
-            answer = decode_prediction(record.value)
+            try:
+                answer = decode_prediction(record.value)
+            except msgspec.MsgspecError:  # of a foreign writer: it has no number either
+                self._counts.events["unreadable"] += 1
+                continue
             if not self._begun:
                 # What was claimed before the log's first record is not there to be read.
                 self._reader = Reader((self._partition, answer.claim, answer.sequence))

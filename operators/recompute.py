@@ -19,6 +19,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from operators.calculation import predicate
@@ -59,6 +60,9 @@ class Plain(NamedTuple):
     slack: float = 0.0
 
 
+_time = attrgetter("time")
+
+
 def is_plain(aggregate: Aggregate) -> bool:
     """Return whether `plain_value` can say what it is: sketches have errors of their own."""
     sketched = aggregate.kind in _SKETCHED and isinstance(aggregate.span, Tiled | Session)
@@ -75,7 +79,7 @@ def plain_value(aggregate: Aggregate, entries: Sequence[Entry], time: int, own: 
     >>> plain_value(Aggregate("sum", ("card",), "amount", 60), entries, 60, Payment(amount=4.0)).value
     6.0
     """
-    seen = list(entries[: bisect_right(entries, time, key=lambda entry: entry.time)])
+    seen = list(entries[: bisect_right(entries, time, key=_time)])
     if own is not None and aggregate.include_current and aggregate.kind != "since_last":
         seen.append(Entry(time, -1, own))
     if aggregate.where is not None:
@@ -124,7 +128,8 @@ def _inside(aggregate: Aggregate, seen: list[Entry], time: int) -> list[Entry]:
             return seen[start:]
         case _:
             end = time - aggregate.shift_ms
-            return [entry for entry in seen if end - aggregate.window_ms < entry.time <= end]
+            first, after = (bisect_right(seen, at, key=_time) for at in (end - aggregate.window_ms, end))
+            return seen[first:after]
 
 
 def _extreme(aggregate: Aggregate, inside: list[Entry]) -> Any:

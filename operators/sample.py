@@ -19,9 +19,11 @@ from operators.spans import Session
 __all__ = ["ENTRIES_MAX", "KEYS_MAX", "SampledGroup", "SampledKey", "in_sample"]
 
 ENTRIES_MAX: Final = 10_000
-"""Entries of one key: each of its events reads them all.  A key with more is not looked at any more."""
+"""Entries of one key: each of its events reads them all.  A key with as many is not looked at any more."""
 KEYS_MAX: Final = 100_000
 """Keys of one group; further ones are not looked at.  Ask for one in more where it comes to this."""
+TOTAL_MAX: Final = 1_000_000
+"""Entries of one group, some 300 bytes each; a key that would add to them is not looked at any more."""
 
 SampledKey = tuple[object, ...]
 
@@ -38,13 +40,16 @@ def in_sample(key: SampledKey, one_in: int) -> bool:
 class SampledGroup:
     """All windows over the same key fields and source."""
 
-    def __init__(self, keys: tuple[str, ...], source: str, *, one_in: int, entries_max: int) -> None:
+    def __init__(
+        self, keys: tuple[str, ...], source: str, *, one_in: int, entries_max: int, total_max: int = TOTAL_MAX
+    ) -> None:
         self.source = source
         self.entries: dict[SampledKey, list[Entry]] = {}
         """In order of time, ties as they entered."""
         self.given_up: set[SampledKey] = set()
         """Keys that had too many entries."""
-        self._one_in, self._entries_max = one_in, entries_max
+        self._one_in, self._entries_max, self._total_max = one_in, entries_max, total_max
+        self._total = 0
         self._reach_ms: int | None = 0
         self._key_of = _key_of(keys)
 
@@ -68,9 +73,11 @@ class SampledGroup:
             return
         entries = self.entries.setdefault(key, [])
         insort(entries, entry, key=lambda entry: entry.time)
+        self._total += 1
         self._trim(entries, watermark)
-        if len(entries) >= self._entries_max:
+        if len(entries) >= self._entries_max or self._total > self._total_max:
             self.given_up.add(key)
+            self._total -= len(entries)
             entries.clear()
 
     def sweep(self, watermark: int) -> None:
@@ -87,6 +94,7 @@ class SampledGroup:
         while over < len(entries) and entries[over].time <= horizon:
             over += 1
         del entries[:over]
+        self._total -= over
 
 
 def _key_of(keys: tuple[str, ...]) -> Callable[[Any], SampledKey]:

@@ -7,9 +7,9 @@ here: what an aggregate is (`recompute.py`), what is kept of a key (`sample.py`)
     labels, in the order of time -> joined by event id ------^                       > match, mismatch,
     predictions: what was served ---------------------------------------------------'  missing, extra
 
-One key of `one_in` is looked at, chosen by its checksum, for each key of the windows by itself; fields
-without windows where the topic's key is. An event enters if it was answered.  What cannot be said is counted
-as `unchecked` and never as skew:
+One key of `one_in` is looked at, chosen by its checksum, for each key of the windows by itself.  What has no
+key (`by()`, fields alone) is looked at in one event of `one_in`.  An event enters if it was answered.  What
+cannot be said is counted as `unchecked` and never as skew:
 
 - features with a lookup or sketches (`distinct`, quantiles in tiles and sessions), or that a rule may change;
 - windows by other keys than the topic's where there are several partitions: their events lie elsewhere;
@@ -25,8 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from heapq import heappop, heappush
-from operator import attrgetter
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from operators.calculation import calculation
 from operators.nodes import Aggregate, Expression, Lookup, nodes
@@ -113,7 +112,6 @@ class Skew:
         self.complete_from_ms = complete_from_ms
         self._groups: dict[tuple[tuple[str, ...], str], SampledGroup] = {}
         self._features: list[_Feature] = []
-        self._topic_key = attrgetter(scope.topic_key)
         for name, expression in plan.features:
             windows = tuple(dict.fromkeys(p for p in nodes(expression) if isinstance(p, Aggregate)))
             for window in windows:
@@ -166,7 +164,7 @@ class Skew:
         self._expire()
         late = answer.late or time < self._watermark
         keys = {group: group.key_of(value) for group in self._groups.values()}
-        told = [feature for feature in self._features if self._in_sample(feature, keys, value)]
+        told = [feature for feature in self._features if self._in_sample(feature, keys, event.event_id)]
         found: list[Found] = []
         if told:
             if late or not same_version:
@@ -235,10 +233,10 @@ class Skew:
     # -- what is compared -------------------------------------------------------------------------
 
     def _in_sample(
-        self, feature: _Feature, keys: Mapping[SampledGroup, SampledKey | None], value: Any
+        self, feature: _Feature, keys: Mapping[SampledGroup, SampledKey | None], event_id: str
     ) -> bool:
-        if not feature.windows:
-            return in_sample((self._topic_key(value),), self._one_in)
+        if not any(window.keys for window in feature.windows):
+            return in_sample((event_id,), self._one_in)
         return all(keys[self._groups[w.keys, w.source]] is not None for w in feature.windows)
 
     def _compared(
@@ -253,13 +251,13 @@ class Skew:
         of_labels = [feature for feature in sure if feature.of_labels]
         for feature in sure:
             found[feature.name] = self._outcome(feature, event, keys, served, None)
-        if of_labels and not self._scope.labels_inside:
+        odd = any(found[feature.name].outcome != "match" for feature in of_labels)
+        if odd and not self._scope.labels_inside:
             for before in self._beginnings(of_labels, event.event_time, keys):
-                if all(found[feature.name].outcome == "match" for feature in of_labels):
-                    break
                 tried = [self._outcome(feature, event, keys, served, before) for feature in of_labels]
                 if all(one.outcome == "match" for one in tried):
                     found.update((one.feature, one) for one in tried)
+                    break
         names = {feature.name for feature in self._features}
         unknown = [Found(UNKNOWN, "extra", None, served[name]) for name in served if name not in names]
         return [*found.values(), *unknown]
