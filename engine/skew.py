@@ -17,6 +17,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import aclosing
+from heapq import heappop, heappush
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -31,6 +32,7 @@ from engine.logs import read_log
 from engine.pipeline import Pipeline
 from engine.settings import KafkaSettings
 from operators.claims import Reader
+from operators.merge import NEVER
 from operators.nodes import Feature
 from operators.skew import Found, Scope, Skew
 from topics import headers
@@ -162,6 +164,13 @@ class PartitionSkew:
         self._begun = is_whole
         self._answers: dict[int, tuple[Prediction, bool]] = {}
         self._looked_to = 0
+        self._in_order = pipeline.stages is not None
+        self._grace_ms = pipeline.grace_ms
+        self._time_max = NEVER
+        self._held: list[tuple[int, int, Decoded, Prediction, bool]] = []
+        """Heap by time and offset: where events travel to other keys, windows get them in this order.
+
+        As many as come within the grace, as in a router."""
 
     def offer_predictions(self, records: list[Record]) -> None:
         """Take records of the predictions log: those that count, by the reader's rule."""
@@ -220,7 +229,23 @@ class PartitionSkew:
             if answer is None:
                 self._counts.events["unanswered"] += 1
                 continue
+            if not self._in_order:
+                self._look(decoded, offset, answer, same_version=same_version)
+                continue
+            self._time_max = max(self._time_max, decoded.event_time)
+            time = NEVER if answer.late else decoded.event_time  # a late one goes at once
+            heappush(self._held, (time, offset, decoded, answer, same_version))
+            self._go(self._time_max - self._grace_ms)
+
+    def _go(self, until: int) -> None:
+        """Look at held events from before `until`."""
+        while self._held and self._held[0][0] < until:
+            _, offset, decoded, answer, same_version = heappop(self._held)
             self._look(decoded, offset, answer, same_version=same_version)
+
+    def finish(self) -> None:
+        """Look at what is still held: no more events come."""
+        self._go(1 << 62)
 
     def _look(self, decoded: Decoded, offset: int, answer: Prediction, *, same_version: bool) -> None:
         if not self.is_whole and self.skew.complete_from_ms is None:
@@ -301,11 +326,17 @@ class _Check:
             while await logs.look(skew, ends):
                 pass
 
+    def finish(self) -> None:
+        """Look at what is still held."""
+        for skew, _ in self._partitions.values():
+            skew.finish()
+
 
 async def check_once(pipeline: Pipeline, kafka: KafkaSettings, *, one_in: int) -> SkewCounts:
     """Compare the logs as they stand.  Raises BrokerError."""
     check = _Check(pipeline, kafka, one_in)
     await check.look()
+    check.finish()
     return check.counts
 
 

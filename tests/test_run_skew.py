@@ -35,6 +35,7 @@ SOURCE = """
         event_time: int
         card: str
         amount: float
+        shop: str = "s"
 
 
     pipeline = Pipeline(
@@ -46,6 +47,7 @@ SOURCE = """
             "count": by("card").count("5m"),
             "mean": by("card").mean("amount", "5m"),
             "risk": by("card").mean(label, "30m").default(0.0),
+            OTHER_KEYS
         },
         models={"linear": linear_model.LogisticRegression()},
     )
@@ -54,9 +56,13 @@ START = 1_700_000_000_000
 EVENTS, CARDS, STEP_MS = 300, 7, 2_000
 
 
+OTHER_KEYS = {"own": "", "travel": '"shop": by("shop").count("5m"),'}
+"""With windows by another key, events travel between the partitions, and are held for it."""
+
+
 def payment(catalog: Any, number: int) -> Message:
-    # Every ninth is out of order within the grace.
-    time, card = START + STEP_MS * (number - 5 * (number % 9 == 0)), f"c{number % CARDS}"
+    # Every ninth is out of order within the grace, and before the event of its card that came last.
+    time, card = START + STEP_MS * (number - 9 * (number % 9 == 0)), f"c{number % CARDS}"
     value = {"event_id": f"p{number}", "event_time": time, "card": card, "amount": 0.1 * number}
     return Message(catalog["events"], time, card.encode(), json.dumps(value).encode(), number % CARDS % 2)
 
@@ -68,20 +74,24 @@ def fraud(catalog: Any, number: int) -> Message:
     return Message(catalog["labels"], time, card, json.dumps(value).encode(), number % CARDS % 2)
 
 
-@pytest.fixture(scope="module")
-def served(tansu: KafkaSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["own"])
+def served(
+    request: pytest.FixtureRequest, tansu: KafkaSettings, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The file of a pipeline whose worker has answered everything, and was killed and replaced on the way."""
     folder = tmp_path_factory.mktemp("skew")
-    file = write_pipeline(folder, SOURCE, name=fresh_name("skew"))
+    file = write_pipeline(
+        folder, SOURCE.replace("OTHER_KEYS", OTHER_KEYS[request.param]), name=fresh_name("skew")
+    )
     catalog = load_pipeline(file).catalog
-    messages = [payment(catalog, number) for number in range(EVENTS)]
-    messages += [fraud(catalog, number) for number in range(EVENTS)]
-    messages.sort(key=lambda message: message.time)
+    arrivals = [(START + STEP_MS * number, payment(catalog, number)) for number in range(EVENTS)]
+    arrivals += [(label.time, label) for label in (fraud(catalog, number) for number in range(EVENTS))]
+    messages = [message for _, message in sorted(arrivals, key=lambda arrival: arrival[0])]
 
     async def play() -> None:
         await make_topics(tansu, load_pipeline(file))
         async with watching(tansu, catalog["predictions"]) as watch:
-            with Worker(file, tansu, folder) as worker:
+            with Worker(file, tansu, folder, idle_timeout_ms=300) as worker:
                 await worker.ready()
                 await publish(tansu, messages[: len(messages) // 2])
                 await until(lambda: watch.answered(catalog["predictions"]) > 100, "a third", worker=worker)
@@ -108,6 +118,7 @@ def command(file: Path, kafka: KafkaSettings, *arguments: str) -> subprocess.Com
     )
 
 
+@pytest.mark.parametrize("served", OTHER_KEYS, indirect=True)
 def test_a_worker_that_was_killed_on_the_way_has_no_skew(served: Path, tansu: KafkaSettings) -> None:
     done = command(served, tansu, "--one-in", "1", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -115,6 +126,7 @@ def test_a_worker_that_was_killed_on_the_way_has_no_skew(served: Path, tansu: Ka
     assert report["events"]["checked"] == EVENTS
     assert report["compared"] == 4 * EVENTS
     assert report["skewed"] == 0
+    assert report["features"].get("shop", {"unchecked": EVENTS})["unchecked"] == EVENTS
     assert report["features"]["risk"] == dict.fromkeys(("mismatch", "missing", "extra", "unchecked"), 0) | {
         "match": EVENTS
     }
