@@ -21,6 +21,7 @@ from engine.skew import PartitionSkew, SkewCounts
 from operators import by, decay, feature, field, label, last_n, lookup, session, tiled, tumbling
 from operators.expressions import Expression
 from operators.skew import UNKNOWN, Found, Scope, Skew
+from topics import headers
 from topics.codec import Decoded, decode_prediction
 from topics.messages import Event, Features, Prediction, Record
 
@@ -294,3 +295,23 @@ def test_what_a_rule_may_change_is_unchecked() -> None:
     assert counts.skewed == 0
     assert Counter(outcome for name, outcome in counts.features if name == "n") == {"unchecked": 1}
     assert counts.features["risk", "match"] == 5
+
+
+def test_what_is_no_answer_of_this_definition_is_counted_and_never_skew() -> None:
+    events, labels = records(PIPELINE, [(60_000, "a", 30_000, True)] * 4)
+    answers = played(PIPELINE, events, labels, 0)
+    other = [(name, b"v0" if name == headers.FEATURES else value) for name, value in answers[1].headers]
+    doctored = decode_prediction(answers[3].value or b"")
+    twice = msgspec.json.encode(replace(doctored, sequence=4, features={"n": 99}))
+    zombie = msgspec.json.encode(replace(doctored, sequence=9, features={"n": 99}))
+    log = [
+        answers[0],
+        replace(answers[1], headers=tuple(other)),
+        replace(answers[2], value=b"{}"),
+        *answers[2:],
+        replace(answers[3], value=twice),
+        replace(answers[3], value=zombie),
+    ]
+    counts = checked(PIPELINE, log, events, labels)
+    assert counts.events == {"checked": 4, "unreadable": 1, "answered_twice": 1, "superseded": 1}
+    assert (counts.features["n", "match"], counts.features["n", "unchecked"], counts.skewed) == (3, 1, 0)
