@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -23,6 +24,7 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -39,6 +41,7 @@ from topics.messages import Outgoing
 CHECKOUT = Path(__file__).resolve().parents[1]
 FLIGHTS = CHECKOUT / "examples" / "flights"
 DEADLINE_S = 90.0
+FREEZES_MAX = 1_000
 """For whatever a worker should do within a second or two on a machine that does nothing else."""
 EXIT_DEADLINE_S = 40.0
 """The worker gives itself 25 s to drain."""
@@ -68,6 +71,17 @@ async def make_topics(kafka: KafkaSettings, pipeline: Pipeline) -> None:
 
 
 # -- workers ------------------------------------------------------------------------------------------
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether a process has a write to a SQLite file under way."""
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        connection.execute("ROLLBACK")
+        return False
 
 
 class Worker:
@@ -114,6 +128,16 @@ class Worker:
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
         os.kill(self.process.pid, number)
+
+    async def freeze(self) -> None:
+        """Stop it where it stands, but not while it holds a checkpoint file: then nobody could take over."""
+        for _ in range(FREEZES_MAX):
+            self.send(signal.SIGSTOP)
+            if not any(map(_is_locked, self.state_dir.rglob("*.sqlite"))):
+                return
+            self.send(signal.SIGCONT)
+            await asyncio.sleep(0.01)
+        raise AssertionError("it holds its checkpoint files all the time")
 
     def kill(self) -> None:
         """kill -9: nothing is said goodbye to."""

@@ -247,7 +247,7 @@ async def zombie(stream: Stream, folder: Path) -> None:
                         "work",
                         worker=asleep,
                     )
-                    asleep.send(signal.SIGSTOP)
+                    await asleep.freeze()
                     await takes_all(awake)
                     asleep.send(signal.SIGCONT)
                     await shared_out(*workers)

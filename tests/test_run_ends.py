@@ -129,7 +129,7 @@ def test_checkpoints_of_another_definition_are_refused(tansu: KafkaSettings, tmp
         pipeline = load_pipeline(file)
         await settled(tansu, Worker(file, tansu, tmp_path), pipeline, 50)
         for now, says in (
-            (SOURCE.replace('"1h"', '"2h"'), "features.mean changed"),
+            (SOURCE.replace('"1h"', '"2h"'), "feature mean changed ("),
             (SOURCE.replace("LogisticRegression()", "LogisticRegression(l2=0.1)"), "models.linear changed"),
         ):
             write_pipeline(tmp_path, now, name=name)

@@ -123,7 +123,7 @@ async def two_workers(kafka: KafkaSettings, folder: Path) -> None:
             for worker in (one, two):
                 await worker.ready()
             await answers(watch, predictions, EVENTS // 8, two)
-            one.send(signal.SIGSTOP)  # a zombie, once the other has its partitions
+            await one.freeze()  # a zombie, once the other has its partitions
             await until(lambda: two.metrics()["headrace_partitions"] == PARTITIONS, "all", worker=two)
             one.send(signal.SIGCONT)
             await answers(watch, predictions, EVENTS // 2, two)
