@@ -131,7 +131,9 @@ class Join:
         self._prepared: StateDelta = {}
         """The next delta, as far as it is encoded."""
         self._stored: set[str] = set()
-        """Entries that earlier deltas hold: what came and went in between was never stored."""
+        """Ids of the entries that earlier deltas hold: what came and went in between was never stored."""
+        self._stored_early: set[str] = set()
+        """The same for early labels."""
 
     @property
     def pending(self) -> int:
@@ -285,7 +287,10 @@ class Join:
             return
 
     def _drop(self, event_id: str) -> Waiting | Answered:
-        self._changed.add(event_id)
+        if event_id in self._stored:
+            self._changed.add(event_id)
+        else:
+            self._changed.discard(event_id)  # it came and went between two deltas
         return self._waiting.pop(event_id)
 
     def _drop_early(self, event_id: str, offset: int) -> EarlyLabel | None:
@@ -312,27 +317,19 @@ class Join:
 
         A delta of 15,000 entries takes 100 ms at once.  What changes again is encoded again.
         """
-        prepared, waiting, changed = self._prepared, self._waiting, self._changed
+        prepared, waiting, changed, stored = self._prepared, self._waiting, self._changed, self._stored
         while len(changed) > leave:
             event_id = changed.pop()
-            self._put(prepared, "w/" + event_id, waiting.get(event_id))
+            _put(prepared, stored, "w/", event_id, waiting.get(event_id))
 
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
         self.prepare(0)
         changed, self._prepared = self._prepared, {}
         for event_id in self._changed_early:
-            self._put(changed, "l/" + event_id, self._early.get(event_id))
+            _put(changed, self._stored_early, "l/", event_id, self._early.get(event_id))
         self._changed_early.clear()
         return changed
-
-    def _put(self, changed: StateDelta, name: str, entry: Struct | None) -> None:
-        if entry is not None:
-            changed[name] = _encode(entry)
-            self._stored.add(name)
-        elif name in self._stored:
-            changed[name] = None
-            self._stored.discard(name)
 
     def restore(self, entries: Mapping[str, bytes]) -> None:
         """Replace the state."""
@@ -341,7 +338,8 @@ class Join:
         self._changed.clear()
         self._changed_early.clear()
         self._prepared.clear()
-        self._stored = set(entries)
+        self._stored = {name[2:] for name in entries if name[0] == "w"}
+        self._stored_early = {name[2:] for name in entries if name[0] == "l"}
         self._others.clear()
         for name, data in entries.items():
             event_id = name[2:]
@@ -354,6 +352,16 @@ class Join:
         heapify(self._others)
         self._in_order = deque(sorted(map(_place, self._waiting.values())))
         self._look()
+
+
+def _put(changed: StateDelta, stored: set[str], prefix: str, event_id: str, entry: Struct | None) -> None:
+    """Put what became of an entry into a delta."""
+    if entry is not None:
+        changed[prefix + event_id] = _encode(entry)
+        stored.add(event_id)
+    elif event_id in stored:
+        changed[prefix + event_id] = None
+        stored.discard(event_id)
 
 
 def _place(entry: Waiting | Answered) -> tuple[int, int, str]:
