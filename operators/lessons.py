@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from operators.direct import direct
 from operators.guard import bare
 from operators.roster import Candidate, Roster
 from operators.scoring import Failure, ScoreOf, ServedBy, reason_of
@@ -85,13 +86,14 @@ class Lessons:
             self._begun[name] = row
             rows, labels = self.rows[row:], self.labels[row:]
             model = bare(candidate.model, self._names)
+            learn_one = direct(model).learn_one
             if self._score_of is None:
-                learned, error = _learn(model.learn_one, rows, labels)
+                learned, error = _learn(learn_one, rows, labels)
                 scored = learned + 1
             else:
                 predictor = model if candidate.predictor is candidate.model else candidate.predictor
                 score_of = self._score_of(predictor)
-                scores, learned, error = _score_and_learn(score_of, model.learn_one, rows, labels)
+                scores, learned, error = _score_and_learn(score_of, learn_one, rows, labels)
                 self.scores[name] = scores
                 scored = len(scores)
             if error is not None:

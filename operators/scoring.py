@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 from msgspec import Struct
 from river import base, compose
 
+from operators.direct import direct
 from operators.roster import Candidate, Prior, Roster
 from topics.messages import Features, LabelValue, Score, Task
 
@@ -210,7 +211,7 @@ def score_function(task: Task, predictor: Any) -> ScoreOf:
     The function raises whatever the model raises, and ValueError for a number that is not finite.
     """
     if task == "regression":
-        return _regression(predictor.predict_one)
+        return _regression(direct(predictor).predict_one)
     return (_binary if task == "binary" else _multiclass)(_chances(predictor))
 
 
@@ -221,7 +222,7 @@ def _chances(predictor: Any) -> Callable[[Features], Any]:
         label = predictor.predict_one(x)
         return {} if label is None else {label: 1.0}
 
-    predict = getattr(predictor, "predict_proba_one", None)
+    predict = getattr(direct(predictor), "predict_proba_one", None)
     if predict is None:
         return certain
     named_only = False
