@@ -19,8 +19,8 @@ import msgspec
 from engine.hopbox import Hopbox
 from engine.pipeline import Pipeline
 from operators.claims import Reader
-from operators.contract import StateDelta, StateEntries
-from operators.entries import named, under
+from operators.contract import Operator, StateDelta, StateEntries
+from operators.entries import delta_of, restore_into, snapshot_of
 from operators.features import Features, JoinedLabel
 from operators.merge import NEVER, Merge, Taken
 from operators.stages import Stages
@@ -119,20 +119,17 @@ class Enricher:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        parts = {name: part.snapshot() for name, part in self._operators().items()}
-        return {"position": msgspec.json.encode(self.position), **named(parts)}
+        return {"position": msgspec.json.encode(self.position), **snapshot_of(self._operators())}
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
-        parts = {name: part.delta() for name, part in self._operators().items()}
-        return {"position": msgspec.json.encode(self.position), **named(parts)}
+        return {"position": msgspec.json.encode(self.position), **delta_of(self._operators())}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""
         self.position = msgspec.json.decode(entries["position"], type=_Position)
-        for name, part in self._operators().items():
-            part.restore(under(name, entries))
+        restore_into(self._operators(), entries)
 
-    def _operators(self) -> dict[str, Reader | Merge[Held] | Features]:
+    def _operators(self) -> dict[str, Operator]:
         features = {f"stage{number}": features for number, features in self._features.items()}
         return {"reader": self._reader, "merge": self._merge, **features}

@@ -31,8 +31,8 @@ from engine.intake import RUN_MAX, EventRead, Intake, LabelRead, Run
 from engine.pipeline import Pipeline
 from engine.router import Router
 from operators.claims import Reader, Writer
-from operators.contract import StateDelta, StateEntries
-from operators.entries import named, under
+from operators.contract import Operator, StateDelta, StateEntries
+from operators.entries import delta_of, restore_into, snapshot_of
 from operators.gather import Gather
 from operators.logged import LoggedHops
 from operators.stages import Stages, looked_up
@@ -164,21 +164,18 @@ class Rekeying:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        parts = {name: part.snapshot() for name, part in self._operators().items()}
-        return {"position": msgspec.json.encode(self.position), **named(parts)}
+        return {"position": msgspec.json.encode(self.position), **snapshot_of(self._operators())}
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
-        parts = {name: part.delta() for name, part in self._operators().items()}
-        return {"position": msgspec.json.encode(self.position), **named(parts)}
+        return {"position": msgspec.json.encode(self.position), **delta_of(self._operators())}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""
         self.position = msgspec.json.decode(entries["position"], type=_Position)
-        for name, part in self._operators().items():
-            part.restore(under(name, entries))
+        restore_into(self._operators(), entries)
 
-    def _operators(self) -> dict[str, Router | Enricher | Gather | Reader]:
+    def _operators(self) -> dict[str, Operator]:
         return {
             "router": self.router,
             "enricher": self.enricher,

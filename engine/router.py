@@ -26,16 +26,17 @@ from engine.hopbox import Hopbox
 from engine.intake import EventRead, LabelRead, Run
 from engine.pipeline import Pipeline
 from engine.sink import partition_of
-from operators.contract import StateDelta, StateEntries
-from operators.entries import named, under
-from operators.features import Features, JoinedLabel
+from operators.contract import Operator, StateDelta, StateEntries
+from operators.entries import delta_of, restore_into, snapshot_of
+from operators.features import Features, JoinedLabel, label_number
 from operators.gather import Gather
 from operators.join import Join, Joined, Waiting
 from operators.merge import NEVER, Merge, Taken
 from operators.stages import Stages
+from operators.stores import key_reader
 from topics.codec import Decoded, Rejected
 from topics.hops import IMPLICIT, LABEL, EventHop, HopId, LabelHop, Order, Progress
-from topics.messages import Event, LabelValue, Prediction, Record
+from topics.messages import Event, Prediction, Record
 
 __all__ = ["Router"]
 
@@ -182,7 +183,7 @@ class Router:
             event.event_id,
             cast("tuple[str, ...]", joined.waiting.keys),  # stages never change under a checkpoint
             joined.label_time,
-            _number(joined.label),
+            label_number(joined.label),
         )
         self._go(self._hold.offer(order, held))
 
@@ -276,40 +277,22 @@ class Router:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        parts = {name: part.snapshot() for name, part in self._operators().items()}
-        return {"position": msgspec.json.encode(self.position), **named(parts)}
+        return {"position": msgspec.json.encode(self.position), **snapshot_of(self._operators())}
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
-        parts = {name: part.delta() for name, part in self._operators().items()}
-        return {"position": msgspec.json.encode(self.position), **named(parts)}
+        return {"position": msgspec.json.encode(self.position), **delta_of(self._operators())}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""
         self.position = msgspec.json.decode(entries["position"], type=_Position)
         self._decoded.clear()
         self._said = None
-        for name, part in self._operators().items():
-            part.restore(under(name, entries))
+        restore_into(self._operators(), entries)
 
-    def _operators(self) -> dict[str, Join | Merge[Held] | Features]:
+    def _operators(self) -> dict[str, Operator]:
         own = {} if self._own is None else {"own": self._own}
         return {"join": self._join, "hold": self._hold, **own}
-
-
-def key_reader(keys: Sequence[str]) -> Any:
-    """Return how a stage's key is read from the user's event: its text, with lengths between several.
-
-    >>> from types import SimpleNamespace
-    >>> key_reader(["a", "b"])(SimpleNamespace(a="xy", b=3)), key_reader([])(None)
-    ('2:xy,3', '')
-    """
-
-    def read(value: Any) -> str:
-        texts = [str(getattr(value, name)) for name in keys]
-        return "".join([f"{len(text)}:{text}," for text in texts[:-1]]) + (texts[-1] if texts else "")
-
-    return read
 
 
 def _event_of(decoded: Decoded, offset: int, watermark: int, *, late: bool) -> Event:
@@ -321,7 +304,3 @@ def _served(decoded: Decoded, offset: int) -> Prediction:
     return Prediction(
         "", decoded.event_id, decoded.event_time, 0, "", 0, 0, "", None, None, "", {}, offset, 0, 0
     )
-
-
-def _number(label: LabelValue) -> float | None:
-    return None if isinstance(label, str) else float(label)

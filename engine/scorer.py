@@ -29,8 +29,8 @@ from engine.prequential import LabelledRun, Prequential
 from engine.ready import Ready
 from operators.claims import Suppression, Writer
 from operators.contract import Operator, StateDelta, StateEntries
-from operators.entries import named, under
-from operators.features import Features, JoinedLabel
+from operators.entries import delta_of, restore_into, snapshot_of
+from operators.features import Features, JoinedLabel, label_number
 from operators.join import EarlyLabel, Join, Joined, Waiting
 from operators.plan import FeaturePlan
 from operators.scoring import Failure, Roster, Scoring
@@ -94,7 +94,7 @@ class Scorer:
         self._inside = inside
         self._one_by_one = inside and self._label_windows
         self._ahead: Ahead | None = None
-        self._prequential = Prequential(pipeline, partition, self.outbox, roster, self.counts)
+        self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
         self._grace_ms = pipeline.grace_ms
         self._max_ahead_ms = pipeline.max_ahead_ms
         self._shadows_sent = pipeline.shadow_predictions
@@ -277,12 +277,12 @@ class Scorer:
         keys = [self.features.label_keys(event) if self._label_windows else () for event in events]
         labels = cast("list[LabelValue]", ready.labels[part])
         run = LabelledRun(events, rows, labels, ready.crcs[part], keys)
-        answered = self._prequential.answer(run, now_ms, ahead)
+        answered, kept = self._prequential.answer(run, now_ms, ahead)
         self.settled += answered
         self.counts["labels", "joined"] += len(answered)
         self.label_delays_ms += [0] * len(answered)
         self._served_by.update([waiting.prediction.served_by for waiting in answered])
-        self.join.answered_all(self._prequential.remembered)
+        self.join.answered_all(kept)
         if self._label_windows:
             for event, label, of in zip(events, labels, keys, strict=True):
                 self._enter_windows(of, event.event_time, label)
@@ -370,8 +370,7 @@ class Scorer:
         self.outbox.example(joined)
 
     def _enter_windows(self, keys: tuple[str | None, ...], label_time: int, label: LabelValue) -> None:
-        number = None if isinstance(label, str) else float(label)
-        self.features.step_labels([JoinedLabel(keys, label_time, number)])
+        self.features.step_labels([JoinedLabel(keys, label_time, label_number(label))])
 
     def _refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
         self.counts["dead_letters", stage] += 1
@@ -383,16 +382,13 @@ class Scorer:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state as entries: features, join, what alerts know, and position."""
-        parts = {name: part.snapshot() for name, part in self._parts.items()}
-        return {"position": encode(self.position), **named(parts)}
+        return {"position": encode(self.position), **snapshot_of(self._parts)}
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
-        parts = {name: part.delta() for name, part in self._parts.items()}
-        return {"position": encode(self.position), **named(parts)}
+        return {"position": encode(self.position), **delta_of(self._parts)}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""
         self.position = msgspec.json.decode(entries["position"], type=ScorerPosition)
-        for name, part in self._parts.items():
-            part.restore(under(name, entries))
+        restore_into(self._parts, entries)

@@ -6,7 +6,6 @@ a condition is decided.  Never here: windows, memory, what a definition may say 
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
@@ -14,7 +13,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from operators.algebra import Bucket, Clip, Cyclic, Hashed, Math
-from operators.conditions import Both, Comparison, Condition, Either, IsMissing, Not
+from operators.conditions import RELATIONS, Both, Comparison, Condition, Either, IsMissing, Not
 from operators.exact import Number
 from operators.mapping import crossed, mapped, returned, time_part
 from operators.nodes import (
@@ -47,15 +46,6 @@ Counts = Counter[tuple[str, str]]
 FUNCTION_FAILURES: Final = "function_failures"
 
 _NOTHING: Final[dict[Any, Any]] = {}
-_RELATIONS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
-    "==": operator.eq,
-    "equals": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 
 
 def predicate(condition: Condition, of: Callable[[Expression], Evaluate] | None = None) -> Decide:
@@ -72,7 +62,7 @@ def predicate(condition: Condition, of: Callable[[Expression], Evaluate] | None 
     of = _own if of is None else of
     match condition:
         case Comparison(relation, Expression() as left, Expression() as right):
-            return _comparison(_RELATIONS[relation], of(left), of(right))
+            return _comparison(RELATIONS[relation], of(left), of(right))
         case IsMissing(Expression() as inner):
             find = of(inner)
             return lambda value, out=_NOTHING, looked_up=_NOTHING: find(value, out, looked_up) is None

@@ -9,13 +9,15 @@ its negation; an event enters a window only where the condition is known to be m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn, Protocol
+from typing import Any, Final, Literal, NoReturn, Protocol
 
 from topics.errors import DefinitionError
 
 __all__ = [
+    "RELATIONS",
     "Both",
     "Comparison",
     "Condition",
@@ -31,6 +33,16 @@ __all__ = [
 
 Relation = Literal["==", "!=", "<", "<=", ">", ">=", "equals"]
 """`equals` is `==` between two expressions."""
+RELATIONS: Final[Mapping[Relation, Callable[[Any, Any], bool]]] = {
+    "==": operator.eq,
+    "equals": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+"""What each says of two values."""
 
 
 class Operand(Protocol):

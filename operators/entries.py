@@ -1,7 +1,7 @@
 """The state of several operators under one roof: their entries, each under the operator's name.
 
-Lives here: putting names in front of entries, and taking them off.  Never here: what an entry
-holds.
+Lives here: putting names in front of entries, and taking them off, for one operator or for all.
+Never here: what an entry holds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-__all__ = ["named", "under"]
+from operators.contract import Operator, StateDelta, StateEntries
+
+__all__ = ["delta_of", "named", "restore_into", "snapshot_of", "under"]
 
 Data = TypeVar("Data", bytes, bytes | None)
 
@@ -31,3 +33,19 @@ def under(part: str, entries: Mapping[str, bytes]) -> dict[str, bytes]:
     """
     cut = len(part) + 1
     return {name[cut:]: data for name, data in entries.items() if name.startswith(f"{part}/")}
+
+
+def snapshot_of(parts: Mapping[str, Operator]) -> dict[str, bytes]:
+    """Return the whole state of all parts."""
+    return named({name: part.snapshot() for name, part in parts.items()})
+
+
+def delta_of(parts: Mapping[str, Operator]) -> StateDelta:
+    """Return what changed in any part since its last delta."""
+    return named({name: part.delta() for name, part in parts.items()})
+
+
+def restore_into(parts: Mapping[str, Operator], entries: StateEntries) -> None:
+    """Replace the state of each part by its own entries."""
+    for name, part in parts.items():
+        part.restore(under(name, entries))

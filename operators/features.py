@@ -19,15 +19,16 @@ import msgspec
 from operators.calculation import Counts, Out, calculation
 from operators.contract import StateDelta, StateEntries
 from operators.fused import Output
+from operators.idle import LONG_AGO
 from operators.kernels import Target
 from operators.nodes import Aggregate, Default, Expression, Field, nodes
 from operators.plan import FeaturePlan
 from operators.stores import GroupRun, group_run
-from operators.windows import LONG_AGO, Windows
+from operators.windows import Windows
 from topics.errors import CheckpointError
-from topics.messages import Event, FeatureValue
+from topics.messages import Event, FeatureValue, LabelValue
 
-__all__ = ["META", "Features", "JoinedLabel", "Meta"]
+__all__ = ["META", "Features", "JoinedLabel", "Meta", "label_number"]
 
 META: Final = "meta"
 """The entry that is no key's."""
@@ -41,7 +42,12 @@ class JoinedLabel(NamedTuple):
     """The event's `Features.label_keys`; None where the event was answered by another definition."""
     label_time: int
     value: float | None
-    """Binary: 1.0 or 0.0; regression: the value; None where a label is no number."""
+    """As `label_number` gives it."""
+
+
+def label_number(label: LabelValue) -> float | None:
+    """Return a label as windows take it: 1.0 or 0.0, the value of a regression, None for a class."""
+    return None if isinstance(label, str) else float(label)
 
 
 class Meta(msgspec.Struct, frozen=True, array_like=True):
@@ -190,7 +196,7 @@ class Features:
             self._watermark = watermark
             self._meta_changed = True
             for windows in self._windows:
-                if watermark >= windows.due_ms:
+                if watermark >= windows.idle.due_ms:
                     windows.forget(watermark)
 
     def _row(self, event: Event, looked_up: Mapping[str, object]) -> dict[str, FeatureValue]:

@@ -89,7 +89,7 @@ class Output(NamedTuple):
 def compile_enter(layout: Layout, names: Mapping[str, Any]) -> Callable[..., bool]:
     """Return `enter(key, log, time, mark, row, out)`: whether the event was usual, and is done.
 
-    `names` has `changed`, `logs`, `make_room` and `quick` of the group's `Windows`, and itself.
+    `names` has `changed`, `idle`, `logs`, `make_room` and `quick` of the group's `Windows`, and itself.
     """
     row = "".join(f"v{offset}, " for offset in range(len(layout.columns)))
     body = [
@@ -113,13 +113,13 @@ def compile_run(layout: Layout, output: Output, names: Mapping[str, Any]) -> Cal
     `slow(event, looked_up)` does an event that is not usual.  There are fewer dicts than events where
     the group's first missing value came: the rest is for the run that is compiled then.
     """
-    refresh = [*_splits(layout), "due = windows.due_ms"]
+    refresh = [*_splits(layout), "due = idle.due_ms"]
     unusual = ["emit(slow(event, looked_up))", *refresh]
     unusual += ["continue"] if layout.is_sparse else ["if windows.is_sparse:", "    break", "continue"]
     key = "key_of(value)" if output.key_field is None else f"value.{output.key_field}"
     body = ["value = event.value", f"key = {key}", "time = event.event_time", "mark = event.watermark"]
     body += ["if mark > watermark:", "    watermark = mark", "    if mark >= due:"]
-    body += ["        windows.forget(mark)", "        due = windows.due_ms"]
+    body += ["        windows.forget(mark)", "        due = idle.due_ms"]
     usual = ["if event.late:", *("    " + line for line in unusual)]
     for n, name in enumerate(layout.columns):
         usual += [f"v{n} = value.{name}"]
@@ -137,7 +137,7 @@ def compile_run(layout: Layout, output: Output, names: Mapping[str, Any]) -> Cal
     quiet = ["out = template.copy()"]
     quiet += ["if event.late or not calm(key, time, mark, row_of(value), out):"]
     quiet += ["    " + line for line in unusual]
-    quiet += ["due = windows.due_ms"]  # a key that is new may be the first to go
+    quiet += ["due = idle.due_ms"]  # a key that is new may be the first to go
     quiet += [f"out[{name!r}] = value.{field}" for name, field in output.fields.items()]
     body += ["log = get(key)", "if log is None:", *("    " + line for line in quiet)]
     body += ["else:", *("    " + line for line in usual)]

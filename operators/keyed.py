@@ -10,8 +10,9 @@ into which it is entered, so nothing of it remains.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from operators.idle import IdleKeys
 from topics.messages import Event
 
 __all__ = ["Kept", "Keyed", "Row"]
@@ -19,11 +20,6 @@ __all__ = ["Kept", "Keyed", "Row"]
 State = TypeVar("State")
 Row = tuple[Any, ...]
 """The values of one event that a group looks at, one per column; None where missing."""
-
-SPANS: Final = 64
-"""Idle keys are looked for this often per longest window, as in `windows.py`."""
-LONG_AGO: Final = -(2**62)
-"""Before all times."""
 
 
 class Kept(Protocol[State]):
@@ -75,12 +71,10 @@ class Keyed(Generic[State]):
     def __init__(self, kept: Kept[State]) -> None:
         self._kept = kept
         self.width_max_ms = kept.reach_ms
-        self._span_ms = max(1, kept.reach_ms // SPANS)
         self._states: dict[str, State] = {}
         self._changed: set[str] = set()
-        self._due_keys: dict[int, list[str]] = {}
-        self.due_ms = -LONG_AGO
-        """Watermark at which `forget` has something to do."""
+        self.idle = IdleKeys(kept.reach_ms)
+        """When `forget` has something to do."""
         self.evicted_events = 0
         self.evicted_keys = 0
 
@@ -117,41 +111,27 @@ class Keyed(Generic[State]):
         self._kept.read(state, event.event_time, out)
 
     def forget(self, watermark: int) -> None:
-        """Forget the keys that have nothing left at `watermark`; each entry pays for one filing at most."""
-        while watermark >= self.due_ms:
-            span = min(self._due_keys)
-            for key in self._due_keys.pop(span):
-                span_now = self._kept.newest(self._states[key]) // self._span_ms
-                if span_now > span:
-                    self._due_keys.setdefault(span_now, []).append(key)
-                else:
-                    del self._states[key]
-                    self._changed.add(key)
-                    self.evicted_keys += 1
-            self._set_due()
+        """Forget the keys that have nothing left at `watermark`."""
+        for key, moved_on in self.idle.passed(watermark, self._newest):
+            if not moved_on:
+                del self._states[key]
+                self._changed.add(key)
+                self.evicted_keys += 1
+
+    def _newest(self, key: str) -> int:
+        """Return the time of a key's newest entry."""
+        return self._kept.newest(self._states[key])
 
     def _enter(self, key: str, state: State, time: int, watermark: int, row: Row) -> None:
         self.evicted_events += self._kept.enter(state, time, watermark, row)
         self._changed.add(key)
         if key not in self._states:
             self._states[key] = state
-            self._file(key, time)
+            self.idle.file(key, time)
 
     def _seen_late(self, key: str, event: Event) -> State:
         state = self._states.get(key) or self._kept.new()
         return self._kept.seen_late(state, event.event_time, event.watermark)
-
-    def _file(self, key: str, time: int) -> None:
-        span = time // self._span_ms
-        if (waiting := self._due_keys.get(span)) is None:
-            self._due_keys[span] = [key]
-            self._set_due()
-        else:
-            waiting.append(key)
-
-    def _set_due(self) -> None:
-        spans = self._due_keys
-        self.due_ms = (min(spans) + 1) * self._span_ms - 1 + self.width_max_ms if spans else -LONG_AGO
 
     def entries(self) -> Iterable[tuple[str, bytes]]:
         """Return every key and its state as bytes."""
@@ -166,8 +146,8 @@ class Keyed(Generic[State]):
 
     def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
         """Replace all states by those of `entries`."""
-        self._states, self._changed, self._due_keys = {}, set(), {}
+        self._states, self._changed = {}, set()
+        self.idle.clear()
         for key, data in entries:
             state = self._states[key] = self._kept.load(data)
-            self._file(key, self._kept.newest(state))
-        self._set_due()
+            self.idle.file(key, self._kept.newest(state))

@@ -28,6 +28,7 @@ from heapq import heappop, heappush
 from typing import Final, Literal, NamedTuple
 
 from operators.calculation import calculation
+from operators.features import label_number
 from operators.nodes import Aggregate, Expression, Lookup, nodes
 from operators.plan import FeaturePlan
 from operators.recompute import Entry, Plain, is_plain, plain_value
@@ -210,7 +211,7 @@ class Skew:
         self, event_id: str, waiting: _Waiting, label: LabelValue, label_time: int, offset: int
     ) -> None:
         self._seen[event_id] = None
-        number = None if isinstance(label, str) else float(label)
+        number = label_number(label)
         for group, key in zip(self._labelled, waiting.keys, strict=True):
             if key is not None:
                 group.enter(key, Entry(label_time, offset, number), self._watermark)

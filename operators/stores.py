@@ -23,7 +23,7 @@ from operators.tiles import Tiles
 from operators.windows import Windows
 from topics.messages import Event
 
-__all__ = ["GroupRun", "Step", "group_run"]
+__all__ = ["GroupRun", "Step", "group_run", "key_reader"]
 
 TEXT_MAX: Final = 256
 """Characters of a text that a window keeps; texts are compared by so many."""
@@ -45,7 +45,7 @@ def group_run(group: Group, targets: Sequence[Target], event_max: int) -> GroupR
     """Return `group` at work, writing its `targets`."""
     windows = _windows(group, targets, event_max)
     step = windows.step if group.where is None else _conditional(windows, predicate(group.where))
-    return GroupRun(windows, step, _key_of(group), _row_of(group))
+    return GroupRun(windows, step, key_reader(group.keys, are_text=group.keys_are_text), _row_of(group))
 
 
 def _conditional(windows: Windows | Keyed[Any], met: Callable[[Any], bool | None]) -> Step:
@@ -76,17 +76,21 @@ def _windows(group: Group, targets: Sequence[Target], event_max: int) -> Windows
             return Keyed(Settling(Fading(group.columns, targets), event_max))
 
 
-def _key_of(group: Group) -> Callable[[Any], str]:
+def key_reader(keys: Sequence[str], *, are_text: bool = False) -> Callable[[Any], str]:
     """Return how an event's key is read.
 
     One field is its own text.  Several are joined with the length of each but the last, so that
     different values never make the same key.
+
+    >>> from types import SimpleNamespace
+    >>> key_reader(["a", "b"])(SimpleNamespace(a="xy", b=3)), key_reader([])(None)
+    ('2:xy,3', '')
     """
-    if not group.keys:
+    if not keys:
         return lambda _: ""
-    get: Callable[[Any], Any] = attrgetter(*group.keys)
-    if len(group.keys) == 1:
-        return get if group.keys_are_text else lambda value: str(get(value))
+    get: Callable[[Any], Any] = attrgetter(*keys)
+    if len(keys) == 1:
+        return get if are_text else lambda value: str(get(value))
 
     def joined(value: Any) -> str:
         *head, last = map(str, get(value))

@@ -15,7 +15,6 @@ see the same values.  The bytes of the event are never changed.
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -25,7 +24,7 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from operators.calculation import calculation, predicate
-from operators.conditions import Comparison, Condition
+from operators.conditions import RELATIONS, Comparison, Condition
 from operators.nodes import Constant, Expression, Feature, Field
 from operators.rules import Rule
 from topics.codec import Decoded, EventDecoder, Rejected
@@ -47,15 +46,6 @@ SHOWN_MAX: Final = 100
 """Characters of a value in a reason."""
 
 _NOTHING: Final[dict[Any, Any]] = {}
-_RELATIONS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
-    "==": operator.eq,
-    "equals": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 
 
 class FieldRules:
@@ -222,7 +212,7 @@ def _find_unmet(condition: Condition) -> Find:
     """Return the places where a condition is known not to be met."""
     match condition:
         case Comparison(relation, Expression() as left, Expression() as right):
-            return _find_uncompared(_RELATIONS[relation], _column(left), _column(right))
+            return _find_uncompared(RELATIONS[relation], _column(left), _column(right))
     decide = predicate(condition)
 
     def met(value: Any) -> bool | None:

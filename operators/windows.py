@@ -27,26 +27,23 @@ import msgspec
 
 from operators.exact import Number, Split, split_for
 from operators.fused import Layout, Output, compile_enter, compile_run, hot_parts
+from operators.idle import LONG_AGO, IdleKeys
 from operators.index import ROOM_MAX, ColumnIndex
 from operators.kernels import Kernels, Target, build
 from operators.quiet import QUIET_MAX, QuietLogs, compile_calm
 from topics.messages import Event
 
-__all__ = ["LONG_AGO", "Row", "Windows"]
+__all__ = ["Row", "Windows"]
 
 Row = tuple[Number | None, ...]
 """The values of one event that a group's windows look at, one per column, as `exact.as_number` gives them."""
 
-SPANS: Final = 64
-"""Idle keys are looked for this often per longest window: memory stays small and looking is free."""
 INDEX_MIN: Final = 8
 """A log of this many entries gets an index; a shorter one is sliced as fast and is far smaller."""
 TRIM_MIN: Final = 8
 """Forgotten entries are cut off a list when they are this many and half of it."""
 CALM_MAX: Final = 4
 """A log that has shrunk to fewer entries is a quiet key again: to half of one, so that it stays one."""
-LONG_AGO: Final = -(2**62)
-"""Before all times."""
 
 
 class KeyLog:
@@ -104,13 +101,11 @@ class Windows:
         self._splits: list[Split | None] = [None] * self._stride
         self._quick = [(0.0, 0.0, 0.0)] * self._stride
         self._output: Output | None = None
-        self._compile()
         self.width_max_ms = max(target.aggregate.window_ms for target in targets)
-        self._span_ms = max(1, self.width_max_ms // SPANS)
+        self.idle = IdleKeys(self.width_max_ms)
+        """When `forget` has something to do."""
+        self._compile()
         self._event_max = event_max
-        self._due_keys: dict[int, list[str]] = {}
-        self.due_ms = -LONG_AGO
-        """Watermark at which `forget` has something to do."""
         self.evicted_events = 0
         self.evicted_keys = 0
 
@@ -168,28 +163,23 @@ class Windows:
         self._read(self._after, log, end, time, out)
 
     def forget(self, watermark: int) -> None:
-        """Forget the keys that have nothing left in any window at `watermark`.
-
-        Keys wait in the span of time of their newest entry when they were filed.  A span that is
-        over is opened once: who has moved on is filed again, the rest is gone.  So each entry
-        pays for at most one filing, and a key goes at the same watermark whenever it was filed.
-        """
+        """Forget the keys that have nothing left in any window at `watermark`."""
         horizon = watermark - self.width_max_ms
-        while watermark >= self.due_ms:
-            span = min(self._due_keys)
-            for key in self._due_keys.pop(span):
-                log = self._logs.get(key)
-                newest = self._quiet.newest(key) if log is None else log.times[-1]
-                if (span_now := newest // self._span_ms) > span:
-                    self._due_keys.setdefault(span_now, []).append(key)
-                    if log is not None and bisect_right(log.times, horizon) > len(log.times) - CALM_MAX:
-                        self._settle(key, log)
-                else:
-                    self._logs.pop(key, None)
-                    self._quiet.packed.pop(key, None)
-                    self._changed.add(key)
-                    self.evicted_keys += 1
-            self._set_due()
+        for key, moved_on in self.idle.passed(watermark, self._newest):
+            if not moved_on:
+                self._logs.pop(key, None)
+                self._quiet.packed.pop(key, None)
+                self._changed.add(key)
+                self.evicted_keys += 1
+                continue
+            log = self._logs.get(key)
+            if log is not None and bisect_right(log.times, horizon) > len(log.times) - CALM_MAX:
+                self._settle(key, log)
+
+    def _newest(self, key: str) -> int:
+        """Return the time of a key's newest entry."""
+        log = self._logs.get(key)
+        return self._quiet.newest(key) if log is None else log.times[-1]
 
     def fuse(self, output: Output) -> None:
         """Make `run` for feature dicts like `output`."""
@@ -211,7 +201,8 @@ class Windows:
         self._widths_ms = layout.widths_ms
         names = {
             "changed": self._changed,
-            "file": self._file,
+            "file": self.idle.file,
+            "idle": self.idle,
             "logs": self._logs,
             "make_room": self._make_room,
             "quick": self._quick,
@@ -243,7 +234,7 @@ class Windows:
         if log is None:
             times, values = self._quiet.times_and_values(key)
             if self._quiet.packed.pop(key, None) is None:
-                self._file(key, time)
+                self.idle.file(key, time)
             log = self._logs[key] = KeyLog(times, values, len(self._widths_ms))
         if not log.changed:
             log.changed = True
@@ -325,18 +316,6 @@ class Windows:
         if None in row and not self.is_sparse:
             self._become_sparse()
 
-    def _file(self, key: str, time: int) -> None:
-        span = time // self._span_ms
-        if (waiting := self._due_keys.get(span)) is None:
-            self._due_keys[span] = [key]
-            self._set_due()
-        else:
-            waiting.append(key)
-
-    def _set_due(self) -> None:
-        spans = self._due_keys
-        self.due_ms = (min(spans) + 1) * self._span_ms - 1 + self.width_max_ms if spans else -LONG_AGO
-
     def _found(self, key: str) -> KeyLog:
         """Return the log of `key`, to be read."""
         return self._logs.get(key) or KeyLog(*self._quiet.times_and_values(key))
@@ -374,17 +353,16 @@ class Windows:
 
     def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
         """Replace all logs by those of `entries`."""
-        for kept in (self._logs, self._quiet.packed, self._changed, self._due_keys):
+        for kept in (self._logs, self._quiet.packed, self._changed, self.idle):
             kept.clear()
         for key, data in entries:
             steps, values = _decode(data)
             times = array("q", accumulate(steps))
-            self._file(key, times[-1])
+            self.idle.file(key, times[-1])
             if not self._quiet.put(key, times, values):
                 self._logs[key] = KeyLog(times, values, len(self._widths_ms))
             if None in values and not self.is_sparse:
                 self._become_sparse()
-        self._set_due()
 
     def _encode(self, log: KeyLog) -> bytes:
         base = self._base(log)

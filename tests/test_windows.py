@@ -154,7 +154,7 @@ def run(windows: Windows, steps: Iterable[Step]) -> list[dict[Any, Any]]:
     found = []
     for step in steps:
         out: dict[Any, Any] = {}
-        if step.watermark >= windows.due_ms:
+        if step.watermark >= windows.idle.due_ms:
             windows.forget(step.watermark)
         windows.step(step.key, event_of(step), step.row, out)
         found.append(out)
