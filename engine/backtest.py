@@ -97,10 +97,7 @@ class LocalRun:
     def _written(self, lessons: Sequence[Outgoing]) -> list[Record]:
         """Return records as they lie in the examples log."""
         topic = self._examples_topic
-        records = [
-            Record(topic, 0, next(self._offsets), found.timestamp_ms, found.key, found.value, found.headers)
-            for found in lessons
-        ]
+        records = [found.written(topic, 0, next(self._offsets)) for found in lessons]
         if self.examples is not None:
             self.examples += records
         return records

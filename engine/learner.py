@@ -171,25 +171,20 @@ class Learner:
                 continue
             self._check_nothing_skipped(record)
             kind = None if record.value is None else kind_of(record.headers)
-            if kind == "example":
-                if (example := self._example(record)) is not None:
-                    if examples and record.offset != place.reading:
-                        decisions += self._step(examples)
-                    examples.append(example)
-                elif examples:
-                    decisions += self._step(examples)
-            else:
-                if examples:
-                    decisions += self._step(examples)
-                if kind is not None:
-                    decisions += self._fold_other(kind, record)
+            example = self._example(record) if kind == "example" else None
+            if example is None or record.offset != place.reading:
+                decisions += self._step(examples)
+            if example is not None:
+                examples.append(example)
+            elif kind is not None:
+                decisions += self._fold_other(kind, record)
             place.position = place.reading = record.offset + 1
-        if examples:
-            decisions += self._step(examples)
-        return decisions
+        return decisions + self._step(examples)
 
     def _step(self, examples: list[Example]) -> list[Decision]:
-        """Learn the examples that end where `reading` stands, and begin a new list."""
+        """Learn the examples, if any, that end where `reading` stands, and begin a new list."""
+        if not examples:
+            return []
         decisions = self.learning.step(examples, self._place.reading - len(examples))
         examples.clear()
         return decisions

@@ -7,12 +7,13 @@ Never here: when they are due (`scorer.py`), which topic they land on (`kafka.py
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from engine.ahead import Ahead
 from operators.claims import Suppression, Writer
-from operators.join import Joined
+from operators.join import Joined, Waiting
 from operators.scoring import Failure, Served
 from topics import headers
 from topics.codec import encode
@@ -22,6 +23,7 @@ from topics.messages import (
     Example,
     Features,
     Headers,
+    LabelValue,
     Outgoing,
     Prediction,
     Quarantine,
@@ -29,10 +31,19 @@ from topics.messages import (
     Score,
 )
 
-__all__ = ["EXAMPLES_PARTITION", "Outbox"]
+__all__ = ["EXAMPLES_PARTITION", "Line", "Outbox"]
 
 EXAMPLES_PARTITION = 0
 """One global model: every scorer writes to one examples partition."""
+
+
+class Line(NamedTuple):
+    """Who answers, and what it knew at the first event."""
+
+    model_name: str
+    model_version: int
+    model_updates: int
+    served_by: str
 
 
 class Outbox:
@@ -87,33 +98,58 @@ class Outbox:
 
     def answer(self, event: Event, features: Features, served: Served, now_ms: int) -> Prediction:
         """Send what was served to the partition of its event, numbered, and return it."""
-        event_id = event.event_id
-        answer = Prediction(
-            self._prefix + event_id,
-            event_id,
-            event.event_time,
-            now_ms,
-            served.model_name,
-            served.model_version,
-            served.model_updates,
-            "champion",
-            served.score,
-            served.label,
-            served.served_by,
-            features,
-            event.offset,
-            self.writer.claim,
-            self.writer.next(self._predictions_log),
-            self._threshold,
-            served.cold_start,
-            event.late,
+        by = Line(served.model_name, served.model_version, served.model_updates, served.served_by)
+        answers = self.number(
+            [event], [features], now_ms, by, [served.score], [served.label], [served.cold_start]
         )
-        if self.flags:
-            (answer,) = self.flagged([answer])
-        self._send(answer, event.record_key, event.headers)
-        return answer
+        self.send(answers, [event])
+        return answers[0]
 
-    def flagged(self, answers: list[Prediction]) -> list[Prediction]:
+    def number(
+        self,
+        events: Sequence[Event],
+        rows: Sequence[Features],
+        now_ms: int,
+        by: Line,
+        scores: Sequence[Score],
+        labels: Sequence[LabelValue | None],
+        cold_starts: Sequence[bool],
+    ) -> list[Prediction]:
+        """Return answers by one candidate that learns each event before the next; `send` must follow.
+
+        The others are columns, an entry per event.
+        """
+        prefix, threshold = self._prefix, self._threshold
+        claim, sequence = self.writer.claim, self.writer.sent(self._predictions_log)
+        name, version, updates, served_by = by
+        answers = [
+            Prediction(
+                prefix + event.event_id,
+                event.event_id,
+                event.event_time,
+                now_ms,
+                name,
+                version,
+                updates + number,
+                "champion",
+                score,
+                label,
+                served_by,
+                features,
+                event.offset,
+                claim,
+                sequence + number,
+                threshold,
+                cold_start,
+                event.late,
+            )
+            for number, (event, features, score, label, cold_start) in enumerate(
+                zip(events, rows, scores, labels, cold_starts, strict=True)
+            )
+        ]
+        return self._flagged(answers)
+
+    def _flagged(self, answers: list[Prediction]) -> list[Prediction]:
         """Return the answers with the flags of their events."""
         flags = self.flags
         if not flags:
@@ -137,39 +173,13 @@ class Outbox:
         self._out.append(Outgoing("predictions", self._partition, key, data, sent, answer.event_time))
         return data
 
-    @property
-    def answers_sent(self) -> int:
-        """Return the number of the next prediction, which `answered` will take."""
-        return self.writer.sent(self._predictions_log)
-
-    @property
-    def examples_sent(self) -> int:
-        """Return the number of the next record for the examples log, which `learned` will take."""
-        return self.writer.sent(self._examples_log)
-
-    def answered(self, answers: Sequence[Prediction], events: Sequence[Event]) -> list[bytes]:
-        """Send answers, numbered from `answers_sent` on, to their partition; return the bytes."""
+    def send(self, answers: Sequence[Prediction], events: Sequence[Event]) -> list[bytes]:
+        """Send the answers that `number` gave, or the first of them; return the bytes."""
         self.writer.advance(self._predictions_log, len(answers))
         send = self._send
         return [
             send(answer, event.record_key, event.headers)
             for answer, event in zip(answers, events, strict=True)
-        ]
-
-    def learned(self, examples: Sequence[Example]) -> None:
-        """Write examples, numbered from `examples_sent` on, that have been learned already."""
-        self.writer.advance(self._examples_log, len(examples))
-        kind = headers.EXAMPLE
-        self._out += [
-            Outgoing(
-                "examples",
-                EXAMPLES_PARTITION,
-                example.key.encode(),
-                encode(example),
-                kind,
-                example.label_time,
-            )
-            for example in examples
         ]
 
     def again(self, answer: Prediction, event_offset: int, key: bytes | None, found: Headers) -> None:
@@ -199,25 +209,60 @@ class Outbox:
         answer = joined.waiting.prediction
         if not self.suppression.empty and self.suppression.exampled(answer.event_id, answer.event_offset):
             return
-        example = Example(
-            answer.event_id,
-            joined.waiting.key,
-            answer.event_time,
-            joined.label_time,
-            joined.label,
-            answer.features,
-            joined.waiting.scores,
-            answer.prediction_score,
-            answer.served_by,
-            answer.model_name,
-            self._partition,
-            answer.event_offset,
+        examples = self.number_examples(
+            [joined.waiting],
+            [joined.label],
+            [joined.label_time],
             joined.label_offset,
-            self.writer.claim,
-            self.writer.next(self._examples_log),
             joined.expired_at_offset,
         )
-        self._log(example, headers.EXAMPLE, joined.waiting.key, joined.label_time)
+        self.write(examples)
+        if self._ahead is not None:
+            self._untold += examples
+
+    def number_examples(
+        self,
+        answered: Sequence[Waiting],
+        labels: Sequence[LabelValue],
+        label_times: Sequence[int],
+        label_offset: int = -1,
+        expired_at_offset: int = -1,
+    ) -> list[Example]:
+        """Return the examples of answers and their labels; `write` must follow."""
+        partition, claim = self._partition, self.writer.claim
+        sequence = self.writer.sent(self._examples_log)
+        examples = []
+        for number, (waiting, label, label_time) in enumerate(
+            zip(answered, labels, label_times, strict=True), sequence
+        ):
+            answer = waiting.prediction
+            examples.append(
+                Example(
+                    answer.event_id,
+                    waiting.key,
+                    answer.event_time,
+                    label_time,
+                    label,
+                    answer.features,
+                    waiting.scores,
+                    answer.prediction_score,
+                    answer.served_by,
+                    answer.model_name,
+                    partition,
+                    answer.event_offset,
+                    label_offset,
+                    claim,
+                    number,
+                    expired_at_offset,
+                )
+            )
+        return examples
+
+    def write(self, examples: Sequence[Example]) -> None:
+        """Write the examples that `number_examples` gave, or the first of them, to the training log."""
+        self.writer.advance(self._examples_log, len(examples))
+        for example in examples:
+            self._log(example, headers.EXAMPLE, example.key, example.label_time)
 
     def quarantine(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         """Report candidates that failed to the log, where the learner acts on it."""
@@ -235,6 +280,8 @@ class Outbox:
                 self.writer.next(self._examples_log),
             )
             self._log(report, headers.QUARANTINE, failure.name, answer.event_time)
+            if self._ahead is not None:
+                self._untold.append(report)
 
     def refuse(self, record: Record, *, stage: str, exception: str, message: str, time_ms: int) -> None:
         """Send a record to the dead letters as it came, with the reason in its headers."""
@@ -243,11 +290,6 @@ class Outbox:
         self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, timestamp_ms))
 
     def _log(self, value: Example | Quarantine, kind: Headers, key: str, timestamp_ms: int) -> None:
-        self._write(value, kind, key, timestamp_ms)
-        if self._ahead is not None:
-            self._untold.append(value)
-
-    def _write(self, value: Example | Quarantine, kind: Headers, key: str, timestamp_ms: int) -> None:
         self._out.append(
             Outgoing("examples", EXAMPLES_PARTITION, key.encode(), encode(value), kind, timestamp_ms)
         )

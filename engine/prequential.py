@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from engine.ahead import Ahead
-from engine.outbox import Outbox
+from engine.outbox import Line, Outbox
 from engine.pipeline import Pipeline
 from operators.join import Answered, Waiting
 from operators.lessons import Lessons, Serving
 from operators.roster import Roster
 from operators.scoring import labels_of
-from topics.messages import Event, Example, Features, LabelValue, Prediction, Score
+from topics.messages import Event, Features, LabelValue, Prediction, Score
 
 __all__ = ["LabelledRun", "Prequential"]
 
@@ -48,31 +48,29 @@ class Prequential:
     def __init__(
         self,
         pipeline: Pipeline,
-        partition: int,
         outbox: Outbox,
         roster: Roster,
         counts: Counter[tuple[str, str]],
     ) -> None:
         self._task = pipeline.task
-        self._label_at = pipeline.threshold
-        self._threshold = pipeline.threshold if pipeline.task == "binary" else None
-        self._prefix = f"{pipeline.name}:"
-        self._partition = partition
+        self._threshold = pipeline.threshold
         self._outbox = outbox
         self._roster = roster
         self._counts = counts
         self._shadows_sent = pipeline.shadow_predictions
-        self.remembered: list[Answered] = []
-        """What a repeat of the last run's events would need, in their order."""
 
-    def answer(self, run: LabelledRun, now_ms: int, ahead: Ahead) -> list[Waiting]:
-        """Answer and learn all of `run`; return what was answered, with every score and its label."""
+    def answer(self, run: LabelledRun, now_ms: int, ahead: Ahead) -> tuple[list[Waiting], list[Answered]]:
+        """Answer and learn all of `run`; return what was answered, and what repeats of it need.
+
+        The answers have every candidate's score and their label.
+        """
         lessons = ahead.lessons(run.rows, run.labels)
         answered: list[Waiting] = []
-        self.remembered = []
-        while len(answered) < len(run.events):
-            answered += self._stretch(run, len(answered), now_ms, lessons, ahead)
-        return answered
+        kept: list[Answered] = []
+        while (row := len(answered)) < len(run.events):
+            answered += self._stretch(run, row, now_ms, lessons, ahead)
+            kept += self._send(run, row, answered[row:])
+        return answered, kept
 
     def _stretch(
         self, run: LabelledRun, row: int, now_ms: int, lessons: Lessons, ahead: Ahead
@@ -88,31 +86,28 @@ class Prequential:
             outbox.quarantine(answers[0], serving.failures)
             outbox.tell()
         waiting = self._waiting(run, row, answers, lessons)
-        examples = self._examples(waiting)
+        times = [answer.event_time for answer in answers]
+        examples = outbox.number_examples(waiting, run.labels[row:until], times)
         revision = roster.revision
         judged = 0
         while judged < len(examples) and roster.revision == revision:
             judged += ahead.judge(examples[judged:], lessons, row + judged)
-        if judged < len(examples):
-            answers, examples, waiting = answers[:judged], examples[:judged], waiting[:judged]
-        self._send(run, row, answers, waiting)
-        outbox.learned(examples)
-        return waiting
+        outbox.write(examples[:judged])
+        return waiting[:judged]
 
-    def _send(
-        self, run: LabelledRun, row: int, answers: Sequence[Prediction], waiting: Sequence[Waiting]
-    ) -> None:
-        part = slice(row, row + len(answers))
-        sent = self._outbox.answered(answers, run.events[part])
-        self.remembered += [
+    def _send(self, run: LabelledRun, row: int, answered: Sequence[Waiting]) -> list[Answered]:
+        """Send the answers to `run` from `row` on."""
+        part = slice(row, row + len(answered))
+        sent = self._outbox.send([waiting.prediction for waiting in answered], run.events[part])
+        if self._shadows_sent:
+            for waiting in answered:
+                self._outbox.shadow(waiting.prediction, waiting.key, waiting.scores)
+        return [
             Answered(event.event_id, event.event_time, event.offset, crc, label, answer)
             for event, crc, label, answer in zip(
                 run.events[part], run.crcs[part], run.labels[part], sent, strict=True
             )
         ]
-        if self._shadows_sent:
-            for found in waiting:
-                self._outbox.shadow(found.prediction, found.key, found.scores)
 
     def _answers(
         self, run: LabelledRun, row: int, until: int, now_ms: int, serving: Serving, lessons: Lessons
@@ -122,41 +117,16 @@ class Prequential:
         scores: Sequence[Score]
         if candidate is None:
             prior = self._roster.prior
-            name, version, updates, scores = "prior", 0, prior.updates, [prior.score()]
+            by, scores = Line("prior", 0, prior.updates, served_by), [prior.score()]
             cold_starts = [not prior.updates]
         else:
-            name, version, updates = candidate.name, candidate.version, candidate.updates
-            scores = lessons.column(name, row, until)
+            by = Line(candidate.name, candidate.version, candidate.updates, served_by)
+            scores = lessons.column(candidate.name, row, until)
             cold_starts = [score is None for score in scores]
-        labels = labels_of(self._task, scores, self._label_at)
-        prefix, threshold = self._prefix, self._threshold
-        claim, sequence = self._outbox.writer.claim, self._outbox.answers_sent
-        answers = [
-            Prediction(
-                prefix + event.event_id,
-                event.event_id,
-                event.event_time,
-                now_ms,
-                name,
-                version,
-                updates + number,
-                "champion",
-                score,
-                label,
-                served_by,
-                features,
-                event.offset,
-                claim,
-                sequence + number,
-                threshold,
-                cold_start,
-                event.late,
-            )
-            for number, (event, features, score, label, cold_start) in enumerate(
-                zip(run.events[row:until], run.rows[row:until], scores, labels, cold_starts, strict=True)
-            )
-        ]
-        return self._outbox.flagged(answers)
+        labels = labels_of(self._task, scores, self._threshold)
+        return self._outbox.number(
+            run.events[row:until], run.rows[row:until], now_ms, by, scores, labels, cold_starts
+        )
 
     def _waiting(
         self, run: LabelledRun, row: int, answers: Sequence[Prediction], lessons: Lessons
@@ -183,32 +153,3 @@ class Prequential:
                 strict=True,
             )
         ]
-
-    def _examples(self, answered: Sequence[Waiting]) -> list[Example]:
-        """Return the examples, numbered but not written."""
-        partition, claim, sequence = self._partition, self._outbox.writer.claim, self._outbox.examples_sent
-        examples = []
-        for number, waiting in enumerate(answered, sequence):
-            answer, label = waiting.prediction, waiting.label
-            assert label is not None
-            event_time = answer.event_time
-            examples.append(
-                Example(
-                    answer.event_id,
-                    waiting.key,
-                    event_time,
-                    event_time,
-                    label,
-                    answer.features,
-                    waiting.scores,
-                    answer.prediction_score,
-                    answer.served_by,
-                    answer.model_name,
-                    partition,
-                    answer.event_offset,
-                    -1,
-                    claim,
-                    number,
-                )
-            )
-        return examples

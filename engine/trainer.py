@@ -42,7 +42,7 @@ from operators.contract import StateDelta
 from topics import headers
 from topics.codec import encode
 from topics.errors import ClaimError
-from topics.messages import Decision, ModelPointer, Outgoing, Record
+from topics.messages import Decision, ModelPointer, Outgoing
 
 __all__ = ["Learned", "Trainer"]
 
@@ -202,15 +202,7 @@ class Trainer:
             return
         learner = self.learner
         self._foreseen = learner.reading
-        record = Record(
-            self._topic,
-            PARTITION,
-            self._foreseen,
-            outgoing.timestamp_ms,
-            outgoing.key,
-            outgoing.value,
-            outgoing.headers,
-        )
+        record = outgoing.written(self._topic, PARTITION, self._foreseen)
         self._decided(learner.fold((record,)))
         if learner.paused:
             self._fall_back()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import msgspec
@@ -92,8 +92,7 @@ class Curve:
     """Mean loss of every series over time, in at most `BUCKETS_MAX` buckets of equal width.
 
     >>> curve = Curve()
-    >>> for time in range(1_000):
-    ...     curve.add(time, {"model": time / 1_000})
+    >>> curve.extend(range(1_000), {"model": [time / 1_000 for time in range(1_000)]})
     >>> curve.width_ms, [(start, round(mean, 2), count) for start, mean, count in curve.points("model")][-1]
     (4, (996, 1.0, 4))
     """
@@ -102,12 +101,11 @@ class Curve:
         self.width_ms = 1
         self.buckets: dict[int, _Cells] = {}
 
-    def add(self, time_ms: int, losses: Mapping[str, float | None]) -> None:
-        """Count one example; candidates without an opinion (None) are left out."""
-        self.extend((time_ms,), {name: (loss,) for name, loss in losses.items()})
-
     def extend(self, times_ms: Sequence[int], losses: _Losses) -> None:
-        """Count examples in their order; neighbours mostly share a bucket."""
+        """Count examples in their order, those without an opinion (None) left out.
+
+        Neighbours mostly share a bucket.
+        """
         start, rows = 0, len(times_ms)
         while start < rows:
             number = times_ms[start] // self.width_ms
@@ -257,13 +255,10 @@ class Evaluation:
         self._by_event_time.extend([example.event_time for example in examples], losses)
         self._by_label_time.extend([example.label_time for example in examples], losses)
         names = [name for name in losses if name != SERVED]
-        self._recent.extend([(e.label, e.served_score, _only(names, e.scores)) for e in examples])
-        warm = [e for e in examples if e.event_offset >= self._warmup_offset]
-        labels = [e.label for e in warm]
-        if warm:
-            self._card(self._cards, SERVED).count(labels, [e.served_score for e in warm], self._label_of)
-        for name in names if warm else ():
-            self._card(self._cards, name).count(labels, [e.scores[name] for e in warm], self._label_of)
+        rows = [(e.label, e.served_score, _only(names, e.scores)) for e in examples]
+        self._recent.extend(rows)
+        warm = [e.event_offset >= self._warmup_offset for e in examples]
+        self._count(self._cards, list(compress(rows, warm)))
 
     def _count(self, cards: dict[str, _Card], rows: Sequence[_Recent]) -> None:
         """Update the cards of all series in `rows`, series by series."""

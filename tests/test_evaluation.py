@@ -123,7 +123,7 @@ def test_recent_loss_ranks_regressors_by_absolute_error():
 def test_a_curve_is_the_mean_of_each_bucket(rows):
     curve = Curve()
     for time, loss in rows:
-        curve.add(time, {"a": loss, "b": None})
+        curve.extend([time], {"a": [loss], "b": [None]})
     points = curve.points("a")
     assert len(points) <= BUCKETS_MAX
     assert sum(count for _, _, count in points) == len(rows)

@@ -89,6 +89,10 @@ class Outgoing(Struct, frozen=True, gc=False):
     headers: Headers
     timestamp_ms: int
 
+    def written(self, topic: str, partition: int, offset: int) -> Record:
+        """Return the record as it lies in a log."""
+        return Record(topic, partition, offset, self.timestamp_ms, self.key, self.value, self.headers)
+
 
 class Event(Struct, frozen=True, gc=False):
     """A valid event inside the engine: the user's value and what Headrace knows of it."""
