@@ -121,9 +121,10 @@ def _cell_name(measure: Measure, names: Sequence[str]) -> str:
 def features_filling(plan: FeaturePlan, types: Mapping[str, str], old: Layout) -> tuple[str, ...]:
     """Return the features whose windows `old` does not have whole: they fill as events come."""
     kept = {group.place: group for group in old}
+    group_of = plan.group_of
 
     def whole(aggregate: Aggregate) -> bool:
-        group = next(group for group in plan.groups if aggregate in group.aggregates)
+        group = group_of[aggregate]
         columns = tuple(name for name in group.columns if name in _columns_of(aggregate))
         needed = _layout(replace(group, aggregates=(aggregate,), columns=columns), types)
         found = kept.get(needed.place)

@@ -29,7 +29,7 @@ from msgspec import inspect
 from operators.algebra import Arithmetic, Constant, Default, Expression, Math, Negative
 from operators.kinds import feature_kinds
 from operators.nodes import Aggregate, Feature, Field, Lookup, TimePart
-from operators.plan import FeaturePlan
+from operators.plan import FeaturePlan, Store
 from operators.rules import Rule
 from operators.spans import LastN, Tiled
 from operators.words import parts, words_of
@@ -107,6 +107,7 @@ def feature_book(
     """
     types = feature_kinds(plan, event_type)
     versions = _Versions(plan, event_type, settings)
+    group_of = plan.group_of
     entries = []
     for name, expression in plan.features:
         found = list(parts(expression))
@@ -125,7 +126,9 @@ def feature_book(
                 _listed("+".join(window.keys) or "all" for window in windows),
                 _listed(_window(window) for window in windows),
                 max((window.reach_ms for window in windows), default=None),
-                _listed(_bound(window, plan) for window in windows),
+                _listed(
+                    _bound(window, group_of[window].store, plan.max_events_per_key) for window in windows
+                ),
                 expression.value if isinstance(expression, Default) else None,
                 words.owner,
                 words.description,
@@ -270,11 +273,9 @@ def _window(aggregate: Aggregate) -> str:
     return f"{text}, {duration_text(aggregate.shift_ms)} before" if aggregate.shift_ms else text
 
 
-def _bound(aggregate: Aggregate, plan: FeaturePlan) -> str:
-    """Return what is kept for it per key at most."""
-    group = next(group for group in plan.groups if aggregate in group.aggregates)
-    entries = plan.max_events_per_key
-    match group.store, aggregate.span:
+def _bound(aggregate: Aggregate, store: Store, entries: int) -> str:
+    """Return what is kept for it per key at most, where so many `entries` may be."""
+    match store, aggregate.span:
         case "tiles", Tiled(width_ms, step_ms):
             return f"{width_ms // step_ms + 1:,} tiles"
         case "tiles", _:

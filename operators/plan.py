@@ -128,6 +128,11 @@ class FeaturePlan:
     max_events_per_key: int
 
     @property
+    def group_of(self) -> dict[Aggregate, Group]:
+        """Return the group in which each aggregate is kept, made anew: take it once, before a loop."""
+        return {aggregate: group for group in self.groups for aggregate in group.aggregates}
+
+    @property
     def key_groups(self) -> tuple[tuple[str, ...], ...]:
         """Return the fields of each key, each once, in the order of the definition."""
         return tuple(dict.fromkeys(group.keys for group in self.groups))
@@ -160,7 +165,7 @@ class FeaturePlan:
     def describe(self) -> list[FeatureRow]:
         """Return what each feature reads, in the order of the definition."""
         rows = []
-        stores = {aggregate: group.store for group in self.groups for aggregate in group.aggregates}
+        group_of = self.group_of
         for name, expression in self.features:
             parts = list(nodes(expression))
             windows = [part for part in parts if isinstance(part, Aggregate)]
@@ -173,7 +178,7 @@ class FeaturePlan:
                     ", ".join(dict.fromkeys("+".join(window.keys) or "all" for window in windows)),
                     ", ".join(dict.fromkeys([*sources, *stored])) or "event",
                     max((window.reach_ms for window in windows), default=None),
-                    ", ".join(dict.fromkeys(_cost(window, stores[window]) for window in windows)),
+                    ", ".join(dict.fromkeys(_cost(window, group_of[window].store) for window in windows)),
                 )
             )
         return rows
