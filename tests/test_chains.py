@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from window_oracle import Payment, check, features_of, histories
+from window_oracle import Payment, check, check_restored, features_of, histories
 
 from operators import by, field, session
 from operators.nodes import Aggregate
@@ -37,11 +37,7 @@ def test_sessions_equal_their_definition(history: list[Event]) -> None:
 @settings(max_examples=40, deadline=None)
 @given(history=histories(), cut=st.integers(0, 50), event_max=st.sampled_from([1, 1000]))
 def test_restored_sessions_continue_to_the_bit(history: list[Event], cut: int, event_max: int) -> None:
-    steady, restored = features_of(SESSIONS, event_max), features_of(SESSIONS, event_max)
-    steady.step_events(history[:cut])
-    restored.restore(steady.snapshot())
-    assert repr(restored.step_events(history[cut:])) == repr(steady.step_events(history[cut:]))
-    assert restored.snapshot() == steady.snapshot()
+    check_restored(SESSIONS, history, cut, event_max)
 
 
 def test_a_session_takes_the_same_memory_however_long_it_goes_on() -> None:

@@ -6,7 +6,7 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from window_oracle import GRACE, Payment, check, features_of, histories
+from window_oracle import GRACE, Payment, check, check_restored, features_of, histories
 
 from operators import by, decay, field, label
 from operators.features import JoinedLabel
@@ -63,11 +63,7 @@ def test_the_order_of_arrival_within_the_grace_leaves_no_trace(times: list[int])
 @settings(max_examples=40, deadline=None)
 @given(history=histories(), cut=st.integers(0, 50), event_max=st.sampled_from([1, 1000]))
 def test_restored_sums_continue_to_the_bit(history: list[Event], cut: int, event_max: int) -> None:
-    steady, restored = features_of(FADING, event_max), features_of(FADING, event_max)
-    steady.step_events(history[:cut])
-    restored.restore(steady.snapshot())
-    assert repr(restored.step_events(history[cut:])) == repr(steady.step_events(history[cut:]))
-    assert restored.snapshot() == steady.snapshot()
+    check_restored(FADING, history, cut, event_max)
 
 
 def test_a_long_stream_neither_overflows_nor_drifts() -> None:

@@ -12,7 +12,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from window_oracle import Payment, check, expected, features_of, histories
+from window_oracle import Payment, check, check_restored, expected, features_of, histories
 
 from operators import by, field, last_n, tumbling
 from operators import slices as module
@@ -99,12 +99,7 @@ ALL = {
 @settings(max_examples=30, deadline=None)
 @given(history=histories(), cut=st.integers(0, 50), event_max=st.sampled_from([2, 1000]))
 def test_restored_windows_continue_to_the_bit(history: list[Event], cut: int, event_max: int) -> None:
-    steady, restored = features_of(ALL, event_max), features_of(ALL, event_max)
-    steady.step_events(history[:cut])
-    restored.restore(steady.snapshot())
-    assert repr(restored.step_events(history[cut:])) == repr(steady.step_events(history[cut:]))
-    assert restored.snapshot() == steady.snapshot()
-    assert restored.evicted_events == steady.evicted_events
+    check_restored(ALL, history, cut, event_max)
 
 
 @settings(max_examples=30, deadline=None)

@@ -13,7 +13,7 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from window_oracle import GRACE, Payment, check, expected, features_of, histories
+from window_oracle import GRACE, Payment, check, check_restored, expected, features_of, histories
 
 from operators import by, field, label, tiled, tumbling
 from operators.features import JoinedLabel
@@ -64,11 +64,7 @@ def test_a_tiled_window_covers_its_width_and_less_than_a_step_more(history: list
 @settings(max_examples=40, deadline=None)
 @given(history=histories(), cut=st.integers(0, 50), event_max=st.sampled_from([1, 1000]))
 def test_restored_tiles_continue_to_the_bit(history: list[Event], cut: int, event_max: int) -> None:
-    steady, restored = features_of(BOTH, event_max), features_of(BOTH, event_max)
-    steady.step_events(history[:cut])
-    restored.restore(steady.snapshot())
-    assert repr(restored.step_events(history[cut:])) == repr(steady.step_events(history[cut:]))
-    assert restored.snapshot() == steady.snapshot()
+    check_restored(BOTH, history, cut, event_max)
 
 
 def test_a_window_that_tiles_have_left_has_the_bits_of_one_put_together_anew() -> None:

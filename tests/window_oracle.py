@@ -232,3 +232,15 @@ def check(
                 assert found == wanted, (place, aggregate)
             else:
                 assert math.isclose(found, wanted, rel_tol=relative, abs_tol=absolute), (place, aggregate)
+
+
+def check_restored(
+    definition: Mapping[str, Expression], history: list[Event], cut: int, event_max: int
+) -> None:
+    """Assert that features restored after `cut` events go on to the bit as those they were taken from."""
+    steady, restored = features_of(definition, event_max), features_of(definition, event_max)
+    steady.step_events(history[:cut])
+    restored.restore(steady.snapshot())
+    assert repr(restored.step_events(history[cut:])) == repr(steady.step_events(history[cut:]))
+    assert restored.snapshot() == steady.snapshot()
+    assert restored.evicted_events == steady.evicted_events
