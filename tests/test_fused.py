@@ -8,11 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from window_oracle import features_of
 
 from operators import by, field, lookup
 from operators.expressions import Expression
-from operators.features import Features
-from operators.plan import compile_features
 from topics.messages import Event
 
 
@@ -47,11 +46,6 @@ DEFINITIONS: dict[str, dict[str, Expression]] = {
 }
 
 
-def features_of(definition: dict[str, Expression], event_max: int = 500) -> Features:
-    plan = compile_features(definition, Payment, grace_ms=30, max_events_per_key=event_max, task="regression")
-    return Features(plan)
-
-
 def history(seed: int, size: int, scale: float, *, odd: float = 0.02) -> list[Event]:
     """Return events of hot and rare keys; a share is out of order, late, missing or of another magnitude."""
     chance, newest, events = random.Random(seed), 1_000, []
@@ -74,7 +68,7 @@ def history(seed: int, size: int, scale: float, *, odd: float = 0.02) -> list[Ev
 def test_the_usual_way_gives_what_the_general_way_gives(name: str, odd: float, event_max: int) -> None:
     events = history(len(name), 600, 1.0, odd=odd)
     stored = [{"card:{card}#risk": number % 3} for number in range(len(events))]
-    fused, general = (features_of(DEFINITIONS[name], event_max) for _ in range(2))
+    fused, general = (features_of(DEFINITIONS[name], event_max, of=Payment) for _ in range(2))
     assert fused._fused is not None
     general._fused = None
     for windows in general._windows:
@@ -95,7 +89,7 @@ def test_the_usual_way_gives_what_the_general_way_gives(name: str, odd: float, e
 def test_every_magnitude_takes_the_usual_way(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns of small and of large numbers alike are summed as two floats, rarely as integers."""
     events = history(3, 1_500, scale, odd=0.0)
-    features = features_of({"sum": by("card").sum("amount", "1s")})
+    features = features_of({"sum": by("card").sum("amount", "1s")}, 500, of=Payment)
     unusual, row = [], features._row
 
     def counted(event: Event, looked_up: Any) -> Any:
@@ -115,7 +109,9 @@ def test_every_magnitude_takes_the_usual_way(scale: float, monkeypatch: pytest.M
 
 def test_sums_of_one_stubborn_value_start_again_before_they_are_inexact() -> None:
     """The low parts of 0.1 all have one sign: their sum leaves its bounds after some thousand events."""
-    features = features_of({"sum": by("card").sum("amount", "1s"), "n": by("card").count("1s")}, 100_000)
+    features = features_of(
+        {"sum": by("card").sum("amount", "1s"), "n": by("card").count("1s")}, 100_000, of=Payment
+    )
     events = [
         Event("", time, "a", Payment("a", 0.1), offset=time, watermark=time - 30) for time in range(40_000)
     ]

@@ -9,22 +9,13 @@ from typing import Any
 
 import pytest
 from brokers.relay import relay_to, silent_server
+from clock import Clock
 
 from engine import lookups as module
 from engine.hashes import RedisHashes, SqliteHashes, store_features
 from engine.lookups import Address, Lookups
 
 Stored = Mapping[str, Mapping[str, str]]
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Memory:

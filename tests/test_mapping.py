@@ -6,22 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
-from types import SimpleNamespace
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from window_oracle import value_of
 
 from operators import field
-from operators.calculation import calculation
-from operators.expressions import Expression
 from operators.mapping import bucket_of, crossed
 
 texts = st.text("×\\\\ab", max_size=6)
-
-
-def value_of(expression: Expression, **values: object) -> Any:
-    return calculation(expression, {})(SimpleNamespace(**values), {}, {})
 
 
 def test_buckets_are_the_same_for_ever() -> None:

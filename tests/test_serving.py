@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import redis
 from brokers.relay import relay_to, silent_server
+from clock import Clock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from river import linear_model
@@ -44,16 +45,6 @@ PAY = Pipeline(
     models={"lr": linear_model.LogisticRegression()},
     serve_features=True,
 )
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

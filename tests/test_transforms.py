@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import compose, linear_model, preprocessing
 from test_scorer import play, runs_of, scorer_of
-from window_oracle import GRACE, Payment, histories
+from window_oracle import GRACE, Payment, features_of, histories, value_of
 
 from engine import Labels, Pipeline, Topic
 from engine.backtest import backtest
@@ -51,10 +51,6 @@ def wrong(_: object) -> object:
 
 AMOUNT, SHOP, FEE, KIND = field("amount"), field("shop"), field("fee"), field("kind")
 MEAN = by("card").mean("amount", "40ms")
-
-
-def value_of(expression: Expression, **values: object) -> Any:
-    return calculation(expression, {})(SimpleNamespace(**values), {}, {})
 
 
 def some(value: Any, read: Callable[[Any], Any]) -> Any:
@@ -123,13 +119,6 @@ def sql_and(a: bool | None, b: bool | None) -> bool | None:
 DEFINITION: dict[str, Expression] = {name: expression for name, (expression, _) in READINGS.items()}
 
 
-def features_of(
-    definition: dict[str, Expression], counts: Counter[tuple[str, str]] | None = None
-) -> Features:
-    plan = compile_features(definition, Payment, grace_ms=GRACE, max_events_per_key=1000, task="regression")
-    return Features(plan, counts)
-
-
 def close(a: Any, b: Any) -> bool:
     if isinstance(a, float) and isinstance(b, int | float):
         return math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-12)
@@ -140,7 +129,7 @@ def close(a: Any, b: Any) -> bool:
 @given(history=histories(size=30), cut=st.integers(0, 30))
 def test_every_transform_is_its_reading_in_any_batches_and_by_itself(history: list[Event], cut: int) -> None:
     counts: Counter[tuple[str, str]] = Counter()
-    features = features_of(DEFINITION, counts)
+    features = features_of(DEFINITION, counts=counts)
     rows = features.step_events(history[:cut]) + features.step_events(history[cut:])
     means = features_of({"mean": MEAN}).step_events(history)
     for event, row, mean in zip(history, rows, means, strict=True):

@@ -10,11 +10,13 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import msgspec
 from hypothesis import strategies as st
 
+from operators.calculation import calculation
 from operators.expressions import Aggregate, Expression
 from operators.features import Features
 from operators.plan import compile_features
@@ -70,11 +72,20 @@ def histories(draw: st.DrawFn, *, size: int = 50) -> list[Event]:
     return events
 
 
-def features_of(definition: Mapping[str, Expression], event_max: int = 1000) -> Features:
-    plan = compile_features(
-        definition, Payment, grace_ms=GRACE, max_events_per_key=event_max, task="regression"
-    )
-    return Features(plan)
+def features_of(
+    definition: Mapping[str, Expression],
+    event_max: int = 1000,
+    *,
+    of: type[msgspec.Struct] = Payment,
+    counts: Counter[tuple[str, str]] | None = None,
+) -> Features:
+    plan = compile_features(definition, of, grace_ms=GRACE, max_events_per_key=event_max, task="regression")
+    return Features(plan, counts)
+
+
+def value_of(expression: Expression, **values: object) -> Any:
+    """Return what `expression` makes of an event with these fields."""
+    return calculation(expression, {})(SimpleNamespace(**values), {}, {})
 
 
 def expected(aggregate: Aggregate, history: Iterable[Event], where: Where | None = None) -> list[Any]:
