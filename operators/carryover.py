@@ -33,10 +33,9 @@ from operators.featurebook import fields_read
 from operators.features import META, Meta
 from operators.join import Answered, Waiting
 from operators.kernels import Target
-from operators.nodes import Aggregate
+from operators.nodes import Aggregate, windows_of
 from operators.plan import FeaturePlan, Group
 from operators.summaries import Measure, Summary, layout_of
-from operators.words import parts
 
 __all__ = [
     "Carried",
@@ -135,11 +134,7 @@ def features_filling(plan: FeaturePlan, types: Mapping[str, str], old: Layout) -
             and needed.reach_ms <= found.reach_ms
         )
 
-    return tuple(
-        name
-        for name, expression in plan.features
-        if not all(whole(part) for part in parts(expression) if isinstance(part, Aggregate))
-    )
+    return tuple(name for name, expression in plan.features if not all(map(whole, windows_of(expression))))
 
 
 def _columns_of(aggregate: Aggregate) -> set[str | None]:

@@ -28,11 +28,11 @@ from msgspec import inspect
 
 from operators.algebra import Arithmetic, Constant, Default, Expression, Math, Negative
 from operators.kinds import feature_kinds
-from operators.nodes import Aggregate, Feature, Field, Lookup, TimePart
+from operators.nodes import Aggregate, Feature, Field, Lookup, TimePart, nodes, windows_of
 from operators.plan import FeaturePlan, Store
 from operators.rules import Rule
 from operators.spans import LastN, Tiled
-from operators.words import parts, words_of
+from operators.words import words_of
 from topics.durations import duration_text
 from topics.messages import FeatureValue
 
@@ -110,10 +110,9 @@ def feature_book(
     group_of = plan.group_of
     entries = []
     for name, expression in plan.features:
-        found = list(parts(expression))
-        windows = [part for part in found if isinstance(part, Aggregate)]
+        windows = windows_of(expression)
         sources: list[str] = [window.source for window in windows]
-        sources += ["lookup" for part in found if isinstance(part, Lookup)]
+        sources += ["lookup" for part in nodes(expression) if isinstance(part, Lookup)]
         words = words_of(features[name], f"feature {name!r}")
         entries.append(
             CatalogueEntry(
@@ -150,7 +149,7 @@ def fields_read(expression: Any) -> tuple[str, ...]:
     >>> fields_read(by("card").mean("amount", "1h", where=field("kind") == "sale") / field("limit"))
     ('card', 'amount', 'kind', 'limit')
     """
-    return tuple(dict.fromkeys(name for part in parts(expression) for name in _named_by(part)))
+    return tuple(dict.fromkeys(name for part in nodes(expression) for name in _named_by(part)))
 
 
 def _named_by(part: object) -> Iterator[str]:
@@ -206,7 +205,7 @@ class _Versions:
         """Return the version of one feature."""
         rules, others = self._changing(name)
         expressions = [self._expressions[name], *(self._expressions[other] for other in others)]
-        found = [part for expression in expressions for part in parts(expression)]
+        found = [part for expression in expressions for part in nodes(expression)]
         windows = [part for part in found if isinstance(part, Aggregate)]
         read = {
             field

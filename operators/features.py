@@ -21,7 +21,7 @@ from operators.contract import StateDelta, StateEntries
 from operators.fused import Output
 from operators.idle import LONG_AGO
 from operators.kernels import Target
-from operators.nodes import Aggregate, Default, Expression, Field, nodes
+from operators.nodes import Aggregate, Default, Expression, Field, windows_of
 from operators.plan import FeaturePlan
 from operators.stores import GroupRun, group_run
 from operators.windows import Windows
@@ -90,9 +90,7 @@ class Features:
             else:
                 later.append((name, expression))
         # Aggregates inside other expressions go under numbers, which are taken out at the end.
-        inner = dict.fromkeys(
-            part for _, expression in later for part in nodes(expression) if isinstance(part, Aggregate)
-        )
+        inner = dict.fromkeys(window for _, expression in later for window in windows_of(expression))
         numbers = {aggregate: number for number, aggregate in enumerate(inner)}
         for aggregate, number in numbers.items():
             targets.setdefault(aggregate, []).append(Target(number, aggregate))

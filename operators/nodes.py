@@ -1,7 +1,8 @@
 """The nodes that have a value by themselves, fields and windows: frozen values whose repr is their text.
 
-Lives here: what such an expression is and how it reads, and the walk over all nodes.  Never here: what can be
-done with any expression (`algebra.py`), the words that users write (`expressions.py`), values of events.
+Lives here: what such an expression is and how it reads, and the walks over all that one is made of.  Never
+here: what can be done with any expression (`algebra.py`), the words that users write (`expressions.py`),
+values of events.
 
 Equal meaning must give equal text: it is shown by `headrace check` and digested into checkpoints.
 
@@ -16,27 +17,14 @@ Equal meaning must give equal text: it is shown by `headrace check` and digested
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from string import Formatter
-from typing import Literal
+from typing import Any, Literal
 
-from operators.algebra import (
-    Arithmetic,
-    Bucket,
-    Clip,
-    Constant,
-    Cyclic,
-    Default,
-    Described,
-    Expression,
-    Hashed,
-    Math,
-    Negative,
-)
+from operators.algebra import Arithmetic, Constant, Default, Described, Expression, Negative
 from operators.conditions import Condition
 from operators.literals import literal, quote
 from operators.spans import Kind, Span
-from operators.transforms import Apply, Coalesce, Cross, Indicator
 from topics.durations import duration_text, offset_minutes, offset_text
 from topics.messages import FeatureValue
 
@@ -55,6 +43,8 @@ __all__ = [
     "Negative",
     "TimePart",
     "nodes",
+    "parts",
+    "windows_of",
 ]
 
 Part = Literal["minute", "hour", "weekday", "day", "month", "is_weekend"]
@@ -235,15 +225,21 @@ class Aggregate(Expression):
         return f"by({keys}).{self.kind}({', '.join(parts)})"
 
 
-def nodes(expression: Expression) -> Iterator[Expression]:
-    """Return `expression` and all it is made of."""
-    yield expression
-    match expression:
-        case Default() | Negative() | TimePart() | Math() | Clip() | Bucket() | Cyclic() | Hashed():
-            yield from nodes(expression.of)
-        case Arithmetic(_, left, right):
-            yield from nodes(left)
-            yield from nodes(right)
-        case Cross() | Coalesce() | Apply() | Indicator():
-            for part in expression.inputs:
-                yield from nodes(part)
+def parts(of: Any) -> Iterator[Any]:
+    """Return an expression or a condition, and all it is made of: expressions, conditions, spans."""
+    yield of
+    for entry in fields(of):
+        part = getattr(of, entry.name)
+        for one in part if isinstance(part, tuple) else (part,):
+            if is_dataclass(one):
+                yield from parts(one)
+
+
+def nodes(of: Any) -> Iterator[Expression]:
+    """Return the expressions among the parts of `of`, itself first if it is one."""
+    return (part for part in parts(of) if isinstance(part, Expression))
+
+
+def windows_of(of: Any) -> tuple[Aggregate, ...]:
+    """Return the aggregates among the parts of `of`, each once, in their order."""
+    return tuple(dict.fromkeys(part for part in parts(of) if isinstance(part, Aggregate)))

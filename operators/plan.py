@@ -18,19 +18,14 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from operators.conditions import Condition
-from operators.nodes import (
-    Aggregate,
-    Expression,
-    Lookup,
-    nodes,
-)
+from operators.nodes import Aggregate, Expression, Lookup, nodes, windows_of
 from operators.shapes import Shapes
 from operators.spans import Decay, LastN, Session, Tiled, Tumbling
 from operators.words import bare
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["FeaturePlan", "FeatureRow", "Group", "Store", "compile_features", "nodes"]
+__all__ = ["FeaturePlan", "FeatureRow", "Group", "Store", "compile_features"]
 
 FEATURES_MAX: Final = 1_000
 """More is a table, not a definition; every one of them is in every prediction and example."""
@@ -167,16 +162,15 @@ class FeaturePlan:
         rows = []
         group_of = self.group_of
         for name, expression in self.features:
-            parts = list(nodes(expression))
-            windows = [part for part in parts if isinstance(part, Aggregate)]
-            sources = [window.source for window in windows]
-            stored = ["lookup" for part in parts if isinstance(part, Lookup)]
+            windows = windows_of(expression)
+            sources: list[str] = [window.source for window in windows]
+            sources += ["lookup" for part in nodes(expression) if isinstance(part, Lookup)]
             rows.append(
                 FeatureRow(
                     name,
                     repr(expression),
                     ", ".join(dict.fromkeys("+".join(window.keys) or "all" for window in windows)),
-                    ", ".join(dict.fromkeys([*sources, *stored])) or "event",
+                    ", ".join(dict.fromkeys(sources)) or "event",
                     max((window.reach_ms for window in windows), default=None),
                     ", ".join(dict.fromkeys(_cost(window, group_of[window].store) for window in windows)),
                 )

@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple, get_type_hints
 
 import msgspec
 
-from operators.conditions import Condition
+from operators.conditions import Comparison, Condition, IsMissing, leaves_of
 from operators.kinds import feature_kinds
 from operators.nodes import Arithmetic, Constant, Expression, Feature, Field, Negative
 from operators.plan import FeaturePlan
-from operators.rules import Alerts, Rule, leaves_of, operands_of
+from operators.rules import Alerts, Rule
 from operators.shapes import Shape, Shapes
 from topics.errors import DefinitionError
 from topics.messages import Task
@@ -95,7 +95,7 @@ def _check_features(rule: Rule, shapes: Mapping[str, Shape]) -> None:
             )
     if isinstance(rule.of, Condition):
         for leaf in leaves_of(rule.of):
-            found = {_feature_shape(operand, shapes, rule.place) for operand in operands_of(leaf)}
+            found = {_feature_shape(operand, shapes, rule.place) for operand in _operands(leaf)}
             if len(found) > 1:
                 raise DefinitionError(
                     f"{rule.place}: {leaf!r} compares {' with '.join(sorted(found))}",
@@ -173,3 +173,9 @@ def _fits(value: object, hint: Any) -> bool:
     except msgspec.ValidationError:
         return False
     return True
+
+
+def _operands(leaf: Comparison | IsMissing) -> list[Expression]:
+    """Return what is compared."""
+    found = (leaf.left, leaf.right) if isinstance(leaf, Comparison) else (leaf.of,)
+    return [operand for operand in found if isinstance(operand, Expression)]

@@ -21,14 +21,14 @@ from dataclasses import KW_ONLY, dataclass
 from math import isfinite
 from typing import Any, Final, Literal, get_args
 
-from operators.conditions import Comparison, Condition, IsMissing, leaves_of
+from operators.conditions import Comparison, Condition
 from operators.literals import check_value, quote
 from operators.nodes import Expression, Feature, Field, nodes
 from topics.codec import TEXT_MAX
 from topics.errors import DefinitionError
 from topics.messages import FeatureValue
 
-__all__ = ["Action", "Alerts", "Rule", "leaves_of", "operands_of"]
+__all__ = ["Action", "Alerts", "Rule"]
 
 Action = Literal["dead_letter", "clip", "null", "flag"]
 
@@ -121,12 +121,7 @@ class Rule:
 
     def parts(self) -> Iterator[Expression]:
         """Return all expressions that it is made of."""
-        if not isinstance(self.of, Condition):
-            yield self.of
-            return
-        for leaf in leaves_of(self.of):
-            for operand in operands_of(leaf):
-                yield from nodes(operand)
+        return nodes(self.of)
 
     @property
     def demand(self) -> str:
@@ -246,9 +241,3 @@ class Alerts:
         ):
             if type(value) is not int or not 1 <= value <= most:
                 raise DefinitionError(f"alerts: {name}={value!r}", hint=f"give a number of 1 to {most}")
-
-
-def operands_of(leaf: Comparison | IsMissing) -> list[Expression]:
-    """Return what is compared."""
-    found = (leaf.left, leaf.right) if isinstance(leaf, Comparison) else (leaf.of,)
-    return [operand for operand in found if isinstance(operand, Expression)]

@@ -29,7 +29,7 @@ from typing import Final, Literal, NamedTuple
 
 from operators.calculation import calculation
 from operators.features import label_number
-from operators.nodes import Aggregate, Expression, Lookup, nodes
+from operators.nodes import Aggregate, Expression, Lookup, nodes, windows_of
 from operators.plan import FeaturePlan
 from operators.recompute import Entry, Plain, is_plain, plain_value
 from operators.sample import ENTRIES_MAX, SampledGroup, SampledKey, in_sample
@@ -114,7 +114,7 @@ class Skew:
         self._groups: dict[tuple[tuple[str, ...], str], SampledGroup] = {}
         self._features: list[_Feature] = []
         for name, expression in plan.features:
-            windows = tuple(dict.fromkeys(p for p in nodes(expression) if isinstance(p, Aggregate)))
+            windows = windows_of(expression)
             for window in windows:
                 place = (window.keys, window.source)
                 group = SampledGroup(*place, one_in=one_in, entries_max=entries_max)

@@ -23,8 +23,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from operators.conditions import Condition
-from operators.expressions import Aggregate, Expression, Lookup
-from operators.plan import FeaturePlan, nodes
+from operators.nodes import Aggregate, Expression, Lookup, windows_of
+from operators.plan import FeaturePlan
 from topics.messages import FeatureValue
 
 __all__ = ["Stage", "Stages", "looked_up", "plan_stages"]
@@ -96,10 +96,11 @@ def plan_stages(plan: FeaturePlan, key: str) -> Stages:
     >>> [stage.name for stage in plan_stages(plan, "driver").rekeyed]
     ['city', 'all events']
     """
-    parts = [part for _, expression in plan.features for part in nodes(expression)]
-    aggregates = tuple(dict.fromkeys(part for part in parts if isinstance(part, Aggregate)))
+    aggregates = tuple(
+        dict.fromkeys(window for _, expression in plan.features for window in windows_of(expression))
+    )
     numbers = {aggregate: str(number) for number, aggregate in enumerate(aggregates)}
-    keys = _stage_keys(tuple(dict.fromkeys(group.keys for group in plan.groups)), key)
+    keys = _stage_keys(plan.key_groups, key)
     shared: dict[tuple[str, ...], list[Aggregate]] = {}
     for aggregate in aggregates:
         shared.setdefault(keys[aggregate.keys], []).append(aggregate)

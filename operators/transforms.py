@@ -17,10 +17,10 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
-from typing import Any, Final
+from typing import Final
 
 from operators.algebra import Expression
-from operators.conditions import Comparison, Condition, leaves_of
+from operators.conditions import Condition
 from operators.literals import quote
 from topics.errors import DefinitionError
 
@@ -57,14 +57,6 @@ class Indicator(Expression):
     """Whether a condition is met: True, False, or missing where that is unknown."""
 
     condition: Condition
-
-    @property
-    def inputs(self) -> tuple[Expression, ...]:
-        """Return what the condition looks at."""
-        found: list[Any] = []
-        for leaf in leaves_of(self.condition):
-            found += (leaf.left, leaf.right) if isinstance(leaf, Comparison) else (leaf.of,)
-        return tuple(found)
 
     def __repr__(self) -> str:
         return f"indicator({self.condition!r})"

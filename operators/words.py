@@ -1,7 +1,7 @@
 """Words about features: what a person says of them, apart from what they are.
 
-Lives here: taking `.describe(...)` off expressions, and walking all that an expression is made of.  Never
-here: what an expression means (`plan.py`), the catalogue (`featurebook.py`).
+Lives here: taking `.describe(...)` off expressions.  Never here: what an expression means (`plan.py`), the
+catalogue (`featurebook.py`).
 
 Words may stand anywhere: on a feature, or on an expression that several features are made of.  A feature
 has the outermost ones; `.default(...)` may come before or after them.
@@ -9,14 +9,13 @@ has the outermost ones; `.default(...)` may come before or after them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from operators.nodes import Default, Described, Expression
 from topics.errors import DefinitionError
 
-__all__ = ["Words", "bare", "parts", "words_of"]
+__all__ = ["Words", "bare", "words_of"]
 
 TEXT_MAX: Final = 1_000
 """Characters of a description: it is one cell of a table."""
@@ -77,13 +76,3 @@ def bare(expression: Any) -> Any:
         if (found := bare(part)) is not part:
             changed[entry.name] = found
     return replace(expression, **changed) if changed else expression
-
-
-def parts(expression: Any) -> Iterator[Any]:
-    """Return an expression and all it is made of: expressions and conditions."""
-    yield expression
-    for entry in fields(expression):
-        part = getattr(expression, entry.name)
-        for one in part if isinstance(part, tuple) else (part,):
-            if is_dataclass(one):
-                yield from parts(one)

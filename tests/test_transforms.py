@@ -27,11 +27,11 @@ from operators.conditions import Condition
 from operators.expressions import Expression
 from operators.features import Features
 from operators.kinds import feature_kinds
-from operators.nodes import nodes
+from operators.nodes import nodes, parts
 from operators.plan import compile_features
 from operators.shapes import Shapes
 from operators.stages import looked_up, plan_stages
-from operators.words import bare, parts
+from operators.words import bare
 from topics.codec import decode_prediction
 from topics.errors import DefinitionError
 from topics.messages import Event, Record
