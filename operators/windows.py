@@ -298,21 +298,19 @@ class Windows:
 
     def _insert(self, log: KeyLog, position: int, time: int, row: Row) -> None:
         """Put an entry in its place."""
-        times, values = log.times, log.values
+        times, values, index = log.times, log.values, log.index or ()
         if position == len(times):
             times.append(time)
             values += row
-            if log.index is not None:
-                for index in log.index:
-                    index.append(values, position)
+            for column in index:
+                column.append(values, position)
         else:
             times.insert(position, time)
             values[position * self._stride : position * self._stride] = row
-            if log.index is not None:
-                for index in log.index:
-                    index.insert(values, position)
-        if log.hot is not None and log.index is not None:
-            log.hot = hot_parts(self._layout, log)
+            for column in index:
+                column.insert(values, position)
+        if any([column.is_wide for column in index]):
+            log.hot = None  # its lists are changed in place; this one is no more
         if None in row and not self.is_sparse:
             self._become_sparse()
 
