@@ -79,7 +79,7 @@ def _print(counts: SkewCounts) -> None:
         table.add_column(outcome, justify="right")
     for name, outcomes in report["features"].items():
         table.add_row(name, *(f"{count:,}" for count in outcomes.values()))
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(table)
     for one in report["examples"]:
         console.print(

@@ -1,38 +1,45 @@
-"""Files of JSON lines as records.
+"""Files of JSON lines, as lines and as records.
 
-Lives here: reading a file in chunks, plain or packed.  Never here: what a line means.
+Lives here: reading a file, plain or packed.  Never here: what a line means.
 """
 
 from __future__ import annotations
 
 import gzip
 import itertools
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from topics.errors import SettingsError
 from topics.messages import Record
 
-__all__ = ["read_lines"]
+__all__ = ["lines_of", "read_lines"]
 
 LINES_MAX = 1_000
 """Lines read at once."""
 
 
-def read_lines(path: Path, topic: str) -> Iterator[list[Record]]:
-    """Yield the lines of a JSON-lines file (plain or .gz) as records, in chunks of at most LINES_MAX.
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (number, line) of a file, plain or .gz, without empty lines, which are numbered too.
 
-    Empty lines count as lines, not as records.  Raises SettingsError if the file cannot be opened.
+    Raises SettingsError if the file cannot be read.
     """
     open_lines = gzip.open if path.suffix == ".gz" else open
     try:
         with open_lines(path, "rb") as source:
-            numbered = ((offset, line.strip()) for offset, line in enumerate(source))
-            records = (Record(topic, 0, offset, None, None, line) for offset, line in numbered if line)
-            while chunk := list(itertools.islice(records, LINES_MAX)):
-                yield chunk
-    except OSError as error:
+            for number, line in enumerate(source):
+                if stripped := line.strip():
+                    yield number, stripped
+    except (OSError, EOFError, zlib.error) as error:
         raise SettingsError(
-            f"cannot read {path}: {error.strerror or error}",
+            f"cannot read {path}: {getattr(error, 'strerror', None) or error}",
             hint="give the path of a JSON-lines file, plain or .gz",
         ) from None
+
+
+def read_lines(path: Path, topic: str) -> Iterator[list[Record]]:
+    """Yield the lines of a JSON-lines file as records, in chunks of at most LINES_MAX; see `lines_of`."""
+    records = (Record(topic, 0, number, None, None, line) for number, line in lines_of(path))
+    while chunk := list(itertools.islice(records, LINES_MAX)):
+        yield chunk

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -238,7 +238,7 @@ class Owner:
             roster=self._trainer.learner.roster,
             writer=taken.writer,
             suppression=taken.suppression,
-            plan=None if stages is None else stages.answer,
+            plan=self._pipeline.scorer_plan,
         )
         rekeying = None
         if stages is not None:
@@ -261,7 +261,9 @@ class Owner:
         )
         predictions = (self._topic("predictions"), number)
         written = self._sink.mark().records[predictions]
-        return Owned(scorer, rekeying, taken, store, loaded is not None, written, unsaved=unsaved)
+        # The checkpoint has been restored: its bytes need not be kept as well.
+        kept = replace(taken, checkpoint=None)
+        return Owned(scorer, rekeying, kept, store, loaded is not None, written, unsaved=unsaved)
 
     def _entries(self, number: int, loaded: _Loaded, store: CheckpointStore) -> StateEntries:
         """Return a checkpoint's entries, in the form of this definition where its features have changed."""

@@ -225,8 +225,10 @@ class Pipeline:
         rules = self.rule_plan.fields
         return CheckedDecoder(decoder, FieldRules(rules, events.type)) if rules else decoder
 
-    def label_decoder(self) -> LabelDecoder:
-        """Return a decoder of the labels topic."""
+    def label_decoder(self) -> LabelDecoder | None:
+        """Return a decoder of the labels topic; None where labels come inside events."""
+        if self.labels.field is not None:
+            return None
         names = LabelNames(self.labels.id, self.labels.label, self.labels.time)
         return LabelDecoder(self.task, names)
 

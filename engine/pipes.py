@@ -6,17 +6,17 @@ Lives here: what one line of either looks like.  Never here: pipelines; both wor
 from __future__ import annotations
 
 import asyncio
-import gzip
 import itertools
 import sys
 import time as clock
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
 from engine.kafka import Sink, log_bounds, read_log
+from engine.lines import lines_of
 from engine.settings import KafkaSettings
 from topics.codec import time_ms
 from topics.errors import SettingsError
@@ -126,20 +126,5 @@ def _outgoing(line: bytes, key: str | None, time: str | None) -> Outgoing:
 
 def _lines(file: Path) -> Iterator[bytes]:
     if str(file) == "-":
-        yield from _stripped(sys.stdin.buffer)
-        return
-    open_lines = gzip.open if file.suffix == ".gz" else open
-    try:
-        with open_lines(file, "rb") as source:
-            yield from _stripped(source)
-    except OSError as error:
-        raise SettingsError(
-            f"cannot read {file}: {error.strerror or error}",
-            hint="give a JSON-lines file, plain or .gz, or -",
-        ) from None
-
-
-def _stripped(source: IO[bytes] | Any) -> Iterator[bytes]:
-    for line in source:
-        if stripped := line.strip():
-            yield stripped
+        return (stripped for line in sys.stdin.buffer if (stripped := line.strip()))
+    return (line for _, line in lines_of(file))

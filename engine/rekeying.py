@@ -67,8 +67,7 @@ class Rekeying:
     ) -> None:
         self.partition = partition
         self.position = _Position()
-        inside = pipeline.labels.field is not None
-        self.intake = Intake(pipeline.event_decoder(), None if inside else pipeline.label_decoder())
+        self.intake = Intake(pipeline.event_decoder(), pipeline.label_decoder())
         self._hopbox = Hopbox(writer, logged)
         self._gather = Gather(parts=stages.parts)
         self.router = Router(pipeline, stages, partition=partition, hopbox=self._hopbox, gather=self._gather)

@@ -20,6 +20,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from engine.pipeline import Pipeline
     from topics.catalog import TopicPlan
+from topics.durations import duration_text
 
 __all__ = ["describe", "print_description", "print_plan", "print_report", "progress"]
 
@@ -63,14 +64,15 @@ def print_description(described: dict[str, Any]) -> None:
     for column in ("feature", "definition", "key", "source", "looks back", "cost of an event"):
         table.add_column(column, overflow="fold")
     for row in described["features"]:
-        window = _span(row["window_ms"]) if row["window_ms"] else ""
-        table.add_row(row["name"], row["expression"], row["key"], row["source"], window, row["cost"])
+        window = duration_text(row["window_ms"]) if row["window_ms"] else ""
+        table.add_row(row["name"], escape(row["expression"]), row["key"], row["source"], window, row["cost"])
     _out.print(table)
     state = described["state"]
     _out.print(
         f"\nstate: {len(state['key_groups'])} key groups ({'; '.join(state['key_groups'])}), "
-        f"longest window {_span(state['window_max_ms'])}, about {state['bytes_per_event_kept']} bytes per "
-        f"event kept, at most {state['events_per_key_max']:,} events per key"
+        f"longest window {duration_text(state['window_max_ms'])}, "
+        f"about {state['bytes_per_event_kept']} bytes per event kept, "
+        f"at most {state['events_per_key_max']:,} events per key"
         + (
             f"; {state['bytes_per_key_max']:,} bytes per key in tiles and sums"
             if state["bytes_per_key_max"]
@@ -175,10 +177,3 @@ def _number(value: float | None) -> str:
 
 def _when(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _span(span_ms: int) -> str:
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
-        if span_ms and span_ms % size == 0:
-            return f"{span_ms // size}{unit}"
-    return f"{span_ms}ms"

@@ -81,7 +81,7 @@ class Scorer:
         self.counts: Counter[tuple[str, str]] = Counter()
         """What happened, by (metric, label): the shell exports it; no part of the state."""
         inside = pipeline.labels.field is not None
-        self.intake = Intake(pipeline.event_decoder(), None if inside else pipeline.label_decoder())
+        self.intake = Intake(pipeline.event_decoder(), pipeline.label_decoder())
         self.features = Features(plan, self.counts)
         self.join = Join(wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold)

@@ -153,7 +153,7 @@ class PartitionSkew:
             inside,
         )
         self.skew = Skew(pipeline.plan, scope, one_in=one_in)
-        self.intake = Intake(pipeline.event_decoder(), None if inside else pipeline.label_decoder())
+        self.intake = Intake(pipeline.event_decoder(), pipeline.label_decoder())
         self.answered_to = 0
         """Next offset of the events that are answered."""
         self._partition = partition

@@ -48,8 +48,7 @@ class StaticFeatures:
             self._wanted.addresses(read.decoded.value) if isinstance(read.decoded, Decoded) else {}
             for read in run.events
         ]
-        asked = list(dict.fromkeys(address for row in rows for address in row.values()))
-        found = await self._lookups.fetch(asked)
+        found = await self._lookups.fetch([address for row in rows for address in row.values()])
         return [{name: found[address] for name, address in row.items()} for row in rows]
 
     async def close(self) -> None:

@@ -115,32 +115,27 @@ class Trainer:
             return
         self._claim, checkpoint = await self._store.fence()
         self._decisions.clear()
-        self._restored = True
-        if checkpoint is not None:
-            self._restore(checkpoint)
-        elif self.learner.reading:
-            self.learner = build_learner(self._pipeline, key=self._key)
+        self._restore(checkpoint)
 
     async def catch_up(self) -> None:
         """Fold the log up to its end."""
         if not self._restored:
-            self._restored = True
-            checkpoint = await self._store.load()
-            if checkpoint is not None:
-                self._restore(checkpoint)
-            elif self.learner.reading:
-                self.learner = build_learner(self._pipeline, key=self._key)
+            self._restore(await self._store.load())
         _, end = (await log_bounds(self._settings.kafka, self._topic))[PARTITION]
         while self.learner.reading < end:
             await self._read(self.learner.reading, end)
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Replace the learner by the one a checkpoint holds."""
-        stored: dict[str, str] = json.decode(checkpoint.meta)
-        accept = self._accept_features
-        check_definition(stored, self._definition, self._store.path, accept_features=accept)
-        self.learner = build_learner(self._pipeline, key=self._key)
-        self.learner.restore(checkpoint.entries)
+    def _restore(self, checkpoint: Checkpoint | None) -> None:
+        """Replace the learner by the one a checkpoint holds; without one, by a new one."""
+        if checkpoint is not None:
+            stored: dict[str, str] = json.decode(checkpoint.meta)
+            accept = self._accept_features
+            check_definition(stored, self._definition, self._store.path, accept_features=accept)
+        if checkpoint is not None or self.learner.reading:
+            self.learner = build_learner(self._pipeline, key=self._key)
+        if checkpoint is not None:
+            self.learner.restore(checkpoint.entries)
+        self._restored = True
 
     def release(self) -> None:
         """Stop leading and learning ahead: partitions have moved."""

@@ -171,6 +171,7 @@ class Worker:
                 self._offer(batches)
                 for partition, owned in list(self._owned.items()):
                     await self._advance(partition, owned, polled_s)
+                self._count()
                 await self._dispatch.put(self.trainer.take_decisions())
                 await self._dispatch.turn()
                 await self._write_commands()
@@ -253,8 +254,6 @@ class Worker:
             run, values = found
             await self.trainer.wait_until_near(BEHIND_MAX)
             looked_up = together(await self._static.of(run), values)
-            for outcome, count in self._static.counts.items():
-                self.metrics.counts["lookups", outcome] = count
             async with self._models:
                 # 2 step   3 send
                 await self._dispatch.put(owned.scorer.step(run, _now_ms(), looked_up))
@@ -266,10 +265,16 @@ class Worker:
                 owned.shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
                 await self._dispatch.put(learnable)
             self._served.put(owned.scorer.settled)
-            self.metrics.absorb(self._served.counts)
             owned.scorer.join.prepare(UNPREPARED_MAX)
             observe_delays(self.metrics.label_delay, owned.scorer.label_delays_ms)
+
+    def _count(self) -> None:
+        """Export what was counted since the last turn: also by partitions that only compute for others."""
+        for owned in self._owned.values():
             owned.absorb_counts(self.metrics.absorb)
+        self.metrics.absorb(self._served.counts)
+        for outcome, count in self._static.counts.items():
+            self.metrics.counts["lookups", outcome] = count
 
     def _observe(self, run: Run, polled_s: float) -> None:
         if run.events:

@@ -146,3 +146,13 @@ def test_topics_send_and_tail(tansu: KafkaSettings, tmp_path: Path) -> None:
         (None, "not json"),
     ]
     assert rows[0]["timestamp"] == 1_357_017_300_000
+
+
+def test_commands_that_load_no_pipeline_start_without_river() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "import engine.cli, sys; print('river' in sys.modules)"],
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert said.stdout == b"False\n"
