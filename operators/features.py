@@ -112,7 +112,7 @@ class Features:
         if len(self.plan.groups) != 1 or not self._event_groups:
             return None
         (group,), (run,) = self.plan.groups, self._event_groups
-        if not isinstance(run.windows, Windows) or group.where is not None or group.shift_ms:
+        if not isinstance(run.windows, Windows) or group.where is not None:
             return None
         fields = {
             name: expression.name

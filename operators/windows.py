@@ -29,7 +29,7 @@ from operators.exact import Number, Split, split_for
 from operators.fused import Layout, Output, compile_enter, compile_run, hot_parts
 from operators.idle import LONG_AGO, IdleKeys
 from operators.index import ROOM_MAX, ColumnIndex
-from operators.kernels import Kernels, Target, build
+from operators.kernels import Kernels, Target, build, kinds_of
 from operators.quiet import QUIET_MAX, QuietLogs, compile_calm
 from topics.messages import Event
 
@@ -147,7 +147,7 @@ class Windows:
     def enter(self, key: str, time: int, watermark: int, row: Row) -> None:
         """Enter what is no event of its own: a label.  One from before all windows changes nothing."""
         if time > watermark - self.width_max_ms:
-            if key not in self._logs and self._calm(key, time, watermark, row, {}):
+            if self._before is None and key not in self._logs and self._calm(key, time, watermark, row, {}):
                 return
             log = self._log(key, time, watermark)
             self._insert(log, bisect_right(log.times, time, log.base), time, row)
@@ -184,7 +184,7 @@ class Windows:
     def fuse(self, output: Output) -> None:
         """Make `run` for feature dicts like `output`."""
         self._output = output
-        self._compile()
+        self._compile_run()
 
     def _compile(self) -> None:
         """Build the kernels: what leaves the event itself out is read before it is entered."""
@@ -193,13 +193,10 @@ class Windows:
         self._before = build(self._columns, before, sparse=self.is_sparse) if before else None
         self._after = build(self._columns, after, sparse=self.is_sparse)
         presence = {"present"} if self.is_sparse else set()
-        self._wanted = [
-            presence | {a.kind for _, a, _ in self._targets if a.is_valued and a.column == column}
-            for column in self._columns
-        ]
+        self._wanted = [presence | kinds_of(self._targets, column) for column in self._columns]
         layout = self._layout = Layout(self._columns, self._targets, self.is_sparse)
         self._widths_ms = layout.widths_ms
-        names = {
+        self._names = {
             "changed": self._changed,
             "file": self.idle.file,
             "idle": self.idle,
@@ -208,15 +205,17 @@ class Windows:
             "quick": self._quick,
             "windows": self,
         }
+        if self._before is None:
+            self._calm = compile_calm(self._columns, after, self._quiet, self._names)
+            self._enter = compile_enter(layout, self._names)
+        self._compile_run()
+
+    def _compile_run(self) -> None:
+        """Build `run` where it is wanted and no window leaves the event out."""
         self.run: Callable[..., Any] | None = None
         """`fused.compile_run`, where there is one."""
-        self._calm = compile_calm(self._columns, after or self._targets, self._quiet, names)
-        if not before:
-            self._enter = compile_enter(layout, names)
-            # A column that is only shown may hold text, which no number's bounds fit.
-            numeric = all(found - {"first", "last", "present"} for found in self._wanted)
-            if self._output is not None and numeric:
-                self.run = compile_run(layout, self._output, names | {"calm": self._calm})
+        if self._output is not None and self._before is None:
+            self.run = compile_run(self._layout, self._output, self._names | {"calm": self._calm})
 
     def _read(self, kernels: Kernels, log: KeyLog, end: int, time: int, out: dict[Any, Any]) -> None:
         (kernels.plain if log.index is None else kernels.indexed)(log, end, time, out)
@@ -309,7 +308,7 @@ class Windows:
             values[position * self._stride : position * self._stride] = row
             for column in index:
                 column.insert(values, position)
-        if any([column.is_wide for column in index]):
+        if any(column.is_wide for column in index):
             log.hot = None  # its lists are changed in place; this one is no more
         if None in row and not self.is_sparse:
             self._become_sparse()
