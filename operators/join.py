@@ -289,8 +289,10 @@ class Join:
     def _drop(self, event_id: str) -> Waiting | Answered:
         if event_id in self._stored:
             self._changed.add(event_id)
-        else:
-            self._changed.discard(event_id)  # it came and went between two deltas
+        else:  # it came and went between two deltas
+            self._changed.discard(event_id)
+            if self._prepared:
+                self._prepared.pop("w/" + event_id, None)
         return self._waiting.pop(event_id)
 
     def _drop_early(self, event_id: str, offset: int) -> EarlyLabel | None:
@@ -312,22 +314,34 @@ class Join:
         entries.update(("l/" + event_id, _encode(early)) for event_id, early in self._early.items())
         return entries
 
-    def prepare(self, leave: int) -> None:
-        """Encode what has changed, all but `leave` entries, for the next `delta`.
+    def prepare(self, count: int) -> None:
+        """Encode up to `count` entries that have changed, for the next `delta`.
 
         A delta of 15,000 entries takes 100 ms at once.  What changes again is encoded again.
         """
         prepared, waiting, changed, stored = self._prepared, self._waiting, self._changed, self._stored
-        while len(changed) > leave:
+        for _ in range(min(count, len(changed))):
             event_id = changed.pop()
-            _put(prepared, stored, "w/", event_id, waiting.get(event_id))
+            entry = waiting.get(event_id)
+            if entry is not None:
+                prepared["w/" + event_id] = _encode(entry)
+            elif event_id in stored:
+                prepared["w/" + event_id] = None
 
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
-        self.prepare(0)
+        self.prepare(len(self._changed))
         changed, self._prepared = self._prepared, {}
+        for name, data in changed.items():
+            (self._stored.discard if data is None else self._stored.add)(name[2:])
         for event_id in self._changed_early:
-            _put(changed, self._stored_early, "l/", event_id, self._early.get(event_id))
+            early = self._early.get(event_id)
+            if early is not None:
+                changed["l/" + event_id] = _encode(early)
+                self._stored_early.add(event_id)
+            elif event_id in self._stored_early:
+                changed["l/" + event_id] = None
+                self._stored_early.discard(event_id)
         self._changed_early.clear()
         return changed
 
@@ -352,16 +366,6 @@ class Join:
         heapify(self._others)
         self._in_order = deque(sorted(map(_place, self._waiting.values())))
         self._look()
-
-
-def _put(changed: StateDelta, stored: set[str], prefix: str, event_id: str, entry: Struct | None) -> None:
-    """Put what became of an entry into a delta."""
-    if entry is not None:
-        changed[prefix + event_id] = _encode(entry)
-        stored.add(event_id)
-    elif event_id in stored:
-        changed[prefix + event_id] = None
-        stored.discard(event_id)
 
 
 def _place(entry: Waiting | Answered) -> tuple[int, int, str]:

@@ -224,10 +224,11 @@ def test_deltas_prepared_at_any_moment_give_the_state(
         if labelled:
             join.label(Label(f"e{offset - 1}", True, time, offset), key=None, value=None)
         join.expire(time, at_offset=offset)
-        leave, saved = next(moment, (9, False))
-        join.prepare(leave)
+        count, saved = next(moment, (0, False))
+        join.prepare(count)
         if saved:
             changed = join.delta()
+            assert all(state.get(name) is not None for name, data in changed.items() if data is None)
             state = {**state, **changed}  # type: ignore[dict-item]
             assert not join.delta()
     state = {name: data for name, data in {**state, **join.delta()}.items() if data is not None}
