@@ -7,6 +7,7 @@ is allowed (`trainer.py`), what an example does (`operators/learning.py`), readi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import groupby
 
 from engine.learner import Learner
@@ -42,9 +43,14 @@ class Ahead:
                     if isinstance(value, Quarantine):
                         self._decided(learner.take(value))
 
-    def lessons(self, rows: Sequence[Features], labels: Sequence[LabelValue]) -> Lessons:
-        """Let every candidate score and learn rows; `judge` must follow for all of them."""
-        return self._learner.learning.lessons(rows, labels)
+    def lessons(
+        self, rows: Sequence[Features], labels: Sequence[LabelValue], names: AbstractSet[str]
+    ) -> Lessons:
+        """Let every candidate score and learn rows; `judge` must follow for all of them.
+
+        `names` are all that the rows can have.
+        """
+        return self._learner.learning.lessons(rows, labels, names)
 
     def judge(self, examples: Sequence[Example], lessons: Lessons, row: int) -> int:
         """Let `examples`, made from `row` of `lessons` on, act up to a decision; return how many did.

@@ -22,13 +22,13 @@ from engine.ahead import Ahead
 from engine.assembly import build_learner
 from engine.intake import Run
 from engine.lines import read_lines
+from engine.outbox import Settled
 from engine.pipeline import Pipeline
 from engine.scorer import Scorer
 from engine.static import StaticHistory
 from operators.asof import AsOf
 from operators.calculation import FUNCTION_FAILURES
 from operators.claims import Suppression, Writer
-from operators.join import Waiting
 from topics import headers
 from topics.codec import encode, encode_json
 from topics.errors import SettingsError
@@ -120,7 +120,7 @@ class Backtest:
         events: Iterable[Sequence[Record]],
         labels: Iterable[Sequence[Record]],
         *,
-        on_settled: Callable[[Sequence[Waiting]], None] | None = None,
+        on_settled: Callable[[Sequence[Settled]], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         """Drive both inputs to their ends.
@@ -218,14 +218,13 @@ def backtest(
             hint="leave --labels out" if inside else "give --labels FILE with one label message per line",
         )
 
-    def write(settled: Sequence[Waiting]) -> None:
-        for waiting in settled:
-            answer = waiting.prediction
+    def write(settled: Sequence[Settled]) -> None:
+        for answer, _, scores in settled:
             if features_out is not None:
                 row = {"event_id": answer.event_id, "features": answer.features}
                 features_out.write(encode_json(row) + b"\n")
             if predictions_out is not None:
-                predictions_out.write(encode(replace(answer, scores=waiting.scores)) + b"\n")
+                predictions_out.write(encode(replace(answer, scores=scores)) + b"\n")
 
     result = Backtest(pipeline, warmup=warmup, static=static)
     result.play(

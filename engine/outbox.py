@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from engine.ahead import Ahead
 from operators.claims import Suppression, Writer
-from operators.join import Joined, Waiting
+from operators.join import Joined
 from operators.scoring import Failure, Served
 from topics import headers
 from topics.codec import encode
@@ -31,10 +31,14 @@ from topics.messages import (
     Score,
 )
 
-__all__ = ["EXAMPLES_PARTITION", "Line", "Outbox"]
+__all__ = ["EXAMPLES_PARTITION", "Line", "Outbox", "Settled"]
 
 EXAMPLES_PARTITION = 0
 """One global model: every scorer writes to one examples partition."""
+
+
+Settled = tuple[Prediction, str, dict[str, Score]]
+"""An answered event: the answer, the event's key, what every candidate said."""
 
 
 class Line(NamedTuple):
@@ -209,8 +213,9 @@ class Outbox:
         answer = joined.waiting.prediction
         if not self.suppression.empty and self.suppression.exampled(answer.event_id, answer.event_offset):
             return
+        waiting = joined.waiting
         examples = self.number_examples(
-            [joined.waiting],
+            [(answer, waiting.key, waiting.scores)],
             [joined.label],
             [joined.label_time],
             joined.label_offset,
@@ -222,7 +227,7 @@ class Outbox:
 
     def number_examples(
         self,
-        answered: Sequence[Waiting],
+        settled: Sequence[Settled],
         labels: Sequence[LabelValue],
         label_times: Sequence[int],
         label_offset: int = -1,
@@ -232,19 +237,18 @@ class Outbox:
         partition, claim = self._partition, self.writer.claim
         sequence = self.writer.sent(self._examples_log)
         examples = []
-        for number, (waiting, label, label_time) in enumerate(
-            zip(answered, labels, label_times, strict=True), sequence
+        for number, ((answer, key, scores), label, label_time) in enumerate(
+            zip(settled, labels, label_times, strict=True), sequence
         ):
-            answer = waiting.prediction
             examples.append(
                 Example(
                     answer.event_id,
-                    waiting.key,
+                    key,
                     answer.event_time,
                     label_time,
                     label,
                     answer.features,
-                    waiting.scores,
+                    scores,
                     answer.prediction_score,
                     answer.served_by,
                     answer.model_name,

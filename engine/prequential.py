@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from engine.ahead import Ahead
-from engine.outbox import Line, Outbox
+from engine.outbox import Line, Outbox, Settled
 from engine.pipeline import Pipeline
-from operators.join import Answered, Waiting
+from operators.join import Answered
 from operators.lessons import Lessons, Serving
 from operators.roster import Roster
 from operators.scoring import labels_of
@@ -38,8 +38,6 @@ class LabelledRun(NamedTuple):
     rows: Sequence[Features]
     labels: Sequence[LabelValue]
     crcs: Sequence[int]
-    keys: Sequence[tuple[str, ...]]
-    """Each event's keys in the label windows."""
 
 
 class Prequential:
@@ -58,14 +56,12 @@ class Prequential:
         self._roster = roster
         self._counts = counts
         self._shadows_sent = pipeline.shadow_predictions
+        self._names = frozenset(name for name, _ in pipeline.plan.features)
 
-    def answer(self, run: LabelledRun, now_ms: int, ahead: Ahead) -> tuple[list[Waiting], list[Answered]]:
-        """Answer and learn all of `run`; return what was answered, and what repeats of it need.
-
-        The answers have every candidate's score and their label.
-        """
-        lessons = ahead.lessons(run.rows, run.labels)
-        answered: list[Waiting] = []
+    def answer(self, run: LabelledRun, now_ms: int, ahead: Ahead) -> tuple[list[Settled], list[Answered]]:
+        """Answer and learn all of `run`; return what was answered, and what repeats of it need."""
+        lessons = ahead.lessons(run.rows, run.labels, self._names)
+        answered: list[Settled] = []
         kept: list[Answered] = []
         while (row := len(answered)) < len(run.events):
             answered += self._stretch(run, row, now_ms, lessons, ahead)
@@ -74,7 +70,7 @@ class Prequential:
 
     def _stretch(
         self, run: LabelledRun, row: int, now_ms: int, lessons: Lessons, ahead: Ahead
-    ) -> list[Waiting]:
+    ) -> list[Settled]:
         """Answer and learn from `row` on, as far as the present line-up holds."""
         outbox, roster = self._outbox, self._roster
         serving = lessons.serving(row)
@@ -85,23 +81,24 @@ class Prequential:
             self._counts["models", "failed"] += len(serving.failures)
             outbox.quarantine(answers[0], serving.failures)
             outbox.tell()
-        waiting = self._waiting(run, row, answers, lessons)
-        times = [answer.event_time for answer in answers]
-        examples = outbox.number_examples(waiting, run.labels[row:until], times)
+        events = run.events[row:until]
+        keys, times = [event.key for event in events], [event.event_time for event in events]
+        settled = list(zip(answers, keys, self._scores(row, until, lessons), strict=True))
+        examples = outbox.number_examples(settled, run.labels[row:until], times)
         revision = roster.revision
         judged = 0
         while judged < len(examples) and roster.revision == revision:
             judged += ahead.judge(examples[judged:], lessons, row + judged)
         outbox.write(examples[:judged])
-        return waiting[:judged]
+        return settled[:judged]
 
-    def _send(self, run: LabelledRun, row: int, answered: Sequence[Waiting]) -> list[Answered]:
+    def _send(self, run: LabelledRun, row: int, answered: Sequence[Settled]) -> list[Answered]:
         """Send the answers to `run` from `row` on."""
         part = slice(row, row + len(answered))
-        sent = self._outbox.send([waiting.prediction for waiting in answered], run.events[part])
+        sent = self._outbox.send([answer for answer, _, _ in answered], run.events[part])
         if self._shadows_sent:
-            for waiting in answered:
-                self._outbox.shadow(waiting.prediction, waiting.key, waiting.scores)
+            for settled in answered:
+                self._outbox.shadow(*settled)
         return [
             Answered(event.event_id, event.event_time, event.offset, crc, label, answer)
             for event, crc, label, answer in zip(
@@ -128,28 +125,12 @@ class Prequential:
             run.events[row:until], run.rows[row:until], now_ms, by, scores, labels, cold_starts
         )
 
-    def _waiting(
-        self, run: LabelledRun, row: int, answers: Sequence[Prediction], lessons: Lessons
-    ) -> list[Waiting]:
-        """Return the answers with what every candidate said, and their labels."""
-        until = row + len(answers)
+    def _scores(self, row: int, until: int, lessons: Lessons) -> list[dict[str, Score]]:
+        """Return what every candidate said of each row."""
         names = lessons.racing_at(row)
         if len(names) == 1:
             name = names[0]
-            scores = [{name: score} for score in lessons.column(name, row, until)]
-        else:
-            columns = [lessons.column(name, row, until) for name in names]
-            scores = [dict(zip(names, found, strict=True)) for found in zip(*columns, strict=True)]
-            scores = scores or [{} for _ in answers]
-        return [
-            Waiting(answer, event.key, keys, crc, found, label)
-            for answer, event, keys, crc, found, label in zip(
-                answers,
-                run.events[row:until],
-                run.keys[row:until],
-                run.crcs[row:until],
-                scores,
-                run.labels[row:until],
-                strict=True,
-            )
-        ]
+            return [{name: score} for score in lessons.column(name, row, until)]
+        columns = [lessons.column(name, row, until) for name in names]
+        found = [dict(zip(names, scores, strict=True)) for scores in zip(*columns, strict=True)]
+        return found or [{} for _ in range(row, until)]

@@ -23,7 +23,7 @@ import msgspec
 from engine.ahead import Ahead
 from engine.checks import Checks
 from engine.intake import EventRead, Intake, LabelRead, Run
-from engine.outbox import Outbox
+from engine.outbox import Outbox, Settled
 from engine.pipeline import Pipeline
 from engine.prequential import LabelledRun, Prequential
 from engine.ready import Ready
@@ -99,7 +99,7 @@ class Scorer:
         self._max_ahead_ms = pipeline.max_ahead_ms
         self._shadows_sent = pipeline.shadow_predictions
         self._served_by: Counter[str] = Counter()
-        self.settled: list[Waiting] = []
+        self.settled: list[Settled] = []
         """What the last run answered, with every candidate's score."""
         self.label_delays_ms: list[int] = []
         """Delays of the labels the last run joined; the shell exports them."""
@@ -276,12 +276,12 @@ class Scorer:
         events = ready.events[part]
         keys = [self.features.label_keys(event) if self._label_windows else () for event in events]
         labels = cast("list[LabelValue]", ready.labels[part])
-        run = LabelledRun(events, rows, labels, ready.crcs[part], keys)
+        run = LabelledRun(events, rows, labels, ready.crcs[part])
         answered, kept = self._prequential.answer(run, now_ms, ahead)
         self.settled += answered
         self.counts["labels", "joined"] += len(answered)
         self.label_delays_ms += [0] * len(answered)
-        self._served_by.update([waiting.prediction.served_by for waiting in answered])
+        self._served_by.update([answer.served_by for answer, _, _ in answered])
         self.join.answered_all(kept)
         if self._label_windows:
             for event, label, of in zip(events, labels, keys, strict=True):
@@ -319,9 +319,10 @@ class Scorer:
     def _settle(self, waiting: Waiting, label: LabelValue | None) -> None:
         """Let every candidate score an answered event, then join the label if it is here already."""
         joined = self.join.settle(waiting, self._shadow(waiting))
-        self.settled.append(waiting)
+        settled = (waiting.prediction, waiting.key, waiting.scores)
+        self.settled.append(settled)
         if self._shadows_sent:
-            self.outbox.shadow(waiting.prediction, waiting.key, waiting.scores)
+            self.outbox.shadow(*settled)
         if isinstance(joined, EarlyLabel):
             self._unusable(self._record_of(joined), joined.label.event_id, "late")
             joined = None

@@ -28,9 +28,9 @@ from redis.exceptions import RedisError
 
 from engine.hashes import give_up, redis_client
 from engine.lookups import PAUSE_MS
+from engine.outbox import Settled
 from engine.pipeline import SERVED_TIME, Pipeline
 from engine.settings import Settings
-from operators.join import Waiting
 from topics.errors import SettingsError
 from topics.messages import Prediction
 from topics.stored import stored_text
@@ -96,16 +96,15 @@ class ServedFeatures:
                 )
             self._redis = redis_client(settings.redis_url.get_secret_value())
 
-    def put(self, settled: Sequence[Waiting]) -> None:
+    def put(self, settled: Sequence[Settled]) -> None:
         """Take what a run answered; it is written in the background."""
         if self._redis is None:
             return
         waiting = self._waiting
-        for each in settled:
-            answer = each.prediction
-            known = waiting.get(each.key)
+        for answer, key, _ in settled:
+            known = waiting.get(key)
             if known is None or known.event_time <= answer.event_time:
-                waiting[each.key] = answer
+                waiting[key] = answer
         self._bound()
         self._start()
 

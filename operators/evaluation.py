@@ -6,16 +6,15 @@ decisions (they rest on `evidence.py`), models, clocks.
 Strategy: an example is one append; rows are counted by the column when a batch has gathered or
 somebody asks, which changes no bit, for each metric and each curve still sees them in their order.
 The recent window is a ring of raw (label, scores) from which metrics are computed only when
-somebody asks.  Curves hold the mean comparison loss (`losses.py`) per bucket of time; when there
-are too many buckets the width doubles and pairs merge, so the whole run is always in view in
-bounded memory.
+somebody asks.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from itertools import chain, compress
 from typing import Any
 
@@ -24,11 +23,12 @@ from river import metrics
 from river.metrics.base import BinaryMetric, MeanMetric
 
 from operators.contract import StateDelta, StateEntries
+from operators.curve import Cells, Curve, Losses
 from operators.losses import brier, multiclass_brier
 from operators.scoring import label_of
 from topics.messages import Example, LabelValue, Score, Task
 
-__all__ = ["SERVED", "Brier", "Curve", "Evaluation", "default_metrics"]
+__all__ = ["SERVED", "Brier", "Evaluation", "default_metrics"]
 
 SERVED = "served"
 """The name under which what was answered is evaluated, whoever answered; no candidate's name."""
@@ -36,17 +36,7 @@ RECENT_MAX = 1_000
 """Examples in the recent window: a percent of accuracy is ten of them."""
 ROWS_MAX = 64
 """Examples that wait to be counted together: the cost of setting out is shared, the memory small."""
-BUCKETS_MAX = 256
-"""Points of a curve: as many as a plot can show."""
-
-Point = tuple[int, float, int]
-"""(start of the bucket in ms, mean loss, examples)."""
 _Recent = tuple[LabelValue, Score, dict[str, Score]]
-_Losses = Mapping[str, Sequence[float | None]]
-"""Columns of losses by series."""
-_Cells = dict[str, tuple[float, int]]
-"""(sum, count) of the losses of each series in one bucket."""
-_NO_CELL = (0.0, 0)
 
 
 class Brier(MeanMetric, BinaryMetric):
@@ -88,80 +78,9 @@ def default_metrics(task: Task) -> list[metrics.base.Metric]:
     return [metric() for metric in _DEFAULTS[task]]
 
 
-class Curve:
-    """Mean loss of every series over time, in at most `BUCKETS_MAX` buckets of equal width.
-
-    >>> curve = Curve()
-    >>> curve.extend(range(1_000), {"model": [time / 1_000 for time in range(1_000)]})
-    >>> curve.width_ms, [(start, round(mean, 2), count) for start, mean, count in curve.points("model")][-1]
-    (4, (996, 1.0, 4))
-    """
-
-    def __init__(self) -> None:
-        self.width_ms = 1
-        self.buckets: dict[int, _Cells] = {}
-
-    def extend(self, times_ms: Sequence[int], losses: _Losses) -> None:
-        """Count examples in their order, those without an opinion (None) left out.
-
-        Neighbours mostly share a bucket.
-        """
-        start, rows = 0, len(times_ms)
-        while start < rows:
-            number = times_ms[start] // self.width_ms
-            end = self._same_bucket(times_ms, start, number)
-            cells = self._bucket(number)
-            for name, column in losses.items():
-                total, count = cells.get(name, _NO_CELL)
-                known = [loss for loss in column[start:end] if loss is not None]
-                for loss in known:  # one after the other: `sum` rounds in another way from Python 3.12 on
-                    total += loss
-                if known:
-                    cells[name] = (total, count + len(known))
-            start = end
-
-    def _same_bucket(self, times_ms: Sequence[int], start: int, number: int) -> int:
-        """Return the end of the stretch from `start` on whose times fall into bucket `number`."""
-        width_ms, end = self.width_ms, len(times_ms)
-        rest = times_ms[start:]
-        if min(rest) // width_ms == number == max(rest) // width_ms:
-            return end
-        return next((row for row in range(start, end) if times_ms[row] // width_ms != number), end)
-
-    def _bucket(self, number: int) -> _Cells:
-        cells = self.buckets.get(number)
-        if cells is None:
-            cells = self.buckets[number] = {}
-            if len(self.buckets) > BUCKETS_MAX:
-                return self._widen(number)
-        return cells
-
-    def _widen(self, number: int) -> _Cells:
-        """Double the width until the buckets fit; return the one that `number` fell into."""
-        while len(self.buckets) > BUCKETS_MAX:
-            self.width_ms *= 2
-            number //= 2
-            merged: dict[int, _Cells] = {}
-            for old, cells in self.buckets.items():
-                into = merged.setdefault(old // 2, {})
-                for name, (total, count) in cells.items():
-                    more, others = into.get(name, _NO_CELL)
-                    into[name] = (more + total, others + count)
-            self.buckets = merged
-        return self.buckets[number]
-
-    def points(self, name: str) -> list[Point]:
-        """Return one series in order of time; buckets without examples are left out."""
-        return [
-            (number * self.width_ms, cells[name][0] / cells[name][1], cells[name][1])
-            for number, cells in sorted(self.buckets.items())
-            if name in cells
-        ]
-
-
 class _CurveState(msgspec.Struct):
     width_ms: int
-    buckets: dict[int, _Cells]
+    buckets: dict[int, Cells]
 
 
 class _Card:
@@ -175,6 +94,10 @@ class _Card:
         self.cold = cold
         self.of_labels = [m.update for m in self.metrics if getattr(m, "requires_labels", False)]
         self.of_scores = [m.update for m in self.metrics if not getattr(m, "requires_labels", False)]
+
+    def copy(self) -> _Card:
+        """Return a card of its own that holds the same."""
+        return _Card(deepcopy(self.metrics), self.examples, self.cold)
 
     def count(
         self, labels: Sequence[LabelValue], scores: Sequence[Score], label_of_score: Callable[[Score], Any]
@@ -231,7 +154,7 @@ class Evaluation:
         """Their losses by series."""
         self._dirty = True
 
-    def extend(self, examples: Sequence[Example], losses: _Losses) -> None:
+    def extend(self, examples: Sequence[Example], losses: Losses) -> None:
         """Count examples, with the columns of losses of `SERVED` and of every candidate in the race.
 
         Each of these candidates has a score in each example; other scores are not counted.
@@ -255,23 +178,42 @@ class Evaluation:
         self._by_event_time.extend([example.event_time for example in examples], losses)
         self._by_label_time.extend([example.label_time for example in examples], losses)
         names = [name for name in losses if name != SERVED]
-        rows = [(e.label, e.served_score, _only(names, e.scores)) for e in examples]
+        rows = [
+            (e.label, e.served_score, e.scores if len(e.scores) == len(names) else _only(names, e.scores))
+            for e in examples
+        ]
         self._recent.extend(rows)
-        warm = [e.event_offset >= self._warmup_offset for e in examples]
-        self._count(self._cards, list(compress(rows, warm)))
+        if self._warmup_offset:
+            warm = [e.event_offset >= self._warmup_offset for e in examples]
+            rows, examples = list(compress(rows, warm)), list(compress(examples, warm))
+        if rows:
+            self._count(self._cards, rows, examples[0].model_name)
 
-    def _count(self, cards: dict[str, _Card], rows: Sequence[_Recent]) -> None:
-        """Update the cards of all series in `rows`, series by series."""
-        if not rows:
-            return
+    def _count(self, cards: dict[str, _Card], rows: Sequence[_Recent], champion: str = "") -> None:
+        """Update the cards of all series in `rows`, series by series.
+
+        What is served is what `champion` says, mostly until it is swapped: up to the first difference
+        the two have one card.
+        """
         labels, served, scores = zip(*rows, strict=True)
-        self._card(cards, SERVED).count(labels, served, self._label_of)
-        for name in dict.fromkeys(chain.from_iterable(scores)):
-            column = [row[name] for row in scores if name in row]
+        columns = {
+            name: tuple([row[name] for row in scores if name in row])
+            for name in dict.fromkeys(chain.from_iterable(scores))
+        }
+        if SERVED not in cards and champion in columns:
+            cards[SERVED] = self._card(cards, champion)
+        twin = next(
+            (name for name, card in cards.items() if card is cards.get(SERVED) and name != SERVED), None
+        )
+        if twin is not None and columns.get(twin) != served:
+            cards[SERVED], twin = cards[SERVED].copy(), None
+        for name, column in columns.items():
             truths: Sequence[LabelValue] = labels
             if len(column) < len(labels):
                 truths = [label for label, row in zip(labels, scores, strict=True) if name in row]
             self._card(cards, name).count(truths, column, self._label_of)
+        if twin is None:
+            self._card(cards, SERVED).count(labels, served, self._label_of)
 
     def _card(self, cards: dict[str, _Card], name: str) -> _Card:
         card = cards.get(name)
@@ -313,7 +255,8 @@ class Evaluation:
         """Return the metrics of the last `RECENT_MAX` examples by series (`SERVED` too), computed now."""
         self._catch_up()
         cards: dict[str, _Card] = {}
-        self._count(cards, list(self._recent))
+        if self._recent:
+            self._count(cards, list(self._recent))
         return {name: _values(card.metrics) for name, card in cards.items() if card.examples}
 
     def recent_loss(self, name: str) -> float:
@@ -346,7 +289,7 @@ class Evaluation:
         """Return the whole state: River's metrics, the recent window, the curves."""
         self._catch_up()
         # Sorted: series begin in another order where rows are counted by the column.
-        cards = {name: (card.metrics, card.examples, card.cold) for name, card in self._cards.items()}
+        cards = {name: (card.metrics, card.examples, card.cold) for name, card in sorted(self._cards.items())}
         curves = [
             _CurveState(
                 curve.width_ms, {start: dict(sorted(cells.items())) for start, cells in curve.buckets.items()}
@@ -370,7 +313,8 @@ class Evaluation:
         """Replace the whole state."""
         self._examples, self._losses = [], {}
         cards = self._load(entries["metrics"])
-        self._cards = {name: _Card(*parts) for name, parts in cards.items()}
+        known = {id(parts[0]): _Card(*parts) for parts in cards.values()}  # two of them may be one
+        self._cards = {name: known[id(parts[0])] for name, parts in cards.items()}
         recent = msgspec.msgpack.decode(entries["recent"], type=list[_Recent])
         self._recent = deque(recent, maxlen=RECENT_MAX)
         curves = msgspec.msgpack.decode(entries["curves"], type=list[_CurveState])

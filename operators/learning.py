@@ -16,6 +16,7 @@ by the column up to the first example that may decide something: the results are
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 
 import msgspec
@@ -89,9 +90,14 @@ class Learning:
         self._scale = self.loss if isinstance(self.loss, ScaledError) else None
         self._dirty = True
 
-    def lessons(self, rows: Sequence[Features], labels: Sequence[LabelValue]) -> Lessons:
-        """Let every candidate score and learn rows that will be judged next; nothing else changes yet."""
-        return Lessons(self._roster, rows, labels, partial(score_function, self._task))
+    def lessons(
+        self, rows: Sequence[Features], labels: Sequence[LabelValue], names: AbstractSet[str]
+    ) -> Lessons:
+        """Let every candidate score and learn rows that will be judged next; nothing else changes yet.
+
+        `names` are all that the rows can have.
+        """
+        return Lessons(self._roster, rows, labels, partial(score_function, self._task), names)
 
     def step(self, examples: Sequence[Example], offset: int) -> list[Decision]:
         """Test and learn examples that lie side by side in the log; return what was decided.

@@ -16,6 +16,7 @@ candidate that failed has stopped where it failed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from operators.direct import direct
@@ -45,7 +46,7 @@ class Lessons:
     """Rows and what every candidate made of them.
 
     `score_of` gives the function that scores for a model; None where the scores are known already
-    and the rows are only learned.
+    and the rows are only learned.  `names` are all that the rows can have; without it they are gathered.
 
     >>> from river import linear_model
     >>> from operators.scoring import score_function
@@ -62,6 +63,7 @@ class Lessons:
         rows: Sequence[Features],
         labels: Sequence[LabelValue],
         score_of: Callable[[Any], ScoreOf] | None,
+        names: AbstractSet[str] | None = None,
     ) -> None:
         self.rows = rows
         self.labels = labels
@@ -74,7 +76,7 @@ class Lessons:
         """Candidates that could not learn a row they had scored."""
         self._roster = roster
         self._score_of = score_of
-        self._names = set().union(*rows)
+        self._names = set().union(*rows) if names is None else names
         self.catch_up(0)
 
     def catch_up(self, row: int) -> None:

@@ -20,12 +20,12 @@ from river import linear_model
 
 from engine import Labels, Pipeline, Topic
 from engine.backtest import Backtest
+from engine.outbox import Settled
 from engine.rekeying import Rekeying
 from operators import by, field, label
 from operators import takeover as steps
 from operators.claims import Log, LogPosition
 from operators.features import Features
-from operators.join import Waiting
 from operators.takeover import Takeover, cut, log_positions, takeover
 from topics import headers
 from topics.codec import Decoded, encode
@@ -159,8 +159,8 @@ def brute_force(given: Input, **changed: Any) -> dict[str, dict[str, Any]]:
     result = Backtest(make_pipeline(partitions=1, **changed))
     features: dict[str, dict[str, Any]] = {}
 
-    def keep(settled: Iterable[Waiting]) -> None:
-        features.update((waiting.prediction.event_id, waiting.prediction.features) for waiting in settled)
+    def keep(settled: Iterable[Settled]) -> None:
+        features.update((answer.event_id, answer.features) for answer, _, _ in settled)
 
     labels = [] if result.run.pipeline.labels.field else [merged(given.labels, "label_time")]
     result.play([merged(given.events, "event_time")], labels, on_settled=keep)

@@ -11,16 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river import datasets, evaluate, linear_model, metrics, preprocessing
 
-from operators.evaluation import (
-    BUCKETS_MAX,
-    RECENT_MAX,
-    ROWS_MAX,
-    SERVED,
-    Brier,
-    Curve,
-    Evaluation,
-    default_metrics,
-)
+from operators.curve import BUCKETS_MAX, Curve
+from operators.evaluation import RECENT_MAX, ROWS_MAX, SERVED, Brier, Evaluation, default_metrics
 from operators.losses import brier
 from topics.messages import Example
 
@@ -157,6 +149,30 @@ def test_asking_at_any_moment_changes_nothing():
             asked.forget("c")
             left.forget("c")
     assert asked.snapshot() == left.snapshot()
+
+
+@pytest.mark.parametrize("differ", [0, 1, ROWS_MAX // 2, ROWS_MAX, 3 * ROWS_MAX])
+@pytest.mark.parametrize("restored", [1, ROWS_MAX + 7, 2 * ROWS_MAX])
+def test_what_is_served_is_counted_apart_from_the_first_difference_on(differ, restored):
+    rng = random.Random(differ)
+    asked, left, again = evaluation(), evaluation(), evaluation()
+    truth = {name: [metric.clone() for metric in default_metrics("binary")] for name in ("a", "b", SERVED)}
+    for n in range(3 * ROWS_MAX):
+        label, scores = rng.random() < 0.5, {"a": rng.random(), "b": rng.random()}
+        served = scores["b" if n == differ else "a"]
+        for name, score in (scores | {SERVED: served}).items():
+            for metric in truth[name]:
+                metric.update(label, score > 0.5 if metric.requires_labels else score)
+        for found in (asked, left, again):
+            feed(found, label, n, served, **scores)
+        asked.snapshot()
+        if n == restored:
+            again.restore(left.snapshot())
+    for found in (asked, left, again):
+        cards = found.model_scores() | {SERVED: found.served_scores()}
+        expected = {name: {type(m).__name__: m.get() for m in kept} for name, kept in truth.items()}
+        assert cards == expected
+    assert asked.snapshot() == left.snapshot() == again.snapshot()
 
 
 def test_a_retired_candidate_is_forgotten():
