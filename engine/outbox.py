@@ -168,29 +168,40 @@ class Outbox:
         sent = (*self._alert_headers, ("ce_id", alert.alert_id.encode()))
         self._out.append(Outgoing("alerts", None, alert.alert_id.encode(), encode(alert), sent, alert.time))
 
-    def _send(self, answer: Prediction, key: bytes | None, found: Headers) -> bytes:
-        """Encode an answer for the partition of its event; return the bytes."""
-        sent = (*self._prediction_headers, ("ce_id", answer.prediction_id.encode()))
-        if found:
-            sent += headers.traced(found)
-        data = encode(answer)
-        self._out.append(Outgoing("predictions", self._partition, key, data, sent, answer.event_time))
-        return data
+    def _send(
+        self, answers: Sequence[Prediction], keys: Sequence[bytes | None], found: Sequence[Headers]
+    ) -> list[bytes]:
+        """Encode answers for the partition of their events; return the bytes.
+
+        `keys` and `found` are the keys and headers of the events' records.
+        """
+        partition, fixed, traced = self._partition, self._prediction_headers, headers.traced
+        sent = [encode(answer) for answer in answers]
+        self._out += [
+            Outgoing(
+                "predictions",
+                partition,
+                key,
+                data,
+                (*fixed, ("ce_id", answer.prediction_id.encode()), *(traced(came) if came else ())),
+                answer.event_time,
+            )
+            for answer, key, came, data in zip(answers, keys, found, sent, strict=True)
+        ]
+        return sent
 
     def send(self, answers: Sequence[Prediction], events: Sequence[Event]) -> list[bytes]:
         """Send the answers that `number` gave, or the first of them; return the bytes."""
         self.writer.advance(self._predictions_log, len(answers))
-        send = self._send
-        return [
-            send(answer, event.record_key, event.headers)
-            for answer, event in zip(answers, events, strict=True)
-        ]
+        return self._send(
+            answers, [event.record_key for event in events], [event.headers for event in events]
+        )
 
     def again(self, answer: Prediction, event_offset: int, key: bytes | None, found: Headers) -> None:
         """Send an answer once more, for another record of the same event."""
         claim, sequence = self.writer.claim, self.writer.next(self._predictions_log)
         repeated = replace(answer, event_offset=event_offset, claim=claim, sequence=sequence)
-        self._send(repeated, key, found)
+        self._send([repeated], [key], [found])
 
     def shadow(self, answer: Prediction, key: str, scores: dict[str, Score]) -> None:
         """Send what the other candidates would have answered, for looking only."""
@@ -265,8 +276,17 @@ class Outbox:
     def write(self, examples: Sequence[Example]) -> None:
         """Write the examples that `number_examples` gave, or the first of them, to the training log."""
         self.writer.advance(self._examples_log, len(examples))
-        for example in examples:
-            self._log(example, headers.EXAMPLE, example.key, example.label_time)
+        self._out += [
+            Outgoing(
+                "examples",
+                EXAMPLES_PARTITION,
+                example.key.encode(),
+                encode(example),
+                headers.EXAMPLE,
+                example.label_time,
+            )
+            for example in examples
+        ]
 
     def quarantine(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         """Report candidates that failed to the log, where the learner acts on it."""
@@ -283,7 +303,16 @@ class Outbox:
                 self.writer.claim,
                 self.writer.next(self._examples_log),
             )
-            self._log(report, headers.QUARANTINE, failure.name, answer.event_time)
+            self._out.append(
+                Outgoing(
+                    "examples",
+                    EXAMPLES_PARTITION,
+                    failure.name.encode(),
+                    encode(report),
+                    headers.QUARANTINE,
+                    answer.event_time,
+                )
+            )
             if self._ahead is not None:
                 self._untold.append(report)
 
@@ -292,8 +321,3 @@ class Outbox:
         reason = headers.dead_letter(record, stage=stage, exception=exception, message=message)
         timestamp_ms = record.timestamp_ms if record.timestamp_ms is not None else time_ms
         self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, timestamp_ms))
-
-    def _log(self, value: Example | Quarantine, kind: Headers, key: str, timestamp_ms: int) -> None:
-        self._out.append(
-            Outgoing("examples", EXAMPLES_PARTITION, key.encode(), encode(value), kind, timestamp_ms)
-        )

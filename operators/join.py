@@ -166,8 +166,18 @@ class Join:
 
     def answered_all(self, events: Sequence[Answered]) -> None:
         """Remember events that carried their labels, in order.  Their ids must be new, and all different."""
+        entries, changed, in_order = self._waiting, self._changed, self._in_order
+        newest = in_order[-1] if in_order else _FIRST
         for event in events:
-            self._remember(event.event_id, event.event_time, event.event_offset, event)
+            place = (event.event_time, event.event_offset, event.event_id)
+            if place < newest or len(entries) + len(self._early) >= self.pending_max:
+                self._remember(event.event_id, event.event_time, event.event_offset, event)
+                continue
+            entries[event.event_id] = event
+            changed.add(event.event_id)
+            in_order.append(place)
+            newest = place
+        self._look()
 
     def _remember(self, event_id: str, time: int, offset: int, entry: Waiting | Answered) -> None:
         entries, in_order, deadline = self._waiting, self._in_order, time + self.wait_ms
@@ -374,6 +384,8 @@ def _place(entry: Waiting | Answered) -> tuple[int, int, str]:
 
 
 _WAITING, _EARLY = 0, 1
+_FIRST = (-1 << 62, 0, "")
+"""A place before all others."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode_waiting = msgspec.msgpack.Decoder(Waiting | Answered).decode
 _decode_early = msgspec.msgpack.Decoder(EarlyLabel).decode

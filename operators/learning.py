@@ -169,9 +169,11 @@ class Learning:
         loss, scale = self.loss, self._scale
         if scale is None:
             labels = [example.label for example in examples]
-            losses = {SERVED: list(map(loss, labels, [example.served_score for example in examples]))}
+            served = [example.served_score for example in examples]
+            losses = {SERVED: list(map(loss, labels, served))}
             for name in names:
-                losses[name] = list(map(loss, labels, [example.scores[name] for example in examples]))
+                scores = [example.scores[name] for example in examples]
+                losses[name] = losses[SERVED] if scores == served else list(map(loss, labels, scores))
             return losses
         losses = {name: [] for name in (SERVED, *names)}
         for example in examples:
@@ -205,9 +207,7 @@ class Learning:
         """Count what every healthy candidate has learned; the last one not, where it made it sick."""
         for candidate in self._roster.racing():
             candidate.updates += len(examples) - (candidate.name in sick)
-        update = self._roster.prior.update
-        for example in examples:
-            update(example.label)
+        self._roster.prior.extend([example.label for example in examples])
         self.examples += len(examples)
         self.time = max(self.time, *[example.label_time for example in examples])
         self._dirty = True

@@ -10,7 +10,7 @@ so that a reader may bind methods once and re-bind only when it has moved.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -77,8 +77,7 @@ class Prior:
     >>> prior = Prior("binary")
     >>> prior.score()
     0.5
-    >>> for label in (True, False, False, False):
-    ...     prior.update(label)
+    >>> prior.extend([True, False, False, False])
     >>> prior.score()
     0.25
     """
@@ -89,13 +88,17 @@ class Prior:
         self._classes: Counter[str] = Counter()
         self.updates = 0
 
-    def update(self, label: LabelValue) -> None:
-        """Learn one label."""
-        self.updates += 1
+    def extend(self, labels: Sequence[LabelValue]) -> None:
+        """Learn labels, in order."""
+        self.updates += len(labels)
         if self._task != "multiclass":
-            self._mean.update(float(label))
-        elif label in self._classes or len(self._classes) < CLASSES_MAX:
-            self._classes[str(label)] += 1
+            update = self._mean.update
+            for label in labels:
+                update(float(label))
+            return
+        for label in labels:
+            if label in self._classes or len(self._classes) < CLASSES_MAX:
+                self._classes[str(label)] += 1
 
     def score(self) -> Score:
         """Return what the labels so far say of the next one."""

@@ -14,8 +14,7 @@ from operators.roster import CLASSES_MAX, Candidate, Prior, Roster
 @given(st.lists(st.booleans(), min_size=1))
 def test_binary_prior_is_the_share_of_true(labels):
     prior = Prior("binary")
-    for label in labels:
-        prior.update(label)
+    prior.extend(labels)
     assert prior.score() == pytest.approx(sum(labels) / len(labels))
     assert prior.updates == len(labels)
 
@@ -23,8 +22,7 @@ def test_binary_prior_is_the_share_of_true(labels):
 @given(st.lists(st.sampled_from("abc"), min_size=1))
 def test_multiclass_prior_is_the_share_of_each_class(labels):
     prior = Prior("multiclass")
-    for label in labels:
-        prior.update(label)
+    prior.extend(labels)
     assert prior.score() == {name: n / len(labels) for name, n in Counter(labels).items()}
 
 
@@ -36,8 +34,7 @@ def test_priors_before_the_first_label():
 
 def test_classes_are_bounded():
     prior = Prior("multiclass")
-    for n in range(CLASSES_MAX + 50):
-        prior.update(str(n))
+    prior.extend([str(n) for n in range(CLASSES_MAX + 50)])
     assert len(prior.score()) == CLASSES_MAX
 
 
@@ -47,12 +44,11 @@ def test_classes_are_bounded():
 )
 def test_restored_prior_goes_on_to_the_bit(task, labels):
     prior, other = Prior(task), Prior(task)
-    for label in labels:
-        prior.update(label)
+    prior.extend(labels)
     other.restore(prior.snapshot())
     for label in labels:
-        prior.update(label)
-        other.update(label)
+        prior.extend([label])
+        other.extend([label])
         assert other.score() == prior.score()
     assert other.snapshot() == prior.snapshot()
 
