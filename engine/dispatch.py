@@ -45,8 +45,8 @@ class Dispatch:
 
     async def put(self, out: Sequence[Outgoing]) -> None:
         """Take records; they leave when some have gathered, or with `turn`.  Raises BrokerError."""
-        for record in out:
-            (self._examples if record.target == "examples" else self._gathered).append(record)
+        self._examples += [record for record in out if record.target == "examples"]
+        self._gathered += [record for record in out if record.target != "examples"]
         if len(self._gathered) >= GATHERED_MAX:
             await self.answers()
         if len(self._examples) >= EXAMPLES_MAX:

@@ -16,13 +16,12 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-__all__ = ["BatchHistogram", "Metrics", "ModelStatus", "Status", "latencies_s", "observe_delays"]
+__all__ = ["BatchHistogram", "Metrics", "ModelStatus", "Status"]
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 DELAY_BUCKETS_S = (1.0, 10.0, 60.0, 600.0, 3_600.0, 6 * 3_600.0, 86_400.0, 7 * 86_400.0, 30 * 86_400.0)
@@ -52,16 +51,35 @@ _COUNTERS = (
 """Scorers, learner and loops count under the first name; the second is what Prometheus sees."""
 
 
+GATHERED_MAX = 4_000
+"""Values that wait to be sorted into buckets together: numpy's calls cost more than the values of a run."""
+
+
 class BatchHistogram:
-    """A histogram that takes a batch of values at a time (one call per run, not per event)."""
+    """A histogram of times in seconds that takes a run's at once.
+
+    >>> histogram = BatchHistogram([0.1, 1.0])
+    >>> histogram.observe_ms([5, 100, 2_000, -3])
+    >>> [(s.labels["le"], s.value) for s in histogram.family("wait_seconds", "").samples[:3]]
+    [('0.1', 3.0), ('1.0', 3.0), ('+Inf', 4.0)]
+    """
 
     def __init__(self, buckets: Sequence[float]) -> None:
         self._bounds = np.asarray(buckets, dtype=np.float64)
         self._counts = np.zeros(len(buckets) + 1, dtype=np.int64)
         self._sum = 0.0
+        self._gathered_ms: list[int] = []
 
-    def observe(self, values: NDArray[np.float64]) -> None:
-        """Count a batch of values."""
+    def observe_ms(self, values_ms: Sequence[int]) -> None:
+        """Count times given in milliseconds; one below zero, of clocks that differ, counts as zero."""
+        self._gathered_ms += values_ms
+        if len(self._gathered_ms) >= GATHERED_MAX:
+            self._count()
+
+    def _count(self) -> None:
+        """Sort what has gathered into buckets."""
+        values = np.maximum(0.0, np.asarray(self._gathered_ms, dtype=np.float64) / 1_000)
+        self._gathered_ms.clear()
         places = np.searchsorted(self._bounds, values, side="left")
         self._counts += np.bincount(places, minlength=len(self._counts))
         self._sum += float(values.sum())
@@ -73,6 +91,7 @@ class BatchHistogram:
 
     def family(self, name: str, documentation: str) -> HistogramMetricFamily:
         """Return it as Prometheus wants it: cumulative, `+Inf` last."""
+        self._count()
         cumulative = np.cumsum(self._counts)
         names = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
         pairs = [(bound, float(count)) for bound, count in zip(names, cumulative, strict=True)]
@@ -200,14 +219,3 @@ def _model_gauges(models: Sequence[ModelStatus]) -> Iterator[Metric]:
         for (metric, window), value in model.scores.items():
             scores.add_metric([model.name, metric, window], value)
     yield from (info, updates, evidence, scores)
-
-
-def observe_delays(histogram: BatchHistogram, delays_ms: Sequence[int]) -> None:
-    """Count label delays given in milliseconds."""
-    if delays_ms:
-        histogram.observe(np.asarray(delays_ms, dtype=np.float64) / 1_000)
-
-
-def latencies_s(timestamps_ms: Sequence[int], now_ms: int) -> NDArray[np.float64]:
-    """Return how long ago each record was made, in seconds, never negative."""
-    return np.maximum(0.0, (now_ms - np.asarray(timestamps_ms, dtype=np.float64)) / 1_000)

@@ -22,7 +22,7 @@ from engine.dispatch import Dispatch
 from engine.inputs import Inputs, together
 from engine.intake import Run
 from engine.kafka import Partition, Sink, Source, ensure_topics
-from engine.metrics import Metrics, Status, latencies_s, observe_delays
+from engine.metrics import Metrics, Status
 from engine.ownership import Owned, Owner
 from engine.pipeline import Pipeline
 from engine.saving import Saving
@@ -270,7 +270,7 @@ class Worker:
             self._served.put(owned.scorer.settled)
             if self._saved_ago() >= 1 - PREPARE_SHARE:
                 owned.scorer.join.prepare(PREPARED_MAX)
-            observe_delays(self.metrics.label_delay, owned.scorer.label_delays_ms)
+            self.metrics.label_delay.observe_ms(owned.scorer.label_delays_ms)
 
     def _count(self) -> None:
         """Export what was counted since the last turn: also by partitions that only compute for others."""
@@ -283,8 +283,9 @@ class Worker:
     def _observe(self, run: Run, polled_s: float) -> None:
         if run.events:
             self.metrics.prediction_duration.observe_same(time.monotonic() - polled_s, len(run.events))
-            stamps = [read.record.timestamp_ms or 0 for read in run.events]
-            self.metrics.end_to_end.observe(latencies_s(stamps, _now_ms()))
+            now_ms = _now_ms()
+            stamps = [read.record.timestamp_ms for read in run.events]
+            self.metrics.end_to_end.observe_ms([now_ms - stamp for stamp in stamps if stamp is not None])
 
     # -- commands ---------------------------------------------------------------------------------
 

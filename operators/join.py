@@ -247,9 +247,10 @@ class Join:
         in_order, others, timeout = self._in_order, self._others, self.implicit
         due = watermark - self.wait_ms
         # Nothing came out of order, nearly always: then the queue alone says who is next.
-        while in_order and not others and in_order[0][0] < due:
+        drop = self._drop
+        while in_order and in_order[0][0] < due and not others:
             time, _, event_id = in_order.popleft()
-            waiting = self._drop(event_id)
+            waiting = drop(event_id)
             if timeout is not None and isinstance(waiting, Waiting) and waiting.label is None:
                 implicit.append(Joined(waiting, timeout, time + self.wait_ms, -1, at_offset))
         self._look()
