@@ -17,7 +17,7 @@ sent waits for nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from msgspec import Raw
@@ -144,7 +144,7 @@ class Router:
     def _open(self, decoded: Decoded, offset: int) -> None:
         """Remember the event until its horizon has passed; let its label meet it if it is here."""
         event = _event_of(decoded, offset, 0, late=False)
-        keys: tuple[str, ...] = ()
+        keys: tuple[str | None, ...] = ()
         if self._own_labels and self._own is not None:
             keys += self._own.label_keys(event)
         for _, key_of, label_keys, _ in self._labelled:
@@ -181,7 +181,7 @@ class Router:
             self.partition,
             event.event_offset,
             event.event_id,
-            cast("tuple[str, ...]", joined.waiting.keys),  # stages never change under a checkpoint
+            joined.waiting.keys,
             joined.label_time,
             label_number(joined.label),
         )
@@ -224,7 +224,7 @@ class Router:
             self._own.step_labels([JoinedLabel(keys[:own], held.label_time, held.value)])
             keys = keys[own:]
         for number, _, _, count in self._labelled:
-            key, of_stage, keys = keys[0].encode(), keys[1 : 1 + count], keys[1 + count :]
+            key, of_stage, keys = str(keys[0]).encode(), keys[1 : 1 + count], keys[1 + count :]
             hop = LabelHop(
                 held.order._replace(stage=number),
                 self.partition,

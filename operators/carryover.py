@@ -57,7 +57,8 @@ class GroupLayout(msgspec.Struct, frozen=True, array_like=True):
     place: str
     """Key, source, condition, shift and way of keeping, with the types of the fields."""
     keys: str
-    """The key fields with their types: what an event's key in the group is made of."""
+    """The key fields with their types, and what an event must meet for its label to enter: what the key
+    that waits for a label is made of."""
     source: str
     store: str
     columns: tuple[str, ...]
@@ -101,9 +102,10 @@ def _layout(group: Group, types: Mapping[str, str]) -> GroupLayout:
             f"{half_life}({'' if offset is None else names[offset]})"
             for half_life, offset in measures_of(targets, group.columns)
         ]
+    meeting = f" where({where})" if where and group.source == "labels" else ""
     return GroupLayout(
         place=f"{group.source} by({keys}) {group.store} where({where}) {group.shift_ms} {group.unit_ms}",
-        keys=keys,
+        keys=keys + meeting,
         source=group.source,
         store=group.store,
         columns=tuple(names),

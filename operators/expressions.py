@@ -246,7 +246,7 @@ class Key:
                 f"{place}: a shifted window never includes the event", hint="leave include_current out"
             )
         source = of if of is None or isinstance(of, LabelSource) else _source_name(kind, of)
-        if isinstance(source, LabelSource) and (where is not None or isinstance(argument, str)):
+        if isinstance(source, LabelSource) and isinstance(argument, str):
             raise DefinitionError(
                 f"{place}: labels have no fields of their own", hint="group them by a field: by(...)"
             )

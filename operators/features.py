@@ -39,7 +39,7 @@ class JoinedLabel(NamedTuple):
     """A label that has met its event."""
 
     keys: tuple[str | None, ...]
-    """The event's `Features.label_keys`; None where the event was answered by another definition."""
+    """The event's `Features.label_keys`; None, too, where the event was answered by another definition."""
     label_time: int
     value: float | None
     """As `label_number` gives it."""
@@ -184,9 +184,12 @@ class Features:
                 if key is not None:
                     run.windows.enter(key, label_time, self._watermark, run.row_of(value))
 
-    def label_keys(self, event: Event) -> tuple[str, ...]:
-        """Return the keys under which the label of `event` will be kept, to be stored with its prediction."""
-        return tuple(run.key_of(event.value) for run in self._label_groups)
+    def label_keys(self, event: Event) -> tuple[str | None, ...]:
+        """Return the keys under which the label of `event` will be kept, to be stored with its prediction.
+
+        None where the event does not meet the group's condition.
+        """
+        return tuple(run.label_key_of(event.value) for run in self._label_groups)
 
     def _advance(self, watermark: int) -> None:
         """Forget what is over at `watermark`."""
@@ -201,9 +204,9 @@ class Features:
         """Enter one event and return its features."""
         value = event.value
         out = self._template.copy()
-        for _, step, key_of, row_of in self._event_groups:
+        for _, step, key_of, row_of, _ in self._event_groups:
             step(key_of(value), event, row_of(value), out)
-        for windows, _, key_of, _ in self._label_groups:
+        for windows, _, key_of, _, _ in self._label_groups:
             windows.read(key_of(value), event, out)
         for name, evaluate in self._later:
             if (found := evaluate(value, out, looked_up)) is None:

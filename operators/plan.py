@@ -77,7 +77,7 @@ class Group:
     keys_are_text: bool
     store: Store = "windows"
     where: Condition | None = None
-    """Events that do not meet it are shown the windows and do not enter."""
+    """Events that do not meet it are shown the windows, and neither they nor their labels enter."""
     shift_ms: int = 0
     unit_ms: int = 0
     """The width of a tile, the gap of sessions, 0 elsewhere."""

@@ -141,6 +141,8 @@ class Skew:
                 return False
             if isinstance(part, Aggregate) and not is_plain(part):
                 return False
+            if isinstance(part, Aggregate) and part.source == "labels" and part.where is not None:
+                return False  # the events that met it are not kept until their labels come
             if (
                 isinstance(part, Aggregate)
                 and self._scope.partitions > 1

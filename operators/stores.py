@@ -39,13 +39,22 @@ class GroupRun(NamedTuple):
     step: Step
     key_of: Callable[[Any], str]
     row_of: Callable[[Any], Row]
+    label_key_of: Callable[[Any], str | None]
+    """The key under which an event's label enters, None where the event does not meet the condition."""
 
 
 def group_run(group: Group, targets: Sequence[Target], event_max: int) -> GroupRun:
     """Return `group` at work, writing its `targets`."""
     windows = _windows(group, targets, event_max)
-    step = windows.step if group.where is None else _conditional(windows, predicate(group.where))
-    return GroupRun(windows, step, key_reader(group.keys, are_text=group.keys_are_text), _row_of(group))
+    key_of = key_reader(group.keys, are_text=group.keys_are_text)
+    if group.where is None:
+        return GroupRun(windows, windows.step, key_of, _row_of(group), key_of)
+    met = predicate(group.where)
+
+    def entering(value: Any) -> str | None:
+        return key_of(value) if met(value) else None
+
+    return GroupRun(windows, _conditional(windows, met), key_of, _row_of(group), entering)
 
 
 def _conditional(windows: Windows | Keyed[Any], met: Callable[[Any], bool | None]) -> Step:

@@ -55,6 +55,7 @@ FEATURES = {
     "city_n_before": by("city").count("30s", include_current=False),
     "shop_max": by("shop").max("fare", "20s").default(0.0),
     "shop_late": by("shop").mean(label, "90s").default(-1.0),
+    "shop_dear_late": by("shop").sum(label, "60s", where=field("fare") > 2),
     "city_shop_n": by("city", "shop").count("1m"),
     "all_n": by().count("10s"),
     "all_late_n": by().count(label, "30s"),

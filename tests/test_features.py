@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -41,6 +42,7 @@ DEFINITION: dict[str, Expression] = {
     "late_rate": by("card").mean(label, "500ms").default(0.0),
     "labels": by().count(label, "1s"),
     "label_gap": by("card", "merchant_id").since_last(label, "1s"),
+    "dear_rate": by("card").mean(label, "500ms", where=field("amount") > 20),
 }
 
 
@@ -160,7 +162,7 @@ def test_a_label_enters_the_windows_of_its_events_keys_at_its_own_time() -> None
     a, b = Payment("a", 1, 1.0, None), Payment("b", 1, 1.0, None)
     first = event_of(0, 0, 0, a)
     features.step_events([first])
-    assert features.label_keys(first) == ("a", "", "1:a,1")
+    assert features.label_keys(first) == ("a", "", "1:a,1", None)
     features.step_labels([JoinedLabel(features.label_keys(first), 60, 1.0)])
     rows = features.step_events([event_of(1, 50, 50, a), event_of(2, 100, 100, a), event_of(3, 100, 100, b)])
     assert [(row["late_rate"], row["labels"], row.get("label_gap")) for row in rows] == [
@@ -168,6 +170,26 @@ def test_a_label_enters_the_windows_of_its_events_keys_at_its_own_time() -> None
         (1.0, 1, 40),
         (0.0, 1, None),
     ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(history=histories())
+def test_labels_enter_conditional_windows_by_what_their_event_met(history: list[Any]) -> None:
+    kept: list[tuple[int, str, float]] = []
+    features = features_of(DEFINITION)
+    for item in history:
+        if isinstance(item, JoinedLabel):
+            features.step_labels([item])
+            kept += [(item.label_time, item.keys[3], item.value)] if item.keys[3] is not None else []  # type: ignore[list-item]
+            continue
+        (key,) = features.label_keys(item)[3:]
+        assert (key is not None) == (20 < item.value.amount < math.inf)
+        (row,) = features.step_events([item])
+        time = item.event_time
+        seen = [y for at, card, y in kept if card == item.value.card and time - 500 < at <= time]
+        if not item.late:
+            expected = pytest.approx(sum(seen) / len(seen)) if seen else None
+            assert row.get("dear_rate") == expected
 
 
 def test_labels_that_are_no_numbers_are_counted() -> None:

@@ -87,8 +87,8 @@ class LabelHop(Struct, gc=False, tag="label"):
     source_partition: int
     event_offset: int
     event_id: str
-    keys: tuple[str, ...]
-    """The event's keys in the stage's label windows, in the stage's order."""
+    keys: tuple[str | None, ...]
+    """The event's keys in the stage's label windows, in the stage's order; None where it does not enter."""
     label_time: int
     value: float | None
     claim: int = 0
