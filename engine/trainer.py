@@ -244,7 +244,8 @@ class Trainer:
                 direction = "worse" if decision.type == "drift.detected" else "better"
                 self._metrics.counts["drifts", direction] += 1
             elif decision.type in {"model.promoted", "model.rolled_back"}:
-                self._metrics.counts["promotions", decision.reason] += 1
+                reason = "command" if "command_id" in decision.evidence else decision.reason
+                self._metrics.counts["promotions", reason] += 1
             log.info(
                 decision.type, model=decision.model_name, reason=decision.reason, examples=decision.examples
             )

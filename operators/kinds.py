@@ -6,7 +6,7 @@ Lives here: the type of an expression's value.  Never here: whether it may be us
 
 from __future__ import annotations
 
-from typing import get_type_hints
+from typing import Literal, NewType, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -75,8 +75,24 @@ def _kind(expression: Expression, hints: dict[str, object]) -> type:
 
 def _declared(hint: object) -> type:
     """Return the first plain type that a field's annotation names; a number where it names none."""
-    text = str(hint)
+    found = _types(hint)
     for kind in (str, bool, int):
-        if kind.__name__ in text:
+        if any(issubclass(one, kind) for one in found):
             return kind
     return float
+
+
+def _types(hint: object) -> list[type]:
+    """Return the types of which a value may be; a literal's is that of its values.
+
+    >>> _types(Literal["print", 3] | None)
+    [<class 'str'>, <class 'int'>, <class 'NoneType'>]
+    """
+    if get_origin(hint) is Literal:
+        return [type(value) for value in get_args(hint)]
+    if isinstance(hint, NewType):
+        return _types(hint.__supertype__)
+    parts = get_args(hint)
+    return (
+        [one for part in parts for one in _types(part)] if parts else [hint] if isinstance(hint, type) else []
+    )
