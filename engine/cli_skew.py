@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["skew"]
 
-SKEWED_EXIT = 2
+SKEWED_EXIT = 3
+"""Beside 1, something failed, and 2, wrong usage or definition."""
 INTERVAL_S = 5.0
 """Between two looks at the logs' ends."""
 
@@ -28,7 +29,7 @@ def skew(
     ],
     one_in: Annotated[int, typer.Option(min=1, help="Look at one key of so many.")] = 100,
     once: Annotated[
-        bool, typer.Option("--once", help="The logs as they stand; exit code 2 on skew.")
+        bool, typer.Option("--once", help="The logs as they stand; exit code 3 on skew.")
     ] = False,
     web_port: Annotated[int, typer.Option(help="Port of /metrics, without --once.")] = 6067,
     bootstrap_servers: Annotated[str | None, typer.Option(help="Kafka; default as for `run`.")] = None,
