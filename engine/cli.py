@@ -3,7 +3,7 @@
 Lives here: what a user types, how an error is printed.  Never here: the work itself; every
 command imports what it needs when it runs, so that `--help` starts at once.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy, 4 skew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, Annotated
 
 import typer
 
@@ -20,10 +20,8 @@ from engine.cli_features import features_app
 from engine.cli_skew import skew
 from engine.cli_static import static_app
 from engine.loading import load_pipeline
+from engine.options import Config, Json, PipelineFile, Servers, print_json, settings_of
 from topics.errors import DefinitionError, HeadraceError, SettingsError
-
-if TYPE_CHECKING:
-    from engine.settings import Settings
 
 __all__ = ["app", "load_pipeline", "main"]
 
@@ -40,18 +38,6 @@ app.add_typer(static_app, name="static")
 app.add_typer(features_app, name="features")
 app.command()(skew)
 
-PipelineFile = Annotated[
-    Path, typer.Argument(metavar="PIPELINE.py", help="File with `pipeline = Pipeline(...)`.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Servers = Annotated[
-    str | None,
-    typer.Option(
-        "--bootstrap-servers", help="Kafka; default HEADRACE_KAFKA__BOOTSTRAP_SERVERS or 127.0.0.1:9092."
-    ),
-]
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file; default headrace.toml.")]
-
 
 def main() -> None:
     """Run the command; a Headrace error is one message with a fix, never a traceback."""
@@ -62,15 +48,6 @@ def main() -> None:
         raise SystemExit(2 if isinstance(error, DefinitionError | SettingsError) else 1) from None
 
 
-def _settings(config: Path | None, servers: str | None, **flags: Any) -> Settings:
-    from engine.settings import load  # noqa: PLC0415
-
-    given = {name: value for name, value in flags.items() if value is not None}
-    if servers is not None:
-        given["kafka"] = {"bootstrap_servers": servers}
-    return load(config, **given)
-
-
 @app.command()
 def check(file: PipelineFile, json: Json = False) -> None:
     """Validate a pipeline; list its features, windows and state size."""
@@ -78,7 +55,7 @@ def check(file: PipelineFile, json: Json = False) -> None:
 
     described = describe(load_pipeline(file))
     if json:
-        _print_json(described)
+        print_json(described)
     else:
         print_description(described)
         typer.echo(f"\nnext: headrace backtest {file} --events E.jsonl   or   headrace topics create {file}")
@@ -121,7 +98,7 @@ def backtest(
             on_progress=advance,
         )
     if json:
-        _print_json(report)
+        print_json(report)
     else:
         print_report(report)
         typer.echo(f"\nnext: headrace topics create {file}   then   headrace run {file}")
@@ -156,7 +133,7 @@ def run(
     """Run a worker: consume events and labels, predict, learn, decide."""
     from engine.app import run_worker  # noqa: PLC0415
 
-    settings = _settings(config, bootstrap_servers, state_dir=state_dir)
+    settings = settings_of(config, bootstrap_servers, state_dir=state_dir)
     if web_port is not None:
         web = settings.web.model_copy(update={"port": web_port})
         settings = settings.model_copy(update={"web": web})
@@ -176,7 +153,7 @@ def topics_plan(file: PipelineFile, json: Json = False) -> None:
     pipeline = load_pipeline(file)
     plan = pipeline.catalog.plan(events=pipeline.events.partitions)
     if json:
-        _print_json([entry._asdict() for entry in plan])
+        print_json([entry._asdict() for entry in plan])
     else:
         print_plan(plan)
         typer.echo(f"\nnext: headrace topics create {file}")
@@ -189,7 +166,7 @@ def topics_create(file: PipelineFile, bootstrap_servers: Servers = None, config:
     from engine.report import print_plan  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
-    settings = _settings(config, bootstrap_servers)
+    settings = settings_of(config, bootstrap_servers)
     plan = [entry._replace(create=True) for entry in pipeline.catalog.plan(events=pipeline.events.partitions)]
     print_plan(plan)
     created = asyncio.run(ensure_topics(settings.kafka, plan))
@@ -212,7 +189,7 @@ def tail(
     """Print the records of a topic as they come, one JSON object a line."""
     from engine.pipes import tail_topic  # noqa: PLC0415
 
-    settings = _settings(config, bootstrap_servers)
+    settings = settings_of(config, bootstrap_servers)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(
             tail_topic(settings.kafka, topic, from_beginning=from_beginning, count=count, headers=headers)
@@ -233,7 +210,7 @@ def send(
     """Publish the lines of a file to a topic."""
     from engine.pipes import send_file  # noqa: PLC0415
 
-    settings = _settings(config, bootstrap_servers)
+    settings = settings_of(config, bootstrap_servers)
     sent = asyncio.run(send_file(settings.kafka, topic, file, key=key, time=time))
     typer.echo(f"sent {sent} records to {topic}\nnext: headrace tail {topic} --from-beginning")
 
@@ -264,12 +241,6 @@ def bench(context: typer.Context) -> None:
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command.command(name="bench")(found.load())
     command(args=context.args, prog_name="headrace bench")
-
-
-def _print_json(value: object) -> None:
-    from topics.codec import encode_json  # noqa: PLC0415
-
-    typer.echo(encode_json(value).decode())
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ entry says (`operators/featurebook.py`).
 from __future__ import annotations
 
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.loading import load_pipeline
+from engine.options import Json, PipelineFile, print_json
 from topics.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["catalogue", "features_app", "markdown"]
 
 features_app = typer.Typer(help="The features of a pipeline, with their versions.", no_args_is_help=True)
-
-PipelineFile = Annotated[
-    Path, typer.Argument(metavar="PIPELINE.py", help="File with `pipeline = Pipeline(...)`.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 COLUMNS = ("feature", "version", "type", "key", "window", "definition", "owner", "description")
 HEADINGS = (
@@ -44,7 +39,7 @@ def features_list(file: PipelineFile, json: Json = False) -> None:
 
     pipeline = load_pipeline(file)
     if json:
-        _print_json(catalogue(pipeline))
+        print_json(catalogue(pipeline))
         return
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -74,7 +69,7 @@ def features_show(
             f"{pipeline.name} has no feature {name!r}", hint=f"it has {', '.join(near)}; `features list`"
         )
     if json:
-        _print_json(entry._asdict())
+        print_json(entry._asdict())
         return
     for label, text in _lines(entry):
         typer.echo(f"{label:<14} {text}".rstrip())
@@ -91,7 +86,7 @@ def features_export(
         raise typer.BadParameter("give either --markdown or --json")
     pipeline = load_pipeline(file)
     if json:
-        _print_json(catalogue(pipeline))
+        print_json(catalogue(pipeline))
     else:
         typer.echo(markdown(pipeline), nl=False)
 
@@ -178,9 +173,3 @@ def _back(entry: CatalogueEntry) -> str:
         return ""
     reach = duration_text(entry.window_ms)
     return entry.window if entry.window == reach else f"{entry.window} ({reach})"
-
-
-def _print_json(value: object) -> None:
-    from topics.codec import encode_json  # noqa: PLC0415
-
-    typer.echo(encode_json(value).decode())

@@ -7,44 +7,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from engine.options import Config, Json, PipelineFile, Servers, print_json, settings_of
 
 if TYPE_CHECKING:
     from engine.skew import SkewCounts
 
 __all__ = ["skew"]
 
-SKEWED_EXIT = 3
-"""Beside 1, something failed, and 2, wrong usage or definition."""
+SKEWED_EXIT = 4
+"""Beside 1 (failed), 2 (wrong usage) and 3 (unhealthy)."""
 INTERVAL_S = 5.0
 """Between two looks at the logs' ends."""
 
 
 def skew(
-    file: Annotated[
-        Path, typer.Argument(metavar="PIPELINE.py", help="File with `pipeline = Pipeline(...)`.")
-    ],
+    file: PipelineFile,
     one_in: Annotated[int, typer.Option(min=1, help="Look at one key of so many.")] = 100,
     once: Annotated[
-        bool, typer.Option("--once", help="The logs as they stand; exit code 3 on skew.")
+        bool, typer.Option("--once", help="The logs as they stand; exit code 4 on skew.")
     ] = False,
-    web_port: Annotated[int, typer.Option(help="Port of /metrics, without --once.")] = 6067,
-    bootstrap_servers: Annotated[str | None, typer.Option(help="Kafka; default as for `run`.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings file; default headrace.toml.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with --once.")] = False,
+    web_port: Annotated[
+        int, typer.Option(min=1, max=65_535, help="Port of /metrics, without --once.")
+    ] = 6067,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    json: Json = False,
 ) -> None:
     """Recompute features of sampled keys from the topics and compare them with what was served."""
     from engine.loading import load_pipeline  # noqa: PLC0415 - River takes seconds to import
-    from engine.settings import load  # noqa: PLC0415
     from engine.skew import check_once, follow  # noqa: PLC0415
-    from topics.codec import encode_json  # noqa: PLC0415
 
-    settings = load(
-        config, **({"kafka": {"bootstrap_servers": bootstrap_servers}} if bootstrap_servers else {})
-    )
+    settings = settings_of(config, bootstrap_servers)
     pipeline = load_pipeline(file)
     if not once:
         typer.echo(f"metrics on http://{settings.web.host}:{web_port}/metrics; Ctrl-C ends")
@@ -62,7 +59,7 @@ def skew(
         return
     counts = asyncio.run(check_once(pipeline, settings.kafka, one_in=one_in))
     if json:
-        typer.echo(encode_json(counts.report()).decode())
+        print_json(counts.report())
     else:
         _print(counts)
     if counts.skewed:

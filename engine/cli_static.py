@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from engine.settings import Settings
+from engine.options import Config, print_json, settings_of
 
 __all__ = ["static_app"]
 
@@ -25,7 +24,6 @@ RedisUrl = Annotated[
     ),
 ]
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where the embedded store is.")]
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file; default headrace.toml.")]
 
 
 @static_app.command("load")
@@ -38,7 +36,9 @@ def static_load(
     """Fill the store: of each key and field the newest value; what the file does not name stays."""
     from engine.static_files import load_static  # noqa: PLC0415
 
-    rows, fields = asyncio.run(load_static(file, _settings(config, redis_url, state_dir)))
+    rows, fields = asyncio.run(
+        load_static(file, settings_of(config, redis_url=redis_url, state_dir=state_dir))
+    )
     typer.echo(f"{rows} rows read, {fields} fields written\nnext: headrace static get KEY")
 
 
@@ -51,16 +51,8 @@ def static_get(
 ) -> None:
     """Print what the store has of a key, as one JSON object; exit code 1 if that is nothing."""
     from engine.static_files import static_of  # noqa: PLC0415
-    from topics.codec import encode_json  # noqa: PLC0415
 
-    found = asyncio.run(static_of(key, _settings(config, redis_url, state_dir)))
-    typer.echo(encode_json(found).decode())
+    found = asyncio.run(static_of(key, settings_of(config, redis_url=redis_url, state_dir=state_dir)))
+    print_json(found)
     if not found:
         raise typer.Exit(1)
-
-
-def _settings(config: Path | None, redis_url: str | None, state_dir: Path | None) -> Settings:
-    from engine.settings import load  # noqa: PLC0415
-
-    given = {"redis_url": redis_url, "state_dir": state_dir}
-    return load(config, **{name: value for name, value in given.items() if value is not None})

@@ -200,7 +200,7 @@ def test_a_doctored_answer_is_found_and_named(served: Path, tansu: KafkaSettings
 
     asyncio.run(doctor())
     done = command(served, tansu, "--one-in", "1")
-    assert done.returncode == 3, done.stdout + done.stderr
+    assert done.returncode == 4, done.stdout + done.stderr
     assert "mismatch count" in done.stdout
     assert "missing mean" in done.stdout
     assert "extra (unknown)" in done.stdout
