@@ -19,10 +19,10 @@ from river import linear_model
 
 from engine import Labels, Pipeline, Topic, serving
 from engine.hashes import RedisHashes
+from engine.outbox import Settled
 from engine.serving import ServedFeatures, served_key
 from engine.settings import Settings
 from operators import by, field
-from operators.join import Waiting
 from topics.errors import DefinitionError, SettingsError
 from topics.messages import FeatureValue, Prediction
 from topics.stored import parsed
@@ -58,10 +58,10 @@ def served(url: str, clock: Clock | None = None) -> ServedFeatures:
     return ServedFeatures(PAY, Settings(redis_url=url, lookup_deadline_ms=5_000), clock=clock or Clock())
 
 
-def answered(rows: Sequence[Row]) -> list[Waiting]:
+def answered(rows: Sequence[Row]) -> list[Settled]:
     answer = ("m", 1, 0, "champion", 0.5, True, "champion")
     return [
-        Waiting(Prediction(f"pay:{n}", str(n), time, 0, *answer, features, n, 1, n), key, (), 0)
+        (Prediction(f"pay:{n}", str(n), time, 0, *answer, features, n, 1, n), key, {})
         for n, (key, time, features) in enumerate(rows)
     ]
 
