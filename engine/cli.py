@@ -81,11 +81,13 @@ def backtest(
 ) -> None:
     """Run a pipeline over files: the same state machines, no broker."""
     from engine.backtest import backtest as run_backtest  # noqa: PLC0415
+    from engine.garbage import search_rarely  # noqa: PLC0415
     from engine.report import print_report, progress  # noqa: PLC0415
     from engine.static_files import read_static  # noqa: PLC0415
     from operators.asof import AsOf  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
+    search_rarely()
     with _writer(features_out) as features, _writer(predictions_out) as predictions, progress() as advance:
         report = run_backtest(
             pipeline,

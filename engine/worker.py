@@ -12,13 +12,13 @@ scored by the shadows, and while a slice is learned, so that neither sees half o
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections import Counter
 
 import structlog
 
 from engine.dispatch import Dispatch
+from engine.garbage import search_rarely
 from engine.inputs import Inputs, together
 from engine.intake import Run
 from engine.kafka import Partition, Sink, Source, ensure_topics
@@ -220,8 +220,7 @@ class Worker:
         if not await self._opened(self._inputs.positions(self._owned)):
             self._owned.clear()
             return
-        gc.collect()
-        gc.freeze()  # what is restored stays: full collections over it would hold the loop for 100 ms
+        search_rarely()  # what is restored stays
         self._ready = True
         self._saved_s = time.monotonic()
         log.info("partitions taken over", partitions=numbers, leader=self.trainer.leading)

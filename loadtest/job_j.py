@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.cli import load_pipeline
+from engine.garbage import search_rarely
 from engine.settings import load
 from loadtest.job_j_data import features_of, make_events
 from loadtest.job_j_kafka import Measured, faust_agent, headrace_worker, measure
@@ -82,6 +83,7 @@ def main(
     }
     for loop in loops.values():
         loop(WARM)
+    search_rarely()  # as a worker and a backtest do; for all contestants in this process
     rounds_of: dict[str, list[Sample]] = {}
     for number in range(rounds):
         for name, loop in loops.items():

@@ -9,6 +9,7 @@ the width doubles and pairs merge, so the whole run is always in view.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 __all__ = ["BUCKETS_MAX", "Cells", "Curve", "Losses", "Point"]
 
@@ -49,7 +50,10 @@ class Curve:
             cells = self._bucket(number)
             for name, column in losses.items():
                 total, count = cells.get(name, _NO_CELL)
-                known = [loss for loss in column[start:end] if loss is not None]
+                part = column[start:end]
+                known = (
+                    [loss for loss in part if loss is not None] if None in part else cast("list[float]", part)
+                )
                 for loss in known:  # one after the other: `sum` rounds in another way from Python 3.12 on
                     total += loss
                 if known:

@@ -247,12 +247,16 @@ class Join:
         in_order, others, timeout = self._in_order, self._others, self.implicit
         due = watermark - self.wait_ms
         # Nothing came out of order, nearly always: then the queue alone says who is next.
-        drop = self._drop
-        while in_order and in_order[0][0] < due and not others:
-            time, _, event_id = in_order.popleft()
-            waiting = drop(event_id)
-            if timeout is not None and isinstance(waiting, Waiting) and waiting.label is None:
-                implicit.append(Joined(waiting, timeout, time + self.wait_ms, -1, at_offset))
+        passed: list[tuple[int, int, str]] = []
+        while not others and in_order and in_order[0][0] < due:
+            passed.append(in_order.popleft())
+        gone = self._drop_all([event_id for _, _, event_id in passed])
+        if timeout is not None:
+            implicit += [
+                Joined(waiting, timeout, time + self.wait_ms, -1, at_offset)
+                for (time, _, _), waiting in zip(passed, gone, strict=True)
+                if isinstance(waiting, Waiting) and waiting.label is None
+            ]
         self._look()
         while self.next_deadline is not None and self.next_deadline < watermark:
             deadline, kind, offset, event_id = self._pop()
@@ -298,13 +302,17 @@ class Join:
             return
 
     def _drop(self, event_id: str) -> Waiting | Answered:
-        if event_id in self._stored:
-            self._changed.add(event_id)
-        else:  # it came and went between two deltas
-            self._changed.discard(event_id)
-            if self._prepared:
+        return self._drop_all((event_id,))[0]
+
+    def _drop_all(self, event_ids: Sequence[str]) -> list[Waiting | Answered]:
+        stored = self._stored.intersection(event_ids) if self._stored else ()
+        self._changed.difference_update(event_ids)  # the others came and went between two deltas
+        self._changed.update(stored)
+        if self._prepared:
+            for event_id in set(event_ids).difference(stored):
                 self._prepared.pop("w/" + event_id, None)
-        return self._waiting.pop(event_id)
+        forget = self._waiting.pop
+        return [forget(event_id) for event_id in event_ids]
 
     def _drop_early(self, event_id: str, offset: int) -> EarlyLabel | None:
         """An early label that met its event is gone already; its deadline is passed over."""
