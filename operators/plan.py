@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from sys import intern
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -233,7 +234,8 @@ def compile_features(
                 if isinstance(described, Condition)
                 else 'write field("...") or by("...").count("1h")',
             )
-        expression = compiled[name] = bare(described)
+        # Interned, as constants of compiled code are: dicts of models then find the very object.
+        expression = compiled[intern(name)] = bare(described)
         shapes.check(expression, place)
         for part in nodes(expression):
             if isinstance(part, Aggregate):
