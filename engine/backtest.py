@@ -83,11 +83,13 @@ class LocalRun:
         looked_up = self._static.of(run) if self._static is not None else None
         out = self.scorer.step(run, _last_time(run), looked_up)
         out += self.scorer.complete()
+        if self._inside and self.examples is None:
+            return out  # learned when they were made
         lessons = [record for record in out if record.target == "examples"]
-        if not self._inside:
+        if self._inside:
+            self._written(lessons)
+        else:
             self._fold(lessons)
-        elif self.examples is not None:
-            self._written(lessons)  # learned when they were made
         return out
 
     def _fold(self, lessons: Sequence[Outgoing]) -> None:
