@@ -4,8 +4,9 @@ Lives here: rounds, medians, ratios, the table.  Never here: the contestants (`j
 `job_j_kafka.py`).
 
 Run as `python -m loadtest.job_j`; with `--bootstrap-servers` (or KAFKA_BOOTSTRAP_SERVERS) over
-Kafka too.  Contestants take turns in every round, and a ratio is the median of the ratios within
-rounds, since a shared machine moves by a factor of two between one minute and the next.
+Kafka too.  Contestants in process take turns of 10,240 events, those over Kafka run one after the other,
+and a ratio is the median of the ratios within rounds, since a shared machine moves by a factor of two
+between one minute and the next.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -24,11 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.cli import load_pipeline
-from engine.garbage import search_rarely
 from engine.settings import load
 from loadtest.job_j_data import features_of, make_events
 from loadtest.job_j_kafka import Measured, faust_agent, headrace_worker, measure
-from loadtest.job_j_local import bare_river, check_equal, headrace, plain_job, timed
+from loadtest.job_j_local import bare_river, check_equal, headrace, plain_job, take_turns
 from loadtest.machine import cores, machine
 from topics.codec import encode_json
 from topics.errors import HeadraceError
@@ -76,18 +76,17 @@ def main(
     rows = list(features_of(data))
     console.print(f"exact over {CHECKED} events; {events} events a round, {rounds} rounds, {cards}")
 
-    loops: dict[str, Callable[[int], None]] = {
-        RIVER: lambda count: bare_river(rows[:count]),
-        PLAIN: lambda count: plain_job(data[:count]),
-        LOCAL: lambda count: headrace(pipeline, data[:count]),
-    }
-    for loop in loops.values():
-        loop(WARM)
-    search_rarely()  # as a worker and a backtest do; for all contestants in this process
+    def loops(count: int) -> dict[str, Iterator[None]]:
+        return {
+            RIVER: bare_river(rows[:count]),
+            PLAIN: plain_job(data[:count]),
+            LOCAL: headrace(pipeline, data[:count]),
+        }
+
+    take_turns(loops(WARM))
     rounds_of: dict[str, list[Sample]] = {}
     for number in range(rounds):
-        for name, loop in loops.items():
-            wall_s, cpu_s = timed(lambda loop=loop: loop(events))  # type: ignore[misc]
+        for name, (wall_s, cpu_s) in take_turns(loops(events)).items():
             rounds_of.setdefault(name, []).append(Sample(events / wall_s, cpu_s / events * 1e6))
         if bootstrap_servers is not None and number < kafka_rounds:
             for name, sample in _over_kafka(bootstrap_servers, number, data, faust_events).items():

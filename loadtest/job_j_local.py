@@ -4,36 +4,40 @@ Lives here: the timed loops and what they must agree on.  Never here: Kafka
 (`job_j_kafka.py`), rounds and ratios (`job_j.py`).
 
 Loops are timed in wall seconds and in processor seconds: on an idle machine they are the same, on a
-shared one the second leave out what others take.  Before each, garbage is collected and what lives
-is frozen, so that nobody pays for what the benchmark itself keeps.
+shared one the second leave out what others take.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import orjson
 
 from engine.backtest import LocalRun
+from engine.garbage import search_rarely
 from engine.intake import RUN_MAX
 from engine.pipeline import Pipeline
 from loadtest.job_j_data import NaiveWindows, features_of, new_model
 from topics.errors import ModelError
 from topics.messages import Prediction, Record
 
-__all__ = ["Row", "Timing", "bare_river", "check_equal", "headrace", "plain_job", "timed"]
+__all__ = ["Row", "Timing", "bare_river", "check_equal", "headrace", "plain_job", "take_turns"]
 
 Row = tuple[dict[str, float], bool]
 """Features and label of one event."""
 
+TURN = 80 * RUN_MAX
+"""Events of one turn."""
 SUM_ERROR_MAX = 1e-9
 """Of sum |x| of the window: what the engine promises for sums and means."""
 SCORE_ERROR_MAX = 1e-9
 """Probabilities of one model on features that differ in the last bits."""
+
+_ENDED = object()
 
 
 class Timing(NamedTuple):
@@ -43,55 +47,70 @@ class Timing(NamedTuple):
     cpu_s: float
 
 
-def timed(loop: Callable[[], None]) -> Timing:
-    """Return what one call takes, the collector set up as in a fresh process."""
-    gc.collect()
-    gc.freeze()
-    try:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        loop()
-        return Timing(time.perf_counter() - wall_s, time.process_time() - cpu_s)
-    finally:
-        gc.unfreeze()
+def take_turns(loops: Mapping[str, Iterator[None]]) -> dict[str, Timing]:
+    """Run loops to their ends, a turn of each after the other; return what each took.
+
+    Turns are some tenths of a second, so what the neighbours of a shared machine do meets all loops alike.
+    """
+    spent = {name: [0.0, 0.0] for name in loops}
+    waiting = dict(loops)
+    search_rarely()  # as a worker does, and so that nobody pays for what the benchmark itself keeps
+    while waiting:
+        for name, loop in list(waiting.items()):
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            if next(loop, _ENDED) is _ENDED:
+                del waiting[name]
+            spent[name][0] += time.perf_counter() - wall_s
+            spent[name][1] += time.process_time() - cpu_s
+    gc.unfreeze()
+    return {name: Timing(*both) for name, both in spent.items()}
 
 
-def bare_river(rows: Sequence[Row]) -> None:
+def bare_river(rows: Sequence[Row]) -> Iterator[None]:
     """Predict and learn with River alone, features made beforehand: the ratio's 1.00."""
     model = new_model()
     predict, learn = model.predict_proba_one, model.learn_one
-    for features, label in rows:
-        predict(features)
-        learn(features, label)
+    for start in range(0, len(rows), TURN):
+        for features, label in rows[start : start + TURN]:
+            predict(features)
+            learn(features, label)
+        yield
 
 
-def plain_job(events: Sequence[bytes]) -> None:
+def plain_job(events: Sequence[bytes]) -> Iterator[None]:
     """Bytes to bytes as an engineer writes it in an hour: orjson, deques, River, nothing kept."""
     windows, model = NaiveWindows(), new_model()
-    for value in events:
-        event = orjson.loads(value)
-        features = windows.step(event)
-        score = model.predict_proba_one(features)[True]
-        model.learn_one(features, event["label"])
-        orjson.dumps({"id": event["id"], "p": score})
+    for start in range(0, len(events), TURN):
+        for value in events[start : start + TURN]:
+            event = orjson.loads(value)
+            features = windows.step(event)
+            score = model.predict_proba_one(features)[True]
+            model.learn_one(features, event["label"])
+            orjson.dumps({"id": event["id"], "p": score})
+        yield
 
 
-def headrace(pipeline: Pipeline, events: Sequence[bytes]) -> None:
-    """Bytes to bytes through scorer and learner: examples encoded, read back, learned row by row."""
+def headrace(pipeline: Pipeline, events: Sequence[bytes]) -> Iterator[None]:
+    """Bytes to bytes through scorer and learner, examples encoded.
+
+    Raises ModelError where an event was not answered.
+    """
     run = LocalRun(pipeline)
-    sent = 0
-    for answers in _answers(run, pipeline.events.name, events):
-        sent += answers
-    if sent != len(events):
-        raise ModelError(f"{sent} answers to {len(events)} events", hint="see the dead letters")
+    for start in range(0, len(events), TURN):
+        turn = events[start : start + TURN]
+        sent = sum(_answers(run, pipeline.events.name, turn, start))
+        if sent != len(turn):
+            raise ModelError(f"{sent} answers to {len(turn)} events", hint="see the dead letters")
+        yield
 
 
-def _answers(run: LocalRun, topic: str, events: Sequence[bytes]) -> Iterator[int]:
-    """Feed the events in runs and yield how many predictions left with each."""
+def _answers(run: LocalRun, topic: str, events: Sequence[bytes], first: int = 0) -> Iterator[int]:
+    """Feed events, from offset `first` on, in runs; yield how many predictions left with each."""
     for start in range(0, len(events), RUN_MAX):
         run.scorer.intake.offer_events(
             [
                 Record(topic, 0, offset, None, None, value)
-                for offset, value in enumerate(events[start : start + RUN_MAX], start)
+                for offset, value in enumerate(events[start : start + RUN_MAX], first + start)
             ]
         )
         while (out := run.advance()) is not None:

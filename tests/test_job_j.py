@@ -37,7 +37,7 @@ def test_another_job_is_refused(pipeline, monkeypatch):
 
 def test_an_event_without_an_answer_is_refused(pipeline):
     with pytest.raises(ModelError, match="9 answers to 10 events"):
-        job_j_local.headrace(pipeline, [*make_events(9), b"{"])
+        list(job_j_local.headrace(pipeline, [*make_events(9), b"{"]))
 
 
 def test_ratios_are_medians_of_ratios_within_rounds():
