@@ -63,7 +63,7 @@ class Curve:
     def _same_bucket(self, times_ms: Sequence[int], start: int, number: int) -> int:
         """Return the end of the stretch from `start` on whose times fall into bucket `number`."""
         width_ms, end = self.width_ms, len(times_ms)
-        rest = times_ms[start:]
+        rest = times_ms[start:] if start else times_ms
         if min(rest) // width_ms == number == max(rest) // width_ms:
             return end
         return next((row for row in range(start, end) if times_ms[row] // width_ms != number), end)

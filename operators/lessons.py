@@ -88,14 +88,12 @@ class Lessons:
             self._begun[name] = row
             rows, labels = self.rows[row:], self.labels[row:]
             model = bare(candidate.model, self._names)
-            learn_one = direct(model).learn_one
             if self._score_of is None:
-                learned, error = _learn(learn_one, rows, labels)
+                learned, error = _learn(direct(model).learn_one, rows, labels)
                 scored = learned + 1
             else:
-                predictor = model if candidate.predictor is candidate.model else candidate.predictor
-                score_of = self._score_of(predictor)
-                scores, learned, error = _score_and_learn(score_of, learn_one, rows, labels)
+                calls = _calls_of(candidate, model, self._score_of)
+                scores, learned, error = _score_and_learn(calls.score, calls.learn_one, rows, labels)
                 self.scores[name] = scores
                 scored = len(scores)
             if error is not None:
@@ -153,6 +151,24 @@ class Lessons:
         if found is None:
             return Serving(None, "prior", failures)
         return Serving(found, "champion" if found.name == roster.champion else "previous", failures)
+
+
+class _Calls(NamedTuple):
+    model: Any
+    score: ScoreOf
+    learn_one: Callable[[Any, Any], None]
+
+
+def _calls_of(candidate: Candidate, model: Any, score_of: Callable[[Any], ScoreOf]) -> _Calls:
+    """Return how `model`, a candidate's own without needless guards, is called.
+
+    Found out once per model: it takes as long as a row.
+    """
+    calls: _Calls | None = candidate.calls
+    if calls is None or calls.model is not model:
+        predictor = model if candidate.predictor is candidate.model else candidate.predictor
+        calls = candidate.calls = _Calls(model, score_of(predictor), direct(model).learn_one)
+    return calls
 
 
 def _score_and_learn(

@@ -42,7 +42,7 @@ class Candidate:
     pipeline that this one is a clone of (itself, for the first ones).
     """
 
-    __slots__ = ("definition", "model", "name", "predictor", "updates", "version")
+    __slots__ = ("calls", "definition", "model", "name", "predictor", "updates", "version")
 
     def __init__(
         self,
@@ -60,6 +60,8 @@ class Candidate:
         self.version = version
         self.updates = updates
         self.definition = definition or name
+        self.calls: Any = None
+        """What `lessons.py` found out about how `model` is called."""
 
 
 class _PriorState(msgspec.Struct):
