@@ -127,7 +127,6 @@ def test_expressions_are_immutable() -> None:
         lambda: by("card").count("1h", shift="soon"),
         lambda: by("card").count(tumbling("1h"), shift="1h"),
         lambda: by("card").count("1h", shift="1h", include_current=False),
-        lambda: by("card").count(label, "1h", where=field("a") > 1),
         lambda: by("card").count(label, session("1h")),
         lambda: by("card").arg_max(label, "amount", "1h"),
         lambda: by("card").arg_max("kind", label, "1h"),
