@@ -51,6 +51,8 @@ class Entry(NamedTuple):
     """Of a label its offset; of events, they count up."""
     value: Any
     """The user's event; of a label its number, None where it is text."""
+    of: Any = None
+    """Of a label its event, where a window has a condition."""
 
 
 class Plain(NamedTuple):
@@ -84,7 +86,7 @@ def plain_value(aggregate: Aggregate, entries: Sequence[Entry], time: int, own: 
         seen.append(Entry(time, -1, own))
     if aggregate.where is not None:
         met = predicate(aggregate.where)
-        seen = [entry for entry in seen if met(entry.value) is True]
+        seen = [entry for entry in seen if met(entry.value if entry.of is None else entry.of) is True]
     if isinstance(aggregate.span, Decay):
         return _decayed(aggregate, aggregate.span, seen, time)
     inside = _inside(aggregate, seen, time)

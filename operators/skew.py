@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from heapq import heappop, heappush
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from operators.calculation import calculation
 from operators.features import label_number
@@ -81,6 +81,8 @@ class _Waiting(NamedTuple):
     event_time: int
     keys: tuple[SampledKey | None, ...]
     """Per group the key, where labels are kept of it and it is in the sample."""
+    value: Any
+    """The user's event, where a window over labels has a condition."""
 
 
 class Skew:
@@ -121,6 +123,11 @@ class Skew:
                 self._groups.setdefault(place, group).reaches(window)
             self._features.append(_Feature(name, expression, windows, self._can_be_told(name, expression)))
         self._labelled = [group for group in self._groups.values() if group.source == "labels"]
+        self._conditional = any(
+            window.source == "labels" and window.where is not None
+            for feature in self._features
+            for window in feature.windows
+        )
         self._time_max = -1
         self._events = 0
         self._seen: dict[str, _Waiting | None] = {}
@@ -141,8 +148,6 @@ class Skew:
                 return False
             if isinstance(part, Aggregate) and not is_plain(part):
                 return False
-            if isinstance(part, Aggregate) and part.source == "labels" and part.where is not None:
-                return False  # the events that met it are not kept until their labels come
             if (
                 isinstance(part, Aggregate)
                 and self._scope.partitions > 1
@@ -201,7 +206,8 @@ class Skew:
         """Remember an event for its repeats and its label, which may be here already."""
         if event.event_time + self._scope.wait_ms < self._watermark:
             return  # beyond the horizon: answered, not joined
-        waiting = _Waiting(event.event_time, tuple(keys[group] for group in self._labelled))
+        value = event.value if self._conditional else None
+        waiting = _Waiting(event.event_time, tuple(keys[group] for group in self._labelled), value)
         self._seen[event.event_id] = waiting
         heappush(self._order, (event.event_time, event.event_id))
         if event.label is not None:
@@ -216,7 +222,7 @@ class Skew:
         number = label_number(label)
         for group, key in zip(self._labelled, waiting.keys, strict=True):
             if key is not None:
-                group.enter(key, Entry(label_time, offset, number), self._watermark)
+                group.enter(key, Entry(label_time, offset, number, waiting.value), self._watermark)
 
     def _expire(self) -> None:
         """Forget events beyond the horizon; one without a label gets the implicit one, if there is one."""

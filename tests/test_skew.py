@@ -195,6 +195,7 @@ def pipeline(**changes: Any) -> Pipeline:
             "risk": CARD.mean(label, "30m").default(0.0),
             "all_risk": by().mean(label, "1h"),
             "age": CARD.since_last(label, "1h"),
+            "dear": CARD.sum(label, "1h", where=field("amount") > 2),
         },
     }
     return Pipeline(
