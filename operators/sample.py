@@ -48,6 +48,8 @@ class SampledGroup:
         """In order of time, ties as they entered."""
         self.given_up: set[SampledKey] = set()
         """Keys that had too many entries."""
+        self._unsure: dict[SampledKey, int] = {}
+        """Until when a key's windows may hold an entry of which nobody knows whether it entered, ms."""
         self._one_in, self._entries_max, self._total_max = one_in, entries_max, total_max
         self._total = 0
         self._reach_ms: int | None = 0
@@ -80,8 +82,21 @@ class SampledGroup:
             self._total -= len(entries)
             entries.clear()
 
+    def doubt(self, key: SampledKey, time: int) -> None:
+        """Take note that an entry at `time` may have entered, or not."""
+        if self._reach_ms is None:
+            self.given_up.add(key)
+            self._total -= len(self.entries.pop(key, ()))
+        else:
+            self._unsure[key] = max(time + self._reach_ms, self._unsure.get(key, 0))
+
+    def is_known(self, key: SampledKey, time: int) -> bool:
+        """Return whether the entries that windows at `time` look at are all that there are."""
+        return key not in self.given_up and time > self._unsure.get(key, -1)
+
     def sweep(self, watermark: int) -> None:
         """Forget keys of which no entry can be looked at any more."""
+        self._unsure = {key: until for key, until in self._unsure.items() if until >= watermark}
         for key in list(self.entries):
             self._trim(self.entries[key], watermark)
             if not self.entries[key] and key not in self.given_up:

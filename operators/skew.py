@@ -170,7 +170,8 @@ class Skew:
         time, value = event.event_time, event.value
         self._time_max = max(self._time_max, time)
         self._expire()
-        late = answer.late or time < self._watermark
+        too_old = time < self._watermark
+        late = answer.late or too_old
         keys = {group: group.key_of(value) for group in self._groups.values()}
         told = [feature for feature in self._features if self._in_sample(feature, keys, event.event_id)]
         found: list[Found] = []
@@ -179,10 +180,15 @@ class Skew:
                 found = [Found(feature.name, "unchecked") for feature in told]
             else:
                 found = self._compared(event, told, keys, answer.features)
-        if not late:
-            for group, key in keys.items():
-                if key is not None and group.source == "events":
-                    group.enter(key, Entry(time, self._events, value), self._watermark)
+        # With several partitions an event may be late for the windows of some key only; nobody says of which.
+        doubtful = late and not too_old and self._scope.partitions > 1
+        for group, key in keys.items():
+            if key is None or group.source != "events":
+                continue
+            if doubtful:
+                group.doubt(key, time)
+            elif not late:
+                group.enter(key, Entry(time, self._events, value), self._watermark)
         if any(key is not None for key in keys.values()) or told:
             self._wait(event, keys)
         return found
@@ -276,7 +282,8 @@ class Skew:
             return False
         for window in feature.windows:
             group = self._groups[window.keys, window.source]
-            if keys[group] in group.given_up:
+            key = keys[group]
+            if key is not None and not group.is_known(key, time):
                 return False
             if self.complete_from_ms is None:
                 continue

@@ -91,7 +91,8 @@ def served(
     async def play() -> None:
         await make_topics(tansu, load_pipeline(file))
         async with watching(tansu, catalog["predictions"]) as watch:
-            with Worker(file, tansu, folder, idle_timeout_ms=300) as worker:
+            # Held events go when their partitions have been idle: after the last, not while a worker starts.
+            with Worker(file, tansu, folder, idle_timeout_ms=3_000) as worker:
                 await worker.ready()
                 await publish(tansu, messages[: len(messages) // 2])
                 await until(lambda: watch.answered(catalog["predictions"]) > 100, "a third", worker=worker)

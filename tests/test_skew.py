@@ -66,11 +66,15 @@ def decoded(event: Event) -> Decoded:
 
 
 def compared(
-    definition: Mapping[str, Expression], history: Sequence[Event], rows: Sequence[Features], **settings: Any
+    definition: Mapping[str, Expression],
+    history: Sequence[Event],
+    rows: Sequence[Features],
+    partitions: int = 1,
+    **settings: Any,
 ) -> list[list[Found]]:
     """Let a check see a history and what was served for it."""
     plan = features_of(definition).plan
-    skew = Skew(plan, Scope("card", 1, HOUR_MS), **settings)
+    skew = Skew(plan, Scope("card", partitions, HOUR_MS), **settings)
     pairs = zip(history, rows, strict=True)
     return [skew.event(decoded(event), replace(answer(event, row), late=event.late)) for event, row in pairs]
 
@@ -120,6 +124,30 @@ def test_a_sample_is_whole_keys_and_always_the_same() -> None:
     assert all(
         bool(outcomes) == (event.key in looked_at) for event, outcomes in zip(history, found, strict=True)
     )
+
+
+@pytest.mark.parametrize("entered", [True, False])
+def test_what_was_late_for_some_windows_only_leaves_its_key_unchecked_while_it_may_be_in_one(
+    entered: bool,
+) -> None:
+    """Event 3 is within the grace, yet was late for the windows of some key on another partition."""
+    definition = {"n": CARD.count("5ms")}
+    history = line(12, keys=2)
+    rows = features_of(definition).step_events(
+        [replace(event, late=event.offset == 3 and not entered) for event in history]
+    )
+    marked = [replace(event, late=event.offset == 3) for event in history]
+    outcomes = [one.outcome for (one,) in compared(definition, marked, rows, partitions=2)]
+    assert [number for number, outcome in enumerate(outcomes) if outcome != "match"] == [3, 5, 7]
+    assert {outcomes[number] for number in (3, 5, 7)} == {"unchecked"}
+
+
+def test_a_session_that_may_have_one_more_is_never_told_again() -> None:
+    definition = {"visit": CARD.count(session("2ms"))}
+    history = [replace(event, late=event.offset == 3) for event in line(12, keys=2)]
+    rows = features_of(definition).step_events(history)
+    outcomes = [one.outcome for (one,) in compared(definition, history, rows, partitions=2)]
+    assert outcomes == ["match", "match", "match"] + ["unchecked", "match"] * 4 + ["unchecked"]
 
 
 def test_an_unknown_name_is_extra_under_one_name() -> None:
