@@ -49,7 +49,7 @@ class SampledGroup:
         self.given_up: set[SampledKey] = set()
         """Keys that had too many entries."""
         self._unsure: dict[SampledKey, int] = {}
-        """Until when a key's windows may hold an entry of which nobody knows whether it entered, ms."""
+        """Of keys in `entries`: until when a window may hold one of which nobody knows if it entered, ms."""
         self._one_in, self._entries_max, self._total_max = one_in, entries_max, total_max
         self._total = 0
         self._reach_ms: int | None = 0
@@ -78,15 +78,18 @@ class SampledGroup:
         self._total += 1
         self._trim(entries, watermark)
         if len(entries) >= self._entries_max or self._total > self._total_max:
-            self.given_up.add(key)
-            self._total -= len(entries)
-            entries.clear()
+            self._give_up(key)
+
+    def _give_up(self, key: SampledKey) -> None:
+        self.given_up.add(key)
+        self._total -= len(self.entries[key])
+        self.entries[key].clear()
 
     def doubt(self, key: SampledKey, time: int) -> None:
         """Take note that an entry at `time` may have entered, or not."""
+        self.entries.setdefault(key, [])
         if self._reach_ms is None:
-            self.given_up.add(key)
-            self._total -= len(self.entries.pop(key, ()))
+            self._give_up(key)
         else:
             self._unsure[key] = max(time + self._reach_ms, self._unsure.get(key, 0))
 
@@ -99,7 +102,7 @@ class SampledGroup:
         self._unsure = {key: until for key, until in self._unsure.items() if until >= watermark}
         for key in list(self.entries):
             self._trim(self.entries[key], watermark)
-            if not self.entries[key] and key not in self.given_up:
+            if not self.entries[key] and key not in self.given_up and key not in self._unsure:
                 del self.entries[key]
 
     def _trim(self, entries: list[Entry], watermark: int) -> None:

@@ -74,6 +74,16 @@ def test_a_key_with_too_many_entries_is_given_up_for_good() -> None:
     assert (kept.entries, kept.given_up) == ({("a",): []}, {("a",)})
 
 
+def test_a_doubt_lasts_as_long_as_the_window_and_then_the_key_is_forgotten() -> None:
+    kept = group(CARD.count(50))
+    kept.doubt(("a",), 10)
+    kept.sweep(60)
+    assert [kept.is_known(("a",), time) for time in (60, 61)] == [False, True]
+    assert kept.entries == {("a",): []}  # it counts among the keys, of which there is a limit
+    kept.sweep(61)
+    assert kept.entries == {}
+
+
 def test_beyond_the_limit_of_all_entries_the_keys_that_add_to_them_are_given_up() -> None:
     kept = group(CARD.count(50), total_max=3)
     for number, key in enumerate("aabcbc"):  # c would be the fourth, then b
