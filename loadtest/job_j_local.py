@@ -55,14 +55,16 @@ def take_turns(loops: Mapping[str, Iterator[None]]) -> dict[str, Timing]:
     spent = {name: [0.0, 0.0] for name in loops}
     waiting = dict(loops)
     search_rarely()  # as a worker does, and so that nobody pays for what the benchmark itself keeps
-    while waiting:
-        for name, loop in list(waiting.items()):
-            wall_s, cpu_s = time.perf_counter(), time.process_time()
-            if next(loop, _ENDED) is _ENDED:
-                del waiting[name]
-            spent[name][0] += time.perf_counter() - wall_s
-            spent[name][1] += time.process_time() - cpu_s
-    gc.unfreeze()
+    try:
+        while waiting:
+            for name, loop in list(waiting.items()):
+                wall_s, cpu_s = time.perf_counter(), time.process_time()
+                if next(loop, _ENDED) is _ENDED:
+                    del waiting[name]
+                spent[name][0] += time.perf_counter() - wall_s
+                spent[name][1] += time.process_time() - cpu_s
+    finally:
+        gc.unfreeze()
     return {name: Timing(*both) for name, both in spent.items()}
 
 

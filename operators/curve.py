@@ -9,7 +9,6 @@ the width doubles and pairs merge, so the whole run is always in view.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 __all__ = ["BUCKETS_MAX", "Cells", "Curve", "Losses", "Point"]
 
@@ -50,10 +49,7 @@ class Curve:
             cells = self._bucket(number)
             for name, column in losses.items():
                 total, count = cells.get(name, _NO_CELL)
-                part = column[start:end]
-                known = (
-                    [loss for loss in part if loss is not None] if None in part else cast("list[float]", part)
-                )
+                known = [loss for loss in column[start:end] if loss is not None]
                 for loss in known:  # one after the other: `sum` rounds in another way from Python 3.12 on
                     total += loss
                 if known:
@@ -63,7 +59,7 @@ class Curve:
     def _same_bucket(self, times_ms: Sequence[int], start: int, number: int) -> int:
         """Return the end of the stretch from `start` on whose times fall into bucket `number`."""
         width_ms, end = self.width_ms, len(times_ms)
-        rest = times_ms[start:] if start else times_ms
+        rest = times_ms[start:]
         if min(rest) // width_ms == number == max(rest) // width_ms:
             return end
         return next((row for row in range(start, end) if times_ms[row] // width_ms != number), end)

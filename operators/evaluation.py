@@ -179,7 +179,12 @@ class Evaluation:
         self._by_label_time.extend([example.label_time for example in examples], losses)
         names = [name for name in losses if name != SERVED]
         rows = [
-            (e.label, e.served_score, e.scores if len(e.scores) == len(names) else _only(names, e.scores))
+            (
+                e.label,
+                e.served_score,
+                # mostly all of them
+                e.scores if len(e.scores) == len(names) else {name: e.scores[name] for name in names},
+            )
             for e in examples
         ]
         self._recent.extend(rows)
@@ -322,11 +327,6 @@ class Evaluation:
             curve.width_ms = state.width_ms
             curve.buckets = state.buckets
         self._dirty = False
-
-
-def _only(names: Sequence[str], scores: dict[str, Score]) -> dict[str, Score]:
-    """Return the scores of `names`, which is mostly all of them."""
-    return scores if len(names) == len(scores) else {name: scores[name] for name in names}
 
 
 def _values(found: Sequence[metrics.base.Metric]) -> dict[str, float]:

@@ -156,41 +156,29 @@ class Join:
 
     def open(self, waiting: Waiting) -> None:
         """Remember an answered event.  Its id must not be known."""
-        self.open_all((waiting,))
-
-    def open_all(self, waitings: Sequence[Waiting]) -> None:
-        """Remember answered events, in order.  Their ids must be new, and all different."""
-        for waiting in waitings:
-            answer = waiting.prediction
-            self._remember(answer.event_id, answer.event_time, answer.event_offset, waiting)
+        self._remember((waiting,))
 
     def answered_all(self, events: Sequence[Answered]) -> None:
         """Remember events that carried their labels, in order.  Their ids must be new, and all different."""
+        self._remember(events)
+
+    def _remember(self, answered: Sequence[Waiting | Answered]) -> None:
         entries, changed, in_order = self._waiting, self._changed, self._in_order
         newest = in_order[-1] if in_order else _FIRST
-        for event in events:
-            place = (event.event_time, event.event_offset, event.event_id)
-            if place < newest or len(entries) + len(self._early) >= self.pending_max:
-                self._remember(event.event_id, event.event_time, event.event_offset, event)
-                continue
-            entries[event.event_id] = event
-            changed.add(event.event_id)
-            in_order.append(place)
-            newest = place
+        for entry in answered:
+            place = _place(entry)
+            time, offset, event_id = place
+            entries[event_id] = entry
+            changed.add(event_id)
+            if newest < place:
+                in_order.append(place)
+                newest = place
+            else:
+                heappush(self._others, (time + self.wait_ms, _WAITING, offset, event_id))
+            if len(entries) + len(self._early) > self.pending_max:
+                self._look()
+                self._give_up()
         self._look()
-
-    def _remember(self, event_id: str, time: int, offset: int, entry: Waiting | Answered) -> None:
-        entries, in_order, deadline = self._waiting, self._in_order, time + self.wait_ms
-        entries[event_id] = entry
-        self._changed.add(event_id)
-        if not in_order or in_order[-1] < (time, offset):
-            in_order.append((time, offset, event_id))
-        else:
-            heappush(self._others, (deadline, _WAITING, offset, event_id))
-        if self.next_deadline is None or deadline < self.next_deadline:
-            self.next_deadline = deadline
-        if len(entries) + len(self._early) > self.pending_max:
-            self._give_up()
 
     def settle(self, waiting: Waiting, scores: dict[str, Score]) -> Joined | EarlyLabel | None:
         """Add every candidate's score; return the join if the label was here before its event.

@@ -6,9 +6,10 @@ Lives here: the type of an expression's value.  Never here: whether it may be us
 
 from __future__ import annotations
 
-from typing import Literal, NewType, get_args, get_origin, get_type_hints
+from typing import get_type_hints
 
 import msgspec
+from msgspec import inspect
 
 from operators.algebra import Bucket, Clip, Hashed, Math
 from operators.expressions import (
@@ -75,24 +76,26 @@ def _kind(expression: Expression, hints: dict[str, object]) -> type:
 
 def _declared(hint: object) -> type:
     """Return the first plain type that a field's annotation names; a number where it names none."""
-    found = _types(hint)
-    for kind in (str, bool, int):
-        if any(issubclass(one, kind) for one in found):
-            return kind
-    return float
+    found = _types(inspect.type_info(hint))
+    return next((kind for kind in (str, bool, int) if kind in found), float)
 
 
-def _types(hint: object) -> list[type]:
-    """Return the types of which a value may be; a literal's is that of its values.
+def _types(kind: inspect.Type) -> set[type]:
+    """Return the plain types of which a value may be; a literal's are those of its values.
 
-    >>> _types(Literal["print", 3] | None)
-    [<class 'str'>, <class 'int'>, <class 'NoneType'>]
+    >>> from typing import Literal
+    >>> _types(inspect.type_info(Literal["print", 3] | None)) == {str, int}
+    True
     """
-    if get_origin(hint) is Literal:
-        return [type(value) for value in get_args(hint)]
-    if isinstance(hint, NewType):
-        return _types(hint.__supertype__)
-    parts = get_args(hint)
-    return (
-        [one for part in parts for one in _types(part)] if parts else [hint] if isinstance(hint, type) else []
-    )
+    match kind:
+        case inspect.Metadata():
+            return _types(kind.type)
+        case inspect.UnionType():
+            return {one for part in kind.types for one in _types(part)}
+        case inspect.LiteralType():
+            return {type(value) for value in kind.values}
+        case _:
+            return {_PLAIN[type(kind)]} if type(kind) in _PLAIN else set()
+
+
+_PLAIN: dict[type, type] = {inspect.StrType: str, inspect.BoolType: bool, inspect.IntType: int}
