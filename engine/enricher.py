@@ -55,7 +55,7 @@ class Enricher:
         self._reader = Reader()
         self._partitions = pipeline.events.partitions
         self._merge: Merge[Held] = Merge(self._partitions, Held)
-        self._features = {stage.number: Features(stage.plan) for stage in stages.rekeyed}
+        self._features = {stage.number: Features(stage.plan, self.counts) for stage in stages.rekeyed}
 
     def __len__(self) -> int:
         return len(self._merge)

@@ -70,8 +70,15 @@ class Rekeying:
         self.intake = Intake(pipeline.event_decoder(), pipeline.label_decoder())
         self._hopbox = Hopbox(writer, logged)
         self._gather = Gather(parts=stages.parts)
-        self.router = Router(pipeline, stages, partition=partition, hopbox=self._hopbox, gather=self._gather)
         self.enricher = Enricher(pipeline, stages, partition=partition, hopbox=self._hopbox)
+        self.router = Router(
+            pipeline,
+            stages,
+            partition=partition,
+            hopbox=self._hopbox,
+            gather=self._gather,
+            counts=self.enricher.counts,
+        )
         self._reader = Reader()
         self._kept_ms = 0
         self._hops: list[Record] = []

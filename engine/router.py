@@ -26,6 +26,7 @@ from engine.hopbox import Hopbox
 from engine.intake import EventRead, LabelRead, Run
 from engine.pipeline import Pipeline
 from engine.sink import partition_of
+from operators.calculation import Counts
 from operators.contract import Operator, StateDelta, StateEntries
 from operators.entries import delta_of, restore_into, snapshot_of
 from operators.features import Features, JoinedLabel, label_number
@@ -60,8 +61,16 @@ class Router:
     """One source partition's part in re-keying; `gather` learns which events wait for what."""
 
     def __init__(
-        self, pipeline: Pipeline, stages: Stages, *, partition: int, hopbox: Hopbox, gather: Gather
+        self,
+        pipeline: Pipeline,
+        stages: Stages,
+        *,
+        partition: int,
+        hopbox: Hopbox,
+        gather: Gather,
+        counts: Counts | None = None,
     ) -> None:
+        """`counts` gets the failures of the user's functions; they are no part of the state."""
         self.partition = partition
         self.position = _Position()
         self._hopbox = hopbox
@@ -73,7 +82,7 @@ class Router:
         self._max_ahead_ms = pipeline.max_ahead_ms
         self._join = Join(wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
         self._hold: Merge[Held] = Merge(1, Held, held_max=HELD_MAX)
-        self._own = Features(stages.own) if stages.own is not None else None
+        self._own = Features(stages.own, counts) if stages.own is not None else None
         self._key_of = [key_reader(stage.keys) for stage in stages.rekeyed]
         self._labelled = [
             (stage.number, key_of, Features(stage.plan).label_keys, len(stage.plan.label_key_groups))

@@ -33,7 +33,7 @@ from operators.featurebook import fields_read
 from operators.features import META, Meta
 from operators.join import Answered, Waiting
 from operators.kernels import Target
-from operators.nodes import Aggregate, windows_of
+from operators.nodes import Aggregate, Expression, windows_of
 from operators.plan import FeaturePlan, Group
 from operators.summaries import Measure, Summary, layout_of
 
@@ -93,7 +93,7 @@ def _layout(group: Group, types: Mapping[str, str]) -> GroupLayout:
     if group.where is not None:
         where = f"{group.where!r} {[types[name] for name in fields_read(group.where)]}"
     targets = [Target(0, aggregate) for aggregate in group.aggregates]
-    names = ["label" if name is None else f"{name}:{types[name]}" for name in group.columns]
+    names = [_column_name(name, group.calculated, types) for name in group.columns]
     cells: list[str] = []
     if group.store in ("tiles", "chains"):
         cells = [_cell_name(measure, names) for measure in layout_of(targets, group.columns)]
@@ -112,6 +112,15 @@ def _layout(group: Group, types: Mapping[str, str]) -> GroupLayout:
         cells=tuple(cells),
         reach_ms=group.window_max_ms,
     )
+
+
+def _column_name(name: str | None, calculated: Mapping[str, Expression], types: Mapping[str, str]) -> str:
+    """Return a column with the types of the fields that it is, or is calculated from."""
+    if name is None:
+        return "label"
+    if name in calculated:
+        return f"{name}:{[types[field] for field in fields_read(calculated[name])]}"
+    return f"{name}:{types[name]}"
 
 
 def _cell_name(measure: Measure, names: Sequence[str]) -> str:

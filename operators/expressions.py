@@ -14,6 +14,8 @@ by().count(label, "3h") + 1
 by("card").quantile("amount", 0.9, "7d", where=(field("amount") > 10) & ~(field("kind") == "refund"))
 >>> by("shop").mean("amount", tiled("90d", step="1d")) - by("shop").mean("amount", "1h", shift="7d")
 by("shop").mean("amount", tiled("90d", step="1d")) - by("shop").mean("amount", "1h", shift="7d")
+>>> by("card").mean(field("amount").log(), "60m")
+by("card").mean(field("amount").log(), "1h")
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from operators.nodes import (
     TimePart,
 )
 from operators.spans import Session, Span, allowed_kinds, decay, last_n, session, tiled, tumbling
+from operators.words import bare
 from topics.durations import Duration, duration_ms
 from topics.errors import DefinitionError
 from topics.messages import FeatureValue
@@ -78,7 +81,7 @@ label: Final = LabelSource()
 RANK_MAX: Final = 100
 """Ranks that `mode` may ask for."""
 
-_Source = str | Field | LabelSource
+_Source = str | Expression | LabelSource
 Window = Duration | Span
 
 
@@ -98,8 +101,8 @@ class Entering(TypedDict, total=False):
 class Key:
     """What events are grouped by.  Every method is one aggregate over a window ending at the event.
 
-    `of` is a field's name or `label`; `window` is a duration such as `"1h"`, or another kind of
-    window (`spans.py`); the other arguments are those of `Entering`.
+    `of` is a field's name, an expression over fields of the event, or `label`; `window` is a duration
+    such as `"1h"`, or another kind of window (`spans.py`); the other arguments are those of `Entering`.
     """
 
     fields: tuple[str, ...]
@@ -192,19 +195,19 @@ class Key:
         return self._aggregate("quantile", of, window, entering, float(q))
 
     def arg_max(
-        self, of: _Source, by: str | Field, window: Window, **entering: Unpack[Entering]
+        self, of: _Source, by: str | Expression, window: Window, **entering: Unpack[Entering]
     ) -> Aggregate:
         """Return `of` of the event with the largest `by`, the newest of equals; missing when empty.
 
         An event in which either is missing does not count.
         """
-        return self._aggregate("arg_max", of, window, entering, _source_name("arg_max", by))
+        return self._aggregate("arg_max", of, window, entering, _column("arg_max", by))
 
     def arg_min(
-        self, of: _Source, by: str | Field, window: Window, **entering: Unpack[Entering]
+        self, of: _Source, by: str | Expression, window: Window, **entering: Unpack[Entering]
     ) -> Aggregate:
         """Return `of` of the event with the smallest `by`, the newest of equals; missing when empty."""
-        return self._aggregate("arg_min", of, window, entering, _source_name("arg_min", by))
+        return self._aggregate("arg_min", of, window, entering, _column("arg_min", by))
 
     def _counting(
         self, kind: Kind, of: _Source | Window, window: Window | None, entering: Entering
@@ -226,7 +229,7 @@ class Key:
         of: _Source | None,
         window: Window,
         entering: Entering,
-        argument: float | str | None = None,
+        argument: float | str | Expression | None = None,
     ) -> Aggregate:
         place = f"{self!r}.{kind}"
         include_current, where, shift_ms = _entering(place, **entering)
@@ -245,8 +248,8 @@ class Key:
             raise DefinitionError(
                 f"{place}: a shifted window never includes the event", hint="leave include_current out"
             )
-        source = of if of is None or isinstance(of, LabelSource) else _source_name(kind, of)
-        if isinstance(source, LabelSource) and isinstance(argument, str):
+        source = of if of is None or isinstance(of, LabelSource) else _column(kind, of)
+        if isinstance(source, LabelSource) and isinstance(argument, str | Expression):
             raise DefinitionError(
                 f"{place}: labels have no fields of their own", hint="group them by a field: by(...)"
             )
@@ -297,15 +300,18 @@ def _entering(
         raise DefinitionError(f"{place}: shift: {error.message}", hint=error.hint) from None
 
 
-def _source_name(kind: Kind, of: object) -> str:
-    """Return the name of the field to aggregate."""
+def _column(kind: Kind, of: object) -> str | Expression:
+    """Return what to aggregate: the name of a field, or an expression, whose words mean nothing here."""
+    if isinstance(of, Expression):
+        of = bare(of)
     if isinstance(of, Field):
         return of.name
-    if isinstance(of, str):
+    if isinstance(of, str | Expression):
         return of
+    fix = f"{kind}(indicator(...), ...)" if isinstance(of, Condition) else f'{kind}("amount", "1h")'
     raise DefinitionError(
-        f"{kind} of {of!r}: only a field or `label` can be aggregated",
-        hint=f'write the field\'s name, as in {kind}("amount", "1h")',
+        f"{kind} of {of!r}: only a field, an expression over fields, or `label` can be aggregated",
+        hint=f"write the field's name or an expression, as in {fix}",
     )
 
 

@@ -158,7 +158,7 @@ def _named_by(part: object) -> Iterator[str]:
             yield name
         case Aggregate():
             yield from part.keys
-            yield from (name for name in (part.column, part.by_column) if name is not None)
+            yield from (name for name in (part.of, part.argument) if isinstance(name, str))
         case Lookup():
             yield from part.key_fields
 

@@ -100,7 +100,7 @@ class Features:
         self._label_groups: list[GroupRun] = []
         for group in plan.groups:
             mine = [target for aggregate in group.aggregates for target in targets[aggregate]]
-            run = group_run(group, mine, plan.max_events_per_key)
+            run = group_run(group, mine, plan.max_events_per_key, counts)
             (self._event_groups if group.source == "events" else self._label_groups).append(run)
         self._windows = [run.windows for run in (*self._event_groups, *self._label_groups)]
         self._watermark = LONG_AGO
@@ -112,7 +112,7 @@ class Features:
         if len(self.plan.groups) != 1 or not self._event_groups:
             return None
         (group,), (run,) = self.plan.groups, self._event_groups
-        if not isinstance(run.windows, Windows) or group.where is not None:
+        if not isinstance(run.windows, Windows) or group.where is not None or group.calculated:
             return None
         fields = {
             name: expression.name

@@ -66,8 +66,10 @@ def _kind(expression: Expression, hints: dict[str, object]) -> type:
         case Coalesce(inputs):
             kinds = {_kind(one, hints) for one in inputs}
             return kinds.pop() if len(kinds) == 1 else float
-        case Aggregate(kind=("first" | "last" | "mode" | "arg_max" | "arg_min"), of=str(name)):
-            return _declared(hints[name])
+        case Aggregate(
+            kind=("first" | "last" | "mode" | "arg_max" | "arg_min"), of=(str() | Expression()) as of
+        ):
+            return _kind(Field(of) if isinstance(of, str) else of, hints)
         case Lookup(fallback=(bool() | int() | float() | str()) as fallback):
             return type(fallback)
         case _:

@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from operators.algebra import Arithmetic, Constant, Default, Described, Expression, Negative
 from operators.conditions import Condition
 from operators.literals import literal, quote
 from operators.spans import Kind, Span
 from topics.durations import duration_text, offset_minutes, offset_text
+from topics.errors import DefinitionError
 from topics.messages import FeatureValue
 
 __all__ = [
@@ -153,6 +154,15 @@ class Lookup(Expression):
 class LabelSource:
     """The sentinel `label`: labels as they arrived, in place of a field of the event."""
 
+    def _refuse(self, _: object) -> NoReturn:
+        raise DefinitionError(
+            "label is no number of the event: it is not calculated with",
+            hint='calculate with its windows: by("card").mean(label, "1h") * 2',
+        )
+
+    __add__ = __sub__ = __mul__ = __truediv__ = _refuse
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = _refuse
+
     def __repr__(self) -> str:
         return "label"
 
@@ -161,20 +171,21 @@ class LabelSource:
 class Aggregate(Expression):
     """One number about the events (or labels) of one key within `(t - window, t]`, or within a `span`.
 
-    `of` is a field's name, `label`, or None where no value is needed; `argument` is what the kind
-    needs besides: the share of a quantile, the rank of a mode, the field that `arg_max` looks at.
+    `of` is a field's name, what is calculated from the event's fields, `label`, or None where no value is
+    needed; `argument` is what the kind needs besides: the share of a quantile, the rank of a mode, what
+    `arg_max` looks at.
     """
 
     kind: Kind
     keys: tuple[str, ...]
-    of: str | LabelSource | None
+    of: str | Expression | LabelSource | None
     window_ms: int
     include_current: bool = True
     where: Condition | None = None
     shift_ms: int = 0
     span: Span | None = None
     """Another kind of window than a sliding one."""
-    argument: float | str | None = None
+    argument: float | str | Expression | None = None
 
     @property
     def source(self) -> Literal["events", "labels"]:
@@ -183,13 +194,23 @@ class Aggregate(Expression):
 
     @property
     def column(self) -> str | None:
-        """Return the field whose values it reads, None for labels."""
-        return self.of if isinstance(self.of, str) else None
+        """Return the name of the column it reads: a field's, or an expression's text; None for labels."""
+        return _column_name(self.of)
 
     @property
     def by_column(self) -> str | None:
-        """Return the field whose extreme `arg_max` and `arg_min` look for."""
-        return self.argument if isinstance(self.argument, str) else None
+        """Return the name of the column whose extreme `arg_max` and `arg_min` look for."""
+        return _column_name(self.argument)
+
+    @property
+    def number(self) -> float | None:
+        """Return the share of a quantile, the rank of a mode."""
+        return self.argument if isinstance(self.argument, int | float) else None
+
+    @property
+    def calculated(self) -> tuple[Expression, ...]:
+        """Return what it reads that is no field of the event but calculated from some."""
+        return tuple(part for part in (self.of, self.argument) if isinstance(part, Expression))
 
     @property
     def reach_ms(self) -> int:
@@ -206,13 +227,19 @@ class Aggregate(Expression):
         """Return the window as it stands in a definition."""
         return f'"{duration_text(self.window_ms)}"' if self.span is None else repr(self.span)
 
+    def _parts(self) -> tuple[object, ...]:
+        # Columns are kept under their texts: two that are written differently, as 1 and 1.0, are two.
+        mine = Expression._parts(self)
+        return tuple(repr(part) if isinstance(part, Expression) else part for part in mine)
+
     def __repr__(self) -> str:
         keys = ", ".join(map(quote, self.keys))
         parts = []
         if self.of is not None:
             parts.append(quote(self.of) if isinstance(self.of, str) else repr(self.of))
         if self.argument is not None and self.kind != "mode":
-            parts.append(literal(self.argument))
+            given = self.argument
+            parts.append(repr(given) if isinstance(given, Expression) else literal(given))
         parts.append(self.window_text)
         if self.argument is not None and self.kind == "mode":
             parts.append(f"rank={self.argument}")
@@ -223,6 +250,11 @@ class Aggregate(Expression):
         if self.shift_ms:
             parts.append(f'shift="{duration_text(self.shift_ms)}"')
         return f"by({keys}).{self.kind}({', '.join(parts)})"
+
+
+def _column_name(of: object) -> str | None:
+    """Return under which name a window keeps values; no field is called like an expression."""
+    return of if isinstance(of, str) else repr(of) if isinstance(of, Expression) else None
 
 
 def parts(of: Any) -> Iterator[Any]:

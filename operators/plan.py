@@ -73,7 +73,7 @@ class Group:
     keys: tuple[str, ...]
     source: Literal["events", "labels"]
     columns: tuple[str | None, ...]
-    """Fields whose values are kept; None is the label's value."""
+    """Names of the values that are kept: fields, texts of what is calculated; None is the label's value."""
     aggregates: tuple[Aggregate, ...]
     keys_are_text: bool
     store: Store = "windows"
@@ -82,6 +82,11 @@ class Group:
     shift_ms: int = 0
     unit_ms: int = 0
     """The width of a tile, the gap of sessions, 0 elsewhere."""
+
+    @property
+    def calculated(self) -> dict[str, Expression]:
+        """Return the columns that are no fields, and what each is calculated from."""
+        return {repr(of): of for aggregate in self.aggregates for of in aggregate.calculated}
 
     @property
     def window_max_ms(self) -> int:
@@ -95,8 +100,8 @@ class Group:
             return BOXED_BYTES + VALUE_BYTES * len(self.columns)
         if self.store != "windows":
             return 0
-        squared = {a.of for a in self.aggregates if a.kind in ("var", "std")}
-        summed = {a.of for a in self.aggregates if a.kind in ("sum", "mean")} - squared
+        squared = {a.column for a in self.aggregates if a.kind in ("var", "std")}
+        summed = {a.column for a in self.aggregates if a.kind in ("sum", "mean")} - squared
         running = SUM_BYTES * len(summed) + SQUARES_BYTES * len(squared)
         return EVENT_BYTES + VALUE_BYTES * len(self.columns) + running
 
@@ -270,11 +275,11 @@ def _place_of(aggregate: Aggregate, shapes: Shapes) -> _Place:
 
 def _store_of(aggregate: Aggregate, shapes: Shapes) -> tuple[Store, int]:
     """Return the cheapest exact way to keep an aggregate."""
-    kind, column = aggregate.kind, aggregate.column
-    is_text = column is not None and aggregate.is_valued and shapes.is_text(column)
+    kind, of = aggregate.kind, aggregate.of
+    is_text = isinstance(of, str | Expression) and shapes.column(of, repr(aggregate)) == "text"
     match aggregate.span:
         case None:
-            if kind not in _RUNNING or is_text:
+            if kind not in _RUNNING or (is_text and aggregate.is_valued):
                 return "slices", 0
             if aggregate.shift_ms or (aggregate.where is not None and _looks_first(aggregate)):
                 return "slices", 0

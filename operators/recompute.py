@@ -17,16 +17,17 @@ import math
 import statistics
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from operators.calculation import predicate
-from operators.nodes import Aggregate
+from operators.calculation import calculation, predicate
+from operators.exact import as_number
+from operators.nodes import Aggregate, Expression, Field
 from operators.spans import Decay, LastN, Session, Tiled, Tumbling
 
-__all__ = ["Entry", "Plain", "is_plain", "plain_value", "value_of"]
+__all__ = ["Entry", "Plain", "is_plain", "plain_value"]
 
 RELATIVE: Final = 1e-9
 """The promised error of sums: relative to the sum of absolute values."""
@@ -100,16 +101,21 @@ def plain_value(aggregate: Aggregate, entries: Sequence[Entry], time: int, own: 
             return Plain(time - inside[-1].time if inside else None)
         case "arg_max" | "arg_min":
             return Plain(_extreme(aggregate, inside))
-    values = [value for entry in inside if (value := value_of(aggregate.column, entry.value)) is not None]
-    return _reduced(aggregate, values)
+    read = _reader(aggregate.of)
+    return _reduced(aggregate, [found for entry in inside if (found := read(entry.value)) is not None])
 
 
-def value_of(column: str | None, value: Any) -> Any:
-    """Return what an entry has under a column, None where it is missing; a label is its own value."""
-    found = value if column is None else getattr(value, column)
-    if isinstance(found, str):
-        return found[:TEXT_MAX]
-    return found if found is None or math.isfinite(found) else None
+def _reader(of: object) -> Callable[[Any], Any]:
+    """Return how a column is read from an entry's value, None where missing; a label is its own value."""
+    if not isinstance(of, str | Expression):
+        return _entering
+    evaluate = calculation(Field(of) if isinstance(of, str) else of, {})
+    return lambda value: _entering(evaluate(value, {}, {}))
+
+
+def _entering(found: Any) -> Any:
+    """Return a value as it enters a window."""
+    return found[:TEXT_MAX] if isinstance(found, str) else as_number(found)
 
 
 def _inside(aggregate: Aggregate, seen: list[Entry], time: int) -> list[Entry]:
@@ -137,8 +143,9 @@ def _inside(aggregate: Aggregate, seen: list[Entry], time: int) -> list[Entry]:
 def _extreme(aggregate: Aggregate, inside: list[Entry]) -> Any:
     """Return the value beside the largest (smallest) of another field, the newest of equals."""
     best: tuple[Any, Any] | None = None
+    read, read_by = _reader(aggregate.of), _reader(aggregate.argument)
     for entry in inside:
-        by, value = (value_of(name, entry.value) for name in (aggregate.by_column, aggregate.column))
+        by, value = read_by(entry.value), read(entry.value)
         if by is None or value is None:
             continue
         if best is None or (by >= best[0] if aggregate.kind == "arg_max" else by <= best[0]):
@@ -147,10 +154,11 @@ def _extreme(aggregate: Aggregate, inside: list[Entry]) -> Any:
 
 
 def _decayed(aggregate: Aggregate, span: Decay, seen: list[Entry], time: int) -> Plain:
+    read = _reader(aggregate.of)
     weighted = [
         (2.0 ** -((time - entry.time) / span.half_life_ms), value)
         for entry in seen
-        if (value := value_of(aggregate.column, entry.value) if aggregate.is_valued else 1.0) is not None
+        if (value := read(entry.value) if aggregate.is_valued else 1.0) is not None
     ]
     weight = math.fsum(weight for weight, _ in weighted)
     total = math.fsum(weight * value for weight, value in weighted)
@@ -184,7 +192,7 @@ def _reduced(aggregate: Aggregate, values: list[Any]) -> Plain:
         if kind == "var":
             return Plain(variance, slack)
         return Plain(math.sqrt(variance), math.sqrt(variance + slack) - math.sqrt(variance))
-    share = 0.5 if kind == "median" else float(aggregate.argument or 0.0)
+    share = 0.5 if kind == "median" else aggregate.number or 0.0
     return Plain(_quantile(values, share), RELATIVE * max(map(abs, values)))
 
 
@@ -196,7 +204,7 @@ def _of_counts(aggregate: Aggregate, values: list[Any]) -> Plain:
         return Plain(-math.fsum(share * math.log2(share) for share in shares), RELATIVE)
     last = {value: place for place, value in enumerate(values)}
     ranked = sorted(counts, key=lambda value: (-counts[value], -last[value]))
-    rank = int(aggregate.argument or 1)
+    rank = int(aggregate.number or 1)
     return Plain(ranked[rank - 1] if len(ranked) >= rank else None)
 
 

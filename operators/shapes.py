@@ -21,6 +21,7 @@ from operators.nodes import (
     Constant,
     Default,
     Expression,
+    Feature,
     Field,
     LabelSource,
     Lookup,
@@ -170,17 +171,33 @@ class Shapes:
             return "number"
         if aggregate.of is None:
             return "number"
-        shape = self._known(aggregate.of, place)
+        shape = self.column(aggregate.of, place)
         if aggregate.kind in _OF_NUMBERS and shape not in ("number", "bool"):
-            self._refuse(aggregate.of, place, "is no number", "aggregate a number, or count")
+            self._refuse_column(aggregate.of, place, "is no number", "aggregate a number, or count")
         if aggregate.is_valued and shape in ("time", "other"):
-            self._refuse(
+            self._refuse_column(
                 aggregate.of, place, "is no number and no text", "aggregate a number or text, or count"
             )
-        by_column = aggregate.by_column
-        if by_column is not None and self._known(by_column, place) not in ("number", "bool"):
-            self._refuse(by_column, place, "is no number", "look for the extreme of a number")
+        beside = aggregate.argument
+        if isinstance(beside, str | Expression) and self.column(beside, place) not in ("number", "bool"):
+            self._refuse_column(beside, place, "is no number", "look for the extreme of a number")
         return shape if aggregate.kind in _OF_VALUES else "number"
+
+    def column(self, of: str | Expression, place: str) -> Shape:
+        """Return what kind of value a window's column has: a field, or an expression over the event's fields.
+
+        Raises DefinitionError, naming `place`, for an expression that looks at anything else.
+        """
+        if isinstance(of, str):
+            return self._known(of, place)
+        _refuse_among(
+            of,
+            (Aggregate, Lookup, Feature),
+            place,
+            "aggregate what is made of the event's fields alone; windows and look-ups stand outside, as in "
+            'by("card").sum("amount", "1h") / by("card").count("1h")',
+        )
+        return self.check(of, place, inside=True)
 
     def check_condition(self, condition: Condition, place: str, *, own: bool = True) -> None:
         """Raise DefinitionError if `condition` compares what cannot be compared.
@@ -206,11 +223,9 @@ class Shapes:
 
     def _own(self, expression: Expression, place: str) -> Shape:
         """Return the shape of what a condition looks at: the event's own fields, nothing else."""
-        if any(isinstance(part, Aggregate | Lookup | Apply) for part in nodes(expression)):
-            raise DefinitionError(
-                f"{place}: {expression!r} is not of the event itself",
-                hint="conditions look at the event's own fields",
-            )
+        _refuse_among(
+            expression, (Aggregate, Lookup, Apply), place, "conditions look at the event's own fields"
+        )
         return self.check(expression, place, inside=True)
 
     def _any(self, expression: Expression, place: str) -> Shape:
@@ -236,6 +251,18 @@ class Shapes:
 
     def _refuse(self, name: str, place: str, wrong: str, fix: str) -> None:
         raise DefinitionError(f"{place}: {self._type_name}.{name} ({self._types[name]}) {wrong}", hint=fix)
+
+    def _refuse_column(self, of: str | Expression, place: str, wrong: str, fix: str) -> None:
+        if isinstance(of, str):
+            self._refuse(of, place, wrong, fix)
+        raise DefinitionError(f"{place}: {of!r} {wrong}", hint=fix)
+
+
+def _refuse_among(expression: Expression, refused: tuple[type, ...], place: str, fix: str) -> None:
+    """Raise DefinitionError if a part of `expression` is of a class that is more than the event itself."""
+    for part in nodes(expression):
+        if isinstance(part, refused):
+            raise DefinitionError(f"{place}: {part!r} is not of the event itself", hint=fix)
 
 
 def _is_int(kind: Any) -> bool:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from operators.calculation import predicate
+from operators.calculation import Counts, calculation, predicate
 from operators.chains import Chains
 from operators.exact import VALUE_MAX, as_number
 from operators.fading import Fading
 from operators.kernels import Target
 from operators.keyed import Keyed, Row
+from operators.nodes import Field
 from operators.plan import Group
 from operators.settling import Settling
 from operators.slices import Slices
@@ -27,6 +28,9 @@ __all__ = ["GroupRun", "Step", "group_run", "key_reader"]
 
 TEXT_MAX: Final = 256
 """Characters of a text that a window keeps; texts are compared by so many."""
+
+_NOTHING: Final[dict[Any, Any]] = {}
+"""In place of windows and looked-up values, which no column looks at."""
 
 Step = Callable[[str, Event, Row, dict[Any, Any]], None]
 """(key, event, its row, where the values go)."""
@@ -43,18 +47,23 @@ class GroupRun(NamedTuple):
     """The key under which an event's label enters, None where the event does not meet the condition."""
 
 
-def group_run(group: Group, targets: Sequence[Target], event_max: int) -> GroupRun:
-    """Return `group` at work, writing its `targets`."""
+def group_run(
+    group: Group, targets: Sequence[Target], event_max: int, counts: Counts | None = None
+) -> GroupRun:
+    """Return `group` at work, writing its `targets`; `counts` gets the failures of the user's functions."""
     windows = _windows(group, targets, event_max)
     key_of = key_reader(group.keys, are_text=group.keys_are_text)
+    row_of = _calculated_row(group, counts) if group.calculated else _row_of(group)
     if group.where is None:
-        return GroupRun(windows, windows.step, key_of, _row_of(group), key_of)
+        return GroupRun(windows, windows.step, key_of, row_of, key_of)
     met = predicate(group.where)
+    if group.calculated:
+        row_of = _where_met(met, row_of)
 
     def entering(value: Any) -> str | None:
         return key_of(value) if met(value) else None
 
-    return GroupRun(windows, _conditional(windows, met), key_of, _row_of(group), entering)
+    return GroupRun(windows, _conditional(windows, met), key_of, row_of, entering)
 
 
 def _conditional(windows: Windows | Keyed[Any], met: Callable[[Any], bool | None]) -> Step:
@@ -126,6 +135,20 @@ def _row_of(group: Group) -> Callable[[Any], Row]:
     return lambda value: (
         (number,) if (number := get(value)) is not None and 1 <= number <= VALUE_MAX else (as_number(number),)
     )
+
+
+def _calculated_row(group: Group, counts: Counts | None) -> Callable[[Any], Row]:
+    """Return how a row is made where columns are calculated from an event's fields."""
+    calculated = group.calculated
+    names = filter(None, group.columns)  # none of them is a label's
+    found = [calculation(calculated.get(name, Field(name)), {}, counts) for name in names]
+    enters: Callable[[Any], Any] = as_number if group.store == "windows" else as_value
+    return lambda value: tuple([enters(evaluate(value, _NOTHING, _NOTHING)) for evaluate in found])
+
+
+def _where_met(met: Callable[[Any], bool | None], row_of: Callable[[Any], Row]) -> Callable[[Any], Row]:
+    """Return `row_of` for events that enter: for others nothing is calculated, and no function called."""
+    return lambda value: row_of(value) if met(value) else ()
 
 
 def as_value(value: Any) -> Any:

@@ -39,6 +39,10 @@ aggregates = st.one_of(
     ),
     st.builds(lambda key, span: key.quantile("amount", 0.25, span, shift="90s"), keys, spans),
     st.builds(lambda key, span: key.arg_min("kind", "amount", span), keys, spans),
+    st.builds(
+        lambda key, span: key.arg_max(cross(field("kind"), field("shop")), -field("fee"), span), keys, spans
+    ),
+    st.builds(lambda key, of, span: key.mean(of.log1p() * 2, span), keys, fields, spans),
     st.builds(lambda key, span: key.mode("kind", span, rank=3), keys, spans),
 )
 leaves = st.one_of(
@@ -84,6 +88,9 @@ def test_equal_windows_have_equal_texts() -> None:
     assert repr(by("card").count("60m")) == repr(by("card").count(3_600_000)) == 'by("card").count("1h")'
     assert by("card").count(label, "1h") != by("card").count("1h")
     assert by("card").mean(field("amount"), "1h") == by("card").mean("amount", "1h")
+    assert by("card").mean(field("amount").describe("in EUR"), "1h") == by("card").mean("amount", "1h")
+    assert by("card").mean(field("amount").log(), "60m") == by("card").mean(field("amount").log(), "1h")
+    assert by("card").mean(field("amount") * 1, "1h") != by("card").mean(field("amount") * 1.0, "1h")
 
 
 def test_equal_transforms_have_equal_texts() -> None:
@@ -133,7 +140,11 @@ def test_expressions_are_immutable() -> None:
         lambda: by("card").mean("amount", -1),
         lambda: by("card").mean("amount", "soon"),
         lambda: by("card").count(label),
-        lambda: by("card").mean(field("a") / field("b"), "1h"),
+        lambda: by("card").mean(field("a") > field("b"), "1h"),
+        lambda: by("card").mean(label * 2, "1h"),
+        lambda: by("card").mean(3.5, "1h"),
+        lambda: by("card").count(field("a") / 2, "1h"),
+        lambda: by("card").arg_max(label, field("a") / 2, "1h"),
         lambda: by("card", "card"),
         lambda: by(""),
         lambda: by(3),

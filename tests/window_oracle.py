@@ -40,8 +40,8 @@ class Entry(NamedTuple):
     is_own: bool = False
 
 
-Where = Mapping[str, Callable[[Payment], bool]]
-"""What each condition of a definition means, by its text."""
+Meanings = Mapping[str, Callable[[Payment], Any]]
+"""What each condition, and each calculated column, of a definition means, by its text."""
 
 amounts = st.one_of(
     st.none(),
@@ -88,7 +88,7 @@ def value_of(expression: Expression, **values: object) -> Any:
     return calculation(expression, {})(SimpleNamespace(**values), {}, {})
 
 
-def expected(aggregate: Aggregate, history: Iterable[Event], where: Where | None = None) -> list[Any]:
+def expected(aggregate: Aggregate, history: Iterable[Event], meanings: Meanings | None = None) -> list[Any]:
     """Return the value of `aggregate` at each event, `...` at late ones (and None where it is missing)."""
     found: list[Any] = []
     arrived: list[tuple[str, Entry]] = []
@@ -100,30 +100,34 @@ def expected(aggregate: Aggregate, history: Iterable[Event], where: Where | None
         entries = [entry for of, entry in arrived if of == key and entry.time <= event.event_time]
         entries.append(Entry(event.event_time, event.value, is_own=True))
         entries.sort(key=lambda entry: entry.time)
-        found.append(value_at(aggregate, entries, event.event_time, where or {}))
+        found.append(value_at(aggregate, entries, event.event_time, meanings or {}))
         arrived.append((key, Entry(event.event_time, event.value)))
     return found
 
 
-def value_at(aggregate: Aggregate, entries: list[Entry], time: int, where: Where) -> Any:
+def value_at(aggregate: Aggregate, entries: list[Entry], time: int, meanings: Meanings) -> Any:
     """Return the value of `aggregate` at `time`, of the entries up to then in order."""
     if not aggregate.include_current or aggregate.kind == "since_last":
         entries = [entry for entry in entries if not entry.is_own]
     if aggregate.where is not None:
-        entries = [entry for entry in entries if where[repr(aggregate.where)](entry.value)]
+        entries = [entry for entry in entries if meanings[repr(aggregate.where)](entry.value)]
     if isinstance(aggregate.span, Decay):
-        return decayed(aggregate, entries, time)
+        return decayed(aggregate, entries, time, meanings)
     inside = window_of(aggregate, entries, time)
     if aggregate.kind in ("count", "rate"):
         width = aggregate.span.width_ms if isinstance(aggregate.span, Tiled) else aggregate.window_ms
         return len(inside) if aggregate.kind == "count" else len(inside) * 1000 / width
     if aggregate.kind == "since_last":
         return time - inside[-1].time if inside else None
-    assert isinstance(aggregate.of, str)
     if aggregate.kind in ("arg_max", "arg_min"):
-        return extreme(aggregate, inside)
-    values = [getattr(entry.value, aggregate.of) for entry in inside]
+        return extreme(aggregate, inside, meanings)
+    values = [value_in(entry, aggregate.of, meanings) for entry in inside]
     return reduce(aggregate, [value for value in values if value is not None])
+
+
+def value_in(entry: Entry, of: object, meanings: Meanings) -> Any:
+    """Return what an entry has under a column: a field of the event, or what an expression means."""
+    return getattr(entry.value, of) if isinstance(of, str) else meanings[repr(of)](entry.value)
 
 
 def window_of(aggregate: Aggregate, entries: list[Entry], time: int) -> list[Entry]:
@@ -150,12 +154,10 @@ def window_of(aggregate: Aggregate, entries: list[Entry], time: int) -> list[Ent
     raise AssertionError(aggregate)
 
 
-def extreme(aggregate: Aggregate, inside: list[Entry]) -> Any:
-    assert isinstance(aggregate.argument, str)
-    assert isinstance(aggregate.of, str)
+def extreme(aggregate: Aggregate, inside: list[Entry], meanings: Meanings) -> Any:
     best: tuple[Any, Any] | None = None
     for entry in inside:
-        by, value = getattr(entry.value, aggregate.argument), getattr(entry.value, aggregate.of)
+        by, value = (value_in(entry, of, meanings) for of in (aggregate.argument, aggregate.of))
         if by is None or value is None:
             continue
         if best is None or (by >= best[0] if aggregate.kind == "arg_max" else by <= best[0]):
@@ -163,11 +165,11 @@ def extreme(aggregate: Aggregate, inside: list[Entry]) -> Any:
     return None if best is None else best[1]
 
 
-def decayed(aggregate: Aggregate, entries: list[Entry], time: int) -> Any:
+def decayed(aggregate: Aggregate, entries: list[Entry], time: int, meanings: Meanings) -> Any:
     assert isinstance(aggregate.span, Decay)
     weighted = []
     for entry in entries:
-        value = getattr(entry.value, aggregate.of) if isinstance(aggregate.of, str) else 1.0
+        value = 1.0 if aggregate.of is None else value_in(entry, aggregate.of, meanings)
         if value is not None:
             weighted.append((2.0 ** -((time - entry.time) / aggregate.span.half_life_ms), value))
     if aggregate.kind == "count":
@@ -197,12 +199,12 @@ def reduce(aggregate: Aggregate, values: list[Any]) -> Any:
     if kind == "mode":
         last = {value: place for place, value in enumerate(values)}
         ranked = sorted(set(values), key=lambda value: (-values.count(value), -last[value]))
-        rank = int(aggregate.argument or 1)
+        rank = int(aggregate.number or 1)
         return ranked[rank - 1] if len(ranked) >= rank else None
     if kind == "entropy":
         shares = [count / len(values) for count in Counter(values).values()]
         return -sum(share * math.log2(share) for share in shares)
-    share = 0.5 if kind == "median" else float(aggregate.argument or 0.0)
+    share = 0.5 if kind == "median" else aggregate.number or 0.0
     return quantile(values, share, is_exact=not isinstance(aggregate.span, Tiled | Session))
 
 
@@ -228,14 +230,14 @@ def tolerance(aggregate: Aggregate) -> tuple[float, float]:
 def check(
     definition: Mapping[str, Aggregate],
     history: list[Event],
-    where: Where | None = None,
+    meanings: Meanings | None = None,
     made: Features | None = None,
 ) -> None:
     """Assert that features of `history` are what the definition says at every event in time."""
     rows = (made or features_of(definition)).step_events(history)
     for name, aggregate in definition.items():
         relative, absolute = tolerance(aggregate)
-        for place, wanted in enumerate(expected(aggregate, history, where)):
+        for place, wanted in enumerate(expected(aggregate, history, meanings)):
             found = rows[place].get(name)
             if wanted is ...:
                 continue
