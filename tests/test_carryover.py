@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import by, decay, field, label, last_n, session, tiled, tumbling
+from operators import by, cross, decay, field, label, last_n, session, tiled, tumbling
 from operators.carryover import Layout, carried_over, difference, features_filling, layout_of_plan
 from operators.entries import named, under
 from operators.featurebook import event_fields
@@ -55,6 +55,11 @@ POOL: dict[str, Expression] = {
     "faded": by("card").sum("amount", decay("5s")),
     "faded_mean": by("card").mean("amount", decay("5s")),
     "faded_n": by("card").count(decay("2s")),
+    "root": by("card").sum(field("amount").sqrt(), "10s"),
+    "root_tiled": by("card").mean(field("amount").sqrt(), tiled("8s", step="2s")),
+    "root_faded": by("card").mean(field("amount").sqrt(), decay("5s")),
+    "pairs": by("card").distinct(cross(field("shop"), field("fee")), "10s"),
+    "best": by("card").arg_max(cross(field("shop"), field("fee")), -field("amount"), session("3s")),
     "all": by().count("10s"),
     "labels": by("card").mean(label, "10s"),
     "labels_all": by().count(label, "6s"),
@@ -226,6 +231,19 @@ def test_a_field_of_another_type_begins_a_window_anew() -> None:
     (log,) = (data for name, data in found.items() if name != "meta")
     assert set(msgspec.msgpack.decode(log)[1]) == {None}
     assert features_filling(old, types, layout(old)) == ("sum_10",)
+
+
+def test_another_calculation_begins_a_column_anew_and_so_does_another_type_below_it() -> None:
+    def plan(of: Expression) -> FeaturePlan:
+        features = {"x": by("card").sum(of, "10s"), "n": by("card").count("10s")}
+        return compile_features(features, Payment, grace_ms=0, max_events_per_key=9, task="binary")
+
+    types = event_fields(Payment)
+    old = layout_of_plan(plan(field("amount") * 2), types)
+    assert features_filling(plan(field("amount") * 2), types, old) == ()
+    assert features_filling(plan(field("amount") * 3), types, old) == ("x",)
+    whole = types | {"amount": "amount int"}
+    assert features_filling(plan(field("amount") * 2), whole, old) == ("x",)
 
 
 # -- predictions that wait -----------------------------------------------------------------------------

@@ -105,6 +105,9 @@ SAME = [
      (cross(field("shop").describe("where"), field("kind")), {})),
     ("words in a condition", (by("card").count("1h", where=field("amount") > 5), {}),
      (by("card").count("1h", where=field("amount").describe("EUR") > 5), {})),
+    ("words in a column", (by("card").mean(field("amount").log(), "1h"), {}),
+     (by("card").mean(field("amount").describe("EUR").log(), "60m"), {})),
+    ("a column that is a field", (SPENT, {}), (by("card").sum(field("amount").describe("EUR"), "1h"), {})),
     ("a field that it does not read", (SPENT, {}), (SPENT, events(Wider))),
     ("another default of one", (SPENT, {}), (SPENT, events(OtherDefault))),
     ("grace without windows", (field("amount"), {}), (field("amount"), events(grace="5m"))),
@@ -143,6 +146,18 @@ OTHER = [
     ("buckets", (field("shop").hashed(64), {}), (field("shop").hashed(128), {})),
     ("boundaries", (field("amount").bucket([1, 2]), {}), (field("amount").bucket([1, 3]), {})),
     ("local time", (field("event_time").hour(), {}), (field("event_time").hour(utc_offset="+01:00"), {})),
+    ("column", (by("card").mean(field("amount").log(), "1h"), {}),
+     (by("card").mean(field("amount").log1p(), "1h"), {})),
+    ("field or what is calculated from it", (SPENT, {}), (by("card").sum(field("amount") * 1, "1h"), {})),
+    ("what the largest is of", (by("card").arg_max("shop", field("amount").abs(), "1h"), {}),
+     (by("card").arg_max("shop", -field("amount"), "1h"), {})),
+    ("version of a function in a column",
+     (by("card").max(apply(hypot, field("amount"), field("paid"), returns=float), "1h"), {}),
+     (by("card").max(apply(hypot, field("amount"), field("paid"), returns=float, version=2), "1h"), {})),
+    ("type of a field in a column", (by("card").mean(field("amount").log(), "1h"), {}),
+     (by("card").mean(field("amount").log(), "1h"), events(WholeAmounts))),
+    ("rule about a field in a column", (by("card").mean(field("amount").log(), "1h"), {}),
+     (by("card").mean(field("amount").log(), "1h"), {"rules": [CLIP]})),
     ("version of a function", (apply(hypot, field("amount"), field("paid"), returns=float), {}),
      (apply(hypot, field("amount"), field("paid"), returns=float, version=2), {})),
     ("condition as a feature", (indicator(field("amount") > 1), {}), (indicator(field("amount") > 2), {})),
@@ -217,6 +232,8 @@ def test_an_entry_says_where_a_value_comes_from() -> None:
             "share": (by("card").count("1h", shift="1d") / by().count(tiled("1h", step="10m"))).describe("s"),
             "session": by("card").count(session("30m")),
             "pair": cross(field("shop"), field("kind")).hashed(64).describe("where and what"),
+            "paid": by("card").mean(field("paid") / field("amount"), "1h"),
+            "pairs": by("card").arg_max(cross(field("shop"), field("kind")), -field("amount"), "1h"),
             "either": coalesce(by("card").mean("amount", "1h"), by("shop").mean("amount", "2h")).default(0.0),
         }
     )
@@ -233,6 +250,9 @@ def test_an_entry_says_where_a_value_comes_from() -> None:
                   '1h, 1d before, tiled("1h", step="10m")', 25 * hour_ms, f"{many}, 7 tiles"),
         "session": ("int", "count", "events", ("card",), "card", 'session("30m")', hour_ms // 2, "1 session"),
         "pair": ("str", "hashed", "event", ("shop", "kind"), "", "", None, ""),
+        "paid": ("float", "mean", "events", ("card", "paid", "amount"), "card", "1h", hour_ms, many),
+        "pairs": ("str", "arg_max", "events", ("card", "shop", "kind", "amount"), "card", "1h", hour_ms,
+                  many),
         "either": ("float", "coalesce", "events", ("card", "amount", "shop"), "card, shop", "1h, 2h",
                    2 * hour_ms, many),
     }  # fmt: skip
@@ -240,6 +260,7 @@ def test_an_entry_says_where_a_value_comes_from() -> None:
     assert (late.expression, late.default) == ('by("card").mean(label, "3h").default(0.0)', 0.0)
     assert (late.description, late.owner) == ("late lately", "ops")
     assert found["share"].description == "s"
+    assert found["paid"].expression == 'by("card").mean(field("paid") / field("amount"), "1h")'
 
 
 @pytest.mark.parametrize("words", [{"text": "x" * 1_001}, {"text": 3}, {"text": "", "owner": "x" * 201}])

@@ -8,7 +8,20 @@ from typing import Annotated, Literal
 import msgspec
 import pytest
 
-from operators import by, decay, field, label, last_n, lookup, session, tiled, tumbling
+from operators import (
+    by,
+    cross,
+    decay,
+    feature,
+    field,
+    indicator,
+    label,
+    last_n,
+    lookup,
+    session,
+    tiled,
+    tumbling,
+)
 from operators.expressions import Expression
 from operators.plan import FeaturePlan, compile_features
 from topics.errors import DefinitionError
@@ -26,6 +39,10 @@ class Payment(msgspec.Struct):
     shop: str | None = None
     tags: list[str] = []
     either: int | str = 0
+
+
+PAIR = cross(field("kind"), field("card"))
+HOURLY = by("card").count("1h")
 
 
 def plan_of(task: Task = "binary", **features: object) -> FeaturePlan:
@@ -65,6 +82,18 @@ def plan_of(task: Task = "binary", **features: object) -> FeaturePlan:
         (by("card").count("1h", where=lookup("m:{card}", "r") == "x"), "not of the event itself", ""),
         (by("card").mode("kind", "1h").default(0), "default 0 is no text", ""),
         (by("card").last("kind", "1h") + 1, "is text, not a number", ""),
+        (by("card").mean(field("amuont").log(), "1h"), "no field 'amuont'", "'amount'"),
+        (by("card").mean(cross(PAIR, field("shop")), "1h"), "is no number", "or count"),
+        (by("card").mean(PAIR.default("none"), "1h"), ').default("none") is no number', "or count"),
+        (by("card").sum(field("card").log(), "1h"), "is text, not a number", "numbers only"),
+        (by("card").last(field("when").default(0), "1h"), "is no number and no text", "count"),
+        (by("card").arg_max("kind", PAIR, "1h"), f"{PAIR!r} is no number", "extreme"),
+        (by("card").sum(HOURLY, "1d"), f"{HOURLY!r} is not of the event itself", "outside"),
+        (by("card").mean(field("amount") / HOURLY, "1d"), f": {HOURLY!r} is not of the event", "outside"),
+        (by("card").max(indicator(by().count(label, "1h") > 1), "1d"), "is not of the event itself", "alone"),
+        (by("card").mean(lookup("m:{card}", "r", 0.0) * 2, "1h"), "is not of the event itself", "look-ups"),
+        (by("card").arg_max("kind", HOURLY, "1h"), "is not of the event itself", "outside"),
+        (by("card").mean(feature("good"), "1h"), "is not of the event itself", "fields alone"),
         (3.0, "is no expression", "field"),
         (by("card"), "is no expression", ""),
     ],

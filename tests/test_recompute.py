@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from operators import by, decay, field, last_n, session, tiled, tumbling
+from operators import by, cross, decay, field, last_n, session, tiled, tumbling
 from operators.nodes import Aggregate
 from operators.recompute import Entry, is_plain, plain_value
 
@@ -44,6 +44,11 @@ OWN = SimpleNamespace(amount=45.0, kind="sale", note=None)
         (CARD.arg_max("kind", "amount", "30ms"), "sale"),
         (CARD.last("note", "100ms"), None),
         (CARD.median("amount", "25ms"), 40.0),
+        (CARD.sum(field("amount") * 2, "20ms"), 230.0),  # 30, 40 and 45, twice
+        (CARD.max(field("amount") * 1e15, "100ms", include_current=False), 0.0),  # beyond 1e15 is missing
+        (CARD.last(field("amount") * 1e-80, "1ms"), 0.0),
+        (CARD.distinct(cross(field("kind"), field("amount").bucket([20])), "100ms"), 4),
+        (CARD.arg_min("amount", (field("amount") - 21).abs(), "100ms"), 20.0),
     ],
     ids=repr,
 )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from rekeying_world import Input, World, brute_force, make_pipeline
 
 from engine import Labels
 from engine.rekeying import Rekeying
-from operators import by, decay, field, last_n, session, tiled, tumbling
+from operators import apply, by, cross, decay, field, last_n, session, tiled, tumbling
+from operators.calculation import FUNCTION_FAILURES
 from operators.logged import LoggedHops
+from topics.messages import Record
 
 PARTITIONS = 4
 EVENTS = 200
@@ -25,6 +28,10 @@ def play(
     world = World(make_pipeline(partitions=PARTITIONS, **changed), records, rng)
     world.run(crashes=crashes)
     return world, brute_force(records, **changed)
+
+
+def is_ride(record: Record) -> bool:
+    return b'"fare"' in (record.value or b"")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -89,7 +96,7 @@ def test_order_per_key_is_kept() -> None:
     for number, owner in enumerate(world.owners):
         ids = world.answered_order[number]
         first = {event_id: place for place, event_id in reversed(list(enumerate(ids)))}
-        log = [record for record in world.given.events[number] if b'"fare"' in (record.value or b"")]
+        log = list(filter(is_ride, world.given.events[number]))
         assert owner.done
         assert sorted(first, key=first.__getitem__) == list(dict.fromkeys(map(world.event_id, log)))
 
@@ -138,6 +145,12 @@ def test_a_partition_runs_ahead_of_the_slowest_by_no_more_than_its_bound(
     assert world.answers.keys() == brute_force(given, grace=0).keys()
 
 
+def fare_of_two(fare: float, shop: int) -> float:
+    if shop == 2:
+        raise ValueError(shop)
+    return fare * shop
+
+
 @pytest.mark.parametrize(
     "feature",
     [
@@ -148,9 +161,26 @@ def test_a_partition_runs_ahead_of_the_slowest_by_no_more_than_its_bound(
         by("city").sum("fare", tiled("1m", step="10s")),
         by().arg_max("driver", "fare", "20s"),
         by("city").count("1m", where=field("fare") > 4),
+        by("city").mean((field("fare") * 2).log(), "30s"),
+        by("shop").arg_max(cross(field("driver"), field("city")), -field("fare"), "1m"),
+        by().sum(apply(fare_of_two, field("fare"), field("shop"), returns=float), tumbling("20s")),
     ],
     ids=repr,
 )
 def test_every_kind_of_window_travels(feature: Any) -> None:
     world, expected = play(400, crashes=4, features={"x": feature, "n": by("driver").count("10s")})
     assert world.answers == expected
+
+
+def test_a_function_that_raises_is_counted_where_its_windows_are() -> None:
+    """At the topic's own key and at that of a stage: once each for an event."""
+    fare = apply(fare_of_two, field("fare"), field("shop"), returns=float)
+    features = {"own": by("driver").sum(fare, "1m"), "other": by("city").sum(fare, "1m")}
+    world, expected = play(500, features=features)
+    assert world.answers == expected
+    records = [record for log in world.given.events for record in log if is_ride(record)]
+    rides = [msgspec.json.decode(record.value or b"") for record in records]
+    raised = {ride["event_id"] for ride in rides if ride["shop"] == 2}
+    name = f"{__name__}:{fare_of_two.__qualname__}"
+    counted = sum(owner.rekeying.counts[FUNCTION_FAILURES, name] for owner in world.owners)
+    assert counted == 2 * len(raised)

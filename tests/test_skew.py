@@ -18,7 +18,21 @@ from window_oracle import GRACE, Payment, features_of, histories
 from engine import Labels, Pipeline, Rule, Topic
 from engine.backtest import LocalRun
 from engine.skew import PartitionSkew, SkewCounts
-from operators import by, decay, feature, field, label, last_n, lookup, session, tiled, tumbling
+from operators import (
+    apply,
+    by,
+    cross,
+    decay,
+    feature,
+    field,
+    indicator,
+    label,
+    last_n,
+    lookup,
+    session,
+    tiled,
+    tumbling,
+)
 from operators.expressions import Expression
 from operators.skew import UNKNOWN, Found, Scope, Skew
 from topics import headers
@@ -28,6 +42,12 @@ from topics.messages import Event, Features, Prediction, Record
 HOUR_MS = 3_600_000
 START = 1_700_000_000_000
 CARD = by("card")
+
+
+def per_fee(amount: float, fee: int) -> float:
+    return amount / fee
+
+
 EVERY_KIND: dict[str, Expression] = {
     "amount": field("amount"),
     "count": CARD.count("40ms"),
@@ -51,6 +71,12 @@ EVERY_KIND: dict[str, Expression] = {
     "latest": CARD.mean("amount", last_n(3)),
     "tiled": CARD.max("amount", tiled("100ms", step="20ms")),
     "decayed": CARD.sum("amount", decay("100ms")),
+    "logs": CARD.mean(field("amount").log(), "1s"),
+    "per_fee": CARD.max(apply(per_fee, field("amount"), field("fee"), returns=float), "40ms"),
+    "sales": CARD.sum(indicator(field("kind") == "sale"), "1s", where=field("amount") > 0),
+    "pairs": CARD.distinct(cross(field("shop"), field("kind")), "1s"),
+    "top_pair": CARD.arg_min(cross(field("shop"), field("kind")), field("amount") * field("fee"), "1s"),
+    "faded_fee": CARD.mean(field("fee") * 2, decay("100ms")),
 }
 
 
