@@ -17,7 +17,7 @@ Equal meaning must give equal text: it is shown by `headrace check` and digested
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from string import Formatter
 from typing import Any, Literal, NoReturn
 
@@ -186,16 +186,17 @@ class Aggregate(Expression):
     span: Span | None = None
     """Another kind of window than a sliding one."""
     argument: float | str | Expression | None = None
+    column: str | None = field(init=False)
+    """The name of the column that it reads: a field's, or an expression's text; None for labels."""
+
+    def __post_init__(self) -> None:
+        # Made once: kernels compare it for every aggregate and column.
+        object.__setattr__(self, "column", _column_name(self.of))
 
     @property
     def source(self) -> Literal["events", "labels"]:
         """Return which log it reads."""
         return "labels" if isinstance(self.of, LabelSource) else "events"
-
-    @property
-    def column(self) -> str | None:
-        """Return the name of the column it reads: a field's, or an expression's text; None for labels."""
-        return _column_name(self.of)
 
     @property
     def by_column(self) -> str | None:
