@@ -93,7 +93,8 @@ def _layout(group: Group, types: Mapping[str, str]) -> GroupLayout:
     if group.where is not None:
         where = f"{group.where!r} {[types[name] for name in fields_read(group.where)]}"
     targets = [Target(0, aggregate) for aggregate in group.aggregates]
-    names = [_column_name(name, group.calculated, types) for name in group.columns]
+    calculated = group.calculated
+    names = [_column_name(name, calculated.get(name or ""), types) for name in group.columns]
     cells: list[str] = []
     if group.store in ("tiles", "chains"):
         cells = [_cell_name(measure, names) for measure in layout_of(targets, group.columns)]
@@ -114,13 +115,11 @@ def _layout(group: Group, types: Mapping[str, str]) -> GroupLayout:
     )
 
 
-def _column_name(name: str | None, calculated: Mapping[str, Expression], types: Mapping[str, str]) -> str:
-    """Return a column with the types of the fields that it is, or is calculated from."""
+def _column_name(name: str | None, of: Expression | None, types: Mapping[str, str]) -> str:
+    """Return a column with its type, or with the types of the fields that it is calculated `of`."""
     if name is None:
         return "label"
-    if name in calculated:
-        return f"{name}:{[types[field] for field in fields_read(calculated[name])]}"
-    return f"{name}:{types[name]}"
+    return f"{name}:{types[name] if of is None else [types[read] for read in fields_read(of)]}"
 
 
 def _cell_name(measure: Measure, names: Sequence[str]) -> str:
