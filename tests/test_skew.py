@@ -126,7 +126,7 @@ def test_one_changed_value_is_found_and_named(history: list[Event], name: str, d
     if served is None:
         tampered[place][name], wanted = 1.0, "extra"
     elif data.draw(st.booleans()):
-        tampered[place][name] = f"{served}x" if isinstance(served, str) else served + max(1.0, abs(served))
+        tampered[place][name] = f"{served}x" if isinstance(served, str) else served + max(1e6, abs(served))
         wanted = "mismatch"
     found = compared(EVERY_KIND, history, tampered)
     odd = [(at, o.feature, o.outcome) for at, os in enumerate(found) for o in os if o.outcome not in OK]
