@@ -30,6 +30,7 @@ from engine.serving import ServedFeatures
 from engine.settings import Settings
 from engine.static import StaticFeatures
 from engine.trainer import Trainer
+from operators.features import Features
 from topics import headers
 from topics.codec import encode
 from topics.errors import BrokerError, ClaimError, HeadraceError
@@ -82,6 +83,7 @@ class Worker:
         self._inputs = Inputs(pipeline, idle_after_ms=settings.idle_timeout_ms)
         self._sink = Sink(settings.kafka)
         self._source = Source(settings.kafka, group=pipeline.name, topics=self._inputs.topics, listener=self)
+        Features(pipeline.plan)  # what Numba has to compile takes seconds: before the group waits for us
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
         self._served = ServedFeatures(pipeline, settings)
         self.trainer = Trainer(

@@ -5,9 +5,10 @@ Lives here: the contestants, the rounds, the table.  Never here: Kafka, models, 
 One run measures all contestants in turn, round after round, on the 12 window features of job J
 (`job_j_data.py`), because only figures of one run compare.  Events are decoded, untimed, right before they
 are stepped, as in the engine; the first half of the data fills the windows, the second is timed.
-CPU time is the process's, all threads; medians over rounds.
+CPU time is the process's, all threads; medians over rounds.  "Compiled" is Headrace with Numba installed
+(the extra `compiled`).
 
-Growth with the number of keys and memory are measured in fresh processes, one per figure.
+Each figure is taken in a fresh process, so that nobody pays for what another has left in memory.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from river import stats, utils
 
+from engine.garbage import search_rarely
 from loadtest.job_j_data import SPANS_MS, START_MS, Cards, NaiveWindows, make_events
 from loadtest.machine import machine
 from operators import by
@@ -67,8 +69,8 @@ class Payment(msgspec.Struct):
     amount: float
 
 
-def new_features() -> Features:
-    """Return the 12 features of job J, with nothing in them."""
+def new_features(kind: str) -> Features:
+    """Return the 12 features of job J, with nothing in them; `kind` is plain or compiled."""
     card, definition = by("card"), dict[str, Expression]()
     for span in SPANS_MS:
         definition |= {
@@ -80,7 +82,7 @@ def new_features() -> Features:
     plan = compile_features(
         definition, Payment, grace_ms=GRACE_MS, max_events_per_key=EVENTS_PER_KEY_MAX, task="binary"
     )
-    return Features(plan)
+    return Features(plan, compiled=kind == "compiled")
 
 
 def _event(payment: Payment, offset: int) -> Event:
@@ -98,9 +100,9 @@ def _dicts(values: Sequence[bytes]) -> list[dict[str, Any]]:
     return [orjson.loads(value) for value in values]
 
 
-def headrace(batch: int) -> Step:
+def headrace(batch: int, kind: str) -> Step:
     """Return Headrace's step over batches of so many events."""
-    features = new_features()
+    features = new_features(kind)
 
     def step(events: list[Event]) -> None:
         for start in range(0, len(events), batch):
@@ -182,9 +184,11 @@ def stepped(
 
 
 CONTESTANTS: Final[dict[str, Callable[[Sequence[bytes]], tuple[float, float]]]] = {
-    "headrace, one at a time": lambda values: stepped(values, headrace(1), _decoded),
-    "headrace, batches of 64": lambda values: stepped(values, headrace(64), _decoded),
-    "headrace, batches of 500": lambda values: stepped(values, headrace(500), _decoded),
+    "headrace, one at a time": lambda values: stepped(values, headrace(1, "plain"), _decoded),
+    "headrace, batches of 500": lambda values: stepped(values, headrace(500, "plain"), _decoded),
+    "compiled, one at a time": lambda values: stepped(values, headrace(1, "compiled"), _decoded),
+    "compiled, batches of 64": lambda values: stepped(values, headrace(64, "compiled"), _decoded),
+    "compiled, batches of 500": lambda values: stepped(values, headrace(500, "compiled"), _decoded),
     "deques by hand (inexact)": lambda values: stepped(values, naive(), _dicts),
     "polars rolling, all at once": polars,
     "River TimeRolling, 6 of 12": lambda values: stepped(values[:RIVER_EVENTS], river(), _dicts),
@@ -195,26 +199,31 @@ def race(count: int, rounds: int) -> dict[str, Any]:
     """Return medians per data set and contestant, and ratios to Headrace one at a time in the same round."""
     found: dict[str, Any] = {}
     for cards in ("zipf", "uniform"):
-        values = make_events(count, _cards(cards))
-        gc.collect()
-        gc.freeze()
-        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTESTANTS}
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
         for _ in range(rounds):
-            for name, contestant in CONTESTANTS.items():
-                runs[name].append(contestant(values))
+            for name, mine in runs.items():
+                mine.append(_apart("--events", str(count), "--only", f"{name}:race:{cards}"))
         first = runs["headrace, one at a time"]
         found[cards] = {
             name: {
-                "cpu_us": round(median(cpu for cpu, _ in mine), 2),
-                "wall_us": round(median(wall for _, wall in mine), 2),
-                "cpu_us_min": round(min(cpu for cpu, _ in mine), 2),
+                "cpu_us": round(median(one["cpu_us"] for one in mine), 2),
+                "wall_us": round(median(one["wall_us"] for one in mine), 2),
+                "cpu_us_min": round(min(one["cpu_us"] for one in mine), 2),
                 "ratio": round(
-                    median(cpu / base for (cpu, _), (base, _) in zip(mine, first, strict=True)), 2
+                    median(one["cpu_us"] / base["cpu_us"] for one, base in zip(mine, first, strict=True)), 2
                 ),
             }
             for name, mine in runs.items()
         }
     return found
+
+
+def contest(name: str, cards: str, count: int) -> dict[str, float]:
+    """Return CPU and wall us per event of one contestant, in this process."""
+    values = make_events(count, _cards(cards))
+    search_rarely()  # as a worker does
+    cpu_us, wall_us = CONTESTANTS[name](values)
+    return {"cpu_us": cpu_us, "wall_us": wall_us}
 
 
 def _cards(name: str) -> Cards:
@@ -240,14 +249,13 @@ def _two_each(keys: int, count: int, *, start: int) -> Iterator[list[Event]]:
         ]
 
 
-def steady(keys: int, batch: int) -> dict[str, float]:
+def steady(kind: str, keys: int, batch: int) -> dict[str, float]:
     """Return CPU us per event where `keys` keys have two events each, in this process."""
-    features = new_features()
+    features = new_features(kind)
     for events in _two_each(keys, max(2 * keys, STEADY_EVENTS), start=0):
         features.step_events(events)
     features.delta()
-    gc.collect()
-    gc.freeze()
+    search_rarely()
     figures = []
     for events in _two_each(keys, STEADY_EVENTS, start=max(2 * keys, STEADY_EVENTS)):
         cpu = time.process_time()
@@ -257,18 +265,16 @@ def steady(keys: int, batch: int) -> dict[str, float]:
     return {"cpu_us": round(median(figures), 2)}
 
 
-def memory(keys: int, by_python: bool) -> dict[str, float]:
+def memory(kind: str, measure: str, keys: int) -> dict[str, float]:
     """Return bytes per key with two events each, keys' text included, in this process.
 
-    `by_python`: what Python allocated and still holds (tracemalloc); otherwise growth of the process.
+    `measure`: "python" for what Python still holds (tracemalloc), "rss" for how the process has grown.
     """
-    features = new_features()
+    features = new_features(kind)
     names = [f"card-{number:07d}" for number in range(keys)]
-    before = 0
-    if by_python:
+    before = _rss()
+    if measure == "python":
         tracemalloc.start()
-    else:
-        before = _rss()
     for number in range(2 * keys):
         name = names[number % keys][:]
         at = START_MS + number * 10
@@ -278,7 +284,7 @@ def memory(keys: int, by_python: bool) -> dict[str, float]:
             features.delta()
     features.delta()
     gc.collect()
-    held = tracemalloc.get_traced_memory()[0] if by_python else _rss() - before
+    held = tracemalloc.get_traced_memory()[0] if measure == "python" else _rss() - before
     return {"bytes": round(held / keys, 1)}
 
 
@@ -295,35 +301,44 @@ def _apart(*arguments: str) -> dict[str, float]:
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
+def figure(wanted: str, count: int) -> dict[str, float]:
+    """Return what `--only` asks for, measured in this process."""
+    who, measure, of, *batch = wanted.split(":")
+    if measure == "race":
+        return contest(who, of, count)
+    return steady(who, int(of), int(batch[0])) if measure == "steady" else memory(who, measure, int(of))
+
+
 def command(
     *,
     events: Annotated[int, typer.Option(min=2 * BLOCK, help="Events of each data set.")] = 200_000,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds over all contestants.")] = 3,
     keys_max: Annotated[int, typer.Option(help="Largest number of keys in steady state.")] = 1_000_000,
     only: Annotated[
-        str | None, typer.Option(help="One figure: steady:KEYS:BATCH, python:KEYS, rss:KEYS.")
+        str | None,
+        typer.Option(help="One: CONTESTANT:race:CARDS, plain:steady:KEYS:BATCH, compiled:python|rss:KEYS."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure the windows of job J: us per event, growth with keys, bytes per key."""
     if only is not None:
-        kind, *numbers = only.split(":")
-        keys, *batch = map(int, numbers)
-        found = steady(keys, batch[0]) if kind == "steady" else memory(keys, kind == "python")
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(figure(only, events)))
         return
     report: dict[str, Any] = {"machine": machine(), "events": events, "rounds": rounds}
     report["race"] = race(events, rounds)
     report["steady"] = {
-        str(batch): {
-            str(keys): _apart("--only", f"steady:{keys}:{batch}")["cpu_us"]
+        f"{kind}, batches of {batch}": {
+            str(keys): _apart("--only", f"{kind}:steady:{keys}:{batch}")["cpu_us"]
             for keys in KEY_COUNTS
             if keys <= keys_max
         }
-        for batch in (1, 500)
+        for kind, batch in (("plain", 1), ("plain", 500), ("compiled", 500))
     }
     report["bytes_per_key"] = {
-        kind: _apart("--only", f"{kind}:100000")["bytes"] for kind in ("python", "rss")
+        kind: {
+            measure: _apart("--only", f"{kind}:{measure}:100000")["bytes"] for measure in ("python", "rss")
+        }
+        for kind in ("plain", "compiled")
     }
     typer.echo(json.dumps(report)) if json_ else _print(report)
 
@@ -339,19 +354,18 @@ def _print(report: dict[str, Any]) -> None:
             table.add_row(name, *(f"{figure:.2f}" for figure in figures))
         console.print(table)
     table = Table(title="steady state, two events an hour per key: CPU us/event")
-    table.add_column("batches of")
-    counts = list(report["steady"]["1"])
+    table.add_column("")
+    counts = [str(keys) for keys in KEY_COUNTS if str(keys) in report["steady"]["plain, batches of 1"]]
     for keys in (*counts, "growth"):
         table.add_column(f"{int(keys):,} keys" if keys.isdigit() else keys, justify="right")
-    for batch, row in report["steady"].items():
+    for name, row in report["steady"].items():
         growth = max(row.values()) / row[counts[0]]
         verdict = "flat" if growth <= FLAT else "grows"
-        table.add_row(batch, *(f"{row[keys]:.2f}" for keys in counts), f"{growth:.2f} {verdict}")
+        table.add_row(name, *(f"{row[keys]:.2f}" for keys in counts), f"{growth:.2f} {verdict}")
     console.print(table)
-    kept = report["bytes_per_key"]
-    console.print(
-        f"bytes per key, 100,000 keys of two events: {kept['python']:.0f} allocated, {kept['rss']:.0f} RSS"
-    )
+    for kind, kept in report["bytes_per_key"].items():
+        found = f"{kept['python']:.0f} allocated, {kept['rss']:.0f} RSS"
+        console.print(f"bytes per key, 100,000 keys of two events, {kind}: {found}")
 
 
 if __name__ == "__main__":

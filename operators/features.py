@@ -76,8 +76,11 @@ class Features:
     [{'n': 1, 'mean': 1.0}, {'n': 2, 'mean': 2.5}]
     """
 
-    def __init__(self, plan: FeaturePlan, counts: Counts | None = None) -> None:
-        """`counts` gets the failures of the user's functions; they are no part of the state."""
+    def __init__(self, plan: FeaturePlan, counts: Counts | None = None, *, compiled: bool = True) -> None:
+        """`counts` gets the failures of the user's functions; they are no part of the state.
+
+        `compiled`: where Numba is installed, compiled code (`columns.py`) keeps what it can.
+        """
         self.plan = plan
         targets: dict[Aggregate, list[Target]] = {}
         self._template: Out = {}
@@ -100,7 +103,7 @@ class Features:
         self._label_groups: list[GroupRun] = []
         for group in plan.groups:
             mine = [target for aggregate in group.aggregates for target in targets[aggregate]]
-            run = group_run(group, mine, plan.max_events_per_key, counts)
+            run = group_run(group, mine, plan.max_events_per_key, counts, compiled=compiled and plan.is_fused)
             (self._event_groups if group.source == "events" else self._label_groups).append(run)
         self._windows = [run.windows for run in (*self._event_groups, *self._label_groups)]
         self._watermark = LONG_AGO
@@ -109,11 +112,10 @@ class Features:
 
     def _fuse(self) -> Windows | None:
         """Let a plan with one group of plain windows run as one loop; return these windows."""
-        if len(self.plan.groups) != 1 or not self._event_groups:
+        if not self.plan.is_fused:
             return None
         (group,), (run,) = self.plan.groups, self._event_groups
-        if not isinstance(run.windows, Windows) or group.where is not None or group.calculated:
-            return None
+        assert isinstance(run.windows, Windows)
         fields = {
             name: expression.name
             for name, expression in self.plan.features

@@ -82,6 +82,8 @@ class Group:
     shift_ms: int = 0
     unit_ms: int = 0
     """The width of a tile, the gap of sessions, 0 elsewhere."""
+    are_floats: bool = False
+    """Whether every column is a field that is a float, and never missing."""
 
     @property
     def calculated(self) -> dict[str, Expression]:
@@ -132,6 +134,15 @@ class FeaturePlan:
     def group_of(self) -> dict[Aggregate, Group]:
         """Return the group in which each aggregate is kept, made anew: take it once, before a loop."""
         return {aggregate: group for group in self.groups for aggregate in group.aggregates}
+
+    @property
+    def is_fused(self) -> bool:
+        """Return whether events run through all windows in one loop: one group, of fields, that all enter."""
+        if len(self.groups) != 1:
+            return False
+        (group,) = self.groups
+        has_all = group.source == "events" and group.where is None and not group.calculated
+        return group.store == "windows" and has_all
 
     @property
     def key_groups(self) -> tuple[tuple[str, ...], ...]:
@@ -311,6 +322,7 @@ def _group(place: _Place, aggregates: tuple[Aggregate, ...], shapes: Shapes) -> 
         if aggregate.by_column is not None:
             columns[aggregate.by_column] = None
     are_text = all(map(shapes.is_text, place.keys))
+    are_floats = all(isinstance(a.of, str) and shapes.is_float(a.of) for a in aggregates if a.is_valued)
     keys, source, store, where, shift_ms, unit_ms = place
     return Group(
         keys,
@@ -322,4 +334,5 @@ def _group(place: _Place, aggregates: tuple[Aggregate, ...], shapes: Shapes) -> 
         where=where,
         shift_ms=shift_ms,
         unit_ms=unit_ms,
+        are_floats=are_floats,
     )

@@ -14,7 +14,7 @@ are those of all quiet rows, so that values come back as what they were.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import fsum, sqrt
 from struct import Struct
 from typing import Any, Final
@@ -22,7 +22,7 @@ from typing import Any, Final
 from operators.exact import Number, variance_of
 from operators.kernels import Target, kinds_of
 
-__all__ = ["QUIET_MAX", "QuietLogs", "compile_calm"]
+__all__ = ["QUIET_MAX", "QuietLogs"]
 
 QUIET_MAX: Final = 7
 """Entries of a quiet key: from 8 on an index pays, and a packed log of more costs more to rewrite."""
@@ -90,15 +90,35 @@ class QuietLogs:
         data = self.packed[key]
         return int(self.unpack[len(data) // self._size](data)[-self._cells])
 
+    def __len__(self) -> int:
+        return len(self.packed)
 
-def compile_calm(
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.packed)
+
+    def pop(self, key: str) -> bool:
+        """Forget a key; return whether it was here."""
+        return self.packed.pop(key, None) is not None
+
+    def clear(self) -> None:
+        """Forget all keys."""
+        self.packed.clear()
+
+    def calm(
+        self, columns: Sequence[str | None], targets: Sequence[Target], names: Mapping[str, Any]
+    ) -> Callable[..., bool]:
+        """Return `calm(key, time, mark, row, out)`: enter the newest entry of a quiet key, read its windows.
+
+        It returns False, and nothing is changed, for an event that does not fit: in its place, by its types,
+        or because there are too many.  `names` has `changed` and `file` of the group's `Windows`.
+        """
+        return _compile_calm(columns, targets, self, names)
+
+
+def _compile_calm(
     columns: Sequence[str | None], targets: Sequence[Target], quiet: QuietLogs, names: Mapping[str, Any]
 ) -> Callable[..., bool]:
-    """Return `calm(key, time, mark, row, out)`: enter the newest entry of a quiet key and read its windows.
-
-    It returns False, and nothing is changed, for an event that does not fit: in its place, by its types,
-    or because there are too many.  `names` has `changed` and `file` of the group's `Windows`.
-    """
+    """Return what `QuietLogs.calm` returns, written out for a group."""
     cells = len(columns) + 1
     size = ENTRY_BYTES * cells
     row = "".join(f"v{n}, " for n in range(len(columns)))

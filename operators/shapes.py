@@ -73,6 +73,10 @@ class Shapes:
         """Return whether the field `name` is text and nothing else."""
         return self._shapes[name] == "text"
 
+    def is_float(self, name: str) -> bool:
+        """Return whether the field `name` is a float and nothing else."""
+        return self._types[name] == "float"
+
     def check(self, expression: Expression, place: str, *, inside: bool = False) -> Shape:
         """Return what kind of value `expression` has; raise DefinitionError if it has none."""
         match expression:

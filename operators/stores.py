@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from operators.calculation import Counts, calculation, predicate
 from operators.chains import Chains
+from operators.columns import column_logs
 from operators.exact import VALUE_MAX, as_number
 from operators.fading import Fading
 from operators.kernels import Target
@@ -48,10 +49,18 @@ class GroupRun(NamedTuple):
 
 
 def group_run(
-    group: Group, targets: Sequence[Target], event_max: int, counts: Counts | None = None
+    group: Group,
+    targets: Sequence[Target],
+    event_max: int,
+    counts: Counts | None = None,
+    *,
+    compiled: bool = False,
 ) -> GroupRun:
-    """Return `group` at work, writing its `targets`; `counts` gets the failures of the user's functions."""
-    windows = _windows(group, targets, event_max)
+    """Return `group` at work, writing its `targets`; `counts` gets the failures of the user's functions.
+
+    `compiled`: it is kept by compiled code where that can be.
+    """
+    windows = _windows(group, targets, event_max, compiled=compiled)
     key_of = key_reader(group.keys, are_text=group.keys_are_text)
     row_of = _calculated_row(group, counts) if group.calculated else _row_of(group)
     if group.where is None:
@@ -79,11 +88,14 @@ def _conditional(windows: Windows | Keyed[Any], met: Callable[[Any], bool | None
     return step
 
 
-def _windows(group: Group, targets: Sequence[Target], event_max: int) -> Windows | Keyed[Any]:
+def _windows(
+    group: Group, targets: Sequence[Target], event_max: int, *, compiled: bool
+) -> Windows | Keyed[Any]:
     """Return what keeps the entries of a group."""
     match group.store:
         case "windows":
-            return Windows(group.columns, targets, event_max)
+            logs = column_logs(group.columns, targets, event_max) if compiled and group.are_floats else None
+            return Windows(group.columns, targets, event_max, logs)
         case "slices":
             return Keyed(Slices(group.columns, targets, event_max))
         case "tiles":

@@ -25,12 +25,14 @@ from typing import Any, Final
 
 import msgspec
 
+from operators.batches import BatchRun
+from operators.columns import ColumnLogs
 from operators.exact import Number, Split, split_for
 from operators.fused import Layout, Output, compile_enter, compile_run, hot_parts
 from operators.idle import LONG_AGO, IdleKeys
 from operators.index import ROOM_MAX, ColumnIndex
 from operators.kernels import Kernels, Target, build, kinds_of
-from operators.quiet import QUIET_MAX, QuietLogs, compile_calm
+from operators.quiet import QUIET_MAX, QuietLogs
 from topics.messages import Event
 
 __all__ = ["Row", "Windows"]
@@ -89,14 +91,21 @@ class Windows:
     {'n': 2, 'sum': 5.0}
     """
 
-    def __init__(self, columns: Sequence[str | None], targets: Sequence[Target], event_max: int) -> None:
+    def __init__(
+        self,
+        columns: Sequence[str | None],
+        targets: Sequence[Target],
+        event_max: int,
+        compiled: ColumnLogs | None = None,
+    ) -> None:
         self._columns = tuple(columns)
         self._stride = len(columns)
         self._targets = tuple(targets)
         self.is_sparse = False
         """Whether a value was ever missing."""
         self._logs: dict[str, KeyLog] = {}
-        self._quiet = QuietLogs(stride=self._stride, entries_max=min(QUIET_MAX, event_max))
+        quiet = QuietLogs(stride=self._stride, entries_max=min(QUIET_MAX, event_max))
+        self._calm_logs = quiet if compiled is None else compiled
         self._changed: set[str] = set()
         self._splits: list[Split | None] = [None] * self._stride
         self._quick = [(0.0, 0.0, 0.0)] * self._stride
@@ -110,7 +119,7 @@ class Windows:
         self.evicted_keys = 0
 
     def __len__(self) -> int:
-        return len(self._logs) + len(self._quiet.packed)
+        return len(self._logs) + len(self._calm_logs)
 
     @property
     def changed(self) -> bool:
@@ -168,7 +177,7 @@ class Windows:
         for key, moved_on in self.idle.passed(watermark, self._newest):
             if not moved_on:
                 self._logs.pop(key, None)
-                self._quiet.packed.pop(key, None)
+                self._calm_logs.pop(key)
                 self._changed.add(key)
                 self.evicted_keys += 1
                 continue
@@ -179,7 +188,7 @@ class Windows:
     def _newest(self, key: str) -> int:
         """Return the time of a key's newest entry."""
         log = self._logs.get(key)
-        return self._quiet.newest(key) if log is None else log.times[-1]
+        return self._calm_logs.newest(key) if log is None else log.times[-1]
 
     def fuse(self, output: Output) -> None:
         """Make `run` for feature dicts like `output`."""
@@ -206,7 +215,7 @@ class Windows:
             "windows": self,
         }
         if self._before is None:
-            self._calm = compile_calm(self._columns, after, self._quiet, self._names)
+            self._calm = self._calm_logs.calm(self._columns, after, self._names)
             self._enter = compile_enter(layout, self._names)
         self._compile_run()
 
@@ -216,6 +225,8 @@ class Windows:
         """`fused.compile_run`, where there is one."""
         if self._output is not None and self._before is None:
             self.run = compile_run(self._layout, self._output, self._names | {"calm": self._calm})
+            if isinstance(self._calm_logs, ColumnLogs):
+                self.run = BatchRun(self._calm_logs, self._output, self._names, self.run).run
 
     def _read(self, kernels: Kernels, log: KeyLog, end: int, time: int, out: dict[Any, Any]) -> None:
         (kernels.plain if log.index is None else kernels.indexed)(log, end, time, out)
@@ -231,8 +242,8 @@ class Windows:
         """Return the log of `key`, which is about to get an entry."""
         log = self._logs.get(key)
         if log is None:
-            times, values = self._quiet.times_and_values(key)
-            if self._quiet.packed.pop(key, None) is None:
+            times, values = self._calm_logs.times_and_values(key)
+            if not self._calm_logs.pop(key):
                 self.idle.file(key, time)
             log = self._logs[key] = KeyLog(times, values, len(self._widths_ms))
         if not log.changed:
@@ -315,7 +326,7 @@ class Windows:
 
     def _found(self, key: str) -> KeyLog:
         """Return the log of `key`, to be read."""
-        return self._logs.get(key) or KeyLog(*self._quiet.times_and_values(key))
+        return self._logs.get(key) or KeyLog(*self._calm_logs.times_and_values(key))
 
     def _kept(self, key: str, event: Event) -> KeyLog:
         """Return a copy of what is kept up to a late event, apart from laziness in forgetting."""
@@ -327,7 +338,7 @@ class Windows:
     def _settle(self, key: str, log: KeyLog) -> None:
         """Make a key quiet if its log is short and fits."""
         base = self._base(log)
-        if self._quiet.put(key, log.times[base:], log.values[base * self._stride :]):
+        if self._calm_logs.put(key, log.times[base:], log.values[base * self._stride :]):
             del self._logs[key]
 
     def _base(self, log: KeyLog) -> int:
@@ -336,7 +347,7 @@ class Windows:
 
     def entries(self) -> Iterable[tuple[str, bytes]]:
         """Return every key and its log as bytes."""
-        return ((key, self._encode(self._found(key))) for key in (*self._logs, *self._quiet.packed))
+        return ((key, self._encode(self._found(key))) for key in (*self._logs, *self._calm_logs))
 
     def changes(self) -> list[tuple[str, bytes | None]]:
         """Return the keys that changed since the last call, None for those forgotten."""
@@ -350,13 +361,13 @@ class Windows:
 
     def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
         """Replace all logs by those of `entries`."""
-        for kept in (self._logs, self._quiet.packed, self._changed, self.idle):
+        for kept in (self._logs, self._calm_logs, self._changed, self.idle):
             kept.clear()
         for key, data in entries:
             steps, values = _decode(data)
             times = array("q", accumulate(steps))
             self.idle.file(key, times[-1])
-            if not self._quiet.put(key, times, values):
+            if not self._calm_logs.put(key, times, values):
                 self._logs[key] = KeyLog(times, values, len(self._widths_ms))
             if None in values and not self.is_sparse:
                 self._become_sparse()

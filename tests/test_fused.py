@@ -10,9 +10,15 @@ import msgspec
 import pytest
 from window_oracle import features_of
 
-from operators import by, field, lookup
+from operators import by, columns, field, lookup
 from operators.expressions import Expression
 from topics.messages import Event
+
+
+@pytest.fixture(autouse=True)
+def _without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code would take the place of what is tested here."""
+    monkeypatch.setattr(columns, "find_spec", lambda _: None)
 
 
 class Payment(msgspec.Struct):

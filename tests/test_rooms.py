@@ -99,12 +99,14 @@ def function_lines(path: Path, names: set[str]) -> int:
     return sum((node.end_lineno or 0) - node.lineno + 1 for node in found)
 
 
-def test_the_walk_from_kafka_bytes_to_prediction_bytes_fits_one_sitting() -> None:
+def test_the_walk_from_kafka_bytes_to_prediction_bytes_fits_one_sitting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from river import linear_model
 
     from engine import Labels, Pipeline, Topic
     from engine.backtest import LocalRun
-    from operators import by
+    from operators import by, columns
     from topics.messages import Record
 
     class Payment(msgspec.Struct):
@@ -113,6 +115,7 @@ def test_the_walk_from_kafka_bytes_to_prediction_bytes_fits_one_sitting() -> Non
         card: str
         amount: float
 
+    monkeypatch.setattr(columns, "find_spec", lambda _: None)  # Numba is no part of the walk
     pipeline = Pipeline(
         name="walk",
         events=Topic("walk.events", Payment, key="card"),
