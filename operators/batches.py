@@ -33,6 +33,10 @@ MANY_MIN: Final = 32
 """Fewer events go one by one: to make arrays of them costs more than it saves."""
 MANY_MAX: Final = 1_000
 """Events of one batch: what is read for them stays in the processor's cache."""
+STOPS_MAX: Final = 8
+"""A batch that stops for more than one event in so many costs more than events one by one."""
+REST: Final = 64
+"""Runs that go one by one after such a batch."""
 _ODD: Final = -1
 """Instead of a row: an event that is not for compiled code."""
 _READS: Final = {
@@ -62,6 +66,8 @@ class BatchRun:
         self._idle, self._windows = names["idle"], names["windows"]
         self._columns = [attrgetter(name or "") for name in logs.columns]
         self._batch = logs.batch(MANY_MAX)
+        self._rest = 0
+        """Runs that still go one by one."""
         self._dicts = _compile_dicts(logs, output)
         self._gaps = [
             (target.name, _since(logs, target))
@@ -77,9 +83,11 @@ class BatchRun:
         slow: Callable[[Event, Mapping[str, object]], Out],
     ) -> tuple[list[Out], int]:
         """Return the feature dicts of `events` and the watermark after them; `slow` does unusual ones."""
-        if len(events) < MANY_MIN:
+        if len(events) < MANY_MIN or self._rest:
+            self._rest -= self._rest > 0
             return self._few(events, lookups, watermark, slow)
         rows: list[Out] = []
+        stops = 0
         while (first := len(rows)) < len(events):
             if (mark := events[first].watermark) > watermark:
                 watermark = mark
@@ -95,11 +103,13 @@ class BatchRun:
                     self._changed.update(keys[begin:done])
                     rows += self._read(begin, done, values, looked_up)
                 if done < end:
+                    stops += 1
                     rows.append(slow(part[done], looked_up[done]))
                     self._look_again(keys, done, end)
                     end = self._cut(done + 1, end, watermark)
                 begin = done + 1
             watermark = max(watermark, int(self._batch.ints[:end, cells.MARK].max()))
+        self._rest = REST if stops * STOPS_MAX > len(events) else 0
         return rows, watermark
 
     def _gather(self, events: Sequence[Event], watermark: int) -> tuple[list[str], Sequence[Any]]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from operators import cells
 from operators.batches import compile_write
-from operators.exact import VALUE_MAX, Number, split_for
+from operators.exact import VALUE_MAX, Number, Split, split_for
 from operators.kernels import Target, kinds_of
 
 __all__ = ["ColumnLogs", "column_logs"]
@@ -30,6 +30,8 @@ ENTRIES_MAX: Final = 2**20
 """Entries of a key; beyond, a log is one for `windows.py`."""
 REFITS_MAX: Final = 8
 """How often larger numbers than before may change how all are split for sums: all entries are looked at."""
+SHORT: Final = 16
+"""A log of fewer entries is looked through before it is tried."""
 ROWS_MIN: Final = 256
 GROWTH: Final = 0.25
 """Arrays grow by a quarter: memory stays near what is used, and copying is still cheap."""
@@ -95,6 +97,7 @@ class ColumnLogs:
         self._left: list[int] = []
         """Rows of keys that are gone, with all they have."""
         self._refits_left = REFITS_MAX
+        self._splits: list[Split | None] = [None] * len(self.columns)
         split = np.zeros((len(self.columns), cells.SPLIT_CELLS))
         split[[not is_summed for is_summed in self._is_summed], cells.VALUE_MAX] = VALUE_MAX
         arena = np.zeros(ROWS_MIN * self._entry, np.int64)
@@ -168,17 +171,35 @@ class ColumnLogs:
 
     def _make_fit(self, values: Sequence[float]) -> bool:
         """Let numbers be split for sums so that larger values than before fit; return whether they do now."""
-        split, is_new = self.kept.split.copy(), False
-        for column, value in enumerate(values):
-            if split[column, cells.VALUE_MAX] < abs(value) <= VALUE_MAX:
-                made, is_new = split_for([value]), True
+        large = [
+            split_for([value]) if most < abs(value) <= VALUE_MAX else None
+            for most, value in zip(self.kept.split[:, cells.VALUE_MAX].tolist(), values, strict=True)
+        ]
+        if not self._refits_left or large == [None] * len(values):
+            return False
+        self._refits_left -= 1
+        split = self.kept.split.copy()
+        for column, made in enumerate(large):
+            if made is not None:
                 split[column] = made.value_max, *made[1:4], made.low_max
-        self._refits_left -= is_new
-        return is_new and self._refits_left >= 0 and bool(self._refit(self.kept, split))
+        if not self._refit(self.kept, split):
+            return False
+        self._splits = [made or before for made, before in zip(large, self._splits, strict=True)]
+        return True
+
+    def _may_fit(self, values: Sequence[Any]) -> bool:
+        """Return whether it is worth while to try whether numbers, row by row, can be summed."""
+        for column, split in enumerate(self._splits):
+            for value in values[column :: len(self.columns)]:
+                if split is not None and abs(value) <= split.value_max and split.parts(value) is None:
+                    return False
+        return True
 
     def put(self, key: str, times: Sequence[int], values: Sequence[Number | None]) -> bool:
         """Keep a log; return whether it fits."""
         if not len(times) or not set(map(type, values)) <= {float}:
+            return False
+        if len(times) < SHORT and not self._may_fit(values):
             return False
         batch = self.batch(len(times))
         batch.floats[:, : len(self.columns)] = np.array(values, float).reshape(len(times), -1)

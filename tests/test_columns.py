@@ -233,6 +233,26 @@ def test_numbers_may_grow_but_not_for_ever() -> None:
         assert [len(windows_of(features)._logs) == 0 for features in (many, few)] == [stay, stay]
 
 
+def test_numbers_of_all_sizes_go_one_by_one_for_a_while() -> None:
+    """Batches that stop at every other event give way to single events, and come back when that is over."""
+    chance = random.Random(11)
+    values = [chance.lognormvariate(0, 12) for _ in range(1_500)] + [2.0] * 8_000
+    events = [
+        event(place, place, place, Payment(f"key-{place % 40}", value, value))
+        for place, value in enumerate(values)
+    ]
+    described = definition((40, 300), "ab")
+    plain, compiled = features_of(described, compiled=False), features_of(described)
+    rests = []
+    for start in range(0, len(events), 100):
+        part = events[start : start + 100]
+        assert compiled.step_events(part) == plain.step_events(part)
+        rests.append(windows_of(compiled).run.__self__._rest > 0)  # type: ignore[union-attr, attr-defined]
+    assert any(rests[:15])
+    assert not rests[-1]
+    assert_same(plain, compiled)
+
+
 def test_what_forgotten_keys_had_is_used_again() -> None:
     """Ten thousand keys one after the other need the room of those in one window."""
     described = {"max": by("card").max("a", 100)}
