@@ -146,7 +146,7 @@ class ColumnIndex:
             parts = self._split.parts(value or 0.0)
             if parts is not None:
                 _insert_parts(self.sums, position, *parts)
-            if parts is None or not self._split.holds(self.sums):
+            if parts is None or not self._split.holds(self.sums[2 * position :]):
                 self._widen(values)
         elif self.totals is not None:
             unit = int((value or 0.0) * SCALE)
