@@ -85,7 +85,12 @@ class Router:
         self._own = Features(stages.own, counts) if stages.own is not None else None
         self._key_of = [key_reader(stage.keys) for stage in stages.rekeyed]
         self._labelled = [
-            (stage.number, key_of, Features(stage.plan).label_keys, len(stage.plan.label_key_groups))
+            (
+                stage.number,
+                key_of,
+                Features(stage.plan, compiled=False).label_keys,
+                len(stage.plan.label_key_groups),
+            )
             for stage, key_of in zip(stages.rekeyed, self._key_of, strict=True)
             if stage.plan.uses_labels
         ]
