@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from operators import cells
+from operators.calculation import NOTHING, Out, complete
 from operators.fused import Output
-from operators.kernels import Target
+from operators.kernels import Target, written_out
 from topics.messages import Event
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ _READS: Final = {
     "min": cells.MIN,
     "first": cells.FIRST,
 }
-_NOTHING: Final[Mapping[str, object]] = {}
 
-Out = dict[Any, Any]
 Run = Callable[..., tuple[list[Out], int]]
 """`run(events, lookups, watermark, slow)`: see `fused.compile_run`."""
 
@@ -95,7 +94,7 @@ class BatchRun:
                     self._windows.forget(mark)
             part = events[first : first + MANY_MAX]
             keys, values = self._gather(part, watermark)
-            found = repeat(_NOTHING, len(keys)) if lookups is None else lookups[first : first + len(keys)]
+            found = repeat(NOTHING, len(keys)) if lookups is None else lookups[first : first + len(keys)]
             looked_up, begin, end = list(found), 0, len(keys)
             while begin < end:
                 done = self._logs.enter(self._batch, begin, end)
@@ -186,15 +185,8 @@ class BatchRun:
                 else:
                     rows[place][name] = default
         if output.later:
-            for out, value, slow in zip(rows, values[begin:end], looked_up[begin:end], strict=True):
-                for name, evaluate in output.later:
-                    if (found := evaluate(value, out, slow)) is None:
-                        del out[name]
-                    else:
-                        out[name] = found
-        for number in output.inner:
-            for out in rows:
-                out.pop(number, None)
+            for out, value, found in zip(rows, values[begin:end], looked_up[begin:end], strict=True):
+                complete(out, value, found, output.later, output.inner)
         return rows
 
 
@@ -208,7 +200,7 @@ def compile_write(logs: ColumnLogs) -> Callable[..., None]:
             lines += [] if target.has_default else ["else:", f"    out.pop({target.name!r}, None)"]
         else:
             lines += [f"out[{target.name!r}] = {text}"]
-    return _compiled("write", "out, ints, floats", lines, {})
+    return written_out("write", "out, ints, floats", lines, {})
 
 
 def _compile_dicts(logs: ColumnLogs, output: Output) -> Callable[..., list[Out]]:
@@ -221,7 +213,7 @@ def _compile_dicts(logs: ColumnLogs, output: Output) -> Callable[..., list[Out]]
     taken = [f"{'ints' if name[0] == 'i' else 'floats'}[:, {name[1:]}].tolist()" for name in names]
     lines = [f"return [{{{', '.join(shown)}}} for {', '.join(names)}, in zip({', '.join(taken)})]"]
     defaults = {f"default{n}": default for n, default in enumerate(output.template.values())}
-    return _compiled("dicts", "ints, floats", lines, defaults)
+    return written_out("dicts", "ints, floats", lines, defaults)
 
 
 def _text(logs: ColumnLogs, target: Target, whole: str, number: str) -> str:
@@ -246,13 +238,3 @@ def _since(logs: ColumnLogs, target: Target) -> int:
     """Return the line of how old the entry before is in a target's window."""
     widths = logs.widths_ms
     return cells.FIRST_COUNT + len(widths) + widths.index(target.aggregate.window_ms)
-
-
-def _compiled(
-    name: str, arguments: str, lines: Sequence[str], names: Mapping[str, Any]
-) -> Callable[..., Any]:
-    """Return the function with this text, which holds reprs of names, and numbers."""
-    text = f"def {name}({arguments}):\n" + "\n".join("    " + line for line in lines)
-    space: dict[str, Any] = dict(names)
-    exec(text, space)  # noqa: S102
-    return space[name]  # type: ignore[no-any-return]

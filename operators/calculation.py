@@ -31,7 +31,16 @@ from operators.nodes import (
 from operators.transforms import Apply, Coalesce, Cross, Indicator
 from topics.messages import FeatureValue
 
-__all__ = ["FUNCTION_FAILURES", "Counts", "Evaluate", "Out", "calculation", "predicate"]
+__all__ = [
+    "FUNCTION_FAILURES",
+    "NOTHING",
+    "Counts",
+    "Evaluate",
+    "Out",
+    "calculation",
+    "complete",
+    "predicate",
+]
 
 Out = dict[Any, Any]
 Evaluate = Callable[[Any, Out, Mapping[str, object]], FeatureValue | None]
@@ -45,7 +54,28 @@ Counts = Counter[tuple[str, str]]
 """What happened, by (`FUNCTION_FAILURES`, name of the user's function)."""
 FUNCTION_FAILURES: Final = "function_failures"
 
-_NOTHING: Final[dict[Any, Any]] = {}
+NOTHING: Final[dict[Any, Any]] = {}
+"""In place of aggregates and looked-up values where none are looked at."""
+
+
+def complete(
+    out: Out,
+    value: Any,
+    looked_up: Mapping[str, object],
+    later: Sequence[tuple[str, Evaluate]],
+    inner: Sequence[int],
+) -> None:
+    """Calculate the features that follow from the windows in `out`, and take out what only they needed.
+
+    `inner` are the numbers under which such windows stand.
+    """
+    for name, evaluate in later:
+        if (found := evaluate(value, out, looked_up)) is None:
+            del out[name]
+        else:
+            out[name] = found
+    for number in inner:
+        out.pop(number, None)
 
 
 def predicate(condition: Condition, of: Callable[[Expression], Evaluate] | None = None) -> Decide:
@@ -65,7 +95,7 @@ def predicate(condition: Condition, of: Callable[[Expression], Evaluate] | None 
             return _comparison(RELATIONS[relation], of(left), of(right))
         case IsMissing(Expression() as inner):
             find = of(inner)
-            return lambda value, out=_NOTHING, looked_up=_NOTHING: find(value, out, looked_up) is None
+            return lambda value, out=NOTHING, looked_up=NOTHING: find(value, out, looked_up) is None
         case Both(one, other):
             return _joined(predicate(one, of), predicate(other, of), decisive=False)
         case Either(one, other):
@@ -81,7 +111,7 @@ def _own(expression: Expression) -> Evaluate:
 
 
 def _comparison(relation: Callable[[Any, Any], bool], left: Evaluate, right: Evaluate) -> Decide:
-    def compared(value: Any, out: Out = _NOTHING, looked_up: Mapping[str, object] = _NOTHING) -> bool | None:
+    def compared(value: Any, out: Out = NOTHING, looked_up: Mapping[str, object] = NOTHING) -> bool | None:
         a, b = left(value, out, looked_up), right(value, out, looked_up)
         return None if a is None or b is None else relation(a, b)
 
@@ -89,7 +119,7 @@ def _comparison(relation: Callable[[Any, Any], bool], left: Evaluate, right: Eva
 
 
 def _negation(decide: Decide) -> Decide:
-    def negated(value: Any, out: Out = _NOTHING, looked_up: Mapping[str, object] = _NOTHING) -> bool | None:
+    def negated(value: Any, out: Out = NOTHING, looked_up: Mapping[str, object] = NOTHING) -> bool | None:
         return None if (met := decide(value, out, looked_up)) is None else not met
 
     return negated
@@ -98,7 +128,7 @@ def _negation(decide: Decide) -> Decide:
 def _joined(left: Decide, right: Decide, *, decisive: bool) -> Decide:
     """Return both (either) of two: what is decided by one of them needs no other."""
 
-    def joined(value: Any, out: Out = _NOTHING, looked_up: Mapping[str, object] = _NOTHING) -> bool | None:
+    def joined(value: Any, out: Out = NOTHING, looked_up: Mapping[str, object] = NOTHING) -> bool | None:
         a = left(value, out, looked_up)
         if a is decisive:
             return decisive

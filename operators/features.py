@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from operators.calculation import Counts, Out, calculation
+from operators.calculation import NOTHING, Counts, Out, calculation, complete
 from operators.contract import StateDelta, StateEntries
 from operators.fused import Output
 from operators.idle import LONG_AGO
@@ -32,7 +32,6 @@ __all__ = ["META", "Features", "JoinedLabel", "Meta", "label_number"]
 
 META: Final = "meta"
 """The entry that is no key's."""
-_NOTHING: Final[Mapping[str, object]] = {}
 
 
 class JoinedLabel(NamedTuple):
@@ -176,7 +175,7 @@ class Features:
                 return rows
         for place in range(len(rows), len(events)):
             self._advance(events[place].watermark)
-            rows.append(self._row(events[place], _NOTHING if lookups is None else lookups[place]))
+            rows.append(self._row(events[place], NOTHING if lookups is None else lookups[place]))
         return rows
 
     def step_labels(self, labels: Sequence[JoinedLabel]) -> None:
@@ -210,13 +209,7 @@ class Features:
             step(key_of(value), event, row_of(value), out)
         for windows, _, key_of, _, _ in self._label_groups:
             windows.read(key_of(value), event, out)
-        for name, evaluate in self._later:
-            if (found := evaluate(value, out, looked_up)) is None:
-                del out[name]
-            else:
-                out[name] = found
-        for number in self._numbers:
-            out.pop(number, None)
+        complete(out, value, looked_up, self._later, self._numbers)
         return out
 
     def snapshot(self) -> dict[str, bytes]:

@@ -35,8 +35,9 @@ from itertools import repeat
 from math import sqrt
 from typing import Any, Final, NamedTuple
 
+from operators.calculation import NOTHING
 from operators.exact import SCALE, UNIT, VALUE_MAX, VALUE_MIN, variance
-from operators.kernels import Target, kinds_of
+from operators.kernels import Target, kinds_of, written_out
 
 __all__ = ["Layout", "Output", "compile_enter", "compile_run", "hot_parts"]
 
@@ -101,10 +102,7 @@ def compile_enter(layout: Layout, names: Mapping[str, Any]) -> Callable[..., boo
     lines, found = _reading(layout)
     body += [*lines, *(f"out[{name!r}] = {value}" for name, value in found.items())]
     body += [*_gaps(layout, "out.pop({}, None)"), "return True"]
-    text = "def enter(key, log, time, mark, row, out):\n" + "\n".join("    " + line for line in body)
-    space: dict[str, Any] = {**_NAMES, **names}
-    exec(text, space)  # noqa: S102  the text holds reprs of names, and numbers
-    return space["enter"]  # type: ignore[no-any-return]
+    return written_out("enter", "key, log, time, mark, row, out", body, {**_NAMES, **names})
 
 
 def compile_run(layout: Layout, output: Output, names: Mapping[str, Any]) -> Callable[..., Any]:
@@ -154,10 +152,8 @@ def compile_run(layout: Layout, output: Output, names: Mapping[str, Any]) -> Cal
         head += ["looked_up = NOTHING"]
         loop = "for event in events:"
     lines = [*head, loop, *("    " + line for line in body), "return rows, watermark"]
-    text = "def run(events, lookups, watermark, slow):\n" + "\n".join("    " + line for line in lines)
-    space: dict[str, Any] = {**_NAMES, **names, "NOTHING": {}}
-    exec(text, space)  # noqa: S102  the text holds reprs of names, identifiers of fields, and numbers
-    return space["run"]  # type: ignore[no-any-return]
+    space = {**_NAMES, **names, "NOTHING": NOTHING}
+    return written_out("run", "events, lookups, watermark, slow", lines, space)
 
 
 def _split_columns(layout: Layout) -> list[int]:

@@ -28,14 +28,14 @@ in the index.  Windows go from the longest to the shortest, each starting where 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import fsum, sqrt
 from typing import Any, Final, NamedTuple
 
 from operators.exact import UNIT, variance, variance_of
 from operators.nodes import Aggregate
 
-__all__ = ["Kernels", "Read", "Target", "build", "kinds_of"]
+__all__ = ["Kernels", "Read", "Target", "build", "kinds_of", "written_out"]
 
 Read = Callable[[Any, int, int, dict[Any, Any]], None]
 """(log, position after the last entry to see, time of the event, where the values go)."""
@@ -84,7 +84,7 @@ def build(columns: Sequence[str | None], targets: Iterable[Target], *, sparse: b
     `sparse` says that values may be missing.
     """
     targets = list(targets)
-    names: dict[str, Any] = dict(_NAMES)
+    made: list[Read] = []
     for name, preface, emit in (("plain", _plain_preface, _plain), ("indexed", _indexed_preface, _indexed)):
         lines = ["times, values, start = log.times, log.values, log.base"]
         used = [(offset, kinds_of(targets, column)) for offset, column in enumerate(columns)]
@@ -97,9 +97,21 @@ def build(columns: Sequence[str | None], targets: Iterable[Target], *, sparse: b
                 valued = [target for target in mine if kinds_of([target], column)]
                 if valued:
                     lines += emit(valued, offset, len(columns), sparse)
-        text = "\n    ".join([f"def {name}(log, end, time, out):", *lines])
-        exec(text, names)  # noqa: S102  the text holds reprs of names, and numbers
-    return Kernels(names["plain"], names["indexed"])
+        made.append(written_out(name, "log, end, time, out", lines, _NAMES))
+    return Kernels(*made)
+
+
+def written_out(
+    name: str, arguments: str, lines: Iterable[str], names: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Return the function with these lines, which hold reprs of names, identifiers of fields, and numbers.
+
+    >>> written_out("twice", "number", ["return number * two"], {"two": 2})(21)
+    42
+    """
+    space = dict(names)
+    exec("\n    ".join([f"def {name}({arguments}):", *lines]), space)  # noqa: S102
+    return space[name]  # type: ignore[no-any-return]
 
 
 def kinds_of(targets: Iterable[Target], column: str | None) -> set[str]:

@@ -20,7 +20,7 @@ from struct import Struct
 from typing import Any, Final
 
 from operators.exact import Number, variance_of
-from operators.kernels import Target, kinds_of
+from operators.kernels import Target, kinds_of, written_out
 
 __all__ = ["QUIET_MAX", "QuietLogs"]
 
@@ -112,61 +112,52 @@ class QuietLogs:
         It returns False, and nothing is changed, for an event that does not fit: in its place, by its types,
         or because there are too many.  `names` has `changed` and `file` of the group's `Windows`.
         """
-        return _compile_calm(columns, targets, self, names)
-
-
-def _compile_calm(
-    columns: Sequence[str | None], targets: Sequence[Target], quiet: QuietLogs, names: Mapping[str, Any]
-) -> Callable[..., bool]:
-    """Return what `QuietLogs.calm` returns, written out for a group."""
-    cells = len(columns) + 1
-    size = ENTRY_BYTES * cells
-    row = "".join(f"v{n}, " for n in range(len(columns)))
-    lines = [f"{row}= row"] if row else []
-    if wrong := " or ".join([f"type(v{n}) is not types[{n}]" for n in range(len(columns))]):
-        lines += [f"if ({wrong}) and not quiet.accept(row):", "    return False"]
-    width_max = max(target.aggregate.window_ms for target in targets)
-    lines += [
-        "data = packed_get(key)",
-        "if data is None:",
-        "    file(key, time)",
-        f"    packed[key] = quiet.pack(time, {row})",
-        f"    cells, times, end = (time, {row}), (time,), 0",
-        "else:",
-        f"    data += quiet.pack(time, {row})",
-        f"    end = len(data) // {size} - 1",
-        "    cells = quiet.unpack[end + 1](data)",
-        f"    times = cells[::{cells}]",
-        "    if time < times[end - 1]:",
-        "        return False",
-        f"    horizon = mark - {width_max}",
-        "    if times[0] <= horizon:",
-        "        over = 1",
-        "        while times[over] <= horizon:",
-        "            over += 1",
-        f"        data, cells = data[over * {size} :], cells[over * {cells} :]",
-        "        times, end = times[over:], end - over",
-        "    if end >= entries_max:",
-        "        return False",
-        "    packed[key] = data",
-        "changed.add(key)",
-        "start = 0",
-    ]
-    lines += [*_reading(columns, targets), "return True"]
-    text = "def calm(key, time, mark, row, out):\n" + "\n".join("    " + line for line in lines)
-    space: dict[str, Any] = {
-        **names,
-        "entries_max": quiet.entries_max,
-        "fsum": fsum,
-        "packed": quiet.packed,
-        "packed_get": quiet.packed.get,
-        "quiet": quiet,
-        "sqrt": sqrt,
-        "types": quiet.types,
-        "variance_of": variance_of,
-    }
-    exec(text, space)  # noqa: S102  the text holds reprs of names, and numbers
-    return space["calm"]  # type: ignore[no-any-return]
+        cells = len(columns) + 1
+        size = ENTRY_BYTES * cells
+        row = "".join(f"v{n}, " for n in range(len(columns)))
+        lines = [f"{row}= row"] if row else []
+        if wrong := " or ".join([f"type(v{n}) is not types[{n}]" for n in range(len(columns))]):
+            lines += [f"if ({wrong}) and not quiet.accept(row):", "    return False"]
+        width_max = max(target.aggregate.window_ms for target in targets)
+        lines += [
+            "data = packed_get(key)",
+            "if data is None:",
+            "    file(key, time)",
+            f"    packed[key] = quiet.pack(time, {row})",
+            f"    cells, times, end = (time, {row}), (time,), 0",
+            "else:",
+            f"    data += quiet.pack(time, {row})",
+            f"    end = len(data) // {size} - 1",
+            "    cells = quiet.unpack[end + 1](data)",
+            f"    times = cells[::{cells}]",
+            "    if time < times[end - 1]:",
+            "        return False",
+            f"    horizon = mark - {width_max}",
+            "    if times[0] <= horizon:",
+            "        over = 1",
+            "        while times[over] <= horizon:",
+            "            over += 1",
+            f"        data, cells = data[over * {size} :], cells[over * {cells} :]",
+            "        times, end = times[over:], end - over",
+            "    if end >= entries_max:",
+            "        return False",
+            "    packed[key] = data",
+            "changed.add(key)",
+            "start = 0",
+        ]
+        lines += [*_reading(columns, targets), "return True"]
+        space = {
+            **names,
+            "entries_max": self.entries_max,
+            "fsum": fsum,
+            "packed": self.packed,
+            "packed_get": self.packed.get,
+            "quiet": self,
+            "sqrt": sqrt,
+            "types": self.types,
+            "variance_of": variance_of,
+        }
+        return written_out("calm", "key, time, mark, row, out", lines, space)
 
 
 def _reading(columns: Sequence[str | None], targets: Sequence[Target]) -> list[str]:

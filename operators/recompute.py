@@ -22,9 +22,9 @@ from fractions import Fraction
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from operators.calculation import calculation, predicate
+from operators.calculation import NOTHING, calculation, predicate
 from operators.exact import as_number
-from operators.nodes import Aggregate, Expression, Field
+from operators.nodes import Aggregate, Expression
 from operators.spans import Decay, LastN, Session, Tiled, Tumbling
 
 __all__ = ["Entry", "Plain", "is_plain", "plain_value"]
@@ -109,8 +109,10 @@ def _reader(of: object) -> Callable[[Any], Any]:
     """Return how a column is read from an entry's value, None where missing; a label is its own value."""
     if not isinstance(of, str | Expression):
         return _entering
-    evaluate = calculation(Field(of) if isinstance(of, str) else of, {})
-    return lambda value: _entering(evaluate(value, {}, {}))
+    if isinstance(of, str):
+        return lambda value: _entering(getattr(value, of))
+    evaluate = calculation(of, {})
+    return lambda value: _entering(evaluate(value, NOTHING, NOTHING))
 
 
 def _entering(found: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from operators.calculation import Counts, calculation, predicate
+from operators.calculation import NOTHING, Counts, calculation, predicate
 from operators.chains import Chains
 from operators.columns import column_logs
 from operators.exact import VALUE_MAX, as_number
@@ -29,9 +29,6 @@ __all__ = ["GroupRun", "Step", "group_run", "key_reader"]
 
 TEXT_MAX: Final = 256
 """Characters of a text that a window keeps; texts are compared by so many."""
-
-_NOTHING: Final[dict[Any, Any]] = {}
-"""In place of windows and looked-up values, which no column looks at."""
 
 Step = Callable[[str, Event, Row, dict[Any, Any]], None]
 """(key, event, its row, where the values go)."""
@@ -155,7 +152,7 @@ def _calculated_row(group: Group, counts: Counts | None) -> Callable[[Any], Row]
     names = filter(None, group.columns)  # none of them is a label's
     found = [calculation(calculated.get(name, Field(name)), {}, counts) for name in names]
     enters: Callable[[Any], Any] = as_number if group.store == "windows" else as_value
-    return lambda value: tuple([enters(evaluate(value, _NOTHING, _NOTHING)) for evaluate in found])
+    return lambda value: tuple([enters(evaluate(value, NOTHING, NOTHING)) for evaluate in found])
 
 
 def _where_met(met: Callable[[Any], bool | None], row_of: Callable[[Any], Row]) -> Callable[[Any], Row]:

@@ -23,7 +23,7 @@ from typing import Any, Final, get_type_hints
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from operators.calculation import calculation, predicate
+from operators.calculation import NOTHING, calculation, predicate
 from operators.conditions import RELATIONS, Comparison, Condition
 from operators.nodes import Constant, Expression, Feature, Field
 from operators.rules import Rule
@@ -44,8 +44,6 @@ MATCHED_MAX: Final = 4_096
 """A longer text breaks its pattern unread: bounds what a bad pattern costs."""
 SHOWN_MAX: Final = 100
 """Characters of a value in a reason."""
-
-_NOTHING: Final[dict[Any, Any]] = {}
 
 
 class FieldRules:
@@ -189,7 +187,7 @@ def _column(of: Expression) -> Column:
         case Feature(name):
             return lambda rows: [row.get(name) for row in rows]
     evaluate = calculation(of, {})
-    return lambda values: [evaluate(value, _NOTHING, _NOTHING) for value in values]
+    return lambda values: [evaluate(value, NOTHING, NOTHING) for value in values]
 
 
 def _find_outside(column: Column, low: float | None, high: float | None) -> Find:
