@@ -27,6 +27,7 @@ from engine.outbox import Outbox, Settled
 from engine.pipeline import Pipeline
 from engine.prequential import LabelledRun, Prequential
 from engine.ready import Ready
+from engine.refusals import Refusals
 from operators.claims import Suppression, Writer
 from operators.contract import Operator, StateDelta, StateEntries
 from operators.entries import delta_of, restore_into, snapshot_of
@@ -95,8 +96,10 @@ class Scorer:
         self._one_by_one = inside and self._label_windows
         self._ahead: Ahead | None = None
         self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
+        self._refusals = Refusals(
+            pipeline, partition, self.outbox, self.counts, lambda: self.position.time_max
+        )
         self._grace_ms = pipeline.grace_ms
-        self._max_ahead_ms = pipeline.max_ahead_ms
         self._shadows_sent = pipeline.shadow_predictions
         self._served_by: Counter[str] = Counter()
         self.settled: list[Settled] = []
@@ -157,15 +160,16 @@ class Scorer:
             self._checks.read(run)
         ready, join, position = Ready(), self.join, self.position
         known, ids, grace_ms = join.known, ready.ids, self._grace_ms
+        too_far_ahead = self._refusals.too_far_ahead
         early = join.early
         watched = early or join.implicit is not None
         for number, read in enumerate(run):
             record, decoded = read.record, read.decoded
             if isinstance(decoded, Rejected):
-                self._refuse(record, decoded.stage, decoded.exception, decoded.message)
+                self._refusals.refuse(record, decoded.stage, decoded.exception, decoded.message)
                 continue
             event_id, event_time, offset = decoded.event_id, decoded.event_time, record.offset
-            if record.timestamp_ms is not None and self._too_far_ahead(record, event_time, now_ms):
+            if record.timestamp_ms is not None and too_far_ahead(record, event_time, now_ms):
                 continue
             if event_id in ids or known(event_id) is not None:
                 self._answer(ready, now_ms)
@@ -200,20 +204,6 @@ class Scorer:
         self._answer(ready, now_ms)
         self._expire(run[-1].record.offset, ready, now_ms)
 
-    def _too_far_ahead(self, record: Record, event_time: int, now_ms: int) -> bool:
-        """Refuse the product of a wrong clock: it would expire all state.
-
-        arrived |------- max_ahead -------| answered up to here; beyond, a dead letter
-        """
-        arrived_ms = now_ms if record.timestamp_ms is None else min(record.timestamp_ms, now_ms)
-        ahead_ms = event_time - arrived_ms
-        if ahead_ms <= self._max_ahead_ms:
-            return False
-        limit_ms = self._max_ahead_ms
-        reason = f"event time {event_time} is {ahead_ms} ms ahead of its arrival, max_ahead is {limit_ms} ms"
-        self._refuse(record, "time", "ValueError", reason)
-        return True
-
     def _answered_again(self, record: Record, decoded: Decoded) -> bool:
         """Answer an event id seen within the horizon once more; nothing else changes."""
         waiting = self.join.known(decoded.event_id)
@@ -221,9 +211,7 @@ class Scorer:
             return False
         self.counts["events", "duplicate"] += 1
         if waiting.payload_crc != crc32(record.value or b""):
-            self.counts["events", "conflicting"] += 1
-            reason = f"event id {decoded.event_id} came before with other content; the first one holds"
-            self._refuse(record, "duplicate", "ValueError", reason)
+            self._refusals.conflicting(record, decoded.event_id)
         if self.outbox.logged(decoded.event_id, record.offset) is None:
             self.outbox.again(waiting.prediction, record.offset, record.key, record.headers)
             self.counts["predictions", "again"] += 1
@@ -246,13 +234,7 @@ class Scorer:
         for joined in implicit:
             self._learnable(joined, "implicit")
         for early in unmatched:
-            self.counts["labels", "unmatched"] += 1
-            reason = f"no event {early.label.event_id} came until {join.wait_ms} ms after its label"
-            self._refuse(self._record_of(early), "join", "LookupError", reason)
-
-    def _record_of(self, early: EarlyLabel) -> Record:
-        topic, label = self.pipeline.labels.topic or "", early.label
-        return Record(topic, self.partition, label.offset, label.label_time, early.key, early.value)
+            self._refusals.unmatched(early)
 
     def _answer(self, ready: Ready, now_ms: int) -> None:
         """Compute features of the ready events, answer them, and open their entries."""
@@ -328,7 +310,7 @@ class Scorer:
         if self._shadows_sent:
             self.outbox.shadow(*settled)
         if isinstance(joined, EarlyLabel):
-            self._unusable(self._record_of(joined), joined.label.event_id, "late")
+            self._refusals.late(joined)
             joined = None
         if label is not None:
             joined = self.join.close(waiting, label, waiting.prediction.event_time)
@@ -349,7 +331,7 @@ class Scorer:
     def _label(self, read: LabelRead) -> None:
         record, decoded = read.record, read.decoded
         if isinstance(decoded, Rejected):
-            self._refuse(record, decoded.stage, decoded.exception, decoded.message)
+            self._refusals.refuse(record, decoded.stage, decoded.exception, decoded.message)
             return
         outcome, joined = self.join.label(decoded, key=record.key, value=record.value)
         if joined is not None:
@@ -358,13 +340,7 @@ class Scorer:
         if outcome == "early":
             self.counts["labels", outcome] += 1
         else:
-            self._unusable(record, decoded.event_id, outcome)
-
-    def _unusable(self, record: Record, event_id: str, outcome: str) -> None:
-        """Count a label that joins nothing, and keep it as a dead letter."""
-        self.counts["labels", outcome] += 1
-        reason = f"{outcome} label for event {event_id}: the first one in time holds"
-        self._refuse(record, "join", "ValueError", reason)
+            self._refusals.unusable(record, decoded.event_id, outcome)
 
     def _learnable(self, joined: Joined, outcome: str) -> None:
         """Let a label enter the windows and write its example."""
@@ -376,12 +352,6 @@ class Scorer:
 
     def _enter_windows(self, keys: tuple[str | None, ...], label_time: int, label: LabelValue) -> None:
         self.features.step_labels([JoinedLabel(keys, label_time, label_number(label))])
-
-    def _refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
-        self.counts["dead_letters", stage] += 1
-        self.outbox.refuse(
-            record, stage=stage, exception=exception, message=message, time_ms=max(self.position.time_max, 0)
-        )
 
     # -- state ------------------------------------------------------------------------------------
 

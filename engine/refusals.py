@@ -1,0 +1,86 @@
+"""What one events partition refuses, and how it is told: counted, and kept as a dead letter with the reason.
+
+Lives here: the words of every refusal of a decoded record, the clock that runs ahead.  Never here: what
+cannot be decoded (`topics/codec.py`), rules (`checks.py`), when something is refused (`scorer.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from engine.outbox import Outbox
+from engine.pipeline import Pipeline
+from operators.join import EarlyLabel
+from topics.messages import Record
+
+__all__ = ["Refusals"]
+
+
+class Refusals:
+    """Dead letters of one events partition; `counts` gets how many of each."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        partition: int,
+        outbox: Outbox,
+        counts: Counter[tuple[str, str]],
+        newest: Callable[[], int],
+    ) -> None:
+        """`newest` returns the largest event time seen: for records that have no time of their own."""
+        self._newest = newest
+        self._partition = partition
+        self._outbox = outbox
+        self._counts = counts
+        self._labels_topic = pipeline.labels.topic or ""
+        self._wait_ms = pipeline.labels.wait_ms
+        self._max_ahead_ms = pipeline.max_ahead_ms
+
+    def refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
+        """Send a record to the dead letters as it came."""
+        self._counts["dead_letters", stage] += 1
+        time_ms = max(self._newest(), 0)
+        self._outbox.refuse(record, stage=stage, exception=exception, message=message, time_ms=time_ms)
+
+    def too_far_ahead(self, record: Record, event_time: int, now_ms: int) -> bool:
+        """Refuse the product of a wrong clock: it would expire all state.
+
+        arrived |------- max_ahead -------| answered up to here; beyond, a dead letter
+        """
+        arrived_ms = now_ms if record.timestamp_ms is None else min(record.timestamp_ms, now_ms)
+        ahead_ms = event_time - arrived_ms
+        if ahead_ms <= self._max_ahead_ms:
+            return False
+        limit_ms = self._max_ahead_ms
+        reason = f"event time {event_time} is {ahead_ms} ms ahead of its arrival, max_ahead is {limit_ms} ms"
+        self.refuse(record, "time", "ValueError", reason)
+        return True
+
+    def conflicting(self, record: Record, event_id: str) -> None:
+        """Refuse an event whose id came before with other content."""
+        self._counts["events", "conflicting"] += 1
+        reason = f"event id {event_id} came before with other content; the first one holds"
+        self.refuse(record, "duplicate", "ValueError", reason)
+
+    def unusable(self, record: Record, event_id: str, outcome: str) -> None:
+        """Refuse a label that joins nothing."""
+        self._counts["labels", outcome] += 1
+        reason = f"{outcome} label for event {event_id}: the first one in time holds"
+        self.refuse(record, "join", "ValueError", reason)
+
+    def late(self, early: EarlyLabel) -> None:
+        """Refuse a label that came before its event and was late, as its event shows."""
+        self.unusable(self._record_of(early), early.label.event_id, "late")
+
+    def unmatched(self, early: EarlyLabel) -> None:
+        """Refuse a label whose event never came."""
+        self._counts["labels", "unmatched"] += 1
+        reason = f"no event {early.label.event_id} came until {self._wait_ms} ms after its label"
+        self.refuse(self._record_of(early), "join", "LookupError", reason)
+
+    def _record_of(self, early: EarlyLabel) -> Record:
+        label = early.label
+        return Record(
+            self._labels_topic, self._partition, label.offset, label.label_time, early.key, early.value
+        )
