@@ -56,7 +56,7 @@ def run_worker(
     # Not as the policy: Faust's threads reach into each other's loops, which uvloop answers by a crash.
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    metrics = Metrics(pipeline.name)
+    metrics = Metrics(pipeline)
     worker = Worker(
         pipeline,
         settings,

@@ -5,50 +5,158 @@ becomes a histogram.  Never here: the web server (`app.py`), what is being measu
 
 Strategy: state machines count into plain `Counter`s by (metric, label); the loops absorb
 them once per run; a scrape reads everything in one pass.  So no event pays for a metric
-object, and a partition that has left leaves no stale series.
+object, and a partition that has left leaves no stale series.  Every label value that a
+pipeline can count stands at 0 from the first scrape: `increase()` sees the first dead letter.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-__all__ = ["BatchHistogram", "Metrics", "ModelStatus", "Status"]
+from engine.pipeline import Pipeline
+from operators.nodes import nodes
+from operators.plan import FeaturePlan
+from operators.transforms import Apply
+from topics.messages import AlertKind
 
-LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+__all__ = ["COUNTERS", "BatchHistogram", "CounterFamily", "Metrics", "ModelStatus", "Status"]
+
+LATENCY_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
 DELAY_BUCKETS_S = (1.0, 10.0, 60.0, 600.0, 3_600.0, 6 * 3_600.0, 86_400.0, 7 * 86_400.0, 30 * 86_400.0)
 
 Counts = Counter[tuple[str, str]]
 
-_COUNTERS = (
-    ("events", "headrace_events", "Valid events read, by what became of them.", "outcome"),
-    ("rekeyed", "headrace_rekeyed_events", "Events taken by windows of other keys, in time or late.", "turn"),
-    ("predictions", "headrace_predictions", "Predictions sent, by who answered.", "served_by"),
-    ("labels", "headrace_labels", "Labels, by what became of them.", "outcome"),
-    ("dead_letters", "headrace_dead_letters", "Records refused, by the step that refused.", "stage"),
-    ("rule_hits", "headrace_rule_hits", "Broken rules, by what was done and rule.", "action, rule"),
-    (
+
+class CounterFamily(NamedTuple):
+    """One counter: what is counted, what Prometheus sees, and which label values exist from the start."""
+
+    kind: str
+    """The name under which scorers, learner and loops count."""
+    name: str
+    documentation: str
+    labels: tuple[str, ...]
+    values: Callable[[Pipeline], Iterable[str]]
+    """Every value that the pipeline can count; those of several labels are parted by a space."""
+
+
+def _always(*values: str) -> Callable[[Pipeline], Iterable[str]]:
+    return lambda _: values
+
+
+def _functions(plan: FeaturePlan) -> Iterator[str]:
+    """Return the names of the user's functions that features call."""
+    for _, expression in plan.features:
+        yield from (part.name for part in nodes(expression) if isinstance(part, Apply))
+
+
+COUNTERS = (
+    CounterFamily(
+        "events",
+        "headrace_events",
+        "Valid events read, by what became of them.",
+        ("outcome",),
+        _always("accepted", "late", "duplicate", "conflicting", "beyond_horizon"),
+    ),
+    CounterFamily(
+        "rekeyed",
+        "headrace_rekeyed_events",
+        "Events taken by windows of other keys, in time or late.",
+        ("turn",),
+        _always("in_time", "late"),
+    ),
+    CounterFamily(
+        "predictions",
+        "headrace_predictions",
+        "Predictions sent, by who answered.",
+        ("served_by",),
+        _always("champion", "previous", "prior", "again"),
+    ),
+    CounterFamily(
+        "labels",
+        "headrace_labels",
+        "Labels, by what became of them.",
+        ("outcome",),
+        _always("joined", "implicit", "early", "late", "duplicate", "conflicting", "unmatched"),
+    ),
+    CounterFamily(
+        "dead_letters",
+        "headrace_dead_letters",
+        "Records refused, by the step that refused.",
+        ("stage",),
+        _always("decode", "label", "time", "duplicate", "join", "rule"),
+    ),
+    CounterFamily(
+        "rule_hits",
+        "headrace_rule_hits",
+        "Broken rules, by what was done and rule.",
+        ("action", "rule"),
+        lambda pipeline: (f"{rule.action} {rule.name}" for rule in pipeline.rules),
+    ),
+    CounterFamily(
         "function_failures",
         "headrace_function_failures",
         "Calls of apply that failed, by function.",
-        "function",
+        ("function",),
+        lambda pipeline: _functions(pipeline.plan),
     ),
-    ("alerts", "headrace_alerts", "New categories and changed keys of events.", "kind"),
-    ("models", "headrace_model_failures", "Times a candidate raised or answered no number.", "kind"),
-    ("drifts", "headrace_drift_detections", "Drift alarms, by direction of the loss.", "direction"),
-    ("promotions", "headrace_promotions", "Champion swaps, by reason.", "reason"),
-    ("lookups", "headrace_lookups", "Static feature look-ups, by what was found.", "outcome"),
-    ("feature_writes", "headrace_feature_writes", "Keys' features served to others, by outcome.", "outcome"),
+    CounterFamily(
+        "alerts",
+        "headrace_alerts",
+        "New categories and changed keys of events.",
+        ("kind",),
+        _always(*get_args(AlertKind)),
+    ),
+    CounterFamily(
+        "models",
+        "headrace_model_failures",
+        "Times a candidate raised or answered no number.",
+        ("kind",),
+        _always("failed"),
+    ),
+    CounterFamily(
+        "drifts",
+        "headrace_drift_detections",
+        "Drift alarms, by detector.",
+        ("detector", "direction", "subject"),
+        lambda pipeline: (
+            f"{type(drift.detector).__name__} {direction} {drift.on}"
+            for drift in pipeline.drift
+            for direction in (("worse", "better") if drift.on == "loss" else ("worse",))
+        ),
+    ),
+    CounterFamily(
+        "promotions",
+        "headrace_promotions",
+        "Champion swaps, by reason.",
+        ("reason",),
+        _always("evidence", "quarantine", "command"),
+    ),
+    CounterFamily(
+        "lookups",
+        "headrace_lookups",
+        "Static feature look-ups, by what was found.",
+        ("outcome",),
+        _always("cached", "found", "missing", "unavailable"),
+    ),
+    CounterFamily(
+        "feature_writes",
+        "headrace_feature_writes",
+        "Keys' features served to others, by outcome.",
+        ("outcome",),
+        _always("written", "older", "failed", "dropped"),
+    ),
 )
-"""Scorers, learner and loops count under the first name; the second is what Prometheus sees."""
 
 
 GATHERED_MAX = 4_000
@@ -107,8 +215,6 @@ class ModelStatus(NamedTuple):
     alias: str
     updates: int
     evidence: float
-    scores: dict[tuple[str, str], float]
-    """(metric, window) -> value; window is `all` or `recent`."""
 
 
 class Status(NamedTuple):
@@ -119,25 +225,34 @@ class Status(NamedTuple):
     """Predictions and early labels held for joining."""
     examples: int
     """Examples learned."""
+    unlearned: int
+    """Records of the examples log that no model here has learned: what a pause holds up."""
     checkpoint_time_s: float
     partitions: int
+    leading: bool
     paused: bool
     models: Sequence[ModelStatus]
+    scores: dict[tuple[str, str, str], float]
+    """(model, metric, window) -> value: `served` is a model here, window is `all` or `recent`."""
 
 
 class Metrics(Collector):
     """All metrics of one worker process."""
 
-    def __init__(self, pipeline: str) -> None:
-        self.counts: Counts = Counter()
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.counts: Counts = Counter(
+            {(family.kind, value): 0 for family in COUNTERS for value in family.values(pipeline)}
+        )
         self.prediction_duration = BatchHistogram(LATENCY_BUCKETS_S)
         self.end_to_end = BatchHistogram(LATENCY_BUCKETS_S)
         self.label_delay = BatchHistogram(DELAY_BUCKETS_S)
         self.status: Callable[[], Status] | None = None
         self.checkpoint_time_s = 0.0
-        self._pipeline = pipeline
+        self._pipeline = pipeline.name
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
 
     def absorb(self, counts: Counts) -> None:
         """Add what a state machine has counted, and empty its counter."""
@@ -156,13 +271,11 @@ class Metrics(Collector):
         )
         info.add_metric([version("headrace"), version("river"), self._pipeline], 1.0)
         yield info
-        for kind, name, documentation, label in _COUNTERS:
-            labels = label.split(", ")
+        for kind, name, documentation, labels, _ in COUNTERS:
             family = CounterMetricFamily(name, documentation, labels=labels)
             for (counted, value), count in sorted(self.counts.items()):
                 if counted == kind:
-                    # The value of a second label stands behind the first space.
-                    family.add_metric([value] if len(labels) == 1 else value.partition(" ")[::2], count)
+                    family.add_metric(value.split(" ", len(labels) - 1), count)
             yield family
         yield self.prediction_duration.family(
             "headrace_prediction_duration_seconds", "From a record's poll to its prediction's send."
@@ -187,7 +300,13 @@ def _gauges(status: Status) -> Iterator[Metric]:
     for name, documentation, value in (
         ("headrace_pending_predictions", "Answered events held until their horizon.", status.pending),
         ("headrace_partitions", "Event partitions owned.", status.partitions),
+        ("headrace_leader", "1 on the worker that writes decisions and model scores.", int(status.leading)),
         ("headrace_learning_paused", "1 while learning is paused.", int(status.paused)),
+        (
+            "headrace_examples_unlearned",
+            "Logged examples not learned yet, a pause included.",
+            status.unlearned,
+        ),
         (
             "headrace_checkpoint_last_success_timestamp_seconds",
             "When the last checkpoint was written.",
@@ -196,10 +315,10 @@ def _gauges(status: Status) -> Iterator[Metric]:
     ):
         yield GaugeMetricFamily(name, documentation, value=value)
     yield CounterMetricFamily("headrace_examples", "Examples learned.", value=status.examples)
-    yield from _model_gauges(status.models)
+    yield from _model_gauges(status)
 
 
-def _model_gauges(models: Sequence[ModelStatus]) -> Iterator[Metric]:
+def _model_gauges(status: Status) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         "headrace_model_info", "Always 1; the labels tell.", labels=["model", "version", "kind", "alias"]
     )
@@ -209,13 +328,13 @@ def _model_gauges(models: Sequence[ModelStatus]) -> Iterator[Metric]:
     )
     scores = GaugeMetricFamily(
         "headrace_model_score",
-        "River metrics; window is all or recent.",
+        "River metrics, from the leader alone.",
         labels=["model", "metric", "window"],
     )
-    for model in models:
+    for model in status.models:
         info.add_metric([model.name, str(model.version), model.kind, model.alias], 1.0)
         updates.add_metric([model.name], model.updates)
         evidence.add_metric([model.name], model.evidence)
-        for (metric, window), value in model.scores.items():
-            scores.add_metric([model.name, metric, window], value)
+    for labels, value in status.scores.items():
+        scores.add_metric(labels, value)
     yield from (info, updates, evidence, scores)

@@ -17,6 +17,7 @@ of the log.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -39,6 +40,7 @@ from engine.settings import Settings
 from engine.sink import Written
 from operators import guard
 from operators.contract import StateDelta
+from operators.evaluation import SERVED
 from topics import headers
 from topics.codec import encode
 from topics.errors import ClaimError
@@ -52,6 +54,12 @@ RECENT_EVERY_S = 10.0
 """A recent window of 1,000 examples and four metrics takes some 20 ms for each four models."""
 PARTITION = 0
 """One global model: one examples partition."""
+DECISION_LEVELS: dict[str, int] = {
+    "model.quarantined": logging.WARNING,
+    "command.refused": logging.WARNING,
+    "drift.improved": logging.DEBUG,
+}
+"""A lost model must be found among a hundred alarms; other decisions are INFO, and all are on the topic."""
 
 log = structlog.get_logger("headrace")
 
@@ -236,18 +244,29 @@ class Trainer:
         """Return how many acknowledged records of this process the learner has not read yet."""
         return max(0, self._sink.last_offset((self._topic, PARTITION)) + 1 - self.learner.reading)
 
+    @property
+    def unlearned(self) -> int:
+        """Return how many records of the log were not learned, as far as known here; a pause counts too."""
+        end = max(self._sink.last_offset((self._topic, PARTITION)) + 1, self.learner.reading)
+        return max(0, end - self.learner.position)
+
     # -- what the leader writes -------------------------------------------------------------------
 
     def _decided(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
             if decision.type.startswith("drift."):
                 direction = "worse" if decision.type == "drift.detected" else "better"
-                self._metrics.counts["drifts", direction] += 1
+                detector, _, subject = decision.reason.partition(" on ")
+                self._metrics.counts["drifts", f"{detector} {direction} {subject}"] += 1
             elif decision.type in {"model.promoted", "model.rolled_back"}:
                 reason = "command" if "command_id" in decision.evidence else decision.reason
                 self._metrics.counts["promotions", reason] += 1
-            log.info(
-                decision.type, model=decision.model_name, reason=decision.reason, examples=decision.examples
+            log.log(
+                DECISION_LEVELS.get(decision.type, logging.INFO),
+                decision.type,
+                model=decision.model_name,
+                reason=decision.reason,
+                examples=decision.examples,
             )
         if self.leading:
             self._decisions += decisions
@@ -307,8 +326,18 @@ class Trainer:
         learner = self.learner
         roster = learner.roster
         standing = learner.evidence.standing()
-        overall, recent = learner.evaluation.model_scores(), self._recent_scores()
-        overall["served"] = learner.evaluation.served_scores()
+        overall: dict[str, dict[str, float]] = {}
+        recent: dict[str, dict[str, float]] = {}
+        if self.leading:
+            # Every worker has the same models: exported by each, sums and averages would count them again.
+            overall, recent = learner.evaluation.model_scores(), self._recent_scores()
+            overall[SERVED] = learner.evaluation.served_scores()
+        scores = {
+            (name, metric, window): value
+            for window, found in (("all", overall), ("recent", recent))
+            for name, values in found.items()
+            for metric, value in values.items()
+        }
         models = [
             ModelStatus(
                 name=candidate.name,
@@ -317,10 +346,6 @@ class Trainer:
                 alias="champion" if candidate.name == roster.champion else "challenger",
                 updates=candidate.updates,
                 evidence=standing.get(candidate.name, 0.0),
-                scores={
-                    **{(metric, "all"): value for metric, value in overall.get(candidate.name, {}).items()},
-                    **{(metric, "recent"): value for metric, value in recent.get(candidate.name, {}).items()},
-                },
             )
             for candidate in roster.candidates.values()
         ]
@@ -328,10 +353,13 @@ class Trainer:
             lag={**lag, (self._topic, PARTITION): self.lag},
             pending=pending,
             examples=learner.examples,
+            unlearned=self.unlearned,
             checkpoint_time_s=self._metrics.checkpoint_time_s,
             partitions=partitions,
+            leading=self.leading,
             paused=learner.paused,
             models=models,
+            scores=scores,
         )
 
 

@@ -21,8 +21,8 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from engine.cli import app
-from engine.metrics import _COUNTERS, Metrics, ModelStatus, Status
+from engine.cli import app, load_pipeline
+from engine.metrics import COUNTERS, Metrics, ModelStatus, Status
 from engine.settings import ENV_PREFIX, Settings
 from engine.skew import SkewCounts, SkewMetrics
 from topics import errors
@@ -254,12 +254,22 @@ def test_settings_that_are_named_exist(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def families() -> list[Any]:
-    """Every metric family of a worker that has counted something of each kind."""
-    metrics = Metrics("flights")
-    for kind, *_ in _COUNTERS:
-        metrics.counts[kind, "x"] += 1
-    model = ModelStatus("linear", 1, "LogisticRegression", "champion", 7, 0.5, {("ROCAUC", "all"): 0.6})
-    status = Status({("flights.departures", 0): 3}, 1, 7, 1.0, 1, False, [model])
+    """Every metric family of a worker, with at least one series of each."""
+    metrics = Metrics(load_pipeline(ROOT / "examples/flights/pipeline.py"))
+    for family in COUNTERS:
+        metrics.counts[family.kind, " ".join("x" * len(family.labels))] += 1
+    status = Status(
+        lag={("flights.departures", 0): 3},
+        pending=1,
+        examples=7,
+        unlearned=0,
+        checkpoint_time_s=1.0,
+        partitions=1,
+        leading=True,
+        paused=False,
+        models=[ModelStatus("linear", 1, "LogisticRegression", "champion", 7, 0.5)],
+        scores={("linear", "ROCAUC", "all"): 0.6},
+    )
     metrics.status = lambda: status
     counts = SkewCounts(())
     counts.features["x", "match"] = counts.events["checked"] = 1

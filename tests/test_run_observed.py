@@ -165,7 +165,9 @@ async def commands(told: Told) -> None:
 
     await told.command("pause")
     await told.metric("headrace_learning_paused", 1)
+    await told.metric("headrace_examples_unlearned", 0)
     paused = await told.readings(learned=2 * BATCH)
+    await told.metric("headrace_examples_unlearned", BATCH)
     assert {a["model_updates"] for a in paused} == {2 * BATCH}, "learned during the pause"
 
     await told.command("rollback")
@@ -174,6 +176,7 @@ async def commands(told: Told) -> None:
 
     await told.command("resume")
     await told.metric("headrace_examples_total", 4 * BATCH)
+    await told.metric("headrace_examples_unlearned", 0)
     last = await told.readings()
     assert min(a["model_updates"] for a in last) >= 4 * BATCH, "the resume skipped examples"
     await told.command("promote", model_name="nobody")
@@ -189,7 +192,7 @@ async def commands(told: Told) -> None:
     worker = told.worker
     assert await worker.stop() == 0, worker.said()
     assert await told.decisions(len(expected)) == expected
-    assert worker.complaints() == []
+    assert [line["event"] for line in worker.complaints()] == ["command.refused"]
     log = await read_topic(told.kafka, told.catalog["examples"])
     digests, learned = await saved_digests(told.file, worker.state_dir)
     assert (digests, learned) == folded_digests(told.file, log)
@@ -208,4 +211,11 @@ async def told_by(kafka: KafkaSettings, folder: Path, source: str, scenario: Cal
     async with watching(kafka, catalog["predictions"], catalog["examples"]) as watch:
         with worker:
             await worker.ready()
+            from_the_start = counter_series(worker)
             await scenario(Told(kafka, file, pipeline, watch, worker))
+            if worker.process is not None:
+                assert counter_series(worker) == from_the_start, "a series began with its first count"
+
+
+def counter_series(worker: Worker) -> set[str]:
+    return {name for name in worker.metrics() if "_total" in name}

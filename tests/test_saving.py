@@ -81,7 +81,7 @@ class Scene:
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
         """Run a worker; at the end of the block it dies where it stands."""
-        worker = Worker(self.pipeline, self.settings, Metrics(self.pipeline.name))
+        worker = Worker(self.pipeline, self.settings, Metrics(self.pipeline))
         running = asyncio.create_task(worker.run())
         try:
             await until(lambda: running.done() or not worker.not_ready(), "ready")
