@@ -103,6 +103,8 @@ class Enricher:
 
     def say_progress(self) -> None:
         """Tell every source partition how far the stages are here; nobody waits for it."""
+        for features in self._features.values():
+            features.count_evictions()
         for partition in range(self._partitions):
             said = Progress(self.partition, self._merge.horizon, idle=False)
             self._hopbox.send("rekeyed", partition, None, said)

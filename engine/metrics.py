@@ -87,7 +87,21 @@ COUNTERS = (
         "headrace_labels",
         "Labels, by what became of them.",
         ("outcome",),
-        _always("joined", "implicit", "early", "late", "duplicate", "conflicting", "unmatched"),
+        _always("joined", "implicit", "early", "late", "duplicate", "conflicting", "unmatched", "given_up"),
+    ),
+    CounterFamily(
+        "predictions_dropped",
+        "headrace_predictions_dropped",
+        "Predictions forgotten unlearned.",
+        ("reason",),
+        _always("expired", "given_up"),
+    ),
+    CounterFamily(
+        "window_evictions",
+        "headrace_window_evictions",
+        "Entries and keys that left windows early.",
+        ("reason",),
+        _always("max_events_per_key", "idle"),
     ),
     CounterFamily(
         "dead_letters",

@@ -273,6 +273,8 @@ class Router:
 
     def say_progress(self) -> None:
         """Tell every partition of the stages how far this source is, new or not."""
+        if self._own is not None:
+            self._own.count_evictions()
         time, idle = self._said = (self._hold.horizon, self._hold.idle(0))
         for partition in range(self._partitions):
             self._hopbox.send("rekey", partition, None, Progress(self.partition, time, idle))

@@ -81,10 +81,10 @@ class Scorer:
         self.position = ScorerPosition()
         self.counts: Counter[tuple[str, str]] = Counter()
         """What happened, by (metric, label): the shell exports it; no part of the state."""
-        inside = pipeline.labels.field is not None
+        self._inside = pipeline.labels.field is not None
         self.intake = Intake(pipeline.event_decoder(), pipeline.label_decoder())
         self.features = Features(plan, self.counts)
-        self.join = Join(wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
+        self.join = Join(self.counts, wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold)
         self._checks: Checks | None = None
         self._parts: dict[str, Operator] = {"features": self.features, "join": self.join}
@@ -92,8 +92,7 @@ class Scorer:
             self._checks = Checks(pipeline, partition, self.outbox, self.counts)
             self._parts |= self._checks.parts
         self._label_windows = plan.uses_labels
-        self._inside = inside
-        self._one_by_one = inside and self._label_windows
+        self._one_by_one = self._inside and self._label_windows
         self._ahead: Ahead | None = None
         self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
         self._refusals = Refusals(
@@ -146,6 +145,7 @@ class Scorer:
     def complete(self) -> list[Outgoing]:
         """Let the shadows score what `step` answered; return the examples that were ready."""
         self._settle_open()
+        self.features.count_evictions()
         if not self.outbox.suppression.empty:
             self.outbox.suppression.passed(self.position.events, self.position.labels, self.join.waits)
         return self.outbox.drain()

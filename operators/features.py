@@ -32,6 +32,7 @@ __all__ = ["META", "Features", "JoinedLabel", "Meta", "label_number"]
 
 META: Final = "meta"
 """The entry that is no key's."""
+_EVICTIONS: Final = ("max_events_per_key", "idle")
 
 
 class JoinedLabel(NamedTuple):
@@ -76,7 +77,7 @@ class Features:
     """
 
     def __init__(self, plan: FeaturePlan, counts: Counts | None = None, *, compiled: bool = True) -> None:
-        """`counts` gets the failures of the user's functions; they are no part of the state.
+        """`counts` gets failures of the user's functions, and evictions; they are no part of the state.
 
         `compiled`: where Numba is installed, compiled code (`columns.py`) keeps what it can.
         """
@@ -105,6 +106,8 @@ class Features:
             run = group_run(group, mine, plan.max_events_per_key, counts, compiled=compiled and plan.is_fused)
             (self._event_groups if group.source == "events" else self._label_groups).append(run)
         self._windows = [run.windows for run in (*self._event_groups, *self._label_groups)]
+        self._counts = counts
+        self._evictions_counted = (0, 0)
         self._watermark = LONG_AGO
         self._meta_changed = True
         self._fused = self._fuse()
@@ -145,6 +148,14 @@ class Features:
     def evicted_keys(self) -> int:
         """Return how many idle keys were forgotten."""
         return sum(windows.evicted_keys for windows in self._windows)
+
+    def count_evictions(self) -> None:
+        """Count what was evicted since the last call; of a restored state only what comes after it."""
+        evicted = self.evicted_events, self.evicted_keys
+        if self._counts is not None and evicted != self._evictions_counted:
+            for reason, now, before in zip(_EVICTIONS, evicted, self._evictions_counted, strict=True):
+                self._counts["window_evictions", reason] += now - before
+        self._evictions_counted = evicted
 
     @property
     def key_count(self) -> int:
@@ -246,6 +257,7 @@ class Features:
                 f"feature state cannot be read: {error}", hint="restore it with the definition that wrote it"
             ) from error
         self._watermark = meta.watermark
+        self._evictions_counted = self.evicted_events, self.evicted_keys
         self._meta_changed = False
 
     def _encode_meta(self) -> bytes:

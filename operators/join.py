@@ -23,7 +23,7 @@ is handed back then.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Literal
@@ -109,12 +109,19 @@ class Join:
     True
     """
 
-    def __init__(self, *, wait_ms: int, implicit: LabelValue | None, pending_max: int = PENDING_MAX) -> None:
+    def __init__(
+        self,
+        counts: Counter[tuple[str, str]] | None = None,
+        *,
+        wait_ms: int,
+        implicit: LabelValue | None,
+        pending_max: int = PENDING_MAX,
+    ) -> None:
+        """`counts` gets what was forgotten without a label or for want of room; no part of the state."""
         self.wait_ms = wait_ms
         self.implicit = implicit
         self.pending_max = pending_max
-        self.given_up = 0
-        """Entries dropped because `pending_max` was reached."""
+        self.counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
         self.next_deadline: int | None = None
         """Smallest time that the watermark must pass for something to expire."""
         self._waiting: dict[str, Waiting | Answered] = {}
@@ -230,7 +237,7 @@ class Join:
         Returns the implicit joins (empty where unlabelled entries are dropped), by deadline, and the
         labels whose event never came.
         """
-        implicit: list[Joined] = []
+        expired: list[tuple[int, Waiting | Answered]] = []
         unmatched: list[EarlyLabel] = []
         in_order, others, timeout = self._in_order, self._others, self.implicit
         due = watermark - self.wait_ms
@@ -239,23 +246,20 @@ class Join:
         while not others and in_order and in_order[0][0] < due:
             passed.append(in_order.popleft())
         gone = self._drop_all([event_id for _, _, event_id in passed])
-        if timeout is not None:
-            implicit += [
-                Joined(waiting, timeout, time + self.wait_ms, -1, at_offset)
-                for (time, _, _), waiting in zip(passed, gone, strict=True)
-                if isinstance(waiting, Waiting) and waiting.label is None
-            ]
+        expired += [(time + self.wait_ms, entry) for (time, _, _), entry in zip(passed, gone, strict=True)]
         self._look()
         while self.next_deadline is not None and self.next_deadline < watermark:
             deadline, kind, offset, event_id = self._pop()
-            if kind == _EARLY:
-                if early := self._drop_early(event_id, offset):
-                    unmatched.append(early)
-            else:
-                waiting = self._drop(event_id)
-                if timeout is not None and isinstance(waiting, Waiting) and waiting.label is None:
-                    implicit.append(Joined(waiting, timeout, deadline, -1, at_offset))
-        return implicit, unmatched
+            if kind == _WAITING:
+                expired.append((deadline, self._drop(event_id)))
+            elif early := self._drop_early(event_id, offset):
+                unmatched.append(early)
+        unlabelled = [(at, one) for at, one in expired if isinstance(one, Waiting) and one.label is None]
+        if timeout is None:
+            if unlabelled:
+                self.counts["predictions_dropped", "expired"] += len(unlabelled)
+            return [], unmatched
+        return [Joined(waiting, timeout, at, -1, at_offset) for at, waiting in unlabelled], unmatched
 
     def _pop(self) -> tuple[int, int, int, str]:
         """Take the earliest deadline out of the queue or the heap."""
@@ -284,9 +288,11 @@ class Join:
             _, kind, offset, event_id = self._pop()
             if kind == _WAITING:
                 self._drop(event_id)
-            elif not self._drop_early(event_id, offset):
+                self.counts["predictions_dropped", "given_up"] += 1
+            elif self._drop_early(event_id, offset):
+                self.counts["labels", "given_up"] += 1
+            else:
                 continue
-            self.given_up += 1
             return
 
     def _drop(self, event_id: str) -> Waiting | Answered:

@@ -109,7 +109,7 @@ def test_the_bound_gives_up_the_earliest_deadline_and_counts_it() -> None:
     join = Join(wait_ms=WAIT_MS, implicit=None, pending_max=2)
     for number, event_id in enumerate("abc"):
         answered(join, event_id, number)
-    assert (join.pending, join.given_up) == (2, 1)
+    assert (join.pending, join.counts) == (2, {("predictions_dropped", "given_up"): 1})
     assert join.known("a") is None
     assert join.known("c") is not None
 
@@ -209,7 +209,7 @@ def test_a_run_of_n_equals_n_runs_of_one(rows: list[tuple[int, bool]], pending_m
         each.answered_all([entry])
     assert runs.snapshot() == each.snapshot()
     assert runs.delta() == each.delta()
-    assert (runs.next_deadline, runs.given_up) == (each.next_deadline, each.given_up)
+    assert (runs.next_deadline, runs.counts) == (each.next_deadline, each.counts)
 
 
 @given(answers, st.lists(st.tuples(st.integers(0, 9), st.booleans())))
