@@ -7,6 +7,7 @@ COPY topics topics
 COPY operators operators
 COPY engine engine
 COPY loadtest loadtest
+COPY headrace headrace
 COPY examples examples
 RUN uv sync --frozen --no-dev && useradd --create-home headrace \
     && mkdir -p /var/lib/headrace && chown headrace /var/lib/headrace

@@ -27,9 +27,8 @@ __all__ = ["app", "load_pipeline", "main"]
 
 app = typer.Typer(
     name="headrace",
-    help="Streaming inference and continual learning: Kafka in, River learning, Kafka out.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 topics_app = typer.Typer(help="The topics of a pipeline.", no_args_is_help=True)
@@ -46,6 +45,23 @@ def main() -> None:
     except HeadraceError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2 if isinstance(error, DefinitionError | SettingsError) else 1) from None
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        typer.echo(f"headrace {version('headrace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def command(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Streaming inference and continual learning: Kafka in, River learning, Kafka out."""
 
 
 @app.command()
@@ -240,7 +256,11 @@ def bench(context: typer.Context) -> None:
     from importlib.metadata import entry_points  # noqa: PLC0415
 
     (found,) = entry_points(group="headrace.commands", name="bench")
-    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     command.command(name="bench")(found.load())
     command(args=context.args, prog_name="headrace bench")
 

@@ -16,8 +16,10 @@ from topics.errors import SettingsError
 
 __all__ = ["EXAMPLE", "Publication", "Sample", "read_sample"]
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "flights"
-"""Present in a checkout, not in a wheel."""
+_HOME = Path(__file__).parents[1]
+_PACKED = _HOME / "headrace" / "examples" / "flights"
+EXAMPLE = _PACKED if _PACKED.is_dir() else _HOME / "examples" / "flights"
+"""A wheel carries it inside `headrace`; a checkout has it once, among the examples."""
 
 
 class Publication(NamedTuple):
@@ -100,5 +102,5 @@ def _lines(path: Path) -> Iterator[bytes]:
     except FileNotFoundError:
         raise SettingsError(
             f"the demo's sample {path} is missing",
-            hint="run the demo from a checkout, or make the sample with examples/flights/make_sample.py",
+            hint="install headrace anew, or make the sample with examples/flights/make_sample.py",
         ) from None

@@ -57,7 +57,7 @@ def environment(kafka: KafkaSettings, *, state_dir: Path, web_port: int) -> dict
 
 def worker_command(pipeline: Path) -> list[str]:
     """Return `headrace run` of this very installation."""
-    return [sys.executable, "-m", "engine.cli", "run", str(pipeline.resolve())]
+    return [sys.executable, "-m", "headrace", "run", str(pipeline.resolve())]
 
 
 class WorkerProcess:

@@ -42,7 +42,7 @@ def load_pipeline(path: Path) -> Pipeline:
         except Exception as error:
             raise DefinitionError(
                 f"{path} does not run: {type(error).__name__}: {error}",
-                hint=f"`python {path}` shows where",
+                hint=_namesake(path.parent) or f"`python {path}` shows where",
             ) from error
     pipeline = getattr(module, "pipeline", None)
     if not isinstance(pipeline, Pipeline):
@@ -50,6 +50,17 @@ def load_pipeline(path: Path) -> Pipeline:
             f"{path} has no `pipeline`", hint="end the file with `pipeline = Pipeline(name=..., ...)`"
         )
     return pipeline
+
+
+def _namesake(folder: Path) -> str:
+    """Return what to do about a neighbour of the user's file that Headrace's own package hides, or ""."""
+    for room in ("topics", "operators", "engine", "loadtest", "headrace"):
+        for place in (folder / room, folder / f"{room}.py"):
+            found = sys.modules.get(room)
+            own = Path(found.__file__ or "").resolve().parent if found is not None else None
+            if place.exists() and own not in {None, place.resolve()}:
+                return f"`import {room}` is Headrace's package {room} here, not {place}: rename that one"
+    return ""
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ DOCUMENTS = {
     )
 }
 README, OPERATIONS = DOCUMENTS["README.md"], DOCUMENTS["docs/operations.md"]
-PACKAGES = ("topics", "operators", "engine", "loadtest")
+PACKAGES = ("topics", "operators", "engine", "loadtest", "headrace")
 LINE_MAX = 110
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -105,7 +105,7 @@ def complaint(words: list[str]) -> str:
             return f"there is no command {rest[0]!r}"
         command = bench_command() if rest[0] == "bench" else found
         rest = rest[1:]
-    known = {"--help"} | {option for parameter in command.params for option in parameter.opts}
+    known = {"-h", "--help"} | {option for parameter in command.params for option in parameter.opts}
     unknown = [word for word in rest if re.match(r"--?[a-z]", word) and word.split("=")[0] not in known]
     return f"{command.name} has no {unknown[0]}" if unknown else ""
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 ROOT = Path(__file__).parent.parent
-RANK = {"topics": 0, "operators": 1, "engine": 2, "loadtest": 3}
+RANK = {"topics": 0, "operators": 1, "engine": 2, "loadtest": 3, "headrace": 4}
 PURE = ("topics", "operators")
 BANNED_IN_PURE = {
     "asyncio", "time", "random", "os", "socket", "logging", "pathlib", "threading", "subprocess",

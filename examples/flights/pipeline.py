@@ -3,8 +3,7 @@
 from msgspec import Struct
 from river import compose, drift, linear_model, optim, preprocessing, tree
 
-from engine import Drift, Labels, Pipeline, Promotion, Topic
-from operators import by, field, label
+from headrace import Drift, Labels, Pipeline, Promotion, Topic, by, field, label
 
 
 class Departure(Struct):

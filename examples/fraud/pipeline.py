@@ -3,8 +3,7 @@
 from msgspec import Struct
 from river import linear_model, preprocessing, tree
 
-from engine import Labels, Pipeline, Topic
-from operators import by, field, label
+from headrace import Labels, Pipeline, Topic, by, field, label
 
 
 class Transaction(Struct):
