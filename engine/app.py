@@ -27,6 +27,7 @@ from engine.broker import free_port
 from engine.logging import configure_logging
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
+from engine.ports import check_port
 from engine.settings import KafkaSettings, Settings
 from engine.web import add_pages
 from engine.worker import Worker
@@ -37,6 +38,7 @@ __all__ = ["run_worker"]
 
 EXIT_AFTER_DRAIN_S = 5.0
 """What Faust gets to close its own clients once the data plane has drained."""
+PORT_HINT = "set HEADRACE_WEB__PORT (and HEADRACE_WEB__HOST), or give --web-port; 0 takes a free port"
 
 log = structlog.get_logger("headrace")
 
@@ -50,9 +52,11 @@ def run_worker(
 ) -> None:
     """Run one worker process until it is told to stop; never returns.
 
-    Exit code 0 after a clean drain, 1 if the data plane died or the deadline passed.
+    Exit code 0 after a clean drain, 1 if the data plane died or the deadline passed.  Raises SettingsError
+    if the pages cannot be served.
     """
     configure_logging(settings)
+    check_port(settings.web.host, settings.web.port, hint=PORT_HINT)
     # Not as the policy: Faust's threads reach into each other's loops, which uvloop answers by a crash.
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)

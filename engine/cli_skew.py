@@ -39,11 +39,13 @@ def skew(
 ) -> None:
     """Recompute features of sampled keys from the topics and compare them with what was served."""
     from engine.loading import load_pipeline  # noqa: PLC0415 - River takes seconds to import
+    from engine.ports import check_port  # noqa: PLC0415
     from engine.skew import check_once, follow  # noqa: PLC0415
 
     settings = settings_of(config, bootstrap_servers)
     pipeline = load_pipeline(file)
     if not once:
+        check_port(settings.web.host, web_port, hint="give another --web-port")
         typer.echo(f"metrics on http://{settings.web.host}:{web_port}/metrics; Ctrl-C ends")
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(

@@ -6,10 +6,13 @@ Lives here: loading, and what is said where that fails.  Never here: what a pipe
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from topics.errors import DefinitionError, HeadraceError
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from engine.pipeline import Pipeline
 
 __all__ = ["load_pipeline"]
+
+NAMED_MAX = 40
+"""Attributes named where none is close to what was written."""
 
 
 def load_pipeline(path: Path) -> Pipeline:
@@ -41,8 +47,8 @@ def load_pipeline(path: Path) -> Pipeline:
             raise
         except Exception as error:
             raise DefinitionError(
-                f"{path} does not run: {type(error).__name__}: {error}",
-                hint=_namesake(path.parent) or f"`python {path}` shows where",
+                f"{path}{_line(path, error)} does not run: {type(error).__name__}: {error}",
+                hint=_meant(error) or _namesake(path.parent) or f"`python {path}` shows where",
             ) from error
     pipeline = getattr(module, "pipeline", None)
     if not isinstance(pipeline, Pipeline):
@@ -61,6 +67,29 @@ def _namesake(folder: Path) -> str:
             if place.exists() and own not in {None, place.resolve()}:
                 return f"`import {room}` is Headrace's package {room} here, not {place}: rename that one"
     return ""
+
+
+def _line(path: Path, error: Exception) -> str:
+    """Return `, line n` of the user's file where it failed; empty where the error came from elsewhere."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}" if error.filename == str(path) else ""
+    lines = [
+        at.lineno
+        for at in traceback.extract_tb(error.__traceback__)
+        if Path(at.filename) == path and at.lineno
+    ]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _meant(error: Exception) -> str:
+    """Return a suggestion for a misspelt attribute of an object; empty where there is none."""
+    if not isinstance(error, AttributeError) or not error.name or isinstance(error.obj, ModuleType):
+        return ""
+    known = [name for name in dir(error.obj) if not name.startswith("_")]
+    close = difflib.get_close_matches(error.name, known, 1)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    return f"it has: {', '.join(known)}" if 0 < len(known) <= NAMED_MAX else ""
 
 
 @contextlib.contextmanager

@@ -129,7 +129,8 @@ async def ensure_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tupl
     """
     states = await topic_states(kafka, plan)
     if wrong := [problem for state in states for problem in _problems(state)]:
-        raise BrokerError("; ".join(wrong), hint="partitions cannot be taken away again: make the topic anew")
+        fixes = "; ".join(dict.fromkeys(problem.fix for problem in wrong))
+        raise BrokerError("; ".join(problem.what for problem in wrong), hint=fixes)
     missing = [state.plan for state in states if state.missing]
     if missing:
         async with _admin(kafka) as client:
@@ -137,19 +138,24 @@ async def ensure_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tupl
     return tuple(topic.name for topic in missing)
 
 
-def _problems(state: TopicState) -> list[str]:
+class _Problem(NamedTuple):
+    what: str
+    fix: str
+
+
+def _problems(state: TopicState) -> list[_Problem]:
     name, plan = state.plan.name, state.plan
     if state.partitions is None:
-        return (
-            [] if plan.create else [f"the {plan.role} topic {name} does not exist (nor is it ours to create)"]
-        )
+        what = f"the {plan.role} topic {name} does not exist"
+        fix = "`headrace topics create PIPELINE.py` creates what is missing"
+        return [] if plan.create else [_Problem(what, fix)]
     problems = []
     if state.partitions != plan.partitions:
-        problems.append(
-            f"{plan.role} topic {name} has {state.partitions} partitions, must have {plan.partitions}"
-        )
+        what = f"{plan.role} topic {name} has {state.partitions} partitions, must have {plan.partitions}"
+        problems.append(_Problem(what, "partitions cannot be taken away again: make the topic anew"))
     if plan.retention_ms == FOREVER_MS and "compact" in state.configs.get("cleanup.policy", ""):
-        problems.append(f"{plan.role} topic {name} is compacted, which would delete records of the log")
+        what = f"{plan.role} topic {name} is compacted, which would delete records of the log"
+        problems.append(_Problem(what, f"set cleanup.policy=delete on {name}"))
     return problems
 
 

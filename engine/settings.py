@@ -26,6 +26,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from engine.environment import misspelt
 from topics.errors import SettingsError
 
 __all__ = ["CONFIG_FILE", "ENV_PREFIX", "KafkaSettings", "Settings", "WebSettings", "load"]
@@ -225,11 +226,12 @@ def load(config: Path | None = None, **flags: Any) -> Settings:
     """Return the settings of this process; `flags` are what the command line gave.
 
     `config` must exist if given; without it `headrace.toml` is read if it is there.
-    Raises SettingsError naming every wrong value at once, never a secret.
+    Raises SettingsError naming every wrong value at once, never a secret, and variables that are no setting.
     """
     path = config or CONFIG_FILE
     if config is not None and not config.is_file():
         raise SettingsError(f"there is no file {config}", hint="leave --config out, or name the file")
+    _check_names()
 
     class Loaded(Settings):
         model_config = SettingsConfigDict(toml_file=path)
@@ -245,6 +247,23 @@ def load(config: Path | None = None, **flags: Any) -> Settings:
     except (tomllib.TOMLDecodeError, OSError) as error:
         raise SettingsError(f"{path} cannot be read: {error}", hint="it must be a TOML file") from error
     return loaded
+
+
+def _check_names() -> None:
+    """Refuse variables that are no setting: they would be defaults in silence."""
+    known = set()
+    for name, found in Settings.model_fields.items():
+        known.add(f"{ENV_PREFIX}{name.upper()}")
+        if isinstance(found.annotation, type) and issubclass(found.annotation, BaseModel):
+            parts = found.annotation.model_fields
+            known.update(f"{ENV_PREFIX}{name.upper()}__{part.upper()}" for part in parts)
+    wrong = misspelt(os.environ, known, ENV_PREFIX)
+    if wrong:
+        meant = [f"did you mean {name}?" for name in wrong.values() if name]
+        raise SettingsError(
+            f"{', '.join(wrong)} in the environment: no such setting",
+            hint=" ".join(dict.fromkeys(meant)) or "unset it; docs/operations.md lists all settings",
+        )
 
 
 def _where(path: Path) -> str:
