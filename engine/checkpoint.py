@@ -34,7 +34,7 @@ from zlib import crc32
 from topics.codec import encode_json
 from topics.errors import CheckpointError, ClaimError
 
-__all__ = ["Checkpoint", "CheckpointStore", "Fenced", "OwnerRole"]
+__all__ = ["Checkpoint", "CheckpointStore", "Fenced", "Head", "OwnerRole"]
 
 OwnerRole = Literal["scorer", "learner"]
 
@@ -93,6 +93,15 @@ class Fenced(NamedTuple):
     """None before the first save."""
 
 
+class Head(NamedTuple):
+    """How a store stands, its entries not looked at."""
+
+    claim: int
+    """Handed out last; 0: none."""
+    meta: bytes | None
+    """The last checkpoint's; None before the first save."""
+
+
 class CheckpointStore:
     """The checkpoints of one partition of one pipeline.
 
@@ -127,8 +136,8 @@ class CheckpointStore:
         """Return the last checkpoint without becoming the owner, for inspection."""
         return await asyncio.to_thread(self._load)
 
-    async def look(self) -> Fenced:
-        """Return the claim handed out last (0: none) and the last checkpoint; changes nothing."""
+    async def look(self) -> Head:
+        """Return how the store stands; changes nothing, and makes no owner wait."""
         return await asyncio.to_thread(self._look)
 
     async def close(self) -> None:
@@ -179,11 +188,12 @@ class CheckpointStore:
         with self._transaction("BEGIN") as database:  # a reader never makes the owner wait
             return self._read(database)
 
-    def _look(self) -> Fenced:
+    def _look(self) -> Head:
         if not self.path.exists():
-            return Fenced(0, None)
-        with self._transaction() as database:
-            return Fenced(self._owner(database), self._read(database))
+            return Head(0, None)
+        with self._transaction("BEGIN") as database:
+            head = self._head(database)
+            return Head(self._owner(database), None if head is None else head[1])
 
     def _owner(self, database: sqlite3.Connection) -> int:
         row = database.execute("SELECT claim, seal FROM owner").fetchone()
@@ -194,13 +204,21 @@ class CheckpointStore:
         claim: int = row[0]
         return claim
 
-    def _read(self, database: sqlite3.Connection) -> Checkpoint | None:
+    def _head(self, database: sqlite3.Connection) -> tuple[int, bytes, int, int] | None:
+        """Return claim, meta, number of rows and sum of the last checkpoint."""
         head = database.execute("SELECT claim, meta, rows, sum, seal FROM head").fetchone()
         if head is None:
             return None
         claim, meta, rows, total, seal = head
         if seal != self._seal("head", claim, meta, rows, total):
             raise self._corrupt("its head does not match its seal (damaged, or another partition's file)")
+        return claim, meta, rows, total
+
+    def _read(self, database: sqlite3.Connection) -> Checkpoint | None:
+        head = self._head(database)
+        if head is None:
+            return None
+        claim, meta, rows, total = head
         entries: dict[str, bytes] = {}
         found = 0
         for name, value, checksum in database.execute("SELECT name, value, sum FROM entry"):

@@ -1,79 +1,45 @@
 """Owning a partition: taking it over, saving its checkpoints.
 
-Lives here: carrying out what `operators.takeover` asks for, with Kafka and the checkpoint
-store, and what a scorer's checkpoint says beside its state.  Never here: the order of a
-takeover (that is the generator's), when to save (`worker.py`).
+Lives here: what an owner of a partition is, how it is restored, what a checkpoint of it holds.
+Never here: the order of a takeover (`operators/takeover.py`), how its steps are done
+(`claiming.py`), when to save (`worker.py`).
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
-from engine.checkpoint import Checkpoint, CheckpointStore
+from engine.checkpoint import CheckpointStore
+from engine.claiming import Claiming, Loaded, ScorerMeta
 from engine.definition import check_definition
 from engine.intake import Intake
-from engine.kafka import Partition, Sink, Source, log_bounds, read_log
+from engine.kafka import Partition, Sink, Source
 from engine.pipeline import Pipeline
 from engine.rekeying import Rekeying
 from engine.scorer import Scorer
 from engine.settings import Settings
 from engine.sink import Written
 from engine.trainer import Trainer
-from operators import takeover as steps
-from operators.carryover import GroupLayout, carried_over, difference
-from operators.claims import LogPosition
+from operators import requests
+from operators.carryover import carried_over, difference
 from operators.contract import StateDelta, StateEntries
 from operators.entries import named, under
-from operators.takeover import (
-    Bounds,
-    Cut,
-    LogBatch,
-    LogRecord,
-    Sent,
-    Stored,
-    Takeover,
-    cut,
-    log_positions,
-    still_owner,
-    takeover,
-)
-from topics import headers
-from topics.codec import (
-    decode_claim,
-    decode_command,
-    decode_example,
-    decode_prediction,
-    decode_quarantine,
-    encode,
-)
-from topics.errors import ClaimError, HeadraceError
-from topics.hops import decode_hop
-from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
+from operators.requests import Bounds, Sent
+from operators.takeover import Cut, Takeover, cut, fits, log_positions, still_owner, takeover
+from topics.errors import ClaimError
 
 __all__ = ["Captured", "Owned", "Owner"]
 
-HOP_LOGS = ("rekey", "rekeyed")
 TAKEOVERS_MAX = 5
 """Times another owner may come first before this one gives up and lets the process end."""
 
 log = structlog.get_logger("headrace")
-
-
-class ScorerMeta(msgspec.Struct, frozen=True):
-    """What a scorer's checkpoint says beside its state."""
-
-    definition: dict[str, str]
-    logs: tuple[LogPosition, ...]
-    layout: tuple[GroupLayout, ...] = ()
-    """What its windows keep, for the case that the definition changes."""
 
 
 @dataclass
@@ -116,15 +82,6 @@ class Captured(NamedTuple):
     delta: StateDelta
 
 
-class _Loaded:
-    """A checkpoint as a takeover sees it."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.entries = checkpoint.entries
-        self.meta = msgspec.json.decode(checkpoint.meta, type=ScorerMeta)
-        self.logs = self.meta.logs
-
-
 class Owner:
     """Takes partitions over and saves them."""
 
@@ -151,8 +108,23 @@ class Owner:
         self._definition = pipeline.scorer_definition()
         self._layout = pipeline.layout()
         self._stores: dict[int, CheckpointStore] = {}
-        self._bounds: dict[str, dict[int, tuple[int, int]]] = {}
-        """Where the internal topics began and ended during one takeover."""
+        self._claiming = Claiming(pipeline.catalog, settings.kafka, sink)
+
+    async def look(self) -> None:
+        """See whether the stores fit the logs, for every partition the group may give; touch nothing.
+
+        Raises what `take_over` would, as far as a look can tell.
+        """
+        for number in range(self.partitions):
+            protocol = fits(number, accept_newer=self._accept_newer)
+            await self._claiming.run(protocol, self._store(number))
+
+    def _store(self, number: int) -> CheckpointStore:
+        """Return the checkpoints of a partition."""
+        if number not in self._stores:
+            directory, name = self._settings.state_dir, self._pipeline.name
+            self._stores[number] = CheckpointStore(directory, name, "scorer", number)
+        return self._stores[number]
 
     async def take_over(self, number: int) -> Owned:
         """Claim an event partition and restore its scorer.
@@ -160,75 +132,17 @@ class Owner:
         Raises ClaimError if the logs are ahead of the store or rivals never rest, CheckpointError if the
         checkpoint belongs to another definition or does not fit the logs.
         """
-        store = self._stores.get(number)
-        if store is None:
-            store = CheckpointStore(self._settings.state_dir, self._pipeline.name, "scorer", number)
-            self._stores[number] = store
+        store = self._store(number)
         hops = 0 if self._pipeline.stages is None else self.partitions
         for _ in range(TAKEOVERS_MAX):
             protocol = takeover(number, hop_partitions=hops, accept_newer=self._accept_newer)
-            taken = await self._run(protocol, store)
+            taken: Takeover | None = await self._claiming.run(protocol, store)
             if taken is not None:
                 return self._restored(number, taken, store)
         raise ClaimError(
             f"event partition {number} was claimed by another owner {TAKEOVERS_MAX} times",
             hint="is a second deployment of this pipeline running against the same topics?",
         )
-
-    async def _run(self, protocol: Any, store: CheckpointStore) -> Takeover | None:
-        """Carry out one request after the other; `finally` closes the generator in every case."""
-        answer: Any = None
-        self._bounds.clear()
-        try:
-            with self._topics_named():
-                while True:
-                    answer = await self._carry_out(protocol.send(answer), store)
-        except StopIteration as end:
-            taken: Takeover | None = end.value
-            return taken
-
-    async def _carry_out(self, request: steps.Request, store: CheckpointStore) -> Any:
-        match request:
-            case steps.Look():
-                claim, checkpoint = await store.look()
-                return Stored(claim, _Loaded(checkpoint).logs if checkpoint is not None else ())
-            case steps.Fence(above):
-                return (await store.fence(above=above)).claim
-            case steps.Load():
-                checkpoint = await store.load()
-                return None if checkpoint is None else _Loaded(checkpoint)
-            case steps.FindBounds(target, partition):
-                return await self._find_bounds(target, partition)
-            case steps.WriteClaim(target, partition, value):
-                return await self._write_claim(target, partition, value)
-            case steps.ReadLog(target, partition, position, until):
-                return await self._read(target, partition, position, until)
-
-    async def _find_bounds(self, target: Any, partition: int) -> Bounds:
-        """Ask once for all partitions of an internal topic: whether they reach back to the checkpoint."""
-        found = self._bounds.get(target)
-        if found is None:
-            found = await log_bounds(self._settings.kafka, self._topic(target))
-            if target in HOP_LOGS:
-                self._bounds[target] = found
-        return Bounds(*found[partition])
-
-    async def _write_claim(self, target: Any, partition: int, value: Claim) -> int:
-        topic = self._topic(target)
-        now_ms = time.time_ns() // 1_000_000
-        record = Outgoing(target, partition, None, encode(value), headers.CLAIM, now_ms)
-        await self._sink.send(topic, partition, [record])
-        return (await self._sink.flush())[topic, partition]
-
-    async def _read(self, target: Any, partition: int, position: int, until: int) -> LogBatch:
-        """Read all of it at once: it is bounded by what was written since the checkpoint."""
-        records: list[LogRecord] = []
-        batches = read_log(self._settings.kafka, self._topic(target), partition, position, until)
-        async with aclosing(batches):
-            async for batch in batches:
-                decode = decode_hop if target in HOP_LOGS else _decoded
-                records += [LogRecord(record.offset, value) for record in batch if (value := decode(record))]
-        return LogBatch(records, until)
 
     def _restored(self, number: int, taken: Takeover, store: CheckpointStore) -> Owned:
         stages = self._pipeline.stages
@@ -244,7 +158,7 @@ class Owner:
         if stages is not None:
             writer, logged = taken.writer, taken.suppression.hops
             rekeying = Rekeying(self._pipeline, stages, partition=number, writer=writer, logged=logged)
-        loaded: _Loaded | None = taken.checkpoint
+        loaded: Loaded | None = taken.checkpoint
         unsaved: StateDelta = {}
         if loaded is not None:
             entries = self._entries(number, loaded, store)
@@ -259,13 +173,13 @@ class Owner:
             events_position=scorer.position.events,
             logged_since=len(taken.suppression),
         )
-        predictions = (self._topic("predictions"), number)
+        predictions = (self._claiming.topic("predictions"), number)
         written = self._sink.mark().records[predictions]
         # The checkpoint has been restored: its bytes need not be kept as well.
         kept = replace(taken, checkpoint=None)
         return Owned(scorer, rekeying, kept, store, loaded is not None, written, unsaved=unsaved)
 
-    def _entries(self, number: int, loaded: _Loaded, store: CheckpointStore) -> StateEntries:
+    def _entries(self, number: int, loaded: Loaded, store: CheckpointStore) -> StateEntries:
         """Return a checkpoint's entries, in the form of this definition where its features have changed."""
         accept, meta = self._accept_features, loaded.meta
         changes = check_definition(meta.definition, self._definition, store.path, accept_features=accept)
@@ -301,9 +215,9 @@ class Owner:
         """
         owned = captured.owned
         writer = owned.takeover.writer
-        with self._topics_named():
+        with self._claiming.topics_named():
             for position in writer.positions():
-                found = written.get((self._topic(position.target), position.partition))
+                found = written.get((self._claiming.topic(position.target), position.partition))
                 if found is not None and found.offset >= position.position:
                     writer.acknowledged(position.log, found.offset)
             if not await self._still_owner(captured):
@@ -319,55 +233,24 @@ class Owner:
         owned = captured.owned
         protocol = still_owner(owned.takeover, captured.cut)
         answer: Any = None
-        while True:
-            try:
-                request = protocol.send(answer)
-            except StopIteration as end:
-                return bool(end.value)
-            match request:
-                case steps.FindBounds(target, partition):
-                    answer = Bounds(*(await self._source.bounds((self._topic(target), partition))))
-                case steps.Settle(target, partition):
-                    log_partition = (self._topic(target), partition)
-                    sent = (await self._sink.written_to(self._sink.mark()))[log_partition]
-                    answer = Sent(sent.records - owned.written_before, sent.offset + 1)
-                case _:
-                    answer = await self._carry_out(request, owned.store)
-
-    @contextmanager
-    def _topics_named(self) -> Iterator[None]:
-        """Let errors of the protocol, which knows logs by their role, name the topic."""
         try:
-            yield
-        except HeadraceError as error:
-            if error.topic in ("predictions", "examples", *HOP_LOGS):
-                error.topic = self._topic(error.topic)
-            raise
-
-    def _topic(self, target: Any) -> str:
-        return self._pipeline.catalog[target]
+            while True:
+                match request := protocol.send(answer):
+                    case requests.FindBounds(target, partition):
+                        log_partition = (self._claiming.topic(target), partition)
+                        answer = Bounds(*(await self._source.bounds(log_partition)))
+                    case requests.Settle(target, partition):
+                        log_partition = (self._claiming.topic(target), partition)
+                        sent = (await self._sink.written_to(self._sink.mark()))[log_partition]
+                        answer = Sent(sent.records - owned.written_before, sent.offset + 1)
+                    case _:
+                        answer = await self._claiming.carry_out(request, owned.store)
+        except StopIteration as end:
+            return bool(end.value)
+        finally:
+            await self._claiming.close()
 
     async def close(self) -> None:
         """Close the checkpoint files."""
         for store in self._stores.values():
             await store.close()
-
-
-def _decoded(record: Record) -> Claim | Prediction | Example | Quarantine | Command | None:
-    """Return the value of a log's record; None for what is no message of ours."""
-    if record.value is None:
-        return None
-    try:
-        match headers.kind_of(record.headers):
-            case "claim":
-                return decode_claim(record.value)
-            case "example":
-                return decode_example(record.value)
-            case "quarantine":
-                return decode_quarantine(record.value)
-            case "command":
-                return decode_command(record.value)
-            case None:
-                return decode_prediction(record.value)
-    except msgspec.MsgspecError:
-        return None

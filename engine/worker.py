@@ -125,9 +125,8 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`; drain before returning."""
-        counts = await self._prepare()
-        self._owner.partitions = counts
         try:
+            await self._prepare()
             async with asyncio.TaskGroup() as group:
                 following = group.create_task(self.trainer.follow())
                 try:
@@ -152,16 +151,17 @@ class Worker:
         """Ask the loop to drain and end."""
         self._stopping.set()
 
-    async def _prepare(self) -> int:
-        """Create what is ours, check what is not, connect; return the number of event partitions."""
+    async def _prepare(self) -> None:
+        """Create what is ours, check what is not, connect, and join the group if the stores fit the logs."""
         plan = self.pipeline.catalog.plan(events=self.pipeline.events.partitions)
         created = await ensure_topics(self.settings.kafka, plan)
         if created:
             log.info("topics created", topics=created)
-        self.connected.set()
         await self._sink.start()
+        self._owner.partitions = await self._sink.partitions(self.pipeline.events.name)
+        await self._owner.look()
+        self.connected.set()
         await self._source.start()
-        return await self._sink.partitions(self.pipeline.events.name)
 
     async def _score(self) -> None:
         """Turn until told to stop, then save once more."""

@@ -29,32 +29,35 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from operators.claims import GAP, SUPPRESSED_MAX, Log, LogPosition, Reader, Suppression, Writer
+from operators.requests import (
+    Bounds,
+    Checkpoint,
+    Fence,
+    FindBounds,
+    Load,
+    LogBatch,
+    Look,
+    ReadLog,
+    Request,
+    Sent,
+    Settle,
+    Stored,
+    WriteClaim,
+)
 from topics.errors import BrokerError, CheckpointError, ClaimError
 from topics.hops import Hop
 from topics.messages import Claim, Command, Example, Prediction, Quarantine
 
 __all__ = [
-    "Bounds",
     "Cut",
-    "Fence",
-    "FindBounds",
-    "Load",
-    "LogBatch",
-    "LogRecord",
-    "Look",
-    "ReadLog",
-    "Request",
-    "Sent",
-    "Settle",
-    "Stored",
     "Takeover",
     "Watch",
-    "WriteClaim",
     "claimed_logs",
     "cut",
+    "fits",
     "log_positions",
     "still_owner",
     "takeover",
@@ -62,101 +65,8 @@ __all__ = [
 
 TRIES_MAX = 8
 """Each further try means that another owner claimed in between: more than a few is a duel."""
-
-
-class Checkpoint(Protocol):
-    """What a takeover needs to know of a checkpoint."""
-
-    @property
-    def logs(self) -> Sequence[LogPosition]:
-        """What `log_positions` returned when it was saved."""
-        ...
-
-
-class Look(NamedTuple):
-    """See how the store stands.  Answer: `Stored`."""
-
-
-class Stored(NamedTuple):
-    """The claim the store handed out last (0: none), and `Checkpoint.logs` (none saved: empty)."""
-
-    claim: int
-    logs: Sequence[LogPosition]
-
-
-class Fence(NamedTuple):
-    """Raise the store's claim, atomically, to one more than the larger of it and `above`.
-
-    Answer: the new number.
-    """
-
-    above: int
-
-
-class Load(NamedTuple):
-    """Load the last checkpoint.  Answer: a `Checkpoint`, or None where none was saved."""
-
-
-class FindBounds(NamedTuple):
-    """Find where a log begins and ends.  Answer: `Bounds`."""
-
-    target: str
-    partition: int
-
-
-class Bounds(NamedTuple):
-    """First offset that is kept, and the next one to be written."""
-
-    start: int
-    end: int
-
-
-class WriteClaim(NamedTuple):
-    """Write a claim record and wait for its acknowledgement.  Answer: its offset."""
-
-    target: str
-    partition: int
-    value: Claim
-
-
-class ReadLog(NamedTuple):
-    """Read on from `position`, as much as suits, before `until`.  Answer: `LogBatch`."""
-
-    target: str
-    partition: int
-    position: int
-    until: int
-
-
-class LogRecord(NamedTuple):
-    """A decoded record of a log."""
-
-    offset: int
-    value: Claim | Prediction | Example | Quarantine | Command | Hop
-
-
-class LogBatch(NamedTuple):
-    """Records in log order, and the position to read on from (beyond the last one)."""
-
-    records: Sequence[LogRecord]
-    position: int
-
-
-class Settle(NamedTuple):
-    """Wait until all that the owner has sent to a log by now is acknowledged.  Answer: `Sent`."""
-
-    target: str
-    partition: int
-
-
-class Sent(NamedTuple):
-    """Records that an owner has sent since its claim, and the offset after the last one (or the claim)."""
-
-    records: int
-    position: int
-
-
-Request = Look | Fence | Load | FindBounds | WriteClaim | ReadLog | Settle
+TAIL_OFFSETS_MAX = 1_000
+"""Offsets at the end of a log that are looked at for a newer claim before anything is taken over."""
 
 
 class Cut(NamedTuple):
@@ -226,7 +136,7 @@ def takeover(
         if newest > stored.claim and not accept_newer:
             if (yield Look()).claim != stored.claim:
                 continue
-            raise _store_is_behind(source, stored.claim, newest)
+            raise _store_is_behind(source, stored, newest)
 
         claim: int = yield Fence(newest)
         checkpoint: Checkpoint | None = yield Load()
@@ -296,6 +206,29 @@ def log_positions(owner: Takeover, at: Cut) -> tuple[LogPosition, ...]:
     return owner.writer.positions(at.numbered) if at.replayed else owner.logs
 
 
+def fits(source: int, *, accept_newer: bool = False) -> Generator[Request, Any, None]:
+    """Look whether the store fits the predictions log, and touch nothing: for a worker that owns nothing yet.
+
+    The end of the log is enough: an owner's records carry its claim.  Raises what `takeover` would
+    raise at its first step.
+    """
+    log: Log = ("predictions", source)
+    newest = 0
+    for _ in range(TRIES_MAX):
+        stored: Stored = yield Look()
+        end = yield from _Replay(source, stored.logs, SUPPRESSED_MAX).start(log)
+        saved = next((position.position for position in stored.logs if position.log == log), 0)
+        tail = max(saved, end - TAIL_OFFSETS_MAX)
+        look = _Replay(source, (LogPosition(*log, tail, stored.claim, GAP),), SUPPRESSED_MAX)
+        yield from look.read(log, end)
+        newest = max(newest, look.newest)
+        if newest <= stored.claim or accept_newer:
+            return
+        if (yield Look()).claim == stored.claim:
+            untouched = "nothing was taken, a worker that has the right store goes on; "
+            raise _store_is_behind(source, stored, newest, untouched)
+
+
 def _claim(replay: _Replay, claim: int, logs: Sequence[Log]) -> Generator[Request, Any, dict[Log, int]]:
     """Claim each log in this order, then read each up to there; return where the claims lie."""
     for log in logs:
@@ -308,11 +241,12 @@ def _claim(replay: _Replay, claim: int, logs: Sequence[Log]) -> Generator[Reques
     return claimed_at
 
 
-def _store_is_behind(source: int, stored: int, logged: int) -> ClaimError:
+def _store_is_behind(source: int, stored: Stored, logged: int, untouched: str = "") -> ClaimError:
     return ClaimError(
-        f"the log holds claim {logged} of source partition {source}, the checkpoint store gave out {stored}",
-        hint="the store is older than the log, or another one: bring the right one back, or accept the newer"
-        " claim and replay from the checkpoint this one has",
+        f"the log holds claim {logged} of source partition {source}, the checkpoint store{stored.place}"
+        f" gave out {stored.claim}",
+        hint=f"{untouched}start with the HEADRACE_STATE_DIR that belongs to this log; if it is lost,"
+        " --accept-newer-claims replays the logs",
         topic="predictions",
         partition=source,
     )

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from typing import Any, NamedTuple
 
 import operators.takeover as protocol
+from operators import requests
 from operators.claims import Log
 from topics.messages import Claim, Command, Example, Prediction
 
@@ -215,21 +216,21 @@ class World:
         ]
         return sorted(labels, key=lambda label: label.time + rng.randrange(4))
 
-    def answer(self, source: int, request: protocol.Request) -> Any:
+    def answer(self, source: int, request: requests.Request) -> Any:
         """Carry out what a takeover asks for; claims are written by the owner's sender."""
         store = self.stores[source]
         match request:
-            case protocol.Look():
-                return protocol.Stored(store.claim, store.checkpoint.logs if store.checkpoint else ())
-            case protocol.Fence(above):
+            case requests.Look():
+                return requests.Stored(store.claim, store.checkpoint.logs if store.checkpoint else ())
+            case requests.Fence(above):
                 return store.fence(above)
-            case protocol.Load():
+            case requests.Load():
                 return store.checkpoint
-            case protocol.FindBounds(target, partition):
-                return protocol.Bounds(0, len(self.logs.values[target, partition]))
-            case protocol.ReadLog(target, partition, position, until):
+            case requests.FindBounds(target, partition):
+                return requests.Bounds(0, len(self.logs.values[target, partition]))
+            case requests.ReadLog(target, partition, position, until):
                 upto = min(until, position + self.rng.randrange(1, 30))
                 values = self.logs.values[target, partition][position:upto]
-                records = [protocol.LogRecord(position + n, value) for n, value in enumerate(values)]
-                return protocol.LogBatch(records, upto)
+                records = [requests.LogRecord(position + n, value) for n, value in enumerate(values)]
+                return requests.LogBatch(records, upto)
         raise AssertionError(request)

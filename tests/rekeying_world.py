@@ -22,8 +22,7 @@ from engine import Labels, Pipeline, Topic
 from engine.backtest import Backtest
 from engine.outbox import Settled
 from engine.rekeying import Rekeying
-from operators import by, field, label
-from operators import takeover as steps
+from operators import by, field, label, requests
 from operators.claims import Log, LogPosition
 from operators.features import Features
 from operators.takeover import Takeover, cut, log_positions, takeover
@@ -278,26 +277,28 @@ class Owner:
                 taken: Takeover = end.value
                 return taken
 
-    def _carry_out(self, request: steps.Request) -> Any:
+    def _carry_out(self, request: requests.Request) -> Any:
         store, logs = self.store, self.world.logs
         match request:
-            case steps.Look():
-                return steps.Stored(store.claim, store.saved.logs if store.saved is not None else ())
-            case steps.Fence(above):
+            case requests.Look():
+                return requests.Stored(store.claim, store.saved.logs if store.saved is not None else ())
+            case requests.Fence(above):
                 store.claim = max(store.claim, above) + 1
                 return store.claim
-            case steps.Load():
+            case requests.Load():
                 return store.saved
-            case steps.FindBounds(target, partition):
-                return steps.Bounds(0, len(logs[target, partition]))
-            case steps.WriteClaim(target, partition, value):
+            case requests.FindBounds(target, partition):
+                return requests.Bounds(0, len(logs[target, partition]))
+            case requests.WriteClaim(target, partition, value):
                 if self.zombie is not None:
                     self.zombie._land(self.world.rng.random(), (target, partition))
                 return self.world.append((target, partition), None, encode(value), headers.CLAIM)
-            case steps.ReadLog(target, partition, position, until):
+            case requests.ReadLog(target, partition, position, until):
                 found = logs[target, partition][position:until]
                 values = [(record.offset, decode_hop(record)) for record in found]
-                return steps.LogBatch([steps.LogRecord(at, value) for at, value in values if value], until)
+                return requests.LogBatch(
+                    [requests.LogRecord(at, value) for at, value in values if value], until
+                )
         raise AssertionError(request)
 
     @property

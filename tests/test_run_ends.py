@@ -122,6 +122,39 @@ def test_logs_that_are_gone_are_refused(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_worker_with_another_store_takes_nothing_from_a_healthy_one(
+    broker: KafkaSettings, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("stranger"))
+        pipeline = load_pipeline(file)
+        predictions = pipeline.catalog["predictions"]
+        await make_topics(broker, pipeline)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        async with watching(broker, predictions) as watch:
+            with Worker(file, broker, tmp_path) as healthy:
+                await healthy.ready()
+                await publish(broker, readings(pipeline, 50))
+                await until(lambda: watch.counted(predictions) == 50, "answers", worker=healthy)
+                with Worker(file, broker, elsewhere, name="stranger") as stranger:
+                    while stranger.process is not None and stranger.process.poll() is None:
+                        status, reason = await asyncio.to_thread(healthy.get, "/readyz")
+                        assert status == 200, reason
+                    assert await stranger.ended() == 1
+                assert healthy.get("/readyz")[0] == 200
+                assert not healthy.logged("partitions revoked"), healthy.said()
+                assert not (elsewhere / "state" / pipeline.name / "scorer-0.sqlite").exists()
+        said = stranger.said()
+        assert "the log holds claim 1 of source partition 0, the checkpoint store" in said
+        assert f"{elsewhere / 'state' / pipeline.name / 'scorer-0.sqlite'} gave out 0" in said
+        for helps in ("nothing was taken", "HEADRACE_STATE_DIR", "--accept-newer-claims"):
+            assert helps in said
+        assert "Traceback" not in said
+
+    asyncio.run(scenario())
+
+
 def test_checkpoints_of_another_definition_are_refused(tansu: KafkaSettings, tmp_path: Path) -> None:
     async def scenario() -> None:
         name = fresh_name("edited")

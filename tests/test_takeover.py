@@ -9,8 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from operators.claims import Log, LogPosition
-from operators.takeover import (
-    TRIES_MAX,
+from operators.requests import (
     Bounds,
     Fence,
     FindBounds,
@@ -22,9 +21,14 @@ from operators.takeover import (
     Sent,
     Settle,
     Stored,
-    Takeover,
     WriteClaim,
+)
+from operators.takeover import (
+    TAIL_OFFSETS_MAX,
+    TRIES_MAX,
+    Takeover,
     cut,
+    fits,
     log_positions,
     still_owner,
     takeover,
@@ -212,6 +216,45 @@ def test_an_examples_log_alone_can_show_that_the_store_is_behind() -> None:
     assert owned is not None
     assert owned.claim == 58
     assert suppressed(owned) == ([], [0])
+
+
+@pytest.mark.parametrize("logged", [[Claim(SOURCE, 7)], answers(7, 0), [Claim(SOURCE, -7), *answers(3, 0)]])
+def test_a_look_refuses_what_a_takeover_would_and_asks_for_nothing_to_be_done(logged: list[Any]) -> None:
+    shell = Shell(claim=3)
+    shell.logs[PREDICTIONS] = [*answers(1, *range(TAIL_OFFSETS_MAX)), *logged]
+    with pytest.raises(ClaimError, match=r"holds claim 7 .* gave out 3(?s:.)*nothing was taken"):
+        shell.run(fits(SOURCE))
+    shell.run(fits(SOURCE, accept_newer=True))
+    shell.claim = 7
+    shell.run(fits(SOURCE))
+    assert {type(asked) for asked in shell.asked} == {Look, FindBounds, ReadLog}
+    read = sum(asked.until - asked.position for asked in shell.asked if isinstance(asked, ReadLog))
+    assert read == 3 * TAIL_OFFSETS_MAX, "a long log must not be read from its beginning"
+
+
+def test_a_look_at_a_pipeline_that_never_ran_finds_nothing() -> None:
+    shell = Shell()
+    shell.run(fits(SOURCE))
+    assert shell.asked == [Look(), FindBounds(*PREDICTIONS)]
+
+
+def test_a_look_refuses_a_log_without_the_checkpoints_offset() -> None:
+    shell = Shell(claim=1, checkpoint=Saved((LogPosition(*PREDICTIONS, 2, 1, 1),)))
+    with pytest.raises(CheckpointError, match="reads on from 2, the log holds 0 to 0"):
+        shell.run(fits(SOURCE))
+
+
+def test_a_look_while_the_owner_changes_refuses_nobody() -> None:
+    shell = Shell(claim=3)
+
+    def another_takes_over(_: FindBounds) -> None:
+        if shell.claim == 3:
+            shell.claim = 4
+            shell.logs[PREDICTIONS].append(Claim(SOURCE, 4))
+
+    shell.before[FindBounds] = another_takes_over
+    shell.run(fits(SOURCE))
+    assert shell.claim == 4
 
 
 def test_told_otherwise_it_claims_above_the_log() -> None:
