@@ -31,7 +31,6 @@ from engine.ports import check_port
 from engine.settings import KafkaSettings, Settings
 from engine.web import add_pages
 from engine.worker import Worker
-from topics.codec import decode_command
 from topics.errors import HeadraceError
 
 __all__ = ["run_worker"]
@@ -103,12 +102,9 @@ def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: 
 
     @app.agent(commands)
     async def command(stream: Any) -> None:
-        """Hand each command to the examples log; it acts there, at its offset."""
+        """Hand each command to the examples log; it acts, or is refused, there, at its offset."""
         async for value in stream:
-            try:
-                await worker.command(decode_command(value))
-            except ValueError as error:  # msgspec's errors are ValueErrors
-                log.warning("a command was refused", reason=str(error), command=value[:200])
+            await worker.command(value or b"")
 
     add_pages(app, worker, metrics)
     return app

@@ -22,14 +22,8 @@ from operators.claims import LogPosition
 from operators.requests import Bounds, LogBatch, LogRecord, Stored
 from topics import headers
 from topics.catalog import Catalog
-from topics.codec import (
-    decode_claim,
-    decode_command,
-    decode_example,
-    decode_prediction,
-    decode_quarantine,
-    encode,
-)
+from topics.codec import decode_claim, decode_example, decode_prediction, decode_quarantine, encode
+from topics.commands import decode_command
 from topics.errors import HeadraceError
 from topics.hops import decode_hop
 from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
@@ -170,5 +164,5 @@ def _decoded(record: Record) -> Claim | Prediction | Example | Quarantine | Comm
                 return decode_command(record.value)
             case None:
                 return decode_prediction(record.value)
-    except msgspec.MsgspecError:
+    except ValueError:  # msgspec's errors are ValueErrors
         return None

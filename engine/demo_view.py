@@ -35,8 +35,11 @@ _TITLES = {
     "model.promoted": "PROMOTED",
     "model.rolled_back": "ROLLBACK",
     "model.quarantined": "QUARANTINE",
+    "champion.pinned": "pinned",
+    "champion.unpinned": "unpinned",
     "learning.paused": "paused",
     "learning.resumed": "resumed",
+    "learning.backlog": "waiting",
     "command.refused": "refused",
 }
 _STYLES = {

@@ -8,7 +8,7 @@ the records are cut into batches.  Four kinds of records change it, each at its 
 (examples and quarantines only if they count, `operators/claims.py`):
 
     example ──> test, then train     quarantine ──> a sick candidate leaves
-    claim ────> who may write        command ─────> promote, rollback, pause, resume
+    claim ────> who may write        command ─────> promote, rollback, pin, unpin, pause, resume
 
 Pause.  `position` is the next offset to fold, `reading` the next offset the shell must hand in.
 They are equal but for a pause: then `position` stands still behind the pause command while
@@ -42,13 +42,16 @@ from operators.learning import Learning
 from operators.lessons import Lessons
 from operators.losses import loss_of
 from operators.roster import Candidate, PredictorOf, Roster, itself
-from topics.codec import decode_claim, decode_command, decode_example, decode_quarantine
+from topics.codec import decode_claim, decode_example, decode_quarantine
+from topics.commands import command_id, decode_command
 from topics.errors import ClaimError, ModelError
 from topics.headers import kind_of
 from topics.messages import Decision, Example, Kind, Quarantine, Record, Task
 
 __all__ = ["Learner"]
 
+BACKLOGS_TOLD = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+"""Records logged during a pause at which a decision says that they wait."""
 MODEL = "model/"
 READER = "reader/"
 
@@ -140,6 +143,11 @@ class Learner:
         return self.arena.paused
 
     @property
+    def pinned(self) -> bool:
+        """Return whether a pin command holds the champion."""
+        return self.arena.pinned
+
+    @property
     def examples(self) -> int:
         """Return the number of examples learned."""
         return self.learning.examples
@@ -200,12 +208,16 @@ class Learner:
         return example if counts else None
 
     def _look_ahead(self, record: Record) -> list[Decision]:
-        """Let commands act during a pause; everything else waits for its turn."""
+        """Let commands act during a pause; everything else waits for its turn, and is counted."""
         place = self._place
+        waited = place.reading - place.position
         place.reading = record.offset + 1
+        waiting = place.reading - place.position
         decisions = self._command(record) if kind_of(record.headers) == "command" else []
         if not self.paused:
             place.commands_done, place.reading = place.reading, place.position
+        elif any(waited < told <= waiting for told in BACKLOGS_TOLD):
+            decisions.append(self.arena.backlog(self.learning.moment(record.offset), waiting))
         return decisions
 
     def _check_nothing_skipped(self, record: Record) -> None:
@@ -237,12 +249,13 @@ class Learner:
         return []
 
     def _command(self, record: Record) -> list[Decision]:
+        value = record.value or b""
         try:
-            command = decode_command(record.value or b"")
-        except msgspec.MsgspecError:
+            return self.learning.command(decode_command(value), record.offset)
+        except ValueError as error:
             self._place.refused += 1
-            return []
-        return self.learning.command(command, record.offset)
+            at = self.learning.moment(record.offset)
+            return [self.arena.refuse(at, str(error), command_id(value))]
 
     def quarantined(self, report: Quarantine, offset: int) -> list[Decision]:
         """Fold a scorer's report, if it counts."""

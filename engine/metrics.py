@@ -157,6 +157,13 @@ COUNTERS = (
         _always("evidence", "quarantine", "command"),
     ),
     CounterFamily(
+        "commands",
+        "headrace_commands",
+        "Commands, by what became of them.",
+        ("outcome",),
+        _always("done", "refused"),
+    ),
+    CounterFamily(
         "lookups",
         "headrace_lookups",
         "Static feature look-ups, by what was found.",
@@ -248,6 +255,7 @@ class Status(NamedTuple):
     models: Sequence[ModelStatus]
     scores: dict[tuple[str, str, str], float]
     """(model, metric, window) -> value: `served` is a model here, window is `all` or `recent`."""
+    pinned: bool = False
 
 
 class Metrics(Collector):
@@ -316,6 +324,7 @@ def _gauges(status: Status) -> Iterator[Metric]:
         ("headrace_partitions", "Event partitions owned.", status.partitions),
         ("headrace_leader", "1 on the worker that writes decisions and model scores.", int(status.leading)),
         ("headrace_learning_paused", "1 while learning is paused.", int(status.paused)),
+        ("headrace_champion_pinned", "1 while the champion is pinned.", int(status.pinned)),
         (
             "headrace_examples_unlearned",
             "Logged examples not learned yet, a pause included.",

@@ -56,6 +56,7 @@ PARTITION = 0
 """One global model: one examples partition."""
 DECISION_LEVELS: dict[str, int] = {
     "model.quarantined": logging.WARNING,
+    "learning.backlog": logging.WARNING,
     "command.refused": logging.WARNING,
     "drift.improved": logging.DEBUG,
 }
@@ -103,6 +104,8 @@ class Trainer:
         self._following = asyncio.Event()
         self._moved = asyncio.Event()
         self._decisions: list[Decision] = []
+        self._pointer_due = False
+        """Whether the models topic may name another champion than ours, or none."""
         self._ahead: list[Scorer] = []
         """The scorers whose records are folded before they are sent; empty unless alone."""
         self._recent: dict[str, dict[str, float]] = {}
@@ -124,6 +127,7 @@ class Trainer:
         self._claim, checkpoint = await self._store.fence()
         self._decisions.clear()
         self._restore(checkpoint)
+        self._pointer_due = True
 
     async def catch_up(self) -> None:
         """Fold the log up to its end."""
@@ -268,11 +272,16 @@ class Trainer:
                 reason=decision.reason,
                 examples=decision.examples,
             )
+        for _, outcome in {_answered(decision) for decision in decisions} - {(-1, "")}:
+            self._metrics.counts["commands", outcome] += 1
         if self.leading:
             self._decisions += decisions
 
     def take_decisions(self) -> list[Outgoing]:
-        """Return the decisions since the last call as records, and a pointer if the champion changed."""
+        """Return the decisions since the last call as records, and a pointer if the champion may be another.
+
+        So the pointer is there from the first start of a leader on.
+        """
         decisions, self._decisions = self._decisions, []
         key = self._pipeline.name.encode()
         out = [
@@ -280,7 +289,10 @@ class Trainer:
             for decision in decisions
         ]
         if any(decision.type in {"model.promoted", "model.rolled_back"} for decision in decisions):
-            out.append(self._pointer(decisions[-1].time))
+            self._pointer_due = True
+        if self._pointer_due and self.leading:
+            self._pointer_due = False
+            out.append(self._pointer(self.learner.learning.time or int(time.time() * 1000)))
         return out
 
     def _pointer(self, time_ms: int) -> Outgoing:
@@ -358,9 +370,17 @@ class Trainer:
             partitions=partitions,
             leading=self.leading,
             paused=learner.paused,
+            pinned=learner.pinned,
             models=models,
             scores=scores,
         )
+
+
+def _answered(decision: Decision) -> tuple[int, str]:
+    """Return the offset of the command that a decision answers, and whether it was done; else (-1, "")."""
+    if decision.type == "command.refused":
+        return decision.offset, "refused"
+    return (decision.offset, "done") if "command_id" in decision.evidence else (-1, "")
 
 
 def _kind(model: object) -> str:

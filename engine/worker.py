@@ -32,9 +32,9 @@ from engine.static import StaticFeatures
 from engine.trainer import Trainer
 from operators.features import Features
 from topics import headers
-from topics.codec import encode
+from topics.commands import COMMAND_BYTES_MAX, command_id
 from topics.errors import BrokerError, ClaimError, HeadraceError
-from topics.messages import Command, Outgoing, Record
+from topics.messages import Outgoing, Record
 
 __all__ = ["Worker"]
 
@@ -117,7 +117,7 @@ class Worker:
         self._dispatch = Dispatch(self._sink, catalog)
         self._ready = False
         self._stopping = asyncio.Event()
-        self._commands: asyncio.Queue[tuple[Command, asyncio.Future[None]]] = asyncio.Queue(maxsize=100)
+        self._commands: asyncio.Queue[tuple[bytes, asyncio.Future[None]]] = asyncio.Queue(maxsize=100)
         self._turned_s = time.monotonic()
         self._saved_s = 0.0
 
@@ -290,18 +290,16 @@ class Worker:
 
     # -- commands ---------------------------------------------------------------------------------
 
-    async def command(self, command: Command) -> None:
-        """Write a command into the examples log; returns when the log has it."""
+    async def command(self, value: bytes) -> None:
+        """Write a command as it came into the examples log; returns when the log has it."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._commands.put((command, done))
+        await self._commands.put((value[: COMMAND_BYTES_MAX + 1], done))  # one too many is refused there
         await done
 
     async def _write_commands(self) -> None:
         while not self._commands.empty():
-            command, done = self._commands.get_nowait()
-            record = Outgoing(
-                "examples", 0, command.command_id.encode(), encode(command), headers.COMMAND, command.time
-            )
+            value, done = self._commands.get_nowait()
+            record = Outgoing("examples", 0, command_id(value).encode(), value, headers.COMMAND, _now_ms())
             self.trainer.commanded(record)
             await self._dispatch.put([record])
             await self._dispatch.all()

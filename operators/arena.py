@@ -11,22 +11,24 @@ Strategy: four things can happen to a candidate, and the table says from which s
     challenger ──retire──> retired                                 leaves the roster
 
 A swap by evidence, a command, a rollback and a quarantined champion's succession are one
-mechanism, `_crown`, with different reasons.
+mechanism, `_crown`, with different reasons.  While a champion is pinned, evidence swaps nothing: only
+a person's word or a quarantine does, and the quarantine ends the pin.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
 from operators.contract import StateDelta, StateEntries
+from operators.decisions import Decisions, Moment
 from operators.drift import Detection
 from operators.evidence import Promotion, Verdict
 from operators.roster import Candidate, PredictorOf, Roster, itself
 from topics.durations import duration_ms
-from topics.messages import Command, Decision
+from topics.messages import Command, Decision, DecisionType
 
 __all__ = ["TRANSITIONS", "Arena", "Moment", "Promotion", "State", "Step"]
 
@@ -46,22 +48,8 @@ PREVIOUS_MAX = 8
 """Earlier champions remembered for fallback and rollback; older ones have had eight better successors."""
 COMMANDS_MAX = 1_024
 """Command ids remembered to ignore repeats; retries come within seconds, not a thousand commands later."""
-ACTOR = "headrace"
-"""Who decided what nobody asked for."""
-
 RecentLoss = Callable[[str], float]
 """Candidate name -> mean loss in the recent window, infinite if there is none."""
-
-
-class Moment(NamedTuple):
-    """Where in the log a decision is taken."""
-
-    offset: int
-    """Of the record that led to it."""
-    time: int
-    """Largest label time so far, ms."""
-    examples: int
-    """Examples learned so far."""
 
 
 class _Racer(msgspec.Struct):
@@ -84,6 +72,7 @@ class _ArenaState(msgspec.Struct):
     paused: bool
     commands: list[str]
     numbered: tuple[int, int]
+    pinned: bool = False
 
 
 class Arena:
@@ -108,9 +97,10 @@ class Arena:
     ) -> None:
         self.roster = roster
         self.paused = False
+        self.pinned = False
         self.states: dict[str, State] = dict.fromkeys(roster.candidates, "challenger")
         self.states[roster.champion] = "champion"
-        self._log = f"{pipeline}:{partition}"
+        self._decisions = Decisions(f"{pipeline}:{partition}", roster)
         self._promotion = promotion
         cooldown = promotion.cooldown
         self._cooldown_ms = duration_ms(cooldown) if isinstance(cooldown, str) else None
@@ -120,14 +110,16 @@ class Arena:
         self._last_swap: Moment | None = None
         self._last_start: Moment | None = None
         self._commands: dict[str, None] = {}
-        self._numbered = (-1, 0)
         self._saved = b""
 
     # -- what can lead to a decision ---------------------------------------------------------------
 
     def swap(self, at: Moment, proven: Sequence[Verdict]) -> list[Decision]:
-        """Promote the best challenger that evidence has proven better, if nothing else forbids it."""
-        if not proven or not self._rested(self._last_swap, at):
+        """Promote the best challenger that evidence has proven better, if nothing else forbids it.
+
+        A pinned champion stays.
+        """
+        if not proven or self.pinned or not self._rested(self._last_swap, at):
             return []
         promotion = self._promotion
         for verdict in proven:
@@ -156,8 +148,8 @@ class Arena:
         """Take a sick candidate out of the race; a sick champion is succeeded at once.
 
         The successor is the newest earlier champion that is healthy, else the healthy candidate of
-        the lowest recent loss; with nobody left the prior answers.  Nothing happens to a candidate
-        that is unknown or in quarantine already (several scorers may report it).
+        the lowest recent loss; with nobody left the prior answers.  A pin ends.  Nothing happens to a
+        candidate that is unknown or in quarantine already (several scorers may report it).
         """
         state = self.states.get(name)
         if state not in {"champion", "challenger"}:
@@ -166,8 +158,10 @@ class Arena:
         self._move(name, "quarantine")
         roster.quarantined.add(name)
         roster.previous = tuple(other for other in roster.previous if other != name)
-        decisions = [self._decide(at, "model.quarantined", name, reason)]
+        decisions = [self._decisions.write(at, "model.quarantined", name, reason)]
         if state == "champion":
+            if self.pinned:
+                decisions.append(self._unpin(at, name, "quarantine"))
             ranked = sorted(roster.racing(), key=lambda candidate: recent_loss(candidate.name))
             successors = (*roster.previous, *(candidate.name for candidate in ranked))
             if successors:
@@ -179,7 +173,7 @@ class Arena:
         decisions: list[Decision] = []
         for alarm in found:
             decisions.append(
-                self._decide(
+                self._decisions.write(
                     at,
                     "drift.improved" if alarm.improved else "drift.detected",
                     self.roster.champion,
@@ -203,37 +197,66 @@ class Arena:
         self._commands[command.command_id] = None
         if len(self._commands) > COMMANDS_MAX:
             del self._commands[next(iter(self._commands))]
-        if command.command in {"pause", "resume"}:
-            return [self._pause(at, command)]
-        name, refusal = self._target(command)
+        refusal = self._refusal(command)
         if refusal:
-            return [self._decide(at, "command.refused", self.roster.champion, refusal, command)]
-        return [self._crown(name, at, command.reason or command.command, command)]
+            return [self._decisions.write(at, "command.refused", self.roster.champion, refusal, command)]
+        word, reason = command.command, command.reason or command.command
+        match word:
+            case "pause" | "resume":
+                self.paused = word == "pause"
+                kind: DecisionType = "learning.paused" if self.paused else "learning.resumed"
+                return [self._decisions.write(at, kind, self.roster.champion, reason, command)]
+            case "unpin":
+                self._last_swap = at
+                return [self._unpin(at, self.roster.champion, reason, command)]
+        chosen = self.roster.previous[0] if word == "rollback" else command.model_name
+        decisions = []
+        if chosen is not None and chosen != self.roster.champion:
+            decisions.append(self._crown(chosen, at, reason, command))
+        if word == "pin":
+            self.pinned = True
+            decisions.append(
+                self._decisions.write(at, "champion.pinned", self.roster.champion, reason, command)
+            )
+        return decisions
+
+    def refuse(self, at: Moment, reason: str, command_id: str) -> Decision:
+        """Return the answer to what is no command; its id, if it has one, may come again."""
+        evidence: dict[str, float | int | str] = {"command_id": command_id} if command_id else {}
+        return self._decisions.write(at, "command.refused", self.roster.champion, reason, evidence=evidence)
+
+    def backlog(self, at: Moment, records: int) -> Decision:
+        """Return the warning that `records` of the log wait for the end of a pause."""
+        return self._decisions.backlog(at, records)
 
     # -- how it is done ----------------------------------------------------------------------------
 
-    def _pause(self, at: Moment, command: Command) -> Decision:
-        pausing = command.command == "pause"
-        champion = self.roster.champion
-        if self.paused == pausing:
-            refusal = "learning is paused already" if pausing else "learning is not paused"
-            return self._decide(at, "command.refused", champion, refusal, command)
-        self.paused = pausing
-        kind: Literal["learning.paused", "learning.resumed"] = (
-            "learning.paused" if pausing else "learning.resumed"
-        )
-        return self._decide(at, kind, champion, command.reason or command.command, command)
-
-    def _target(self, command: Command) -> tuple[str, str]:
-        """Return (who shall serve, "") or ("", why nobody can)."""
-        roster = self.roster
-        if command.command == "rollback":
-            return (roster.previous[0], "") if roster.previous else ("", "there is no earlier champion")
-        name = command.model_name or ""
-        state = self.states.get(name)
+    def _refusal(self, command: Command) -> str:
+        """Return why a command cannot be done, empty if it can."""
+        name, champion = command.model_name, self.roster.champion
+        match command.command:
+            case "pause":
+                return "learning is paused already" if self.paused else ""
+            case "resume":
+                return "" if self.paused else "learning is not paused"
+            case "unpin":
+                return "" if self.pinned else "no champion is pinned"
+            case "rollback":
+                return "" if self.roster.previous else "there is no earlier champion"
+            case "promote" if name is None:
+                return "promote needs a model_name"
+            case "pin" if name in {None, champion}:
+                if self.pinned:
+                    return f"`{champion}` is pinned already"
+                return "" if self.states[champion] == "champion" else f"`{champion}` is quarantined"
+        state = self.states.get(name or "")
         if state is None:
-            return "", f"there is no candidate `{name}`"
-        return (name, "") if state == "challenger" else ("", f"`{name}` is {state}")
+            return f"there is no candidate `{name}`"
+        return "" if state == "challenger" else f"`{name}` is {state}"
+
+    def _unpin(self, at: Moment, name: str, reason: str, command: Command | None = None) -> Decision:
+        self.pinned = False
+        return self._decisions.write(at, "champion.unpinned", name, reason, command)
 
     def _crown(
         self,
@@ -257,10 +280,8 @@ class Arena:
         roster.champion = name
         roster.previous = others[:PREVIOUS_MAX]
         self._last_swap = at
-        kind: Literal["model.rolled_back", "model.promoted"] = (
-            "model.rolled_back" if rollback else "model.promoted"
-        )
-        return self._decide(at, kind, name, reason, command, evidence, replaced=old)
+        kind: DecisionType = "model.rolled_back" if rollback else "model.promoted"
+        return self._decisions.write(at, kind, name, reason, command, evidence, replaced=old)
 
     def _start_challenger(self, at: Moment, recent_loss: RecentLoss) -> list[Decision]:
         """Start a clone of the champion's definition; in a full field the worst clone makes room."""
@@ -272,7 +293,7 @@ class Arena:
         clones = [c for c in roster.racing() if c.name not in {c.definition, roster.champion}]
         if len(clones) >= most:
             worst = max(clones, key=lambda candidate: recent_loss(candidate.name))
-            decisions.append(self._decide(at, "challenger.retired", worst.name, "drift"))
+            decisions.append(self._decisions.write(at, "challenger.retired", worst.name, "drift"))
             self._move(worst.name, "retire")
             del roster.candidates[worst.name], self.states[worst.name]
             roster.previous = tuple(other for other in roster.previous if other != worst.name)
@@ -291,7 +312,7 @@ class Arena:
         self._version_next += 1
         self._last_start = at
         roster.revision += 1
-        return [*decisions, self._decide(at, "challenger.started", name, "drift")]
+        return [*decisions, self._decisions.write(at, "challenger.started", name, "drift")]
 
     def _move(self, name: str, step: Step) -> None:
         """Take one step of the table; KeyError is a bug, never data."""
@@ -304,38 +325,6 @@ class Arena:
         if self._cooldown_ms is None:
             return at.examples - last.examples >= self._cooldown_examples
         return at.time - last.time >= self._cooldown_ms
-
-    def _decide(
-        self,
-        at: Moment,
-        kind: str,
-        name: str,
-        reason: str,
-        command: Command | None = None,
-        evidence: dict[str, float | int | str] | None = None,
-        replaced: Candidate | None = None,
-    ) -> Decision:
-        """Number a decision at its offset and write it down."""
-        offset, number = self._numbered
-        number = number + 1 if offset == at.offset else 0
-        self._numbered = (at.offset, number)
-        found = dict(evidence or {})
-        if command is not None:
-            found |= {"command_id": command.command_id, "command_time": command.time}
-        return Decision(
-            f"{self._log}:{at.offset}:{number}",
-            kind,  # type: ignore[arg-type]  # one of Decision's own literals, all named in this file
-            at.time,
-            name,
-            self.roster.candidates[name].version,
-            at.examples,
-            reason,
-            command.actor if command is not None and command.actor else ACTOR,
-            at.offset,
-            from_model=replaced.name if replaced is not None else None,
-            from_version=replaced.version if replaced is not None else None,
-            evidence=found,
-        )
 
     # -- state -------------------------------------------------------------------------------------
 
@@ -354,7 +343,8 @@ class Arena:
             self._last_start,
             self.paused,
             list(self._commands),
-            self._numbered,
+            self._decisions.numbered,
+            self.pinned,
         )
         return {"arena": msgspec.msgpack.encode(state)}
 
@@ -391,4 +381,5 @@ class Arena:
         self._last_swap, self._last_start = state.last_swap, state.last_start
         self.paused = state.paused
         self._commands = dict.fromkeys(state.commands)
-        self._numbered = state.numbered
+        self._decisions.numbered = state.numbered
+        self.pinned = state.pinned

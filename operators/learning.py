@@ -21,8 +21,9 @@ from functools import partial
 
 import msgspec
 
-from operators.arena import Arena, Moment
+from operators.arena import Arena
 from operators.contract import StateDelta, StateEntries
+from operators.decisions import Moment
 from operators.drift import Detection, DriftWatch
 from operators.evaluation import SERVED, Evaluation
 from operators.evidence import Evidence, Verdict
@@ -250,6 +251,8 @@ class Learning:
                 self._evidence.forget(decision.model_name)
             if decision.type == "challenger.retired":
                 self._evaluation.forget(decision.model_name)
+            if decision.type == "champion.unpinned":
+                self._evidence.start_over()  # what was weighed while nothing could follow decides nothing
         if self._roster.champion != champion:
             self._evidence.start_over()
             self._watch.start_over()

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river import linear_model
 
-from operators.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena, Moment, Promotion
+from operators.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena, Promotion
+from operators.decisions import Moment
 from operators.drift import Detection
 from operators.evidence import Verdict
 from operators.roster import Candidate, Roster
@@ -120,7 +121,11 @@ def test_rollback_goes_back_step_by_step_and_not_in_circles():
         ("promote", "a", "`a` is champion"),
         ("promote", "c", "`c` is quarantined"),
         ("rollback", None, "there is no earlier champion"),
+        ("promote", None, "promote needs a model_name"),
         ("resume", None, "learning is not paused"),
+        ("pin", "c", "`c` is quarantined"),
+        ("pin", "zzz", "there is no candidate `zzz`"),
+        ("unpin", None, "no champion is pinned"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(name, model, reason):
@@ -142,6 +147,80 @@ def test_pause_and_resume():
     assert command(found, "pause", 2)[0].type == "command.refused"
     assert command(found, "resume", 3)[0].type == "learning.resumed"
     assert not found.paused
+
+
+def kinds(decisions):
+    return [(decision.type, decision.model_name) for decision in decisions]
+
+
+def test_evidence_does_not_move_a_pinned_champion():
+    found = arena()
+    [decision] = command(found, "pin", 1)
+    assert (decision.type, decision.model_name, decision.actor) == ("champion.pinned", "a", "kim")
+    assert (decision.reason, decision.evidence["command_id"]) == ("pin", "pin1")
+    assert found.swap(at(500), [proven("b")]) == []
+    assert (found.pinned, found.roster.champion) == (True, "a")
+
+
+def test_a_challenger_is_promoted_and_pinned_by_one_command():
+    found = arena()
+    decisions = command(found, "pin", 1, "b")
+    assert kinds(decisions) == [("model.promoted", "b"), ("champion.pinned", "b")]
+    assert [decision.decision_id for decision in decisions] == ["p:3:1:0", "p:3:1:1"]
+    assert found.swap(at(500), [proven("a")]) == []
+
+
+def test_a_person_moves_the_pin():
+    found = arena()
+    command(found, "pin", 1)
+    assert kinds(command(found, "promote", 2, "b")) == [("model.promoted", "b")]
+    assert found.swap(at(500), [proven("c")]) == []
+    assert kinds(command(found, "pin", 3, "c")) == [("model.promoted", "c"), ("champion.pinned", "c")]
+    assert kinds(command(found, "rollback", 4)) == [("model.rolled_back", "b")]
+    assert found.pinned
+    [again] = command(found, "pin", 5, "b")
+    assert (again.type, again.reason) == ("command.refused", "`b` is pinned already")
+
+
+def test_a_sick_champion_is_succeeded_though_it_is_pinned():
+    found = arena()
+    command(found, "promote", 1, "b")
+    command(found, "pin", 2)
+    assert kinds(found.quarantine(at(3), "c", "sick", same_loss)) == [("model.quarantined", "c")]
+    assert found.pinned
+    decisions = found.quarantine(at(4), "b", "sick", same_loss)
+    assert kinds(decisions) == [
+        ("model.quarantined", "b"),
+        ("champion.unpinned", "b"),
+        ("model.promoted", "a"),
+    ]
+    assert {decision.reason for decision in decisions[1:]} == {"quarantine"}
+    assert not found.pinned
+    assert found.swap(at(900), [proven("a")]) == []
+
+
+def test_nobody_is_pinned_when_nobody_is_left():
+    found = arena("a")
+    command(found, "pin", 1)
+    assert kinds(found.quarantine(at(2), "a", "sick", same_loss))[1:] == [("champion.unpinned", "a")]
+    [refused] = command(found, "pin", 3)
+    assert (refused.type, refused.reason) == ("command.refused", "`a` is quarantined")
+
+
+def test_the_cooldown_begins_with_the_unpin():
+    found = arena(cooldown=100)
+    command(found, "pin", 1)
+    assert kinds(command(found, "unpin", 300)) == [("champion.unpinned", "a")]
+    assert found.swap(at(399), [proven("b")]) == []
+    assert found.swap(at(400), [proven("b")])
+
+
+def test_what_is_no_command_is_refused_and_its_id_may_come_again():
+    found = arena()
+    refused = found.refuse(at(1), "Object missing required field `time`", "x")
+    assert (refused.type, refused.evidence) == ("command.refused", {"command_id": "x"})
+    assert found.refuse(at(2), "y" * 900, "").evidence == {}
+    assert command(found, "promote", 3, "b", command_id="x")
 
 
 def test_a_command_acts_once():
@@ -266,6 +345,8 @@ act = st.one_of(
     st.tuples(st.just("quarantine"), st.sampled_from("abcd")),
     st.tuples(st.just("alarm"), st.none()),
     st.tuples(st.just("pause"), st.none()),
+    st.tuples(st.just("pin"), st.sampled_from(["a", "b", None])),
+    st.tuples(st.just("unpin"), st.none()),
 )
 
 
@@ -283,6 +364,7 @@ def do(found, n, kind, name):
 def test_the_roster_never_lies(acts, cut):
     found, ids = arena("abcd", cooldown=2, fresh_challengers_max=2), []
     twin = None
+    pinned = None
     for n, (kind, name) in enumerate(acts):
         if n == cut:
             twin = arena("abcd", cooldown=2, fresh_challengers_max=2)
@@ -296,6 +378,10 @@ def test_the_roster_never_lies(acts, cut):
             assert do(twin, n, kind, name) == decisions
         ids += [decision.decision_id for decision in decisions]
         roster, states = found.roster, found.states
+        if pinned is not None and roster.champion != pinned:
+            assert kind in {"promote", "rollback", "pin", "quarantine"}
+        pinned = roster.champion if found.pinned else None
+        assert pinned is None or states[pinned] == "champion"
         assert states.keys() == roster.candidates.keys()
         champions = [other for other, state in states.items() if state == "champion"]
         if champions:

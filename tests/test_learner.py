@@ -108,6 +108,7 @@ ACTS = {
     "at_33": command("pause", 2),
     "at_36": command("promote", 3, "linear"),
     "at_41": command("resume", 4),
+    "at_50": command("pin", 8, "tree"),
     "at_60": command("rollback", 5),
     "at_61": command("rollback", 5),
     "at_100": command("pause", 6),
@@ -115,6 +116,7 @@ ACTS = {
     "at_160": record(160, b"{not json", headers.EXAMPLE),
     "at_161": record(161, b"{not json", headers.COMMAND),
     "at_162": record(162, b"?", ()),
+    "at_170": command("unpin", 9),
     "at_190": Quarantine("e9", "tree", 1, "boom", 0, 9, claim=1, sequence=0),
 }
 
@@ -185,6 +187,59 @@ def test_a_rollback_during_a_pause_acts_at_once_and_only_once():
     assert (found.paused, found.roster.champion) == (True, "tree")
     decisions = shell(found, log)
     assert not [d for d in decisions if d.type == "model.rolled_back"]
+
+
+def test_a_pin_holds_against_evidence_and_the_race_begins_anew_with_the_unpin():
+    """Without the pin `linear` takes over before example 120: it is proven long before the unpin."""
+    plain = learner(drifts=())
+    promoted = [d.offset for d in shell(plain, history(120)) if d.type == "model.promoted"]
+    assert promoted
+    found = learner(drifts=())
+    log = history(220, at_1=command("pin", 1), at_100=command("unpin", 2))
+    decisions = found.fold(log[:100])
+    assert [d.type for d in decisions] == ["champion.pinned"]
+    assert found.evidence.standing()["linear"] > 1, "weighed all the same"
+    decisions = found.fold(log[100:])
+    swap = next(d for d in decisions if d.type == "model.promoted")
+    assert swap.offset >= 100 + 20, "min_examples and cool-down count from the unpin"
+    assert swap.evidence["examples"] <= swap.offset - 100, "only what came after the unpin counts"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "found_id"),
+    [
+        (b"{not json", "JSON is malformed", None),
+        (b'{"command_id": "i", "command": "undo", "time": 1}', ": promote | rollback | pin", "i"),
+        (b'{"command_id": "i", "command": "pause"}', "missing required field `time`", "i"),
+        (b'{"command_id": "i", "command": "pause", "time": "now"}', "Expected `int`, got `str`", "i"),
+        (b'{"command_id": "i", "reason": "%s"}' % (b"x" * 20_000), "at most 16,384 bytes", None),
+        (b"[" * 10_000, "got `array`", None),
+    ],
+)
+@pytest.mark.parametrize("paused", [False, True])
+def test_what_is_no_command_is_refused_by_a_decision(value, reason, found_id, paused):
+    acts = {"at_10": command("pause", 1)} if paused else {}
+    log = history(30, **acts, at_20=record(20, value, headers.COMMAND))
+    found = learner()
+    refused = [d for d in shell(found, log) if d.type == "command.refused"]
+    assert [(d.offset, d.decision_id) for d in refused] == [(20, "p:0:20:0")]
+    assert reason in refused[0].reason
+    assert refused[0].evidence.get("command_id") == found_id
+    assert found.refused == 1
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sets(st.integers(1, 219), max_size=6))
+def test_a_backlog_is_told_once_for_each_factor(cuts):
+    log = history(at_20=command("pause", 1), at_195=command("resume", 2), at_215=command("pause", 3))
+    found = learner()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.learner.BACKLOGS_TOLD", (10, 100, 1_000))
+        decisions = shell(found, log, sorted(cuts))
+    told = [(d.decision_id, d.evidence) for d in decisions if d.type == "learning.backlog"]
+    assert told == [("p:0:30:backlog", {"records": 10}), ("p:0:120:backlog", {"records": 100})]
+    ids = [d.decision_id for d in decisions]
+    assert len(ids) == len(set(ids))
 
 
 def test_a_shell_that_does_not_go_back_is_stopped():

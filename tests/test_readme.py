@@ -27,7 +27,7 @@ from engine.settings import ENV_PREFIX, Settings
 from engine.skew import SkewCounts, SkewMetrics
 from topics import errors
 from topics.catalog import FOREVER_MS, Catalog
-from topics.codec import decode_command
+from topics.commands import decode_command
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = {

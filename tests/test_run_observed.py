@@ -180,6 +180,12 @@ async def commands(told: Told) -> None:
     last = await told.readings()
     assert min(a["model_updates"] for a in last) >= 4 * BATCH, "the resume skipped examples"
     await told.command("promote", model_name="nobody")
+    await told.command("undo")
+    await told.command("pin", model_name="tree")
+    await told.metric("headrace_champion_pinned", 1)
+    await told.command("unpin")
+    await told.metric("headrace_champion_pinned", 0)
+    await told.metric("headrace_commands_total{refused}", 2)
 
     expected = [
         ("model.promoted", "tree", "ann"),
@@ -187,18 +193,22 @@ async def commands(told: Told) -> None:
         ("model.rolled_back", "linear", "ann"),
         ("learning.resumed", "linear", "ann"),
         ("command.refused", "linear", "ann"),
+        ("command.refused", "linear", "headrace"),
+        ("model.promoted", "tree", "ann"),
+        ("champion.pinned", "tree", "ann"),
+        ("champion.unpinned", "tree", "ann"),
     ]
     assert await told.decisions(len(expected)) == expected
     worker = told.worker
     assert await worker.stop() == 0, worker.said()
     assert await told.decisions(len(expected)) == expected
-    assert [line["event"] for line in worker.complaints()] == ["command.refused"]
+    assert [line["event"] for line in worker.complaints()] == ["command.refused"] * 2
     log = await read_topic(told.kafka, told.catalog["examples"])
     digests, learned = await saved_digests(told.file, worker.state_dir)
     assert (digests, learned) == folded_digests(told.file, log)
     assert learned == told.events
     pointers = decoded(await read_topic(told.kafka, told.catalog["models"]))
-    assert [pointer["model_name"] for pointer in pointers] == ["tree", "linear"]
+    assert [pointer["model_name"] for pointer in pointers] == ["linear", "tree", "linear", "tree"]
 
 
 async def told_by(kafka: KafkaSettings, folder: Path, source: str, scenario: Callable[[Told], Any]) -> None:

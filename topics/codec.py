@@ -23,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from topics.errors import DefinitionError
-from topics.messages import Claim, Command, Example, Label, LabelValue, Prediction, Quarantine, Record, Task
+from topics.messages import Claim, Example, Label, LabelValue, Prediction, Quarantine, Record, Task
 
 __all__ = [
     "BYTES_MAX",
@@ -37,7 +37,6 @@ __all__ = [
     "LabelNames",
     "Rejected",
     "decode_claim",
-    "decode_command",
     "decode_example",
     "decode_prediction",
     "decode_quarantine",
@@ -331,7 +330,6 @@ decode_prediction: Callable[[bytes], Prediction] = msgspec.json.Decoder(Predicti
 decode_example: Callable[[bytes], Example] = msgspec.json.Decoder(Example).decode
 decode_claim: Callable[[bytes], Claim] = msgspec.json.Decoder(Claim).decode
 decode_quarantine: Callable[[bytes], Quarantine] = msgspec.json.Decoder(Quarantine).decode
-decode_command: Callable[[bytes], Command] = msgspec.json.Decoder(Command).decode
 
 
 def encode_json(value: object) -> bytes:

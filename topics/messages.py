@@ -19,7 +19,9 @@ __all__ = [
     "AlertKind",
     "Claim",
     "Command",
+    "CommandWord",
     "Decision",
+    "DecisionType",
     "Event",
     "Example",
     "FeatureValue",
@@ -62,6 +64,22 @@ Target = Literal[
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
 Kind = Literal["example", "claim", "quarantine", "command"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
+CommandWord = Literal["promote", "rollback", "pin", "unpin", "pause", "resume"]
+DecisionType = Literal[
+    "drift.detected",
+    "drift.improved",
+    "challenger.started",
+    "challenger.retired",
+    "model.promoted",
+    "model.rolled_back",
+    "model.quarantined",
+    "champion.pinned",
+    "champion.unpinned",
+    "learning.paused",
+    "learning.resumed",
+    "learning.backlog",
+    "command.refused",
+]
 AlertKind = Literal["new_category", "too_many_categories", "new_field", "missing_field", "too_many_fields"]
 
 
@@ -205,7 +223,7 @@ class Command(Struct, frozen=True, omit_defaults=True, gc=False):
     """What a person asked for; it acts at its offset in the examples log, once per id."""
 
     command_id: str
-    command: Literal["promote", "rollback", "pause", "resume"]
+    command: CommandWord
     time: int
     model_name: str | None = None
     actor: str = ""
@@ -216,19 +234,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of the audit log: what was decided about models, when, and on what evidence."""
 
     decision_id: str
-    """Pipeline, examples partition, offset and number: the same again after a replay."""
-    type: Literal[
-        "drift.detected",
-        "drift.improved",
-        "challenger.started",
-        "challenger.retired",
-        "model.promoted",
-        "model.rolled_back",
-        "model.quarantined",
-        "learning.paused",
-        "learning.resumed",
-        "command.refused",
-    ]
+    """Pipeline, examples partition, offset and number (or `backlog`): the same again after a replay."""
+    type: DecisionType
     time: int
     """Label time of the example that led to it: never a wall clock."""
     model_name: str
