@@ -70,12 +70,12 @@ class Inputs:
             reached[self._rekeyed] = owned.rekeying.position.values
         return reached
 
-    def offer(self, owned: Owned, topic: str, records: list[Record]) -> None:
-        """Hand what was polled to the part of an owner that takes it."""
+    def offer(self, owned: Owned, topic: str, records: list[Record], now_ms: int) -> None:
+        """Hand what was polled at `now_ms` to the part of an owner that takes it."""
         if topic == self._events:
-            owned.intake.offer_events(records)
+            owned.intake.offer_events(records, now_ms)
         elif topic == self._labels:
-            owned.intake.offer_labels(records)
+            owned.intake.offer_labels(records, now_ms)
         elif owned.rekeying is not None and topic == self._rekey:
             owned.rekeying.offer_hops(records)
         elif owned.rekeying is not None:

@@ -1,7 +1,8 @@
 """One order for two topics: the events and labels of a partition as one sequence of runs.
 
-Lives here: the two queues of records, decoded a run at a time, and the rule which head goes next.
-Never here: what an event or a label does (`scorer.py`), polling (`worker.py`).
+Lives here: the two queues of records, decoded a run at a time, what is refused before it has a place in
+the order, and the rule which head goes next.  Never here: what an event or a label does (`scorer.py`),
+polling (`worker.py`).
 
 The rule (as Kafka Streams chooses between partitions, KIP-695): the older head goes first,
 labels on ties.  A queue with nothing buffered is waited for only while its topic has unread
@@ -13,6 +14,12 @@ Records that are no valid message have no time and go at once, in their place.
 
     events   10   20                  |      runs:  [e10] [l15], then nothing: a label of 17 may be next
     labels      15   (unread: yes)    |             (unread: no)  ... [e20]
+
+A time further than `max_ahead` beyond its record's arrival is the product of a wrong clock, and no valid
+time: it would expire all state, and hold back its whole queue.  Arrival is the earlier of the record's
+own timestamp and the shell's clock when it was offered; files have neither.
+
+    arrived |------- max_ahead -------| accepted up to here; beyond, refused
 """
 
 from __future__ import annotations
@@ -33,6 +40,7 @@ RUN_MAX = 128
 """Records of one run: so many events, with all that is made of them, stay in a processor's cache (job J
 in process takes about a tenth less than in runs of 1,000), and what a run itself costs is shared."""
 _AT_ONCE = -1
+_NEVER = 1 << 62
 
 
 class EventRead(Struct, frozen=True, gc=False):
@@ -69,7 +77,13 @@ class Run(NamedTuple):
 class Intake:
     """The two queues of one partition."""
 
-    def __init__(self, events: EventDecoder | CheckedDecoder, labels: LabelDecoder | None) -> None:
+    def __init__(
+        self,
+        events: EventDecoder | CheckedDecoder,
+        labels: LabelDecoder | None,
+        *,
+        max_ahead_ms: int = _NEVER,
+    ) -> None:
         self._decode_events = events.decode_all
         self._decode_label = labels.decode if labels is not None else None
         self._records: deque[Record] = deque()
@@ -77,6 +91,8 @@ class Intake:
         still has them when they are answered."""
         self._events: deque[EventRead] = deque()
         self._labels: deque[LabelRead] = deque()
+        self._max_ahead_ms = max_ahead_ms
+        self._now_ms = _NEVER
 
     def __len__(self) -> int:
         return self.events_buffered + len(self._labels)
@@ -91,17 +107,21 @@ class Intake:
         """Return how many label records wait."""
         return len(self._labels)
 
-    def offer_events(self, records: Iterable[Record]) -> None:
-        """Queue records of the events topic, in offset order."""
+    def offer_events(self, records: Iterable[Record], now_ms: int = _NEVER) -> None:
+        """Queue records of the events topic, in offset order; `now_ms` is the shell's wall clock."""
+        self._now_ms = now_ms
         self._records.extend(records)
 
-    def offer_labels(self, records: Iterable[Record]) -> None:
+    def offer_labels(self, records: Iterable[Record], now_ms: int = _NEVER) -> None:
         """Decode records of the labels topic, in offset order, and queue them."""
         if self._decode_label is None:
             raise TypeError("labels come inside the events of this pipeline")
         for record in records:
             decoded = self._decode_label(record)
             time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.label_time
+            if time - min(_stamp(record), now_ms) > self._max_ahead_ms:
+                decoded = self._far_ahead(record, time, now_ms)
+                time = _AT_ONCE
             self._labels.append(LabelRead(record, decoded, time))
 
     def next_run(self, *, events_unread: bool, labels_unread: bool) -> Run | None:
@@ -118,10 +138,28 @@ class Intake:
         return Run(_take_before(events, labels[0].time), [])
 
     def _decode_run(self) -> None:
-        records = _take(self._records)
+        records, now_ms, max_ahead_ms = _take(self._records), self._now_ms, self._max_ahead_ms
         for record, decoded in zip(records, self._decode_events(records), strict=True):
             time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.event_time
-            self._events.append(EventRead(record, decoded, time))
+            stamp = record.timestamp_ms
+            if stamp is not None and time - min(stamp, now_ms) > max_ahead_ms:
+                refused = self._far_ahead(record, time, now_ms)
+                self._events.append(EventRead(record, refused._replace(hits=decoded.hits), _AT_ONCE))
+            else:
+                self._events.append(EventRead(record, decoded, time))
+
+    def _far_ahead(self, record: Record, time: int, now_ms: int) -> Rejected:
+        ahead_ms = time - min(_stamp(record), now_ms)
+        reason = (
+            f"its time {time} is {ahead_ms} ms ahead of its arrival (record timestamp {record.timestamp_ms}),"
+            f" max_ahead is {self._max_ahead_ms} ms"
+        )
+        return Rejected(record, "time", "ValueError", reason)
+
+
+def _stamp(record: Record) -> int:
+    """Return a record's own timestamp; in files, which have none, a time that is ahead of nothing."""
+    return _NEVER if record.timestamp_ms is None else record.timestamp_ms
 
 
 def _take(queue: deque[_Item]) -> list[_Item]:

@@ -87,7 +87,17 @@ COUNTERS = (
         "headrace_labels",
         "Labels, by what became of them.",
         ("outcome",),
-        _always("joined", "implicit", "early", "late", "duplicate", "conflicting", "unmatched", "given_up"),
+        _always(
+            "joined",
+            "implicit",
+            "early",
+            "late",
+            "duplicate",
+            "conflicting",
+            "unmatched",
+            "given_up",
+            "ahead",
+        ),
     ),
     CounterFamily(
         "predictions_dropped",

@@ -41,6 +41,8 @@ EVENTS_PER_KEY_MAX = 100_000
 """Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
 CANDIDATES_MAX = 16
 """Every candidate scores every event; more than this is a search, not a race."""
+AHEAD_DEFAULT_MS = 60_000
+"""Clocks that nobody keeps differ by seconds, and by hours where their zone is wrong."""
 SERVED_TIME = "event_time"
 """Stands beside served features."""
 RESERVED = ("served", "prior")
@@ -52,8 +54,9 @@ class Topic:
     """The events: their topic, their type, and which fields are id, time and key.
 
     `grace` is how far an event may lie behind the largest event time seen and still enter
-    windows; `max_ahead` how far it may lie ahead of its arrival before it is refused as the
-    product of a wrong clock.  `partitions` is used when the topics are created.
+    windows; `max_ahead` how far it, or a label, may lie ahead of its arrival before it is refused as
+    the product of a wrong clock: `grace` or one minute, whichever is longer, unless given.
+    `partitions` is used when the topics are created.
     """
 
     name: str
@@ -62,7 +65,7 @@ class Topic:
     id: str = "event_id"
     time: str = "event_time"
     grace: str | int = "1m"
-    max_ahead: str | int = "1h"
+    max_ahead: str | int | None = None
     partitions: int = 1
 
 
@@ -203,7 +206,9 @@ class Pipeline:
 
     @property
     def max_ahead_ms(self) -> int:
-        """Return `events.max_ahead` in milliseconds."""
+        """Return `events.max_ahead` in milliseconds; what it is where it is left out."""
+        if self.events.max_ahead is None:
+            return max(self.grace_ms, AHEAD_DEFAULT_MS)
         return duration_ms(self.events.max_ahead)
 
     @property

@@ -1,7 +1,8 @@
 """What one events partition refuses, and how it is told: counted, and kept as a dead letter with the reason.
 
-Lives here: the words of every refusal of a decoded record, the clock that runs ahead.  Never here: what
-cannot be decoded (`topics/codec.py`), rules (`checks.py`), when something is refused (`scorer.py`).
+Lives here: the words of every refusal of a decoded record.  Never here: what cannot be decoded
+(`topics/codec.py`), the clock that runs ahead (`intake.py`), rules (`checks.py`), when something is refused
+(`scorer.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from engine.outbox import Outbox
 from engine.pipeline import Pipeline
 from operators.join import EarlyLabel
+from topics.codec import Rejected
 from topics.messages import Record
 
 __all__ = ["Refusals"]
@@ -35,7 +37,6 @@ class Refusals:
         self._counts = counts
         self._labels_topic = pipeline.labels.topic or ""
         self._wait_ms = pipeline.labels.wait_ms
-        self._max_ahead_ms = pipeline.max_ahead_ms
 
     def refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
         """Send a record to the dead letters as it came."""
@@ -43,19 +44,11 @@ class Refusals:
         time_ms = max(self._newest(), 0)
         self._outbox.refuse(record, stage=stage, exception=exception, message=message, time_ms=time_ms)
 
-    def too_far_ahead(self, record: Record, event_time: int, now_ms: int) -> bool:
-        """Refuse the product of a wrong clock: it would expire all state.
-
-        arrived |------- max_ahead -------| answered up to here; beyond, a dead letter
-        """
-        arrived_ms = now_ms if record.timestamp_ms is None else min(record.timestamp_ms, now_ms)
-        ahead_ms = event_time - arrived_ms
-        if ahead_ms <= self._max_ahead_ms:
-            return False
-        limit_ms = self._max_ahead_ms
-        reason = f"event time {event_time} is {ahead_ms} ms ahead of its arrival, max_ahead is {limit_ms} ms"
-        self.refuse(record, "time", "ValueError", reason)
-        return True
+    def label(self, record: Record, rejected: Rejected) -> None:
+        """Refuse what is no label, or one of a time that nobody can know yet."""
+        if rejected.stage == "time":
+            self._counts["labels", "ahead"] += 1
+        self.refuse(record, rejected.stage, rejected.exception, rejected.message)
 
     def conflicting(self, record: Record, event_id: str) -> None:
         """Refuse an event whose id came before with other content."""

@@ -67,7 +67,9 @@ class Rekeying:
     ) -> None:
         self.partition = partition
         self.position = _Position()
-        self.intake = Intake(pipeline.event_decoder(), pipeline.label_decoder())
+        self.intake = Intake(
+            pipeline.event_decoder(), pipeline.label_decoder(), max_ahead_ms=pipeline.max_ahead_ms
+        )
         self._hopbox = Hopbox(writer, logged)
         self._gather = Gather(parts=stages.parts)
         self.enricher = Enricher(pipeline, stages, partition=partition, hopbox=self._hopbox)
@@ -119,7 +121,7 @@ class Rekeying:
             run = intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
             if run is None:
                 break
-            router.take(run, now_ms)
+            router.take(run)
             self._waiting.extend(run.events or run.labels)
             routed += len(run.events) + len(run.labels)
         if now_ms - self._kept_ms >= KEPT_EVERY_MS:

@@ -4,8 +4,8 @@ Lives here: the order in which a record is checked, held, entered into the own k
 sent on.  Never here: what happens at the other end (`enricher.py`), topics, clocks (the shell hands
 in the time).
 
-One event walks: too far ahead? -> watermark -> seen before? -> held until the watermark has passed
-it -> windows of the topic's own key -> one record for each stage, to the partition of the stage's key.
+One event walks: watermark -> seen before? -> held until the watermark has passed it -> windows of the
+topic's own key -> one record for each stage, to the partition of the stage's key.
 One label walks: meets its event's keys here, before any model, with the same rules as the scorer's
 join -> held -> own label windows -> a record for each stage that has label windows.
 
@@ -79,7 +79,6 @@ class Router:
         self._partitions = pipeline.events.partitions
         self._decode = pipeline.event_decoder().decode
         self._grace_ms = pipeline.grace_ms
-        self._max_ahead_ms = pipeline.max_ahead_ms
         self._join = Join(wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
         self._hold: Merge[Held] = Merge(1, Held, held_max=HELD_MAX)
         self._own = Features(stages.own, counts) if stages.own is not None else None
@@ -103,22 +102,22 @@ class Router:
 
     # -- records ----------------------------------------------------------------------------------
 
-    def take(self, run: Run, now_ms: int) -> None:
+    def take(self, run: Run) -> None:
         """Take one run of records in the one order of both topics; those taken before change nothing."""
         position = self.position
         for read in run.events:
             if read.record.offset >= position.events:
                 self._quiet_ms = None
-                self._event(read, now_ms)
+                self._event(read)
                 position.events = read.record.offset + 1
         for label in run.labels:
             if label.record.offset >= position.labels:
                 self._label(label)
                 position.labels = label.record.offset + 1
 
-    def _event(self, read: EventRead, now_ms: int) -> None:
+    def _event(self, read: EventRead) -> None:
         record, decoded = read.record, read.decoded
-        if isinstance(decoded, Rejected) or self._too_far_ahead(record, decoded.event_time, now_ms):
+        if isinstance(decoded, Rejected):
             return
         event_id, event_time, offset = decoded.event_id, decoded.event_time, record.offset
         if self._join.known(event_id) is not None:
@@ -149,11 +148,6 @@ class Router:
         if event_time + self._join.wait_ms >= watermark:
             self._open(decoded, offset)
         self._go(self._hold.progress(0, watermark - 1, idle=False))
-
-    def _too_far_ahead(self, record: Record, event_time: int, now_ms: int) -> bool:
-        if record.timestamp_ms is None:
-            return False
-        return event_time - min(record.timestamp_ms, now_ms) > self._max_ahead_ms
 
     def _open(self, decoded: Decoded, offset: int) -> None:
         """Remember the event until its horizon has passed; let its label meet it if it is here."""

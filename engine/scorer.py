@@ -3,10 +3,9 @@
 Lives here: the order in which a record meets watermark, windows, models, join and logs.
 Never here: clocks, sockets, files (the shell hands in the wall clock), what a model learns.
 
-One event walks: decoded (`intake`) -> too far ahead? -> watermark -> what expires -> seen
-before? -> features -> champion scores -> prediction -> [sent by the shell] -> shadows score
--> waits for its label.  One label walks: decoded -> joins its prediction -> enters label
-windows -> example.
+One event walks: decoded (`intake`) -> watermark -> what expires -> seen before? -> features ->
+champion scores -> prediction -> [sent by the shell] -> shadows score -> waits for its label.
+One label walks: decoded -> joins its prediction -> enters label windows -> example.
 
 A batch of n equals n batches of one: the shell may cut runs wherever it likes.
 """
@@ -82,7 +81,9 @@ class Scorer:
         self.counts: Counter[tuple[str, str]] = Counter()
         """What happened, by (metric, label): the shell exports it; no part of the state."""
         self._inside = pipeline.labels.field is not None
-        self.intake = Intake(pipeline.event_decoder(), pipeline.label_decoder())
+        self.intake = Intake(
+            pipeline.event_decoder(), pipeline.label_decoder(), max_ahead_ms=pipeline.max_ahead_ms
+        )
         self.features = Features(plan, self.counts)
         self.join = Join(self.counts, wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold)
@@ -123,9 +124,8 @@ class Scorer:
     ) -> list[Outgoing]:
         """Take one run; return what can leave at once: answers, dead letters, examples of labels.
 
-        `now_ms` is the shell's wall clock: it stamps predictions and bounds how far ahead an event may
-        lie; it never enters state.  `lookups` holds one mapping per event of the run.  Call `complete`
-        before the next step.
+        `now_ms` is the shell's wall clock: it stamps predictions and never enters state.  `lookups` holds
+        one mapping per event of the run.  Call `complete` before the next step.
         """
         self.settled.clear()
         self.label_delays_ms.clear()
@@ -160,7 +160,6 @@ class Scorer:
             self._checks.read(run)
         ready, join, position = Ready(), self.join, self.position
         known, ids, grace_ms = join.known, ready.ids, self._grace_ms
-        too_far_ahead = self._refusals.too_far_ahead
         early = join.early
         watched = early or join.implicit is not None
         for number, read in enumerate(run):
@@ -169,8 +168,6 @@ class Scorer:
                 self._refusals.refuse(record, decoded.stage, decoded.exception, decoded.message)
                 continue
             event_id, event_time, offset = decoded.event_id, decoded.event_time, record.offset
-            if record.timestamp_ms is not None and too_far_ahead(record, event_time, now_ms):
-                continue
             if event_id in ids or known(event_id) is not None:
                 self._answer(ready, now_ms)
                 self._expire(offset, ready, now_ms)
@@ -331,7 +328,7 @@ class Scorer:
     def _label(self, read: LabelRead) -> None:
         record, decoded = read.record, read.decoded
         if isinstance(decoded, Rejected):
-            self._refusals.refuse(record, decoded.stage, decoded.exception, decoded.message)
+            self._refusals.label(record, decoded)
             return
         outcome, joined = self.join.label(decoded, key=record.key, value=record.value)
         if joined is not None:

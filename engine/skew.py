@@ -153,7 +153,9 @@ class PartitionSkew:
             inside,
         )
         self.skew = Skew(pipeline.plan, scope, one_in=one_in)
-        self.intake = Intake(pipeline.event_decoder(), pipeline.label_decoder())
+        self.intake = Intake(
+            pipeline.event_decoder(), pipeline.label_decoder(), max_ahead_ms=pipeline.max_ahead_ms
+        )
         self.answered_to = 0
         """Next offset of the events that are answered."""
         self._partition = partition

@@ -241,9 +241,10 @@ class Worker:
 
     def _offer(self, batches: dict[Partition, list[Record]]) -> None:
         """Hand what was polled to the scorers; hold a topic back while its queue is full."""
+        now_ms = _now_ms()
         for (topic, number), records in batches.items():
             if (owned := self._owned.get(number)) is not None:
-                self._inputs.offer(owned, topic, records)
+                self._inputs.offer(owned, topic, records, now_ms)
         for number, owned in self._owned.items():
             self._inputs.hold(number, owned, self._source)
 

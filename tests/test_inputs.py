@@ -32,13 +32,23 @@ def test_every_topic_is_assigned_together_or_not_at_all() -> None:
         reads.numbers(everything - {("rides.rekeyed", 1)})
 
 
+NOW_MS = 7
+
+
 class Queue:
     """An intake that only counts."""
 
     def __init__(self) -> None:
         self.events: list[Record] = []
         self.labels: list[Record] = []
-        self.offer_events, self.offer_labels = self.events.extend, self.labels.extend
+
+    def offer_events(self, records: list[Record], now_ms: int) -> None:
+        assert now_ms == NOW_MS
+        self.events += records
+
+    def offer_labels(self, records: list[Record], now_ms: int) -> None:
+        assert now_ms == NOW_MS
+        self.labels += records
 
     events_buffered = property(lambda self: len(self.events))
     labels_buffered = property(lambda self: len(self.labels))
@@ -59,7 +69,7 @@ def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
     )
     record = Record("", 0, 0, None, None, b"")
     for count, topic in enumerate(reads.topics, 1):
-        reads.offer(owned, topic, count * [record])
+        reads.offer(owned, topic, count * [record], NOW_MS)
     assert [len(part) for part in (queue.events, queue.labels, hops, values)] == [1, 2, 3, 4]
     for _ in range(2):
         reads.hold(0, owned, source)

@@ -18,9 +18,9 @@ class Event(msgspec.Struct):
     key: str
 
 
-def intake() -> Intake:
+def intake(**settings: int) -> Intake:
     events = EventDecoder(Event, event_id="event_id", event_time="event_time", key="key")
-    return Intake(events, LabelDecoder("binary"))
+    return Intake(events, LabelDecoder("binary"), **settings)
 
 
 def event(offset: int, time: int) -> Record:
@@ -64,6 +64,18 @@ def test_what_cannot_be_decoded_goes_at_once_in_its_place() -> None:
     made.offer_events([event(0, 50), replace(event(1, 10), value=b"{")])
     made.offer_labels([replace(label(0, 30), value=b"{"), label(1, 40)])
     assert order(made) == [("l", -1), ("l", 40), ("e", 50), ("e", -1)]
+
+
+def test_a_time_far_ahead_goes_at_once_and_holds_nothing_back() -> None:
+    """A label of the year 9999 would be older than no event: all labels behind it would wait for it."""
+    made = intake(max_ahead_ms=100)
+    made.offer_events(
+        [replace(event(n, time), timestamp_ms=10) for n, time in enumerate((20, 99_999, 30))], 10
+    )
+    made.offer_labels(
+        [replace(label(n, time), timestamp_ms=10) for n, time in enumerate((99_999, 25, 110))], 10
+    )
+    assert order(made) == [("l", -1), ("e", 20), ("e", -1), ("l", 25), ("e", 30), ("l", 110)]
 
 
 def test_runs_are_bounded() -> None:

@@ -29,7 +29,9 @@ class Source:
         assert pipeline.stages is not None
         self.gather = Gather(parts=pipeline.stages.parts)
         self.hopbox = Hopbox(Writer(1, 5), LoggedHops())
-        self.intake = Intake(pipeline.event_decoder(), pipeline.label_decoder())
+        self.intake = Intake(
+            pipeline.event_decoder(), pipeline.label_decoder(), max_ahead_ms=pipeline.max_ahead_ms
+        )
         self.router = Router(pipeline, pipeline.stages, partition=1, hopbox=self.hopbox, gather=self.gather)
         self.offset = 0
 
@@ -37,12 +39,12 @@ class Source:
         ride = Ride(name, START + time, "d1", "a", 1, 2.0)
         given = {"timestamp_ms": None} | record
         self.intake.offer_events(
-            [Record("e", 1, self.offset, key=b"d1", value=msgspec.json.encode(ride), **given)]
+            [Record("e", 1, self.offset, key=b"d1", value=msgspec.json.encode(ride), **given)], START
         )
         self.offset += 1
         run = self.intake.next_run(events_unread=False, labels_unread=False)
         assert run is not None
-        self.router.take(run, START)
+        self.router.take(run)
         return self.sent()
 
     def turn(self, now_ms: int, *, quiet: bool) -> list[Hop]:
@@ -90,7 +92,7 @@ def test_repeats_bad_records_and_wrong_clocks_stay_at_home() -> None:
     source.intake.offer_events([Record("e", 1, source.offset, None, None, b"{}")])
     run = source.intake.next_run(events_unread=False, labels_unread=False)
     assert run is not None
-    source.router.take(run, START)
+    source.router.take(run)
     assert len(source.gather) == 1
     assert [source.gather.complete(offset) for offset in range(4)] == [False, True, True, True]
 

@@ -48,6 +48,8 @@ class Case(NamedTuple):
     value: bytes | None
     stage: str
     says: str
+    after: int = 0
+    """When it arrives, ms after START."""
 
 
 def reading(event_id: str, **changes: Any) -> bytes:
@@ -94,7 +96,9 @@ BAD_LABELS = [
     Case(truth("x" * 300), "label", "1 to 256"),
     Case(truth("good-0"), "join", "duplicate"),
     Case(truth("good-0", label=False), "join", "conflicting"),
-    Case(truth("good-1", label_time=START + 2 * HOUR_MS), "join", "late"),
+    Case(truth("good-1", label_time=START + 2 * HOUR_MS), "join", "late", 2 * HOUR_MS),
+    Case(truth("good-1", label_time=START + 3 * HOUR_MS), "time", "max_ahead"),
+    Case(truth("good-1", label_time=YEAR_9999), "time", "max_ahead"),
 ]
 UNKNOWN = truth("nobody")
 """Refused only when its wait for an event is over: the last event of the stream ends it."""
@@ -119,8 +123,8 @@ async def bad_input(kafka: KafkaSettings, folder: Path) -> None:
             for event_id in good
         ]
         + [Message(labels, START, b"s", truth("good-0")), Message(labels, START, b"s", UNKNOWN)],
-        [Message(events, START + number, b"k%d" % number, c.value) for number, c in enumerate(BAD_EVENTS)],
-        [Message(labels, START + number, b"l%d" % number, c.value) for number, c in enumerate(BAD_LABELS)],
+        [Message(events, START + n + c.after, b"k%d" % n, c.value) for n, c in enumerate(BAD_EVENTS)],
+        [Message(labels, START + n + c.after, b"l%d" % n, c.value) for n, c in enumerate(BAD_LABELS)],
         # An exact repeat is answered again; the labels and the event after all of that count as ever.
         [Message(events, START, b"s", reading("good-0"))],
         [Message(labels, START, b"s", truth(event_id)) for event_id in good[1:]],
@@ -156,6 +160,7 @@ async def bad_input(kafka: KafkaSettings, folder: Path) -> None:
     assert metrics["headrace_labels_total{joined}"] == GOOD
     for outcome in ("late", "duplicate", "conflicting", "unmatched"):
         assert metrics[f"headrace_labels_total{{{outcome}}}"] == 1, outcome
+    assert metrics["headrace_labels_total{ahead}"] == 2
     answers = [json.loads(r.value) for r in await read_topic(kafka, catalog["predictions"])]
     ids = [a["event_id"] for a in answers if "event_id" in a]
     assert sorted(ids) == sorted([*good, "good-0", "good-0", "last"])

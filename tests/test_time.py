@@ -7,10 +7,13 @@ A dot is nothing.  All times are milliseconds; `-` stands where a value is missi
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from river import linear_model
 
 from engine import Labels, Pipeline, Topic
@@ -55,19 +58,19 @@ def event(offset: int, time: int, *, arrived: int | None = None, event_id: str =
     return Record("time.events", 0, offset, arrived, b"c", json.dumps(value).encode())
 
 
-def label(offset: int, event_id: str, time: int) -> Record:
+def label(offset: int, event_id: str, time: int, *, arrived: int | None = None) -> Record:
     value = {"event_id": event_id, "label": True, "label_time": time}
-    return Record("time.labels", 0, offset, None, b"c", json.dumps(value).encode())
+    return Record("time.labels", 0, offset, arrived, b"c", json.dumps(value).encode())
 
 
-def scorer() -> Scorer:
-    return LocalRun(PIPELINE).scorer
+def scorer(pipeline: Pipeline = PIPELINE) -> Scorer:
+    return LocalRun(pipeline).scorer
 
 
 def step(to: Scorer, record: Record, now_ms: int = FAR_MS) -> list[Outgoing]:
     """Let one record arrive; return what leaves."""
     offer = to.intake.offer_events if record.topic == "time.events" else to.intake.offer_labels
-    offer([record])
+    offer([record], now_ms)
     run = to.intake.next_run(events_unread=False, labels_unread=False)
     assert run is not None
     return to.step(run, now_ms) + to.complete()
@@ -151,6 +154,67 @@ def test_an_event_far_ahead_of_its_arrival_is_refused() -> None:
         ], offset
         assert to.watermark == int(rows["watermark"][offset])
     assert to.counts["dead_letters", "time"] == 2
+
+
+def test_a_label_far_ahead_of_its_arrival_is_refused_and_joins_nothing() -> None:
+    """By the rule of events; what is in time still joins, though it came behind."""
+    to = scorer()
+    step(to, event(0, 100))
+    ahead = label(0, "e0", 100 + MAX_AHEAD_MS + 1, arrived=100)
+    (dead,) = step(to, ahead, 100)
+    said = dict(dead.headers)
+    assert (dead.target, said["headrace.errors.stage"]) == ("dead-letters", b"time")
+    assert b"3001 ms ahead of its arrival" in said["__streams.errors.message"]
+    assert b"max_ahead is 3000 ms" in said["__streams.errors.message"]
+    step(to, label(1, "e0", 100 + WAIT_MS, arrived=100), 100)
+    assert {what[1]: count for what, count in to.counts.items() if what[0] == "labels"} == {
+        "ahead": 1,
+        "joined": 1,
+    }
+
+
+MINUTE_MS = 60_000
+NOW_MS = 1_700_000_000_000
+
+
+def with_defaults(**changed: Any) -> Pipeline:
+    """Return the pipeline with `max_ahead` left out."""
+    return replace(PIPELINE, events=Topic("time.events", Payment, key="card", **changed))
+
+
+@pytest.mark.parametrize(
+    ("given", "max_ahead_ms"),
+    [({}, MINUTE_MS), ({"grace": "5s"}, MINUTE_MS), ({"grace": "10m"}, 10 * MINUTE_MS)],
+)
+def test_max_ahead_is_the_grace_or_a_minute(given: dict[str, Any], max_ahead_ms: int) -> None:
+    assert with_defaults(**given).max_ahead_ms == max_ahead_ms
+    assert with_defaults(**given, max_ahead="1h").max_ahead_ms == 60 * MINUTE_MS
+
+
+def test_one_clock_fifty_minutes_fast_makes_no_event_late() -> None:
+    to = scorer(with_defaults())
+    (dead,) = step(to, event(0, NOW_MS + 50 * MINUTE_MS, arrived=NOW_MS), NOW_MS)
+    assert dead.target == "dead-letters"
+    for number in range(1, 1_001):
+        now_ms = NOW_MS + number
+        step(to, event(number, now_ms, arrived=now_ms), now_ms)
+    assert (to.counts["events", "accepted"], to.counts["events", "late"]) == (1_000, 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40_000), st.integers(-200_000, 200_000) | st.none()), max_size=30),
+    st.sampled_from(["1m", "90s", "5m"]),
+)
+def test_no_clock_that_is_wrong_makes_an_event_late_whose_clock_is_right(
+    arrivals: list[tuple[int, int | None]], grace: str
+) -> None:
+    """Each arrival is the time since the one before, and how wrong its clock is; None: right."""
+    to, now_ms = scorer(with_defaults(grace=grace)), NOW_MS
+    for offset, (later_ms, wrong_ms) in enumerate(arrivals):
+        now_ms += later_ms
+        out = step(to, event(offset, now_ms + (wrong_ms or 0), arrived=now_ms), now_ms)
+        if wrong_ms is None:
+            assert not answered(out).late
 
 
 def test_each_partition_has_a_watermark_of_its_own() -> None:
