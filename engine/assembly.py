@@ -1,6 +1,6 @@
 """Parts put together: a learner from a definition, and the key that signs what it stores.
 
-Lives here: the probe of fresh models and the choice of their guards.  Never here: what a
+Lives here: the trial of fresh models and the choice of their guards.  Never here: what a
 learner or a guard does.
 """
 
@@ -16,8 +16,8 @@ from engine.pipeline import Pipeline
 from engine.settings import Settings
 from operators.artefacts import model_codec
 from operators.evaluation import default_metrics
-from operators.kinds import feature_kinds
-from operators.probe import guarded, probe, samples_for
+from operators.probe import ProbeReport, guarded, probe, samples_for
+from operators.smoke import check_model
 from topics.errors import SettingsError
 
 __all__ = ["build_learner", "signing_key"]
@@ -28,7 +28,8 @@ KEY_BYTES = 32
 def build_learner(pipeline: Pipeline, *, key: bytes | None = None, warmup_offset: int = 0) -> Learner:
     """Return a learner with fresh models, each probed for what scoring does to it.
 
-    `key` signs what `snapshot` stores; None takes a new one, for state that outlives nothing.
+    `key` signs what `snapshot` stores; None takes a new one, for state that outlives nothing.  Raises
+    DefinitionError for a model that cannot do its work.
     """
     models = guarded_models(pipeline)
     stored = (
@@ -54,15 +55,29 @@ def build_learner(pipeline: Pipeline, *, key: bytes | None = None, warmup_offset
 
 
 def guarded_models(pipeline: Pipeline) -> dict[str, Any]:
-    """Return fresh clones of the models, behind a guard where scoring would change them."""
-    samples = samples_for(feature_kinds(pipeline.plan, pipeline.events.type))
-    # Others than those that serve are tried: looking into an object's `__dict__`, as the probe's digests do,
+    """Return fresh clones of the models, behind a guard where scoring would change them.
+
+    Raises DefinitionError for a model that cannot score and learn the pipeline's own rows.
+    """
+    reports = probe_models(pipeline)
+    # Others than those that serve were tried: looking into an object's `__dict__`, as the probe's digests do,
     # makes its attributes slower for good (CPython 3.11: a tenth of a small model's time).
-    tried = pipeline.fresh_models()
-    return {
-        name: guarded(model, probe(tried[name], samples, pipeline.task))
-        for name, model in pipeline.fresh_models().items()
-    }
+    return {name: guarded(model, reports[name]) for name, model in pipeline.fresh_models().items()}
+
+
+def probe_models(pipeline: Pipeline) -> dict[str, ProbeReport]:
+    """Return what scoring does to each model, tried on made-up rows of the pipeline's features.
+
+    Raises DefinitionError for a model that cannot score and learn them.
+    """
+    kinds, optional, task = pipeline.feature_kinds(), pipeline.optional_features(), pipeline.task
+    samples = samples_for(kinds)
+    reports: dict[str, ProbeReport] = {}
+    for name, model in pipeline.fresh_models().items():
+        report = reports[name] = probe(model, samples, task)
+        tried = model if report.error else guarded(model, report)
+        check_model(name, tried, kinds, optional, task)
+    return reports
 
 
 def signing_key(settings: Settings) -> bytes:

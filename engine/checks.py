@@ -16,7 +16,6 @@ from engine.intake import EventRead
 from engine.outbox import Outbox
 from engine.pipeline import Pipeline
 from operators.contract import Operator
-from operators.kinds import feature_kinds
 from operators.novelty import Novelty, Told
 from operators.rules import Rule
 from operators.validation import FeatureRules
@@ -36,7 +35,7 @@ class Checks:
         self._features = features
         self._rules: FeatureRules | None = None
         if features:
-            self._rules = FeatureRules(features, feature_kinds(pipeline.plan, pipeline.events.type))
+            self._rules = FeatureRules(features, pipeline.feature_kinds())
         alerts = pipeline.alerts
         self.novelty = None if alerts is None else Novelty(alerts, pipeline.events.type)
         self.parts: dict[str, Operator] = {} if self.novelty is None else {"novelty": self.novelty}

@@ -66,10 +66,12 @@ def command(
 
 @app.command()
 def check(file: PipelineFile, json: Json = False) -> None:
-    """Validate a pipeline; list its features, windows and state size."""
+    """Validate a pipeline and try its models; list its features, windows and state size."""
+    from engine.assembly import probe_models  # noqa: PLC0415
     from engine.report import describe, print_description  # noqa: PLC0415
 
-    described = describe(load_pipeline(file))
+    pipeline = load_pipeline(file)
+    described = describe(pipeline, probe_models(pipeline))
     if json:
         print_json(described)
     else:

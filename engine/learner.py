@@ -116,7 +116,7 @@ class Learner:
             self.evaluation,
             self.watch,
             self.evidence,
-            loss_of(task, promotion.loss),
+            loss_of(task, promotion.loss, threshold),
             threshold,
         )
         self.reader = Reader()

@@ -13,17 +13,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import msgspec
-from river import base, metrics
+from river import metrics
 
-from engine.definition import model_text, unseeded
+from engine.candidates import check_detectors, check_kinds, checked_models, task_of
+from engine.definition import model_text
 from operators.carryover import Layout, features_filling, layout_of_plan
 from operators.drift import Drift
 from operators.evidence import Promotion
 from operators.expressions import Expression
 from operators.featurebook import CatalogueEntry, Settings, event_fields, feature_book, features_version
+from operators.kinds import feature_kinds, optional_features
 from operators.plan import FeaturePlan, compile_features
 from operators.ruleplan import RulePlan, compile_rules
 from operators.rules import Alerts, Rule
@@ -39,14 +41,10 @@ __all__ = ["Labels", "Pipeline", "Topic"]
 
 EVENTS_PER_KEY_MAX = 100_000
 """Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
-CANDIDATES_MAX = 16
-"""Every candidate scores every event; more than this is a search, not a race."""
 AHEAD_DEFAULT_MS = 60_000
 """Clocks that nobody keeps differ by seconds, and by hours where their zone is wrong."""
 SERVED_TIME = "event_time"
 """Stands beside served features."""
-RESERVED = ("served", "prior")
-"""Names that metrics and predictions use for what is no candidate."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +150,14 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         """Check every part and compile the features."""
-        models = _checked_models(self.models)
+        models = checked_models(self.models)
         champion = self.champion if self.champion is not None else next(iter(models))
         if champion not in models:
             raise DefinitionError(
                 f"champion `{champion}` is no model", hint=f"name one of: {', '.join(models)}"
             )
-        task = self.task if str(self.task) else _task_of(models, self.events.type, self.labels)
+        task = self.task if str(self.task) else task_of(models, self.events.type, self.labels.field)
+        check_kinds(models, task)
         plan = compile_features(
             self.features,
             self.events.type,
@@ -195,6 +194,7 @@ class Pipeline:
             ("catalog", catalog),
         ):
             object.__setattr__(self, name, value)
+        check_detectors(self.drift, feature_kinds(plan, self.events.type), task)
         self._check_label()
         self._check_served()
         self.event_decoder()
@@ -299,6 +299,16 @@ class Pipeline:
         """Return the features whose windows are not whole where those of a checkpoint go on."""
         return features_filling(self.scorer_plan, event_fields(self.events.type), before)
 
+    def feature_kinds(self) -> dict[str, type]:
+        """Return bool, int, float or str for every feature, by name."""
+        return feature_kinds(self.plan, self.events.type)
+
+    def optional_features(self) -> frozenset[str]:
+        """Return the features that some event may lack, by its type, by empty windows, or by a rule."""
+        rules = [rule.target for rule in self.rule_plan.features if rule.action == "null"]
+        nulled = {target.name for target in rules if target is not None}
+        return optional_features(self.plan, self.events.type) | nulled
+
     def _fixed_fields(self) -> dict[str, str]:
         """Return the fields whose values no rule may change, and what they are."""
         events, label = self.events, self.labels.field
@@ -322,65 +332,6 @@ class Pipeline:
                 f"a served feature cannot be called `{SERVED_TIME}`: it says as of when the others are",
                 hint="rename the feature, or leave serve_features out",
             )
-
-
-def _checked_models(models: Mapping[str, Any]) -> dict[str, Any]:
-    if not models:
-        raise DefinitionError("a pipeline without models", hint='give models={"name": a River model}')
-    if len(models) > CANDIDATES_MAX:
-        raise DefinitionError(
-            f"{len(models)} models are more than {CANDIDATES_MAX}", hint="race fewer candidates at once"
-        )
-    for name, model in models.items():
-        if name in RESERVED:
-            raise DefinitionError(
-                f"no model can be called `{name}`: it means what was served by any of them",
-                hint="rename the model",
-            )
-        if not isinstance(model, base.Estimator):
-            raise DefinitionError(
-                f"model `{name}` is a {type(model).__name__}, not a River estimator",
-                hint="pass an object such as river.linear_model.LogisticRegression()",
-            )
-        if places := list(unseeded(model)):
-            raise DefinitionError(
-                f"model `{name}` is random without a seed ({', '.join(places)})",
-                hint="pass seed=42 or any other: the same log must give the same models again",
-            )
-    return {name: model.clone() for name, model in models.items()}
-
-
-def _task_of(models: Mapping[str, Any], event_type: type[msgspec.Struct], labels: Labels) -> Task:
-    """Return the task that River's base classes name.
-
-    Many River classifiers take two classes or more, so the base class does not always decide: then a
-    text label inside the event means multiclass, anything else binary.
-    """
-    lasts = {name: _last_step(model) for name, model in models.items()}
-    for name, last in lasts.items():
-        if not isinstance(last, base.Regressor | base.Classifier):
-            raise DefinitionError(
-                f"model `{name}` is neither a classifier nor a regressor",
-                hint="end the pipeline with a River classifier or regressor",
-            )
-    regressors = [name for name, last in lasts.items() if isinstance(last, base.Regressor)]
-    if regressors:
-        if len(regressors) < len(models):
-            raise DefinitionError(
-                f"regressors ({', '.join(regressors)}) and classifiers cannot race",
-                hint="keep them in two pipelines",
-            )
-        return "regression"
-    if not all(model._multiclass for model in models.values()):
-        return "binary"
-    texts = labels.field is not None and get_type_hints(event_type).get(labels.field) is str
-    return "multiclass" if texts else "binary"
-
-
-def _last_step(model: Any) -> Any:
-    while hasattr(model, "steps"):
-        model = list(model.steps.values())[-1]
-    return model
 
 
 def _short(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from engine.pipeline import Pipeline
+    from operators.probe import ProbeReport
     from topics.catalog import TopicPlan
 from topics.durations import duration_text
 
@@ -28,8 +29,11 @@ _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False)
 
 
-def describe(pipeline: Pipeline) -> dict[str, Any]:
-    """Return what `headrace check` says: every feature with source and window, models, topics, state."""
+def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str, Any]:
+    """Return what `headrace check` says: every feature with source and window, models, topics, state.
+
+    `probed` tells of each model what scoring does to it.
+    """
     plan = pipeline.plan
     return {
         "name": pipeline.name,
@@ -39,6 +43,7 @@ def describe(pipeline: Pipeline) -> dict[str, Any]:
         "wait_ms": pipeline.labels.wait_ms,
         "champion": pipeline.champion,
         "models": {name: type(model).__name__ for name, model in pipeline.models.items()},
+        "scoring": {name: str(report) for name, report in probed.items() if report.guards},
         "rules": [
             {"rule": rule.name, "must_hold": rule.demand, "action": rule.action} for rule in pipeline.rules
         ],
@@ -81,6 +86,8 @@ def print_description(described: dict[str, Any]) -> None:
     )
     models = ", ".join(f"{name} ({kind})" for name, kind in described["models"].items())
     _out.print(f"models: {models}")
+    for name, told in described["scoring"].items():
+        _out.print(f"  {name}: {told}")
     if described["rules"]:
         _print_rules(described["rules"])
     if described["alerts"]:

@@ -23,11 +23,12 @@ from operators.contract import StateDelta, StateEntries
 from topics.errors import DefinitionError
 from topics.messages import Example, FeatureValue, LabelValue
 
-__all__ = ["Detection", "Drift", "DriftWatch"]
+__all__ = ["FEATURE", "Detection", "Drift", "DriftWatch"]
 
 RECENT_MAX = 128
 """Values that count as recent: as many as River's detectors take to see a doubled error rate."""
 FEATURE = "feature:"
+"""Stands before a feature's name in `Drift.on`."""
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
-"""Which Python type each feature has: what a made-up event needs to look like a real one.
+"""Which Python type each feature has, and which may be missing: what a made-up event needs to look real.
 
-Lives here: the type of an expression's value.  Never here: whether it may be used so
-(`plan.py` refuses), values.
+Lives here: the type of an expression's value, and whether there always is one.  Never here: whether it may
+be used so (`plan.py` refuses), values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import get_type_hints
 
 import msgspec
 from msgspec import inspect
 
 from operators.algebra import Bucket, Clip, Hashed, Math
+from operators.conditions import Comparison
 from operators.expressions import (
     Aggregate,
     Default,
@@ -20,11 +22,15 @@ from operators.expressions import (
     Lookup,
     TimePart,
 )
+from operators.nodes import LabelSource, inputs, parts
 from operators.plan import FeaturePlan
 from operators.spans import Decay
 from operators.transforms import Apply, Coalesce, Cross, Indicator
 
-__all__ = ["feature_kinds"]
+__all__ = ["feature_kinds", "optional_features"]
+
+NEVER_EMPTY = ("count", "sum", "rate", "distinct")
+"""Aggregates that have a value of an empty window."""
 
 
 def feature_kinds(plan: FeaturePlan, event_type: type[msgspec.Struct]) -> dict[str, type]:
@@ -63,8 +69,8 @@ def _kind(expression: Expression, hints: dict[str, object]) -> type:
             return float if any(isinstance(bound, float) for bound in bounds) else int
         case Apply():
             return expression.returns
-        case Coalesce(inputs):
-            kinds = {_kind(one, hints) for one in inputs}
+        case Coalesce(values):
+            kinds = {_kind(one, hints) for one in values}
             return kinds.pop() if len(kinds) == 1 else float
         case Aggregate(
             kind=("first" | "last" | "mode" | "arg_max" | "arg_min"), of=(str() | Expression()) as of
@@ -74,6 +80,79 @@ def _kind(expression: Expression, hints: dict[str, object]) -> type:
             return type(fallback)
         case _:
             return float
+
+
+def optional_features(plan: FeaturePlan, event_type: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the features that some event may lack: windows may be empty, look-ups and fields without value.
+
+    What only some numbers lack (a division by zero, the logarithm of one below it) is not counted.
+
+    >>> from operators.expressions import by, field, label
+    >>> from operators.plan import compile_features
+    >>> class Payment(msgspec.Struct):
+    ...     card: str
+    ...     amount: float
+    ...     shop: str | None = None
+    >>> card = by("card")
+    >>> features = {
+    ...     "shop": field("shop"),
+    ...     "mean": card.mean("amount", "1h"),
+    ...     "before": card.mean("amount", "1h", include_current=False),
+    ...     "frauds": card.mean(label, "1d"),
+    ...     "filled": card.mean(label, "1d").default(0.0),
+    ... }
+    >>> plan = compile_features(features, Payment, grace_ms=0, max_events_per_key=9, task="binary")
+    >>> sorted(optional_features(plan, Payment))
+    ['before', 'frauds', 'shop']
+    """
+    hints = get_type_hints(event_type)
+    return frozenset(name for name, expression in plan.features if _may_be_missing(expression, hints))
+
+
+def _may_be_missing(expression: Expression, hints: dict[str, object]) -> bool:
+    match expression:
+        case Field(name):
+            return _allows_none(inspect.type_info(hints[name]))
+        case Default():
+            return False
+        case Lookup(fallback=fallback):
+            return fallback is None
+        case Coalesce(values):
+            return all(_may_be_missing(one, hints) for one in values)
+        case Aggregate():
+            return _may_be_empty(expression, hints)
+        case Indicator(condition):
+            compared = [part for part in parts(condition) if isinstance(part, Comparison)]
+            return any(_any_missing((one.left, one.right), hints) for one in compared)
+        case _:
+            return _any_missing(inputs(expression), hints)
+
+
+def _may_be_empty(aggregate: Aggregate, hints: dict[str, object]) -> bool:
+    """Return whether a window may hold no value: the event itself is in it, unless something keeps it out."""
+    if aggregate.kind in NEVER_EMPTY:
+        return False
+    if aggregate.kind == "since_last" or (aggregate.kind == "mode" and aggregate.argument is not None):
+        return True
+    kept_out = aggregate.where is not None or aggregate.shift_ms > 0 or not aggregate.include_current
+    if kept_out or isinstance(aggregate.of, LabelSource):
+        return True
+    read = [Field(of) if isinstance(of, str) else of for of in (aggregate.of, aggregate.argument)]
+    return _any_missing(read, hints)
+
+
+def _any_missing(values: Iterable[object], hints: dict[str, object]) -> bool:
+    return any(isinstance(one, Expression) and _may_be_missing(one, hints) for one in values)
+
+
+def _allows_none(kind: inspect.Type) -> bool:
+    match kind:
+        case inspect.Metadata():
+            return _allows_none(kind.type)
+        case inspect.UnionType():
+            return any(isinstance(part, inspect.NoneType) for part in kind.types)
+        case _:
+            return False
 
 
 def _declared(hint: object) -> type:

@@ -53,10 +53,15 @@ def _log(label: LabelValue, score: Score) -> float | None:
     return -math.log(min(max(truth, PROBABILITY_MIN), 1.0)) / _LOG_WORST
 
 
-def _zero_one(label: LabelValue, score: Score) -> float | None:
-    if score is None:
-        return None
-    return 0.0 if (cast("float", score) > 0.5) == bool(label) else 1.0
+def _zero_one_at(threshold: float) -> Loss:
+    """Return the loss of a binary answer, which is True above `threshold`."""
+
+    def zero_one(label: LabelValue, score: Score) -> float | None:
+        if score is None:
+            return None
+        return 0.0 if (cast("float", score) > threshold) == bool(label) else 1.0
+
+    return zero_one
 
 
 def multiclass_brier(label: LabelValue, score: Score) -> float | None:
@@ -134,20 +139,25 @@ class ScaledError:
 _CLASSIFICATION: dict[tuple[Task, LossName], Loss] = {
     ("binary", "brier"): brier,
     ("binary", "log"): _log,
-    ("binary", "zero_one"): _zero_one,
     ("multiclass", "brier"): multiclass_brier,
     ("multiclass", "log"): _multiclass_log,
     ("multiclass", "zero_one"): _multiclass_zero_one,
 }
 
 
-def loss_of(task: Task, name: LossName = "brier") -> Loss:
+def loss_of(task: Task, name: LossName = "brier", threshold: float = 0.5) -> Loss:
     """Return the loss of a classification task by name, or a fresh `ScaledError` for regression.
 
-    Raises DefinitionError for a name that is none.
+    `threshold` is where a binary score becomes the label True.  Raises DefinitionError for a name that is
+    none.
+
+    >>> loss_of("binary", "zero_one", threshold=0.2)(True, 0.3)
+    0.0
     """
     if task == "regression":
         return ScaledError()
+    if (task, name) == ("binary", "zero_one"):
+        return _zero_one_at(threshold)
     if (task, name) not in _CLASSIFICATION:
         raise DefinitionError(f"there is no loss `{name}`", hint="use one of: brier, log, zero_one")
     return _CLASSIFICATION[task, name]

@@ -43,6 +43,7 @@ __all__ = [
     "Lookup",
     "Negative",
     "TimePart",
+    "inputs",
     "nodes",
     "parts",
     "windows_of",
@@ -261,11 +262,15 @@ def _column_name(of: object) -> str | None:
 def parts(of: Any) -> Iterator[Any]:
     """Return an expression or a condition, and all it is made of: expressions, conditions, spans."""
     yield of
+    for one in inputs(of):
+        yield from parts(one)
+
+
+def inputs(of: Any) -> Iterator[Any]:
+    """Return what an expression or a condition is made of at first hand."""
     for entry in fields(of):
         part = getattr(of, entry.name)
-        for one in part if isinstance(part, tuple) else (part,):
-            if is_dataclass(one):
-                yield from parts(one)
+        yield from (one for one in (part if isinstance(part, tuple) else (part,)) if is_dataclass(one))
 
 
 def nodes(of: Any) -> Iterator[Expression]:

@@ -26,7 +26,16 @@ from operators.digest import digest
 from operators.guard import Copied, FirstLesson, KnownNames, KnownValues
 from topics.messages import Features, FeatureValue, LabelValue, Task
 
-__all__ = ["ProbeReport", "guarded", "probe", "samples_for"]
+__all__ = [
+    "LESSONS",
+    "SAMPLES",
+    "ProbeReport",
+    "guarded",
+    "label_for",
+    "probe",
+    "samples_for",
+    "with_new_texts",
+]
 
 SAMPLES = 24
 """Events made up for a probe: enough that every number and text varies."""
@@ -151,7 +160,8 @@ def _made_up(kind: type, index: int, place: int) -> FeatureValue:
     return cluster + turn if kind is int else cluster + (index * 3 + place) % 8 / 8
 
 
-def _label(index: int, task: Task) -> LabelValue:
+def label_for(index: int, task: Task) -> LabelValue:
+    """Return a label of `task` for the made-up event of this number."""
     if task == "binary":
         return index % 2 == 1
     return f"class {index % 3}" if task == "multiclass" else index % 2 + index % 5 / 10
@@ -186,7 +196,7 @@ def _trial(model: Any, samples: Sequence[Features], task: Task) -> _Trial:
     failed = ""
     for index in range(LESSONS):
         try:
-            model.learn_one(dict(samples[index % len(samples)]), _label(index, task))
+            model.learn_one(dict(samples[index % len(samples)]), label_for(index, task))
         except Exception as error:  # noqa: BLE001 a user's model may raise anything
             return _Trial(tuple(changes), frozenset(raised), _text(error))
         if index < FIRST_LESSONS:
@@ -196,7 +206,7 @@ def _trial(model: Any, samples: Sequence[Features], task: Task) -> _Trial:
     ask("after lessons", [{}, *({name: x[name]} for x in samples[:2] for name in x)])
     if any(isinstance(value, str) for value in samples[0].values()):
         ask("at a new name", [{**samples[0], _NEW: _NEW}])
-        ask("at a new text", [_with_new_texts(x) for x in samples[:3]])
+        ask("at a new text", [with_new_texts(x) for x in samples[:3]])
     return _Trial(tuple(changes), frozenset(raised), failed)
 
 
@@ -215,7 +225,8 @@ def _ask(model: Any, events: Sequence[Features], task: Task) -> str:
     return first
 
 
-def _with_new_texts(x: Features) -> Features:
+def with_new_texts(x: Features) -> Features:
+    """Return an event with texts that no other made-up event has."""
     return {name: _NEW if isinstance(value, str) else value for name, value in x.items()}
 
 

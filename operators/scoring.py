@@ -202,7 +202,7 @@ class Scoring:
 
 def reason_of(error: Exception) -> str:
     """Return an exception as the reason of a quarantine: one line, cut."""
-    return f"{type(error).__name__}: {error}"[:REASON_CHARS_MAX]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARS_MAX]
 
 
 def score_function(task: Task, predictor: Any) -> ScoreOf:

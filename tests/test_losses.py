@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.losses import DEVIATIONS_MAX, ScaledError, brier, loss_of, multiclass_brier
+from operators.scoring import label_of
 from topics.errors import DefinitionError
 
 NAMES = ("brier", "log", "zero_one")
@@ -80,3 +81,10 @@ def test_scaled_error_restores_to_the_bit():
 def test_unknown_loss_is_refused():
     with pytest.raises(DefinitionError, match="no loss `gini`"):
         loss_of("binary", "gini")
+
+
+@given(st.floats(0.05, 0.95), chances, st.booleans())
+def test_zero_one_is_wrong_where_the_answer_is(threshold, p, label):
+    loss = loss_of("binary", "zero_one", threshold)
+    assert loss(label, p) == float(label_of("binary", p, threshold) != label)
+    assert loss(label, None) is None

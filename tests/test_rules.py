@@ -135,7 +135,7 @@ def test_categories_are_fields_of_text(name: str, says: str) -> None:
 def test_check_lists_rules_in_their_order_and_a_changed_one_changes_the_definition() -> None:
     rules = [rule(field("amount"), between=(0, None)), rule(field("paid") <= field("amount"), action="null")]
     made = pipeline(*rules)
-    assert describe(made)["rules"] == [
+    assert describe(made, {})["rules"] == [
         {"rule": "amount.between", "must_hold": 'field("amount"), between=(0, None)', "action": "flag"},
         {"rule": "paid <= amount", "must_hold": 'field("paid") <= field("amount")', "action": "null"},
     ]

@@ -149,7 +149,7 @@ def label_value(value: object, task: Task) -> LabelValue:
             return value
         if value in (0, 1):
             return bool(value)
-        raise ValueError(f"a binary label is true, false, 1 or 0, not {value!r}")
+        raise ValueError(f'a binary label is true, false, 1 or 0, not {value!r}; is it task="multiclass"?')
     if task == "multiclass":
         if isinstance(value, str) and value:
             return value
