@@ -14,5 +14,8 @@ RUN uv sync --frozen --no-dev && useradd --create-home headrace \
 USER headrace
 ENV PATH=/app/.venv/bin:$PATH
 EXPOSE 6066
+# A worker listens only after its models have been tried: the first 15 s are no failure.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \
+    CMD python -c "import urllib.request as r; r.urlopen('http://127.0.0.1:${HEADRACE_WEB__PORT:-6066}/readyz', timeout=5)"
 ENTRYPOINT ["headrace"]
 CMD ["--help"]
