@@ -16,12 +16,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 from msgspec.structs import replace
 
 from engine.ahead import Ahead
 from engine.assembly import build_learner
+from engine.dead_letters import DeadLetters, plain_letter
+from engine.diagnosis import Facts, Inputs, diagnose, failures
+from engine.heads import HEAD_LINES_MAX, Names, head_of
 from engine.intake import Run
-from engine.lines import read_lines
+from engine.lines import lines_of, read_lines
 from engine.outbox import Settled
 from engine.pipeline import Pipeline
 from engine.scorer import Scorer
@@ -30,14 +34,17 @@ from operators.asof import AsOf
 from operators.calculation import FUNCTION_FAILURES
 from operators.claims import Suppression, Writer
 from topics import headers
-from topics.codec import encode, encode_json
+from topics.codec import Rejected, encode, encode_json
 from topics.errors import SettingsError
+from topics.headers import Refusal
 from topics.messages import Claim, Decision, Outgoing, Record
 
 __all__ = ["Backtest", "LocalRun", "backtest", "read_lines"]
 
 CLAIM = 1
 """A backtest owns its partition from the start."""
+OUTCOMES = ("events", "labels", "predictions_dropped", "window_evictions")
+"""Counts that are reported as they are, under the names of a worker's metrics."""
 
 
 class LocalRun:
@@ -115,7 +122,9 @@ class Backtest:
 
     def __init__(self, pipeline: Pipeline, *, warmup: int = 0, static: AsOf | None = None) -> None:
         self.run = LocalRun(pipeline, warmup=warmup, static=static)
-        self.events = self.labels = self.seconds = 0.0
+        self.dead_letters = DeadLetters()
+        self.events = self.labels = 0
+        self.seconds = 0.0
 
     def play(
         self,
@@ -123,12 +132,13 @@ class Backtest:
         labels: Iterable[Sequence[Record]],
         *,
         on_settled: Callable[[Sequence[Settled]], None] | None = None,
+        on_refused: Callable[[Refusal, bytes | None], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         """Drive both inputs to their ends.
 
-        `on_settled` gets the answers of each run with every candidate's score, `on_progress` the number
-        of records of each run.
+        `on_settled` gets the answers of each run with every candidate's score, `on_refused` each dead
+        letter, `on_progress` the number of records of each run.
         """
         scorer, intake = self.run.scorer, self.run.scorer.intake
         event_chunks, label_chunks = iter(events), iter(labels)
@@ -141,20 +151,41 @@ class Backtest:
                 self.labels += len(chunk)
                 intake.offer_labels(chunk)
             before = len(intake)
-            if self.run.advance() is None:
+            out = self.run.advance()
+            if out is None:
                 break
+            for record in out:
+                if record.target == "dead-letters":
+                    refusal = self.dead_letters.add(record.headers)
+                    if on_refused is not None:
+                        on_refused(refusal, record.value)
             if on_settled is not None:
                 on_settled(scorer.settled)
             if on_progress is not None:
                 on_progress(before - len(intake))
         self.seconds = time.perf_counter() - started
 
+    def facts(self) -> Facts:
+        """Return what a diagnosis goes by."""
+        pipeline, scorer = self.run.pipeline, self.run.scorer
+        return Facts(
+            task=pipeline.task,
+            wait_ms=pipeline.labels.wait_ms,
+            inside=pipeline.labels.field is not None,
+            events=self.events,
+            labels=self.labels,
+            examples=self.run.learner.examples,
+            outcomes=scorer.counts,
+            first={stage: refusal.message for stage, refusal in self.dead_letters.first.items()},
+            labels_waiting=scorer.join.early,
+        )
+
     def report(self) -> dict[str, Any]:
         """Return the result as one plain object, metrics by River's class names."""
         learner, counts = self.run.learner, self.run.scorer.counts
         return {
-            "events": int(self.events),
-            "labels": int(self.labels),
+            "events": self.events,
+            "labels": self.labels,
             "examples": learner.examples,
             "seconds": round(self.seconds, 3),
             "champion": learner.roster.champion,
@@ -191,7 +222,12 @@ class Backtest:
             "function_failures": {
                 name: count for (kind, name), count in counts.items() if kind == FUNCTION_FAILURES
             },
-            "dead_letters": sum(count for (kind, _), count in counts.items() if kind == "dead_letters"),
+            "outcomes": {
+                metric: {name: count for (kind, name), count in counts.items() if kind == metric and count}
+                for metric in OUTCOMES
+            },
+            "labels_waiting": self.run.scorer.join.early,
+            "dead_letters": sum(self.dead_letters.counts.values()),
         }
 
 
@@ -204,14 +240,17 @@ def backtest(
     static: AsOf | None = None,
     features_out: IO[bytes] | None = None,
     predictions_out: IO[bytes] | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    dead_letters_out: IO[bytes] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Run `pipeline` over files and return the report.
 
     `static` answers look-ups as of each event's time; without it they are missing.
     `features_out` gets one line `{"event_id", "features"}` per answered event, `predictions_out` the
-    prediction message plus every candidate's score.  Raises SettingsError where the pipeline needs a
-    labels file and none is given, or the other way round.
+    prediction message plus every candidate's score, `dead_letters_out` each refused record with the reason.
+    `on_progress` is told the number of records of each run and the bytes of both files read so far.
+    The report's `diagnosis` says why a run failed, and is None where it did not.  Raises SettingsError
+    where the pipeline needs a labels file and none is given, or the other way round.
     """
     inside = pipeline.labels.field is not None
     if inside != (labels is None):
@@ -228,11 +267,56 @@ def backtest(
             if predictions_out is not None:
                 predictions_out.write(encode(replace(answer, scores=scores)) + b"\n")
 
+    def write_refused(refusal: Refusal, value: bytes | None) -> None:
+        assert dead_letters_out is not None
+        dead_letters_out.write(encode_json(plain_letter(refusal, value)) + b"\n")
+
+    read = {"events": 0, "labels": 0}
     result = Backtest(pipeline, warmup=warmup, static=static)
+    labels_topic = pipeline.labels.topic or ""
     result.play(
-        read_lines(events, pipeline.events.name),
-        read_lines(labels, pipeline.labels.topic or "") if labels is not None else (),
+        read_lines(events, pipeline.events.name, lambda bytes_read: read.update(events=bytes_read)),
+        read_lines(labels, labels_topic, lambda bytes_read: read.update(labels=bytes_read))
+        if labels is not None
+        else (),
         on_settled=write if features_out or predictions_out else None,
-        on_progress=on_progress,
+        on_refused=write_refused if dead_letters_out is not None else None,
+        on_progress=(lambda count: on_progress(count, sum(read.values()))) if on_progress else None,
     )
-    return result.report()
+    files = {pipeline.events.name: str(events)} | ({} if labels is None else {labels_topic: str(labels)})
+    facts = result.facts()
+    failed = failures(facts)
+    return result.report() | {
+        "dead_letters_by_stage": result.dead_letters.report(files),
+        "diagnosis": diagnose(facts, _inputs(pipeline, events, labels)).plain() if failed else None,
+    }
+
+
+def _inputs(pipeline: Pipeline, events: Path, labels: Path | None) -> Inputs:
+    """Look at the first lines of the files again."""
+
+    def head(path: Path | None) -> list[bytes]:
+        lines = () if path is None else lines_of(path)
+        return [line for _, line in itertools.islice(lines, HEAD_LINES_MAX)]
+
+    event_lines, label_lines = head(events), head(labels)
+    topic, of = pipeline.events, pipeline.labels
+    fields = msgspec.structs.fields(topic.type)
+    sent = {one.name: one.encode_name for one in fields}
+    required = frozenset(one.encode_name for one in fields if one.required)
+    label_names = of.id, of.label, of.time
+    event_decoder, label_decoder = pipeline.event_decoder(), pipeline.label_decoder()
+
+    def fitting(lines: Sequence[bytes], decode: Callable[[Record], object]) -> int:
+        records = (Record("", 0, number, None, None, line) for number, line in enumerate(lines))
+        return sum(not isinstance(decode(record), Rejected) for record in records)
+
+    return Inputs(
+        events=head_of(event_lines, Names(sent[topic.id], sent[topic.time], of.field, required)),
+        labels=head_of(label_lines, Names(of.id, of.time, of.label, frozenset(label_names))),
+        events_name=events.name,
+        labels_name="" if labels is None else labels.name,
+        events_as_labels=fitting(event_lines, label_decoder.decode) if label_decoder else 0,
+        labels_as_events=fitting(label_lines, event_decoder.decode),
+        label_names=label_names,
+    )

@@ -3,7 +3,7 @@
 Lives here: what a user types, how an error is printed.  Never here: the work itself; every
 command imports what it needs when it runs, so that `--help` starts at once.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy, 4 skew.
+Exit codes: 0 done, 1 failed (a backtest that learned nothing too), 2 wrong usage, 3 unhealthy, 4 skew.
 """
 
 from __future__ import annotations
@@ -95,18 +95,30 @@ def backtest(
     warmup: Annotated[int, typer.Option(min=0, help="Leave the first N events out of the metrics.")] = 0,
     features_out: Annotated[Path | None, typer.Option(help="Write each event's features here.")] = None,
     predictions_out: Annotated[Path | None, typer.Option(help="Write each prediction here.")] = None,
+    dead_letters_out: Annotated[
+        Path | None, typer.Option(help="Write each refused record here, with the reason.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Run a pipeline over files: the same state machines, no broker."""
+    """Run a pipeline over files: the same state machines, no broker.
+
+    Exit code 1, and a diagnosis, where nothing was learned or most of the input came to nothing.
+    """
     from engine.backtest import backtest as run_backtest  # noqa: PLC0415
     from engine.garbage import search_rarely  # noqa: PLC0415
-    from engine.report import print_report, progress  # noqa: PLC0415
+    from engine.report import print_diagnosis, print_report, progress  # noqa: PLC0415
     from engine.static_files import read_static  # noqa: PLC0415
     from operators.asof import AsOf  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
     search_rarely()
-    with _writer(features_out) as features, _writer(predictions_out) as predictions, progress() as advance:
+    size = sum(path.stat().st_size for path in (events, labels) if path is not None and path.is_file())
+    with (
+        _writer(features_out) as features,
+        _writer(predictions_out) as predictions,
+        _writer(dead_letters_out) as dead_letters,
+        progress(size) as advance,
+    ):
         report = run_backtest(
             pipeline,
             events,
@@ -115,12 +127,17 @@ def backtest(
             static=AsOf(read_static(static)) if static is not None else None,
             features_out=features,
             predictions_out=predictions,
+            dead_letters_out=dead_letters,
             on_progress=advance,
         )
     if json:
         print_json(report)
     else:
         print_report(report)
+    if report["diagnosis"] is not None:
+        print_diagnosis(report["diagnosis"])
+        raise typer.Exit(1)
+    if not json:
         typer.echo(f"\nnext: headrace topics create {file}   then   headrace run {file}")
 
 

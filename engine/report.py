@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from engine.dead_letters import letter_lines
 
 if TYPE_CHECKING:
     from engine.pipeline import Pipeline
@@ -23,7 +26,14 @@ if TYPE_CHECKING:
     from topics.catalog import TopicPlan
 from topics.durations import duration_text
 
-__all__ = ["describe", "print_description", "print_plan", "print_report", "progress"]
+__all__ = [
+    "describe",
+    "print_description",
+    "print_diagnosis",
+    "print_plan",
+    "print_report",
+    "progress",
+]
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False)
@@ -148,8 +158,17 @@ def print_report(report: dict[str, Any]) -> None:
     rate = report["events"] / report["seconds"] if report["seconds"] else 0.0
     _out.print(
         f"\n{report['events']:,} events, {report['labels']:,} labels, {report['examples']:,} examples, "
-        f"{report['dead_letters']} dead letters in {report['seconds']:.1f} s ({rate:,.0f} events/s)"
+        f"{report['dead_letters']:,} dead letters in {report['seconds']:.1f} s ({rate:,.0f} events/s)"
     )
+    for line in letter_lines(report["dead_letters_by_stage"]):
+        _out.print(f"dead letters: {line}", markup=False)
+    for what, counts in report["outcomes"].items():
+        if counts:
+            _out.print(
+                f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in counts.items())
+            )
+    if report["labels_waiting"]:
+        _out.print(f"labels whose event had not come at the end: {report['labels_waiting']:,}")
     for what in ("rules", "alerts", "function_failures"):
         if report[what]:
             _out.print(
@@ -166,16 +185,34 @@ def print_report(report: dict[str, Any]) -> None:
         )
 
 
+def print_diagnosis(diagnosis: dict[str, Any]) -> None:
+    """Print why a run failed, to the error output."""
+    _err.print(f"\nerror: the run failed: {'; '.join(diagnosis['failures'])}", markup=False, soft_wrap=True)
+    for cause in diagnosis["causes"]:
+        _err.print(f"  cause: {cause['what']}\n    fix: {cause['fix']}", markup=False, soft_wrap=True)
+
+
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[int], None] | None]:
-    """Show a counter of records on a terminal; give None where there is none."""
+def progress(bytes_total: int) -> Iterator[Callable[[int, int], None] | None]:
+    """Show on a terminal how far a run is, its rate and the time that is left; give None where there is none.
+
+    The function takes the number of records since the last call, and the bytes read so far of `bytes_total`.
+    """
     if not _err.is_terminal:
         yield None
         return
-    columns = (TextColumn("records"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_err, transient=True) as bar:
-        task = bar.add_task("records", total=None)
-        yield lambda count: bar.advance(task, count)
+    counter = TextColumn("{task.fields[records]:,} records  {task.fields[rate]:,.0f}/s")
+    with Progress(BarColumn(), TaskProgressColumn(), counter, TimeRemainingColumn(), console=_err) as bar:
+        task = bar.add_task("records", total=bytes_total, records=0, rate=0.0)
+        started_s, records = time.perf_counter(), 0
+
+        def advance(count: int, bytes_read: int) -> None:
+            nonlocal records
+            records += count
+            rate = records / max(time.perf_counter() - started_s, 1e-9)
+            bar.update(task, completed=bytes_read, records=records, rate=rate)
+
+        yield advance
 
 
 def _number(value: float | None) -> str:

@@ -22,9 +22,13 @@ REPORT = [
     "rules",
     "alerts",
     "function_failures",
+    "outcomes",
+    "labels_waiting",
     "served",
     "models",
     "dead_letters",
+    "dead_letters_by_stage",
+    "diagnosis",
 ]
 FLIGHTS = Path(__file__).parent.parent / "examples" / "flights"
 

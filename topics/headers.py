@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from topics.messages import Headers, Kind, Record
 
 __all__ = [
@@ -11,9 +13,11 @@ __all__ = [
     "FEATURES",
     "KIND",
     "QUARANTINE",
+    "Refusal",
     "cloud_event",
     "dead_letter",
     "kind_of",
+    "refusal_of",
     "traced",
 ]
 
@@ -79,3 +83,35 @@ def dead_letter(record: Record, *, stage: str, exception: str, message: str) -> 
         ("__streams.errors.offset", str(record.offset).encode()),
         ("headrace.errors.stage", stage.encode()),
     )
+
+
+class Refusal(NamedTuple):
+    """Why a record is a dead letter, and where it lay."""
+
+    stage: str
+    exception: str
+    message: str
+    topic: str
+    partition: int
+    offset: int
+
+
+def refusal_of(headers: Headers) -> Refusal:
+    """Return what the headers of a dead letter say; what is missing is empty, or -1.
+
+    >>> refused = Record("e", 0, 7, None, None, b"")
+    >>> refusal_of(dead_letter(refused, stage="decode", exception="ValueError", message="no"))
+    Refusal(stage='decode', exception='ValueError', message='no', topic='e', partition=0, offset=7)
+    """
+    found = dict(headers)
+    stage, exception, message, topic, partition, offset = (
+        found.get(name, b"").decode(errors="replace")
+        for name in (
+            "headrace.errors.stage",
+            *(
+                f"__streams.errors.{name}"
+                for name in ("exception", "message", "topic", "partition", "offset")
+            ),
+        )
+    )
+    return Refusal(stage, exception, message, topic, int(partition or -1), int(offset or -1))
