@@ -102,9 +102,9 @@ COUNTERS = (
     CounterFamily(
         "predictions_dropped",
         "headrace_predictions_dropped",
-        "Predictions forgotten unlearned.",
+        "Predictions forgotten, by reason.",
         ("reason",),
-        _always("expired", "given_up"),
+        _always("expired", "given_up", "forgotten"),
     ),
     CounterFamily(
         "window_evictions",

@@ -25,7 +25,9 @@ from operators.drift import Drift
 from operators.evidence import Promotion
 from operators.expressions import Expression
 from operators.featurebook import CatalogueEntry, Settings, event_fields, feature_book, features_version
+from operators.join import EARLY_MAX
 from operators.kinds import feature_kinds, optional_features
+from operators.pending import PENDING_MAX
 from operators.plan import FeaturePlan, compile_features
 from operators.ruleplan import RulePlan, compile_rules
 from operators.rules import Alerts, Rule
@@ -75,6 +77,10 @@ class Labels:
     `"drop"` or the label to assume then.  `Labels(field="label")` is for events that carry
     their label: predicted first, then learned; `wait` then only bounds how long a repeated
     event id is recognised (default one minute).
+
+    `pending_max` bounds the answers of one partition that wait, most of them on disk; beyond, those whose
+    wait ends first are given up, each as a dead letter.  `early_max` bounds the labels, in memory, that came
+    before their events; beyond, labels of unknown events are dead letters.
     """
 
     topic: str | None = None
@@ -84,9 +90,11 @@ class Labels:
     id: str = "event_id"
     label: str = "label"
     time: str = "label_time"
+    pending_max: int = PENDING_MAX
+    early_max: int = EARLY_MAX
 
     def __post_init__(self) -> None:
-        """Refuse labels that come from nowhere or from two places."""
+        """Refuse labels that come from nowhere or from two places, and bounds that leave room for none."""
         if (self.topic is None) == (self.field is None):
             raise DefinitionError(
                 "labels need a topic or a field, and not both",
@@ -97,6 +105,12 @@ class Labels:
                 f"labels of topic {self.topic} have no `wait`",
                 hint='say how long a prediction waits for its label, e.g. wait="36h"; it bounds memory',
             )
+        for name, bound, least in (("pending_max", self.pending_max, 1), ("early_max", self.early_max, 0)):
+            if bound < least:
+                raise DefinitionError(
+                    f"`{name}` of labels is {bound}",
+                    hint=f"give a number of {least} or more, or leave it out",
+                )
         if self.field is not None and self.on_timeout != "drop":
             raise DefinitionError("a label inside the event cannot time out", hint="leave `on_timeout` out")
 

@@ -22,10 +22,10 @@ from typing import NamedTuple
 from engine.ahead import Ahead
 from engine.outbox import Line, Outbox, Settled
 from engine.pipeline import Pipeline
-from operators.join import Answered
 from operators.lessons import Lessons, Serving
 from operators.roster import Roster
 from operators.scoring import labels_of
+from operators.waiting import Answered
 from topics.messages import Event, Features, LabelValue, Prediction, Score
 
 __all__ = ["LabelledRun", "Prequential"]

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 from engine.outbox import Outbox
 from engine.pipeline import Pipeline
-from operators.join import EarlyLabel
-from topics.codec import Rejected
+from operators.join import EARLY_BYTES_MAX, EarlyLabel
+from operators.waiting import Waiting
+from topics.codec import Rejected, encode
 from topics.messages import Record
 
 __all__ = ["Refusals"]
@@ -35,7 +36,10 @@ class Refusals:
         self._partition = partition
         self._outbox = outbox
         self._counts = counts
+        self._events_topic = pipeline.events.name
         self._labels_topic = pipeline.labels.topic or ""
+        self._pending_max = pipeline.labels.pending_max
+        self._early_max = pipeline.labels.early_max
         self._wait_ms = pipeline.labels.wait_ms
 
     def refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
@@ -61,6 +65,35 @@ class Refusals:
         self._counts["labels", outcome] += 1
         reason = f"{outcome} label for event {event_id}: the first one in time holds"
         self.refuse(record, "join", "ValueError", reason)
+
+    def given_up(self, waiting: Waiting) -> None:
+        """Tell that an answer waits no longer: its dead letter is the prediction, at its event's offset.
+
+        The event itself has not been kept.
+        """
+        answer = waiting.prediction
+        reason = (
+            f"answer {answer.prediction_id} was given up before its label came: "
+            f"more than {self._pending_max} wait"
+        )
+        record = Record(
+            self._events_topic,
+            self._partition,
+            answer.event_offset,
+            answer.event_time,
+            waiting.key.encode(),
+            encode(answer),
+        )
+        self.refuse(record, "join", "OverflowError", reason)
+
+    def no_room(self, record: Record, event_id: str) -> None:
+        """Refuse a label whose event has not come, as too many wait for theirs."""
+        self._counts["labels", "given_up"] += 1
+        reason = (
+            f"no event {event_id} has come, and no more than {self._early_max} labels, or "
+            f"{EARLY_BYTES_MAX:,} bytes of them, wait for their events"
+        )
+        self.refuse(record, "join", "OverflowError", reason)
 
     def late(self, early: EarlyLabel) -> None:
         """Refuse a label that came before its event and was late, as its event shows."""

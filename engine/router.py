@@ -31,10 +31,11 @@ from operators.contract import Operator, StateDelta, StateEntries
 from operators.entries import delta_of, restore_into, snapshot_of
 from operators.features import Features, JoinedLabel, label_number
 from operators.gather import Gather
-from operators.join import Join, Joined, Waiting
+from operators.join import Join, Joined
 from operators.merge import NEVER, Merge, Taken
 from operators.stages import Stages
 from operators.stores import key_reader
+from operators.waiting import Waiting
 from topics.codec import Decoded, Rejected
 from topics.hops import IMPLICIT, LABEL, EventHop, HopId, LabelHop, Order, Progress
 from topics.messages import Event, Prediction, Record
@@ -79,7 +80,12 @@ class Router:
         self._partitions = pipeline.events.partitions
         self._decode = pipeline.event_decoder().decode
         self._grace_ms = pipeline.grace_ms
-        self._join = Join(wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
+        self._join = Join(
+            wait_ms=pipeline.labels.wait_ms,
+            implicit=pipeline.implicit_label,
+            pending_max=pipeline.labels.pending_max,
+            early_max=pipeline.labels.early_max,
+        )
         self._hold: Merge[Held] = Merge(1, Held, held_max=HELD_MAX)
         self._own = Features(stages.own, counts) if stages.own is not None else None
         self._key_of = [key_reader(stage.keys) for stage in stages.rekeyed]

@@ -31,9 +31,10 @@ from operators.claims import Suppression, Writer
 from operators.contract import Operator, StateDelta, StateEntries
 from operators.entries import delta_of, restore_into, snapshot_of
 from operators.features import Features, JoinedLabel, label_number
-from operators.join import EarlyLabel, Join, Joined, Waiting
+from operators.join import EarlyLabel, Join, Joined
 from operators.plan import FeaturePlan
 from operators.scoring import Failure, Roster, Scoring
+from operators.waiting import Waiting
 from topics.codec import Decoded, Rejected, encode
 from topics.messages import Event, LabelValue, Outgoing, Prediction, Record, Score
 from topics.messages import Features as FeatureRow
@@ -85,7 +86,13 @@ class Scorer:
             pipeline.event_decoder(), pipeline.label_decoder(), max_ahead_ms=pipeline.max_ahead_ms
         )
         self.features = Features(plan, self.counts)
-        self.join = Join(self.counts, wait_ms=pipeline.labels.wait_ms, implicit=pipeline.implicit_label)
+        self.join = Join(
+            self.counts,
+            wait_ms=pipeline.labels.wait_ms,
+            implicit=pipeline.implicit_label,
+            pending_max=pipeline.labels.pending_max,
+            early_max=pipeline.labels.early_max,
+        )
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold)
         self._checks: Checks | None = None
         self._parts: dict[str, Operator] = {"features": self.features, "join": self.join}
@@ -265,7 +272,8 @@ class Scorer:
         self.counts["labels", "joined"] += len(answered)
         self.label_delays_ms += [0] * len(answered)
         self._served_by.update([answer.served_by for answer, _, _ in answered])
-        self.join.answered_all(kept)
+        for given_up in self.join.answered_all(kept):
+            self._refusals.given_up(given_up)
         if self._label_windows:
             for event, label, of in zip(events, labels, keys, strict=True):
                 self._enter_windows(of, event.event_time, label)
@@ -286,7 +294,10 @@ class Scorer:
             if event.event_time + self.join.wait_ms < event.watermark:
                 self.counts["events", "beyond_horizon"] += 1
                 continue
-            self.join.open(waiting)
+            if self.join.full:
+                self._settle_open()  # none of them is given up before its own label has been looked for
+            for given_up in self.join.open(waiting):
+                self._refusals.given_up(given_up)
             self._open.append((waiting, label))
             if self._one_by_one or (self._inside and self._ahead is not None):
                 self._settle_open()
@@ -336,6 +347,8 @@ class Scorer:
             return
         if outcome == "early":
             self.counts["labels", outcome] += 1
+        elif outcome == "given_up":
+            self._refusals.no_room(record, decoded.event_id)
         else:
             self._refusals.unusable(record, decoded.event_id, outcome)
 

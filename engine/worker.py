@@ -19,6 +19,7 @@ import structlog
 
 from engine.dispatch import Dispatch
 from engine.garbage import search_rarely
+from engine.given_up import GivenUp
 from engine.inputs import Inputs, together
 from engine.intake import Run
 from engine.kafka import Partition, Sink, Source, ensure_topics
@@ -115,6 +116,7 @@ class Worker:
         self._moving = False
         """The group has taken partitions back and given none since."""
         self._dispatch = Dispatch(self._sink, catalog)
+        self._given_up = GivenUp(pipeline.labels)
         self._ready = False
         self._stopping = asyncio.Event()
         self._commands: asyncio.Queue[tuple[bytes, asyncio.Future[None]]] = asyncio.Queue(maxsize=100)
@@ -281,6 +283,7 @@ class Worker:
         self.metrics.absorb(self._served.counts)
         for outcome, count in self._static.counts.items():
             self.metrics.counts["lookups", outcome] = count
+        self._given_up.tell(self.metrics.counts, self._turned_s)
 
     def _observe(self, run: Run, polled_s: float) -> None:
         if run.events:

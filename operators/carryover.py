@@ -31,11 +31,11 @@ from operators.entries import named, under
 from operators.fading import measures_of
 from operators.featurebook import fields_read
 from operators.features import META, Meta
-from operators.join import Answered, Waiting
 from operators.kernels import Target
 from operators.nodes import Aggregate, Expression, windows_of
 from operators.plan import FeaturePlan, Group
 from operators.summaries import Measure, Summary, layout_of
+from operators.waiting import Answered, Waiting
 
 __all__ = [
     "Carried",

@@ -9,10 +9,10 @@ snapshot -> restore -> continue equals continue, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-__all__ = ["Operator", "StateDelta", "StateEntries"]
+__all__ = ["Operator", "StateDelta", "StateEntries", "StoredEntries"]
 
 StateEntries = Mapping[str, bytes]
 """The whole state of an operator: entry name -> bytes."""
@@ -36,4 +36,23 @@ class Operator(Protocol):
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state by `entries` (of an operator built with equal arguments)."""
+        ...
+
+
+class StoredEntries(Protocol):
+    """The entries of an operator as the last committed checkpoint holds them, for one that has too many.
+
+    Names are ordered by code point.
+    """
+
+    def get(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return those of these entries that are there."""
+        ...
+
+    def scan(self, after: str, before: str, count: int) -> list[str]:
+        """Return the first `count` names between `after` and `before`, both excluded, in order."""
+        ...
+
+    def count(self, prefix: str) -> int:
+        """Return how many names begin with `prefix`."""
         ...

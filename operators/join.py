@@ -1,7 +1,8 @@
 """Log and wait: what was served waits here, by event id, for what turned out to be true.
 
 Lives here: which predictions are open, which are closed, which labels came before their
-event.  Never here: scoring, windows, topics.  Time is event time; wall clocks play no part.
+event.  Never here: where what waits is kept, and how much of it (`pending.py`), scoring, windows,
+topics.  Time is event time; wall clocks play no part.
 
 One entry per event id lives from its event until the watermark has passed `event_time +
 wait_ms`, labelled or not, because until then a duplicate of the event must get the same
@@ -13,17 +14,15 @@ answer and a second label must be recognised:
                                                                expires: dropped, or learned
                                                                with its implicit label
 
-Deadlines mostly come in the order in which they pass: those stand in a queue, only the others in
-a heap.
-
 A label that comes before its event waits until the watermark has passed `label_time +
 wait_ms`, then it is handed back as unmatched.  If its event comes and shows that it is late, it
-is handed back then.
+is handed back then.  Such labels have a bound of their own: one that finds no room is not kept, whatever its
+time, so labels of events that never come push nothing out.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Literal
@@ -31,48 +30,22 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from operators.contract import StateDelta
-from topics.codec import decode_prediction
-from topics.messages import Label, LabelValue, Prediction, Score
+from operators.contract import StateDelta, StoredEntries
+from operators.pending import PENDING_MAX, RESIDENT_MAX, Pending
+from operators.waiting import Answered, Waiting
+from topics.messages import Label, LabelValue, Score
 
-__all__ = ["Answered", "EarlyLabel", "Join", "Joined", "LabelOutcome", "Waiting"]
+__all__ = ["EARLY_MAX", "EarlyLabel", "Join", "Joined", "LabelOutcome"]
 
-PENDING_MAX = 1_000_000
-"""Entries of one partition, 1.7 KB each with 13 features (0.8 KB where labels come inside events and are
-learned at once).  The one with the earliest deadline goes first."""
+EARLY_MAX = 100_000
+"""Labels of one partition that wait for their events unless the definition says otherwise, in memory, some
+500 bytes each."""
+EARLY_BYTES_MAX = 134_217_728
+"""Bytes of their records: a label message may have 64 KB."""
+PASSED_MAX = 1_000
+"""Deadlines of early labels that have met their events, beyond as many as there are labels."""
 
-LabelOutcome = Literal["joined", "early", "late", "duplicate", "conflicting"]
-
-
-class Waiting(Struct, gc=False, tag="waiting"):
-    """One answered event: what was served, and its label once it has come."""
-
-    prediction: Prediction
-    """What was served; a duplicate of the event is answered with it again."""
-    key: str
-    keys: tuple[str | None, ...]
-    """The event's keys in the label windows, in plan order; None where a changed definition added one."""
-    payload_crc: int
-    """CRC-32 of the event's bytes, to tell a repeat from another event under the same id."""
-    scores: dict[str, Score] = {}
-    label: LabelValue | None = None
-
-
-class Answered(Struct, frozen=True, gc=False, tag="answered"):
-    """One answered event that has its label and was learned: no more than a repeat of it needs."""
-
-    event_id: str
-    event_time: int
-    event_offset: int
-    payload_crc: int
-    label: LabelValue
-    answer: bytes
-    """The prediction as it was sent."""
-
-    @property
-    def prediction(self) -> Prediction:
-        """Return what was served."""
-        return decode_prediction(self.answer)
+LabelOutcome = Literal["joined", "early", "late", "duplicate", "conflicting", "given_up"]
 
 
 class EarlyLabel(Struct, frozen=True, gc=False):
@@ -81,6 +54,11 @@ class EarlyLabel(Struct, frozen=True, gc=False):
     label: Label
     key: bytes | None
     value: bytes | None
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of the record."""
+        return len(self.key or b"") + len(self.value or b"")
 
 
 class Joined(Struct, frozen=True, gc=False):
@@ -96,9 +74,11 @@ class Joined(Struct, frozen=True, gc=False):
 class Join:
     """Predictions waiting for labels, and labels waiting for predictions.
 
+    >>> from topics.messages import Prediction
     >>> join = Join(wait_ms=1000, implicit=None)
     >>> answer = Prediction("p:e1", "e1", 100, 101, "m", 1, 0, "champion", 0.7, True, "champion", {}, 0, 1, 0)
     >>> join.open(Waiting(answer, "k", (), 0))
+    []
     >>> outcome, joined = join.label(Label("e1", True, 600, 5), key=None, value=b"")
     >>> outcome, joined.label_time
     ('joined', 600)
@@ -116,41 +96,66 @@ class Join:
         wait_ms: int,
         implicit: LabelValue | None,
         pending_max: int = PENDING_MAX,
+        early_max: int = EARLY_MAX,
+        stored: StoredEntries | None = None,
+        resident_max: int = RESIDENT_MAX,
     ) -> None:
-        """`counts` gets what was forgotten without a label or for want of room; no part of the state."""
+        """`counts` gets what was forgotten without a label or for want of room; no part of the state.
+
+        `stored` reads what the last committed checkpoint holds; without it all are in memory.
+        """
         self.wait_ms = wait_ms
         self.implicit = implicit
-        self.pending_max = pending_max
+        self.early_max = early_max
         self.counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
-        self.next_deadline: int | None = None
-        """Smallest time that the watermark must pass for something to expire."""
-        self._waiting: dict[str, Waiting | Answered] = {}
-        self.known: Callable[[str], Waiting | Answered | None] = self._waiting.get
-        """Return the entry of an event that was answered within the horizon."""
+        self._pending = Pending(wait_ms, pending_max, stored, resident_max)
+        self.recall = self._pending.recall
+        """Read the answers to these events at once, where they are stored only: before each is asked for."""
+        self.prepare = self._pending.prepare
+        """Encode up to so many changed entries for the next `delta`."""
+        self.committed = self._pending.committed
+        """Take note that every delta so far is stored."""
         self._early: dict[str, EarlyLabel] = {}
-        self._in_order: deque[tuple[int, int, str]] = deque()
-        """(event time, offset, event id) of entries, each later than the one before."""
-        self._others: list[tuple[int, int, int, str]] = []
-        """Heap of (deadline, kind, offset, event id): early labels, and entries that came out of order."""
-        self._changed: set[str] = set()
-        """Ids of waiting entries that changed since the last delta."""
+        self._early_due: list[tuple[int, int, str]] = []
+        """Heap of (deadline, offset, event id)."""
+        self._early_bytes = 0
         self._changed_early: set[str] = set()
-        self._prepared: StateDelta = {}
-        """The next delta, as far as it is encoded."""
-        self._stored: set[str] = set()
-        """Ids of the entries that earlier deltas hold: what came and went in between was never stored."""
         self._stored_early: set[str] = set()
-        """The same for early labels."""
+        """Ids of early labels that earlier deltas hold: what came and went in between was never stored."""
+
+    @property
+    def known(self) -> Callable[[str], Waiting | Answered | None]:
+        """Return what returns the entry of an event that was answered within the horizon."""
+        return self._pending.known
 
     @property
     def pending(self) -> int:
-        """Return how many predictions and early labels are held."""
-        return len(self._waiting) + len(self._early)
+        """Return how many predictions and early labels are held, in memory or stored."""
+        return len(self._pending) + len(self._early)
+
+    @property
+    def full(self) -> bool:
+        """Return whether another answer makes one of those that wait be given up."""
+        return self._pending.full
+
+    @property
+    def resident(self) -> int:
+        """Return how many predictions are in memory."""
+        return self._pending.resident
 
     @property
     def early(self) -> int:
         """Return how many labels wait for their event."""
         return len(self._early)
+
+    @property
+    def next_deadline(self) -> int | None:
+        """Return the smallest time that the watermark must pass for something to expire."""
+        first, early = self._pending.first, self._early_due
+        if first is None:
+            return early[0][0] if early else None
+        deadline = first[0] + self.wait_ms
+        return min(deadline, early[0][0]) if early else deadline
 
     def early_label(self, event_id: str) -> bool:
         """Return whether the label of an event that has not come is here."""
@@ -158,34 +163,28 @@ class Join:
 
     def waits(self, event_id: str) -> bool:
         """Return whether an answered event has no label yet."""
-        waiting = self._waiting.get(event_id)
+        waiting = self._pending.known(event_id)
         return waiting is not None and waiting.label is None
 
-    def open(self, waiting: Waiting) -> None:
-        """Remember an answered event.  Its id must not be known."""
-        self._remember((waiting,))
+    def open(self, waiting: Waiting) -> list[Waiting]:
+        """Remember an answered event; return those that had to be given up.  Its id must not be known."""
+        return self._remember((waiting,))
 
-    def answered_all(self, events: Sequence[Answered]) -> None:
-        """Remember events that carried their labels, in order.  Their ids must be new, and all different."""
-        self._remember(events)
+    def answered_all(self, events: Sequence[Answered]) -> list[Waiting]:
+        """Remember events that carried their labels, in order; return those that had to be given up.
 
-    def _remember(self, answered: Sequence[Waiting | Answered]) -> None:
-        entries, changed, in_order = self._waiting, self._changed, self._in_order
-        newest = in_order[-1] if in_order else _FIRST
-        for entry in answered:
-            place = _place(entry)
-            time, offset, event_id = place
-            entries[event_id] = entry
-            changed.add(event_id)
-            if newest < place:
-                in_order.append(place)
-                newest = place
-            else:
-                heappush(self._others, (time + self.wait_ms, _WAITING, offset, event_id))
-            if len(entries) + len(self._early) > self.pending_max:
-                self._look()
-                self._give_up()
-        self._look()
+        Their ids must be new, and all different.
+        """
+        return self._remember(events)
+
+    def _remember(self, entries: Sequence[Waiting | Answered]) -> list[Waiting]:
+        gone = self._pending.add(entries)
+        if not gone:
+            return []
+        given_up = _unlabelled(gone)
+        self.counts["predictions_dropped", "given_up"] += len(given_up)
+        self.counts["predictions_dropped", "forgotten"] += len(gone) - len(given_up)
+        return given_up
 
     def settle(self, waiting: Waiting, scores: dict[str, Score]) -> Joined | EarlyLabel | None:
         """Add every candidate's score; return the join if the label was here before its event.
@@ -194,11 +193,10 @@ class Join:
         """
         waiting.scores = scores
         event_id = waiting.prediction.event_id
-        self._changed.add(event_id)
-        early = self._early.pop(event_id, None) if self._early else None
+        self._pending.change(event_id)
+        early = self._forget_early(event_id) if event_id in self._early else None
         if early is None:
             return None
-        self._changed_early.add(event_id)
         label = early.label
         if label.label_time > waiting.prediction.event_time + self.wait_ms:
             return early
@@ -212,24 +210,41 @@ class Join:
         self, label: Label, *, key: bytes | None, value: bytes | None
     ) -> tuple[LabelOutcome, Joined | None]:
         """Take one label in log order and say what became of it."""
-        waiting = self._waiting.get(label.event_id)
+        waiting = self._pending.known(label.event_id)
         if waiting is None:
             first = self._early.get(label.event_id)
             if first is not None:
                 return ("duplicate" if first.label.label == label.label else "conflicting"), None
-            self._early[label.event_id] = EarlyLabel(label, key, value)
-            self._changed_early.add(label.event_id)
-            deadline = label.label_time + self.wait_ms
-            heappush(self._others, (deadline, _EARLY, label.offset, label.event_id))
-            self._look()
-            if self.pending > self.pending_max:
-                self._give_up()
-            return "early", None
+            return self._keep_early(EarlyLabel(label, key, value)), None
         if isinstance(waiting, Answered) or waiting.label is not None:
             return ("duplicate" if waiting.label == label.label else "conflicting"), None
         if label.label_time > waiting.prediction.event_time + self.wait_ms:
             return "late", None
         return "joined", self._close(waiting, label.label, label.label_time, label.offset)
+
+    def _keep_early(self, early: EarlyLabel) -> Literal["early", "given_up"]:
+        size = self._early_bytes + early.size
+        if len(self._early) >= self.early_max or size > EARLY_BYTES_MAX:
+            return "given_up"
+        label = early.label
+        self._early[label.event_id] = early
+        self._early_bytes = size
+        self._changed_early.add(label.event_id)
+        heappush(self._early_due, (label.label_time + self.wait_ms, label.offset, label.event_id))
+        return "early"
+
+    def _forget_early(self, event_id: str) -> EarlyLabel:
+        early = self._early.pop(event_id)
+        self._early_bytes -= early.size
+        self._changed_early.add(event_id)
+        if len(self._early_due) > 2 * len(self._early) + PASSED_MAX:
+            self._early_due = list(map(self._due, self._early.values()))
+            heapify(self._early_due)
+        return early
+
+    def _due(self, early: EarlyLabel) -> tuple[int, int, str]:
+        label = early.label
+        return label.label_time + self.wait_ms, label.offset, label.event_id
 
     def expire(self, watermark: int, *, at_offset: int) -> tuple[list[Joined], list[EarlyLabel]]:
         """Forget what the watermark has passed.
@@ -237,116 +252,38 @@ class Join:
         Returns the implicit joins (empty where unlabelled entries are dropped), by deadline, and the
         labels whose event never came.
         """
-        expired: list[tuple[int, Waiting | Answered]] = []
+        unlabelled = _unlabelled(self._pending.expire(watermark))
         unmatched: list[EarlyLabel] = []
-        in_order, others, timeout = self._in_order, self._others, self.implicit
-        due = watermark - self.wait_ms
-        # Nothing came out of order, nearly always: then the queue alone says who is next.
-        passed: list[tuple[int, int, str]] = []
-        while not others and in_order and in_order[0][0] < due:
-            passed.append(in_order.popleft())
-        gone = self._drop_all([event_id for _, _, event_id in passed])
-        expired += [(time + self.wait_ms, entry) for (time, _, _), entry in zip(passed, gone, strict=True)]
-        self._look()
-        while self.next_deadline is not None and self.next_deadline < watermark:
-            deadline, kind, offset, event_id = self._pop()
-            if kind == _WAITING:
-                expired.append((deadline, self._drop(event_id)))
-            elif early := self._drop_early(event_id, offset):
-                unmatched.append(early)
-        unlabelled = [(at, one) for at, one in expired if isinstance(one, Waiting) and one.label is None]
+        while self._early_due and self._early_due[0][0] < watermark:
+            _, offset, event_id = heappop(self._early_due)
+            early = self._early.get(event_id)
+            # One that met its event is gone already, and its deadline is passed over.
+            if early is not None and early.label.offset == offset:
+                unmatched.append(self._forget_early(event_id))
+        timeout = self.implicit
         if timeout is None:
             if unlabelled:
                 self.counts["predictions_dropped", "expired"] += len(unlabelled)
             return [], unmatched
-        return [Joined(waiting, timeout, at, -1, at_offset) for at, waiting in unlabelled], unmatched
-
-    def _pop(self) -> tuple[int, int, int, str]:
-        """Take the earliest deadline out of the queue or the heap."""
-        first = None
-        if self._in_order:
-            time, offset, event_id = self._in_order[0]
-            first = (time + self.wait_ms, _WAITING, offset, event_id)
-        if first is None or (self._others and self._others[0] < first):
-            first = heappop(self._others)
-        else:
-            self._in_order.popleft()
-        self._look()
-        return first
-
-    def _look(self) -> None:
-        """Find the next deadline."""
-        in_order, others = self._in_order, self._others
-        found = in_order[0][0] + self.wait_ms if in_order else None
-        if others and (found is None or others[0][0] < found):
-            found = others[0][0]
-        self.next_deadline = found
-
-    def _give_up(self) -> None:
-        """Drop the entry with the earliest deadline: the bound holds whatever the label topic does."""
-        while self.next_deadline is not None:
-            _, kind, offset, event_id = self._pop()
-            if kind == _WAITING:
-                self._drop(event_id)
-                self.counts["predictions_dropped", "given_up"] += 1
-            elif self._drop_early(event_id, offset):
-                self.counts["labels", "given_up"] += 1
-            else:
-                continue
-            return
-
-    def _drop(self, event_id: str) -> Waiting | Answered:
-        return self._drop_all((event_id,))[0]
-
-    def _drop_all(self, event_ids: Sequence[str]) -> list[Waiting | Answered]:
-        stored = self._stored.intersection(event_ids) if self._stored else ()
-        self._changed.difference_update(event_ids)  # the others came and went between two deltas
-        self._changed.update(stored)
-        if self._prepared:
-            for event_id in set(event_ids).difference(stored):
-                self._prepared.pop("w/" + event_id, None)
-        forget = self._waiting.pop
-        return [forget(event_id) for event_id in event_ids]
-
-    def _drop_early(self, event_id: str, offset: int) -> EarlyLabel | None:
-        """An early label that met its event is gone already; its deadline is passed over."""
-        early = self._early.get(event_id)
-        if early is None or early.label.offset != offset:
-            return None
-        self._changed_early.add(event_id)
-        return self._early.pop(event_id)
+        return [
+            Joined(waiting, timeout, waiting.prediction.event_time + self.wait_ms, -1, at_offset)
+            for waiting in unlabelled
+        ], unmatched
 
     def _close(self, waiting: Waiting, label: LabelValue, label_time: int, offset: int) -> Joined:
         waiting.label = label
-        self._changed.add(waiting.prediction.event_id)
+        self._pending.change(waiting.prediction.event_id)
         return Joined(waiting, label, label_time, offset, -1)
 
     def snapshot(self) -> dict[str, bytes]:
-        """Return one entry per waiting prediction and early label."""
-        entries = {"w/" + event_id: _encode(entry) for event_id, entry in self._waiting.items()}
+        """Return two entries per waiting prediction, one per early label."""
+        entries = self._pending.snapshot()
         entries.update(("l/" + event_id, _encode(early)) for event_id, early in self._early.items())
         return entries
 
-    def prepare(self, count: int) -> None:
-        """Encode up to `count` entries that have changed, for the next `delta`.
-
-        A delta of 15,000 entries takes 100 ms at once.  What changes again is encoded again.
-        """
-        prepared, waiting, changed, stored = self._prepared, self._waiting, self._changed, self._stored
-        for _ in range(min(count, len(changed))):
-            event_id = changed.pop()
-            entry = waiting.get(event_id)
-            if entry is not None:
-                prepared["w/" + event_id] = _encode(entry)
-            elif event_id in stored:
-                prepared["w/" + event_id] = None
-
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
-        self.prepare(len(self._changed))
-        changed, self._prepared = self._prepared, {}
-        for name, data in changed.items():
-            (self._stored.discard if data is None else self._stored.add)(name[2:])
+        changed = self._pending.delta()
         for event_id in self._changed_early:
             early = self._early.get(event_id)
             if early is not None:
@@ -359,36 +296,19 @@ class Join:
         return changed
 
     def restore(self, entries: Mapping[str, bytes]) -> None:
-        """Replace the state."""
-        self._waiting.clear()
-        self._early.clear()
-        self._changed.clear()
+        """Replace the state; what is stored is read when it is asked for."""
+        self._pending.restore(entries)
         self._changed_early.clear()
-        self._prepared.clear()
-        self._stored = {name[2:] for name in entries if name[0] == "w"}
-        self._stored_early = {name[2:] for name in entries if name[0] == "l"}
-        self._others.clear()
-        for name, data in entries.items():
-            event_id = name[2:]
-            if name[0] == "w":
-                self._waiting[event_id] = _decode_waiting(data)
-            else:
-                self._early[event_id] = early = _decode_early(data)
-                label = early.label
-                self._others.append((label.label_time + self.wait_ms, _EARLY, label.offset, event_id))
-        heapify(self._others)
-        self._in_order = deque(sorted(map(_place, self._waiting.values())))
-        self._look()
+        self._early = {name[2:]: _decode_early(data) for name, data in entries.items() if name[0] == "l"}
+        self._early_bytes = sum(early.size for early in self._early.values())
+        self._stored_early = set(self._early)
+        self._early_due = list(map(self._due, self._early.values()))
+        heapify(self._early_due)
 
 
-def _place(entry: Waiting | Answered) -> tuple[int, int, str]:
-    event = entry if isinstance(entry, Answered) else entry.prediction
-    return event.event_time, event.event_offset, event.event_id
+def _unlabelled(entries: Sequence[Waiting | Answered]) -> list[Waiting]:
+    return [entry for entry in entries if isinstance(entry, Waiting) and entry.label is None]
 
 
-_WAITING, _EARLY = 0, 1
-_FIRST = (-1 << 62, 0, "")
-"""A place before all others."""
 _encode = msgspec.msgpack.Encoder().encode
-_decode_waiting = msgspec.msgpack.Decoder(Waiting | Answered).decode
 _decode_early = msgspec.msgpack.Decoder(EarlyLabel).decode

@@ -14,9 +14,10 @@ from operators.carryover import Layout, carried_over, difference, features_filli
 from operators.entries import named, under
 from operators.featurebook import event_fields
 from operators.features import Features, JoinedLabel
-from operators.join import Join, Waiting
+from operators.join import Join
 from operators.nodes import Expression
 from operators.plan import FeaturePlan, compile_features
+from operators.waiting import Waiting
 from topics.messages import Event, Label, Prediction
 
 SECOND = 1_000

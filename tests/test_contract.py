@@ -35,11 +35,13 @@ from operators.drift import Drift
 from operators.evidence import Promotion
 from operators.features import Features, JoinedLabel
 from operators.gather import Gather
-from operators.join import Join, Waiting
+from operators.join import Join
 from operators.merge import Merge
 from operators.novelty import Novelty
+from operators.pending import Pending
 from operators.plan import compile_features
 from operators.rules import Alerts
+from operators.waiting import Waiting
 from topics import headers
 from topics.codec import encode
 from topics.hops import Order
@@ -248,7 +250,12 @@ CASES = {
         feed_gather,
     ),
     "features": Case(make_features, feature_inputs, feed_features),
-    "join": Case(lambda: Join(wait_ms=1_500, implicit=False, pending_max=40), join_inputs, feed_join),
+    "join": Case(
+        lambda: Join(wait_ms=1_500, implicit=False, pending_max=30, early_max=10),
+        join_inputs,
+        feed_join,
+        lambda _: (Join, Pending),
+    ),
     "reader": Case(
         Reader,
         lambda rng: [(rng.randint(0, 1), rng.randint(1, 3), rng.randint(-1, 3)) for _ in range(STEPS)],

@@ -39,7 +39,14 @@ def definition(**options: object) -> Pipeline:
 
 
 DROPS, ASSUMES = definition(), definition(on_timeout=False)
-ROSTERS = {id(pipeline): build_learner(pipeline).roster for pipeline in (DROPS, ASSUMES)}
+PIPELINES = (
+    DROPS,
+    ASSUMES,
+    definition(pending_max=1, early_max=2),
+    definition(pending_max=3, early_max=0),
+    definition(pending_max=3, early_max=2, on_timeout=False),
+)
+ROSTERS = {id(pipeline): build_learner(pipeline).roster for pipeline in PIPELINES}
 
 events = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 200)), max_size=25)
 labels = st.lists(st.tuples(st.integers(0, 15), st.integers(0, 260), st.booleans()), max_size=25)
@@ -49,7 +56,6 @@ def counted(
     pipeline: Pipeline,
     rows: list[tuple[int, int]],
     truths: list[tuple[int, int, bool]],
-    pending_max: int | None = None,
 ) -> Scorer:
     scorer = Scorer(
         pipeline,
@@ -58,8 +64,6 @@ def counted(
         writer=Writer(0, 1),
         suppression=Suppression(),
     )
-    if pending_max is not None:
-        scorer.join.pending_max = pending_max
     scorer.intake.offer_events(
         Record(
             "e", 0, n, None, None,
@@ -78,18 +82,17 @@ def counted(
 
 
 def waiting_unlabelled(join: Join) -> int:
-    return sum(join.waits(name.removeprefix("w/")) for name in join.snapshot() if name.startswith("w/"))
+    return sum(join.waits(name.removeprefix("i/")) for name in join.snapshot() if name.startswith("i/"))
 
 
 @settings(deadline=None)
-@given(events, labels, st.booleans(), st.sampled_from([None, 1, 3]))
+@given(events, labels, st.sampled_from(PIPELINES))
 def test_every_label_and_every_prediction_has_one_fate(
     rows: list[tuple[int, int]],
     truths: list[tuple[int, int, bool]],
-    assumes: bool,
-    pending_max: int | None,
+    pipeline: Pipeline,
 ) -> None:
-    scorer = counted(ASSUMES if assumes else DROPS, rows, truths, pending_max)
+    scorer = counted(pipeline, rows, truths)
     fates: Counter[str] = Counter()
     for (kind, name), count in scorer.counts.items():
         fates[f"{kind} {name}"] = count
@@ -99,11 +102,13 @@ def test_every_label_and_every_prediction_has_one_fate(
     answered = fates["events accepted"] + fates["events late"] - fates["events beyond_horizon"]
     learned = fates["labels joined"] + fates["labels implicit"]
     gone = fates["predictions_dropped expired"] + fates["predictions_dropped given_up"]
-    assert learned + gone + waiting_unlabelled(scorer.join) >= answered
-    if pending_max is None:
-        assert learned + gone + waiting_unlabelled(scorer.join) == answered
+    assert learned + gone + waiting_unlabelled(scorer.join) == answered
+    refused = ("labels late", "labels duplicate", "labels conflicting", "labels unmatched", "labels given_up")
+    told = ("predictions_dropped given_up", *refused)
+    assert fates["dead_letters join"] == sum(fates[end] for end in told)
+    if pipeline in (DROPS, ASSUMES):
         assert not fates["predictions_dropped given_up"] + fates["labels given_up"]
-    if assumes:
+    if pipeline.implicit_label is not None:
         assert not fates["predictions_dropped expired"]
 
 
