@@ -17,6 +17,7 @@ from typing import IO, Annotated
 import typer
 
 from engine.cli_features import features_app
+from engine.cli_pipes import send, tail
 from engine.cli_skew import skew
 from engine.cli_static import static_app
 from engine.loading import load_pipeline
@@ -36,6 +37,8 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(static_app, name="static")
 app.add_typer(features_app, name="features")
 app.command()(skew)
+app.command()(send)
+app.command()(tail)
 
 
 def main() -> None:
@@ -197,59 +200,35 @@ def topics_plan(file: PipelineFile, json: Json = False) -> None:
 
 
 @topics_app.command("create")
-def topics_create(file: PipelineFile, bootstrap_servers: Servers = None, config: Config = None) -> None:
+def topics_create(
+    file: PipelineFile,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    retention_ms: Annotated[
+        int | None,
+        typer.Option(
+            min=-1, help="retention.ms where the broker's default would hold; -1, for ever, to send old data."
+        ),
+    ] = None,
+) -> None:
     """Create the topics that are missing, after printing the plan; change none that exist."""
     from engine.kafka import ensure_topics  # noqa: PLC0415
     from engine.report import print_plan  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
     settings = settings_of(config, bootstrap_servers)
-    plan = [entry._replace(create=True) for entry in pipeline.catalog.plan(events=pipeline.events.partitions)]
+    plan = [
+        entry._replace(
+            create=True,
+            retention_ms=retention_ms
+            if entry.retention_ms is None and entry.cleanup == "delete"
+            else entry.retention_ms,
+        )
+        for entry in pipeline.catalog.plan(events=pipeline.events.partitions)
+    ]
     print_plan(plan)
     created = asyncio.run(ensure_topics(settings.kafka, plan))
     typer.echo(f"\ncreated: {', '.join(created) or 'nothing, all there'}\nnext: headrace run {file}")
-
-
-@app.command()
-def tail(
-    topic: str,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
-    from_beginning: Annotated[
-        bool, typer.Option("--from-beginning", help="Start with the oldest record.")
-    ] = False,
-    count: Annotated[
-        int | None, typer.Option("-n", "--count", min=1, help="Stop after so many records.")
-    ] = None,
-    headers: Annotated[bool, typer.Option("--headers", help="Show headers too.")] = False,
-) -> None:
-    """Print the records of a topic as they come, one JSON object a line."""
-    from engine.pipes import tail_topic  # noqa: PLC0415
-
-    settings = settings_of(config, bootstrap_servers)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(
-            tail_topic(settings.kafka, topic, from_beginning=from_beginning, count=count, headers=headers)
-        )
-
-
-@app.command()
-def send(
-    topic: str,
-    file: Annotated[Path, typer.Argument(help="One JSON object a line (.gz too); - for standard input.")],
-    key: Annotated[str | None, typer.Option(help="Field whose value is the record's key.")] = None,
-    time: Annotated[
-        str | None, typer.Option(help="Field whose value is the record's timestamp; default: now.")
-    ] = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
-) -> None:
-    """Publish the lines of a file to a topic."""
-    from engine.pipes import send_file  # noqa: PLC0415
-
-    settings = settings_of(config, bootstrap_servers)
-    sent = asyncio.run(send_file(settings.kafka, topic, file, key=key, time=time))
-    typer.echo(f"sent {sent} records to {topic}\nnext: headrace tail {topic} --from-beginning")
 
 
 @app.command()

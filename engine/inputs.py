@@ -20,6 +20,9 @@ __all__ = ["Inputs", "together"]
 
 BUFFERED_MAX = 10_000
 """Decoded records of one topic and partition held back while the other queue is waited for."""
+CATCHING_UP_MS = 10_000
+"""Events this old are a replay or a backlog, where time runs so fast that the tenth of a second until a fetch
+tells of new labels can be days.  Younger ones are not delayed by asking."""
 
 Values = Sequence[Mapping[str, object]]
 
@@ -69,6 +72,17 @@ class Inputs:
             reached[self._rekey] = owned.rekeying.enricher.position.hops
             reached[self._rekeyed] = owned.rekeying.position.values
         return reached
+
+    async def look_ahead(
+        self, batches: Mapping[Partition, list[Record]], source: Source, now_ms: int
+    ) -> None:
+        """Learn where labels end before old events go ahead of them: whatever was written first is seen."""
+        if self._labels is None:
+            return
+        for (topic, number), records in batches.items():
+            stamp_ms = records[0].timestamp_ms
+            if topic == self._events and stamp_ms is not None and now_ms - stamp_ms > CATCHING_UP_MS:
+                await source.look_beside((topic, number), (self._labels, number))
 
     def offer(self, owned: Owned, topic: str, records: list[Record], now_ms: int) -> None:
         """Hand what was polled at `now_ms` to the part of an owner that takes it."""

@@ -61,7 +61,7 @@ class Listener(Protocol):
 class _Buffer:
     """Records of one partition that were fetched and not handed out yet."""
 
-    __slots__ = ("ahead", "end", "known", "records", "start")
+    __slots__ = ("ahead", "end", "known", "looked", "records", "start")
 
     def __init__(self, position: int, end: int) -> None:
         self.records: list[Record] = []
@@ -72,6 +72,8 @@ class _Buffer:
         """Largest end of the log that was seen."""
         self.known = False
         """Whether a fetch has told the end: what brokers list may be too low."""
+        self.looked = position
+        """What lies before here was in the log when `look_beside` last asked."""
 
     def __len__(self) -> int:
         return len(self.records) - self.start
@@ -275,6 +277,20 @@ class Source:
         """
         buffer = self._open[TopicPartition(*partition)]
         return not buffer.known or buffer.position < buffer.end
+
+    async def look_beside(self, partition: Partition, other: Partition) -> None:
+        """Learn of every record of `other` that was there before what has been handed out of `partition`.
+
+        The end that `unread` goes by is as old as the last fetch.  Asks once for all that `partition` is
+        known to hold, so a backlog costs one round trip.  Raises BrokerError.
+        """
+        here, there = self._open.get(TopicPartition(*partition)), self._open.get(TopicPartition(*other))
+        if here is None or there is None or here.position <= here.looked:
+            return
+        looked = max(here.position, here.end)
+        tp = TopicPartition(*other)
+        there.end = max(there.end, (await bounds(self._consumer, [tp], self._kafka))[tp][1])
+        here.looked = looked
 
     def lag(self, partition: Partition) -> int:
         """Return how many offsets lie between the position and the end of the log."""

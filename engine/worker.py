@@ -174,6 +174,7 @@ class Worker:
             # 1 poll
             batches = await self._source.poll(POLL_MS, POLL_MAX)
             polled_s = time.monotonic()
+            await self._inputs.look_ahead(batches, self._source, _now_ms())
             async with self._turn:
                 self._offer(batches)
                 for partition, owned in list(self._owned.items()):
