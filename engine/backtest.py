@@ -214,7 +214,17 @@ class Backtest:
                 if decision.type.startswith("drift.")
             ],
             "served": learner.evaluation.served_scores(),
-            "models": learner.evaluation.model_scores(),
+            "models": self._model_scores(),
+            "quarantined": {
+                decision.model_name: {
+                    "time": decision.time,
+                    "examples": decision.examples,
+                    "alias": decision.evidence["alias"],
+                    "reason": decision.reason,
+                }
+                for decision in self.run.decisions
+                if decision.type == "model.quarantined"
+            },
             "rules": {
                 name.partition(" ")[2]: count for (kind, name), count in counts.items() if kind == "rule_hits"
             },
@@ -229,6 +239,12 @@ class Backtest:
             "labels_waiting": self.run.scorer.join.early,
             "dead_letters": sum(self.dead_letters.counts.values()),
         }
+
+    def _model_scores(self) -> dict[str, dict[str, float]]:
+        """Return every candidate's metrics; none of one in quarantine, which answered other examples."""
+        learner = self.run.learner
+        scores, roster = learner.evaluation.model_scores(), learner.roster
+        return {name: scores.get(name, {}) if roster.healthy(name) else {} for name in roster.candidates}
 
 
 def backtest(

@@ -25,6 +25,7 @@ and commands up to the resume, which have acted, are passed over.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -146,6 +147,11 @@ class Learner:
     def pinned(self) -> bool:
         """Return whether a pin command holds the champion."""
         return self.arena.pinned
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """Return what happened, by (metric, label): the shell exports and empties it."""
+        return self.learning.counts
 
     @property
     def examples(self) -> int:

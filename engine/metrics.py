@@ -142,11 +142,11 @@ COUNTERS = (
         _always(*get_args(AlertKind)),
     ),
     CounterFamily(
-        "models",
+        "model_failures",
         "headrace_model_failures",
-        "Times a candidate raised or answered no number.",
-        ("kind",),
-        _always("failed"),
+        "Candidates that raised or gave no number.",
+        ("step", "model"),
+        lambda pipeline: (f"{step} {name}" for name in pipeline.models for step in ("score", "learn")),
     ),
     CounterFamily(
         "drifts",
@@ -266,6 +266,8 @@ class Status(NamedTuple):
     scores: dict[tuple[str, str, str], float]
     """(model, metric, window) -> value: `served` is a model here, window is `all` or `recent`."""
     pinned: bool = False
+    champion_quarantined: bool = False
+    """The champion has failed and nobody could take its place: the prior answers."""
 
 
 class Metrics(Collector):
@@ -335,6 +337,11 @@ def _gauges(status: Status) -> Iterator[Metric]:
         ("headrace_leader", "1 on the worker that writes decisions and model scores.", int(status.leading)),
         ("headrace_learning_paused", "1 while learning is paused.", int(status.paused)),
         ("headrace_champion_pinned", "1 while the champion is pinned.", int(status.pinned)),
+        (
+            "headrace_champion_quarantined",
+            "1 while no model is left and the prior answers.",
+            int(status.champion_quarantined),
+        ),
         (
             "headrace_examples_unlearned",
             "Logged examples not learned yet, a pause included.",

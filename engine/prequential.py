@@ -78,7 +78,7 @@ class Prequential:
         until = row + 1 if alone else lessons.even_until(row)
         answers = self._answers(run, row, until, now_ms, serving, lessons)
         if serving.failures:
-            self._counts["models", "failed"] += len(serving.failures)
+            self._counts.update(("model_failures", f"score {failure.name}") for failure in serving.failures)
             outbox.quarantine(answers[0], serving.failures)
             outbox.tell()
         events = run.events[row:until]

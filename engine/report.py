@@ -152,7 +152,7 @@ def print_report(report: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     table.add_row("served", *(_number(report["served"][name]) for name in metrics), style="bold")
     for model, scores in report["models"].items():
-        mark = " (champion)" if model == report["champion"] else ""
+        mark = _mark(model, report)
         table.add_row(model + mark, *(_number(scores.get(name)) for name in metrics))
     _out.print(table)
     rate = report["events"] / report["seconds"] if report["seconds"] else 0.0
@@ -174,6 +174,11 @@ def print_report(report: dict[str, Any]) -> None:
             _out.print(
                 f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items())
             )
+    for model, found in report["quarantined"].items():
+        _out.print(
+            f"[bold red]{model} ({found['alias']}) was quarantined at example {found['examples']:,}:[/] "
+            f"{escape(found['reason'])}"
+        )
     for drift in report["drifts"][-5:]:
         _out.print(f"{_when(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
     if len(report["drifts"]) > 5:
@@ -190,6 +195,13 @@ def print_diagnosis(diagnosis: dict[str, Any]) -> None:
     _err.print(f"\nerror: the run failed: {'; '.join(diagnosis['failures'])}", markup=False, soft_wrap=True)
     for cause in diagnosis["causes"]:
         _err.print(f"  cause: {cause['what']}\n    fix: {cause['fix']}", markup=False, soft_wrap=True)
+
+
+def _mark(model: str, report: dict[str, Any]) -> str:
+    """Return what stands behind a model's name in the table."""
+    if (found := report["quarantined"].get(model)) is not None:
+        return f" (quarantined at example {found['examples']:,})"
+    return " (champion)" if model == report["champion"] else ""
 
 
 @contextlib.contextmanager

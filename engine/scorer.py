@@ -333,7 +333,7 @@ class Scorer:
         return shadowed.scores
 
     def _failed(self, answer: Prediction, failures: Sequence[Failure]) -> None:
-        self.counts["models", "failed"] += len(failures)
+        self.counts.update(("model_failures", f"score {failure.name}") for failure in failures)
         self.outbox.quarantine(answer, failures)
 
     def _label(self, read: LabelRead) -> None:

@@ -17,7 +17,6 @@ of the log.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -33,14 +32,13 @@ from engine.checkpoint import Checkpoint, CheckpointStore
 from engine.definition import check_definition
 from engine.kafka import Partition, Sink, log_bounds, read_log
 from engine.learner import Learner
-from engine.metrics import Metrics, ModelStatus, Status
+from engine.metrics import Metrics, Status
 from engine.pipeline import Pipeline
+from engine.race import RaceView
 from engine.scorer import Scorer
 from engine.settings import Settings
 from engine.sink import Written
-from operators import guard
 from operators.contract import StateDelta
-from operators.evaluation import SERVED
 from topics import headers
 from topics.codec import encode
 from topics.errors import ClaimError
@@ -50,18 +48,8 @@ __all__ = ["Learned", "Trainer"]
 
 SLICE_RECORDS = 64
 """Examples folded before predictions get their turn: a few milliseconds of a tree."""
-RECENT_EVERY_S = 10.0
-"""A recent window of 1,000 examples and four metrics takes some 20 ms for each four models."""
 PARTITION = 0
 """One global model: one examples partition."""
-DECISION_LEVELS: dict[str, int] = {
-    "model.quarantined": logging.WARNING,
-    "learning.backlog": logging.WARNING,
-    "command.refused": logging.WARNING,
-    "drift.improved": logging.DEBUG,
-}
-"""A lost model must be found among a hundred alarms; other decisions are INFO, and all are on the topic."""
-
 log = structlog.get_logger("headrace")
 
 
@@ -92,6 +80,7 @@ class Trainer:
         self._pipeline = pipeline
         self._settings = settings
         self._metrics = metrics
+        self.race = RaceView(metrics)
         self._sink = sink
         self._store = CheckpointStore(settings.state_dir, pipeline.name, "learner", PARTITION)
         self._topic = pipeline.catalog["examples"]
@@ -108,8 +97,6 @@ class Trainer:
         """Whether the models topic may name another champion than ours, or none."""
         self._ahead: list[Scorer] = []
         """The scorers whose records are folded before they are sent; empty unless alone."""
-        self._recent: dict[str, dict[str, float]] = {}
-        self._recent_at_s = float("-inf")
         self._foreseen = -1
         """Offset that the last record folded ahead will have."""
 
@@ -257,23 +244,7 @@ class Trainer:
     # -- what the leader writes -------------------------------------------------------------------
 
     def _decided(self, decisions: Sequence[Decision]) -> None:
-        for decision in decisions:
-            if decision.type.startswith("drift."):
-                direction = "worse" if decision.type == "drift.detected" else "better"
-                detector, _, subject = decision.reason.partition(" on ")
-                self._metrics.counts["drifts", f"{detector} {direction} {subject}"] += 1
-            elif decision.type in {"model.promoted", "model.rolled_back"}:
-                reason = "command" if "command_id" in decision.evidence else decision.reason
-                self._metrics.counts["promotions", reason] += 1
-            log.log(
-                DECISION_LEVELS.get(decision.type, logging.INFO),
-                decision.type,
-                model=decision.model_name,
-                reason=decision.reason,
-                examples=decision.examples,
-            )
-        for _, outcome in {_answered(decision) for decision in decisions} - {(-1, "")}:
-            self._metrics.counts["commands", outcome] += 1
+        self.race.decided(decisions, self.learner.roster)
         if self.leading:
             self._decisions += decisions
 
@@ -325,42 +296,9 @@ class Trainer:
 
     # -- what a scrape shows ----------------------------------------------------------------------
 
-    def _recent_scores(self) -> dict[str, dict[str, float]]:
-        """Return the recent window's metrics, at most RECENT_EVERY_S old: counting them holds the loop."""
-        now_s = time.monotonic()
-        if now_s - self._recent_at_s > RECENT_EVERY_S:
-            self._recent = self.learner.evaluation.recent_scores()
-            self._recent_at_s = now_s
-        return self._recent
-
     def status(self, *, lag: dict[Partition, int], pending: int, partitions: int) -> Status:
         """Return the learner's part of the status together with what the worker knows."""
-        learner = self.learner
-        roster = learner.roster
-        standing = learner.evidence.standing()
-        overall: dict[str, dict[str, float]] = {}
-        recent: dict[str, dict[str, float]] = {}
-        if self.leading:
-            # Every worker has the same models: exported by each, sums and averages would count them again.
-            overall, recent = learner.evaluation.model_scores(), self._recent_scores()
-            overall[SERVED] = learner.evaluation.served_scores()
-        scores = {
-            (name, metric, window): value
-            for window, found in (("all", overall), ("recent", recent))
-            for name, values in found.items()
-            for metric, value in values.items()
-        }
-        models = [
-            ModelStatus(
-                name=candidate.name,
-                version=candidate.version,
-                kind=_kind(candidate.model),
-                alias="champion" if candidate.name == roster.champion else "challenger",
-                updates=candidate.updates,
-                evidence=standing.get(candidate.name, 0.0),
-            )
-            for candidate in roster.candidates.values()
-        ]
+        learner, roster = self.learner, self.learner.roster
         return Status(
             lag={**lag, (self._topic, PARTITION): self.lag},
             pending=pending,
@@ -371,25 +309,8 @@ class Trainer:
             leading=self.leading,
             paused=learner.paused,
             pinned=learner.pinned,
-            models=models,
-            scores=scores,
+            champion_quarantined=roster.champion in roster.quarantined,
+            models=self.race.candidates(learner),
+            # Every worker has the same models: exported by each, sums and averages would count them again.
+            scores=self.race.scores(learner) if self.leading else {},
         )
-
-
-def _answered(decision: Decision) -> tuple[int, str]:
-    """Return the offset of the command that a decision answers, and whether it was done; else (-1, "")."""
-    if decision.type == "command.refused":
-        return decision.offset, "refused"
-    return (decision.offset, "done") if "command_id" in decision.evidence else (-1, "")
-
-
-def _kind(model: object) -> str:
-    """Return the class that learns: the last step of a pipeline, inside whatever guards it."""
-    last: object = model
-    while True:
-        if hasattr(last, "steps"):
-            last = list(last.steps.values())[-1]
-        elif type(last).__module__ == guard.__name__:
-            last = getattr(last, "model")  # noqa: B009 - every guard has one
-        else:
-            return type(last).__name__

@@ -284,6 +284,8 @@ class Worker:
         for owned in self._owned.values():
             owned.absorb_counts(self.metrics.absorb)
         self.metrics.absorb(self._served.counts)
+        self.metrics.absorb(self.trainer.learner.counts)
+        self.trainer.race.look()
         for outcome, count in self._static.counts.items():
             self.metrics.counts["lookups", outcome] = count
         self._given_up.tell(self.metrics.counts, self._turned_s)

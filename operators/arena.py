@@ -158,7 +158,8 @@ class Arena:
         self._move(name, "quarantine")
         roster.quarantined.add(name)
         roster.previous = tuple(other for other in roster.previous if other != name)
-        decisions = [self._decisions.write(at, "model.quarantined", name, reason)]
+        alias: dict[str, float | int | str] = {"alias": state}
+        decisions = [self._decisions.write(at, "model.quarantined", name, reason, evidence=alias)]
         if state == "champion":
             if self.pinned:
                 decisions.append(self._unpin(at, name, "quarantine"))

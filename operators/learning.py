@@ -15,6 +15,7 @@ by the column up to the first example that may decide something: the results are
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -79,6 +80,8 @@ class Learning:
     ) -> None:
         self.examples = 0
         self.time = 0
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """What happened, by (metric, label): the shell exports it; no part of the state."""
         self.loss = loss or loss_of(task)
         self._task: Task = task
         self._threshold = threshold
@@ -224,6 +227,7 @@ class Learning:
         at = self.moment(offset)
         decisions = arena.alarms(at, alarms, self._evaluation.recent_loss)
         for name, reason in sick:
+            self.counts["model_failures", f"learn {name}"] += 1
             decisions += arena.quarantine(at, name, reason, self._evaluation.recent_loss)
         if self._roster.champion == champion:
             decisions += arena.swap(at, proven)

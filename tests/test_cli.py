@@ -26,6 +26,7 @@ REPORT = [
     "labels_waiting",
     "served",
     "models",
+    "quarantined",
     "dead_letters",
     "dead_letters_by_stage",
     "diagnosis",
