@@ -10,9 +10,8 @@ compare-and-set; from then on every older owner's `save` fails, so a process tha
 through a rebalance cannot overwrite its successor's work.  SQLite does not check its pages'
 contents, so every row carries a checksum and the head row a sum over all of them.
 
-A save of 15,000 entries runs in a thread beside the loop and must not fight it for the interpreter.
-So entries go to SQLite packed, a whole batch in each of three statements, and SQLite takes them
-apart: one statement per row takes the interpreter's lock 30,000 times, and twice the processor time.
+Entries that may be too much for memory are kept apart (`entry_tables.py`): a load leaves them where they
+are, and `stored` reads them one by one, by a connection of its own that waits for no save.
 
 The directory must be on a local disk: SQLite's write-ahead log does not work over a network
 file system.  Several processes of one machine may share it, claims keep them apart.
@@ -28,10 +27,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
-from zlib import crc32
+from typing import Any, Literal, NamedTuple
 
-from topics.codec import encode_json
+from engine.entry_tables import NOTHING, SCHEMA, SUM_MODULUS, Apart, Tally, checksum_of, write
 from topics.errors import CheckpointError, ClaimError
 
 __all__ = ["Checkpoint", "CheckpointStore", "Fenced", "Head", "OwnerRole"]
@@ -42,36 +40,16 @@ FORMAT = 2
 """Kept in the file (`user_version`); another format is refused, never guessed at."""
 BUSY_DEADLINE_S = 5.0
 """Another process of this machine may hold the file for one save: milliseconds."""
-BATCH_BYTES_MAX = 16_777_216
-"""Names and values given to SQLite at once, plus one entry; its own limit is 1 GB."""
-SUM_MODULUS = 2**62
-"""The sum of row checksums fits SQLite's signed 64-bit integer."""
+PAGE_BYTES = 8_192
+"""Four waiting answers; in SQLite's own pages of half the size some fit only once."""
 
 _SCHEMA = f"""
+PRAGMA page_size = {PAGE_BYTES};
 PRAGMA user_version = {FORMAT};
 CREATE TABLE owner (id INTEGER PRIMARY KEY CHECK (id = 1), claim INTEGER NOT NULL, seal BLOB NOT NULL);
 CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), claim INTEGER NOT NULL, meta BLOB NOT NULL,
-                   rows INTEGER NOT NULL, sum INTEGER NOT NULL, seal BLOB NOT NULL);
-CREATE TABLE entry (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
-"""
-
-# A batch is three parameters: a JSON list with one array per entry, all names joined, all values joined.
-# The array: place of the name, length; for an entry that stays also place of the value, length, checksum.
-_NAME = "CAST(substr(?2, json_extract(one.value, '$[0]'), json_extract(one.value, '$[1]')) AS TEXT)"
-_COUNT = f"""
-SELECT count(*), coalesce(sum(entry.sum), 0) FROM json_each(?1) AS one JOIN entry ON entry.name = {_NAME}
-"""  # noqa: S608 - constants
-_DELETE = f"""
-DELETE FROM entry WHERE name IN (
-    SELECT {_NAME} FROM json_each(?1) AS one WHERE json_array_length(one.value) = 2
-)
-"""  # noqa: S608
-_INSERT = f"""
-INSERT OR REPLACE INTO entry
-SELECT {_NAME}, coalesce(substr(?3, json_extract(one.value, '$[2]'), json_extract(one.value, '$[3]')), x''),
-       json_extract(one.value, '$[4]')
-FROM json_each(?1) AS one WHERE json_array_length(one.value) = 5
-"""  # noqa: S608
+                   rows INTEGER NOT NULL, sum INTEGER NOT NULL, apart INTEGER NOT NULL, seal BLOB NOT NULL);
+{SCHEMA}"""
 
 
 class Checkpoint(NamedTuple):
@@ -82,7 +60,7 @@ class Checkpoint(NamedTuple):
     meta: bytes
     """The caller's own: positions, digest of the definition."""
     entries: dict[str, bytes]
-    """The whole state, entry by entry."""
+    """The whole state, entry by entry, but for what is kept apart."""
 
 
 class Fenced(NamedTuple):
@@ -105,14 +83,27 @@ class Head(NamedTuple):
 class CheckpointStore:
     """The checkpoints of one partition of one pipeline.
 
-    Every method runs in a thread, so that a slow disk does not hold the loop.  Raises
+    Entries whose names begin with one of `apart` are read one by one.
+
+    Every asynchronous method runs in a thread, so that a slow disk does not hold the loop.  Raises
     CheckpointError, naming the file, if it cannot be read, trusted or written.
     """
 
-    def __init__(self, directory: Path, pipeline: str, role: OwnerRole, partition: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        pipeline: str,
+        role: OwnerRole,
+        partition: int,
+        *,
+        apart: tuple[str, ...] = (),
+    ) -> None:
         self.path = directory / pipeline / f"{role}-{partition}.sqlite"
         self._identity = f"{pipeline}/{role}/{partition}"
+        self._apart = apart
         self._connection: sqlite3.Connection | None = None
+        self._reading: sqlite3.Connection | None = None
+        """For entries kept apart: the loop asks for them, and must not wait for a save."""
         self._lock = threading.Lock()
         self._unsaved: dict[str, bytes | None] = {}
 
@@ -140,6 +131,10 @@ class CheckpointStore:
         """Return how the store stands; changes nothing, and makes no owner wait."""
         return await asyncio.to_thread(self._look)
 
+    def stored(self, prefix: str) -> Apart:
+        """Return the entries that are kept apart under `prefix`, as the last checkpoint has them."""
+        return Apart(self._query, self._corrupt, prefix)
+
     async def close(self) -> None:
         """Close the file; the store opens it again if asked."""
         await asyncio.to_thread(self._close)
@@ -162,25 +157,13 @@ class CheckpointStore:
                     f"{self._identity} belongs to claim {owner}, this owner's is {claim}",
                     hint="another worker took the partition over; this one must stop writing to it",
                 )
-            head = database.execute("SELECT rows, sum FROM head").fetchone() or (0, 0)
-            rows, total = self._apply(database, *head)
-            seal = self._seal("head", claim, meta, rows, total)
+            before = database.execute("SELECT rows, sum, apart FROM head").fetchone()
+            tally = write(database, self._unsaved, self._apart, Tally(*before) if before else NOTHING)
+            seal = self._seal("head", claim, meta, *tally)
             database.execute(
-                "INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?, ?, ?)", (claim, meta, rows, total, seal)
+                "INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?, ?, ?, ?)", (claim, meta, *tally, seal)
             )
         self._unsaved.clear()
-
-    def _apply(self, database: sqlite3.Connection, rows: int, total: int) -> tuple[int, int]:
-        """Write the entries that changed; return the count and sum of all rows after it."""
-        for batch in _packed(self._unsaved):
-            places = encode_json(batch.places).decode()
-            names, values = b"".join(batch.names), b"".join(batch.values)
-            old_rows, old_total = database.execute(_COUNT, (places, names)).fetchone()
-            database.execute(_DELETE, (places, names))
-            database.execute(_INSERT, (places, names, values))
-            rows += len(batch.values) - old_rows
-            total += batch.total - old_total
-        return rows, total % SUM_MODULUS
 
     def _load(self) -> Checkpoint | None:
         if not self.path.exists():
@@ -204,30 +187,34 @@ class CheckpointStore:
         claim: int = row[0]
         return claim
 
-    def _head(self, database: sqlite3.Connection) -> tuple[int, bytes, int, int] | None:
-        """Return claim, meta, number of rows and sum of the last checkpoint."""
-        head = database.execute("SELECT claim, meta, rows, sum, seal FROM head").fetchone()
+    def _head(self, database: sqlite3.Connection) -> tuple[int, bytes, Tally] | None:
+        """Return claim and meta of the last checkpoint, and what its rows add up to."""
+        head = database.execute("SELECT claim, meta, rows, sum, apart, seal FROM head").fetchone()
         if head is None:
             return None
-        claim, meta, rows, total, seal = head
-        if seal != self._seal("head", claim, meta, rows, total):
+        *sealed, seal = head
+        if seal != self._seal("head", *sealed):
             raise self._corrupt("its head does not match its seal (damaged, or another partition's file)")
-        return claim, meta, rows, total
+        claim, meta, *tally = sealed
+        return claim, meta, Tally(*tally)
 
     def _read(self, database: sqlite3.Connection) -> Checkpoint | None:
         head = self._head(database)
         if head is None:
             return None
-        claim, meta, rows, total = head
+        claim, meta, tally = head
         entries: dict[str, bytes] = {}
         found = 0
         for name, value, checksum in database.execute("SELECT name, value, sum FROM entry"):
-            if checksum != _checksum(name, value):
+            if checksum != checksum_of(name, value):
                 raise self._corrupt(f"entry {name!r} does not match its checksum")
             entries[name] = value
             found += checksum
-        if (len(entries), found % SUM_MODULUS) != (rows, total):
-            raise self._corrupt(f"{len(entries)} entries were found, {rows} were written")
+        (apart,) = database.execute("SELECT count(*) FROM apart").fetchone()
+        if Tally(len(entries), found % SUM_MODULUS, apart) != tally:
+            raise self._corrupt(
+                f"{len(entries)} and {apart} entries were found, {tally.rows} and {tally.apart} were written"
+            )
         return Checkpoint(claim, meta, entries)
 
     def _seal(self, *parts: object) -> bytes:
@@ -253,12 +240,7 @@ class CheckpointStore:
                         database.execute("ROLLBACK")
                     raise
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
-                    raise CheckpointError(
-                        f"{self.path} cannot be used now: {error}",
-                        hint="is the disk full, read-only or failing? The last checkpoint is intact",
-                    ) from error
-                raise self._corrupt(str(error)) from error
+                raise self._failed(error) from error
             except OSError as error:
                 raise CheckpointError(
                     f"{self.path} cannot be used: {error}", hint="check HEADRACE_STATE_DIR and its owner"
@@ -281,11 +263,30 @@ class CheckpointStore:
             self._connection = connection
         return self._connection
 
+    def _query(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
+        """Read what is committed; not through the lock, which a save holds."""
+        try:
+            if self._reading is None:
+                self._reading = _connect(self.path)
+                self._reading.execute("PRAGMA query_only = ON")
+            return self._reading.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
     def _close(self) -> None:
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            for connection in (self._connection, self._reading):
+                if connection is not None:
+                    connection.close()
+            self._connection = self._reading = None
+
+    def _failed(self, error: sqlite3.Error) -> CheckpointError:
+        if isinstance(error, sqlite3.OperationalError):
+            return CheckpointError(
+                f"{self.path} cannot be used now: {error}",
+                hint="is the disk full, read-only or failing? The last checkpoint is intact",
+            )
+        return self._corrupt(str(error))
 
     def _corrupt(self, what: str) -> CheckpointError:
         return CheckpointError(
@@ -293,44 +294,6 @@ class CheckpointStore:
             hint="restore the file from a backup (an older one is safe: the logs fill the gap), "
             "or move it away to start this partition anew",
         )
-
-
-class _Batch:
-    """Some entries of a delta, as `_COUNT`, `_DELETE` and `_INSERT` take them."""
-
-    def __init__(self) -> None:
-        self.places: list[tuple[int, ...]] = []
-        self.names: list[bytes] = []
-        self.values: list[bytes] = []
-        self.total = 0
-        """Sum of the checksums of the entries that stay."""
-
-
-def _packed(delta: Mapping[str, bytes | None]) -> Iterator[_Batch]:
-    """Cut a delta into batches, by name, so that neighbours in the file are written together."""
-    batch = _Batch()
-    name_at = value_at = 1  # SQLite counts from 1
-    for text in sorted(delta):
-        name, value = text.encode(), delta[text]
-        batch.names.append(name)
-        if value is None:
-            batch.places.append((name_at, len(name)))
-        else:
-            checksum = crc32(value, crc32(name))
-            batch.places.append((name_at, len(name), value_at, len(value), checksum))
-            batch.values.append(value)
-            batch.total += checksum
-            value_at += len(value)
-        name_at += len(name)
-        if name_at + value_at > BATCH_BYTES_MAX:
-            yield batch
-            batch, name_at, value_at = _Batch(), 1, 1
-    if batch.places:
-        yield batch
-
-
-def _checksum(name: str, value: bytes) -> int:
-    return crc32(value, crc32(name.encode()))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import checkpoint
-from engine.checkpoint import Checkpoint, CheckpointStore
+from engine import entry_tables
+from engine.checkpoint import FORMAT, Checkpoint, CheckpointStore
 from topics.errors import CheckpointError, ClaimError
 
 names = st.text("ab/\0é€", min_size=1, max_size=3)
@@ -30,8 +30,10 @@ steps = st.lists(st.tuples(st.sampled_from(["save", "fence", "reopen"]), deltas)
 
 
 @contextmanager
-def store_in(directory: Path, partition: int = 0) -> Iterator[CheckpointStore]:
-    store = CheckpointStore(directory, "flights", "scorer", partition)
+def store_in(
+    directory: Path, partition: int = 0, *, apart: tuple[str, ...] = ()
+) -> Iterator[CheckpointStore]:
+    store = CheckpointStore(directory, "flights", "scorer", partition, apart=apart)
     try:
         yield store
     finally:
@@ -50,13 +52,26 @@ def run(*calls: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return asyncio.run(all_of_them())
 
 
-@given(steps, st.sampled_from([1, 12, checkpoint.BATCH_BYTES_MAX]))
-@settings(max_examples=40, deadline=None)
+def check_stored(store: CheckpointStore, model: dict[str, bytes], prefix: str) -> None:
+    """What is kept apart is read name by name, in order, and counted."""
+    under = {name[len(prefix) :]: value for name, value in model.items() if name.startswith(prefix)}
+    stored, names = store.stored(prefix), sorted(under)
+    assert stored.get([*names, "\U0010ffff"]) == under
+    assert stored.get([]) == {}
+    assert stored.scan("", "\U0010ffff", 100) == [name for name in names if name]
+    if len(names) > 2:
+        assert stored.scan(names[0], names[-1], 1) == names[1:2]
+    for start in "ab":
+        assert stored.count(start) == sum(name.startswith(start) for name in names)
+
+
+@given(steps, st.sampled_from([1, 12, entry_tables.BATCH_BYTES_MAX]), st.sampled_from([(), ("a", "é/")]))
+@settings(max_examples=60, deadline=None)
 def test_saving_deltas_equals_updating_a_dict(
-    plan: list[tuple[str, dict[str, bytes | None]]], batch_bytes_max: int
+    plan: list[tuple[str, dict[str, bytes | None]]], batch_bytes_max: int, apart: tuple[str, ...]
 ) -> None:
     async def play(directory: Path) -> None:
-        store = CheckpointStore(directory, "flights", "scorer", 0)
+        store = CheckpointStore(directory, "flights", "scorer", 0, apart=apart)
         model: dict[str, bytes] = {}
         claim, saves = (await store.fence()).claim, 0
         for step, delta in plan:
@@ -71,17 +86,20 @@ def test_saving_deltas_equals_updating_a_dict(
                 claim = fenced.claim
             else:
                 await store.close()
-                store = CheckpointStore(directory, "flights", "scorer", 0)
+                store = CheckpointStore(directory, "flights", "scorer", 0, apart=apart)
             found = await store.load()
             if saves:
+                whole = {name: value for name, value in model.items() if not name.startswith(apart)}
                 assert found is not None
-                assert (found.entries, found.meta) == (model, b"%d" % saves)
+                assert (found.entries, found.meta) == (whole, b"%d" % saves)
+                for prefix in apart:
+                    check_stored(store, model, prefix)
             else:
                 assert found is None
         await store.close()
 
     with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "BATCH_BYTES_MAX", batch_bytes_max)
+        patch.setattr(entry_tables, "BATCH_BYTES_MAX", batch_bytes_max)
         asyncio.run(play(Path(directory)))
 
 
@@ -203,6 +221,43 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Callable[[Pat
     assert str(path) in str(caught.value)
 
 
+def saved_apart(tmp_path: Path) -> Path:
+    with store_in(tmp_path, apart=("k",)) as store:
+        entries = {f"k{n}": b"v%d" % n * 50 for n in range(200)}
+        run(store.fence, lambda: store.save(1, b"meta", {"whole": b"1", **entries}))
+    return store.path
+
+
+def test_a_damaged_row_is_refused_when_it_is_read_and_a_lost_one_at_once(tmp_path: Path) -> None:
+    path = saved_apart(tmp_path)
+    flipped(path)
+    with store_in(tmp_path, apart=("k",)) as store:
+        found = run(store.load)
+        assert found is not None
+        assert found.entries == {"whole": b"1"}
+        stored = store.stored("k")
+        assert stored.get(["149"]) == {"149": b"v149" * 50}
+        with pytest.raises(CheckpointError, match="entry 'k150' does not match its checksum"):
+            stored.get(["149", "150"])
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("DELETE FROM apart WHERE name = 'k7'")
+    database.close()
+    lost = pytest.raises(CheckpointError, match="1 and 199 entries were found, 1 and 200 were written")
+    with store_in(tmp_path, apart=("k",)) as store, lost:
+        run(store.load)
+
+
+def test_what_is_kept_apart_is_read_while_a_save_is_on_its_way(tmp_path: Path) -> None:
+    with store_in(tmp_path, apart=("k",)) as store:
+        run(store.fence, lambda: store.save(1, b"1", {"k": b"old"}))
+        with store._transaction() as database:
+            database.execute("DELETE FROM apart")
+            assert store.stored("").get(["k"]) == {"k": b"old"}
+            database.execute("ROLLBACK")
+            database.execute("BEGIN")
+
+
 def test_another_partitions_file_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path)
     with store_in(tmp_path, 5) as five:
@@ -216,7 +271,10 @@ def test_another_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 7")
     database.close()
-    with store_in(tmp_path) as store, pytest.raises(CheckpointError, match=r"format 7.*reads 1"):
+    with (
+        store_in(tmp_path) as store,
+        pytest.raises(CheckpointError, match=rf"format 7.*reads {FORMAT}"),
+    ):
         run(store.fence)
 
 
