@@ -69,6 +69,13 @@ COUNTERS = (
         _always("accepted", "late", "duplicate", "conflicting", "beyond_horizon"),
     ),
     CounterFamily(
+        "key_mismatches",
+        "headrace_key_mismatches",
+        "Records under another key than their own.",
+        ("kind",),
+        _always("event", "label"),
+    ),
+    CounterFamily(
         "rekeyed",
         "headrace_rekeyed_events",
         "Events taken by windows of other keys, in time or late.",

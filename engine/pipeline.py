@@ -81,6 +81,9 @@ class Labels:
     `pending_max` bounds the answers of one partition that wait, most of them on disk; beyond, those whose
     wait ends first are given up, each as a dead letter.  `early_max` bounds the labels, in memory, that came
     before their events; beyond, labels of unknown events are dead letters.
+
+    `type` says what a class of `task="multiclass"` is in label messages: `str` (the default) or `int`.  A
+    label of the other type is a dead letter; inside events the field's type decides.
     """
 
     topic: str | None = None
@@ -92,6 +95,7 @@ class Labels:
     time: str = "label_time"
     pending_max: int = PENDING_MAX
     early_max: int = EARLY_MAX
+    type: type[str] | type[int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse labels that come from nowhere or from two places, and bounds that leave room for none."""
@@ -228,7 +232,13 @@ class Pipeline:
     @property
     def implicit_label(self) -> LabelValue | None:
         """Return the label to assume when the wait has passed, or None to drop the prediction."""
-        return None if self.labels.on_timeout == "drop" else label_value(self.labels.on_timeout, self.task)
+        told = self.labels.on_timeout
+        return None if told == "drop" else label_value(told, self.task, self.label_classes)
+
+    @property
+    def label_classes(self) -> type | None:
+        """Return what a class of the labels topic is; None where the event's own field says it."""
+        return (self.labels.type or str) if self.labels.topic is not None else None
 
     def event_decoder(self) -> EventDecoder | CheckedDecoder:
         """Return a decoder of the events topic, which applies the rules about fields."""
@@ -249,7 +259,7 @@ class Pipeline:
         if self.labels.field is not None:
             return None
         names = LabelNames(self.labels.id, self.labels.label, self.labels.time)
-        return LabelDecoder(self.task, names)
+        return LabelDecoder(self.task, names, classes=self.label_classes)
 
     def fresh_models(self) -> dict[str, Any]:
         """Return new clones of the models, as defined: nothing learned, nothing shared."""
@@ -330,9 +340,15 @@ class Pipeline:
         return fixed | ({label: "label"} if label is not None else {})
 
     def _check_label(self) -> None:
+        declared = self.labels.type
+        if declared is not None and (self.task != "multiclass" or declared not in {str, int}):
+            raise DefinitionError(
+                f"labels.type is {declared!r} and the task {self.task}",
+                hint='leave it out, or give str or int with task="multiclass": what a class is',
+            )
         if self.labels.on_timeout != "drop":
             try:
-                label_value(self.labels.on_timeout, self.task)
+                label_value(self.labels.on_timeout, self.task, self.label_classes)
             except ValueError as error:
                 raise DefinitionError(
                     f"labels.on_timeout does not fit the {self.task} models: {error}",

@@ -46,6 +46,11 @@ class Ready(Struct, gc=False):
             yield slice(start, end), learnable
             start = end
 
+    def other_keys(self, *, keyless: bool) -> int:
+        """Return how many lie under another record key than their own; `keyless`: under none counts too."""
+        wrong = [event.record_key for event in self.events if event.record_key != event.key.encode()]
+        return len(wrong) if keyless else len(wrong) - wrong.count(None)
+
     def clear(self) -> None:
         """Forget them: they have been answered."""
         for column in (self.events, self.labels, self.crcs, self.lookups, self.ids):

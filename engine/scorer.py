@@ -107,6 +107,8 @@ class Scorer:
             pipeline, partition, self.outbox, self.counts, lambda: self.position.time_max
         )
         self._grace_ms = pipeline.grace_ms
+        self._keyless = pipeline.events.partitions > 1
+        """Records without a key lie anywhere: on one partition only is that the right one."""
         self._shadows_sent = pipeline.shadow_predictions
         self._served_by: Counter[str] = Counter()
         self.settled: list[Settled] = []
@@ -255,6 +257,8 @@ class Scorer:
                     self._answer_some(ready, part, rows[part], now_ms)
         else:
             self._answer_some(ready, slice(None), rows, now_ms)
+        if wrong := ready.other_keys(keyless=self._keyless):
+            self.counts["key_mismatches", "event"] += wrong
         self.counts["events", "late"] += ready.late
         self.counts["events", "accepted"] += len(ready.events) - ready.late
         ready.clear()
@@ -343,6 +347,8 @@ class Scorer:
             return
         outcome, joined = self.join.label(decoded, key=record.key, value=record.value)
         if joined is not None:
+            if record.key != joined.waiting.key.encode() and (self._keyless or record.key is not None):
+                self.counts["key_mismatches", "label"] += 1
             self._learnable(joined, outcome)
             return
         if outcome == "early":

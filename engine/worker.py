@@ -23,6 +23,7 @@ from engine.given_up import GivenUp
 from engine.inputs import Inputs, together
 from engine.intake import Run
 from engine.kafka import Partition, Sink, Source, ensure_topics
+from engine.key_watch import KeyWatch
 from engine.label_watch import LabelWatch
 from engine.metrics import Metrics, Status
 from engine.ownership import Owned, Owner
@@ -109,6 +110,7 @@ class Worker:
             self._inputs,
         )
         self._label_watch = LabelWatch()
+        self._key_watch = KeyWatch()
         self._owned: dict[int, Owned] = {}
         self._models = self.trainer.models
         self._turn = asyncio.Lock()
@@ -290,6 +292,7 @@ class Worker:
             self.metrics.counts["lookups", outcome] = count
         self._given_up.tell(self.metrics.counts, self._turned_s)
         self._label_watch.tell(self.metrics.counts, self._turned_s)
+        self._key_watch.tell(self.metrics.counts, self._turned_s)
 
     def _observe(self, run: Run, polled_s: float) -> None:
         if run.events:

@@ -99,6 +99,13 @@ def fractions(files: Files) -> None:
         row["label"] = n / 7
 
 
+def numbered_classes(files: Files) -> None:
+    text_classes(files)
+    files.options = 'task="multiclass",'
+    for row in files.labels:
+        row["label"] = len(row["label"])
+
+
 def other_ids(files: Files) -> None:
     for row in files.labels:
         row["event_id"] = row["event_id"].removeprefix("e")
@@ -183,6 +190,7 @@ def no_events(files: Files) -> None:
 MISTAKES: list[tuple[Callable[[Files], None], list[str], str]] = [
     (text_classes, ["task is binary", '"normal" (text)'], "task='multiclass'"),
     (fractions, ["task is binary", "(number)"], "task='regression'"),
+    (numbered_classes, ["a class label is text", "not 6"], "a label that fits"),
     (other_ids, ["ids do not match", "'e0'", "'0'"], "Labels(id=...)"),
     (slow_labels, ["`wait` is 20s, but labels take longer", "65s"], 'wait="72s"'),
     (seconds_in_events, ["times of events.jsonl are seconds"], "multiply them by 1,000"),

@@ -1,5 +1,6 @@
 """What people get wrong, each answered by the place and the fix."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from engine.kafka import ensure_topics
 from engine.ports import check_port
 from engine.settings import KafkaSettings, load
 from topics.catalog import Catalog
+from topics.codec import Rejected
 from topics.errors import BrokerError, DefinitionError, SettingsError
+from topics.messages import Record
 
 PIPELINE = """from msgspec import Struct
 from river import linear_model
@@ -126,6 +129,46 @@ def test_a_misspelt_name_is_refused_with_its_line(tmp_path: Path, wrong: str, sa
     assert said in caught.value.message
     assert f"{file}, line {line}" in caught.value.message
     assert fix in caught.value.hint
+
+
+CLASSES = PIPELINE.replace("linear_model.LogisticRegression()", "tree.HoeffdingTreeClassifier()").replace(
+    "import linear_model", "import tree"
+)
+
+
+@pytest.mark.parametrize(
+    ("declared", "labels", "refused"),
+    [
+        ("", ["smurf", 3, "normal", True], {1, 3}),
+        (", type=str", ["smurf", 3, "3"], {1}),
+        (", type=int", [0, 3, "smurf", True, 2.5], {2, 3, 4}),
+    ],
+)
+def test_a_label_of_another_type_than_the_classes_is_refused_whatever_came_first(
+    tmp_path: Path, declared: str, labels: list[object], refused: set[int]
+) -> None:
+    file = tmp_path / "p.py"
+    text = CLASSES.replace('wait="1m"', f'wait="1m"{declared}')
+    file.write_text(text.replace("features=features", 'task="multiclass", features=features'))
+    decoder = load_pipeline(file).label_decoder()
+    assert decoder is not None
+    for order in (range(len(labels)), reversed(range(len(labels)))):
+        for n in order:
+            value = {"event_id": "e", "label": labels[n], "label_time": 1_700_000_000_000}
+            found = decoder.decode(Record("l", 0, n, None, None, json.dumps(value).encode()))
+            assert isinstance(found, Rejected) == (n in refused), found
+            if isinstance(found, Rejected):
+                assert found.stage == "label"
+                assert "Labels(type=int)" in found.message
+            else:
+                assert found.label == str(labels[n])
+
+
+@pytest.mark.parametrize("declared", ["type=int", "type=float"])
+def test_a_type_of_classes_where_there_are_none_is_refused(tmp_path: Path, declared: str) -> None:
+    (tmp_path / "p.py").write_text(PIPELINE.replace('wait="1m"', f'wait="1m", {declared}'))
+    with pytest.raises(DefinitionError, match=r"labels\.type"):
+        load_pipeline(tmp_path / "p.py")
 
 
 def test_a_missing_topic_is_created_by_the_command_that_is_named(tansu: KafkaSettings) -> None:

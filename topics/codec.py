@@ -64,6 +64,11 @@ SECONDS_LOOK = 100_000_000_000
 """A time below this (1973 in ms) that is not 0 is nearly always seconds sent for milliseconds."""
 
 _NUMBERS = (float, int)
+_CLASSES: dict[type | None, str] = {
+    None: "text or a whole number",
+    str: "text (whole numbers need Labels(type=int))",
+    int: "a whole number by Labels(type=int)",
+}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BRACKET = ord("[")
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
@@ -142,8 +147,11 @@ def time_ms(value: int | str | datetime) -> int:
     return value
 
 
-def label_value(value: object, task: Task) -> LabelValue:
-    """Return `value` as the label of `task`: bool, text or float.  Raises ValueError if it is none."""
+def label_value(value: object, task: Task, classes: type | None = None) -> LabelValue:
+    """Return `value` as the label of `task`: bool, text or float.
+
+    `classes` says what a class label is: `str` or `int`, None takes both.  Raises ValueError if it is none.
+    """
     if task == "binary":
         if isinstance(value, bool):
             return value
@@ -151,11 +159,11 @@ def label_value(value: object, task: Task) -> LabelValue:
             return bool(value)
         raise ValueError(f'a binary label is true, false, 1 or 0, not {value!r}; is it task="multiclass"?')
     if task == "multiclass":
-        if isinstance(value, str) and value:
+        if isinstance(value, str) and value and classes is not int:
             return value
-        if isinstance(value, (bool, int)):
+        if (classes is None and isinstance(value, (bool, int))) or (classes is int and type(value) is int):
             return str(value)
-        raise ValueError(f"a class label is text or a whole number, not {value!r}")
+        raise ValueError(f"a class label is {_CLASSES[classes]}, not {value!r}")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= NUMBER_MAX:
         return float(value)
     raise ValueError(f"a regression label is a number up to {NUMBER_MAX:g}, not {value!r}")
@@ -284,8 +292,10 @@ class LabelNames(NamedTuple):
 class LabelDecoder:
     """Decode and validate label messages; fields that are not named are ignored."""
 
-    def __init__(self, task: Task, names: LabelNames | None = None) -> None:
+    def __init__(self, task: Task, names: LabelNames | None = None, *, classes: type | None = None) -> None:
+        """`classes` says what a class label is: `str`, `int`, or None for both."""
         names = names or LabelNames()
+        self._classes = classes
         self._names = names
         self._task: Task = task
         wire = msgspec.defstruct(
@@ -308,7 +318,7 @@ class LabelDecoder:
             message = self._decode(payload)
             return Label(
                 _text(message.event_id, self._names.event_id),
-                label_value(message.label, self._task),
+                label_value(message.label, self._task, self._classes),
                 time_ms(message.label_time),
                 record.offset,
             )
