@@ -29,7 +29,7 @@ from engine.sink import partition_of
 from operators.calculation import Counts
 from operators.contract import Operator, StateDelta, StateEntries
 from operators.entries import delta_of, restore_into, snapshot_of
-from operators.features import Features, JoinedLabel, label_number
+from operators.features import Features, JoinedLabel, label_entry
 from operators.gather import Gather
 from operators.join import Join, Joined
 from operators.merge import NEVER, Merge, Taken
@@ -197,7 +197,7 @@ class Router:
             event.event_id,
             joined.waiting.keys,
             joined.label_time,
-            label_number(joined.label),
+            label_entry(joined.label),
         )
         self._go(self._hold.offer(order, held))
 

@@ -30,7 +30,7 @@ from engine.refusals import Refusals
 from operators.claims import Suppression, Writer
 from operators.contract import Operator, StateDelta, StateEntries
 from operators.entries import delta_of, restore_into, snapshot_of
-from operators.features import Features, JoinedLabel, label_number
+from operators.features import Features, JoinedLabel, label_entry
 from operators.join import EarlyLabel, Join, Joined
 from operators.plan import FeaturePlan
 from operators.scoring import Failure, Roster, Scoring
@@ -367,7 +367,7 @@ class Scorer:
         self.outbox.example(joined)
 
     def _enter_windows(self, keys: tuple[str | None, ...], label_time: int, label: LabelValue) -> None:
-        self.features.step_labels([JoinedLabel(keys, label_time, label_number(label))])
+        self.features.step_labels([JoinedLabel(keys, label_time, label_entry(label))])
 
     # -- state ------------------------------------------------------------------------------------
 

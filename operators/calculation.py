@@ -24,6 +24,7 @@ from operators.nodes import (
     Expression,
     Feature,
     Field,
+    LabelValue,
     Lookup,
     Negative,
     TimePart,
@@ -160,6 +161,8 @@ def calculation(
         case Field(name):
             get = attrgetter(name)
             return lambda value, _out, _looked_up: _finite(get(value))
+        case LabelValue():
+            return lambda label, _out, _looked_up: label  # where labels enter, it stands for the event
         case Feature(name):
             return lambda row, _out, _looked_up: row.get(name)
         case TimePart(part, Field(name), offset_min):

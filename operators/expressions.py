@@ -16,6 +16,9 @@ by("card").quantile("amount", 0.9, "7d", where=(field("amount") > 10) & ~(field(
 by("shop").mean("amount", tiled("90d", step="1d")) - by("shop").mean("amount", "1h", shift="7d")
 >>> by("card").mean(field("amount").log(), "60m")
 by("card").mean(field("amount").log(), "1h")
+>>> from operators.transforms import indicator
+>>> by("host").mean(indicator(label == "smurf"), "1h"), by("host").mode(label, "1h")
+(by("host").mean(indicator(label == "smurf"), "1h"), by("host").mode(label, "1h"))
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from operators.nodes import (
     Lookup,
     Negative,
     TimePart,
+    reads_labels,
 )
 from operators.spans import Session, Span, allowed_kinds, decay, last_n, session, tiled, tumbling
 from operators.words import bare
@@ -101,8 +105,9 @@ class Entering(TypedDict, total=False):
 class Key:
     """What events are grouped by.  Every method is one aggregate over a window ending at the event.
 
-    `of` is a field's name, an expression over fields of the event, or `label`; `window` is a duration
-    such as `"1h"`, or another kind of window (`spans.py`); the other arguments are those of `Entering`.
+    `of` is a field's name, an expression over fields of the event, `label`, or a condition on labels, such
+    as `indicator(label == "smurf")`; `window` is a duration such as `"1h"`, or another kind of window
+    (`spans.py`); the other arguments are those of `Entering`.
     """
 
     fields: tuple[str, ...]
@@ -249,12 +254,13 @@ class Key:
                 f"{place}: a shifted window never includes the event", hint="leave include_current out"
             )
         source = of if of is None or isinstance(of, LabelSource) else _column(kind, of)
-        if isinstance(source, LabelSource) and isinstance(argument, str | Expression):
+        is_of_labels = reads_labels(source)
+        if is_of_labels and isinstance(argument, str | Expression):
             raise DefinitionError(
                 f"{place}: labels have no fields of their own", hint="group them by a field: by(...)"
             )
-        include_current |= isinstance(source, LabelSource)  # no label is the event itself
-        if isinstance(source, LabelSource) and isinstance(span, Session):
+        include_current |= is_of_labels  # no label is the event itself
+        if is_of_labels and isinstance(span, Session):
             raise DefinitionError(f"{place}: sessions are of events", hint="use another kind of window")
         return Aggregate(
             kind, self.fields, source, window_ms, include_current, where, shift_ms, span, argument

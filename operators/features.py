@@ -28,7 +28,7 @@ from operators.windows import Windows
 from topics.errors import CheckpointError
 from topics.messages import Event, FeatureValue, LabelValue
 
-__all__ = ["META", "Features", "JoinedLabel", "Meta", "label_number"]
+__all__ = ["META", "Features", "JoinedLabel", "Meta", "label_entry"]
 
 META: Final = "meta"
 """The entry that is no key's."""
@@ -41,13 +41,13 @@ class JoinedLabel(NamedTuple):
     keys: tuple[str | None, ...]
     """The event's `Features.label_keys`; None, too, where the event was answered by another definition."""
     label_time: int
-    value: float | None
-    """As `label_number` gives it."""
+    value: float | str | None
+    """As `label_entry` gives it; None is missing."""
 
 
-def label_number(label: LabelValue) -> float | None:
-    """Return a label as windows take it: 1.0 or 0.0, the value of a regression, None for a class."""
-    return None if isinstance(label, str) else float(label)
+def label_entry(label: LabelValue) -> float | str:
+    """Return a label as windows take it: 1.0 or 0.0, the value of a regression, the name of a class."""
+    return label if isinstance(label, str) else float(label)
 
 
 class Meta(msgspec.Struct, frozen=True, array_like=True):

@@ -7,7 +7,7 @@ be used so (`plan.py` refuses), values.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import get_type_hints
+from typing import Final, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -32,6 +32,9 @@ __all__ = ["feature_kinds", "optional_features"]
 NEVER_EMPTY = ("count", "sum", "rate", "distinct")
 """Aggregates that have a value of an empty window."""
 
+LABEL: Final = ""
+"""Where the label's type stands among those of fields, which have names."""
+
 
 def feature_kinds(plan: FeaturePlan, event_type: type[msgspec.Struct]) -> dict[str, type]:
     """Return bool, int, float or str for every feature of the plan, by name.
@@ -47,6 +50,7 @@ def feature_kinds(plan: FeaturePlan, event_type: type[msgspec.Struct]) -> dict[s
     {'card': <class 'str'>, 'n': <class 'int'>, 'twice': <class 'float'>}
     """
     hints = get_type_hints(event_type)
+    hints[LABEL] = str if plan.task == "multiclass" else float
     return {name: _kind(expression, hints) for name, expression in plan.features}
 
 
@@ -73,13 +77,21 @@ def _kind(expression: Expression, hints: dict[str, object]) -> type:
             kinds = {_kind(one, hints) for one in values}
             return kinds.pop() if len(kinds) == 1 else float
         case Aggregate(
-            kind=("first" | "last" | "mode" | "arg_max" | "arg_min"), of=(str() | Expression()) as of
+            kind=("first" | "last" | "mode" | "arg_max" | "arg_min"),
+            of=(str() | Expression() | LabelSource()) as of,
         ):
-            return _kind(Field(of) if isinstance(of, str) else of, hints)
+            return _kind_in_window(of, hints)
         case Lookup(fallback=(bool() | int() | float() | str()) as fallback):
             return type(fallback)
         case _:
             return float
+
+
+def _kind_in_window(of: str | Expression | LabelSource, hints: dict[str, object]) -> type:
+    """Return the type of a window's values."""
+    if isinstance(of, Expression):
+        return _kind(of, hints)
+    return _declared(hints[of if isinstance(of, str) else LABEL])
 
 
 def optional_features(plan: FeaturePlan, event_type: type[msgspec.Struct]) -> frozenset[str]:
@@ -135,7 +147,7 @@ def _may_be_empty(aggregate: Aggregate, hints: dict[str, object]) -> bool:
     if aggregate.kind == "since_last" or (aggregate.kind == "mode" and aggregate.argument is not None):
         return True
     kept_out = aggregate.where is not None or aggregate.shift_ms > 0 or not aggregate.include_current
-    if kept_out or isinstance(aggregate.of, LabelSource):
+    if kept_out or aggregate.source == "labels":
         return True
     read = [Field(of) if isinstance(of, str) else of for of in (aggregate.of, aggregate.argument)]
     return _any_missing(read, hints)

@@ -40,12 +40,14 @@ __all__ = [
     "Field",
     "Kind",
     "LabelSource",
+    "LabelValue",
     "Lookup",
     "Negative",
     "TimePart",
     "inputs",
     "nodes",
     "parts",
+    "reads_labels",
     "windows_of",
 ]
 
@@ -151,9 +153,52 @@ class Lookup(Expression):
         return self.template.format(**{name: getattr(value, name) for name in self.key_fields})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelValue(Expression):
+    """The value of one label, in a condition that a window over labels takes as 1 or 0."""
+
+    def __repr__(self) -> str:
+        return "label"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LabelSource:
-    """The sentinel `label`: labels as they arrived, in place of a field of the event."""
+    """The sentinel `label`: labels as they arrived, in place of a field of the event.
+
+    Compared with a class or a number it makes a condition: `indicator(label == "smurf")`.
+
+    >>> LabelSource() == "smurf", LabelSource().is_in("smurf", "neptune")
+    (label == "smurf", (label == "smurf") | (label == "neptune"))
+    """
+
+    def __eq__(self, other: object) -> Any:
+        return True if isinstance(other, LabelSource) else LabelValue() == other
+
+    def __ne__(self, other: object) -> Any:
+        return False if isinstance(other, LabelSource) else LabelValue() != other
+
+    def __hash__(self) -> int:
+        return hash(LabelSource)
+
+    def __lt__(self, other: float) -> Condition:
+        return LabelValue() < other
+
+    def __le__(self, other: float) -> Condition:
+        return LabelValue() <= other
+
+    def __gt__(self, other: float) -> Condition:
+        return LabelValue() > other
+
+    def __ge__(self, other: float) -> Condition:
+        return LabelValue() >= other
+
+    def equals(self, value: FeatureValue) -> Condition:
+        """Return the condition that a label is `value`."""
+        return LabelValue().equals(value)
+
+    def is_in(self, *values: FeatureValue) -> Condition:
+        """Return the condition that a label is one of `values`, at least one."""
+        return LabelValue().is_in(*values)
 
     def _refuse(self, _: object) -> NoReturn:
         raise DefinitionError(
@@ -189,15 +234,13 @@ class Aggregate(Expression):
     argument: float | str | Expression | None = None
     column: str | None = field(init=False)
     """The name of the column that it reads: a field's, or an expression's text; None for labels."""
+    source: Literal["events", "labels"] = field(init=False)
+    """Which log it reads."""
 
     def __post_init__(self) -> None:
-        # Made once: kernels compare it for every aggregate and column.
+        # Made once: kernels compare them for every aggregate and column.
         object.__setattr__(self, "column", _column_name(self.of))
-
-    @property
-    def source(self) -> Literal["events", "labels"]:
-        """Return which log it reads."""
-        return "labels" if isinstance(self.of, LabelSource) else "events"
+        object.__setattr__(self, "source", "labels" if reads_labels(self.of) else "events")
 
     @property
     def by_column(self) -> str | None:
@@ -232,7 +275,8 @@ class Aggregate(Expression):
     def _parts(self) -> tuple[object, ...]:
         # Columns are kept under their texts: two that are written differently, as 1 and 1.0, are two.
         mine = Expression._parts(self)
-        return tuple(repr(part) if isinstance(part, Expression) else part for part in mine)
+        texts = (repr(part) if isinstance(part, Expression) else part for part in mine)
+        return tuple(LabelSource if isinstance(part, LabelSource) else part for part in texts)
 
     def __repr__(self) -> str:
         keys = ", ".join(map(quote, self.keys))
@@ -252,6 +296,13 @@ class Aggregate(Expression):
         if self.shift_ms:
             parts.append(f'shift="{duration_text(self.shift_ms)}"')
         return f"by({keys}).{self.kind}({', '.join(parts)})"
+
+
+def reads_labels(of: object) -> bool:
+    """Return whether a window takes this from labels: they themselves, or a condition on them."""
+    if isinstance(of, Expression):
+        return any(isinstance(part, LabelValue) for part in nodes(of))
+    return isinstance(of, LabelSource)
 
 
 def _column_name(of: object) -> str | None:

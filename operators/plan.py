@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from sys import intern
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from operators.conditions import Condition
-from operators.nodes import Aggregate, Expression, Lookup, nodes, windows_of
+from operators.nodes import Aggregate, Expression, LabelValue, Lookup, inputs, nodes, windows_of
 from operators.shapes import Shapes
 from operators.spans import Decay, LastN, Session, Tiled, Tumbling
 from operators.words import bare
@@ -129,6 +129,7 @@ class FeaturePlan:
     """What is to be looked up, each `address` once."""
     grace_ms: int
     max_events_per_key: int
+    task: Task
 
     @property
     def group_of(self) -> dict[Aggregate, Group]:
@@ -252,6 +253,7 @@ def compile_features(
             )
         # Interned, as constants of compiled code are: dicts of models then find the very object.
         expression = compiled[intern(name)] = bare(described)
+        _refuse_bare_label(expression, place)
         shapes.check(expression, place)
         for part in nodes(expression):
             if isinstance(part, Aggregate):
@@ -264,7 +266,20 @@ def compile_features(
         tuple(lookups.values()),
         grace_ms,
         max_events_per_key,
+        task,
     )
+
+
+def _refuse_bare_label(expression: Any, place: str) -> None:
+    """Raise DefinitionError if the label is looked at outside a window: no feature may know it."""
+    if isinstance(expression, LabelValue):
+        raise DefinitionError(
+            f"{place}: the label of the event is not known yet",
+            hint='take a window over labels: by("card").mean(indicator(label == "a"), "1h")',
+        )
+    if not isinstance(expression, Aggregate):
+        for part in inputs(expression):
+            _refuse_bare_label(part, place)
 
 
 class _Place(NamedTuple):
@@ -287,7 +302,7 @@ def _place_of(aggregate: Aggregate, shapes: Shapes) -> _Place:
 def _store_of(aggregate: Aggregate, shapes: Shapes) -> tuple[Store, int]:
     """Return the cheapest exact way to keep an aggregate."""
     kind, of = aggregate.kind, aggregate.of
-    is_text = isinstance(of, str | Expression) and shapes.column(of, repr(aggregate)) == "text"
+    is_text = of is not None and shapes.column(of, repr(aggregate)) == "text"
     match aggregate.span:
         case None:
             if kind not in _RUNNING or (is_text and aggregate.is_valued):

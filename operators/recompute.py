@@ -51,7 +51,7 @@ class Entry(NamedTuple):
     number: int
     """Of a label its offset; of events, they count up."""
     value: Any
-    """The user's event; of a label its number, None where it is text."""
+    """The user's event; of a label its own, as windows take it."""
     of: Any = None
     """Of a label its event, where a window has a condition."""
 
@@ -108,7 +108,7 @@ def plain_value(aggregate: Aggregate, entries: Sequence[Entry], time: int, own: 
 def _reader(of: object) -> Callable[[Any], Any]:
     """Return how a column is read from an entry's value, None where missing; a label is its own value."""
     if not isinstance(of, str | Expression):
-        return _entering
+        return _entering  # a label
     if isinstance(of, str):
         return lambda value: _entering(getattr(value, of))
     evaluate = calculation(of, {})

@@ -24,10 +24,12 @@ from operators.nodes import (
     Feature,
     Field,
     LabelSource,
+    LabelValue,
     Lookup,
     Negative,
     TimePart,
     nodes,
+    reads_labels,
 )
 from operators.transforms import Apply, Coalesce, Cross, Indicator
 from topics.errors import DefinitionError
@@ -111,6 +113,8 @@ class Shapes:
 
     def _check_transform(self, expression: Expression, place: str) -> Shape:
         match expression:
+            case LabelValue():
+                return self.column(LabelSource(), place)
             case Math(_, of) | Cyclic(_, of, _) | Clip(of, _, _) | Bucket(of, _):
                 return self._number(of, place)
             case Hashed(of, _):
@@ -169,13 +173,14 @@ class Shapes:
             self._check_key(name, place)
         if aggregate.where is not None:
             self.check_condition(aggregate.where, place)
-        if isinstance(aggregate.of, LabelSource):
-            if aggregate.is_valued and self._task == "multiclass":
-                raise DefinitionError(f"{place}: a class label is no number", hint='use .count(label, "...")')
-            return "number"
         if aggregate.of is None:
             return "number"
         shape = self.column(aggregate.of, place)
+        if isinstance(aggregate.of, LabelSource) and shape == "text" and aggregate.kind in _OF_NUMBERS:
+            raise DefinitionError(
+                f"{place}: a class label is no number",
+                hint='use last, first or mode; the share of a class is mean(indicator(label == "a"), "1h")',
+            )
         if aggregate.kind in _OF_NUMBERS and shape not in ("number", "bool"):
             self._refuse_column(aggregate.of, place, "is no number", "aggregate a number, or count")
         if aggregate.is_valued and shape in ("time", "other"):
@@ -187,13 +192,20 @@ class Shapes:
             self._refuse_column(beside, place, "is no number", "look for the extreme of a number")
         return shape if aggregate.kind in _OF_VALUES else "number"
 
-    def column(self, of: str | Expression, place: str) -> Shape:
-        """Return what kind of value a window's column has: a field, or an expression over the event's fields.
+    def column(self, of: str | Expression | LabelSource, place: str) -> Shape:
+        """Return what kind of value a window's column has.
 
-        Raises DefinitionError, naming `place`, for an expression that looks at anything else.
+        It is a field, an expression over the event's fields, labels, or a condition on labels.  Raises
+        DefinitionError, naming `place`, for an expression that looks at anything else.
         """
         if isinstance(of, str):
             return self._known(of, place)
+        if isinstance(of, LabelSource):
+            return "text" if self._task == "multiclass" else "number"
+        if reads_labels(of):
+            _refuse_among(
+                of, (Aggregate, Lookup, Field, Apply), place, "ask for the label alone; fields go into where="
+            )
         _refuse_among(
             of,
             (Aggregate, Lookup, Feature),
@@ -228,7 +240,11 @@ class Shapes:
     def _own(self, expression: Expression, place: str) -> Shape:
         """Return the shape of what a condition looks at: the event's own fields, nothing else."""
         _refuse_among(
-            expression, (Aggregate, Lookup, Apply), place, "conditions look at the event's own fields"
+            expression,
+            (Aggregate, Lookup, Apply, LabelValue),
+            place,
+            "conditions look at the event's own fields; the share of a class is "
+            'mean(indicator(label == "a"), "1h")',
         )
         return self.check(expression, place, inside=True)
 
@@ -256,7 +272,7 @@ class Shapes:
     def _refuse(self, name: str, place: str, wrong: str, fix: str) -> None:
         raise DefinitionError(f"{place}: {self._type_name}.{name} ({self._types[name]}) {wrong}", hint=fix)
 
-    def _refuse_column(self, of: str | Expression, place: str, wrong: str, fix: str) -> None:
+    def _refuse_column(self, of: str | Expression | LabelSource, place: str, wrong: str, fix: str) -> None:
         if isinstance(of, str):
             self._refuse(of, place, wrong, fix)
         raise DefinitionError(f"{place}: {of!r} {wrong}", hint=fix)

@@ -28,7 +28,7 @@ from heapq import heappop, heappush
 from typing import Any, Final, Literal, NamedTuple
 
 from operators.calculation import calculation
-from operators.features import label_number
+from operators.features import label_entry
 from operators.nodes import Aggregate, Expression, Lookup, nodes, windows_of
 from operators.plan import FeaturePlan
 from operators.recompute import Entry, Plain, is_plain, plain_value
@@ -225,10 +225,10 @@ class Skew:
         self, event_id: str, waiting: _Waiting, label: LabelValue, label_time: int, offset: int
     ) -> None:
         self._seen[event_id] = None
-        number = label_number(label)
+        value = label_entry(label)
         for group, key in zip(self._labelled, waiting.keys, strict=True):
             if key is not None:
-                group.enter(key, Entry(label_time, offset, number, waiting.value), self._watermark)
+                group.enter(key, Entry(label_time, offset, value, waiting.value), self._watermark)
 
     def _expire(self) -> None:
         """Forget events beyond the horizon; one without a label gets the implicit one, if there is one."""

@@ -17,7 +17,7 @@ from operators.exact import VALUE_MAX, as_number
 from operators.fading import Fading
 from operators.kernels import Target
 from operators.keyed import Keyed, Row
-from operators.nodes import Field
+from operators.nodes import Field, LabelValue
 from operators.plan import Group
 from operators.settling import Settling
 from operators.slices import Slices
@@ -63,7 +63,7 @@ def group_run(
     if group.where is None:
         return GroupRun(windows, windows.step, key_of, row_of, key_of)
     met = predicate(group.where)
-    if group.calculated:
+    if group.calculated and group.source == "events":
         row_of = _where_met(met, row_of)
 
     def entering(value: Any) -> str | None:
@@ -131,7 +131,8 @@ def _row_of(group: Group) -> Callable[[Any], Row]:
     if not group.columns:
         return lambda _: ()
     if group.source == "labels":
-        return lambda value: (as_number(value),)
+        enters = as_number if group.store == "windows" else as_value
+        return lambda value: (enters(value),)
     get: Callable[[Any], Any] = attrgetter(*(name or "" for name in group.columns))
     if group.store != "windows":
         if len(group.columns) > 1:
@@ -149,8 +150,8 @@ def _row_of(group: Group) -> Callable[[Any], Row]:
 def _calculated_row(group: Group, counts: Counts | None) -> Callable[[Any], Row]:
     """Return how a row is made where columns are calculated from an event's fields."""
     calculated = group.calculated
-    names = filter(None, group.columns)  # none of them is a label's
-    found = [calculation(calculated.get(name, Field(name)), {}, counts) for name in names]
+    of = [LabelValue() if name is None else calculated.get(name, Field(name)) for name in group.columns]
+    found = [calculation(one, {}, counts) for one in of]
     enters: Callable[[Any], Any] = as_number if group.store == "windows" else as_value
     return lambda value: tuple([enters(evaluate(value, NOTHING, NOTHING)) for evaluate in found])
 

@@ -16,13 +16,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
-from river import linear_model
+from river import linear_model, tree
 
 from engine import Labels, Pipeline, Topic
 from engine.backtest import Backtest
 from engine.outbox import Settled
 from engine.rekeying import Rekeying
-from operators import by, field, label, requests
+from operators import by, field, indicator, label, requests
 from operators.claims import Log, LogPosition
 from operators.features import Features
 from operators.takeover import Takeover, cut, log_positions, takeover
@@ -62,9 +62,24 @@ FEATURES = {
 }
 
 
+CLASSES = {
+    "task": "multiclass",
+    "models": {"tree": tree.HoeffdingTreeClassifier()},
+    "features": {
+        "driver_last": by("driver").last(label, "60s").default("none"),
+        "shop_mode": by("shop").mode(label, "90s"),
+        "shop_late": by("shop").mean(indicator(label == "True"), "90s"),
+        "city_dear_late": by("city").sum(indicator(label == "True"), "60s", where=field("fare") > 2),
+        "all_entropy": by().entropy(label, "30s"),
+    },
+}
+"""Windows over classes, which the labels true and false are where the task is multiclass."""
+
+
 def make_pipeline(*, partitions: int, **changed: Any) -> Pipeline:
     """A pipeline with windows by the topic's key, by three others and by none, of events and labels."""
     parts: dict[str, Any] = {
+        "models": {"lr": linear_model.LogisticRegression()},
         "labels": Labels("rides.labels", wait="2m"),
         "features": FEATURES,
         "grace": "5s",
@@ -73,7 +88,6 @@ def make_pipeline(*, partitions: int, **changed: Any) -> Pipeline:
     return Pipeline(
         name="rides",
         events=Topic("rides.events", Ride, key="driver", grace=grace, partitions=partitions),
-        models={"lr": linear_model.LogisticRegression()},
         **parts,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from rekeying_world import Input, World, brute_force, make_pipeline
+from rekeying_world import CLASSES, Input, World, brute_force, make_pipeline
 
 from engine import Labels
 from engine.rekeying import Rekeying
@@ -56,8 +56,9 @@ def test_crashes_and_zombies_change_nothing(seed: int) -> None:
         ({"labels": Labels(field="truth")}, {}),
         ({"grace": 0}, {"disorder_ms": 0}),
         ({}, {"busy": 2}),
+        (CLASSES, {}),
     ],
-    ids=["labels inside", "no grace", "idle partitions"],
+    ids=["labels inside", "no grace", "idle partitions", "classes"],
 )
 @pytest.mark.parametrize("seed", range(2))
 def test_every_kind_of_pipeline(changed: dict[str, Any], given: dict[str, Any], seed: int) -> None:

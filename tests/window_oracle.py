@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from operators.calculation import calculation
 from operators.expressions import Aggregate, Expression
 from operators.features import Features
+from operators.nodes import LabelSource
 from operators.plan import compile_features
 from operators.spans import Decay, LastN, Session, Tiled, Tumbling
 from topics.messages import Event
@@ -36,7 +37,7 @@ class Payment(msgspec.Struct):
 
 class Entry(NamedTuple):
     time: int
-    value: Payment
+    value: Any
     is_own: bool = False
 
 
@@ -126,7 +127,9 @@ def value_at(aggregate: Aggregate, entries: list[Entry], time: int, meanings: Me
 
 
 def value_in(entry: Entry, of: object, meanings: Meanings) -> Any:
-    """Return what an entry has under a column: a field of the event, or what an expression means."""
+    """Return what an entry has under a column: a field, what an expression means, or a label itself."""
+    if isinstance(of, LabelSource):
+        return entry.value
     return getattr(entry.value, of) if isinstance(of, str) else meanings[repr(of)](entry.value)
 
 

@@ -90,7 +90,7 @@ class LabelHop(Struct, gc=False, tag="label"):
     keys: tuple[str | None, ...]
     """The event's keys in the stage's label windows, in the stage's order; None where it does not enter."""
     label_time: int
-    value: float | None
+    value: float | str | None
     claim: int = 0
     sequence: int = 0
 
