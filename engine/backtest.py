@@ -225,6 +225,7 @@ class Backtest:
                 for decision in self.run.decisions
                 if decision.type == "model.quarantined"
             },
+            "correlated": self._correlated(),
             "rules": {
                 name.partition(" ")[2]: count for (kind, name), count in counts.items() if kind == "rule_hits"
             },
@@ -239,6 +240,25 @@ class Backtest:
             "labels_waiting": self.run.scorer.join.early,
             "dead_letters": sum(self.dead_letters.counts.values()),
         }
+
+    def _correlated(self) -> list[dict[str, Any]]:
+        """Return the comparisons, at swaps and at the end, whose evidence blocks are too short."""
+        swaps = [
+            (decision.model_name, decision.from_model, decision.evidence) for decision in self.run.decisions
+        ]
+        learner = self.run.learner
+        now = [(one.name, learner.roster.champion, one._asdict()) for one in learner.evidence.compared()]
+        return [
+            {
+                "model": model,
+                "champion": champion,
+                "correlation": found["correlation"],
+                "blocks": found["blocks"],
+                "evidence_block": found["block_wanted"],
+            }
+            for model, champion, found in (*swaps, *now)
+            if found.get("block_wanted")
+        ]
 
     def _model_scores(self) -> dict[str, dict[str, float]]:
         """Return every candidate's metrics; none of one in quarantine, which answered other examples."""

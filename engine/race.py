@@ -70,6 +70,13 @@ class RaceView:
                 reason=decision.reason,
                 examples=decision.examples,
             )
+            if "block_wanted" in decision.evidence:
+                log.warning(
+                    "losses are correlated from block to block: swaps come more often than promised",
+                    model=decision.model_name,
+                    correlation=decision.evidence["correlation"],
+                    fix=f"evidence_block={decision.evidence['block_wanted']!r}",
+                )
         for _, outcome in {_answered(decision) for decision in decisions} - {(-1, "")}:
             counts["commands", outcome] += 1
         if decisions and roster.champion in roster.quarantined:

@@ -174,6 +174,11 @@ def print_report(report: dict[str, Any]) -> None:
             _out.print(
                 f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items())
             )
+    _print_race(report)
+
+
+def _print_race(report: dict[str, Any]) -> None:
+    """Print what happened to the candidates, and what the swaps rest on."""
     for model, found in report["quarantined"].items():
         _out.print(
             f"[bold red]{model} ({found['alias']}) was quarantined at example {found['examples']:,}:[/] "
@@ -187,6 +192,14 @@ def print_report(report: dict[str, Any]) -> None:
         _out.print(
             f"{_when(swap['time'])}  {swap['type']}  {swap['from']} -> {swap['to']} "
             f"after {swap['examples']:,} examples ({swap['reason']})"
+        )
+    if report["correlated"]:
+        worst = max(report["correlated"], key=lambda found: found["correlation"])
+        _out.print(
+            f"[bold yellow]warning:[/] losses of {worst['model']} and {worst['champion']} are correlated "
+            f"from block to block ({worst['correlation']:.2f} over {worst['blocks']:,} blocks), so that "
+            f"swaps come more often than promised\n"
+            f"  fix: Promotion(evidence_block={worst['evidence_block']!r}, ...)"
         )
 
 

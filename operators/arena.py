@@ -139,6 +139,8 @@ class Arena:
                             "effect": verdict.effect,
                             "examples": verdict.examples,
                             "blocks": verdict.blocks,
+                            "correlation": verdict.correlation,
+                            **({"block_wanted": verdict.block_wanted} if verdict.block_wanted else {}),
                         },
                     )
                 ]

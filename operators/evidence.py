@@ -24,7 +24,8 @@ challenger.  One that is a little better in nearly every block and, rarely, far 
 before its first disaster is seen; `min_examples` is the guard against that.
 
 Labels of one storm come together and are no independent witnesses; that is why a block, not a
-label, is one step.  The threshold in blocks is `false_swap_every` over the mean size of a block.
+label, is one step; whether blocks are long enough for that is watched (`correlation.py`).  The
+threshold in blocks is `false_swap_every` over the mean size of a block.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from typing import NamedTuple
 import msgspec
 
 from operators.contract import StateDelta, StateEntries
+from operators.correlation import Neighbours
 from operators.losses import LossName
-from topics.durations import duration_ms
+from topics.durations import duration_ms, duration_text
 from topics.errors import DefinitionError
 
 __all__ = ["Evidence", "Promotion", "Verdict"]
@@ -119,6 +121,10 @@ class Verdict(NamedTuple):
     examples: int
     """Examples compared since the last swap."""
     blocks: int
+    correlation: float = 0.0
+    """Of neighbouring blocks' loss differences: the promise is about blocks that are independent."""
+    block_wanted: int | str = ""
+    """The `evidence_block` that would make it small, where it is not."""
 
 
 class _Duel(msgspec.Struct):
@@ -135,6 +141,7 @@ class _Duel(msgspec.Struct):
     squares: float = 0.0
     """Welford's mean and sum of squared deviations of the closed blocks."""
     recent: list[float] = []
+    neighbours: Neighbours = msgspec.field(default_factory=Neighbours)
 
     def close_block(self) -> None:
         """Bet on the open block, then let it join the scale."""
@@ -152,6 +159,7 @@ class _Duel(msgspec.Struct):
         away = difference - self.mean
         self.mean += away / self.blocks
         self.squares += away * (difference - self.mean)
+        self.neighbours.add(difference)
         self.recent = [*self.recent[1 - RECENT_BLOCKS_MAX :], difference]
         self.total, self.count = 0.0, 0
 
@@ -296,11 +304,32 @@ class Evidence:
         if math.fsum(duel.evidence for duel in duels.values()) < threshold * self._state.compared:
             return []
         proven = [
-            Verdict(name, duel.evidence, threshold, duel.effect, duel.examples, duel.blocks)
-            for name, duel in duels.items()
-            if duel.evidence >= threshold
+            self._verdict(name, duel, threshold) for name, duel in duels.items() if duel.evidence >= threshold
         ]
         return sorted(proven, key=lambda verdict: -verdict.evidence)
+
+    def _verdict(self, name: str, duel: _Duel, threshold: float) -> Verdict:
+        neighbours = duel.neighbours
+        return Verdict(
+            name,
+            duel.evidence,
+            threshold,
+            duel.effect,
+            duel.examples,
+            duel.blocks,
+            neighbours.correlation,
+            self._block_of(neighbours.blocks_wanted),
+        )
+
+    def _block_of(self, blocks: int) -> int | str:
+        """Return the `evidence_block` that holds so many of the present ones; "" for one."""
+        if blocks == 1:
+            return ""
+        return self._size * blocks if self._span_ms is None else duration_text(self._span_ms * blocks)
+
+    def compared(self) -> list[Verdict]:
+        """Return how every comparison with the present champion stands, proven or not."""
+        return [self._verdict(name, duel, self.threshold) for name, duel in self._state.duels.items()]
 
     def standing(self) -> dict[str, float]:
         """Return every challenger's evidence as a share of the threshold, for display."""

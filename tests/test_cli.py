@@ -27,6 +27,7 @@ REPORT = [
     "served",
     "models",
     "quarantined",
+    "correlated",
     "dead_letters",
     "dead_letters_by_stage",
     "diagnosis",
