@@ -68,6 +68,8 @@ FETCH_WAIT_MS = 20
 """One fetch asks for both topics and decisions are rare: short, or they would delay the predictions."""
 CATALOG = Catalog("flights", events="flights.departures", labels="flights.arrivals")
 """The names that examples/flights/pipeline.py gives its topics."""
+READ = (CATALOG["predictions"], CATALOG["decisions"], CATALOG["dead-letters"])
+"""The topics that the demo reads."""
 
 
 def run(
@@ -201,7 +203,7 @@ class _Demo:
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         """Count the answers by the rule for every reader of a claimed log (`operators/claims.py`)."""
-        predictions = CATALOG["predictions"]
+        predictions, dead_letters = CATALOG["predictions"], CATALOG["dead-letters"]
         decode_answer = msgspec.json.Decoder(Answer).decode
         decode_decision = msgspec.json.Decoder(Decision).decode
         decode_claim = msgspec.json.Decoder(Claim).decode
@@ -210,7 +212,9 @@ class _Demo:
             for partition, records in (await consumer.getmany(timeout_ms=1_000)).items():
                 now_s = time.perf_counter()
                 for record in records:
-                    if partition.topic != predictions:
+                    if partition.topic == dead_letters:
+                        self._tally.dead_letters.add(record.headers)
+                    elif partition.topic != predictions:
                         self._decided(decode_decision(record.value))
                     elif kind_of(record.headers) == "claim":
                         claim = decode_claim(record.value)
@@ -251,10 +255,9 @@ class _Demo:
                 seen, since_s = now, time.perf_counter()
             patience_s = STALL_DEADLINE_S if self._tally.answers else READY_DEADLINE_S
             if time.perf_counter() - since_s > patience_s:
-                raise BrokerError(
+                raise self._failed(
                     f"nothing came back for {patience_s:.0f} s: {self._tally.waiting} events without a "
-                    f"prediction, {self._tally.labels - self._page.learned} labels not learned",
-                    hint=f"read {self.folder}/worker.log",
+                    f"prediction, {self._tally.labels - self._page.learned} labels not learned"
                 )
             await asyncio.sleep(SCRAPE_S)
 
@@ -299,7 +302,12 @@ class _Demo:
         if complaint is None and page.learned != tally.labels:
             complaint = f"{page.learned:,} examples learned from {tally.labels:,} labels"
         if complaint is not None:
-            raise BrokerError(complaint, hint=f"read {self.folder}/worker.log")
+            raise self._failed(complaint)
+
+    def _failed(self, complaint: str) -> BrokerError:
+        """Return a complaint with what was refused, and where to look."""
+        refused = [f"dead letters: {line}" for line in self._tally.refused()]
+        return BrokerError("\n  ".join([complaint, *refused]), hint=f"read {self.folder}/worker.log")
 
     def stay(self, worker: WorkerProcess, kafka: KafkaSettings) -> None:
         """Keep broker and worker up for the user's own commands, until Ctrl-C."""
@@ -342,13 +350,13 @@ def _producer(kafka: KafkaSettings) -> AIOKafkaProducer:
 
 @contextlib.asynccontextmanager
 async def _consumer(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaConsumer]:
-    """Read predictions and decisions from their beginning, in no group."""
+    """Read what the worker writes for others from its beginning, in no group."""
     consumer = AIOKafkaConsumer(
         **kafka.aiokafka_options(), auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
     )
     await consumer.start()
     try:
-        consumer.assign([TopicPartition(CATALOG[role], 0) for role in ("predictions", "decisions")])
+        consumer.assign([TopicPartition(topic, 0) for topic in READ])
         yield consumer
     finally:
         await consumer.stop()

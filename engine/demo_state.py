@@ -20,6 +20,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.dead_letters import DeadLetters, letter_lines
 from operators.losses import brier
 from topics.messages import Decision, Score
 
@@ -165,6 +166,7 @@ class Tally:
     simulated_ms: int = 0
     """Time of the latest record published, on the sample's own clock."""
     decisions: list[Decision] = field(default_factory=list)
+    dead_letters: DeadLetters = field(default_factory=DeadLetters)
     served: dict[str, ServedLoss] = field(default_factory=dict)
     unasked: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
@@ -226,6 +228,10 @@ class Tally:
     def label_delay_ms(self) -> float | None:
         """Median delay of the latest labels, None before the first."""
         return statistics.median(self._delays_ms) if self._delays_ms else None
+
+    def refused(self) -> list[str]:
+        """Return one line for each stage of dead letters, with what the first of them said."""
+        return letter_lines(self.dead_letters.report({}))
 
     def complaint(self) -> str | None:
         """Say what is wrong with the answers, or None where each event has exactly one."""

@@ -208,6 +208,7 @@ def summary_lines(frame: Frame, *, first_champion: str | None) -> list[str]:
         f"predictions    {tally.answers:,}, {answers}",
         f"labels joined  {page.joined:,} of {tally.labels:,}; learned {page.learned:,}",
         f"dead letters   {page.dead_letters:,}",
+        *(f"               {line}" for line in tally.refused()),
         f"throughput     {tally.events / seconds:,.0f} events/s",
         f"latency        {_latency(page.latency_ms)}, from a record's poll to its prediction's send",
     ]

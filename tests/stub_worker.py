@@ -2,7 +2,7 @@
 
 Run as `python stub_worker.py BEHAVIOUR`: `good` answers each event once; `twice` answers the
 fifth again; `retry` sends its record again, as a broker without idempotence may; `deaf` never
-answers the fifth; `dies` ends with exit code 7 at the fifth.
+answers the fifth; `refuses` makes a dead letter of it; `dies` ends with exit code 7 at the fifth.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from engine.demo import CATALOG
 from engine.settings import load
+from topics.headers import dead_letter
+from topics.messages import Record
 
 ODD = 5
 """The event that gets the odd treatment."""
@@ -61,7 +63,13 @@ class Stub:
             if odd and self.behaviour == "dies":
                 print("the stub falls over", flush=True)
                 sys.exit(7)
-            answers = {"twice": 2, "deaf": 0}.get(self.behaviour, 1) if odd else 1
+            answers = {"twice": 2, "deaf": 0, "refuses": 0}.get(self.behaviour, 1) if odd else 1
+            if odd and self.behaviour == "refuses":
+                refused = Record(record.topic, 0, record.offset, record.timestamp, record.key, record.value)
+                reason = dead_letter(
+                    refused, stage="decode", exception="ValueError", message="not to its taste"
+                )
+                await producer.send(CATALOG["dead-letters"], record.value, headers=list(reason))
             copies = 2 if odd and self.behaviour == "retry" else 1
             for _ in range(answers):
                 answer = {

@@ -68,6 +68,10 @@ def test_a_record_that_the_claims_rule_drops_is_no_second_answer(monkeypatch: py
     [
         ("twice", "1 predictions repeated"),
         ("deaf", "nothing came back for 2 s: 1 events without a prediction"),
+        (
+            "refuses",
+            "dead letters: 1 decode: not to its taste (topic flights.departures partition 0 offset 4)",
+        ),
         ("dies", "the worker died with exit code 7"),
     ],
 )

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from engine.demo_state import Answer, Candidate, Tally, WorkerPage
 from engine.demo_view import Frame, decision_line, evidence_text, live_view, plain_line, summary_lines
-from topics.messages import Decision
+from topics.headers import dead_letter
+from topics.messages import Decision, Record
 
 DAY_MS = 86_400_000
 BEGIN_MS = 1_357_017_300_000  # Tue 1 Jan 2013 05:15
@@ -128,6 +129,16 @@ def test_the_summary_names_what_is_missing() -> None:
     text = "\n".join(summary_lines(frame(), first_champion=None))
     assert "1 events without a prediction (d)" in text
     assert "exactly one" not in text
+
+
+def test_the_summary_shows_dead_letters_by_stage_with_the_first_message() -> None:
+    known = tally()
+    for offset, stage in enumerate(("decode", "join", "decode")):
+        refused = Record("flights.arrivals", 0, offset, None, None, b"")
+        known.dead_letters.add(dead_letter(refused, stage=stage, exception="E", message=f"reason {offset}"))
+    lines = [line.strip() for line in summary_lines(frame(known=known), first_champion=None)]
+    assert "2 decode: reason 0 (topic flights.arrivals partition 0 offset 0)" in lines
+    assert "1 join: reason 1 (topic flights.arrivals partition 0 offset 1)" in lines
 
 
 def test_a_run_without_answers_has_a_summary_too() -> None:
