@@ -194,9 +194,18 @@ class _Host(faust.Worker):
         """End the process after `seconds` whatever hangs; a later call replaces an earlier one."""
         if self._watchdog is not None:
             self._watchdog.cancel()
-        self._watchdog = threading.Timer(seconds, _exit, args=(code,))
+        self._watchdog = threading.Timer(seconds, self._give_up, args=(code,))
         self._watchdog.daemon = True
         self._watchdog.start()
+
+    def _give_up(self, code: int) -> None:
+        if code:
+            log.error(
+                "the drain deadline has passed: the next start does again what was not saved",
+                deadline_s=self._deadline_s,
+                reason=self._worker.not_ready(),
+            )
+        _exit(code)
 
 
 def _exit(code: int) -> None:

@@ -10,18 +10,20 @@ each wait has a deadline of its own here, and what aiokafka raises leaves as Bro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 
+from engine.outage import Waiting
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 
 __all__ = [
     "REFUSED",
     "Partition",
+    "answered",
     "bounds",
     "broker_error",
     "connected",
@@ -39,6 +41,20 @@ RETRY_MAX_S = 2.0
 
 REFUSED = (kafka_errors.KafkaError, AssertionError, ValueError)
 """What aiokafka raises: its own errors, and bare assertions for unknown partitions and fenced producers."""
+
+AWAY = (
+    TimeoutError,
+    kafka_errors.KafkaConnectionError,
+    kafka_errors.KafkaTimeoutError,
+    kafka_errors.LeaderNotAvailableError,
+    kafka_errors.NodeNotReadyError,
+    kafka_errors.NotLeaderForPartitionError,
+    kafka_errors.RequestTimedOutError,
+    kafka_errors.StaleMetadata,
+)
+"""What a broker that is away looks like: it is asked again."""
+
+_Answer = TypeVar("_Answer")
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (
@@ -92,6 +108,11 @@ async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms
     `connect_deadline_ms`; `longest_ms` is what a start may take beyond that.
     Raises BrokerError naming the address.
     """
+    with Waiting():
+        return await _connected(make, kafka, longest_ms)
+
+
+async def _connected(make: Callable[[], Any], kafka: KafkaSettings, longest_ms: int) -> Any:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + kafka.connect_deadline_ms / 1000
     wait = RETRY_FIRST_S
@@ -117,6 +138,24 @@ async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms
             return client
         await asyncio.sleep(wait)
         wait = min(wait * 2, RETRY_MAX_S)
+
+
+async def answered(ask: Callable[[], Awaitable[_Answer]], doing: str, kafka: KafkaSettings) -> _Answer:
+    """Return what `ask()` brings; a broker that is away is asked again until `connect_deadline_ms`.
+
+    Raises BrokerError.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + kafka.connect_deadline_ms / 1000
+    with Waiting():
+        while True:
+            try:
+                async with asyncio.timeout(kafka.request_timeout_ms / 1000):
+                    return await ask()
+            except (*REFUSED, TimeoutError) as error:
+                if not isinstance(error, AWAY) or loop.time() + RETRY_MAX_S >= deadline:
+                    raise broker_error(error, doing, kafka) from error
+            await asyncio.sleep(RETRY_MAX_S)
 
 
 async def stopped(client: Any, kafka: KafkaSettings) -> None:
@@ -155,10 +194,10 @@ async def bounds(
 ) -> dict[TopicPartition, tuple[int, int]]:
     """Return each log's first offset and its end as listed, for some brokers too low (`logs.exact_ends`)."""
     wanted = list(partitions)
-    try:
-        async with asyncio.timeout(kafka.request_timeout_ms / 1000):
-            starts = await consumer.beginning_offsets(wanted)
-            ends = await consumer.end_offsets(wanted)
-    except (*REFUSED, TimeoutError) as error:
-        raise broker_error(error, "asking for the bounds of logs", kafka) from error
-    return {tp: (starts[tp], ends[tp]) for tp in wanted}
+
+    async def ask() -> dict[TopicPartition, tuple[int, int]]:
+        starts = await consumer.beginning_offsets(wanted)
+        ends = await consumer.end_offsets(wanted)
+        return {tp: (starts[tp], ends[tp]) for tp in wanted}
+
+    return await answered(ask, "asking for the bounds of logs", kafka)

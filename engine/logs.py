@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from engine.client import (
     REFUSED,
+    answered,
     bounds,
     broker_error,
     connected,
@@ -61,12 +62,12 @@ async def exact_ends(
     async with _reader(kafka.model_copy(update={"fetch_max_wait_ms": PROBE_MS}), ends) as consumer:
         for tp, end in reported.items():
             consumer.seek(tp, end)
-        try:
-            async with asyncio.timeout(kafka.request_timeout_ms / 1000):
-                while silent := [tp for tp in ends if consumer.highwater(tp) is None]:
-                    await consumer.getmany(*silent, timeout_ms=PROBE_MS)
-        except (*REFUSED, TimeoutError) as error:
-            raise broker_error(error, "asking for the ends of logs", kafka) from error
+
+        async def ask() -> None:
+            while silent := [tp for tp in ends if consumer.highwater(tp) is None]:
+                await consumer.getmany(*silent, timeout_ms=PROBE_MS)
+
+        await answered(ask, "asking for the ends of logs", kafka)
         for tp, end in reported.items():
             ends[tp] = max(end, consumer.last_stable_offset(tp) or 0)
     return ends
@@ -131,14 +132,14 @@ async def read_log(
 
     Use `contextlib.aclosing` where the loop may be left early, so that the connection is
     closed at once.  Raises BrokerError if the log does not have `from_offset`, or if
-    `until` is not reached and nothing comes for `request_timeout_ms`.
+    `until` is not reached and nothing comes for `request_timeout_ms`, or `connect_deadline_ms` if longer.
     """
     tp = TopicPartition(topic, partition)
     loop = asyncio.get_running_loop()
     async with _reader(kafka, [tp]) as consumer:
         position = (await checked(kafka, {tp: from_offset}, await bounds(consumer, [tp], kafka)))[tp]
         consumer.seek(tp, position)
-        patience_s = kafka.request_timeout_ms / 1000
+        patience_s = max(kafka.request_timeout_ms, kafka.connect_deadline_ms) / 1000
         give_up = loop.time() + patience_s
         while until is None or position < until:
             try:

@@ -22,6 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from engine.outage import unanswered_s
 from engine.pipeline import Pipeline
 from operators.nodes import nodes
 from operators.plan import FeaturePlan
@@ -353,6 +354,11 @@ def _gauges(status: Status) -> Iterator[Metric]:
             "headrace_examples_unlearned",
             "Logged examples not learned yet, a pause included.",
             status.unlearned,
+        ),
+        (
+            "headrace_broker_outage_seconds",
+            "How long no broker has answered; 0 while one does.",
+            unanswered_s(),
         ),
         (
             "headrace_checkpoint_last_success_timestamp_seconds",

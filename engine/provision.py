@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from engine.client import REFUSED, broker_error, connected, stopped
+from engine.client import REFUSED, answered, broker_error, connected, stopped
 from engine.settings import KafkaSettings
 from topics.catalog import FOREVER_MS, TopicPlan
 from topics.errors import BrokerError
@@ -86,8 +86,11 @@ async def _admin(kafka: KafkaSettings) -> AsyncGenerator[Any]:
 
 async def partition_counts(kafka: KafkaSettings, names: Iterable[str]) -> dict[str, int | None]:
     """Return how many partitions each topic has; None where there is no such topic.  Raises BrokerError."""
-    async with _admin(kafka) as client:
-        return await _counts(client, list(names))
+    client = await connected(lambda: AIOKafkaAdminClient(**kafka.aiokafka_options()), kafka)
+    try:
+        return await answered(lambda: _counts(client, list(names)), "asking for topics", kafka)
+    finally:
+        await stopped(client, kafka)
 
 
 async def _counts(client: Any, names: list[str]) -> dict[str, int | None]:

@@ -82,9 +82,10 @@ class KafkaSettings(BaseModel):
     """Longer than the session, or a slow join looks like a dead broker."""
     connect_deadline_ms: Milliseconds = 30_000
     """How long a start keeps trying a broker that does not answer before it gives up."""
+    outage_deadline_ms: Milliseconds = 600_000
+    """How long a worker that is up waits for a broker that does not answer, before it gives up."""
     flush_deadline_ms: Milliseconds = 15_000
-    """Longest wait for acknowledgements before the owner gives up; under the drain
-    deadline."""
+    """Longest wait for acknowledgements before a command such as `send` gives up."""
     commit_deadline_ms: Milliseconds = 5_000
     """Offsets are committed for lag tools only: never worth a stall."""
     stop_deadline_ms: Milliseconds = 3_000
@@ -123,6 +124,11 @@ class KafkaSettings(BaseModel):
                 "use SASL_SSL, or set allow_sasl_plaintext = true"
             )
         return self
+
+    def patient(self) -> KafkaSettings:
+        """Return settings under which every wait for a broker outlasts an outage: for a worker that is up."""
+        longest = ("connect_deadline_ms", "flush_deadline_ms")
+        return self.model_copy(update=dict.fromkeys(longest, self.outage_deadline_ms))
 
     def aiokafka_options(self) -> dict[str, Any]:
         """Return the connection arguments that aiokafka's consumer, producer and admin share.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.partitioner import murmur2
 
 from engine.client import REFUSED, Partition, broker_error, connected, stopped
+from engine.outage import Waiting
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 from topics.messages import Outgoing
@@ -100,13 +102,17 @@ class Sink:
             raise
 
     def _make(self) -> Any:
-        return AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             **self._kafka.aiokafka_options(),
             acks="all",
             enable_idempotence=self._kafka.enable_idempotence,
             compression_type=self._kafka.compression_type,
             max_batch_size=BATCH_BYTES_MAX,
         )
+        # aiokafka would give up a batch older than a request may take where a leader is not elected yet.
+        longest_ms = max(self._kafka.flush_deadline_ms, self._kafka.request_timeout_ms)
+        producer._message_accumulator._batch_ttl = longest_ms / 1000
+        return producer
 
     async def stop(self) -> None:
         """Wait for acknowledgements until the deadline, then close."""
@@ -150,7 +156,7 @@ class Sink:
                 while start < len(records):
                     batch = self._producer.create_batch()
                     start = _pack(batch, records, start)
-                    future = await self._producer.send_batch(batch, topic, partition=partition)
+                    future = await self._placed(batch, topic, partition)
                     self._track((topic, partition), batch.record_count(), future)
         except (*REFUSED, TimeoutError) as error:
             self._failure = broker_error(error, f"writing to {topic}", self._kafka)
@@ -158,6 +164,16 @@ class Sink:
         except BaseException:
             self._failure = BrokerError(f"a write to {topic} was broken off", hint="build a new Sink")
             raise
+
+    async def _placed(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
+        """Hand a batch over, however long the one before it waits: aiokafka gives up sooner than we do."""
+        with Waiting():
+            while True:
+                with suppress(kafka_errors.KafkaTimeoutError):
+                    placed: asyncio.Future[Any] = await self._producer.send_batch(
+                        batch, topic, partition=partition
+                    )
+                    return placed
 
     def _track(self, partition: Partition, count: int, future: asyncio.Future[Any]) -> None:
         def acknowledged(done: asyncio.Future[Any]) -> None:
@@ -216,7 +232,8 @@ class Sink:
     async def _wait_for(self, batches: set[asyncio.Future[Any]]) -> None:
         self._check()
         if batches:
-            _, late = await asyncio.wait(batches, timeout=self._kafka.flush_deadline_ms / 1000)
+            with Waiting():
+                _, late = await asyncio.wait(batches, timeout=self._kafka.flush_deadline_ms / 1000)
             if late:
                 self._failure = broker_error(TimeoutError(), f"flushing {len(late)} batches", self._kafka)
         self._check()

@@ -103,6 +103,7 @@ class Source:
         self, kafka: KafkaSettings, *, group: str, topics: Sequence[str], listener: Listener
     ) -> None:
         self._kafka = kafka
+        self._patient = kafka.patient()
         self._group = group
         self._topics = tuple(topics)
         self._listener = listener
@@ -160,8 +161,8 @@ class Source:
         were deleted unread) or past its end (the log was emptied or is another one).
         """
         wanted = {TopicPartition(*partition): offset for partition, offset in positions.items()}
-        limits = await bounds(self._consumer, wanted, self._kafka)
-        found = await checked(self._kafka, wanted, limits)
+        limits = await bounds(self._consumer, wanted, self._patient)
+        found = await checked(self._patient, wanted, limits)
         while self._fetch is not None and not wanted.keys().isdisjoint(self._fetching):
             await asyncio.wait({self._fetch})
             await self._take()
@@ -300,7 +301,7 @@ class Source:
     async def bounds(self, partition: Partition) -> tuple[int, int]:
         """Ask the broker where any log begins and ends, assigned or not; one round trip."""
         tp = TopicPartition(*partition)
-        return (await bounds(self._consumer, [tp], self._kafka))[tp]
+        return (await bounds(self._consumer, [tp], self._patient))[tp]
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Stop fetching and handing out; what is buffered stays."""

@@ -17,6 +17,7 @@ from collections import Counter
 
 import structlog
 
+from engine import outage
 from engine.dispatch import Dispatch
 from engine.garbage import search_rarely
 from engine.given_up import GivenUp
@@ -84,17 +85,19 @@ class Worker:
         metrics.status = self.status
         catalog = pipeline.catalog
         self._inputs = Inputs(pipeline, idle_after_ms=settings.idle_timeout_ms)
-        self._sink = Sink(settings.kafka)
+        # Once Kafka has answered, an outage is waited for.
+        patient = settings.model_copy(update={"kafka": settings.kafka.patient()})
+        self._sink = Sink(patient.kafka)
         self._source = Source(settings.kafka, group=pipeline.name, topics=self._inputs.topics, listener=self)
         Features(pipeline.plan)  # what Numba has to compile takes seconds: before the group waits for us
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
         self._served = ServedFeatures(pipeline, settings)
         self.trainer = Trainer(
-            pipeline, settings, metrics, self._sink, accept_features=accept_changed_features
+            pipeline, patient, metrics, self._sink, accept_features=accept_changed_features
         )
         self._owner = Owner(
             pipeline,
-            settings,
+            patient,
             self._source,
             self._sink,
             self.trainer,
@@ -134,11 +137,15 @@ class Worker:
         try:
             await self._prepare()
             async with asyncio.TaskGroup() as group:
-                following = group.create_task(self.trainer.follow())
+                beside = (
+                    group.create_task(self.trainer.follow()),
+                    group.create_task(outage.tell(self.settings.kafka.outage_deadline_ms)),
+                )
                 try:
                     await self._score()
                 finally:
-                    following.cancel()
+                    for task in beside:
+                        task.cancel()
         except ExceptionGroup as errors:
             known, others = errors.split(HeadraceError)
             if known is None or others is not None:
@@ -164,6 +171,8 @@ class Worker:
         if created:
             log.info("topics created", topics=created)
         await self._sink.start()
+        for topic in plan:  # known by now, each can be written to in an outage
+            await self._sink.partitions(topic.name)
         self._owner.partitions = await self._sink.partitions(self.pipeline.events.name)
         await self._owner.look()
         self.connected.set()
@@ -369,11 +378,16 @@ class Worker:
 
     def unhealthy(self) -> str:
         """Return why this process is not alive, or the empty string."""
-        silent_s = time.monotonic() - self._turned_s
+        if outage.unanswered_s():
+            return ""  # it waits, and a restart would not help
+        silent_s = time.monotonic() - max(self._turned_s, outage.answered_s())
         return f"the loop has not turned for {silent_s:.0f} s" if silent_s > STALLED_S else ""
 
     def not_ready(self) -> str:
         """Return why this process cannot answer events yet, or the empty string."""
+        if silent_s := outage.unanswered_s():
+            longest_s = self.settings.kafka.outage_deadline_ms // 1000
+            return f"no broker has answered for {silent_s:.0f} s: holding still, for {longest_s} s at most"
         return "" if self._ready else "partitions are not assigned and restored yet"
 
     def status(self) -> Status:

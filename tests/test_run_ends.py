@@ -86,7 +86,7 @@ def test_a_broker_that_dies_ends_the_worker(tmp_path: Path, waiting: int) -> Non
         file = write_pipeline(tmp_path, SOURCE, name=fresh_name("orphan"))
         pipeline = load_pipeline(file)
         with EmbeddedBroker() as broker:
-            deadlines = {"flush_deadline_ms": 2_000, "request_timeout_ms": 3_000}
+            deadlines = {"outage_deadline_ms": 2_000, "request_timeout_ms": 3_000}
             kafka = broker.kafka_settings().model_copy(update=deadlines)
             await make_topics(kafka, pipeline)
             await publish(kafka, readings(pipeline, waiting))

@@ -6,9 +6,11 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -63,8 +65,8 @@ def kafka_server(directory: Path) -> Iterator[KafkaSettings]:
     if given:
         yield settings(given)
     elif java_is_new_enough() and have_jars():
-        with native(directory) as port:
-            yield settings(f"127.0.0.1:{port}")
+        with NativeKafka(directory) as server:
+            yield server.settings
     elif docker_runs():
         with container() as port:
             yield settings(f"127.0.0.1:{port}")
@@ -97,21 +99,52 @@ def have_jars() -> bool:
     return done == 0
 
 
-@contextlib.contextmanager
-def native(directory: Path) -> Iterator[int]:
-    port, controller = free_port(), free_port()
-    properties = directory / "server.properties"
-    properties.write_text(
-        PROPERTIES.format(port=port, controller=controller, directory=directory / "data"), encoding="utf-8"
-    )
-    java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*"]
-    subprocess.run(
-        [*java, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)],
-        check=True,
-        capture_output=True,
-    )
-    with running([*java, "kafka.Kafka", str(properties)], port, directory / "kafka.log"):
-        yield port
+class NativeKafka:
+    """A Kafka of one's own: it may be killed, and started again on the same data and port."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port, controller = free_port(), free_port()
+        self._log = directory / "kafka.log"
+        properties = directory / "server.properties"
+        properties.write_text(
+            PROPERTIES.format(port=self.port, controller=controller, directory=directory / "data"),
+            encoding="utf-8",
+        )
+        java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*"]
+        self._command = [*java, "kafka.Kafka", str(properties)]
+        subprocess.run(
+            [*java, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)],
+            check=True,
+            capture_output=True,
+        )
+        self._running = contextlib.ExitStack()
+        self._pid = 0
+
+    @property
+    def settings(self) -> KafkaSettings:
+        return settings(f"127.0.0.1:{self.port}")
+
+    def start(self) -> None:
+        self._pid = self._running.enter_context(running(self._command, self.port, self._log))
+
+    def kill(self) -> None:
+        """kill -9: what was acknowledged is in the files, no client is told."""
+        os.kill(self._pid, signal.SIGKILL)
+        self._running.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+
+def own_kafka(directory: Path) -> NativeKafka:
+    """Return a Kafka of a test's own, not started yet; skip (in CI: fail) where there are no jars."""
+    if not (java_is_new_enough() and have_jars()):
+        missing(f"a Kafka that can be killed (Maven and Java {JAVA_MIN})")
+    return NativeKafka(directory)
 
 
 def docker_runs() -> bool:
