@@ -18,6 +18,7 @@ from collections import Counter
 import structlog
 
 from engine import outage
+from engine.commands import Commands
 from engine.dispatch import Dispatch
 from engine.garbage import search_rarely
 from engine.given_up import GivenUp
@@ -35,10 +36,8 @@ from engine.settings import Settings
 from engine.static import StaticFeatures
 from engine.trainer import Trainer
 from operators.features import Features
-from topics import headers
-from topics.commands import COMMAND_BYTES_MAX, command_id
 from topics.errors import BrokerError, ClaimError, HeadraceError
-from topics.messages import Outgoing, Record
+from topics.messages import Record
 
 __all__ = ["Worker"]
 
@@ -112,8 +111,7 @@ class Worker:
             self._served,
             self._inputs,
         )
-        self._label_watch = LabelWatch()
-        self._key_watch = KeyWatch()
+        self._watches = (GivenUp(pipeline.labels), LabelWatch(), KeyWatch())
         self._owned: dict[int, Owned] = {}
         self._models = self.trainer.models
         self._turn = asyncio.Lock()
@@ -123,10 +121,9 @@ class Worker:
         self._moving = False
         """The group has taken partitions back and given none since."""
         self._dispatch = Dispatch(self._sink, catalog)
-        self._given_up = GivenUp(pipeline.labels)
         self._ready = False
         self._stopping = asyncio.Event()
-        self._commands: asyncio.Queue[tuple[bytes, asyncio.Future[None]]] = asyncio.Queue(maxsize=100)
+        self.commands = Commands()
         self._turned_s = time.monotonic()
         self._saved_s = 0.0
 
@@ -299,9 +296,8 @@ class Worker:
         self.trainer.race.look()
         for outcome, count in self._static.counts.items():
             self.metrics.counts["lookups", outcome] = count
-        self._given_up.tell(self.metrics.counts, self._turned_s)
-        self._label_watch.tell(self.metrics.counts, self._turned_s)
-        self._key_watch.tell(self.metrics.counts, self._turned_s)
+        for watch in self._watches:
+            watch.tell(self.metrics.counts, self._turned_s)
 
     def _observe(self, run: Run, polled_s: float) -> None:
         if run.events:
@@ -312,22 +308,14 @@ class Worker:
 
     # -- commands ---------------------------------------------------------------------------------
 
-    async def command(self, value: bytes) -> None:
-        """Write a command as it came into the examples log; returns when the log has it."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._commands.put((value[: COMMAND_BYTES_MAX + 1], done))  # one too many is refused there
-        await done
-
     async def _write_commands(self) -> None:
-        while not self._commands.empty():
-            value, done = self._commands.get_nowait()
-            record = Outgoing("examples", 0, command_id(value).encode(), value, headers.COMMAND, _now_ms())
-            self.trainer.commanded(record)
-            await self._dispatch.put([record])
+        while (asked := self.commands.take(_now_ms())) is not None:
+            self.trainer.commanded(asked.record)
+            await self._dispatch.put([asked.record])
             await self._dispatch.all()
             await self._sink.flush()
-            if not done.done():
-                done.set_result(None)
+            if not asked.done.done():
+                asked.done.set_result(None)
             # A command may end learning ahead of the log: while it is the last record there, its place
             # can be compared with the one foreseen.
             await self._save()
