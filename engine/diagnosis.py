@@ -201,7 +201,9 @@ def _events(facts: Facts, inputs: Inputs) -> Iterator[Cause]:
     elif facts.refused > facts.events * FAILED_SHARE:
         stage = "rule" if facts.count("dead_letters", "rule") > facts.refused / 2 else "decode"
         said = facts.first.get(stage) or next(iter(facts.first.values()), "")
-        if head.missing:
+        if " label is " in said and (wrong := _task(facts, head)) is not None:
+            yield wrong
+        elif head.missing:
             lacking, _ = head.missing.most_common(1)[0]
             yield Cause(
                 f"events of {name} have no field `{lacking}`; theirs are {', '.join(head.fields)}",
@@ -214,6 +216,11 @@ def _events(facts: Facts, inputs: Inputs) -> Iterator[Cause]:
                 f"events of {name} do not fit their type: {said}",
                 "declare the field as it is sent; one that may be absent has a default",
             )
+    elif facts.inside and not facts.examples and not head.labels:
+        yield Cause(
+            f"no event of {name} carries a label in the field that Labels(field=...) names",
+            "name the field as it stands in the messages, or give the labels a topic and a file of their own",
+        )
     if facts.beyond > facts.events * FAILED_SHARE or (
         facts.expired and head.backwards > head.lines * DISORDER_SHARE
     ):
@@ -253,20 +260,23 @@ def _labels(facts: Facts, inputs: Inputs) -> Iterator[Cause]:
         yield from _between(facts, inputs)
 
 
+_KINDS: dict[Task, frozenset[str]] = {
+    "binary": frozenset({"bool", "zero or one"}),
+    "multiclass": frozenset({"text", "whole number", "zero or one"}),
+    "regression": frozenset({"number", "whole number", "zero or one"}),
+}
+"""What labels of a task may be, by the kinds of `heads.py`."""
+_GUESSES: tuple[Task, ...] = ("binary", "multiclass", "regression")
+
+
 def _task(facts: Facts, head: Head) -> Cause | None:
     """Return what task the labels are of, where that is another one."""
-    if not head.labels:
+    wrong = {kind: count for kind, count in head.labels.items() if kind not in _KINDS[facts.task]}
+    if not wrong:
         return None
-    kind = head.labels.most_common(1)[0][0]
-    if head.labels["text"]:
-        meant: Task = "multiclass"
-    elif head.labels["number"]:
-        meant = "regression"
-    elif head.labels["whole number"]:
-        meant = "regression" if facts.task == "regression" else "multiclass"
-    else:
-        meant = "binary"
-    if meant == facts.task:
+    kind = max(wrong, key=lambda kind: wrong[kind])
+    meant = next((task for task in _GUESSES if kind in _KINDS[task] and task != facts.task), None)
+    if meant is None:
         return None
     return Cause(
         f"the models' task is {facts.task}, the labels are of another: {head.label} ({kind})",

@@ -2,12 +2,15 @@
 
 import base64
 import gzip
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from engine.cli import app
@@ -63,8 +66,12 @@ class Files:
         self.model, self.options = "linear_model.LogisticRegression()", ""
         self.raw: dict[str, bytes] = {}
 
-    def run(self, *arguments: str, swap: bool = False) -> Result:
+    def run(self, *arguments: str, swap: bool = False, inside: str = "") -> Result:
+        """`inside` declares the field `label` of events that carry their labels."""
         text = PIPELINE.replace("MODEL", self.model).replace("OPTIONS", self.options)
+        if inside:
+            text = text.replace("    size: float\n", f"    size: float\n    label: {inside}\n")
+            text = text.replace('Labels("diagnosed.labels", wait="20s")', 'Labels(field="label")')
         (self.folder / "p.py").write_text(text)
         paths = []
         for name, rows in (("events.jsonl", self.events), ("labels.jsonl", self.labels)):
@@ -73,7 +80,7 @@ class Files:
             paths.append(str(self.folder / name))
         if swap:
             paths.reverse()
-        files = ("--events", paths[0], "--labels", paths[1])
+        files = ("--events", paths[0]) if inside else ("--events", paths[0], "--labels", paths[1])
         return CliRunner().invoke(app, ["backtest", str(self.folder / "p.py"), *files, *arguments])
 
 
@@ -231,6 +238,49 @@ def test_a_mistake_ends_with_code_1_its_name_and_its_fix(
         assert words in causes[0], done.stderr
     assert fix in done.stderr.split("    fix: ")[1].splitlines()[0], done.stderr
     assert "next:" not in done.stdout
+
+
+INSIDE: list[tuple[str, Callable[[Row], object], list[str], str]] = [
+    ("bool | float", lambda row: row["size"] + 0.5, ["task is binary", "(number)"], "task='regression'"),
+    ("bool | None = None", lambda _: None, ["carries a label in the field"], "name the field"),
+    ("bool", lambda _: "yes", ["Expected `bool`, got `str` - at `$.label`"], "declare the field"),
+]
+
+
+@pytest.mark.parametrize(("declared", "label", "said", "fix"), INSIDE, ids=lambda value: str(value)[:20])
+def test_labels_inside_events_have_mistakes_of_their_own(
+    files: Files, declared: str, label: Callable[[Row], object], said: list[str], fix: str
+) -> None:
+    for row in files.events:
+        row["label"] = label(row)
+    done = files.run(inside=declared)
+    assert done.exit_code == 1, done.output
+    (cause, *_) = [line for line in done.stderr.splitlines() if line.startswith("  cause: ")]
+    for words in said:
+        assert words in cause, done.stderr
+    assert fix in done.stderr.split("    fix: ")[1], done.stderr
+
+
+def test_labels_inside_events_that_are_right_have_no_diagnosis(files: Files) -> None:
+    for row in files.events:
+        row["label"] = row["size"] > 3
+    assert files.run(inside="bool").exit_code == 0
+
+
+def test_progress_on_a_terminal_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine import report
+
+    shown = io.StringIO()
+    monkeypatch.setattr(report, "_err", Console(file=shown, force_terminal=True, width=100))
+    with report.progress(1_000) as advance:
+        assert advance is not None
+        advance(300, 250)
+        advance(300, 500)
+    text = shown.getvalue()
+    assert "50%" in text
+    assert "600 records" in text
+    assert re.search(r"records +[\d,]+/s", text)
+    assert re.search(r"\d:\d\d:\d\d|-:--:--", text)
 
 
 def test_swapped_files_are_seen(files: Files) -> None:
