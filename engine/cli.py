@@ -16,6 +16,7 @@ from typing import IO, Annotated
 
 import typer
 
+from engine.cli_export import export_app
 from engine.cli_features import features_app
 from engine.cli_pipes import send, tail
 from engine.cli_skew import skew
@@ -36,6 +37,7 @@ topics_app = typer.Typer(help="The topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(static_app, name="static")
 app.add_typer(features_app, name="features")
+app.add_typer(export_app, name="export")
 app.command()(skew)
 app.command()(send)
 app.command()(tail)

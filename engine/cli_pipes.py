@@ -30,6 +30,9 @@ def tail(
         int | None, typer.Option("-n", "--count", min=1, help="Stop after so many records.")
     ] = None,
     headers: Annotated[bool, typer.Option("--headers", help="Show headers too.")] = False,
+    claims: Annotated[
+        bool, typer.Option("--claims", help="Show the claim records of workers too (docs/messages.md).")
+    ] = False,
 ) -> None:
     """Print the records of a topic as they come, one JSON object a line."""
     from engine.pipes import tail_topic  # noqa: PLC0415
@@ -37,7 +40,14 @@ def tail(
     settings = settings_of(config, bootstrap_servers)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(
-            tail_topic(settings.kafka, topic, from_beginning=from_beginning, count=count, headers=headers)
+            tail_topic(
+                settings.kafka,
+                topic,
+                from_beginning=from_beginning,
+                count=count,
+                headers=headers,
+                claims=claims,
+            )
         )
 
 

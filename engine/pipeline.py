@@ -119,6 +119,11 @@ class Labels:
             raise DefinitionError("a label inside the event cannot time out", hint="leave `on_timeout` out")
 
     @property
+    def names(self) -> LabelNames:
+        """Return what the fields of a label message are called."""
+        return LabelNames(self.id, self.label, self.time)
+
+    @property
     def wait_ms(self) -> int:
         """Return the horizon in milliseconds of event time."""
         return duration_ms("1m" if self.wait is None else self.wait)
@@ -258,8 +263,7 @@ class Pipeline:
         """Return a decoder of the labels topic; None where labels come inside events."""
         if self.labels.field is not None:
             return None
-        names = LabelNames(self.labels.id, self.labels.label, self.labels.time)
-        return LabelDecoder(self.task, names, classes=self.label_classes)
+        return LabelDecoder(self.task, self.labels.names, classes=self.label_classes)
 
     def fresh_models(self) -> dict[str, Any]:
         """Return new clones of the models, as defined: nothing learned, nothing shared."""

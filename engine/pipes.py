@@ -20,6 +20,7 @@ from engine.lines import lines_of
 from engine.settings import KafkaSettings
 from topics.codec import time_ms
 from topics.errors import SettingsError
+from topics.headers import kind_of
 from topics.messages import Outgoing, Record
 
 __all__ = ["send_file", "tail_topic"]
@@ -29,29 +30,41 @@ SEND_BATCH = 1_000
 
 
 async def tail_topic(
-    kafka: KafkaSettings, topic: str, *, from_beginning: bool, count: int | None, headers: bool
+    kafka: KafkaSettings, topic: str, *, from_beginning: bool, count: int | None, headers: bool, claims: bool
 ) -> None:
-    """Print the records of `topic`, one JSON object a line, until `count` of them or interrupted."""
+    """Print the records of `topic`, one JSON object a line, until `count` of them or interrupted.
+
+    Without `claims` the claim records of workers are left out, and the end says how many.
+    """
     queue: asyncio.Queue[Record] = asyncio.Queue(maxsize=SEND_BATCH)
+    hidden = 0
 
     async def follow(partition: int, start: int) -> None:
+        nonlocal hidden
         async for records in read_log(kafka, topic, partition, start):
             for record in records:
-                await queue.put(record)
+                if not claims and kind_of(record.headers) == "claim":
+                    hidden += 1
+                else:
+                    await queue.put(record)
 
     bounds = await log_bounds(kafka, topic)
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(follow(partition, start if from_beginning else end))
-            for partition, (start, end) in bounds.items()
-        ]
-        for _ in itertools.repeat(None) if count is None else range(count):
-            line = orjson.dumps(_shown(await queue.get(), headers=headers))
-            sys.stdout.write(line.decode() + "\n")
-            if queue.empty():
-                sys.stdout.flush()
-        for task in tasks:
-            task.cancel()
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(follow(partition, start if from_beginning else end))
+                for partition, (start, end) in bounds.items()
+            ]
+            for _ in itertools.repeat(None) if count is None else range(count):
+                line = orjson.dumps(_shown(await queue.get(), headers=headers))
+                sys.stdout.write(line.decode() + "\n")
+                if queue.empty():
+                    sys.stdout.flush()
+            for task in tasks:
+                task.cancel()
+    finally:
+        if hidden:
+            sys.stderr.write(f"left out: {hidden} claim records of workers; --claims shows them\n")
 
 
 def _shown(record: Record, *, headers: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from brokers.ports import fresh, made, polled, record, run, sink_to, source_of, until_read
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 from reading import read_topic
@@ -69,6 +69,7 @@ def lines(times: Sequence[int], *, is_label: bool) -> list[Line]:
     return [Line(is_label, time, f"e{n}", b"k", b"%d" % n) for n, time in enumerate(times)]
 
 
+@settings(deadline=None)
 @given(times, times, st.booleans())
 def test_a_label_is_acknowledged_before_anything_younger_leaves(
     event_times: list[int], label_times: list[int], ordered: bool
@@ -96,6 +97,7 @@ def test_a_label_is_acknowledged_before_anything_younger_leaves(
         assert [line.time_ms for line in order] == sorted([*event_times, *label_times])
 
 
+@settings(deadline=None)
 @given(times, times)
 def test_the_older_head_goes_first_and_labels_on_ties(event_times: list[int], label_times: list[int]) -> None:
     """The rule of a backtest, written down once more."""

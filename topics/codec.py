@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
@@ -34,6 +35,7 @@ __all__ = [
     "Decoded",
     "EventDecoder",
     "LabelDecoder",
+    "LabelMessage",
     "LabelNames",
     "Rejected",
     "decode_claim",
@@ -42,6 +44,7 @@ __all__ = [
     "decode_quarantine",
     "encode",
     "encode_json",
+    "label_message",
     "label_value",
     "time_ms",
 ]
@@ -289,6 +292,27 @@ class LabelNames(NamedTuple):
     label_time: str = "label_time"
 
 
+class LabelMessage(Struct):
+    """What turned out to be true for one event, as on the labels topic; other fields are ignored.
+
+    The record's key must be that of the event.
+    """
+
+    event_id: str | int
+    """Id of the event."""
+    label: bool | int | float | str
+    """What turned out to be true."""
+    label_time: int | str
+    """When it became known: ms, or RFC 3339 text with an offset."""
+
+
+@cache
+def label_message(names: LabelNames) -> type[Struct]:
+    """Return the type of label messages whose fields have these names."""
+    hints = get_type_hints(LabelMessage)
+    return msgspec.defstruct("LabelMessage", [*hints.items()], bases=(LabelMessage,), rename=names._asdict())
+
+
 class LabelDecoder:
     """Decode and validate label messages; fields that are not named are ignored."""
 
@@ -298,16 +322,7 @@ class LabelDecoder:
         self._classes = classes
         self._names = names
         self._task: Task = task
-        wire = msgspec.defstruct(
-            "LabelMessage",
-            [
-                ("event_id", str | int),
-                ("label", bool | int | float | str),
-                ("label_time", int | str),
-            ],
-            rename=names._asdict(),
-        )
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(wire).decode
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(label_message(names)).decode
 
     def decode(self, record: Record) -> Label | Rejected:
         """Return the label, or why it is none."""

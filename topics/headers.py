@@ -12,7 +12,9 @@ __all__ = [
     "EXAMPLE",
     "FEATURES",
     "KIND",
+    "MEANINGS",
     "QUARANTINE",
+    "HeaderMeaning",
     "Refusal",
     "cloud_event",
     "dead_letter",
@@ -35,6 +37,59 @@ _KINDS: dict[bytes, Kind] = {
     b"command": "command",
 }
 _TRACE = ("traceparent", "tracestate")
+
+
+class HeaderMeaning(NamedTuple):
+    """A header that a reader may meet."""
+
+    name: str
+    on: tuple[str, ...]
+    """Roles of the topics."""
+    meaning: str
+
+
+MEANINGS = (
+    HeaderMeaning(
+        KIND,
+        ("examples", "predictions", "rekey", "rekeyed"),
+        "What the record is: `example`, `quarantine`, `command` or `claim`. On predictions only claim records"
+        " have it.",
+    ),
+    HeaderMeaning(
+        FEATURES,
+        ("predictions", "shadow-predictions"),
+        "Version of all features together, as in the catalogue.",
+    ),
+    HeaderMeaning("ce_id", ("predictions", "alerts"), "CloudEvents: `prediction_id` or `alert_id`."),
+    HeaderMeaning(
+        "ce_type",
+        ("predictions", "shadow-predictions", "models", "alerts"),
+        "CloudEvents: `dev.headrace.prediction`, `dev.headrace.model` or `dev.headrace.alert`.",
+    ),
+    HeaderMeaning(
+        "ce_source",
+        ("predictions", "shadow-predictions", "models", "alerts"),
+        "CloudEvents: `headrace/<pipeline>`.",
+    ),
+    HeaderMeaning(
+        "ce_specversion", ("predictions", "shadow-predictions", "models", "alerts"), "CloudEvents: `1.0`."
+    ),
+    HeaderMeaning(
+        "content-type", ("predictions", "shadow-predictions", "models", "alerts"), "`application/json`."
+    ),
+    HeaderMeaning("traceparent", ("predictions",), "W3C trace context of the event, passed on."),
+    HeaderMeaning("tracestate", ("predictions",), "W3C trace context of the event, passed on."),
+    HeaderMeaning(
+        "headrace.errors.stage", ("dead-letters",), "Step that refused, as in `headrace_dead_letters_total`."
+    ),
+    HeaderMeaning("__streams.errors.exception", ("dead-letters",), "Type of the error."),
+    HeaderMeaning("__streams.errors.message", ("dead-letters",), "What was wrong, and where in the message."),
+    HeaderMeaning("__streams.errors.stacktrace", ("dead-letters",), "Empty: for tools of Kafka Streams."),
+    HeaderMeaning("__streams.errors.topic", ("dead-letters",), "Topic of the refused record."),
+    HeaderMeaning("__streams.errors.partition", ("dead-letters",), "Its partition."),
+    HeaderMeaning("__streams.errors.offset", ("dead-letters",), "Its offset."),
+)
+"""Every header that Headrace writes; dead letters keep the refused record's own as well."""
 
 
 def kind_of(headers: Headers) -> Kind | None:

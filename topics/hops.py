@@ -70,54 +70,78 @@ class EventHop(Struct, gc=False, tag="event"):
     """An event on its way to the owner of one of its other keys."""
 
     order: Order
+    """Its place among the events and labels of all source partitions."""
     source_partition: int
+    """The event's own partition."""
     event_offset: int
+    """Offset of the event's record there."""
     late: bool
     """It came after its own partition's watermark had passed it: it changes no window."""
     event: Raw
     """The event as it came."""
     claim: int = 0
+    """Claim of the owner of the source partition."""
     sequence: int = 0
+    """Number of this record under its claim, from 0."""
 
 
 class LabelHop(Struct, gc=False, tag="label"):
     """A label that has met its event, on its way to the windows of another key."""
 
     order: Order
+    """Its place among the events and labels of all source partitions."""
     source_partition: int
+    """The event's own partition."""
     event_offset: int
+    """Offset of the event's record there."""
     event_id: str
+    """Id of the event."""
     keys: tuple[str | None, ...]
     """The event's keys in the stage's label windows, in the stage's order; None where it does not enter."""
     label_time: int
+    """When the label became known, ms."""
     value: float | str | None
+    """The label as windows take it: a number, a class, or null."""
     claim: int = 0
+    """Claim of the owner of the source partition."""
     sequence: int = 0
+    """Number of this record under its claim, from 0."""
 
 
 class Progress(Struct, gc=False, tag="progress"):
     """A source partition has sent everything up to a time."""
 
     source_partition: int
+    """Whose progress it is."""
     time: int
+    """Everything up to here has been sent, ms of event time."""
     idle: bool
     """Nothing has come for a while: nobody waits for this source until it says otherwise."""
     claim: int = 0
+    """Claim of the owner of the source partition."""
     sequence: int = 0
+    """Number of this record under its claim, from 0."""
 
 
 class ValuesHop(Struct, gc=False, tag="values"):
     """What a stage's windows gave for one event, on its way back to the event's own partition."""
 
     stage: int
+    """Which of the keys, by its number in the plan."""
     source_partition: int
     """The partition of the stage: who wrote this."""
     event_partition: int
+    """The event's own partition."""
     event_offset: int
+    """Offset of the event's record there."""
     late: bool
+    """The event came behind the watermark of the stage: it changed none of its windows."""
     values: dict[str, FeatureValue]
+    """Features by name."""
     claim: int = 0
+    """Claim of the owner of the stage's partition."""
     sequence: int = 0
+    """Number of this record under its claim, from 0."""
 
 
 Hop = EventHop | LabelHop | Progress | ValuesHop

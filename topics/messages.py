@@ -147,27 +147,42 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     """
 
     prediction_id: str
+    """`<pipeline>:<event_id>`: a repeat has the same."""
     event_id: str
+    """Id of the event that this answers."""
     event_time: int
+    """The event's own time, ms."""
     prediction_time: int
-    """Wall clock of the scorer when it answered; never used in state."""
+    """Wall clock of the scorer when it answered, ms; never used in state."""
     model_name: str
+    """Candidate that answered; `prior` where none could."""
     model_version: int
     """Changes only when another model serves."""
     model_updates: int
     """Labels learned so far: with the version it names the exact state of an online model."""
     model_alias: str
+    """`champion`; on shadow predictions `challenger`."""
     prediction_score: Score
+    """Binary: probability of true. Regression: the value. Multiclass: probability by class. Null: no opinion
+    yet."""
     prediction_label: LabelValue | None
+    """The label that the score means; null without a score."""
     served_by: str
     """`champion`, `previous` (an earlier champion) or `prior` (no model could answer)."""
     features: Features
+    """The features as served, by name; a missing one is left out."""
     event_offset: int
+    """Offset of the event's record in the partition of the same number."""
     claim: int
+    """Claim of the scorer that wrote this."""
     sequence: int
+    """Number of this record under its claim, from 0."""
     threshold: float | None = None
+    """Binary: from which score on the label is true."""
     cold_start: bool = False
+    """The model has not learned yet."""
     late: bool = False
+    """The event came behind the watermark: answered, in no window."""
     scores: dict[str, Score] | None = None
     """Every candidate's score; only in files written by a backtest."""
     flags: tuple[str, ...] = ()
@@ -178,22 +193,35 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of the training log: what was served and what turned out to be true."""
 
     event_id: str
+    """Id of the event."""
     key: str
+    """The event's key."""
     event_time: int
+    """The event's own time, ms."""
     label_time: int
+    """When the label became known, ms."""
     label: LabelValue
+    """What turned out to be true."""
     features: Features
+    """The features as served with the prediction."""
     scores: dict[str, Score]
     """Every candidate's score at event time, by candidate name."""
     served_score: Score
+    """The score that was served."""
     served_by: str
+    """Who answered, as in the prediction."""
     model_name: str
+    """Candidate that answered."""
     source_partition: int
+    """Partition of the event."""
     event_offset: int
+    """Offset of the event's record."""
     label_offset: int
     """Offset of the label's record; -1 for an implicit label, the event's own inside events."""
     claim: int
+    """Claim of the scorer that wrote this."""
     sequence: int
+    """Number of this record under its claim, from 0."""
     expired_at_offset: int = -1
     """Implicit labels: offset of the event whose watermark ended the wait."""
 
@@ -202,32 +230,48 @@ class Claim(Struct, frozen=True, gc=False):
     """From here on only this owner's records of this source partition count."""
 
     source_partition: int
+    """Partition of the events whose owner this is."""
     claim: int
-    """Negative: announced, not made; it changes nothing for readers."""
+    """Number of the owner: higher than all before. Negative: announced, not made; it changes nothing for
+    readers."""
 
 
 class Quarantine(Struct, frozen=True, gc=False):
     """A scorer saw a candidate fail; the learner acts on it at this offset of the log."""
 
     event_id: str
+    """Event at which the candidate failed."""
     model_name: str
+    """The candidate."""
     model_version: int
+    """Its version."""
     reason: str
+    """What it raised or returned."""
     source_partition: int
+    """Partition of the event."""
     event_offset: int
+    """Offset of the event's record."""
     claim: int
+    """Claim of the scorer that wrote this."""
     sequence: int
+    """Number of this record under its claim, from 0."""
 
 
 class Command(Struct, frozen=True, omit_defaults=True, gc=False):
     """What a person asked for; it acts at its offset in the examples log, once per id."""
 
     command_id: str
+    """Chosen by the sender; a repeat changes nothing."""
     command: CommandWord
+    """What to do."""
     time: int
+    """When it was asked for, ms."""
     model_name: str | None = None
+    """Candidate that it is about, where it is about one."""
     actor: str = ""
+    """Who asks."""
     reason: str = ""
+    """Why."""
 
 
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -236,19 +280,27 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     decision_id: str
     """Pipeline, examples partition, offset and number (or `backlog`): the same again after a replay."""
     type: DecisionType
+    """What was decided."""
     time: int
-    """Label time of the example that led to it: never a wall clock."""
+    """Label time of the example that led to it, ms: never a wall clock."""
     model_name: str
+    """Candidate that it is about."""
     model_version: int
+    """Its version."""
     examples: int
     """Examples learned when it was decided."""
     reason: str
+    """Why, in words."""
     actor: str
+    """Who decided: `headrace`, or the command's actor."""
     offset: int
     """Offset in the examples log at which it was decided."""
     from_model: str | None = None
+    """Champion before a swap."""
     from_version: int | None = None
+    """Its version."""
     evidence: dict[str, float | int | str] = {}
+    """The figures behind it, by name."""
 
 
 class Alert(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -257,14 +309,19 @@ class Alert(Struct, frozen=True, omit_defaults=True, gc=False):
     alert_id: str
     """Pipeline, kind, field and value: the same again after a replay, and from every partition."""
     kind: AlertKind
+    """What is new."""
     time: int
-    """Event time of the event that showed it."""
+    """Event time of the event that showed it, ms."""
     rule: str
     """Which entry of the definition's `alerts` it is: `<field>.new_category` or `schema`."""
     field: str
+    """Field of the event."""
     event_id: str
+    """Event that showed it first."""
     event_offset: int
+    """Offset of its record."""
     partition: int
+    """Its partition."""
     value: str = ""
     """The category; empty for keys."""
 
@@ -273,15 +330,22 @@ class ModelPointer(Struct, frozen=True, omit_defaults=True, gc=False):
     """The compacted record under `<pipeline>@champion`: who serves, and from where it came."""
 
     pipeline: str
+    """Name of the pipeline."""
     alias: str
+    """`champion`."""
     model_name: str
+    """Candidate that serves."""
     version: int
+    """Its version, as on predictions."""
     updates: int
+    """Labels that it has learned."""
     digest: str
     """Structural digest of the model's state (never a hash of pickle bytes)."""
     river: str
+    """Version of River."""
     learned_to: int
     """Next offset of the examples log: the model has learned all before it."""
     features: tuple[str, ...] = ()
+    """Names of the features, in the definition's order."""
     features_version: str = ""
     """Of all features together, as predictions carry it in a header."""
