@@ -10,14 +10,13 @@ import json
 import runpy
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import polars as pl
 import pytest
 
 from engine.cli import app
-from operators import by, field
+from operators import by, field, indicator
 from operators.expressions import Expression
 from operators.features import Features
 from operators.plan import compile_features
@@ -38,12 +37,12 @@ class Transaction(msgspec.Struct):
     time: int
 
 
-def definition(is_one_of: Any) -> dict[str, Expression]:
+def definition() -> dict[str, Expression]:
     """Return the handbook's features under its names."""
     customer, terminal, time = by("customer"), by("terminal"), field("time")
     features = {
-        "TX_DURING_WEEKEND": is_one_of(time.weekday(), 5, 6),
-        "TX_DURING_NIGHT": is_one_of(time.hour(), *range(7)),
+        "TX_DURING_WEEKEND": time.is_weekend(),
+        "TX_DURING_NIGHT": indicator(time.hour() < 7),
     }
     for days in (1, 7, 30):
         window = f"{days}d"
@@ -79,8 +78,7 @@ def test_every_feature_of_every_transaction_of_the_week_is_met(data_dir: Path) -
     wanted = golden(data_dir)
     make = runpy.run_path(str(FRAUD / "make_lines.py"))
     rows = make["transactions"](data_dir / "fraud_handbook", FIRST, LAST)
-    is_one_of = runpy.run_path(str(FRAUD / "pipeline.py"))["is_one_of"]
-    names = definition(is_one_of)
+    names = definition()
     plan = compile_features(names, Transaction, grace_ms=0, max_events_per_key=10_000, task="binary")
     features, found = Features(plan), []
     events = [
@@ -143,3 +141,9 @@ def handbook_name(name: str) -> str:
     whose, kind = of[0].split("_")
     column = {"count": "NB_TX", "mean": "AVG_AMOUNT", "risk": "RISK"}[kind]
     return f"{whose.upper()}_ID_{column}_{of[2].removesuffix('d')}DAY_WINDOW"
+
+
+def test_the_example_says_weekend_and_night_as_they_are_meant() -> None:
+    features = runpy.run_path(str(FRAUD / "pipeline.py"))["features"]
+    assert repr(features["weekend"]) == 'field("event_time").is_weekend()'
+    assert repr(features["night"]) == 'indicator(field("event_time").hour() < 7)'

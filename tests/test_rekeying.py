@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from rekeying_world import CLASSES, Input, World, brute_force, make_pipeline
+from river import tree
 
 from engine import Labels
 from engine.rekeying import Rekeying
@@ -169,7 +170,9 @@ def fare_of_two(fare: float, shop: int) -> float:
     ids=repr,
 )
 def test_every_kind_of_window_travels(feature: Any) -> None:
-    world, expected = play(400, crashes=4, features={"x": feature, "n": by("driver").count("10s")})
+    takes_text = {"tree": tree.HoeffdingTreeClassifier()}
+    features = {"x": feature, "n": by("driver").count("10s")}
+    world, expected = play(400, crashes=4, features=features, models=takes_text)
     assert world.answers == expected
 
 

@@ -3,7 +3,7 @@
 from msgspec import Struct
 from river import linear_model, preprocessing, tree
 
-from headrace import Labels, Pipeline, Topic, by, field, label
+from headrace import Labels, Pipeline, Topic, by, field, indicator, label
 
 
 class Transaction(Struct):
@@ -14,19 +14,11 @@ class Transaction(Struct):
     amount: float
 
 
-def is_one_of(number, *values):
-    """1 where a number is one of `values`, else 0: nothing can be divided by zero."""
-    product = number - values[0]
-    for value in values[1:]:
-        product = product * (number - value)
-    return (0 / product).default(1)
-
-
 time, customer, terminal = field("event_time"), by("customer"), by("terminal")
 features = {
     "amount": field("amount"),
-    "weekend": is_one_of(time.weekday(), 5, 6),
-    "night": is_one_of(time.hour(), *range(7)),
+    "weekend": time.is_weekend(),
+    "night": indicator(time.hour() < 7),
 }
 for span in ("1d", "7d", "30d"):
     features[f"customer_count_{span}"] = customer.count(span)
