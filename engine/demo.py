@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.live import Live
 
 from engine.broker import EmbeddedBroker
+from engine.demo_hints import commands_after, commands_beside
 from engine.demo_sample import EXAMPLE, Publication, Sample, read_sample
 from engine.demo_state import Answer, Tally, WorkerPage, read_page
 from engine.demo_view import Frame, decision_line, live_view, plain_line, summary_lines
@@ -311,11 +312,12 @@ class _Demo:
 
     def stay(self, worker: WorkerProcess, kafka: KafkaSettings) -> None:
         """Keep broker and worker up for the user's own commands, until Ctrl-C."""
-        servers = f"--bootstrap-servers {kafka.bootstrap_servers}"
-        self.say("\nbroker and worker stay up; in another terminal:")
-        self.say(f"  headrace tail {CATALOG['decisions']} --from-beginning {servers}")
-        self.say(f"  headrace tail {CATALOG['predictions']} --from-beginning -n 3 {servers}")
-        self.say(f"  curl -s http://127.0.0.1:{worker.port}/metrics | grep headrace_model_score")
+        self.say("\nbroker and worker stay up; in another terminal, in this folder:")
+        commands = commands_beside(
+            CATALOG, kafka.bootstrap_servers, worker.port, decisions=len(self._tally.decisions)
+        )
+        for command in commands:
+            self.say(f"  {command}")
         self.say("Ctrl-C stops them")
         while True:
             time.sleep(SCRAPE_S)
@@ -323,16 +325,9 @@ class _Demo:
 
     def say_next(self, pipeline: Path) -> None:
         """Name the next commands to try."""
-        with contextlib.suppress(ValueError):
-            pipeline = pipeline.relative_to(Path.cwd())
-        folder = pipeline.parent
         self.say("\nnext:")
-        self.say(f"  headrace check {pipeline}")
-        self.say(
-            f"  headrace backtest {pipeline} --events {folder}/departures.jsonl.gz "
-            f"--labels {folder}/arrivals.jsonl.gz --warmup 10000"
-        )
-        self.say("  headrace demo --keep      the same, and the broker stays up for `headrace tail`")
+        for command in commands_after(pipeline):
+            self.say(f"  {command}")
 
 
 def _slice(publications: Iterator[Publication], events: int) -> Iterator[Publication]:

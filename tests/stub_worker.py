@@ -17,8 +17,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from engine.demo import CATALOG
 from engine.settings import load
+from topics.codec import encode
 from topics.headers import dead_letter
-from topics.messages import Record
+from topics.messages import Decision, Record
 
 ODD = 5
 """The event that gets the odd treatment."""
@@ -35,6 +36,7 @@ class Stub:
         body = (
             f'headrace_labels_total{{outcome="joined"}} {self.labels}\n'
             f"headrace_examples_total {self.labels}\n"
+            'headrace_model_score{model="tree",metric="Brier",window="all"} 0.1\n'
             'headrace_model_info{model="tree",version="1",kind="Stub",alias="champion"} 1\n'
         ).encode()
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
@@ -53,6 +55,8 @@ class Stub:
             headers=[("headrace-kind", b"claim")],
             timestamp_ms=1,
         )
+        drift = Decision("flights:0:7:0", "drift.detected", 1, "tree", 1, 7, "ADWIN on loss", "headrace", 7)
+        await producer.send(CATALOG["decisions"], encode(drift))
         sequence = 0
         async for record in consumer:
             if record.topic == CATALOG["labels"]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
+import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from engine import demo
+from engine.demo_hints import commands_after
 from engine.demo_sample import EXAMPLE
 
 STUB = Path(__file__).with_name("stub_worker.py")
@@ -25,6 +29,11 @@ from engine import demo
 demo.worker_command = lambda _: [sys.executable, sys.argv[1], "good"]
 sys.exit(demo.run(rate=200.0))
 """
+
+
+KEPT = ENDLESS.replace("rate=200.0", "rate=2000.0, events=100, keep=True")
+NARROW = {"PATH": "/usr/bin:/bin"}
+"""No `headrace` on the path, as in a shell that has not activated the environment."""
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +92,38 @@ def test_a_bad_worker_is_found_out(monkeypatch: pytest.MonkeyPatch, behaviour: s
     assert found, "the logs stay for the one who has to find out why"
     log = Path(found[1]) / "worker.log"
     assert ("the stub falls over" in log.read_text()) == (behaviour == "dies")
+
+
+def test_the_commands_it_names_work_as_they_are_printed() -> None:
+    """Each is run by a shell with another path, in the folder of the demo, and says something."""
+    with subprocess.Popen(
+        [sys.executable, "-c", KEPT, str(STUB)], stdout=subprocess.PIPE, text=True, env=os.environ | NARROW
+    ) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        said = [line.rstrip() for line in itertools.takewhile(lambda line: "Ctrl-C stops" not in line, lines)]
+        named = said[next(n for n, line in enumerate(said) if "in another terminal" in line) + 1 :]
+        found = [
+            subprocess.run(
+                ["bash", "-c", f"set -o pipefail; {line}"],
+                check=False,
+                capture_output=True,
+                env=NARROW,
+                timeout=30,
+                text=True,
+            )
+            for line in named
+        ]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert [one.returncode for one in found] == [0, 0, 0], [named, found]
+    decisions, predictions, scores = (one.stdout for one in found)
+    assert "drift.detected" in decisions
+    assert "0.25" in predictions
+    assert 'headrace_model_score{model="tree"' in scores
+    for line in commands_after(EXAMPLE / "pipeline.py")[:2]:
+        words = [word for word in shlex.split(line) if "/" in word]
+        assert all(Path(word).exists() for word in words), words
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
