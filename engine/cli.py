@@ -3,7 +3,8 @@
 Lives here: what a user types, how an error is printed.  Never here: the work itself; every
 command imports what it needs when it runs, so that `--help` starts at once.
 
-Exit codes: 0 done, 1 failed (a backtest that learned nothing too), 2 wrong usage, 3 unhealthy, 4 skew.
+Exit codes: 0 done, 1 failed (a backtest that learned nothing too), 2 wrong usage, 3 unhealthy, 4 skew,
+5 a rate that was not sustained (`bench`).
 """
 
 from __future__ import annotations
@@ -252,7 +253,7 @@ def demo(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 )
 def bench(context: typer.Context) -> None:
-    """Load a running worker at a fixed rate; match and time every prediction."""
+    """Load a copy of a pipeline at a fixed rate, match and time every prediction, judge."""
     from importlib.metadata import entry_points  # noqa: PLC0415
 
     (found,) = entry_points(group="headrace.commands", name="bench")

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pydantic import SecretStr
+
 from engine.broker import free_port
 from engine.settings import ENV_PREFIX, KafkaSettings
 from topics.errors import BrokerError
@@ -40,9 +42,12 @@ _HOST = "127.0.0.1"
 def environment(kafka: KafkaSettings, *, state_dir: Path, web_port: int) -> dict[str, str]:
     """Return this process's environment with the worker's settings in place of any other HEADRACE_ ones."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    told = kafka.model_dump(exclude_unset=True, exclude_none=True).items()
     given = {
-        f"{ENV_PREFIX}KAFKA__{name.upper()}": str(value)
-        for name, value in kafka.model_dump(mode="json", exclude_unset=True).items()
+        f"{ENV_PREFIX}KAFKA__{name.upper()}": (
+            value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        )
+        for name, value in told
     }
     return (
         kept
@@ -120,9 +125,16 @@ class WorkerProcess:
 
     def metrics(self) -> str | None:
         """Return the text of `/metrics`, None while it does not answer."""
+        return self._page("/metrics")
+
+    def ready(self) -> bool:
+        """Return whether it can answer events."""
+        return self._page("/readyz") is not None
+
+    def _page(self, path: str) -> str | None:
         connection = http.client.HTTPConnection(_HOST, self.port, timeout=HTTP_DEADLINE_S)
         try:
-            connection.request("GET", "/metrics")
+            connection.request("GET", path)
             response = connection.getresponse()
             text = response.read().decode()
         except (OSError, http.client.HTTPException):

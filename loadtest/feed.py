@@ -1,12 +1,13 @@
-"""Events for a load: copies of given ones, or made up from the user's type.
+"""Events and labels for a load: copies of given events, or made up from the user's type.
 
-Lives here: what the events of a run look like.  Never here: when they are sent
+Lives here: what the events and labels of a run look like.  Never here: when they are sent
 (`openloop.py`).
 
 Strategy: a row is an event as plain JSON values.  The feed walks the rows round and round and
 gives each copy an id of its own run and the time it is due, so that one file serves any rate
 and any length, and nothing is a duplicate or out of time.  Made-up rows are drawn from the
-fields of the msgspec type: few keys, half of the numbers lognormal, seeded.
+fields of the msgspec type: few keys, half of the numbers lognormal, seeded.  Labels are always made up, one
+for each row: the same event has the same label again, so that there is something to learn.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import msgspec
 import orjson
 from msgspec import inspect
 
-from engine.pipeline import Topic
+from engine.pipeline import Labels, Topic
 from topics.errors import SettingsError
+from topics.messages import LabelValue, Task
 
-__all__ = ["ROWS_MAX", "Feed", "FeedEvent", "made_up_rows", "parsed_rows"]
+__all__ = ["ROWS_MAX", "Feed", "FeedEvent", "LabelFeed", "made_up_rows", "parsed_rows"]
 
 ROWS_MAX = 200_000
 """Rows kept in memory; a longer file is cut, for the feed walks them round and round."""
@@ -34,6 +36,10 @@ WORDS = 20
 """Distinct values of other made-up text fields."""
 INT_SPAN = 1_000
 """Made-up whole numbers lie in 0..999 unless the type bounds them."""
+CLASSES = ("a", "b", "c")
+"""Labels of a made-up multiclass task."""
+TRUE_SHARE = 0.3
+"""Of made-up binary labels."""
 
 
 class FeedEvent(NamedTuple):
@@ -68,12 +74,41 @@ class Feed:
                     hint="give events of the pipeline's type with --events FILE",
                 ) from None
 
+    @property
+    def rows(self) -> int:
+        """Return after how many events they repeat."""
+        return len(self._rows)
+
     def event(self, number: int, event_time: int) -> FeedEvent:
         """Return the `number`-th event, due at `event_time` ms."""
         row = self._rows[number % len(self._rows)]
         event_id = f"{self._run}-{number}"
         value = orjson.dumps({**row, self._id: event_id, self._time: self._time_as(event_time)})
         return FeedEvent(event_id, str(row[self._key]).encode(), value)
+
+
+class LabelFeed:
+    """The labels of a run's events, by number; `rows` is how many events there are before they repeat.
+
+    >>> feed = LabelFeed(Labels("pay.labels", wait="1h"), "regression", rows=2)
+    >>> feed.label(0, "run-0", 5) == feed.label(2, "run-0", 5)
+    True
+    """
+
+    def __init__(self, labels: Labels, task: Task, *, rows: int, seed: int = 0) -> None:
+        rng = random.Random(seed)  # noqa: S311 - test data
+        draw: dict[Task, Callable[[], LabelValue]] = {
+            "binary": lambda: rng.random() < TRUE_SHARE,
+            "multiclass": lambda: rng.choice(CLASSES),
+            "regression": lambda: round(rng.lognormvariate(3.0, 1.0), 2),
+        }
+        self._values = [draw[task]() for _ in range(rows)]
+        self._names = (labels.id, labels.label, labels.time)
+
+    def label(self, number: int, event_id: str, label_time: int) -> bytes:
+        """Return the message with the label of the `number`-th event, known from `label_time` ms on."""
+        value = self._values[number % len(self._values)]
+        return orjson.dumps(dict(zip(self._names, (event_id, value, label_time), strict=True)))
 
 
 def parsed_rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:

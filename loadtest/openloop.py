@@ -5,6 +5,7 @@ Lives here: waiting, clocks, sockets of `headrace bench`.  Never here: what an e
 
 Strategy.  Event n is due at start + n / rate, and that is where its latency starts, however
 late the sender is: a system that stalls is charged for what should have been sent meanwhile.
+Its label, where labels are sent, is due a fixed time later.
 The reader is no member of any group: it takes all partitions of the predictions topic from the
 ends they had before the first event, and reads on until every event is answered, then up to the
 ends of that moment, so that a second answer is seen too.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,13 +27,13 @@ from msgspec import Struct
 from engine.client import REFUSED, bounds, broker_error, connected, reading, stopped
 from engine.provision import partition_counts
 from engine.settings import KafkaSettings
-from loadtest.feed import Feed
+from loadtest.feed import Feed, LabelFeed
 from loadtest.latency import Latency
 from loadtest.ledger import Account, Answer, Asked, Ledger
 from topics.errors import BrokerError
 from topics.headers import kind_of
 
-__all__ = ["Load", "OpenLoop", "Outcome"]
+__all__ = ["LabelLoad", "Load", "OpenLoop", "Outcome"]
 
 LEAD_S = 0.2
 """Between the last preparation and the first event."""
@@ -60,6 +62,14 @@ class Load(NamedTuple):
         return max(1, round(self.rate * self.duration_s))
 
 
+class LabelLoad(NamedTuple):
+    """What is told of each event, and how long after it."""
+
+    topic: str
+    feed: LabelFeed
+    delay_s: float
+
+
 class Outcome(NamedTuple):
     """What came out of a run."""
 
@@ -70,6 +80,12 @@ class Outcome(NamedTuple):
     """From due to handed to the producer: the sender's own part of the latency."""
     seconds: float
     """From the first event due to the last answer read."""
+    sent_s: float
+    """From the first event due to the last event sent."""
+    behind: int
+    """Events without an answer when the last one was sent."""
+    labels: int
+    """Labels sent."""
 
 
 class _Seen(Struct, gc=False):
@@ -80,19 +96,40 @@ class _Seen(Struct, gc=False):
     event_time: int
 
 
+class _Untold(NamedTuple):
+    """A label that is due later."""
+
+    due_ns: int
+    number: int
+    event_id: str
+    key: bytes
+    partition: int
+    label_time: int
+
+
 class OpenLoop:
     """One run against a running worker; call `run` once.
 
-    `events` and `predictions` are topic names.  Raises BrokerError where Kafka does not take an
-    event or a topic is missing.
+    `events` and `predictions` are topic names; without `labels` none are sent.  Raises BrokerError
+    where Kafka does not take an event or a topic is missing.
     """
 
     def __init__(
-        self, kafka: KafkaSettings, *, pipeline_name: str, events: str, predictions: str, feed: Feed
+        self,
+        kafka: KafkaSettings,
+        *,
+        pipeline_name: str,
+        events: str,
+        predictions: str,
+        feed: Feed,
+        labels: LabelLoad | None = None,
     ) -> None:
         self._kafka = kafka
         self._events, self._predictions = events, predictions
-        self._feed = feed
+        self._feed, self._labels = feed, labels
+        self._untold: deque[_Untold] = deque()
+        """Labels that are not due yet, in order: as many as there are events within the delay."""
+        self._told = self._behind = self._sent_ns = 0
         self.ledger = Ledger(pipeline_name)
         self._latency, self._lateness = Latency(), Latency()
         self._timed_from_ns = self._last_answer_ns = 0
@@ -119,7 +156,15 @@ class OpenLoop:
         finally:
             await stopped(consumer, self._kafka)
         seconds = max(0, self._last_answer_ns - started_ns) / 1e9
-        return Outcome(self.ledger.account(), self._latency, self._lateness, seconds)
+        return Outcome(
+            self.ledger.account(),
+            self._latency,
+            self._lateness,
+            seconds,
+            max(0, self._sent_ns - started_ns) / 1e9,
+            self._behind,
+            self._told,
+        )
 
     def _consumer(self) -> Any:
         return AIOKafkaConsumer(**self._kafka.aiokafka_options(), group_id=None, **reading(self._kafka))
@@ -160,23 +205,44 @@ class OpenLoop:
                     now_ns = time.monotonic_ns()
             elif number % TURN_EVENTS == 0:
                 await asyncio.sleep(0)
+            await self._tell(producer, due_ns)
             event_time = wall_ms + (due_ns - started_ns) // 1_000_000
             event_id, key, value = self._feed.event(number, event_time)
             partition = (murmur2(key) & 0x7FFFFFFF) % partitions
             self.ledger.asked(event_id, Asked(key, event_time, partition, due_ns))
             if due_ns >= self._timed_from_ns:
                 self._lateness.record(now_ns - due_ns)
-            try:
-                acknowledged = await producer.send(
-                    self._events, value, key, partition, timestamp_ms=event_time
-                )
-            except REFUSED as error:
-                raise broker_error(error, "sending an event", self._kafka) from error
-            acknowledged.add_done_callback(self._acknowledged)
-            self._check()
+            await self._hand_over(producer, self._events, value, key, partition, event_time)
+            if self._labels is not None:
+                delay_ns = int(self._labels.delay_s * 1e9)
+                told_ms = event_time + delay_ns // 1_000_000
+                self._untold.append(_Untold(due_ns + delay_ns, number, event_id, key, partition, told_ms))
+        self._behind, self._sent_ns = self.ledger.waiting, time.monotonic_ns()
+        await producer.flush()
+        self._sent = True
+        while self._untold:
+            await asyncio.sleep(max(0, self._untold[0].due_ns - time.monotonic_ns()) / 1e9)
+            await self._tell(producer, time.monotonic_ns())
         await producer.flush()
         self._check()
-        self._sent = True
+
+    async def _tell(self, producer: Any, until_ns: int) -> None:
+        """Send the labels that are due."""
+        while self._labels is not None and self._untold and self._untold[0].due_ns <= until_ns:
+            one = self._untold.popleft()
+            value = self._labels.feed.label(one.number, one.event_id, one.label_time)
+            self._told += 1
+            await self._hand_over(producer, self._labels.topic, value, one.key, one.partition, one.label_time)
+
+    async def _hand_over(
+        self, producer: Any, topic: str, value: bytes, key: bytes, partition: int, time_ms: int
+    ) -> None:
+        try:
+            acknowledged = await producer.send(topic, value, key, partition, timestamp_ms=time_ms)
+        except REFUSED as error:
+            raise broker_error(error, f"sending to {topic}", self._kafka) from error
+        acknowledged.add_done_callback(self._acknowledged)
+        self._check()
 
     def _acknowledged(self, result: asyncio.Future[Any]) -> None:
         if not result.cancelled() and (error := result.exception()) is not None:
@@ -184,7 +250,7 @@ class OpenLoop:
 
     def _check(self) -> None:
         if self._refused is not None:
-            raise broker_error(self._refused, "sending an event", self._kafka)
+            raise broker_error(self._refused, "sending events and labels", self._kafka)
 
     async def _read(self, consumer: Any, patience_s: float) -> None:
         """Read answers until all are there, or none has come for `patience_s` after the last event."""

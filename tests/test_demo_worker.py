@@ -15,6 +15,12 @@ KAFKA = KafkaSettings(bootstrap_servers="127.0.0.1:1", enable_idempotence=False,
                       heartbeat_interval_ms=500)  # fmt: skip
 
 
+def test_the_worker_is_told_the_password_and_not_its_mask(tmp_path: Path) -> None:
+    secret = {"security_protocol": "SASL_SSL", "sasl_username": "me", "sasl_password": "s3cret"}
+    told = environment(KafkaSettings.model_validate(secret), state_dir=tmp_path, web_port=7)
+    assert {told[f"HEADRACE_KAFKA__{name.upper()}"] for name in secret} == set(secret.values())
+
+
 def test_the_worker_reads_back_what_it_was_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HEADRACE_REDIS_URL", "redis://of-the-user")
     told = environment(KAFKA, state_dir=tmp_path, web_port=7)
