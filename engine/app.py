@@ -29,6 +29,7 @@ from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.ports import check_port
 from engine.settings import KafkaSettings, Settings
+from engine.skips import Place
 from engine.web import add_pages
 from engine.worker import Worker
 from topics.errors import HeadraceError
@@ -48,6 +49,7 @@ def run_worker(
     *,
     accept_newer_claims: bool = False,
     accept_changed_features: bool = False,
+    skip: frozenset[Place] = frozenset(),
 ) -> None:
     """Run one worker process until it is told to stop; never returns.
 
@@ -66,6 +68,7 @@ def run_worker(
         metrics,
         accept_newer_claims=accept_newer_claims,
         accept_changed_features=accept_changed_features,
+        skip=skip,
     )
     host = _Host(_faust_app(pipeline, settings, worker, metrics), worker, settings, loop)
     host.execute_from_commandline()

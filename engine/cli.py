@@ -172,19 +172,26 @@ def run(
     accept_changed_features: Annotated[
         bool, typer.Option(help="Go on although features have changed; see `headrace features list`.")
     ] = False,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC:PARTITION:OFFSET", help="Make this record a dead letter; repeatable."),
+    ] = None,
 ) -> None:
     """Run a worker: consume events and labels, predict, learn, decide."""
     from engine.app import run_worker  # noqa: PLC0415
+    from engine.skips import places  # noqa: PLC0415
 
     settings = settings_of(config, bootstrap_servers, state_dir=state_dir)
     if web_port is not None:
         web = settings.web.model_copy(update={"port": web_port})
         settings = settings.model_copy(update={"web": web})
+    pipeline = load_pipeline(file)
     run_worker(
-        load_pipeline(file),
+        pipeline,
         settings,
         accept_newer_claims=accept_newer_claims,
         accept_changed_features=accept_changed_features,
+        skip=places(skip or (), pipeline),
     )
 
 

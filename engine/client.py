@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 
+from engine import unpacking
 from engine.outage import Waiting
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
@@ -72,7 +73,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     ),
     (
         kafka_errors.InvalidTimestampError,
-        "the topic takes no times that far ahead: raise message.timestamp.after.max.ms, or lower max_ahead",
+        "the topic takes no time so far from now: raise message.timestamp.after.max.ms or .before.max.ms",
     ),
     (
         kafka_errors.OffsetOutOfRangeError,
@@ -96,9 +97,11 @@ def broker_error(error: BaseException, doing: str, kafka: KafkaSettings) -> Brok
             hint=f"is Kafka at {kafka.bootstrap_servers} up and not overloaded?",
         )
     said = str(error) or type(error).__name__
-    return BrokerError(
+    found = BrokerError(
         f"{doing}: {said}", hint=hint or f"look at the log of Kafka at {kafka.bootstrap_servers}"
     )
+    found.__cause__ = error
+    return found
 
 
 async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms: int = 0) -> Any:
@@ -180,6 +183,7 @@ def _looked_at(done: asyncio.Future[Any]) -> None:
 
 def reading(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the arguments that every consumer here shares: nothing automatic, no aborted records."""
+    unpacking.install()
     return {
         "enable_auto_commit": False,
         "auto_offset_reset": "none",

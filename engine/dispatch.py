@@ -14,10 +14,13 @@ it.  Examples therefore leave one turn later, when the acknowledgements are usua
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.letter_sink import LetterSink
+from engine.limits import ENVELOPE_BYTES, TopicLimits, record_too_large
 from engine.outbox import EXAMPLES_PARTITION
+from engine.settings import KafkaSettings
 from engine.sink import Sink
 from topics.catalog import Catalog
 from topics.messages import Outgoing, Target
@@ -33,8 +36,10 @@ EXAMPLES_MAX = 1_000
 class Dispatch:
     """Sends what a worker makes, in order per log, to the topics that `catalog` names."""
 
-    def __init__(self, sink: Sink, catalog: Catalog) -> None:
+    def __init__(self, sink: Sink, kafka: KafkaSettings, catalog: Catalog) -> None:
         self._sink = sink
+        self._letters = LetterSink(kafka, catalog["dead-letters"])
+        self._limits: Mapping[str, TopicLimits] = {}
         self._catalog = catalog
         self._gathered: list[Outgoing] = []
         self._examples: list[Outgoing] = []
@@ -42,6 +47,15 @@ class Dispatch:
         """The last turn's examples ..."""
         self._written: frozenset[asyncio.Future[Any]] = frozenset()
         """... and the predictions that must be acknowledged before them."""
+
+    def limit(self, limits: Mapping[str, TopicLimits]) -> None:
+        """Let what is written stay within what topics take, by name."""
+        self._limits = self._sink.limits = limits
+        self._letters.limits = limits[self._catalog["dead-letters"]]
+
+    async def stop(self) -> None:
+        """Close what only this one writes with."""
+        await self._letters.stop()
 
     async def put(self, out: Sequence[Outgoing]) -> None:
         """Take records; they leave when some have gathered, or with `turn`.  Raises BrokerError."""
@@ -59,12 +73,14 @@ class Dispatch:
         written, self._written = self._written, self._sink.unwritten(self._catalog["predictions"])
         if examples:
             await self._sink.written(written)
+            self._check_sizes("examples", examples)
             await self._sink.send(self._catalog["examples"], EXAMPLES_PARTITION, examples)
 
     async def all(self) -> None:
         """Leave nothing behind: before a checkpoint, and before a command takes its place in the log."""
         await self.turn()
         await self.turn()
+        await self._letters.flush()
 
     def clear(self) -> None:
         """Forget what was not sent: its owner has lost the right to."""
@@ -79,4 +95,20 @@ class Dispatch:
         for record in gathered:
             lanes.setdefault((record.target, record.partition), []).append(record)
         for (target, partition), records in lanes.items():
+            if target == "dead-letters":
+                await self._letters.send(records)
+                continue
+            if target in {"predictions", "shadow-predictions"}:
+                self._check_sizes(target, records)
             await self._sink.send(self._catalog[target], partition, records)
+
+    def _check_sizes(self, target: Target, records: Sequence[Outgoing]) -> None:
+        """Raise BrokerError, with its place, for a record that its topic would refuse for ever."""
+        topic = self._catalog[target]
+        limits = self._limits.get(topic)
+        if limits is None:
+            return
+        bytes_max = limits.record_bytes_max - ENVELOPE_BYTES
+        for record in records:
+            if len(record.value or b"") > bytes_max:
+                raise record_too_large(record, bytes_max, topic=topic, events=self._catalog["events"])

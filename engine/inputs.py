@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import structlog
+
 from engine.intake import Run
 from engine.kafka import Partition, Source
 from engine.ownership import Owned
 from engine.pipeline import Pipeline
+from engine.skips import Place
 from topics.errors import BrokerError
 from topics.messages import Outgoing, Record
 
@@ -24,19 +27,24 @@ CATCHING_UP_MS = 10_000
 """Events this old are a replay or a backlog, where time runs so fast that the tenth of a second until a fetch
 tells of new labels can be days.  Younger ones are not delayed by asking."""
 
+log = structlog.get_logger("headrace")
+
 Values = Sequence[Mapping[str, object]]
 
 
 class Inputs:
     """The topics of one pipeline as its owners read them."""
 
-    def __init__(self, pipeline: Pipeline, *, idle_after_ms: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, *, idle_after_ms: int, skip: frozenset[Place] = frozenset()
+    ) -> None:
         catalog = pipeline.catalog
         self._events = catalog["events"]
         self._labels = pipeline.labels.topic
         self._rekey = catalog["rekey"] if pipeline.stages is not None else None
         self._rekeyed = catalog["rekeyed"] if pipeline.stages is not None else None
         self._idle_after_ms = idle_after_ms
+        self._skip = skip
         topics = (self._events, self._labels, self._rekey, self._rekeyed)
         self.topics = [topic for topic in topics if topic is not None]
 
@@ -86,6 +94,8 @@ class Inputs:
 
     def offer(self, owned: Owned, topic: str, records: list[Record], now_ms: int) -> None:
         """Hand what was polled at `now_ms` to the part of an owner that takes it."""
+        if self._skip:
+            self._leave_out(owned, records)
         if topic == self._events:
             owned.intake.offer_events(records, now_ms)
         elif topic == self._labels:
@@ -94,6 +104,18 @@ class Inputs:
             owned.rekeying.offer_hops(records)
         elif owned.rekeying is not None:
             owned.rekeying.offer_values(records)
+
+    def _leave_out(self, owned: Owned, records: list[Record]) -> None:
+        """Let an owner refuse the records that are to be skipped, and say so."""
+        owned.intake.skip = self._skip
+        for record in records:
+            if (record.topic, record.partition, record.offset) in self._skip:
+                log.warning(
+                    "record skipped: it is a dead letter of stage skip",
+                    topic=record.topic,
+                    partition=record.partition,
+                    offset=record.offset,
+                )
 
     def hold(self, number: int, owned: Owned, source: Source) -> None:
         """Hold a topic back while its queue is full, and let go of it when it is not."""

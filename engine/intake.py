@@ -25,7 +25,7 @@ own timestamp and the shell's clock when it was offered; files have neither.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -91,6 +91,8 @@ class Intake:
         still has them when they are answered."""
         self._events: deque[EventRead] = deque()
         self._labels: deque[LabelRead] = deque()
+        self.skip: Collection[tuple[str, int, int]] = ()
+        """Topic, partition and offset of records that are refused undecoded, as a person wants it."""
         self._max_ahead_ms = max_ahead_ms
         self._now_ms = _NEVER
 
@@ -117,7 +119,7 @@ class Intake:
         if self._decode_label is None:
             raise TypeError("labels come inside the events of this pipeline")
         for record in records:
-            decoded = self._decode_label(record)
+            decoded = self._decode_label(record) if not self._skips(record) else _skipped(record)
             time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.label_time
             if time - min(_stamp(record), now_ms) > self._max_ahead_ms:
                 decoded = self._far_ahead(record, time, now_ms)
@@ -139,7 +141,7 @@ class Intake:
 
     def _decode_run(self) -> None:
         records, now_ms, max_ahead_ms = _take(self._records), self._now_ms, self._max_ahead_ms
-        for record, decoded in zip(records, self._decode_events(records), strict=True):
+        for record, decoded in zip(records, self._decoded(records), strict=True):
             time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.event_time
             stamp = record.timestamp_ms
             if stamp is not None and time - min(stamp, now_ms) > max_ahead_ms:
@@ -148,6 +150,15 @@ class Intake:
             else:
                 self._events.append(EventRead(record, decoded, time))
 
+    def _decoded(self, records: list[Record]) -> list[Decoded | Rejected]:
+        if not self.skip:
+            return self._decode_events(records)
+        decoded = iter(self._decode_events([record for record in records if not self._skips(record)]))
+        return [_skipped(record) if self._skips(record) else next(decoded) for record in records]
+
+    def _skips(self, record: Record) -> bool:
+        return (record.topic, record.partition, record.offset) in self.skip
+
     def _far_ahead(self, record: Record, time: int, now_ms: int) -> Rejected:
         ahead_ms = time - min(_stamp(record), now_ms)
         reason = (
@@ -155,6 +166,10 @@ class Intake:
             f" max_ahead is {self._max_ahead_ms} ms"
         )
         return Rejected(record, "time", "ValueError", reason)
+
+
+def _skipped(record: Record) -> Rejected:
+    return Rejected(record, "skip", "Skipped", "left out by --skip, undecoded")
 
 
 def _stamp(record: Record) -> int:

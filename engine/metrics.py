@@ -126,7 +126,7 @@ COUNTERS = (
         "headrace_dead_letters",
         "Records refused, by the step that refused.",
         ("stage",),
-        _always("decode", "label", "time", "duplicate", "join", "rule"),
+        _always("decode", "label", "time", "duplicate", "join", "rule", "skip"),
     ),
     CounterFamily(
         "rule_hits",

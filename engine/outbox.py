@@ -316,8 +316,7 @@ class Outbox:
             if self._ahead is not None:
                 self._untold.append(report)
 
-    def refuse(self, record: Record, *, stage: str, exception: str, message: str, time_ms: int) -> None:
+    def refuse(self, record: Record, *, stage: str, exception: str, message: str) -> None:
         """Send a record to the dead letters as it came, with the reason in its headers."""
         reason = headers.dead_letter(record, stage=stage, exception=exception, message=message)
-        timestamp_ms = record.timestamp_ms if record.timestamp_ms is not None else time_ms
-        self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, timestamp_ms))
+        self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, None))

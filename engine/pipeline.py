@@ -31,6 +31,7 @@ from operators.pending import PENDING_MAX
 from operators.plan import FeaturePlan, compile_features
 from operators.ruleplan import RulePlan, compile_rules
 from operators.rules import Alerts, Rule
+from operators.sizes import message_bytes_max
 from operators.stages import Stages, plan_stages
 from operators.validation import CheckedDecoder, FieldRules
 from topics.catalog import Catalog
@@ -198,6 +199,9 @@ class Pipeline:
             names=self.topics,
             rekeying=stages is not None,
             alerting=self.alerts is not None,
+            bytes_max=message_bytes_max(
+                plan, self.events.type, [*models, *(rule.name for rule in self.rules)]
+            ),
         )
         rule_plan = compile_rules(
             self.rules, self.alerts, self.events.type, plan, task=task, fixed=self._fixed_fields()

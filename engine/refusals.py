@@ -8,7 +8,6 @@ Lives here: the words of every refusal of a decoded record.  Never here: what ca
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 from engine.outbox import Outbox
 from engine.pipeline import Pipeline
@@ -29,10 +28,7 @@ class Refusals:
         partition: int,
         outbox: Outbox,
         counts: Counter[tuple[str, str]],
-        newest: Callable[[], int],
     ) -> None:
-        """`newest` returns the largest event time seen: for records that have no time of their own."""
-        self._newest = newest
         self._partition = partition
         self._outbox = outbox
         self._counts = counts
@@ -45,8 +41,7 @@ class Refusals:
     def refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
         """Send a record to the dead letters as it came."""
         self._counts["dead_letters", stage] += 1
-        time_ms = max(self._newest(), 0)
-        self._outbox.refuse(record, stage=stage, exception=exception, message=message, time_ms=time_ms)
+        self._outbox.refuse(record, stage=stage, exception=exception, message=message)
 
     def label(self, record: Record, rejected: Rejected) -> None:
         """Refuse what is no label, or one of a time that nobody can know yet."""
@@ -80,7 +75,7 @@ class Refusals:
             self._events_topic,
             self._partition,
             answer.event_offset,
-            answer.event_time,
+            None,
             waiting.key.encode(),
             encode(answer),
         )
@@ -107,6 +102,4 @@ class Refusals:
 
     def _record_of(self, early: EarlyLabel) -> Record:
         label = early.label
-        return Record(
-            self._labels_topic, self._partition, label.offset, label.label_time, early.key, early.value
-        )
+        return Record(self._labels_topic, self._partition, label.offset, None, early.key, early.value)

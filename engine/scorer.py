@@ -103,9 +103,7 @@ class Scorer:
         self._one_by_one = self._inside and self._label_windows
         self._ahead: Ahead | None = None
         self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
-        self._refusals = Refusals(
-            pipeline, partition, self.outbox, self.counts, lambda: self.position.time_max
-        )
+        self._refusals = Refusals(pipeline, partition, self.outbox, self.counts)
         self._grace_ms = pipeline.grace_ms
         self._keyless = pipeline.events.partitions > 1
         """Records without a key lie anywhere: on one partition only is that the right one."""

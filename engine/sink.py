@@ -13,7 +13,8 @@ that grew afterwards would leave with fewer sequence numbers than records.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -23,9 +24,11 @@ from aiokafka import errors as kafka_errors
 from aiokafka.partitioner import murmur2
 
 from engine.client import REFUSED, Partition, broker_error, connected, stopped
+from engine.limits import TopicLimits
 from engine.outage import Waiting
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
+from topics.letters import record_bytes
 from topics.messages import Outgoing
 
 __all__ = ["Mark", "Sink", "Written", "partition_of"]
@@ -34,6 +37,7 @@ BATCH_BYTES_MAX = 524_288
 """Half of what brokers take in one batch by default (`message.max.bytes` 1 MiB)."""
 KEYS_CACHED_MAX = 65_536
 """murmur2 in Python costs as much as sending the record: the last keys' hashes are remembered."""
+_ALL_TIMES = (-(1 << 62), 1 << 62)
 
 
 @lru_cache(maxsize=KEYS_CACHED_MAX)
@@ -80,6 +84,8 @@ class Sink:
     """
 
     def __init__(self, kafka: KafkaSettings) -> None:
+        self.limits: Mapping[str, TopicLimits] = {}
+        """What topics take, by name: there, timestamps are clamped and batches kept small enough."""
         self._kafka = kafka
         self._producer: Any = None
         self._lanes: dict[Partition, asyncio.Lock] = {}
@@ -155,7 +161,7 @@ class Sink:
                 start = 0
                 while start < len(records):
                     batch = self._producer.create_batch()
-                    start = _pack(batch, records, start)
+                    start = _pack(batch, records, start, self.limits.get(topic))
                     future = await self._placed(batch, topic, partition)
                     self._track((topic, partition), batch.record_count(), future)
         except (*REFUSED, TimeoutError) as error:
@@ -253,13 +259,26 @@ def _last_of(acknowledged: asyncio.Future[Any], records: int) -> int:
     return first + records - 1
 
 
-def _pack(batch: Any, records: Sequence[Outgoing], start: int) -> int:
+def _pack(batch: Any, records: Sequence[Outgoing], start: int, limits: TopicLimits | None) -> int:
     """Fill a batch with records from `start` on; return the first that found no room."""
     append = batch.append
+    earliest_ms, latest_ms = _ALL_TIMES if limits is None else limits.times(time.time_ns() // 1_000_000)
+    narrow = limits is not None and limits.record_bytes_max < BATCH_BYTES_MAX
     for index in range(start, len(records)):
         record = records[index]
+        stamp = record.timestamp_ms
+        if stamp is not None and not earliest_ms <= stamp <= latest_ms:
+            stamp = min(max(stamp, earliest_ms), latest_ms)
+        if narrow and limits is not None and _full(batch, record, limits):
+            batch.close()
+            return index
         headers = [*record.headers]
-        if append(timestamp=record.timestamp_ms, key=record.key, value=record.value, headers=headers) is None:
+        if append(timestamp=stamp, key=record.key, value=record.value, headers=headers) is None:
             return index
     batch.close()
     return len(records)
+
+
+def _full(batch: Any, record: Outgoing, limits: TopicLimits) -> bool:
+    """Return whether a topic that takes little does not take this record in the same batch."""
+    return bool(batch.record_count()) and batch.size() + record_bytes(record) > limits.record_bytes_max

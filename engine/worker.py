@@ -24,15 +24,17 @@ from engine.garbage import search_rarely
 from engine.given_up import GivenUp
 from engine.inputs import Inputs, together
 from engine.intake import Run
-from engine.kafka import Partition, Sink, Source, ensure_topics
+from engine.kafka import Partition, Sink, Source
 from engine.key_watch import KeyWatch
 from engine.label_watch import LabelWatch
+from engine.limits import usable_topics
 from engine.metrics import Metrics, Status
 from engine.ownership import Owned, Owner
 from engine.pipeline import Pipeline
 from engine.saving import Saving
 from engine.serving import ServedFeatures
 from engine.settings import Settings
+from engine.skips import Place
 from engine.static import StaticFeatures
 from engine.trainer import Trainer
 from operators.features import Features
@@ -75,6 +77,7 @@ class Worker:
         *,
         accept_newer_claims: bool = False,
         accept_changed_features: bool = False,
+        skip: frozenset[Place] = frozenset(),
     ) -> None:
         self.pipeline = pipeline
         self.settings = settings
@@ -83,7 +86,7 @@ class Worker:
         """Set once Kafka has answered and the topics are there."""
         metrics.status = self.status
         catalog = pipeline.catalog
-        self._inputs = Inputs(pipeline, idle_after_ms=settings.idle_timeout_ms)
+        self._inputs = Inputs(pipeline, idle_after_ms=settings.idle_timeout_ms, skip=skip)
         # Once Kafka has answered, an outage is waited for.
         patient = settings.model_copy(update={"kafka": settings.kafka.patient()})
         self._sink = Sink(patient.kafka)
@@ -120,7 +123,7 @@ class Worker:
         """What the group has given and nobody has taken over yet."""
         self._moving = False
         """The group has taken partitions back and given none since."""
-        self._dispatch = Dispatch(self._sink, catalog)
+        self._dispatch = Dispatch(self._sink, patient.kafka, catalog)
         self._ready = False
         self._stopping = asyncio.Event()
         self.commands = Commands()
@@ -152,6 +155,7 @@ class Worker:
             await self._saving.abandon()
             await self._source.stop()
             await self._sink.stop()
+            await self._dispatch.stop()
             await self._owner.close()
             await self._static.close()
             await self._served.close()
@@ -164,9 +168,7 @@ class Worker:
     async def _prepare(self) -> None:
         """Create what is ours, check what is not, connect, and join the group if the stores fit the logs."""
         plan = self.pipeline.catalog.plan(events=self.pipeline.events.partitions)
-        created = await ensure_topics(self.settings.kafka, plan)
-        if created:
-            log.info("topics created", topics=created)
+        self._dispatch.limit(await usable_topics(self.settings.kafka, plan))
         await self._sink.start()
         for topic in plan:  # known by now, each can be written to in an outage
             await self._sink.partitions(topic.name)

@@ -160,7 +160,7 @@ class Worker:
         return process.returncode
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self.start() if self.process is None else self
 
     def __exit__(self, *_: object) -> None:
         if self.process is not None:

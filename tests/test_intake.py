@@ -78,6 +78,24 @@ def test_a_time_far_ahead_goes_at_once_and_holds_nothing_back() -> None:
     assert order(made) == [("l", -1), ("e", 20), ("e", -1), ("l", 25), ("e", 30), ("l", 110)]
 
 
+def test_records_to_skip_are_refused_undecoded_in_their_place() -> None:
+    made, decoded = intake(), []
+    whole = made._decode_events
+    made._decode_events = lambda records: decoded.extend(records) or whole(records)  # type: ignore[func-returns-value]
+    made.skip = {("e", 0, 1), ("l", 0, 0), ("other", 0, 2), ("e", 1, 2)}
+    events = [event(0, 10), event(1, 20), event(2, 30)]
+    made.offer_events(events)
+    made.offer_labels([label(0, 15), label(1, 25)])
+    found = []
+    while run := made.next_run(events_unread=False, labels_unread=False):
+        found += [
+            (one.record.topic, one.record.offset, getattr(one.decoded, "stage", ""))
+            for one in run.events or run.labels
+        ]
+    assert found == [("l", 0, "skip"), ("e", 0, ""), ("e", 1, "skip"), ("l", 1, ""), ("e", 2, "")]
+    assert decoded == [events[0], events[2]]
+
+
 def test_runs_are_bounded() -> None:
     made = intake()
     made.offer_events([event(n, n) for n in range(RUN_MAX + 5)])

@@ -219,8 +219,9 @@ def test_an_event_too_far_ahead_of_its_arrival_is_a_dead_letter_and_moves_no_wat
     out = play(scorer, runs_of(scorer, [good, bad], []))
     dead = [record for record in out if record.target == "dead-letters"]
     assert len(dead) == 1
-    assert (dead[0].value, dead[0].key, dead[0].timestamp_ms) == (bad.value, bad.key, 1_000)
+    assert (dead[0].value, dead[0].key, dead[0].timestamp_ms) == (bad.value, bad.key, None)
     reasons = dict(dead[0].headers)
+    assert reasons["headrace.errors.timestamp"] == b"1000"
     assert b"max_ahead" in reasons["__streams.errors.message"]
     assert reasons["headrace.errors.stage"] == b"time"
     assert scorer.position.time_max == 1_000

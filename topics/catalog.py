@@ -13,11 +13,20 @@ import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from topics.codec import BYTES_MAX
 from topics.errors import DefinitionError
 from topics.hops import EventHop, ValuesHop
 from topics.messages import Alert, Command, Decision, Example, ModelPointer, Prediction, Record
 
-__all__ = ["Catalog", "Cleanup", "Partitions", "Role", "TopicPlan", "check_name"]
+__all__ = [
+    "MESSAGE_BYTES_DEFAULT",
+    "Catalog",
+    "Cleanup",
+    "Partitions",
+    "Role",
+    "TopicPlan",
+    "check_name",
+]
 
 Role = Literal[
     "events",
@@ -45,6 +54,12 @@ FOREVER_MS = -1
 """Kafka's `retention.ms` for "never": the examples log is the model, decisions are the audit."""
 
 
+MESSAGE_BYTES_DEFAULT = 1_048_588
+"""Kafka's `max.message.bytes` where nobody has set it."""
+REASON_BYTES = 65_536
+"""What a dead letter is larger than its record, at most, but for headers without end."""
+
+
 class TopicPlan(NamedTuple):
     """A topic as it must be: what `headrace topics` prints before anything is created."""
 
@@ -56,6 +71,8 @@ class TopicPlan(NamedTuple):
     """None leaves the broker's default; `FOREVER_MS` keeps all."""
     create: bool
     """False for the user's own topics: they are checked, never created, unless asked for."""
+    bytes_needed: int = 0
+    """The largest value that the pipeline writes; 0: small, or the user's own."""
 
     @property
     def configs(self) -> dict[str, str]:
@@ -63,6 +80,10 @@ class TopicPlan(NamedTuple):
         configs = {"cleanup.policy": self.cleanup, "message.timestamp.type": "CreateTime"}
         if self.retention_ms is not None:
             configs["retention.ms"] = str(self.retention_ms)
+        if self.bytes_needed:
+            # A sixteenth more than needed: brokers count whole batches, and compressed ones.
+            needed = self.bytes_needed + self.bytes_needed // 16
+            configs["max.message.bytes"] = str(max(MESSAGE_BYTES_DEFAULT, needed))
         return configs
 
 
@@ -101,8 +122,8 @@ class Catalog:
     `events` and `labels` are the user's names (`labels=None` where events carry their
     label).  `names` overrides any other by role.  `rekeying` says that events travel to the
     partitions of other keys, which takes two topics more, `alerting` that there are alerts, which
-    takes one.  Raises DefinitionError for a name Kafka refuses, an unknown role, and two roles under
-    one name.
+    takes one.  `bytes_max` is the size of the largest answer.  Raises DefinitionError for a name Kafka
+    refuses, an unknown role, and two roles under one name.
 
     >>> catalog = Catalog("flights", events="flights.departures", labels="flights.arrivals")
     >>> catalog["predictions"]
@@ -120,6 +141,7 @@ class Catalog:
         names: Mapping[str, str] | None = None,
         rekeying: bool = False,
         alerting: bool = False,
+        bytes_max: int = 0,
     ) -> None:
         check_name(pipeline)
         overrides = dict(names or {})
@@ -130,6 +152,14 @@ class Catalog:
                 hint=f"roles are {', '.join(row.role for row in _TABLE if row.role not in _USERS)}",
             )
         self.pipeline = pipeline
+        self._bytes_needed: dict[Role, int] = {
+            "predictions": bytes_max,
+            "shadow-predictions": bytes_max,
+            "examples": bytes_max,
+            "rekey": bytes_max + BYTES_MAX,
+            "rekeyed": bytes_max,
+            "dead-letters": MESSAGE_BYTES_DEFAULT + REASON_BYTES,
+        }
         self._names: dict[Role, str] = {"events": events}
         if labels is not None:
             self._names["labels"] = labels
@@ -171,6 +201,7 @@ class Catalog:
                 cleanup=row.cleanup,
                 retention_ms=row.retention_ms,
                 create=row.role not in _USERS,
+                bytes_needed=self._bytes_needed.get(row.role, 0),
             )
             for row in _TABLE
             if row.role in self._names

@@ -24,6 +24,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from topics.errors import DefinitionError
+from topics.headers import UNREADABLE
 from topics.messages import Claim, Example, Label, LabelValue, Prediction, Quarantine, Record, Task
 
 __all__ = [
@@ -59,6 +60,8 @@ SMALL_BYTES_MAX = KEYS_MAX * 4
 """A key and its value take 4 bytes at the least (`"":1`): up to here a message cannot have too many keys."""
 TEXT_MAX = 256
 """Ids and keys are kept in memory for as long as a label may come."""
+KEY_BYTES_MAX = 4 * TEXT_MAX
+"""Of a record's key: it goes on to the answer."""
 NUMBER_MAX = 1e15
 """Larger than any quantity; squares of it still fit a double by far."""
 TIME_MAX = 253_402_300_799_999
@@ -119,9 +122,14 @@ def _nesting(value: bytes) -> str:
 
 def _payload(record: Record, stage: str, what: str) -> bytes | Rejected:
     """Return the bytes that may be parsed, or why these must not be: a tombstone, or beyond a limit."""
-    value = record.value
+    value, key = record.value, record.key
+    if key is not None and len(key) > KEY_BYTES_MAX:
+        too_long = f"record key of {len(key)} bytes is longer than {KEY_BYTES_MAX}"
+        return Rejected(record, stage, "ValueError", too_long)
     if value is None:
-        return Rejected(record, stage, "ValueError", f"{what} without a value (tombstone)")
+        unreadable = dict(record.headers).get(UNREADABLE)
+        message = unreadable.decode(errors="replace") if unreadable else f"{what} without a value (tombstone)"
+        return Rejected(record, stage, "ValueError", message)
     wrong = _too_large(value)
     return Rejected(record, stage, "ValueError", wrong) if wrong else value
 
@@ -140,7 +148,10 @@ def time_ms(value: int | str | datetime) -> int:
         if value.tzinfo is None:
             raise ValueError("time without a UTC offset")
         delta = value - _EPOCH
-        return (delta.days * 86_400 + delta.seconds) * 1_000 + delta.microseconds // 1_000
+        value = (delta.days * 86_400 + delta.seconds) * 1_000 + delta.microseconds // 1_000
+        if value < 0:
+            raise ValueError(f"time {value} is outside the years 1970 to 9999")
+        return value
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"expected integer milliseconds or RFC 3339 text, got {type(value).__name__}")  # noqa: TRY004
     if not 0 <= value <= TIME_MAX:
@@ -162,11 +173,11 @@ def label_value(value: object, task: Task, classes: type | None = None) -> Label
             return bool(value)
         raise ValueError(f'a binary label is true, false, 1 or 0, not {value!r}; is it task="multiclass"?')
     if task == "multiclass":
-        if isinstance(value, str) and value and classes is not int:
+        if isinstance(value, str) and 0 < len(value) <= TEXT_MAX and classes is not int:
             return value
         if (classes is None and isinstance(value, (bool, int))) or (classes is int and type(value) is int):
             return str(value)
-        raise ValueError(f"a class label is {_CLASSES[classes]}, not {value!r}")
+        raise ValueError(f"a class label is {_CLASSES[classes]}, not {str(value)[:TEXT_MAX]!r}")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= NUMBER_MAX:
         return float(value)
     raise ValueError(f"a regression label is a number up to {NUMBER_MAX:g}, not {value!r}")
@@ -250,6 +261,7 @@ class EventDecoder:
                 or len(payload) > SMALL_BYTES_MAX
                 or payload.rfind(b"{") > 0
                 or _BRACKET in payload
+                or len(record.key or b"") > KEY_BYTES_MAX
             ):
                 checked = _payload(record, "decode", "event")
                 if isinstance(checked, Rejected):

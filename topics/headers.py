@@ -14,6 +14,8 @@ __all__ = [
     "KIND",
     "MEANINGS",
     "QUARANTINE",
+    "REASON",
+    "UNREADABLE",
     "HeaderMeaning",
     "Refusal",
     "cloud_event",
@@ -37,6 +39,15 @@ _KINDS: dict[bytes, Kind] = {
     b"command": "command",
 }
 _TRACE = ("traceparent", "tracestate")
+TRACE_MAX = 512
+"""Bytes of a trace header that is passed on, as W3C asks of `tracestate` at the least."""
+REASON = "__streams.errors.exception"
+"""The first of the headers that say why a record was refused."""
+UNREADABLE = "headrace.errors.unreadable"
+"""Why a batch could not be read: on the record without a value that stands for it."""
+TIMESTAMP = "headrace.errors.timestamp"
+MESSAGE_MAX = 1_024
+"""Bytes of a reason: it may quote what was refused."""
 
 
 class HeaderMeaning(NamedTuple):
@@ -88,6 +99,23 @@ MEANINGS = (
     HeaderMeaning("__streams.errors.topic", ("dead-letters",), "Topic of the refused record."),
     HeaderMeaning("__streams.errors.partition", ("dead-letters",), "Its partition."),
     HeaderMeaning("__streams.errors.offset", ("dead-letters",), "Its offset."),
+    HeaderMeaning(
+        TIMESTAMP, ("dead-letters",), "Its timestamp, ms: the letter's own is the time of writing."
+    ),
+    HeaderMeaning(
+        "headrace.errors.value-bytes", ("dead-letters",), "Size of the whole value, where it was cut."
+    ),
+    HeaderMeaning(
+        "headrace.errors.value-sha256", ("dead-letters",), "SHA-256 of the whole value in hex, likewise."
+    ),
+    HeaderMeaning("headrace.errors.key-bytes", ("dead-letters",), "Size of the whole key, where it was cut."),
+    HeaderMeaning(
+        "headrace.errors.key-sha256", ("dead-letters",), "SHA-256 of the whole key in hex, likewise."
+    ),
+    HeaderMeaning(
+        "headrace.errors.headers-dropped", ("dead-letters",), "How many of its headers had no room."
+    ),
+    HeaderMeaning(UNREADABLE, ("dead-letters",), "Why a batch, for which this letter stands, was not read."),
 )
 """Every header that Headrace writes; dead letters keep the refused record's own as well."""
 
@@ -101,10 +129,10 @@ def kind_of(headers: Headers) -> Kind | None:
 
 
 def traced(headers: Headers) -> Headers:
-    """Return the W3C trace context among `headers`, to be passed on unchanged."""
+    """Return the W3C trace context among `headers`, to be passed on unchanged; too long, it is none."""
     if not headers:
         return ()
-    return tuple(header for header in headers if header[0] in _TRACE)
+    return tuple(header for header in headers if header[0] in _TRACE and len(header[1] or b"") <= TRACE_MAX)
 
 
 def cloud_event(kind: str, source: str) -> Headers:
@@ -126,17 +154,20 @@ def dead_letter(record: Record, *, stage: str, exception: str, message: str) -> 
     """Return the original headers followed by why the record was refused.
 
     The six `__streams.errors.*` names are Kafka Streams' own (KIP-1034), so tools that read
-    its dead letters read ours; `headrace.errors.stage` says which step refused.
+    its dead letters read ours; `headrace.errors.stage` says which step refused, and
+    `headrace.errors.timestamp` what the record was stamped with: a letter is stamped when it is written.
     """
+    stamped = () if record.timestamp_ms is None else ((TIMESTAMP, str(record.timestamp_ms).encode()),)
     return (
         *record.headers,
-        ("__streams.errors.exception", exception.encode()),
-        ("__streams.errors.message", message.encode()),
+        (REASON, exception.encode()),
+        ("__streams.errors.message", message.encode(errors="replace")[:MESSAGE_MAX]),
         ("__streams.errors.stacktrace", b""),
         ("__streams.errors.topic", record.topic.encode()),
         ("__streams.errors.partition", str(record.partition).encode()),
         ("__streams.errors.offset", str(record.offset).encode()),
         ("headrace.errors.stage", stage.encode()),
+        *stamped,
     )
 
 

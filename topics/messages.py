@@ -105,7 +105,8 @@ class Outgoing(Struct, frozen=True, gc=False):
     key: bytes | None
     value: bytes | None
     headers: Headers
-    timestamp_ms: int
+    timestamp_ms: int | None
+    """None: the time of writing."""
 
     def written(self, topic: str, partition: int, offset: int) -> Record:
         """Return the record as it lies in a log."""
