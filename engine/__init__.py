@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.pipeline import Labels, Pipeline, Topic
+    from engine.pipeline import Pipeline
+    from engine.streams import Labels, Topic
     from operators.drift import Drift
     from operators.evidence import Promotion
     from operators.rules import Alerts, Rule
@@ -19,11 +20,11 @@ __all__ = ["Alerts", "Drift", "Labels", "Pipeline", "Promotion", "Rule", "Topic"
 _HOMES = {
     "Alerts": "operators.rules",
     "Drift": "operators.drift",
-    "Labels": "engine.pipeline",
+    "Labels": "engine.streams",
     "Pipeline": "engine.pipeline",
     "Promotion": "operators.evidence",
     "Rule": "operators.rules",
-    "Topic": "engine.pipeline",
+    "Topic": "engine.streams",
 }
 
 if not TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from engine.pipeline import Labels
+from engine.streams import Labels
 
 __all__ = ["GivenUp"]
 

@@ -1,7 +1,8 @@
 """The user's definition, checked when loaded.
 
-Lives here: `Topic`, `Labels`, `Pipeline`, every refusal a definition can meet, and the
-definition's digest by part.  Never here: loading the file (`loading.py`), running anything.
+Lives here: `Pipeline`, every refusal a definition can meet, and the definition's digest by part.
+Never here: where its events and labels come from (`streams.py`), loading the file (`loading.py`),
+running anything.
 
 A definition is data.  River and msgspec objects pass through untouched, except that models
 are cloned: River pipelines can share steps by accident, and two candidates that share a
@@ -13,21 +14,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 from river import metrics
 
 from engine.candidates import check_detectors, check_kinds, checked_models, task_of
 from engine.definition import model_text
+from engine.streams import Labels, Topic
 from operators.carryover import Layout, features_filling, layout_of_plan
 from operators.drift import Drift
 from operators.evidence import Promotion
 from operators.expressions import Expression
 from operators.featurebook import CatalogueEntry, Settings, event_fields, feature_book, features_version
-from operators.join import EARLY_MAX
 from operators.kinds import feature_kinds, optional_features
-from operators.pending import PENDING_MAX
 from operators.plan import FeaturePlan, compile_features
 from operators.ruleplan import RulePlan, compile_rules
 from operators.rules import Alerts, Rule
@@ -35,12 +34,12 @@ from operators.sizes import message_bytes_max
 from operators.stages import Stages, plan_stages
 from operators.validation import CheckedDecoder, FieldRules
 from topics.catalog import Catalog
-from topics.codec import EventDecoder, LabelDecoder, LabelNames, label_value
+from topics.codec import EventDecoder, LabelDecoder, label_value
 from topics.durations import duration_ms
 from topics.errors import DefinitionError
 from topics.messages import LabelValue, Task
 
-__all__ = ["Labels", "Pipeline", "Topic"]
+__all__ = ["Pipeline"]
 
 EVENTS_PER_KEY_MAX = 100_000
 """Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
@@ -50,100 +49,47 @@ SERVED_TIME = "event_time"
 """Stands beside served features."""
 
 
-@dataclass(frozen=True)
-class Topic:
-    """The events: their topic, their type, and which fields are id, time and key.
-
-    `grace` is how far an event may lie behind the largest event time seen and still enter
-    windows; `max_ahead` how far it, or a label, may lie ahead of its arrival before it is refused as
-    the product of a wrong clock: `grace` or one minute, whichever is longer, unless given.
-    `partitions` is used when the topics are created.
-    """
-
-    name: str
-    type: type[msgspec.Struct]
-    key: str
-    id: str = "event_id"
-    time: str = "event_time"
-    grace: str | int = "1m"
-    max_ahead: str | int | None = None
-    partitions: int = 1
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Where the truth comes from: a topic of label messages, or a field of the event itself.
-
-    `wait` is how long, in event time, a prediction waits for its label; `on_timeout` is
-    `"drop"` or the label to assume then.  `Labels(field="label")` is for events that carry
-    their label: predicted first, then learned; `wait` then only bounds how long a repeated
-    event id is recognised (default one minute).
-
-    `pending_max` bounds the answers of one partition that wait, most of them on disk; beyond, those whose
-    wait ends first are given up, each as a dead letter.  `early_max` bounds the labels, in memory, that came
-    before their events; beyond, labels of unknown events are dead letters.
-
-    `type` says what a class of `task="multiclass"` is in label messages: `str` (the default) or `int`.  A
-    label of the other type is a dead letter; inside events the field's type decides.
-    """
-
-    topic: str | None = None
-    field: str | None = None
-    wait: str | int | None = None
-    on_timeout: LabelValue | Literal["drop"] = "drop"
-    id: str = "event_id"
-    label: str = "label"
-    time: str = "label_time"
-    pending_max: int = PENDING_MAX
-    early_max: int = EARLY_MAX
-    type: type[str] | type[int] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse labels that come from nowhere or from two places, and bounds that leave room for none."""
-        if (self.topic is None) == (self.field is None):
-            raise DefinitionError(
-                "labels need a topic or a field, and not both",
-                hint='write Labels("my.labels", wait="1d") or Labels(field="label")',
-            )
-        if self.topic is not None and self.wait is None:
-            raise DefinitionError(
-                f"labels of topic {self.topic} have no `wait`",
-                hint='say how long a prediction waits for its label, e.g. wait="36h"; it bounds memory',
-            )
-        for name, bound, least in (("pending_max", self.pending_max, 1), ("early_max", self.early_max, 0)):
-            if bound < least:
-                raise DefinitionError(
-                    f"`{name}` of labels is {bound}",
-                    hint=f"give a number of {least} or more, or leave it out",
-                )
-        if self.field is not None and self.on_timeout != "drop":
-            raise DefinitionError("a label inside the event cannot time out", hint="leave `on_timeout` out")
-
-    @property
-    def names(self) -> LabelNames:
-        """Return what the fields of a label message are called."""
-        return LabelNames(self.id, self.label, self.time)
-
-    @property
-    def wait_ms(self) -> int:
-        """Return the horizon in milliseconds of event time."""
-        return duration_ms("1m" if self.wait is None else self.wait)
-
-
 @dataclass(frozen=True, eq=False)
 class Pipeline:
     """One whole pipeline: events to features to models to champion.
 
     Raises DefinitionError with the place and the fix for anything that cannot run.
 
-    `models` maps names to River estimators; the first is the champion unless `champion`
-    names another.  `metrics` are River metrics (cloned); None takes the task's usual ones.
-    `threshold` turns a binary score into a label.  `task` follows from the models; give it where they
-    leave it open (`task="multiclass"` for trees on text labels of a topic).  `topics` overrides topic
-    names by role.  `shadow_predictions` also sends what challengers would have answered, to a topic of
-    their own, for looking.  `serve_features` writes the newest features of each key to Redis, for other
-    services.  `rules` say what must hold of fields and features, and are applied in their order;
-    `alerts` what is told when it comes for the first time.
+    `name`
+        The first part of the names of its topics, of its state and of its consumer group.
+    `events`
+        The topic of events: a `Topic`.
+    `labels`
+        Where labels come from: a `Labels`.
+    `features`
+        Names and expressions, in the order in which models see them.
+    `models`
+        Names and River estimators, which are cloned.
+    `champion`
+        The name of the model that serves first; None is the first one.
+    `drift`
+        Detectors and what they watch: a `Drift` each.
+    `promotion`
+        When a challenger takes over: a `Promotion`.
+    `metrics`
+        River metrics of every model and of what was served, cloned; None takes the task's usual ones.
+    `threshold`
+        The binary score from which on the predicted label is true, in [0, 1].
+    `topics`
+        Other names of our topics by role, as in `{"predictions": "scores"}`.
+    `max_events_per_key`
+        How many entries one key of a window keeps; beyond, the oldest go first and are counted.
+    `shadow_predictions`
+        Whether the challengers' answers are sent too, to a topic of their own, for looking.
+    `serve_features`
+        Whether the newest features of each key are written to Redis, for other services.
+    `rules`
+        What must hold of fields and features: a `Rule` each, applied in their order.
+    `alerts`
+        What is told when it comes for the first time: an `Alerts`.
+    `task`
+        `"binary"`, `"multiclass"` or `"regression"`; it follows from the models where they leave it no
+        choice.  Classifiers of several classes on labels of a topic need `task="multiclass"`.
     """
 
     name: str

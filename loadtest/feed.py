@@ -22,7 +22,7 @@ import msgspec
 import orjson
 from msgspec import inspect
 
-from engine.pipeline import Labels, Topic
+from engine.streams import Labels, Topic
 from topics.errors import SettingsError
 from topics.messages import LabelValue, Task
 

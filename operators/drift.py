@@ -35,9 +35,12 @@ FEATURE = "feature:"
 class Drift:
     """One River detector and what it watches.
 
-    `on` is `"loss"` (the present champion's: concept drift; detectors of `river.drift.binary` see
-    wrong answers instead), `"label"` (a class given as 1 or 0, or the number: label drift) or
-    `"feature:NAME"` (a numeric feature as served: covariate drift).
+    `detector`
+        Any of `river.drift`, cloned; those of `river.drift.binary` see right and wrong answers instead of
+        losses.
+    `on`
+        `"loss"` (the present champion's: concept drift), `"label"` (a class given as 1 or 0, or the number:
+        label drift) or `"feature:NAME"` (a numeric feature as served: covariate drift).
     """
 
     detector: DriftDetector | BinaryDriftDetector

@@ -44,13 +44,25 @@ _NAME_OF: Final = re.compile(r'(?:field|feature)\("([^"]*)"\)')
 class Rule:
     """What must hold of a field, a feature, or between several; and what is done where it does not.
 
-    Exactly one of: `between=(low, high)`, both included, None for open; `one_of=(...)`; `matches`, a regular
-    expression found anywhere in the text (as in msgspec's `pattern`: anchor it with ^ and $);
-    `required=True`; or a condition in place of the field: `Rule(field("paid") <= field("amount"), ...)`.
+    Exactly one of `between`, `one_of`, `matches` and `required`; or a condition in place of the field:
+    `Rule(field("paid") <= field("amount"), ...)`.  Raises DefinitionError for what cannot be meant.
 
-    `action` is "dead_letter" (the event is refused; for fields only), "clip" (to the nearest bound of
-    `between`), "null" (the value becomes missing; of a condition, its left side) or "flag" (the
-    prediction carries the rule's name).  Raises DefinitionError for what cannot be meant.
+    `of`
+        The field, the feature or the condition.
+    `action`
+        `"dead_letter"` (the event is refused; for fields only), `"clip"` (to the nearest bound of
+        `between`), `"null"` (the value becomes missing; of a condition, its left side) or `"flag"` (the
+        prediction carries the rule's name).
+    `between`
+        `(low, high)`, both included, None for open.
+    `one_of`
+        The values that are allowed.
+    `matches`
+        A regular expression found anywhere in the text, as in msgspec's `pattern`: anchor it with ^ and $.
+    `required`
+        Whether the value must be there.
+    `name`
+        What metrics, flags and dead letters call it; made from the check where it is left out.
     """
 
     of: Field | Feature | Condition
@@ -61,7 +73,6 @@ class Rule:
     matches: str | None = None
     required: bool = False
     name: str = ""
-    """What metrics, flags and dead letters call it; made from the check where it is left out."""
 
     def __post_init__(self) -> None:
         """Check what needs no event type."""
@@ -210,10 +221,16 @@ class Rule:
 class Alerts:
     """Which changes of the events are told on the alerts topic, once each.
 
-    `new_categories` names fields of text: a value that was not there in the first `learning` events of a
-    partition is told, then known; beyond `categories_max` values a field is told once and watched no more.
-    `schema` tells keys of the JSON object that were not there while learning, and keys that always were
-    and are gone.
+    `new_categories`
+        Fields of text: a value that was not there in the first `learning` events of a partition is told,
+        then known.
+    `schema`
+        Whether keys of the JSON object are told that were not there while learning, and keys that
+        always were and are gone.
+    `learning`
+        How many first events of a partition are taken as usual.
+    `categories_max`
+        How many values of a field are known; beyond, the field is told once and watched no more.
     """
 
     new_categories: Sequence[str] = ()

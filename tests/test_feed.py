@@ -8,7 +8,7 @@ import orjson
 import pytest
 from msgspec import Meta, Struct
 
-from engine.pipeline import Topic
+from engine.streams import Topic
 from loadtest.feed import KEYS, Feed, made_up_rows, parsed_rows
 from topics.errors import SettingsError
 

@@ -7,8 +7,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from msgspec import Struct
 
-from engine.pipeline import Topic
 from engine.provision import ensure_topics
+from engine.streams import Topic
 from loadtest.feed import Feed, made_up_rows
 from loadtest.openloop import Load, OpenLoop
 from topics.catalog import Catalog
