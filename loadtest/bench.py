@@ -21,6 +21,7 @@ from engine.loading import load_pipeline
 from engine.pipeline import Pipeline
 from engine.settings import KafkaSettings, load
 from loadtest.feed import Feed, LabelFeed, made_up_rows, parsed_rows
+from loadtest.latency import histogram_class
 from loadtest.ledger import EVENTS_MAX
 from loadtest.machine import cores, machine
 from loadtest.openloop import LabelLoad, Load, OpenLoop, Outcome
@@ -86,6 +87,7 @@ def command(
             f"{plan.events} events with a warm-up of {warmup} in {duration} cannot be measured",
             hint=f"send at most {EVENTS_MAX} events and warm up for less than the duration",
         )
+    histogram_class()  # if it is missing, that is said before anything starts
     definition = load_pipeline(pipeline)
     feed = _feed(definition, events, seed)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -15,7 +15,7 @@ from typing import Any
 
 from topics.errors import SettingsError
 
-__all__ = ["PERCENTILES", "Latency"]
+__all__ = ["PERCENTILES", "Latency", "histogram_class"]
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 LOWEST_US = 1
@@ -36,7 +36,7 @@ class Latency:
     """
 
     def __init__(self) -> None:
-        self._histogram = _histogram_class()(LOWEST_US, HIGHEST_US, DIGITS)
+        self._histogram = histogram_class()(LOWEST_US, HIGHEST_US, DIGITS)
 
     def __len__(self) -> int:
         return int(self._histogram.get_total_count())
@@ -55,7 +55,8 @@ class Latency:
         return {name: round(value / 1_000, 3) for name, value in values.items()}
 
 
-def _histogram_class() -> Any:
+def histogram_class() -> Any:
+    """Return the histogram of `hdrhistogram`.  Raises SettingsError where it is not installed."""
     try:
         return import_module("hdrh.histogram").HdrHistogram
     except ModuleNotFoundError:

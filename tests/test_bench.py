@@ -24,6 +24,7 @@ from loadtest.bench import NOT_SUSTAINED
 from loadtest.feed import LabelFeed
 from loadtest.sandbox import copied
 from topics.codec import LabelDecoder, LabelNames
+from topics.errors import SettingsError
 from topics.messages import Record, Task
 
 PIPELINE = """
@@ -178,6 +179,19 @@ def test_a_load_test_that_is_stopped_takes_its_topics_along(tansu: KafkaSettings
     assert running.returncode != 0
     assert asyncio.run(topics_of(tansu)) == before
     assert not list(tmp_path.glob("headrace-bench-*"))
+
+
+def test_a_missing_extra_is_told_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing(*_: object) -> None:
+        raise AssertionError("a load test that cannot measure must start nothing")
+
+    monkeypatch.setitem(sys.modules, "hdrh.histogram", None)
+    monkeypatch.setattr("loadtest.bench.sandbox", missing)
+    done = CliRunner().invoke(app, ["bench", "--pipeline", str(written(tmp_path))])
+    assert isinstance(done.exception, SettingsError)
+    assert "pip install 'headrace[bench]'" in str(done.exception)
 
 
 def test_labels_that_would_come_too_late_are_refused(tmp_path: Path) -> None:
