@@ -92,8 +92,12 @@ Window = Duration | Span
 class Entering(TypedDict, total=False):
     """What enters a window, for every aggregate.
 
-    `include_current=False` leaves the event itself out.  `where` takes events that meet a condition
-    on their own fields.  `shift` ends the window so long before the event: `(t - shift - window, t - shift]`.
+    `include_current`
+        Whether the event itself is in its window.
+    `where`
+        A condition on the event's own fields, or a field of bool: what does not meet it does not enter.
+    `shift`
+        How long before the event the window ends: `(t - shift - window, t - shift]`.
     """
 
     include_current: bool
@@ -334,7 +338,7 @@ def feature(name: str) -> Feature:
 def by(*fields: str) -> Key:
     """Return what events are grouped by; without a field all events share one key.
 
-    Raises DefinitionError for what is no name, for repeated names and for more than KEY_FIELDS_MAX.
+    At most 8 fields.  Raises DefinitionError for more, for repeated names and for what is no name.
     """
     text = f"by({', '.join(map(repr, fields))})"
     if not all(type(name) is str and name for name in fields):
@@ -347,7 +351,7 @@ def by(*fields: str) -> Key:
 def lookup(template: str, name: str, default: FeatureValue | None = None) -> Lookup:
     """Return a static feature: field `name` of the stored hash whose key `template` gives.
 
-    The engine resolves it per batch from Redis or SQLite.
+    Kept in Redis or SQLite, asked for once per batch; with a number as `default`, text is read as one.
 
     >>> lookup("merchant:{merchant_id}", "risk", default=0.0).key_fields
     ('merchant_id',)

@@ -18,8 +18,8 @@ from engine.cli import app
 from engine.demo_worker import environment
 from engine.loading import load_pipeline
 from engine.logs import log_bounds
-from engine.pipeline import Labels
 from engine.settings import KafkaSettings
+from engine.streams import Labels
 from loadtest.bench import NOT_SUSTAINED
 from loadtest.feed import LabelFeed
 from loadtest.sandbox import copied
