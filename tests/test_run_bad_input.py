@@ -128,7 +128,7 @@ async def bad_input(kafka: KafkaSettings, folder: Path) -> None:
         [Message(labels, START + n + c.after, b"l%d" % n, c.value) for n, c in enumerate(BAD_LABELS)],
         # An exact repeat is answered again; the labels and the event after all of that count as ever.
         [Message(events, START, b"s", reading("good-0"))],
-        [Message(labels, START, b"s", truth(event_id)) for event_id in good[1:]],
+        [Message(labels, START, b"s" if n else b"elsewhere", truth(of)) for n, of in enumerate(good[1:])],
         [Message(events, START + 3 * HOUR_MS, b"s", reading("last", event_time=START + 3 * HOUR_MS))],
     ]
     worker = Worker(file, kafka, folder)
@@ -162,6 +162,10 @@ async def bad_input(kafka: KafkaSettings, folder: Path) -> None:
     for outcome in ("late", "duplicate", "conflicting", "unmatched"):
         assert metrics[f"headrace_labels_total{{{outcome}}}"] == 1, outcome
     assert metrics["headrace_labels_total{ahead}"] == 2
+    # No key is as good as any on one partition; another key than the event's is taken, counted and told.
+    assert metrics["headrace_key_mismatches_total{event}"] == 0
+    assert metrics["headrace_key_mismatches_total{label}"] == 1
+    assert "records lie under other keys than their own" in worker.said()
     answers = [json.loads(r.value) for r in await read_topic(kafka, catalog["predictions"])]
     ids = [a["event_id"] for a in answers if "event_id" in a]
     assert sorted(ids) == sorted([*good, "good-0", "good-0", "last"])
