@@ -58,7 +58,8 @@ class Refusals:
     def unusable(self, record: Record, event_id: str, outcome: str) -> None:
         """Refuse a label that joins nothing."""
         self._counts["labels", outcome] += 1
-        reason = f"{outcome} label for event {event_id}: the first one in time holds"
+        why = f"dated more than {self._wait_ms} ms after it" if outcome == "late" else "the first one holds"
+        reason = f"{outcome} label for event {event_id}: {why}"
         self.refuse(record, "join", "ValueError", reason)
 
     def given_up(self, waiting: Waiting) -> None:
@@ -95,9 +96,10 @@ class Refusals:
         self.unusable(self._record_of(early), early.label.event_id, "late")
 
     def unmatched(self, early: EarlyLabel) -> None:
-        """Refuse a label whose event never came."""
+        """Refuse a label whose event never came, or had been forgotten, its own wait over."""
         self._counts["labels", "unmatched"] += 1
-        reason = f"no event {early.label.event_id} came until {self._wait_ms} ms after its label"
+        known, wait_ms = early.label.event_id, self._wait_ms
+        reason = f"no event {known} waited for this label, nor came within {wait_ms} ms of its time"
         self.refuse(self._record_of(early), "join", "LookupError", reason)
 
     def _record_of(self, early: EarlyLabel) -> Record:

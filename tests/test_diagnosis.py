@@ -327,6 +327,19 @@ def test_a_few_dead_letters_are_shown_with_their_line_and_fail_nothing(files: Fi
     assert report["outcomes"]["predictions_dropped"]["expired"] >= 1
 
 
+def test_a_late_label_and_one_without_an_event_have_words_of_their_own(files: Files) -> None:
+    files.labels[20]["label_time"] += 16_000
+    files.labels[50]["event_id"] = "nobody"
+    files.labels.sort(key=lambda row: int(row["label_time"]))
+    shown = files.run("--json")
+    assert shown.exit_code == 0, shown.output
+    out = files.folder / "dead.jsonl"
+    files.run("--dead-letters-out", str(out))
+    said = {json.loads(line)["message"] for line in out.read_text().splitlines()}
+    assert "late label for event e20: dated more than 20000 ms after it" in said
+    assert "no event nobody waited for this label, nor came within 20000 ms of its time" in said
+
+
 def test_half_is_not_yet_a_failure_and_more_is(files: Files) -> None:
     for row in files.events[: COUNT // 2]:
         row["size"] = None

@@ -177,7 +177,7 @@ def label_value(value: object, task: Task, classes: type | None = None) -> Label
             return value
         if (classes is None and isinstance(value, (bool, int))) or (classes is int and type(value) is int):
             return str(value)
-        raise ValueError(f"a class label is {_CLASSES[classes]}, not {str(value)[:TEXT_MAX]!r}")
+        raise ValueError(f"a class label is {_CLASSES[classes]}, not {repr(value)[:TEXT_MAX]}")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= NUMBER_MAX:
         return float(value)
     raise ValueError(f"a regression label is a number up to {NUMBER_MAX:g}, not {value!r}")
