@@ -18,6 +18,7 @@ from operators.artefacts import model_codec
 from operators.evaluation import default_metrics
 from operators.probe import ProbeReport, guarded, probe, samples_for
 from operators.smoke import check_model
+from operators.stopwatch import Stopwatch
 from topics.errors import SettingsError
 
 __all__ = ["build_learner", "signing_key"]
@@ -25,7 +26,13 @@ __all__ = ["build_learner", "signing_key"]
 KEY_BYTES = 32
 
 
-def build_learner(pipeline: Pipeline, *, key: bytes | None = None, warmup_offset: int = 0) -> Learner:
+def build_learner(
+    pipeline: Pipeline,
+    *,
+    key: bytes | None = None,
+    warmup_offset: int = 0,
+    stopwatch: Stopwatch | None = None,
+) -> Learner:
     """Return a learner with fresh models, each probed for what scoring does to it.
 
     `key` signs what `snapshot` stores; None takes a new one, for state that outlives nothing.  Raises
@@ -51,6 +58,7 @@ def build_learner(pipeline: Pipeline, *, key: bytes | None = None, warmup_offset
         dump=dump,
         load=load,
         warmup_offset=warmup_offset,
+        stopwatch=stopwatch,
     )
 
 

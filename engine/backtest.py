@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +34,7 @@ from engine.static import StaticHistory
 from operators.asof import AsOf
 from operators.calculation import FUNCTION_FAILURES
 from operators.claims import Suppression, Writer
+from operators.stopwatch import Stopwatch
 from topics import headers
 from topics.codec import Rejected, encode, encode_json
 from topics.errors import SettingsError
@@ -63,7 +65,8 @@ class LocalRun:
         static: AsOf | None = None,
     ) -> None:
         self.pipeline = pipeline
-        self.learner = build_learner(pipeline, warmup_offset=warmup)
+        self.stopwatch = Stopwatch(time.perf_counter)
+        self.learner = build_learner(pipeline, warmup_offset=warmup, stopwatch=self.stopwatch)
         self.decisions: list[Decision] = []
         self.examples: list[Record] | None = [] if keep_examples else None
         self._examples_topic = pipeline.catalog["examples"]
@@ -75,6 +78,7 @@ class LocalRun:
             roster=self.learner.roster,
             writer=Writer(0, CLAIM),
             suppression=Suppression(),
+            stopwatch=self.stopwatch,
         )
         self._inside = inside
         self._static = StaticHistory(pipeline.plan.lookups, static) if static is not None else None
@@ -225,6 +229,7 @@ class Backtest:
                 for decision in self.run.decisions
                 if decision.type == "model.quarantined"
             },
+            "model_seconds": self._model_seconds(),
             "correlated": self._correlated(),
             "rules": {
                 name.partition(" ")[2]: count for (kind, name), count in counts.items() if kind == "rule_hits"
@@ -240,6 +245,13 @@ class Backtest:
             "labels_waiting": self.run.scorer.join.early,
             "dead_letters": sum(self.dead_letters.counts.values()),
         }
+
+    def _model_seconds(self) -> dict[str, float]:
+        """Return how long each candidate scored and learned."""
+        spent: defaultdict[str, float] = defaultdict(float)
+        for (_, name), seconds in self.run.stopwatch.models.items():
+            spent[name] += seconds
+        return {name: round(seconds, 3) for name, seconds in spent.items()}
 
     def _correlated(self) -> list[dict[str, Any]]:
         """Return the comparisons, at swaps and at the end, whose evidence blocks are too short."""

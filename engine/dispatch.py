@@ -14,6 +14,7 @@ it.  Examples therefore leave one turn later, when the acknowledgements are usua
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from engine.limits import ENVELOPE_BYTES, TopicLimits, record_too_large
 from engine.outbox import EXAMPLES_PARTITION
 from engine.settings import KafkaSettings
 from engine.sink import Sink
+from operators.stopwatch import Stopwatch
 from topics.catalog import Catalog
 from topics.messages import Outgoing, Target
 
@@ -36,11 +38,12 @@ EXAMPLES_MAX = 1_000
 class Dispatch:
     """Sends what a worker makes, in order per log, to the topics that `catalog` names."""
 
-    def __init__(self, sink: Sink, kafka: KafkaSettings, catalog: Catalog) -> None:
+    def __init__(self, sink: Sink, kafka: KafkaSettings, catalog: Catalog, stopwatch: Stopwatch) -> None:
         self._sink = sink
         self._letters = LetterSink(kafka, catalog["dead-letters"])
         self._limits: Mapping[str, TopicLimits] = {}
         self._catalog = catalog
+        self._stopwatch = stopwatch
         self._gathered: list[Outgoing] = []
         self._examples: list[Outgoing] = []
         self._behind: list[Outgoing] = []
@@ -72,9 +75,11 @@ class Dispatch:
         examples, self._behind, self._examples = self._behind, self._examples, []
         written, self._written = self._written, self._sink.unwritten(self._catalog["predictions"])
         if examples:
+            started_s = time.perf_counter()
             await self._sink.written(written)
             self._check_sizes("examples", examples)
             await self._sink.send(self._catalog["examples"], EXAMPLES_PARTITION, examples)
+            self._stopwatch.steps["send"] += time.perf_counter() - started_s
 
     async def all(self) -> None:
         """Leave nothing behind: before a checkpoint, and before a command takes its place in the log."""
@@ -94,6 +99,7 @@ class Dispatch:
         lanes: dict[tuple[Target, int | None], list[Outgoing]] = {}
         for record in gathered:
             lanes.setdefault((record.target, record.partition), []).append(record)
+        started_s = time.perf_counter()
         for (target, partition), records in lanes.items():
             if target == "dead-letters":
                 await self._letters.send(records)
@@ -101,6 +107,7 @@ class Dispatch:
             if target in {"predictions", "shadow-predictions"}:
                 self._check_sizes(target, records)
             await self._sink.send(self._catalog[target], partition, records)
+        self._stopwatch.steps["send"] += time.perf_counter() - started_s
 
     def _check_sizes(self, target: Target, records: Sequence[Outgoing]) -> None:
         """Raise BrokerError, with its place, for a record that its topic would refuse for ever."""

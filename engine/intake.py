@@ -30,6 +30,7 @@ from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from operators.stopwatch import Stopwatch
 from operators.validation import CheckedDecoder
 from topics.codec import Decoded, EventDecoder, LabelDecoder, Rejected
 from topics.messages import Label, Record
@@ -83,7 +84,9 @@ class Intake:
         labels: LabelDecoder | None,
         *,
         max_ahead_ms: int = _NEVER,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
+        self._stopwatch = stopwatch or Stopwatch()
         self._decode_events = events.decode_all
         self._decode_label = labels.decode if labels is not None else None
         self._records: deque[Record] = deque()
@@ -118,19 +121,21 @@ class Intake:
         """Decode records of the labels topic, in offset order, and queue them."""
         if self._decode_label is None:
             raise TypeError("labels come inside the events of this pipeline")
-        for record in records:
-            decoded = self._decode_label(record) if not self._skips(record) else _skipped(record)
-            time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.label_time
-            if time - min(_stamp(record), now_ms) > self._max_ahead_ms:
-                decoded = self._far_ahead(record, time, now_ms)
-                time = _AT_ONCE
-            self._labels.append(LabelRead(record, decoded, time))
+        with self._stopwatch.step("decode"):
+            for record in records:
+                decoded = self._decode_label(record) if not self._skips(record) else _skipped(record)
+                time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.label_time
+                if time - min(_stamp(record), now_ms) > self._max_ahead_ms:
+                    decoded = self._far_ahead(record, time, now_ms)
+                    time = _AT_ONCE
+                self._labels.append(LabelRead(record, decoded, time))
 
     def next_run(self, *, events_unread: bool, labels_unread: bool) -> Run | None:
         """Take the next run, or None while an empty queue's topic has unread records (or both are empty)."""
         events, labels = self._events, self._labels
         if not events and self._records:
-            self._decode_run()
+            with self._stopwatch.step("decode"):
+                self._decode_run()
         if not labels:
             return Run(_take(events), []) if events and not labels_unread else None
         if not events:

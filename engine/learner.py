@@ -43,6 +43,7 @@ from operators.learning import Learning
 from operators.lessons import Lessons
 from operators.losses import loss_of
 from operators.roster import Candidate, PredictorOf, Roster, itself
+from operators.stopwatch import Stopwatch
 from topics.codec import decode_claim, decode_example, decode_quarantine
 from topics.commands import command_id, decode_command
 from topics.errors import ClaimError, ModelError
@@ -98,7 +99,9 @@ class Learner:
         dump: Callable[[Any], bytes] = _no_store,
         load: Callable[[bytes], Any] = _no_store,
         warmup_offset: int = 0,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
+        self._stopwatch = stopwatch or Stopwatch()
         promotion = promotion or Promotion()
         candidates = [
             Candidate(name, model, version=number, predictor=predictor_of(model))
@@ -119,6 +122,7 @@ class Learner:
             self.evidence,
             loss_of(task, promotion.loss, threshold),
             threshold,
+            self._stopwatch,
         )
         self.reader = Reader()
         self._predictor_of = predictor_of
@@ -289,7 +293,8 @@ class Learner:
 
         Raises as `learn`.
         """
-        judged, decisions = self.learning.judge(examples, self._place.reading, lessons, row)
+        with self._stopwatch.step("learn"):
+            judged, decisions = self.learning.judge(examples, self._place.reading, lessons, row)
         self._count(examples[:judged])
         self._pass(judged)
         return judged, decisions

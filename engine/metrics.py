@@ -1,20 +1,19 @@
 """What a worker tells Prometheus.
 
-Lives here: the name, unit and help text of every metric, and how a batch of latencies
-becomes a histogram.  Never here: the web server (`app.py`), what is being measured.
+Lives here: gauges and histograms, how a batch of latencies becomes one, and the text of a scrape.
+Never here: counters (`counters.py`), the web server (`app.py`), what is being measured.
 
 Strategy: state machines count into plain `Counter`s by (metric, label); the loops absorb
 them once per run; a scrape reads everything in one pass.  So no event pays for a metric
-object, and a partition that has left leaves no stale series.  Every label value that a
-pipeline can count stands at 0 from the first scrape: `increase()` sees the first dead letter.
+object, and a partition that has left leaves no stale series.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
@@ -22,14 +21,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from engine.counters import COUNTERS
 from engine.outage import unanswered_s
 from engine.pipeline import Pipeline
-from operators.nodes import nodes
-from operators.plan import FeaturePlan
-from operators.transforms import Apply
-from topics.messages import AlertKind
+from operators.stopwatch import Stopwatch
 
-__all__ = ["COUNTERS", "BatchHistogram", "CounterFamily", "Metrics", "ModelStatus", "Status"]
+__all__ = ["BatchHistogram", "Metrics", "ModelStatus", "Status"]
 
 LATENCY_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -37,166 +34,6 @@ LATENCY_BUCKETS_S = (
 DELAY_BUCKETS_S = (1.0, 10.0, 60.0, 600.0, 3_600.0, 6 * 3_600.0, 86_400.0, 7 * 86_400.0, 30 * 86_400.0)
 
 Counts = Counter[tuple[str, str]]
-
-
-class CounterFamily(NamedTuple):
-    """One counter: what is counted, what Prometheus sees, and which label values exist from the start."""
-
-    kind: str
-    """The name under which scorers, learner and loops count."""
-    name: str
-    documentation: str
-    labels: tuple[str, ...]
-    values: Callable[[Pipeline], Iterable[str]]
-    """Every value that the pipeline can count; those of several labels are parted by a space."""
-
-
-def _always(*values: str) -> Callable[[Pipeline], Iterable[str]]:
-    return lambda _: values
-
-
-def _functions(plan: FeaturePlan) -> Iterator[str]:
-    """Return the names of the user's functions that features call."""
-    for _, expression in plan.features:
-        yield from (part.name for part in nodes(expression) if isinstance(part, Apply))
-
-
-COUNTERS = (
-    CounterFamily(
-        "events",
-        "headrace_events",
-        "Valid events read, by what became of them.",
-        ("outcome",),
-        _always("accepted", "late", "duplicate", "conflicting", "beyond_horizon"),
-    ),
-    CounterFamily(
-        "key_mismatches",
-        "headrace_key_mismatches",
-        "Records under another key than their own.",
-        ("kind",),
-        _always("event", "label"),
-    ),
-    CounterFamily(
-        "rekeyed",
-        "headrace_rekeyed_events",
-        "Events taken by windows of other keys, in time or late.",
-        ("turn",),
-        _always("in_time", "late"),
-    ),
-    CounterFamily(
-        "predictions",
-        "headrace_predictions",
-        "Predictions sent, by who answered.",
-        ("served_by",),
-        _always("champion", "previous", "prior", "again"),
-    ),
-    CounterFamily(
-        "labels",
-        "headrace_labels",
-        "Labels, by what became of them.",
-        ("outcome",),
-        _always(
-            "joined",
-            "implicit",
-            "early",
-            "late",
-            "duplicate",
-            "conflicting",
-            "unmatched",
-            "given_up",
-            "ahead",
-        ),
-    ),
-    CounterFamily(
-        "predictions_dropped",
-        "headrace_predictions_dropped",
-        "Predictions forgotten, by reason.",
-        ("reason",),
-        _always("expired", "given_up", "forgotten"),
-    ),
-    CounterFamily(
-        "window_evictions",
-        "headrace_window_evictions",
-        "Entries and keys that left windows early.",
-        ("reason",),
-        _always("max_events_per_key", "idle"),
-    ),
-    CounterFamily(
-        "dead_letters",
-        "headrace_dead_letters",
-        "Records refused, by the step that refused.",
-        ("stage",),
-        _always("decode", "label", "time", "duplicate", "join", "rule", "skip"),
-    ),
-    CounterFamily(
-        "rule_hits",
-        "headrace_rule_hits",
-        "Broken rules, by what was done and rule.",
-        ("action", "rule"),
-        lambda pipeline: (f"{rule.action} {rule.name}" for rule in pipeline.rules),
-    ),
-    CounterFamily(
-        "function_failures",
-        "headrace_function_failures",
-        "Calls of apply that failed, by function.",
-        ("function",),
-        lambda pipeline: _functions(pipeline.plan),
-    ),
-    CounterFamily(
-        "alerts",
-        "headrace_alerts",
-        "New categories and changed keys of events.",
-        ("kind",),
-        _always(*get_args(AlertKind)),
-    ),
-    CounterFamily(
-        "model_failures",
-        "headrace_model_failures",
-        "Candidates that raised or gave no number.",
-        ("step", "model"),
-        lambda pipeline: (f"{step} {name}" for name in pipeline.models for step in ("score", "learn")),
-    ),
-    CounterFamily(
-        "drifts",
-        "headrace_drift_detections",
-        "Drift alarms, by detector.",
-        ("detector", "direction", "subject"),
-        lambda pipeline: (
-            f"{type(drift.detector).__name__} {direction} {drift.on}"
-            for drift in pipeline.drift
-            for direction in (("worse", "better") if drift.on == "loss" else ("worse",))
-        ),
-    ),
-    CounterFamily(
-        "promotions",
-        "headrace_promotions",
-        "Champion swaps, by reason.",
-        ("reason",),
-        _always("evidence", "quarantine", "command"),
-    ),
-    CounterFamily(
-        "commands",
-        "headrace_commands",
-        "Commands, by what became of them.",
-        ("outcome",),
-        _always("done", "refused"),
-    ),
-    CounterFamily(
-        "lookups",
-        "headrace_lookups",
-        "Static feature look-ups, by what was found.",
-        ("outcome",),
-        _always("cached", "found", "missing", "unavailable"),
-    ),
-    CounterFamily(
-        "feature_writes",
-        "headrace_feature_writes",
-        "Keys' features served to others, by outcome.",
-        ("outcome",),
-        _always("written", "older", "failed", "dropped"),
-    ),
-)
-
 
 GATHERED_MAX = 4_000
 """Values that wait to be sorted into buckets together: numpy's calls cost more than the values of a run."""
@@ -285,6 +122,8 @@ class Metrics(Collector):
         self.counts: Counts = Counter(
             {(family.kind, value): 0 for family in COUNTERS for value in family.values(pipeline)}
         )
+        self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
+        """As `counts`, of what is measured."""
         self.prediction_duration = BatchHistogram(LATENCY_BUCKETS_S)
         self.end_to_end = BatchHistogram(LATENCY_BUCKETS_S)
         self.label_delay = BatchHistogram(DELAY_BUCKETS_S)
@@ -302,6 +141,15 @@ class Metrics(Collector):
             self.counts.update(counts)
             counts.clear()
 
+    def absorb_seconds(self, stopwatch: Stopwatch) -> None:
+        """Add what a stopwatch has measured, and empty it."""
+        for step, seconds in stopwatch.steps.items():
+            self.seconds["step_seconds", step] += seconds
+        for (step, name), seconds in stopwatch.models.items():
+            self.seconds["model_seconds", f"{step} {name}"] += seconds
+        stopwatch.steps.clear()
+        stopwatch.models.clear()
+
     def exposition(self) -> bytes:
         """Return the text that Prometheus scrapes."""
         return generate_latest(self._registry)
@@ -315,7 +163,7 @@ class Metrics(Collector):
         yield info
         for kind, name, documentation, labels, _ in COUNTERS:
             family = CounterMetricFamily(name, documentation, labels=labels)
-            for (counted, value), count in sorted(self.counts.items()):
+            for (counted, value), count in sorted({**self.counts, **self.seconds}.items()):
                 if counted == kind:
                     family.add_metric(value.split(" ", len(labels) - 1), count)
             yield family

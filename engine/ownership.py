@@ -153,6 +153,7 @@ class Owner:
             writer=taken.writer,
             suppression=taken.suppression,
             plan=self._pipeline.scorer_plan,
+            stopwatch=self._trainer.stopwatch,
         )
         rekeying = None
         if stages is not None:

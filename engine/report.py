@@ -150,10 +150,12 @@ def print_report(report: dict[str, Any]) -> None:
     table.add_column("model")
     for name in metrics:
         table.add_column(name, justify="right")
-    table.add_row("served", *(_number(report["served"][name]) for name in metrics), style="bold")
+    table.add_column("seconds", justify="right", style="dim")
+    table.add_row("served", *(_number(report["served"][name]) for name in metrics), "", style="bold")
     for model, scores in report["models"].items():
         mark = _mark(model, report)
-        table.add_row(model + mark, *(_number(scores.get(name)) for name in metrics))
+        seconds = report["model_seconds"].get(model, 0.0)
+        table.add_row(model + mark, *(_number(scores.get(name)) for name in metrics), f"{seconds:.1f}")
     _out.print(table)
     rate = report["events"] / report["seconds"] if report["seconds"] else 0.0
     _out.print(

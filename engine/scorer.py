@@ -21,7 +21,8 @@ import msgspec
 
 from engine.ahead import Ahead
 from engine.checks import Checks
-from engine.intake import EventRead, Intake, LabelRead, Run
+from engine.intake import EventRead, Intake, Run
+from engine.joining import Joining
 from engine.outbox import Outbox, Settled
 from engine.pipeline import Pipeline
 from engine.prequential import LabelledRun, Prequential
@@ -30,13 +31,14 @@ from engine.refusals import Refusals
 from operators.claims import Suppression, Writer
 from operators.contract import Operator, StateDelta, StateEntries
 from operators.entries import delta_of, restore_into, snapshot_of
-from operators.features import Features, JoinedLabel, label_entry
-from operators.join import EarlyLabel, Join, Joined
+from operators.features import Features
+from operators.join import EarlyLabel, Join
 from operators.plan import FeaturePlan
-from operators.scoring import Failure, Roster, Scoring
+from operators.scoring import Failure, Roster, Scoring, Shadowed
+from operators.stopwatch import Stopwatch
 from operators.waiting import Waiting
 from topics.codec import Decoded, Rejected, encode
-from topics.messages import Event, LabelValue, Outgoing, Prediction, Record, Score
+from topics.messages import Event, LabelValue, Outgoing, Prediction, Record
 from topics.messages import Features as FeatureRow
 
 __all__ = ["Scorer", "ScorerPosition"]
@@ -70,8 +72,10 @@ class Scorer:
         writer: Writer,
         suppression: Suppression,
         plan: FeaturePlan | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         """`plan` is the pipeline's own, or what is left of it where windows are computed elsewhere."""
+        self._stopwatch = stopwatch or Stopwatch()
         plan = plan or pipeline.plan
         self.pipeline = pipeline
         self.partition = partition
@@ -82,9 +86,8 @@ class Scorer:
         self.counts: Counter[tuple[str, str]] = Counter()
         """What happened, by (metric, label): the shell exports it; no part of the state."""
         self._inside = pipeline.labels.field is not None
-        self.intake = Intake(
-            pipeline.event_decoder(), pipeline.label_decoder(), max_ahead_ms=pipeline.max_ahead_ms
-        )
+        decoders, ahead_ms = (pipeline.event_decoder(), pipeline.label_decoder()), pipeline.max_ahead_ms
+        self.intake = Intake(*decoders, max_ahead_ms=ahead_ms, stopwatch=self._stopwatch)
         self.features = Features(plan, self.counts)
         self.join = Join(
             self.counts,
@@ -93,7 +96,7 @@ class Scorer:
             pending_max=pipeline.labels.pending_max,
             early_max=pipeline.labels.early_max,
         )
-        self.scoring = Scoring(pipeline.task, roster, pipeline.threshold)
+        self.scoring = Scoring(pipeline.task, roster, pipeline.threshold, self._stopwatch)
         self._checks: Checks | None = None
         self._parts: dict[str, Operator] = {"features": self.features, "join": self.join}
         if pipeline.rules or pipeline.alerts is not None:
@@ -107,11 +110,20 @@ class Scorer:
         self._grace_ms = pipeline.grace_ms
         self._keyless = pipeline.events.partitions > 1
         """Records without a key lie anywhere: on one partition only is that the right one."""
+        self._joining = Joining(
+            pipeline,
+            self.join,
+            self.features,
+            self.outbox,
+            self._refusals,
+            self.counts,
+            enters_windows=self._label_windows,
+        )
         self._shadows_sent = pipeline.shadow_predictions
         self._served_by: Counter[str] = Counter()
         self.settled: list[Settled] = []
         """What the last run answered, with every candidate's score."""
-        self.label_delays_ms: list[int] = []
+        self.label_delays_ms = self._joining.delays_ms
         """Delays of the labels the last run joined; the shell exports them."""
         self._open: list[tuple[Waiting, LabelValue | None]] = []
         """Answered events whose shadows have not scored yet, with the label they carried."""
@@ -137,21 +149,24 @@ class Scorer:
         self.settled.clear()
         self.label_delays_ms.clear()
         if run.events:
-            self._events(run.events, now_ms, lookups)
+            with self._stopwatch.step("answer"):
+                self._events(run.events, now_ms, lookups)
             self.position.events = run.events[-1].record.offset + 1
             for served_by, count in self._served_by.items():
                 self.counts["predictions", served_by] += count
             self._served_by.clear()
         else:
-            for read in run.labels:
-                self._label(read)
-            self.outbox.tell()
+            with self._stopwatch.step("join"):
+                for read in run.labels:
+                    self._joining.take(read)
+                self.outbox.tell()
             self.position.labels = run.labels[-1].record.offset + 1
         return self.outbox.drain()
 
     def complete(self) -> list[Outgoing]:
         """Let the shadows score what `step` answered; return the examples that were ready."""
-        self._settle_open()
+        with self._stopwatch.step("answer"):
+            self._settle_open()
         self.features.count_evictions()
         if not self.outbox.suppression.empty:
             self.outbox.suppression.passed(self.position.events, self.position.labels, self.join.waits)
@@ -236,7 +251,7 @@ class Scorer:
             self._settle_open()
         implicit, unmatched = join.expire(watermark, at_offset=at_offset)
         for joined in implicit:
-            self._learnable(joined, "implicit")
+            self._joining.learnable(joined, "implicit")
         for early in unmatched:
             self._refusals.unmatched(early)
 
@@ -244,15 +259,18 @@ class Scorer:
         """Compute features of the ready events, answer them, and open their entries."""
         if not ready.events:
             return
-        rows = self.features.step_events(ready.events, ready.lookups or None)
+        with self._stopwatch.step("features"):
+            rows = self.features.step_events(ready.events, ready.lookups or None)
         if self._checks is not None:
             self._checks.admitted(ready.events, ready.crcs, rows)
-        if self._ahead is not None and self._inside and self.outbox.suppression.empty:
+        if self._ahead is not None and self._inside:
+            together = self.outbox.suppression.empty
             for part, learnable in ready.stretches(self.join.wait_ms):
-                if learnable:
+                if learnable and together:
                     self._answer_labelled(ready, part, rows[part], now_ms, self._ahead)
-                else:
-                    self._answer_some(ready, part, rows[part], now_ms)
+                    continue
+                for at in range(part.start, part.stop):  # what one of them teaches, the next must know
+                    self._answer_some(ready, slice(at, at + 1), rows[at : at + 1], now_ms)
         else:
             self._answer_some(ready, slice(None), rows, now_ms)
         if wrong := ready.other_keys(keyless=self._keyless):
@@ -278,15 +296,20 @@ class Scorer:
             self._refusals.given_up(given_up)
         if self._label_windows:
             for event, label, of in zip(events, labels, keys, strict=True):
-                self._enter_windows(of, event.event_time, label)
+                self._joining.enter_windows(of, event.event_time, label)
 
     def _answer_some(self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
         """Answer events whose labels come later, with what an earlier owner logged where it did."""
-        columns = (ready.events[part], rows, ready.labels[part], ready.crcs[part])
-        for event, features, label, crc in zip(*columns, strict=True):
-            answer = self.outbox.logged(event.event_id, event.offset)
+        events = ready.events[part]
+        logged = [self.outbox.logged(event.event_id, event.offset) for event in events]
+        with self._stopwatch.step("score"):
+            unanswered = [row for row, known in zip(rows, logged, strict=True) if known is None]
+            served_in_order = iter(self.scoring.serve_all(unanswered))
+        columns = (events, rows, ready.labels[part], ready.crcs[part], logged)
+        for event, features, label, crc, known in zip(*columns, strict=True):
+            answer = known
             if answer is None:
-                served = self.scoring.serve(features)
+                served = next(served_in_order)
                 answer = self.outbox.answer(event, features, served, now_ms)
                 self._served_by[answer.served_by] += 1
                 if served.failures:
@@ -301,20 +324,29 @@ class Scorer:
             for given_up in self.join.open(waiting):
                 self._refusals.given_up(given_up)
             self._open.append((waiting, label))
-            if self._one_by_one or (self._inside and self._ahead is not None):
-                self._settle_open()
+        if self._open and (self._one_by_one or (self._inside and self._ahead is not None)):
+            self._settle_open()
 
     # -- shadows and labels -----------------------------------------------------------------------
 
     def _settle_open(self) -> None:
-        for waiting, label in self._open:
-            self._settle(waiting, label)
-        self._open.clear()
+        """Let every candidate score the answered events, then join the labels that are here already."""
+        if self._open:
+            with self._stopwatch.step("shadows"):
+                answers = [waiting.prediction for waiting, _ in self._open]
+                shadowed = self.scoring.shadow_all(
+                    [(answer.features, answer.model_name, answer.prediction_score) for answer in answers]
+                )
+            for (waiting, label), shadows in zip(self._open, shadowed, strict=True):
+                self._settle(waiting, label, shadows)
+            self._open.clear()
         self.outbox.tell()
 
-    def _settle(self, waiting: Waiting, label: LabelValue | None) -> None:
-        """Let every candidate score an answered event, then join the label if it is here already."""
-        joined = self.join.settle(waiting, self._shadow(waiting))
+    def _settle(self, waiting: Waiting, label: LabelValue | None, shadows: Shadowed) -> None:
+        """Join the label of an answered event that every candidate has scored, if it is here already."""
+        if shadows.failures:
+            self._failed(waiting.prediction, shadows.failures)
+        joined = self.join.settle(waiting, shadows.scores)
         settled = (waiting.prediction, waiting.key, waiting.scores)
         self.settled.append(settled)
         if self._shadows_sent:
@@ -325,47 +357,11 @@ class Scorer:
         if label is not None:
             joined = self.join.close(waiting, label, waiting.prediction.event_time)
         if joined is not None:
-            self._learnable(joined, "joined")
-
-    def _shadow(self, waiting: Waiting) -> dict[str, Score]:
-        answer = waiting.prediction
-        shadowed = self.scoring.shadow(answer.features, answer.model_name, answer.prediction_score)
-        if shadowed.failures:
-            self._failed(answer, shadowed.failures)
-        return shadowed.scores
+            self._joining.learnable(joined, "joined")
 
     def _failed(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         self.counts.update(("model_failures", f"score {failure.name}") for failure in failures)
         self.outbox.quarantine(answer, failures)
-
-    def _label(self, read: LabelRead) -> None:
-        record, decoded = read.record, read.decoded
-        if isinstance(decoded, Rejected):
-            self._refusals.label(record, decoded)
-            return
-        outcome, joined = self.join.label(decoded, key=record.key, value=record.value)
-        if joined is not None:
-            if record.key != joined.waiting.key.encode() and (self._keyless or record.key is not None):
-                self.counts["key_mismatches", "label"] += 1
-            self._learnable(joined, outcome)
-            return
-        if outcome == "early":
-            self.counts["labels", outcome] += 1
-        elif outcome == "given_up":
-            self._refusals.no_room(record, decoded.event_id)
-        else:
-            self._refusals.unusable(record, decoded.event_id, outcome)
-
-    def _learnable(self, joined: Joined, outcome: str) -> None:
-        """Let a label enter the windows and write its example."""
-        self.counts["labels", outcome] += 1
-        self.label_delays_ms.append(joined.label_time - joined.waiting.prediction.event_time)
-        if self._label_windows:
-            self._enter_windows(joined.waiting.keys, joined.label_time, joined.label)
-        self.outbox.example(joined)
-
-    def _enter_windows(self, keys: tuple[str | None, ...], label_time: int, label: LabelValue) -> None:
-        self.features.step_labels([JoinedLabel(keys, label_time, label_entry(label))])
 
     # -- state ------------------------------------------------------------------------------------
 

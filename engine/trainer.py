@@ -39,6 +39,7 @@ from engine.scorer import Scorer
 from engine.settings import Settings
 from engine.sink import Written
 from operators.contract import StateDelta
+from operators.stopwatch import Stopwatch
 from topics import headers
 from topics.codec import encode
 from topics.errors import ClaimError
@@ -87,7 +88,9 @@ class Trainer:
         self._key = signing_key(settings)
         self._definition = pipeline.learner_definition()
         self._accept_features = accept_features
-        self.learner: Learner = build_learner(pipeline, key=self._key)
+        self.stopwatch = Stopwatch(time.perf_counter)
+        """Of everything in this process that answers and learns."""
+        self.learner: Learner = build_learner(pipeline, key=self._key, stopwatch=self.stopwatch)
         self._claim = 0
         self._restored = False
         self._following = asyncio.Event()
@@ -131,7 +134,7 @@ class Trainer:
             accept = self._accept_features
             check_definition(stored, self._definition, self._store.path, accept_features=accept)
         if checkpoint is not None or self.learner.reading:
-            self.learner = build_learner(self._pipeline, key=self._key)
+            self.learner = build_learner(self._pipeline, key=self._key, stopwatch=self.stopwatch)
         if checkpoint is not None:
             self.learner.restore(checkpoint.entries)
         self._restored = True

@@ -123,7 +123,7 @@ class Worker:
         """What the group has given and nobody has taken over yet."""
         self._moving = False
         """The group has taken partitions back and given none since."""
-        self._dispatch = Dispatch(self._sink, patient.kafka, catalog)
+        self._dispatch = Dispatch(self._sink, patient.kafka, catalog, self.trainer.stopwatch)
         self._ready = False
         self._stopping = asyncio.Event()
         self.commands = Commands()
@@ -295,6 +295,7 @@ class Worker:
             owned.absorb_counts(self.metrics.absorb)
         self.metrics.absorb(self._served.counts)
         self.metrics.absorb(self.trainer.learner.counts)
+        self.metrics.absorb_seconds(self.trainer.stopwatch)
         self.trainer.race.look()
         for outcome, count in self._static.counts.items():
             self.metrics.counts["lookups", outcome] = count

@@ -253,7 +253,7 @@ class Suppression:
     @property
     def empty(self) -> bool:
         """Return whether the replay has caught up with the log."""
-        return not (self._answers or self._examples or self._quarantines) and self.hops.empty
+        return not (self._answers or self._examples or self._quarantines or self.hops.ids)
 
     def add(self, logged: Prediction | Example | Quarantine | Hop) -> None:
         """Take a record that counts.  Raises ClaimError beyond `suppressed_max` records."""

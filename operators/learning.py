@@ -31,6 +31,7 @@ from operators.evidence import Evidence, Verdict
 from operators.lessons import Lessons
 from operators.losses import Loss, ScaledError, loss_of
 from operators.scoring import label_of, score_function
+from operators.stopwatch import Stopwatch
 from topics.messages import Command, Decision, Example, Features, LabelValue, Task
 
 __all__ = ["Learning"]
@@ -77,7 +78,9 @@ class Learning:
         evidence: Evidence,
         loss: Loss | None = None,
         threshold: float = 0.5,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
+        self._stopwatch = stopwatch or Stopwatch()
         self.examples = 0
         self.time = 0
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -101,7 +104,9 @@ class Learning:
 
         `names` are all that the rows can have.
         """
-        return Lessons(self._roster, rows, labels, partial(score_function, self._task), names)
+        with self._stopwatch.step("learn"):
+            score_of = partial(score_function, self._task)
+            return Lessons(self._roster, rows, labels, score_of, names, self._stopwatch)
 
     def step(self, examples: Sequence[Example], offset: int) -> list[Decision]:
         """Test and learn examples that lie side by side in the log; return what was decided.
@@ -109,13 +114,14 @@ class Learning:
         `offset` is that of the first.
         """
         rows, labels = [example.features for example in examples], [example.label for example in examples]
-        lessons = Lessons(self._roster, rows, labels, None)
         decisions: list[Decision] = []
         row = 0
-        while row < len(examples):
-            judged, decided = self.judge(examples[row:], offset + row, lessons, row)
-            decisions += decided
-            row += judged
+        with self._stopwatch.step("learn"):
+            lessons = Lessons(self._roster, rows, labels, None, stopwatch=self._stopwatch)
+            while row < len(examples):
+                judged, decided = self.judge(examples[row:], offset + row, lessons, row)
+                decisions += decided
+                row += judged
         return decisions
 
     def judge(

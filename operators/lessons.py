@@ -23,6 +23,7 @@ from operators.direct import direct
 from operators.guard import bare
 from operators.roster import Candidate, Roster
 from operators.scoring import Failure, ScoreOf, ServedBy, reason_of
+from operators.stopwatch import Stopwatch
 from topics.messages import Features, LabelValue, Score
 
 __all__ = ["Lessons", "Serving"]
@@ -64,7 +65,9 @@ class Lessons:
         labels: Sequence[LabelValue],
         score_of: Callable[[Any], ScoreOf] | None,
         names: AbstractSet[str] | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
+        self._stopwatch = stopwatch or Stopwatch()
         self.rows = rows
         self.labels = labels
         self.scores: dict[str, list[Score]] = {}
@@ -88,6 +91,7 @@ class Lessons:
             self._begun[name] = row
             rows, labels = self.rows[row:], self.labels[row:]
             model = bare(candidate.model, self._names)
+            started = self._stopwatch.clock()
             if self._score_of is None:
                 learned, error = _learn(direct(model).learn_one, rows, labels)
                 scored = learned + 1
@@ -96,6 +100,7 @@ class Lessons:
                 scores, learned, error = _score_and_learn(calls.score, calls.learn_one, rows, labels)
                 self.scores[name] = scores
                 scored = len(scores)
+            self._stopwatch.model("learn" if self._score_of is None else "score_and_learn", name, started)
             if error is not None:
                 if scored > learned:
                     self._sick[name] = _Stop(row + learned, f"learning: {reason_of(error)}")

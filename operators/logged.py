@@ -31,32 +31,33 @@ class LoggedHops:
 
     def __init__(self, logged_max: int = LOGGED_MAX) -> None:
         self._logged_max = logged_max
-        self._ids: dict[HopId, str] = {}
+        self.ids: dict[HopId, str] = {}
+        """Each with the event id of a label; asked at every event whether there are any."""
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     @property
     def empty(self) -> bool:
         """Return whether the replay has caught up with the log."""
-        return not self._ids
+        return not self.ids
 
     def add(self, hop: Hop) -> None:
         """Take a record that counts.  Raises ClaimError beyond the limit."""
         found = hop_id(hop)
         if found is None:
             return
-        if len(self._ids) >= self._logged_max:
+        if len(self.ids) >= self._logged_max:
             raise ClaimError(
                 f"more than {self._logged_max} records were re-keyed since the checkpoint",
                 hint="restore a newer checkpoint, or allow more records (and memory) for the replay",
             )
-        self._ids[found] = hop.event_id if isinstance(hop, LabelHop) else ""
+        self.ids[found] = hop.event_id if isinstance(hop, LabelHop) else ""
 
     def once(self, found: HopId) -> bool:
         """Return, once, whether this record is logged."""
-        return self._ids.pop(found, None) is not None
+        return self.ids.pop(found, None) is not None
 
     def forget(self, possible: Callable[[HopId, str], bool]) -> None:
         """Forget what a replay can make no more; `possible` gets a record and a label's event id."""
-        self._ids = {found: event_id for found, event_id in self._ids.items() if possible(found, event_id)}
+        self.ids = {found: event_id for found, event_id in self.ids.items() if possible(found, event_id)}

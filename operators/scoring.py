@@ -21,6 +21,7 @@ from river import base, compose
 
 from operators.direct import direct
 from operators.roster import Candidate, Prior, Roster
+from operators.stopwatch import Stopwatch
 from topics.messages import Features, LabelValue, Score, Task
 
 __all__ = [
@@ -118,7 +119,10 @@ class Scoring:
     {'a': 0.5}
     """
 
-    def __init__(self, task: Task, roster: Roster, threshold: float = 0.5) -> None:
+    def __init__(
+        self, task: Task, roster: Roster, threshold: float = 0.5, stopwatch: Stopwatch | None = None
+    ) -> None:
+        self._stopwatch = stopwatch or Stopwatch()
         self._task: Task = task
         self._roster = roster
         self._threshold = threshold
@@ -142,6 +146,14 @@ class Scoring:
         self._first_role: ServedBy = (
             "champion" if chain and chain[0][0].name == roster.champion else "previous"
         )
+
+    def serve_all(self, rows: Sequence[Features]) -> list[Served]:
+        """Return the answer to each event of a run; nothing is learned in between."""
+        started = self._stopwatch.clock()
+        served = [self.serve(x) for x in rows]
+        if served and served[0].served_by != "prior":
+            self._stopwatch.model("score", served[0].model_name, started)
+        return served
 
     def serve(self, x: Features) -> Served:
         """Return the answer to one event; it always has one."""
@@ -171,25 +183,29 @@ class Scoring:
         return Served(score, label, "prior", "prior", 0, prior.updates, not prior.updates, failures)
 
     def shadow(self, x: Features, model_name: str, served_score: Score) -> Shadowed:
-        """Return every candidate's score of an event that `model_name` answered with `served_score`.
+        """Return every candidate's score of an event that `model_name` answered with `served_score`."""
+        return self.shadow_all([(x, model_name, served_score)])[0]
 
-        Must run before any later label is learned, as `serve` did; the score that served is reused.
+    def shadow_all(self, answered: Sequence[tuple[Features, str, Score]]) -> list[Shadowed]:
+        """Return every candidate's score of each event, with who answered it and the score that served.
+
+        Must run before any later label is learned, as `serve` did; the score that served is reused.  One
+        candidate after the other: they do not see each other, and each finds its data in the cache.
         """
         if self._roster.revision != self._revision:
             self._bind()
-        scores: dict[str, Score] = {}
-        failures: tuple[Failure, ...] = ()
-        for name, score_of in self._score_of.items():
-            if name == model_name:
-                scores[name] = served_score
-                continue
+        scores: list[dict[str, Score]] = [{} for _ in answered]
+        failures: dict[int, tuple[Failure, ...]] = {}
+        for name, score_of in list(self._score_of.items()):
+            started = self._stopwatch.clock()
+            row = 0
             try:
-                scores[name] = score_of(x)
+                for row, (x, model_name, served_score) in enumerate(answered):
+                    scores[row][name] = served_score if name == model_name else score_of(x)
             except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
-                failures += (Failure(name, self._roster.candidates[name].version, reason_of(error)),)
-        for failure in failures:
-            self._skip(failure.name)
-        return Shadowed(scores, failures)
+                failures[row] = (*failures.get(row, ()), self._fail(self._roster.candidates[name], error))
+            self._stopwatch.model("score", name, started)
+        return [Shadowed(found, failures.get(row, ())) for row, found in enumerate(scores)]
 
     def _fail(self, candidate: Candidate, error: Exception) -> Failure:
         self._skip(candidate.name)

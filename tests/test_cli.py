@@ -28,6 +28,7 @@ REPORT = [
     "models",
     "quarantined",
     "correlated",
+    "model_seconds",
     "dead_letters",
     "dead_letters_by_stage",
     "diagnosis",

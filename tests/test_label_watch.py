@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from running import FLIGHTS
 
 from engine.cli import load_pipeline
+from engine.counters import COUNTERS
 from engine.label_watch import EVERY_S, LABELS_MIN, UNMATCHED_SHARE_MAX, LabelWatch, unmatched
-from engine.metrics import COUNTERS, Metrics
+from engine.metrics import Metrics
 from engine.settings import Settings
 from engine.worker import Worker
 

@@ -16,8 +16,9 @@ from structlog.testing import capture_logs
 from engine import Drift, Pipeline, Rule
 from engine.backtest import Backtest
 from engine.cli import load_pipeline
+from engine.counters import COUNTERS
 from engine.lines import read_lines
-from engine.metrics import COUNTERS, Metrics
+from engine.metrics import Metrics
 from engine.settings import Settings
 from engine.trainer import Trainer
 from operators import apply, field

@@ -22,7 +22,8 @@ import typer
 from pydantic import BaseModel
 
 from engine.cli import app, load_pipeline
-from engine.metrics import COUNTERS, Metrics, ModelStatus, Status
+from engine.counters import COUNTERS
+from engine.metrics import Metrics, ModelStatus, Status
 from engine.settings import ENV_PREFIX, Settings
 from engine.skew import SkewCounts, SkewMetrics
 from topics import errors
