@@ -28,7 +28,7 @@ from engine.logging import configure_logging
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.ports import check_port
-from engine.settings import KafkaSettings, Settings
+from engine.settings import Accepted, KafkaSettings, Settings
 from engine.skips import Place
 from engine.web import add_pages
 from engine.worker import Worker
@@ -46,9 +46,7 @@ log = structlog.get_logger("headrace")
 def run_worker(
     pipeline: Pipeline,
     settings: Settings,
-    *,
-    accept_newer_claims: bool = False,
-    accept_changed_features: bool = False,
+    accepted: Accepted,
     skip: frozenset[Place] = frozenset(),
 ) -> None:
     """Run one worker process until it is told to stop; never returns.
@@ -66,9 +64,8 @@ def run_worker(
         pipeline,
         settings,
         metrics,
-        accept_newer_claims=accept_newer_claims,
-        accept_changed_features=accept_changed_features,
-        skip=skip,
+        accepted,
+        skip,
     )
     host = _Host(_faust_app(pipeline, settings, worker, metrics), worker, settings, loop)
     host.execute_from_commandline()

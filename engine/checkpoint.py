@@ -291,8 +291,8 @@ class CheckpointStore:
     def _corrupt(self, what: str) -> CheckpointError:
         return CheckpointError(
             f"{self.path} cannot be trusted: {what}",
-            hint="restore the file from a backup (an older one is safe: the logs fill the gap), "
-            "or move it away to start this partition anew",
+            hint="restore the file from a backup, however old, or move it away: the logs fill the gap"
+            + ("" if "/learner/" in self._identity else " if the next start has --accept-newer-claims"),
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from engine.checkpoint import Checkpoint, CheckpointStore
+from engine.fingerprint import Fingerprint
 from engine.kafka import Sink, log_bounds, read_log
 from engine.settings import KafkaSettings
 from operators import requests
@@ -28,7 +29,7 @@ from topics.errors import HeadraceError
 from topics.hops import decode_hop
 from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
 
-__all__ = ["Claiming", "Loaded", "ScorerMeta"]
+__all__ = ["Claiming", "Loaded", "ScorerMeta", "decode_meta"]
 
 HOP_LOGS = ("rekey", "rekeyed")
 
@@ -40,6 +41,8 @@ class ScorerMeta(msgspec.Struct, frozen=True):
     logs: tuple[LogPosition, ...]
     layout: tuple[GroupLayout, ...] = ()
     """What its windows keep, for the case that the definition changes."""
+    read: dict[str, Fingerprint] = {}
+    """The last record taken of each topic it reads."""
 
 
 decode_meta = msgspec.json.Decoder(ScorerMeta).decode

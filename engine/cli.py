@@ -24,6 +24,7 @@ from engine.cli_skew import skew
 from engine.cli_static import static_app
 from engine.loading import load_pipeline
 from engine.options import Config, Json, PipelineFile, Servers, print_json, settings_of
+from engine.settings import Accepted
 from topics.errors import DefinitionError, HeadraceError, SettingsError
 
 __all__ = ["app", "load_pipeline", "main"]
@@ -169,6 +170,9 @@ def run(
     accept_newer_claims: Annotated[
         bool, typer.Option(help="Go on although the logs hold newer claims than the checkpoints do.")
     ] = False,
+    accept_lost_records: Annotated[
+        bool, typer.Option(help="Go on although the logs have lost records that were not read yet.")
+    ] = False,
     accept_changed_features: Annotated[
         bool, typer.Option(help="Go on although features have changed; see `headrace features list`.")
     ] = False,
@@ -189,9 +193,8 @@ def run(
     run_worker(
         pipeline,
         settings,
-        accept_newer_claims=accept_newer_claims,
-        accept_changed_features=accept_changed_features,
-        skip=places(skip or (), pipeline),
+        Accepted(accept_newer_claims, accept_changed_features, accept_lost_records),
+        places(skip or (), pipeline),
     )
 
 

@@ -146,11 +146,20 @@ class Inputs:
 
     def next_run(self, number: int, owned: Owned, source: Source) -> tuple[Run, Values | None] | None:
         """Take the next run that can be answered, with what other partitions computed for its events."""
+        found: tuple[Run, Values | None] | None
         if owned.rekeying is not None:
-            return owned.rekeying.next_run()
-        events_unread, labels_unread = self._unread(number, source)
-        run = owned.intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
-        return None if run is None else (run, None)
+            found = owned.rekeying.next_run()
+        else:
+            events_unread, labels_unread = self._unread(number, source)
+            run = owned.intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
+            found = None if run is None else (run, None)
+        if found is not None:
+            run, _ = found
+            if run.events:
+                owned.read[self._events] = run.events[-1].record
+            elif self._labels is not None:
+                owned.read[self._labels] = run.labels[-1].record
+        return found
 
     def _unread(self, number: int, source: Source) -> tuple[bool, bool]:
         labels = self._labels

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from engine.client import (
@@ -29,12 +30,15 @@ from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 from topics.messages import Record
 
-__all__ = ["checked", "exact_ends", "log_bounds", "read_log", "records_of"]
+__all__ = ["checked", "exact_ends", "log_bounds", "read_log", "records_at", "records_of"]
 
 LOOK_MS = 100
 """How often a reader with nothing to read looks whether its position has passed a trailing marker."""
 PROBE_MS = 10
 """Longest wait of a fetch that is only after the end of the log."""
+
+
+log = structlog.get_logger("headrace")
 
 
 @asynccontextmanager
@@ -91,25 +95,73 @@ async def log_bounds(kafka: KafkaSettings, topic: str) -> dict[int, tuple[int, i
     return {tp.partition: (start, ends[tp]) for tp, (start, _) in found.items()}
 
 
+async def records_at(
+    kafka: KafkaSettings, offsets: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, tuple[int, int, Record | None]]:
+    """Return each log's start and end, and its record at this offset; None where there is none.
+
+    Raises BrokerError.
+    """
+    if not offsets:
+        return {}
+    found: dict[TopicPartition, tuple[int, int, Record | None]] = {}
+    async with _reader(kafka, offsets) as consumer:
+        limits = await bounds(consumer, offsets, kafka)
+        beyond = {tp: limits[tp][1] for tp, offset in offsets.items() if offset >= limits[tp][1]}
+        for tp, end in (await exact_ends(kafka, beyond) if beyond else {}).items():
+            limits[tp] = (limits[tp][0], end)
+        for tp, offset in offsets.items():
+            start, end = limits[tp]
+            if start <= offset < end:
+                consumer.seek(tp, offset)
+            else:
+                consumer.pause(tp)
+                found[tp] = (start, end, None)
+
+        async def ask() -> None:
+            while waiting := [tp for tp in offsets if tp not in found]:
+                fetched = await consumer.getmany(*waiting, timeout_ms=LOOK_MS)
+                for tp in waiting:
+                    first = next(iter(records_of(tp, fetched.get(tp, ()))), None)
+                    if first is not None or await consumer.position(tp) > offsets[tp]:
+                        there = first if first is not None and first.offset == offsets[tp] else None
+                        found[tp] = (*limits[tp], there)
+
+        await answered(ask, "reading records again", kafka)
+    return found
+
+
 async def checked(
     kafka: KafkaSettings,
     positions: Mapping[TopicPartition, int | None],
     found: Mapping[TopicPartition, tuple[int, int]],
+    *,
+    accept_lost: bool = False,
 ) -> dict[TopicPartition, int]:
     """Return the positions, None made the log's start, if the logs with these bounds have them.
 
-    Raises BrokerError before a log's start (deleted unread) and past its end (emptied, or
-    another log): going on silently would lose or repeat records.
+    `accept_lost` goes on at a log's start where records before it were deleted unread, and tells.
+    Raises BrokerError before a log's start otherwise, and past its end (emptied, or another log): going
+    on silently would lose or repeat records.
     """
     asked = {tp: found[tp][0] if position is None else position for tp, position in positions.items()}
     beyond = {tp: found[tp][1] for tp, position in asked.items() if position > found[tp][1]}
     ends = await exact_ends(kafka, beyond) if beyond else {}
     for tp, position in asked.items():
         start = found[tp][0]
-        if position < start:
+        if position < start and accept_lost:
+            log.warning(
+                "records were deleted before they were read: going on without them",
+                topic=tp.topic,
+                partition=tp.partition,
+                records=start - position,
+            )
+            asked[tp] = start
+        elif position < start:
             raise BrokerError(
                 f"{start - position} records were deleted before they were read: the log starts at {start}",
-                hint="raise retention.ms (it goes by the records' own times, so old data is deleted at once)",
+                hint="raise retention.ms (it goes by the records' own times, so old data is deleted at once);"
+                " `headrace run --accept-lost-records` goes on without them",
                 topic=tp.topic,
                 partition=tp.partition,
                 offset=position,

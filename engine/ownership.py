@@ -8,7 +8,7 @@ Never here: the order of a takeover (`operators/takeover.py`), how its steps are
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -16,14 +16,15 @@ import msgspec
 import structlog
 
 from engine.checkpoint import CheckpointStore
-from engine.claiming import Claiming, Loaded, ScorerMeta
+from engine.claiming import Claiming, Loaded, ScorerMeta, decode_meta
 from engine.definition import check_definition
+from engine.fingerprint import Fingerprint, check_same_logs, fingerprint
 from engine.intake import Intake
 from engine.kafka import Partition, Sink, Source
 from engine.pipeline import Pipeline
 from engine.rekeying import Rekeying
 from engine.scorer import Scorer
-from engine.settings import Settings
+from engine.settings import Accepted, Settings
 from engine.sink import Written
 from engine.trainer import Trainer
 from operators import requests
@@ -33,6 +34,7 @@ from operators.entries import named, under
 from operators.requests import Bounds, Sent
 from operators.takeover import Cut, Takeover, cut, fits, log_positions, still_owner, takeover
 from topics.errors import ClaimError
+from topics.messages import Record
 
 __all__ = ["Captured", "Owned", "Owner"]
 
@@ -55,6 +57,8 @@ class Owned:
     """False at the very first start: the partition is read from its earliest record."""
     written_before: int
     """Records this process had written to the predictions partition when it was taken over."""
+    read: dict[str, Record | Fingerprint]
+    """The last record taken of each topic."""
     shadows_slow: bool = False
     """Whether the shadows of the last run took long enough that answers should leave before them."""
     held: set[Partition] = field(default_factory=set)
@@ -80,6 +84,7 @@ class Captured(NamedTuple):
     owned: Owned
     cut: Cut
     delta: StateDelta
+    read: dict[str, Record | Fingerprint]
 
 
 class Owner:
@@ -92,9 +97,7 @@ class Owner:
         source: Source,
         sink: Sink,
         trainer: Trainer,
-        *,
-        accept_newer: bool,
-        accept_features: bool,
+        accepted: Accepted,
     ) -> None:
         self.partitions = 0
         """How many partitions the events topic has; set once it is known."""
@@ -103,8 +106,8 @@ class Owner:
         self._source = source
         self._sink = sink
         self._trainer = trainer
-        self._accept_newer = accept_newer
-        self._accept_features = accept_features
+        self._accepted = accepted
+        self._inputs = ("events",) if pipeline.labels.topic is None else ("events", "labels")
         self._definition = pipeline.scorer_definition()
         self._layout = pipeline.layout()
         self._stores: dict[int, CheckpointStore] = {}
@@ -115,9 +118,25 @@ class Owner:
 
         Raises what `take_over` would, as far as a look can tell.
         """
+        accepted = self._accepted
         for number in range(self.partitions):
-            protocol = fits(number, accept_newer=self._accept_newer)
+            protocol = fits(
+                number,
+                inputs=self._inputs,
+                accept_newer=accepted.newer_claims,
+                accept_lost=accepted.lost_records,
+            )
             await self._claiming.run(protocol, self._store(number))
+        await self._check_read(range(self.partitions))
+
+    async def _check_read(self, numbers: Iterable[int]) -> None:
+        """See whether the topics are those that the checkpoints of these partitions have read."""
+        known: dict[Partition, Fingerprint] = {}
+        for number in numbers:
+            _, meta = await self._store(number).look()
+            if meta is not None:
+                known |= {(topic, number): kept for topic, kept in decode_meta(meta).read.items()}
+        await check_same_logs(self._settings.kafka, known)
 
     def _store(self, number: int) -> CheckpointStore:
         """Return the checkpoints of a partition."""
@@ -134,8 +153,16 @@ class Owner:
         """
         store = self._store(number)
         hops = 0 if self._pipeline.stages is None else self.partitions
+        await self._check_read([number])
         for _ in range(TAKEOVERS_MAX):
-            protocol = takeover(number, hop_partitions=hops, accept_newer=self._accept_newer)
+            protocol = takeover(
+                number,
+                hop_partitions=hops,
+                inputs=self._inputs,
+                accept_newer=self._accepted.newer_claims,
+                accept_lost=self._accepted.lost_records,
+                suppressed_max=self._settings.replay_max,
+            )
             taken: Takeover | None = await self._claiming.run(protocol, store)
             if taken is not None:
                 return self._restored(number, taken, store)
@@ -167,6 +194,12 @@ class Owner:
             scorer.restore(entries)
             if rekeying is not None:
                 rekeying.restore(under("rekeying", loaded.entries))
+        if taken.lost:
+            log.warning(
+                "going on without records that were deleted",
+                partition=number,
+                **{f"{role}_{log_number}": count for (role, log_number), count in taken.lost.items()},
+            )
         log.info(
             "partition claimed",
             partition=number,
@@ -178,11 +211,12 @@ class Owner:
         written = self._sink.mark().records[predictions]
         # The checkpoint has been restored: its bytes need not be kept as well.
         kept = replace(taken, checkpoint=None)
-        return Owned(scorer, rekeying, kept, store, loaded is not None, written, unsaved=unsaved)
+        read: dict[str, Record | Fingerprint] = {} if loaded is None else {**loaded.meta.read}
+        return Owned(scorer, rekeying, kept, store, loaded is not None, written, read, unsaved=unsaved)
 
     def _entries(self, number: int, loaded: Loaded, store: CheckpointStore) -> StateEntries:
         """Return a checkpoint's entries, in the form of this definition where its features have changed."""
-        accept, meta = self._accept_features, loaded.meta
+        accept, meta = self._accepted.changed_features, loaded.meta
         changes = check_definition(meta.definition, self._definition, store.path, accept_features=accept)
         if not changes:
             return loaded.entries
@@ -207,7 +241,7 @@ class Owner:
         if owned.rekeying is not None:
             owned.rekeying.tidy()
             delta |= named({"rekeying": owned.rekeying.delta()})
-        return Captured(owned, cut(owned.takeover), delta)
+        return Captured(owned, cut(owned.takeover), delta, owned.read.copy())
 
     async def save(self, captured: Captured, written: Mapping[Partition, Written]) -> None:
         """Write one scorer's checkpoint; `written` is all it had sent when it was captured.
@@ -226,7 +260,11 @@ class Owner:
                     f"another owner has announced itself on partition {owned.scorer.partition}",
                     hint="nothing to do: this one claims again if the partition is still its own",
                 )
-        meta = ScorerMeta(self._definition, log_positions(owned.takeover, captured.cut), self._layout)
+        read = {
+            topic: last if isinstance(last, Fingerprint) else fingerprint(last)
+            for topic, last in captured.read.items()
+        }
+        meta = ScorerMeta(self._definition, log_positions(owned.takeover, captured.cut), self._layout, read)
         await owned.store.save(owned.takeover.claim, msgspec.json.encode(meta), captured.delta)
 
     async def _still_owner(self, captured: Captured) -> bool:

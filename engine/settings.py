@@ -15,7 +15,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from aiokafka.helpers import create_ssl_context
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -29,7 +29,16 @@ from pydantic_settings import (
 from engine.environment import misspelt
 from topics.errors import SettingsError
 
-__all__ = ["CONFIG_FILE", "ENV_PREFIX", "KafkaSettings", "Settings", "WebSettings", "load"]
+__all__ = [
+    "CONFIG_FILE",
+    "ENV_PREFIX",
+    "NOTHING_ACCEPTED",
+    "Accepted",
+    "KafkaSettings",
+    "Settings",
+    "WebSettings",
+    "load",
+]
 
 ENV_PREFIX = "HEADRACE_"
 CONFIG_FILE = Path("headrace.toml")
@@ -206,6 +215,8 @@ class Settings(BaseSettings):
     """Signs model artefacts; every process of a pipeline needs the same."""
     checkpoint_interval_ms: Milliseconds = 5_000
     """Work that a crash repeats; also the longest an idle tail stays unsaved."""
+    replay_max: int = Field(default=2_000_000, gt=0)
+    """Logged records that a takeover may have to leave out; about 1 KB of memory each."""
     idle_timeout_ms: Milliseconds = 5_000
     """Where windows have other keys than the topic: a partition with nothing to read for this long holds the
     others' events back no more.  What it gets later may be counted late."""
@@ -226,6 +237,19 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then environment, then the file that `load` found."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+class Accepted(NamedTuple):
+    """What the one who starts a worker has said yes to."""
+
+    newer_claims: bool = False
+    """The logs hold newer claims than the checkpoints."""
+    changed_features: bool = False
+    lost_records: bool = False
+    """Records were deleted before they were read."""
+
+
+NOTHING_ACCEPTED = Accepted()
 
 
 def load(config: Path | None = None, **flags: Any) -> Settings:

@@ -154,7 +154,9 @@ class Source:
         """The partitions held now, sought or not."""
         return frozenset(plain(tp) for tp in self._consumer.assignment())
 
-    async def seek(self, positions: Mapping[Partition, int | None]) -> dict[Partition, int]:
+    async def seek(
+        self, positions: Mapping[Partition, int | None], *, accept_lost: bool = False
+    ) -> dict[Partition, int]:
         """Open partitions at these positions (None: the start of the log) and return them.
 
         Raises BrokerError for a position the log does not have: before its start (records
@@ -162,7 +164,7 @@ class Source:
         """
         wanted = {TopicPartition(*partition): offset for partition, offset in positions.items()}
         limits = await bounds(self._consumer, wanted, self._patient)
-        found = await checked(self._patient, wanted, limits)
+        found = await checked(self._patient, wanted, limits, accept_lost=accept_lost)
         while self._fetch is not None and not wanted.keys().isdisjoint(self._fetching):
             await asyncio.wait({self._fetch})
             await self._take()

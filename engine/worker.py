@@ -33,7 +33,7 @@ from engine.ownership import Owned, Owner
 from engine.pipeline import Pipeline
 from engine.saving import Saving
 from engine.serving import ServedFeatures
-from engine.settings import Settings
+from engine.settings import NOTHING_ACCEPTED, Accepted, Settings
 from engine.skips import Place
 from engine.static import StaticFeatures
 from engine.trainer import Trainer
@@ -74,14 +74,13 @@ class Worker:
         pipeline: Pipeline,
         settings: Settings,
         metrics: Metrics,
-        *,
-        accept_newer_claims: bool = False,
-        accept_changed_features: bool = False,
+        accepted: Accepted = NOTHING_ACCEPTED,
         skip: frozenset[Place] = frozenset(),
     ) -> None:
         self.pipeline = pipeline
         self.settings = settings
         self.metrics = metrics
+        self._accepted = accepted
         self.connected = asyncio.Event()
         """Set once Kafka has answered and the topics are there."""
         metrics.status = self.status
@@ -95,7 +94,7 @@ class Worker:
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
         self._served = ServedFeatures(pipeline, settings)
         self.trainer = Trainer(
-            pipeline, patient, metrics, self._sink, accept_features=accept_changed_features
+            pipeline, patient, metrics, self._sink, accept_features=accepted.changed_features
         )
         self._owner = Owner(
             pipeline,
@@ -103,8 +102,7 @@ class Worker:
             self._source,
             self._sink,
             self.trainer,
-            accept_newer=accept_newer_claims,
-            accept_features=accept_changed_features,
+            accepted,
         )
         self._saving = Saving(
             self._owner,
@@ -246,7 +244,7 @@ class Worker:
         """Begin to read at these positions; False if the group has moved on during the takeover."""
         try:
             if positions:
-                await self._source.seek(positions)
+                await self._source.seek(positions, accept_lost=self._accepted.lost_records)
         except BrokerError:
             if not self._moving:
                 raise

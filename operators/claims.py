@@ -244,7 +244,7 @@ class Suppression:
         """Heap of (label offset, key): examples whose events were read, but not their label."""
         self._still_open: list[int] = []
         """Examples whose offsets were read, but whose event still waits for a label."""
-        self.hops = LoggedHops()
+        self.hops = LoggedHops(suppressed_max)
         """Records of the internal topics, where events travel to other keys."""
 
     def __len__(self) -> int:
@@ -263,7 +263,7 @@ class Suppression:
         if len(self) >= self.suppressed_max:
             raise ClaimError(
                 f"more than {self.suppressed_max} records were logged since the checkpoint",
-                hint="restore a newer checkpoint, or allow more records (and memory) for the replay",
+                hint="restore a newer checkpoint, or raise HEADRACE_REPLAY_MAX (about 1 KB of memory each)",
             )
         offset = logged.event_offset
         if isinstance(logged, Prediction):

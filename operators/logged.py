@@ -50,7 +50,7 @@ class LoggedHops:
         if len(self.ids) >= self._logged_max:
             raise ClaimError(
                 f"more than {self._logged_max} records were re-keyed since the checkpoint",
-                hint="restore a newer checkpoint, or allow more records (and memory) for the replay",
+                hint="restore a newer checkpoint, or raise HEADRACE_REPLAY_MAX (200 bytes of memory each)",
             )
         self.ids[found] = hop.event_id if isinstance(hop, LabelHop) else ""
 

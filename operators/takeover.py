@@ -27,7 +27,7 @@ what belongs to the cut alone is waited for, looked at and saved:
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,6 +65,11 @@ __all__ = [
 
 TRIES_MAX = 8
 """Each further try means that another owner claimed in between: more than a few is a duel."""
+_DELETED = "records were deleted before they were read: --accept-lost-records goes on without them"
+_ANOTHER = (
+    "the log was made anew, or this is another cluster: bring it back, or begin with its first records, with"
+    " another HEADRACE_STATE_DIR and --accept-newer-claims"
+)
 TAIL_OFFSETS_MAX = 1_000
 """Offsets at the end of a log that are looked at for a newer claim before anything is taken over."""
 
@@ -98,6 +103,8 @@ class Takeover:
     logs: tuple[LogPosition, ...]
     """`Checkpoint.logs`, kept until the suppression is empty."""
     watch: Watch
+    lost: Mapping[Log, int]
+    """Records that were deleted from the logs before they were read, where that was accepted."""
 
 
 def claimed_logs(source: int, examples_partitions: int, hop_partitions: int = 0) -> tuple[Log, ...]:
@@ -114,14 +121,19 @@ def takeover(
     *,
     examples_partitions: int = 1,
     hop_partitions: int = 0,
+    inputs: Sequence[str] = (),
     accept_newer: bool = False,
+    accept_lost: bool = False,
     suppressed_max: int = SUPPRESSED_MAX,
 ) -> Generator[Request, Any, Takeover | None]:
     """Take over the source partition; return what to start with, or None if another owner came first.
 
     None is no error: an owner that is still assigned calls again.  `hop_partitions`: how many partitions
-    each internal topic has, where events travel to other keys.  `accept_newer` claims above
-    whatever the log holds.  Raises ClaimError if the log holds a claim which the store never handed
+    each internal topic has, where events travel to other keys.  `inputs`: the topics that the state is made
+    of.  `accept_newer` claims above whatever the log holds; without a checkpoint everything is replayed, so
+    then no log may have lost its beginning.  `accept_lost` goes on without what was deleted.
+
+    Raises ClaimError if the log holds a claim which the store never handed
     out (it is behind: a failover, a lost directory) or rivals never rest; CheckpointError if the logs
     no longer, or not yet, hold the checkpoint's offsets.
     """
@@ -129,20 +141,26 @@ def takeover(
     newest = 0
     for _ in range(TRIES_MAX):
         stored: Stored = yield Look()
-        replay = _Replay(source, stored.logs, suppressed_max)
+        replay = _Replay(source, stored.logs, suppressed_max, {} if accept_lost else None)
         end = yield from replay.start(predictions)
         yield from replay.read(predictions, end)
         newest = max(newest, replay.newest)
-        if newest > stored.claim and not accept_newer:
-            if (yield Look()).claim != stored.claim:
-                continue
-            raise _store_is_behind(source, stored, newest)
+        if newest > stored.claim:
+            if not accept_newer:
+                if (yield Look()).claim != stored.claim:
+                    continue
+                raise _store_is_behind(source, stored, newest)
+            if not stored.logs:
+                logs = claimed_logs(source, examples_partitions, hop_partitions)
+                if lost := (yield from _deleted(source, inputs, logs, accepted=accept_lost)):
+                    replay = _Replay(source, (), suppressed_max, lost)
+                    yield from replay.start(predictions)
 
         claim: int = yield Fence(newest)
         checkpoint: Checkpoint | None = yield Load()
         saved = tuple(checkpoint.logs) if checkpoint is not None else ()
         if saved != tuple(stored.logs):
-            replay = _Replay(source, saved, suppressed_max)
+            replay = _Replay(source, saved, suppressed_max, {} if accept_lost else None)
             yield from replay.start(predictions)
         announced_at: int = yield WriteClaim(*predictions, Claim(source, -claim))
         yield from replay.read(predictions, announced_at)
@@ -153,7 +171,9 @@ def takeover(
             if replay.newest <= claim:
                 writer = Writer(source, claim, claimed_at)
                 watch = Watch(writer.position(predictions))
-                return Takeover(claim, checkpoint, writer, replay.suppression, saved, watch)
+                return Takeover(
+                    claim, checkpoint, writer, replay.suppression, saved, watch, replay.lost or {}
+                )
         newest = max(newest, replay.newest)
         if (yield Look()).claim != claim:
             return None
@@ -206,7 +226,9 @@ def log_positions(owner: Takeover, at: Cut) -> tuple[LogPosition, ...]:
     return owner.writer.positions(at.numbered) if at.replayed else owner.logs
 
 
-def fits(source: int, *, accept_newer: bool = False) -> Generator[Request, Any, None]:
+def fits(
+    source: int, *, inputs: Sequence[str] = (), accept_newer: bool = False, accept_lost: bool = False
+) -> Generator[Request, Any, None]:
     """Look whether the store fits the predictions log, and touch nothing: for a worker that owns nothing yet.
 
     The end of the log is enough: an owner's records carry its claim.  Raises what `takeover` would
@@ -216,17 +238,46 @@ def fits(source: int, *, accept_newer: bool = False) -> Generator[Request, Any, 
     newest = 0
     for _ in range(TRIES_MAX):
         stored: Stored = yield Look()
-        end = yield from _Replay(source, stored.logs, SUPPRESSED_MAX).start(log)
+        replay = _Replay(source, stored.logs, SUPPRESSED_MAX, {} if accept_lost else None)
+        end = yield from replay.start(log)
         saved = next((position.position for position in stored.logs if position.log == log), 0)
         tail = max(saved, end - TAIL_OFFSETS_MAX)
         look = _Replay(source, (LogPosition(*log, tail, stored.claim, GAP),), SUPPRESSED_MAX)
         yield from look.read(log, end)
         newest = max(newest, look.newest)
-        if newest <= stored.claim or accept_newer:
+        if newest <= stored.claim:
+            return
+        if accept_newer:
+            if not stored.logs:
+                yield from _deleted(source, inputs, [log], accepted=accept_lost)
             return
         if (yield Look()).claim == stored.claim:
             untouched = "nothing was taken, a worker that has the right store goes on; "
             raise _store_is_behind(source, stored, newest, untouched)
+
+
+def _deleted(
+    source: int, inputs: Sequence[str], logs: Iterable[Log], *, accepted: bool
+) -> Generator[Request, Any, dict[Log, int]]:
+    """Return how many records each log has lost of its beginning, where it has lost any.
+
+    Raises ClaimError with the counts if there are any and that is not accepted.
+    """
+    lost: dict[Log, int] = {}
+    for log in [*((role, source) for role in inputs), *logs]:
+        bounds: Bounds = yield FindBounds(*log)
+        if bounds.start:
+            lost[log] = bounds.start
+    if lost and not accepted:
+        counts = ", ".join(
+            f"{count} of {role} (partition {number})" for (role, number), count in lost.items()
+        )
+        raise ClaimError(
+            f"source partition {source} would be replayed from records that were deleted: {counts}",
+            hint="bring the state directory back, or start with --accept-lost-records as well: then windows"
+            " are incomplete, and labels of answers that were waiting are not learned",
+        )
+    return lost
 
 
 def _claim(replay: _Replay, claim: int, logs: Sequence[Log]) -> Generator[Request, Any, dict[Log, int]]:
@@ -255,8 +306,16 @@ def _store_is_behind(source: int, stored: Stored, logged: int, untouched: str = 
 class _Replay:
     """What the logs hold of one source after a checkpoint."""
 
-    def __init__(self, source: int, saved: Sequence[LogPosition], suppressed_max: int) -> None:
+    def __init__(
+        self,
+        source: int,
+        saved: Sequence[LogPosition],
+        suppressed_max: int,
+        lost: dict[Log, int] | None = None,
+    ) -> None:
         self.source = source
+        self.lost = lost
+        """Records that were deleted before they were read; None: there may be none."""
         self.suppression = Suppression(suppressed_max)
         self.newest = max((position.claim for position in saved), default=0)
         """Highest claim met so far: announced, made, or on a record whose claim the log has not kept."""
@@ -273,10 +332,14 @@ class _Replay:
         bounds: Bounds = yield FindBounds(*log)
         position = self._positions.setdefault(log, bounds.start)
         self._readers.setdefault(log, Reader())
+        if position < bounds.start and self.lost is not None:
+            self.lost[log] = bounds.start - position
+            position = self._positions[log] = bounds.start
+            self._readers[log] = Reader()
         if not bounds.start <= position <= bounds.end:
             raise CheckpointError(
                 f"the checkpoint reads on from {position}, the log holds {bounds.start} to {bounds.end}",
-                hint="the log was cut or made anew: restore the checkpoint that belongs to it",
+                hint=_DELETED if position < bounds.start else _ANOTHER,
                 topic=log[0],
                 partition=log[1],
                 offset=position,
@@ -309,5 +372,9 @@ class _Replay:
         reader = self._readers[log]
         if isinstance(value, Claim):
             reader.claim(source, value.claim)
-        elif reader.counts(source, value.claim, value.sequence):
+            return
+        if self.lost and log in self.lost and not reader.highest(source):
+            # The record that made the claim is deleted: what is left of it counts from here on.
+            reader = self._readers[log] = Reader((source, value.claim, value.sequence))
+        if reader.counts(source, value.claim, value.sequence):
             self.suppression.add(value)

@@ -330,13 +330,87 @@ def test_rivals_that_never_rest_are_an_error() -> None:
         shell.take_over()
 
 
-@pytest.mark.parametrize(("start", "length"), [(3, 9), (0, 1)])
-def test_a_log_without_the_checkpoints_offset_is_refused(start: int, length: int) -> None:
+@pytest.mark.parametrize(
+    ("start", "length", "helps"), [(3, 9, "--accept-lost-records"), (0, 1, "--accept-newer-claims")]
+)
+def test_a_log_without_the_checkpoints_offset_is_refused(start: int, length: int, helps: str) -> None:
     shell = Shell(claim=1, checkpoint=Saved((LogPosition(*PREDICTIONS, 2, 1, 1),)))
     shell.logs[PREDICTIONS] = [Claim(SOURCE, 1)] * length
     shell.starts[PREDICTIONS] = start
-    with pytest.raises(CheckpointError, match=f"reads on from 2, the log holds {start} to {length}"):
+    refusal = f"reads on from 2, the log holds {start} to {length}(?s:.)*{helps}"
+    with pytest.raises(CheckpointError, match=refusal):
         shell.take_over()
+
+
+def test_told_so_it_goes_on_without_what_was_deleted_and_counts_it() -> None:
+    """What is left of a claim still counts: it is not answered again."""
+    shell = Shell(claim=1, checkpoint=Saved((LogPosition(*PREDICTIONS, 2, 1, 1),)))
+    shell.logs[PREDICTIONS] = [Claim(SOURCE, 1), *answers(1, 0, 1, 2, 3, 4)]
+    shell.starts[PREDICTIONS] = 4
+    owned = shell.take_over(accept_lost=True)
+    assert owned is not None
+    assert owned.lost == {PREDICTIONS: 2}
+    assert suppressed(owned) == ([3, 4], [])
+
+
+INPUTS = ("events", "labels")
+
+
+def without_beginnings() -> Shell:
+    """A store that is lost, and logs whose first records retention has deleted."""
+    shell = Shell()
+    shell.logs |= {(role, SOURCE): list(range(9)) for role in INPUTS}
+    shell.logs[PREDICTIONS] = [Claim(SOURCE, 7), *answers(7, 0, 1, 2, 3)]
+    shell.logs["examples", 0] = [Claim(SOURCE, 7), *examples(7, 2)]
+    shell.starts |= {("events", SOURCE): 3, ("labels", SOURCE): 1, PREDICTIONS: 2}
+    return shell
+
+
+def test_a_lost_store_is_not_made_up_for_by_logs_that_have_lost_their_beginnings() -> None:
+    shell = without_beginnings()
+    counts = (
+        f"3 of events .partition {SOURCE}., 1 of labels .partition {SOURCE}., 2 of predictions"
+        f" .partition {SOURCE}.(?s:.)*--accept-lost-records"
+    )
+    for steps in (
+        takeover(SOURCE, inputs=INPUTS, accept_newer=True),
+        fits(SOURCE, inputs=INPUTS, accept_newer=True),
+    ):
+        with pytest.raises(ClaimError, match=counts):
+            shell.run(steps)
+    assert (shell.claim, shell.written()) == (0, [])
+    shell.starts.clear()
+    shell.run(fits(SOURCE, inputs=INPUTS, accept_newer=True))
+    owned = shell.take_over(inputs=INPUTS, accept_newer=True)
+    assert owned is not None
+    assert owned.lost == {}
+
+
+def test_told_so_a_lost_store_is_made_up_for_by_what_is_left() -> None:
+    shell = without_beginnings()
+    shell.run(fits(SOURCE, inputs=INPUTS, accept_newer=True, accept_lost=True))
+    owned = shell.take_over(inputs=INPUTS, accept_newer=True, accept_lost=True)
+    assert owned is not None
+    assert owned.claim == 8
+    assert owned.lost == {("events", SOURCE): 3, ("labels", SOURCE): 1, PREDICTIONS: 2}
+    assert suppressed(owned) == ([1, 2, 3], [2])
+
+
+def test_a_first_start_misses_nothing_of_topics_that_began_before_it() -> None:
+    shell = Shell()
+    shell.logs |= {(role, SOURCE): list(range(9)) for role in INPUTS}
+    shell.starts |= {(role, SOURCE): 3 for role in INPUTS}
+    owned = shell.take_over(inputs=INPUTS)
+    assert owned is not None
+    assert owned.lost == {}
+
+
+def test_more_than_may_be_replayed_is_refused_with_the_setting() -> None:
+    shell = Shell(claim=1)
+    shell.logs[PREDICTIONS] = [Claim(SOURCE, 1), *answers(1, 0, 1, 2)]
+    with pytest.raises(ClaimError, match=r"more than 2 records(?s:.)*HEADRACE_REPLAY_MAX"):
+        shell.take_over(suppressed_max=2)
+    assert shell.take_over(suppressed_max=3) is not None
 
 
 def test_a_log_that_cannot_be_read_is_an_error() -> None:
