@@ -299,6 +299,13 @@ def _between(facts: Facts, inputs: Inputs) -> Iterator[Cause]:
             "send the event's own id with its label, or name the right field: Topic(id=...), Labels(id=...)",
         )
         return
+    given_up = facts.count("predictions_dropped", "given_up"), facts.count("labels", "given_up")
+    if sum(given_up) > FAILED_SHARE * facts.events:
+        yield Cause(
+            f"more waited than is kept: {given_up[0]:,} answers and {given_up[1]:,} labels were given up",
+            "raise Labels(pending_max=...) for answers, Labels(early_max=...) for labels before their events",
+        )
+        return
     delays = delays_ms(events, labels)
     if delays:
         median, most = delays[len(delays) // 2], delays[int((len(delays) - 1) * DELAY_QUANTILE)]

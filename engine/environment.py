@@ -31,12 +31,13 @@ def misspelt(environment: Mapping[str, str], known: Collection[str], prefix: str
     >>> misspelt(given, ["HEADRACE_STATE_DIR", "HEADRACE_WEB__PORT"], "HEADRACE_")
     {'HEADRACE_STATEDIR': 'HEADRACE_STATE_DIR'}
     """
-    found = {}
+    found, short = {}, [name.removeprefix(prefix) for name in known]
     for name, value in sorted(environment.items()):
         upper = name.upper()
         if not upper.startswith(prefix) or upper in known or upper in OTHERS or upper.startswith(FAUST):
             continue
         if _SERVICE.search(upper) or (upper.endswith("_PORT") and _ADDRESS.match(value)):
             continue
-        found[name] = next(iter(difflib.get_close_matches(upper, known, 1, 0.7)), "")
+        close = difflib.get_close_matches(upper.removeprefix(prefix), short, 1, 0.7)
+        found[name] = prefix + close[0] if close else ""
     return found

@@ -63,12 +63,16 @@ class Files:
             {"event_id": row["event_id"], "label": row["size"] > 3, "label_time": row["event_time"] + 5_000}
             for row in self.events
         ]
-        self.model, self.options = "linear_model.LogisticRegression()", ""
+        self.model, self.options, self.waits = "linear_model.LogisticRegression()", "", '"20s"'
         self.raw: dict[str, bytes] = {}
 
     def run(self, *arguments: str, swap: bool = False, inside: str = "") -> Result:
         """`inside` declares the field `label` of events that carry their labels."""
-        text = PIPELINE.replace("MODEL", self.model).replace("OPTIONS", self.options)
+        text = (
+            PIPELINE.replace('"20s"', self.waits)
+            .replace("MODEL", self.model)
+            .replace("OPTIONS", self.options)
+        )
         if inside:
             text = text.replace("    size: float\n", f"    size: float\n    label: {inside}\n")
             text = text.replace('Labels("diagnosed.labels", wait="20s")', 'Labels(field="label")')
@@ -92,6 +96,10 @@ def files(tmp_path: Path) -> Files:
 def csv(rows: list[Row]) -> bytes:
     lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
     return "\n".join(lines).encode()
+
+
+def little_room(files: Files) -> None:
+    files.waits = '"20s", pending_max=2'
 
 
 def text_classes(files: Files) -> None:
@@ -199,6 +207,7 @@ MISTAKES: list[tuple[Callable[[Files], None], list[str], str]] = [
     (fractions, ["task is binary", "(number)"], "task='regression'"),
     (numbered_classes, ["a class label is text", "not 6"], "a label that fits"),
     (other_ids, ["ids do not match", "'e0'", "'0'"], "Labels(id=...)"),
+    (little_room, ["more waited than is kept", "answers"], "pending_max"),
     (slow_labels, ["`wait` is 20s, but labels take longer", "65s"], 'wait="72s"'),
     (seconds_in_events, ["times of events.jsonl are seconds"], "multiply them by 1,000"),
     (seconds_in_labels, ["`label_time` of labels.jsonl is seconds"], "multiply it by 1,000"),
