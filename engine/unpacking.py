@@ -85,38 +85,50 @@ class _Batches:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._inner = MemoryRecords(data)
-        self._at = 0
+        self.size_in_bytes = self._inner.size_in_bytes
         self.unpacked = 0
-
-    def size_in_bytes(self) -> int:
-        return int(self._inner.size_in_bytes())
 
     def has_next(self) -> bool:
         return self.unpacked <= FETCH_BYTES_MAX and bool(self._inner.has_next())
 
     def next_batch(self) -> Any:
         batch = self._inner.next_batch()
-        at = self._at
-        length = int.from_bytes(self._data[at + LENGTH_AT : at + LENGTH_BYTES], "big")
-        self._at = at + LENGTH_BYTES + length
-        if not isinstance(batch, DefaultRecordBatch) or batch.is_control_batch:
-            return batch
-        return _Batch(batch, self, (at, self._at))
+        return _Batch(batch, self) if type(batch) is DefaultRecordBatch else batch
 
-    def raw(self, place: tuple[int, int]) -> bytes:
-        return bytes(self._data[place[0] : place[1]])
+    def raw(self, base_offset: int) -> bytes:
+        """Return the bytes of the batch that begins with this offset."""
+        at, data = 0, self._data
+        while True:
+            end = at + LENGTH_BYTES + int.from_bytes(data[at + LENGTH_AT : at + LENGTH_BYTES], "big")
+            if int.from_bytes(data[at : at + LENGTH_AT], "big") == base_offset:
+                return bytes(data[at:end])
+            at = end
 
 
 class _Batch:
-    """One batch whose records are read all at once, or stand in for."""
+    """One batch whose records are read all at once, or stand in for; with the attributes of aiokafka's."""
 
-    def __init__(self, inner: Any, batches: _Batches, place: tuple[int, int]) -> None:
+    __slots__ = (
+        "_batches",
+        "_inner",
+        "base_offset",
+        "is_control_batch",
+        "is_transactional",
+        "next_offset",
+        "producer_id",
+        "validate_crc",
+    )
+
+    def __init__(self, inner: Any, batches: _Batches) -> None:
         self._inner = inner
         self._batches = batches
-        self._place = place
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        # Each is asked for once or more: a look through `__getattr__` would cost more than a record.
+        self.base_offset = inner.base_offset
+        self.next_offset = inner.next_offset
+        self.producer_id = inner.producer_id
+        self.is_control_batch = inner.is_control_batch
+        self.is_transactional = inner.is_transactional
+        self.validate_crc = inner.validate_crc
 
     def __iter__(self) -> Iterator[Any]:
         inner = self._inner
@@ -130,6 +142,10 @@ class _Batch:
             self._batches.unpacked += sum([len(record.value or b"") for record in records])
         return iter(records)
 
+    def __next__(self) -> Any:
+        """Return the marker of a control batch, which is not iterated."""
+        return next(self._inner)
+
     def _stand_in(self, reason: str) -> _Record:
         inner = self._inner
         first, last = inner.base_offset, inner.next_offset - 1
@@ -140,7 +156,7 @@ class _Batch:
 
     def _leniently(self, reason: str) -> list[Any]:
         try:
-            return list(_lenient(self._batches.raw(self._place), self._inner))
+            return list(_lenient(self._batches.raw(self.base_offset), self._inner))
         except (_UnreadableError, ValueError, IndexError):
             return [self._stand_in(f"is damaged: {reason}")]
 
