@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 from brokers.ports import fresh, made, numbered, record, run, sink_to, values, whole
 from hypothesis import given
@@ -15,8 +17,15 @@ from engine.kafka import (
     Sink,
     partition_of,
 )
+from engine.limits import TopicLimits
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
+
+HOUR_MS = 3_600_000
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def test_a_record_comes_back_as_it_was_sent(broker: KafkaSettings) -> None:
@@ -151,6 +160,61 @@ def test_a_record_the_broker_refuses_is_an_error_at_the_flush(kafka: KafkaSettin
             await sink.send(topic, 0, [record(value=b"x" * 2_000_000)])
             with pytest.raises(BrokerError, match=r"max\.message\.bytes"):
                 await sink.flush()
+
+    run(play())
+
+
+@pytest.mark.kafka
+def test_a_time_the_broker_refuses_is_an_error_with_the_setting(kafka: KafkaSettings) -> None:
+    """Where nothing is known of the topic: `headrace send` writes the user's own times, or says why not."""
+
+    async def play() -> None:
+        topic = fresh("ahead")
+        await made(kafka, topic)
+        async with sink_to(kafka) as sink:
+            await sink.send(topic, 0, [record(timestamp_ms=now_ms() + 2 * HOUR_MS)])
+            with pytest.raises(BrokerError, match=r"raise message\.timestamp\.after\.max\.ms"):
+                await sink.flush()
+
+    run(play())
+
+
+def test_where_limits_are_known_times_are_clamped_and_batches_kept_small(broker: KafkaSettings) -> None:
+    async def play() -> None:
+        topic = fresh("limited")
+        await made(broker, topic)
+        before_ms = now_ms()
+        async with sink_to(broker) as sink:
+            sink.limits = {topic: TopicLimits(bytes_max=5_000, behind_ms=HOUR_MS)}
+            stamps = (0, -5_000, before_ms - 60_000, before_ms + 2 * HOUR_MS, 1 << 61)
+            sent = [record(value=b"%d" % n, timestamp_ms=stamp) for n, stamp in enumerate(stamps)]
+            sent += [record(value=b"%d" % n, headers=(("p", b"x" * 1_500),)) for n in range(5, 25)]
+            await sink.send(topic, 0, sent)
+            assert await sink.flush() == {(topic, 0): 24}
+        found = await whole(broker, topic)
+        assert values(found) == list(range(25))
+        old, negative, kept, ahead, far = [one.timestamp_ms or 0 for one in found[:5]]
+        assert before_ms - HOUR_MS < old == negative < kept == before_ms - 60_000
+        assert before_ms <= ahead == far <= now_ms()
+
+    run(play())
+
+
+@pytest.mark.kafka
+def test_batches_are_no_larger_than_a_topic_that_takes_little(kafka: KafkaSettings) -> None:
+    async def play() -> None:
+        topic = fresh("little")
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
+        await admin.start()
+        await admin.create_topics([NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": "5000"})])
+        await admin.close()
+        async with sink_to(kafka) as sink:
+            sink.limits = {topic: TopicLimits(bytes_max=5_000)}
+            await sink.send(
+                topic, 0, [record(value=b"%d" % n, headers=(("p", b"x" * 1_500),)) for n in range(50)]
+            )
+            assert await sink.flush() == {(topic, 0): 49}
+        assert values(await whole(kafka, topic)) == list(range(50))
 
     run(play())
 
