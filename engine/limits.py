@@ -102,17 +102,19 @@ async def usable_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> dict
 
 
 def check_limits(states: Sequence[TopicState]) -> list[str]:
-    """Return warnings about what topics take.
+    """Return warnings about settings that are likely not meant, and about what topics take.
 
     Raises BrokerError where a topic does not take the largest record that the pipeline makes: it would
     end the worker when that comes, and at every start from then on.
     """
-    wrong, warnings = [], []
+    wrong: list[tuple[str, int, str]] = []
+    warnings: list[str] = []
     found: dict[Role, TopicLimits] = {}
     for state in states:
         if state.missing:
             continue
         plan = state.plan
+        warnings += state.warnings
         found[plan.role] = limits = limits_of(state.configs)
         needed = plan.bytes_needed and plan.bytes_needed + ENVELOPE_BYTES
         if plan.role == "dead-letters":

@@ -51,7 +51,8 @@ class TopicState(NamedTuple):
             return ()
         said: list[str] = []
         name, plan = self.plan.name, self.plan
-        if self.configs.get("message.timestamp.type") == "LogAppendTime":
+        ours = plan.role not in {"events", "labels"}
+        if ours and self.configs.get("message.timestamp.type") == "LogAppendTime":
             said.append(
                 f"{name} stamps records with their arrival (LogAppendTime): only payloads know event times"
             )
