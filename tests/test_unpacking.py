@@ -29,11 +29,18 @@ def installed() -> Iterator[None]:
     fetcher.MemoryRecords = before
 
 
-def batch(values: list[bytes | None], *, base: int = 0, codec: str = "none", **record: Any) -> bytes:
+def batch(
+    values: list[bytes | None],
+    *,
+    base: int = 0,
+    codec: str = "none",
+    transactional: bool = False,
+    **record: Any,
+) -> bytes:
     builder = DefaultRecordBatchBuilder(
         2,
         CODECS[codec],
-        is_transactional=0,
+        is_transactional=transactional,
         producer_id=1,
         producer_epoch=1,
         base_sequence=0,
@@ -140,6 +147,28 @@ def test_a_takeover_in_the_middle_of_a_batch_goes_on_behind_it(monkeypatch: pyte
     data = batch([b"x" * 2_000_000, b"y"], codec="gzip")
     assert [one.offset for one in read(data, offset=1)[0]] == [1]
     assert read(data, offset=1)[1] == 2
+
+
+@pytest.mark.parametrize("aborted", [True, False])
+def test_transactions_are_read_as_ever(*, aborted: bool) -> None:
+    """What was aborted is left out up to its marker, and no marker is handed out."""
+    told = batch([b"in doubt"], transactional=True)
+    marker = bytearray(batch([b""], base=1, transactional=True, key=bytes([0, 0, 0, 0 if aborted else 1])))
+    marker[22] |= 0x20
+    marker[17:21] = crc(bytes(marker[21:])).to_bytes(4, "big")
+    data = told + bytes(marker) + batch([b"after"], base=2, transactional=True)
+    records = fetcher.PartitionRecords(
+        TopicPartition("t", 0),
+        fetcher.MemoryRecords(data),
+        [(1, 0)] if aborted else [],
+        0,
+        None,
+        None,
+        True,
+        1,
+    )
+    assert [one.value for one in records] == ([] if aborted else [b"in doubt"]) + [b"after"]
+    assert records.next_fetch_offset == 3
 
 
 def test_the_bounds_are_larger_than_what_producers_send() -> None:
