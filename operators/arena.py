@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Literal
+from zlib import crc32
 
 import msgspec
 
@@ -70,7 +71,8 @@ class _ArenaState(msgspec.Struct):
     last_swap: Moment | None
     last_start: Moment | None
     paused: bool
-    commands: list[str]
+    commands: dict[str, int]
+    """Ids, oldest first, each with a checksum of what was asked."""
     numbered: tuple[int, int]
     pinned: bool = False
 
@@ -109,7 +111,7 @@ class Arena:
         self._version_next = len(roster.candidates) + 1
         self._last_swap: Moment | None = None
         self._last_start: Moment | None = None
-        self._commands: dict[str, None] = {}
+        self._commands: dict[str, int] = {}
         self._saved = b""
 
     # -- what can lead to a decision ---------------------------------------------------------------
@@ -194,13 +196,21 @@ class Arena:
         return decisions
 
     def command(self, at: Moment, command: Command) -> list[Decision]:
-        """Do what a person asked for, once per command id; a command that cannot be done is refused."""
-        if command.command_id in self._commands:
+        """Do what a person asked for, once per command id.
+
+        A command that cannot be done is refused, and so is another one under an id that was used.
+        """
+        asked = crc32(f"{command.command} {command.model_name}".encode())
+        known = self._commands.get(command.command_id)
+        if known == asked:
             return []
-        self._commands[command.command_id] = None
-        if len(self._commands) > COMMANDS_MAX:
-            del self._commands[next(iter(self._commands))]
-        refusal = self._refusal(command)
+        if known is None:
+            refusal = self._refusal(command)
+            self._commands[command.command_id] = asked
+            if len(self._commands) > COMMANDS_MAX:
+                del self._commands[next(iter(self._commands))]
+        else:
+            refusal = f"command_id `{command.command_id}` was another command's"
         if refusal:
             return [self._decisions.write(at, "command.refused", self.roster.champion, refusal, command)]
         word, reason = command.command, command.reason or command.command
@@ -345,7 +355,7 @@ class Arena:
             self._last_swap,
             self._last_start,
             self.paused,
-            list(self._commands),
+            self._commands,
             self._decisions.numbered,
             self.pinned,
         )
@@ -383,6 +393,6 @@ class Arena:
         self._version_next = state.version_next
         self._last_swap, self._last_start = state.last_swap, state.last_start
         self.paused = state.paused
-        self._commands = dict.fromkeys(state.commands)
+        self._commands = state.commands
         self._decisions.numbered = state.numbered
         self.pinned = state.pinned

@@ -226,7 +226,19 @@ def test_what_is_no_command_is_refused_and_its_id_may_come_again():
 def test_a_command_acts_once():
     found = arena()
     assert command(found, "promote", 1, "b", command_id="x")
-    assert command(found, "promote", 2, "a", command_id="x") == []
+    assert command(found, "promote", 2, "b", command_id="x") == []
+    assert found.roster.champion == "b"
+
+
+def test_another_command_under_a_used_id_is_refused():
+    found = arena()
+    assert command(found, "promote", 1, "b", command_id="x")
+    [refused] = command(found, "promote", 2, "c", command_id="x")
+    assert (refused.type, refused.reason) == ("command.refused", "command_id `x` was another command's")
+    again = arena()
+    again.restore(found.snapshot())
+    assert command(again, "promote", 3, "b", command_id="x") == [], "a repeat of what was done"
+    assert command(again, "rollback", 4, command_id="x")[0].type == "command.refused"
     assert found.roster.champion == "b"
 
 

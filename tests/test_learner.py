@@ -214,6 +214,7 @@ def test_a_pin_holds_against_evidence_and_the_race_begins_anew_with_the_unpin():
         (b'{"command_id": "i", "command": "pause", "time": "now"}', "Expected `int`, got `str`", "i"),
         (b'{"command_id": "i", "reason": "%s"}' % (b"x" * 20_000), "at most 16,384 bytes", None),
         (b"[" * 10_000, "got `array`", None),
+        (b'{"command_id": "", "command": "pause", "time": 1}', "1 to 256 characters", None),
     ],
 )
 @pytest.mark.parametrize("paused", [False, True])

@@ -17,6 +17,8 @@ __all__ = ["COMMAND_BYTES_MAX", "command_id", "decode_command"]
 
 COMMAND_BYTES_MAX = 16_384
 """A command is a word, a name and a reason; what is longer is none."""
+ID_MAX = 256
+"""Characters of a command's id: a thousand of them are remembered."""
 
 
 class _Identified(msgspec.Struct):
@@ -39,10 +41,13 @@ def decode_command(value: bytes) -> Command:
     if len(value) > COMMAND_BYTES_MAX:
         raise ValueError(f"a command has at most {COMMAND_BYTES_MAX:,} bytes")
     try:
-        return _command(value)
+        command = _command(value)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         words = f": {' | '.join(get_args(CommandWord))}" if "at `$.command`" in str(error) else ""
         raise ValueError(f"{error}{words}") from None
+    if not 0 < len(command.command_id) <= ID_MAX:
+        raise ValueError(f"command_id has 1 to {ID_MAX} characters")
+    return command
 
 
 def command_id(value: bytes) -> str:
