@@ -138,9 +138,9 @@ def test_windows_that_both_definitions_have_go_on(
     shared = set(before) & set(after)
     found = run(changed, events[cut:])
     wanted = run(always, events[cut:])
-    assert [{name: row.get(name) for name in shared} for row in found] == [
-        {name: row.get(name) for name in shared} for row in wanted
-    ]
+    for event, one, other in zip(events[cut:], found, wanted, strict=True):
+        if not event.late:  # a late one sees what is kept, and longer windows keep more
+            assert {name: one.get(name) for name in shared} == {name: other.get(name) for name in shared}
     assert shared.isdisjoint(features_filling(new, event_fields(Payment), layout(old)))
 
 
