@@ -15,7 +15,7 @@ from typing import Any, Final
 from operators.algebra import Bucket, Clip, Cyclic, Hashed, Math
 from operators.conditions import RELATIONS, Both, Comparison, Condition, Either, IsMissing, Not
 from operators.exact import Number
-from operators.mapping import crossed, mapped, returned, time_part
+from operators.mapping import WHOLE_MAX, crossed, mapped, returned, time_part
 from operators.nodes import (
     Aggregate,
     Arithmetic,
@@ -262,7 +262,7 @@ def _calculation(operation: str, left: Evaluate, right: Evaluate) -> Evaluate:
         if a is None or b is None:
             return None
         try:
-            return _finite(calculate(a, b))
+            return _storable(calculate(a, b))
         except (ZeroDivisionError, OverflowError):
             return None
 
@@ -275,6 +275,16 @@ def _finite(value: Any) -> FeatureValue | None:
     return value  # type: ignore[no-any-return]
 
 
+def _storable(value: Any) -> FeatureValue | None:
+    """Return a number that checkpoints can hold: a whole one beyond 64 bits as a float.
+
+    Raises OverflowError beyond all floats.
+    """
+    if type(value) is int and not -WHOLE_MAX <= value <= WHOLE_MAX:
+        value = float(value)
+    return _finite(value)
+
+
 def _stored(value: object, fallback: FeatureValue | None) -> FeatureValue | None:
     """Return a stored value as a feature: text is read as a number where the fallback is one."""
     if isinstance(value, bytes):
@@ -284,5 +294,8 @@ def _stored(value: object, fallback: FeatureValue | None) -> FeatureValue | None
             value = float(value)
         except ValueError:
             return fallback
-    found = _finite(value) if isinstance(value, bool | int | float | str) else None
+    try:
+        found = _storable(value) if isinstance(value, bool | int | float | str) else None
+    except OverflowError:
+        found = None
     return fallback if found is None else found

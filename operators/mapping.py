@@ -26,6 +26,8 @@ __all__ = ["bucket_of", "crossed", "mapped", "returned", "time_part"]
 HASH_BYTES: Final = 8
 """Of a digest: with at most 2**24 buckets the remainder favours none by more than 2**-40."""
 RETURNED_TEXT_MAX: Final = 256
+WHOLE_MAX: Final = 2**63 - 1
+"""What a checkpoint holds of a whole number."""
 """Characters that a function may return: as many as a window tells texts apart by."""
 
 _MINUTE_MS: Final = 60_000
@@ -104,7 +106,7 @@ def returned(value: object, kind: type) -> FeatureValue | None:
     >>> returned(3, float), returned(None, int)
     (3.0, None)
 
-    Raises ValueError for another type, a number that is not finite, or too long a text.
+    Raises ValueError for another type, a number that is not finite or beyond 64 bits, or too long a text.
     """
     if value is None:
         return None
@@ -115,10 +117,11 @@ def returned(value: object, kind: type) -> FeatureValue | None:
     elif kind is bool and isinstance(value, bool):
         return value
     elif kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return int(value)
+        if -WHOLE_MAX <= value <= WHOLE_MAX:
+            return int(value)
     elif kind is str and isinstance(value, str) and len(value) <= RETURNED_TEXT_MAX:
         return str(value)
-    raise ValueError(f"{type(value).__name__}, not {kind.__name__}, or not finite, or too long")
+    raise ValueError(f"{type(value).__name__}, not {kind.__name__}, or not finite, or too large")
 
 
 def time_part(part: Part, offset_min: int) -> Callable[[Any], FeatureValue | None]:

@@ -176,7 +176,9 @@ def label_value(value: object, task: Task, classes: type | None = None) -> Label
         if isinstance(value, str) and 0 < len(value) <= TEXT_MAX and classes is not int:
             return value
         if (classes is None and isinstance(value, (bool, int))) or (classes is int and type(value) is int):
-            return str(value)
+            text = str(value)
+            if len(text) <= TEXT_MAX:
+                return text
         raise ValueError(f"a class label is {_CLASSES[classes]}, not {repr(value)[:TEXT_MAX]}")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= NUMBER_MAX:
         return float(value)
