@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import by, cross, decay, field, label, last_n, session, tiled, tumbling
+from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
 from operators.carryover import Layout, carried_over, difference, features_filling, layout_of_plan
 from operators.entries import named, under
 from operators.featurebook import event_fields
@@ -65,6 +65,8 @@ POOL: dict[str, Expression] = {
     "labels": by("card").mean(label, "10s"),
     "labels_all": by().count(label, "6s"),
     "labels_n": by("shop").count(label, "6s"),
+    "labels_true": by("card").mean(indicator(label == 1), "10s"),
+    "labels_true_tiled": by("card").mean(indicator(label == 1), tiled("8s", step="2s")),
     "labels_tiled": by("card").sum(label, tiled("8s", step="2s")),
     "ratio": by("card").sum("amount", "10s") / by().sum("amount", "10s").default(1.0),
 }
