@@ -161,7 +161,7 @@ async def checked(
             raise BrokerError(
                 f"{start - position} records were deleted before they were read: the log starts at {start}",
                 hint="raise retention.ms (it goes by the records' own times, so old data is deleted at once);"
-                " `headrace run --accept-lost-records` goes on without them",
+                " `headrace run --accept-lost-records` goes on without them (never without examples)",
                 topic=tp.topic,
                 partition=tp.partition,
                 offset=position,
