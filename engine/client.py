@@ -66,7 +66,10 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (kafka_errors.TopicAuthorizationFailedError, "give this user READ or WRITE on the topic"),
     (kafka_errors.GroupAuthorizationFailedError, "give this user READ on the consumer group"),
     (kafka_errors.ClusterAuthorizationFailedError, "give this user IDEMPOTENT_WRITE on the cluster"),
-    (kafka_errors.MessageSizeTooLargeError, "raise max.message.bytes of the topic, or send less"),
+    (
+        kafka_errors.MessageSizeTooLargeError,
+        "raise max.message.bytes of the topic (a worker says at start to what), or send less",
+    ),
     (
         kafka_errors.RecordTooLargeError,
         "raise kafka.fetch_max_bytes: a record is larger than one fetch may be",

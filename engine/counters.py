@@ -113,6 +113,13 @@ COUNTERS = (
         _always("decode", "label", "time", "duplicate", "join", "rule", "skip"),
     ),
     CounterFamily(
+        "letters_cut",
+        "headrace_dead_letters_cut",
+        "Dead letters that were cut, by why.",
+        ("reason",),
+        _always("size"),
+    ),
+    CounterFamily(
         "rule_hits",
         "headrace_rule_hits",
         "Broken rules, by what was done and rule.",

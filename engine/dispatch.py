@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,11 @@ class Dispatch:
         """Let what is written stay within what topics take, by name."""
         self._limits = self._sink.limits = limits
         self._letters.limits = limits[self._catalog["dead-letters"]]
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """What happened, by (metric, label): the worker exports it."""
+        return self._letters.counts
 
     async def stop(self) -> None:
         """Close what only this one writes with."""

@@ -11,6 +11,7 @@ goes again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import structlog
@@ -37,6 +38,9 @@ class LetterSink:
     def __init__(self, kafka: KafkaSettings, topic: str) -> None:
         self.limits = TopicLimits()
         """What the topic takes: set once it is known, and halved where it takes less."""
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """How many letters were cut; the worker exports it."""
+        self._told = False
         self._kafka = kafka.model_copy(update={"enable_idempotence": False})
         self._topic = topic
         self._sink: Sink | None = None
@@ -76,7 +80,17 @@ class LetterSink:
             self._sink.limits = {self._topic: self.limits}
             await self._sink.start()
         bytes_max = self.limits.record_bytes_max
-        await self._sink.send(self._topic, None, [fitted(letter, bytes_max) for letter in letters])
+        sent = [fitted(letter, bytes_max) for letter in letters]
+        if cut := sum(one is not letter for one, letter in zip(sent, letters, strict=True)):
+            self._tell(cut)
+        await self._sink.send(self._topic, None, sent)
+
+    def _tell(self, cut: int) -> None:
+        """Count letters that were cut, and say so once: headers of each say what is missing."""
+        self.counts["letters_cut", "size"] += cut
+        if not self._told:
+            self._told = True
+            log.warning("dead letters are cut: their topic takes less", topic=self._topic)
 
     async def _send_smaller(self, error: BrokerError) -> None:
         """Write all that is not acknowledged again, cut further, until the topic takes it."""

@@ -292,6 +292,7 @@ class Worker:
         for owned in self._owned.values():
             owned.absorb_counts(self.metrics.absorb)
         self.metrics.absorb(self._served.counts)
+        self.metrics.absorb(self._dispatch.counts)
         self.metrics.absorb(self.trainer.learner.counts)
         self.metrics.absorb_seconds(self.trainer.stopwatch)
         self.trainer.race.look()

@@ -206,13 +206,25 @@ def check_written(out: list[Outgoing]) -> None:
         assert batch.build()
 
 
-@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_nothing_that_comes_raises(task: str) -> None:
-    run, hostile = LocalRun(pipeline(task)), Hostile(7)
+@pytest.mark.parametrize(
+    ("task", "inside"),
+    [
+        ("binary", None),
+        ("multiclass", None),
+        ("regression", None),
+        ("binary", "flag"),
+        ("multiclass", "text"),
+        ("regression", "number"),
+    ],
+)
+def test_nothing_that_comes_raises(task: str, inside: str | None) -> None:
+    """Labels come from their topic, or inside events."""
+    changed = {"labels": Labels(field=inside)} if inside else {}
+    run, hostile = LocalRun(pipeline(task, **changed)), Hostile(7)
     offsets = {"h.events": 0, "h.labels": 0}
     sent: Counter[str] = Counter()
     for number in range(ARRIVALS):
-        topic = hostile.rng.choice(["h.events", "h.events", "h.labels"])
+        topic = hostile.rng.choice(["h.events"] if inside else ["h.events", "h.events", "h.labels"])
         record = hostile.record(topic, offsets[topic])
         offsets[topic] += 1
         intake = run.scorer.intake

@@ -190,6 +190,8 @@ async def five_ways(world: World) -> None:
         await world.send_good()
         world.bad = 6
         await world.settled()
+        cut = "headrace_dead_letters_cut_total{size}"
+        await until(lambda: world.worker.metrics()[cut] == 1, "the bomb cut", worker=world.worker)
         assert await world.worker.stop() == 0, world.worker.said()
     letters = await world.check()
     assert len(letters) == world.bad
