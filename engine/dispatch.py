@@ -124,4 +124,4 @@ class Dispatch:
         bytes_max = limits.record_bytes_max - ENVELOPE_BYTES
         for record in records:
             if len(record.value or b"") > bytes_max:
-                raise record_too_large(record, bytes_max, topic=topic, events=self._catalog["events"])
+                raise record_too_large(record, bytes_max, self._catalog)

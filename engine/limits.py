@@ -17,7 +17,7 @@ import structlog
 
 from engine.provision import TopicState, ensure_topics, topic_states
 from engine.settings import KafkaSettings
-from topics.catalog import MESSAGE_BYTES_DEFAULT, Role, TopicPlan
+from topics.catalog import MESSAGE_BYTES_DEFAULT, Catalog, Role, TopicPlan
 from topics.codec import decode_example, decode_prediction
 from topics.errors import BrokerError
 from topics.letters import LETTER_BYTES_MIN
@@ -142,18 +142,23 @@ def check_limits(states: Sequence[TopicState]) -> list[str]:
     return warnings
 
 
-def record_too_large(record: Outgoing, bytes_max: int, *, topic: str, events: str) -> BrokerError:
-    """Return the error of an answer or an example that does not fit, with the event that it belongs to."""
-    value = record.value or b""
-    partition, offset = record.partition or 0, -1
+def record_too_large(record: Outgoing, bytes_max: int, catalog: Catalog) -> BrokerError:
+    """Return the error of an answer or an example that does not fit, with the record that it is made of.
+
+    Of an example that is its label's, as its event may lie behind the checkpoint.
+    """
+    value, topic = record.value or b"", catalog[record.target]
+    made_of, partition = catalog["events"], record.partition or 0
     if record.target == "examples":
         example = decode_example(value)
         partition, offset = example.source_partition, example.event_offset
+        if example.label_offset >= 0:
+            made_of, offset = catalog["labels"], example.label_offset
     else:
         offset = decode_prediction(value).event_offset
-    place = f"{events}:{partition}:{offset}"
+    place = f"{made_of}:{partition}:{offset}"
     return BrokerError(
-        f"what was made of event {place} has {len(value)} bytes, the topic takes {bytes_max}",
-        hint=f"raise max.message.bytes of {topic}; or go on without the event: headrace run --skip {place}",
+        f"what was made of {place} has {len(value)} bytes, the topic takes {bytes_max}",
+        hint=f"raise max.message.bytes of {topic}; or go on without the record: headrace run --skip {place}",
         topic=topic,
     )

@@ -125,9 +125,15 @@ def test_an_answer_that_does_not_fit_is_told_with_its_event_and_the_way_on() -> 
     taken = run.scorer.intake.next_run(events_unread=False, labels_unread=False)
     assert taken is not None
     (answer,) = run.scorer.step(taken, NOW_MS)
-    error = record_too_large(answer, 100, topic="visits.predictions", events="visits.events")
-    assert "visits.events:0:41" in error.message
+    error = record_too_large(answer, 100, PIPELINE.catalog)
+    assert "made of visits.events:0:41 has" in error.message
+    assert "raise max.message.bytes of visits.predictions" in error.hint
     assert "--skip visits.events:0:41" in error.hint
+    run.scorer.complete()
+    truth = json.dumps({"event_id": "e", "label": True, "label_time": NOW_MS})
+    run.scorer.intake.offer_labels([Record("visits.labels", 0, 7, NOW_MS, b"u", truth.encode())])
+    (example,) = run.advance() or ()
+    assert "--skip visits.labels:0:7" in record_too_large(example, 100, PIPELINE.catalog).hint
 
 
 def test_kafkas_own_sizes_stand_where_a_broker_tells_none() -> None:
