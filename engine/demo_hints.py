@@ -56,7 +56,7 @@ def _headrace() -> str:
     if found is not None and Path(found).absolute() == script.absolute():
         return "headrace"
     if not script.exists():
-        return shlex.join([sys.executable, "-m", "engine.cli"])
+        return shlex.join([sys.executable, "-m", "headrace"])
     return shlex.quote(_from_here(script))
 
 
