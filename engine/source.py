@@ -102,8 +102,8 @@ class Source:
     def __init__(
         self, kafka: KafkaSettings, *, group: str, topics: Sequence[str], listener: Listener
     ) -> None:
-        self._kafka = kafka
-        self._patient = kafka.patient()
+        self._at_start = kafka
+        self._kafka = kafka.patient()
         self._group = group
         self._topics = tuple(topics)
         self._listener = listener
@@ -120,7 +120,7 @@ class Source:
 
     async def start(self) -> None:
         """Join the group; returns when partitions are assigned.  Raises BrokerError."""
-        await connected(self._make, self._kafka, longest_ms=self._kafka.rebalance_timeout_ms)
+        await connected(self._make, self._at_start, longest_ms=self._kafka.rebalance_timeout_ms)
 
     def _make(self) -> Any:
         kafka = self._kafka
@@ -163,8 +163,8 @@ class Source:
         were deleted unread) or past its end (the log was emptied or is another one).
         """
         wanted = {TopicPartition(*partition): offset for partition, offset in positions.items()}
-        limits = await bounds(self._consumer, wanted, self._patient)
-        found = await checked(self._patient, wanted, limits, accept_lost=accept_lost)
+        limits = await bounds(self._consumer, wanted, self._kafka)
+        found = await checked(self._kafka, wanted, limits, accept_lost=accept_lost)
         while self._fetch is not None and not wanted.keys().isdisjoint(self._fetching):
             await asyncio.wait({self._fetch})
             await self._take()
@@ -303,7 +303,7 @@ class Source:
     async def bounds(self, partition: Partition) -> tuple[int, int]:
         """Ask the broker where any log begins and ends, assigned or not; one round trip."""
         tp = TopicPartition(*partition)
-        return (await bounds(self._consumer, [tp], self._patient))[tp]
+        return (await bounds(self._consumer, [tp], self._kafka))[tp]
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Stop fetching and handing out; what is buffered stays."""
