@@ -30,6 +30,7 @@ from engine.lines import lines_of, read_lines
 from engine.outbox import Settled
 from engine.pipeline import Pipeline
 from engine.scorer import Scorer
+from engine.spill import Spill
 from engine.static import StaticHistory
 from operators.asof import AsOf
 from operators.calculation import FUNCTION_FAILURES
@@ -72,6 +73,7 @@ class LocalRun:
         self._examples_topic = pipeline.catalog["examples"]
         self._offsets = itertools.count()
         inside = pipeline.labels.field is not None
+        self._spill = Spill()
         self.scorer = Scorer(
             pipeline,
             partition=0,
@@ -79,6 +81,7 @@ class LocalRun:
             writer=Writer(0, CLAIM),
             suppression=Suppression(),
             stopwatch=self.stopwatch,
+            stored=self._spill.stored,
         )
         self._inside = inside
         self._static = StaticHistory(pipeline.plan.lookups, static) if static is not None else None
@@ -94,6 +97,8 @@ class LocalRun:
         looked_up = self._static.of(run) if self._static is not None else None
         out = self.scorer.step(run, _last_time(run), looked_up)
         out += self.scorer.complete()
+        if self.scorer.join.overfull:
+            self._spill.relieve(self.scorer.join)
         if self._inside and self.examples is None:
             return out  # learned when they were made
         lessons = [record for record in out if record.target == "examples"]

@@ -25,7 +25,7 @@ own timestamp and the shell's clock when it was offered; files have neither.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -73,6 +73,11 @@ class Run(NamedTuple):
 
     events: EventRun
     labels: LabelRun
+
+    def event_ids(self) -> list[str]:
+        """Return the ids of the events that the records are or tell of."""
+        reads: Sequence[EventRead | LabelRead] = self.events or self.labels
+        return [read.decoded.event_id for read in reads if not isinstance(read.decoded, Rejected)]
 
 
 class Intake:

@@ -28,11 +28,13 @@ from engine.settings import Accepted, Settings
 from engine.sink import Written
 from engine.trainer import Trainer
 from operators import requests
-from operators.carryover import carried_over, difference
+from operators.carryover import carried_over, difference, keys_change
 from operators.contract import StateDelta, StateEntries
 from operators.entries import named, under
+from operators.pending import entries_apart
 from operators.requests import Bounds, Sent
 from operators.takeover import Cut, Takeover, cut, fits, log_positions, still_owner, takeover
+from operators.waiting import END_NAME, FIRST_NAME
 from topics.errors import ClaimError
 from topics.messages import Record
 
@@ -40,6 +42,10 @@ __all__ = ["Captured", "Owned", "Owner"]
 
 TAKEOVERS_MAX = 5
 """Times another owner may come first before this one gives up and lets the process end."""
+
+JOIN, ROUTERS_JOIN = "join/", "rekeying/router/join/"
+APART = tuple(join + kind for join in (JOIN, ROUTERS_JOIN) for kind in ("w/", "i/"))
+"""Names of entries that a restore leaves on disk: answers that wait for labels."""
 
 log = structlog.get_logger("headrace")
 
@@ -142,7 +148,7 @@ class Owner:
         """Return the checkpoints of a partition."""
         if number not in self._stores:
             directory, name = self._settings.state_dir, self._pipeline.name
-            self._stores[number] = CheckpointStore(directory, name, "scorer", number)
+            self._stores[number] = CheckpointStore(directory, name, "scorer", number, apart=APART)
         return self._stores[number]
 
     async def take_over(self, number: int) -> Owned:
@@ -181,11 +187,18 @@ class Owner:
             suppression=taken.suppression,
             plan=self._pipeline.scorer_plan,
             stopwatch=self._trainer.stopwatch,
+            stored=store.stored(JOIN),
         )
         rekeying = None
         if stages is not None:
-            writer, logged = taken.writer, taken.suppression.hops
-            rekeying = Rekeying(self._pipeline, stages, partition=number, writer=writer, logged=logged)
+            rekeying = Rekeying(
+                self._pipeline,
+                stages,
+                partition=number,
+                writer=taken.writer,
+                logged=taken.suppression.hops,
+                stored=store.stored(ROUTERS_JOIN),
+            )
         loaded: Loaded | None = taken.checkpoint
         unsaved: StateDelta = {}
         if loaded is not None:
@@ -220,7 +233,12 @@ class Owner:
         changes = check_definition(meta.definition, self._definition, store.path, accept_features=accept)
         if not changes:
             return loaded.entries
-        carried = carried_over(loaded.entries, meta.layout, self._layout)
+        entries = loaded.entries
+        if keys_change(meta.layout, self._layout):
+            # All at once, this once: every answer gets other keys.
+            waiting = entries_apart(store.stored(JOIN), FIRST_NAME, END_NAME)
+            entries = entries | {JOIN + name: data for name, data in waiting}
+        carried = carried_over(entries, meta.layout, self._layout)
         log.warning(
             "features changed",
             partition=number,
@@ -266,6 +284,9 @@ class Owner:
         }
         meta = ScorerMeta(self._definition, log_positions(owned.takeover, captured.cut), self._layout, read)
         await owned.store.save(owned.takeover.claim, msgspec.json.encode(meta), captured.delta)
+        owned.scorer.join.committed()
+        if owned.rekeying is not None:
+            owned.rekeying.router.committed()
 
     async def _still_owner(self, captured: Captured) -> bool:
         """Ask the log, by the open connection: this is before every checkpoint."""

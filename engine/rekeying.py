@@ -31,7 +31,7 @@ from engine.intake import RUN_MAX, EventRead, Intake, LabelRead, Run
 from engine.pipeline import Pipeline
 from engine.router import Router
 from operators.claims import Reader, Writer
-from operators.contract import Operator, StateDelta, StateEntries
+from operators.contract import Operator, StateDelta, StateEntries, StoredEntries
 from operators.entries import delta_of, restore_into, snapshot_of
 from operators.gather import Gather
 from operators.logged import LoggedHops
@@ -63,8 +63,16 @@ class Rekeying:
     """Router, enricher and gathering of one partition."""
 
     def __init__(
-        self, pipeline: Pipeline, stages: Stages, *, partition: int, writer: Writer, logged: LoggedHops
+        self,
+        pipeline: Pipeline,
+        stages: Stages,
+        *,
+        partition: int,
+        writer: Writer,
+        logged: LoggedHops,
+        stored: StoredEntries | None = None,
     ) -> None:
+        """`stored` reads the entries of the router's join as of the last checkpoint."""
         self.partition = partition
         self.position = _Position()
         self.intake = Intake(
@@ -80,6 +88,7 @@ class Rekeying:
             hopbox=self._hopbox,
             gather=self._gather,
             counts=self.enricher.counts,
+            stored=stored,
         )
         self._reader = Reader()
         self._kept_ms = 0

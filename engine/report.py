@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engine.pipeline import Pipeline
     from operators.probe import ProbeReport
     from topics.catalog import TopicPlan
+from engine.waiting import waiting_at, waiting_text
 from topics.durations import duration_text
 
 __all__ = [
@@ -66,6 +67,7 @@ def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str,
             "bytes_per_key_max": plan.bytes_per_key,
             "events_per_key_max": pipeline.max_events_per_key,
         },
+        "waiting": waiting_at(pipeline),
         "stages": [] if pipeline.stages is None else pipeline.stages.describe(pipeline.events.partitions),
         "topics": {role: name for name, role in pipeline.catalog.roles.items()},
     }
@@ -94,6 +96,8 @@ def print_description(described: dict[str, Any]) -> None:
             else ""
         )
     )
+    for line in waiting_text(described["waiting"], duration_text(described["wait_ms"])):
+        _out.print(line)
     models = ", ".join(f"{name} ({kind})" for name, kind in described["models"].items())
     _out.print(f"models: {models}")
     for name, told in described["scoring"].items():

@@ -27,7 +27,7 @@ from engine.intake import EventRead, LabelRead, Run
 from engine.pipeline import Pipeline
 from engine.sink import partition_of
 from operators.calculation import Counts
-from operators.contract import Operator, StateDelta, StateEntries
+from operators.contract import Operator, StateDelta, StateEntries, StoredEntries
 from operators.entries import delta_of, restore_into, snapshot_of
 from operators.features import Features, JoinedLabel, label_entry
 from operators.gather import Gather
@@ -70,8 +70,12 @@ class Router:
         hopbox: Hopbox,
         gather: Gather,
         counts: Counts | None = None,
+        stored: StoredEntries | None = None,
     ) -> None:
-        """`counts` gets the failures of the user's functions; they are no part of the state."""
+        """`counts` gets the failures of the user's functions; they are no part of the state.
+
+        `stored` reads the join's entries as of the last checkpoint; without it all are in memory.
+        """
         self.partition = partition
         self.position = _Position()
         self._hopbox = hopbox
@@ -85,7 +89,10 @@ class Router:
             implicit=pipeline.implicit_label,
             pending_max=pipeline.labels.pending_max,
             early_max=pipeline.labels.early_max,
+            stored=stored,
         )
+        self.committed = self._join.committed
+        """Take note that every delta so far is stored."""
         self._hold: Merge[Held] = Merge(1, Held, held_max=HELD_MAX)
         self._own = Features(stages.own, counts) if stages.own is not None else None
         self._key_of = [key_reader(stage.keys) for stage in stages.rekeyed]
@@ -111,6 +118,8 @@ class Router:
     def take(self, run: Run) -> None:
         """Take one run of records in the one order of both topics; those taken before change nothing."""
         position = self.position
+        if self._join.away:
+            self._join.recall(run.event_ids())
         for read in run.events:
             if read.record.offset >= position.events:
                 self._quiet_ms = None

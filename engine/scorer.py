@@ -29,7 +29,7 @@ from engine.prequential import LabelledRun, Prequential
 from engine.ready import Ready
 from engine.refusals import Refusals
 from operators.claims import Suppression, Writer
-from operators.contract import Operator, StateDelta, StateEntries
+from operators.contract import Operator, StateDelta, StateEntries, StoredEntries
 from operators.entries import delta_of, restore_into, snapshot_of
 from operators.features import Features
 from operators.join import EarlyLabel, Join
@@ -73,8 +73,12 @@ class Scorer:
         suppression: Suppression,
         plan: FeaturePlan | None = None,
         stopwatch: Stopwatch | None = None,
+        stored: StoredEntries | None = None,
     ) -> None:
-        """`plan` is the pipeline's own, or what is left of it where windows are computed elsewhere."""
+        """`plan` is the pipeline's own, or what is left of it where windows are computed elsewhere.
+
+        `stored` reads the join's entries as of the last checkpoint; without it all are in memory.
+        """
         self._stopwatch = stopwatch or Stopwatch()
         plan = plan or pipeline.plan
         self.pipeline = pipeline
@@ -95,6 +99,7 @@ class Scorer:
             implicit=pipeline.implicit_label,
             pending_max=pipeline.labels.pending_max,
             early_max=pipeline.labels.early_max,
+            stored=stored,
         )
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold, self._stopwatch)
         self._checks: Checks | None = None
@@ -148,6 +153,8 @@ class Scorer:
         """
         self.settled.clear()
         self.label_delays_ms.clear()
+        if self.join.away:
+            self.join.recall(run.event_ids())
         if run.events:
             with self._stopwatch.step("answer"):
                 self._events(run.events, now_ms, lookups)

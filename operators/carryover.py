@@ -44,6 +44,7 @@ __all__ = [
     "carried_over",
     "difference",
     "features_filling",
+    "keys_change",
     "layout_of_plan",
 ]
 
@@ -191,12 +192,20 @@ def _features(entries: StateEntries, old: Layout, new: Layout) -> tuple[dict[str
     return found, len(found) - 1, dropped
 
 
+def _label_keys(layout: Layout) -> list[str]:
+    return [group.keys for group in layout if group.source == "labels"]
+
+
+def keys_change(old: Layout, new: Layout) -> bool:
+    """Return whether answers that wait for labels need other keys."""
+    return _label_keys(old) != _label_keys(new)
+
+
 def _join(entries: StateEntries, old: Layout, new: Layout) -> dict[str, bytes]:
     """Return the entries of the join: waiting predictions with their keys in the new order."""
-    before = [group.keys for group in old if group.source == "labels"]
-    after = [group.keys for group in new if group.source == "labels"]
-    if before == after:
+    if not keys_change(old, new):
         return dict(entries)
+    before, after = _label_keys(old), _label_keys(new)
     found = {}
     for name, data in entries.items():
         if name.startswith("w/"):

@@ -139,9 +139,14 @@ class Join:
         return self._pending.full
 
     @property
-    def resident(self) -> int:
-        """Return how many predictions are in memory."""
-        return self._pending.resident
+    def away(self) -> int:
+        """Return how many predictions are stored only."""
+        return self._pending.away
+
+    @property
+    def overfull(self) -> bool:
+        """Return whether memory holds more predictions than it should, if they can be stored."""
+        return self._pending.overfull
 
     @property
     def early(self) -> int:

@@ -39,11 +39,11 @@ from operators.waiting import (
 )
 from topics.errors import CheckpointError
 
-__all__ = ["PENDING_MAX", "RESIDENT_MAX", "Pending"]
+__all__ = ["PENDING_MAX", "RESIDENT_MAX", "Pending", "entries_apart"]
 
-PENDING_MAX = 1_000_000
-"""Entries of one partition unless the definition says otherwise, some 2 KB each in memory.  The one with
-the earliest deadline goes first."""
+PENDING_MAX = 10_000_000
+"""Entries of one partition unless the definition says otherwise, some 2 KB each on disk.  The one with the
+earliest deadline goes first."""
 RESIDENT_MAX = 100_000
 """Entries in memory, some 2 KB each, beyond which those that are stored leave it, but for half as many."""
 HEADS_MAX = 500
@@ -106,9 +106,9 @@ class Pending:
         return len(self) >= self.pending_max
 
     @property
-    def resident(self) -> int:
-        """Return how many entries are in memory."""
-        return len(self._entries)
+    def overfull(self) -> bool:
+        """Return whether more are in memory than should be, once they are stored."""
+        return len(self._entries) > self.resident_max
 
     def add(self, entries: Sequence[Entry]) -> list[Entry]:
         """Take new entries, in log order; return those that had to make room for them.
@@ -118,9 +118,9 @@ class Pending:
         held, changed, in_order = self._entries, self._changed, self._in_order
         newest = in_order[-1] if in_order else _FIRST
         given_up: list[Entry] = []
+        crowded = len(held) + self.away + len(entries) > self.pending_max
         for entry in entries:
-            excess = len(held) + self.away + 1 - self.pending_max
-            if excess > 0:
+            if crowded and (excess := len(self) + 1 - self.pending_max) > 0:
                 self._look()
                 given_up += [self._pop() for _ in range(min(excess, GIVEN_UP_MAX, len(self)))]
             place = _place_of(entry)
@@ -159,7 +159,7 @@ class Pending:
         """Forget the entry that expires next."""
         place = self.first
         assert place is not None
-        if self._heads and self._heads[0][0] == place:
+        if place[2] not in self._entries:
             entry: Entry = decode_entry(self._heads.popleft()[1])
             self._gone.add(place)
             self._count_away(-1)
@@ -314,13 +314,11 @@ class Pending:
     def _away_entries(self) -> Iterator[tuple[str, bytes]]:
         if not self.away or self._stored is None:
             return
-        cursor = FIRST_NAME
-        while names := self._stored.scan(cursor, END_NAME, HEADS_MAX):
-            cursor = names[-1]
-            places = {name: place for name in names if not self._passed_over(place := place_named(name))}
-            for name, data in self._read(list(places)):
+        for name, data in entries_apart(self._stored, FIRST_NAME, END_NAME):
+            place = place_named(name)
+            if not self._passed_over(place):
                 yield name, data
-                yield "i/" + places[name][2], place_digits(places[name])
+                yield "i/" + place[2], place_digits(place)
 
     def prepare(self, count: int) -> None:
         """Encode up to `count` entries that have changed, for the next `delta`.
@@ -331,10 +329,11 @@ class Pending:
         for _ in range(min(count, len(changed))):
             event_id = changed.pop()
             entry = entries[event_id]
-            place = _place_of(entry)
-            prepared[name_of(place)] = encode_entry(entry)
+            time, offset, _ = _place_of(entry)
+            digits = f"{time:012x}{offset:012x}"
+            prepared[f"w/{digits}{event_id}"] = encode_entry(entry)
             if event_id not in held:
-                prepared["i/" + event_id] = place_digits(place)
+                prepared["i/" + event_id] = digits.encode()
 
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
@@ -344,7 +343,7 @@ class Pending:
         changed: StateDelta = dict.fromkeys(map(name_of, gone))
         changed.update(dict.fromkeys("i/" + event_id for _, _, event_id in gone))
         changed.update(prepared)
-        self._held.update(name[ID_AT:] for name in prepared if name[0] == "w")
+        self._held.update([name[ID_AT:] for name in prepared if name[0] == "w"])
         if self._stored is not None:
             self._going |= gone
         return changed
@@ -369,6 +368,13 @@ class Pending:
         if self._stored is not None:
             self._count_away(self._stored.count("i/") - len(self._entries))
         self._look()
+
+
+def entries_apart(stored: StoredEntries, after: str, before: str) -> Iterator[tuple[str, bytes]]:
+    """Yield all entries with names between these two, in order."""
+    while names := stored.scan(after, before, HEADS_MAX):
+        yield from stored.get(names).items()
+        after = names[-1]
 
 
 def _place_of(entry: Entry) -> Place:

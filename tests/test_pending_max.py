@@ -1,5 +1,8 @@
 """The bounds of the join: what does not fit is told, label by label and answer by answer; the rest stays."""
 
+import asyncio
+from pathlib import Path
+
 import msgspec
 import pytest
 import structlog
@@ -7,7 +10,9 @@ from river import linear_model
 
 from engine import Labels, Pipeline, Topic
 from engine.backtest import Backtest
+from engine.checkpoint import CheckpointStore
 from engine.given_up import GivenUp
+from engine.waiting import bytes_per_answer, waiting_at, waiting_text
 from operators import field
 from topics.codec import encode_json
 from topics.errors import DefinitionError
@@ -159,3 +164,28 @@ def test_the_log_tells_once_a_minute_how_many_were_given_up() -> None:
         (8, 7, None),
     ]
     assert {line["log_level"] for line in lines} == {"warning"}
+
+
+def test_check_says_what_a_rate_comes_to() -> None:
+    waiting = waiting_at(definition(pending_max=1_000_000))
+    at_rate = {row["events_per_s"]: row for row in waiting["at_rate"]}
+    assert at_rate[1]["waiting"] == 7 * 86_400
+    assert [rate for rate, row in at_rate.items() if row["given_up"]] == [10, 100, 1_000]
+    assert at_rate[1_000]["disk_bytes"] == 1_000_000 * waiting["bytes_per_answer"]
+    lines = list(waiting_text(waiting, "7d"))
+    assert lines[3] == "  wait 7d: 100 events/s are 60,480,000 waiting answers, more than pending_max"
+
+
+def test_the_bytes_that_check_says_are_those_of_a_file(tmp_path: Path) -> None:
+    """Three thousand answers in a checkpoint: the estimate is within a third."""
+    pipeline = definition()
+    played = Played(pipeline, [event(number) for number in range(3_000)], [])
+    store = CheckpointStore(tmp_path, "p", "scorer", 0, apart=("w/", "i/"))
+
+    async def save() -> None:
+        claim = (await store.fence()).claim
+        await store.save(claim, b"", played.run.scorer.join.delta())
+        await store.close()
+
+    asyncio.run(save())
+    assert 0.66 < store.path.stat().st_size / 3_000 / bytes_per_answer(pipeline) < 1.5
