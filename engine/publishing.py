@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,15 +25,16 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
-from engine.kafka import Sink
+from engine.kafka import Sink, TopicState, ensure_topics, topic_states
 from engine.lines import lines_of
 from engine.pipeline import Pipeline
 from engine.settings import KafkaSettings
+from topics.catalog import FOREVER_MS
 from topics.codec import time_ms
 from topics.errors import SettingsError
 from topics.messages import Outgoing
 
-__all__ = ["SLICE_RECORDS", "Line", "Published", "merged", "send_files", "steps"]
+__all__ = ["SLICE_RECORDS", "Line", "Published", "deleted_soon", "merged", "send_files", "steps"]
 
 SLICE_RECORDS = 200
 """A worker that keeps up with the sending may learn a label this many records early, never late."""
@@ -90,6 +92,11 @@ async def send_files(
             f"the events of {pipeline.name} carry their labels: it has no topic for {labels}",
             hint="leave --labels out",
         )
+    catalog = pipeline.catalog
+    plan = [
+        one for one in catalog.plan(events=pipeline.events.partitions) if one.role in {"events", "labels"}
+    ]
+    await ensure_topics(kafka, plan)  # both are the user's: it looks, and makes none
     files = _Files(pipeline)
     lines = files.keyed(merged(files.events(events), files.labels(labels)))
     sink = Sink(kafka)
@@ -102,7 +109,20 @@ async def send_files(
             await sink.flush()
     finally:
         await sink.stop()
-    return Published(files.counts["events"], files.counts["labels"], tuple(files.notes()))
+    states = await topic_states(kafka, plan)
+    notes = *files.notes(), *deleted_soon(states, files.oldest_ms, time.time_ns() // 1_000_000)
+    return Published(files.counts["events"], files.counts["labels"], notes)
+
+
+def deleted_soon(states: Iterable[TopicState], oldest_ms: int | None, now_ms: int) -> Iterator[str]:
+    """Yield a note for each topic that will not keep the oldest of the records sent."""
+    for state in states:
+        kept_ms = int(state.configs.get("retention.ms", FOREVER_MS))
+        if oldest_ms is not None and 0 <= kept_ms < now_ms - oldest_ms:
+            yield (
+                f"{state.plan.name} deletes records older than {kept_ms} ms by their times, so the oldest "
+                "of these at Kafka's next check: set retention.ms=-1 on it and on the predictions topic"
+            )
 
 
 class _Files:
@@ -115,6 +135,8 @@ class _Files:
         self._event_fields = wire[topic.id], wire[topic.time]
         self._label_fields = labels.id, labels.time
         self.counts: Counter[str] = Counter()
+        self.oldest_ms: int | None = None
+        """Time of the oldest line read."""
 
     def events(self, path: Path | None) -> Iterator[Line]:
         """Yield the lines of the events file."""
@@ -160,7 +182,7 @@ class _Files:
         for number, value in lines_of(path) if path is not None else ():
             try:
                 fields = orjson.loads(value)
-                time = time_ms(fields[time_field])
+                at_ms = time_ms(fields[time_field])
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 if before < 0:
                     said = f"no field {error}" if isinstance(error, KeyError) else str(error)
@@ -170,12 +192,13 @@ class _Files:
                     ) from None
                 self.counts[f"{what} untimed"] += 1
                 fields = fields if isinstance(fields, dict) else {}
-                time = before
-            self.counts[f"{what} unordered"] += time < before
-            before = time
+                at_ms = before
+            self.counts[f"{what} unordered"] += at_ms < before
+            before = at_ms
+            self.oldest_ms = at_ms if self.oldest_ms is None else min(self.oldest_ms, at_ms)
             key = fields.get(self._key)
             key = None if key is None else str(key).encode()
-            yield Line(what == "labels", time, str(fields.get(id_field)), key, value)
+            yield Line(what == "labels", at_ms, str(fields.get(id_field)), key, value)
 
     def notes(self) -> Iterator[str]:
         """Yield what a person should know of these files."""

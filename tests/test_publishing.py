@@ -22,10 +22,12 @@ from typer.testing import CliRunner
 from engine import Labels, Pipeline, Topic
 from engine.cli import app
 from engine.inputs import CATCHING_UP_MS, Inputs
-from engine.publishing import SLICE_RECORDS, Line, Published, merged, send_files, steps
+from engine.kafka import TopicState
+from engine.publishing import SLICE_RECORDS, Line, Published, deleted_soon, merged, send_files, steps
 from engine.settings import KafkaSettings
 from operators import field
-from topics.errors import SettingsError
+from topics.catalog import TopicPlan
+from topics.errors import BrokerError, SettingsError
 
 START = 1_700_000_000_000
 
@@ -37,10 +39,10 @@ class Reading(Struct, rename={"taken_at": "at"}):
     value: float
 
 
-def pipeline_of(name: str, labels: Labels | None = None) -> Pipeline:
+def pipeline_of(name: str, labels: Labels | None = None, partitions: int = 1) -> Pipeline:
     return Pipeline(
         name=name,
-        events=Topic(f"{name}.readings", Reading, key="sensor", time="taken_at"),
+        events=Topic(f"{name}.readings", Reading, key="sensor", time="taken_at", partitions=partitions),
         labels=labels or Labels(f"{name}.states", wait="1h"),
         features={"value": field("value")},
         models={"linear": linear_model.LogisticRegression()},
@@ -122,7 +124,7 @@ def sent_files(
     """Send both files to topics with four partitions; return what was said and what lies there."""
 
     async def scenario() -> tuple[Published, list[Any], list[Any]]:
-        pipeline = pipeline_of(fresh_name("sent"))
+        pipeline = pipeline_of(fresh_name("sent"), partitions=4)
         await made(kafka, pipeline.events.name, pipeline.labels.topic or "", partitions=4)
         published = await send_files(
             kafka,
@@ -192,8 +194,24 @@ def test_files_of_something_else_are_refused(
 def test_a_table_is_refused_with_its_name(tansu: KafkaSettings, tmp_path: Path) -> None:
     table = tmp_path / "events.csv"
     table.write_text("event_id,at\na,1\n")
+    pipeline = pipeline_of(fresh_name("table"))
+    with pytest.raises(BrokerError, match=f"{pipeline.events.name} does not exist"):
+        asyncio.run(send_files(tansu, pipeline, events=table, labels=None))
+    asyncio.run(made(tansu, pipeline.events.name, pipeline.labels.topic or ""))
     with pytest.raises(SettingsError, match=r"line 1 of .*events\.csv"):
-        asyncio.run(send_files(tansu, pipeline_of("table"), events=table, labels=None))
+        asyncio.run(send_files(tansu, pipeline, events=table, labels=None))
+
+
+def test_topics_that_will_delete_what_was_sent_are_named() -> None:
+    plan = TopicPlan("events", "old.events", 1, "delete", None, False)
+    day_ms = 86_400_000
+    found = {
+        kept: [*deleted_soon([TopicState(plan, 1, {"retention.ms": kept})], START - day_ms, START)]
+        for kept in ("-1", str(day_ms), str(day_ms - 1))
+    }
+    assert [len(notes) for notes in found.values()] == [0, 0, 1]
+    assert "old.events" in found[str(day_ms - 1)][0]
+    assert not [*deleted_soon([TopicState(plan, 1, {"retention.ms": "1"})], None, START)]
 
 
 def test_labels_of_a_pipeline_that_has_them_inside_are_refused(tansu: KafkaSettings, tmp_path: Path) -> None:
