@@ -54,10 +54,11 @@ def unmatched(span: Counts) -> Unmatched | None:
     share = alone / known
     if share <= UNMATCHED_SHARE_MAX:
         return None
-    dropped = {reason: span.get(("predictions_dropped", reason), 0) for reason in ("expired", "given_up")}
-    if dropped["given_up"] > dropped["expired"]:
+    given_up = span.get(("predictions_dropped", "given_up"), 0)
+    forgotten = span.get(("predictions_dropped", "expired"), 0) + labels.get("implicit", 0)
+    if given_up > forgotten:
         cause, fix = "more predictions waited than are kept, and the oldest were given up", _FEWER
-    elif 2 * late > alone or 2 * dropped["expired"] >= alone:
+    elif 2 * late > alone or 2 * forgotten >= alone:
         cause, fix = "they came when their predictions had waited for `wait` and were forgotten", _WAIT
     else:
         cause, fix = "no event with their ids was read in time", _COMPARE

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -180,6 +180,7 @@ class _Files:
         """Yield the lines of a file.  Raises SettingsError where the first has no time."""
         before = -1
         for number, value in lines_of(path) if path is not None else ():
+            fields: Any = {}
             try:
                 fields = orjson.loads(value)
                 at_ms = time_ms(fields[time_field])

@@ -44,6 +44,7 @@ def test_it_is_said_from_five_percent_on(joined: int, alone: int, late: int, twi
     ("span", "cause", "fix"),
     [
         (counts(joined=10, unmatched=90, expired=88), "had waited for `wait`", "raise Labels(wait=...)"),
+        (counts(joined=10, unmatched=90, implicit=88), "had waited for `wait`", "raise Labels(wait=...)"),
         (counts(joined=10, late=90), "had waited for `wait`", "raise Labels(wait=...)"),
         (counts(joined=10, unmatched=90), "no event with their ids", "compare the id fields"),
         (counts(joined=10, unmatched=90, given_up=95), "given up", "raise Labels(pending_max=...)"),

@@ -49,8 +49,8 @@ def pipeline_of(name: str, labels: Labels | None = None, partitions: int = 1) ->
     )
 
 
-def written(path: Path, lines: Iterable[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+def written(path: Path, lines: Iterable[dict[str, Any] | str]) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
     return path
 
 
@@ -119,7 +119,7 @@ def test_the_older_head_goes_first_and_labels_on_ties(event_times: list[int], la
 
 
 def sent_files(
-    kafka: KafkaSettings, folder: Path, events: list[dict[str, Any]], labels: list[dict[str, Any]]
+    kafka: KafkaSettings, folder: Path, events: list[Any], labels: list[dict[str, Any]]
 ) -> tuple[Published, list[Any], list[Any]]:
     """Send both files to topics with four partitions; return what was said and what lies there."""
 
@@ -166,13 +166,14 @@ def test_a_label_has_the_key_of_its_event_and_both_have_their_times(
 
 
 def test_what_is_odd_about_files_is_said_with_numbers(tansu: KafkaSettings, tmp_path: Path) -> None:
-    events = [event("a", 10), event("b", 30), {"event_id": "c", "sensor": "s"}, event("d", 20)]
+    events = [event("a", 10), event("b", 30), {"event_id": "c", "sensor": "s"}, "{", event("d", 20)]
     labels = [state("a", 40), state("nobody", 50), state("else", 60, sensor="s")]
     published, found_events, found_labels = sent_files(tansu, tmp_path, events, labels)
-    assert (published.events, published.labels) == (len(found_events), len(found_labels)) == (4, 2)
+    assert (published.events, published.labels) == (len(found_events), len(found_labels)) == (5, 2)
+    assert {one.key for one in found_events} == {b"s", None}
     keyless, untimed, unordered = published.notes
     assert keyless.startswith("1 labels were not sent")
-    assert untimed.startswith("1 events have no usable `at`")
+    assert untimed.startswith("2 events have no usable `at`")
     assert unordered.startswith("1 events are older than the line before them")
 
 
