@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from brokers.kafka import NativeKafka, own_kafka
 from reading import watching
-from running import Worker, make_topics, until
-from test_run_crash import Stream, pair, shared_out
+from running import Message, Worker, make_topics, publish, until
+from test_run_crash import Stream, shared_out, takes_all
 
 from engine.outage import SAID_EVERY_S
 
@@ -19,6 +19,8 @@ pytestmark = pytest.mark.kafka
 DEPARTURES = 3_000
 OUTAGE_S = 45.0
 """Longer than a session, a request, a flush and a connection are waited for."""
+PATIENCE = {"kafka__request_timeout_ms": 10_000, "kafka__max_poll_interval_ms": 15_000}
+"""Shorter than the outage, as they are beside one of minutes: requests fail, members leave the group."""
 LOG_BYTES_MAX = 100_000
 
 
@@ -31,7 +33,10 @@ def test_an_outage_under_load_is_waited_for(tmp_path: Path) -> None:
 async def outage(server: NativeKafka, stream: Stream, folder: Path) -> None:
     """Two workers, a broker killed in mid-work; then once more, and a worker is told to leave meanwhile."""
     await make_topics(stream.kafka, stream.pipeline)
-    one, two = workers = pair(stream, folder)
+    one, two = workers = [
+        Worker(stream.file, stream.kafka, folder, name=name, checkpoint_interval_ms=700, **PATIENCE)
+        for name in ("one", "two")
+    ]
     stream.kafka = stream.kafka.patient()  # the publisher has to come through it as well
     async with watching(stream.kafka, stream.predictions, stream.examples) as watch:
         with one, two:
@@ -52,6 +57,14 @@ async def outage(server: NativeKafka, stream: Stream, folder: Path) -> None:
                 assert worker.metrics()["headrace_broker_outage_seconds"] == 0
             await publishing
             await stream.finished(watch, one)
+            asked = Message(
+                stream.pipeline.catalog["commands"],
+                0,
+                b"after",
+                b'{"command_id": "after", "command": "resume", "time": 0}',
+            )
+            await publish(stream.kafka, [asked])
+            await until(lambda: watch.commands["after"], "a command", worker=one)
             for worker in workers:
                 (over,) = worker.logged("a broker answers again")
                 assert over["silent_s"] > OUTAGE_S - 10
@@ -59,6 +72,8 @@ async def outage(server: NativeKafka, stream: Stream, folder: Path) -> None:
                 assert 1 <= said <= 1 + over["silent_s"] // SAID_EVERY_S
                 assert worker.log.stat().st_size < LOG_BYTES_MAX
             await leaves_in_an_outage(server, two)
+            await takes_all(one)
+            await one.ready()
             assert await one.stop() == 0, one.said()
     await stream.account(one.state_dir)
 
