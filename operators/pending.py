@@ -366,7 +366,10 @@ class Pending:
         self._in_order = deque(sorted(map(_place_of, self._entries.values())))
         self.away = 0
         if self._stored is not None:
-            self._count_away(self._stored.count("i/") - len(self._entries))
+            # A snapshot of elsewhere holds entries that are not stored here.
+            names = ["i/" + event_id for event_id in self._entries]
+            replaced = self._stored.get(names) if names else {}
+            self._count_away(self._stored.count("i/") - len(replaced))
         self._look()
 
 
