@@ -1,7 +1,9 @@
 """Runs whose answers wait on disk end as those that have them in memory: over files, and over checkpoints."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,11 +12,15 @@ from river import linear_model
 from engine import Labels, Pipeline, Topic
 from engine.backtest import LocalRun
 from engine.checkpoint import CheckpointStore
-from engine.ownership import APART, JOIN
+from engine.claiming import Loaded, ScorerMeta
+from engine.ownership import APART, JOIN, Owner
 from engine.scorer import Scorer
+from engine.settings import Accepted, Settings
 from operators import by, field, label
+from operators.carryover import difference
 from operators.claims import Suppression, Writer
 from operators.entries import under
+from operators.waiting import decode_entry
 from topics.codec import encode_json
 from topics.messages import Record
 
@@ -131,3 +137,47 @@ def test_a_restore_leaves_what_waits_on_disk_and_goes_on_as_if_nothing_had_been(
         await store.close()
 
     asyncio.run(halves())
+
+
+def test_a_label_window_by_another_key_is_carried_over_to_answers_on_disk(tmp_path: Path) -> None:
+    """Their keys are what changes: they are read once, and the next checkpoint has them in the new form."""
+    old = definition()
+    features = {**old.features, "all": by().mean(label, "1h").default(0.0)}
+    new = replace(old, features=features)
+    store = CheckpointStore(tmp_path, old.name, "scorer", 0, apart=APART)
+    settings = Settings(state_dir=tmp_path)
+    nobody: Any = None
+    owner = Owner(new, settings, nobody, nobody, nobody, Accepted(changed_features=True))
+
+    def scorer(pipeline: Pipeline, writer: Writer) -> Scorer:
+        roster, stored = LocalRun(pipeline).learner.roster, store.stored(JOIN)
+        return Scorer(
+            pipeline, partition=0, roster=roster, writer=writer, suppression=Suppression(), stored=stored
+        )
+
+    async def upgrade() -> None:
+        claim = (await store.fence()).claim
+        first = scorer(old, Writer(0, 1))
+        first.intake.offer_events(map(event, range(300)))
+        while run := first.intake.next_run(events_unread=False, labels_unread=False):
+            first.step(run, START_MS)
+            first.complete()
+        meta = ScorerMeta(old.scorer_definition(), (), old.layout())
+        await store.save(claim, msgspec.json.encode(meta), first.delta())
+        found = await store.load()
+        assert found is not None
+        loaded = Loaded(found)
+        entries = owner._entries(0, loaded, store)
+        second = scorer(new, first.outbox.writer)
+        second.restore(entries)
+        assert (second.join.away, second.join.pending) == (0, first.join.pending)
+        delta = difference(loaded.entries, entries) | second.delta()
+        await store.save(claim, b"", delta)
+        second.join.committed()
+        stored = store.stored(JOIN)
+        kept = [decode_entry(data) for data in stored.get(stored.scan("w/", "w0", 1_000)).values()]
+        assert len(kept) == first.join.pending > 200
+        assert {entry.keys[1:] for entry in kept} == {("",)}
+        await store.close()
+
+    asyncio.run(upgrade())
