@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,6 +24,7 @@ from engine.outbox import Settled
 from engine.rekeying import Rekeying
 from operators import by, field, indicator, label, requests
 from operators.claims import Log, LogPosition
+from operators.entries import under
 from operators.features import Features
 from operators.takeover import Takeover, cut, log_positions, takeover
 from topics import headers
@@ -191,8 +192,14 @@ def _time(record: Record, name: str) -> Any:
 class World:
     """All partitions of one pipeline, each with an owner."""
 
-    def __init__(self, pipeline: Pipeline, given: Input, rng: random.Random) -> None:
+    def __init__(
+        self, pipeline: Pipeline, given: Input, rng: random.Random, *, resident_max: int | None = None
+    ) -> None:
         self.pipeline, self.given, self.rng = pipeline, given, rng
+        self.resident_max = resident_max
+        """Answers of a router in memory, where others are saved."""
+        self.reads = 0
+        """How often a router asked what is saved."""
         self.partitions = pipeline.events.partitions
         self.logs: dict[Log, list[Record]] = defaultdict(list)
         self.now_ms = 0
@@ -257,6 +264,31 @@ class Store:
         self.saved: Saved | None = None
 
 
+class RoutersJoin:
+    """What the last save holds of the router's join, as `StoredEntries`."""
+
+    PREFIX = "router/join/"
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.reads = 0
+
+    def _entries(self) -> dict[str, bytes]:
+        return under("router/join", self._store.saved.entries) if self._store.saved is not None else {}
+
+    def get(self, names: Sequence[str]) -> dict[str, bytes]:
+        self.reads += 1
+        entries = self._entries()
+        return {name: entries[name] for name in names if name in entries}
+
+    def scan(self, after: str, before: str, count: int) -> list[str]:
+        self.reads += 1
+        return [name for name in sorted(self._entries()) if after < name < before][:count]
+
+    def count(self, prefix: str) -> int:
+        return sum(name.startswith(prefix) for name in self._entries())
+
+
 class Owner:
     """One partition's owner: what a worker does around `Rekeying`, with the real takeover."""
 
@@ -273,12 +305,19 @@ class Owner:
         stages = world.pipeline.stages
         assert stages is not None
         logged = self.taken.suppression.hops
-        self.rekeying = Rekeying(world.pipeline, stages, partition=number, writer=self.writer, logged=logged)
+        self.stored = RoutersJoin(store)
+        self.rekeying = Rekeying(
+            world.pipeline, stages, partition=number, writer=self.writer, logged=logged, stored=self.stored
+        )
+        if world.resident_max is not None:
+            self.rekeying.router._join._pending.resident_max = world.resident_max
         self.answering = Features(stages.answer)
         self.events = self.labels = 0
         if store.saved is not None:
             self.events, self.labels = store.saved.position
-            self.rekeying.restore(store.saved.entries)
+            apart = (f"{RoutersJoin.PREFIX}w/", f"{RoutersJoin.PREFIX}i/")
+            saved = store.saved.entries
+            self.rekeying.restore({name: saved[name] for name in saved if not name.startswith(apart)})
         self.offered_events, self.offered_labels = self.events, self.labels
 
     def _take_over(self) -> Takeover:
@@ -394,6 +433,9 @@ class Owner:
         assert entries == self.rekeying.snapshot()
         logs = log_positions(self.taken, cut(self.taken))
         self.store.saved = Saved(logs, entries, (self.events, self.labels))
+        self.rekeying.router.committed()
+        self.world.reads += self.stored.reads
+        self.stored.reads = 0
 
     def crashed(self) -> Owner:
         """The next owner; what was on its way is lost, in part, or arrives too late to count."""

@@ -22,11 +22,16 @@ EVENTS = 200
 
 
 def play(
-    seed: int, *, crashes: int = 0, given: dict[str, Any] | None = None, **changed: Any
+    seed: int,
+    *,
+    crashes: int = 0,
+    given: dict[str, Any] | None = None,
+    resident_max: int | None = None,
+    **changed: Any,
 ) -> tuple[World, dict[str, Any]]:
     rng = random.Random(seed)
     records = Input(rng, partitions=PARTITIONS, **({"events": EVENTS} | (given or {})))
-    world = World(make_pipeline(partitions=PARTITIONS, **changed), records, rng)
+    world = World(make_pipeline(partitions=PARTITIONS, **changed), records, rng, resident_max=resident_max)
     world.run(crashes=crashes)
     return world, brute_force(records, **changed)
 
@@ -49,6 +54,13 @@ def test_crashes_and_zombies_change_nothing(seed: int) -> None:
     assert world.answers == expected
     assert world.repeats
     assert world.suppressed
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_router_remembers_on_disk_changes_nothing(seed: int) -> None:
+    world, expected = play(300 + seed, crashes=4, resident_max=2)
+    assert world.answers == expected
+    assert world.reads > 50
 
 
 @pytest.mark.parametrize(
