@@ -57,10 +57,11 @@ class Told:
         self.events = 0
         self.commands = 0
 
-    async def readings(self, *, learned: int | None = None) -> list[dict[str, Any]]:
+    async def readings(self, *, learned: int | None = None, reports: int = 0) -> list[dict[str, Any]]:
         """Publish the next events and their labels; return their answers once there are examples of all.
 
-        `learned` is how many examples are learned then; None means all.
+        `learned` is how many examples are learned then; None means all.  `reports` of models that failed
+        lie beside them.
         """
         first, self.events = self.events, self.events + BATCH
         messages = []
@@ -79,7 +80,7 @@ class Told:
         await publish(self.kafka, messages)
         predictions, examples = self.catalog["predictions"], self.catalog["examples"]
         await until(
-            lambda: self.watch.counted(predictions) == self.watch.counted(examples) == self.events,
+            lambda: self.watch.counted(predictions) == self.watch.counted(examples) - reports == self.events,
             "answered and joined",
             worker=self.worker,
         )
