@@ -72,11 +72,11 @@ def _namesake(folder: Path) -> str:
 def _line(path: Path, error: Exception) -> str:
     """Return `, line n` of the user's file where it failed; empty where the error came from elsewhere."""
     if isinstance(error, SyntaxError):
-        return f", line {error.lineno}" if error.filename == str(path) else ""
+        return f", line {error.lineno}" if Path(error.filename or "") == path.absolute() else ""
     lines = [
         at.lineno
         for at in traceback.extract_tb(error.__traceback__)
-        if Path(at.filename) == path and at.lineno
+        if Path(at.filename) == path.absolute() and at.lineno
     ]
     return f", line {lines[-1]}" if lines else ""
 

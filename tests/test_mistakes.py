@@ -120,8 +120,11 @@ def test_a_free_port_and_a_host_that_is_not_ours() -> None:
         ('svc.count("1m)', "unterminated string literal", "shows where"),
     ],
 )
-def test_a_misspelt_name_is_refused_with_its_line(tmp_path: Path, wrong: str, said: str, fix: str) -> None:
-    file = tmp_path / "p.py"
+def test_a_misspelt_name_is_refused_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, said: str, fix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("p.py")
     file.write_text(PIPELINE.replace('svc.count("1m")', wrong))
     line = next(n for n, text in enumerate(PIPELINE.splitlines(), 1) if 'svc.count("1m")' in text)
     with pytest.raises(DefinitionError) as caught:
