@@ -138,6 +138,9 @@ class Pipeline:
         stages = plan_stages(plan, self.events.key) if self.events.partitions > 1 else None
         if stages is not None and not stages.rekeyed:
             stages = None
+        rule_plan = compile_rules(
+            self.rules, self.alerts, self.events.type, plan, task=task, fixed=self._fixed_fields()
+        )
         catalog = Catalog(
             self.name,
             events=self.events.name,
@@ -148,9 +151,6 @@ class Pipeline:
             bytes_max=message_bytes_max(
                 plan, self.events.type, [*models, *(rule.name for rule in self.rules)]
             ),
-        )
-        rule_plan = compile_rules(
-            self.rules, self.alerts, self.events.type, plan, task=task, fixed=self._fixed_fields()
         )
         labels = self.labels
         told = f"{labels.field} {labels.label} {labels.time} {labels.wait_ms} {labels.on_timeout!r} {task}"
