@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.letter_sink import LetterSink
+from engine.letter_watch import LetterWatch
 from engine.limits import ENVELOPE_BYTES, TopicLimits, record_too_large
 from engine.outbox import EXAMPLES_PARTITION
 from engine.settings import KafkaSettings
@@ -41,6 +42,8 @@ class Dispatch:
 
     def __init__(self, sink: Sink, kafka: KafkaSettings, catalog: Catalog, stopwatch: Stopwatch) -> None:
         self._sink = sink
+        self.watch = LetterWatch(catalog["dead-letters"])
+        """Tells the log of records that were refused."""
         self._letters = LetterSink(kafka, catalog["dead-letters"])
         self._limits: Mapping[str, TopicLimits] = {}
         self._catalog = catalog
@@ -108,6 +111,7 @@ class Dispatch:
         started_s = time.perf_counter()
         for (target, partition), records in lanes.items():
             if target == "dead-letters":
+                self.watch.see(records)
                 await self._letters.send(records)
                 continue
             if target in {"predictions", "shadow-predictions"}:

@@ -112,7 +112,6 @@ class Worker:
             self._served,
             self._inputs,
         )
-        self._watches = (GivenUp(pipeline.labels), LabelWatch(), KeyWatch())
         self._owned: dict[int, Owned] = {}
         self._models = self.trainer.models
         self._turn = asyncio.Lock()
@@ -122,6 +121,7 @@ class Worker:
         self._moving = False
         """The group has taken partitions back and given none since."""
         self._dispatch = Dispatch(self._sink, patient.kafka, catalog, self.trainer.stopwatch)
+        self._watches = (GivenUp(pipeline.labels), LabelWatch(), KeyWatch(), self._dispatch.watch)
         self._ready = False
         self._stopping = asyncio.Event()
         self.commands = Commands()

@@ -146,6 +146,8 @@ async def bad_input(kafka: KafkaSettings, folder: Path) -> None:
             metrics = worker.metrics()
             assert await worker.stop() == 0, worker.said()
 
+    first = worker.logged("records were refused")[0]
+    assert all(told["first"] and told["place"].startswith("topic ") for told in first["stages"].values())
     every = BAD_EVENTS + BAD_LABELS
     dead = await read_topic(kafka, catalog["dead-letters"])
     check_dead_letters(dead, batches, catalog["events"], catalog["labels"])

@@ -50,6 +50,8 @@ SOURCE = """
         promotion=Promotion(false_swap_every=1_000, evidence_block=16, min_examples=64, cooldown=64),
     )
 """
+CORRELATED = "losses are correlated from block to block: swaps come more often than promised"
+"""Frauds of these payments change for good half-way, so blocks of losses are alike."""
 EVENTS = 2_500
 AHEAD_MAX = 300
 """Published and not answered: so that the kill comes amid work, and amid the stream."""
@@ -137,4 +139,4 @@ async def killed_half_way(kafka: KafkaSettings, folder: Path) -> None:
     digests, learned = await saved_digests(file, worker.state_dir)
     assert (digests, learned) == folded_digests(file, log)
     assert learned == EVENTS
-    assert worker.complaints() == []
+    assert {line["event"] for line in worker.complaints()} <= {CORRELATED}
