@@ -43,7 +43,9 @@ def load_pipeline(path: Path) -> Pipeline:
     with _importable(path.parent):
         try:
             spec.loader.exec_module(module)
-        except HeadraceError:
+        except HeadraceError as error:
+            if line := _line(path, error):
+                error.message = f"{path}{line}: {error.message}"
             raise
         except Exception as error:
             raise DefinitionError(

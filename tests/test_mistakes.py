@@ -112,6 +112,16 @@ def test_a_free_port_and_a_host_that_is_not_ours() -> None:
         check_port("192.0.2.1", 6066, hint="set HEADRACE_WEB__HOST")
 
 
+def test_what_a_definition_gets_wrong_has_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "p.py"
+    file.write_text(PIPELINE.replace('svc.count("1m")', 'svc.count("1min")'))
+    line = next(n for n, text in enumerate(PIPELINE.splitlines(), 1) if 'svc.count("1m")' in text)
+    with pytest.raises(DefinitionError) as caught:
+        load_pipeline(file)
+    place = f"{file}, line {line}: "
+    assert caught.value.message == place + """by("service").count: '1min' is no duration"""
+
+
 @pytest.mark.parametrize(
     ("wrong", "said", "fix"),
     [
