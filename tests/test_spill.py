@@ -224,3 +224,24 @@ def test_a_row_that_is_not_where_it_should_be_is_told() -> None:
     del pair.kept.entries[name]
     with pytest.raises(CheckpointError, match="event e7 is not where it was stored"):
         pair.over.known("e7")
+
+
+def test_an_answer_that_was_asked_for_expires_once() -> None:
+    """It is in memory and stored: as one that expires next it must not come twice."""
+    pair = filled(1_000, 100)
+    pair.recall([0, 1, 400])
+    assert pair.over.away == 947
+    pair.expire(3 + WAIT_MS, 2_000)
+    pair.expire(5 + WAIT_MS, 2_001)
+    pair.check()
+
+
+def test_an_id_that_was_not_there_is_found_once_it_is_stored() -> None:
+    """The look before a run says who is new; that must not hold after the next checkpoint."""
+    pair = filled(1_000, 100)
+    pair.recall([5_000, *range(1_000, 1_200)])
+    pair.event(5_000, 0, 5_000, labelled=False)
+    for number in range(1_000, 1_200):
+        pair.event(number, 10, number, labelled=False)
+    pair.save()
+    assert pair.over.known("e5000") == pair.plain.known("e5000") is not None
