@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 from brokers.kafka import kafka_server
 from brokers.process import missing
@@ -21,6 +22,10 @@ from engine.broker import EmbeddedBroker
 from engine.settings import KafkaSettings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+# A test is no measurement: neighbours on the same cores must not make one fail.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
