@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,15 @@ def build_learner(
     key: bytes | None = None,
     warmup_offset: int = 0,
     stopwatch: Stopwatch | None = None,
+    reports: Mapping[str, ProbeReport] | None = None,
 ) -> Learner:
-    """Return a learner with fresh models, each probed for what scoring does to it.
+    """Return a learner with fresh models, each behind the guard that its probe asks for.
 
-    `key` signs what `snapshot` stores; None takes a new one, for state that outlives nothing.  Raises
+    `key` signs what `snapshot` stores; None takes a new one, for state that outlives nothing.  `reports` are
+    those of `probe_models`, for who builds more than one learner; without them it is asked.  Raises
     DefinitionError for a model that cannot do its work.
     """
-    models = guarded_models(pipeline)
+    models = guarded_models(pipeline, probe_models(pipeline) if reports is None else reports)
     stored = (
         *models.values(),
         *(pipeline.metrics or default_metrics(pipeline.task)),
@@ -62,12 +65,8 @@ def build_learner(
     )
 
 
-def guarded_models(pipeline: Pipeline) -> dict[str, Any]:
-    """Return fresh clones of the models, behind a guard where scoring would change them.
-
-    Raises DefinitionError for a model that cannot score and learn the pipeline's own rows.
-    """
-    reports = probe_models(pipeline)
+def guarded_models(pipeline: Pipeline, reports: Mapping[str, ProbeReport]) -> dict[str, Any]:
+    """Return fresh clones of the models, behind a guard where scoring would change them."""
     # Others than those that serve were tried: looking into an object's `__dict__`, as the probe's digests do,
     # makes its attributes slower for good (CPython 3.11: a tenth of a small model's time).
     return {name: guarded(model, reports[name]) for name, model in pipeline.fresh_models().items()}

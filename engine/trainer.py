@@ -27,7 +27,7 @@ import structlog
 from msgspec import json
 
 from engine.ahead import Ahead
-from engine.assembly import build_learner, signing_key
+from engine.assembly import build_learner, probe_models, signing_key
 from engine.checkpoint import Checkpoint, CheckpointStore
 from engine.definition import check_definition
 from engine.kafka import Partition, Sink, log_bounds, read_log
@@ -90,7 +90,9 @@ class Trainer:
         self._accept_features = accept_features
         self.stopwatch = Stopwatch(time.perf_counter)
         """Of everything in this process that answers and learns."""
-        self.learner: Learner = build_learner(pipeline, key=self._key, stopwatch=self.stopwatch)
+        self._reports = probe_models(pipeline)
+        """Kept: a restore builds the learner anew, and to try every model takes half a second each."""
+        self.learner: Learner = self._fresh_learner()
         self._claim = 0
         self._restored = False
         self._following = asyncio.Event()
@@ -134,10 +136,13 @@ class Trainer:
             accept = self._accept_features
             check_definition(stored, self._definition, self._store.path, accept_features=accept)
         if checkpoint is not None or self.learner.reading:
-            self.learner = build_learner(self._pipeline, key=self._key, stopwatch=self.stopwatch)
+            self.learner = self._fresh_learner()
         if checkpoint is not None:
             self.learner.restore(checkpoint.entries)
         self._restored = True
+
+    def _fresh_learner(self) -> Learner:
+        return build_learner(self._pipeline, key=self._key, stopwatch=self.stopwatch, reports=self._reports)
 
     def release(self) -> None:
         """Stop leading and learning ahead: partitions have moved."""
