@@ -23,19 +23,21 @@ import urllib.error
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+import engine.worker
 from engine.backtest import backtest
 from engine.broker import free_port
 from engine.demo_worker import environment
 from engine.kafka import Sink, ensure_topics
+from engine.metrics import Metrics
 from engine.pipeline import Pipeline
-from engine.settings import KafkaSettings
+from engine.settings import KafkaSettings, Settings
 from topics.messages import Outgoing
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -206,6 +208,21 @@ class Worker:
         """Return its log without the chatter of the Kafka client, the end of it."""
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(line for line in lines if '"logger": "aiokafka' not in line)[-6_000:]
+
+
+@asynccontextmanager
+async def in_process(
+    pipeline: Pipeline, settings: Settings
+) -> AsyncIterator[tuple[engine.worker.Worker, asyncio.Task[None]]]:
+    """Run a worker in this process; at the end of the block it dies where it stands."""
+    worker = engine.worker.Worker(pipeline, settings, Metrics(pipeline))
+    running = asyncio.create_task(worker.run())
+    try:
+        await until(lambda: running.done() or not worker.not_ready(), "ready")
+        yield worker, running
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def until(

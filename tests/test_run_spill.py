@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from reading import counting, decoded, folded_digests, read_topic, saved_digests, watching
-from running import Message, fresh_name, make_topics, publish, until, write_pipeline
+from running import Message, fresh_name, in_process, make_topics, publish, until, write_pipeline
 
 import engine.scorer
 from engine.cli import load_pipeline
-from engine.metrics import Metrics
-from engine.pipeline import Pipeline
 from engine.settings import KafkaSettings, Settings
-from engine.worker import Worker
 from operators.join import Join
 
 SOURCE = """
@@ -61,19 +56,6 @@ def fraud(topic: str, number: int) -> Message:
     return Message(topic, time, b"c", json.dumps(value).encode())
 
 
-@asynccontextmanager
-async def working(pipeline: Pipeline, settings: Settings) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
-    """Run a worker; at the end of the block it dies where it stands."""
-    worker = Worker(pipeline, settings, Metrics(pipeline))
-    running = asyncio.create_task(worker.run())
-    try:
-        await until(lambda: running.done() or not worker.not_ready(), "ready")
-        yield worker, running
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
-
-
 def test_answers_that_wait_on_disk_join_after_a_takeover(
     broker: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,11 +71,11 @@ async def scenario(kafka: KafkaSettings, folder: Path) -> None:
     settings = Settings(kafka=kafka, state_dir=folder / "state", checkpoint_interval_ms=100)
     await make_topics(kafka, pipeline)
     async with watching(kafka, predictions, examples) as watch:
-        async with working(pipeline, settings) as (worker, _):
+        async with in_process(pipeline, settings) as (worker, _):
             await publish(kafka, [payment(events, number) for number in range(EVENTS)])
             await until(lambda: worker._owned[0].scorer.join.away >= AWAY, "most answers are on disk only")
             assert worker.status().pending == EVENTS
-        async with working(pipeline, settings) as (worker, running):
+        async with in_process(pipeline, settings) as (worker, running):
             assert worker._owned[0].scorer.join.away >= AWAY, "a restore reads them into memory"
             await publish(kafka, [payment(events, number) for number in REPEATED])
             await publish(kafka, [fraud(labels, number) for number in range(EVENTS)])

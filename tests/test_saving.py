@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from reading import Watch, claims_of, counting, folded_digests, read_topic, saved_digests, watching
-from running import fresh_name, make_topics, publish, until, write_pipeline
+from running import fresh_name, in_process, make_topics, publish, until, write_pipeline
 from test_run_ends import SOURCE, readings
 
 from engine.checkpoint import CheckpointStore
 from engine.cli import load_pipeline
-from engine.metrics import Metrics
 from engine.ownership import ScorerMeta
 from engine.pipeline import Pipeline
 from engine.settings import KafkaSettings, Settings
@@ -78,17 +77,8 @@ class Scene:
         self.predictions = self.pipeline.catalog["predictions"]
         self.messages = readings(self.pipeline, FIRST + SECOND)
 
-    @asynccontextmanager
-    async def worker(self) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
-        """Run a worker; at the end of the block it dies where it stands."""
-        worker = Worker(self.pipeline, self.settings, Metrics(self.pipeline))
-        running = asyncio.create_task(worker.run())
-        try:
-            await until(lambda: running.done() or not worker.not_ready(), "ready")
-            yield worker, running
-        finally:
-            running.cancel()
-            await asyncio.wait({running})
+    def worker(self) -> AbstractAsyncContextManager[tuple[Worker, asyncio.Task[None]]]:
+        return in_process(self.pipeline, self.settings)
 
     async def answered(self, watch: Watch, count: int) -> None:
         await until(lambda: watch.counted(self.predictions) >= count, f"{count} answers")
