@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from engine import demo
-from engine.demo_view import Frame, live_view
+from engine.demo import command as demo
+from engine.demo.view import Frame, live_view
 
 PICTURE = Path(__file__).with_name("demo.svg")
 WIDTH = 112

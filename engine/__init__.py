@@ -9,22 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.pipeline import Pipeline
-    from engine.streams import Labels, Topic
-    from operators.drift import Drift
-    from operators.evidence import Promotion
-    from operators.rules import Alerts, Rule
+    from engine.definition.pipeline import Pipeline
+    from engine.definition.streams import Labels, Topic
+    from operators.drift.detectors import Drift
+    from operators.language.rules import Alerts, Rule
+    from operators.race.evidence import Promotion
 
 __all__ = ["Alerts", "Drift", "Labels", "Pipeline", "Promotion", "Rule", "Topic"]
 
 _HOMES = {
-    "Alerts": "operators.rules",
-    "Drift": "operators.drift",
-    "Labels": "engine.streams",
-    "Pipeline": "engine.pipeline",
-    "Promotion": "operators.evidence",
-    "Rule": "operators.rules",
-    "Topic": "engine.streams",
+    "Alerts": "operators.language.rules",
+    "Drift": "operators.drift.detectors",
+    "Labels": "engine.definition.streams",
+    "Pipeline": "engine.definition.pipeline",
+    "Promotion": "operators.race.evidence",
+    "Rule": "operators.language.rules",
+    "Topic": "engine.definition.streams",
 }
 
 if not TYPE_CHECKING:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, get_args
 
-from engine.pipeline import Pipeline
-from operators.nodes import nodes
-from operators.plan import FeaturePlan
-from operators.transforms import Apply
+from engine.definition.pipeline import Pipeline
+from operators.language.fields import nodes
+from operators.language.plan import FeaturePlan
+from operators.language.transforms import Apply
 from topics.messages import AlertKind
 
 __all__ = ["COUNTERS", "CounterFamily"]

@@ -22,8 +22,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from engine.counters import COUNTERS
-from engine.outage import unanswered_s
-from engine.pipeline import Pipeline
+from engine.definition.pipeline import Pipeline
+from engine.kafka.outage import unanswered_s
 from operators.stopwatch import Stopwatch
 
 __all__ = ["BatchHistogram", "Metrics", "ModelStatus", "Status"]

@@ -1,6 +1,6 @@
 """The `headrace` command, also `python -m headrace`; the package before it has taken the right `engine`."""
 
-from engine.cli import main
+from engine.cli.main import main
 
 __all__ = ["main"]
 

@@ -1,7 +1,7 @@
 """As of when: what was known of a key at a time, and never what came later.
 
-Lives here: values by key, field and time, in memory.  Never here: files (`engine/static.py`
-reads them), which keys an event needs (`expressions.py`), defaults (the features' own).
+Lives here: values by key, field and time, in memory.  Never here: files (`engine/stores/static_features.py`
+reads them), which keys an event needs (`by.py`), defaults (the features' own).
 
 Strategy: one column of times and one of values per key and field, sorted once; a question is
 one binary search.  Memory is that of the rows given, about 100 bytes per value.
@@ -19,7 +19,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
-from topics.stored import StaticRow, StoredValue
+from topics.stored_features import StaticRow, StoredValue
 
 __all__ = ["AsOf"]
 

@@ -12,11 +12,10 @@ from math import isfinite
 from operator import attrgetter
 from typing import Any, Final
 
-from operators.algebra import Bucket, Clip, Cyclic, Hashed, Math
-from operators.conditions import RELATIONS, Both, Comparison, Condition, Either, IsMissing, Not
 from operators.exact import Number
-from operators.mapping import WHOLE_MAX, crossed, mapped, returned, time_part
-from operators.nodes import (
+from operators.language.conditions import RELATIONS, Both, Comparison, Condition, Either, IsMissing, Not
+from operators.language.expressions import Bucket, Clip, Cyclic, Hashed, Math
+from operators.language.fields import (
     Aggregate,
     Arithmetic,
     Constant,
@@ -29,7 +28,8 @@ from operators.nodes import (
     Negative,
     TimePart,
 )
-from operators.transforms import Apply, Coalesce, Cross, Indicator
+from operators.language.transforms import Apply, Coalesce, Cross, Indicator
+from operators.mapping import WHOLE_MAX, crossed, mapped, returned, time_part
 from topics.messages import FeatureValue
 
 __all__ = [

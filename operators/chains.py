@@ -36,7 +36,7 @@ class Chain:
 class Chains:
     """Sessions of one gap: a `Fold`.
 
-    >>> from operators.expressions import by, session
+    >>> from operators.language.by import by, session
     >>> from operators.keyed import Keyed
     >>> from operators.settling import Settling
     >>> from topics.messages import Event

@@ -49,7 +49,7 @@ def column_logs(
 class ColumnLogs:
     """The logs of one group, by key.
 
-    >>> from operators.expressions import by
+    >>> from operators.language.by import by
     >>> logs = ColumnLogs(["amount"], [Target("n", by("card").count("1h"))], event_max=10)
     >>> logs.put("a", [1_000, 1_001], [2.5, 3.5]), logs.put("b", [1_000], [None])
     (True, False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from operators.contract import Operator, StateDelta, StateEntries
+from operators.state import Operator, StateDelta, StateEntries
 
 __all__ = ["delta_of", "named", "restore_into", "snapshot_of", "under"]
 

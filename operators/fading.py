@@ -17,7 +17,7 @@ from typing import Any
 
 from operators.kernels import Target
 from operators.keyed import Row
-from operators.spans import Decay
+from operators.language.window_kinds import Decay
 
 __all__ = ["Faded", "Fading", "measures_of"]
 
@@ -39,7 +39,7 @@ class Faded:
 class Fading:
     """Decayed aggregates of one group: a `Fold`.
 
-    >>> from operators.expressions import by, decay
+    >>> from operators.language.by import by, decay
     >>> from operators.keyed import Keyed
     >>> from operators.settling import Settling
     >>> from topics.messages import Event

@@ -17,12 +17,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from operators.calculation import NOTHING, Counts, Out, calculation, complete
-from operators.contract import StateDelta, StateEntries
 from operators.fused import Output
 from operators.idle import LONG_AGO
 from operators.kernels import Target
-from operators.nodes import Aggregate, Default, Expression, Field, windows_of
-from operators.plan import FeaturePlan
+from operators.language.fields import Aggregate, Default, Expression, Field, windows_of
+from operators.language.plan import FeaturePlan
+from operators.state import StateDelta, StateEntries
 from operators.stores import GroupRun, group_run
 from operators.windows import Windows
 from topics.errors import CheckpointError
@@ -61,7 +61,7 @@ class Features:
     """Features of events in log order, with all their windows.
 
     >>> from operators import by
-    >>> from operators.plan import compile_features
+    >>> from operators.language.plan import compile_features
     >>> class Payment(msgspec.Struct):
     ...     card: str
     ...     amount: float

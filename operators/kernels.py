@@ -33,7 +33,7 @@ from math import fsum, sqrt
 from typing import Any, Final, NamedTuple
 
 from operators.exact import UNIT, variance, variance_of
-from operators.nodes import Aggregate
+from operators.language.fields import Aggregate
 
 __all__ = ["Kernels", "Read", "Target", "build", "kinds_of", "written_out"]
 

@@ -17,8 +17,8 @@ from hashlib import blake2b
 from math import cos, isfinite, log, log1p, sin, sqrt, tau
 from typing import Any, Final
 
-from operators.algebra import Bucket, Clip, Cyclic, Hashed, Math, Transform
-from operators.nodes import Part
+from operators.language.expressions import Bucket, Clip, Cyclic, Hashed, Math, Transform
+from operators.language.fields import Part
 from topics.messages import FeatureValue
 
 __all__ = ["bucket_of", "crossed", "mapped", "returned", "time_part"]

@@ -27,9 +27,9 @@ import msgspec
 from operators.exact import variance_of
 from operators.kernels import Target
 from operators.keyed import Row
-from operators.nodes import Aggregate
+from operators.language.fields import Aggregate
+from operators.language.window_kinds import LastN, Tumbling
 from operators.running import FOLLOWERS, quantile_of_ordered, shares_entropy
-from operators.spans import LastN, Tumbling
 
 __all__ = ["Log", "Slices", "entropy_of", "mode_of", "quantile_of"]
 
@@ -74,7 +74,7 @@ class Slices:
     `columns` name the values of a row (None: the label's); `event_max` bounds a key's entries, the
     oldest make room.  All windows end `shift_ms` before the event.
 
-    >>> from operators.expressions import by
+    >>> from operators.language.by import by
     >>> from operators.keyed import Keyed
     >>> from topics.messages import Event
     >>> shops, usual = by("card").distinct("shop", "1h"), by("card").mode("shop", "1h")

@@ -17,8 +17,8 @@ from operators.exact import VALUE_MAX, as_number
 from operators.fading import Fading
 from operators.kernels import Target
 from operators.keyed import Keyed, Row
-from operators.nodes import Field, LabelValue
-from operators.plan import Group
+from operators.language.fields import Field, LabelValue
+from operators.language.plan import Group
 from operators.settling import Settling
 from operators.slices import Slices
 from operators.tiles import Tiles

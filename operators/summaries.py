@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from operators.exact import SCALE, UNIT, variance
 from operators.kernels import Target
 from operators.keyed import Row
-from operators.nodes import Aggregate
+from operators.language.fields import Aggregate
 from operators.sketches import (
     add_hash,
     bucket_of,

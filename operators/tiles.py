@@ -30,7 +30,7 @@ import msgspec
 
 from operators.kernels import Target
 from operators.keyed import Row
-from operators.spans import Span, Tiled
+from operators.language.window_kinds import Span, Tiled
 from operators.summaries import Summary, layout_of, value_of
 
 __all__ = ["KeyTiles", "Tiles"]
@@ -74,7 +74,7 @@ class Tiles:
     `event_max` bounds the entries that wait for the watermark: the oldest go into their tile before,
     counted as having made room; an event out of order may then see them though they came later.
 
-    >>> from operators.expressions import by, tiled
+    >>> from operators.language.by import by, tiled
     >>> from operators.keyed import Keyed
     >>> from topics.messages import Event
     >>> total = by("card").sum("amount", tiled("20ms", step="10ms"))

@@ -78,7 +78,7 @@ class Windows:
     `evicted_events`.  A key with nothing left in its longest window is forgotten, counted in
     `evicted_keys`.
 
-    >>> from operators.expressions import by
+    >>> from operators.language.by import by
     >>> count, total = by("card").count("1h"), by("card").sum("amount", "1h")
     >>> hour = Windows(["amount"], [Target("n", count), Target("sum", total)], event_max=100)
     >>> for time in (0, 1_000, 3_600_000):

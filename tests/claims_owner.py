@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from claims_world import WAIT, Event, Label, Sender, World, require
 from msgspec.structs import replace
 
-import operators.takeover as protocol
-from operators import requests
-from operators.claims import Log, LogPosition, Suppression
+import operators.claims.takeover as protocol
+from operators.claims import requests
+from operators.claims.rule import Log, LogPosition, Suppression
 from topics.errors import ClaimError
 from topics.messages import Claim, Example, Prediction
 

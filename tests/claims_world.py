@@ -10,9 +10,9 @@ import random
 from collections import Counter, deque
 from typing import Any, NamedTuple
 
-import operators.takeover as protocol
-from operators import requests
-from operators.claims import Log
+import operators.claims.takeover as protocol
+from operators.claims import requests
+from operators.claims.rule import Log
 from topics.messages import Claim, Command, Example, Prediction
 
 SOURCES = 2

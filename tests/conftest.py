@@ -17,11 +17,10 @@ from brokers.kafka import kafka_server
 from brokers.process import missing
 from brokers.prometheus import prometheus_server
 from brokers.redis import redis_server
+from paths import CHECKOUT
 
-from engine.broker import EmbeddedBroker
+from engine.kafka.embedded import EmbeddedBroker
 from engine.settings import KafkaSettings
-
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 # A test is no measurement: neighbours on the same cores must not make one fail.
 hypothesis.settings.register_profile("untimed", deadline=None)

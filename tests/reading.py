@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from engine.assembly import build_learner, signing_key
-from engine.checkpoint import CheckpointStore
-from engine.cli import load_pipeline
-from engine.kafka import log_bounds
+from engine.cli.main import load_pipeline
+from engine.kafka.log_reader import log_bounds
 from engine.settings import KafkaSettings, Settings
+from engine.stores.checkpoints import CheckpointStore
+from engine.worker.assembly import build_learner, signing_key
 from topics.messages import Record
 
 READ_DEADLINE_S = 90.0

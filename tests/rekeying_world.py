@@ -19,18 +19,19 @@ import msgspec
 from river import linear_model, tree
 
 from engine import Labels, Pipeline, Topic
-from engine.backtest import Backtest
-from engine.outbox import Settled
-from engine.rekeying import Rekeying
-from operators import by, field, indicator, label, requests
-from operators.claims import Log, LogPosition
+from engine.machines.outbox import Settled
+from engine.offline.backtest import Backtest
+from engine.rekeying.rekeying import Rekeying
+from operators import by, field, indicator, label
+from operators.claims import requests
+from operators.claims.rule import Log, LogPosition
+from operators.claims.takeover import Takeover, cut, log_positions, takeover
 from operators.entries import under
 from operators.features import Features
-from operators.takeover import Takeover, cut, log_positions, takeover
 from topics import headers
 from topics.codec import Decoded, encode
-from topics.hops import decode_hop
 from topics.messages import Event, Record
+from topics.rekeying import decode_hop
 
 IDLE_AFTER_MS = 1_000
 TURNS_MAX = 5_000

@@ -28,19 +28,20 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from paths import CHECKOUT
 from prometheus_client.parser import text_string_to_metric_families
 
-import engine.worker
-from engine.backtest import backtest
-from engine.broker import free_port
-from engine.demo_worker import environment
-from engine.kafka import Sink, ensure_topics
+import engine.worker.loop
+from engine.definition.pipeline import Pipeline
+from engine.demo.worker import environment
+from engine.kafka.embedded import free_port
+from engine.kafka.sink import Sink
+from engine.kafka.topic_admin import ensure_topics
 from engine.metrics import Metrics
-from engine.pipeline import Pipeline
+from engine.offline.backtest import backtest
 from engine.settings import KafkaSettings, Settings
 from topics.messages import Outgoing
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 FLIGHTS = CHECKOUT / "examples" / "flights"
 DEADLINE_S = 90.0
 FREEZES_MAX = 1_000
@@ -113,7 +114,7 @@ class Worker:
         self._starts += 1
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "engine.cli", "run", str(self._file), *arguments],
+                [sys.executable, "-m", "headrace", "run", str(self._file), *arguments],
                 cwd=self._folder,
                 env=self._environment | {"PYTHONPATH": str(CHECKOUT)},
                 stdin=subprocess.DEVNULL,
@@ -213,9 +214,9 @@ class Worker:
 @asynccontextmanager
 async def in_process(
     pipeline: Pipeline, settings: Settings
-) -> AsyncIterator[tuple[engine.worker.Worker, asyncio.Task[None]]]:
+) -> AsyncIterator[tuple[engine.worker.loop.Worker, asyncio.Task[None]]]:
     """Run a worker in this process; at the end of the block it dies where it stands."""
-    worker = engine.worker.Worker(pipeline, settings, Metrics(pipeline))
+    worker = engine.worker.loop.Worker(pipeline, settings, Metrics(pipeline))
     running = asyncio.create_task(worker.run())
     try:
         await until(lambda: running.done() or not worker.not_ready(), "ready")

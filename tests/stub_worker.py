@@ -15,7 +15,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from engine.demo import CATALOG
+from engine.demo.command import CATALOG
 from engine.settings import load
 from topics.codec import encode
 from topics.headers import dead_letter

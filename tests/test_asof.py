@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.asof import AsOf
-from topics.stored import StaticRow, StoredValue
+from topics.stored_features import StaticRow, StoredValue
 
 KEYS, FIELDS, TIMES = st.sampled_from(["a", "b"]), st.sampled_from(["x", "y"]), st.integers(0, 12)
 ROWS = st.lists(

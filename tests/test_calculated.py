@@ -29,10 +29,10 @@ from window_oracle import (
 from operators import apply, by, coalesce, cross, decay, field, indicator, last_n, session, tiled, tumbling
 from operators.calculation import FUNCTION_FAILURES
 from operators.exact import VALUE_MAX
-from operators.expressions import Aggregate, Expression
 from operators.features import Features
-from operators.kinds import feature_kinds
-from operators.plan import compile_features
+from operators.language.by import Aggregate, Expression
+from operators.language.feature_types import feature_kinds
+from operators.language.plan import compile_features
 from topics.messages import Event
 
 AMOUNT, SHOP, FEE, KIND = field("amount"), field("shop"), field("fee"), field("kind")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from window_oracle import Payment, check, check_restored, features_of, histories
 
 from operators import by, field, session
-from operators.nodes import Aggregate
+from operators.language.fields import Aggregate
 from topics.messages import Event
 
 card, every = by("card"), by()

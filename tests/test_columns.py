@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from operators import by, columns, field, lookup
 from operators.batches import MANY_MAX, MANY_MIN
 from operators.columns import ColumnLogs, column_logs
-from operators.expressions import Expression
 from operators.features import Features
 from operators.kernels import Target
-from operators.nodes import Aggregate
-from operators.plan import compile_features
+from operators.language.by import Expression
+from operators.language.fields import Aggregate
+from operators.language.plan import compile_features
 from operators.windows import Windows
 from topics.messages import Event
 

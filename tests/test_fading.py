@@ -10,7 +10,7 @@ from window_oracle import GRACE, Payment, check, check_restored, features_of, hi
 
 from operators import by, decay, field, label
 from operators.features import JoinedLabel
-from operators.nodes import Aggregate
+from operators.language.fields import Aggregate
 from topics.messages import Event
 
 card, every = by("card"), by()

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import by, field, label, lookup
-from operators.expressions import Expression
 from operators.features import Features, JoinedLabel
-from operators.plan import compile_features
+from operators.language.by import Expression
+from operators.language.plan import compile_features
 from topics.errors import CheckpointError
 from topics.messages import Event
 

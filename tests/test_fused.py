@@ -11,7 +11,7 @@ import pytest
 from window_oracle import features_of
 
 from operators import by, columns, field, lookup
-from operators.expressions import Expression
+from operators.language.by import Expression
 from topics.messages import Event
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.exact import UNIT
-from operators.expressions import by
 from operators.index import ColumnIndex
 from operators.kernels import Target
+from operators.language.by import by
 from operators.windows import Windows
 from topics.messages import Event
 

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import linear_model, tree
-from test_skew import Sale, checked, played, records
+from test_skew_comparison import Sale, checked, played, records
 from window_oracle import GRACE, Entry, Payment, histories, tolerance, value_at
 
 from engine import Labels, Pipeline, Topic
 from operators import by, decay, field, indicator, label, last_n, tiled, tumbling
 from operators.features import Features, JoinedLabel
-from operators.kinds import feature_kinds
-from operators.nodes import Aggregate, Expression
-from operators.plan import compile_features
-from operators.recompute import Entry as PlainEntry
-from operators.recompute import is_plain, plain_value
+from operators.language.feature_types import feature_kinds
+from operators.language.fields import Aggregate, Expression
+from operators.language.plan import compile_features
+from operators.skew.recompute import Entry as PlainEntry
+from operators.skew.recompute import is_plain, plain_value
 from topics.errors import DefinitionError
 from topics.messages import Event, Task
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.expressions import by
 from operators.kernels import Target
-from operators.plan import compile_features
+from operators.language.by import by
+from operators.language.plan import compile_features
 from operators.quiet import QUIET_MAX, QuietLogs
 from operators.windows import Windows
 from topics.messages import Event

@@ -16,7 +16,7 @@ from window_oracle import Payment, check, check_restored, expected, features_of,
 
 from operators import by, field, last_n, tumbling
 from operators import slices as module
-from operators.expressions import Aggregate, Expression
+from operators.language.by import Aggregate, Expression
 from operators.slices import entropy_of, mode_of, quantile_of
 from topics.messages import Event
 
@@ -146,7 +146,7 @@ def test_two_windows_make_a_ratio() -> None:
         Event(str(n), n * 40_000, "a", Shopped("a", shop="xyx"[n % 3]), n, n * 40_000) for n in range(9)
     ]
     from operators.features import Features
-    from operators.plan import compile_features
+    from operators.language.plan import compile_features
 
     plan = compile_features(definition, Shopped, grace_ms=0, max_events_per_key=99, task="binary")
     rows = Features(plan).step_events(events)

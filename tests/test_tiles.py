@@ -17,8 +17,8 @@ from window_oracle import GRACE, Payment, check, check_restored, expected, featu
 
 from operators import by, field, label, tiled, tumbling
 from operators.features import JoinedLabel
-from operators.nodes import Aggregate
-from operators.spans import Span
+from operators.language.fields import Aggregate
+from operators.language.window_kinds import Span
 from topics.messages import Event
 
 card, every = by("card"), by()

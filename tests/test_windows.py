@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import windows as module
-from operators.expressions import Aggregate, by, label
 from operators.kernels import Target
+from operators.language.by import Aggregate, by, label
 from operators.windows import Windows
 from topics.messages import Event
 

@@ -17,11 +17,11 @@ import msgspec
 from hypothesis import strategies as st
 
 from operators.calculation import calculation
-from operators.expressions import Aggregate, Expression
 from operators.features import Features
-from operators.nodes import LabelSource
-from operators.plan import compile_features
-from operators.spans import Decay, LastN, Session, Tiled, Tumbling
+from operators.language.by import Aggregate, Expression
+from operators.language.fields import LabelSource
+from operators.language.plan import compile_features
+from operators.language.window_kinds import Decay, LastN, Session, Tiled, Tumbling
 from topics.messages import Event
 
 GRACE = 30

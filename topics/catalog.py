@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 
 from topics.codec import BYTES_MAX
 from topics.errors import DefinitionError
-from topics.hops import EventHop, ValuesHop
 from topics.messages import Alert, Command, Decision, Example, ModelPointer, Prediction, Record
+from topics.rekeying import EventHop, ValuesHop
 
 __all__ = [
     "MESSAGE_BYTES_DEFAULT",

@@ -203,7 +203,7 @@ class Decoded(Struct, frozen=True, gc=False):
     value: Any
     label: LabelValue | None
     hits: tuple[int, ...] = ()
-    """Numbers of the rules that it broke, in the order of the definition (`operators/validation.py`)."""
+    """Numbers of the rules that it broke, in the order of the definition (`operators/rules/apply.py`)."""
 
 
 class EventDecoder:

@@ -1,6 +1,6 @@
 """What a person asks for, from bytes: a command, or why it is none.
 
-Lives here: the size and the words of a command.  Never here: what it does (`operators/arena.py`),
+Lives here: the size and the words of a command.  Never here: what it does (`operators/race/arena.py`),
 other messages (`codec.py`).
 """
 

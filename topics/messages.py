@@ -144,7 +144,7 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
 
     `prediction_id` is a function of pipeline and event id alone.  Of several records
     with one id, the one with the highest claim that counts is the answer
-    (`operators.claims`).
+    (`operators.claims.rule`).
     """
 
     prediction_id: str

@@ -15,7 +15,7 @@ from typing import Self
 import pytest
 
 from brokers.process import missing, running
-from engine.broker import free_port
+from engine.kafka.embedded import free_port
 from engine.settings import KafkaSettings
 
 HERE = Path(__file__).parent

@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 
-from engine.kafka import (
-    Partition,
-    Sink,
-    Source,
-    ensure_topics,
-    log_bounds,
-    read_log,
-)
+from engine.kafka.client import Partition
+from engine.kafka.log_reader import log_bounds, read_log
+from engine.kafka.sink import Sink
+from engine.kafka.source import Source
+from engine.kafka.topic_admin import ensure_topics
 from engine.settings import KafkaSettings
 from topics.catalog import TopicPlan
 from topics.errors import BrokerError

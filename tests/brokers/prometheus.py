@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from brokers.process import LOOK_S, READY_DEADLINE_S, program, running
-from engine.broker import free_port
+from engine.kafka.embedded import free_port
 
 
 @contextlib.contextmanager

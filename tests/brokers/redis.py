@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from brokers.process import program, running
-from engine.broker import free_port
+from engine.kafka.embedded import free_port
 
 
 @contextlib.contextmanager

@@ -1,0 +1,280 @@
+"""The `headrace` command: arguments in, exit codes out.
+
+Lives here: what a user types, how an error is printed.  Never here: the work itself; every
+command imports what it needs when it runs, so that `--help` starts at once.
+
+Exit codes: 0 done, 1 failed (a backtest that learned nothing too), 2 wrong usage, 3 unhealthy, 4 skew,
+5 a rate that was not sustained (`bench`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Annotated
+
+import typer
+
+from engine.cli.export import export_app
+from engine.cli.features import features_app
+from engine.cli.options import Config, Json, PipelineFile, Servers, print_json, settings_of
+from engine.cli.records import send, tail
+from engine.cli.skew import skew
+from engine.cli.static import static_app
+from engine.definition.file import load_pipeline
+from engine.settings import Accepted
+from topics.errors import DefinitionError, HeadraceError, SettingsError
+
+__all__ = ["app", "load_pipeline", "main"]
+
+app = typer.Typer(
+    name="headrace",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+topics_app = typer.Typer(help="The topics of a pipeline.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+app.add_typer(static_app, name="static")
+app.add_typer(features_app, name="features")
+app.add_typer(export_app, name="export")
+app.command()(skew)
+app.command()(send)
+app.command()(tail)
+
+
+def main() -> None:
+    """Run the command; a Headrace error is one message with a fix, never a traceback."""
+    try:
+        app()
+    except HeadraceError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2 if isinstance(error, DefinitionError | SettingsError) else 1) from None
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        typer.echo(f"headrace {version('headrace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def command(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Streaming inference and continual learning: Kafka in, River learning, Kafka out."""
+
+
+@app.command()
+def check(file: PipelineFile, json: Json = False) -> None:
+    """Validate a pipeline and try its models; list its features, windows and state size."""
+    from engine.cli.report import describe, print_description  # noqa: PLC0415
+    from engine.worker.assembly import probe_models  # noqa: PLC0415
+
+    pipeline = load_pipeline(file)
+    described = describe(pipeline, probe_models(pipeline))
+    if json:
+        print_json(described)
+    else:
+        print_description(described)
+        typer.echo(f"\nnext: headrace backtest {file} --events E.jsonl   or   headrace topics create {file}")
+
+
+@app.command()
+def backtest(
+    file: PipelineFile,
+    events: Annotated[Path, typer.Option(help="Event messages, one JSON object a line (.gz too).")],
+    labels: Annotated[
+        Path | None, typer.Option(help="Label messages, one JSON object a line (.gz too).")
+    ] = None,
+    static: Annotated[
+        Path | None,
+        typer.Option(
+            help='What lookups find as of each event: lines of {"key", "time", "fields"} (.gz too).'
+        ),
+    ] = None,
+    warmup: Annotated[int, typer.Option(min=0, help="Leave the first N events out of the metrics.")] = 0,
+    features_out: Annotated[Path | None, typer.Option(help="Write each event's features here.")] = None,
+    predictions_out: Annotated[Path | None, typer.Option(help="Write each prediction here.")] = None,
+    dead_letters_out: Annotated[
+        Path | None, typer.Option(help="Write each refused record here, with the reason.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline over files: the same state machines, no broker.
+
+    Exit code 1, and a diagnosis, where nothing was learned or most of the input came to nothing.
+    """
+    from engine.cli.report import print_diagnosis, print_report, progress  # noqa: PLC0415
+    from engine.host.garbage import search_rarely  # noqa: PLC0415
+    from engine.offline.backtest import backtest as run_backtest  # noqa: PLC0415
+    from engine.stores.static_files import read_static  # noqa: PLC0415
+    from operators.asof import AsOf  # noqa: PLC0415
+
+    pipeline = load_pipeline(file)
+    search_rarely()
+    size = sum(path.stat().st_size for path in (events, labels) if path is not None and path.is_file())
+    with (
+        _writer(features_out) as features,
+        _writer(predictions_out) as predictions,
+        _writer(dead_letters_out) as dead_letters,
+        progress(size) as advance,
+    ):
+        report = run_backtest(
+            pipeline,
+            events,
+            labels,
+            warmup=warmup,
+            static=AsOf(read_static(static)) if static is not None else None,
+            features_out=features,
+            predictions_out=predictions,
+            dead_letters_out=dead_letters,
+            on_progress=advance,
+        )
+    if json:
+        print_json(report)
+    else:
+        print_report(report)
+    if report["diagnosis"] is not None:
+        print_diagnosis(report["diagnosis"])
+        raise typer.Exit(1)
+    if not json:
+        typer.echo(f"\nnext: headrace topics create {file}   then   headrace run {file}")
+
+
+@contextlib.contextmanager
+def _writer(path: Path | None) -> Iterator[IO[bytes] | None]:
+    if path is None:
+        yield None
+        return
+    try:
+        with path.open("wb") as out:
+            yield out
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}", hint="check the folder") from None
+
+
+@app.command()
+def run(
+    file: PipelineFile,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Checkpoints live here.")] = None,
+    web_port: Annotated[int | None, typer.Option(help="Port of /metrics, /livez and /readyz.")] = None,
+    accept_newer_claims: Annotated[
+        bool, typer.Option(help="Go on although the logs hold newer claims than the checkpoints do.")
+    ] = False,
+    accept_lost_records: Annotated[
+        bool, typer.Option(help="Go on although the logs have lost records that were not read yet.")
+    ] = False,
+    accept_changed_features: Annotated[
+        bool, typer.Option(help="Go on although features have changed; see `headrace features list`.")
+    ] = False,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC:PARTITION:OFFSET", help="Make this record a dead letter; repeatable."),
+    ] = None,
+) -> None:
+    """Run a worker: consume events and labels, predict, learn, decide."""
+    from engine.host.app import run_worker  # noqa: PLC0415
+    from engine.worker.skips import places  # noqa: PLC0415
+
+    settings = settings_of(config, bootstrap_servers, state_dir=state_dir)
+    if web_port is not None:
+        web = settings.web.model_copy(update={"port": web_port})
+        settings = settings.model_copy(update={"web": web})
+    pipeline = load_pipeline(file)
+    run_worker(
+        pipeline,
+        settings,
+        Accepted(accept_newer_claims, accept_changed_features, accept_lost_records),
+        places(skip or (), pipeline),
+    )
+
+
+@topics_app.command("plan")
+def topics_plan(file: PipelineFile, json: Json = False) -> None:
+    """Show the topics a pipeline needs; touches nothing."""
+    from engine.cli.report import print_plan  # noqa: PLC0415
+
+    pipeline = load_pipeline(file)
+    plan = pipeline.catalog.plan(events=pipeline.events.partitions)
+    if json:
+        print_json([entry._asdict() for entry in plan])
+    else:
+        print_plan(plan)
+        typer.echo(f"\nnext: headrace topics create {file}")
+
+
+@topics_app.command("create")
+def topics_create(
+    file: PipelineFile,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    retention_ms: Annotated[
+        int | None,
+        typer.Option(
+            min=-1, help="retention.ms where the broker's default would hold; -1, for ever, to send old data."
+        ),
+    ] = None,
+) -> None:
+    """Create the topics that are missing, after printing the plan; change none that exist."""
+    from engine.cli.report import print_plan  # noqa: PLC0415
+    from engine.kafka.topic_admin import ensure_topics  # noqa: PLC0415
+
+    pipeline = load_pipeline(file)
+    settings = settings_of(config, bootstrap_servers)
+    plan = [
+        entry._replace(
+            create=True,
+            retention_ms=retention_ms
+            if entry.retention_ms is None and entry.cleanup == "delete"
+            else entry.retention_ms,
+        )
+        for entry in pipeline.catalog.plan(events=pipeline.events.partitions)
+    ]
+    print_plan(plan)
+    created = asyncio.run(ensure_topics(settings.kafka, plan))
+    typer.echo(f"\ncreated: {', '.join(created) or 'nothing, all there'}\nnext: headrace run {file}")
+
+
+@app.command()
+def demo(
+    events: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many flights; default: all.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=1.0, help="Flights per second.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave broker and worker up until Ctrl-C.")] = False,
+) -> None:
+    """Race three models on real flights: embedded broker, one worker, a live table."""
+    from engine.demo.command import RATE  # noqa: PLC0415
+    from engine.demo.command import run as run_demo  # noqa: PLC0415
+
+    raise typer.Exit(run_demo(events=events, rate=RATE if rate is None else rate, keep=keep))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def bench(context: typer.Context) -> None:
+    """Load a copy of a pipeline at a fixed rate, match and time every prediction, judge."""
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
+    (found,) = entry_points(group="headrace.commands", name="bench")
+    command = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    command.command(name="bench")(found.load())
+    command(args=context.args, prog_name="headrace bench")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What commands print: the description of a pipeline, a backtest's table, a topic plan.
+
+Lives here: tables for people, built from plain values that `--json` prints as they are.
+Never here: where the values come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from engine.offline.dead_letters import letter_lines
+
+if TYPE_CHECKING:
+    from engine.definition.pipeline import Pipeline
+    from operators.models.probe import ProbeReport
+    from topics.catalog import TopicPlan
+from engine.cli.join_memory import waiting_at, waiting_text
+from topics.durations import duration_text
+
+__all__ = [
+    "describe",
+    "print_description",
+    "print_diagnosis",
+    "print_plan",
+    "print_report",
+    "progress",
+]
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False)
+
+
+def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str, Any]:
+    """Return what `headrace check` says: every feature with source and window, models, topics, state.
+
+    `probed` tells of each model what scoring does to it.
+    """
+    plan = pipeline.plan
+    return {
+        "name": pipeline.name,
+        "task": pipeline.task,
+        "events": pipeline.events.name,
+        "labels": pipeline.labels.topic or f"field `{pipeline.labels.field}` of the event",
+        "wait_ms": pipeline.labels.wait_ms,
+        "champion": pipeline.champion,
+        "models": {name: type(model).__name__ for name, model in pipeline.models.items()},
+        "scoring": {name: str(report) for name, report in probed.items() if report.guards},
+        "rules": [
+            {"rule": rule.name, "must_hold": rule.demand, "action": rule.action} for rule in pipeline.rules
+        ],
+        "alerts": None if pipeline.alerts is None else repr(pipeline.alerts),
+        "features": [row._asdict() for row in plan.describe()],
+        "state": {
+            "key_groups": [", ".join(group) or "all events" for group in plan.key_groups],
+            "window_max_ms": plan.window_max_ms,
+            "bytes_per_event_kept": plan.bytes_per_event,
+            "bytes_per_key_max": plan.bytes_per_key,
+            "events_per_key_max": pipeline.max_events_per_key,
+        },
+        "waiting": waiting_at(pipeline),
+        "stages": [] if pipeline.stages is None else pipeline.stages.describe(pipeline.events.partitions),
+        "topics": {role: name for name, role in pipeline.catalog.roles.items()},
+    }
+
+
+def print_description(described: dict[str, Any]) -> None:
+    """Print what `describe` returned."""
+    _out.print(f"[bold]{described['name']}[/]  {described['task']}, champion {described['champion']}")
+    _out.print(f"events {described['events']}   labels {described['labels']}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("feature", "definition", "key", "source", "looks back", "cost of an event"):
+        table.add_column(column, overflow="fold")
+    for row in described["features"]:
+        window = duration_text(row["window_ms"]) if row["window_ms"] else ""
+        table.add_row(row["name"], escape(row["expression"]), row["key"], row["source"], window, row["cost"])
+    _out.print(table)
+    state = described["state"]
+    _out.print(
+        f"\nstate: {len(state['key_groups'])} key groups ({'; '.join(state['key_groups'])}), "
+        f"longest window {duration_text(state['window_max_ms'])}, "
+        f"about {state['bytes_per_event_kept']} bytes per event kept, "
+        f"at most {state['events_per_key_max']:,} events per key"
+        + (
+            f"; {state['bytes_per_key_max']:,} bytes per key in tiles and sums"
+            if state["bytes_per_key_max"]
+            else ""
+        )
+    )
+    for line in waiting_text(described["waiting"], duration_text(described["wait_ms"])):
+        _out.print(line)
+    models = ", ".join(f"{name} ({kind})" for name, kind in described["models"].items())
+    _out.print(f"models: {models}")
+    for name, told in described["scoring"].items():
+        _out.print(f"  {name}: {told}")
+    if described["rules"]:
+        _print_rules(described["rules"])
+    if described["alerts"]:
+        _out.print(f"\nalerts to {described['topics']['alerts']}: {described['alerts']}")
+    if described["stages"]:
+        _print_stages(described)
+
+
+def _print_rules(rules: Sequence[dict[str, str]]) -> None:
+    """Print what must hold, in the order in which it is checked."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("rule", "must hold", "action"):
+        table.add_column(column)
+    for row in rules:
+        table.add_row(row["rule"], escape(row["must_hold"]), row["action"])
+    _out.print()
+    _out.print(table)
+
+
+def _print_stages(described: dict[str, Any]) -> None:
+    """Print which windows are computed where; an event visits every stage that has some."""
+    topics = described["topics"]
+    _out.print(
+        f"\nre-keying: {described['events']} -> {topics['rekey']} -> {topics['rekeyed']}, co-partitioned; an "
+        f"event is answered once every partition's watermark has passed it"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "key", "partitions", "windows"):
+        table.add_column(column)
+    for row in described["stages"]:
+        table.add_row(row["stage"], row["key"], str(row["partitions"]), "; ".join(row["windows"]))
+    _out.print(table)
+
+
+def print_plan(plan: Sequence[TopicPlan]) -> None:
+    """Print the topics a pipeline needs."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("topic", "role", "partitions", "cleanup", "retention"):
+        table.add_column(column)
+    for entry in plan:
+        kept = {None: "broker's default", -1: "forever"}.get(entry.retention_ms, f"{entry.retention_ms} ms")
+        table.add_row(entry.name, entry.role, str(entry.partitions), entry.cleanup, kept)
+    _out.print(table)
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print a backtest's result as River users expect it: one row a model, one column a metric."""
+    metrics = list(report["served"])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model")
+    for name in metrics:
+        table.add_column(name, justify="right")
+    table.add_column("seconds", justify="right", style="dim")
+    table.add_row("served", *(_number(report["served"][name]) for name in metrics), "", style="bold")
+    for model, scores in report["models"].items():
+        mark = _mark(model, report)
+        seconds = report["model_seconds"].get(model, 0.0)
+        table.add_row(model + mark, *(_number(scores.get(name)) for name in metrics), f"{seconds:.1f}")
+    _out.print(table)
+    rate = report["events"] / report["seconds"] if report["seconds"] else 0.0
+    _out.print(
+        f"\n{report['events']:,} events, {report['labels']:,} labels, {report['examples']:,} examples, "
+        f"{report['dead_letters']:,} dead letters in {report['seconds']:.1f} s ({rate:,.0f} events/s)"
+    )
+    for line in letter_lines(report["dead_letters_by_stage"]):
+        _out.print(f"dead letters: {line}", markup=False)
+    for what, counts in report["outcomes"].items():
+        if counts:
+            _out.print(
+                f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in counts.items())
+            )
+    if report["labels_waiting"]:
+        _out.print(f"labels whose event had not come at the end: {report['labels_waiting']:,}")
+    for what in ("rules", "alerts", "function_failures"):
+        if report[what]:
+            _out.print(
+                f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items())
+            )
+    _print_race(report)
+
+
+def _print_race(report: dict[str, Any]) -> None:
+    """Print what happened to the candidates, and what the swaps rest on."""
+    for model, found in report["quarantined"].items():
+        _out.print(
+            f"[bold red]{model} ({found['alias']}) was quarantined at example {found['examples']:,}:[/] "
+            f"{escape(found['reason'])}"
+        )
+    for drift in report["drifts"][-5:]:
+        _out.print(f"{_when(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
+    if len(report["drifts"]) > 5:
+        _out.print(f"... {len(report['drifts'])} drift alarms in all")
+    for swap in report["swaps"]:
+        _out.print(
+            f"{_when(swap['time'])}  {swap['type']}  {swap['from']} -> {swap['to']} "
+            f"after {swap['examples']:,} examples ({swap['reason']})"
+        )
+    if report["correlated"]:
+        worst = max(report["correlated"], key=lambda found: found["correlation"])
+        _out.print(
+            f"[bold yellow]warning:[/] losses of {worst['model']} and {worst['champion']} are correlated "
+            f"from block to block ({worst['correlation']:.2f} over {worst['blocks']:,} blocks), so that "
+            f"swaps come more often than promised\n"
+            f"  fix: Promotion(evidence_block={worst['evidence_block']!r}, ...)"
+        )
+
+
+def print_diagnosis(diagnosis: dict[str, Any]) -> None:
+    """Print why a run failed, to the error output."""
+    _err.print(f"\nerror: the run failed: {'; '.join(diagnosis['failures'])}", markup=False, soft_wrap=True)
+    for cause in diagnosis["causes"]:
+        _err.print(f"  cause: {cause['what']}\n    fix: {cause['fix']}", markup=False, soft_wrap=True)
+
+
+def _mark(model: str, report: dict[str, Any]) -> str:
+    """Return what stands behind a model's name in the table."""
+    if (found := report["quarantined"].get(model)) is not None:
+        return f" (quarantined at example {found['examples']:,})"
+    return " (champion)" if model == report["champion"] else ""
+
+
+@contextlib.contextmanager
+def progress(bytes_total: int) -> Iterator[Callable[[int, int], None] | None]:
+    """Show on a terminal how far a run is, its rate and the time that is left; give None where there is none.
+
+    The function takes the number of records since the last call, and the bytes read so far of `bytes_total`.
+    """
+    if not _err.is_terminal:
+        yield None
+        return
+    counter = TextColumn("{task.fields[records]:,} records  {task.fields[rate]:,.0f}/s")
+    with Progress(BarColumn(), TaskProgressColumn(), counter, TimeRemainingColumn(), console=_err) as bar:
+        task = bar.add_task("records", total=bytes_total, records=0, rate=0.0)
+        started_s, records = time.perf_counter(), 0
+
+        def advance(count: int, bytes_read: int) -> None:
+            nonlocal records
+            records += count
+            rate = records / max(time.perf_counter() - started_s, 1e-9)
+            bar.update(task, completed=bytes_read, records=records, rate=rate)
+
+        yield advance
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def _when(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

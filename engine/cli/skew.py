@@ -1,0 +1,93 @@
+"""`headrace skew`: are served features what the raw events say?
+
+Lives here: arguments, the table, the exit code.  Never here: the work (`skew.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.cli.options import Config, Json, PipelineFile, Servers, print_json, settings_of
+
+if TYPE_CHECKING:
+    from engine.offline.skew import SkewCounts
+
+__all__ = ["skew"]
+
+SKEWED_EXIT = 4
+"""Beside 1 (failed), 2 (wrong usage) and 3 (unhealthy)."""
+INTERVAL_S = 5.0
+"""Between two looks at the logs' ends."""
+
+
+def skew(
+    file: PipelineFile,
+    one_in: Annotated[int, typer.Option(min=1, help="Look at one key of so many.")] = 100,
+    once: Annotated[
+        bool, typer.Option("--once", help="The logs as they stand; exit code 4 on skew.")
+    ] = False,
+    web_port: Annotated[
+        int, typer.Option(min=1, max=65_535, help="Port of /metrics, without --once.")
+    ] = 6067,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Recompute features of sampled keys from the topics and compare them with what was served."""
+    from engine.definition.file import load_pipeline  # noqa: PLC0415 - River takes seconds to import
+    from engine.host.ports import check_port  # noqa: PLC0415
+    from engine.offline.skew import check_once, follow  # noqa: PLC0415
+
+    settings = settings_of(config, bootstrap_servers)
+    pipeline = load_pipeline(file)
+    if not once:
+        check_port(settings.web.host, web_port, hint="give another --web-port")
+        typer.echo(f"metrics on http://{settings.web.host}:{web_port}/metrics; Ctrl-C ends")
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(
+                follow(
+                    pipeline,
+                    settings.kafka,
+                    one_in=one_in,
+                    host=settings.web.host,
+                    port=web_port,
+                    interval_s=INTERVAL_S,
+                )
+            )
+        return
+    counts = asyncio.run(check_once(pipeline, settings.kafka, one_in=one_in))
+    if json:
+        print_json(counts.report())
+    else:
+        _print(counts)
+    if counts.skewed:
+        raise typer.Exit(SKEWED_EXIT)
+
+
+def _print(counts: SkewCounts) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    report = counts.report()
+    table = Table(box=None, header_style="bold")
+    table.add_column("feature")
+    for outcome in ("match", "mismatch", "missing", "extra", "unchecked"):
+        table.add_column(outcome, justify="right")
+    for name, outcomes in report["features"].items():
+        table.add_row(name, *(f"{count:,}" for count in outcomes.values()))
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(table)
+    for one in report["examples"]:
+        console.print(
+            f"{one['outcome']} {one['feature']} of event {one['event_id']}"
+            f" (partition {one['partition']} offset {one['event_offset']}):"
+            f" served {one['served']!r}, expected {one['expected']!r}"
+        )
+    events = ", ".join(f"{count:,} {outcome}" for outcome, count in report["events"].items()) or "none"
+    console.print(f"events: {events}\nfeatures: {counts.compared:,} compared, {counts.skewed:,} skewed")
+    if rare := [name for name, outcomes in report["features"].items() if not any(outcomes.values())]:
+        console.print(f"no key in the sample: {', '.join(rare)} (a smaller --one-in has more)")

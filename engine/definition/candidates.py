@@ -1,0 +1,164 @@
+"""What a definition says of models and detectors: who may race, at which task, watched by what.
+
+Lives here: the checks of River's objects that need no event, and the task that follows from them.  Never
+here: whether a model can take the pipeline's features (`operators/models/smoke_test.py` tries it), what it
+learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+from river import active, base, multiclass
+
+from engine.definition.text import unseeded
+from operators.drift.detectors import FEATURE, Drift
+from topics.errors import DefinitionError
+from topics.messages import Task
+
+__all__ = ["check_detectors", "check_kinds", "checked_models", "task_of"]
+
+CANDIDATES_MAX = 16
+"""Every candidate scores every event; more than this is a search, not a race."""
+RESERVED = ("served", "prior")
+"""Names that metrics and predictions use for what is no candidate."""
+_SEVERAL = (multiclass.OneVsRestClassifier, multiclass.OneVsOneClassifier, multiclass.OutputCodeClassifier)
+"""Nobody wraps a classifier in these for two classes."""
+
+
+def checked_models(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Return clones of the models.  Raises DefinitionError for what is no model that can be replayed."""
+    if not models:
+        raise DefinitionError("a pipeline without models", hint='give models={"name": a River model}')
+    if len(models) > CANDIDATES_MAX:
+        raise DefinitionError(
+            f"{len(models)} models are more than {CANDIDATES_MAX}", hint="race fewer candidates at once"
+        )
+    for name, model in models.items():
+        if name in RESERVED:
+            raise DefinitionError(
+                f"no model can be called `{name}`: it means what was served by any of them",
+                hint="rename the model",
+            )
+        if not isinstance(model, base.Estimator):
+            raise DefinitionError(
+                f"model `{name}` is a {type(model).__name__}, not a River estimator",
+                hint="pass an object such as river.linear_model.LogisticRegression()",
+            )
+        if places := list(unseeded(model)):
+            raise DefinitionError(
+                f"model `{name}` is random without a seed ({', '.join(places)})",
+                hint="pass seed=42 or any other: the same log must give the same models again",
+            )
+    return {name: model.clone() for name, model in models.items()}
+
+
+def task_of(models: Mapping[str, Any], event_type: type[msgspec.Struct], label_field: str | None) -> Task:
+    """Return the task that River's classes name; `label_field` is that of labels inside events.
+
+    Many River classifiers take two classes or more, so the base class does not always decide.  Then
+    wrappers that make several classes of two (one-vs-rest), or a text label inside the event, mean
+    multiclass, anything else binary.
+    """
+    lasts = {name: last_step(model) for name, model in models.items()}
+    for name, last in lasts.items():
+        if not isinstance(last, base.Regressor | base.Classifier):
+            raise DefinitionError(
+                f"model `{name}` is neither a classifier nor a regressor",
+                hint="end the pipeline with a River classifier or regressor",
+            )
+    regressors = [name for name, last in lasts.items() if isinstance(last, base.Regressor)]
+    if regressors:
+        if len(regressors) < len(models):
+            raise DefinitionError(
+                f"regressors ({', '.join(regressors)}) and classifiers cannot race",
+                hint="keep them in two pipelines",
+            )
+        return "regression"
+    several = [name for name, last in lasts.items() if isinstance(last, _SEVERAL)]
+    two = [name for name, model in models.items() if not model._multiclass]
+    if several and two:
+        raise DefinitionError(
+            f"{_listed(two)} takes two classes, {_listed(several)} is made for more: which task is it?",
+            hint='say task="binary" or task="multiclass" in the pipeline; for several classes wrap '
+            f"{_listed(two)} in river.multiclass.OneVsRestClassifier too",
+        )
+    if two:
+        return "binary"
+    kind = get_type_hints(event_type).get(label_field) if label_field is not None else None
+    return "multiclass" if kind is str or (several and kind is not bool) else "binary"
+
+
+def check_kinds(models: Mapping[str, Any], task: Task) -> None:
+    """Raise DefinitionError for a model of the wrong kind for `task`, and for a task that there is not."""
+    if task not in get_args(Task):
+        raise DefinitionError(
+            f"there is no task {task!r}", hint=f"use one of: {', '.join(get_args(Task))}, or leave task out"
+        )
+    wanted = base.Regressor if task == "regression" else base.Classifier
+    for name, model in models.items():
+        last = last_step(model)
+        if not isinstance(last, wanted):
+            raise DefinitionError(
+                f"model `{name}` is a {type(last).__name__}, which is no {wanted.__name__.lower()}: "
+                f"it cannot race at task {task!r}",
+                hint=f"race it in a pipeline of its own task, or change task={task!r}",
+            )
+        if isinstance(last, active.base.ActiveLearningClassifier):
+            raise DefinitionError(
+                f"model `{name}` is a {type(last).__name__}, which answers with a pair: a prediction, and "
+                "whether it wants the label",
+                hint=f"race what it wraps by itself: {type(last.classifier).__name__}(...)",
+            )
+
+
+def check_detectors(drifts: Sequence[Drift], kinds: Mapping[str, type], task: Task) -> None:
+    """Raise DefinitionError for detectors that would never fire, or not again on the same log.
+
+    `kinds` maps features to bool, int, float or str.
+    """
+    for drift in drifts:
+        name = type(drift.detector).__name__
+        if places := list(unseeded(drift.detector)):
+            raise DefinitionError(
+                f"drift detector {name} is random without a seed ({', '.join(places)})",
+                hint=f"pass seed=42 or any other to {name}: the same log must give the same alarms again",
+            )
+        if drift.on == "label" and task == "multiclass":
+            raise DefinitionError(
+                f"drift detector {name} watches the label, which is text: it would never fire",
+                hint='watch "loss", or a feature that is a number: on="feature:NAME"',
+            )
+        if drift.on.startswith(FEATURE):
+            _check_watched(name, drift.on.removeprefix(FEATURE), kinds)
+
+
+def _check_watched(detector: str, feature: str, kinds: Mapping[str, type]) -> None:
+    if feature not in kinds:
+        close = get_close_matches(feature, kinds, n=1)
+        raise DefinitionError(
+            f"drift detector {detector} watches feature `{feature}`, which does not exist",
+            hint=f"did you mean {close[0]!r}?" if close else f"watch one of: {', '.join(list(kinds)[:10])}",
+        )
+    if kinds[feature] is str:
+        numbers = [name for name, kind in kinds.items() if kind is not str]
+        raise DefinitionError(
+            f"drift detector {detector} watches feature `{feature}`, which is text: it would never fire",
+            hint=f"watch a number: {', '.join(numbers[:10])}"
+            if numbers
+            else 'watch "loss" or "label", or add a feature that is a number',
+        )
+
+
+def last_step(model: Any) -> Any:
+    """Return the step of a River pipeline that learns the label: the last."""
+    while hasattr(model, "steps"):
+        model = list(model.steps.values())[-1]
+    return model
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

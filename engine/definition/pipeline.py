@@ -1,0 +1,328 @@
+"""The user's definition, checked when loaded.
+
+Lives here: `Pipeline`, every refusal a definition can meet, and the definition's digest by part.
+Never here: where its events and labels come from (`streams.py`), loading the file (`file.py`),
+running anything.
+
+A definition is data.  River and msgspec objects pass through untouched, except that models
+are cloned: River pipelines can share steps by accident, and two candidates that share a
+scaler would teach each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from river import metrics
+
+from engine.definition.candidates import check_detectors, check_kinds, checked_models, task_of
+from engine.definition.streams import Labels, Topic
+from engine.definition.text import model_text
+from operators.drift.detectors import Drift
+from operators.language.by import Expression
+from operators.language.catalogue import (
+    CatalogueEntry,
+    Settings,
+    event_fields,
+    feature_book,
+    features_version,
+)
+from operators.language.feature_types import feature_kinds, optional_features
+from operators.language.plan import FeaturePlan, compile_features
+from operators.language.rules import Alerts, Rule
+from operators.language.sizes import message_bytes_max
+from operators.race.evidence import Promotion
+from operators.rekeying.stages import Stages, plan_stages
+from operators.rules.apply import CheckedDecoder, FieldRules
+from operators.rules.check import RulePlan, compile_rules
+from operators.skew.carryover import Layout, features_filling, layout_of_plan
+from topics.catalog import Catalog
+from topics.codec import EventDecoder, LabelDecoder, label_value
+from topics.durations import duration_ms
+from topics.errors import DefinitionError
+from topics.messages import LabelValue, Task
+
+__all__ = ["Pipeline"]
+
+EVENTS_PER_KEY_MAX = 100_000
+"""Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
+AHEAD_DEFAULT_MS = 60_000
+"""Clocks that nobody keeps differ by seconds, and by hours where their zone is wrong."""
+SERVED_TIME = "event_time"
+"""Stands beside served features."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """One whole pipeline: events to features to models to champion.
+
+    Raises DefinitionError with the place and the fix for anything that cannot run.
+
+    `name`
+        The first part of the names of its topics, of its state and of its consumer group.
+    `events`
+        The topic of events: a `Topic`.
+    `labels`
+        Where labels come from: a `Labels`.
+    `features`
+        Names and expressions, in the order in which models see them.
+    `models`
+        Names and River estimators, which are cloned.
+    `champion`
+        The name of the model that serves first; None is the first one.
+    `drift`
+        Detectors and what they watch: a `Drift` each.
+    `promotion`
+        When a challenger takes over: a `Promotion`.
+    `metrics`
+        River metrics of every model and of what was served, cloned; None takes the task's usual ones.
+    `threshold`
+        The binary score from which on the predicted label is true, in [0, 1].
+    `topics`
+        Other names of our topics by role, as in `{"predictions": "scores"}`.
+    `max_events_per_key`
+        How many entries one key of a window keeps; beyond, the oldest go first and are counted.
+    `shadow_predictions`
+        Whether the challengers' answers are sent too, to a topic of their own, for looking.
+    `serve_features`
+        Whether the newest features of each key are written to Redis, for other services.
+    `rules`
+        What must hold of fields and features: a `Rule` each, applied in their order.
+    `alerts`
+        What is told when it comes for the first time: an `Alerts`.
+    `task`
+        `"binary"`, `"multiclass"` or `"regression"`; it follows from the models where they leave it no
+        choice.  Classifiers of several classes on labels of a topic need `task="multiclass"`.
+    """
+
+    name: str
+    events: Topic
+    labels: Labels
+    features: Mapping[str, Expression]
+    models: Mapping[str, Any]
+    champion: str | None = None
+    drift: Sequence[Drift] = ()
+    promotion: Promotion = field(default_factory=Promotion)
+    metrics: Sequence[metrics.base.Metric] | None = None
+    threshold: float = 0.5
+    topics: Mapping[str, str] = field(default_factory=dict)
+    max_events_per_key: int = EVENTS_PER_KEY_MAX
+    shadow_predictions: bool = False
+    serve_features: bool = False
+    rules: Sequence[Rule] = ()
+    alerts: Alerts | None = None
+
+    task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
+    plan: FeaturePlan = field(init=False, repr=False)
+    stages: Stages | None = field(init=False, repr=False)
+    """How windows by other keys than the topic's are computed; None where no event needs to travel."""
+    rule_plan: RulePlan = field(init=False, repr=False)
+    book: tuple[CatalogueEntry, ...] = field(init=False, repr=False)
+    """The catalogue of the features, with their versions."""
+    catalog: Catalog = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check every part and compile the features."""
+        models = checked_models(self.models)
+        champion = self.champion if self.champion is not None else next(iter(models))
+        if champion not in models:
+            raise DefinitionError(
+                f"champion `{champion}` is no model", hint=f"name one of: {', '.join(models)}"
+            )
+        task = self.task if str(self.task) else task_of(models, self.events.type, self.labels.field)
+        check_kinds(models, task)
+        plan = compile_features(
+            self.features,
+            self.events.type,
+            grace_ms=self.grace_ms,
+            max_events_per_key=self.max_events_per_key,
+            task=task,
+        )
+        stages = plan_stages(plan, self.events.key) if self.events.partitions > 1 else None
+        if stages is not None and not stages.rekeyed:
+            stages = None
+        rule_plan = compile_rules(
+            self.rules, self.alerts, self.events.type, plan, task=task, fixed=self._fixed_fields()
+        )
+        catalog = Catalog(
+            self.name,
+            events=self.events.name,
+            labels=self.labels.topic,
+            names=self.topics,
+            rekeying=stages is not None,
+            alerting=self.alerts is not None,
+            bytes_max=message_bytes_max(
+                plan, self.events.type, [*models, *(rule.name for rule in self.rules)]
+            ),
+        )
+        labels = self.labels
+        told = f"{labels.field} {labels.label} {labels.time} {labels.wait_ms} {labels.on_timeout!r} {task}"
+        settings = Settings(self.events.time, told, self.rules)
+        book = feature_book(self.features, plan, self.events.type, settings)
+        for name, value in (
+            ("models", models),
+            ("champion", champion),
+            ("task", task),
+            ("plan", plan),
+            ("stages", stages),
+            ("rule_plan", rule_plan),
+            ("book", book),
+            ("catalog", catalog),
+        ):
+            object.__setattr__(self, name, value)
+        check_detectors(self.drift, feature_kinds(plan, self.events.type), task)
+        self._check_label()
+        self._check_served()
+        self.event_decoder()
+
+    @property
+    def grace_ms(self) -> int:
+        """Return `events.grace` in milliseconds."""
+        return duration_ms(self.events.grace)
+
+    @property
+    def max_ahead_ms(self) -> int:
+        """Return `events.max_ahead` in milliseconds; what it is where it is left out."""
+        if self.events.max_ahead is None:
+            return max(self.grace_ms, AHEAD_DEFAULT_MS)
+        return duration_ms(self.events.max_ahead)
+
+    @property
+    def implicit_label(self) -> LabelValue | None:
+        """Return the label to assume when the wait has passed, or None to drop the prediction."""
+        told = self.labels.on_timeout
+        return None if told == "drop" else label_value(told, self.task, self.label_classes)
+
+    @property
+    def label_classes(self) -> type | None:
+        """Return what a class of the labels topic is; None where the event's own field says it."""
+        return (self.labels.type or str) if self.labels.topic is not None else None
+
+    def event_decoder(self) -> EventDecoder | CheckedDecoder:
+        """Return a decoder of the events topic, which applies the rules about fields."""
+        events = self.events
+        decoder = EventDecoder(
+            events.type,
+            event_id=events.id,
+            event_time=events.time,
+            key=events.key,
+            label=self.labels.field,
+            task=self.task,
+        )
+        rules = self.rule_plan.fields
+        return CheckedDecoder(decoder, FieldRules(rules, events.type)) if rules else decoder
+
+    def label_decoder(self) -> LabelDecoder | None:
+        """Return a decoder of the labels topic; None where labels come inside events."""
+        if self.labels.field is not None:
+            return None
+        return LabelDecoder(self.task, self.labels.names, classes=self.label_classes)
+
+    def fresh_models(self) -> dict[str, Any]:
+        """Return new clones of the models, as defined: nothing learned, nothing shared."""
+        return {name: model.clone() for name, model in self.models.items()}
+
+    def scorer_definition(self) -> dict[str, str]:
+        """Return the digest of each part that a scorer's state depends on, by name; of features the version.
+
+        Fields that no feature reads are no part of it: an event may get new ones.
+        """
+        events, labels = self.events, self.labels
+        types = event_fields(events.type)
+        parts: dict[str, object] = {
+            "events.fields": [(name, types[name]) for name in self._fixed_fields()],
+            "events.grace": self.grace_ms,
+            "labels": f"{labels.topic} {labels.field} {labels.wait_ms} {labels.on_timeout!r}",
+            "task": self.task,
+            "max_events_per_key": self.max_events_per_key,
+        }
+        if self.stages is not None:
+            # Events on their way carry numbers of stages and of windows.
+            plans = [self.stages.own, *(stage.plan for stage in self.stages.rekeyed)]
+            windows = [(plan.features, layout_of_plan(plan, types)) for plan in plans if plan is not None]
+            parts["stages"] = f"{events.partitions} {windows}"
+        parts.update((f"rules.{rule.name}", f"{at} {rule!r}") for at, rule in enumerate(self.rules))
+        if self.alerts is not None:
+            parts["alerts"] = self.alerts
+        return {name: _short(str(part)) for name, part in parts.items()} | self._feature_versions()
+
+    def learner_definition(self) -> dict[str, str]:
+        """Return the digest of each part that a learner's state depends on, by name."""
+        parts: dict[str, str] = {
+            "task": self.task,
+            "champion": str(self.champion),
+            "promotion": repr(self.promotion),
+            "threshold": repr(self.threshold),
+            "drift": " ".join(f"{entry.on} {model_text(entry.detector)}" for entry in self.drift),
+            "metrics": " ".join(model_text(metric) for metric in self.metrics or ()),
+        }
+        parts.update((f"models.{name}", model_text(model)) for name, model in self.models.items())
+        return {name: _short(part) for name, part in parts.items()} | self._feature_versions()
+
+    def _feature_versions(self) -> dict[str, str]:
+        return {f"features.{entry.name}": entry.version for entry in self.book}
+
+    @property
+    def features_version(self) -> str:
+        """Return the version of all features together, as predictions carry it."""
+        return features_version(self.book)
+
+    @property
+    def scorer_plan(self) -> FeaturePlan:
+        """Return the plan of a scorer: without the windows that are computed elsewhere."""
+        return self.plan if self.stages is None else self.stages.answer
+
+    def layout(self) -> Layout:
+        """Return what a scorer's windows keep, to be compared with what a checkpoint holds."""
+        return layout_of_plan(self.scorer_plan, event_fields(self.events.type))
+
+    def filling(self, before: Layout) -> tuple[str, ...]:
+        """Return the features whose windows are not whole where those of a checkpoint go on."""
+        return features_filling(self.scorer_plan, event_fields(self.events.type), before)
+
+    def feature_kinds(self) -> dict[str, type]:
+        """Return bool, int, float or str for every feature, by name."""
+        return feature_kinds(self.plan, self.events.type)
+
+    def optional_features(self) -> frozenset[str]:
+        """Return the features that some event may lack, by its type, by empty windows, or by a rule."""
+        rules = [rule.target for rule in self.rule_plan.features if rule.action == "null"]
+        nulled = {target.name for target in rules if target is not None}
+        return optional_features(self.plan, self.events.type) | nulled
+
+    def _fixed_fields(self) -> dict[str, str]:
+        """Return the fields whose values no rule may change, and what they are."""
+        events, label = self.events, self.labels.field
+        fixed = {events.id: "id", events.time: "time", events.key: "key"}
+        return fixed | ({label: "label"} if label is not None else {})
+
+    def _check_label(self) -> None:
+        declared = self.labels.type
+        if declared is not None and (self.task != "multiclass" or declared not in {str, int}):
+            raise DefinitionError(
+                f"labels.type is {declared!r} and the task {self.task}",
+                hint='leave it out, or give str or int with task="multiclass": what a class is',
+            )
+        if self.labels.on_timeout != "drop":
+            try:
+                label_value(self.labels.on_timeout, self.task, self.label_classes)
+            except ValueError as error:
+                raise DefinitionError(
+                    f"labels.on_timeout does not fit the {self.task} models: {error}",
+                    hint='use "drop" or a label the models can learn',
+                ) from None
+
+    def _check_served(self) -> None:
+        """Features that others read stand beside the time of their event."""
+        if self.serve_features and SERVED_TIME in self.features:
+            raise DefinitionError(
+                f"a served feature cannot be called `{SERVED_TIME}`: it says as of when the others are",
+                hint="rename the feature, or leave serve_features out",
+            )
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

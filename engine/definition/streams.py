@@ -1,0 +1,128 @@
+"""Where a pipeline's events and labels come from, as users write it.
+
+Lives here: `Topic` and `Labels`, and what they refuse at once.  Never here: what does not fit the rest of
+a definition (`pipeline.py`), reading topics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from operators.join.join import EARLY_MAX
+from operators.join.pending import PENDING_MAX
+from topics.codec import LabelNames
+from topics.durations import duration_ms
+from topics.errors import DefinitionError
+from topics.messages import LabelValue
+
+__all__ = ["Labels", "Topic"]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """The events: their topic, their type, and which fields are id, time and key.
+
+    `name`
+        What the topic is called.
+    `type`
+        The msgspec Struct that an event is: names and types of its fields.
+    `key`
+        The field that is the record's key as well: events of one key share a partition and their state.
+    `id`
+        The field that says which event it is, text or a whole number: a repeat changes nothing.
+    `time`
+        The field with the event's time: whole milliseconds since 1970, UTC, or a `datetime`.
+    `grace`
+        How far an event may lie behind the largest event time seen and still enter windows.
+    `max_ahead`
+        How far an event, or a label, may lie ahead of its arrival before it is refused as the product
+        of a wrong clock; None is `grace` or one minute, whichever is longer.
+    `partitions`
+        How many partitions the events topic has; topics of ours are created with as many.
+    """
+
+    name: str
+    type: type[msgspec.Struct]
+    key: str
+    id: str = "event_id"
+    time: str = "event_time"
+    grace: str | int = "1m"
+    max_ahead: str | int | None = None
+    partitions: int = 1
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where the truth comes from: a topic of label messages, or a field of the event itself.
+
+    `topic`
+        The topic of label messages; give this or `field`.
+    `field`
+        The event's own field that is the label (replays, forecasts of the next reading): each event
+        is predicted first, then learned.
+    `wait`
+        How long, in event time, a prediction waits for its label; a must with `topic`.  With `field` it
+        bounds how long a repeated event id is recognised, and None is one minute.
+    `on_timeout`
+        `"drop"`, or the label to assume and learn when the wait is over.
+    `id`
+        The field of a label message with the id of its event.
+    `label`
+        The field of a label message with the label: true or false (1, 0), a class, or a number.
+    `time`
+        The field of a label message with the time at which the label was known, ms or RFC 3339 text.
+    `pending_max`
+        How many answers of one partition wait, most of them on disk; beyond, those whose wait ends
+        first are given up, each as a dead letter.
+    `early_max`
+        How many labels of one partition, in memory, wait for their events; beyond, labels of unknown
+        events are dead letters.
+    `type`
+        What a class of `task="multiclass"` is in label messages, `str` or `int`; None is `str`.  A label of
+        the other type is a dead letter; inside events the field's type decides.
+    """
+
+    topic: str | None = None
+    field: str | None = None
+    wait: str | int | None = None
+    on_timeout: LabelValue | Literal["drop"] = "drop"
+    id: str = "event_id"
+    label: str = "label"
+    time: str = "label_time"
+    pending_max: int = PENDING_MAX
+    early_max: int = EARLY_MAX
+    type: type[str] | type[int] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse labels that come from nowhere or from two places, and bounds that leave room for none."""
+        if (self.topic is None) == (self.field is None):
+            raise DefinitionError(
+                "labels need a topic or a field, and not both",
+                hint='write Labels("my.labels", wait="1d") or Labels(field="label")',
+            )
+        if self.topic is not None and self.wait is None:
+            raise DefinitionError(
+                f"labels of topic {self.topic} have no `wait`",
+                hint='say how long a prediction waits for its label, e.g. wait="36h"; it bounds memory',
+            )
+        for name, bound, least in (("pending_max", self.pending_max, 1), ("early_max", self.early_max, 0)):
+            if bound < least:
+                raise DefinitionError(
+                    f"`{name}` of labels is {bound}",
+                    hint=f"give a number of {least} or more, or leave it out",
+                )
+        if self.field is not None and self.on_timeout != "drop":
+            raise DefinitionError("a label inside the event cannot time out", hint="leave `on_timeout` out")
+
+    @property
+    def names(self) -> LabelNames:
+        """Return what the fields of a label message are called."""
+        return LabelNames(self.id, self.label, self.time)
+
+    @property
+    def wait_ms(self) -> int:
+        """Return the horizon in milliseconds of event time."""
+        return duration_ms("1m" if self.wait is None else self.wait)

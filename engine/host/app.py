@@ -1,0 +1,214 @@
+"""The Faust host: lifecycle, commands, web pages.
+
+Lives here: what starts and stops the data plane, the agent on the commands topic, signals
+and the last deadline.  Never here: events (aiokafka carries them, `loop.py`), what pages
+say (`pages.py`).
+
+Faust hosts and aiokafka carries, because Faust's own consumer is an order of magnitude
+slower and its offset bookkeeping loses records after gaps (faust-streaming#606).  Faust
+also hangs at exit and goes on answering "ok" when a service has died, so two things stand
+outside it: a dead data plane ends the process at once with a non-zero code, and a thread
+ends it when the drain deadline has passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from typing import Any
+
+import faust
+import structlog
+import uvloop
+
+from engine.definition.pipeline import Pipeline
+from engine.host.logging import configure_logging
+from engine.host.pages import add_pages
+from engine.host.ports import check_port
+from engine.kafka.embedded import free_port
+from engine.metrics import Metrics
+from engine.settings import Accepted, KafkaSettings, Settings
+from engine.worker.loop import Worker
+from engine.worker.skips import Place
+from topics.errors import HeadraceError
+
+__all__ = ["run_worker"]
+
+EXIT_AFTER_DRAIN_S = 5.0
+"""What Faust gets to close its own clients once the data plane has drained."""
+PORT_HINT = "set HEADRACE_WEB__PORT (and HEADRACE_WEB__HOST), or give --web-port; 0 takes a free port"
+
+log = structlog.get_logger("headrace")
+
+
+def run_worker(
+    pipeline: Pipeline,
+    settings: Settings,
+    accepted: Accepted,
+    skip: frozenset[Place] = frozenset(),
+) -> None:
+    """Run one worker process until it is told to stop; never returns.
+
+    Exit code 0 after a clean drain, 1 if the data plane died or the deadline passed.  Raises SettingsError
+    if the pages cannot be served.
+    """
+    configure_logging(settings)
+    check_port(settings.web.host, settings.web.port, hint=PORT_HINT)
+    # Not as the policy: Faust's threads reach into each other's loops, which uvloop answers by a crash.
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    metrics = Metrics(pipeline)
+    worker = Worker(
+        pipeline,
+        settings,
+        metrics,
+        accepted,
+        skip,
+    )
+    host = _Host(_faust_app(pipeline, settings, worker, metrics), worker, settings, loop)
+    host.execute_from_commandline()
+
+
+def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: Metrics) -> Any:
+    kafka = settings.kafka
+    port = settings.web.port or free_port()
+    log.info("pages", metrics=f"http://{settings.web.host}:{port}/metrics")
+    app = faust.App(
+        f"{pipeline.name}-control",
+        loop=asyncio.get_event_loop(),
+        broker=[f"kafka://{server.strip()}" for server in kafka.bootstrap_servers.split(",")],
+        broker_credentials=_credentials(kafka),
+        broker_session_timeout=kafka.session_timeout_ms / 1000,
+        broker_heartbeat_interval=kafka.heartbeat_interval_ms / 1000,
+        broker_request_timeout=kafka.request_timeout_ms / 1000,
+        broker_rebalance_timeout=kafka.rebalance_timeout_ms / 1000,
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+        store="memory://",
+        datadir=settings.state_dir / "faust",
+        web_host=settings.web.host,
+        web_bind=settings.web.host,
+        web_port=port,
+        web_router_enabled=False,
+        env_prefix="HEADRACE_FAUST_",
+        autodiscover=False,
+        stream_ack_exceptions=False,
+    )
+    commands = app.topic(
+        pipeline.catalog["commands"], value_type=bytes, value_serializer="raw", key_type=bytes, internal=False
+    )
+
+    @app.agent(commands)
+    async def command(stream: Any) -> None:
+        """Hand each command to the examples log; it acts, or is refused, there, at its offset."""
+        async for value in stream:
+            await worker.commands.ask(value or b"")
+
+    add_pages(app, worker, metrics)
+    return app
+
+
+def _credentials(kafka: KafkaSettings) -> Any:
+    options = kafka.aiokafka_options()
+    if kafka.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            ssl_context=options.get("ssl_context"),
+            mechanism=kafka.sasl_mechanism,
+        )
+    if "ssl_context" in options:
+        return faust.SSLCredentials(options["ssl_context"])
+    return None
+
+
+class _DataPlane(faust.Service):
+    """The worker's loops under Faust's supervision."""
+
+    def __init__(self, worker: Worker, host: _Host, **options: Any) -> None:
+        super().__init__(**options)
+        self._worker = worker
+        self._host = host
+        self._running: asyncio.Task[None] | None = None
+
+    async def on_start(self) -> None:
+        """Start the loops, which join the group on their own; return once Kafka answers.
+
+        Faust starts its own clients after this, and those do not try twice.
+        """
+        self._running = asyncio.create_task(self._worker.run())
+        self._running.add_done_callback(self._host.data_plane_ended)
+        await self._worker.connected.wait()
+
+    async def on_stop(self) -> None:
+        """Drain: the worker flushes, checkpoints and leaves."""
+        self._worker.stop()
+        if self._running is not None:
+            await asyncio.wait({self._running})
+
+
+class _Host(faust.Worker):
+    """Faust's worker with an end that is certain."""
+
+    def __init__(self, app: Any, worker: Worker, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self._deadline_s = settings.drain_deadline_ms / 1000
+        self._worker = worker
+        self._watchdog: threading.Timer | None = None
+        super().__init__(
+            app,
+            _DataPlane(worker, self),
+            loop=loop,
+            quiet=True,
+            override_logging=False,
+            redirect_stdouts=False,
+        )
+
+        self.spinner = None
+
+    def data_plane_ended(self, running: asyncio.Task[None]) -> None:
+        """End the process when the loops have ended: with code 1 if they died."""
+        error = asyncio.CancelledError("nobody asked for it") if running.cancelled() else running.exception()
+        if error is None:
+            self._exit_within(EXIT_AFTER_DRAIN_S, 0)
+            return
+        if isinstance(error, HeadraceError):
+            log.error("the data plane stopped", reason=str(error))
+            sys.stderr.write(f"error: {error}\n")
+        else:
+            log.error("the data plane died", exc_info=error)
+        _exit(1)  # Faust's own goodbye would take as long as the broker is away
+
+    def _schedule_shutdown(self, signal: Any) -> None:
+        """First signal: drain within the deadline.  Second: now."""
+        if self._signal_stop_time:
+            os._exit(1)
+        if not self._worker.connected.is_set():
+            _exit(0)
+        self._exit_within(self._deadline_s, 1)
+        self._worker.stop()  # at once: Faust would stop its own clients first, and may hang there
+        super()._schedule_shutdown(signal)
+
+    def _exit_within(self, seconds: float, code: int) -> None:
+        """End the process after `seconds` whatever hangs; a later call replaces an earlier one."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = threading.Timer(seconds, self._give_up, args=(code,))
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
+    def _give_up(self, code: int) -> None:
+        if code:
+            log.error(
+                "the drain deadline has passed: the next start does again what was not saved",
+                deadline_s=self._deadline_s,
+                reason=self._worker.not_ready(),
+            )
+        _exit(code)
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,210 @@
+"""What every conversation with Kafka needs: a start that retries, a stop that ends, errors with a fix.
+
+Lives here: connecting, deadlines, the translation of aiokafka's errors, the bounds of a
+log.  Never here: records, groups, topics' settings.
+
+Strategy: aiokafka retries some things for ever and others never (aiokafka#1095, #1101), so
+each wait has a deadline of its own here, and what aiokafka raises leaves as BrokerError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka_errors
+
+from engine.kafka import record_batches as unpacking
+from engine.kafka.outage import Waiting
+from engine.settings import KafkaSettings
+from topics.errors import BrokerError
+
+__all__ = [
+    "REFUSED",
+    "Partition",
+    "answered",
+    "bounds",
+    "broker_error",
+    "connected",
+    "plain",
+    "reading",
+    "stopped",
+]
+
+Partition = tuple[str, int]
+"""Topic and partition number."""
+
+RETRY_FIRST_S = 0.1
+RETRY_MAX_S = 2.0
+"""Between tries to reach a broker: soon enough after its restart, rare enough for the log."""
+
+REFUSED = (kafka_errors.KafkaError, AssertionError, ValueError)
+"""What aiokafka raises: its own errors, and bare assertions for unknown partitions and fenced producers."""
+
+AWAY = (
+    TimeoutError,
+    kafka_errors.KafkaConnectionError,
+    kafka_errors.KafkaTimeoutError,
+    kafka_errors.LeaderNotAvailableError,
+    kafka_errors.NodeNotReadyError,
+    kafka_errors.NotLeaderForPartitionError,
+    kafka_errors.RequestTimedOutError,
+    kafka_errors.StaleMetadata,
+)
+"""What a broker that is away looks like: it is asked again."""
+
+_Answer = TypeVar("_Answer")
+
+_HINTS: tuple[tuple[type[Exception], str], ...] = (
+    (
+        kafka_errors.InvalidSessionTimeoutError,
+        "raise kafka.session_timeout_ms: brokers refuse less than group.min.session.timeout.ms (6 s)",
+    ),
+    (kafka_errors.UnknownTopicOrPartitionError, "create the topic, or let `headrace topics create` do it"),
+    (kafka_errors.TopicAuthorizationFailedError, "give this user READ or WRITE on the topic"),
+    (kafka_errors.GroupAuthorizationFailedError, "give this user READ on the consumer group"),
+    (kafka_errors.ClusterAuthorizationFailedError, "give this user IDEMPOTENT_WRITE on the cluster"),
+    (
+        kafka_errors.MessageSizeTooLargeError,
+        "raise max.message.bytes of the topic (a worker says at start to what), or send less",
+    ),
+    (
+        kafka_errors.RecordTooLargeError,
+        "raise kafka.fetch_max_bytes: a record is larger than one fetch may be",
+    ),
+    (
+        kafka_errors.InvalidTimestampError,
+        "the topic takes no time so far from now: raise message.timestamp.after.max.ms or .before.max.ms",
+    ),
+    (
+        kafka_errors.OffsetOutOfRangeError,
+        "the log was cut or replaced while it was read: restart, the checkpoint is checked against it",
+    ),
+    (kafka_errors.CommitFailedError, "nothing is lost: the partitions moved, their new owner commits"),
+)
+
+
+def plain(tp: TopicPartition) -> Partition:
+    """Return aiokafka's pair as a plain tuple."""
+    return (tp.topic, tp.partition)
+
+
+def broker_error(error: BaseException, doing: str, kafka: KafkaSettings) -> BrokerError:
+    """Return a BrokerError that says what was being done, what went wrong and what helps."""
+    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
+    if isinstance(error, TimeoutError):
+        return BrokerError(
+            f"{doing}: no answer within the deadline",
+            hint=f"is Kafka at {kafka.bootstrap_servers} up and not overloaded?",
+        )
+    said = str(error) or type(error).__name__
+    found = BrokerError(
+        f"{doing}: {said}", hint=hint or f"look at the log of Kafka at {kafka.bootstrap_servers}"
+    )
+    found.__cause__ = error
+    return found
+
+
+async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms: int = 0) -> Any:
+    """Return `make()`, a client of aiokafka, started.
+
+    A broker that cannot be reached is tried again, with a new client, until
+    `connect_deadline_ms`; `longest_ms` is what a start may take beyond that.
+    Raises BrokerError naming the address.
+    """
+    with Waiting():
+        return await _connected(make, kafka, longest_ms)
+
+
+async def _connected(make: Callable[[], Any], kafka: KafkaSettings, longest_ms: int) -> Any:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + kafka.connect_deadline_ms / 1000
+    wait = RETRY_FIRST_S
+    while True:
+        client = make()
+        try:
+            async with asyncio.timeout_at(deadline + longest_ms / 1000):
+                await client.start()
+        except (kafka_errors.KafkaConnectionError, OSError) as error:  # TimeoutError is an OSError
+            await stopped(client, kafka)
+            if loop.time() + wait >= deadline:
+                raise BrokerError(
+                    f"no Kafka answers at {kafka.bootstrap_servers}: {str(error) or type(error).__name__}",
+                    hint="start it, or set HEADRACE_KAFKA__BOOTSTRAP_SERVERS=host:port",
+                ) from error
+        except REFUSED as error:
+            await stopped(client, kafka)
+            raise broker_error(error, "connecting", kafka) from error
+        except BaseException:
+            await stopped(client, kafka)
+            raise
+        else:
+            return client
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, RETRY_MAX_S)
+
+
+async def answered(ask: Callable[[], Awaitable[_Answer]], doing: str, kafka: KafkaSettings) -> _Answer:
+    """Return what `ask()` brings; a broker that is away is asked again until `connect_deadline_ms`.
+
+    Raises BrokerError.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + kafka.connect_deadline_ms / 1000
+    with Waiting():
+        while True:
+            try:
+                async with asyncio.timeout(kafka.request_timeout_ms / 1000):
+                    return await ask()
+            except (*REFUSED, TimeoutError) as error:
+                if not isinstance(error, AWAY) or loop.time() + RETRY_MAX_S >= deadline:
+                    raise broker_error(error, doing, kafka) from error
+            await asyncio.sleep(RETRY_MAX_S)
+
+
+async def stopped(client: Any, kafka: KafkaSettings) -> None:
+    """End a client politely within `stop_deadline_ms`, or leave it behind."""
+    if client is None:
+        return
+    stop = getattr(client, "stop", None) or client.close
+    # A task of its own: the cancellation of aiokafka's inner tasks comes out of it as if it were ours.
+    goodbye = asyncio.ensure_future(stop())
+    goodbye.add_done_callback(_looked_at)
+    try:
+        await asyncio.wait({goodbye}, timeout=kafka.stop_deadline_ms / 1000)
+    finally:
+        goodbye.cancel()
+
+
+def _looked_at(done: asyncio.Future[Any]) -> None:
+    """Take note of how a goodbye ended: nobody minds."""
+    if not done.cancelled():
+        done.exception()
+
+
+def reading(kafka: KafkaSettings) -> dict[str, Any]:
+    """Return the arguments that every consumer here shares: nothing automatic, no aborted records."""
+    unpacking.install()
+    return {
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "isolation_level": "read_committed",
+        "fetch_max_wait_ms": kafka.fetch_max_wait_ms,
+        "max_partition_fetch_bytes": kafka.fetch_max_bytes,
+    }
+
+
+async def bounds(
+    consumer: Any, partitions: Iterable[TopicPartition], kafka: KafkaSettings
+) -> dict[TopicPartition, tuple[int, int]]:
+    """Return each log's first offset and its end as listed, for some brokers too low (`logs.exact_ends`)."""
+    wanted = list(partitions)
+
+    async def ask() -> dict[TopicPartition, tuple[int, int]]:
+        starts = await consumer.beginning_offsets(wanted)
+        ends = await consumer.end_offsets(wanted)
+        return {tp: (starts[tp], ends[tp]) for tp in wanted}
+
+    return await answered(ask, "asking for the bounds of logs", kafka)

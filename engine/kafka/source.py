@@ -1,0 +1,396 @@
+"""Reading: a member of a consumer group that hands out batches, per partition and fairly.
+
+Lives here: polls, positions, rebalances, commits.  Never here: what records mean, when to
+commit, what happens at a takeover (`loop.py`).
+
+Strategy.  Nothing is automatic: no commit, no offset reset, no position that was not set by
+`seek`; a partition that is assigned but not yet sought hands out nothing, so no record is
+lost between assignment and takeover.  aiokafka drains whichever partition comes first and
+waits without bound during a rebalance; so each partition has a small buffer of its own
+here, polls take fair shares of them, and a fetch under way is never cancelled but kept for
+the next poll (cancelled, it would switch off aiokafka's own check for idle members).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+
+from engine.kafka.client import (
+    REFUSED,
+    Partition,
+    bounds,
+    broker_error,
+    connected,
+    plain,
+    reading,
+    stopped,
+)
+from engine.kafka.log_reader import checked, records_of
+from engine.settings import KafkaSettings
+from topics.errors import BrokerError
+from topics.messages import Record
+
+__all__ = ["Listener", "Source"]
+
+
+class Listener(Protocol):
+    """What an owner of partitions does when they come and go.
+
+    Both are awaited while the group waits: `on_revoked` has `rebalance_timeout_ms` to
+    flush, checkpoint and commit; `on_assigned` should only take note and let the takeover
+    run elsewhere.  An exception in either is raised by the next `poll`.
+    """
+
+    async def on_revoked(self, partitions: frozenset[Partition]) -> None:
+        """These are about to go; no poll hands out records of them any more."""
+        ...
+
+    async def on_assigned(self, partitions: frozenset[Partition]) -> None:
+        """All that are held now; they stay silent until `seek`."""
+        ...
+
+
+class _Buffer:
+    """Records of one partition that were fetched and not handed out yet."""
+
+    __slots__ = ("ahead", "end", "known", "looked", "records", "start")
+
+    def __init__(self, position: int, end: int) -> None:
+        self.records: list[Record] = []
+        self.start = 0
+        self.ahead = position
+        """Next offset to fetch: past compacted records and transaction markers."""
+        self.end = end
+        """Largest end of the log that was seen."""
+        self.known = False
+        """Whether a fetch has told the end: what brokers list may be too low."""
+        self.looked = position
+        """What lies before here was in the log when `look_beside` last asked."""
+
+    def __len__(self) -> int:
+        return len(self.records) - self.start
+
+    def add(self, records: list[Record]) -> None:
+        self.records = self.records[self.start :] + records if self.start < len(self.records) else records
+        self.start = 0
+
+    def take(self, most: int) -> list[Record]:
+        taken = self.records[self.start : self.start + most]
+        self.start += len(taken)
+        return taken
+
+    @property
+    def position(self) -> int:
+        return self.records[self.start].offset if len(self) else self.ahead
+
+
+class Source:
+    """A member of the consumer group `group` that reads `topics`.
+
+    Topics with equal partition counts are assigned together: partition 3 of each comes to
+    the same member (Kafka's range assignor).
+    """
+
+    def __init__(
+        self, kafka: KafkaSettings, *, group: str, topics: Sequence[str], listener: Listener
+    ) -> None:
+        self._at_start = kafka
+        self._kafka = kafka.patient()
+        self._group = group
+        self._topics = tuple(topics)
+        self._listener = listener
+        self._consumer: Any = None
+        self._open: dict[TopicPartition, _Buffer] = {}
+        self._paused: set[TopicPartition] = set()
+        self._rebalancing = True
+        self._changed = asyncio.Event()
+        self._fetch: asyncio.Task[Mapping[TopicPartition, Sequence[Any]]] | None = None
+        self._fetching: tuple[TopicPartition, ...] = ()
+        self._turn = 0
+        self._counts: dict[str, int] = {}
+        self._failure: BaseException | None = None
+
+    async def start(self) -> None:
+        """Join the group; returns when partitions are assigned.  Raises BrokerError."""
+        await connected(self._make, self._at_start, longest_ms=self._kafka.rebalance_timeout_ms)
+
+    def _make(self) -> Any:
+        kafka = self._kafka
+        self._consumer = AIOKafkaConsumer(
+            **kafka.aiokafka_options(),
+            group_id=self._group,
+            group_instance_id=kafka.group_instance_id,
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=kafka.session_timeout_ms,
+            heartbeat_interval_ms=kafka.heartbeat_interval_ms,
+            rebalance_timeout_ms=kafka.rebalance_timeout_ms,
+            max_poll_interval_ms=kafka.max_poll_interval_ms,
+            **reading(kafka),
+        )
+        self._consumer.subscribe(self._topics, listener=_Rebalance(self))
+        return self._consumer
+
+    async def stop(self) -> None:
+        """Leave the group.  What was not committed is not committed now."""
+        self._open.clear()
+        if self._fetch is not None:
+            self._fetch.cancel()
+            await asyncio.wait({self._fetch})
+            with suppress(*REFUSED, asyncio.CancelledError):
+                self._fetch.result()
+            self._fetch = None
+        await stopped(self._consumer, self._kafka)
+
+    @property
+    def assignment(self) -> frozenset[Partition]:
+        """The partitions held now, sought or not."""
+        return frozenset(plain(tp) for tp in self._consumer.assignment())
+
+    async def seek(
+        self, positions: Mapping[Partition, int | None], *, accept_lost: bool = False
+    ) -> dict[Partition, int]:
+        """Open partitions at these positions (None: the start of the log) and return them.
+
+        Raises BrokerError for a position the log does not have: before its start (records
+        were deleted unread) or past its end (the log was emptied or is another one).
+        """
+        wanted = {TopicPartition(*partition): offset for partition, offset in positions.items()}
+        limits = await bounds(self._consumer, wanted, self._kafka)
+        found = await checked(self._kafka, wanted, limits, accept_lost=accept_lost)
+        while self._fetch is not None and not wanted.keys().isdisjoint(self._fetching):
+            await asyncio.wait({self._fetch})
+            await self._take()
+        held = self._consumer.assignment()
+        for tp, position in found.items():
+            if self._rebalancing or tp not in held:
+                raise BrokerError(
+                    "the partition is not assigned to this worker any more",
+                    hint="its new owner takes over; nothing to do",
+                    topic=tp.topic,
+                    partition=tp.partition,
+                )
+            self._consumer.seek(tp, position)
+            self._consumer.resume(tp)
+            self._paused.discard(tp)
+            self._open[tp] = _Buffer(position, limits[tp][1])
+        self._changed.set()
+        return {plain(tp): position for tp, position in found.items()}
+
+    async def poll(self, timeout_ms: int, records_max: int) -> dict[Partition, list[Record]]:
+        """Return up to `records_max` records, in log order per partition, shared out fairly.
+
+        Waits up to `timeout_ms` if there are none, never longer, rebalance or not.
+        Raises BrokerError, and whatever a listener raised.
+        """
+        self._check()
+        if any(len(buffer) and tp not in self._paused for tp, buffer in self._open.items()):
+            await self._fill(0, records_max)
+        else:
+            await self._fill(timeout_ms, records_max)
+        self._check()
+        return self._shares(records_max)
+
+    async def _fill(self, timeout_ms: int, low: int) -> None:
+        """Fetch for the partitions with fewer than `low` buffered, waiting up to `timeout_ms`."""
+        if self._fetch is None:
+            hungry = tuple(
+                tp for tp, buffer in self._open.items() if len(buffer) < low and tp not in self._paused
+            )
+            if self._rebalancing:
+                # Waits for the assignment and brings nothing; but it raises what ended the group.
+                hungry, patience_ms = (TopicPartition(self._topics[0], 0),), 0
+            elif hungry:
+                patience_ms = timeout_ms
+            else:
+                await self._wait_for_change(timeout_ms)
+                return
+            self._fetching = hungry
+            self._fetch = asyncio.ensure_future(self._consumer.getmany(*hungry, timeout_ms=patience_ms))
+        await asyncio.wait({self._fetch}, timeout=timeout_ms / 1000)
+        await self._take()
+
+    async def _wait_for_change(self, timeout_ms: int) -> None:
+        if timeout_ms <= 0:
+            await asyncio.sleep(0)  # heartbeats and fetches need their turn while records abound
+            return
+        self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._changed.wait()
+
+    async def _take(self) -> None:
+        """Move what a finished fetch brought into the buffers of the partitions still open."""
+        fetch = self._fetch
+        if fetch is None or not fetch.done():
+            return
+        self._fetch = None
+        try:
+            fetched = fetch.result()
+        except REFUSED as error:
+            self._failure = broker_error(error, "reading", self._kafka)
+            return
+        if self._consumer._fetcher.error_future.done():
+            self._failure = BrokerError("aiokafka's fetcher has died", hint="restart; its log says why")
+            return
+        for tp in self._fetching:
+            buffer = self._open.get(tp)
+            if buffer is None:
+                continue
+            if records := fetched.get(tp):
+                buffer.add(records_of(tp, records))
+            with suppress(kafka_errors.IllegalStateError):
+                buffer.ahead = await self._consumer.position(tp)
+                stable = self._consumer.last_stable_offset(tp)
+                if stable is not None:
+                    buffer.end = max(buffer.end, stable)
+                    buffer.known = True
+
+    def _shares(self, records_max: int) -> dict[Partition, list[Record]]:
+        ready = [tp for tp, buffer in self._open.items() if len(buffer) and tp not in self._paused]
+        if not ready:
+            return {}
+        self._turn = (self._turn + 1) % len(ready)
+        shares: dict[Partition, list[Record]] = {}
+        left = records_max
+        for served, tp in enumerate(itertools.chain(ready[self._turn :], ready[: self._turn])):
+            share = -(-left // (len(ready) - served))
+            if share < 1:
+                break
+            shares[plain(tp)] = taken = self._open[tp].take(share)
+            left -= len(taken)
+        return shares
+
+    def position(self, partition: Partition) -> int:
+        """Return the next offset that a poll hands out.  KeyError unless sought."""
+        return self._open[TopicPartition(*partition)].position
+
+    def unread(self, partition: Partition) -> bool:
+        """Return whether the log holds, or may hold, records that no poll has handed out yet.
+
+        As of the broker's last answer, as in KIP-695; before its first one (within
+        `fetch_max_wait_ms` of polling) it may.  KeyError unless sought.
+        """
+        buffer = self._open[TopicPartition(*partition)]
+        return not buffer.known or buffer.position < buffer.end
+
+    async def look_beside(self, partition: Partition, other: Partition) -> None:
+        """Learn of every record of `other` that was there before what has been handed out of `partition`.
+
+        The end that `unread` goes by is as old as the last fetch.  Asks once for all that `partition` is
+        known to hold, so a backlog costs one round trip.  Raises BrokerError.
+        """
+        here, there = self._open.get(TopicPartition(*partition)), self._open.get(TopicPartition(*other))
+        if here is None or there is None or here.position <= here.looked:
+            return
+        looked = max(here.position, here.end)
+        tp = TopicPartition(*other)
+        there.end = max(there.end, (await bounds(self._consumer, [tp], self._kafka))[tp][1])
+        here.looked = looked
+
+    def lag(self, partition: Partition) -> int:
+        """Return how many offsets lie between the position and the end of the log."""
+        buffer = self._open[TopicPartition(*partition)]
+        return max(buffer.end - buffer.position, 0)
+
+    async def bounds(self, partition: Partition) -> tuple[int, int]:
+        """Ask the broker where any log begins and ends, assigned or not; one round trip."""
+        tp = TopicPartition(*partition)
+        return (await bounds(self._consumer, [tp], self._kafka))[tp]
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Stop fetching and handing out; what is buffered stays."""
+        for tp in self._held(partitions):
+            self._paused.add(tp)
+            self._consumer.pause(tp)
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Go on where `pause` stopped."""
+        for tp in self._held(partitions):
+            self._paused.discard(tp)
+            self._consumer.resume(tp)
+        self._changed.set()
+
+    def _held(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
+        return [tp for partition in partitions if (tp := TopicPartition(*partition)) in self._open]
+
+    async def commit(self, positions: Mapping[Partition, int]) -> None:
+        """Tell Kafka these next offsets, for lag tools: a restart goes by the checkpoint.
+
+        Raises BrokerError if Kafka does not take them within the deadline or the
+        partitions have moved; nothing is lost by that.
+        """
+        offsets = {TopicPartition(*partition): offset for partition, offset in positions.items()}
+        try:
+            async with asyncio.timeout(self._kafka.commit_deadline_ms / 1000):
+                await self._consumer.commit(offsets)
+        except (*REFUSED, TimeoutError) as error:
+            raise broker_error(error, "committing offsets", self._kafka) from error
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _revoked(self, partitions: set[TopicPartition]) -> None:
+        self._rebalancing = True
+        for tp in partitions:
+            self._open.pop(tp, None)
+            self._paused.discard(tp)
+        if partitions:
+            await self._told(self._listener.on_revoked, partitions)
+
+    async def _assigned(self, partitions: set[TopicPartition]) -> None:
+        self._open.clear()
+        self._paused.clear()
+        for tp in partitions:
+            # A valid position and no fetch: or aiokafka would go to the committed offset by itself.
+            self._consumer.seek(tp, 0)
+            self._consumer.pause(tp)
+        self._rebalancing = False
+        self._failure = self._failure or self._topics_changed()
+        await self._told(self._listener.on_assigned, partitions)
+        self._changed.set()
+
+    def _topics_changed(self) -> BrokerError | None:
+        """A topic that was deleted, or has more partitions now, shows as a new assignment."""
+        for topic in self._topics:
+            found = len(self._consumer.partitions_for_topic(topic) or ())
+            known = self._counts.setdefault(topic, found)
+            if found == 0:
+                return BrokerError("the topic was deleted while it was read", hint="restore it", topic=topic)
+            if found != known:
+                return BrokerError(
+                    f"the topic has {found} partitions now, it had {known}: keys have moved between them",
+                    hint="state is kept by partition: start anew, on topics with that many partitions",
+                    topic=topic,
+                )
+        return None
+
+    async def _told(
+        self, tell: Callable[[frozenset[Partition]], Awaitable[None]], partitions: set[TopicPartition]
+    ) -> None:
+        try:
+            await tell(frozenset(plain(tp) for tp in partitions))
+        except Exception as error:  # noqa: BLE001 - aiokafka would log and forget it
+            self._failure = error
+            self._changed.set()
+
+
+class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+    """aiokafka's listener, handing on to its Source."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._source._revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        await self._source._assigned(assigned)

@@ -1,0 +1,8 @@
+"""The two state machines, scorer and learner, and their parts: synchronous, deterministic, time an argument.
+
+Lives here: the order of things: what an event, a label, an example does, and what leaves.
+Never here: a clock, a socket, a file, a task; how a thing is computed (`operators`).
+
+Read in this order: `intake` (one order for two topics), `scorer`, `refusals`, `joining`, `checks`, `outbox`
+(what leaves); then `learner`; `prequential` (labels inside events) last.  Others may import everything here.
+"""

@@ -1,0 +1,93 @@
+"""What a scorer does about rules and alerts, a run at a time.
+
+Lives here: counting broken rules, the flags of answers, the records of alerts.  Never here: how a rule is
+decided (`operators/rules/apply.py`), what is new (`operators/rules/novelty.py`), when an event is admitted
+(`scorer.py`).
+
+The field rules have been applied when a run comes here: the decoder did it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from engine.definition.pipeline import Pipeline
+from engine.machines.intake import EventRead
+from engine.machines.outbox import Outbox
+from operators.language.rules import Rule
+from operators.rules.apply import FeatureRules
+from operators.rules.novelty import Novelty, Told
+from operators.state import Operator
+from topics.messages import Alert, Event, Features
+
+__all__ = ["Checks"]
+
+
+class Checks:
+    """Rules and alerts of one events partition."""
+
+    def __init__(
+        self, pipeline: Pipeline, partition: int, outbox: Outbox, counts: Counter[tuple[str, str]]
+    ) -> None:
+        fields, features = pipeline.rule_plan
+        self._fields = fields
+        self._features = features
+        self._rules: FeatureRules | None = None
+        if features:
+            self._rules = FeatureRules(features, pipeline.feature_kinds())
+        alerts = pipeline.alerts
+        self.novelty = None if alerts is None else Novelty(alerts, pipeline.events.type)
+        self.parts: dict[str, Operator] = {} if self.novelty is None else {"novelty": self.novelty}
+        """What must be in a checkpoint, by name."""
+        self._schema = alerts is not None and alerts.schema
+        self._payloads: Mapping[int, bytes | None] = {}
+        self._prefix = f"{pipeline.name}:"
+        self._partition = partition
+        self._outbox = outbox
+        self._counts = counts
+
+    def read(self, run: Sequence[EventRead]) -> None:
+        """Take note of what the decoder found in a run, and keep its bytes while it is answered."""
+        self._outbox.flags.clear()
+        if self._fields:
+            for read in run:
+                if hits := read.decoded.hits:
+                    self._hit(read.record.offset, self._fields, hits)
+        if self._schema:
+            self._payloads = {read.record.offset: read.record.value for read in run}
+
+    def admitted(self, events: Sequence[Event], crcs: Sequence[int], rows: Sequence[Features]) -> None:
+        """Apply the rules about features to the rows of admitted events, and tell what is new."""
+        if self._rules is not None:
+            for place, hits in self._rules.check_all(rows).items():
+                self._hit(events[place].offset, self._features, hits)
+        if self.novelty is not None:
+            for told in self.novelty.step(events, crcs, self._payloads):
+                self._alert(told, events[told.place])
+
+    def _hit(self, offset: int, rules: Sequence[Rule], hits: Sequence[int]) -> None:
+        flags = self._outbox.flags
+        for number in hits:
+            rule = rules[number]
+            self._counts["rule_hits", f"{rule.action} {rule.name}"] += 1
+            if rule.action == "flag":
+                flags[offset] = (*flags.get(offset, ()), rule.name)
+
+    def _alert(self, told: Told, event: Event) -> None:
+        kind, field, value, _ = told
+        rule = f"{field}.new_category" if kind in ("new_category", "too_many_categories") else "schema"
+        self._counts["alerts", kind] += 1
+        self._outbox.alert(
+            Alert(
+                f"{self._prefix}{kind}:{field}:{value}",
+                kind,
+                event.event_time,
+                rule,
+                field,
+                event.event_id,
+                event.offset,
+                self._partition,
+                value,
+            )
+        )

@@ -1,0 +1,369 @@
+"""The state machine of one examples partition: the training log in, decisions out.
+
+Lives here: which record of the log means what, and which one is next.  Never here: what an
+example does (`operators/race/learning.py`), reading the log, publishing models, clocks.
+
+The learner is a pure function of its log: same records, same models, same decisions, however
+the records are cut into batches.  Four kinds of records change it, each at its own offset
+(examples and quarantines only if they count, `operators/claims/rule.py`):
+
+    example ──> test, then train     quarantine ──> a sick candidate leaves
+    claim ────> who may write        command ─────> promote, rollback, pin, unpin, pause, resume
+
+Pause.  `position` is the next offset to fold, `reading` the next offset the shell must hand in.
+They are equal but for a pause: then `position` stands still behind the pause command while
+`reading` runs ahead and only commands act (a rollback during a pause is not put off), each once:
+
+    offset     0  1  2  3  4  5  6  7  8
+    record     e  e  P  e  c  e  R  e  e       P pause   R resume   c rollback   e examples
+    folded     0  1  2 .  .  4 . .  6          then `reading` goes back to 3:
+                                 3     5     7  8
+
+Nothing is queued and nothing skipped: after the resume the log is read again from `position`,
+and commands up to the resume, which have acted, are passed over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from river import metrics as river_metrics
+
+from operators.claims.rule import Reader
+from operators.drift.detectors import Drift, DriftWatch
+from operators.models.digest import digest
+from operators.models.roster import Candidate, PredictorOf, Roster, itself
+from operators.race.arena import Arena, Promotion
+from operators.race.evaluation import Evaluation
+from operators.race.evidence import Evidence
+from operators.race.learning import Learning
+from operators.race.lessons import Lessons
+from operators.race.losses import loss_of
+from operators.state import StateDelta, StateEntries
+from operators.stopwatch import Stopwatch
+from topics.codec import decode_claim, decode_example, decode_quarantine
+from topics.commands import command_id, decode_command
+from topics.errors import ClaimError, ModelError
+from topics.headers import kind_of
+from topics.messages import Decision, Example, Kind, Quarantine, Record, Task
+
+__all__ = ["Learner"]
+
+BACKLOGS_TOLD = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+"""Records logged during a pause at which a decision says that they wait."""
+MODEL = "model/"
+READER = "reader/"
+
+
+class _Place(msgspec.Struct):
+    """Where the learner stands in its log."""
+
+    position: int = 0
+    """Next offset to fold."""
+    reading: int = 0
+    """Next offset to be handed in."""
+    commands_done: int = 0
+    """Commands before this offset have acted, during a pause."""
+    refused: int = 0
+    """Records of the log that were no valid messages."""
+
+
+def _no_store(_: Any) -> Any:
+    raise ModelError("this learner was built without a way to store models", hint="pass dump and load")
+
+
+class Learner:
+    """All candidates of one examples partition, and the race between them.
+
+    `models` are fresh and shared with nobody; `predictor_of` gives the object that scores for a
+    model (`operators.models.guards`).  `dump` and `load` turn models, metrics and detectors into bytes and
+    back (`operators.models.artefacts`).  `roster` is live: a scorer of the same process may read it.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: str,
+        task: Task,
+        models: Mapping[str, Any],
+        champion: str,
+        drifts: Sequence[Drift] = (),
+        promotion: Promotion | None = None,
+        metrics: Sequence[river_metrics.base.Metric] | None = None,
+        partition: int = 0,
+        threshold: float = 0.5,
+        predictor_of: PredictorOf = itself,
+        dump: Callable[[Any], bytes] = _no_store,
+        load: Callable[[bytes], Any] = _no_store,
+        warmup_offset: int = 0,
+        stopwatch: Stopwatch | None = None,
+    ) -> None:
+        self._stopwatch = stopwatch or Stopwatch()
+        promotion = promotion or Promotion()
+        candidates = [
+            Candidate(name, model, version=number, predictor=predictor_of(model))
+            for number, (name, model) in enumerate(models.items(), 1)
+        ]
+        self.roster = Roster(task, candidates, champion)
+        self.arena = Arena(pipeline, partition, self.roster, promotion, predictor_of)
+        self.evaluation = Evaluation(
+            task, metrics, dump, load, threshold=threshold, warmup_offset=warmup_offset
+        )
+        self.watch = DriftWatch(drifts, dump, load)
+        self.evidence = Evidence(promotion)
+        self.learning = Learning(
+            task,
+            self.arena,
+            self.evaluation,
+            self.watch,
+            self.evidence,
+            loss_of(task, promotion.loss, threshold),
+            threshold,
+            self._stopwatch,
+        )
+        self.reader = Reader()
+        self._predictor_of = predictor_of
+        self._dump, self._load = dump, load
+        self._place = _Place()
+        self._parts = (self.arena, self.learning, self.evaluation, self.watch, self.evidence)
+        self._stored: dict[str, tuple[int, bool]] = {}
+        """Models as of the last delta: name -> (updates, quarantined)."""
+
+    @property
+    def position(self) -> int:
+        """Return the next offset to fold: every model has learned all before it."""
+        return self._place.position
+
+    @property
+    def reading(self) -> int:
+        """Return the next offset to hand to `fold`; where it is not the end of the last batch, seek."""
+        return self._place.reading
+
+    @property
+    def paused(self) -> bool:
+        """Return whether a pause command holds the learner."""
+        return self.arena.paused
+
+    @property
+    def pinned(self) -> bool:
+        """Return whether a pin command holds the champion."""
+        return self.arena.pinned
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """Return what happened, by (metric, label): the shell exports and empties it."""
+        return self.learning.counts
+
+    @property
+    def examples(self) -> int:
+        """Return the number of examples learned."""
+        return self.learning.examples
+
+    @property
+    def refused(self) -> int:
+        """Return the number of log records that were no valid messages; they change nothing else."""
+        return self._place.refused
+
+    # -- the log ----------------------------------------------------------------------------------
+
+    def fold(self, records: Sequence[Record]) -> list[Decision]:
+        """Fold records of the log, in offset order; return what was decided.
+
+        Records before `reading` are passed over.  After each call the shell compares `reading` with
+        the end of what it handed in: a resume ends the call and sends the shell back to `position`.
+        Raises ModelError if it does not go.
+        """
+        decisions: list[Decision] = []
+        place = self._place
+        examples: list[Example] = []
+        for record in records:
+            if record.offset < place.reading:
+                continue
+            if self.paused:
+                decisions += self._look_ahead(record)
+                if place.reading <= record.offset:
+                    break  # a resume sends the shell back
+                continue
+            self._check_nothing_skipped(record)
+            kind = None if record.value is None else kind_of(record.headers)
+            example = self._example(record) if kind == "example" else None
+            if example is None or record.offset != place.reading:
+                decisions += self._step(examples)
+            if example is not None:
+                examples.append(example)
+            elif kind is not None:
+                decisions += self._fold_other(kind, record)
+            place.position = place.reading = record.offset + 1
+        return decisions + self._step(examples)
+
+    def _step(self, examples: list[Example]) -> list[Decision]:
+        """Learn the examples, if any, that end where `reading` stands, and begin a new list."""
+        if not examples:
+            return []
+        decisions = self.learning.step(examples, self._place.reading - len(examples))
+        examples.clear()
+        return decisions
+
+    def _example(self, record: Record) -> Example | None:
+        """Return an example of the log, None if it does not count."""
+        try:
+            example = decode_example(record.value or b"")
+        except msgspec.MsgspecError:
+            self._place.refused += 1
+            return None
+        counts = self.reader.counts(example.source_partition, example.claim, example.sequence)
+        return example if counts else None
+
+    def _look_ahead(self, record: Record) -> list[Decision]:
+        """Let commands act during a pause; everything else waits for its turn, and is counted."""
+        place = self._place
+        waited = place.reading - place.position
+        place.reading = record.offset + 1
+        waiting = place.reading - place.position
+        decisions = self._command(record) if kind_of(record.headers) == "command" else []
+        if not self.paused:
+            place.commands_done, place.reading = place.reading, place.position
+        elif any(waited < told <= waiting for told in BACKLOGS_TOLD):
+            decisions.append(self.arena.backlog(self.learning.moment(record.offset), waiting))
+        return decisions
+
+    def _check_nothing_skipped(self, record: Record) -> None:
+        """After a resume, what lay behind the pause comes first; the resume itself ends that stretch."""
+        if self._place.position < self._place.commands_done <= record.offset:
+            raise ModelError(
+                f"records from offset {self._place.position} on have not been folded",
+                hint="seek to `reading` after each fold",
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+            )
+
+    def _fold_other(self, kind: Kind, record: Record) -> list[Decision]:
+        """Fold what is no example."""
+        value = record.value or b""
+        try:
+            match kind:
+                case "claim":
+                    claim = decode_claim(value)
+                    self.reader.claim(claim.source_partition, claim.claim)
+                case "quarantine":
+                    return self.quarantined(decode_quarantine(value), record.offset)
+                case "command":
+                    if record.offset >= self._place.commands_done:
+                        return self._command(record)
+        except msgspec.MsgspecError:
+            self._place.refused += 1
+        return []
+
+    def _command(self, record: Record) -> list[Decision]:
+        value = record.value or b""
+        try:
+            return self.learning.command(decode_command(value), record.offset)
+        except ValueError as error:
+            self._place.refused += 1
+            at = self.learning.moment(record.offset)
+            return [self.arena.refuse(at, str(error), command_id(value))]
+
+    def quarantined(self, report: Quarantine, offset: int) -> list[Decision]:
+        """Fold a scorer's report, if it counts."""
+        if not self.reader.counts(report.source_partition, report.claim, report.sequence):
+            return []
+        return self.learning.quarantine(report.model_name, report.reason, offset)
+
+    # -- ahead of the log -------------------------------------------------------------------------
+
+    def take(self, report: Quarantine) -> list[Decision]:
+        """Fold a report that this process has just made, at the next offset, undecoded."""
+        self._check_going()
+        return self.quarantined(report, self._pass(1))
+
+    def learn(self, examples: Sequence[Example]) -> list[Decision]:
+        """Fold examples of one source that this process has just made, at the next offsets, undecoded.
+
+        Raises ModelError during a pause, ClaimError if they do not count.
+        """
+        self._count(examples)
+        return self.learning.step(examples, self._pass(len(examples)))
+
+    def judge(self, examples: Sequence[Example], lessons: Lessons, row: int) -> tuple[int, list[Decision]]:
+        """Fold the first of `examples` that `lessons` have taught, up to a decision; return how many.
+
+        Raises as `learn`.
+        """
+        with self._stopwatch.step("learn"):
+            judged, decisions = self.learning.judge(examples, self._place.reading, lessons, row)
+        self._count(examples[:judged])
+        self._pass(judged)
+        return judged, decisions
+
+    def _count(self, examples: Sequence[Example]) -> None:
+        self._check_going()
+        first = examples[0]
+        if not self.reader.count_all(first.source_partition, first.claim, first.sequence, len(examples)):
+            raise ClaimError(
+                f"example {first.sequence} of claim {first.claim} does not count: another owner writes",
+                hint="nothing to do: a restart goes on from the checkpoint",
+            )
+
+    def _check_going(self) -> None:
+        if self.paused:
+            raise ModelError("learning is paused", hint="wait for resume", offset=self._place.reading)
+
+    def _pass(self, count: int) -> int:
+        """Take the next offsets; return the first."""
+        first = self._place.position
+        self._place.position = self._place.reading = first + count
+        return first
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def digests(self) -> dict[str, str]:
+        """Return the structural digest of every candidate's model, by name."""
+        return {name: digest(candidate.model) for name, candidate in self.roster.candidates.items()}
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state: an entry per model, and one or more per part."""
+        entries = {MODEL + name: self._dump(c.model) for name, c in self.roster.candidates.items()}
+        entries["place"] = msgspec.msgpack.encode(self._place)
+        for part in self._parts:
+            entries.update(part.snapshot())
+        entries.update({READER + name: data for name, data in self.reader.snapshot().items()})
+        return entries
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call; a model only if it has learned."""
+        candidates, sick = self.roster.candidates, self.roster.quarantined
+        changed: StateDelta = {MODEL + name: None for name in self._stored if name not in candidates}
+        changed["place"] = msgspec.msgpack.encode(self._place)
+        for name, candidate in candidates.items():
+            # A lesson that failed may have half changed its model: quarantine is a change of its own.
+            now = (candidate.updates, name in sick)
+            if self._stored.get(name) != now:
+                changed[MODEL + name] = self._dump(candidate.model)
+                self._stored[name] = now
+        for name in self._stored.keys() - candidates.keys():
+            del self._stored[name]
+        for part in self._parts:
+            changed.update(part.delta())
+        changed.update({READER + name: data for name, data in self.reader.delta().items()})
+        return changed
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state; the roster stays the same object, with other models in it."""
+        self._place = msgspec.msgpack.decode(entries["place"], type=_Place)
+        self.arena.restore(entries)
+        for name, candidate in self.roster.candidates.items():
+            candidate.model = self._load(entries[MODEL + name])
+            candidate.predictor = self._predictor_of(candidate.model)
+        for part in self._parts[1:]:
+            part.restore(entries)
+        self.reader.restore(
+            {name.removeprefix(READER): data for name, data in entries.items() if name.startswith(READER)}
+        )
+        self._stored = {
+            name: (candidate.updates, name in self.roster.quarantined)
+            for name, candidate in self.roster.candidates.items()
+        }

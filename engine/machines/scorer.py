@@ -1,0 +1,386 @@
+"""The state machine of one events partition: events and labels in, answers and examples out.
+
+Lives here: the order in which a record meets watermark, windows, models, join and logs.
+Never here: clocks, sockets, files (the shell hands in the wall clock), what a model learns.
+
+One event walks: decoded (`intake`) -> watermark -> what expires -> seen before? -> features ->
+champion scores -> prediction -> [sent by the shell] -> shadows score -> waits for its label.
+One label walks: decoded -> joins its prediction -> enters label windows -> example.
+
+A batch of n equals n batches of one: the shell may cut runs wherever it likes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import cast
+from zlib import crc32
+
+import msgspec
+
+from engine.definition.pipeline import Pipeline
+from engine.machines.ahead import Ahead
+from engine.machines.checks import Checks
+from engine.machines.intake import EventRead, Intake, Run
+from engine.machines.joining import Joining
+from engine.machines.outbox import Outbox, Settled
+from engine.machines.prequential import LabelledRun, Prequential
+from engine.machines.ready import Ready
+from engine.machines.refusals import Refusals
+from operators.claims.rule import Suppression, Writer
+from operators.entries import delta_of, restore_into, snapshot_of
+from operators.features import Features
+from operators.join.answered import Waiting
+from operators.join.join import EarlyLabel, Join
+from operators.language.plan import FeaturePlan
+from operators.models.scoring import Failure, Roster, Scoring, Shadowed
+from operators.state import Operator, StateDelta, StateEntries, StoredEntries
+from operators.stopwatch import Stopwatch
+from topics.codec import Decoded, Rejected, encode
+from topics.messages import Event, LabelValue, Outgoing, Prediction, Record
+from topics.messages import Features as FeatureRow
+
+__all__ = ["Scorer", "ScorerPosition"]
+
+
+class ScorerPosition(msgspec.Struct):
+    """How far a scorer has come: part of its checkpoint."""
+
+    events: int = 0
+    """Next offset of the events partition."""
+    labels: int = 0
+    """Next offset of the labels partition."""
+    time_max: int = -1
+    """Largest event time seen, ms; -1 before the first event."""
+
+
+class Scorer:
+    """Everything one events partition needs to answer and to make examples.
+
+    Examples leave with `step` and `complete`, and the learner reads them back from the log.  After
+    `learn_ahead` the learner of the same process has them before they leave: where labels come inside
+    events it so learns row by row.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        partition: int,
+        roster: Roster,
+        writer: Writer,
+        suppression: Suppression,
+        plan: FeaturePlan | None = None,
+        stopwatch: Stopwatch | None = None,
+        stored: StoredEntries | None = None,
+    ) -> None:
+        """`plan` is the pipeline's own, or what is left of it where windows are computed elsewhere.
+
+        `stored` reads the join's entries as of the last checkpoint; without it all are in memory.
+        """
+        self._stopwatch = stopwatch or Stopwatch()
+        plan = plan or pipeline.plan
+        self.pipeline = pipeline
+        self.partition = partition
+        threshold = pipeline.threshold if pipeline.task == "binary" else None
+        version = pipeline.features_version
+        self.outbox = Outbox(pipeline.name, partition, writer, suppression, threshold, version)
+        self.position = ScorerPosition()
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """What happened, by (metric, label): the shell exports it; no part of the state."""
+        self._inside = pipeline.labels.field is not None
+        decoders, ahead_ms = (pipeline.event_decoder(), pipeline.label_decoder()), pipeline.max_ahead_ms
+        self.intake = Intake(*decoders, max_ahead_ms=ahead_ms, stopwatch=self._stopwatch)
+        self.features = Features(plan, self.counts)
+        self.join = Join(
+            self.counts,
+            wait_ms=pipeline.labels.wait_ms,
+            implicit=pipeline.implicit_label,
+            pending_max=pipeline.labels.pending_max,
+            early_max=pipeline.labels.early_max,
+            stored=stored,
+        )
+        self.scoring = Scoring(pipeline.task, roster, pipeline.threshold, self._stopwatch)
+        self._checks: Checks | None = None
+        self._parts: dict[str, Operator] = {"features": self.features, "join": self.join}
+        if pipeline.rules or pipeline.alerts is not None:
+            self._checks = Checks(pipeline, partition, self.outbox, self.counts)
+            self._parts |= self._checks.parts
+        self._label_windows = plan.uses_labels
+        self._one_by_one = self._inside and self._label_windows
+        self._ahead: Ahead | None = None
+        self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
+        self._refusals = Refusals(pipeline, partition, self.outbox, self.counts)
+        self._grace_ms = pipeline.grace_ms
+        self._keyless = pipeline.events.partitions > 1
+        """Records without a key lie anywhere: on one partition only is that the right one."""
+        self._joining = Joining(
+            pipeline,
+            self.join,
+            self.features,
+            self.outbox,
+            self._refusals,
+            self.counts,
+            enters_windows=self._label_windows,
+        )
+        self._shadows_sent = pipeline.shadow_predictions
+        self._served_by: Counter[str] = Counter()
+        self.settled: list[Settled] = []
+        """What the last run answered, with every candidate's score."""
+        self.label_delays_ms = self._joining.delays_ms
+        """Delays of the labels the last run joined; the shell exports them."""
+        self._open: list[tuple[Waiting, LabelValue | None]] = []
+        """Answered events whose shadows have not scored yet, with the label they carried."""
+
+    def learn_ahead(self, ahead: Ahead | None) -> None:
+        """Let `ahead` learn every record for the examples log before it leaves; None ends that."""
+        self._ahead = ahead
+        self.outbox.learn_ahead(ahead)
+
+    @property
+    def watermark(self) -> int:
+        """Return the watermark: largest event time seen minus grace, ms."""
+        return self.position.time_max - self._grace_ms
+
+    def step(
+        self, run: Run, now_ms: int, lookups: Sequence[Mapping[str, object]] | None = None
+    ) -> list[Outgoing]:
+        """Take one run; return what can leave at once: answers, dead letters, examples of labels.
+
+        `now_ms` is the shell's wall clock: it stamps predictions and never enters state.  `lookups` holds
+        one mapping per event of the run.  Call `complete` before the next step.
+        """
+        self.settled.clear()
+        self.label_delays_ms.clear()
+        if self.join.away:
+            self.join.recall(run.event_ids())
+        if run.events:
+            with self._stopwatch.step("answer"):
+                self._events(run.events, now_ms, lookups)
+            self.position.events = run.events[-1].record.offset + 1
+            for served_by, count in self._served_by.items():
+                self.counts["predictions", served_by] += count
+            self._served_by.clear()
+        else:
+            with self._stopwatch.step("join"):
+                for read in run.labels:
+                    self._joining.take(read)
+                self.outbox.tell()
+            self.position.labels = run.labels[-1].record.offset + 1
+        return self.outbox.drain()
+
+    def complete(self) -> list[Outgoing]:
+        """Let the shadows score what `step` answered; return the examples that were ready."""
+        with self._stopwatch.step("answer"):
+            self._settle_open()
+        self.features.count_evictions()
+        if not self.outbox.suppression.empty:
+            self.outbox.suppression.passed(self.position.events, self.position.labels, self.join.waits)
+        return self.outbox.drain()
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def _events(
+        self, run: Sequence[EventRead], now_ms: int, lookups: Sequence[Mapping[str, object]] | None
+    ) -> None:
+        """Admit events one by one; answer them together until one of them must see what another did."""
+        if self._checks is not None:
+            self._checks.read(run)
+        ready, join, position = Ready(), self.join, self.position
+        known, ids, grace_ms = join.known, ready.ids, self._grace_ms
+        early = join.early
+        watched = early or join.implicit is not None
+        for number, read in enumerate(run):
+            record, decoded = read.record, read.decoded
+            if isinstance(decoded, Rejected):
+                self._refusals.refuse(record, decoded.stage, decoded.exception, decoded.message)
+                continue
+            event_id, event_time, offset = decoded.event_id, decoded.event_time, record.offset
+            if event_id in ids or known(event_id) is not None:
+                self._answer(ready, now_ms)
+                self._expire(offset, ready, now_ms)
+                if self._answered_again(record, decoded):
+                    continue
+            if event_time > position.time_max:  # noqa: PLR1730  a call takes three times as long
+                position.time_max = event_time
+            watermark = position.time_max - grace_ms
+            late = read.late or event_time < watermark
+            ready.late += late
+            if watched:
+                # Something may be done about what expires; else once in a run is enough.
+                self._expire(offset, ready, now_ms)
+            key, value = decoded.key, decoded.value
+            ready.events.append(
+                Event(event_id, event_time, key, value, offset, watermark, late, record.headers, record.key)
+            )
+            ready.labels.append(decoded.label)
+            ready.crcs.append(crc32(record.value or b""))
+            ids.add(event_id)
+            if event_time < ready.oldest:  # noqa: PLR1730
+                ready.oldest = event_time
+            if lookups is not None:
+                ready.lookups.append(lookups[number])
+            if self._one_by_one:
+                self._answer(ready, now_ms)
+            elif early and join.early_label(event_id):
+                # Its label is here already: it enters windows that the next event reads, or is refused.
+                self._answer(ready, now_ms)
+                self._settle_open()
+        self._answer(ready, now_ms)
+        self._expire(run[-1].record.offset, ready, now_ms)
+
+    def _answered_again(self, record: Record, decoded: Decoded) -> bool:
+        """Answer an event id seen within the horizon once more; nothing else changes."""
+        waiting = self.join.known(decoded.event_id)
+        if waiting is None:
+            return False
+        self.counts["events", "duplicate"] += 1
+        if waiting.payload_crc != crc32(record.value or b""):
+            self._refusals.conflicting(record, decoded.event_id)
+        if self.outbox.logged(decoded.event_id, record.offset) is None:
+            self.outbox.again(waiting.prediction, record.offset, record.key, record.headers)
+            self.counts["predictions", "again"] += 1
+        return True
+
+    def _expire(self, at_offset: int, ready: Ready, now_ms: int) -> None:
+        """Forget what the watermark has passed; where that could be seen by ready events, they go first."""
+        join, watermark = self.join, self.watermark
+        passed = join.next_deadline is not None and join.next_deadline < watermark
+        if not passed and ready.oldest + join.wait_ms >= watermark:
+            return
+        oldest = ready.oldest
+        if self._open:
+            oldest = min(oldest, *(waiting.prediction.event_time for waiting, _ in self._open))
+        seen = join.early or oldest + join.wait_ms < watermark
+        if seen or (join.implicit is not None and self._label_windows):
+            self._answer(ready, now_ms)
+            self._settle_open()
+        implicit, unmatched = join.expire(watermark, at_offset=at_offset)
+        for joined in implicit:
+            self._joining.learnable(joined, "implicit")
+        for early in unmatched:
+            self._refusals.unmatched(early)
+
+    def _answer(self, ready: Ready, now_ms: int) -> None:
+        """Compute features of the ready events, answer them, and open their entries."""
+        if not ready.events:
+            return
+        with self._stopwatch.step("features"):
+            rows = self.features.step_events(ready.events, ready.lookups or None)
+        if self._checks is not None:
+            self._checks.admitted(ready.events, ready.crcs, rows)
+        if self._ahead is not None and self._inside:
+            together = self.outbox.suppression.empty
+            for part, learnable in ready.stretches(self.join.wait_ms):
+                if learnable and together:
+                    self._answer_labelled(ready, part, rows[part], now_ms, self._ahead)
+                    continue
+                for at in range(part.start, part.stop):  # what one of them teaches, the next must know
+                    self._answer_some(ready, slice(at, at + 1), rows[at : at + 1], now_ms)
+        else:
+            self._answer_some(ready, slice(None), rows, now_ms)
+        if wrong := ready.other_keys(keyless=self._keyless):
+            self.counts["key_mismatches", "event"] += wrong
+        self.counts["events", "late"] += ready.late
+        self.counts["events", "accepted"] += len(ready.events) - ready.late
+        ready.clear()
+
+    def _answer_labelled(
+        self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int, ahead: Ahead
+    ) -> None:
+        """Answer events that carry their label and learn them; the entries are there for duplicates."""
+        events = ready.events[part]
+        keys = [self.features.label_keys(event) if self._label_windows else () for event in events]
+        labels = cast("list[LabelValue]", ready.labels[part])
+        run = LabelledRun(events, rows, labels, ready.crcs[part])
+        answered, kept = self._prequential.answer(run, now_ms, ahead)
+        self.settled += answered
+        self.counts["labels", "joined"] += len(answered)
+        self.label_delays_ms += [0] * len(answered)
+        self._served_by.update([answer.served_by for answer, _, _ in answered])
+        for given_up in self.join.answered_all(kept):
+            self._refusals.given_up(given_up)
+        if self._label_windows:
+            for event, label, of in zip(events, labels, keys, strict=True):
+                self._joining.enter_windows(of, event.event_time, label)
+
+    def _answer_some(self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
+        """Answer events whose labels come later, with what an earlier owner logged where it did."""
+        events = ready.events[part]
+        logged = [self.outbox.logged(event.event_id, event.offset) for event in events]
+        with self._stopwatch.step("score"):
+            unanswered = [row for row, known in zip(rows, logged, strict=True) if known is None]
+            served_in_order = iter(self.scoring.serve_all(unanswered))
+        columns = (events, rows, ready.labels[part], ready.crcs[part], logged)
+        for event, features, label, crc, known in zip(*columns, strict=True):
+            answer = known
+            if answer is None:
+                served = next(served_in_order)
+                answer = self.outbox.answer(event, features, served, now_ms)
+                self._served_by[answer.served_by] += 1
+                if served.failures:
+                    self._failed(answer, served.failures)
+            keys = self.features.label_keys(event) if self._label_windows else ()
+            waiting = Waiting(answer, event.key, keys, crc)
+            if event.event_time + self.join.wait_ms < event.watermark:
+                self.counts["events", "beyond_horizon"] += 1
+                continue
+            if self.join.full:
+                self._settle_open()  # none of them is given up before its own label has been looked for
+            for given_up in self.join.open(waiting):
+                self._refusals.given_up(given_up)
+            self._open.append((waiting, label))
+        if self._open and (self._one_by_one or (self._inside and self._ahead is not None)):
+            self._settle_open()
+
+    # -- shadows and labels -----------------------------------------------------------------------
+
+    def _settle_open(self) -> None:
+        """Let every candidate score the answered events, then join the labels that are here already."""
+        if self._open:
+            with self._stopwatch.step("shadows"):
+                answers = [waiting.prediction for waiting, _ in self._open]
+                shadowed = self.scoring.shadow_all(
+                    [(answer.features, answer.model_name, answer.prediction_score) for answer in answers]
+                )
+            for (waiting, label), shadows in zip(self._open, shadowed, strict=True):
+                self._settle(waiting, label, shadows)
+            self._open.clear()
+        self.outbox.tell()
+
+    def _settle(self, waiting: Waiting, label: LabelValue | None, shadows: Shadowed) -> None:
+        """Join the label of an answered event that every candidate has scored, if it is here already."""
+        if shadows.failures:
+            self._failed(waiting.prediction, shadows.failures)
+        joined = self.join.settle(waiting, shadows.scores)
+        settled = (waiting.prediction, waiting.key, waiting.scores)
+        self.settled.append(settled)
+        if self._shadows_sent:
+            self.outbox.shadow(*settled)
+        if isinstance(joined, EarlyLabel):
+            self._refusals.late(joined)
+            joined = None
+        if label is not None:
+            joined = self.join.close(waiting, label, waiting.prediction.event_time)
+        if joined is not None:
+            self._joining.learnable(joined, "joined")
+
+    def _failed(self, answer: Prediction, failures: Sequence[Failure]) -> None:
+        self.counts.update(("model_failures", f"score {failure.name}") for failure in failures)
+        self.outbox.quarantine(answer, failures)
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state as entries: features, join, what alerts know, and position."""
+        return {"position": encode(self.position), **snapshot_of(self._parts)}
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        return {"position": encode(self.position), **delta_of(self._parts)}
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the state by that of a checkpoint."""
+        self.position = msgspec.json.decode(entries["position"], type=ScorerPosition)
+        restore_into(self._parts, entries)

@@ -1,0 +1,375 @@
+"""Files in, the same two state machines, no broker.
+
+Lives here: reading events and labels from JSON lines, driving scorer and learner over an
+examples log in memory, the report.  Never here: anything a Kafka run does differently.
+
+The examples log is real records with offsets, encoded and decoded like those of a topic, so
+that folding them anywhere else gives the same models.  Files have no arrival times: nothing
+is refused as too far ahead, and `prediction_time` is the event time that a run ends with.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from engine.definition.pipeline import Pipeline
+from engine.machines.ahead import Ahead
+from engine.machines.intake import Run
+from engine.machines.outbox import Settled
+from engine.machines.scorer import Scorer
+from engine.offline.dead_letters import DeadLetters, plain_letter
+from engine.offline.diagnosis import Facts, Inputs, diagnose, failures
+from engine.offline.first_lines import HEAD_LINES_MAX, Names, head_of
+from engine.offline.json_lines import lines_of, read_lines
+from engine.stores.spill import Spill
+from engine.stores.static_features import StaticHistory
+from engine.worker.assembly import build_learner
+from operators.asof import AsOf
+from operators.calculation import FUNCTION_FAILURES
+from operators.claims.rule import Suppression, Writer
+from operators.stopwatch import Stopwatch
+from topics import headers
+from topics.codec import Rejected, encode, encode_json
+from topics.errors import SettingsError
+from topics.headers import Refusal
+from topics.messages import Claim, Decision, Outgoing, Record
+
+__all__ = ["Backtest", "LocalRun", "backtest", "read_lines"]
+
+CLAIM = 1
+"""A backtest owns its partition from the start."""
+OUTCOMES = ("events", "labels", "predictions_dropped", "window_evictions")
+"""Counts that are reported as they are, under the names of a worker's metrics."""
+
+
+class LocalRun:
+    """Scorer and learner of one partition, joined by an examples log in memory.
+
+    Feed records, then call `advance` until it returns None.  `examples` keeps the log if asked to.
+    `static` is what look-ups find; without it they are missing.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        warmup: int = 0,
+        keep_examples: bool = False,
+        static: AsOf | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.stopwatch = Stopwatch(time.perf_counter)
+        self.learner = build_learner(pipeline, warmup_offset=warmup, stopwatch=self.stopwatch)
+        self.decisions: list[Decision] = []
+        self.examples: list[Record] | None = [] if keep_examples else None
+        self._examples_topic = pipeline.catalog["examples"]
+        self._offsets = itertools.count()
+        inside = pipeline.labels.field is not None
+        self._spill = Spill()
+        self.scorer = Scorer(
+            pipeline,
+            partition=0,
+            roster=self.learner.roster,
+            writer=Writer(0, CLAIM),
+            suppression=Suppression(),
+            stopwatch=self.stopwatch,
+            stored=self._spill.stored,
+        )
+        self._inside = inside
+        self._static = StaticHistory(pipeline.plan.lookups, static) if static is not None else None
+        if inside:
+            self.scorer.learn_ahead(Ahead(self.learner, self.decisions.extend))
+        self._fold([Outgoing("examples", 0, None, encode(Claim(0, CLAIM)), headers.CLAIM, 0)])
+
+    def advance(self, *, events_unread: bool = False, labels_unread: bool = False) -> list[Outgoing] | None:
+        """Take the next run; return what leaves it, or None if there is nothing to take."""
+        run = self.scorer.intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
+        if run is None:
+            return None
+        looked_up = self._static.of(run) if self._static is not None else None
+        out = self.scorer.step(run, _last_time(run), looked_up)
+        out += self.scorer.complete()
+        if self.scorer.join.overfull:
+            self._spill.relieve(self.scorer.join)
+        if self._inside and self.examples is None:
+            return out  # learned when they were made
+        lessons = [record for record in out if record.target == "examples"]
+        if self._inside:
+            self._written(lessons)
+        else:
+            self._fold(lessons)
+        return out
+
+    def _fold(self, lessons: Sequence[Outgoing]) -> None:
+        """Write records to the examples log and let the learner read them."""
+        self.decisions += self.learner.fold(self._written(lessons))
+
+    def _written(self, lessons: Sequence[Outgoing]) -> list[Record]:
+        """Return records as they lie in the examples log."""
+        topic = self._examples_topic
+        records = [found.written(topic, 0, next(self._offsets)) for found in lessons]
+        if self.examples is not None:
+            self.examples += records
+        return records
+
+
+def _last_time(run: Run) -> int:
+    last = run.events[-1] if run.events else run.labels[-1]
+    return max(0, last.time)
+
+
+class Backtest:
+    """One backtest: what it read, what it found, and the report of both."""
+
+    def __init__(self, pipeline: Pipeline, *, warmup: int = 0, static: AsOf | None = None) -> None:
+        self.run = LocalRun(pipeline, warmup=warmup, static=static)
+        self.dead_letters = DeadLetters()
+        self.events = self.labels = 0
+        self.seconds = 0.0
+
+    def play(
+        self,
+        events: Iterable[Sequence[Record]],
+        labels: Iterable[Sequence[Record]],
+        *,
+        on_settled: Callable[[Sequence[Settled]], None] | None = None,
+        on_refused: Callable[[Refusal, bytes | None], None] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Drive both inputs to their ends.
+
+        `on_settled` gets the answers of each run with every candidate's score, `on_refused` each dead
+        letter, `on_progress` the number of records of each run.
+        """
+        scorer, intake = self.run.scorer, self.run.scorer.intake
+        event_chunks, label_chunks = iter(events), iter(labels)
+        started = time.perf_counter()
+        while True:
+            if not intake.events_buffered and (chunk := next(event_chunks, None)):
+                self.events += len(chunk)
+                intake.offer_events(chunk)
+            if not intake.labels_buffered and (chunk := next(label_chunks, None)):
+                self.labels += len(chunk)
+                intake.offer_labels(chunk)
+            before = len(intake)
+            out = self.run.advance()
+            if out is None:
+                break
+            for record in out:
+                if record.target == "dead-letters":
+                    refusal = self.dead_letters.add(record.headers)
+                    if on_refused is not None:
+                        on_refused(refusal, record.value)
+            if on_settled is not None:
+                on_settled(scorer.settled)
+            if on_progress is not None:
+                on_progress(before - len(intake))
+        self.seconds = time.perf_counter() - started
+
+    def facts(self) -> Facts:
+        """Return what a diagnosis goes by."""
+        pipeline, scorer = self.run.pipeline, self.run.scorer
+        return Facts(
+            task=pipeline.task,
+            wait_ms=pipeline.labels.wait_ms,
+            inside=pipeline.labels.field is not None,
+            events=self.events,
+            labels=self.labels,
+            examples=self.run.learner.examples,
+            outcomes=scorer.counts,
+            first={stage: refusal.message for stage, refusal in self.dead_letters.first.items()},
+            labels_waiting=scorer.join.early,
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Return the result as one plain object, metrics by River's class names."""
+        learner, counts = self.run.learner, self.run.scorer.counts
+        return {
+            "events": self.events,
+            "labels": self.labels,
+            "examples": learner.examples,
+            "seconds": round(self.seconds, 3),
+            "champion": learner.roster.champion,
+            "swaps": [
+                {
+                    "time": decision.time,
+                    "examples": decision.examples,
+                    "from": decision.from_model,
+                    "to": decision.model_name,
+                    "type": decision.type,
+                    "reason": decision.reason,
+                    "evidence": decision.evidence,
+                }
+                for decision in self.run.decisions
+                if decision.type in {"model.promoted", "model.rolled_back"}
+            ],
+            "drifts": [
+                {
+                    "time": decision.time,
+                    "examples": decision.examples,
+                    "type": decision.type,
+                    "model": decision.model_name,
+                    "reason": decision.reason,
+                }
+                for decision in self.run.decisions
+                if decision.type.startswith("drift.")
+            ],
+            "served": learner.evaluation.served_scores(),
+            "models": self._model_scores(),
+            "quarantined": {
+                decision.model_name: {
+                    "time": decision.time,
+                    "examples": decision.examples,
+                    "alias": decision.evidence["alias"],
+                    "reason": decision.reason,
+                }
+                for decision in self.run.decisions
+                if decision.type == "model.quarantined"
+            },
+            "model_seconds": self._model_seconds(),
+            "correlated": self._correlated(),
+            "rules": {
+                name.partition(" ")[2]: count for (kind, name), count in counts.items() if kind == "rule_hits"
+            },
+            "alerts": {name: count for (kind, name), count in counts.items() if kind == "alerts"},
+            "function_failures": {
+                name: count for (kind, name), count in counts.items() if kind == FUNCTION_FAILURES
+            },
+            "outcomes": {
+                metric: {name: count for (kind, name), count in counts.items() if kind == metric and count}
+                for metric in OUTCOMES
+            },
+            "labels_waiting": self.run.scorer.join.early,
+            "dead_letters": sum(self.dead_letters.counts.values()),
+        }
+
+    def _model_seconds(self) -> dict[str, float]:
+        """Return how long each candidate scored and learned."""
+        spent: defaultdict[str, float] = defaultdict(float)
+        for (_, name), seconds in self.run.stopwatch.models.items():
+            spent[name] += seconds
+        return {name: round(seconds, 3) for name, seconds in spent.items()}
+
+    def _correlated(self) -> list[dict[str, Any]]:
+        """Return the comparisons, at swaps and at the end, whose evidence blocks are too short."""
+        swaps = [
+            (decision.model_name, decision.from_model, decision.evidence) for decision in self.run.decisions
+        ]
+        learner = self.run.learner
+        now = [(one.name, learner.roster.champion, one._asdict()) for one in learner.evidence.compared()]
+        return [
+            {
+                "model": model,
+                "champion": champion,
+                "correlation": found["correlation"],
+                "blocks": found["blocks"],
+                "evidence_block": found["block_wanted"],
+            }
+            for model, champion, found in (*swaps, *now)
+            if found.get("block_wanted")
+        ]
+
+    def _model_scores(self) -> dict[str, dict[str, float]]:
+        """Return every candidate's metrics; none of one in quarantine, which answered other examples."""
+        learner = self.run.learner
+        scores, roster = learner.evaluation.model_scores(), learner.roster
+        return {name: scores.get(name, {}) if roster.healthy(name) else {} for name in roster.candidates}
+
+
+def backtest(
+    pipeline: Pipeline,
+    events: Path,
+    labels: Path | None,
+    *,
+    warmup: int = 0,
+    static: AsOf | None = None,
+    features_out: IO[bytes] | None = None,
+    predictions_out: IO[bytes] | None = None,
+    dead_letters_out: IO[bytes] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Run `pipeline` over files and return the report.
+
+    `static` answers look-ups as of each event's time; without it they are missing.
+    `features_out` gets one line `{"event_id", "features"}` per answered event, `predictions_out` the
+    prediction message plus every candidate's score, `dead_letters_out` each refused record with the reason.
+    `on_progress` is told the number of records of each run and the bytes of both files read so far.
+    The report's `diagnosis` says why a run failed, and is None where it did not.  Raises SettingsError
+    where the pipeline needs a labels file and none is given, or the other way round.
+    """
+    inside = pipeline.labels.field is not None
+    if inside != (labels is None):
+        raise SettingsError(
+            "labels come inside the events" if inside else "no labels file",
+            hint="leave --labels out" if inside else "give --labels FILE with one label message per line",
+        )
+
+    def write(settled: Sequence[Settled]) -> None:
+        for answer, _, scores in settled:
+            if features_out is not None:
+                row = {"event_id": answer.event_id, "features": answer.features}
+                features_out.write(encode_json(row) + b"\n")
+            if predictions_out is not None:
+                predictions_out.write(encode(replace(answer, scores=scores)) + b"\n")
+
+    def write_refused(refusal: Refusal, value: bytes | None) -> None:
+        assert dead_letters_out is not None
+        dead_letters_out.write(encode_json(plain_letter(refusal, value)) + b"\n")
+
+    read = {"events": 0, "labels": 0}
+    result = Backtest(pipeline, warmup=warmup, static=static)
+    labels_topic = pipeline.labels.topic or ""
+    result.play(
+        read_lines(events, pipeline.events.name, lambda bytes_read: read.update(events=bytes_read)),
+        read_lines(labels, labels_topic, lambda bytes_read: read.update(labels=bytes_read))
+        if labels is not None
+        else (),
+        on_settled=write if features_out or predictions_out else None,
+        on_refused=write_refused if dead_letters_out is not None else None,
+        on_progress=(lambda count: on_progress(count, sum(read.values()))) if on_progress else None,
+    )
+    files = {pipeline.events.name: str(events)} | ({} if labels is None else {labels_topic: str(labels)})
+    facts = result.facts()
+    failed = failures(facts)
+    return result.report() | {
+        "dead_letters_by_stage": result.dead_letters.report(files),
+        "diagnosis": diagnose(facts, _inputs(pipeline, events, labels)).plain() if failed else None,
+    }
+
+
+def _inputs(pipeline: Pipeline, events: Path, labels: Path | None) -> Inputs:
+    """Look at the first lines of the files again."""
+
+    def head(path: Path | None) -> list[bytes]:
+        lines = () if path is None else lines_of(path)
+        return [line for _, line in itertools.islice(lines, HEAD_LINES_MAX)]
+
+    event_lines, label_lines = head(events), head(labels)
+    topic, of = pipeline.events, pipeline.labels
+    fields = msgspec.structs.fields(topic.type)
+    sent = {one.name: one.encode_name for one in fields}
+    required = frozenset(one.encode_name for one in fields if one.required)
+    label_names = of.id, of.label, of.time
+    event_decoder, label_decoder = pipeline.event_decoder(), pipeline.label_decoder()
+
+    def fitting(lines: Sequence[bytes], decode: Callable[[Record], object]) -> int:
+        records = (Record("", 0, number, None, None, line) for number, line in enumerate(lines))
+        return sum(not isinstance(decode(record), Rejected) for record in records)
+
+    return Inputs(
+        events=head_of(event_lines, Names(sent[topic.id], sent[topic.time], of.field, required)),
+        labels=head_of(label_lines, Names(of.id, of.time, of.label, frozenset(label_names))),
+        events_name=events.name,
+        labels_name="" if labels is None else labels.name,
+        events_as_labels=fitting(event_lines, label_decoder.decode) if label_decoder else 0,
+        labels_as_events=fitting(label_lines, event_decoder.decode),
+        label_names=label_names,
+    )

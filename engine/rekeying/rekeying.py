@@ -1,0 +1,201 @@
+"""Re-keying as the owner of a partition sees it: an intake whose events have the windows of every key.
+
+Lives here: the three parts that an owner runs beside its scorer (router, enricher, gathering), the one
+claim they share, and the run of events that may be answered.  Never here: what each part does,
+Kafka, clocks (the shell hands in the time).
+
+    events, labels --> intake --> router ------------------> rekey topic, partitions by other keys
+                          |                                        |
+                          |  in the same order               enricher (whoever owns that partition)
+                          v                                        |
+                        waiting <----- gather <--------------- rekeyed topic, the event's own partition
+                          |
+                          v   a run whose events are complete
+                        scorer
+
+The owner of partition p runs router p, enricher p and scorer p, under one claim and in one
+checkpoint, so a takeover is one takeover.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from engine.definition.pipeline import Pipeline
+from engine.machines.intake import RUN_MAX, EventRead, Intake, LabelRead, Run
+from engine.rekeying.enricher import Enricher
+from engine.rekeying.outgoing import Hopbox
+from engine.rekeying.router import Router
+from operators.claims.rule import Reader, Writer
+from operators.entries import delta_of, restore_into, snapshot_of
+from operators.rekeying.pending_values import Gather
+from operators.rekeying.stages import Stages, looked_up
+from operators.rekeying.suppression import LoggedHops
+from operators.state import Operator, StateDelta, StateEntries, StoredEntries
+from topics.messages import Claim, Outgoing, Record
+from topics.rekeying import HopId, Progress, ValuesHop, decode_hop
+
+__all__ = ["Rekeying"]
+
+OUTSTANDING_MAX = 10_000
+"""Events of this partition on their way to others.  So a partition runs ahead of the slowest by no more,
+and a stage holds at most so many of each source, about 1 KB each."""
+
+TURN_MAX = 2_000
+"""Records routed in one turn: some 50 ms of the loop."""
+
+KEPT_EVERY_MS = 600_000
+"""Each log hears of its writers this often, so that where they stand does not expire with the log."""
+
+
+class _Position(msgspec.Struct):
+    values: int = 0
+    """Next offset of the `rekeyed` partition."""
+    taken: int = 0
+    """Next offset of the events partition to be handed to the scorer."""
+
+
+class Rekeying:
+    """Router, enricher and gathering of one partition."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        stages: Stages,
+        *,
+        partition: int,
+        writer: Writer,
+        logged: LoggedHops,
+        stored: StoredEntries | None = None,
+    ) -> None:
+        """`stored` reads the entries of the router's join as of the last checkpoint."""
+        self.partition = partition
+        self.position = _Position()
+        self.intake = Intake(
+            pipeline.event_decoder(), pipeline.label_decoder(), max_ahead_ms=pipeline.max_ahead_ms
+        )
+        self._hopbox = Hopbox(writer, logged)
+        self._gather = Gather(parts=stages.parts)
+        self.enricher = Enricher(pipeline, stages, partition=partition, hopbox=self._hopbox)
+        self.router = Router(
+            pipeline,
+            stages,
+            partition=partition,
+            hopbox=self._hopbox,
+            gather=self._gather,
+            counts=self.enricher.counts,
+            stored=stored,
+        )
+        self._reader = Reader()
+        self._kept_ms = 0
+        self._hops: list[Record] = []
+        """Offered and not taken: as many as one poll brings."""
+        self._waiting: deque[EventRead | LabelRead] = deque()
+        """Records in the order in which the router took them, for the scorer to take in the same."""
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """What happened, by (metric, label): the shell exports it; no part of the state."""
+        return self.enricher.counts
+
+    def offer_hops(self, records: Sequence[Record]) -> None:
+        """Queue records of the own partition of `rekey`; the next turn takes them."""
+        self._hops += records
+
+    def offer_values(self, records: Sequence[Record]) -> None:
+        """Take records of the own partition of `rekeyed`."""
+        for record in records:
+            self.position.values = record.offset + 1
+            match decode_hop(record):
+                case Claim(source, number):
+                    self._reader.claim(source, number)
+                case (ValuesHop() | Progress()) as hop:
+                    counts = self._reader.counts(hop.source_partition, hop.claim, hop.sequence)
+                    if counts and isinstance(hop, ValuesHop) and hop.event_offset >= self.position.taken:
+                        self._gather.put(hop.event_offset, hop.values, late=hop.late)
+
+    def turn(
+        self, now_ms: int, *, events_unread: bool, labels_unread: bool, idle_after_ms: int
+    ) -> list[Outgoing]:
+        """Route what has been offered, as far as the others keep up; return what is to be sent."""
+        self._hopbox.now_ms = now_ms
+        hops, self._hops = self._hops, []
+        self.enricher.take(hops)
+        intake, router, routed = self.intake, self.router, 0
+        while routed < TURN_MAX and self._gather.outstanding < OUTSTANDING_MAX:
+            run = intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
+            if run is None:
+                break
+            router.take(run)
+            self._waiting.extend(run.events or run.labels)
+            routed += len(run.events) + len(run.labels)
+        if now_ms - self._kept_ms >= KEPT_EVERY_MS:
+            self._kept_ms = now_ms
+            router.say_progress()
+            self.enricher.say_progress()
+        quiet = not (events_unread or labels_unread or len(intake))
+        router.turn(now_ms, quiet=quiet, idle_after_ms=idle_after_ms)
+        return self._hopbox.drain()
+
+    def next_run(self) -> tuple[Run, list[Mapping[str, object]]] | None:
+        """Take the next run that can be answered, and the values of its events; None while one waits."""
+        waiting, complete = self._waiting, self._gather.complete
+        if not waiting:
+            return None
+        events: list[EventRead] = []
+        labels: list[LabelRead] = []
+        values: list[Mapping[str, object]] = []
+        while waiting and len(events) + len(labels) < RUN_MAX:
+            read = waiting[0]
+            if isinstance(read, LabelRead):
+                if events:
+                    break
+                labels.append(read)
+            else:
+                offset = read.record.offset
+                if labels or not complete(offset):
+                    break
+                found, late = self._gather.take(offset)
+                self.position.taken = offset + 1
+                values.append(looked_up(found))
+                events.append(replace(read, late=True) if late else read)
+            waiting.popleft()
+        return (Run(events, labels), values) if events or labels else None
+
+    def tidy(self) -> None:
+        """Forget which records are logged where a replay can make them no more: before each checkpoint."""
+        logged = self._hopbox.logged
+        if not logged.empty:
+            logged.forget(self._possible)
+
+    def _possible(self, found: HopId, event_id: str) -> bool:
+        if found[0] == "values":
+            return self.enricher.may_send(found)
+        return self.router.may_send(found, event_id)
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+        return {"position": msgspec.json.encode(self.position), **snapshot_of(self._operators())}
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        return {"position": msgspec.json.encode(self.position), **delta_of(self._operators())}
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the state by that of a checkpoint."""
+        self.position = msgspec.json.decode(entries["position"], type=_Position)
+        restore_into(self._operators(), entries)
+
+    def _operators(self) -> dict[str, Operator]:
+        return {
+            "router": self.router,
+            "enricher": self.enricher,
+            "gather": self._gather,
+            "reader": self._reader,
+        }

@@ -1,0 +1,331 @@
+"""The state machine that sends the events of one partition to the partitions of their other keys.
+
+Lives here: the order in which a record is checked, held, entered into the own key's windows and
+sent on.  Never here: what happens at the other end (`enricher.py`), topics, clocks (the shell hands
+in the time).
+
+One event walks: watermark -> seen before? -> held until the watermark has passed it -> windows of the
+topic's own key -> one record for each stage, to the partition of the stage's key.
+One label walks: meets its event's keys here, before any model, with the same rules as the scorer's
+join -> held -> own label windows -> a record for each stage that has label windows.
+
+So a stage gets labels in the same order as events, and waits for nobody's predictions.  The
+decisions here repeat the scorer's, which answers the same records later: an event that is not
+sent waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from engine.definition.pipeline import Pipeline
+from engine.kafka.sink import partition_of
+from engine.machines.intake import EventRead, LabelRead, Run
+from engine.rekeying.outgoing import Hopbox
+from operators.calculation import Counts
+from operators.entries import delta_of, restore_into, snapshot_of
+from operators.features import Features, JoinedLabel, label_entry
+from operators.join.answered import Waiting
+from operators.join.join import Join, Joined
+from operators.rekeying.merge import NEVER, Merge, Taken
+from operators.rekeying.pending_values import Gather
+from operators.rekeying.stages import Stages
+from operators.state import Operator, StateDelta, StateEntries, StoredEntries
+from operators.stores import key_reader
+from topics.codec import Decoded, Rejected
+from topics.messages import Event, Prediction, Record
+from topics.rekeying import IMPLICIT, LABEL, EventHop, HopId, LabelHop, Order, Progress
+
+__all__ = ["Router"]
+
+HELD_MAX = 100_000
+"""Events within `grace`, about 1 KB each; beyond, the oldest go as if the watermark had passed them."""
+PROGRESS_EVERY_MS = 25
+"""Progress goes to every partition of the stages: often enough that a hold is short, not with every run."""
+
+Held = EventHop | LabelHop
+
+
+class _Position(msgspec.Struct):
+    events: int = 0
+    labels: int = 0
+    time_max: int = -1
+    frontier: int = NEVER
+    """Largest event time taken."""
+
+
+class Router:
+    """One source partition's part in re-keying; `gather` learns which events wait for what."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        stages: Stages,
+        *,
+        partition: int,
+        hopbox: Hopbox,
+        gather: Gather,
+        counts: Counts | None = None,
+        stored: StoredEntries | None = None,
+    ) -> None:
+        """`counts` gets the failures of the user's functions; they are no part of the state.
+
+        `stored` reads the join's entries as of the last checkpoint; without it all are in memory.
+        """
+        self.partition = partition
+        self.position = _Position()
+        self._hopbox = hopbox
+        self._gather = gather
+        self._stages = stages
+        self._partitions = pipeline.events.partitions
+        self._decode = pipeline.event_decoder().decode
+        self._grace_ms = pipeline.grace_ms
+        self._join = Join(
+            wait_ms=pipeline.labels.wait_ms,
+            implicit=pipeline.implicit_label,
+            pending_max=pipeline.labels.pending_max,
+            early_max=pipeline.labels.early_max,
+            stored=stored,
+        )
+        self.committed = self._join.committed
+        """Take note that every delta so far is stored."""
+        self._hold: Merge[Held] = Merge(1, Held, held_max=HELD_MAX)
+        self._own = Features(stages.own, counts) if stages.own is not None else None
+        self._key_of = [key_reader(stage.keys) for stage in stages.rekeyed]
+        self._labelled = [
+            (
+                stage.number,
+                key_of,
+                Features(stage.plan, compiled=False).label_keys,
+                len(stage.plan.label_key_groups),
+            )
+            for stage, key_of in zip(stages.rekeyed, self._key_of, strict=True)
+            if stage.plan.uses_labels
+        ]
+        self._own_labels = stages.own is not None and stages.own.uses_labels
+        self._decoded: dict[int, Decoded] = {}
+        """Held events, decoded; after a restart they are decoded again when their turn comes."""
+        self._said: tuple[int, bool] | None = None
+        self._said_ms = 0
+        self._quiet_ms: int | None = None
+
+    # -- records ----------------------------------------------------------------------------------
+
+    def take(self, run: Run) -> None:
+        """Take one run of records in the one order of both topics; those taken before change nothing."""
+        position = self.position
+        if self._join.away:
+            self._join.recall(run.event_ids())
+        for read in run.events:
+            if read.record.offset >= position.events:
+                self._quiet_ms = None
+                self._event(read)
+                position.events = read.record.offset + 1
+        for label in run.labels:
+            if label.record.offset >= position.labels:
+                self._label(label)
+                position.labels = label.record.offset + 1
+
+    def _event(self, read: EventRead) -> None:
+        record, decoded = read.record, read.decoded
+        if isinstance(decoded, Rejected):
+            return
+        event_id, event_time, offset = decoded.event_id, decoded.event_time, record.offset
+        if self._join.known(event_id) is not None:
+            return
+        if self._hold.idle(0):
+            self._go(self._hold.progress(0, NEVER, idle=False))
+            self.say_progress()  # before any record of ours: the others wait again
+        position = self.position
+        position.time_max = max(position.time_max, event_time)
+        watermark = position.time_max - self._grace_ms
+        implicit, _ = self._join.expire(watermark, at_offset=offset)
+        for joined in implicit:
+            # Where one partition has it all, this is entered before the first event beyond the deadline.
+            due = joined.label_time + self._grace_ms + 1
+            self._enter(
+                joined, Order(due, IMPLICIT, self.partition, 2 * joined.waiting.prediction.event_offset)
+            )
+        self._gather.expect(offset)
+        self._decoded[offset] = decoded
+        held = EventHop(
+            Order.of_event(event_time, self.partition, offset),
+            self.partition,
+            offset,
+            event_time < watermark,
+            Raw(record.value or b""),
+        )
+        self._go(self._hold.offer(held.order, held))
+        if event_time + self._join.wait_ms >= watermark:
+            self._open(decoded, offset)
+        self._go(self._hold.progress(0, watermark - 1, idle=False))
+
+    def _open(self, decoded: Decoded, offset: int) -> None:
+        """Remember the event until its horizon has passed; let its label meet it if it is here."""
+        event = _event_of(decoded, offset, 0, late=False)
+        keys: tuple[str | None, ...] = ()
+        if self._own_labels and self._own is not None:
+            keys += self._own.label_keys(event)
+        for _, key_of, label_keys, _ in self._labelled:
+            keys += (key_of(decoded.value), *label_keys(event))
+        waiting = Waiting(_served(decoded, offset), decoded.key, keys, 0)
+        self._join.open(waiting)
+        joined = self._join.settle(waiting, {})
+        if decoded.label is not None:
+            joined = self._join.close(waiting, decoded.label, decoded.event_time)
+        if isinstance(joined, Joined):
+            self._joined(joined)
+
+    def _label(self, read: LabelRead) -> None:
+        if isinstance(read.decoded, Rejected):
+            return
+        _, joined = self._join.label(read.decoded, key=None, value=None)
+        if joined is not None:
+            self._joined(joined)
+
+    def _joined(self, joined: Joined) -> None:
+        """Enter a label at its time, or directly behind its event if that is later."""
+        event = joined.waiting.prediction
+        if joined.label_time > event.event_time:
+            self._enter(joined, Order(joined.label_time, LABEL, self.partition, 2 * joined.label_offset))
+        else:
+            self._enter(joined, Order.after_event(event.event_time, self.partition, event.event_offset))
+
+    def _enter(self, joined: Joined, order: Order) -> None:
+        if not (self._own_labels or self._labelled):
+            return
+        event = joined.waiting.prediction
+        held = LabelHop(
+            order,
+            self.partition,
+            event.event_offset,
+            event.event_id,
+            joined.waiting.keys,
+            joined.label_time,
+            label_entry(joined.label),
+        )
+        self._go(self._hold.offer(order, held))
+
+    # -- what is due ------------------------------------------------------------------------------
+
+    def _go(self, due: Sequence[Taken[Held]]) -> None:
+        """Send on what the watermark has passed."""
+        for taken in due:
+            if isinstance(taken.item, EventHop):
+                self._send_event(taken.item, late=taken.late)
+            else:
+                self._send_label(taken.item)
+
+    def _send_event(self, held: EventHop, *, late: bool) -> None:
+        offset = held.event_offset
+        decoded = self._decoded.pop(offset, None) or self._decode_again(held)
+        self.position.frontier = max(self.position.frontier, held.order.time)
+        own = {}
+        if self._own is not None:
+            watermark = self.position.frontier - self._grace_ms
+            (own,) = self._own.step_events([_event_of(decoded, offset, watermark, late=late)])
+        self._gather.sent(offset, own, late=late)
+        for stage, key_of in zip(self._stages.rekeyed, self._key_of, strict=True):
+            key = key_of(decoded.value).encode()
+            order = held.order._replace(stage=stage.number)
+            hop = EventHop(order, self.partition, offset, late, held.event)
+            self._hopbox.send("rekey", partition_of(key, self._partitions), key, hop)
+
+    def _decode_again(self, held: EventHop) -> Decoded:
+        decoded = self._decode(Record("", self.partition, held.event_offset, None, None, bytes(held.event)))
+        assert isinstance(decoded, Decoded)
+        return decoded
+
+    def _send_label(self, held: LabelHop) -> None:
+        keys = held.keys
+        if self._own_labels and self._own is not None:
+            own = len(self._own.plan.label_key_groups)
+            self._own.step_labels([JoinedLabel(keys[:own], held.label_time, held.value)])
+            keys = keys[own:]
+        for number, _, _, count in self._labelled:
+            key, of_stage, keys = str(keys[0]).encode(), keys[1 : 1 + count], keys[1 + count :]
+            hop = LabelHop(
+                held.order._replace(stage=number),
+                self.partition,
+                held.event_offset,
+                held.event_id,
+                of_stage,
+                held.label_time,
+                held.value,
+            )
+            self._hopbox.send("rekey", partition_of(key, self._partitions), key, hop)
+
+    # -- progress ---------------------------------------------------------------------------------
+
+    def turn(self, now_ms: int, *, quiet: bool, idle_after_ms: int) -> None:
+        """Tell the others how far this source is; `quiet`: nothing is left to read, as far as is known.
+
+        After `idle_after_ms` of that, what is held goes, and nobody waits for this source any more.
+        `now_ms` is a wall clock; one that goes back makes a wait longer.
+        """
+        if not quiet:
+            self._quiet_ms = None
+        elif self._quiet_ms is None:
+            self._quiet_ms = now_ms
+        if self._quiet_ms is not None and now_ms - self._quiet_ms >= idle_after_ms and not self._hold.idle(0):
+            self._go(self._hold.progress(0, self.position.time_max, idle=True))
+        said = (self._hold.horizon, self._hold.idle(0))
+        if said == self._said:
+            return
+        if self._said is None or said[1] != self._said[1] or now_ms - self._said_ms >= PROGRESS_EVERY_MS:
+            self.say_progress()
+            self._said_ms = now_ms
+
+    def say_progress(self) -> None:
+        """Tell every partition of the stages how far this source is, new or not."""
+        if self._own is not None:
+            self._own.count_evictions()
+        time, idle = self._said = (self._hold.horizon, self._hold.idle(0))
+        for partition in range(self._partitions):
+            self._hopbox.send("rekey", partition, None, Progress(self.partition, time, idle))
+
+    def may_send(self, found: HopId, event_id: str) -> bool:
+        """Return whether a replay may still make this record, which the log has."""
+        kind, _, _, offset = found
+        if offset >= self.position.events:
+            return True
+        if kind == "label" and self._join.waits(event_id):
+            return True
+        kinds: Any = EventHop if kind == "event" else LabelHop
+        return any(isinstance(item, kinds) and item.event_offset == offset for _, item in self._hold.held)
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+        return {"position": msgspec.json.encode(self.position), **snapshot_of(self._operators())}
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        return {"position": msgspec.json.encode(self.position), **delta_of(self._operators())}
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the state by that of a checkpoint."""
+        self.position = msgspec.json.decode(entries["position"], type=_Position)
+        self._decoded.clear()
+        self._said = None
+        restore_into(self._operators(), entries)
+
+    def _operators(self) -> dict[str, Operator]:
+        own = {} if self._own is None else {"own": self._own}
+        return {"join": self._join, "hold": self._hold, **own}
+
+
+def _event_of(decoded: Decoded, offset: int, watermark: int, *, late: bool) -> Event:
+    return Event(decoded.event_id, decoded.event_time, decoded.key, decoded.value, offset, watermark, late)
+
+
+def _served(decoded: Decoded, offset: int) -> Prediction:
+    """Return what the join needs of an answer: whose it is, and when."""
+    return Prediction(
+        "", decoded.event_id, decoded.event_time, 0, "", 0, 0, "", None, None, "", {}, offset, 0, 0
+    )

@@ -1,0 +1,8 @@
+"""What outlives a process, and what is known beside the stream.
+
+Lives here: checkpoints, entries on disk, static features and look-ups, features served to others.
+Never here: what entries mean (the operators that write them), topics.
+
+Read in this order: `checkpoints`, `entry_tables`, `spill`; then `hashes`, `lookups`, `static_features`,
+`static_files`, `online_features`.  Others may import everything here.
+"""

@@ -1,0 +1,194 @@
+"""A checkpoint's entries in SQLite: a delta is written at once, the rows are read all at once or one by one.
+
+Lives here: the two tables, what is checked of their rows.  Never here: transactions, claims, files
+(`checkpoints.py`), what an entry means.
+
+    entry   what a restore needs in memory; a sum over all checksums tells a row that is lost, or old
+    apart   what may be too much for memory: how many there are is known, and each has its checksum
+
+Strategy.  A save of 15,000 entries runs in a thread beside the loop and must not fight it for the
+interpreter.  So entries go to SQLite packed, a whole batch in each of three statements, and SQLite takes
+them apart: one statement per row takes the interpreter's lock 30,000 times, and twice the processor time.
+Rows of `apart` lie in the order in which they came, beside an index of their names: most leave in the same
+order, values of 2 KB fill their pages, and a name that is not there costs a look at the index alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from sqlite3 import Connection
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from topics.codec import encode_json
+
+__all__ = ["NOTHING", "SCHEMA", "Apart", "Tally", "checksum_of", "write"]
+
+BATCH_BYTES_MAX = 16_777_216
+"""Names and values given to SQLite at once, plus one entry; its own limit is 1 GB."""
+SUM_MODULUS = 2**62
+"""The sum of row checksums fits SQLite's signed 64-bit integer."""
+
+SCHEMA = """
+CREATE TABLE entry (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE apart (name TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL, sum INTEGER NOT NULL);
+"""
+
+# A batch is three parameters: a JSON list with one array per entry, all names joined, all values joined.
+# The array: place of the name, length; for an entry that stays also place of the value, length, checksum.
+_NAME = "CAST(substr(?2, json_extract(one.value, '$[0]'), json_extract(one.value, '$[1]')) AS TEXT)"
+_VALUE = "coalesce(substr(?3, json_extract(one.value, '$[2]'), json_extract(one.value, '$[3]')), x'')"
+
+
+class _Statements(NamedTuple):
+    old: str
+    delete: str
+    insert: str
+
+
+def _statements(table: str, counted: str) -> _Statements:
+    return _Statements(
+        f"SELECT {counted} FROM json_each(?1) AS one JOIN {table} AS found ON found.name = {_NAME}",  # noqa: S608 - constants
+        f"DELETE FROM {table} WHERE name IN"  # noqa: S608
+        f" (SELECT {_NAME} FROM json_each(?1) AS one WHERE json_array_length(one.value) = 2)",
+        f"INSERT INTO {table} SELECT {_NAME}, {_VALUE}, json_extract(one.value, '$[4]')"  # noqa: S608
+        " FROM json_each(?1) AS one WHERE json_array_length(one.value) = 5"
+        " ON CONFLICT (name) DO UPDATE SET value = excluded.value, sum = excluded.sum",
+    )
+
+
+_ENTRY = _statements("entry", "count(*), coalesce(sum(found.sum), 0)")
+_APART = _statements("apart", "count(*), 0")
+_GET = f"""
+SELECT found.name, found.value, found.sum
+FROM json_each(?1) AS one JOIN apart AS found ON found.name = {_NAME}
+"""  # noqa: S608
+_SCAN = "SELECT name FROM apart WHERE name > ? AND name < ? ORDER BY name LIMIT ?"
+_HOW_MANY = "SELECT count(*) FROM apart WHERE name >= ? AND name < ?"
+
+
+class Tally(NamedTuple):
+    """What the rows must add up to."""
+
+    rows: int
+    """Of `entry`."""
+    total: int
+    """Of their checksums."""
+    apart: int
+    """Rows of `apart`."""
+
+
+NOTHING = Tally(0, 0, 0)
+
+
+def write(
+    database: Connection, delta: Mapping[str, bytes | None], apart: tuple[str, ...], before: Tally
+) -> Tally:
+    """Write the entries that changed, None removes one; return what the rows add up to after it.
+
+    Names that begin with one of `apart` go to the table of that name.
+    """
+    rows, total, aside = before
+    beside = [name for name in delta if name.startswith(apart)]
+    others = delta.keys() - beside if beside else delta
+    for change in _changes(database, _ENTRY, sorted(others), delta):
+        rows += change[0]
+        total += change[1]
+    for change in _changes(database, _APART, sorted(beside), delta):
+        aside += change[0]
+    return Tally(rows, total % SUM_MODULUS, aside)
+
+
+def _changes(
+    database: Connection, table: _Statements, names: Sequence[str], delta: Mapping[str, bytes | None]
+) -> Iterator[tuple[int, int]]:
+    """Write batch by batch; yield how many rows each has added, and how much to their sum."""
+    for batch in _packed(names, delta):
+        places, named = encode_json(batch.places).decode(), b"".join(batch.names)
+        old_rows, old_total = database.execute(table.old, (places, named)).fetchone()
+        database.execute(table.delete, (places, named))
+        database.execute(table.insert, (places, named, b"".join(batch.values)))
+        yield len(batch.values) - old_rows, batch.total - old_total
+
+
+class _Batch:
+    """Some entries of a delta, as the statements take them."""
+
+    def __init__(self) -> None:
+        self.places: list[tuple[int, ...]] = []
+        self.names: list[bytes] = []
+        self.values: list[bytes] = []
+        self.total = 0
+        """Sum of the checksums of the entries that stay."""
+
+
+def _packed(names: Sequence[str], delta: Mapping[str, bytes | None]) -> Iterator[_Batch]:
+    """Cut entries into batches, by name, so that neighbours in the file are written together."""
+    batch = _Batch()
+    name_at = value_at = 1  # SQLite counts from 1
+    for text in names:
+        name, value = text.encode(), delta[text]
+        batch.names.append(name)
+        if value is None:
+            batch.places.append((name_at, len(name)))
+        else:
+            checksum = crc32(value, crc32(name))
+            batch.places.append((name_at, len(name), value_at, len(value), checksum))
+            batch.values.append(value)
+            batch.total += checksum
+            value_at += len(value)
+        name_at += len(name)
+        if name_at + value_at > BATCH_BYTES_MAX:
+            yield batch
+            batch, name_at, value_at = _Batch(), 1, 1
+    if batch.places:
+        yield batch
+
+
+def checksum_of(name: str, value: bytes) -> int:
+    """Return what a row carries."""
+    return crc32(value, crc32(name.encode()))
+
+
+class Apart:
+    """Entries under `prefix` that are read one by one: `operators.state.StoredEntries`.
+
+    `query` runs a statement and returns its rows; `damaged` raises the error for a row that is not what was
+    written.
+    """
+
+    def __init__(
+        self,
+        query: Callable[[str, tuple[Any, ...]], list[Any]],
+        damaged: Callable[[str], Exception],
+        prefix: str,
+    ) -> None:
+        self._query = query
+        self._damaged = damaged
+        self._prefix = prefix
+
+    def get(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return those of these entries that are there."""
+        cut = len(self._prefix)
+        wanted = [(self._prefix + name).encode() for name in names]
+        places, at = [], 1
+        for name in wanted:
+            places.append((at, len(name)))
+            at += len(name)
+        found: dict[str, bytes] = {}
+        for text, value, checksum in self._query(_GET, (encode_json(places).decode(), b"".join(wanted))):
+            if checksum != checksum_of(text, value):
+                raise self._damaged(f"entry {text!r} does not match its checksum")
+            found[text[cut:]] = value
+        return found
+
+    def scan(self, after: str, before: str, count: int) -> list[str]:
+        """Return the first `count` names between `after` and `before`, both excluded, in order."""
+        cut, bounds = len(self._prefix), (self._prefix + after, self._prefix + before)
+        return [name[cut:] for (name,) in self._query(_SCAN, (*bounds, count))]
+
+    def count(self, prefix: str) -> int:
+        """Return how many names begin with `prefix`."""
+        first = self._prefix + prefix
+        ((count,),) = self._query(_HOW_MANY, (first, first[:-1] + chr(ord(first[-1]) + 1)))
+        return int(count)

@@ -1,0 +1,143 @@
+"""Static features while the stream runs: what a store knows about a merchant, a card, an airport.
+
+Lives here: one question per batch, a cache, a deadline.  Never here: stores (`hashes.py`), which
+keys an event needs (`operators/language/by.py`), defaults (the features' own).
+
+Strategy.  A value that cannot be had in time is missing, never waited for: predictions go
+out with the feature's default, and the outcome is counted.  After a failure the store is
+left alone for a while.  A store that was too slow once is still asked, for the cache, but no
+batch waits for it until it has answered within the deadline again.  So an outage costs one
+deadline, not one per batch.  What was logged with the prediction is what is learned, so a
+late or changed value never makes training differ from serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import structlog
+from redis.exceptions import RedisError
+
+from engine.stores.hashes import Hashes, give_up
+from topics.stored_features import StoredValue, parsed
+
+__all__ = ["DEADLINE_MS", "PAUSE_MS", "TTL_MS", "Address", "Lookups"]
+
+Address = tuple[str, str]
+"""Key of a hash and the name of a field in it: ("merchant:7", "risk")."""
+
+DEADLINE_MS = 50
+"""A batch never waits longer; a healthy store answers hundreds of keys in a few ms."""
+PAUSE_MS = 2_000
+"""After a failure the store is not asked for this long."""
+TTL_MS = 60_000
+"""Static features change by the day: a minute of the old value is no harm, and most reads are spared."""
+CACHED_MAX = 100_000
+"""Values kept, about 20 MB; the oldest go first."""
+
+log = structlog.get_logger("headrace")
+
+
+class Lookups:
+    """Look-ups with a cache in front of a store.
+
+    `outcomes` counts values by how they were come by: `cached`, `found`, `missing`,
+    `unavailable` (deadline, error, or within the pause after one).  `clock` gives seconds
+    that never go back.
+    """
+
+    def __init__(
+        self,
+        store: Hashes,
+        *,
+        clock: Callable[[], float],
+        ttl_ms: int = TTL_MS,
+        deadline_ms: int = DEADLINE_MS,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._ttl_s = ttl_ms / 1000
+        self._deadline_s = deadline_ms / 1000
+        self._cache: dict[Address, tuple[float, StoredValue]] = {}
+        self._asked_again_at = 0.0
+        self._reading: asyncio.Task[dict[Address, StoredValue] | None] | None = None
+        self._slow = False
+        """The last answer came after the deadline, or has not come yet."""
+        self.outcomes: Counter[str] = Counter()
+        self.last_error = ""
+
+    async def fetch(self, addresses: Sequence[Address]) -> dict[Address, StoredValue]:
+        """Return a value for every address, within the deadline and without raising.
+
+        Numbers come as int or float, everything else as text.
+        """
+        now = self._clock()
+        values: dict[Address, StoredValue] = {}
+        unknown: dict[Address, None] = {}
+        for address in dict.fromkeys(addresses):
+            until, value = self._cache.get(address, (now, None))
+            if until > now:
+                values[address] = value
+            else:
+                unknown[address] = None
+        self.outcomes["cached"] += len(values)
+        if unknown:
+            values |= await self._ask(tuple(unknown), now)
+        return values
+
+    async def _ask(self, addresses: Sequence[Address], now: float) -> dict[Address, StoredValue]:
+        if now < self._asked_again_at or (self._reading is not None and not self._reading.done()):
+            return self._unavailable(addresses)
+        self._reading = asyncio.create_task(self._read(addresses))
+        # Not cancelled when the deadline passes: a connection that is half-way through an answer
+        # could not be used again, and what comes late still fills the cache.
+        await asyncio.wait({self._reading}, timeout=0 if self._slow else self._deadline_s)
+        if not self._reading.done():
+            self._slow = True
+            return self._unavailable(addresses)
+        found = self._reading.result()
+        return self._unavailable(addresses) if found is None else found
+
+    async def _read(self, addresses: Sequence[Address]) -> dict[Address, StoredValue] | None:
+        """Ask the store and remember; None after an error."""
+        wanted: dict[str, list[str]] = {}
+        for key, name in addresses:
+            wanted.setdefault(key, []).append(name)
+        asked_at = self._clock()
+        try:
+            answers = await self._store.get(wanted)
+        except (OSError, RedisError, sqlite3.Error) as error:
+            self.last_error = f"{type(error).__name__}: {error}"
+            log.warning("static features cannot be had; defaults instead", reason=self.last_error)
+            self._asked_again_at = self._clock() + PAUSE_MS / 1000
+            return None
+        self._slow = self._clock() - asked_at > self._deadline_s
+        found: dict[Address, StoredValue] = {}
+        until = self._clock() + self._ttl_s
+        for (key, names), texts in zip(wanted.items(), answers, strict=True):
+            for name, text in zip(names, texts, strict=True):
+                value = None if text is None else parsed(text)
+                self.outcomes["missing" if value is None else "found"] += 1
+                found[key, name] = value
+                self._cache.pop((key, name), None)
+                self._cache[key, name] = (until, value)
+        while len(self._cache) > CACHED_MAX:
+            del self._cache[next(iter(self._cache))]
+        return found
+
+    def _unavailable(self, addresses: Sequence[Address]) -> dict[Address, StoredValue]:
+        """Fall back on what the cache still has, however old: better than a default."""
+        values: dict[Address, StoredValue] = {}
+        for address in addresses:
+            _, values[address] = self._cache.get(address, (0.0, None))
+        self.outcomes["unavailable"] += len(addresses)
+        return values
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        if self._reading is not None:
+            await give_up(self._reading)
+        await self._store.close()

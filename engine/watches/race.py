@@ -1,0 +1,151 @@
+"""The race as a person on call sees it: a line and a count for each decision, the candidates at a scrape.
+
+Lives here: which decision is how loud, what is said while nobody but the prior answers, what a scrape shows
+of every candidate.  Never here: the decisions (`operators/race/arena.py`), names of metrics (`metrics.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from engine.machines.learner import Learner
+from engine.metrics import Metrics, ModelStatus
+from operators.models import guards as guard
+from operators.models.roster import Roster
+from operators.race.evaluation import SERVED
+from topics.messages import Decision
+
+__all__ = ["RaceView"]
+
+RECENT_EVERY_S = 10.0
+"""A recent window of 1,000 examples and four metrics takes some 20 ms for each four models."""
+PRIOR_EVERY_S = 60.0
+"""While the prior answers, a line a minute says so: enough to be seen, and to be seen to end."""
+DECISION_LEVELS: dict[str, int] = {
+    "model.quarantined": logging.WARNING,
+    "learning.backlog": logging.WARNING,
+    "command.refused": logging.WARNING,
+    "drift.improved": logging.DEBUG,
+}
+"""A lost model must be found among a hundred alarms; other decisions are INFO, and all are on the topic."""
+
+log = structlog.get_logger("headrace")
+
+
+class RaceView:
+    """What one worker tells of the race, into `metrics` and the log."""
+
+    def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._recent: dict[str, dict[str, float]] = {}
+        self._recent_at_s = float("-inf")
+        self._prior_answers = 0
+        """Answers of the prior when that was last said ..."""
+        self._prior_said_s = float("-inf")
+        """... and when."""
+
+    def decided(self, decisions: Sequence[Decision], roster: Roster) -> None:
+        """Count and log decisions; `roster` is as they left it."""
+        counts = self._metrics.counts
+        for decision in decisions:
+            level = DECISION_LEVELS.get(decision.type, logging.INFO)
+            if decision.type.startswith("drift."):
+                direction = "worse" if decision.type == "drift.detected" else "better"
+                detector, _, subject = decision.reason.partition(" on ")
+                counts["drifts", f"{detector} {direction} {subject}"] += 1
+            elif decision.type in {"model.promoted", "model.rolled_back"}:
+                reason = "command" if "command_id" in decision.evidence else decision.reason
+                counts["promotions", reason] += 1
+            elif decision.type == "model.quarantined" and decision.evidence.get("alias") == "champion":
+                level = logging.ERROR
+            log.log(
+                level,
+                decision.type,
+                model=decision.model_name,
+                reason=decision.reason,
+                examples=decision.examples,
+            )
+            if "block_wanted" in decision.evidence:
+                log.warning(
+                    "losses are correlated from block to block: swaps come more often than promised",
+                    model=decision.model_name,
+                    correlation=decision.evidence["correlation"],
+                    fix=f"evidence_block={decision.evidence['block_wanted']!r}",
+                )
+        for _, outcome in {_answered(decision) for decision in decisions} - {(-1, "")}:
+            counts["commands", outcome] += 1
+        if decisions and roster.champion in roster.quarantined:
+            log.error("every candidate is in quarantine: the prior answers", champion=roster.champion)
+
+    def look(self) -> None:
+        """Say, once in a while, that the prior has answered events; called once a turn."""
+        answers = self._metrics.counts["predictions", "prior"]
+        now_s = self._clock()
+        if answers > self._prior_answers and now_s - self._prior_said_s >= PRIOR_EVERY_S:
+            log.error("no model could answer: the prior did", predictions=answers - self._prior_answers)
+            self._prior_answers, self._prior_said_s = answers, now_s
+
+    def candidates(self, learner: Learner) -> list[ModelStatus]:
+        """Return every candidate, those in quarantine too."""
+        roster = learner.roster
+        standing = learner.evidence.standing()
+        return [
+            ModelStatus(
+                name=candidate.name,
+                version=candidate.version,
+                kind=_kind(candidate.model),
+                alias=learner.arena.states[candidate.name],
+                updates=candidate.updates,
+                evidence=standing.get(candidate.name, 0.0),
+            )
+            for candidate in roster.candidates.values()
+        ]
+
+    def scores(self, learner: Learner) -> dict[tuple[str, str, str], float]:
+        """Return (model, metric, window) -> value of whoever races, and of what was served.
+
+        A candidate in quarantine has none: the metrics of its last good example would stand still beside
+        those that go on.
+        """
+        overall = learner.evaluation.model_scores()
+        overall[SERVED] = learner.evaluation.served_scores()
+        sick = learner.roster.quarantined
+        return {
+            (name, metric, window): value
+            for window, found in (("all", overall), ("recent", self._recent_scores(learner)))
+            for name, values in found.items()
+            if name not in sick
+            for metric, value in values.items()
+        }
+
+    def _recent_scores(self, learner: Learner) -> dict[str, dict[str, float]]:
+        """Return the recent window's metrics, at most RECENT_EVERY_S old: counting them holds the loop."""
+        now_s = self._clock()
+        if now_s - self._recent_at_s > RECENT_EVERY_S:
+            self._recent = learner.evaluation.recent_scores()
+            self._recent_at_s = now_s
+        return self._recent
+
+
+def _answered(decision: Decision) -> tuple[int, str]:
+    """Return the offset of the command that a decision answers, and whether it was done; else (-1, "")."""
+    if decision.type == "command.refused":
+        return decision.offset, "refused"
+    return (decision.offset, "done") if "command_id" in decision.evidence else (-1, "")
+
+
+def _kind(model: object) -> str:
+    """Return the class that learns: the last step of a pipeline, inside whatever guards it."""
+    last: object = model
+    while True:
+        if hasattr(last, "steps"):
+            last = list(last.steps.values())[-1]
+        elif type(last).__module__ == guard.__name__:
+            last = getattr(last, "model")  # noqa: B009 - every guard has one
+        else:
+            return type(last).__name__

@@ -1,0 +1,115 @@
+"""Parts put together: a learner from a definition, and the key that signs what it stores.
+
+Lives here: the trial of fresh models and the choice of their guards.  Never here: what a
+learner or a guard does.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.definition.pipeline import Pipeline
+from engine.machines.learner import Learner
+from engine.settings import Settings
+from operators.models.artefacts import model_codec
+from operators.models.probe import ProbeReport, guarded, probe, samples_for
+from operators.models.smoke_test import check_model
+from operators.race.evaluation import default_metrics
+from operators.stopwatch import Stopwatch
+from topics.errors import SettingsError
+
+__all__ = ["build_learner", "signing_key"]
+
+KEY_BYTES = 32
+
+
+def build_learner(
+    pipeline: Pipeline,
+    *,
+    key: bytes | None = None,
+    warmup_offset: int = 0,
+    stopwatch: Stopwatch | None = None,
+    reports: Mapping[str, ProbeReport] | None = None,
+) -> Learner:
+    """Return a learner with fresh models, each behind the guard that its probe asks for.
+
+    `key` signs what `snapshot` stores; None takes a new one, for state that outlives nothing.  `reports` are
+    those of `probe_models`, for who builds more than one learner; without them it is asked.  Raises
+    DefinitionError for a model that cannot do its work.
+    """
+    models = guarded_models(pipeline, probe_models(pipeline) if reports is None else reports)
+    stored = (
+        *models.values(),
+        *(pipeline.metrics or default_metrics(pipeline.task)),
+        *(drift.detector for drift in pipeline.drift),
+    )
+    dump, load = model_codec(key or secrets.token_bytes(KEY_BYTES), stored)
+    assert pipeline.champion is not None
+    return Learner(
+        pipeline=pipeline.name,
+        task=pipeline.task,
+        models=models,
+        champion=pipeline.champion,
+        drifts=pipeline.drift,
+        promotion=pipeline.promotion,
+        metrics=pipeline.metrics,
+        threshold=pipeline.threshold,
+        dump=dump,
+        load=load,
+        warmup_offset=warmup_offset,
+        stopwatch=stopwatch,
+    )
+
+
+def guarded_models(pipeline: Pipeline, reports: Mapping[str, ProbeReport]) -> dict[str, Any]:
+    """Return fresh clones of the models, behind a guard where scoring would change them."""
+    # Others than those that serve were tried: looking into an object's `__dict__`, as the probe's digests do,
+    # makes its attributes slower for good (CPython 3.11: a tenth of a small model's time).
+    return {name: guarded(model, reports[name]) for name, model in pipeline.fresh_models().items()}
+
+
+def probe_models(pipeline: Pipeline) -> dict[str, ProbeReport]:
+    """Return what scoring does to each model, tried on made-up rows of the pipeline's features.
+
+    Raises DefinitionError for a model that cannot score and learn them.
+    """
+    kinds, optional, task = pipeline.feature_kinds(), pipeline.optional_features(), pipeline.task
+    samples = samples_for(kinds)
+    reports: dict[str, ProbeReport] = {}
+    for name, model in pipeline.fresh_models().items():
+        report = reports[name] = probe(model, samples, task)
+        tried = model if report.error else guarded(model, report)
+        check_model(name, tried, kinds, optional, task)
+    return reports
+
+
+def signing_key(settings: Settings) -> bytes:
+    """Return the key of the settings, or that of the state directory, made at first use.
+
+    Raises SettingsError if the directory cannot be written.
+    """
+    if settings.signing_key is not None:
+        return settings.signing_key.get_secret_value().encode()
+    path = settings.state_dir / "signing.key"
+    try:
+        return _key_file(path)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot keep a signing key in {settings.state_dir}: {error.strerror}",
+            hint="make the directory writable, or set HEADRACE_SIGNING_KEY",
+        ) from error
+
+
+def _key_file(path: Path) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_hex(KEY_BYTES).encode())
+    return path.read_bytes()

@@ -1,0 +1,131 @@
+"""One checkpoint at a time, written while the loop goes on answering.
+
+Lives here: what a checkpoint of everything owned consists of, and in which order it is written.
+Never here: when one is due, what happens when it fails (`loop.py`); what one partition's says
+(`partition.py`), how it is stored (`checkpoints.py`).
+
+Strategy.  Writing takes 100 to 400 ms, nearly all of it waiting: for acknowledgements, for the end
+of the logs, for the disk.  So a checkpoint is captured at one moment, where all that was made has
+been sent, and written beside the loop.  What the loop makes meanwhile belongs to the next one:
+
+    loop    .. answers | capture | answers ...............................| capture | ..
+    beside                       acknowledged -> still owner -> stored -> committed
+
+A capture takes the changes away from the state: if it cannot be written, the owner must end, or the
+next checkpoint would lack them.  `finish` raises for that reason, and no capture is begun before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import structlog
+
+from engine.kafka.client import Partition
+from engine.kafka.sink import Mark, Sink
+from engine.kafka.source import Source
+from engine.stores.online_features import ServedFeatures
+from engine.worker.follower import Learned, Trainer
+from engine.worker.inputs import Inputs
+from engine.worker.partition import Captured, Owned, Owner
+from topics.errors import BrokerError
+
+__all__ = ["Saving"]
+
+log = structlog.get_logger("headrace")
+
+
+class _Checkpoint(NamedTuple):
+    """Everything owned, as of one moment."""
+
+    sent: Mark
+    scorers: list[Captured]
+    learned: Learned
+    positions: dict[Partition, int]
+    """Where to read on in each topic."""
+
+
+class Saving:
+    """Writes checkpoints; at most one is on its way."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        trainer: Trainer,
+        source: Source,
+        sink: Sink,
+        served: ServedFeatures,
+        inputs: Inputs,
+    ) -> None:
+        self._owner = owner
+        self._trainer = trainer
+        self._source = source
+        self._sink = sink
+        self._served = served
+        self._inputs = inputs
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def in_flight(self) -> bool:
+        """Return whether a checkpoint was begun and has not been finished."""
+        return self._writing is not None
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the one in flight has come to its end, good or bad: `finish` returns at once."""
+        return self._writing is not None and self._writing.done()
+
+    def begin(self, owned: Iterable[Owned]) -> None:
+        """Capture a checkpoint and begin to write it.
+
+        All that was made must have been sent, and nothing may score or learn meanwhile: this is
+        synchronous for that reason.  The one before must be finished.
+        """
+        assert self._writing is None
+        positions: dict[Partition, int] = {}
+        scorers = []
+        for one in owned:
+            scorers.append(self._owner.capture(one))
+            for topic, position in self._inputs.reached(one).items():
+                positions[topic, one.scorer.partition] = position
+        checkpoint = _Checkpoint(self._sink.mark(), scorers, self._trainer.capture(), positions)
+        self._writing = asyncio.create_task(self._write(checkpoint))
+
+    async def finish(self) -> None:
+        """Wait for the one in flight, if any.
+
+        Raises what it failed of, once: ClaimError if another owner has fenced, BrokerError and
+        CheckpointError otherwise.  Whatever it is, the state in memory can be saved no more.
+        """
+        writing = self._writing
+        if writing is not None:
+            await asyncio.wait({writing})
+            self._writing = None
+            writing.result()
+
+    async def abandon(self) -> None:
+        """Give up the one in flight: what a crash at this moment would do."""
+        writing, self._writing = self._writing, None  # whoever waits in `finish` finds nothing any more
+        if writing is not None:
+            writing.cancel()
+            await asyncio.wait({writing})
+            if not writing.cancelled():
+                writing.exception()
+
+    async def _write(self, checkpoint: _Checkpoint) -> None:
+        """The order is the promise."""
+        # 4 flush
+        written = await self._sink.written_to(checkpoint.sent)
+        await self._served.drain()
+        # 5 checkpoint
+        self._trainer.check_written(checkpoint.learned, written)
+        for captured in checkpoint.scorers:
+            await self._owner.save(captured, written)
+        await self._trainer.save(checkpoint.learned)
+        # 6 commit
+        try:
+            await self._source.commit(checkpoint.positions)
+        except BrokerError as error:
+            log.warning("offsets were not committed; lag tools see old ones", reason=str(error))

@@ -1,0 +1,325 @@
+"""The learner of this process, fed from the examples log.
+
+Lives here: reading the log in time slices, catching up before serving, learning ahead of
+the log where that is exact, what the leader writes.  Never here: what a record does to a
+model (`learner.py`).
+
+Every process folds the whole log, so every process has the same models.  One of them, the
+owner of event partition 0, leads: it alone writes decisions, model pointers and checkpoints.
+
+Where one process owns everything, learning goes ahead of the log: each record is folded the moment
+it is made, at the offset it will have, and sent after, so that models are as fresh as in a
+backtest.  The offsets that Kafka acknowledges must be the ones foreseen; if a stranger's record
+came between, the learner is thrown away and restored, so what a checkpoint holds is always a fold
+of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from importlib.metadata import version
+from typing import NamedTuple
+
+import structlog
+from msgspec import json
+
+from engine.definition.pipeline import Pipeline
+from engine.definition.text import check_definition
+from engine.kafka.client import Partition
+from engine.kafka.log_reader import log_bounds, read_log
+from engine.kafka.sink import Sink, Written
+from engine.machines.ahead import Ahead
+from engine.machines.learner import Learner
+from engine.machines.scorer import Scorer
+from engine.metrics import Metrics, Status
+from engine.settings import Settings
+from engine.stores.checkpoints import Checkpoint, CheckpointStore
+from engine.watches.race import RaceView
+from engine.worker.assembly import build_learner, probe_models, signing_key
+from operators.state import StateDelta
+from operators.stopwatch import Stopwatch
+from topics import headers
+from topics.codec import encode
+from topics.errors import ClaimError
+from topics.messages import Decision, ModelPointer, Outgoing
+
+__all__ = ["Learned", "Trainer"]
+
+SLICE_RECORDS = 64
+"""Examples folded before predictions get their turn: a few milliseconds of a tree."""
+PARTITION = 0
+"""One global model: one examples partition."""
+log = structlog.get_logger("headrace")
+
+
+class Learned(NamedTuple):
+    """What a checkpoint of the learner holds, as of one moment."""
+
+    foreseen: int
+    """Offset that the last record folded ahead must have; -1 if none was since the last capture."""
+    delta: StateDelta | None
+    """None where this process does not lead."""
+
+
+class Trainer:
+    """Keeps the models of this process a fold of the examples log."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        metrics: Metrics,
+        sink: Sink,
+        *,
+        accept_features: bool = False,
+    ) -> None:
+        self.models = asyncio.Lock()
+        """Held while models score a run or learn a slice."""
+        self.leading = False
+        self._pipeline = pipeline
+        self._settings = settings
+        self._metrics = metrics
+        self.race = RaceView(metrics)
+        self._sink = sink
+        self._store = CheckpointStore(settings.state_dir, pipeline.name, "learner", PARTITION)
+        self._topic = pipeline.catalog["examples"]
+        self._key = signing_key(settings)
+        self._definition = pipeline.learner_definition()
+        self._accept_features = accept_features
+        self.stopwatch = Stopwatch(time.perf_counter)
+        """Of everything in this process that answers and learns."""
+        self._reports = probe_models(pipeline)
+        """Kept: a restore builds the learner anew, and to try every model takes half a second each."""
+        self.learner: Learner = self._fresh_learner()
+        self._claim = 0
+        self._restored = False
+        self._following = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._decisions: list[Decision] = []
+        self._pointer_due = False
+        """Whether the models topic may name another champion than ours, or none."""
+        self._ahead: list[Scorer] = []
+        """The scorers whose records are folded before they are sent; empty unless alone."""
+        self._foreseen = -1
+        """Offset that the last record folded ahead will have."""
+
+    # -- taking and leaving the lead --------------------------------------------------------------
+
+    async def lead(self, leads: bool) -> None:
+        """Fence the learner's checkpoints and start from the last one, or stand back.
+
+        A leader decides again what was decided since that checkpoint: the last leader may have died
+        before it wrote it down.  `learner` may be another one after this.
+        """
+        self.leading = leads
+        if not leads:
+            return
+        self._claim, checkpoint = await self._store.fence()
+        self._decisions.clear()
+        self._restore(checkpoint)
+        self._pointer_due = True
+
+    async def catch_up(self) -> None:
+        """Fold the log up to its end."""
+        if not self._restored:
+            self._restore(await self._store.load())
+        _, end = (await log_bounds(self._settings.kafka, self._topic))[PARTITION]
+        while self.learner.reading < end:
+            await self._read(self.learner.reading, end)
+
+    def _restore(self, checkpoint: Checkpoint | None) -> None:
+        """Replace the learner by the one a checkpoint holds; without one, by a new one."""
+        if checkpoint is not None:
+            stored: dict[str, str] = json.decode(checkpoint.meta)
+            accept = self._accept_features
+            check_definition(stored, self._definition, self._store.path, accept_features=accept)
+        if checkpoint is not None or self.learner.reading:
+            self.learner = self._fresh_learner()
+        if checkpoint is not None:
+            self.learner.restore(checkpoint.entries)
+        self._restored = True
+
+    def _fresh_learner(self) -> Learner:
+        return build_learner(self._pipeline, key=self._key, stopwatch=self.stopwatch, reports=self._reports)
+
+    def release(self) -> None:
+        """Stop leading and learning ahead: partitions have moved."""
+        self.leading = False
+        self._fall_back()
+
+    def go_ahead(self, scorers: Sequence[Scorer], *, alone: bool) -> None:
+        """Choose how examples reach the learner: as they are made where it is alone, else by the log."""
+        self._foreseen = -1  # of records before the claims: they were read back from the log
+        if alone and self.leading and not self.learner.paused:
+            self._ahead = list(scorers)
+            self._following.clear()
+            ahead = Ahead(self.learner, self._made)
+            for scorer in scorers:
+                scorer.learn_ahead(ahead)
+        else:
+            self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Learn what is read back from the log, from where the learner stands."""
+        for scorer in self._ahead:
+            scorer.learn_ahead(None)
+        self._ahead = []
+        self._following.set()
+
+    # -- the log ----------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Fold the log as it grows, for ever; a pause and a resume send the reading back."""
+        while True:
+            await self._following.wait()
+            await self._read(self.learner.reading, None)
+
+    async def _read(self, start: int, until: int | None) -> None:
+        """Fold from `start`; return at `until`, or when the learner wants to read elsewhere."""
+        kafka = self._settings.kafka
+        learner = self.learner
+        async with aclosing(read_log(kafka, self._topic, PARTITION, start, until)) as batches:
+            async for records in batches:
+                for first in range(0, len(records), SLICE_RECORDS):
+                    part = records[first : first + SLICE_RECORDS]
+                    async with self.models:
+                        if self.learner is not learner or (until is None and not self._following.is_set()):
+                            return
+                        self._decided(learner.fold(part))
+                    self._moved.set()
+                    if learner.reading < part[-1].offset + 1:
+                        return
+                    await asyncio.sleep(0)
+
+    def _made(self, decisions: Sequence[Decision]) -> None:
+        """Take note of records learned ahead of the log, and of what they decided."""
+        self._foreseen = self.learner.reading - 1
+        self._decided(decisions)
+
+    def commanded(self, outgoing: Outgoing) -> None:
+        """Let a command act that is sent next; where learning follows the log, it acts when read back."""
+        if not self._ahead:
+            return
+        learner = self.learner
+        self._foreseen = learner.reading
+        record = outgoing.written(self._topic, PARTITION, self._foreseen)
+        self._decided(learner.fold((record,)))
+        if learner.paused:
+            self._fall_back()
+
+    def capture(self) -> Learned:
+        """Take what has changed since the last capture."""
+        foreseen, self._foreseen = self._foreseen, -1
+        return Learned(foreseen, self.learner.delta() if self.leading else None)
+
+    def check_written(self, learned: Learned, written: Mapping[Partition, Written]) -> None:
+        """Compare the offset foreseen with that of the last record `written` when it was captured.
+
+        Raises ClaimError if somebody else's record came between: `catch_up` then restores the learner.
+        """
+        foreseen = learned.foreseen
+        if foreseen < 0:
+            return
+        found = written[self._topic, PARTITION].offset
+        if found != foreseen:
+            self._restored = False
+            raise ClaimError(
+                f"the last example lies at offset {found}, not at {foreseen}: another process writes the log",
+                hint="nothing to do: the learner goes back to its checkpoint and follows the log",
+                topic=self._topic,
+                partition=PARTITION,
+            )
+
+    async def wait_until_near(self, records_max: int) -> None:
+        """Wait while the learner lags more than this behind what was acknowledged."""
+        while self._following.is_set() and not self.learner.paused and self.lag > records_max:
+            self._moved.clear()
+            await self._moved.wait()
+
+    @property
+    def lag(self) -> int:
+        """Return how many acknowledged records of this process the learner has not read yet."""
+        return max(0, self._sink.last_offset((self._topic, PARTITION)) + 1 - self.learner.reading)
+
+    @property
+    def unlearned(self) -> int:
+        """Return how many records of the log were not learned, as far as known here; a pause counts too."""
+        end = max(self._sink.last_offset((self._topic, PARTITION)) + 1, self.learner.reading)
+        return max(0, end - self.learner.position)
+
+    # -- what the leader writes -------------------------------------------------------------------
+
+    def _decided(self, decisions: Sequence[Decision]) -> None:
+        self.race.decided(decisions, self.learner.roster)
+        if self.leading:
+            self._decisions += decisions
+
+    def take_decisions(self) -> list[Outgoing]:
+        """Return the decisions since the last call as records, and a pointer if the champion may be another.
+
+        So the pointer is there from the first start of a leader on.
+        """
+        decisions, self._decisions = self._decisions, []
+        key = self._pipeline.name.encode()
+        out = [
+            Outgoing("decisions", PARTITION, key, encode(decision), (), decision.time)
+            for decision in decisions
+        ]
+        if any(decision.type in {"model.promoted", "model.rolled_back"} for decision in decisions):
+            self._pointer_due = True
+        if self._pointer_due and self.leading:
+            self._pointer_due = False
+            out.append(self._pointer(self.learner.learning.time or int(time.time() * 1000)))
+        return out
+
+    def _pointer(self, time_ms: int) -> Outgoing:
+        roster = self.learner.roster
+        champion = roster.candidates[roster.champion]
+        pointer = ModelPointer(
+            pipeline=self._pipeline.name,
+            alias="champion",
+            model_name=champion.name,
+            version=champion.version,
+            updates=champion.updates,
+            digest=self.learner.digests()[champion.name],
+            river=version("river"),
+            learned_to=self.learner.position,
+            features=tuple(self._pipeline.features),
+            features_version=self._pipeline.features_version,
+        )
+        key = f"{self._pipeline.name}@champion".encode()
+        source = headers.cloud_event("dev.headrace.model", f"headrace/{self._pipeline.name}")
+        return Outgoing("models", 0, key, encode(pointer), source, time_ms)
+
+    async def save(self, learned: Learned) -> None:
+        """Write the learner's checkpoint if this process leads.  Raises ClaimError if fenced."""
+        if learned.delta is not None:
+            await self._store.save(self._claim, json.encode(self._definition), learned.delta)
+
+    async def close(self) -> None:
+        """Close the checkpoint file."""
+        await self._store.close()
+
+    # -- what a scrape shows ----------------------------------------------------------------------
+
+    def status(self, *, lag: dict[Partition, int], pending: int, partitions: int) -> Status:
+        """Return the learner's part of the status together with what the worker knows."""
+        learner, roster = self.learner, self.learner.roster
+        return Status(
+            lag={**lag, (self._topic, PARTITION): self.lag},
+            pending=pending,
+            examples=learner.examples,
+            unlearned=self.unlearned,
+            checkpoint_time_s=self._metrics.checkpoint_time_s,
+            partitions=partitions,
+            leading=self.leading,
+            paused=learner.paused,
+            pinned=learner.pinned,
+            champion_quarantined=roster.champion in roster.quarantined,
+            models=self.race.candidates(learner),
+            # Every worker has the same models: exported by each, sums and averages would count them again.
+            scores=self.race.scores(learner) if self.leading else {},
+        )

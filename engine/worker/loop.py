@@ -1,0 +1,400 @@
+"""The loop of one process: poll, step, send, flush, checkpoint, commit.
+
+Lives here: in which order the shell does things, and what it does when partitions come and
+go.  Never here: what a record means (`scorer.py`, `learner.py`), how Kafka is spoken to
+(`kafka.py`), how the log is followed (`follower.py`).
+
+Two loops share the models: this one answers, `Trainer.follow` learns what it reads back
+from the examples log.  Both run on one thread; `models` is held while a run is answered and
+scored by the shadows, and while a slice is learned, so that neither sees half of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+import structlog
+
+from engine.definition.pipeline import Pipeline
+from engine.host.garbage import search_rarely
+from engine.kafka import outage
+from engine.kafka.client import Partition
+from engine.kafka.sink import Sink
+from engine.kafka.source import Source
+from engine.kafka.topic_limits import usable_topics
+from engine.machines.intake import Run
+from engine.metrics import Metrics, Status
+from engine.settings import NOTHING_ACCEPTED, Accepted, Settings
+from engine.stores.online_features import ServedFeatures
+from engine.stores.static_features import StaticFeatures
+from engine.watches.given_up import GivenUp
+from engine.watches.labels import LabelWatch
+from engine.watches.record_keys import KeyWatch
+from engine.worker.checkpointing import Saving
+from engine.worker.commands import Commands
+from engine.worker.dispatch import Dispatch
+from engine.worker.follower import Trainer
+from engine.worker.inputs import Inputs, together
+from engine.worker.partition import Owned, Owner
+from engine.worker.skips import Place
+from operators.features import Features
+from topics.errors import BrokerError, ClaimError, HeadraceError
+from topics.messages import Record
+
+__all__ = ["Worker"]
+
+POLL_MS = 50
+"""Longest wait for records: bounds how late a checkpoint, a stop or a command is noticed."""
+POLL_MAX = 1_000
+"""Records of one poll: bounds one turn, and so how late a checkpoint or a rebalance is noticed."""
+SHADOWS_QUICK_S = 0.005
+"""Answers do not wait for the shadows of a run that take longer; quick ones are not worth a batch."""
+BEHIND_MAX = 256
+"""Examples the learner may lag, where it follows the log, before scoring waits for it."""
+PREPARE_SHARE = 0.2
+"""In the last fifth of the time between checkpoints, changed entries of the join are encoded turn by turn:
+what came and went before needs no encoding."""
+PREPARED_MAX = 500
+"""Entries encoded with a run, some 3 ms: four times as many as can come with one."""
+STALLED_S = 60.0
+"""A loop that has not turned for this long is not alive."""
+
+log = structlog.get_logger("headrace")
+
+
+class Worker:
+    """One worker process: every partition the group gives it, and the learner's followers.
+
+    Raises out of `run` whatever ends it: BrokerError for a failed send, ClaimError for logs that are
+    ahead of the checkpoints.  A restart goes on from the last checkpoint.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        metrics: Metrics,
+        accepted: Accepted = NOTHING_ACCEPTED,
+        skip: frozenset[Place] = frozenset(),
+    ) -> None:
+        self.pipeline = pipeline
+        self.settings = settings
+        self.metrics = metrics
+        self._accepted = accepted
+        self.connected = asyncio.Event()
+        """Set once Kafka has answered and the topics are there."""
+        metrics.status = self.status
+        catalog = pipeline.catalog
+        self._inputs = Inputs(pipeline, idle_after_ms=settings.idle_timeout_ms, skip=skip)
+        # Once Kafka has answered, an outage is waited for.
+        patient = settings.model_copy(update={"kafka": settings.kafka.patient()})
+        self._sink = Sink(patient.kafka)
+        self._source = Source(settings.kafka, group=pipeline.name, topics=self._inputs.topics, listener=self)
+        Features(pipeline.plan)  # what Numba has to compile takes seconds: before the group waits for us
+        self._static = StaticFeatures(pipeline.plan.lookups, settings)
+        self._served = ServedFeatures(pipeline, settings)
+        self.trainer = Trainer(
+            pipeline, patient, metrics, self._sink, accept_features=accepted.changed_features
+        )
+        self._owner = Owner(
+            pipeline,
+            patient,
+            self._source,
+            self._sink,
+            self.trainer,
+            accepted,
+        )
+        self._saving = Saving(
+            self._owner,
+            self.trainer,
+            self._source,
+            self._sink,
+            self._served,
+            self._inputs,
+        )
+        self._owned: dict[int, Owned] = {}
+        self._models = self.trainer.models
+        self._turn = asyncio.Lock()
+        """Held for one turn of the loop, and while partitions are given up."""
+        self._assigned: frozenset[Partition] | None = None
+        """What the group has given and nobody has taken over yet."""
+        self._moving = False
+        """The group has taken partitions back and given none since."""
+        self._dispatch = Dispatch(self._sink, patient.kafka, catalog, self.trainer.stopwatch)
+        self._watches = (GivenUp(pipeline.labels), LabelWatch(), KeyWatch(), self._dispatch.watch)
+        self._ready = False
+        self._stopping = asyncio.Event()
+        self.commands = Commands()
+        self._turned_s = time.monotonic()
+        self._saved_s = 0.0
+
+    # -- lifecycle --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until `stop`; drain before returning."""
+        try:
+            await self._prepare()
+            async with asyncio.TaskGroup() as group:
+                beside = (
+                    group.create_task(self.trainer.follow()),
+                    group.create_task(outage.tell(self.settings.kafka.outage_deadline_ms)),
+                )
+                try:
+                    await self._score()
+                finally:
+                    for task in beside:
+                        task.cancel()
+        except ExceptionGroup as errors:
+            known, others = errors.split(HeadraceError)
+            if known is None or others is not None:
+                raise
+            raise known.exceptions[0] from None
+        finally:
+            await self._saving.abandon()
+            await self._source.stop()
+            await self._sink.stop()
+            await self._dispatch.stop()
+            await self._owner.close()
+            await self._static.close()
+            await self._served.close()
+            await self.trainer.close()
+
+    def stop(self) -> None:
+        """Ask the loop to drain and end."""
+        self._stopping.set()
+
+    async def _prepare(self) -> None:
+        """Create what is ours, check what is not, connect, and join the group if the stores fit the logs."""
+        plan = self.pipeline.catalog.plan(events=self.pipeline.events.partitions)
+        self._dispatch.limit(await usable_topics(self.settings.kafka, plan))
+        await self._sink.start()
+        for topic in plan:  # known by now, each can be written to in an outage
+            await self._sink.partitions(topic.name)
+        self._owner.partitions = await self._sink.partitions(self.pipeline.events.name)
+        await self._owner.look()
+        self.connected.set()
+        await self._source.start()
+
+    async def _score(self) -> None:
+        """Turn until told to stop, then save once more."""
+        while not self._stopping.is_set():
+            if self._assigned is not None:
+                async with self._turn:
+                    await self._take_over()
+            # 1 poll
+            batches = await self._source.poll(POLL_MS, POLL_MAX)
+            polled_s = time.monotonic()
+            await self._inputs.look_ahead(batches, self._source, _now_ms())
+            async with self._turn:
+                self._offer(batches)
+                for partition, owned in list(self._owned.items()):
+                    await self._advance(partition, owned, polled_s)
+                self._count()
+                await self._dispatch.put(self.trainer.take_decisions())
+                await self._dispatch.turn()
+                await self._write_commands()
+                await self._save_beside()
+            self._turned_s = time.monotonic()
+        async with self._turn:
+            await self._save()
+
+    # -- partitions -------------------------------------------------------------------------------
+
+    async def on_revoked(self, partitions: frozenset[Partition]) -> None:
+        """Save and let go of everything: the group stands still until all have."""
+        self._ready = False
+        self._moving = True
+        async with self._turn:
+            log.info("partitions revoked", partitions=sorted({number for _, number in partitions}))
+            await self._save()
+            self._owned.clear()
+            self._assigned = None
+            self.trainer.release()
+
+    async def on_assigned(self, partitions: frozenset[Partition]) -> None:
+        """Take note; the loop takes over."""
+        self._moving = False
+        self._assigned = partitions
+
+    async def _take_over(self) -> None:
+        """Claim each assigned partition, restore it, and go on where its checkpoint stands."""
+        await self._saved()
+        assigned, self._assigned = self._assigned, None
+        if assigned is None:
+            return
+        numbers = self._inputs.numbers(assigned)
+        self._owned.clear()
+        self._dispatch.clear()
+        # Leading may put a restored learner in place of this one: before scorers get its models.
+        await self.trainer.lead(0 in numbers)
+        await self.trainer.catch_up()
+        self._owned = {number: await self._owner.take_over(number) for number in numbers}
+        await self.trainer.catch_up()
+        scorers = [owned.scorer for owned in self._owned.values()]
+        self.trainer.go_ahead(scorers, alone=len(numbers) == self._owner.partitions)
+        if not await self._opened(self._inputs.positions(self._owned)):
+            self._owned.clear()
+            return
+        search_rarely()  # what is restored stays
+        self._ready = True
+        self._saved_s = time.monotonic()
+        log.info("partitions taken over", partitions=numbers, leader=self.trainer.leading)
+
+    async def _opened(self, positions: dict[Partition, int | None]) -> bool:
+        """Begin to read at these positions; False if the group has moved on during the takeover."""
+        try:
+            if positions:
+                await self._source.seek(positions, accept_lost=self._accepted.lost_records)
+        except BrokerError:
+            if not self._moving:
+                raise
+        return not self._moving
+
+    # -- one turn ---------------------------------------------------------------------------------
+
+    def _offer(self, batches: dict[Partition, list[Record]]) -> None:
+        """Hand what was polled to the scorers; hold a topic back while its queue is full."""
+        now_ms = _now_ms()
+        for (topic, number), records in batches.items():
+            if (owned := self._owned.get(number)) is not None:
+                self._inputs.offer(owned, topic, records, now_ms)
+        for number, owned in self._owned.items():
+            self._inputs.hold(number, owned, self._source)
+
+    async def _advance(self, number: int, owned: Owned, polled_s: float) -> None:
+        """Take every run that is ready, while the partition is ours."""
+        if self._ready:
+            await self._dispatch.put(self._inputs.route(number, owned, self._source, _now_ms()))
+        while self._ready:
+            found = self._inputs.next_run(number, owned, self._source)
+            if found is None:
+                return
+            run, values = found
+            await self.trainer.wait_until_near(BEHIND_MAX)
+            looked_up = together(await self._static.of(run), values)
+            async with self._models:
+                # 2 step   3 send
+                await self._dispatch.put(owned.scorer.step(run, _now_ms(), looked_up))
+                self._observe(run, polled_s)
+                if owned.shadows_slow:
+                    await self._dispatch.answers()
+                started_s = time.monotonic()
+                learnable = owned.scorer.complete()
+                owned.shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
+                await self._dispatch.put(learnable)
+            self._served.put(owned.scorer.settled)
+            if self._saved_ago() >= 1 - PREPARE_SHARE:
+                owned.scorer.join.prepare(PREPARED_MAX)
+            self.metrics.label_delay.observe_ms(owned.scorer.label_delays_ms)
+
+    def _count(self) -> None:
+        """Export what was counted since the last turn: also by partitions that only compute for others."""
+        for owned in self._owned.values():
+            owned.absorb_counts(self.metrics.absorb)
+        self.metrics.absorb(self._served.counts)
+        self.metrics.absorb(self._dispatch.counts)
+        self.metrics.absorb(self.trainer.learner.counts)
+        self.metrics.absorb_seconds(self.trainer.stopwatch)
+        self.trainer.race.look()
+        for outcome, count in self._static.counts.items():
+            self.metrics.counts["lookups", outcome] = count
+        for watch in self._watches:
+            watch.tell(self.metrics.counts, self._turned_s)
+
+    def _observe(self, run: Run, polled_s: float) -> None:
+        if run.events:
+            self.metrics.prediction_duration.observe_same(time.monotonic() - polled_s, len(run.events))
+            now_ms = _now_ms()
+            stamps = [read.record.timestamp_ms for read in run.events]
+            self.metrics.end_to_end.observe_ms([now_ms - stamp for stamp in stamps if stamp is not None])
+
+    # -- commands ---------------------------------------------------------------------------------
+
+    async def _write_commands(self) -> None:
+        while (asked := self.commands.take(_now_ms())) is not None:
+            self.trainer.commanded(asked.record)
+            await self._dispatch.put([asked.record])
+            await self._dispatch.all()
+            await self._sink.flush()
+            if not asked.done.done():
+                asked.done.set_result(None)
+            # A command may end learning ahead of the log: while it is the last record there, its place
+            # can be compared with the one foreseen.
+            await self._save()
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    async def _save_beside(self) -> None:
+        """Begin a checkpoint where one is due, and go on; see how the last one ended."""
+        if self._saving.ended:
+            await self._saved()
+        if self._saved_ago() >= 1 and not self._saving.in_flight:
+            await self._capture()
+
+    def _saved_ago(self) -> float:
+        """Return how long ago the last checkpoint began, in intervals."""
+        return (time.monotonic() - self._saved_s) * 1000 / self.settings.checkpoint_interval_ms
+
+    async def _save(self) -> None:
+        """Write a checkpoint of everything owned before anything else happens."""
+        await self._saved()
+        await self._capture()
+        await self._saved()
+
+    async def _capture(self) -> None:
+        """Send what was made, and begin a checkpoint that holds all of it."""
+        if not self._owned:
+            return
+        async with self._models:
+            await self._dispatch.put(self.trainer.take_decisions())
+            await self._dispatch.all()
+            self._saving.begin(self._owned.values())
+        self._saved_s = time.monotonic()
+
+    async def _saved(self) -> None:
+        """Wait for the checkpoint in flight; where it was fenced, claim again what is still assigned."""
+        if not self._saving.in_flight:
+            return
+        try:
+            await self._saving.finish()
+        except ClaimError as error:
+            log.warning("fenced: another owner claimed; claiming again", reason=str(error))
+            self._owned.clear()
+            self._assigned = self._source.assignment
+        else:
+            self.metrics.checkpoint_time_s = time.time()
+
+    # -- what others ask --------------------------------------------------------------------------
+
+    def unhealthy(self) -> str:
+        """Return why this process is not alive, or the empty string."""
+        if outage.unanswered_s():
+            return ""  # it waits, and a restart would not help
+        silent_s = time.monotonic() - max(self._turned_s, outage.answered_s())
+        return f"the loop has not turned for {silent_s:.0f} s" if silent_s > STALLED_S else ""
+
+    def not_ready(self) -> str:
+        """Return why this process cannot answer events yet, or the empty string."""
+        if silent_s := outage.unanswered_s():
+            longest_s = self.settings.kafka.outage_deadline_ms // 1000
+            return f"no broker has answered for {silent_s:.0f} s: holding still, for {longest_s} s at most"
+        return "" if self._ready else "partitions are not assigned and restored yet"
+
+    def status(self) -> Status:
+        """Return what a scrape shows."""
+        lag: Counter[Partition] = Counter()
+        for number in self._owned:
+            for topic in self._inputs.topics:
+                if self._ready:
+                    lag[topic, number] = self._source.lag((topic, number))
+        return self.trainer.status(
+            lag=dict(lag),
+            pending=sum(owned.scorer.join.pending for owned in self._owned.values()),
+            partitions=len(self._owned),
+        )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

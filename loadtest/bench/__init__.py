@@ -1,0 +1,6 @@
+"""`headrace bench`: a load test against any broker, with a verdict.
+
+Lives here: the open loop, the account of every answer, latencies, the verdict.  Never here: peers (`job_j`).
+
+Read in this order: `command`, `sandbox`, `openloop`, `feed`, `ledger`, `latency`, `verdict`.
+"""

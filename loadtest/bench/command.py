@@ -1,0 +1,236 @@
+"""`headrace bench`: the command, its table and its JSON.
+
+Lives here: options in, a report out.  Never here: the run itself (`openloop.py`), the verdict
+(`verdict.py`), the pipeline that is loaded instead of yours (`sandbox.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine.definition.file import load_pipeline
+from engine.definition.pipeline import Pipeline
+from engine.offline.backtest import read_lines
+from engine.settings import KafkaSettings, load
+from loadtest.bench.feed import Feed, LabelFeed, made_up_rows, parsed_rows
+from loadtest.bench.latency import histogram_class
+from loadtest.bench.ledger import EVENTS_MAX
+from loadtest.bench.machine import cores, machine
+from loadtest.bench.openloop import LabelLoad, Load, OpenLoop, Outcome
+from loadtest.bench.sandbox import sandbox
+from loadtest.bench.verdict import Measured, judge
+from topics.codec import encode_json
+from topics.durations import duration_ms
+from topics.errors import SettingsError
+
+__all__ = ["NOT_SUSTAINED", "command", "report"]
+
+NOT_SUSTAINED = 5
+"""The exit code of a run whose rate was not sustained."""
+MADE_UP = 10_000
+"""Distinct made-up events; they are sent round and round."""
+LABEL_DELAY_MS = 1_000
+"""Labels follow their events after this, or after half of `wait` where that is shorter."""
+LIVE = (
+    "--live: events with the time of now go to {events}, for good. The pipeline that reads it takes them for "
+    "real: they fill its windows, move its watermark, so that older events are late, and wait for labels "
+    "that never come. No labels are sent."
+)
+
+
+def command(
+    *,
+    pipeline: Annotated[Path, typer.Option(help="The pipeline file.")],
+    bootstrap_servers: Annotated[str | None, typer.Option(help="Kafka; default as for `run`.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file; default headrace.toml.")] = None,
+    rate: Annotated[float, typer.Option(min=0.1, help="Events per second, whatever comes back.")] = 1_000.0,
+    duration: Annotated[str, typer.Option(help="How long events are sent.")] = "30s",
+    warmup: Annotated[str, typer.Option(help="First part that is matched but not timed.")] = "2s",
+    patience: Annotated[
+        str, typer.Option(help="Without a new answer for so long, what is missing is lost.")
+    ] = "15s",
+    events: Annotated[
+        Path | None, typer.Option(help="Events to send round and round, JSON lines (.gz too).")
+    ] = None,
+    label_delay: Annotated[
+        str | None, typer.Option(help="From an event to its made-up label; default 1s.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of what is made up.")] = 0,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live", help="Load the pipeline's own topics and running worker. It keeps the events."
+        ),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Load a copy of a pipeline, with topics and a worker of its own, at a fixed rate; judge what comes back.
+
+    Exit code 0: the rate was sustained; 5: it was not; 1: answers were lost or wrong.
+    """
+    kafka = load(
+        config, **({"kafka": {"bootstrap_servers": bootstrap_servers}} if bootstrap_servers else {})
+    ).kafka
+    plan = Load(
+        rate, duration_ms(duration) / 1_000, duration_ms(warmup) / 1_000, duration_ms(patience) / 1_000
+    )
+    if plan.events > EVENTS_MAX or plan.warmup_s >= plan.duration_s:
+        raise SettingsError(
+            f"{plan.events} events with a warm-up of {warmup} in {duration} cannot be measured",
+            hint=f"send at most {EVENTS_MAX} events and warm up for less than the duration",
+        )
+    histogram_class()  # if it is missing, that is said before anything starts
+    definition = load_pipeline(pipeline)
+    feed = _feed(definition, events, seed)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if live:
+            typer.echo(LIVE.format(events=definition.catalog["events"]), err=True)
+            found = report(plan, definition, _run(kafka, plan, definition, feed, None), learned=None)
+        else:
+            delay_ms = _label_delay_ms(definition, label_delay)
+            with sandbox(pipeline, kafka) as own:
+                typer.echo(
+                    f"loading {own.pipeline.name}, a copy with topics and a worker of its own", err=True
+                )
+                own.wait_until_ready()
+                labels = _labels(own.pipeline, feed, delay_ms, seed)
+                outcome = _run(kafka, plan, own.pipeline, feed, labels)
+                due = outcome.labels if labels is not None else outcome.account.answered
+                found = report(plan, definition, outcome, learned=own.learned(due, plan.patience_s))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if json:
+        typer.echo(encode_json(found).decode())
+    else:
+        _print(definition.name, found)
+    if found["lost"] or found["mismatched"]:
+        raise typer.Exit(1)
+    if not found["verdict"]["sustained"]:
+        raise typer.Exit(NOT_SUSTAINED)
+
+
+def _feed(pipeline: Pipeline, events: Path | None, seed: int) -> Feed:
+    if events is None:
+        rows = made_up_rows(pipeline.events, count=MADE_UP, seed=seed)
+    else:
+        chunks = read_lines(events, pipeline.events.name)
+        rows = parsed_rows(record.value or b"" for chunk in chunks for record in chunk)
+    return Feed(pipeline.events, rows, run=f"bench-{time.time_ns():x}")
+
+
+def _label_delay_ms(pipeline: Pipeline, given: str | None) -> int:
+    """Return how long after its event a label is sent.  Raises SettingsError where it would never join."""
+    wait_ms = pipeline.labels.wait_ms
+    delay_ms = min(LABEL_DELAY_MS, wait_ms // 2) if given is None else duration_ms(given)
+    if pipeline.labels.topic is not None and delay_ms >= wait_ms:
+        raise SettingsError(
+            f"labels {delay_ms} ms after their events come too late: the pipeline's `wait` is {wait_ms} ms",
+            hint="make --label-delay shorter than `wait`",
+        )
+    return delay_ms
+
+
+def _labels(pipeline: Pipeline, feed: Feed, delay_ms: int, seed: int) -> LabelLoad | None:
+    """Return the labels to send; None where events carry their own."""
+    if pipeline.labels.topic is None:
+        return None
+    made_up = LabelFeed(pipeline.labels, pipeline.task, rows=feed.rows, seed=seed)
+    return LabelLoad(pipeline.labels.topic, made_up, delay_ms / 1_000)
+
+
+def _run(
+    kafka: KafkaSettings, plan: Load, pipeline: Pipeline, feed: Feed, labels: LabelLoad | None
+) -> Outcome:
+    loop = OpenLoop(
+        kafka,
+        pipeline_name=pipeline.name,
+        events=pipeline.catalog["events"],
+        predictions=pipeline.catalog["predictions"],
+        feed=feed,
+        labels=labels,
+    )
+    try:
+        import uvloop  # noqa: PLC0415 - not on every system
+    except ModuleNotFoundError:
+        return asyncio.run(loop.run(plan))
+    outcome: Outcome = uvloop.run(loop.run(plan))
+    return outcome
+
+
+def report(plan: Load, pipeline: Pipeline, outcome: Outcome, *, learned: int | None) -> dict[str, Any]:
+    """Return the result as one plain object; `learned` is None where the worker is not asked."""
+    account = outcome.account
+    latency, lateness = outcome.latency.summary_ms(), outcome.lateness.summary_ms()
+    answered = account.answered / outcome.seconds if outcome.seconds else 0.0
+    offered = account.sent / (outcome.sent_s + 1 / plan.rate)
+    due = 0 if learned is None else outcome.labels if pipeline.labels.topic is not None else account.answered
+    verdict = judge(
+        Measured(
+            plan.rate,
+            offered,
+            answered,
+            outcome.behind,
+            account.lost,
+            latency.get("p99"),
+            lateness.get("p99"),
+            unlearned=due - (learned or 0),
+            hold_s=pipeline.grace_ms / 1_000 if pipeline.stages is not None else 0.0,
+        )
+    )
+    return {
+        "verdict": verdict._asdict(),
+        "rate": plan.rate,
+        "duration_s": plan.duration_s,
+        "warmup_s": plan.warmup_s,
+        "events": account.sent,
+        "labels": outcome.labels,
+        "learned": learned,
+        "answered": account.answered,
+        "behind": outcome.behind,
+        "lost": account.lost,
+        "duplicated": account.duplicated,
+        "mismatched": account.mismatched,
+        "foreign": account.foreign,
+        "notes": list(account.notes),
+        "offered_per_s": round(offered, 1),
+        "throughput_per_s": round(answered, 1),
+        "latency_ms": latency,
+        "timed": len(outcome.latency),
+        "sender_late_ms": lateness,
+        "machine": machine(),
+        "cores": cores(),
+    }
+
+
+def _print(name: str, found: dict[str, Any]) -> None:
+    console = Console(soft_wrap=True)
+    table = Table(title=f"{name}: {found['rate']:g} events/s for {found['duration_s']:g} s, open loop")
+    for column in ("ms", "p50", "p90", "p99", "p99.9", "max", "mean"):
+        table.add_column(column, justify="right" if column != "ms" else "left")
+    for title, part in (("due to read", "latency_ms"), ("of it: sender late", "sender_late_ms")):
+        summary = found[part]
+        levels = ("p50", "p90", "p99", "p99.9", "max", "mean")
+        table.add_row(title, *(f"{summary[level]:.2f}" if summary else "-" for level in levels))
+    console.print(table)
+    console.print(
+        f"events {found['events']}  answered {found['answered']} ({found['throughput_per_s']:g}/s)  "
+        f"lost {found['lost']}  duplicated {found['duplicated']}  mismatched {found['mismatched']}  "
+        f"foreign {found['foreign']}"
+    )
+    if found["learned"] is not None:
+        console.print(f"labels {found['labels']}  learned {found['learned']}")
+    for note in found["notes"]:
+        console.print(f"  mismatch: {note}", markup=False)
+    console.print(
+        f"on {found['machine']}; sender and reader share them with whatever of broker and worker runs here"
+    )
+    console.print(found["verdict"]["text"], style="green" if found["verdict"]["sustained"] else "bold red")

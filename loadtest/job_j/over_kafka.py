@@ -1,0 +1,229 @@
+"""Job J over Kafka: one driver, whatever the contestant.
+
+Lives here: topics, prefilling, a contestant's process, and reading what it answers.  Never
+here: the contestants (`pipeline.py`, `faust_agent.py`), rounds and ratios (`__main__.py`).
+
+Strategy.  Each round has topics of its own, of one partition, deleted afterwards.  The events lie
+in the topic before the contestant starts; its rate is taken from 2 % of the answers to the last,
+by a consumer of the driver, so start-up and the group's join are not in it.  Driver, broker and
+contestant share the processors.  Then every answer is matched to its event by id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from engine.kafka.client import REFUSED, bounds, connected, reading, stopped
+from engine.kafka.embedded import free_port
+from engine.kafka.topic_admin import ensure_topics
+from engine.settings import KafkaSettings
+from loadtest.bench.machine import cpu_seconds
+from topics.catalog import FOREVER_MS, Catalog
+from topics.errors import BrokerError
+from topics.headers import kind_of
+
+__all__ = ["Contestant", "Measured", "faust_agent", "headrace_worker", "measure"]
+
+MARK_SHARE = 0.02
+"""Answers before the clock starts: start-up, group join, first fetches."""
+STALLED_S = 60.0
+"""A contestant that answers nothing for so long has failed."""
+STOP_DEADLINE_S = 30.0
+"""Longer than the worker's own drain deadline."""
+READ_WAIT_MS = 200
+LOG_TAIL = 2_000
+"""Characters of a failed contestant's log that are shown."""
+
+
+class Contestant(NamedTuple):
+    """A program that answers `NAME.transactions` on `NAME.predictions`."""
+
+    title: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    id_field: str
+    """Where its answer carries the event's id."""
+    keeps_examples: bool
+
+
+class Measured(NamedTuple):
+    """One round of one contestant."""
+
+    events_per_s: float
+    cpu_us: float | None
+    """Processor time of the contestant's process per event."""
+    lost: int
+    duplicated: int
+    examples: int
+    """Records in its examples log; 0 where it keeps none."""
+
+
+def headrace_worker(name: str, bootstrap_servers: str, directory: Path) -> Contestant:
+    """Return a durable worker: checkpoints in SQLite, examples log, idempotent producer."""
+    pipeline = Path(__file__).with_name("pipeline.py")
+    return Contestant(
+        "Headrace worker",
+        (sys.executable, "-m", "headrace", "run", str(pipeline)),
+        {
+            "JOB_J_NAME": name,
+            "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
+            "HEADRACE_STATE_DIR": str(directory / "state"),
+            "HEADRACE_WEB__PORT": str(free_port()),
+            "HEADRACE_LOG_LEVEL": "warning",
+        },
+        "event_id",
+        keeps_examples=True,
+    )
+
+
+def faust_agent(name: str, bootstrap_servers: str, directory: Path) -> Contestant:
+    """Return the plain Faust agent: nothing durable."""
+    return Contestant(
+        "Faust agent",
+        (sys.executable, "-m", "loadtest.job_j.faust_agent", name, str(directory / "faust")),
+        {"KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers},
+        "id",
+        keeps_examples=False,
+    )
+
+
+async def measure(
+    kafka: KafkaSettings, name: str, contestant: Contestant, events: Sequence[bytes]
+) -> Measured:
+    """Run one contestant over the events.  Raises BrokerError where it fails or answers too little."""
+    async with _topics(kafka, name), _client(kafka, _consumer) as consumer:
+        async with _client(kafka, _producer) as producer:
+            await _fill(producer, f"{name}.transactions", events)
+        answers = TopicPartition(f"{name}.predictions", 0)
+        consumer.assign([answers])
+        consumer.seek(answers, 0)
+        with tempfile.TemporaryDirectory(prefix="job-j-") as folder:
+            log = Path(folder) / "log"
+            async with _running(contestant, log) as process:
+                rate, cpu_us, values = await _read(consumer, process, len(events), log)
+        examples = 0
+        if contestant.keeps_examples:
+            topic = TopicPartition(f"{name}.examples", 0)
+            examples = (await bounds(consumer, [topic], kafka))[topic][1]
+    seen = Counter(orjson.loads(value)[contestant.id_field] for value in values)
+    wanted = {orjson.loads(value)["id"] for value in events}
+    return Measured(rate, cpu_us, len(wanted - seen.keys()), seen.total() - len(seen), examples)
+
+
+@contextlib.asynccontextmanager
+async def _topics(kafka: KafkaSettings, name: str) -> AsyncIterator[None]:
+    """Create the topics of a round, and delete them at its end.
+
+    Nothing expires: the events' times lie in the past, and Kafka keeps records by their timestamps.
+    """
+    plan = [
+        topic._replace(create=True, retention_ms=FOREVER_MS)
+        for topic in Catalog(name, events=f"{name}.transactions").plan(events=1)
+    ]
+    await ensure_topics(kafka, plan)
+    try:
+        yield
+    finally:
+        async with _client(kafka, lambda options: AIOKafkaAdminClient(**options)) as admin:
+            await admin.delete_topics([topic.name for topic in plan])
+
+
+@contextlib.asynccontextmanager
+async def _client(kafka: KafkaSettings, make: Any) -> AsyncIterator[Any]:
+    client = await connected(lambda: make(kafka.aiokafka_options()), kafka)
+    try:
+        yield client
+    finally:
+        await stopped(client, kafka)
+
+
+def _consumer(options: dict[str, Any]) -> Any:
+    return AIOKafkaConsumer(**options, group_id=None, **reading(KafkaSettings()))
+
+
+def _producer(options: dict[str, Any]) -> Any:
+    return AIOKafkaProducer(**options, acks="all")
+
+
+async def _fill(producer: Any, topic: str, events: Sequence[bytes]) -> None:
+    """Write all events to partition 0 in whole batches."""
+    batch = producer.create_batch()
+    for value in events:
+        event = orjson.loads(value)
+        record = {"key": event["card"].encode(), "value": value, "timestamp": event["ts"]}
+        if batch.append(**record) is None:
+            await producer.send_batch(batch, topic, partition=0)
+            batch = producer.create_batch()
+            batch.append(**record)
+    await producer.send_batch(batch, topic, partition=0)
+    await producer.flush()
+
+
+@contextlib.asynccontextmanager
+async def _running(contestant: Contestant, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the contestant's process until the block ends."""
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *contestant.command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **contestant.environment},
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(STOP_DEADLINE_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _read(
+    consumer: Any, process: asyncio.subprocess.Process, count: int, log: Path
+) -> tuple[float, float | None, list[bytes]]:
+    """Read until `count` answers are there; return events per second, CPU us per event, the answers."""
+    values: list[bytes] = []
+    marked = 0
+    marked_s = marked_cpu_s = 0.0
+    quiet_since = time.monotonic()
+    while len(values) < count:
+        try:
+            found = await consumer.getmany(timeout_ms=READ_WAIT_MS)
+        except REFUSED as error:
+            raise BrokerError(f"reading answers: {error}") from error
+        now_s = time.monotonic()
+        for records in found.values():
+            values += [record.value for record in records if kind_of(record.headers) != "claim"]
+            quiet_since = now_s
+        if not marked and len(values) >= count * MARK_SHARE:
+            marked, marked_s, marked_cpu_s = len(values), now_s, cpu_seconds(process.pid) or 0.0
+        if process.returncode is not None or now_s - quiet_since > STALLED_S:
+            raise _failed(f"{len(values)} of {count} answers came", process.returncode, log)
+    seconds, timed = time.monotonic() - marked_s, len(values) - marked
+    cpu_s = cpu_seconds(process.pid)
+    cpu_us = None if cpu_s is None else (cpu_s - marked_cpu_s) / timed * 1e6
+    return timed / seconds, cpu_us, values
+
+
+def _failed(what: str, code: int | None, log: Path) -> BrokerError:
+    state = "still runs" if code is None else f"ended with {code}"
+    said = log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
+    return BrokerError(f"{what}, the contestant {state}", hint=f"its log ends with\n{said}")

@@ -1,0 +1,235 @@
+"""Has the world changed: the champion's loss, the labels, or a feature?
+
+Lives here: River's detectors, fed one example at a time, and the direction of what they see.
+Never here: reactions (`arena.py`); drift is an alarm, never a swap.
+
+Strategy: River's detectors reset themselves on the update after a detection, so `drift_detected`
+is read right after `update` and counted here.  They fire on a fall as on a rise; the mean of the
+last values against the mean of those before tells which, and a loss that fell is good news.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+from river.base import BinaryDriftDetector, DriftDetector
+
+from operators.state import StateDelta, StateEntries
+from topics.errors import DefinitionError
+from topics.messages import Example, FeatureValue, LabelValue
+
+__all__ = ["FEATURE", "Detection", "Drift", "DriftWatch"]
+
+RECENT_MAX = 128
+"""Values that count as recent: as many as River's detectors take to see a doubled error rate."""
+FEATURE = "feature:"
+"""Stands before a feature's name in `Drift.on`."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One River detector and what it watches.
+
+    `detector`
+        Any of `river.drift`, cloned; those of `river.drift.binary` see right and wrong answers instead of
+        losses.
+    `on`
+        `"loss"` (the present champion's: concept drift), `"label"` (a class given as 1 or 0, or the number:
+        label drift) or `"feature:NAME"` (a numeric feature as served: covariate drift).
+    """
+
+    detector: DriftDetector | BinaryDriftDetector
+    on: str = "loss"
+
+    def __post_init__(self) -> None:
+        """Refuse a subject that does not exist.  Raises DefinitionError."""
+        if self.on not in {"loss", "label"} and not self.on.startswith(FEATURE):
+            raise DefinitionError(
+                f"drift cannot watch `{self.on}`", hint='use "loss", "label" or "feature:NAME"'
+            )
+
+
+class Detection(NamedTuple):
+    """One alarm."""
+
+    detector: str
+    on: str
+    improved: bool
+    """True where the loss fell: nothing to worry about."""
+    before: float
+    """Mean of the values since the last alarm, the recent ones left out."""
+    after: float
+    """Mean of the recent values."""
+    examples: int
+    """Values seen since the last alarm."""
+    detections: int
+    """Alarms of this detector so far, this one included."""
+
+
+class _Watch:
+    """One detector with what is needed to tell a rise from a fall."""
+
+    def __init__(self, drift: Drift) -> None:
+        self.drift = drift
+        self.name = type(drift.detector).__name__
+        self.errors = isinstance(drift.detector, BinaryDriftDetector)
+        self.feature = drift.on.removeprefix(FEATURE) if drift.on.startswith(FEATURE) else None
+        self.detections = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin again with a fresh detector."""
+        self.detector: Any = self.drift.detector.clone()
+        self.update: Callable[[Any], None] = self.detector.update
+        self.start_over()
+
+    def start_over(self) -> None:
+        self.total = 0.0
+        self.count = 0
+        self.recent: deque[float] = deque(maxlen=RECENT_MAX)
+
+    def see(self, value: float) -> Detection | None:
+        """Feed one value; return the alarm it raised, if any."""
+        self.total += value
+        self.count += 1
+        self.recent.append(value)
+        self.update(bool(value) if self.errors else value)
+        if not self.detector.drift_detected:
+            return None
+        self.detections += 1
+        before, after = self._means()
+        improved = self.drift.on == "loss" and after < before
+        detection = Detection(self.name, self.drift.on, improved, before, after, self.count, self.detections)
+        self.start_over()
+        return detection
+
+    def _means(self) -> tuple[float, float]:
+        """Return the means before and after; of fewer values than two full spans, halves."""
+        values = list(self.recent)
+        cut = len(values) // 2 if self.count < 2 * RECENT_MAX else 0
+        after = math.fsum(values[cut:])
+        size = len(values) - cut
+        before = (self.total - after) / (self.count - size) if self.count > size else after / size
+        return before, after / size
+
+
+class _WatchState(msgspec.Struct):
+    detector: bytes
+    detections: int
+    total: float
+    count: int
+    recent: list[float]
+
+
+class DriftWatch:
+    """All detectors of a pipeline.
+
+    `dump` and `load` turn River's detectors into bytes and back.
+
+    >>> import pickle
+    >>> from river import drift
+    >>> watch = DriftWatch([Drift(drift.ADWIN())], pickle.dumps, pickle.loads)
+    >>> for n in range(2_000):
+    ...     for alarm in watch.update_loss(0.1 if n < 1_000 else 0.6, wrong=n >= 1_000):
+    ...         print(n, alarm.detector, alarm.improved, round(alarm.before, 2))
+    1023 ADWIN False 0.1
+    """
+
+    def __init__(
+        self, drifts: Sequence[Drift], dump: Callable[[Any], bytes], load: Callable[[bytes], Any]
+    ) -> None:
+        self._watches = [_Watch(drift) for drift in drifts]
+        self._on_loss = [watch for watch in self._watches if watch.drift.on == "loss"]
+        self._on_label = [watch for watch in self._watches if watch.drift.on == "label"]
+        self._on_feature = [(watch, watch.feature) for watch in self._watches if watch.feature is not None]
+        self._dump, self._load = dump, load
+        self._dirty = True
+
+    @property
+    def detections(self) -> dict[tuple[str, str], int]:
+        """Return the number of alarms so far by (detector, what it watches)."""
+        return {(watch.name, watch.drift.on): watch.detections for watch in self._watches}
+
+    def update(self, example: Example, loss: float | None, *, wrong: bool) -> list[Detection]:
+        """Feed one example; `loss` is the present champion's, `wrong` whether its label was."""
+        self._dirty = True
+        alarms = [] if loss is None else self.update_loss(loss, wrong=wrong)
+        if self._on_label:
+            number = _number(example.label)
+            if number is not None:
+                alarms += [alarm for watch in self._on_label if (alarm := watch.see(number)) is not None]
+        for watch, feature in self._on_feature:
+            number = _number(example.features.get(feature))
+            if number is not None and (alarm := watch.see(number)) is not None:
+                alarms.append(alarm)
+        return alarms
+
+    def extend(
+        self,
+        examples: Sequence[Example],
+        losses: Sequence[float | None] | None,
+        wrong: Callable[[int], bool],
+    ) -> tuple[int, list[Detection]]:
+        """Feed examples up to the first that raises an alarm; return how many were fed, and the alarms.
+
+        `losses` are the present champion's, None where it has none; `wrong` says of a row whether its
+        label was.
+        """
+        for row, example in enumerate(examples):
+            loss = None if losses is None else losses[row]
+            if alarms := self.update(example, loss, wrong=wrong(row)):
+                return row + 1, alarms
+        return len(examples), []
+
+    def update_loss(self, loss: float, *, wrong: bool) -> list[Detection]:
+        """Feed the champion's loss on one example."""
+        self._dirty = True
+        alarms = []
+        for watch in self._on_loss:
+            alarm = watch.see(float(wrong) if watch.errors else loss)
+            if alarm is not None:
+                alarms.append(alarm)
+        return alarms
+
+    def start_over(self) -> None:
+        """Begin the loss detectors again: another champion serves, and its loss is another stream."""
+        for watch in self._on_loss:
+            watch.renew()
+        self._dirty = True
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state, one entry per detector."""
+        return {
+            f"drift/{number}": msgspec.msgpack.encode(
+                _WatchState(
+                    self._dump(watch.detector), watch.detections, watch.total, watch.count, list(watch.recent)
+                )
+            )
+            for number, watch in enumerate(self._watches)
+        }
+
+    def delta(self) -> StateDelta:
+        """Return the state if it changed since the last call."""
+        if not self._dirty:
+            return {}
+        self._dirty = False
+        return dict(self.snapshot())
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state."""
+        for number, watch in enumerate(self._watches):
+            state = msgspec.msgpack.decode(entries[f"drift/{number}"], type=_WatchState)
+            watch.detector = self._load(state.detector)
+            watch.update = watch.detector.update
+            watch.detections, watch.total, watch.count = state.detections, state.total, state.count
+            watch.recent = deque(state.recent, maxlen=RECENT_MAX)
+        self._dirty = False
+
+
+def _number(value: LabelValue | FeatureValue | None) -> float | None:
+    return float(value) if isinstance(value, (bool, int, float)) else None

@@ -1,0 +1,353 @@
+"""Expressions compiled to a plan: which logs are kept, which values they need, what is refused.
+
+Lives here: everything that can be known about features before the first event.  Never here:
+types of fields (`types.py`), values of events, memory.
+
+Strategy: (1) every expression is checked against the types of the event's fields, and refused
+with its name and a fix; (2) aggregates with the same key, source, condition, shift and way of
+keeping share one group, which keeps one state per key; (3) the plan is a value that `Features` runs
+and `headrace check` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from sys import intern
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from operators.language.conditions import Condition
+from operators.language.descriptions import bare
+from operators.language.fields import Aggregate, Expression, LabelValue, Lookup, inputs, nodes, windows_of
+from operators.language.types import Shapes
+from operators.language.window_kinds import Decay, LastN, Session, Tiled, Tumbling
+from topics.errors import DefinitionError
+from topics.messages import Task
+
+__all__ = ["FeaturePlan", "FeatureRow", "Group", "Store", "compile_features"]
+
+FEATURES_MAX: Final = 1_000
+"""More is a table, not a definition; every one of them is in every prediction and example."""
+EVENT_BYTES: Final = 9
+"""One entry of a log: the time, with room to grow."""
+VALUE_BYTES: Final = 34
+"""One value of an entry: a place in a list and the number."""
+SUM_BYTES: Final = 17
+"""One value's exact running sum, two floats, on keys with many entries."""
+SQUARES_BYTES: Final = 190
+"""One value's exact running sum and sum of squares, two large integers."""
+
+BOXED_BYTES: Final = 40
+"""One time of an entry where times are not kept side by side."""
+PART_BYTES: Final = 120
+"""One aggregate of one tile, session or half-life."""
+
+Store = Literal["windows", "slices", "tiles", "chains", "fading"]
+"""How entries are kept: `windows.py` (running), `slices.py` (each value), `tiles.py`, `chains.py` (sessions),
+`fading.py` (half-lives)."""
+_RUNNING: Final = frozenset(
+    ("count", "sum", "mean", "min", "max", "var", "std", "first", "last", "since_last", "rate")
+)
+_ALL_READ: Final = frozenset(("min", "max", "arg_max", "arg_min"))
+"""Aggregates of slices that read all entries at each event; the others are followed (`running.py`)."""
+
+
+class FeatureRow(NamedTuple):
+    """One line of `headrace check`."""
+
+    name: str
+    expression: str
+    key: str
+    source: str
+    window_ms: int | None
+    cost: str
+    """What an event in order costs for it: constant, or as many entries or different values as there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One state per key: all aggregates over the same key fields, source and way of keeping."""
+
+    keys: tuple[str, ...]
+    source: Literal["events", "labels"]
+    columns: tuple[str | None, ...]
+    """Names of the values that are kept: fields, texts of what is calculated; None is the label's value."""
+    aggregates: tuple[Aggregate, ...]
+    keys_are_text: bool
+    store: Store = "windows"
+    where: Condition | None = None
+    """Events that do not meet it are shown the windows, and neither they nor their labels enter."""
+    shift_ms: int = 0
+    unit_ms: int = 0
+    """The width of a tile, the gap of sessions, 0 elsewhere."""
+    are_floats: bool = False
+    """Whether every column is a field that is a float, and never missing."""
+
+    @property
+    def calculated(self) -> dict[str, Expression]:
+        """Return the columns that are no fields, and what each is calculated from."""
+        return {repr(of): of for aggregate in self.aggregates for of in aggregate.calculated}
+
+    @property
+    def window_max_ms(self) -> int:
+        """Return how far back the longest window reaches."""
+        return max(aggregate.reach_ms for aggregate in self.aggregates)
+
+    @property
+    def entry_bytes(self) -> int:
+        """Return about how much memory one kept entry takes; 0 where entries are not kept one by one."""
+        if self.store == "slices":
+            return BOXED_BYTES + VALUE_BYTES * len(self.columns)
+        if self.store != "windows":
+            return 0
+        squared = {a.column for a in self.aggregates if a.kind in ("var", "std")}
+        summed = {a.column for a in self.aggregates if a.kind in ("sum", "mean")} - squared
+        running = SUM_BYTES * len(summed) + SQUARES_BYTES * len(squared)
+        return EVENT_BYTES + VALUE_BYTES * len(self.columns) + running
+
+    @property
+    def key_bytes(self) -> int:
+        """Return about how much memory one key takes at most where entries are not kept one by one.
+
+        Besides, entries within the grace are kept for a while, and sketches as large as they get.
+        """
+        if self.store in ("windows", "slices"):
+            return 0
+        tiles = [a.span.width_ms // a.span.step_ms + 1 for a in self.aggregates if isinstance(a.span, Tiled)]
+        return max(tiles, default=1) * len(self.aggregates) * PART_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturePlan:
+    """All that is known of a pipeline's features before the first event."""
+
+    features: tuple[tuple[str, Expression], ...]
+    groups: tuple[Group, ...]
+    lookups: tuple[Lookup, ...]
+    """What is to be looked up, each `address` once."""
+    grace_ms: int
+    max_events_per_key: int
+    task: Task
+
+    @property
+    def group_of(self) -> dict[Aggregate, Group]:
+        """Return the group in which each aggregate is kept, made anew: take it once, before a loop."""
+        return {aggregate: group for group in self.groups for aggregate in group.aggregates}
+
+    @property
+    def is_fused(self) -> bool:
+        """Return whether events run through all windows in one loop: one group, of fields, that all enter."""
+        if len(self.groups) != 1:
+            return False
+        (group,) = self.groups
+        has_all = group.source == "events" and group.where is None and not group.calculated
+        return group.store == "windows" and has_all
+
+    @property
+    def key_groups(self) -> tuple[tuple[str, ...], ...]:
+        """Return the fields of each key, each once, in the order of the definition."""
+        return tuple(dict.fromkeys(group.keys for group in self.groups))
+
+    @property
+    def label_key_groups(self) -> tuple[tuple[str, ...], ...]:
+        """Return the key fields under which labels are kept, in the order of `JoinedLabel.keys`."""
+        return tuple(group.keys for group in self.groups if group.source == "labels")
+
+    @property
+    def window_max_ms(self) -> int:
+        """Return the longest window of all, 0 without windows."""
+        return max((group.window_max_ms for group in self.groups), default=0)
+
+    @property
+    def uses_labels(self) -> bool:
+        """Return whether arrived labels enter windows."""
+        return bool(self.label_key_groups)
+
+    @property
+    def bytes_per_event(self) -> int:
+        """Return about how much memory one event and its label take while they are kept."""
+        return sum(group.entry_bytes for group in self.groups)
+
+    @property
+    def bytes_per_key(self) -> int:
+        """Return about how much memory a key takes, at most, besides its entries."""
+        return sum(group.key_bytes for group in self.groups)
+
+    def describe(self) -> list[FeatureRow]:
+        """Return what each feature reads, in the order of the definition."""
+        rows = []
+        group_of = self.group_of
+        for name, expression in self.features:
+            windows = windows_of(expression)
+            sources: list[str] = [window.source for window in windows]
+            sources += ["lookup" for part in nodes(expression) if isinstance(part, Lookup)]
+            rows.append(
+                FeatureRow(
+                    name,
+                    repr(expression),
+                    ", ".join(dict.fromkeys("+".join(window.keys) or "all" for window in windows)),
+                    ", ".join(dict.fromkeys(sources)) or "event",
+                    max((window.reach_ms for window in windows), default=None),
+                    ", ".join(dict.fromkeys(_cost(window, group_of[window].store) for window in windows)),
+                )
+            )
+        return rows
+
+
+def _cost(aggregate: Aggregate, store: Store) -> str:
+    """Return what one event costs."""
+    if store == "tiles" and isinstance(aggregate.span, Tiled):
+        return "constant, tiles once a step"
+    if store != "slices":
+        return "constant"
+    if aggregate.kind in ("mode", "entropy"):
+        return "different values"
+    return "entries in the window" if aggregate.kind in _ALL_READ else "constant"
+
+
+def compile_features(
+    features: Mapping[str, Expression],
+    event_type: type[msgspec.Struct],
+    *,
+    grace_ms: int,
+    max_events_per_key: int,
+    task: Task,
+) -> FeaturePlan:
+    """Check `features` against the events' type and return the plan that computes them.
+
+    >>> from operators.language.by import by, field
+    >>> class Payment(msgspec.Struct):
+    ...     card: str
+    ...     amount: float
+    >>> features = {"amount": field("amount"), "mean_1h": by("card").mean("amount", "1h")}
+    >>> plan = compile_features(features, Payment, grace_ms=0, max_events_per_key=100, task="binary")
+    >>> plan.describe()[1][1:]
+    ('by("card").mean("amount", "1h")', 'card', 'events', 3600000, 'constant')
+
+    Raises DefinitionError with the feature's name and the fix: an unknown field, a field of the
+    wrong type, a key that is no text, a class label used as a number, a limit that cannot be.
+    """
+    if not features or len(features) > FEATURES_MAX:
+        raise DefinitionError(
+            f"{len(features)} features", hint=f"define at least one feature and at most {FEATURES_MAX}"
+        )
+    if grace_ms < 0 or max_events_per_key < 1:
+        raise DefinitionError(
+            f"grace {grace_ms} ms, max_events_per_key {max_events_per_key}",
+            hint="give a grace of 0 or more and room for at least one event per key",
+        )
+    shapes = Shapes(event_type, task)
+    grouped: dict[_Place, dict[Aggregate, None]] = {}
+    lookups: dict[str, Lookup] = {}
+    compiled: dict[str, Expression] = {}
+    for name, described in features.items():
+        place = f"feature {name!r}"
+        if not isinstance(described, Expression):
+            raise DefinitionError(
+                f"{place}: {described!r} is no expression",
+                hint="write indicator(...) around the condition"
+                if isinstance(described, Condition)
+                else 'write field("...") or by("...").count("1h")',
+            )
+        # Interned, as constants of compiled code are: dicts of models then find the very object.
+        expression = compiled[intern(name)] = bare(described)
+        _refuse_bare_label(expression, place)
+        shapes.check(expression, place)
+        for part in nodes(expression):
+            if isinstance(part, Aggregate):
+                grouped.setdefault(_place_of(part, shapes), {})[part] = None
+            elif isinstance(part, Lookup):
+                lookups.setdefault(part.address, part)
+    return FeaturePlan(
+        tuple(compiled.items()),
+        tuple(_group(place, tuple(aggregates), shapes) for place, aggregates in grouped.items()),
+        tuple(lookups.values()),
+        grace_ms,
+        max_events_per_key,
+        task,
+    )
+
+
+def _refuse_bare_label(expression: Any, place: str) -> None:
+    """Raise DefinitionError if the label is looked at outside a window: no feature may know it."""
+    if isinstance(expression, LabelValue):
+        raise DefinitionError(
+            f"{place}: the label of the event is not known yet",
+            hint='take a window over labels: by("card").mean(indicator(label == "a"), "1h")',
+        )
+    if not isinstance(expression, Aggregate):
+        for part in inputs(expression):
+            _refuse_bare_label(part, place)
+
+
+class _Place(NamedTuple):
+    """Where an aggregate is kept: what those in one group have in common."""
+
+    keys: tuple[str, ...]
+    source: Literal["events", "labels"]
+    store: Store
+    where: Condition | None
+    shift_ms: int
+    unit_ms: int
+    """The width of a tile, the gap of sessions, 0 elsewhere."""
+
+
+def _place_of(aggregate: Aggregate, shapes: Shapes) -> _Place:
+    store, unit_ms = _store_of(aggregate, shapes)
+    return _Place(aggregate.keys, aggregate.source, store, aggregate.where, aggregate.shift_ms, unit_ms)
+
+
+def _store_of(aggregate: Aggregate, shapes: Shapes) -> tuple[Store, int]:
+    """Return the cheapest exact way to keep an aggregate."""
+    kind, of = aggregate.kind, aggregate.of
+    is_text = of is not None and shapes.column(of, repr(aggregate)) == "text"
+    match aggregate.span:
+        case None:
+            if kind not in _RUNNING or (is_text and aggregate.is_valued):
+                return "slices", 0
+            if aggregate.shift_ms or (aggregate.where is not None and _looks_first(aggregate)):
+                return "slices", 0
+            return "windows", 0
+        case Tumbling(width_ms):
+            if kind in _RUNNING - {"since_last"} or kind in ("arg_max", "arg_min"):
+                return "tiles", width_ms
+            return "slices", 0
+        case Tiled(_, step_ms):
+            return "tiles", step_ms
+        case LastN():
+            return "slices", 0
+        case Session(gap_ms):
+            return "chains", gap_ms
+        case Decay():
+            return "fading", 0
+
+
+def _looks_first(aggregate: Aggregate) -> bool:
+    """Return whether it is read before the event enters: `Windows` reads others only if that does not."""
+    return not aggregate.include_current or aggregate.kind == "since_last"
+
+
+def _group(place: _Place, aggregates: tuple[Aggregate, ...], shapes: Shapes) -> Group:
+    columns: dict[str | None, None] = {}
+    for aggregate in aggregates:
+        if aggregate.is_valued:
+            columns[aggregate.column] = None
+        if aggregate.by_column is not None:
+            columns[aggregate.by_column] = None
+    are_text = all(map(shapes.is_text, place.keys))
+    are_floats = all(isinstance(a.of, str) and shapes.is_float(a.of) for a in aggregates if a.is_valued)
+    keys, source, store, where, shift_ms, unit_ms = place
+    return Group(
+        keys,
+        source,
+        tuple(columns),
+        aggregates,
+        are_text,
+        store,
+        where=where,
+        shift_ms=shift_ms,
+        unit_ms=unit_ms,
+        are_floats=are_floats,
+    )

@@ -1,0 +1,315 @@
+"""What can be done with each field of an event, by its declared type.
+
+Lives here: the check of an expression against the fields it reads, and every refusal that follows
+from a type.  Never here: groups and memory (`plan.py`), values of events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import inspect
+
+from operators.language.conditions import Both, Comparison, Condition, Either, IsMissing, Not
+from operators.language.expressions import Bucket, Clip, Cyclic, Hashed, Math
+from operators.language.fields import (
+    Aggregate,
+    Arithmetic,
+    Constant,
+    Default,
+    Expression,
+    Feature,
+    Field,
+    LabelSource,
+    LabelValue,
+    Lookup,
+    Negative,
+    TimePart,
+    nodes,
+    reads_labels,
+)
+from operators.language.transforms import Apply, Coalesce, Cross, Indicator
+from topics.errors import DefinitionError
+from topics.messages import Task
+
+__all__ = ["Shape", "Shapes"]
+
+Shape = Literal["number", "bool", "text", "time", "other"]
+
+_OF_NUMBERS: Final = frozenset(("sum", "mean", "min", "max", "var", "std", "median", "quantile"))
+"""Aggregates that need numbers; the other ones take text too."""
+_OF_VALUES: Final = frozenset(("first", "last", "mode", "arg_max", "arg_min"))
+"""Aggregates whose value is one of the field's."""
+
+
+class Shapes:
+    """The fields of one event type.  Raises DefinitionError if it is no msgspec Struct."""
+
+    def __init__(self, event_type: type[msgspec.Struct], task: Task) -> None:
+        info = inspect.type_info(event_type)
+        if not isinstance(info, inspect.StructType):
+            raise DefinitionError(
+                f"{event_type!r} is no msgspec Struct", hint="declare the event as class E(msgspec.Struct)"
+            )
+        self._type_name = event_type.__name__
+        self._task = task
+        self._optional: dict[str, bool] = {}
+        self._shapes: dict[str, Shape] = {}
+        self._types: dict[str, str] = {}
+        self._is_key: dict[str, bool] = {}
+        for known in info.fields:
+            parts = known.type.types if isinstance(known.type, inspect.UnionType) else (known.type,)
+            present = [part for part in parts if not isinstance(part, inspect.NoneType)]
+            kinds = {_shape(part) for part in present}
+            self._optional[known.name] = len(present) < len(parts)
+            self._shapes[known.name] = _join(kinds)
+            self._is_key[known.name] = kinds == {"text"} or all(map(_is_int, present))
+            self._types[known.name] = " | ".join(
+                type(part).__name__.removesuffix("Type").lower() for part in parts
+            )
+
+    def is_text(self, name: str) -> bool:
+        """Return whether the field `name` is text and nothing else."""
+        return self._shapes[name] == "text"
+
+    def is_float(self, name: str) -> bool:
+        """Return whether the field `name` is a float and nothing else."""
+        return self._types[name] == "float"
+
+    def check(self, expression: Expression, place: str, *, inside: bool = False) -> Shape:
+        """Return what kind of value `expression` has; raise DefinitionError if it has none."""
+        match expression:
+            case Constant(value):
+                return "text" if isinstance(value, str) else "number"
+            case Field(name):
+                return self._check_field(name, place, inside)
+            case TimePart(part, Field(name), _):
+                if self._known(name, place) not in ("number", "time"):
+                    self._refuse(name, place, f"has no {part}", "use a field of int (ms) or datetime")
+                return "bool" if part == "is_weekend" else "number"
+            case Default(of, value):
+                shape = self.check(of, place, inside=inside)
+                if (shape == "text") != isinstance(value, str):
+                    raise DefinitionError(
+                        f"{place}: default {value!r} is no {shape}", hint="give a default of the same kind"
+                    )
+                return shape
+            case Negative(of):
+                return self._number(of, place)
+            case Arithmetic(_, left, right):
+                self._number(left, place)
+                return self._number(right, place)
+            case Aggregate():
+                return self._check_aggregate(expression, place)
+            case Lookup():
+                for name in expression.key_fields:
+                    self._check_key(name, f"{place}: {expression!r}")
+                return "text" if isinstance(expression.fallback, str | None) else "number"
+            case _:
+                return self._check_transform(expression, place)
+
+    def _check_transform(self, expression: Expression, place: str) -> Shape:
+        match expression:
+            case LabelValue():
+                return self.column(LabelSource(), place)
+            case Math(_, of) | Cyclic(_, of, _) | Clip(of, _, _) | Bucket(of, _):
+                return self._number(of, place)
+            case Hashed(of, _):
+                self._category(of, f"{place}: {expression!r}")
+                return "text"
+            case Cross(inputs):
+                for of in inputs:
+                    self._category(of, f"{place}: {expression!r}")
+                return "text"
+            case Coalesce(inputs):
+                return self._common(inputs, f"{place}: {expression!r}")
+            case Indicator(condition):
+                self.check_condition(condition, f"{place}: {expression!r}", own=False)
+                return "bool"
+            case Apply(_, inputs, returns, _):
+                for of in inputs:
+                    self.check(of, f"{place}: {expression!r}", inside=True)
+                return "text" if returns is str else "bool" if returns is bool else "number"
+            case _:
+                raise DefinitionError(f"{place}: {expression!r} is unknown", hint="use by, field and lookup")
+
+    def _category(self, expression: Expression, place: str) -> None:
+        shape = self.check(expression, place, inside=True)
+        if shape in ("time", "other"):
+            raise DefinitionError(
+                f"{place}: {expression!r} is {shape}, not a category", hint="use text, a number or a bool"
+            )
+
+    def _common(self, inputs: Sequence[Expression], place: str) -> Shape:
+        """Return the shape of any of several, which must go together."""
+        shapes = {self.check(one, place) for one in inputs}
+        if len(shapes) > 1 and not shapes <= {"number", "bool"}:
+            raise DefinitionError(
+                f"{place} may be {' or '.join(sorted(shapes))}", hint="take all text or all numbers"
+            )
+        return "number" if len(shapes) > 1 else shapes.pop()
+
+    def _number(self, expression: Expression, place: str) -> Shape:
+        shape = self.check(expression, place, inside=True)
+        if shape not in ("number", "bool"):
+            raise DefinitionError(
+                f"{place}: {expression!r} is {shape}, not a number", hint="calculate with numbers only"
+            )
+        return "number"
+
+    def _check_field(self, name: str, place: str, inside: bool) -> Shape:
+        shape = self._known(name, place)
+        if shape in ("time", "other") and not inside:
+            fix = "use .hour() or .weekday()" if shape == "time" else "use a field of bool, int, float or str"
+            self._refuse(name, place, "is no feature value", fix)
+        return shape
+
+    def _check_aggregate(self, aggregate: Aggregate, place: str) -> Shape:
+        place = f"{place}: {aggregate!r}"
+        for name in aggregate.keys:
+            self._check_key(name, place)
+        if aggregate.where is not None:
+            self.check_condition(aggregate.where, place)
+        if aggregate.of is None:
+            return "number"
+        shape = self.column(aggregate.of, place)
+        if isinstance(aggregate.of, LabelSource) and shape == "text" and aggregate.kind in _OF_NUMBERS:
+            raise DefinitionError(
+                f"{place}: a class label is no number",
+                hint='use last, first or mode; the share of a class is mean(indicator(label == "a"), "1h")',
+            )
+        if aggregate.kind in _OF_NUMBERS and shape not in ("number", "bool"):
+            self._refuse_column(aggregate.of, place, "is no number", "aggregate a number, or count")
+        if aggregate.is_valued and shape in ("time", "other"):
+            self._refuse_column(
+                aggregate.of, place, "is no number and no text", "aggregate a number or text, or count"
+            )
+        beside = aggregate.argument
+        if isinstance(beside, str | Expression) and self.column(beside, place) not in ("number", "bool"):
+            self._refuse_column(beside, place, "is no number", "look for the extreme of a number")
+        return shape if aggregate.kind in _OF_VALUES else "number"
+
+    def column(self, of: str | Expression | LabelSource, place: str) -> Shape:
+        """Return what kind of value a window's column has.
+
+        It is a field, an expression over the event's fields, labels, or a condition on labels.  Raises
+        DefinitionError, naming `place`, for an expression that looks at anything else.
+        """
+        if isinstance(of, str):
+            return self._known(of, place)
+        if isinstance(of, LabelSource):
+            return "text" if self._task == "multiclass" else "number"
+        if reads_labels(of):
+            _refuse_among(
+                of, (Aggregate, Lookup, Field, Apply), place, "ask for the label alone; fields go into where="
+            )
+        _refuse_among(
+            of,
+            (Aggregate, Lookup, Feature),
+            place,
+            "aggregate what is made of the event's fields alone; windows and look-ups stand outside, as in "
+            'by("card").sum("amount", "1h") / by("card").count("1h")',
+        )
+        return self.check(of, place, inside=True)
+
+    def check_condition(self, condition: Condition, place: str, *, own: bool = True) -> None:
+        """Raise DefinitionError if `condition` compares what cannot be compared.
+
+        With `own` it looks at the event's own fields and nothing else.
+        """
+        look = self._own if own else self._any
+        match condition:
+            case Comparison(_, Expression() as left, Expression() as right):
+                shapes = {look(left, place), look(right, place)}
+                if not (shapes <= {"number", "bool"} or shapes == {"text"}):
+                    raise DefinitionError(
+                        f"{place}: {condition!r} compares {' with '.join(sorted(shapes))}",
+                        hint="compare numbers with numbers and text with text",
+                    )
+            case IsMissing(Expression() as of):
+                look(of, place)
+            case Both(left, right) | Either(left, right):
+                self.check_condition(left, place, own=own)
+                self.check_condition(right, place, own=own)
+            case Not(of):
+                self.check_condition(of, place, own=own)
+
+    def _own(self, expression: Expression, place: str) -> Shape:
+        """Return the shape of what a condition looks at: the event's own fields, nothing else."""
+        _refuse_among(
+            expression,
+            (Aggregate, Lookup, Apply, LabelValue),
+            place,
+            "conditions look at the event's own fields; the share of a class is "
+            'mean(indicator(label == "a"), "1h")',
+        )
+        return self.check(expression, place, inside=True)
+
+    def _any(self, expression: Expression, place: str) -> Shape:
+        return self.check(expression, place, inside=True)
+
+    def _check_key(self, name: str, place: str) -> None:
+        self._known(name, place)
+        if not self._is_key[name]:
+            self._refuse(name, place, "is no key", "use a field of str or int")
+        if self._optional[name]:
+            self._refuse(name, place, "may be missing, so it is no key", 'declare a default such as ""')
+
+    def _known(self, name: str, place: str) -> Shape:
+        if (shape := self._shapes.get(name)) is None:
+            near = get_close_matches(name, self._shapes, n=3, cutoff=0.5)
+            hint = (
+                f"did you mean {' or '.join(map(repr, near))}?"
+                if near
+                else f"it has {', '.join(self._shapes)}"
+            )
+            raise DefinitionError(f"{place}: {self._type_name} has no field {name!r}", hint=hint)
+        return shape
+
+    def _refuse(self, name: str, place: str, wrong: str, fix: str) -> None:
+        raise DefinitionError(f"{place}: {self._type_name}.{name} ({self._types[name]}) {wrong}", hint=fix)
+
+    def _refuse_column(self, of: str | Expression | LabelSource, place: str, wrong: str, fix: str) -> None:
+        if isinstance(of, str):
+            self._refuse(of, place, wrong, fix)
+        raise DefinitionError(f"{place}: {of!r} {wrong}", hint=fix)
+
+
+def _refuse_among(expression: Expression, refused: tuple[type, ...], place: str, fix: str) -> None:
+    """Raise DefinitionError if a part of `expression` is of a class that is more than the event itself."""
+    for part in nodes(expression):
+        if isinstance(part, refused):
+            raise DefinitionError(f"{place}: {part!r} is not of the event itself", hint=fix)
+
+
+def _is_int(kind: Any) -> bool:
+    return isinstance(kind.type if isinstance(kind, inspect.Metadata) else kind, inspect.IntType)
+
+
+def _shape(kind: Any) -> Shape:
+    """Return what can be done with a value of one declared type."""
+    match kind:
+        case inspect.Metadata():
+            return _shape(kind.type)
+        case inspect.BoolType():
+            return "bool"
+        case inspect.IntType() | inspect.FloatType():
+            return "number"
+        case inspect.StrType():
+            return "text"
+        case inspect.LiteralType():
+            return _join({"text" if isinstance(value, str) else "number" for value in kind.values})
+        case inspect.DateTimeType():
+            return "time"
+        case _:
+            return "other"
+
+
+def _join(kinds: set[Shape]) -> Shape:
+    """Return what can be done with a value that is any of `kinds`."""
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "number" if kinds == {"number", "bool"} else "other"

@@ -1,0 +1,377 @@
+"""A model as bytes and back, without trusting the bytes.
+
+Lives here: the file format, the MAC, the restricted unpickler.  Never here: files, the
+registry, where keys come from, which model is newest.
+
+    magic "HDRC" | format | key id | length of meta | length of payload | meta | payload | MAC
+         4           2        8            4                 8            JSON    pickle    32
+
+Strategy: limits and lengths first, then the key id, then HMAC-SHA256 over all before it,
+compared in constant time; only then is anything parsed: meta first (River and Python must
+be those that wrote it), the pickle last and against an exact allow-list (`allowlist.py`).
+The MAC covers meta, so that a registry can bind name, version and a number that only grows
+into it and refuse an older model that was signed too.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import hashlib
+import hmac
+import io
+import pickle
+import struct
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType, MethodDescriptorType, MethodType
+from typing import Any
+
+import msgspec
+from river import proba
+from river.__version__ import __version__ as river_version
+from river.proba.base import Distribution
+
+from operators.models.allowlist import BASE, AllowList, denied
+from operators.models.digest import NODES_MAX, children, samples_unseeded
+from topics.errors import ModelError
+
+__all__ = [
+    "allow_for",
+    "bound_method",
+    "dump",
+    "globals_of",
+    "load",
+    "model_codec",
+    "static_function",
+    "unseeded",
+]
+
+MAGIC = b"HDRC"
+FORMAT = 1
+ARTEFACT_BYTES_MAX = 256 * 1024 * 1024
+"""A model beyond this takes seconds to store and Redis refuses values of 512 MB."""
+META_BYTES_MAX = 64 * 1024
+"""Names, versions and offsets; a few hundred bytes."""
+KEY_BYTES_MIN = 16
+"""Shorter keys can be guessed."""
+TEXT_METHODS = frozenset({"capitalize", "casefold", "lower", "split", "strip", "title", "upper"})
+"""Methods of `str` that a stored model may hold; `format` could walk through attributes."""
+ANCHOR_LEVELS = 100
+"""Python lets pickle recurse through some 900 levels below a server's own calls."""
+
+_HEAD = struct.Struct(">4sH8sIQ")
+_MAC_BYTES = hashlib.sha256().digest_size
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def dump(model: object, *, key: bytes, meta: Mapping[str, Any]) -> bytes:
+    """Return `model` and `meta` (JSON values) as one signed artefact.
+
+    The versions of River and Python are added to meta.  Raises ModelError for a model that
+    cannot be pickled, one that is too large and a key that is too short.
+
+    >>> from river import linear_model
+    >>> key, model = b"sixteen bytes or more", linear_model.LogisticRegression()
+    >>> data = dump(model, key=key, meta={"name": "linear", "number": 1})
+    >>> again, meta = load(data, key=key, allowed=allow_for([model]))
+    >>> type(again).__name__, meta["name"], meta["number"]
+    ('LogisticRegression', 'linear', 1)
+    """
+    _check_key(key)
+    about = msgspec.json.encode({**meta, "river": river_version, "python": _PYTHON})
+    payload = _pickled(model)
+    if len(about) > META_BYTES_MAX:
+        raise ModelError(
+            f"meta of {len(about)} bytes is larger than {META_BYTES_MAX}",
+            hint="keep meta to names and numbers",
+        )
+    _check_size(_HEAD.size + len(about) + len(payload) + _MAC_BYTES)
+    body = _HEAD.pack(MAGIC, FORMAT, _key_id(key), len(about), len(payload)) + about + payload
+    return body + _mac(key, body)
+
+
+def load(data: bytes, *, key: bytes, allowed: AllowList) -> tuple[Any, dict[str, Any]]:
+    """Return the model and meta of an artefact that `dump` signed with the same key.
+
+    Raises ModelError, with what to do, for anything else: foreign bytes, another key, a
+    changed byte, another River or Python, a class that is not in `allowed`.  Nothing is
+    parsed before the MAC was right; no class outside `allowed` is ever imported.
+    """
+    _check_key(key)
+    about, payload = _verified(data, key)
+    meta = msgspec.json.decode(about, type=dict[str, Any])
+    wrote, reads = (meta.get("river"), meta.get("python")), (river_version, _PYTHON)
+    if wrote != reads:
+        raise ModelError(
+            f"the model was stored by River {wrote[0]} on Python {wrote[1]}, this is River {reads[0]} "
+            f"on Python {reads[1]}",
+            hint="run the versions that stored it, or learn the model again from the examples log",
+        )
+    return _Unpickler(payload, allowed).model(), meta
+
+
+def _verified(data: bytes, key: bytes) -> tuple[bytes, bytes]:
+    """Return meta and payload once lengths, key and MAC are right."""
+    _check_size(len(data))
+    if len(data) < _HEAD.size + _MAC_BYTES or not data.startswith(MAGIC):
+        raise ModelError(
+            f"{len(data)} bytes are no model artefact", hint="look for what else writes to this place"
+        )
+    _, number, key_id, about_size, payload_size = _HEAD.unpack_from(data)
+    if number != FORMAT:
+        raise ModelError(
+            f"artefact of format {number}, this version reads format {FORMAT}",
+            hint="run the version that stored it, or learn the model again from the examples log",
+        )
+    if key_id != _key_id(key):
+        raise ModelError(
+            f"artefact signed with key {key_id.hex()}, ours is {_key_id(key).hex()}",
+            hint="give every process of the pipeline the same model key",
+        )
+    end = _HEAD.size + about_size + payload_size
+    if about_size > META_BYTES_MAX or len(data) != end + _MAC_BYTES:
+        raise ModelError(
+            f"artefact of {len(data)} bytes should have {end + _MAC_BYTES}: it was cut short or added to",
+            hint="load the version before it",
+        )
+    body, mac = data[:end], data[end:]
+    if not hmac.compare_digest(_mac(key, body), mac):
+        raise ModelError(
+            "the artefact was changed after it was signed",
+            hint="load the version before it, and find out who can write here",
+        )
+    return body[_HEAD.size : _HEAD.size + about_size], body[_HEAD.size + about_size :]
+
+
+def allow_for(models: Iterable[object]) -> AllowList:
+    """Return the list for pickles of these models at any age: theirs now, and what River builds later.
+
+    `models` are the pipeline's own fresh models (trusted: the user's file made them).  Raises
+    ModelError if one needs what no list may hold.
+    """
+    pairs: set[tuple[str, str]] = set(BASE)
+    for model in models:
+        for module, name in globals_of(model) - BASE:
+            if denied(module, name):
+                raise ModelError(
+                    f"a {type(model).__name__} holds {module}.{name}, which no stored model may name",
+                    hint="wrap it in a function of your own file",
+                )
+            pairs.add((module, name))
+    return frozenset(pairs)
+
+
+def globals_of(model: object) -> AllowList:
+    """Return every class and function that the pickle of a trusted `model` names."""
+    recorder = _Recorder(io.BytesIO(_pickled(model)))
+    recorder.load()
+    return frozenset(recorder.pairs)
+
+
+def model_codec(
+    key: bytes, models: Iterable[object]
+) -> tuple[Callable[[object], bytes], Callable[[bytes], Any]]:
+    """Return the two functions by which a checkpoint stores and loads River objects of one pipeline.
+
+    `models` are fresh ones of all that will be stored, in their guards: models, and metrics and
+    drift detectors too where they are stored by the same functions.  They settle what may be named.
+    """
+    allowed = allow_for(models)
+    _check_key(key)
+
+    def dump_model(model: object) -> bytes:
+        return dump(model, key=key, meta={})
+
+    def load_model(data: bytes) -> Any:
+        return load(data, key=key, allowed=allowed)[0]
+
+    return dump_model, load_model
+
+
+def _check_key(key: bytes) -> None:
+    if len(key) < KEY_BYTES_MIN:
+        raise ModelError(
+            f"a model key of {len(key)} bytes is shorter than {KEY_BYTES_MIN}",
+            hint="use 32 random bytes, e.g. from `openssl rand -hex 32`",
+        )
+
+
+def _check_size(size: int) -> None:
+    if size > ARTEFACT_BYTES_MAX:
+        raise ModelError(
+            f"an artefact of {size} bytes is larger than {ARTEFACT_BYTES_MAX}",
+            hint="bound the model, e.g. max_size of a tree or window_size of a neighbours model",
+        )
+
+
+def _key_id(key: bytes) -> bytes:
+    """Return eight bytes that name a key and do not help to guess it."""
+    return hmac.digest(key, b"headrace model key id", "sha256")[:8]
+
+
+def _mac(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, "sha256")
+
+
+def _pickled(model: object) -> bytes:
+    """Return the pickle of a pair: parts that go first so that nesting stays shallow, and the model."""
+    try:
+        try:
+            return _pickle(((), model))
+        except RecursionError:
+            return _pickle((_anchors(model), model))
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a foreign class raises, the answer is the same
+        raise ModelError(
+            f"a {type(model).__name__} cannot be stored: {error}",
+            hint="use functions of your own file in models, not lambdas, and no open files or generators",
+        ) from error
+
+
+def _pickle(pair: tuple[object, object]) -> bytes:
+    stream = io.BytesIO()
+    _Pickler(stream, protocol=5).dump(pair)
+    return stream.getvalue()
+
+
+def _anchors(model: object) -> list[object]:
+    """Return objects inside `model`, at most some `ANCHOR_LEVELS` of nesting apart, the inner ones first.
+
+    Pickle recurses, and a search tree that was fed a growing number (a default
+    HoeffdingTreeRegressor with a time among its features) is a list hundreds of nodes deep.
+    What has been pickled before is only referred to, so inner parts first bounds the recursion.
+    """
+    found: list[object] = []
+    seen: dict[int, object] = {}
+    stack: list[tuple[object, int]] = [(model, 0)]
+    while stack and len(seen) < NODES_MAX:
+        part, levels = stack.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        if levels >= ANCHOR_LEVELS and not isinstance(part, dict | list | tuple | set | frozenset):
+            found.append(part)
+            levels = 0
+        stack.extend((child, levels + 1) for child in children(part))
+    return found[::-1]
+
+
+def unseeded(kind: type) -> Any:
+    """Return an empty River distribution with a new generator of its own, to be filled by the unpickler."""
+    if not issubclass(kind, Distribution):
+        raise ModelError(f"{kind.__name__} is no distribution", hint="load the version before it")
+    made = kind.__new__(kind)
+    Distribution.__init__(made, None)
+    return made
+
+
+def _reduce_distribution(distribution: Any) -> tuple[Any, ...]:
+    """Leave out the 2.5 KB of a generator that nobody seeded: nine tenths of a tree's size."""
+    if not samples_unseeded(distribution):
+        return distribution.__reduce_ex__(5)  # type: ignore[no-any-return]
+    state = {name: value for name, value in vars(distribution).items() if name != "_rng"}
+    return unseeded, (type(distribution),), state
+
+
+def bound_method(owner: Any, name: str) -> MethodType:
+    """Return the method `name` of a River object or class: `getattr` for that and nothing else."""
+    kind = owner if isinstance(owner, type) else type(owner)
+    for base in kind.__mro__:
+        found = vars(base).get(name)
+        function = found.__func__ if isinstance(found, classmethod) else found
+        if isinstance(function, FunctionType) and function.__module__.startswith("river."):
+            return MethodType(function, owner)
+        if found is not None:
+            break
+    raise ModelError(f"{kind.__name__}.{name} is no method of River", hint="load the version before it")
+
+
+def static_function(kind: type, name: str) -> FunctionType:
+    """Return the static method `name` of a River class; pickle would name it with a dot."""
+    found = vars(kind).get(name)
+    if isinstance(found, staticmethod) and isinstance(found.__func__, FunctionType):
+        function = found.__func__
+        if function.__module__.startswith("river."):
+            return function
+    raise ModelError(
+        f"{kind.__name__}.{name} is no static method of River", hint="load the version before it"
+    )
+
+
+def text_method(name: str) -> Any:
+    """Return a method of `str` that takes texts apart or changes their case: BagOfWords holds `lower`."""
+    if name in TEXT_METHODS:
+        return getattr(str, name)
+    raise ModelError(f"str.{name} is not for stored models", hint="wrap it in a function of your own file")
+
+
+def _reduce_text_method(method: MethodDescriptorType) -> tuple[Any, ...]:
+    if method.__objclass__ is not str:
+        return method.__reduce__()  # type: ignore[return-value]
+    text_method(method.__name__)
+    return text_method, (method.__name__,)
+
+
+def _reduce_method(method: MethodType) -> tuple[Any, ...]:
+    owner, name = method.__self__, method.__func__.__name__
+    bound_method(owner, name)
+    return bound_method, (owner, name)
+
+
+class _Pickler(pickle.Pickler):
+    """Store the few things of River that pickle would store by `getattr`, by a dotted name or at length."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is FunctionType and "." in obj.__qualname__ and obj.__module__.startswith("river."):
+            owner, _, name = obj.__qualname__.rpartition(".")
+            return static_function, (getattr(sys.modules[obj.__module__], owner, type), name)
+        return NotImplemented
+
+    dispatch_table = copyreg.dispatch_table | {
+        MethodDescriptorType: _reduce_text_method,
+        MethodType: _reduce_method,
+        proba.Beta: _reduce_distribution,
+        proba.Gaussian: _reduce_distribution,
+        proba.Multinomial: _reduce_distribution,
+        proba.MultivariateGaussian: _reduce_distribution,
+    }
+
+
+class _Recorder(pickle.Unpickler):
+    """Remember what a trusted pickle names."""
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream)
+        self.pairs: set[tuple[str, str]] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.pairs.add((module, name))
+        return super().find_class(module, name)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Import nothing but the pairs of a list."""
+
+    def __init__(self, payload: bytes, allowed: AllowList) -> None:
+        super().__init__(io.BytesIO(payload))
+        self._allowed = allowed
+
+    def find_class(self, module: str, name: str) -> Any:
+        if "." in name or (module, name) not in self._allowed:
+            raise ModelError(
+                f"the model names {module}.{name}, which this pipeline's models do not use",
+                hint="load it with the pipeline that stored it; if that is this one, do not trust the bytes",
+            )
+        return super().find_class(module, name)
+
+    def model(self) -> Any:
+        try:
+            return self.load()[1]
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"the model's state cannot be rebuilt: {type(error).__name__}: {error}",
+                hint="run the code that stored it, or learn the model again from the examples log",
+            ) from error

@@ -1,0 +1,217 @@
+"""Scoring must leave a model as it was; in River it does not always.
+
+Lives here: the guards through which a model that predicting changes is taught and scored.
+Never here: which model needs which (`probe.py`), scores, decisions.
+
+What River 0.26.1's models do when they only predict, and the lightest guard for each:
+
+    leaves the model as it was             the model itself: no guard, no cost
+    changes it before the first lesson     FirstLesson   no opinion until something was learned
+    changes it at a name never learned     KnownNames    scored without that feature
+    ... at a text value never learned      KnownValues   scored without that feature
+    anything else                          Copied        a copy is scored and thrown away; slow
+
+A name never learned has no weight, so leaving it out answers as River does wherever River
+is pure itself.  Guards nest: FirstLesson(KnownNames(model)).
+
+One habit of River is mended where it arises (`_cond_proba`), because a guard would cost too much.
+
+A guard must see every lesson, so it *is* the model from then on: teach it, score it, store
+it, clone it.  What it knows is pickled with the model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from river.tree.splitter.nominal_splitter_classif import NominalSplitterClassif
+
+from topics.messages import Features, FeatureValue, LabelValue
+
+__all__ = ["Copied", "FirstLesson", "KnownNames", "KnownValues", "bare"]
+
+KNOWN_MAX = 1_000_000
+"""Names (or values) a guard knows, about 100 bytes each; the model keeps more for each of them."""
+
+
+class FirstLesson:
+    """A model that has no opinion before its first lesson.
+
+    For ensembles that settle their members' features at the first event they see: that event
+    must be a lesson, not a prediction.
+    """
+
+    __slots__ = ("model", "taught")
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.taught = False
+
+    def learn_one(self, x: Features, y: LabelValue) -> None:
+        """Learn one example."""
+        self.model.learn_one(x, y)
+        self.taught = True
+
+    def predict_one(self, x: Features) -> Any:
+        """Return River's answer, None before the first lesson."""
+        return self.model.predict_one(x) if self.taught else None
+
+    def predict_proba_one(self, x: Features) -> dict[Any, float]:
+        """Return River's answer, {} before the first lesson."""
+        return self.model.predict_proba_one(x) if self.taught else {}
+
+    def clone(self) -> FirstLesson:
+        """Return the same guard around a model that has learned nothing."""
+        return FirstLesson(self.model.clone())
+
+
+class KnownNames:
+    """A model that is scored with the features it has met in a lesson, and no others.
+
+    For models that add an entry or draw a weight for a name they have not seen.
+
+    >>> from river import linear_model, preprocessing
+    >>> from operators.models.digest import digest
+    >>> model = KnownNames(preprocessing.StandardScaler() | linear_model.LogisticRegression())
+    >>> model.learn_one({"x": 1.0}, True)
+    >>> before = digest(model)
+    >>> _ = model.predict_proba_one({"x": 0.5, "new": 9.0})
+    >>> digest(model) == before
+    True
+    """
+
+    __slots__ = ("model", "names")
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.names: set[str] = set()
+
+    def learn_one(self, x: Features, y: LabelValue) -> None:
+        """Learn one example and its names."""
+        self.model.learn_one(x, y)
+        if not self.names.issuperset(x) and len(self.names) < KNOWN_MAX:
+            self.names.update(x)
+
+    def predict_one(self, x: Features) -> Any:
+        """Return River's answer to the features it knows."""
+        return self.model.predict_one(x if self.names.issuperset(x) else self._known(x))
+
+    def predict_proba_one(self, x: Features) -> dict[Any, float]:
+        """Return River's answer to the features it knows."""
+        return self.model.predict_proba_one(x if self.names.issuperset(x) else self._known(x))  # type: ignore[no-any-return]
+
+    def clone(self) -> KnownNames:
+        """Return the same guard around a model that has learned nothing."""
+        return KnownNames(self.model.clone())
+
+    def _known(self, x: Features) -> Features:
+        names = self.names
+        return {name: value for name, value in x.items() if name in names}
+
+
+class KnownValues:
+    """A model that is scored with the features, and texts of features, it has met in a lesson.
+
+    For models that make a weight of every text (`carrier=AA`): factorisation machines.
+    """
+
+    __slots__ = ("model", "values")
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.values: set[tuple[str, str | None]] = set()
+        """Name and text; None stands for all values that are no text."""
+
+    def learn_one(self, x: Features, y: LabelValue) -> None:
+        """Learn one example, its names and its texts."""
+        self.model.learn_one(x, y)
+        if len(self.values) < KNOWN_MAX:
+            self.values.update(map(_pair, x.items()))
+
+    def predict_one(self, x: Features) -> Any:
+        """Return River's answer to the features it knows."""
+        return self.model.predict_one(self._known(x))
+
+    def predict_proba_one(self, x: Features) -> dict[Any, float]:
+        """Return River's answer to the features it knows."""
+        return self.model.predict_proba_one(self._known(x))  # type: ignore[no-any-return]
+
+    def clone(self) -> KnownValues:
+        """Return the same guard around a model that has learned nothing."""
+        return KnownValues(self.model.clone())
+
+    def _known(self, x: Features) -> Features:
+        values = self.values
+        return {item[0]: item[1] for item in x.items() if _pair(item) in values}
+
+
+def _pair(item: tuple[str, FeatureValue]) -> tuple[str, str | None]:
+    name, value = item
+    return name, value if isinstance(value, str) else None
+
+
+def bare(model: Any, names: AbstractSet[str]) -> Any:
+    """Return what may take the place of a guarded model for features called `names`, and no others.
+
+    That is the model itself where its guard would change nothing, lessons included, else the guard.
+
+    >>> from river import linear_model
+    >>> guarded = KnownNames(linear_model.LogisticRegression())
+    >>> bare(guarded, {"x"}) is guarded
+    True
+    >>> guarded.learn_one({"x": 1.0}, True)
+    >>> bare(guarded, {"x"}) is guarded.model
+    True
+    """
+    unneeded = (isinstance(model, FirstLesson) and model.taught) or (
+        isinstance(model, KnownNames) and model.names.issuperset(names)
+    )
+    return bare(model.model, names) if unneeded else model
+
+
+class Copied:
+    """A model of which a deep copy is scored and thrown away, for every single prediction.
+
+    Right for every model and slow: from 50 microseconds to many milliseconds.  A copy kept from
+    one prediction to the next would let them change one another.
+    """
+
+    __slots__ = ("model",)
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def learn_one(self, x: Features, y: LabelValue) -> None:
+        """Learn one example."""
+        self.model.learn_one(x, y)
+
+    def predict_one(self, x: Features) -> Any:
+        """Return River's answer."""
+        return copy.deepcopy(self.model).predict_one(x)
+
+    def predict_proba_one(self, x: Features) -> dict[Any, float]:
+        """Return River's answer."""
+        return copy.deepcopy(self.model).predict_proba_one(x)  # type: ignore[no-any-return]
+
+    def clone(self) -> Copied:
+        """Return the same guard around a model that has learned nothing."""
+        return Copied(self.model.clone())
+
+
+def _cond_proba(self: Any, att_val: Any, target_val: Any) -> float:
+    """Return what River's `NominalSplitterClassif.cond_proba` does, and leave the leaf as it was.
+
+    River looks the class up in a defaultdict: asking a Hoeffding tree about a text feature adds an
+    empty entry for every class that the leaf has not met with it.  That changes the order of classes
+    in later splits, hence sums in their last bit and ties.  The answer is the same to the bit.
+    """
+    weights = self._att_dist_per_class.get(target_val)
+    if not weights or att_val not in weights:
+        return 0.0
+    total = sum(weights.values())
+    return weights[att_val] / total if total else 0.0
+
+
+NominalSplitterClassif.cond_proba = _cond_proba  # type: ignore[method-assign]

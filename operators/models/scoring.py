@@ -1,0 +1,310 @@
+"""Champion and shadows on the same features, and who answers when the champion cannot.
+
+Lives here: how a model's answer becomes a `Score` and a label, and the fallback chain.
+Never here: learning, decisions, features.  Scoring leaves every model as it was.
+
+Strategy: two phases.  `serve` asks the champion alone, so that a batch's answers can leave
+before `shadow` asks the others; the champion's own score is not computed twice.  For each
+candidate one function is bound when the line-up changes (`Roster.revision`), never per event.
+
+    champion ──fails──> earlier champions, newest first ──all fail──> prior
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite, nextafter
+from typing import Any, Literal, NamedTuple, cast
+
+from msgspec import Struct
+from river import base, compose
+
+from operators.models.direct import direct
+from operators.models.roster import Candidate, Prior, Roster
+from operators.stopwatch import Stopwatch
+from topics.messages import Features, LabelValue, Score, Task
+
+__all__ = [
+    "Candidate",
+    "Failure",
+    "Prior",
+    "Roster",
+    "ScoreOf",
+    "Scoring",
+    "Served",
+    "ServedBy",
+    "Shadowed",
+    "label_of",
+    "labels_of",
+    "reason_of",
+    "score_function",
+]
+
+ServedBy = Literal["champion", "previous", "prior"]
+ScoreOf = Callable[[Features], Score]
+
+REASON_CHARS_MAX = 200
+"""A failure's reason goes into every quarantine record; a repr of a whole model must not."""
+JUST_ABOVE_HALF = nextafter(0.5, 1.0)
+
+
+class Failure(NamedTuple):
+    """One candidate that raised or answered with a number that is none."""
+
+    name: str
+    version: int
+    reason: str
+
+
+class Served(Struct, frozen=True, gc=False):
+    """The one answer to an event, and where it came from."""
+
+    score: Score
+    label: LabelValue | None
+    """What River's own `predict_one` says; None while there is no opinion."""
+    served_by: ServedBy
+    model_name: str
+    model_version: int
+    model_updates: int
+    cold_start: bool
+    """True if nothing was learned that this answer could rest on; kept out of metrics."""
+    failures: tuple[Failure, ...] = ()
+    """Who failed on the way; each is reported once per line-up."""
+
+
+class Shadowed(Struct, frozen=True, gc=False):
+    """Every candidate's score of one event, the one that served included."""
+
+    scores: dict[str, Score]
+    """In order of start.  Absent: quarantined or failed.  None: no opinion yet."""
+    failures: tuple[Failure, ...] = ()
+
+
+def label_of(task: Task, score: Score, threshold: float = 0.5) -> LabelValue | None:
+    """Return the label that a score stands for, as River's `predict_one` would at threshold 0.5.
+
+    >>> label_of("binary", 0.7), label_of("multiclass", {"a": 0.4, "b": 0.6}), label_of("regression", 2.5)
+    (True, 'b', 2.5)
+    """
+    if score is None:
+        return None
+    if task == "binary":
+        return cast("float", score) > threshold
+    if task == "multiclass":
+        chances = cast("dict[str, float]", score)
+        return max(chances, key=chances.__getitem__)
+    return cast("float", score)
+
+
+def labels_of(task: Task, scores: Sequence[Score], threshold: float) -> list[LabelValue | None]:
+    """Return `label_of` of every score."""
+    if task == "binary" and None not in scores:
+        return [score > threshold for score in cast("Sequence[float]", scores)]
+    return [label_of(task, score, threshold) for score in scores]
+
+
+class Scoring:
+    """Score events with the champion first and all candidates after.
+
+    A candidate that raises or answers with a non-finite number is reported once as a
+    `Failure` and skipped until the line-up changes; the learner decides about its quarantine.
+
+    >>> from river import linear_model
+    >>> roster = Roster("binary", [Candidate("a", linear_model.LogisticRegression(), version=1)], "a")
+    >>> scoring = Scoring("binary", roster)
+    >>> served = scoring.serve({"x": 1.0})
+    >>> served.score, served.label, served.served_by
+    (0.5, False, 'champion')
+    >>> scoring.shadow({"x": 1.0}, served.model_name, served.score).scores
+    {'a': 0.5}
+    """
+
+    def __init__(
+        self, task: Task, roster: Roster, threshold: float = 0.5, stopwatch: Stopwatch | None = None
+    ) -> None:
+        self._stopwatch = stopwatch or Stopwatch()
+        self._task: Task = task
+        self._roster = roster
+        self._threshold = threshold
+        self._bind()
+
+    def _bind(self) -> None:
+        """Bind one scoring function per healthy candidate of the present line-up."""
+        roster = self._roster
+        self._revision = roster.revision
+        self._score_of: dict[str, ScoreOf] = {
+            candidate.name: score_function(self._task, candidate.predictor) for candidate in roster.racing()
+        }
+        self._chain()
+
+    def _chain(self) -> None:
+        """Put those who may answer in order: the first one answers, the others stand behind it."""
+        roster = self._roster
+        names = (roster.champion, *roster.previous)
+        chain = [(roster.candidates[name], self._score_of[name]) for name in names if name in self._score_of]
+        self._first = chain[0] if chain else None
+        self._first_role: ServedBy = (
+            "champion" if chain and chain[0][0].name == roster.champion else "previous"
+        )
+
+    def serve_all(self, rows: Sequence[Features]) -> list[Served]:
+        """Return the answer to each event of a run; nothing is learned in between."""
+        started = self._stopwatch.clock()
+        served = [self.serve(x) for x in rows]
+        if served and served[0].served_by != "prior":
+            self._stopwatch.model("score", served[0].model_name, started)
+        return served
+
+    def serve(self, x: Features) -> Served:
+        """Return the answer to one event; it always has one."""
+        if self._roster.revision != self._revision:
+            self._bind()
+        failures: tuple[Failure, ...] = ()
+        while self._first is not None:
+            candidate, score_of = self._first
+            try:
+                score = score_of(x)
+            except Exception as error:  # noqa: BLE001 a user's model may raise anything; the event is answered
+                failures += (self._fail(candidate, error),)
+                continue
+            return Served(
+                score,
+                label_of(self._task, score, self._threshold),
+                self._first_role,
+                candidate.name,
+                candidate.version,
+                candidate.updates,
+                score is None,
+                failures,
+            )
+        prior = self._roster.prior
+        score = prior.score()
+        label = label_of(self._task, score, self._threshold)
+        return Served(score, label, "prior", "prior", 0, prior.updates, not prior.updates, failures)
+
+    def shadow(self, x: Features, model_name: str, served_score: Score) -> Shadowed:
+        """Return every candidate's score of an event that `model_name` answered with `served_score`."""
+        return self.shadow_all([(x, model_name, served_score)])[0]
+
+    def shadow_all(self, answered: Sequence[tuple[Features, str, Score]]) -> list[Shadowed]:
+        """Return every candidate's score of each event, with who answered it and the score that served.
+
+        Must run before any later label is learned, as `serve` did; the score that served is reused.  One
+        candidate after the other: they do not see each other, and each finds its data in the cache.
+        """
+        if self._roster.revision != self._revision:
+            self._bind()
+        scores: list[dict[str, Score]] = [{} for _ in answered]
+        failures: dict[int, tuple[Failure, ...]] = {}
+        for name, score_of in list(self._score_of.items()):
+            started = self._stopwatch.clock()
+            row = 0
+            try:
+                for row, (x, model_name, served_score) in enumerate(answered):
+                    scores[row][name] = served_score if name == model_name else score_of(x)
+            except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
+                failures[row] = (*failures.get(row, ()), self._fail(self._roster.candidates[name], error))
+            self._stopwatch.model("score", name, started)
+        return [Shadowed(found, failures.get(row, ())) for row, found in enumerate(scores)]
+
+    def _fail(self, candidate: Candidate, error: Exception) -> Failure:
+        self._skip(candidate.name)
+        return Failure(candidate.name, candidate.version, reason_of(error))
+
+    def _skip(self, name: str) -> None:
+        del self._score_of[name]
+        self._chain()
+
+
+def reason_of(error: Exception) -> str:
+    """Return an exception as the reason of a quarantine: one line, cut."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARS_MAX]
+
+
+def score_function(task: Task, predictor: Any) -> ScoreOf:
+    """Return the function features -> `Score` of one River model (or its guard).
+
+    The function raises whatever the model raises, and ValueError for a number that is not finite.
+    """
+    if task == "regression":
+        return _regression(direct(predictor).predict_one)
+    return (_binary if task == "binary" else _multiclass)(_chances(predictor))
+
+
+def _chances(predictor: Any) -> Callable[[Features], Any]:
+    """Return `predict_proba_one`, or a stand-in for classifiers that only name a label (all on one)."""
+
+    def certain(x: Features) -> dict[Any, float]:
+        label = predictor.predict_one(x)
+        return {} if label is None else {label: 1.0}
+
+    predict = getattr(direct(predictor), "predict_proba_one", None)
+    if predict is None:
+        return certain
+    named_only = False
+
+    def first(x: Features) -> Any:
+        nonlocal named_only
+        if named_only:
+            return certain(x)
+        try:
+            return predict(x)
+        except NotImplementedError:
+            # River's base class raises where a classifier has no probabilities; it says so only when called.
+            named_only = True
+            return certain(x)
+
+    return predict if _has_chances(predictor) else first
+
+
+def _has_chances(predictor: Any) -> bool:
+    """Return whether a classifier, at the end of its pipeline, has probabilities of its own."""
+    while isinstance(predictor, compose.Pipeline):
+        predictor = next(reversed(predictor.steps.values()))
+    own = getattr(type(predictor), "predict_proba_one", None)
+    return isinstance(predictor, base.Classifier) and own not in (None, base.Classifier.predict_proba_one)
+
+
+def _binary(probabilities: Callable[[Features], Any]) -> ScoreOf:
+    def score(x: Features) -> float | None:
+        chances = probabilities(x)
+        if not chances:
+            return None
+        true, false = chances.get(True, 0.0), chances.get(False, 0.0)
+        if not isfinite(true + false):
+            raise ValueError(f"score {true} is not finite")
+        # River's label is the class of the highest probability; on a tie the one that stands
+        # first in the dict.  A single number cannot say which stood first, so where `score > 0.5`
+        # would say otherwise the score moves to the nearest number that agrees (one ulp for a tie).
+        if true > false:
+            return float(true) if true > 0.5 else JUST_ABOVE_HALF
+        if true < false:
+            return 0.5 if true > 0.5 else float(true)
+        return JUST_ABOVE_HALF if next(iter(chances)) else min(float(true), 0.5)
+
+    return score
+
+
+def _multiclass(probabilities: Callable[[Features], Any]) -> ScoreOf:
+    def score(x: Features) -> dict[str, float] | None:
+        chances = probabilities(x)
+        if not chances:
+            return None
+        if not isfinite(sum(chances.values())):
+            raise ValueError(f"scores {chances} are not finite")
+        return {str(name): float(chance) for name, chance in chances.items()}
+
+    return score
+
+
+def _regression(predict: Callable[[Features], Any]) -> ScoreOf:
+    def score(x: Features) -> float | None:
+        value = predict(x)
+        if value is None:
+            return None
+        value = float(value)
+        if not isfinite(value):
+            raise ValueError(f"score {value} is not finite")
+        return value
+
+    return score

@@ -1,0 +1,333 @@
+"""How good is every candidate, and what was served: River's metrics, a recent window, two curves.
+
+Lives here: quality as people read it, all from scores served at event time.  Never here:
+decisions (they rest on `evidence.py`), models, clocks.
+
+Strategy: an example is one append; rows are counted by the column when a batch has gathered or
+somebody asks, which changes no bit, for each metric and each curve still sees them in their order.
+The recent window is a ring of raw (label, scores) from which metrics are computed only when
+somebody asks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from itertools import chain, compress
+from typing import Any
+
+import msgspec
+from river import metrics
+from river.metrics.base import BinaryMetric, MeanMetric
+
+from operators.models.scoring import label_of
+from operators.race.curve import Cells, Curve, Losses
+from operators.race.losses import brier, multiclass_brier
+from operators.state import StateDelta, StateEntries
+from topics.messages import Example, LabelValue, Score, Task
+
+__all__ = ["SERVED", "Brier", "Evaluation", "default_metrics"]
+
+SERVED = "served"
+"""The name under which what was answered is evaluated, whoever answered; no candidate's name."""
+RECENT_MAX = 1_000
+"""Examples in the recent window: a percent of accuracy is ten of them."""
+ROWS_MAX = 64
+"""Examples that wait to be counted together: the cost of setting out is shared, the memory small."""
+_Recent = tuple[LabelValue, Score, dict[str, Score]]
+
+
+class Brier(MeanMetric, BinaryMetric):
+    """Brier score: mean squared distance of P(True) from the truth (Brier, 1950); River has none.
+
+    >>> metric = Brier()
+    >>> for truth, p in [(True, 0.9), (False, 0.5)]:
+    ...     metric.update(truth, p)
+    >>> metric
+    Brier: 0.13
+    """
+
+    _fmt = ""
+
+    @property
+    def bigger_is_better(self) -> bool:
+        """Return False: it is a loss."""
+        return False
+
+    @property
+    def requires_labels(self) -> bool:
+        """Return False: it takes probabilities."""
+        return False
+
+    def _eval(self, y_true: bool, y_pred: float | dict[bool, float]) -> float:
+        p_true = y_pred.get(True, 0.0) if isinstance(y_pred, dict) else y_pred
+        return ((1.0 if y_true else 0.0) - p_true) ** 2
+
+
+_DEFAULTS: dict[Task, tuple[Callable[[], Any], ...]] = {
+    "binary": (metrics.Accuracy, metrics.LogLoss, metrics.ROCAUC, Brier),
+    "multiclass": (metrics.Accuracy, metrics.MacroF1, metrics.CrossEntropy),
+    "regression": (metrics.MAE, metrics.RMSE, metrics.R2),
+}
+
+
+def default_metrics(task: Task) -> list[metrics.base.Metric]:
+    """Return the metrics of a task where the user names none."""
+    return [metric() for metric in _DEFAULTS[task]]
+
+
+class _CurveState(msgspec.Struct):
+    width_ms: int
+    buckets: dict[int, Cells]
+
+
+class _Card:
+    """One series' cumulative metrics, bound once."""
+
+    __slots__ = ("cold", "examples", "metrics", "of_labels", "of_scores")
+
+    def __init__(self, found: Sequence[metrics.base.Metric], examples: int = 0, cold: int = 0) -> None:
+        self.metrics = list(found)
+        self.examples = examples
+        self.cold = cold
+        self.of_labels = [m.update for m in self.metrics if getattr(m, "requires_labels", False)]
+        self.of_scores = [m.update for m in self.metrics if not getattr(m, "requires_labels", False)]
+
+    def copy(self) -> _Card:
+        """Return a card of its own that holds the same."""
+        return _Card(deepcopy(self.metrics), self.examples, self.cold)
+
+    def count(
+        self, labels: Sequence[LabelValue], scores: Sequence[Score], label_of_score: Callable[[Score], Any]
+    ) -> None:
+        """Update every metric with a column, one metric after the other."""
+        if None in scores:
+            warm = [n for n, score in enumerate(scores) if score is not None]
+            self.cold += len(scores) - len(warm)
+            labels, scores = [labels[n] for n in warm], [scores[n] for n in warm]
+        self.examples += len(scores)
+        for update in self.of_scores:
+            for label, score in zip(labels, scores, strict=True):
+                update(label, score)
+        if self.of_labels:
+            predicted = [label_of_score(score) for score in scores]
+            for update in self.of_labels:
+                for label, answer in zip(labels, predicted, strict=True):
+                    update(label, answer)
+
+
+class Evaluation:
+    """Metrics of every candidate and of what was served.
+
+    `chosen` are River metrics, cloned for each candidate; metrics that need labels get the label
+    at `threshold`, others the score.  Scores that are None (cold start) are counted and left
+    out, as River's `progressive_val_score` does.  Examples whose event lies before `warmup_offset`
+    are left out of the cumulative metrics only.  `dump` and `load` turn River's metrics into
+    bytes and back.  An error of a metric is raised when rows are counted: by the update that fills
+    the batch, or by whoever asks.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        chosen: Sequence[metrics.base.Metric] | None,
+        dump: Callable[[Any], bytes],
+        load: Callable[[bytes], Any],
+        *,
+        threshold: float = 0.5,
+        warmup_offset: int = 0,
+    ) -> None:
+        self._task: Task = task
+        self._chosen = list(default_metrics(task) if chosen is None else chosen)
+        self._dump, self._load = dump, load
+        self._threshold = threshold
+        self._warmup_offset = warmup_offset
+        self._cards: dict[str, _Card] = {}
+        self._recent: deque[_Recent] = deque(maxlen=RECENT_MAX)
+        self._by_event_time = Curve()
+        self._by_label_time = Curve()
+        self._examples: list[Example] = []
+        """Not yet counted, few more than `ROWS_MAX`; whoever reads calls `_catch_up` first."""
+        self._losses: dict[str, list[float | None]] = {}
+        """Their losses by series."""
+        self._dirty = True
+
+    def extend(self, examples: Sequence[Example], losses: Losses) -> None:
+        """Count examples, with the columns of losses of `SERVED` and of every candidate in the race.
+
+        Each of these candidates has a score in each example; other scores are not counted.
+        """
+        self._dirty = True
+        if self._losses.keys() != losses.keys():
+            self._catch_up()
+            self._losses = {name: [] for name in losses}
+        self._examples += examples
+        for name, column in losses.items():
+            self._losses[name] += column
+        if len(self._examples) >= ROWS_MAX:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Count the rows that wait."""
+        if not self._examples:
+            return
+        examples, losses = self._examples, self._losses
+        self._examples, self._losses = [], {}
+        self._by_event_time.extend([example.event_time for example in examples], losses)
+        self._by_label_time.extend([example.label_time for example in examples], losses)
+        names = [name for name in losses if name != SERVED]
+        rows = [
+            (
+                e.label,
+                e.served_score,
+                # mostly all of them
+                e.scores if len(e.scores) == len(names) else {name: e.scores[name] for name in names},
+            )
+            for e in examples
+        ]
+        self._recent.extend(rows)
+        if self._warmup_offset:
+            warm = [e.event_offset >= self._warmup_offset for e in examples]
+            rows, examples = list(compress(rows, warm)), list(compress(examples, warm))
+        if rows:
+            self._count(self._cards, rows, examples[0].model_name)
+
+    def _count(self, cards: dict[str, _Card], rows: Sequence[_Recent], champion: str = "") -> None:
+        """Update the cards of all series in `rows`, series by series.
+
+        What is served is what `champion` says, mostly until it is swapped: up to the first difference
+        the two have one card.
+        """
+        labels, served, scores = zip(*rows, strict=True)
+        columns = {
+            name: tuple([row[name] for row in scores if name in row])
+            for name in dict.fromkeys(chain.from_iterable(scores))
+        }
+        if SERVED not in cards and champion in columns:
+            cards[SERVED] = self._card(cards, champion)
+        twin = next(
+            (name for name, card in cards.items() if card is cards.get(SERVED) and name != SERVED), None
+        )
+        if twin is not None and columns.get(twin) != served:
+            cards[SERVED], twin = cards[SERVED].copy(), None
+        for name, column in columns.items():
+            truths: Sequence[LabelValue] = labels
+            if len(column) < len(labels):
+                truths = [label for label, row in zip(labels, scores, strict=True) if name in row]
+            self._card(cards, name).count(truths, column, self._label_of)
+        if twin is None:
+            self._card(cards, SERVED).count(labels, served, self._label_of)
+
+    def _card(self, cards: dict[str, _Card], name: str) -> _Card:
+        card = cards.get(name)
+        if card is None:
+            card = cards[name] = _Card([metric.clone() for metric in self._chosen])
+        return card
+
+    def _label_of(self, score: Score) -> LabelValue | None:
+        return label_of(self._task, score, self._threshold)
+
+    @property
+    def by_event_time(self) -> Curve:
+        """Return the curve of losses by event time."""
+        self._catch_up()
+        return self._by_event_time
+
+    @property
+    def by_label_time(self) -> Curve:
+        """Return the curve of losses by label time."""
+        self._catch_up()
+        return self._by_label_time
+
+    def served_scores(self) -> dict[str, float]:
+        """Return the metrics of what was served over the whole run, by River's class names."""
+        self._catch_up()
+        return _values(self._cards[SERVED].metrics) if SERVED in self._cards else {}
+
+    def model_scores(self) -> dict[str, dict[str, float]]:
+        """Return every candidate's metrics over the whole run, by candidate and River's class names."""
+        self._catch_up()
+        return {name: _values(card.metrics) for name, card in self._cards.items() if name != SERVED}
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Return (examples counted, cold starts left out) by series."""
+        self._catch_up()
+        return {name: (card.examples, card.cold) for name, card in self._cards.items()}
+
+    def recent_scores(self) -> dict[str, dict[str, float]]:
+        """Return the metrics of the last `RECENT_MAX` examples by series (`SERVED` too), computed now."""
+        self._catch_up()
+        cards: dict[str, _Card] = {}
+        if self._recent:
+            self._count(cards, list(self._recent))
+        return {name: _values(card.metrics) for name, card in cards.items() if card.examples}
+
+    def recent_loss(self, name: str) -> float:
+        """Return the mean error of a candidate in the recent window; infinite if it has no score there.
+
+        Brier for classification, absolute error for regression: for ranking candidates only.
+        """
+        self._catch_up()
+        total, count = 0.0, 0
+        for label, _, scores in self._recent:
+            score = scores.get(name)
+            if score is not None:
+                total += self._error(label, score)
+                count += 1
+        return total / count if count else math.inf
+
+    def _error(self, label: LabelValue, score: float | dict[str, float]) -> float:
+        if self._task == "regression":
+            return abs(float(label) - score)  # type: ignore[operator]
+        loss = (brier if self._task == "binary" else multiclass_brier)(label, score)
+        return math.inf if loss is None else loss
+
+    def forget(self, name: str) -> None:
+        """Drop the metrics of a candidate that has retired; curves keep what they have."""
+        self._catch_up()
+        self._cards.pop(name, None)
+        self._dirty = True
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state: River's metrics, the recent window, the curves."""
+        self._catch_up()
+        # Sorted: series begin in another order where rows are counted by the column.
+        cards = {name: (card.metrics, card.examples, card.cold) for name, card in sorted(self._cards.items())}
+        curves = [
+            _CurveState(
+                curve.width_ms, {start: dict(sorted(cells.items())) for start, cells in curve.buckets.items()}
+            )
+            for curve in (self._by_event_time, self._by_label_time)
+        ]
+        return {
+            "metrics": self._dump(cards),
+            "recent": msgspec.msgpack.encode(list(self._recent)),
+            "curves": msgspec.msgpack.encode(curves),
+        }
+
+    def delta(self) -> StateDelta:
+        """Return the state if it changed since the last call."""
+        if not self._dirty:
+            return {}
+        self._dirty = False
+        return dict(self.snapshot())
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state."""
+        self._examples, self._losses = [], {}
+        cards = self._load(entries["metrics"])
+        known = {id(parts[0]): _Card(*parts) for parts in cards.values()}  # two of them may be one
+        self._cards = {name: known[id(parts[0])] for name, parts in cards.items()}
+        recent = msgspec.msgpack.decode(entries["recent"], type=list[_Recent])
+        self._recent = deque(recent, maxlen=RECENT_MAX)
+        curves = msgspec.msgpack.decode(entries["curves"], type=list[_CurveState])
+        for curve, state in zip((self._by_event_time, self._by_label_time), curves, strict=True):
+            curve.width_ms = state.width_ms
+            curve.buckets = state.buckets
+        self._dirty = False
+
+
+def _values(found: Sequence[metrics.base.Metric]) -> dict[str, float]:
+    return {type(metric).__name__: float(metric.get()) for metric in found}

@@ -1,0 +1,362 @@
+"""When has a challenger proven to be better than the champion?
+
+Lives here: the running statistic of every challenger against the present champion.  Never
+here: who serves (`arena.py`), models, clocks (label time is an argument).
+
+Strategy: an e-detector, the Shiryaev-Roberts sum of betting e-processes of
+
+    J. Shin, A. Ramdas, A. Rinaldo, "E-detectors: a nonparametric framework for sequential
+    change detection" (2022), section 2.3, with the bets of I. Waudby-Smith and A. Ramdas,
+    "Estimating means of bounded random variables by betting" (2020).
+
+For each challenger and each betting fraction g, after every block of examples
+
+    d  =  mean over the block of  loss(champion) - loss(challenger)         > 0: challenger better
+    z  =  d / (2 x deviation of d over the blocks before), clipped to +-1
+    M  =  (M + 1) x (1 + g z)
+
+While the challenger is no better, E[1 + g z] <= 1, so M minus the number of blocks is a
+supermartingale and the average number of blocks until the mean of all M (over fractions and
+challengers) first reaches a threshold is at least that threshold: under drift, at any moment,
+however often one looks, however many challengers there are.  The scale comes from earlier blocks
+only, so no block chooses its own bet.  What the promise rests on: clipping must not favour the
+challenger.  One that is a little better in nearly every block and, rarely, far worse may win
+before its first disaster is seen; `min_examples` is the guard against that.
+
+Labels of one storm come together and are no independent witnesses; that is why a block, not a
+label, is one step; whether blocks are long enough for that is watched (`correlation.py`).  The
+threshold in blocks is `false_swap_every` over the mean size of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from operators.race.correlation import Neighbours
+from operators.race.losses import LossName
+from operators.state import StateDelta, StateEntries
+from topics.durations import duration_ms, duration_text
+from topics.errors import DefinitionError
+
+__all__ = ["Evidence", "Promotion", "Verdict"]
+
+BETS = (0.2, 0.5, 0.8)
+"""Fractions of the wealth that is bet on each block: small ones find small advantages, large ones fast."""
+DEVIATIONS = 2.0
+"""A block that lies this many deviations out, or more, counts as 1."""
+SCALE_BLOCKS_MIN = 2
+"""Blocks needed before a deviation exists; until then nothing is bet."""
+RECENT_BLOCKS_MAX = 32
+"""The size of the advantage is the mean over this many blocks: steady, and yet it follows a drift."""
+EVIDENCE_MAX = 1e15
+"""Wealth stops growing here, far above any threshold; cutting it only makes swaps rarer."""
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """When a challenger takes the champion's place.
+
+    `false_swap_every`
+        The promise: examples, on average, between swaps that nothing justified.
+    `evidence_block`
+        What counts as one witness: a number of examples, or a span of label time (`"1d"`), at least
+        as long as labels are correlated (a storm, a campaign).
+    `min_examples`
+        Examples that both models must have answered since the last swap.
+    `min_effect`
+        The least advantage worth a swap, in units of the loss (recent mean difference, in [0, 1]).
+    `cooldown`
+        Examples, or a span of label time, between any swap and the next by evidence.
+    `loss`
+        What is compared: `"brier"`, `"log"` (cut) or `"zero_one"`; regression compares scaled errors.
+    `fresh_challengers_max`
+        How many clones started because the champion's loss drifted may race at once; 0 starts none.
+        When the field is full the worst of them retires.  At most one starts per cool-down.
+    """
+
+    false_swap_every: int = 1_000_000
+    evidence_block: int | str = 32
+    min_examples: int = 1_000
+    min_effect: float = 0.0
+    cooldown: int | str = 1_000
+    loss: LossName = "brier"
+    fresh_challengers_max: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work.  Raises DefinitionError."""
+        for name, least in (
+            ("false_swap_every", 1),
+            ("min_examples", 1),
+            ("min_effect", 0),
+            ("fresh_challengers_max", 0),
+        ):
+            if not getattr(self, name) >= least:
+                raise DefinitionError(
+                    f"promotion.{name} is {getattr(self, name)}", hint=f"give {least} or more"
+                )
+        for name, least in (("evidence_block", 1), ("cooldown", 0)):
+            value = getattr(self, name)
+            size = duration_ms(value) if isinstance(value, str) else value
+            if size < least:
+                raise DefinitionError(
+                    f"promotion.{name} is {value!r}", hint='give a number of examples or a span such as "1d"'
+                )
+
+
+class Verdict(NamedTuple):
+    """One challenger whose evidence has crossed the threshold."""
+
+    name: str
+    evidence: float
+    """Its own wealth, mean over the betting fractions."""
+    threshold: float
+    """In blocks: `false_swap_every` over the mean number of examples in a block."""
+    effect: float
+    """Recent mean of loss(champion) - loss(challenger)."""
+    examples: int
+    """Examples compared since the last swap."""
+    blocks: int
+    correlation: float = 0.0
+    """Of neighbouring blocks' loss differences: the promise is about blocks that are independent."""
+    block_wanted: int | str = ""
+    """The `evidence_block` that would make it small, where it is not."""
+
+
+class _Duel(msgspec.Struct):
+    """One challenger against the champion: constant memory."""
+
+    wealth: list[float]
+    total: float = 0.0
+    """Sum of loss differences in the open block."""
+    count: int = 0
+    """Examples in the open block."""
+    blocks: int = 0
+    examples: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Welford's mean and sum of squared deviations of the closed blocks."""
+    recent: list[float] = []
+    neighbours: Neighbours = msgspec.field(default_factory=Neighbours)
+
+    def close_block(self) -> None:
+        """Bet on the open block, then let it join the scale."""
+        difference = self.total / self.count
+        z = 0.0
+        if self.blocks >= SCALE_BLOCKS_MIN and self.squares > 0.0:
+            z = difference / (DEVIATIONS * math.sqrt(self.squares / (self.blocks - 1)))
+        z = max(-1.0, min(z, 1.0))
+        self.wealth = [
+            min((wealth + 1.0) * (1.0 + bet * z), EVIDENCE_MAX)
+            for wealth, bet in zip(self.wealth, BETS, strict=True)
+        ]
+        self.examples += self.count
+        self.blocks += 1
+        away = difference - self.mean
+        self.mean += away / self.blocks
+        self.squares += away * (difference - self.mean)
+        self.neighbours.add(difference)
+        self.recent = [*self.recent[1 - RECENT_BLOCKS_MAX :], difference]
+        self.total, self.count = 0.0, 0
+
+    @property
+    def evidence(self) -> float:
+        return math.fsum(self.wealth) / len(self.wealth)
+
+    @property
+    def effect(self) -> float:
+        return math.fsum(self.recent) / len(self.recent) if self.recent else 0.0
+
+
+class _State(msgspec.Struct):
+    duels: dict[str, _Duel] = {}
+    compared: int = 0
+    """Challengers compared since the last swap, those that left included: the mean is over all of them."""
+    block: int | None = None
+    """Number of the open block of label time."""
+    block_examples: int = 0
+    """Examples in the open block, whoever answered them."""
+    blocks_closed: int = 0
+    examples_closed: int = 0
+
+
+class Evidence:
+    """Compare every challenger with the champion, block by block of labels.
+
+    >>> evidence = Evidence(Promotion(false_swap_every=100, evidence_block=1, min_examples=10))
+    >>> for n in range(40):
+    ...     losses = {"old": 0.30 + 0.02 * (n % 3), "new": 0.20}
+    ...     verdicts = evidence.update("old", losses, label_time=n)
+    ...     if verdicts:
+    ...         break
+    >>> n, verdicts[0].name, round(verdicts[0].effect, 2)
+    (8, 'new', 0.12)
+    """
+
+    def __init__(self, promotion: Promotion) -> None:
+        block = promotion.evidence_block
+        self._span_ms = duration_ms(block) if isinstance(block, str) else None
+        self._size = block if isinstance(block, int) else 0
+        self._false_swap_every = promotion.false_swap_every
+        self._state = _State()
+        self._dirty = True
+
+    def update(self, champion: str, losses: Mapping[str, float | None], label_time: int) -> list[Verdict]:
+        """Weigh one example; return the challengers proven better, most evidence first, mostly none.
+
+        `losses` holds every candidate's bounded loss on this example, None where it had no opinion.
+        A block of label time closes with the first example of a later one; earlier label times
+        belong to the open block.
+        """
+        state = self._state
+        self._dirty = True
+        closed = False
+        if self._span_ms is not None:
+            block = label_time // self._span_ms
+            if state.block is None:
+                state.block = block
+            elif block > state.block:
+                closed = self._close_block()
+                state.block = block
+        state.block_examples += 1
+        if len(losses) > 1:
+            self._compare(champion, losses)
+        if self._span_ms is None and state.block_examples >= self._size:
+            closed = self._close_block()
+        return self._verdicts() if closed else []
+
+    def rows_to_verdict(self, names: Collection[str], label_times: Sequence[int]) -> int:
+        """Return how many of the next examples there are up to the first that may bring a verdict.
+
+        `names` have a loss on each of them.
+        """
+        state = self._state
+        if len(names) < 2 and not state.duels:
+            return len(label_times)
+        if self._span_ms is None:
+            return min(self._size - state.block_examples, len(label_times))
+        open_block = label_times[0] // self._span_ms if state.block is None else state.block
+        for row, label_time in enumerate(label_times):
+            if label_time // self._span_ms > open_block:
+                return row + 1
+        return len(label_times)
+
+    def extend(
+        self, champion: str, losses: Mapping[str, Sequence[float | None]], label_times: Sequence[int]
+    ) -> list[Verdict]:
+        """Weigh examples, `rows_to_verdict` at most; return what the last of them proved."""
+        state = self._state
+        if len(losses) < 2 and not state.duels and self._span_ms is None:
+            self._dirty = True
+            closed, state.block_examples = divmod(state.block_examples + len(label_times), self._size)
+            state.blocks_closed += closed
+            state.examples_closed += closed * self._size
+            return []
+        verdicts: list[Verdict] = []
+        for row, label_time in enumerate(label_times):
+            of_row = {name: column[row] for name, column in losses.items()}
+            verdicts = self.update(champion, of_row, label_time)
+        return verdicts
+
+    def _compare(self, champion: str, losses: Mapping[str, float | None]) -> None:
+        state = self._state
+        of_champion = losses.get(champion)
+        if of_champion is None:
+            return
+        duels = state.duels
+        for name, loss in losses.items():
+            if loss is None or name == champion:
+                continue
+            duel = duels.get(name)
+            if duel is None:
+                duel = duels[name] = _Duel([0.0] * len(BETS))
+                state.compared += 1
+            duel.total += of_champion - loss
+            duel.count += 1
+
+    def _close_block(self) -> bool:
+        state = self._state
+        state.blocks_closed += 1
+        state.examples_closed += state.block_examples
+        state.block_examples = 0
+        for duel in state.duels.values():
+            if duel.count:
+                duel.close_block()
+        return True
+
+    @property
+    def threshold(self) -> float:
+        """Return the threshold in blocks; the block in the making counts where it is the only one."""
+        state = self._state
+        if not state.blocks_closed:
+            return float(self._false_swap_every)
+        return self._false_swap_every * state.blocks_closed / state.examples_closed
+
+    def _verdicts(self) -> list[Verdict]:
+        duels = self._state.duels
+        if not duels:
+            return []
+        threshold = self.threshold
+        if math.fsum(duel.evidence for duel in duels.values()) < threshold * self._state.compared:
+            return []
+        proven = [
+            self._verdict(name, duel, threshold) for name, duel in duels.items() if duel.evidence >= threshold
+        ]
+        return sorted(proven, key=lambda verdict: -verdict.evidence)
+
+    def _verdict(self, name: str, duel: _Duel, threshold: float) -> Verdict:
+        neighbours = duel.neighbours
+        return Verdict(
+            name,
+            duel.evidence,
+            threshold,
+            duel.effect,
+            duel.examples,
+            duel.blocks,
+            neighbours.correlation,
+            self._block_of(neighbours.blocks_wanted),
+        )
+
+    def _block_of(self, blocks: int) -> int | str:
+        """Return the `evidence_block` that holds so many of the present ones; "" for one."""
+        if blocks == 1:
+            return ""
+        return self._size * blocks if self._span_ms is None else duration_text(self._span_ms * blocks)
+
+    def compared(self) -> list[Verdict]:
+        """Return how every comparison with the present champion stands, proven or not."""
+        return [self._verdict(name, duel, self.threshold) for name, duel in self._state.duels.items()]
+
+    def standing(self) -> dict[str, float]:
+        """Return every challenger's evidence as a share of the threshold, for display."""
+        return {name: duel.evidence / self.threshold for name, duel in self._state.duels.items()}
+
+    def start_over(self) -> None:
+        """Forget all comparisons: another champion serves.  The mean size of blocks is kept."""
+        state = self._state
+        state.duels, state.compared = {}, 0
+        self._dirty = True
+
+    def forget(self, name: str) -> None:
+        """Drop a challenger that has left the race; the others' bar does not fall by it."""
+        self._dirty |= self._state.duels.pop(name, None) is not None
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+        return {"evidence": msgspec.msgpack.encode(self._state)}
+
+    def delta(self) -> StateDelta:
+        """Return the state if it changed since the last call."""
+        if not self._dirty:
+            return {}
+        self._dirty = False
+        return dict(self.snapshot())
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state."""
+        self._state = msgspec.msgpack.decode(entries["evidence"], type=_State)
+        self._dirty = False

@@ -1,0 +1,147 @@
+"""What the demo shows, from fixed values: no clock, no broker, no terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from engine.demo.account import Answer, Candidate, Tally, WorkerPage
+from engine.demo.view import Frame, decision_line, evidence_text, live_view, plain_line, summary_lines
+from topics.headers import dead_letter
+from topics.messages import Decision, Record
+
+DAY_MS = 86_400_000
+BEGIN_MS = 1_357_017_300_000  # Tue 1 Jan 2013 05:15
+DRIFT = Decision("d1", "drift.detected", BEGIN_MS + DAY_MS, "adaptive", 1, 900, "ADWIN on loss", "auto", 7)
+SWAP = Decision(
+    "d2",
+    "model.promoted",
+    BEGIN_MS + 20 * DAY_MS,
+    "linear",
+    2,
+    18_304,
+    "e-detector",
+    "auto",
+    9,
+    from_model="adaptive",
+    from_version=1,
+)
+LINEAR = Candidate(
+    "linear", 2, "LogisticRegression", "champion", 18_304, {"ROCAUC": 0.66, "Brier": 0.19}, {}, None
+)
+ADAPTIVE = Candidate("adaptive", 1, "HAT", "challenger", 18_304, {"ROCAUC": 0.59, "Brier": 0.25}, {}, 0.125)
+PAGE = WorkerPage(joined=3, learned=3, lag=12, latency_ms=(4.2, 11.7), candidates=(LINEAR, ADAPTIVE))
+
+
+def tally() -> Tally:
+    known = Tally({"a": True, "b": False, "c": False, "d": True})
+    for event_id in "abcd":
+        known.event_sent(event_id, BEGIN_MS + 20 * DAY_MS)
+    for event_id, model, score in (("a", "adaptive", 0.5), ("b", "adaptive", 0.5), ("c", "linear", 0.0)):
+        known.answered(Answer(event_id, model, score), now_s=1.004)
+    known.label_sent(BEGIN_MS + 3 * 3_600_000, BEGIN_MS)
+    known.decided(DRIFT)
+    known.decided(SWAP)
+    return known
+
+
+def frame(page: WorkerPage = PAGE, known: Tally | None = None) -> Frame:
+    return Frame(known or tally(), page, 40, BEGIN_MS, BEGIN_MS + 40 * DAY_MS, elapsed_s=20.0, rate=1_234.4)
+
+
+def drawn(shown: Frame, width: int = 100) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=24, force_terminal=False)
+    with console.capture() as captured:
+        console.print(live_view(shown))
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def test_the_live_view_shows_flow_models_news_and_progress() -> None:
+    text = "\n".join(drawn(frame()))
+    assert "4 events  1,234/s  3 predictions  p50 4 ms p99 12 ms  lag 12" in text
+    assert "3 labels joined, 3.0 h after their events (median)  dead letters 0" in text
+    assert "86,400 times faster than life" in text
+    assert "Mon 21 Jan 05:15  PROMOTED   linear v2, champion was adaptive v1: e-detector" in text
+    assert "Wed 2 Jan 05:15   drift      adaptive v1: ADWIN on loss" in text
+    assert "Tue 1 Jan 05:15" in text
+    assert "Sun 10 Feb 05:15" in text
+
+
+def test_models_are_rows_under_the_metrics_they_have() -> None:
+    rows = [line.split() for line in drawn(frame())]
+    assert ["model", "v", "kind", "Brier", "ROCAUC", "labels", "evidence"] in rows
+    assert ["champion", "linear", "2", "LogisticRegression", "0.1900", "0.6600", "18,304", "serves"] in rows
+    assert ["challenger", "adaptive", "1", "HAT", "0.2500", "0.5900", "18,304", "12.5%"] in rows
+
+
+def test_a_busy_frame_fits_a_small_terminal() -> None:
+    known = tally()
+    for _ in range(100):
+        known.decided(SWAP)
+    scores = {"LogLoss": 0.5, "Brier": 0.2, "ROCAUC": 0.6}
+    long = ADAPTIVE._replace(kind="HoeffdingAdaptiveTreeClassifier", scores=scores)
+    lines = drawn(frame(PAGE._replace(candidates=(LINEAR, long, long)), known), width=80)
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert sum("0.5000  0.2000  0.6000  18,304     12.5%" in line for line in lines) == 2
+
+
+def test_the_first_frame_has_nothing_to_show_and_says_so() -> None:
+    text = "\n".join(drawn(Frame(Tally({}), WorkerPage(), 40, BEGIN_MS, BEGIN_MS, 0.0, 0.0)))
+    assert "no model has learned yet" in text
+    assert "no drift, no swap yet" in text
+    assert "p50 - p99 -" in text
+
+
+def test_plain_lines_say_the_same_in_one_line() -> None:
+    line = plain_line(frame())
+    assert "\n" not in line
+    for part in ("Mon 21 Jan 05:15", "4/40 events", "3 predictions", "lag 12", "champion linear v2"):
+        assert part in line
+    assert "no champion yet" in plain_line(frame(WorkerPage()))
+
+
+@pytest.mark.parametrize(("evidence", "text"), [(None, "-"), (0.0, "0.0%"), (0.5, "50.0%"), (1.25, "125.0%")])
+def test_evidence_reads_as_a_share_of_what_a_swap_needs(evidence: float | None, text: str) -> None:
+    assert evidence_text(ADAPTIVE._replace(evidence=evidence)) == text
+
+
+def test_a_decision_of_any_type_is_a_line() -> None:
+    for kind, word in (("model.quarantined", "QUARANTINE"), ("drift.improved", "better")):
+        line = decision_line(Decision("d", kind, BEGIN_MS, "tree", 3, 5, "why", "auto", 1))  # type: ignore[arg-type]
+        assert line.split()[4] == word
+        assert line.endswith("tree v3: why (5 labels)")
+
+
+def test_the_summary_counts_answers_and_compares_losses() -> None:
+    known = tally()
+    known.answered(Answer("d", "linear", 1.0), now_s=1.004)
+    text = "\n".join(summary_lines(frame(known=known), first_champion="adaptive"))
+    assert "exactly one for each event, counted by an independent consumer" in text
+    assert "swap           Mon 21 Jan 05:15  PROMOTED   linear v2" in text
+    assert "0.1250 as served (adaptive 0.2500 over 2, linear 0.0000 over 2)" in text
+    assert "0.2500 if adaptive had served throughout (50 % less with the race)" in text
+
+
+def test_the_summary_names_what_is_missing() -> None:
+    text = "\n".join(summary_lines(frame(), first_champion=None))
+    assert "1 events without a prediction (d)" in text
+    assert "exactly one" not in text
+
+
+def test_the_summary_shows_dead_letters_by_stage_with_the_first_message() -> None:
+    known = tally()
+    for offset, stage in enumerate(("decode", "join", "decode")):
+        refused = Record("flights.arrivals", 0, offset, None, None, b"")
+        known.dead_letters.add(dead_letter(refused, stage=stage, exception="E", message=f"reason {offset}"))
+    lines = [line.strip() for line in summary_lines(frame(known=known), first_champion=None)]
+    assert "2 decode: reason 0 (topic flights.arrivals partition 0 offset 0)" in lines
+    assert "1 join: reason 1 (topic flights.arrivals partition 0 offset 1)" in lines
+
+
+def test_a_run_without_answers_has_a_summary_too() -> None:
+    lines = summary_lines(frame(WorkerPage(), Tally({})), first_champion="adaptive")
+    assert "swaps          none" in lines
+    assert not any(line.startswith("Brier") for line in lines)

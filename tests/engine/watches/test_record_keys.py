@@ -1,0 +1,99 @@
+"""A record under another key than its own is counted and warned about, and taken all the same."""
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from river import linear_model
+
+from engine import Labels, Pipeline, Topic
+from engine.machines.ready import Ready
+from engine.machines.scorer import Scorer
+from engine.watches.record_keys import KeyWatch
+from engine.worker.assembly import build_learner
+from operators import field
+from operators.claims.rule import Suppression, Writer
+from topics.codec import encode_json
+from topics.messages import Event, Record
+
+
+class Flight(msgspec.Struct):
+    event_id: str
+    event_time: int
+    origin: str
+    distance: float
+
+
+def counted(partitions: int, event_key: bytes | None, label_key: bytes | None) -> tuple[Counter[Any], int]:
+    pipeline = Pipeline(
+        name="keys",
+        events=Topic("keys.events", Flight, key="origin", partitions=partitions),
+        labels=Labels("keys.labels", wait="1h"),
+        features={"distance": field("distance")},
+        models={"lr": linear_model.LogisticRegression()},
+    )
+    scorer = Scorer(
+        pipeline,
+        partition=0,
+        roster=build_learner(pipeline).roster,
+        writer=Writer(0, 1),
+        suppression=Suppression(),
+    )
+    now = 1_700_000_000_000
+    event = {"event_id": "e", "event_time": now, "origin": "JFK", "distance": 1.0}
+    label = {"event_id": "e", "label": True, "label_time": now + 5}
+    scorer.intake.offer_events([Record("keys.events", 0, 0, now, event_key, encode_json(event))])
+    scorer.intake.offer_labels([Record("keys.labels", 0, 0, now, label_key, encode_json(label))])
+    while run := scorer.intake.next_run(events_unread=False, labels_unread=False):
+        scorer.step(run, now)
+        scorer.complete()
+    found = Counter(
+        {kind: count for (name, kind), count in scorer.counts.items() if name == "key_mismatches"}
+    )
+    return found, scorer.counts["labels", "joined"]
+
+
+@pytest.mark.parametrize(
+    ("partitions", "event_key", "label_key", "expected"),
+    [
+        (1, b"JFK", b"JFK", {}),
+        (1, None, None, {}),
+        (4, b"JFK", b"JFK", {}),
+        (1, b"LGA", b"JFK", {"event": 1}),
+        (1, b"JFK", b"e", {"label": 1}),
+        (4, b"JFK", b'"JFK"', {"label": 1}),
+        (4, None, None, {"event": 1, "label": 1}),
+    ],
+)
+def test_other_keys_are_counted_and_the_records_taken(
+    partitions: int, event_key: bytes | None, label_key: bytes | None, expected: dict[str, int]
+) -> None:
+    assert counted(partitions, event_key, label_key) == (Counter(expected), 1)
+
+
+@given(st.lists(st.sampled_from([b"a", b"b", b"", None])), st.booleans())
+def test_a_run_is_counted_record_by_record(keys: list[bytes | None], keyless: bool) -> None:
+    ready = Ready()
+    ready.events += [Event("e", 0, "a", None, 0, 0, record_key=key) for key in keys]
+    wrong = [key != b"a" and (keyless or key is not None) for key in keys]
+    assert ready.other_keys(keyless=keyless) == sum(wrong)
+
+
+def test_the_first_is_told_at_once_and_the_next_ones_together_a_minute_later() -> None:
+    watch, counts = KeyWatch(), Counter[tuple[str, str]]()
+    assert watch.look(0.0, counts) is None
+    counts["key_mismatches", "event"] = 1
+    found = watch.look(1.0, counts)
+    assert found is not None
+    assert (found.events, found.labels) == (1, 0)
+    assert "headrace send --key" in found.fix
+    counts["key_mismatches", "event"] = 5
+    counts["key_mismatches", "label"] = 2
+    assert watch.look(60.9, counts) is None
+    later = watch.look(61.0, counts)
+    assert later is not None
+    assert (later.events, later.labels) == (4, 2)
+    assert watch.look(500.0, counts) is None

@@ -1,0 +1,254 @@
+"""Checkpoints written beside the loop: a crash, a fence, a stop and a failure while one is on its way.
+
+A worker runs in this process, and its checkpoint waits at a gate between capture and disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from reading import Watch, claims_of, counting, folded_digests, read_topic, saved_digests, watching
+from running import fresh_name, in_process, make_topics, publish, until, write_pipeline
+from test_run_ends import SOURCE, readings
+
+from engine.cli.main import load_pipeline
+from engine.definition.pipeline import Pipeline
+from engine.settings import KafkaSettings, Settings
+from engine.stores.checkpoints import CheckpointStore
+from engine.worker.loop import Worker
+from engine.worker.partition import ScorerMeta
+from topics.errors import CheckpointError
+
+Save = Callable[[int, bytes, Mapping[str, bytes | None]], Awaitable[None]]
+FIRST, SECOND = 300, 700
+
+
+class Gate:
+    """Stands before every write of a checkpoint store."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+        self._events = 0
+        self.reached = asyncio.Event()
+        """A save waits, or has."""
+        self.failure: Exception | None = None
+
+    def shut(self, *, events: int = 0) -> None:
+        """Hold up what comes, from the first scorer's checkpoint on that has seen so many events."""
+        self._events = events
+        self._open.clear()
+        self.reached.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def let_one_pass(self) -> None:
+        self._open.set()
+        self._open.clear()
+
+    async def before(self, save: Save, claim: int, meta: bytes, delta: Mapping[str, bytes | None]) -> None:
+        position = delta.get("position")
+        if position is not None and json.loads(position)["events"] >= self._events:
+            self._events = 0
+        if not self._events:
+            self.reached.set()
+            await self._open.wait()
+        if self.failure is not None:
+            raise self.failure
+        await save(claim, meta, delta)
+
+
+class Scene:
+    """One pipeline, its topics, and workers over one state directory."""
+
+    def __init__(self, kafka: KafkaSettings, folder: Path, gate: Gate) -> None:
+        self.file = write_pipeline(folder, SOURCE, name=fresh_name("beside"))
+        self.pipeline: Pipeline = load_pipeline(self.file)
+        self.settings = Settings(kafka=kafka, state_dir=folder / "state", checkpoint_interval_ms=100)
+        self.kafka, self.gate = kafka, gate
+        self.predictions = self.pipeline.catalog["predictions"]
+        self.messages = readings(self.pipeline, FIRST + SECOND)
+
+    def worker(self) -> AbstractAsyncContextManager[tuple[Worker, asyncio.Task[None]]]:
+        return in_process(self.pipeline, self.settings)
+
+    async def answered(self, watch: Watch, count: int) -> None:
+        await until(lambda: watch.counted(self.predictions) >= count, f"{count} answers")
+
+    async def publish(self, start: int, stop: int) -> None:
+        await publish(self.kafka, self.messages[start:stop])
+
+    async def saved(self) -> int:
+        """Return how many events the stored checkpoint has seen."""
+        store = CheckpointStore(self.settings.state_dir, self.pipeline.name, "scorer", 0)
+        found = await store.load()
+        await store.close()
+        if found is None:
+            return 0
+        assert msgspec.json.decode(found.meta, type=ScorerMeta).logs
+        events: int = json.loads(found.entries["position"])["events"]
+        return events
+
+    async def account(self, *, claims: list[int]) -> None:
+        """Check that every event was answered and learned exactly once."""
+        answers_log = await read_topic(self.kafka, self.predictions)
+        examples_log = await read_topic(self.kafka, self.pipeline.catalog["examples"])
+        asked = {json.loads(message.value or b"")["event_id"] for message in self.messages}
+        assert counting(answers_log).keys() == counting(examples_log, "example").keys() == asked
+        assert claims_of(answers_log) == claims_of(examples_log) == claims
+        digests, learned = await saved_digests(self.file, self.settings.state_dir)
+        assert (digests, learned) == folded_digests(self.file, examples_log)
+        assert learned == len(self.messages)
+
+
+@pytest.fixture
+def play(
+    tansu: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[Scene, Watch], Awaitable[None]]], None]:
+    """Return what runs a scenario: with the gate in every store's way, and some events saved already."""
+
+    def play(scenario: Callable[[Scene, Watch], Awaitable[None]]) -> None:
+        async def run() -> None:
+            gate = Gate()
+            save = CheckpointStore.save
+
+            async def gated(store: CheckpointStore, *what: Any) -> None:
+                await gate.before(lambda *given: save(store, *given), *what)
+
+            monkeypatch.setattr(CheckpointStore, "save", gated)
+            scene = Scene(tansu, tmp_path, gate)
+            await make_topics(tansu, scene.pipeline)
+            async with watching(tansu, scene.predictions) as watch:
+                await scenario(scene, watch)
+
+        asyncio.run(run())
+
+    return play
+
+
+Play = Callable[[Callable[[Scene, Watch], Awaitable[None]]], None]
+
+
+async def held_up(scene: Scene, watch: Watch) -> None:
+    """Publish all; when this returns, a checkpoint of the first events waits, and all are answered."""
+    await scene.publish(0, FIRST)
+    await until_saved(scene, FIRST)
+    scene.gate.shut()
+    await scene.gate.reached.wait()
+    await scene.publish(FIRST, FIRST + SECOND)
+    await scene.answered(watch, FIRST + SECOND)
+    assert await scene.saved() == FIRST
+
+
+async def until_saved(scene: Scene, events: int) -> None:
+    """Wait until the stored checkpoint has seen so many events."""
+    await until(lambda: asyncio.run(scene.saved()) >= events, f"{events} events saved")
+
+
+async def finished(scene: Scene) -> None:
+    """Let a worker leave in peace."""
+    async with scene.worker() as (worker, running):
+        worker.stop()
+        await running
+
+
+def test_the_loop_answers_while_a_checkpoint_is_written(play: Play) -> None:
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker() as (worker, running):
+            await held_up(scene, watch)
+            scene.gate.open()
+            await until_saved(scene, FIRST + SECOND)
+            worker.stop()
+            await running
+        await scene.account(claims=[1])
+
+    play(scenario)
+
+
+def test_a_crash_between_capture_and_write_loses_nothing(play: Play) -> None:
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker():
+            await held_up(scene, watch)
+        scene.gate.open()
+        assert await scene.saved() == FIRST
+        await finished(scene)
+        await scene.account(claims=[1, 2])
+
+    play(scenario)
+
+
+def test_a_crash_after_the_write_finds_what_was_answered_since_the_capture(play: Play) -> None:
+    """The checkpoint holds less than the log: the rest is used again, not sent again."""
+
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker():
+            scene.gate.shut(events=FIRST)
+            await scene.publish(0, FIRST)
+            await scene.gate.reached.wait()
+            await scene.publish(FIRST, FIRST + SECOND)
+            await scene.answered(watch, FIRST + SECOND)
+            scene.gate.let_one_pass()  # the scorer's; the learner's is not written
+            await until_saved(scene, FIRST)
+        scene.gate.open()
+        assert await scene.saved() == FIRST
+        await finished(scene)
+        await scene.account(claims=[1, 2])
+
+    play(scenario)
+
+
+def test_a_fence_found_beside_the_loop_ends_the_owner_and_it_claims_again(play: Play) -> None:
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker() as (worker, running):
+            await held_up(scene, watch)
+            rival = CheckpointStore(scene.settings.state_dir, scene.pipeline.name, "scorer", 0)
+            assert (await rival.fence()).claim == 2
+            await rival.close()
+            scene.gate.open()
+            await until_saved(scene, FIRST + SECOND)
+            worker.stop()
+            await running
+        await scene.account(claims=[1, 3])
+
+    play(scenario)
+
+
+def test_a_stop_waits_for_the_checkpoint_in_flight_and_saves_the_rest(play: Play) -> None:
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker() as (worker, running):
+            await held_up(scene, watch)
+            worker.stop()
+            done, _ = await asyncio.wait({running}, timeout=0.2)
+            assert not done
+            scene.gate.open()
+            await running
+            assert await scene.saved() == FIRST + SECOND
+        await scene.account(claims=[1])
+
+    play(scenario)
+
+
+def test_what_cannot_be_written_ends_the_worker(play: Play) -> None:
+    """A captured delta is in no later one: going on would leave a hole."""
+
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker() as (_, running):
+            await held_up(scene, watch)
+            scene.gate.failure = CheckpointError("the disk is full", hint="make room")
+            scene.gate.open()
+            with pytest.raises(CheckpointError, match="the disk is full"):
+                await running
+        scene.gate.failure = None
+        assert await scene.saved() == FIRST
+        await finished(scene)
+        await scene.account(claims=[1, 2])
+
+    play(scenario)

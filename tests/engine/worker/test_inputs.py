@@ -1,0 +1,85 @@
+"""Which topics a worker reads, and what it holds back."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rekeying_world import make_pipeline
+
+from engine.worker import inputs
+from engine.worker.inputs import Inputs, together
+from topics.errors import BrokerError
+from topics.messages import Record
+
+
+def make_inputs(partitions: int) -> Inputs:
+    return Inputs(make_pipeline(partitions=partitions), idle_after_ms=1)
+
+
+def test_internal_topics_are_read_only_where_events_travel() -> None:
+    assert make_inputs(1).topics == ["rides.events", "rides.labels"]
+    assert make_inputs(2).topics == ["rides.events", "rides.labels", "rides.rekey", "rides.rekeyed"]
+
+
+def test_every_topic_is_assigned_together_or_not_at_all() -> None:
+    reads = make_inputs(2)
+    everything = frozenset((topic, number) for topic in reads.topics for number in (0, 1))
+    assert reads.numbers(everything) == [0, 1]
+    assert reads.numbers(frozenset()) == []
+    with pytest.raises(BrokerError, match=r"rides\.events and rides\.rekeyed were not assigned together"):
+        reads.numbers(everything - {("rides.rekeyed", 1)})
+
+
+NOW_MS = 7
+
+
+class Queue:
+    """An intake that only counts."""
+
+    def __init__(self) -> None:
+        self.events: list[Record] = []
+        self.labels: list[Record] = []
+
+    def offer_events(self, records: list[Record], now_ms: int) -> None:
+        assert now_ms == NOW_MS
+        self.events += records
+
+    def offer_labels(self, records: list[Record], now_ms: int) -> None:
+        assert now_ms == NOW_MS
+        self.labels += records
+
+    events_buffered = property(lambda self: len(self.events))
+    labels_buffered = property(lambda self: len(self.labels))
+
+
+def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inputs, "BUFFERED_MAX", 1)
+    reads, queue = make_inputs(2), Queue()
+    hops: list[Record] = []
+    values: list[Record] = []
+    rekeying = SimpleNamespace(offer_hops=hops.extend, offer_values=values.extend)
+    owned: Any = SimpleNamespace(intake=queue, held=set(), rekeying=rekeying)
+    paused: list[Any] = []
+    source: Any = SimpleNamespace(
+        pause=paused.extend, resume=lambda gone: [paused.remove(one) for one in gone]
+    )
+    record = Record("", 0, 0, None, None, b"")
+    for count, topic in enumerate(reads.topics, 1):
+        reads.offer(owned, topic, count * [record], NOW_MS)
+    assert [len(part) for part in (queue.events, queue.labels, hops, values)] == [1, 2, 3, 4]
+    for _ in range(2):
+        reads.hold(0, owned, source)
+        assert paused == [("rides.labels", 0)]
+    queue.labels.clear()
+    reads.hold(0, owned, source)
+    assert paused == []
+
+
+def test_what_is_stored_and_what_came_from_elsewhere_are_put_together() -> None:
+    assert together(None, None) is None
+    assert together([{"a": 1}], None) == together(None, [{"a": 1}]) == [{"a": 1}]
+    assert together([{"a": 1}, {}], [{"b": 2}, {"b": 3}]) == [{"a": 1, "b": 2}, {"b": 3}]

@@ -1,0 +1,82 @@
+"""The account of a load run against one counted by hand and by brute force."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtest.bench.ledger import NOTES_MAX, Answer, Asked, Ledger
+
+EVENT = Asked(b"card-1", 5, 2, scheduled_ns=1_000)
+ANSWER = Answer("fraud:e1", "e1", 5, b"card-1", 2)
+
+
+def ledger_of(*event_ids):
+    ledger = Ledger("fraud")
+    for event_id in event_ids:
+        ledger.asked(event_id, EVENT)
+    return ledger
+
+
+def test_latency_starts_when_the_event_was_due():
+    assert ledger_of("e1").answered(ANSWER, at_ns=251_000) == 250_000
+
+
+def test_an_event_without_an_answer_is_lost():
+    ledger = ledger_of("e1", "e2")
+    ledger.answered(ANSWER, at_ns=2_000)
+    assert ledger.waiting == 1
+    account = ledger.account()
+    assert (account.sent, account.answered, account.lost) == (2, 1, 1)
+    assert not account.sound
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prediction_id": "fraud:e2"},
+        {"event_time": 6},
+        {"key": b"card-2"},
+        {"key": None},
+        {"partition": 0},
+    ],
+)
+def test_an_answer_that_is_not_its_events_is_a_mismatch(change):
+    ledger = ledger_of("e1")
+    ledger.answered(ANSWER._replace(**change), at_ns=2_000)
+    account = ledger.account()
+    assert (account.lost, account.mismatched) == (0, 1)
+    assert not account.sound
+    assert next(iter(change)) in account.notes[0]
+
+
+def test_mismatches_are_all_counted_and_few_told():
+    ledger = ledger_of("e1")
+    for _ in range(NOTES_MAX + 3):
+        ledger.answered(ANSWER._replace(partition=0), at_ns=2_000)
+    account = ledger.account()
+    assert account.mismatched == NOTES_MAX + 3
+    assert len(account.notes) == NOTES_MAX
+
+
+def test_an_id_is_sent_once():
+    with pytest.raises(ValueError, match="e1"):
+        ledger_of("e1", "e1")
+
+
+@given(st.integers(0, 8), st.lists(st.integers(0, 12), max_size=40))
+def test_counts_equal_those_of_a_brute_force_count(sent, answers):
+    ledger = ledger_of(*(f"e{number}" for number in range(sent)))
+    timed = 0
+    for number in answers:
+        answer = ANSWER._replace(event_id=f"e{number}", prediction_id=f"fraud:e{number}")
+        timed += ledger.answered(answer, at_ns=2_000) is not None
+    account = ledger.account()
+    seen = Counter(answers)
+    ours = {number: count for number, count in seen.items() if number < sent}
+    assert account.answered == timed == len(ours)
+    assert account.lost == sent - len(ours)
+    assert account.duplicated == sum(ours.values()) - len(ours)
+    assert account.foreign == len(answers) - sum(ours.values())
+    assert account.mismatched == 0

@@ -1,0 +1,409 @@
+"""The lifecycle follows its table; every change is a decision; the roster never lies."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from river import linear_model
+
+from operators.drift.detectors import Detection
+from operators.models.roster import Candidate, Roster
+from operators.race.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena, Promotion
+from operators.race.decisions import Moment
+from operators.race.evidence import Verdict
+from topics.messages import Command
+
+RISEN = Detection("ADWIN", "loss", False, 0.1, 0.3, 500, 1)
+FALLEN = RISEN._replace(improved=True)
+
+
+def arena(names="abc", predictor_of=lambda model: model, **settings):
+    candidates = [
+        Candidate(name, linear_model.LogisticRegression(), version=n) for n, name in enumerate(names, 1)
+    ]
+    promotion = Promotion(**{"min_examples": 10, "cooldown": 100, **settings})
+    return Arena("p", 3, Roster("binary", candidates, names[0]), promotion, predictor_of)
+
+
+def at(n):
+    return Moment(n, n * 1_000, n)
+
+
+def proven(name, effect=0.1, examples=1_000):
+    return Verdict(name, 50.0, 40.0, effect, examples, 20)
+
+
+def same_loss(_):
+    return 0.5
+
+
+def command(found, name, n=0, model=None, command_id=None):
+    return found.command(at(n), Command(command_id or f"{name}{n}", name, 7, model_name=model, actor="kim"))
+
+
+def test_evidence_promotes_and_the_dethroned_stays_in_the_race():
+    found = arena()
+    [decision] = found.swap(at(5), [proven("b")])
+    assert (decision.type, decision.model_name, decision.model_version) == ("model.promoted", "b", 2)
+    assert (decision.from_model, decision.from_version, decision.reason) == ("a", 1, "evidence")
+    assert (decision.decision_id, decision.offset, decision.time, decision.examples) == (
+        "p:3:5:0",
+        5,
+        5_000,
+        5,
+    )
+    assert decision.evidence["evidence"] == 50.0
+    assert (found.roster.champion, found.roster.previous) == ("b", ("a",))
+    assert found.states == {"a": "challenger", "b": "champion", "c": "challenger"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdict"),
+    [({"min_examples": 1_001}, proven("b")), ({"min_effect": 0.11}, proven("b")), ({}, proven("a"))],
+)
+def test_evidence_alone_is_not_enough(settings, verdict):
+    found = arena(**settings)
+    assert found.swap(at(5), [verdict]) == []
+    assert found.roster.champion == "a"
+
+
+def test_the_next_in_line_may_meet_what_the_first_does_not():
+    found = arena(min_effect=0.05)
+    assert found.swap(at(5), [proven("b", effect=0.01), proven("c")])[0].model_name == "c"
+
+
+@pytest.mark.parametrize(("cooldown", "soon", "later"), [(100, 104, 105), ("1m", 64, 65)])
+def test_swaps_keep_their_distance(cooldown, soon, later):
+    found = arena(cooldown=cooldown)
+    assert found.swap(at(5), [proven("b")])
+    assert found.swap(at(soon), [proven("a")]) == []
+    assert found.swap(at(later), [proven("a")])
+
+
+def test_every_change_of_line_up_moves_the_revision():
+    found = arena()
+    seen = [found.roster.revision]
+    for act in (
+        lambda: found.swap(at(5), [proven("b")]),
+        lambda: command(found, "promote", 6, "c"),
+        lambda: command(found, "rollback", 7),
+        lambda: found.quarantine(at(8), "c", "sick", same_loss),
+    ):
+        assert act()
+        seen.append(found.roster.revision)
+    assert seen == sorted(set(seen))
+
+
+def test_rollback_goes_back_step_by_step_and_not_in_circles():
+    found = arena()
+    command(found, "promote", 1, "b")
+    command(found, "promote", 2, "c")
+    assert found.roster.previous == ("b", "a")
+    [decision] = command(found, "rollback", 3)
+    assert (decision.type, decision.model_name, decision.from_model, decision.actor) == (
+        "model.rolled_back",
+        "b",
+        "c",
+        "kim",
+    )
+    assert found.roster.previous == ("a",)
+    assert command(found, "rollback", 4)[0].model_name == "a"
+    assert command(found, "rollback", 5)[0].type == "command.refused"
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "reason"),
+    [
+        ("promote", "zzz", "there is no candidate `zzz`"),
+        ("promote", "a", "`a` is champion"),
+        ("promote", "c", "`c` is quarantined"),
+        ("rollback", None, "there is no earlier champion"),
+        ("promote", None, "promote needs a model_name"),
+        ("resume", None, "learning is not paused"),
+        ("pin", "c", "`c` is quarantined"),
+        ("pin", "zzz", "there is no candidate `zzz`"),
+        ("unpin", None, "no champion is pinned"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_reason(name, model, reason):
+    found = arena()
+    found.quarantine(at(0), "c", "sick", same_loss)
+    [decision] = command(found, name, 1, model)
+    assert (decision.type, decision.reason, decision.evidence["command_time"]) == (
+        "command.refused",
+        reason,
+        7,
+    )
+    assert found.roster.champion == "a"
+
+
+def test_pause_and_resume():
+    found = arena()
+    assert command(found, "pause", 1)[0].type == "learning.paused"
+    assert found.paused
+    assert command(found, "pause", 2)[0].type == "command.refused"
+    assert command(found, "resume", 3)[0].type == "learning.resumed"
+    assert not found.paused
+
+
+def kinds(decisions):
+    return [(decision.type, decision.model_name) for decision in decisions]
+
+
+def test_evidence_does_not_move_a_pinned_champion():
+    found = arena()
+    [decision] = command(found, "pin", 1)
+    assert (decision.type, decision.model_name, decision.actor) == ("champion.pinned", "a", "kim")
+    assert (decision.reason, decision.evidence["command_id"]) == ("pin", "pin1")
+    assert found.swap(at(500), [proven("b")]) == []
+    assert (found.pinned, found.roster.champion) == (True, "a")
+
+
+def test_a_challenger_is_promoted_and_pinned_by_one_command():
+    found = arena()
+    decisions = command(found, "pin", 1, "b")
+    assert kinds(decisions) == [("model.promoted", "b"), ("champion.pinned", "b")]
+    assert [decision.decision_id for decision in decisions] == ["p:3:1:0", "p:3:1:1"]
+    assert found.swap(at(500), [proven("a")]) == []
+
+
+def test_a_person_moves_the_pin():
+    found = arena()
+    command(found, "pin", 1)
+    assert kinds(command(found, "promote", 2, "b")) == [("model.promoted", "b")]
+    assert found.swap(at(500), [proven("c")]) == []
+    assert kinds(command(found, "pin", 3, "c")) == [("model.promoted", "c"), ("champion.pinned", "c")]
+    assert kinds(command(found, "rollback", 4)) == [("model.rolled_back", "b")]
+    assert found.pinned
+    [again] = command(found, "pin", 5, "b")
+    assert (again.type, again.reason) == ("command.refused", "`b` is pinned already")
+
+
+def test_a_sick_champion_is_succeeded_though_it_is_pinned():
+    found = arena()
+    command(found, "promote", 1, "b")
+    command(found, "pin", 2)
+    assert kinds(found.quarantine(at(3), "c", "sick", same_loss)) == [("model.quarantined", "c")]
+    assert found.pinned
+    decisions = found.quarantine(at(4), "b", "sick", same_loss)
+    assert kinds(decisions) == [
+        ("model.quarantined", "b"),
+        ("champion.unpinned", "b"),
+        ("model.promoted", "a"),
+    ]
+    assert {decision.reason for decision in decisions[1:]} == {"quarantine"}
+    assert not found.pinned
+    assert found.swap(at(900), [proven("a")]) == []
+
+
+def test_nobody_is_pinned_when_nobody_is_left():
+    found = arena("a")
+    command(found, "pin", 1)
+    assert kinds(found.quarantine(at(2), "a", "sick", same_loss))[1:] == [("champion.unpinned", "a")]
+    [refused] = command(found, "pin", 3)
+    assert (refused.type, refused.reason) == ("command.refused", "`a` is quarantined")
+
+
+def test_the_cooldown_begins_with_the_unpin():
+    found = arena(cooldown=100)
+    command(found, "pin", 1)
+    assert kinds(command(found, "unpin", 300)) == [("champion.unpinned", "a")]
+    assert found.swap(at(399), [proven("b")]) == []
+    assert found.swap(at(400), [proven("b")])
+
+
+def test_what_is_no_command_is_refused_and_its_id_may_come_again():
+    found = arena()
+    refused = found.refuse(at(1), "Object missing required field `time`", "x")
+    assert (refused.type, refused.evidence) == ("command.refused", {"command_id": "x"})
+    assert found.refuse(at(2), "y" * 900, "").evidence == {}
+    assert command(found, "promote", 3, "b", command_id="x")
+
+
+def test_a_command_acts_once():
+    found = arena()
+    assert command(found, "promote", 1, "b", command_id="x")
+    assert command(found, "promote", 2, "b", command_id="x") == []
+    assert found.roster.champion == "b"
+
+
+def test_another_command_under_a_used_id_is_refused():
+    found = arena()
+    assert command(found, "promote", 1, "b", command_id="x")
+    [refused] = command(found, "promote", 2, "c", command_id="x")
+    assert (refused.type, refused.reason) == ("command.refused", "command_id `x` was another command's")
+    again = arena()
+    again.restore(found.snapshot())
+    assert command(again, "promote", 3, "b", command_id="x") == [], "a repeat of what was done"
+    assert command(again, "rollback", 4, command_id="x")[0].type == "command.refused"
+    assert found.roster.champion == "b"
+
+
+def test_command_ids_are_forgotten_after_a_thousand():
+    found = arena()
+    for n in range(COMMANDS_MAX + 10):
+        command(found, "rollback", n)
+    assert len(found.snapshot()["arena"]) < 20 * COMMANDS_MAX
+    assert command(found, "rollback", COMMANDS_MAX + 9) == [], "the newest is known"
+    assert command(found, "rollback", 0) != [], "the oldest is not"
+
+
+def test_a_sick_champion_is_succeeded_by_the_one_before():
+    found = arena()
+    command(found, "promote", 1, "b")
+    sick, promoted = found.quarantine(at(9), "b", "RuntimeError: boom", same_loss)
+    assert (sick.type, sick.model_name, sick.reason) == ("model.quarantined", "b", "RuntimeError: boom")
+    assert (promoted.type, promoted.model_name, promoted.from_model, promoted.reason) == (
+        "model.promoted",
+        "a",
+        "b",
+        "quarantine",
+    )
+    assert (sick.decision_id, promoted.decision_id) == ("p:3:9:0", "p:3:9:1")
+    assert (found.roster.champion, found.roster.previous, found.roster.quarantined) == ("a", (), {"b"})
+
+
+def test_without_earlier_champions_the_best_of_late_succeeds():
+    found = arena()
+    losses = {"b": 0.3, "c": 0.2}
+    assert found.quarantine(at(9), "a", "sick", losses.__getitem__)[1].model_name == "c"
+
+
+def test_the_last_one_standing_can_fall_too():
+    found = arena("a")
+    assert [decision.type for decision in found.quarantine(at(1), "a", "sick", same_loss)] == [
+        "model.quarantined"
+    ]
+    assert found.roster.racing() == []
+
+
+def test_reports_about_the_sick_or_unknown_change_nothing():
+    found = arena()
+    assert found.quarantine(at(1), "b", "sick", same_loss)
+    before = found.snapshot()
+    assert found.quarantine(at(2), "b", "sick again", same_loss) == []
+    assert found.quarantine(at(2), "zzz", "who", same_loss) == []
+    assert found.snapshot() == before
+
+
+def test_drift_is_an_alarm_and_by_default_nothing_more():
+    found = arena()
+    decisions = found.alarms(at(5), [RISEN, FALLEN], same_loss)
+    assert [(decision.type, decision.reason) for decision in decisions] == [
+        ("drift.detected", "ADWIN on loss"),
+        ("drift.improved", "ADWIN on loss"),
+    ]
+    assert decisions[0].evidence == {"before": 0.1, "after": 0.3, "examples": 500, "detections": 1}
+    assert len(found.roster.candidates) == 3
+
+
+def test_a_risen_loss_may_start_a_clone_and_the_worst_clone_makes_room():
+    guarded = []
+    found = arena(fresh_challengers_max=2, predictor_of=lambda model: guarded.append(model) or "guard")
+    found.roster.candidates["a"].model.learn_one({"x": 1.0}, True)
+
+    def drifts(n):
+        return [
+            (d.type, d.model_name)
+            for d in found.alarms(at(n), [RISEN], {"a-4": 0.9, "a-5": 0.2}.__getitem__)
+            if d.type != "drift.detected"
+        ]
+
+    assert drifts(100) == [("challenger.started", "a-4")]
+    fresh = found.roster.candidates["a-4"]
+    assert (fresh.version, fresh.updates, fresh.definition, fresh.predictor) == (4, 0, "a", "guard")
+    assert fresh.model.weights == {}
+    assert guarded == [fresh.model]
+    assert drifts(150) == [], "one per cool-down"
+    assert drifts(200) == [("challenger.started", "a-5")]
+    assert drifts(300) == [("challenger.retired", "a-4"), ("challenger.started", "a-6")]
+    assert list(found.roster.candidates) == ["a", "b", "c", "a-5", "a-6"]
+    assert found.alarms(at(900), [FALLEN], same_loss)[0].type == "drift.improved"
+    assert list(found.roster.candidates) == ["a", "b", "c", "a-5", "a-6"]
+
+
+def test_a_clone_of_a_clone_is_named_after_the_first():
+    found = arena(fresh_challengers_max=1)
+    found.alarms(at(100), [RISEN], same_loss)
+    command(found, "promote", 101, "a-4")
+    found.alarms(at(300), [RISEN], same_loss)
+    assert "a-5" in found.roster.candidates
+
+
+def test_other_alarms_start_nothing():
+    found = arena(fresh_challengers_max=1)
+    decisions = found.alarms(at(100), [RISEN._replace(on="label"), FALLEN], same_loss)
+    assert {decision.type for decision in decisions} == {"drift.detected", "drift.improved"}
+
+
+def test_a_sick_champion_is_not_cloned():
+    found = arena("a", fresh_challengers_max=1)
+    found.quarantine(at(1), "a", "sick", same_loss)
+    assert [decision.type for decision in found.alarms(at(200), [RISEN], same_loss)] == ["drift.detected"]
+
+
+def test_the_table_has_no_way_out_of_quarantine_or_retirement():
+    assert {before for before, _ in TRANSITIONS} == {"challenger", "champion"}
+    assert set(TRANSITIONS.values()) == {"champion", "challenger", "quarantined", "retired"}
+
+
+act = st.one_of(
+    st.tuples(st.just("swap"), st.sampled_from("abcd")),
+    st.tuples(st.just("promote"), st.sampled_from("abcd")),
+    st.tuples(st.just("rollback"), st.none()),
+    st.tuples(st.just("quarantine"), st.sampled_from("abcd")),
+    st.tuples(st.just("alarm"), st.none()),
+    st.tuples(st.just("pause"), st.none()),
+    st.tuples(st.just("pin"), st.sampled_from(["a", "b", None])),
+    st.tuples(st.just("unpin"), st.none()),
+)
+
+
+def do(found, n, kind, name):
+    if kind == "swap":
+        return found.swap(at(n), [proven(name)])
+    if kind == "quarantine":
+        return found.quarantine(at(n), name, "sick", lambda other: ord(other[0]) + math.sqrt(len(other)))
+    if kind == "alarm":
+        return found.alarms(at(n), [RISEN], same_loss)
+    return command(found, kind, n, name)
+
+
+@given(st.lists(act, max_size=40), st.integers(0, 40))
+def test_the_roster_never_lies(acts, cut):
+    found, ids = arena("abcd", cooldown=2, fresh_challengers_max=2), []
+    twin = None
+    pinned = None
+    for n, (kind, name) in enumerate(acts):
+        if n == cut:
+            twin = arena("abcd", cooldown=2, fresh_challengers_max=2)
+            twin.restore(found.snapshot())
+            assert twin.snapshot() == found.snapshot()
+        decisions = do(found, n, kind, name)
+        if twin is not None:
+            # Models are entries of their own: a restored line-up gets them from the learner.
+            for candidate in twin.roster.candidates.values():
+                candidate.model = linear_model.LogisticRegression()
+            assert do(twin, n, kind, name) == decisions
+        ids += [decision.decision_id for decision in decisions]
+        roster, states = found.roster, found.states
+        if pinned is not None and roster.champion != pinned:
+            assert kind in {"promote", "rollback", "pin", "quarantine"}
+        pinned = roster.champion if found.pinned else None
+        assert pinned is None or states[pinned] == "champion"
+        assert states.keys() == roster.candidates.keys()
+        champions = [other for other, state in states.items() if state == "champion"]
+        if champions:
+            assert champions == [roster.champion]
+        else:
+            assert states[roster.champion] == "quarantined"
+            assert roster.racing() == []
+        assert roster.quarantined == {other for other, state in states.items() if state == "quarantined"}
+        assert all(states[other] == "challenger" for other in roster.previous)
+        assert len(roster.previous) <= PREVIOUS_MAX
+        versions = [candidate.version for candidate in roster.candidates.values()]
+        assert versions == sorted(set(versions))
+    assert len(ids) == len(set(ids))

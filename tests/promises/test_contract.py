@@ -1,0 +1,346 @@
+"""Every operator keeps the contract of `operators/state.py`; a new one without a case here fails."""
+
+import copy
+import importlib
+import inspect
+import pickle
+import pkgutil
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import msgspec
+import pytest
+from river import drift, linear_model, naive_bayes, preprocessing
+
+import operators
+from engine.machines.learner import Learner
+from operators import (
+    by,
+    coalesce,
+    cross,
+    decay,
+    field,
+    indicator,
+    label,
+    last_n,
+    session,
+    tiled,
+    tumbling,
+)
+from operators.claims.rule import Reader
+from operators.drift.detectors import Drift
+from operators.features import Features, JoinedLabel
+from operators.join.answered import Waiting
+from operators.join.join import Join
+from operators.join.pending import Pending
+from operators.language.plan import compile_features
+from operators.language.rules import Alerts
+from operators.race.evidence import Promotion
+from operators.rekeying.merge import Merge
+from operators.rekeying.pending_values import Gather
+from operators.rules.novelty import Novelty
+from topics import headers
+from topics.codec import encode
+from topics.messages import Claim, Event, Example, Label, Prediction, Record
+from topics.rekeying import Order
+
+STEPS = 120
+
+
+class Payment(msgspec.Struct):
+    card: str
+    amount: float | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """How one operator, and those it is made of, is built and fed."""
+
+    make: Callable[[], Any]
+    inputs: Callable[[random.Random], list[Any]]
+    feed: Callable[[Any, Any], Any]
+    covers: Callable[[Any], tuple[type, ...]] = lambda made: (type(made),)
+
+
+def make_features() -> Features:
+    definition = {
+        "n": by("card").count("30s"),
+        "mean": by("card").mean("amount", "1m"),
+        "max": by().max("amount", "20s"),
+        "var": by("card").var("amount", "1m"),
+        "amount": field("amount"),
+        "labels": by("card").mean(label, "1m"),
+        "large": by("card").count("1m", where=field("amount") > 1),
+        "shifted": by("card").mean("amount", "1m", shift="10s"),
+        "cards": by().distinct("card", "20s"),
+        "usual": by().mode("card", "20s", rank=2),
+        "entropy": by().entropy("card", last_n(7, within="30s"), include_current=False),
+        "median": by("card").median("amount", tumbling("30s")),
+        "largest": by().arg_max("card", "amount", "20s"),
+        "tiled": by("card").var("amount", tiled("30s", step="5s")),
+        "tiled_distinct": by().distinct("amount", tiled("30s", step="5s")),
+        "tiled_median": by().median("amount", tiled("40s", step="5s")),
+        "minute": by("card").arg_min("amount", "amount", tumbling("1m")),
+        "visit": by("card").sum("amount", session("4s")),
+        "fading": by("card").mean("amount", decay("10s"), include_current=False),
+        "fading_labels": by("card").count(label, decay("10s")),
+        "tiled_labels": by("card").mean(label, tiled("30s", step="5s")),
+        "usual_hashed": cross(field("card"), by().mode("card", "20s")).hashed(100),
+        "above": indicator(field("amount") > by("card").mean("amount", "1m")),
+        "first_mean": coalesce(field("amount").log1p(), by("card").mean("amount", "1m")).bucket([1, 10]),
+        "root": operators.apply(sqrt, field("amount"), returns=float),
+    }
+    return Features(
+        compile_features(definition, Payment, grace_ms=5_000, max_events_per_key=20, task="binary")
+    )
+
+
+def feature_inputs(rng: random.Random) -> list[Any]:
+    items: list[Any] = []
+    newest = 0
+    for number in range(STEPS):
+        time = max(0, newest + rng.randint(-8_000, 4_000))
+        late = time < newest - 5_000
+        newest = max(newest, time)
+        amount = None if rng.random() < 0.1 else rng.lognormvariate(0, 5)
+        value = Payment(rng.choice("abc"), amount)
+        items.append(Event(str(number), time, value.card, value, number, newest - 5_000, late))
+        if rng.random() < 0.4:
+            items.append(JoinedLabel((rng.choice("abc"),) * 3, time, float(rng.random() < 0.5)))
+    return items
+
+
+def feed_features(made: Features, item: Any) -> Any:
+    return made.step_labels([item]) if isinstance(item, JoinedLabel) else made.step_events([item])
+
+
+def answer(event_id: str, time: int, offset: int) -> Prediction:
+    return Prediction(
+        f"p:{event_id}",
+        event_id,
+        time,
+        0,
+        "m",
+        1,
+        0,
+        "champion",
+        0.5,
+        True,
+        "champion",
+        {"a": 1},
+        offset,
+        1,
+        0,
+    )
+
+
+def join_inputs(rng: random.Random) -> list[Any]:
+    items: list[Any] = []
+    time = 0
+    for number in range(STEPS):
+        time += rng.randint(0, 300)
+        kind = rng.random()
+        if kind < 0.5:
+            items.append(Waiting(answer(f"e{number}", time, number), "k", ("a",), number))
+        elif kind < 0.9:
+            items.append(Label(f"e{rng.randint(0, number + 3)}", rng.random() < 0.5, time, number))
+        else:
+            items.append(time)
+    return items
+
+
+def feed_join(made: Join, item: Any) -> Any:
+    item = copy.deepcopy(item)  # an entry belongs to the join from then on
+    match item:
+        case Waiting():
+            made.open(item)
+            return made.settle(item, {"m": 0.5})
+        case Label():
+            return made.label(item, key=b"k", value=b"v")
+        case _:
+            return made.expire(item - 2_000, at_offset=item)
+
+
+def make_learner() -> Learner:
+    return Learner(
+        pipeline="p",
+        task="binary",
+        models={
+            "nb": naive_bayes.GaussianNB(),
+            "lr": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+        },
+        champion="nb",
+        drifts=[Drift(drift.ADWIN(clock=4))],
+        promotion=Promotion(false_swap_every=50, evidence_block=4, min_examples=10, cooldown=10),
+        dump=pickle.dumps,
+        load=pickle.loads,
+    )
+
+
+def learner_inputs(rng: random.Random) -> list[Any]:
+    records = [Record("x", 0, 0, 0, None, encode(Claim(0, 1)), headers.CLAIM)]
+    for number in range(STEPS):
+        x = {"a": rng.random(), "b": rng.random()}
+        example = Example(
+            f"e{number}", "k", number, number + 5, x["a"] > 0.5, x, {"nb": rng.random(), "lr": x["a"]},
+            0.5, "champion", "nb", 0, number, number, 1, number,
+        )  # fmt: skip
+        records.append(Record("x", 0, number + 1, number, None, encode(example), headers.EXAMPLE))
+    return records
+
+
+def learner_parts(made: Learner) -> tuple[type, ...]:
+    parts = (made.arena, made.evaluation, made.watch, made.evidence, made.learning, made.reader)
+    return tuple(type(part) for part in parts)
+
+
+def merge_inputs(rng: random.Random) -> list[Any]:
+    items: list[Any] = []
+    for number in range(STEPS):
+        source, time = rng.randrange(3), number + rng.randint(-5, 5)
+        item = Payment("abc"[source], float(time))
+        items.append((Order(time, 2, source, number), item) if rng.random() < 0.6 else (source, time))
+    return items
+
+
+def feed_merge(made: Merge[Payment], item: Any) -> Any:
+    first, second = item
+    if isinstance(first, Order):
+        return made.offer(first, second)
+    return made.progress(first, second, idle=second % 7 == 0)
+
+
+def feed_gather(made: Gather, item: tuple[int, int]) -> Any:
+    kind, offset = item
+    if kind == 0:
+        made.expect(offset)
+    elif kind == 1:
+        made.sent(offset, {"a": offset}, late=False)
+    elif kind == 2:
+        made.put(offset, {"b": 0.5}, late=offset % 5 == 0)
+    elif made.complete(offset):
+        return made.take(offset)
+    return made.outstanding
+
+
+def make_novelty() -> Novelty:
+    return Novelty(Alerts(("card",), learning=20, categories_max=12), Payment)
+
+
+def novelty_inputs(rng: random.Random) -> list[Any]:
+    items = []
+    for number in range(STEPS):
+        card = "abcdefghijklmnop"[min(15, number // 10 + rng.randrange(3))]
+        body = {"card": card, "amount": 1.0, rng.choice(["x", "y", f"z{number // 30}"]): 0}
+        payload = msgspec.json.encode(body)
+        event = Event(str(number), number, card, Payment(card, 1.0), number, number)
+        items.append(([event], [rng.choice((0, 1))], {number: payload}))
+    return items
+
+
+CASES = {
+    "novelty": Case(make_novelty, novelty_inputs, lambda made, item: made.step(*item)),
+    "merge": Case(lambda: Merge(3, Payment, held_max=30), merge_inputs, feed_merge),
+    "gather": Case(
+        lambda: Gather(parts=2),
+        lambda rng: [(rng.randrange(4), rng.randrange(12)) for _ in range(STEPS)],
+        feed_gather,
+    ),
+    "features": Case(make_features, feature_inputs, feed_features),
+    "join": Case(
+        lambda: Join(wait_ms=1_500, implicit=False, pending_max=30, early_max=10),
+        join_inputs,
+        feed_join,
+        lambda _: (Join, Pending),
+    ),
+    "reader": Case(
+        Reader,
+        lambda rng: [(rng.randint(0, 1), rng.randint(1, 3), rng.randint(-1, 3)) for _ in range(STEPS)],
+        lambda made, item: made.claim(*item[:2]) if item[2] < 0 else made.counts(*item),
+    ),
+    "learner": Case(make_learner, learner_inputs, lambda made, item: made.fold([item]), learner_parts),
+}
+
+
+def discovered() -> set[type]:
+    found: set[type] = set()
+    for module in pkgutil.walk_packages(operators.__path__, "operators."):
+        loaded = importlib.import_module(module.name)
+        for _, kind in inspect.getmembers(loaded, inspect.isclass):
+            own = kind.__module__ == loaded.__name__ and not getattr(kind, "_is_protocol", False)
+            if own and all(hasattr(kind, method) for method in ("snapshot", "delta", "restore")):
+                found.add(kind)
+    return found
+
+
+def test_every_operator_has_a_case() -> None:
+    covered = {kind for case in CASES.values() for kind in case.covers(case.make())}
+    assert discovered() <= covered
+    assert len(discovered()) >= 7
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("seed", range(3))
+class TestContract:
+    def test_equal_inputs_give_equal_outputs(self, name: str, seed: int) -> None:
+        case = CASES[name]
+        one, two = case.make(), case.make()
+        inputs = case.inputs(random.Random(seed))
+        again = case.inputs(random.Random(seed))
+        assert [case.feed(one, item) for item in inputs] == [case.feed(two, item) for item in again]
+        assert one.snapshot().keys() == two.snapshot().keys()
+
+    def test_inputs_are_left_as_they_were(self, name: str, seed: int) -> None:
+        case = CASES[name]
+        made = case.make()
+        for item in case.inputs(random.Random(seed)):
+            before = copy.deepcopy(item)
+            case.feed(made, item)
+            assert item == before
+
+    def test_snapshot_restore_continue_equals_continue(self, name: str, seed: int) -> None:
+        case = CASES[name]
+        rng = random.Random(seed)
+        inputs = case.inputs(rng)
+        cut = rng.randint(0, len(inputs))
+        made, restored = case.make(), case.make()
+        for item in inputs[:cut]:
+            case.feed(made, item)
+        before = made.snapshot()
+        assert made.snapshot() == before, "taking a snapshot changes nothing"
+        restored.restore(before)
+        rest = inputs[cut:]
+        assert [case.feed(made, item) for item in rest] == [case.feed(restored, item) for item in rest]
+        if hasattr(made, "digests"):
+            assert made.digests() == restored.digests()
+        else:
+            assert made.snapshot() == restored.snapshot()
+
+    def test_deltas_add_up_to_the_snapshot(self, name: str, seed: int) -> None:
+        case = CASES[name]
+        rng = random.Random(seed)
+        made = case.make()
+        state: dict[str, bytes] = {}
+        for item in case.inputs(rng):
+            case.feed(made, item)
+            if rng.random() < 0.1:
+                apply(state, made.delta())
+        apply(state, made.delta())
+        assert state.keys() == made.snapshot().keys()
+        other = case.make()
+        other.restore(state)
+        if hasattr(made, "digests"):
+            assert other.digests() == made.digests()
+        else:
+            assert state == made.snapshot() == other.snapshot()
+
+
+def apply(state: dict[str, bytes], delta: dict[str, bytes | None]) -> None:
+    for name, data in delta.items():
+        if data is None:
+            state.pop(name, None)
+        else:
+            state[name] = data

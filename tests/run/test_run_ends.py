@@ -1,0 +1,235 @@
+"""A worker that cannot go on ends: non-zero, soon, and it says why and what helps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+from reading import watching
+from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
+
+from engine.cli.main import load_pipeline
+from engine.definition.pipeline import Pipeline
+from engine.kafka.embedded import EmbeddedBroker, free_port
+from engine.settings import KafkaSettings
+
+SOURCE = """
+    from msgspec import Struct
+    from river import linear_model
+
+    from engine import Labels, Pipeline, Topic
+    from operators import by, field
+
+
+    class Reading(Struct):
+        event_id: str
+        event_time: int
+        sensor: str
+        value: float
+        hot: bool
+
+
+    pipeline = Pipeline(
+        name="NAME",
+        events=Topic("NAME.readings", Reading, key="sensor"),
+        labels=Labels(field="hot"),
+        features={"value": field("value"), "mean": by("sensor").mean("value", "1h")},
+        models={"linear": linear_model.LogisticRegression()},
+    )
+"""
+START = 1_700_000_000_000
+
+
+def readings(pipeline: Pipeline, count: int) -> list[Message]:
+    messages = []
+    for number in range(count):
+        time = START + number
+        reading = {"event_id": f"r{number}", "event_time": time, "sensor": "s", "value": 1.0, "hot": True}
+        messages.append(Message(pipeline.events.name, time, b"s", json.dumps(reading).encode()))
+    return messages
+
+
+async def settled(kafka: KafkaSettings, worker: Worker, pipeline: Pipeline, count: int) -> None:
+    """Let a worker answer some events, save and leave."""
+    await make_topics(kafka, pipeline)
+    async with watching(kafka, pipeline.catalog["predictions"]) as watch:
+        with worker:
+            await worker.ready()
+            await publish(kafka, readings(pipeline, count))
+            await until(
+                lambda: watch.counted(pipeline.catalog["predictions"]) == count, "answers", worker=worker
+            )
+            assert await worker.stop() == 0, worker.said()
+
+
+def test_without_a_broker_a_start_gives_up_and_names_the_address(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("nowhere"))
+        kafka = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}", connect_deadline_ms=1_000)
+        with Worker(file, kafka, tmp_path) as worker:
+            assert await worker.ended() == 1
+        assert f"no Kafka answers at {kafka.bootstrap_servers}" in worker.said()
+        assert "HEADRACE_KAFKA__BOOTSTRAP_SERVERS" in worker.said()
+        assert "Traceback" not in worker.said()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("waiting", [0, 10_000])
+def test_a_broker_that_dies_ends_the_worker(tmp_path: Path, waiting: int) -> None:
+    """With nothing to do the next checkpoint finds out, with work in hand the next write."""
+
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("orphan"))
+        pipeline = load_pipeline(file)
+        with EmbeddedBroker() as broker:
+            deadlines = {"outage_deadline_ms": 2_000, "request_timeout_ms": 3_000}
+            kafka = broker.kafka_settings().model_copy(update=deadlines)
+            await make_topics(kafka, pipeline)
+            await publish(kafka, readings(pipeline, waiting))
+            with Worker(file, kafka, tmp_path) as worker:
+                await worker.ready()
+                broker.stop()
+                assert await worker.ended() == 1
+        (line,) = worker.logged("the data plane stopped")
+        assert kafka.bootstrap_servers in line["reason"]
+        assert "Traceback" not in worker.said()
+
+    asyncio.run(scenario())
+
+
+def test_logs_that_are_gone_are_refused(tmp_path: Path) -> None:
+    """The broker comes back empty: going on from its start would learn what never follows."""
+
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("emptied"))
+        pipeline = load_pipeline(file)
+        with EmbeddedBroker() as broker:
+            worker = Worker(file, broker.kafka_settings(), tmp_path)
+            await settled(broker.kafka_settings(), worker, pipeline, 50)
+        with EmbeddedBroker() as broker:
+            await make_topics(broker.kafka_settings(), pipeline)
+            with Worker(file, broker.kafka_settings(), tmp_path, name="later") as worker:
+                assert await worker.ended() == 1
+        assert "error: " in worker.said()
+        assert "fix: " in worker.said()
+        assert f"topic {pipeline.catalog['predictions']} partition 0" in worker.said()
+        assert "Traceback" not in worker.said()
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_with_another_store_takes_nothing_from_a_healthy_one(
+    broker: KafkaSettings, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("stranger"))
+        pipeline = load_pipeline(file)
+        predictions = pipeline.catalog["predictions"]
+        await make_topics(broker, pipeline)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        async with watching(broker, predictions) as watch:
+            with Worker(file, broker, tmp_path) as healthy:
+                await healthy.ready()
+                await publish(broker, readings(pipeline, 50))
+                await until(lambda: watch.counted(predictions) == 50, "answers", worker=healthy)
+                with Worker(file, broker, elsewhere, name="stranger") as stranger:
+                    while stranger.process is not None and stranger.process.poll() is None:
+                        status, reason = await asyncio.to_thread(healthy.get, "/readyz")
+                        assert status == 200, reason
+                    assert await stranger.ended() == 1
+                assert healthy.get("/readyz")[0] == 200
+                assert not healthy.logged("partitions revoked"), healthy.said()
+                assert not (elsewhere / "state" / pipeline.name / "scorer-0.sqlite").exists()
+        said = stranger.said()
+        assert "the log holds claim 1 of source partition 0, the checkpoint store" in said
+        assert f"{elsewhere / 'state' / pipeline.name / 'scorer-0.sqlite'} gave out 0" in said
+        for helps in ("nothing was taken", "HEADRACE_STATE_DIR", "--accept-newer-claims"):
+            assert helps in said
+        assert "Traceback" not in said
+
+    asyncio.run(scenario())
+
+
+def test_checkpoints_of_another_definition_are_refused(tansu: KafkaSettings, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        name = fresh_name("edited")
+        file = write_pipeline(tmp_path, SOURCE, name=name)
+        pipeline = load_pipeline(file)
+        await settled(tansu, Worker(file, tansu, tmp_path), pipeline, 50)
+        for now, says in (
+            (SOURCE.replace('"1h"', '"2h"'), "feature mean changed ("),
+            (SOURCE.replace("LogisticRegression()", "LogisticRegression(l2=0.1)"), "models.linear changed"),
+        ):
+            write_pipeline(tmp_path, now, name=name)
+            with Worker(file, tansu, tmp_path, name="edited") as worker:
+                assert await worker.ended() == 1
+            assert says in worker.said()
+            assert "another definition" in worker.said()
+            assert "Traceback" not in worker.said()
+
+    asyncio.run(scenario())
+
+
+def test_a_signal_during_work_drains_and_ends_well(tansu: KafkaSettings, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("drained"))
+        pipeline = load_pipeline(file)
+        await make_topics(tansu, pipeline)
+        predictions = pipeline.catalog["predictions"]
+        count = 20_000
+        await publish(tansu, readings(pipeline, count))
+        async with watching(tansu, predictions) as watch:
+            with Worker(file, tansu, tmp_path, drain_deadline_ms=10_000) as worker:
+                await until(lambda: watch.counted(predictions) > 0, "work", worker=worker)
+                began = time.monotonic()
+                assert await worker.stop() == 0, worker.said()
+                assert time.monotonic() - began < 30
+                answered = watch.counted(predictions)
+            assert 0 < answered < count, "the signal came too late to prove anything"
+        assert worker.complaints() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_signal_during_the_start_ends_well(tansu: KafkaSettings, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("hasty"))
+        await make_topics(tansu, load_pipeline(file))
+        with Worker(file, tansu, tmp_path) as worker:
+            await until(lambda: worker.get("/livez")[0] == 200, "its pages", worker=worker)
+            assert await worker.stop() == 0, worker.said()
+
+    asyncio.run(scenario())
+
+
+def test_runs_leave_nothing_behind_whether_they_end_or_are_killed(
+    tansu: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faust wants a folder: it is always the same one, in the state directory."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("tidy"))
+        await make_topics(tansu, load_pipeline(file))
+        worker = Worker(file, tansu, tmp_path)
+        kept: list[set[str]] = []
+        for _ in range(2):
+            with worker:
+                await worker.ready()
+                worker.kill()
+            kept.append({str(path) for path in worker.state_dir.rglob("*") if path.is_dir()})
+        with worker:
+            await worker.ready()
+            assert await worker.stop() == 0, worker.said()
+        kept.append({str(path) for path in worker.state_dir.rglob("*") if path.is_dir()})
+        assert kept[0] == kept[1] == kept[2]
+        assert list(temporary.iterdir()) == []
+
+    asyncio.run(scenario())

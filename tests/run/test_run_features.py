@@ -1,0 +1,138 @@
+"""A worker whose features have changed refuses its checkpoint, and goes on where it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from reading import counting, read_topic
+from running import Message, Worker, backtested, fresh_name, make_topics, publish, until, write_pipeline
+
+from engine.cli.main import load_pipeline
+from engine.settings import KafkaSettings
+from topics import headers
+
+SOURCE = """
+    from msgspec import Struct
+    from river import linear_model
+
+    from engine import Labels, Pipeline, Topic
+    from operators import by, field, label, tiled
+
+
+    class Payment(Struct):
+        event_id: str
+        event_time: int
+        card: str
+        amount: float
+        shop: str = ""
+
+
+    pipeline = Pipeline(
+        name="NAME",
+        events=Topic("NAME.payments", Payment, key="card"),
+        labels=Labels("NAME.frauds", wait="1h"),
+        features={
+            FEATURES
+            "n": by("card").count("1h"),
+            "frauds": by("card").sum(label, "1h").default(0.0),
+        },
+        models={"linear": linear_model.LogisticRegression()},
+    )
+"""
+BEFORE = """
+            "gone": by("shop").count("1h"),
+            "default": field("amount").default(0.0),
+            "tiled": by("card").sum("amount", tiled("1h", step="10m")),
+"""
+AFTER = """
+            "tiled": by("card").sum("amount", tiled("1h", step="10m")),
+            "most": by("card").max("amount", tiled("1h", step="10m")),
+            "spent": by("card").sum("amount", "1h"),
+            "shop_frauds": by("shop").count(label, "1h"),
+            "default": field("amount").default(1.0),
+"""
+SHARED = ("n", "frauds", "tiled")
+START = 1_700_000_000_000
+EVENTS, CUT = 240, 120
+
+
+def made(name: str) -> list[Message]:
+    """A payment each second; its label comes half a minute later, so that many wait at any moment."""
+    messages = []
+    for number in range(EVENTS):
+        time, card = START + 1_000 * number, f"c{number % 5}"
+        value = {"event_id": f"p{number}", "event_time": time, "card": card, "amount": number / 4}
+        value["shop"] = f"s{number % 3}"
+        messages.append(Message(f"{name}.payments", time, card.encode(), json.dumps(value).encode()))
+        label = {"event_id": f"p{number}", "label": number % 7 == 0, "label_time": time + 30_500}
+        messages.append(Message(f"{name}.frauds", time + 30_500, card.encode(), json.dumps(label).encode()))
+    return sorted(messages, key=lambda message: message.time)
+
+
+def answered(worker: Worker) -> float:
+    return sum(
+        value for name, value in worker.metrics().items() if name.startswith("headrace_predictions_total")
+    )
+
+
+def test_a_changed_feature_is_refused_and_then_accepted(tansu: KafkaSettings, tmp_path: Path) -> None:
+    name = fresh_name("changed")
+    old, new = SOURCE.replace("FEATURES", BEFORE.strip()), SOURCE.replace("FEATURES", AFTER.strip())
+    file = write_pipeline(tmp_path, old, name=name)
+    first = load_pipeline(file)
+    messages = made(name)
+    cut = next(at for at, message in enumerate(messages) if message.time >= START + 1_000 * CUT)
+
+    async def play() -> list[Any]:
+        await make_topics(tansu, first)
+        worker = Worker(file, tansu, tmp_path)
+        with worker:
+            await worker.ready()
+            await publish(tansu, messages[:cut])
+            await until(lambda: answered(worker) == CUT, "the first half is answered", worker=worker)
+            assert await worker.stop() == 0, worker.said()
+
+            write_pipeline(tmp_path, new, name=name)
+            worker.start()
+            assert await worker.ended() == 1
+            assert "feature most is new, feature spent is new" in worker.said()
+            assert "feature default changed (" in worker.said()
+            assert "feature gone is gone" in worker.said()
+            assert "--accept-changed-features" in worker.said()
+
+            worker.start("--accept-changed-features")
+            await worker.ready()
+            await publish(tansu, messages[cut:])
+            await until(lambda: answered(worker) == EVENTS - CUT, "the other half", worker=worker)
+            assert await worker.stop() == 0, worker.said()
+            (told,) = worker.complaints()
+            assert told["event"] == "features changed"
+            assert told["filling"] == ["most", "spent", "shop_frauds"]
+            assert (told["keys"], told["keys_dropped"]) == (5 + 5 + 5, 3)
+
+            worker.start()  # its checkpoints are of the new definition now
+            await worker.ready()
+            assert await worker.stop() == 0, worker.said()
+            assert worker.complaints() == []
+        return await read_topic(tansu, first.catalog["predictions"])
+
+    records = asyncio.run(play())
+    second = load_pipeline(file)
+    oracle = {line["event_id"]: line["features"] for line in backtested(tmp_path, second, messages)}
+    found = {answer["event_id"]: answer["features"] for answer in counting(records).values()}
+    assert len(found) == EVENTS
+    for event_id, features in found.items():
+        assert [features[one] for one in SHARED] == [oracle[event_id][one] for one in SHARED], event_id
+    # What is new fills: five cards, one event each second.
+    assert [found[f"p{number}"]["spent"] for number in range(CUT, CUT + 6)] == [
+        *(number / 4 for number in range(CUT, CUT + 5)),
+        CUT / 4 + (CUT + 5) / 4,
+    ]
+    assert found[f"p{EVENTS - 1}"]["shop_frauds"] < oracle[f"p{EVENTS - 1}"]["shop_frauds"]
+    versions = [
+        value.decode() for record in records for key, value in record.headers if key == headers.FEATURES
+    ]
+    assert versions == [first.features_version] * CUT + [second.features_version] * (EVENTS - CUT)

@@ -1,0 +1,177 @@
+"""The messages of the internal topics: events and labels on their way to the owner of another key, and back.
+
+Lives here: their fields, their place in the one order of all source partitions, their bytes.  Never
+here: who holds or takes them (`operators/rekeying/merge.py`), topic names (`catalog.py`).
+
+    rekey      EventHop, LabelHop    what a source partition sends to the partition of another key
+               Progress              how far that source partition has come, to every partition
+    rekeyed    ValuesHop             what the windows of that key gave, to the event's own partition
+
+All carry claim and sequence number of who wrote them (`operators/claims/rule.py`), and beside them lie
+the writers' `Claim` records.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw, Struct
+
+from topics.codec import decode_claim
+from topics.headers import kind_of
+from topics.messages import Claim, FeatureValue, Record
+
+__all__ = [
+    "EVENT",
+    "IMPLICIT",
+    "LABEL",
+    "EventHop",
+    "Hop",
+    "HopId",
+    "LabelHop",
+    "Order",
+    "Progress",
+    "ValuesHop",
+    "decode_hop",
+    "hop_id",
+]
+
+LABEL, IMPLICIT, EVENT = 0, 1, 2
+"""Ranks at one time: labels go before events, as in the order of one partition's two topics."""
+
+
+class Order(NamedTuple):
+    """A place among the events and labels of all source partitions.
+
+    >>> Order.of_event(60, 1, 5) < Order.after_event(60, 1, 5) < Order.of_event(60, 2, 0)
+    True
+    """
+
+    time: int
+    rank: int
+    source: int
+    place: int
+    stage: int = 0
+    """An event may go to one partition for two stages; 0 before it is sent."""
+
+    @classmethod
+    def of_event(cls, time: int, source: int, offset: int) -> Order:
+        """Return the place of an event: by (event time, source partition, offset)."""
+        return cls(time, EVENT, source, 2 * offset)
+
+    @classmethod
+    def after_event(cls, time: int, source: int, offset: int) -> Order:
+        """Return the place of a label that was there before its event: directly behind it."""
+        return cls(time, EVENT, source, 2 * offset + 1)
+
+
+class EventHop(Struct, gc=False, tag="event"):
+    """An event on its way to the owner of one of its other keys."""
+
+    order: Order
+    """Its place among the events and labels of all source partitions."""
+    source_partition: int
+    """The event's own partition."""
+    event_offset: int
+    """Offset of the event's record there."""
+    late: bool
+    """It came after its own partition's watermark had passed it: it changes no window."""
+    event: Raw
+    """The event as it came."""
+    claim: int = 0
+    """Claim of the owner of the source partition."""
+    sequence: int = 0
+    """Number of this record under its claim, from 0."""
+
+
+class LabelHop(Struct, gc=False, tag="label"):
+    """A label that has met its event, on its way to the windows of another key."""
+
+    order: Order
+    """Its place among the events and labels of all source partitions."""
+    source_partition: int
+    """The event's own partition."""
+    event_offset: int
+    """Offset of the event's record there."""
+    event_id: str
+    """Id of the event."""
+    keys: tuple[str | None, ...]
+    """The event's keys in the stage's label windows, in the stage's order; None where it does not enter."""
+    label_time: int
+    """When the label became known, ms."""
+    value: float | str | None
+    """The label as windows take it: a number, a class, or null."""
+    claim: int = 0
+    """Claim of the owner of the source partition."""
+    sequence: int = 0
+    """Number of this record under its claim, from 0."""
+
+
+class Progress(Struct, gc=False, tag="progress"):
+    """A source partition has sent everything up to a time."""
+
+    source_partition: int
+    """Whose progress it is."""
+    time: int
+    """Everything up to here has been sent, ms of event time."""
+    idle: bool
+    """Nothing has come for a while: nobody waits for this source until it says otherwise."""
+    claim: int = 0
+    """Claim of the owner of the source partition."""
+    sequence: int = 0
+    """Number of this record under its claim, from 0."""
+
+
+class ValuesHop(Struct, gc=False, tag="values"):
+    """What a stage's windows gave for one event, on its way back to the event's own partition."""
+
+    stage: int
+    """Which of the keys, by its number in the plan."""
+    source_partition: int
+    """The partition of the stage: who wrote this."""
+    event_partition: int
+    """The event's own partition."""
+    event_offset: int
+    """Offset of the event's record there."""
+    late: bool
+    """The event came behind the watermark of the stage: it changed none of its windows."""
+    values: dict[str, FeatureValue]
+    """Features by name."""
+    claim: int = 0
+    """Claim of the owner of the stage's partition."""
+    sequence: int = 0
+    """Number of this record under its claim, from 0."""
+
+
+Hop = EventHop | LabelHop | Progress | ValuesHop
+HopId = tuple[str, int, int, int]
+"""(kind, stage, event's partition, event's offset): which record it is, whoever makes it."""
+
+
+def hop_id(hop: Hop) -> HopId | None:
+    """Return what makes a record the same again after a replay; None for progress, which may repeat."""
+    match hop:
+        case EventHop():
+            return "event", hop.order.stage, hop.source_partition, hop.event_offset
+        case LabelHop():
+            return "label", hop.order.stage, hop.source_partition, hop.event_offset
+        case ValuesHop():
+            return "values", hop.stage, hop.event_partition, hop.event_offset
+    return None
+
+
+def decode_hop(record: Record) -> Hop | Claim | None:
+    """Return the value of a record of an internal topic; None for what is no message of ours."""
+    if record.value is None:
+        return None
+    try:
+        if kind_of(record.headers) == "claim":
+            return decode_claim(record.value)
+        decoded: Hop = _decoder.decode(record.value)
+    except msgspec.MsgspecError:
+        return None
+    return decoded
+
+
+_decoder: Any = msgspec.json.Decoder(Hop)
