@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 
+from engine.kafka import connection
 from engine.kafka import record_batches as unpacking
 from engine.kafka.outage import Waiting
 from engine.settings import KafkaSettings
@@ -114,6 +115,7 @@ async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms
     `connect_deadline_ms`; `longest_ms` is what a start may take beyond that.
     Raises BrokerError naming the address.
     """
+    connection.install()
     with Waiting():
         return await _connected(make, kafka, longest_ms)
 

@@ -1,0 +1,115 @@
+"""Connections that a broker resets: requests fail as over any lost connection, metadata comes again."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import uvloop
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataRequest
+
+from engine.kafka.connection import install
+
+BROKER = 1
+API_VERSIONS, METADATA = 18, 3
+TURNS = range(12)
+"""Turns of the event loop between a reset and a request; aiokafka closes its connection after three."""
+DEADLINE_S = 10.0
+
+LOOPS = pytest.mark.parametrize("loop_factory", [uvloop.new_event_loop, asyncio.new_event_loop])
+
+
+@LOOPS
+def test_metadata_comes_again_whenever_the_connection_was_reset(loop_factory: Any) -> None:
+    """The connection is reset some turns before, or after, the request."""
+
+    async def ask() -> None:
+        for turns in TURNS:
+            for reset_first in (True, False):
+                async with connected() as (client, transport):
+                    if reset_first:
+                        transport._force_close(ConnectionResetError())
+                        await turned(turns)
+                        asked = client.force_metadata_update()
+                    else:
+                        asked = client.force_metadata_update()
+                        await turned(turns)
+                        transport._force_close(ConnectionResetError())
+                    async with asyncio.timeout(DEADLINE_S):
+                        await asked
+                        while not await client.force_metadata_update():
+                            pass
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(ask())
+
+
+@LOOPS
+def test_a_request_over_a_connection_that_was_reset_fails_as_over_a_lost_one(loop_factory: Any) -> None:
+    async def ask() -> None:
+        for turns in TURNS:
+            async with connected() as (client, transport):
+                connection = client._conns[BROKER, ConnectionGroup.DEFAULT]
+                transport._force_close(ConnectionResetError())
+                await turned(turns)
+                with pytest.raises(KafkaConnectionError):
+                    await connection.send(MetadataRequest([]))
+                assert not connection.connected()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(ask())
+
+
+async def turned(turns: int) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[Any, Any]]:
+    """A client of aiokafka and the transport of its open connection to a broker."""
+    install()
+    async with metadata_broker() as port:
+        client = AIOKafkaClient(bootstrap_servers=f"127.0.0.1:{port}")
+        await client.bootstrap()
+        try:
+            assert await client.ready(BROKER)
+            yield client, client._conns[BROKER, ConnectionGroup.DEFAULT]._writer.transport
+        finally:
+            await client.close()
+
+
+@asynccontextmanager
+async def metadata_broker() -> AsyncIterator[int]:
+    """The port of a broker without topics: it says which requests it knows, and its own address."""
+
+    serving: set[Any] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        with suppress(OSError, EOFError):
+            while True:
+                (size,) = struct.unpack(">i", await reader.readexactly(4))
+                kind, _, correlation = struct.unpack_from(">hhi", await reader.readexactly(size))
+                answer = struct.pack(">i", correlation) + answers[kind]
+                writer.write(struct.pack(">i", len(answer)) + answer)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port: int = server.sockets[0].getsockname()[1]
+        host = b"127.0.0.1"
+        answers = {
+            API_VERSIONS: struct.pack(">hi6h", 0, 2, API_VERSIONS, 0, 0, METADATA, 0, 0),
+            METADATA: struct.pack(f">iih{len(host)}sii", 1, BROKER, len(host), host, port, 0),
+        }
+        yield port
+        await turned(len(TURNS))  # asyncio leaves a socket open that was accepted while the server closes
+    await asyncio.wait(serving)
