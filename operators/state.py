@@ -1,18 +1,33 @@
-"""What every operator promises.
+"""The state of operators: named entries, what of them changed, and several operators as one.
+
+Lives here: the protocol that every operator keeps, the names of entries under one roof, the record of which
+entries a delta must write.  Never here: what an entry holds, where entries are stored.
 
 An operator remembers something between events.  It takes values in log order, returns
 values, never reads a clock and never calls the next step.  The suite in
-`tests/promises/test_contract.py` finds every class of `operators/` that has these three methods
+`tests/promises/test_contract.py` finds every class of `operators/` that has the three methods of `Operator`
 and checks: equal inputs give equal outputs, inputs are left as they were, and
 snapshot -> restore -> continue equals continue, to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
-__all__ = ["Operator", "StateDelta", "StateEntries", "StoredEntries"]
+import msgspec
+from msgspec import Struct
+
+__all__ = [
+    "Changes",
+    "Composite",
+    "Operator",
+    "StateDelta",
+    "StateEntries",
+    "StoredEntries",
+    "named",
+    "under",
+]
 
 StateEntries = Mapping[str, bytes]
 """The whole state of an operator: entry name -> bytes."""
@@ -56,3 +71,127 @@ class StoredEntries(Protocol):
     def count(self, prefix: str) -> int:
         """Return how many names begin with `prefix`."""
         ...
+
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Changes(Generic[Key]):
+    """The keys of an operator's entries that its next delta must write or remove.
+
+    An entry that came and went between two deltas is in neither.  Memory is that of the changes, not of the
+    entries.
+
+    >>> held, changes = {"a": 1, "b": 2}, Changes[str]()
+    >>> changes.change("b")
+    >>> changes.add("came and went")
+    >>> changes.remove("came and went")
+    >>> changes.remove("stored")
+    >>> changes.delta(held, name=str.upper, encode=lambda value: b"%d" % value)
+    {'STORED': None, 'B': b'2'}
+    """
+
+    __slots__ = ("_new", "removed", "written")
+
+    def __init__(self) -> None:
+        self.written: set[Key] = set()
+        """Keys that are new or changed."""
+        self.removed: set[Key] = set()
+        """Keys that an earlier delta or the restored state holds, and that are no more."""
+        self._new: set[Key] = set()
+        """Those of `written` that no earlier delta holds."""
+
+    def __bool__(self) -> bool:
+        return bool(self.written or self.removed)
+
+    def add(self, key: Key) -> None:
+        """Record an entry that was not there before."""
+        self.written.add(key)
+        if key in self.removed:
+            self.removed.discard(key)
+        else:
+            self._new.add(key)
+
+    def change(self, key: Key) -> None:
+        """Record that an entry has another value."""
+        self.written.add(key)
+
+    def remove(self, key: Key) -> None:
+        """Record that an entry is there no more."""
+        self.written.discard(key)
+        if key in self._new:
+            self._new.discard(key)
+        else:
+            self.removed.add(key)
+
+    def new(self, key: Key) -> bool:
+        """Return whether no earlier delta holds the entry."""
+        return key in self._new
+
+    def clear(self) -> None:
+        """Begin anew: what is there now is stored."""
+        self.written.clear()
+        self.removed.clear()
+        self._new.clear()
+
+    def delta(
+        self, entries: Mapping[Key, Value], name: Callable[[Key], str], encode: Callable[[Value], bytes]
+    ) -> StateDelta:
+        """Return what changed in `entries` since the last call, and begin anew."""
+        delta: StateDelta = {name(key): None for key in self.removed}
+        delta.update((name(key), encode(entries[key])) for key in self.written)
+        self.clear()
+        return delta
+
+
+Data = TypeVar("Data", bytes, bytes | None)
+
+
+def named(parts: Mapping[str, Mapping[str, Data]]) -> dict[str, Data]:
+    """Return the entries of all parts as one mapping.
+
+    >>> named({"join": {"a": b"1"}, "hold": {"a": b"2"}})
+    {'join/a': b'1', 'hold/a': b'2'}
+    """
+    return {f"{part}/{name}": data for part, entries in parts.items() for name, data in entries.items()}
+
+
+def under(part: str, entries: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the entries of one part, under the part's own names.
+
+    >>> under("join", {"join/a": b"1", "hold/a": b"2"})
+    {'a': b'1'}
+    """
+    cut = len(part) + 1
+    return {name[cut:]: data for name, data in entries.items() if name.startswith(f"{part}/")}
+
+
+Position = TypeVar("Position", bound=Struct)
+
+
+class Composite(Generic[Position]):
+    """An operator made of others, and how far it has read: the entry `position`.
+
+    The entries of each part stand under the part's name.
+    """
+
+    def __init__(self, position: Position, parts: Mapping[str, Operator]) -> None:
+        self.position = position
+        self._parts = parts
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+        parts = {name: part.snapshot() for name, part in self._parts.items()}
+        return {"position": msgspec.json.encode(self.position), **named(parts)}
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        parts = {name: part.delta() for name, part in self._parts.items()}
+        return {"position": msgspec.json.encode(self.position), **named(parts)}
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state."""
+        self.position = msgspec.json.decode(entries["position"], type=type(self.position))
+        for name, part in self._parts.items():
+            part.restore(under(name, entries))

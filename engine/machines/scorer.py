@@ -22,22 +22,20 @@ import msgspec
 from engine.definition.pipeline import Pipeline
 from engine.machines.ahead import Ahead
 from engine.machines.checks import Checks
-from engine.machines.intake import EventRead, Intake, Run
+from engine.machines.intake import EventRead, Intake, Ready, Run
 from engine.machines.joining import Joining
 from engine.machines.outbox import Outbox, Settled
 from engine.machines.prequential import LabelledRun, Prequential
-from engine.machines.ready import Ready
 from engine.machines.refusals import Refusals
 from operators.claims.rule import Suppression, Writer
-from operators.entries import delta_of, restore_into, snapshot_of
 from operators.features import Features
 from operators.join.answered import Waiting
 from operators.join.join import EarlyLabel, Join
 from operators.language.plan import FeaturePlan
 from operators.models.scoring import Failure, Roster, Scoring, Shadowed
-from operators.state import Operator, StateDelta, StateEntries, StoredEntries
+from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
-from topics.codec import Decoded, Rejected, encode
+from topics.codec import Decoded, Rejected
 from topics.messages import Event, LabelValue, Outgoing, Prediction, Record
 from topics.messages import Features as FeatureRow
 
@@ -55,7 +53,7 @@ class ScorerPosition(msgspec.Struct):
     """Largest event time seen, ms; -1 before the first event."""
 
 
-class Scorer:
+class Scorer(Composite[ScorerPosition]):
     """Everything one events partition needs to answer and to make examples.
 
     Examples leave with `step` and `complete`, and the learner reads them back from the log.  After
@@ -86,7 +84,6 @@ class Scorer:
         threshold = pipeline.threshold if pipeline.task == "binary" else None
         version = pipeline.features_version
         self.outbox = Outbox(pipeline.name, partition, writer, suppression, threshold, version)
-        self.position = ScorerPosition()
         self.counts: Counter[tuple[str, str]] = Counter()
         """What happened, by (metric, label): the shell exports it; no part of the state."""
         self._inside = pipeline.labels.field is not None
@@ -103,10 +100,11 @@ class Scorer:
         )
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold, self._stopwatch)
         self._checks: Checks | None = None
-        self._parts: dict[str, Operator] = {"features": self.features, "join": self.join}
+        parts: dict[str, Operator] = {"features": self.features, "join": self.join}
         if pipeline.rules or pipeline.alerts is not None:
             self._checks = Checks(pipeline, partition, self.outbox, self.counts)
-            self._parts |= self._checks.parts
+            parts |= self._checks.parts
+        super().__init__(ScorerPosition(), parts)
         self._label_windows = plan.uses_labels
         self._one_by_one = self._inside and self._label_windows
         self._ahead: Ahead | None = None
@@ -369,18 +367,3 @@ class Scorer:
     def _failed(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         self.counts.update(("model_failures", f"score {failure.name}") for failure in failures)
         self.outbox.quarantine(answer, failures)
-
-    # -- state ------------------------------------------------------------------------------------
-
-    def snapshot(self) -> dict[str, bytes]:
-        """Return the whole state as entries: features, join, what alerts know, and position."""
-        return {"position": encode(self.position), **snapshot_of(self._parts)}
-
-    def delta(self) -> StateDelta:
-        """Return the entries that changed since the last call."""
-        return {"position": encode(self.position), **delta_of(self._parts)}
-
-    def restore(self, entries: StateEntries) -> None:
-        """Replace the state by that of a checkpoint."""
-        self.position = msgspec.json.decode(entries["position"], type=ScorerPosition)
-        restore_into(self._parts, entries)

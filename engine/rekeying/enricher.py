@@ -19,11 +19,10 @@ import msgspec
 from engine.definition.pipeline import Pipeline
 from engine.rekeying.outgoing import Hopbox
 from operators.claims.rule import Reader
-from operators.entries import delta_of, restore_into, snapshot_of
 from operators.features import Features, JoinedLabel
 from operators.rekeying.merge import NEVER, Merge, Taken
 from operators.rekeying.stages import Stages
-from operators.state import Operator, StateDelta, StateEntries
+from operators.state import Composite
 from topics.codec import Decoded
 from topics.messages import Claim, Event, FeatureValue, Record
 from topics.rekeying import EventHop, HopId, LabelHop, Progress, ValuesHop, decode_hop
@@ -40,12 +39,11 @@ class _Position(msgspec.Struct):
     """Largest event time taken."""
 
 
-class Enricher:
+class Enricher(Composite[_Position]):
     """The windows of all stages on one partition."""
 
     def __init__(self, pipeline: Pipeline, stages: Stages, *, partition: int, hopbox: Hopbox) -> None:
         self.partition = partition
-        self.position = _Position()
         self.counts: Counter[tuple[str, str]] = Counter()
         self.caught_up = False
         """Whether the own claim has been read: all that an earlier owner can have read lies before it."""
@@ -56,6 +54,8 @@ class Enricher:
         self._partitions = pipeline.events.partitions
         self._merge: Merge[Held] = Merge(self._partitions, Held)
         self._features = {stage.number: Features(stage.plan, self.counts) for stage in stages.rekeyed}
+        stages_of = {f"stage{number}": features for number, features in self._features.items()}
+        super().__init__(_Position(), {"reader": self._reader, "merge": self._merge, **stages_of})
 
     def __len__(self) -> int:
         return len(self._merge)
@@ -116,22 +116,3 @@ class Enricher:
             (item.order.stage, item.source_partition, item.event_offset) == (stage, source, offset)
             for _, item in self._merge.held
         )
-
-    # -- state ------------------------------------------------------------------------------------
-
-    def snapshot(self) -> dict[str, bytes]:
-        """Return the whole state."""
-        return {"position": msgspec.json.encode(self.position), **snapshot_of(self._operators())}
-
-    def delta(self) -> StateDelta:
-        """Return the entries that changed since the last call."""
-        return {"position": msgspec.json.encode(self.position), **delta_of(self._operators())}
-
-    def restore(self, entries: StateEntries) -> None:
-        """Replace the state by that of a checkpoint."""
-        self.position = msgspec.json.decode(entries["position"], type=_Position)
-        restore_into(self._operators(), entries)
-
-    def _operators(self) -> dict[str, Operator]:
-        features = {f"stage{number}": features for number, features in self._features.items()}
-        return {"reader": self._reader, "merge": self._merge, **features}

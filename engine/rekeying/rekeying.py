@@ -31,11 +31,10 @@ from engine.rekeying.enricher import Enricher
 from engine.rekeying.outgoing import Hopbox
 from engine.rekeying.router import Router
 from operators.claims.rule import Reader, Writer
-from operators.entries import delta_of, restore_into, snapshot_of
 from operators.rekeying.pending_values import Gather
 from operators.rekeying.stages import Stages, looked_up
 from operators.rekeying.suppression import LoggedHops
-from operators.state import Operator, StateDelta, StateEntries, StoredEntries
+from operators.state import Composite, Operator, StoredEntries
 from topics.messages import Claim, Outgoing, Record
 from topics.rekeying import HopId, Progress, ValuesHop, decode_hop
 
@@ -59,7 +58,7 @@ class _Position(msgspec.Struct):
     """Next offset of the events partition to be handed to the scorer."""
 
 
-class Rekeying:
+class Rekeying(Composite[_Position]):
     """Router, enricher and gathering of one partition."""
 
     def __init__(
@@ -74,7 +73,6 @@ class Rekeying:
     ) -> None:
         """`stored` reads the entries of the router's join as of the last checkpoint."""
         self.partition = partition
-        self.position = _Position()
         self.intake = Intake(
             pipeline.event_decoder(), pipeline.label_decoder(), max_ahead_ms=pipeline.max_ahead_ms
         )
@@ -91,6 +89,13 @@ class Rekeying:
             stored=stored,
         )
         self._reader = Reader()
+        parts: dict[str, Operator] = {
+            "router": self.router,
+            "enricher": self.enricher,
+            "gather": self._gather,
+            "reader": self._reader,
+        }
+        super().__init__(_Position(), parts)
         self._kept_ms = 0
         self._hops: list[Record] = []
         """Offered and not taken: as many as one poll brings."""
@@ -176,26 +181,3 @@ class Rekeying:
         if found[0] == "values":
             return self.enricher.may_send(found)
         return self.router.may_send(found, event_id)
-
-    # -- state ------------------------------------------------------------------------------------
-
-    def snapshot(self) -> dict[str, bytes]:
-        """Return the whole state."""
-        return {"position": msgspec.json.encode(self.position), **snapshot_of(self._operators())}
-
-    def delta(self) -> StateDelta:
-        """Return the entries that changed since the last call."""
-        return {"position": msgspec.json.encode(self.position), **delta_of(self._operators())}
-
-    def restore(self, entries: StateEntries) -> None:
-        """Replace the state by that of a checkpoint."""
-        self.position = msgspec.json.decode(entries["position"], type=_Position)
-        restore_into(self._operators(), entries)
-
-    def _operators(self) -> dict[str, Operator]:
-        return {
-            "router": self.router,
-            "enricher": self.enricher,
-            "gather": self._gather,
-            "reader": self._reader,
-        }

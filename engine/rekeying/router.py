@@ -27,14 +27,13 @@ from engine.kafka.sink import partition_of
 from engine.machines.intake import EventRead, LabelRead, Run
 from engine.rekeying.outgoing import Hopbox
 from operators.calculation import Counts
-from operators.entries import delta_of, restore_into, snapshot_of
 from operators.features import Features, JoinedLabel, label_entry
 from operators.join.answered import Waiting
 from operators.join.join import Join, Joined
 from operators.rekeying.merge import NEVER, Merge, Taken
 from operators.rekeying.pending_values import Gather
 from operators.rekeying.stages import Stages
-from operators.state import Operator, StateDelta, StateEntries, StoredEntries
+from operators.state import Composite, Operator, StateEntries, StoredEntries
 from operators.stores import key_reader
 from topics.codec import Decoded, Rejected
 from topics.messages import Event, Prediction, Record
@@ -58,7 +57,7 @@ class _Position(msgspec.Struct):
     """Largest event time taken."""
 
 
-class Router:
+class Router(Composite[_Position]):
     """One source partition's part in re-keying; `gather` learns which events wait for what."""
 
     def __init__(
@@ -77,7 +76,6 @@ class Router:
         `stored` reads the join's entries as of the last checkpoint; without it all are in memory.
         """
         self.partition = partition
-        self.position = _Position()
         self._hopbox = hopbox
         self._gather = gather
         self._stages = stages
@@ -95,6 +93,10 @@ class Router:
         """Take note that every delta so far is stored."""
         self._hold: Merge[Held] = Merge(1, Held, held_max=HELD_MAX)
         self._own = Features(stages.own, counts) if stages.own is not None else None
+        parts: dict[str, Operator] = {"join": self._join, "hold": self._hold}
+        if self._own is not None:
+            parts["own"] = self._own
+        super().__init__(_Position(), parts)
         self._key_of = [key_reader(stage.keys) for stage in stages.rekeyed]
         self._labelled = [
             (
@@ -298,26 +300,11 @@ class Router:
         kinds: Any = EventHop if kind == "event" else LabelHop
         return any(isinstance(item, kinds) and item.event_offset == offset for _, item in self._hold.held)
 
-    # -- state ------------------------------------------------------------------------------------
-
-    def snapshot(self) -> dict[str, bytes]:
-        """Return the whole state."""
-        return {"position": msgspec.json.encode(self.position), **snapshot_of(self._operators())}
-
-    def delta(self) -> StateDelta:
-        """Return the entries that changed since the last call."""
-        return {"position": msgspec.json.encode(self.position), **delta_of(self._operators())}
-
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""
-        self.position = msgspec.json.decode(entries["position"], type=_Position)
+        super().restore(entries)
         self._decoded.clear()
         self._said = None
-        restore_into(self._operators(), entries)
-
-    def _operators(self) -> dict[str, Operator]:
-        own = {} if self._own is None else {"own": self._own}
-        return {"join": self._join, "hold": self._hold, **own}
 
 
 def _event_of(decoded: Decoded, offset: int, watermark: int, *, late: bool) -> Event:

@@ -53,11 +53,6 @@ SHADOWS_QUICK_S = 0.005
 """Answers do not wait for the shadows of a run that take longer; quick ones are not worth a batch."""
 BEHIND_MAX = 256
 """Examples the learner may lag, where it follows the log, before scoring waits for it."""
-PREPARE_SHARE = 0.2
-"""In the last fifth of the time between checkpoints, changed entries of the join are encoded turn by turn:
-what came and went before needs no encoding."""
-PREPARED_MAX = 500
-"""Entries encoded with a run, some 3 ms: four times as many as can come with one."""
 STALLED_S = 60.0
 """A loop that has not turned for this long is not alive."""
 
@@ -285,8 +280,6 @@ class Worker:
                 owned.shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
                 await self._dispatch.put(learnable)
             self._served.put(owned.scorer.settled)
-            if self._saved_ago() >= 1 - PREPARE_SHARE:
-                owned.scorer.join.prepare(PREPARED_MAX)
             self.metrics.label_delay.observe_ms(owned.scorer.label_delays_ms)
 
     def _count(self) -> None:

@@ -31,11 +31,10 @@ from engine.worker.follower import Trainer
 from operators.claims import requests
 from operators.claims.requests import Bounds, Sent
 from operators.claims.takeover import Cut, Takeover, cut, fits, log_positions, still_owner, takeover
-from operators.entries import named, under
 from operators.join.answered import END_NAME, FIRST_NAME
 from operators.join.pending import entries_apart
 from operators.skew.carryover import carried_over, difference, keys_change
-from operators.state import StateDelta, StateEntries
+from operators.state import StateDelta, StateEntries, named, under
 from topics.errors import ClaimError
 from topics.messages import Record
 

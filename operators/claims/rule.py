@@ -26,7 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from operators.rekeying.suppression import LoggedHops
-from operators.state import StateDelta, StateEntries
+from operators.state import Changes, StateDelta, StateEntries
 from topics.errors import ClaimError
 from topics.messages import Example, Prediction, Quarantine
 from topics.rekeying import Hop
@@ -81,7 +81,7 @@ class Reader:
     def __init__(self, *known: tuple[int, int, int]) -> None:
         """Begin knowing `(source, claim, next sequence)` of each source in `known`."""
         self._sources = {source: (claim, sequence) for source, claim, sequence in known}
-        self._dirty: set[int] = set()
+        self._changes = Changes[int]()
 
     def highest(self, source: int) -> int:
         """Return the highest claim of `source` so far; 0 for none."""
@@ -100,14 +100,14 @@ class Reader:
                 hint="look for a foreign writer on this topic",
             )
         self._sources[source] = (number, 0)
-        self._dirty.add(source)
+        self._changes.change(source)
 
     def counts(self, source: int, claim: int, sequence: int) -> bool:
         """Return whether a record counts, and move on if it does."""
         held, following = self._sources.get(source, _NONE)
         if claim != held or sequence < following or following == GAP or held == 0:
             return False
-        self._dirty.add(source)
+        self._changes.change(source)
         if sequence > following:
             self._sources[source] = (held, GAP)
             return False
@@ -119,7 +119,7 @@ class Reader:
         held, following = self._sources.get(source, _NONE)
         if held == 0 or (claim, sequence) != (held, following):
             return False
-        self._dirty.add(source)
+        self._changes.change(source)
         self._sources[source] = (held, following + count)
         return True
 
@@ -129,14 +129,12 @@ class Reader:
 
     def delta(self) -> StateDelta:
         """Return the sources that moved since the last call."""
-        changed: StateDelta = {str(source): _encode(self._sources[source]) for source in self._dirty}
-        self._dirty.clear()
-        return changed
+        return self._changes.delta(self._sources, str, _encode)
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state."""
         self._sources = {int(name): _decode(data) for name, data in entries.items()}
-        self._dirty.clear()
+        self._changes.clear()
 
 
 class Writer:

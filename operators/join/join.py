@@ -32,7 +32,7 @@ from msgspec import Struct
 
 from operators.join.answered import Answered, Waiting
 from operators.join.pending import PENDING_MAX, RESIDENT_MAX, Pending
-from operators.state import StateDelta, StoredEntries
+from operators.state import Changes, StateDelta, StoredEntries
 from topics.messages import Label, LabelValue, Score
 
 __all__ = ["EARLY_MAX", "EarlyLabel", "Join", "Joined", "LabelOutcome"]
@@ -111,17 +111,13 @@ class Join:
         self._pending = Pending(wait_ms, pending_max, stored, resident_max)
         self.recall = self._pending.recall
         """Read the answers to these events at once, where they are stored only: before each is asked for."""
-        self.prepare = self._pending.prepare
-        """Encode up to so many changed entries for the next `delta`."""
         self.committed = self._pending.committed
         """Take note that every delta so far is stored."""
         self._early: dict[str, EarlyLabel] = {}
         self._early_due: list[tuple[int, int, str]] = []
         """Heap of (deadline, offset, event id)."""
         self._early_bytes = 0
-        self._changed_early: set[str] = set()
-        self._stored_early: set[str] = set()
-        """Ids of early labels that earlier deltas hold: what came and went in between was never stored."""
+        self._early_changes = Changes[str]()
 
     @property
     def known(self) -> Callable[[str], Waiting | Answered | None]:
@@ -198,7 +194,7 @@ class Join:
         """
         waiting.scores = scores
         event_id = waiting.prediction.event_id
-        self._pending.change(event_id)
+        self._pending.change(waiting)
         early = self._forget_early(event_id) if event_id in self._early else None
         if early is None:
             return None
@@ -234,14 +230,14 @@ class Join:
         label = early.label
         self._early[label.event_id] = early
         self._early_bytes = size
-        self._changed_early.add(label.event_id)
+        self._early_changes.add(label.event_id)
         heappush(self._early_due, (label.label_time + self.wait_ms, label.offset, label.event_id))
         return "early"
 
     def _forget_early(self, event_id: str) -> EarlyLabel:
         early = self._early.pop(event_id)
         self._early_bytes -= early.size
-        self._changed_early.add(event_id)
+        self._early_changes.remove(event_id)
         if len(self._early_due) > 2 * len(self._early) + PASSED_MAX:
             self._early_due = list(map(self._due, self._early.values()))
             heapify(self._early_due)
@@ -277,42 +273,35 @@ class Join:
 
     def _close(self, waiting: Waiting, label: LabelValue, label_time: int, offset: int) -> Joined:
         waiting.label = label
-        self._pending.change(waiting.prediction.event_id)
+        self._pending.change(waiting)
         return Joined(waiting, label, label_time, offset, -1)
 
     def snapshot(self) -> dict[str, bytes]:
         """Return two entries per waiting prediction, one per early label."""
         entries = self._pending.snapshot()
-        entries.update(("l/" + event_id, _encode(early)) for event_id, early in self._early.items())
+        entries.update((_early_name(event_id), _encode(early)) for event_id, early in self._early.items())
         return entries
 
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
-        changed = self._pending.delta()
-        for event_id in self._changed_early:
-            early = self._early.get(event_id)
-            if early is not None:
-                changed["l/" + event_id] = _encode(early)
-                self._stored_early.add(event_id)
-            elif event_id in self._stored_early:
-                changed["l/" + event_id] = None
-                self._stored_early.discard(event_id)
-        self._changed_early.clear()
-        return changed
+        return self._pending.delta() | self._early_changes.delta(self._early, _early_name, _encode)
 
     def restore(self, entries: Mapping[str, bytes]) -> None:
         """Replace the state; what is stored is read when it is asked for."""
         self._pending.restore(entries)
-        self._changed_early.clear()
+        self._early_changes.clear()
         self._early = {name[2:]: _decode_early(data) for name, data in entries.items() if name[0] == "l"}
         self._early_bytes = sum(early.size for early in self._early.values())
-        self._stored_early = set(self._early)
         self._early_due = list(map(self._due, self._early.values()))
         heapify(self._early_due)
 
 
 def _unlabelled(entries: Sequence[Waiting | Answered]) -> list[Waiting]:
     return [entry for entry in entries if isinstance(entry, Waiting) and entry.label is None]
+
+
+def _early_name(event_id: str) -> str:
+    return "l/" + event_id
 
 
 _encode = msgspec.msgpack.Encoder().encode

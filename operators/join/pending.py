@@ -36,7 +36,7 @@ from operators.join.answered import (
     place_digits,
     place_named,
 )
-from operators.state import StateDelta, StoredEntries
+from operators.state import Changes, StateDelta, StoredEntries
 from topics.errors import CheckpointError
 
 __all__ = ["PENDING_MAX", "RESIDENT_MAX", "Pending", "entries_apart"]
@@ -79,14 +79,7 @@ class Pending:
         """Places in memory, each later than the one before."""
         self._others: list[Place] = []
         """Heap of the other places in memory."""
-        self._changed: set[str] = set()
-        """Ids that changed since the last delta."""
-        self._prepared: StateDelta = {}
-        """The next delta, as far as it is encoded."""
-        self._held: set[str] = set()
-        """Ids in memory that a checkpoint or delta holds: what came and went in between never was stored."""
-        self._gone: set[Place] = set()
-        """Places that a checkpoint or a delta holds, and that are no more."""
+        self._changes = Changes[Place]()
         self._stored = stored
         self._going: set[Place] = set()
         """Places that a delta removes which is not committed yet."""
@@ -115,7 +108,7 @@ class Pending:
 
         Their ids must not be known, and all different.
         """
-        held, changed, in_order = self._entries, self._changed, self._in_order
+        held, added, in_order = self._entries, self._changes.add, self._in_order
         newest = in_order[-1] if in_order else _FIRST
         given_up: list[Entry] = []
         crowded = len(held) + self.away + len(entries) > self.pending_max
@@ -126,7 +119,7 @@ class Pending:
             place = _place_of(entry)
             event_id = place[2]
             held[event_id] = entry
-            changed.add(event_id)
+            added(place)
             if newest < place:
                 in_order.append(place)
                 newest = place
@@ -135,10 +128,11 @@ class Pending:
         self._look()
         return given_up
 
-    def change(self, event_id: str) -> None:
+    def change(self, entry: Entry) -> None:
         """Take note that an entry in memory has changed; one that was given up is no more."""
-        if event_id in self._entries:
-            self._changed.add(event_id)
+        place = _place_of(entry)
+        if self._entries.get(place[2]) is entry:
+            self._changes.change(place)
 
     def expire(self, watermark: int) -> list[Entry]:
         """Forget the entries whose deadline the watermark has passed; return them by deadline."""
@@ -161,7 +155,7 @@ class Pending:
         assert place is not None
         if place[2] not in self._entries:
             entry: Entry = decode_entry(self._heads.popleft()[1])
-            self._gone.add(place)
+            self._changes.remove(place)
             self._count_away(-1)
         else:
             if self._in_order and self._in_order[0] == place:
@@ -186,18 +180,10 @@ class Pending:
 
     def _drop(self, places: Sequence[Place]) -> list[Entry]:
         """Forget entries in memory."""
-        event_ids = [event_id for _, _, event_id in places]
-        self._changed.difference_update(event_ids)  # what came and went between two deltas is in none
-        stored = self._held.intersection(event_ids) if self._held else ()
-        if stored:
-            self._held.difference_update(stored)
-            self._gone.update(place for place in places if place[2] in stored)
-        if self._prepared:
-            for place in places:
-                self._prepared.pop(name_of(place), None)
-                self._prepared.pop("i/" + place[2], None)
+        for place in places:
+            self._changes.remove(place)
         forget = self._entries.pop
-        return [forget(event_id) for event_id in event_ids]
+        return [forget(event_id) for _, _, event_id in places]
 
     # -- what is stored only ----------------------------------------------------------------------
 
@@ -210,13 +196,12 @@ class Pending:
         places = {}
         for name, data in found.items():
             place = place_at(name[2:], data)
-            if place not in self._gone and place not in self._going:
+            if place not in self._changes.removed and place not in self._going:
                 places[name_of(place)] = place
         for name, data in self._read(list(places)) if places else ():
             place = places[name]
             event_id = place[2]
             self._entries[event_id] = decode_entry(data)
-            self._held.add(event_id)
             heappush(self._others, place)
             self._count_away(-1)
         self._absent = frozenset(missing).difference(self._entries)
@@ -250,7 +235,7 @@ class Pending:
 
     def _passed_over(self, place: Place) -> bool:
         """Return whether what is stored there is not what holds: it is in memory, or no more."""
-        return place[2] in self._entries or place in self._gone or place in self._going
+        return place[2] in self._entries or place in self._changes.removed or place in self._going
 
     def _read(self, names: Sequence[str]) -> list[tuple[str, bytes]]:
         """Return stored entries by name, in the order asked for."""
@@ -288,17 +273,14 @@ class Pending:
         first = in_order[0] if in_order else _LAST
         leaving += [place for place in others if place < first]
         stay = [place for place in others if place >= first]
-        stay += [place for place in leaving if self._is_changed(place)]
+        changed = self._changes.written
+        stay += [place for place in leaving if place in changed]
         heapify(stay)
         self._others = stay
-        left = [place[2] for place in leaving if not self._is_changed(place)]
+        left = [place[2] for place in leaving if place not in changed]
         for event_id in left:
             del self._entries[event_id]
-        self._held.difference_update(left)
         self._count_away(len(left))
-
-    def _is_changed(self, place: Place) -> bool:
-        return place[2] in self._changed or (bool(self._prepared) and name_of(place) in self._prepared)
 
     # -- state ------------------------------------------------------------------------------------
 
@@ -320,40 +302,27 @@ class Pending:
                 yield name, data
                 yield "i/" + place[2], place_digits(place)
 
-    def prepare(self, count: int) -> None:
-        """Encode up to `count` entries that have changed, for the next `delta`.
-
-        A delta of 15,000 entries takes 100 ms at once.  What changes again is encoded again.
-        """
-        prepared, entries, changed, held = self._prepared, self._entries, self._changed, self._held
-        for _ in range(min(count, len(changed))):
-            event_id = changed.pop()
-            entry = entries[event_id]
-            time, offset, _ = _place_of(entry)
-            digits = f"{time:012x}{offset:012x}"
-            prepared[f"w/{digits}{event_id}"] = encode_entry(entry)
-            if event_id not in held:
-                prepared["i/" + event_id] = digits.encode()
-
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
-        self.prepare(len(self._changed))
-        prepared, self._prepared = self._prepared, {}
-        gone, self._gone = self._gone, set()
-        changed: StateDelta = dict.fromkeys(map(name_of, gone))
-        changed.update(dict.fromkeys("i/" + event_id for _, _, event_id in gone))
-        changed.update(prepared)
-        self._held.update([name[ID_AT:] for name in prepared if name[0] == "w"])
+        changes, entries = self._changes, self._entries
+        delta: StateDelta = dict.fromkeys(map(name_of, changes.removed))
+        delta.update(dict.fromkeys("i/" + event_id for _, _, event_id in changes.removed))
         if self._stored is not None:
-            self._going |= gone
-        return changed
+            self._going |= changes.removed
+        for place in changes.written:
+            event_id = place[2]
+            delta[name_of(place)] = encode_entry(entries[event_id])
+            if changes.new(place):
+                delta["i/" + event_id] = place_digits(place)
+        changes.clear()
+        return delta
 
     def restore(self, entries: Mapping[str, bytes]) -> None:
         """Replace the state.
 
         Where entries are stored, those given are what the next checkpoint puts in their place.
         """
-        for kept in (self._changed, self._prepared, self._gone, self._going, self._heads):
+        for kept in (self._changes, self._going, self._heads):
             kept.clear()
         self._cursor = FIRST_NAME
         self._absent = frozenset()
@@ -361,7 +330,6 @@ class Pending:
         for name, data in entries.items():
             if name[0] == "w":
                 self._entries[name[ID_AT:]] = decode_entry(data)
-        self._held = set(self._entries)
         self._others = []
         self._in_order = deque(sorted(map(_place_of, self._entries.values())))
         self.away = 0

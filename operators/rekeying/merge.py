@@ -27,7 +27,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec import Struct
 
-from operators.state import StateDelta, StateEntries
+from operators.state import Changes, StateDelta, StateEntries
 from topics.rekeying import Order
 
 __all__ = ["NEVER", "Merge", "Taken"]
@@ -84,9 +84,7 @@ class Merge(Generic[Item]):
         self._all_idle = False
         self._heap: list[Order] = []
         self._items: dict[Order, Item] = {}
-        self._changed: set[Order] = set()
-        self._stored: set[Order] = set()
-        """Held items that earlier deltas hold: what came and went in between was never stored."""
+        self._changes = Changes[Order]()
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(kind).decode
 
@@ -115,7 +113,7 @@ class Merge(Generic[Item]):
             return []
         heappush(self._heap, order)
         self._items[order] = item
-        self._changed.add(order)
+        self._changes.add(order)
         if self._held_max is None or len(self._items) <= self._held_max:
             return []
         self.forced += 1
@@ -136,7 +134,7 @@ class Merge(Generic[Item]):
         heap = self._heap
         while heap and (until is None or heap[0].time <= until):
             order = heappop(heap)
-            self._changed.add(order)
+            self._changes.remove(order)
             taken.append(Taken(order, self._items.pop(order), late=False))
         return taken
 
@@ -149,17 +147,7 @@ class Merge(Generic[Item]):
 
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
-        changes: StateDelta = {"meta": self._meta()}
-        for order in self._changed:
-            item = self._items.get(order)
-            if item is not None:
-                changes[_name(order)] = self._encode(item)
-                self._stored.add(order)
-            elif order in self._stored:
-                changes[_name(order)] = None
-                self._stored.discard(order)
-        self._changed.clear()
-        return changes
+        return {"meta": self._meta(), **self._changes.delta(self._items, _name, self._encode)}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a merge of as many sources."""
@@ -170,8 +158,7 @@ class Merge(Generic[Item]):
         self._all_idle = all(self._idle)
         self._items = {_order(name): self._decode(data) for name, data in entries.items() if name != "meta"}
         self._heap = sorted(self._items)
-        self._stored = set(self._items)
-        self._changed.clear()
+        self._changes.clear()
 
     def _meta(self) -> bytes:
         return self._encode(_Meta(self.horizon, tuple(zip(self._progress, self._idle, strict=True))))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
-from operators.state import StateDelta, StateEntries
+from operators.state import Changes, StateDelta, StateEntries
 from topics.messages import FeatureValue
 
 __all__ = ["Gather"]
@@ -51,8 +51,7 @@ class Gather:
         self._parts = parts
         self._pending: dict[int, _Pending] = {}
         self._out: set[int] = set()
-        self._changed: set[int] = set()
-        self._stored: set[int] = set()
+        self._changes = Changes[int]()
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -91,7 +90,7 @@ class Gather:
         entry = self._pending.pop(offset, None)
         if entry is None:
             return {}, False
-        self._changed.add(offset)
+        self._changes.remove(offset)
         return entry.values, entry.late
 
     def _count(self, offset: int, entry: _Pending) -> None:
@@ -101,10 +100,12 @@ class Gather:
             self._out.discard(offset)
 
     def _entry(self, offset: int) -> _Pending:
-        self._changed.add(offset)
         entry = self._pending.get(offset)
         if entry is None:
             entry = self._pending[offset] = _Pending(0)
+            self._changes.add(offset)
+        else:
+            self._changes.change(offset)
         return entry
 
     def snapshot(self) -> dict[str, bytes]:
@@ -113,24 +114,13 @@ class Gather:
 
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
-        changes: StateDelta = {}
-        for offset in self._changed:
-            entry = self._pending.get(offset)
-            if entry is not None:
-                changes[str(offset)] = _encode(entry)
-                self._stored.add(offset)
-            elif offset in self._stored:
-                changes[str(offset)] = None
-                self._stored.discard(offset)
-        self._changed.clear()
-        return changes
+        return self._changes.delta(self._pending, str, _encode)
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state."""
         self._pending = {int(name): _decode(data) for name, data in entries.items()}
         self._out = {offset for offset, entry in self._pending.items() if entry.sent and entry.missing}
-        self._stored = set(self._pending)
-        self._changed.clear()
+        self._changes.clear()
 
 
 _encode = msgspec.json.Encoder().encode

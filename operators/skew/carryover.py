@@ -26,7 +26,6 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from operators.entries import named, under
 from operators.fading import measures_of
 from operators.features import META, Meta
 from operators.join.answered import Answered, Waiting
@@ -34,7 +33,7 @@ from operators.kernels import Target
 from operators.language.catalogue import fields_read
 from operators.language.fields import Aggregate, Expression, windows_of
 from operators.language.plan import FeaturePlan, Group
-from operators.state import StateDelta, StateEntries
+from operators.state import StateDelta, StateEntries, named, under
 from operators.summaries import Measure, Summary, layout_of
 
 __all__ = [

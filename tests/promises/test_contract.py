@@ -42,6 +42,7 @@ from operators.race.evidence import Promotion
 from operators.rekeying.merge import Merge
 from operators.rekeying.pending_values import Gather
 from operators.rules.novelty import Novelty
+from operators.state import Composite
 from topics import headers
 from topics.codec import encode
 from topics.messages import Claim, Event, Example, Label, Prediction, Record
@@ -241,7 +242,27 @@ def novelty_inputs(rng: random.Random) -> list[Any]:
     return items
 
 
+def feed_composite(made: Composite[Payment], item: tuple[int, int, int]) -> Any:
+    made.position.amount = float(item[1])
+    reader = made._parts["even" if item[0] % 2 == 0 else "odd"]
+    assert isinstance(reader, Reader)
+    return feed_reader(reader, item)
+
+
+def reader_inputs(rng: random.Random) -> list[Any]:
+    return [(rng.randint(0, 1), rng.randint(1, 3), rng.randint(-1, 3)) for _ in range(STEPS)]
+
+
+def feed_reader(made: Reader, item: tuple[int, int, int]) -> Any:
+    return made.claim(*item[:2]) if item[2] < 0 else made.counts(*item)
+
+
 CASES = {
+    "composite": Case(
+        lambda: Composite(Payment("a", 0.0), {"even": Reader(), "odd": Reader()}),
+        reader_inputs,
+        feed_composite,
+    ),
     "novelty": Case(make_novelty, novelty_inputs, lambda made, item: made.step(*item)),
     "merge": Case(lambda: Merge(3, Payment, held_max=30), merge_inputs, feed_merge),
     "gather": Case(
@@ -256,11 +277,7 @@ CASES = {
         feed_join,
         lambda _: (Join, Pending),
     ),
-    "reader": Case(
-        Reader,
-        lambda rng: [(rng.randint(0, 1), rng.randint(1, 3), rng.randint(-1, 3)) for _ in range(STEPS)],
-        lambda made, item: made.claim(*item[:2]) if item[2] < 0 else made.counts(*item),
-    ),
+    "reader": Case(Reader, reader_inputs, feed_reader),
     "learner": Case(make_learner, learner_inputs, lambda made, item: made.fold([item]), learner_parts),
 }
 

@@ -18,9 +18,9 @@ from engine.worker.claim import Loaded, ScorerMeta
 from engine.worker.partition import APART, JOIN, Owner
 from operators import by, field, label
 from operators.claims.rule import Suppression, Writer
-from operators.entries import under
 from operators.join.answered import decode_entry
 from operators.skew.carryover import difference
+from operators.state import under
 from topics.codec import encode_json
 from topics.messages import Record
 

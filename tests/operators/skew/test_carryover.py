@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
-from operators.entries import named, under
 from operators.features import Features, JoinedLabel
 from operators.join.answered import Waiting
 from operators.join.join import Join
@@ -18,6 +17,7 @@ from operators.language.catalogue import event_fields
 from operators.language.fields import Expression
 from operators.language.plan import FeaturePlan, compile_features
 from operators.skew.carryover import Layout, carried_over, difference, features_filling, layout_of_plan
+from operators.state import named, under
 from topics.messages import Event, Label, Prediction
 
 SECOND = 1_000
