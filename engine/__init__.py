@@ -1,5 +1,14 @@
 """Order, and the outside world.
 
+Lives here: the definition of a pipeline, the state machines that choose an order, and everything that waits,
+reads a clock or can fail because of the world.  Never here: what a message is (`topics`), memory between
+events (`operators`).
+
+Read in this order: `definition` (what a pipeline file says), `machines` (scorer and learner, pure), `worker`
+(the loop around them), `kafka`, `stores`; then `rekeying`, `host`, `watches`, `offline`, `cli` and
+`demo`.  Beside them lie `settings` and `environment` (the surroundings), `counters` and `metrics` (what is
+told).
+
 The names below are what a user's file needs besides the feature language of `operators`.  They are
 imported when they are asked for, so that commands that load no pipeline start at once: River alone
 takes more than a second.

@@ -3,6 +3,8 @@
 Lives here: those names, and the care for where they come from.  Never here: anything they do
 (`engine/`, `operators/`).
 
+Read in this order: this file, then `__main__` (the command).
+
 `engine` and `topics` are names that a user's own folder may have, and Python takes whichever lies first on
 its path.  So this package imports Headrace's four from beside itself, wherever the path leads, and refuses
 to go on where another one has been imported before.  The names are imported when they are asked for, as in

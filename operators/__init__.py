@@ -1,6 +1,13 @@
-"""Memory between events: one idea per file, synchronous, with time as an argument.
+"""Memory between events: synchronous, deterministic, with time as an argument.
 
-The names below are the feature language of a user's file (`by.py`, `transforms.py`).
+Lives here: what is remembered from one event to the next, and how it is computed.  Never here: bytes and
+field names (`topics`), in which order things happen (`engine/machines`), a clock, a file, a socket.
+
+Read in this order: `language` (what a definition says), `join` (log and wait), `models` (who answers),
+`race` (who should), `drift`, `rules`, `claims` (who may write), `rekeying`, `skew`; `state` is what all of
+them promise: snapshot, restore, delta.
+
+The names below are the feature language of a user's file.
 """
 
 from operators.language.by import by, decay, feature, field, label, last_n, lookup, session, tiled, tumbling

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 import operators.claims.takeover as protocol
 from operators.claims import requests
-from operators.claims.rule import Log, LogPosition, Suppression
+from operators.claims.rule import Log, LogPosition
+from operators.claims.suppression import Suppression
 from topics.errors import ClaimError
 from topics.messages import Claim, Example, Prediction
 

@@ -2,6 +2,7 @@
 
 Lives here: arguments in, words, tables and exit codes out.  Never here: the work itself.
 
-Read in this order: `main`, `options`, then the command in question.  Nobody else imports from here, but
-`load_pipeline` and `report`.
+Read in this order: `main` and `options`; then the commands: `report` (of `backtest` and `check`),
+`features`, `schemas`, `asyncapi`, `export`, `static`, `skew`, `records`, `topic_lines`,
+`join_memory`.  Nobody else imports from here, but `load_pipeline`.
 """

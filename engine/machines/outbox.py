@@ -12,7 +12,8 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from engine.machines.ahead import Ahead
-from operators.claims.rule import Suppression, Writer
+from operators.claims.rule import Writer
+from operators.claims.suppression import Suppression
 from operators.join.join import Joined
 from operators.models.scoring import Failure, Served
 from topics import headers

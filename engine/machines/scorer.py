@@ -27,7 +27,8 @@ from engine.machines.joining import Joining
 from engine.machines.outbox import Outbox, Settled
 from engine.machines.prequential import LabelledRun, Prequential
 from engine.machines.refusals import Refusals
-from operators.claims.rule import Suppression, Writer
+from operators.claims.rule import Writer
+from operators.claims.suppression import Suppression
 from operators.features import Features
 from operators.join.answered import Waiting
 from operators.join.join import EarlyLabel, Join

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from operators.claims.rule import Writer
-from operators.rekeying.suppression import LoggedHops
+from operators.claims.suppression import LoggedHops
 from topics.messages import Outgoing
 from topics.rekeying import Hop, hop_id
 

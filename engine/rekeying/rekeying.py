@@ -31,9 +31,9 @@ from engine.rekeying.enricher import Enricher
 from engine.rekeying.outgoing import Hopbox
 from engine.rekeying.router import Router
 from operators.claims.rule import Reader, Writer
+from operators.claims.suppression import LoggedHops
 from operators.rekeying.pending_values import Gather
 from operators.rekeying.stages import Stages, looked_up
-from operators.rekeying.suppression import LoggedHops
 from operators.state import Composite, Operator, StoredEntries
 from topics.messages import Claim, Outgoing, Record
 from topics.rekeying import HopId, Progress, ValuesHop, decode_hop

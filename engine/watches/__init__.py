@@ -3,5 +3,6 @@
 Lives here: record keys, labels without events, dead letters, bounds of the join, the race.
 Never here: the counters themselves (`engine/counters.py`), what is done about it.
 
-Each file stands alone.  Others may import everything here.
+Read in this order: `dead_letters`, `record_keys`, `labels`, `given_up`, `race`: each stands alone.  Others
+may import everything here.
 """

@@ -1,7 +1,7 @@
-"""Who may write a log: claims, sequence numbers, and what a replay must not do again.
+"""Who may write a log: claims and sequence numbers.
 
-Lives here: the reader's rule, the writer's numbers, the memory of what stands in the log
-already.  Never here: the order of a takeover (`takeover.py`), Kafka, the checkpoint store.
+Lives here: the reader's rule and the writer's numbers.  Never here: what a replay must not write again
+(`suppression.py`), the order of a takeover (`takeover.py`), Kafka, the checkpoint store.
 
 Strategy: no transaction, the log itself says who may write.  Each owner of a source
 partition has a claim number, higher than all before, and writes it into every log partition
@@ -19,27 +19,21 @@ partition, from 0 at each claim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from heapq import heappop, heappush
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
 
-from operators.rekeying.suppression import LoggedHops
 from operators.state import Changes, StateDelta, StateEntries
 from topics.errors import ClaimError
-from topics.messages import Example, Prediction, Quarantine
-from topics.rekeying import Hop
 
-__all__ = ["SUPPRESSED_MAX", "Log", "LogPosition", "Reader", "Suppression", "Writer"]
+__all__ = ["Log", "LogPosition", "Reader", "Writer"]
 
 Log = tuple[str, int]
 """One partition of one log: its role (`predictions`, `examples`) and its number."""
 
 SOURCES_MAX = 100_000
 """Source partitions one reader keeps apart: as many as a large Kafka cluster has, some 20 MB."""
-SUPPRESSED_MAX = 2_000_000
-"""Records a replay may have to leave out, about 1 KB each: some minutes without a checkpoint."""
 GAP = -1
 """In place of the next sequence number: a record is missing, so the rest of the claim does not count."""
 
@@ -211,123 +205,6 @@ class Writer:
             LogPosition(log[0], log[1], position, self.claim, sequences.get(log, 0))
             for log, position in sorted(self._positions.items())
         )
-
-
-class Suppression:
-    """What earlier owners logged after the checkpoint: a replay must not write it again.
-
-    An entry belongs to one event record, by its offset; the id must be the same too.  It is forgotten
-    when the replay makes it again, or can make it no more (`passed`).
-
-    >>> from topics.messages import Prediction
-    >>> suppression = Suppression()
-    >>> answer = Prediction("p:e1", "e1", 5, 6, "m", 1, 0, "champion", 0.7, True, "champion", {}, 40, 2, 0)
-    >>> suppression.add(answer)
-    >>> suppression.answered("e1", 40).prediction_score
-    0.7
-    >>> suppression.answered("e1", 40) is None, suppression.empty
-    (True, True)
-    """
-
-    def __init__(self, suppressed_max: int = SUPPRESSED_MAX) -> None:
-        self.suppressed_max = suppressed_max
-        self._answers: dict[int, Prediction] = {}
-        self._examples: dict[int, str] = {}
-        self._quarantines: set[tuple[int, str]] = set()
-        self._answers_due: list[int] = []
-        self._quarantines_due: list[tuple[int, str]] = []
-        self._examples_due: list[tuple[int, int, int]] = []
-        """Heap of (event offset, label offset, key): when the example's last event was read."""
-        self._labels_due: list[tuple[int, int]] = []
-        """Heap of (label offset, key): examples whose events were read, but not their label."""
-        self._still_open: list[int] = []
-        """Examples whose offsets were read, but whose event still waits for a label."""
-        self.hops = LoggedHops(suppressed_max)
-        """Records of the internal topics, where events travel to other keys."""
-
-    def __len__(self) -> int:
-        return len(self._answers) + len(self._examples) + len(self._quarantines) + len(self.hops)
-
-    @property
-    def empty(self) -> bool:
-        """Return whether the replay has caught up with the log."""
-        return not (self._answers or self._examples or self._quarantines or self.hops.ids)
-
-    def add(self, logged: Prediction | Example | Quarantine | Hop) -> None:
-        """Take a record that counts.  Raises ClaimError beyond `suppressed_max` records."""
-        if not isinstance(logged, Prediction | Example | Quarantine):
-            self.hops.add(logged)
-            return
-        if len(self) >= self.suppressed_max:
-            raise ClaimError(
-                f"more than {self.suppressed_max} records were logged since the checkpoint",
-                hint="restore a newer checkpoint, or raise HEADRACE_REPLAY_MAX (about 1 KB of memory each)",
-            )
-        offset = logged.event_offset
-        if isinstance(logged, Prediction):
-            self._answers[offset] = logged
-            heappush(self._answers_due, offset)
-        elif isinstance(logged, Example):
-            self._examples[offset] = logged.event_id
-            heappush(self._examples_due, (max(offset, logged.expired_at_offset), logged.label_offset, offset))
-        else:
-            self._quarantines.add((offset, logged.model_name))
-            heappush(self._quarantines_due, (offset, logged.model_name))
-
-    def answered(self, event_id: str, event_offset: int) -> Prediction | None:
-        """Return the logged answer to the event record at `event_offset`, once: use it, do not send it."""
-        found = self._answers.get(event_offset)
-        if found is None or found.event_id != event_id:
-            return None
-        del self._answers[event_offset]
-        self._tidy()
-        return found
-
-    def exampled(self, event_id: str, event_offset: int) -> bool:
-        """Return, once, whether the example of the event record at `event_offset` is logged."""
-        if self._examples.get(event_offset) != event_id:
-            return False
-        del self._examples[event_offset]
-        self._tidy()
-        return True
-
-    def quarantined(self, model_name: str, event_offset: int) -> bool:
-        """Return, once, whether the failure of this model on the event at `event_offset` is logged."""
-        if (event_offset, model_name) not in self._quarantines:
-            return False
-        self._quarantines.remove((event_offset, model_name))
-        self._tidy()
-        return True
-
-    def passed(self, events_position: int, labels_position: int, waits: Callable[[str], bool]) -> None:
-        """Forget what a replay that has read up to these positions can make no more.
-
-        An answer and a quarantine: their event was read.  An example: its event, its label and the
-        event that ended its wait were read, and `waits(event_id)` says that the join does not wait for
-        a label of it.  (Offsets alone are not enough: in another order of the two topics a label can
-        come and go before its event, which then is open for an implicit or a second label.)
-        """
-        while self._answers_due and self._answers_due[0] < events_position:
-            self._answers.pop(heappop(self._answers_due), None)
-        while self._quarantines_due and self._quarantines_due[0][0] < events_position:
-            self._quarantines.discard(heappop(self._quarantines_due))
-        while self._examples_due and self._examples_due[0][0] < events_position:
-            _, label_offset, key = heappop(self._examples_due)
-            heappush(self._labels_due, (label_offset, key))
-        while self._labels_due and self._labels_due[0][0] < labels_position:
-            self._still_open.append(heappop(self._labels_due)[1])
-        held = [key for key in self._still_open if key in self._examples]
-        self._still_open = [key for key in held if waits(self._examples[key])]
-        for key in set(held).difference(self._still_open):
-            del self._examples[key]
-        self._tidy()
-
-    def _tidy(self) -> None:
-        """Let go of the order of entries once none is left; it can be large and is never asked again."""
-        if self.empty:
-            for order in (self._answers_due, self._quarantines_due, self._examples_due, self._labels_due):
-                order.clear()
-            self._still_open.clear()
 
 
 _NONE = (0, 0)

@@ -46,7 +46,8 @@ from operators.claims.requests import (
     Stored,
     WriteClaim,
 )
-from operators.claims.rule import GAP, SUPPRESSED_MAX, Log, LogPosition, Reader, Suppression, Writer
+from operators.claims.rule import GAP, Log, LogPosition, Reader, Writer
+from operators.claims.suppression import SUPPRESSED_MAX, Suppression
 from topics.errors import BrokerError, CheckpointError, ClaimError
 from topics.messages import Claim, Command, Example, Prediction, Quarantine
 from topics.rekeying import Hop

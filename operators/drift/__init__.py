@@ -3,5 +3,5 @@
 Lives here: River's detectors over the champion's loss, labels and features.  Never here: what follows from an
 alarm (`operators/race/arena.py`), alerts that people read.
 
-There is one file: `detectors`.  Others may import everything here.
+Read in this order: `detectors`, the only file.  Others may import everything here.
 """

@@ -5,5 +5,5 @@ artefacts. Never here: learning and decisions (`operators/race`), files and stor
 of our own.
 
 Read in this order: `roster`, `scoring`, `guards`, `probe`, `smoke_test`; then `digest`, `artefacts`,
-`allowlist`. Others may import everything here.
+`allowlist`; `direct` (small models without River's detour) last. Others may import everything here.
 """

@@ -3,5 +3,5 @@
 Lives here: which windows are computed where, several sources as one sequence, values that come back.
 Never here: topics and owners (`engine/rekeying`), windows themselves (`operators/windows`).
 
-Read in this order: `stages`, `merge`, `pending_values`, `suppression`.  Others may import everything here.
+Read in this order: `stages`, `merge`, `pending_values`.  Others may import everything here.
 """

@@ -1,152 +1,147 @@
-"""The rooms hold: import direction, banned imports, sizes, the length of the walk."""
+"""The gate of the house: rooms, signs, imports, names, functions, and the length of the walk.
+
+What is no gate, and why: the length of a file or a class.  A file is as long as its idea; cut at a limit, it
+becomes two files that nobody understands alone.  `python -m pytest tests/house/test_rooms.py -s` prints the
+longest files, the fattest classes and the walk.
+"""
+
+from __future__ import annotations
 
 import ast
 import importlib.util
 import sys
+from collections.abc import Iterator
+from functools import cache
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 from paths import CHECKOUT
+from walk import PRODUCT
 
-ROOT = CHECKOUT
 RANK = {"topics": 0, "operators": 1, "engine": 2, "loadtest": 3, "headrace": 4}
-PURE = ("topics", "operators")
+PURE = ("topics", "operators", "engine/machines")
 BANNED_IN_PURE = {
     "asyncio", "time", "random", "os", "socket", "logging", "pathlib", "threading", "subprocess",
     "faust", "aiokafka", "redis", "structlog", "prometheus_client",
 }  # fmt: skip
-STATE_MACHINES = (
-    "engine/machines/scorer.py",
-    "engine/machines/learner.py",
-    "engine/machines/intake.py",
-    "engine/machines/outbox.py",
-    "engine/definition/pipeline.py",
-)
-SHELL_WALK = {
-    "engine/kafka/source.py": {"poll", "_fill", "_take", "_shares"},
-    "engine/kafka/log_reader.py": {"records_of"},
-    "engine/worker/loop.py": {"_score", "_offer", "_advance"},
-    "engine/worker/dispatch.py": {"put", "turn", "answers"},
-    "engine/kafka/sink.py": {"send", "_lane", "_pack"},
+BELOW = {
+    "operators/language": set(),
+    "operators/windows": {"operators/language"},
+    "operators/rules": {"operators/language", "operators/windows"},
+    "operators/models": set(),
+    "operators/race": {"operators/models", "operators/drift"},
+    "operators/join": set(),
+    "operators/drift": set(),
+    "operators/claims": set(),
+    "operators/rekeying": {"operators/language"},
+    "engine/machines": {"engine/definition"},
 }
-"""What a record passes in the shell; its way through the core is traced."""
-WALK_LINES_MAX = 1_600
-WALK_FILES_MAX = 17
-LINES_MAX = 400
+"""Which other packages of their floor these may import; a package that is not here may import any."""
+FOLDER_FILES_MAX = 15
+CROWDED = {"operators": 29, "tests": 27}
+UNSIGNED = {"operators": {path.stem for path in (CHECKOUT / "operators").glob("*.py")}}
+DOUBLED_MAX = 34
+MADE_OF_TEXT = {"operators/kernels.py"}
 FUNCTION_LINES_MAX = 70
+SHOWN = 12
+"""Longest files and fattest classes that are printed."""
 
 
-def sources() -> list[Path]:
-    return sorted(path for room in RANK for path in (ROOT / room).rglob("*.py"))
+@cache
+def sources() -> tuple[Path, ...]:
+    return tuple(sorted(path for room in PRODUCT for path in (CHECKOUT / room).rglob("*.py")))
 
 
-def imported(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path: Path) -> None:
-    room = path.relative_to(ROOT).parts[0]
-    wrong = {name for name in imported(path) if name in RANK and RANK[name] > RANK[room]}
-    assert not wrong, f"{room} must not import {wrong}"
+def name_of(path: Path) -> str:
+    return str(path.relative_to(CHECKOUT))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in sources() if path.relative_to(ROOT).parts[0] in PURE]
-    + [ROOT / name for name in STATE_MACHINES],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
-def test_thinking_files_touch_no_clock_and_no_world(path: Path) -> None:
-    assert not imported(path) & BANNED_IN_PURE
+def package_of(path: Path) -> str:
+    return name_of(path.parent)
 
 
-def test_no_file_and_no_function_outgrows_its_room() -> None:
-    outgrown = []
-    for path in sources():
-        text = path.read_text()
-        if text.count("\n") > LINES_MAX:
-            outgrown.append(f"{path.name}: {text.count(chr(10))} lines")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                body = node.body[1:] if ast.get_docstring(node) else node.body
-                lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
-                if lines > FUNCTION_LINES_MAX:
-                    outgrown.append(f"{path.name}:{node.name}: {lines} lines")
-    assert not outgrown
+# -- folders and signs --------------------------------------------------------------------------------
+
+
+def test_no_folder_is_crowded() -> None:
+    files = [*sources(), *sorted((CHECKOUT / "tests").rglob("*.py"))]
+    crowds = {package: len(list(group)) for package, group in groupby(sorted(files), package_of)}
+    assert not {
+        package: count for package, count in crowds.items() if count > CROWDED.get(package, FOLDER_FILES_MAX)
+    }
 
 
 def test_every_file_says_what_lives_there() -> None:
-    silent = [str(path) for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))]
-    assert not silent
+    assert not [name_of(path) for path in sources() if not ast.get_docstring(tree(path))]
 
 
-def function_lines(path: Path, names: set[str]) -> int:
-    """Lines of these functions and methods, docstrings included."""
-    found = [
-        node
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in names
-    ]
-    assert {node.name for node in found} == names
-    return sum((node.end_lineno or 0) - node.lineno + 1 for node in found)
+@pytest.mark.parametrize("room", sorted({package_of(path) for path in sources()}))
+def test_every_package_has_its_sign(room: str) -> None:
+    """What lives here, what never does, and the order in which to read every file and package of it."""
+    sign = ast.get_docstring(tree(CHECKOUT / room / "__init__.py")) or ""
+    assert "Lives here:" in sign
+    assert "Never here:" in sign
+    _, found, order = sign.partition("Read in this order:")
+    assert found
+    order = order.split("\n\n", maxsplit=1)[0]
+    inside = {path.stem for path in (CHECKOUT / room).glob("*.py")} - {"__init__"}
+    inside |= {path.parent.name for path in (CHECKOUT / room).glob("*/__init__.py")}
+    assert not {name for name in inside if f"`{name}`" not in order} - UNSIGNED.get(room, set())
 
 
-def test_the_walk_from_kafka_bytes_to_prediction_bytes_fits_one_sitting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from river import linear_model
+# -- imports ------------------------------------------------------------------------------------------
 
-    from engine import Labels, Pipeline, Topic
-    from engine.offline.backtest import LocalRun
-    from operators import by, columns
-    from topics.messages import Record
 
-    class Payment(msgspec.Struct):
-        event_id: str
-        event_time: int
-        card: str
-        amount: float
+def modules_imported(path: Path, *, at_load: bool) -> Iterator[str]:
+    """Yield the full names of the modules a file imports; `at_load` leaves out what functions import."""
+    pending: list[ast.AST] = [tree(path)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules() else node.module
+        elif at_load and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        elif at_load and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending += node.orelse
+        else:
+            pending += ast.iter_child_nodes(node)
 
-    monkeypatch.setattr(columns, "find_spec", lambda _: None)  # Numba is no part of the walk
-    pipeline = Pipeline(
-        name="walk",
-        events=Topic("walk.events", Payment, key="card"),
-        labels=Labels("walk.labels", wait="1h"),
-        features={"n": by("card").count("1h"), "mean": by("card").mean("amount", "1h")},
-        models={"lr": linear_model.LogisticRegression()},
-    )
-    run = LocalRun(pipeline)
-    value = b'{"event_id": "e", "event_time": 1700000000000, "card": "a", "amount": 2.5}'
-    walked: dict[str, set[str]] = {name: set(functions) for name, functions in SHELL_WALK.items()}
 
-    def trace(frame: Any, kind: str, _: object) -> None:
-        path = Path(frame.f_code.co_filename)
-        name = frame.f_code.co_name
-        ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in RANK
-        if kind == "call" and ours and not name.startswith("<"):
-            walked.setdefault(str(path.relative_to(ROOT)), set()).add(name)
+@cache
+def modules() -> dict[str, Path]:
+    """Return every module of the product by its full name."""
+    found = {}
+    for path in sources():
+        parts = path.relative_to(CHECKOUT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
-    sys.setprofile(trace)
-    try:
-        run.scorer.intake.offer_events([Record("walk.events", 0, 0, None, b"a", value)])
-        taken = run.scorer.intake.next_run(events_unread=False, labels_unread=False)
-        assert taken is not None
-        out = run.scorer.step(taken, 0)
-    finally:
-        sys.setprofile(None)
-    assert [record.target for record in out] == ["predictions"]
-    lines = {name: function_lines(ROOT / name, functions) for name, functions in walked.items()}
-    assert sum(lines.values()) <= WALK_LINES_MAX, lines
-    assert len(lines) <= WALK_FILES_MAX, lines
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    room, package = path.relative_to(CHECKOUT).parts[0], package_of(path)
+    imported = set(modules_imported(path, at_load=False))
+    floors = {name.split(".")[0] for name in imported}
+    assert not {name for name in floors if name in RANK and RANK[name] > RANK[room]}
+    beside = {package_of(modules()[name]) for name in imported if name in modules()} - {package, room}
+    beside = {other for other in beside if other.startswith(f"{room}/")}
+    if package in BELOW:
+        assert beside <= BELOW[package]
+
+
+@pytest.mark.parametrize("path", [path for path in sources() if name_of(path).startswith(PURE)], ids=name_of)
+def test_thinking_files_touch_no_clock_and_no_world(path: Path) -> None:
+    assert not {name.split(".")[0] for name in modules_imported(path, at_load=False)} & BANNED_IN_PURE
 
 
 def test_every_banned_name_can_be_imported() -> None:
@@ -156,3 +151,104 @@ def test_every_banned_name_can_be_imported() -> None:
         name for name in BANNED_IN_PURE if name not in sys.modules and not importlib.util.find_spec(name)
     }
     assert not unknown
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    left = {
+        name: {other for other in modules_imported(path, at_load=True) if other in modules()}
+        for name, path in modules().items()
+    }
+    while leaves := {name for name, imported in left.items() if not imported & left.keys()}:
+        left = {name: imported for name, imported in left.items() if name not in leaves}
+    # What only leads into a circle is no part of it.
+    while roots := left.keys() - set().union(*left.values()):
+        left = {name: imported for name, imported in left.items() if name not in roots}
+    assert not sorted(left)
+
+
+# -- names and functions ------------------------------------------------------------------------------
+
+
+def definitions(path: Path) -> set[str]:
+    """Return the names that a module's top level defines, not imports."""
+    names: set[str] = set()
+    for node in tree(path).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names
+
+
+def public_names(path: Path) -> set[str]:
+    """Return what `__all__` says."""
+    for node in tree(path).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def test_every_public_name_is_defined_once() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in sources():
+        for name in public_names(path) & definitions(path):
+            homes.setdefault(name, []).append(name_of(path))
+    doubled = {name: files for name, files in homes.items() if len(files) > 1}
+    assert len(doubled) <= DOUBLED_MAX, doubled
+
+
+def test_no_function_outgrows_its_screen() -> None:
+    long = []
+    for path in sources():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+                if lines > FUNCTION_LINES_MAX:
+                    long.append(f"{name_of(path)}: {node.name}: {lines} lines")
+    assert not long
+
+
+def test_no_code_is_made_of_text() -> None:
+    made = [
+        f"{name_of(path)}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).removeprefix("builtins.") in {"exec", "eval", "compile"}
+        and name_of(path) not in MADE_OF_TEXT
+    ]
+    assert not made
+
+
+# -- what is printed ---------------------------------------------------------------------------------
+
+
+def test_where_to_look_for_a_second_idea() -> None:
+    """Prints, and judges nothing."""
+    longest = sorted(((path.read_text().count("\n"), name_of(path)) for path in sources()), reverse=True)
+    print("\nlongest files", *(f"{lines:6}  {name}" for lines, name in longest[:SHOWN]), sep="\n")
+    fattest = sorted(map(fatness, classes()), reverse=True)
+    print("fattest classes: attributes, methods")
+    print(*(f"{attributes:6} {methods:3}  {name}" for attributes, methods, name in fattest[:SHOWN]), sep="\n")
+    folders = sum(1 for path in sources() if path.name == "__init__.py")
+    print(f"{len(longest)} files in {folders} packages, {sum(lines for lines, _ in longest)} lines")
+
+
+def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
+    for path in sources():
+        yield from ((path, node) for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef))
+
+
+def fatness(found: tuple[Path, ast.ClassDef]) -> tuple[int, int, str]:
+    """Return how many attributes and methods a class has, and its place."""
+    path, node = found
+    methods = [part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+    attributes = {ast.unparse(part.target) for part in node.body if isinstance(part, ast.AnnAssign)}
+    for method in methods:
+        for part in ast.walk(method):
+            if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store):
+                attributes |= {part.attr} if ast.unparse(part.value) == "self" else set()
+    return len(attributes), len(methods), f"{name_of(path)}: {node.name}"

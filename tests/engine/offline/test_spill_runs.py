@@ -17,7 +17,8 @@ from engine.stores.checkpoints import CheckpointStore
 from engine.worker.claim import Loaded, ScorerMeta
 from engine.worker.partition import APART, JOIN, Owner
 from operators import by, field, label
-from operators.claims.rule import Suppression, Writer
+from operators.claims.rule import Writer
+from operators.claims.suppression import Suppression
 from operators.join.answered import decode_entry
 from operators.skew.carryover import difference
 from operators.state import under

@@ -12,8 +12,8 @@ from engine.machines.intake import Intake
 from engine.rekeying.outgoing import Hopbox
 from engine.rekeying.router import PROGRESS_EVERY_MS, Router
 from operators.claims.rule import Writer
+from operators.claims.suppression import LoggedHops
 from operators.rekeying.pending_values import Gather
-from operators.rekeying.suppression import LoggedHops
 from topics.messages import Record
 from topics.rekeying import EventHop, Hop, LabelHop, Progress, decode_hop
 

@@ -15,7 +15,8 @@ from engine.machines.scorer import Scorer
 from engine.watches.record_keys import KeyWatch
 from engine.worker.assembly import build_learner
 from operators import field
-from operators.claims.rule import Suppression, Writer
+from operators.claims.rule import Writer
+from operators.claims.suppression import Suppression
 from topics.codec import encode_json
 from topics.messages import Event, Record
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.claims import rule as claims
-from operators.claims.rule import GAP, LogPosition, Reader, Suppression, Writer
+from operators.claims.rule import GAP, LogPosition, Reader, Writer
+from operators.claims.suppression import Suppression
 from topics.errors import ClaimError
 from topics.messages import Example, Prediction, Quarantine
 

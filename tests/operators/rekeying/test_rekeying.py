@@ -14,7 +14,7 @@ from engine import Labels
 from engine.rekeying.rekeying import Rekeying
 from operators import apply, by, cross, decay, field, last_n, session, tiled, tumbling
 from operators.calculation import FUNCTION_FAILURES
-from operators.rekeying.suppression import LoggedHops
+from operators.claims.suppression import LoggedHops
 from topics.messages import Record
 
 PARTITIONS = 4
@@ -123,7 +123,7 @@ class _NoMemory(LoggedHops):
 
 
 def test_without_suppression_a_replay_would_count_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("operators.claims.rule.LoggedHops", _NoMemory)
+    monkeypatch.setattr("operators.claims.suppression.LoggedHops", _NoMemory)
     wrong = 0
     for seed in range(3):
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import Raw
 
-from operators.rekeying.suppression import LoggedHops
+from operators.claims.suppression import LoggedHops
 from topics.errors import ClaimError
 from topics.rekeying import EventHop, LabelHop, Order, Progress, ValuesHop
 

@@ -1,0 +1,37 @@
+"""The walk of an event and of a label through the files, in a real worker, on the flights example."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from walk import Walk, walk_of_event, walk_of_label
+
+EVENT_FILES_MAX, EVENT_LINES_MAX = 37, 1_300
+LABEL_FILES_MAX = 41
+GENERATED_MAX = 4
+
+
+@pytest.fixture(scope="module")
+def event_walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    return asyncio.run(walk_of_event(tmp_path_factory.mktemp("event")))
+
+
+@pytest.fixture(scope="module")
+def label_walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    return asyncio.run(walk_of_label(tmp_path_factory.mktemp("label")))
+
+
+def test_the_walk_of_an_event_fits_one_sitting(event_walk: Walk) -> None:
+    table = event_walk.table("one event, from the poll to its prediction's batch")
+    print(f"\n{table}")
+    assert len(event_walk.generated) <= GENERATED_MAX, table
+    assert len(event_walk.lines) <= EVENT_FILES_MAX, table
+    assert sum(event_walk.lines.values()) <= EVENT_LINES_MAX, table
+
+
+def test_the_walk_of_a_label_to_a_swap_fits_one_sitting(label_walk: Walk) -> None:
+    table = label_walk.table("one label, from the poll to a champion swap")
+    print(f"\n{table}")
+    assert len(label_walk.generated) <= GENERATED_MAX, table
+    assert len(label_walk.lines) <= LABEL_FILES_MAX, table
