@@ -1,8 +1,8 @@
-"""What a worker says of itself while it runs: log lines with figures, at most one a minute for each matter.
+"""What a worker logs about itself while it runs: lines with figures, at most one a minute for each matter.
 
-Lives here: record keys, labels without events, dead letters, bounds of the join, the race.
+Lives here: counters that must not grow unseen, labels without events, dead letters, the race.
 Never here: the counters themselves (`engine/counters.py`), what is done about it.
 
-Read in this order: `dead_letters`, `record_keys`, `labels`, `given_up`, `race`: each stands alone.  Others
+Read in this order: `pace` (how often), `counted`, `labels`, `dead_letters`, `race`.  Others
 may import everything here.
 """

@@ -1,7 +1,7 @@
-"""The log's word on dead letters: the first at once, then once a minute while there are more.
+"""Log lines about dead letters: how many were written, by stage, with the first of each.
 
-Lives here: the line and when it is due.  Never here: counting for metrics (`refusals.py`), writing the
-letters (`dead_letter_sink.py`).
+Lives here: the line.  Never here: counting for metrics (`engine/machines/refusals.py`), writing the letters
+(`engine/kafka/dead_letter_sink.py`), the interval (`pace.py`).
 """
 
 from __future__ import annotations
@@ -11,36 +11,34 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from engine.offline.dead_letters import DeadLetters
+from engine.watches.pace import Pace
 from topics.messages import Outgoing
 
 __all__ = ["LetterWatch"]
-
-EVERY_S = 60.0
-"""Least time between two lines: a flood of bad records is no flood of lines."""
 
 log = structlog.get_logger("headrace")
 
 
 class LetterWatch:
-    """Sees the dead letters of a worker and tells of them by stage, with the first of each."""
+    """The dead letters of a worker since the last line."""
 
-    def __init__(self, topic: str, every_s: float = EVERY_S) -> None:
+    def __init__(self, topic: str) -> None:
         self._topic = topic
-        self._every_s = every_s
-        self._due_s = float("-inf")
+        self._pace = Pace()
         self._letters = DeadLetters()
 
     def see(self, letters: Sequence[Outgoing]) -> None:
-        """Take note of letters that are being written."""
+        """Add letters that are being written."""
         for letter in letters:
             self._letters.add(letter.headers)
 
     def tell(self, _: Mapping[tuple[str, str], int], now_s: float) -> None:
-        """Log what was seen since the last line; `now_s` is a clock that does not go back."""
+        """Log the letters since the last line; `now_s` is of a clock that does not go back."""
         letters = self._letters
-        if not letters.counts or now_s < self._due_s:
+        if not letters.counts or not self._pace.allows(now_s):
             return
-        self._letters, self._due_s = DeadLetters(), now_s + self._every_s
+        self._letters = DeadLetters()
+        self._pace.logged(now_s)
         log.warning(
             "records were refused",
             count=letters.counts.total(),

@@ -1,7 +1,7 @@
-"""Whether labels find their events: what a worker says while many of them do not.
+"""Log lines about labels that join no prediction: from which share on, with the likely cause and the fix.
 
-Lives here: from which share on it is said, how often, the likely cause and what to do.  Never here: counting
-(`scorer.py`), clocks.
+Lives here: the share, the cause, the line.  Never here: counting (`engine/machines`), the interval
+(`pace.py`), a clock.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import structlog
 
-__all__ = ["EVERY_S", "UNMATCHED_SHARE_MAX", "LabelWatch", "Unmatched", "unmatched"]
+from engine.watches.pace import EVERY_S, Pace
+
+__all__ = ["UNMATCHED_SHARE_MAX", "LabelWatch", "Unmatched", "unmatched"]
 
 UNMATCHED_SHARE_MAX = 0.05
 """Beyond this, models learn from a selection."""
-EVERY_S = 60.0
-"""The span that is judged, and the least time between two warnings."""
 LABELS_MIN = 20
 """Of fewer labels a share says nothing: the span grows until there are so many."""
 
@@ -27,7 +27,7 @@ Counts = Mapping[tuple[str, str], int]
 
 
 class Unmatched(NamedTuple):
-    """Too many labels of a span that joined no prediction."""
+    """The labels of a span, too many of which joined no prediction."""
 
     labels: int
     """Labels of the span whose fate is known; where none is, those that wait for their event."""
@@ -38,7 +38,7 @@ class Unmatched(NamedTuple):
 
 
 def unmatched(span: Counts) -> Unmatched | None:
-    """Return what is wrong with the labels counted in one span, or None where at most 5 % joined nothing.
+    """Return what is wrong with the labels of a span, or None where at most 5 % of them joined nothing.
 
     `span` holds counts by (metric, label), as scorers count them.
     """
@@ -76,7 +76,7 @@ _FEWER = "raise Labels(pending_max=...), or shorten wait"
 
 
 class LabelWatch:
-    """Looks at a worker's counts once in a while.
+    """The labels of a worker since they were last judged.
 
     >>> watch = LabelWatch()
     >>> watch.look(0.0, Counter())
@@ -88,8 +88,8 @@ class LabelWatch:
     """
 
     def __init__(self, every_s: float = EVERY_S) -> None:
-        self._every_s = every_s
-        self._due_s: float | None = None
+        self._pace = Pace(every_s)
+        self._started = False
         self._before: Counter[tuple[str, str]] = Counter()
 
     def tell(self, counts: Counter[tuple[str, str]], now_s: float) -> None:
@@ -98,14 +98,17 @@ class LabelWatch:
             log.warning("labels find no prediction", **found._asdict())
 
     def look(self, now_s: float, counts: Counter[tuple[str, str]]) -> Unmatched | None:
-        """Return what is to be said about the labels since the last look, at most once in `every_s`.
+        """Return what is wrong with the labels since the last look; None, and no look, within `every_s` of
+        it.
 
-        `counts` grow for as long as the worker runs; `now_s` is any clock that does not go back.
+        The first call only begins the span.  `counts` only grow; `now_s` is of a clock that does too.
         """
-        if self._due_s is None or now_s < self._due_s:
-            self._due_s = self._due_s or now_s + self._every_s
+        if not self._pace.allows(now_s):
             return None
-        self._due_s = now_s + self._every_s
+        self._pace.logged(now_s)
+        if not self._started:
+            self._started = True
+            return None
         span = Counter(
             {key: count - self._before[key] for key, count in counts.items() if key[0] in _WATCHED}
         )

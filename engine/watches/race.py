@@ -1,7 +1,7 @@
-"""The race as a person on call sees it: a line and a count for each decision, the candidates at a scrape.
+"""The race as a person on call sees it: a log line and a count for each decision, the candidates in a scrape.
 
-Lives here: which decision is how loud, what is said while nobody but the prior answers, what a scrape shows
-of every candidate.  Never here: the decisions (`operators/race/arena.py`), names of metrics (`metrics.py`).
+Lives here: the log level of each decision, what a scrape shows of every candidate.  Never here: the decisions
+(`operators/race/arena.py`), names of metrics (`engine/metrics.py`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ __all__ = ["RaceView"]
 
 RECENT_EVERY_S = 10.0
 """A recent window of 1,000 examples and four metrics takes some 20 ms for each four models."""
-PRIOR_EVERY_S = 60.0
-"""While the prior answers, a line a minute says so: enough to be seen, and to be seen to end."""
 DECISION_LEVELS: dict[str, int] = {
     "model.quarantined": logging.WARNING,
     "learning.backlog": logging.WARNING,
@@ -37,17 +35,13 @@ log = structlog.get_logger("headrace")
 
 
 class RaceView:
-    """What one worker tells of the race, into `metrics` and the log."""
+    """The race of one worker in `metrics` and the log."""
 
     def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
         self._clock = clock
         self._recent: dict[str, dict[str, float]] = {}
         self._recent_at_s = float("-inf")
-        self._prior_answers = 0
-        """Answers of the prior when that was last said ..."""
-        self._prior_said_s = float("-inf")
-        """... and when."""
 
     def decided(self, decisions: Sequence[Decision], roster: Roster) -> None:
         """Count and log decisions; `roster` is as they left it."""
@@ -81,14 +75,6 @@ class RaceView:
             counts["commands", outcome] += 1
         if decisions and roster.champion in roster.quarantined:
             log.error("every candidate is in quarantine: the prior answers", champion=roster.champion)
-
-    def look(self) -> None:
-        """Say, once in a while, that the prior has answered events; called once a turn."""
-        answers = self._metrics.counts["predictions", "prior"]
-        now_s = self._clock()
-        if answers > self._prior_answers and now_s - self._prior_said_s >= PRIOR_EVERY_S:
-            log.error("no model could answer: the prior did", predictions=answers - self._prior_answers)
-            self._prior_answers, self._prior_said_s = answers, now_s
 
     def candidates(self, learner: Learner) -> list[ModelStatus]:
         """Return every candidate, those in quarantine too."""

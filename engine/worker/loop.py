@@ -29,9 +29,8 @@ from engine.metrics import Metrics, Status
 from engine.settings import NOTHING_ACCEPTED, Accepted, Settings
 from engine.stores.online_features import ServedFeatures
 from engine.stores.static_features import StaticFeatures
-from engine.watches.given_up import GivenUp
+from engine.watches.counted import CountWatch, counted_lines
 from engine.watches.labels import LabelWatch
-from engine.watches.record_keys import KeyWatch
 from engine.worker.checkpointing import Saving
 from engine.worker.commands import Commands
 from engine.worker.dispatch import Dispatch
@@ -118,7 +117,7 @@ class Worker:
         self._moving = False
         """The group has taken partitions back and given none since."""
         self._dispatch = Dispatch(self._sink, patient.kafka, catalog, self.trainer.stopwatch)
-        self._watches = (GivenUp(pipeline.labels), LabelWatch(), KeyWatch(), self._dispatch.watch)
+        self._watches = (CountWatch(counted_lines(pipeline.labels)), LabelWatch(), self._dispatch.watch)
         self._ready = False
         self._stopping = asyncio.Event()
         self.commands = Commands()
@@ -290,7 +289,6 @@ class Worker:
         self.metrics.absorb(self._dispatch.counts)
         self.metrics.absorb(self.trainer.learner.counts)
         self.metrics.absorb_seconds(self.trainer.stopwatch)
-        self.trainer.race.look()
         for outcome, count in self._static.counts.items():
             self.metrics.counts["lookups", outcome] = count
         for watch in self._watches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from engine.cli.report import print_report
 from engine.metrics import Metrics, Status
 from engine.offline.backtest import Backtest, LocalRun, backtest
 from engine.offline.json_lines import read_lines
-from engine.watches.race import PRIOR_EVERY_S, RaceView
+from engine.watches.counted import CountWatch, counted_lines
+from engine.watches.pace import EVERY_S
+from engine.watches.race import RaceView
 from operators import field
 
 EVENTS = 40
@@ -205,14 +208,11 @@ def test_quarantine_is_a_warning_and_that_of_the_champion_an_error(files: Files)
 
 
 def test_that_the_prior_answers_is_said_once_a_minute() -> None:
-    now = [0.0]
-    metrics = Metrics(pipeline(inside=True))
-    race = RaceView(metrics, clock=lambda: now[0])
+    watch, counts = CountWatch(counted_lines(pipeline(inside=True).labels)), Counter[tuple[str, str]]()
     with capture_logs() as lines:
-        for second in range(int(3 * PRIOR_EVERY_S)):
-            now[0] = float(second)
-            metrics.counts["predictions", "prior"] += second < 1.5 * PRIOR_EVERY_S
+        for second in range(int(3 * EVERY_S)):
+            counts["predictions", "prior"] += second < 1.5 * EVERY_S
             for _ in range(3):
-                race.look()
+                watch.tell(counts, float(second))
     assert [line["log_level"] for line in lines] == ["error"] * 3
-    assert sum(line["predictions"] for line in lines) == 1.5 * PRIOR_EVERY_S
+    assert sum(line["predictions"] for line in lines) == 1.5 * EVERY_S

@@ -15,7 +15,8 @@ from engine.cli.main import load_pipeline
 from engine.counters import COUNTERS
 from engine.metrics import Metrics
 from engine.settings import Settings
-from engine.watches.labels import EVERY_S, LABELS_MIN, UNMATCHED_SHARE_MAX, LabelWatch, unmatched
+from engine.watches.labels import LABELS_MIN, UNMATCHED_SHARE_MAX, LabelWatch, unmatched
+from engine.watches.pace import EVERY_S
 from engine.worker.loop import Worker
 
 Counts = Counter[tuple[str, str]]

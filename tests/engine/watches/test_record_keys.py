@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from river import linear_model
+from structlog.testing import capture_logs
 
 from engine import Labels, Pipeline, Topic
-from engine.machines.ready import Ready
+from engine.machines.intake import Ready
 from engine.machines.scorer import Scorer
-from engine.watches.record_keys import KeyWatch
+from engine.watches.counted import CountWatch, counted_lines
 from engine.worker.assembly import build_learner
 from operators import field
 from operators.claims.rule import Writer
@@ -84,17 +85,18 @@ def test_a_run_is_counted_record_by_record(keys: list[bytes | None], keyless: bo
 
 
 def test_the_first_is_told_at_once_and_the_next_ones_together_a_minute_later() -> None:
-    watch, counts = KeyWatch(), Counter[tuple[str, str]]()
-    assert watch.look(0.0, counts) is None
-    counts["key_mismatches", "event"] = 1
-    found = watch.look(1.0, counts)
-    assert found is not None
-    assert (found.events, found.labels) == (1, 0)
-    assert "headrace send --key" in found.fix
-    counts["key_mismatches", "event"] = 5
-    counts["key_mismatches", "label"] = 2
-    assert watch.look(60.9, counts) is None
-    later = watch.look(61.0, counts)
-    assert later is not None
-    assert (later.events, later.labels) == (4, 2)
-    assert watch.look(500.0, counts) is None
+    watch = CountWatch(counted_lines(Labels("keys.labels", wait="1h")))
+    counts = Counter[tuple[str, str]]()
+    with capture_logs() as lines:
+        watch.tell(counts, 0.0)
+        counts["key_mismatches", "event"] = 1
+        watch.tell(counts, 1.0)
+        counts["key_mismatches", "event"] = 5
+        counts["key_mismatches", "label"] = 2
+        watch.tell(counts, 60.9)
+        assert len(lines) == 1
+        watch.tell(counts, 61.0)
+        watch.tell(counts, 500.0)
+    assert [(line["events"], line["labels"]) for line in lines] == [(1, 0), (4, 2)]
+    assert all("headrace send --key" in line["fix"] for line in lines)
+    assert {line["log_level"] for line in lines} == {"warning"}

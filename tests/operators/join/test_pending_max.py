@@ -12,7 +12,7 @@ from engine import Labels, Pipeline, Topic
 from engine.cli.join_memory import bytes_per_answer, waiting_at, waiting_text
 from engine.offline.backtest import Backtest
 from engine.stores.checkpoints import CheckpointStore
-from engine.watches.given_up import GivenUp
+from engine.watches.counted import CountWatch, counted_lines
 from operators import field
 from topics.codec import encode_json
 from topics.errors import DefinitionError
@@ -150,7 +150,7 @@ def test_bounds_that_leave_no_room_are_refused(name: str, bound: int) -> None:
 
 
 def test_the_log_tells_once_a_minute_how_many_were_given_up() -> None:
-    told = GivenUp(Labels("l", wait="1d", pending_max=7, early_max=2))
+    told = CountWatch(counted_lines(Labels("l", wait="1d", pending_max=7, early_max=2)))
     answers, labels = ("predictions_dropped", "given_up"), ("labels", "given_up")
     with structlog.testing.capture_logs() as lines:
         told.tell({}, 0.0)
