@@ -1,12 +1,11 @@
 """Served features beside their recomputation from the raw events, for a sample of keys.
 
-Lives here: which keys are looked at, what of them is remembered, and when two values agree.  Never
-here: what an aggregate is (`recompute.py`), what is kept of a key (`sample.py`), topics
-(`engine/offline/skew.py`).
+Lives here: which features of which events are compared, the labels that had come by then, and when two values
+agree.  Never here: the windows of sampled keys (`sample.py`), topics (`engine/offline/skew.py`).
 
-    events of one partition ------> entries of sampled keys ---> every value anew --.
-    labels, in the order of time -> joined by event id ------^                       > match, mismatch,
-    predictions: what was served ---------------------------------------------------'  missing, extra
+    events of one partition ------> windows of sampled keys ----> every value again --.
+    labels, in the order of time -> joined by event id -----^                          > match, mismatch,
+    predictions: what was served -----------------------------------------------------'  missing, extra
 
 One key of `one_in` is looked at, chosen by its checksum, for each key of the windows by itself.  What has no
 key (`by()`, fields alone) is looked at in one event of `one_in`.  An event enters if it was answered.  What
@@ -15,7 +14,7 @@ cannot be said is counted as `unchecked` and never as skew:
 - features with a lookup or sketches (`distinct`, quantiles in tiles and sessions), or that a rule may change;
 - windows by other keys than the topic's where there are several partitions: their events lie elsewhere;
 - late events; answers by another version of the features;
-- what reaches back before the logs' first records, and keys with more than ENTRIES_MAX entries.
+- what reaches back before the logs' first records, and what is beyond the limits of `sample.py`.
 
 Labels: a worker answers with the labels that it has read by then.  So a feature over labels agrees if it is
 what some beginning of the labels log, up to what was due at the event, gives; only the last TRIES_MAX of a
@@ -24,19 +23,19 @@ key are tried.  A label that was read only after its event had been given up is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from heapq import heappop, heappush
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from operators.calculation import calculation
-from operators.features import label_entry
+from operators.features import JoinedLabel, label_entry
 from operators.language.fields import Aggregate, Expression, Lookup, nodes, windows_of
 from operators.language.plan import FeaturePlan
-from operators.language.window_kinds import Session
-from operators.skew.recompute import Entry, Plain, is_plain, plain_value
-from operators.skew.sample import ENTRIES_MAX, SampledGroup, SampledKey, in_sample
+from operators.language.window_kinds import Decay, Session, Tiled
+from operators.skew.sample import UNREAD, SampledKey, SampledLabel, SampledWindows, Values, in_sample
 from topics.codec import Decoded
-from topics.messages import FeatureValue, Label, LabelValue, Prediction
+from topics.messages import Event, FeatureValue, Label, LabelValue, Prediction
 
 __all__ = ["UNKNOWN", "Found", "Outcome", "Scope", "Skew"]
 
@@ -51,10 +50,16 @@ SWEEP_EVENTS: Final = 10_000
 """So often idle keys are forgotten."""
 UNKNOWN: Final = "(unknown)"
 """Stands for all names that are not of the definition: a topic must not make metrics."""
+RELATIVE: Final = 1e-9
+"""How far apart two values may be that are made of sums."""
 
-_UNREAD: Final = -1
-"""In place of a label's offset, where no record said it."""
-_RELATIVE: Final = 1e-9
+_SKETCHED: Final = frozenset(("distinct", "median", "quantile"))
+"""Aggregates that are estimates in tiles and sessions."""
+_SUMMED: Final = frozenset(("sum", "mean", "var", "std", "entropy", "median", "quantile"))
+"""Aggregates that are calculated, in which another machine may round otherwise."""
+
+Keys = Mapping[SampledWindows, SampledKey | None]
+"""The key of one event in each of the windows, None where it is not in the sample."""
 
 
 class Found(NamedTuple):
@@ -79,11 +84,30 @@ class Scope(NamedTuple):
 
 
 class _Waiting(NamedTuple):
+    """An event that waits for its label."""
+
     event_time: int
-    keys: tuple[SampledKey | None, ...]
-    """Per group the key, where labels are kept of it and it is in the sample."""
-    value: Any
-    """The user's event, where a window over labels has a condition."""
+    keys: tuple[tuple[SampledKey, tuple[str | None, ...]] | None, ...]
+    """For all windows over labels its key, and under which keys a label enters; None: not in the sample."""
+
+
+class _Feature(NamedTuple):
+    """One feature and what it reads."""
+
+    name: str
+    expression: Expression
+    reads: tuple[tuple[SampledWindows, Aggregate], ...]
+    can_be_told: bool
+
+    @property
+    def of_labels(self) -> bool:
+        """Return whether it reads windows over labels."""
+        return any(windows.source == "labels" for windows, _ in self.reads)
+
+    @property
+    def is_summed(self) -> bool:
+        """Return whether it reads an aggregate that is calculated."""
+        return any(one.kind in _SUMMED or isinstance(one.span, Decay) for _, one in self.reads)
 
 
 class Skew:
@@ -112,23 +136,24 @@ class Skew:
     ) -> None:
         """`complete_from_ms` is the time of the first event where the logs do not begin with their first."""
         self._plan, self._scope, self._one_in = plan, scope, one_in
-        entries_max = min(ENTRIES_MAX, plan.max_events_per_key)
         self.complete_from_ms = complete_from_ms
-        self._groups: dict[tuple[tuple[str, ...], str], SampledGroup] = {}
-        self._features: list[_Feature] = []
-        for name, expression in plan.features:
-            windows = windows_of(expression)
-            for window in windows:
-                place = (window.keys, window.source)
-                group = SampledGroup(*place, one_in=one_in, entries_max=entries_max)
-                self._groups.setdefault(place, group).reaches(window)
-            self._features.append(_Feature(name, expression, windows, self._can_be_told(name, expression)))
-        self._labelled = [group for group in self._groups.values() if group.source == "labels"]
-        self._conditional = any(
-            window.source == "labels" and window.where is not None
-            for feature in self._features
-            for window in feature.windows
-        )
+        numbers = {aggregate: number for number, aggregate in enumerate(plan.group_of)}
+        windows = {
+            (keys, source): SampledWindows(plan, keys, source, numbers, one_in=one_in)
+            for keys, source in dict.fromkeys((group.keys, group.source) for group in plan.groups)
+        }
+        self._windows = tuple(windows.values())
+        self._labelled = [one for one in self._windows if one.source == "labels"]
+        self._features = [
+            _Feature(
+                name,
+                expression,
+                tuple((windows[one.keys, one.source], one) for one in windows_of(expression)),
+                self._can_be_told(name, expression),
+            )
+            for name, expression in plan.features
+        ]
+        self._evaluate = {name: calculation(expression, numbers) for name, expression in plan.features}
         self._time_max = -1
         self._events = 0
         self._seen: dict[str, _Waiting | None] = {}
@@ -147,13 +172,11 @@ class Skew:
         for part in nodes(expression):
             if isinstance(part, Lookup):
                 return False
-            if isinstance(part, Aggregate) and not is_plain(part):
+            if not isinstance(part, Aggregate):
+                continue
+            if part.kind in _SKETCHED and isinstance(part.span, Tiled | Session):
                 return False
-            if (
-                isinstance(part, Aggregate)
-                and self._scope.partitions > 1
-                and self._scope.topic_key not in part.keys
-            ):
+            if self._scope.partitions > 1 and self._scope.topic_key not in part.keys:
                 return False
         return True
 
@@ -166,33 +189,29 @@ class Skew:
             return []
         self._events += 1
         if self._events % SWEEP_EVENTS == 0:
-            for group in self._groups.values():
-                group.sweep(self._watermark)
+            for windows in self._windows:
+                windows.sweep(self._watermark)
         time, value = event.event_time, event.value
         self._time_max = max(self._time_max, time)
         self._expire()
         too_old = time < self._watermark
         late = answer.late or too_old
-        keys = {group: group.key_of(value) for group in self._groups.values()}
+        keys = {windows: windows.key_of(value) for windows in self._windows}
         told = [feature for feature in self._features if self._in_sample(feature, keys, event.event_id)]
+        known = Event(event.event_id, time, event.key, value, self._events, self._watermark, late)
         found: list[Found] = []
-        if told:
-            if late or not same_version:
-                found = [Found(feature.name, "unchecked") for feature in told]
-            else:
-                found = self._compared(event, told, keys, answer.features)
-        # With several partitions an event may be late for the windows of some key only; nobody says of which.
-        doubtful = late and not too_old and self._scope.partitions > 1
-        for group, key in keys.items():
-            if key is None or group.source != "events":
-                continue
-            if doubtful:
-                group.doubt(key, time)
-            elif not late:
-                group.enter(key, Entry(time, self._events, value), self._watermark)
+        if not late:
+            values = self._enter(known, keys)
+            if told and same_version:
+                found = self._compared(known, told, keys, values, answer.features)
+        elif not too_old and self._scope.partitions > 1:
+            # With several partitions it may be late for the windows of some key only; nobody says of which.
+            for windows, key in keys.items():
+                if key is not None and windows.source == "events":
+                    windows.doubt(key, time)
         if any(key is not None for key in keys.values()) or told:
-            self._wait(event, keys)
-        return found
+            self._wait(event, known, keys)
+        return found or [Found(feature.name, "unchecked") for feature in told]
 
     def label(self, label: Label) -> None:
         """Take the next label, in its turn."""
@@ -209,16 +228,29 @@ class Skew:
 
     # -- what is remembered -----------------------------------------------------------------------
 
-    def _wait(self, event: Decoded, keys: Mapping[SampledGroup, SampledKey | None]) -> None:
+    def _enter(self, event: Event, keys: Keys) -> Values:
+        """Enter an event into the windows of its sampled keys; return all windows of these keys."""
+        values: Values = {}
+        for windows, key in keys.items():
+            if key is not None:
+                values |= windows.take(key, event) if windows.source == "events" else windows.read(event)
+        return values
+
+    def _wait(self, event: Decoded, known: Event, keys: Keys) -> None:
         """Remember an event for its repeats and its label, which may be here already."""
         if event.event_time + self._scope.wait_ms < self._watermark:
             return  # beyond the horizon: answered, not joined
-        value = event.value if self._conditional else None
-        waiting = _Waiting(event.event_time, tuple(keys[group] for group in self._labelled), value)
+        waiting = _Waiting(
+            event.event_time,
+            tuple(
+                None if (key := keys[windows]) is None else (key, windows.label_keys(known))
+                for windows in self._labelled
+            ),
+        )
         self._seen[event.event_id] = waiting
         heappush(self._order, (event.event_time, event.event_id))
         if event.label is not None:
-            self._join(event.event_id, waiting, event.label, event.event_time, _UNREAD)
+            self._join(event.event_id, waiting, event.label, event.event_time, UNREAD)
         elif (early := self._early.pop(event.event_id, None)) is not None:
             self.label(early)
 
@@ -227,9 +259,11 @@ class Skew:
     ) -> None:
         self._seen[event_id] = None
         value = label_entry(label)
-        for group, key in zip(self._labelled, waiting.keys, strict=True):
-            if key is not None:
-                group.enter(key, Entry(label_time, offset, value, waiting.value), self._watermark)
+        for windows, known in zip(self._labelled, waiting.keys, strict=True):
+            if known is not None:
+                key, label_keys = known
+                joined = JoinedLabel(label_keys, label_time, value)
+                windows.enter(key, SampledLabel(offset, self._watermark, joined))
 
     def _expire(self) -> None:
         """Forget events beyond the horizon; one without a label gets the implicit one, if there is one."""
@@ -239,7 +273,7 @@ class Skew:
             waiting = self._seen.pop(event_id)
             if waiting is not None and self._scope.implicit is not None:
                 deadline = time + self._scope.wait_ms
-                self._join(event_id, waiting, self._scope.implicit, deadline, _UNREAD)
+                self._join(event_id, waiting, self._scope.implicit, deadline, UNREAD)
                 del self._seen[event_id]
         for event_id, label in list(self._early.items()):
             if label.label_time >= due:
@@ -248,29 +282,27 @@ class Skew:
 
     # -- what is compared -------------------------------------------------------------------------
 
-    def _in_sample(
-        self, feature: _Feature, keys: Mapping[SampledGroup, SampledKey | None], event_id: str
-    ) -> bool:
-        if not any(window.keys for window in feature.windows):
+    def _in_sample(self, feature: _Feature, keys: Keys, event_id: str) -> bool:
+        if not any(aggregate.keys for _, aggregate in feature.reads):
             return in_sample((event_id,), self._one_in)
-        return all(keys[self._groups[w.keys, w.source]] is not None for w in feature.windows)
+        return all(keys[windows] is not None for windows, _ in feature.reads)
 
     def _compared(
         self,
-        event: Decoded,
+        event: Event,
         told: list[_Feature],
-        keys: Mapping[SampledGroup, SampledKey | None],
+        keys: Keys,
+        values: Values,
         served: Mapping[str, FeatureValue],
     ) -> list[Found]:
         sure = [feature for feature in told if self._is_known(feature, event.event_time, keys)]
         found = {feature.name: Found(feature.name, "unchecked") for feature in told}
         of_labels = [feature for feature in sure if feature.of_labels]
-        for feature in sure:
-            found[feature.name] = self._outcome(feature, event, keys, served, None)
+        found.update((feature.name, self._outcome(feature, event, values, served)) for feature in sure)
         odd = any(found[feature.name].outcome != "match" for feature in of_labels)
         if odd and not self._scope.labels_inside:
-            for before in self._beginnings(of_labels, event.event_time, keys):
-                tried = [self._outcome(feature, event, keys, served, before) for feature in of_labels]
+            for before in self._beginnings(of_labels, event, keys, values):
+                tried = [self._outcome(feature, event, before, served) for feature in of_labels]
                 if all(one.outcome == "match" for one in tried):
                     found.update((one.feature, one) for one in tried)
                     break
@@ -278,82 +310,59 @@ class Skew:
         unknown = [Found(UNKNOWN, "extra", None, served[name]) for name in served if name not in names]
         return [*found.values(), *unknown]
 
-    def _is_known(self, feature: _Feature, time: int, keys: Mapping[SampledGroup, SampledKey | None]) -> bool:
+    def _is_known(self, feature: _Feature, time: int, keys: Keys) -> bool:
         if not feature.can_be_told:
             return False
-        for window in feature.windows:
-            group = self._groups[window.keys, window.source]
-            key = keys[group]
-            if key is not None and not group.is_known(key, time):
+        for windows, aggregate in feature.reads:
+            key = keys[windows]
+            if key is not None and not windows.is_known(key, time):
                 return False
             if self.complete_from_ms is None:
                 continue
-            reach_ms = window.reach_ms + (self._scope.wait_ms if window.source == "labels" else 0)
+            reach_ms = aggregate.reach_ms + (self._scope.wait_ms if windows.source == "labels" else 0)
             if (
-                isinstance(window.span, Session)
+                isinstance(aggregate.span, Session)
                 or time - reach_ms - self._plan.grace_ms < self.complete_from_ms
             ):
                 return False
         return True
 
     def _beginnings(
-        self, features: list[_Feature], time: int, keys: Mapping[SampledGroup, SampledKey | None]
-    ) -> Iterator[int]:
-        """Return the offsets before which the labels read may have ended, the newest first."""
-        groups = {self._groups[w.keys, w.source] for f in features for w in f.windows if w.source == "labels"}
-        numbers = {
-            entry.number
-            for group in groups
-            for entry in group.entries.get(keys[group] or (), ())
-            if entry.time <= time and entry.number != _UNREAD
+        self, features: list[_Feature], event: Event, keys: Keys, values: Values
+    ) -> Iterator[Values]:
+        """Yield the values by each beginning of the labels log that may have been read, the longest first."""
+        read = {
+            windows: key
+            for feature in features
+            for windows, _ in feature.reads
+            if windows.source == "labels" and (key := keys[windows]) is not None
         }
-        return iter(sorted(numbers, reverse=True)[:TRIES_MAX])
+        offsets = {
+            offset for windows, key in read.items() for offset in windows.offsets(key, event.event_time)
+        }
+        numbers = {number for windows in read for number in windows.numbers}
+        others = {number: value for number, value in values.items() if number not in numbers}
+        for offset in sorted(offsets, reverse=True)[:TRIES_MAX]:
+            before = others.copy()
+            for windows, key in read.items():
+                before |= windows.read_before(key, event, offset)
+            yield before
 
     def _outcome(
-        self,
-        feature: _Feature,
-        event: Decoded,
-        keys: Mapping[SampledGroup, SampledKey | None],
-        served: Mapping[str, FeatureValue],
-        before: int | None,
+        self, feature: _Feature, event: Event, values: Values, served: Mapping[str, FeatureValue]
     ) -> Found:
-        """Compare one feature, by the labels before offset `before` (None: all)."""
-        parts: list[Plain] = []
-        for window in feature.windows:
-            group = self._groups[window.keys, window.source]
-            entries = group.entries.get(keys[group] or (), [])
-            if group.source == "events":
-                parts.append(plain_value(window, entries, event.event_time, event.value))
-            else:
-                if before is not None:
-                    entries = [entry for entry in entries if entry.number < before]
-                parts.append(plain_value(window, entries, event.event_time))
-        values = {number: part.value for number, part in enumerate(parts) if part.value is not None}
-        expected = feature.evaluate(event.value, values, {})
-        slack = sum(part.slack for part in parts)
+        """Compare one feature with what the windows' `values` make of it."""
         name = feature.name
-        return Found(name, _agreement(expected, served.get(name), slack), expected, served.get(name))
+        expected, given = self._evaluate[name](event.value, values, {}), served.get(name)
+        return Found(name, _agreement(expected, given, is_summed=feature.is_summed), expected, given)
 
 
-class _Feature:
-    """One feature and what it reads."""
-
-    def __init__(
-        self, name: str, expression: Expression, windows: tuple[Aggregate, ...], can_be_told: bool
-    ) -> None:
-        self.name = name
-        self.windows = windows
-        self.can_be_told = can_be_told
-        self.of_labels = any(window.source == "labels" for window in windows)
-        self.evaluate = calculation(expression, {window: number for number, window in enumerate(windows)})
-
-
-def _agreement(expected: FeatureValue | None, served: FeatureValue | None, slack: float) -> Outcome:
-    """Return whether two values agree: to the bit, or within `slack` where it is not 0."""
+def _agreement(expected: FeatureValue | None, served: FeatureValue | None, *, is_summed: bool) -> Outcome:
+    """Return whether two values agree: to the bit, or within RELATIVE where sums are in it."""
     if expected is None or served is None:
         return "match" if expected is served else "missing" if served is None else "extra"
     if expected == served:
         return "match"
-    if not slack or isinstance(expected, str) or isinstance(served, str):
+    if not is_summed or isinstance(expected, str) or isinstance(served, str):
         return "mismatch"
-    return "match" if abs(expected - served) <= slack + _RELATIVE * abs(expected) else "mismatch"
+    return "match" if math.isclose(expected, served, rel_tol=RELATIVE) else "mismatch"

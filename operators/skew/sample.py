@@ -1,31 +1,54 @@
-"""The raw entries of sampled keys: what a recomputation needs, and no more.
+"""The windows of sampled keys: those of the product, fed with these keys' raw events in order.
 
-Lives here: which keys are in the sample, and what is kept of them for how long.  Never here: what is
-computed of it (`recompute.py`), which events enter (`comparison.py`).
+Lives here: which keys are in the sample, the limits of what is kept of them, and whether a key's windows hold
+all that they should.  Never here: what is compared with what was served (`comparison.py`).
+
+    event, key in the sample   ---> windows ---> values, as a worker's scorer has them
+    event, beyond a limit      -x-> the key's windows are in doubt for as long as they look back
+
+Memory: at most KEYS_MAX keys and TOTAL_MAX entries of each key and source, ENTRIES_MAX of one key.
 """
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
+from operators.features import Features, JoinedLabel
 from operators.language.fields import Aggregate
+from operators.language.plan import FeaturePlan
 from operators.language.window_kinds import Session
-from operators.skew.recompute import Entry
+from topics.messages import Event, FeatureValue
 
-__all__ = ["ENTRIES_MAX", "KEYS_MAX", "SampledGroup", "SampledKey", "in_sample"]
+__all__ = [
+    "ENTRIES_MAX",
+    "KEYS_MAX",
+    "UNREAD",
+    "SampledKey",
+    "SampledLabel",
+    "SampledWindows",
+    "Values",
+    "in_sample",
+]
 
 ENTRIES_MAX: Final = 10_000
-"""Entries of one key: each of its events reads them all.  A key with as many is not looked at any more."""
+"""Entries of one key.  A key with more is not looked at until the oldest of them are over."""
 KEYS_MAX: Final = 100_000
 """Keys of one group; further ones are not looked at.  Ask for one in more where it comes to this."""
 TOTAL_MAX: Final = 1_000_000
-"""Entries of one group, some 300 bytes each; a key that would add to them is not looked at any more."""
+"""Entries of one group, some 300 bytes each; a key that would add to them is not looked at for a while."""
+UNREAD: Final = -1
+"""In place of a label's offset, where no record said it."""
+
+_NEVER_AGAIN: Final = 1 << 62
 
 SampledKey = tuple[object, ...]
+Values = dict[int, FeatureValue]
+"""Values of aggregates by their number; what is missing is left out."""
 
 
 def in_sample(key: SampledKey, one_in: int) -> bool:
@@ -37,82 +60,153 @@ def in_sample(key: SampledKey, one_in: int) -> bool:
     return not key or crc32(repr(key).encode()) % one_in == 0
 
 
-class SampledGroup:
-    """All windows over the same key fields and source."""
+class SampledLabel(NamedTuple):
+    """A label that has met its event, of a key in the sample."""
+
+    offset: int
+    """In the labels log; UNREAD where no record said it."""
+    watermark: int
+    """The partition's when it was joined, ms."""
+    joined: JoinedLabel
+
+
+class SampledWindows:
+    """All windows over the same key fields and source (`events` or `labels`), for sampled keys.
+
+    `numbers` says under which number the value of each aggregate is returned.
+    """
 
     def __init__(
-        self, keys: tuple[str, ...], source: str, *, one_in: int, entries_max: int, total_max: int = TOTAL_MAX
+        self,
+        plan: FeaturePlan,
+        keys: tuple[str, ...],
+        source: str,
+        numbers: Mapping[Aggregate, int],
+        *,
+        one_in: int,
+        keys_max: int = KEYS_MAX,
+        total_max: int = TOTAL_MAX,
     ) -> None:
+        groups = tuple(group for group in plan.groups if (group.keys, group.source) == (keys, source))
+        aggregates = [aggregate for group in groups for aggregate in group.aggregates]
+        self._plan = replace(
+            plan,
+            features=tuple((str(numbers[aggregate]), aggregate) for aggregate in aggregates),
+            groups=groups,
+            lookups=(),
+            max_events_per_key=min(ENTRIES_MAX, plan.max_events_per_key),
+        )
         self.source = source
-        self.entries: dict[SampledKey, list[Entry]] = {}
-        """In order of time, ties as they entered."""
-        self.given_up: set[SampledKey] = set()
-        """Keys that had too many entries."""
+        self.numbers = frozenset(numbers[aggregate] for aggregate in aggregates)
+        self._features = Features(self._plan)
+        self._trial = Features(self._plan)
+        """Holds some labels of one key, for `read_before`."""
+        self._empty = self._trial.snapshot()
+        self._reach_ms = max(aggregate.reach_ms for aggregate in aggregates)
+        self._has_sessions = any(isinstance(aggregate.span, Session) for aggregate in aggregates)
+        self._newest: dict[SampledKey, int] = {}
+        """Keys that have entries: the time of the newest."""
+        self._labels: dict[SampledKey, deque[SampledLabel]] = {}
+        """The labels of these keys, as they joined."""
+        self._times: deque[int] = deque()
+        """Times of all entries that a window may look at, as they entered."""
         self._unsure: dict[SampledKey, int] = {}
-        """Of keys in `entries`: until when a window may hold one of which nobody knows if it entered, ms."""
-        self._one_in, self._entries_max, self._total_max = one_in, entries_max, total_max
-        self._total = 0
-        self._reach_ms: int | None = 0
+        """Until when a window of a key may hold, or lack, an entry that is not known, ms."""
+        self._turned_away = -1
+        """The same for keys that are new: some were not looked at for want of room."""
+        self._one_in, self._keys_max, self._total_max = one_in, keys_max, total_max
         self._key_of = _key_of(keys)
 
-    def reaches(self, aggregate: Aggregate) -> None:
-        """Take one more window in; a session may be looked at for ever."""
-        if isinstance(aggregate.span, Session):
-            self._reach_ms = None
-        elif self._reach_ms is not None:
-            self._reach_ms = max(self._reach_ms, aggregate.reach_ms)
-
     def key_of(self, value: Any) -> SampledKey | None:
-        """Return an event's key, None where it is not in the sample."""
+        """Return the key of the user's event, None where it is not in the sample."""
         key = self._key_of(value)
-        if not in_sample(key, self._one_in) or (key not in self.entries and len(self.entries) >= KEYS_MAX):
-            return None
-        return key
-
-    def enter(self, key: SampledKey, entry: Entry, watermark: int) -> None:
-        """Keep one entry of a key in the sample."""
-        if key in self.given_up:
-            return
-        entries = self.entries.setdefault(key, [])
-        insort(entries, entry, key=lambda entry: entry.time)
-        self._total += 1
-        self._trim(entries, watermark)
-        if len(entries) >= self._entries_max or self._total > self._total_max:
-            self._give_up(key)
-
-    def _give_up(self, key: SampledKey) -> None:
-        self.given_up.add(key)
-        self._total -= len(self.entries[key])
-        self.entries[key].clear()
-
-    def doubt(self, key: SampledKey, time: int) -> None:
-        """Take note that an entry at `time` may have entered, or not."""
-        self.entries.setdefault(key, [])
-        if self._reach_ms is None:
-            self._give_up(key)
-        else:
-            self._unsure[key] = max(time + self._reach_ms, self._unsure.get(key, 0))
+        return key if in_sample(key, self._one_in) else None
 
     def is_known(self, key: SampledKey, time: int) -> bool:
-        """Return whether the entries that windows at `time` look at are all that there are."""
-        return key not in self.given_up and time > self._unsure.get(key, -1)
+        """Return whether the windows of a key at `time` hold all that they should."""
+        return time > self._unsure.get(key, -1 if key in self._newest else self._turned_away)
+
+    def take(self, key: SampledKey, event: Event) -> Values:
+        """Enter one event of a key in the sample, if there is room, and return its windows."""
+        if not self._has_room(key, event.event_time, event.watermark):
+            return {}
+        evicted = self._features.evicted_events
+        found = self.read(event)
+        if self._features.evicted_events > evicted:
+            self.doubt(key, event.event_time)
+        return found
+
+    def read(self, event: Event) -> Values:
+        """Return the windows of an event; it enters those over events."""
+        return _numbered(self._features, event)
+
+    def label_keys(self, event: Event) -> tuple[str | None, ...]:
+        """Return the keys under which the label of an event enters."""
+        return self._features.label_keys(event)
+
+    def enter(self, key: SampledKey, label: SampledLabel) -> None:
+        """Enter one label of a key in the sample, if there is room."""
+        time = label.joined.label_time
+        if not self._has_room(key, time, label.watermark):
+            return
+        evicted = self._features.evicted_events
+        self._features.step_labels([label.joined])
+        kept = self._labels.setdefault(key, deque())
+        kept.append(label)
+        if not self._has_sessions:
+            horizon = label.watermark - self._reach_ms
+            while kept and kept[0].joined.label_time <= horizon:
+                kept.popleft()
+        if self._features.evicted_events > evicted or len(kept) > self._plan.max_events_per_key:
+            self.doubt(key, time)
+            kept.popleft()
+
+    def offsets(self, key: SampledKey, time: int) -> set[int]:
+        """Return the offsets of the labels of a key that are not after `time`."""
+        labels = self._labels.get(key, ())
+        return {one.offset for one in labels if one.joined.label_time <= time and one.offset != UNREAD}
+
+    def read_before(self, key: SampledKey, event: Event, offset: int) -> Values:
+        """Return the windows of an event as they are with the labels from before `offset` alone."""
+        self._trial.restore(self._empty)
+        self._trial.step_labels([one.joined for one in self._labels.get(key, ()) if one.offset < offset])
+        return _numbered(self._trial, event)
+
+    def doubt(self, key: SampledKey, time: int) -> None:
+        """Take note that an entry at `time` may be missing, or one too many."""
+        until = _NEVER_AGAIN if self._has_sessions else time + self._reach_ms
+        if key in self._newest or len(self._unsure) < self._keys_max:
+            self._unsure[key] = max(until, self._unsure.get(key, -1))
+        else:
+            self._turned_away = max(until, self._turned_away)
 
     def sweep(self, watermark: int) -> None:
         """Forget keys of which no entry can be looked at any more."""
+        over = watermark - self._reach_ms
         self._unsure = {key: until for key, until in self._unsure.items() if until >= watermark}
-        for key in list(self.entries):
-            self._trim(self.entries[key], watermark)
-            if not self.entries[key] and key not in self.given_up and key not in self._unsure:
-                del self.entries[key]
+        for key in [key for key, newest in self._newest.items() if newest <= over]:
+            del self._newest[key]
+            self._labels.pop(key, None)
 
-    def _trim(self, entries: list[Entry], watermark: int) -> None:
-        if self._reach_ms is None:
-            return
-        over, horizon = 0, watermark - self._reach_ms
-        while over < len(entries) and entries[over].time <= horizon:
-            over += 1
-        del entries[:over]
-        self._total -= over
+    def _has_room(self, key: SampledKey, time: int, watermark: int) -> bool:
+        """Return whether an entry may be kept; else its key is in doubt."""
+        times, over = self._times, watermark - self._reach_ms
+        while times and times[0] <= over:
+            times.popleft()
+        is_new = key not in self._newest
+        if len(times) >= self._total_max or (is_new and len(self._newest) >= self._keys_max):
+            self.doubt(key, time)
+            return False
+        if is_new and self._turned_away >= time:
+            self._unsure[key] = max(self._turned_away, self._unsure.get(key, -1))
+        times.append(time)
+        self._newest[key] = max(time, self._newest.get(key, time))
+        return True
+
+
+def _numbered(features: Features, event: Event) -> Values:
+    (row,) = features.step_events([event])
+    return {int(number): value for number, value in row.items()}
 
 
 def _key_of(keys: tuple[str, ...]) -> Callable[[Any], SampledKey]:

@@ -1,29 +1,36 @@
-"""What is kept of sampled keys: as long as a window may look at it, and never more than the limits."""
+"""The windows of sampled keys: never more than the limits, and what is beyond them is known to be missing."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
+from window_oracle import Payment, features_of
 
-from operators import by, session
+from operators import by, label, session
+from operators.features import JoinedLabel
 from operators.language.fields import Aggregate
-from operators.skew.recompute import Entry
-from operators.skew.sample import SampledGroup, in_sample
+from operators.skew.sample import UNREAD, SampledLabel, SampledWindows, in_sample
+from topics.messages import Event
 
 CARD = by("card")
 
 
-def group(aggregate: Aggregate, **limits: Any) -> SampledGroup:
-    made = SampledGroup(aggregate.keys, "events", **({"one_in": 1, "entries_max": 100} | limits))
-    made.reaches(aggregate)
-    return made
+def windows_of(aggregate: Aggregate, *, event_max: int = 1000, **limits: Any) -> SampledWindows:
+    plan = features_of({"x": aggregate}, event_max).plan
+    return SampledWindows(plan, aggregate.keys, aggregate.source, {aggregate: 0}, **({"one_in": 1} | limits))
 
 
-def times(of: SampledGroup, key: str = "a") -> list[int]:
-    return [entry.time for entry in of.entries[(key,)]]
+def event(card: str, time: int, watermark: int | None = None) -> Event:
+    seen_to = time if watermark is None else watermark
+    return Event(f"{card}{time}", time, card, Payment(card, 1.0), time, seen_to)
+
+
+def enter(windows: SampledWindows, card: str, time: int) -> Any:
+    """Enter an event of a card; return the value of its window, and whether it is known."""
+    values = windows.take((card,), event(card, time))
+    return values.get(0), windows.is_known((card,), time)
 
 
 def test_about_one_key_of_as_many_is_in_the_sample_and_the_key_of_all_always() -> None:
@@ -33,62 +40,60 @@ def test_about_one_key_of_as_many_is_in_the_sample_and_the_key_of_all_always() -
 
 
 def test_keys_are_those_of_the_fields() -> None:
-    event = SimpleNamespace(card="a", shop=7)
-    assert group(CARD.count(10)).key_of(event) == ("a",)
-    assert group(by("card", "shop").count(10)).key_of(event) == ("a", 7)
-    assert group(by().count(10)).key_of(event) == ()
+    value = SimpleNamespace(card="a", kind="sale")
+    assert windows_of(CARD.count(10)).key_of(value) == ("a",)
+    assert windows_of(by("card", "kind").count(10)).key_of(value) == ("a", "sale")
+    assert windows_of(by().count(10)).key_of(value) == ()
 
 
-@given(st.lists(st.integers(0, 200), min_size=1, max_size=30))
-def test_what_a_window_may_look_at_is_kept_in_order_of_time(arrivals: list[int]) -> None:
-    kept, newest = group(CARD.count(50, shift=10)), 0
-    for number, time in enumerate(arrivals):
-        newest = max(newest, time)
-        kept.enter(("a",), Entry(time, number, None), newest)
-    kept.sweep(newest)
-    wanted = sorted(time for time in arrivals if time > newest - 60)
-    assert (times(kept) if kept.entries else []) == wanted
+def test_a_key_with_too_many_entries_is_in_doubt_until_those_that_made_room_are_over() -> None:
+    windows = windows_of(CARD.count(50), event_max=3)
+    assert [enter(windows, "a", time) for time in range(3)] == [(1, True), (2, True), (3, True)]
+    assert enter(windows, "a", 4) == (3, False)
+    assert enter(windows, "b", 5) == (1, True)
+    assert [windows.is_known(("a",), time) for time in (54, 55)] == [False, True]
+    assert enter(windows, "a", 60) == (1, True)
 
 
-def test_sessions_are_kept_whole() -> None:
-    kept = group(CARD.count(session(5)))
-    for time in (0, 1_000):
-        kept.enter(("a",), Entry(time, time, None), time)
-    assert times(kept) == [0, 1_000]
+def test_a_doubt_lasts_as_long_as_the_window() -> None:
+    windows = windows_of(CARD.count(50))
+    windows.doubt(("a",), 10)
+    windows.sweep(60)
+    assert [windows.is_known(("a",), time) for time in (60, 61)] == [False, True]
 
 
-def test_an_idle_key_is_forgotten() -> None:
-    kept = group(CARD.count(50))
-    kept.enter(("a",), Entry(0, 0, None), 0)
-    kept.sweep(49)
-    assert times(kept) == [0]
-    kept.sweep(50)
-    assert kept.entries == {}
+def test_a_session_in_doubt_is_never_known_again() -> None:
+    windows = windows_of(CARD.count(session(5)))
+    windows.doubt(("a",), 10)
+    windows.sweep(1_000_000)
+    assert not windows.is_known(("a",), 1_000_000)
 
 
-def test_a_key_with_too_many_entries_is_given_up_for_good() -> None:
-    kept = group(CARD.count(50), entries_max=3)
-    for number in range(5):
-        kept.enter(("a",), Entry(0, number, None), 0)
-    kept.sweep(10_000)
-    assert (kept.entries, kept.given_up) == ({("a",): []}, {("a",)})
+def test_beyond_the_limit_of_all_entries_the_keys_that_add_to_them_are_in_doubt() -> None:
+    windows = windows_of(CARD.count(50), total_max=3)
+    assert [enter(windows, key, 0) for key in "aab"] == [(1, True), (2, True), (1, True)]
+    assert [enter(windows, key, 1)[1] for key in "ca"] == [False, False]
+    assert windows.is_known(("b",), 2)
+    assert enter(windows, "b", 60) == (1, True)  # what was over has made room
+    assert enter(windows, "a", 60) == (1, True)
 
 
-def test_a_doubt_lasts_as_long_as_the_window_and_then_the_key_is_forgotten() -> None:
-    kept = group(CARD.count(50))
-    kept.doubt(("a",), 10)
-    kept.sweep(60)
-    assert [kept.is_known(("a",), time) for time in (60, 61)] == [False, True]
-    assert kept.entries == {("a",): []}  # it counts among the keys, of which there is a limit
-    kept.sweep(61)
-    assert kept.entries == {}
+def test_beyond_the_limit_of_keys_a_new_one_is_known_once_all_its_entries_were_looked_at() -> None:
+    windows = windows_of(CARD.count(50), keys_max=1)
+    enter(windows, "a", 0)
+    assert enter(windows, "b", 10) == (None, False)
+    assert enter(windows, "c", 11) == (None, False)
+    windows.sweep(55)  # `a` is idle, so there is room again
+    assert enter(windows, "c", 55) == (1, False)
+    assert windows.is_known(("c",), 62)
 
 
-def test_beyond_the_limit_of_all_entries_the_keys_that_add_to_them_are_given_up() -> None:
-    kept = group(CARD.count(50), total_max=3)
-    for number, key in enumerate("aabcbc"):  # c would be the fourth, then b
-        kept.enter((key,), Entry(0, number, None), 0)
-    assert kept.given_up == {("c",), ("b",)}
-    assert times(kept, "a") == [0, 0]
-    kept.enter(("d",), Entry(0, 7, None), 0)
-    assert times(kept, "d") == [0]  # what was given up has made room
+@pytest.mark.parametrize(("offset", "count"), [(0, 1), (1, 2), (7, 3), (8, 4)])
+def test_labels_are_read_as_they_were_before_an_offset(offset: int, count: int) -> None:
+    windows = windows_of(CARD.count(label, 50))
+    for time, number in enumerate([UNREAD, 0, 5, 7]):
+        keys = windows.label_keys(event("a", time))
+        windows.enter(("a",), SampledLabel(number, time, JoinedLabel(keys, time, 1.0)))
+    assert windows.read(event("a", 3)) == {0: 4}
+    assert windows.read_before(("a",), event("a", 3), offset) == {0: count}
+    assert windows.offsets(("a",), 2) == {0, 5}
