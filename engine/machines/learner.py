@@ -273,25 +273,23 @@ class Learner:
             return []
         return self.learning.quarantine(report.model_name, report.reason, offset)
 
-    # -- ahead of the log -------------------------------------------------------------------------
+    # -- labels inside events (`prequential.py`) --------------------------------------------------
 
-    def take(self, report: Quarantine) -> list[Decision]:
-        """Fold a report that this process has just made, at the next offset, undecoded."""
-        self._check_going()
-        return self.quarantined(report, self._pass(1))
+    def fold_at_once(self, value: Example | Quarantine) -> list[Decision]:
+        """Fold what this process writes to the log next, at the next offset, undecoded.
 
-    def learn(self, examples: Sequence[Example]) -> list[Decision]:
-        """Fold examples of one source that this process has just made, at the next offsets, undecoded.
-
-        Raises ModelError during a pause, ClaimError if they do not count.
+        Raises ModelError during a pause, ClaimError for an example that does not count.
         """
-        self._count(examples)
-        return self.learning.step(examples, self._pass(len(examples)))
+        if isinstance(value, Example):
+            self._count([value])
+            return self.learning.step([value], self._pass(1))
+        self._check_going()
+        return self.quarantined(value, self._pass(1))
 
     def judge(self, examples: Sequence[Example], lessons: Lessons, row: int) -> tuple[int, list[Decision]]:
         """Fold the first of `examples` that `lessons` have taught, up to a decision; return how many.
 
-        Raises as `learn`.
+        Raises as `fold_at_once`.
         """
         with self._stopwatch.step("learn"):
             judged, decisions = self.learning.judge(examples, self._place.reading, lessons, row)

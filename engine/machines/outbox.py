@@ -6,12 +6,11 @@ Never here: when they are due (`scorer.py`), which topic they land on (`kafka.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from engine.machines.ahead import Ahead
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
 from operators.join.join import Joined
@@ -78,19 +77,9 @@ class Outbox:
         self._examples_log = ("examples", EXAMPLES_PARTITION)
         self.flags: dict[int, tuple[str, ...]] = {}
         """Flags of the answers to come, by the offset of their event."""
-        self._ahead: Ahead | None = None
-        self._untold: list[Example | Quarantine] = []
+        self.fold_at_once: Callable[[Example | Quarantine], object] | None = None
+        """Gets each record of the examples log when it is made; None: the learner reads it back."""
         self._out: list[Outgoing] = []
-
-    def learn_ahead(self, ahead: Ahead | None) -> None:
-        """Tell `ahead` of records for the examples log before they are sent; None ends that."""
-        self._ahead = ahead
-
-    def tell(self) -> None:
-        """Let what was made for the examples log since the last call be learned, where that is allowed."""
-        untold, self._untold = self._untold, []
-        if untold and self._ahead is not None:
-            self._ahead.learn(untold)
 
     def drain(self) -> list[Outgoing]:
         """Return what has gathered since the last call, in order for each log."""
@@ -234,8 +223,8 @@ class Outbox:
             joined.expired_at_offset,
         )
         self.write(examples)
-        if self._ahead is not None:
-            self._untold += examples
+        if self.fold_at_once is not None:
+            self.fold_at_once(examples[0])
 
     def number_examples(
         self,
@@ -314,8 +303,8 @@ class Outbox:
                     answer.event_time,
                 )
             )
-            if self._ahead is not None:
-                self._untold.append(report)
+            if self.fold_at_once is not None:
+                self.fold_at_once(report)
 
     def refuse(self, record: Record, *, stage: str, exception: str, message: str) -> None:
         """Send a record to the dead letters as it came, with the reason in its headers."""

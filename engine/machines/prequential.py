@@ -16,17 +16,17 @@ approach", 1984, gave the order its name.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from engine.definition.pipeline import Pipeline
-from engine.machines.ahead import Ahead
+from engine.machines.learner import Learner
 from engine.machines.outbox import Line, Outbox, Settled
 from operators.join.answered import Answered
 from operators.models.roster import Roster
 from operators.models.scoring import labels_of
 from operators.race.lessons import Lessons, Serving
-from topics.messages import Event, Features, LabelValue, Prediction, Score
+from topics.messages import Decision, Event, Example, Features, LabelValue, Prediction, Quarantine, Score
 
 __all__ = ["LabelledRun", "Prequential"]
 
@@ -57,19 +57,36 @@ class Prequential:
         self._counts = counts
         self._shadows_sent = pipeline.shadow_predictions
         self._names = frozenset(name for name, _ in pipeline.plan.features)
+        self._learner: Learner | None = None
+        self._decided: Callable[[Sequence[Decision]], object] = len
 
-    def answer(self, run: LabelledRun, now_ms: int, ahead: Ahead) -> tuple[list[Settled], list[Answered]]:
+    def learn_with(self, learner: Learner | None, decided: Callable[[Sequence[Decision]], object]) -> None:
+        """Let `learner` fold each record of the examples log before it is sent; None ends that.
+
+        `decided` is called after every step, with what was decided, mostly nothing.  Nobody else may
+        write to the examples log meanwhile.
+        """
+        self._learner, self._decided = learner, decided
+        self._outbox.fold_at_once = None if learner is None else self._fold
+
+    def _fold(self, value: Example | Quarantine) -> None:
+        """Let the learner fold one record that was made."""
+        assert self._learner is not None
+        self._decided(self._learner.fold_at_once(value))
+
+    def answer(self, run: LabelledRun, now_ms: int) -> tuple[list[Settled], list[Answered]]:
         """Answer and learn all of `run`; return what was answered, and what repeats of it need."""
-        lessons = ahead.lessons(run.rows, run.labels, self._names)
+        assert self._learner is not None
+        lessons = self._learner.learning.lessons(run.rows, run.labels, self._names)
         answered: list[Settled] = []
         kept: list[Answered] = []
         while (row := len(answered)) < len(run.events):
-            answered += self._stretch(run, row, now_ms, lessons, ahead)
+            answered += self._stretch(run, row, now_ms, lessons, self._learner)
             kept += self._send(run, row, answered[row:])
         return answered, kept
 
     def _stretch(
-        self, run: LabelledRun, row: int, now_ms: int, lessons: Lessons, ahead: Ahead
+        self, run: LabelledRun, row: int, now_ms: int, lessons: Lessons, learner: Learner
     ) -> list[Settled]:
         """Answer and learn from `row` on, as far as the present line-up holds."""
         outbox, roster = self._outbox, self._roster
@@ -80,7 +97,6 @@ class Prequential:
         if serving.failures:
             self._counts.update(("model_failures", f"score {failure.name}") for failure in serving.failures)
             outbox.quarantine(answers[0], serving.failures)
-            outbox.tell()
         events = run.events[row:until]
         keys, times = [event.key for event in events], [event.event_time for event in events]
         settled = list(zip(answers, keys, self._scores(row, until, lessons), strict=True))
@@ -88,7 +104,9 @@ class Prequential:
         revision = roster.revision
         judged = 0
         while judged < len(examples) and roster.revision == revision:
-            judged += ahead.judge(examples[judged:], lessons, row + judged)
+            count, decisions = learner.judge(examples[judged:], lessons, row + judged)
+            self._decided(decisions)
+            judged += count
         outbox.write(examples[:judged])
         return settled[:judged]
 

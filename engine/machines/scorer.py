@@ -13,17 +13,17 @@ A batch of n equals n batches of one: the shell may cut runs wherever it likes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 from zlib import crc32
 
 import msgspec
 
 from engine.definition.pipeline import Pipeline
-from engine.machines.ahead import Ahead
 from engine.machines.checks import Checks
 from engine.machines.intake import EventRead, Intake, Ready, Run
 from engine.machines.joining import Joining
+from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Settled
 from engine.machines.prequential import LabelledRun, Prequential
 from engine.machines.refusals import Refusals
@@ -37,7 +37,7 @@ from operators.models.scoring import Failure, Roster, Scoring, Shadowed
 from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
 from topics.codec import Decoded, Rejected
-from topics.messages import Event, LabelValue, Outgoing, Prediction, Record
+from topics.messages import Decision, Event, LabelValue, Outgoing, Prediction, Record
 from topics.messages import Features as FeatureRow
 
 __all__ = ["Scorer", "ScorerPosition"]
@@ -57,9 +57,8 @@ class ScorerPosition(msgspec.Struct):
 class Scorer(Composite[ScorerPosition]):
     """Everything one events partition needs to answer and to make examples.
 
-    Examples leave with `step` and `complete`, and the learner reads them back from the log.  After
-    `learn_ahead` the learner of the same process has them before they leave: where labels come inside
-    events it so learns row by row.
+    Examples leave with `step` and `complete`, and the learner reads them back from the log.  Where labels
+    come inside events, it can be given the learner by `learn_with`, which then learns row by row.
     """
 
     def __init__(
@@ -108,7 +107,8 @@ class Scorer(Composite[ScorerPosition]):
         super().__init__(ScorerPosition(), parts)
         self._label_windows = plan.uses_labels
         self._one_by_one = self._inside and self._label_windows
-        self._ahead: Ahead | None = None
+        self._row_by_row = False
+        """Whether labels inside events are learned here, before the next event."""
         self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
         self._refusals = Refusals(pipeline, partition, self.outbox, self.counts)
         self._grace_ms = pipeline.grace_ms
@@ -132,10 +132,13 @@ class Scorer(Composite[ScorerPosition]):
         self._open: list[tuple[Waiting, LabelValue | None]] = []
         """Answered events whose shadows have not scored yet, with the label they carried."""
 
-    def learn_ahead(self, ahead: Ahead | None) -> None:
-        """Let `ahead` learn every record for the examples log before it leaves; None ends that."""
-        self._ahead = ahead
-        self.outbox.learn_ahead(ahead)
+    def learn_with(self, learner: Learner | None, decided: Callable[[Sequence[Decision]], object]) -> None:
+        """Let `learner` learn labels inside events before the next event; None ends that.
+
+        `decided` gets what it decides.
+        """
+        self._row_by_row = learner is not None
+        self._prequential.learn_with(learner, decided)
 
     @property
     def watermark(self) -> int:
@@ -165,7 +168,6 @@ class Scorer(Composite[ScorerPosition]):
             with self._stopwatch.step("join"):
                 for read in run.labels:
                     self._joining.take(read)
-                self.outbox.tell()
             self.position.labels = run.labels[-1].record.offset + 1
         return self.outbox.drain()
 
@@ -269,11 +271,11 @@ class Scorer(Composite[ScorerPosition]):
             rows = self.features.step_events(ready.events, ready.lookups or None)
         if self._checks is not None:
             self._checks.admitted(ready.events, ready.crcs, rows)
-        if self._ahead is not None and self._inside:
+        if self._row_by_row:
             together = self.outbox.suppression.empty
             for part, learnable in ready.stretches(self.join.wait_ms):
                 if learnable and together:
-                    self._answer_labelled(ready, part, rows[part], now_ms, self._ahead)
+                    self._answer_labelled(ready, part, rows[part], now_ms)
                     continue
                 for at in range(part.start, part.stop):  # what one of them teaches, the next must know
                     self._answer_some(ready, slice(at, at + 1), rows[at : at + 1], now_ms)
@@ -285,15 +287,13 @@ class Scorer(Composite[ScorerPosition]):
         self.counts["events", "accepted"] += len(ready.events) - ready.late
         ready.clear()
 
-    def _answer_labelled(
-        self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int, ahead: Ahead
-    ) -> None:
+    def _answer_labelled(self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
         """Answer events that carry their label and learn them; the entries are there for duplicates."""
         events = ready.events[part]
         keys = [self.features.label_keys(event) if self._label_windows else () for event in events]
         labels = cast("list[LabelValue]", ready.labels[part])
         run = LabelledRun(events, rows, labels, ready.crcs[part])
-        answered, kept = self._prequential.answer(run, now_ms, ahead)
+        answered, kept = self._prequential.answer(run, now_ms)
         self.settled += answered
         self.counts["labels", "joined"] += len(answered)
         self.label_delays_ms += [0] * len(answered)
@@ -330,7 +330,7 @@ class Scorer(Composite[ScorerPosition]):
             for given_up in self.join.open(waiting):
                 self._refusals.given_up(given_up)
             self._open.append((waiting, label))
-        if self._open and (self._one_by_one or (self._inside and self._ahead is not None)):
+        if self._open and (self._one_by_one or self._row_by_row):
             self._settle_open()
 
     # -- shadows and labels -----------------------------------------------------------------------
@@ -346,7 +346,6 @@ class Scorer(Composite[ScorerPosition]):
             for (waiting, label), shadows in zip(self._open, shadowed, strict=True):
                 self._settle(waiting, label, shadows)
             self._open.clear()
-        self.outbox.tell()
 
     def _settle(self, waiting: Waiting, label: LabelValue | None, shadows: Shadowed) -> None:
         """Join the label of an answered event that every candidate has scored, if it is here already."""

@@ -21,7 +21,6 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
-from engine.machines.ahead import Ahead
 from engine.machines.intake import Run
 from engine.machines.outbox import Settled
 from engine.machines.scorer import Scorer
@@ -87,7 +86,7 @@ class LocalRun:
         self._inside = inside
         self._static = StaticHistory(pipeline.plan.lookups, static) if static is not None else None
         if inside:
-            self.scorer.learn_ahead(Ahead(self.learner, self.decisions.extend))
+            self.scorer.learn_with(self.learner, self.decisions.extend)
         self._fold([Outgoing("examples", 0, None, encode(Claim(0, CLAIM)), headers.CLAIM, 0)])
 
     def advance(self, *, events_unread: bool = False, labels_unread: bool = False) -> list[Outgoing] | None:

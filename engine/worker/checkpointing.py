@@ -27,7 +27,7 @@ from engine.kafka.client import Partition
 from engine.kafka.sink import Mark, Sink
 from engine.kafka.source import Source
 from engine.stores.online_features import ServedFeatures
-from engine.worker.follower import Learned, Trainer
+from engine.worker.follower import Follower, Learned
 from engine.worker.inputs import Inputs
 from engine.worker.partition import Captured, Owned, Owner
 from topics.errors import BrokerError
@@ -53,14 +53,14 @@ class Saving:
     def __init__(
         self,
         owner: Owner,
-        trainer: Trainer,
+        follower: Follower,
         source: Source,
         sink: Sink,
         served: ServedFeatures,
         inputs: Inputs,
     ) -> None:
         self._owner = owner
-        self._trainer = trainer
+        self._follower = follower
         self._source = source
         self._sink = sink
         self._served = served
@@ -90,7 +90,7 @@ class Saving:
             scorers.append(self._owner.capture(one))
             for topic, position in self._inputs.reached(one).items():
                 positions[topic, one.scorer.partition] = position
-        checkpoint = _Checkpoint(self._sink.mark(), scorers, self._trainer.capture(), positions)
+        checkpoint = _Checkpoint(self._sink.mark(), scorers, self._follower.capture(), positions)
         self._writing = asyncio.create_task(self._write(checkpoint))
 
     async def finish(self) -> None:
@@ -120,10 +120,10 @@ class Saving:
         written = await self._sink.written_to(checkpoint.sent)
         await self._served.drain()
         # 5 checkpoint
-        self._trainer.check_written(checkpoint.learned, written)
+        self._follower.check_written(checkpoint.learned, written)
         for captured in checkpoint.scorers:
             await self._owner.save(captured, written)
-        await self._trainer.save(checkpoint.learned)
+        await self._follower.save(checkpoint.learned)
         # 6 commit
         try:
             await self._source.commit(checkpoint.positions)

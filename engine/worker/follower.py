@@ -1,17 +1,15 @@
 """The learner of this process, fed from the examples log.
 
-Lives here: reading the log in time slices, catching up before serving, learning ahead of
-the log where that is exact, what the leader writes.  Never here: what a record does to a
-model (`learner.py`).
+Lives here: reading the log in time slices, catching up before serving, what the leader writes.
+Never here: what a record does to a model (`learner.py`).
 
 Every process folds the whole log, so every process has the same models.  One of them, the
 owner of event partition 0, leads: it alone writes decisions, model pointers and checkpoints.
 
-Where one process owns everything, learning goes ahead of the log: each record is folded the moment
-it is made, at the offset it will have, and sent after, so that models are as fresh as in a
-backtest.  The offsets that Kafka acknowledges must be the ones foreseen; if a stranger's record
-came between, the learner is thrown away and restored, so what a checkpoint holds is always a fold
-of the log.
+What is learned is what came back from the log, but for one case: labels inside events, where one
+process owns everything.  There the scorers learn row by row (`prequential.py`), at the next offset of
+the log, and nobody reads it back.  A record of somebody else in between shows at the next checkpoint
+and ends the owner, so what a checkpoint holds is always a fold of the log.
 """
 
 from __future__ import annotations
@@ -31,7 +29,6 @@ from engine.definition.text import check_definition
 from engine.kafka.client import Partition
 from engine.kafka.log_reader import log_bounds, read_log
 from engine.kafka.sink import Sink, Written
-from engine.machines.ahead import Ahead
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
 from engine.metrics import Metrics, Status
@@ -46,7 +43,7 @@ from topics.codec import encode
 from topics.errors import ClaimError
 from topics.messages import Decision, ModelPointer, Outgoing
 
-__all__ = ["Learned", "Trainer"]
+__all__ = ["Follower", "Learned"]
 
 SLICE_RECORDS = 64
 """Examples folded before predictions get their turn: a few milliseconds of a tree."""
@@ -58,13 +55,13 @@ log = structlog.get_logger("headrace")
 class Learned(NamedTuple):
     """What a checkpoint of the learner holds, as of one moment."""
 
-    foreseen: int
-    """Offset that the last record folded ahead must have; -1 if none was since the last capture."""
+    sent_to: int | None
+    """Offset after the last record folded before it was sent; None where the log is read back."""
     delta: StateDelta | None
     """None where this process does not lead."""
 
 
-class Trainer:
+class Follower:
     """Keeps the models of this process a fold of the examples log."""
 
     def __init__(
@@ -101,10 +98,8 @@ class Trainer:
         self._decisions: list[Decision] = []
         self._pointer_due = False
         """Whether the models topic may name another champion than ours, or none."""
-        self._ahead: list[Scorer] = []
-        """The scorers whose records are folded before they are sent; empty unless alone."""
-        self._foreseen = -1
-        """Offset that the last record folded ahead will have."""
+        self._row_by_row: list[Scorer] = []
+        """The scorers whose records are folded before they are sent; empty where the log is followed."""
 
     # -- taking and leaving the lead --------------------------------------------------------------
 
@@ -146,27 +141,28 @@ class Trainer:
         return build_learner(self._pipeline, key=self._key, stopwatch=self.stopwatch, reports=self._reports)
 
     def release(self) -> None:
-        """Stop leading and learning ahead: partitions have moved."""
+        """Stop leading: partitions have moved."""
         self.leading = False
-        self._fall_back()
+        self.read_back()
 
-    def go_ahead(self, scorers: Sequence[Scorer], *, alone: bool) -> None:
-        """Choose how examples reach the learner: as they are made where it is alone, else by the log."""
-        self._foreseen = -1  # of records before the claims: they were read back from the log
-        if alone and self.leading and not self.learner.paused:
-            self._ahead = list(scorers)
-            self._following.clear()
-            ahead = Ahead(self.learner, self._made)
-            for scorer in scorers:
-                scorer.learn_ahead(ahead)
-        else:
-            self._fall_back()
+    def learn_row_by_row(self, scorers: Sequence[Scorer]) -> None:
+        """Let scorers of all partitions, whose events carry their labels, learn before they send.
 
-    def _fall_back(self) -> None:
+        During a pause they do not: the log is followed.
+        """
+        if not self.leading or self.learner.paused:
+            self.read_back()
+            return
+        self._following.clear()
+        self._row_by_row = list(scorers)
+        for scorer in scorers:
+            scorer.learn_with(self.learner, self._decided)
+
+    def read_back(self) -> None:
         """Learn what is read back from the log, from where the learner stands."""
-        for scorer in self._ahead:
-            scorer.learn_ahead(None)
-        self._ahead = []
+        for scorer in self._row_by_row:
+            scorer.learn_with(None, self._decided)
+        self._row_by_row = []
         self._following.set()
 
     # -- the log ----------------------------------------------------------------------------------
@@ -194,40 +190,37 @@ class Trainer:
                         return
                     await asyncio.sleep(0)
 
-    def _made(self, decisions: Sequence[Decision]) -> None:
-        """Take note of records learned ahead of the log, and of what they decided."""
-        self._foreseen = self.learner.reading - 1
-        self._decided(decisions)
+    @property
+    def row_by_row(self) -> bool:
+        """Return whether scorers learn before they send, and nobody reads the log back."""
+        return bool(self._row_by_row)
 
-    def commanded(self, outgoing: Outgoing) -> None:
-        """Let a command act that is sent next; where learning follows the log, it acts when read back."""
-        if not self._ahead:
-            return
-        learner = self.learner
-        self._foreseen = learner.reading
-        record = outgoing.written(self._topic, PARTITION, self._foreseen)
-        self._decided(learner.fold((record,)))
-        if learner.paused:
-            self._fall_back()
+    async def command_written(self) -> None:
+        """Let a command act that has just been written to the log; where the log is followed, it will."""
+        if self._row_by_row:
+            await self.catch_up()
+            if self.learner.paused:
+                self.read_back()
 
     def capture(self) -> Learned:
         """Take what has changed since the last capture."""
-        foreseen, self._foreseen = self._foreseen, -1
-        return Learned(foreseen, self.learner.delta() if self.leading else None)
+        sent_to = self.learner.reading if self._row_by_row else None
+        return Learned(sent_to, self.learner.delta() if self.leading else None)
 
     def check_written(self, learned: Learned, written: Mapping[Partition, Written]) -> None:
-        """Compare the offset foreseen with that of the last record `written` when it was captured.
+        """Compare the offsets at which records were folded with those that Kafka gave them.
 
-        Raises ClaimError if somebody else's record came between: `catch_up` then restores the learner.
+        `written` is what had been sent when `learned` was captured.  Raises ClaimError if somebody else's
+        record came between: `catch_up` then restores the learner.
         """
-        foreseen = learned.foreseen
-        if foreseen < 0:
+        if learned.sent_to is None:
             return
         found = written[self._topic, PARTITION].offset
-        if found != foreseen:
+        if found >= learned.sent_to:
             self._restored = False
             raise ClaimError(
-                f"the last example lies at offset {found}, not at {foreseen}: another process writes the log",
+                f"the last example lies at offset {found}, not before {learned.sent_to}: another process"
+                " writes the log",
                 hint="nothing to do: the learner goes back to its checkpoint and follows the log",
                 topic=self._topic,
                 partition=PARTITION,

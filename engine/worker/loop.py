@@ -4,7 +4,7 @@ Lives here: in which order the shell does things, and what it does when partitio
 go.  Never here: what a record means (`scorer.py`, `learner.py`), how Kafka is spoken to
 (`kafka.py`), how the log is followed (`follower.py`).
 
-Two loops share the models: this one answers, `Trainer.follow` learns what it reads back
+Two loops share the models: this one answers, `Follower.follow` learns what it reads back
 from the examples log.  Both run on one thread; `models` is held while a run is answered and
 scored by the shadows, and while a slice is learned, so that neither sees half of the other.
 """
@@ -34,7 +34,7 @@ from engine.watches.labels import LabelWatch
 from engine.worker.checkpointing import Saving
 from engine.worker.commands import Commands
 from engine.worker.dispatch import Dispatch
-from engine.worker.follower import Trainer
+from engine.worker.follower import Follower
 from engine.worker.inputs import Inputs, together
 from engine.worker.partition import Owned, Owner
 from engine.worker.skips import Place
@@ -89,34 +89,27 @@ class Worker:
         Features(pipeline.plan)  # what Numba has to compile takes seconds: before the group waits for us
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
         self._served = ServedFeatures(pipeline, settings)
-        self.trainer = Trainer(
+        self.follower = Follower(
             pipeline, patient, metrics, self._sink, accept_features=accepted.changed_features
         )
-        self._owner = Owner(
-            pipeline,
-            patient,
-            self._source,
-            self._sink,
-            self.trainer,
-            accepted,
-        )
+        self._owner = Owner(pipeline, patient, self._source, self._sink, self.follower, accepted)
         self._saving = Saving(
             self._owner,
-            self.trainer,
+            self.follower,
             self._source,
             self._sink,
             self._served,
             self._inputs,
         )
         self._owned: dict[int, Owned] = {}
-        self._models = self.trainer.models
+        self._models = self.follower.models
         self._turn = asyncio.Lock()
         """Held for one turn of the loop, and while partitions are given up."""
         self._assigned: frozenset[Partition] | None = None
         """What the group has given and nobody has taken over yet."""
         self._moving = False
         """The group has taken partitions back and given none since."""
-        self._dispatch = Dispatch(self._sink, patient.kafka, catalog, self.trainer.stopwatch)
+        self._dispatch = Dispatch(self._sink, patient.kafka, catalog, self.follower.stopwatch)
         self._watches = (CountWatch(counted_lines(pipeline.labels)), LabelWatch(), self._dispatch.watch)
         self._ready = False
         self._stopping = asyncio.Event()
@@ -132,7 +125,7 @@ class Worker:
             await self._prepare()
             async with asyncio.TaskGroup() as group:
                 beside = (
-                    group.create_task(self.trainer.follow()),
+                    group.create_task(self.follower.follow()),
                     group.create_task(outage.tell(self.settings.kafka.outage_deadline_ms)),
                 )
                 try:
@@ -153,7 +146,7 @@ class Worker:
             await self._owner.close()
             await self._static.close()
             await self._served.close()
-            await self.trainer.close()
+            await self.follower.close()
 
     def stop(self) -> None:
         """Ask the loop to drain and end."""
@@ -186,7 +179,7 @@ class Worker:
                 for partition, owned in list(self._owned.items()):
                     await self._advance(partition, owned, polled_s)
                 self._count()
-                await self._dispatch.put(self.trainer.take_decisions())
+                await self._dispatch.put(self.follower.take_decisions())
                 await self._dispatch.turn()
                 await self._write_commands()
                 await self._save_beside()
@@ -205,7 +198,7 @@ class Worker:
             await self._save()
             self._owned.clear()
             self._assigned = None
-            self.trainer.release()
+            self.follower.release()
 
     async def on_assigned(self, partitions: frozenset[Partition]) -> None:
         """Take note; the loop takes over."""
@@ -222,19 +215,21 @@ class Worker:
         self._owned.clear()
         self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
-        await self.trainer.lead(0 in numbers)
-        await self.trainer.catch_up()
+        await self.follower.lead(0 in numbers)
+        await self.follower.catch_up()
         self._owned = {number: await self._owner.take_over(number) for number in numbers}
-        await self.trainer.catch_up()
-        scorers = [owned.scorer for owned in self._owned.values()]
-        self.trainer.go_ahead(scorers, alone=len(numbers) == self._owner.partitions)
+        await self.follower.catch_up()
+        if self.pipeline.labels.field is not None and len(numbers) == self._owner.partitions:
+            self.follower.learn_row_by_row([owned.scorer for owned in self._owned.values()])
+        else:
+            self.follower.read_back()
         if not await self._opened(self._inputs.positions(self._owned)):
             self._owned.clear()
             return
         search_rarely()  # what is restored stays
         self._ready = True
         self._saved_s = time.monotonic()
-        log.info("partitions taken over", partitions=numbers, leader=self.trainer.leading)
+        log.info("partitions taken over", partitions=numbers, leader=self.follower.leading)
 
     async def _opened(self, positions: dict[Partition, int | None]) -> bool:
         """Begin to read at these positions; False if the group has moved on during the takeover."""
@@ -266,7 +261,7 @@ class Worker:
             if found is None:
                 return
             run, values = found
-            await self.trainer.wait_until_near(BEHIND_MAX)
+            await self.follower.wait_until_near(BEHIND_MAX)
             looked_up = together(await self._static.of(run), values)
             async with self._models:
                 # 2 step   3 send
@@ -287,8 +282,8 @@ class Worker:
             owned.absorb_counts(self.metrics.absorb)
         self.metrics.absorb(self._served.counts)
         self.metrics.absorb(self._dispatch.counts)
-        self.metrics.absorb(self.trainer.learner.counts)
-        self.metrics.absorb_seconds(self.trainer.stopwatch)
+        self.metrics.absorb(self.follower.learner.counts)
+        self.metrics.absorb_seconds(self.follower.stopwatch)
         for outcome, count in self._static.counts.items():
             self.metrics.counts["lookups", outcome] = count
         for watch in self._watches:
@@ -305,15 +300,14 @@ class Worker:
 
     async def _write_commands(self) -> None:
         while (asked := self.commands.take(_now_ms())) is not None:
-            self.trainer.commanded(asked.record)
+            if self.follower.row_by_row:
+                await self._save()  # compares places in the log, before the command is read back from there
             await self._dispatch.put([asked.record])
             await self._dispatch.all()
             await self._sink.flush()
+            await self.follower.command_written()
             if not asked.done.done():
                 asked.done.set_result(None)
-            # A command may end learning ahead of the log: while it is the last record there, its place
-            # can be compared with the one foreseen.
-            await self._save()
 
     # -- saving -----------------------------------------------------------------------------------
 
@@ -339,7 +333,7 @@ class Worker:
         if not self._owned:
             return
         async with self._models:
-            await self._dispatch.put(self.trainer.take_decisions())
+            await self._dispatch.put(self.follower.take_decisions())
             await self._dispatch.all()
             self._saving.begin(self._owned.values())
         self._saved_s = time.monotonic()
@@ -380,7 +374,7 @@ class Worker:
             for topic in self._inputs.topics:
                 if self._ready:
                     lag[topic, number] = self._source.lag((topic, number))
-        return self.trainer.status(
+        return self.follower.status(
             lag=dict(lag),
             pending=sum(owned.scorer.join.pending for owned in self._owned.values()),
             partitions=len(self._owned),

@@ -27,7 +27,7 @@ from engine.settings import Accepted, Settings
 from engine.stores.checkpoints import CheckpointStore
 from engine.worker.claim import Claiming, Loaded, ScorerMeta, decode_meta
 from engine.worker.fingerprint import Fingerprint, check_same_logs, fingerprint
-from engine.worker.follower import Trainer
+from engine.worker.follower import Follower
 from operators.claims import requests
 from operators.claims.requests import Bounds, Sent
 from operators.claims.takeover import Cut, Takeover, cut, fits, log_positions, still_owner, takeover
@@ -102,7 +102,7 @@ class Owner:
         settings: Settings,
         source: Source,
         sink: Sink,
-        trainer: Trainer,
+        follower: Follower,
         accepted: Accepted,
     ) -> None:
         self.partitions = 0
@@ -111,7 +111,7 @@ class Owner:
         self._settings = settings
         self._source = source
         self._sink = sink
-        self._trainer = trainer
+        self._follower = follower
         self._accepted = accepted
         self._inputs = ("events",) if pipeline.labels.topic is None else ("events", "labels")
         self._definition = pipeline.scorer_definition()
@@ -182,11 +182,11 @@ class Owner:
         scorer = Scorer(
             self._pipeline,
             partition=number,
-            roster=self._trainer.learner.roster,
+            roster=self._follower.learner.roster,
             writer=taken.writer,
             suppression=taken.suppression,
             plan=self._pipeline.scorer_plan,
-            stopwatch=self._trainer.stopwatch,
+            stopwatch=self._follower.stopwatch,
             stored=store.stored(JOIN),
         )
         rekeying = None

@@ -21,7 +21,7 @@ from engine.metrics import Metrics
 from engine.offline.backtest import Backtest
 from engine.offline.json_lines import read_lines
 from engine.settings import Settings
-from engine.worker.follower import Trainer
+from engine.worker.follower import Follower
 from operators import apply, field
 from topics.messages import Decision, Example, Record
 
@@ -129,30 +129,30 @@ class _Log:
 
 
 @pytest.fixture
-def trainer(pipeline: Pipeline, tmp_path: Path) -> Trainer:
+def follower(pipeline: Pipeline, tmp_path: Path) -> Follower:
     settings = Settings(state_dir=tmp_path)
-    return Trainer(pipeline, settings, Metrics(pipeline), _Log())  # type: ignore[arg-type]
+    return Follower(pipeline, settings, Metrics(pipeline), _Log())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("leading", [True, False])
-def test_scores_come_from_the_leader_alone(trainer: Trainer, leading: bool) -> None:
-    trainer.leading = leading
+def test_scores_come_from_the_leader_alone(follower: Follower, leading: bool) -> None:
+    follower.leading = leading
     scores = {"linear": 0.7, "tree": 0.4, "adaptive": 0.5}
     example = Example("e", "k", 1, 2, True, {}, scores, 0.5, "champion", "adaptive", 0, 0, 0, 1, 0)
-    trainer.learner.evaluation.extend([example], {name: [0.1] for name in ("served", *scores)})
-    status = trainer.status(lag={}, pending=0, partitions=1)
+    follower.learner.evaluation.extend([example], {name: [0.1] for name in ("served", *scores)})
+    status = follower.status(lag={}, pending=0, partitions=1)
     assert (("linear", "ROCAUC", "all") in status.scores) == leading
     assert (("served", "ROCAUC", "recent") in status.scores) == leading
     assert status.leading == leading
     assert len(status.models) == 3
 
 
-def test_a_decision_is_logged_as_loud_as_it_matters(trainer: Trainer) -> None:
+def test_a_decision_is_logged_as_loud_as_it_matters(follower: Follower) -> None:
     def told(kind: str, reason: str) -> Decision:
         return Decision("d", kind, 1, "linear", 1, 1, reason, "headrace", 1)  # type: ignore[arg-type]
 
     with capture_logs() as lines:
-        trainer._decided(
+        follower._decided(
             [
                 told("drift.detected", "ADWIN on loss"),
                 told("drift.improved", "ADWIN on loss"),
@@ -162,6 +162,6 @@ def test_a_decision_is_logged_as_loud_as_it_matters(trainer: Trainer) -> None:
         )
     levels = {line["event"]: line["log_level"] for line in lines}
     assert levels == {"drift.detected": "info", "drift.improved": "debug", "model.quarantined": "warning"}
-    counts = trainer._metrics.counts
+    counts = follower._metrics.counts
     assert counts["drifts", "ADWIN worse loss"] == counts["drifts", "ADWIN better loss"] == 1
     assert counts["drifts", "PageHinkley worse feature:distance"] == 1

@@ -287,7 +287,7 @@ async def walk_of_event(folder: Path) -> Walk:
     last = max(n for n, message in enumerate(messages) if message.topic == pipeline.events.name)
     labels = sum(message.topic == pipeline.labels.topic for message in messages[:last])
     async with staged(pipeline, folder) as (stage, worker, kafka):
-        learner = worker.trainer.learner
+        learner = worker.follower.learner
         await publish(kafka, messages[:last])
         await until(lambda: learner.examples == labels, "what went before is learned")
         stage.expect(messages[last], "predictions")
@@ -304,7 +304,7 @@ async def walk_of_label(folder: Path) -> Walk:
     labels = [n for n, message in enumerate(messages) if message.topic == pipeline.labels.topic]
     decisive = labels[SWAP_EXAMPLES - 1]
     async with staged(pipeline, folder) as (stage, worker, kafka):
-        learner = worker.trainer.learner
+        learner = worker.follower.learner
         await publish(kafka, messages[:decisive])
         await until(lambda: learner.examples == SWAP_EXAMPLES - 1, "what went before is learned")
         assert learner.roster.champion == "late"

@@ -314,7 +314,7 @@ def test_learning_row_by_row_equals_folding_the_log():
     direct.fold(log[:1])
     found, rng = [], random.Random(0)
     for n in range(219):
-        found += direct.learn([example(n, rng)])
+        found += direct.fold_at_once(example(n, rng))
     assert found == expected
     assert direct.digests() == folded.digests()
     assert direct.position == folded.position
@@ -324,7 +324,7 @@ def test_row_by_row_stops_at_a_pause():
     found = learner()
     found.fold([record(0, command("pause", 1), headers.COMMAND)])
     with pytest.raises(ModelError, match="paused"):
-        found.learn([example(0)])
+        found.fold_at_once(example(0))
 
 
 def test_only_what_counts_is_learned():

@@ -1,4 +1,4 @@
-"""Learning ahead in runs equals the log folded record by record, whatever fails or is decided in between.
+"""Learning at once, in runs, equals the log folded record by record, whatever fails or is decided in between.
 
 The oracle is the way that knows nothing of runs: each event is a run of its own, answered by the
 generic path, its records are encoded, read back and folded, before the next event comes.
@@ -13,7 +13,6 @@ import pytest
 from river import drift, linear_model, metrics, naive_bayes, tree
 
 from engine import Drift, Labels, Pipeline, Promotion, Topic
-from engine.machines.ahead import Ahead
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
@@ -169,11 +168,11 @@ def read_back(pipeline: Pipeline, events: list[Record]) -> Seen:
     return Seen(out, decisions, learner, scorer)
 
 
-def learned_ahead(pipeline: Pipeline, events: list[Record], size: int) -> Seen:
+def learned_at_once(pipeline: Pipeline, events: list[Record], size: int) -> Seen:
     learner, scorer, claim = parts(pipeline)
     learner.fold([claim])
     decisions: list[Decision] = []
-    scorer.learn_ahead(Ahead(learner, decisions.extend))
+    scorer.learn_with(learner, decisions.extend)
     out: list[Outgoing] = []
     for start in range(0, len(events), size):
         scorer.intake.offer_events(events[start : start + size])
@@ -188,12 +187,12 @@ def learned_ahead(pipeline: Pipeline, events: list[Record], size: int) -> Seen:
     [("binary", False, True), ("binary", False, False), ("binary", True, True), ("regression", False, False)],
 )
 @pytest.mark.parametrize("seed", SEEDS)
-def test_runs_learned_ahead_equal_the_log_folded_record_by_record(
+def test_runs_learned_at_once_equal_the_log_folded_record_by_record(
     task: str, label_windows: bool, broken: bool, size: int, seed: int
 ) -> None:
     pipeline = definition(task, label_windows=label_windows)
     events = history(seed, broken=broken)
-    expected, found = read_back(pipeline, events), learned_ahead(pipeline, events, size)
+    expected, found = read_back(pipeline, events), learned_at_once(pipeline, events, size)
     assert found.decisions == expected.decisions
     for target in LOGS:
         assert found.sent[target] == expected.sent[target], target
@@ -214,7 +213,9 @@ def test_the_histories_hold_what_they_are_for() -> None:
     seen: Counter[str] = Counter()
     for seed in SEEDS:
         for broken in (True, False):
-            found = learned_ahead(definition("binary", label_windows=False), history(seed, broken=broken), 64)
+            found = learned_at_once(
+                definition("binary", label_windows=False), history(seed, broken=broken), 64
+            )
             seen.update(decision.type for decision in found.decisions)
             reasons = [d.reason for d in found.decisions if d.type == "model.quarantined"]
             seen.update("learning" if reason.startswith("learning") else "scoring" for reason in reasons)
