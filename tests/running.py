@@ -13,6 +13,7 @@ import gzip
 import itertools
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -49,6 +50,8 @@ FREEZES_MAX = 1_000
 EXIT_DEADLINE_S = 40.0
 """The worker gives itself 25 s to drain."""
 LOOK_S = 0.02
+TASKS_S = 2.0
+"""Faust writes the stacks of a worker's tasks within this long."""
 SLICE_RECORDS = 100
 """Published at once, so that no topic runs far ahead of the other."""
 
@@ -210,6 +213,14 @@ class Worker:
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(line for line in lines if '"logger": "aiokafka' not in line)[-6_000:]
 
+    async def tasks(self) -> str:
+        """Return where each of its asyncio tasks waits: Faust writes it to the log on SIGUSR1."""
+        written = self.log.stat().st_size
+        self.send(signal.SIGUSR1)
+        await asyncio.sleep(TASKS_S)
+        stacks = self.log.read_bytes()[written:].decode(errors="replace").partition("\nTASKS\n")[2]
+        return "\n".join(re.findall(r'^ *(?:TASK |File ".+", line ).+$', stacks, re.MULTILINE))
+
 
 @asynccontextmanager
 async def in_process(
@@ -240,6 +251,8 @@ async def until(
         if dead or time.monotonic() > ends:
             how = "the worker died" if dead else f"not within {deadline_s:.0f} s"
             said = f"\n{worker.log}:\n{worker.said()}" if worker is not None else ""
+            if worker is not None and worker.process is not None and not dead:
+                said += f"\n{await worker.tasks()}"
             raise AssertionError(f"{what}: {how}{said}")
         await asyncio.sleep(LOOK_S)
 
