@@ -15,7 +15,8 @@ from typing import Any
 
 import orjson
 
-from engine.kafka.log_reader import log_bounds, read_log
+from engine.kafka.log_ends import log_bounds
+from engine.kafka.log_reader import read_log
 from engine.kafka.sink import Sink
 from engine.offline.json_lines import lines_of
 from engine.settings import KafkaSettings

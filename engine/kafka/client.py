@@ -18,7 +18,7 @@ from aiokafka import errors as kafka_errors
 
 from engine.kafka import connection
 from engine.kafka import record_batches as unpacking
-from engine.kafka.outage import Waiting
+from engine.kafka.outage import BrokerWait
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 
@@ -29,13 +29,12 @@ __all__ = [
     "bounds",
     "broker_error",
     "connected",
-    "plain",
     "reading",
     "stopped",
 ]
 
 Partition = tuple[str, int]
-"""Topic and partition number."""
+"""Topic and partition number; aiokafka's TopicPartition is equal to it, and is one."""
 
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 2.0
@@ -87,11 +86,6 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def plain(tp: TopicPartition) -> Partition:
-    """Return aiokafka's pair as a plain tuple."""
-    return (tp.topic, tp.partition)
-
-
 def broker_error(error: BaseException, doing: str, kafka: KafkaSettings) -> BrokerError:
     """Return a BrokerError that says what was being done, what went wrong and what helps."""
     hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
@@ -116,7 +110,7 @@ async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms
     Raises BrokerError naming the address.
     """
     connection.install()
-    with Waiting():
+    with BrokerWait():
         return await _connected(make, kafka, longest_ms)
 
 
@@ -155,7 +149,7 @@ async def answered(ask: Callable[[], Awaitable[_Answer]], doing: str, kafka: Kaf
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + kafka.connect_deadline_ms / 1000
-    with Waiting():
+    with BrokerWait():
         while True:
             try:
                 async with asyncio.timeout(kafka.request_timeout_ms / 1000):

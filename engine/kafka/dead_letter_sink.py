@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 from aiokafka.errors import MessageSizeTooLargeError
@@ -99,7 +100,7 @@ class LetterSink:
                 break
             smaller = max(self.limits.bytes_max // 2, LETTER_LIMIT_MIN)
             log.warning("dead letters were too large for their topic", topic=self._topic, cut_to=smaller)
-            self.limits = self.limits._replace(bytes_max=smaller)
+            self.limits = replace(self.limits, bytes_max=smaller)
             await self.stop()
             try:
                 await self._send(self._pending)

@@ -1,6 +1,6 @@
-"""Whether Kafka answers: since when this process waits for it, and what is said of a long wait.
+"""Waits for an answer of Kafka: how long the oldest has taken, and the log lines about a long one.
 
-Lives here: the waits under way, how old the oldest is, the log lines about it.  Never here: the
+Lives here: the waits of this process that are under way.  Never here: the
 waits' deadlines and what is tried again (`client.py`, `sink.py`), what a worker does meanwhile
 (nothing: it holds still, and goes on where it stands).
 
@@ -15,25 +15,25 @@ from types import TracebackType
 
 import structlog
 
-__all__ = ["NOTICED_S", "Waiting", "answered_s", "tell", "unanswered_s"]
+__all__ = ["NOTICED_S", "BrokerWait", "answered_s", "log_outages", "unanswered_s"]
 
 NOTICED_S = 5.0
-"""A wait this long is told: brokers answer within milliseconds, and elect a new leader within seconds."""
+"""A wait this long is logged: brokers answer within milliseconds, and elect a new leader within seconds."""
 LOOK_S = 1.0
-SAID_EVERY_S = 60.0
+LOGGED_EVERY_S = 60.0
 """Often enough to see that it goes on."""
 
 log = structlog.get_logger("headrace")
 
-_since_s: dict[Waiting, float] = {}
+_since_s: dict[BrokerWait, float] = {}
 """Waits under way, the oldest first."""
 _answered_s = 0.0
 
 
-class Waiting:
+class BrokerWait:
     """A wait for an answer of a broker, for as long as the block takes.
 
-    >>> with Waiting():
+    >>> with BrokerWait():
     ...     unanswered_s()
     0.0
     """
@@ -67,14 +67,14 @@ def answered_s() -> float:
     return _answered_s
 
 
-async def tell(deadline_ms: int) -> None:
+async def log_outages(deadline_ms: int) -> None:
     """Log for ever, at once and then every minute, that no broker answers, and that one does again."""
     said_s: float | None = None
     silent_s = 0.0
     while True:
         await asyncio.sleep(LOOK_S)
         now_s, longer_s = time.monotonic(), unanswered_s()
-        if longer_s and (said_s is None or now_s - said_s >= SAID_EVERY_S):
+        if longer_s and (said_s is None or now_s - said_s >= LOGGED_EVERY_S):
             log.warning(
                 "no broker answers: holding still",
                 silent_s=round(longer_s),

@@ -24,7 +24,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.partitioner import murmur2
 
 from engine.kafka.client import REFUSED, Partition, broker_error, connected, stopped
-from engine.kafka.outage import Waiting
+from engine.kafka.outage import BrokerWait
 from engine.kafka.topic_limits import TopicLimits
 from engine.settings import KafkaSettings
 from topics.dead_letters import record_bytes
@@ -173,7 +173,7 @@ class Sink:
 
     async def _placed(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
         """Hand a batch over, however long the one before it waits: aiokafka gives up sooner than we do."""
-        with Waiting():
+        with BrokerWait():
             while True:
                 with suppress(kafka_errors.KafkaTimeoutError):
                     placed: asyncio.Future[Any] = await self._producer.send_batch(
@@ -238,7 +238,7 @@ class Sink:
     async def _wait_for(self, batches: set[asyncio.Future[Any]]) -> None:
         self._check()
         if batches:
-            with Waiting():
+            with BrokerWait():
                 _, late = await asyncio.wait(batches, timeout=self._kafka.flush_deadline_ms / 1000)
             if late:
                 self._failure = broker_error(TimeoutError(), f"flushing {len(late)} batches", self._kafka)
@@ -262,7 +262,11 @@ def _last_of(acknowledged: asyncio.Future[Any], records: int) -> int:
 def _pack(batch: Any, records: Sequence[Outgoing], start: int, limits: TopicLimits | None) -> int:
     """Fill a batch with records from `start` on; return the first that found no room."""
     append = batch.append
-    earliest_ms, latest_ms = _ALL_TIMES if limits is None else limits.times(time.time_ns() // 1_000_000)
+    earliest_ms, latest_ms = _ALL_TIMES
+    if limits is not None:
+        # Never later than now: how far ahead a broker takes times differs, and the true one is in the value.
+        latest_ms = time.time_ns() // 1_000_000
+        earliest_ms = max(0, latest_ms - limits.age_max_ms)
     narrow = limits is not None and limits.record_bytes_max < BATCH_BYTES_MAX
     for index in range(start, len(records)):
         record = records[index]

@@ -29,16 +29,15 @@ from engine.kafka.client import (
     bounds,
     broker_error,
     connected,
-    plain,
     reading,
     stopped,
 )
-from engine.kafka.log_reader import checked, records_of
+from engine.kafka.log_ends import checked_positions
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 from topics.messages import Record
 
-__all__ = ["Listener", "Source"]
+__all__ = ["Listener", "Source", "records_of"]
 
 
 class Listener(Protocol):
@@ -56,6 +55,23 @@ class Listener(Protocol):
     async def on_assigned(self, partitions: frozenset[Partition]) -> None:
         """All that are held now; they stay silent until `seek`."""
         ...
+
+
+def records_of(tp: TopicPartition, fetched: Sequence[Any]) -> list[Record]:
+    """Return aiokafka's records of one partition as ours; a timestamp of -1 means there is none."""
+    topic, partition = tp
+    return [
+        Record(
+            topic,
+            partition,
+            record.offset,
+            record.timestamp if record.timestamp >= 0 else None,
+            record.key,
+            record.value,
+            record.headers,
+        )
+        for record in fetched
+    ]
 
 
 class _Buffer:
@@ -152,7 +168,7 @@ class Source:
     @property
     def assignment(self) -> frozenset[Partition]:
         """The partitions held now, sought or not."""
-        return frozenset(plain(tp) for tp in self._consumer.assignment())
+        return frozenset(self._consumer.assignment())
 
     async def seek(
         self, positions: Mapping[Partition, int | None], *, accept_lost: bool = False
@@ -164,7 +180,7 @@ class Source:
         """
         wanted = {TopicPartition(*partition): offset for partition, offset in positions.items()}
         limits = await bounds(self._consumer, wanted, self._kafka)
-        found = await checked(self._kafka, wanted, limits, accept_lost=accept_lost)
+        found = await checked_positions(self._kafka, wanted, limits, accept_lost=accept_lost)
         while self._fetch is not None and not wanted.keys().isdisjoint(self._fetching):
             await asyncio.wait({self._fetch})
             await self._take()
@@ -182,7 +198,7 @@ class Source:
             self._paused.discard(tp)
             self._open[tp] = _Buffer(position, limits[tp][1])
         self._changed.set()
-        return {plain(tp): position for tp, position in found.items()}
+        return dict(found)
 
     async def poll(self, timeout_ms: int, records_max: int) -> dict[Partition, list[Record]]:
         """Return up to `records_max` records, in log order per partition, shared out fairly.
@@ -264,7 +280,7 @@ class Source:
             share = -(-left // (len(ready) - served))
             if share < 1:
                 break
-            shares[plain(tp)] = taken = self._open[tp].take(share)
+            shares[tp] = taken = self._open[tp].take(share)
             left -= len(taken)
         return shares
 
@@ -377,7 +393,7 @@ class Source:
         self, tell: Callable[[frozenset[Partition]], Awaitable[None]], partitions: set[TopicPartition]
     ) -> None:
         try:
-            await tell(frozenset(plain(tp) for tp in partitions))
+            await tell(frozenset(partitions))
         except Exception as error:  # noqa: BLE001 - aiokafka would log and forget it
             self._failure = error
             self._changed.set()

@@ -11,7 +11,7 @@ what a topic takes with the largest that there can be.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -46,26 +46,23 @@ LETTER_LIMIT_MIN = LETTER_BYTES_MIN + LETTER_BYTES_MIN // 32
 log = structlog.get_logger("headrace")
 
 
-class TopicLimits(NamedTuple):
+@dataclass(frozen=True)
+class TopicLimits:
     """What one topic takes."""
 
     bytes_max: int = MESSAGE_BYTES_DEFAULT
     """Of one batch, as `max.message.bytes` counts."""
     behind_ms: int = BEHIND_FOREVER_MS
     """How far a record's timestamp may lie behind the broker's clock."""
+    record_bytes_max: int = field(init=False, repr=False)
+    """The largest record that surely fits, counted uncompressed."""
+    age_max_ms: int = field(init=False, repr=False)
+    """How far a record's timestamp may surely lie behind ours: a tenth is left for clocks that differ."""
 
-    @property
-    def record_bytes_max(self) -> int:
-        """Return the largest record that surely fits, counted uncompressed."""
-        return self.bytes_max - self.bytes_max // SLACK
-
-    def times(self, now_ms: int) -> tuple[int, int]:
-        """Return the earliest and the latest timestamp that the topic surely takes.
-
-        Never later than now: how far ahead a broker takes them differs, and the true time is in the
-        value.  A tenth is left for clocks that differ and for the way.
-        """
-        return max(0, now_ms - self.behind_ms * 9 // 10), now_ms
+    def __post_init__(self) -> None:
+        """Leave room."""
+        object.__setattr__(self, "record_bytes_max", self.bytes_max - self.bytes_max // SLACK)
+        object.__setattr__(self, "age_max_ms", self.behind_ms * 9 // 10)
 
 
 def limits_of(configs: Mapping[str, str | None]) -> TopicLimits:

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from engine.kafka.log_reader import log_bounds, read_log
+from engine.kafka.log_ends import log_bounds
+from engine.kafka.log_reader import read_log
 from engine.kafka.sink import Sink
 from engine.settings import KafkaSettings
 from engine.stores.checkpoints import Checkpoint, CheckpointStore

@@ -16,7 +16,7 @@ import structlog
 from aiokafka import TopicPartition
 from msgspec import Struct
 
-from engine.kafka.client import Partition, plain
+from engine.kafka.client import Partition
 from engine.kafka.log_reader import records_at
 from engine.settings import KafkaSettings
 from topics.errors import CheckpointError
@@ -54,7 +54,7 @@ async def check_same_logs(kafka: KafkaSettings, known: Mapping[Partition, Finger
     """
     wanted = {TopicPartition(*partition): kept.offset for partition, kept in known.items()}
     for tp, (start, end, record) in (await records_at(kafka, wanted)).items():
-        kept = known[plain(tp)]
+        kept = known[tp]
         if kept.offset >= end:
             what = f"the log ends at {end}, before the last record that was read of it"
         elif record is None:

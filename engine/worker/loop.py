@@ -126,7 +126,7 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 beside = (
                     group.create_task(self.follower.follow()),
-                    group.create_task(outage.tell(self.settings.kafka.outage_deadline_ms)),
+                    group.create_task(outage.log_outages(self.settings.kafka.outage_deadline_ms)),
                 )
                 try:
                     await self._score()

@@ -12,7 +12,7 @@ from reading import watching
 from running import Message, Worker, make_topics, publish, until
 from test_run_crash import Stream, shared_out, takes_all
 
-from engine.kafka.outage import SAID_EVERY_S
+from engine.kafka.outage import LOGGED_EVERY_S
 
 pytestmark = pytest.mark.kafka
 
@@ -69,7 +69,7 @@ async def outage(server: NativeKafka, stream: Stream, folder: Path) -> None:
                 (over,) = worker.logged("a broker answers again")
                 assert over["silent_s"] > OUTAGE_S - 10
                 said = len(worker.logged("no broker answers: holding still"))
-                assert 1 <= said <= 1 + over["silent_s"] // SAID_EVERY_S
+                assert 1 <= said <= 1 + over["silent_s"] // LOGGED_EVERY_S
                 assert worker.log.stat().st_size < LOG_BYTES_MAX
             await leaves_in_an_outage(server, two)
             await takes_all(one)

@@ -8,7 +8,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from brokers.ports import fresh, made, run
 
-from engine.kafka.log_reader import log_bounds
+from engine.kafka.log_ends import log_bounds
 from engine.kafka.topic_admin import ensure_topics, partition_counts, topic_states
 from engine.kafka.topic_limits import check_limits
 from engine.settings import KafkaSettings
