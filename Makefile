@@ -11,8 +11,11 @@ ARGS ?=
 
 help:
 	@echo "make demo   the main job on this machine: broker, worker, real flights, a live table"
+	@echo "            ARGS=\"--events 5000\" makes it short, ARGS=--flood saturates the worker"
 	@echo "make test   formatting, lint, types and the whole test suite"
+	@echo "make unit   the tests alone; ARGS=\"tests/topics -k time\" chooses"
 	@echo "make bench  job J beside bare River and plain Faust"
+	@echo "make format, make lint, make types, make lock, make clean"
 
 $(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

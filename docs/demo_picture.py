@@ -12,8 +12,10 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from engine.demo import command as demo
-from engine.demo.view import Frame, live_view
+from loadtest.demo import race
+from loadtest.demo.command import RATE, run
+from loadtest.demo.pace import TwoThirds
+from loadtest.demo.view import Frame, live_view
 
 PICTURE = Path(__file__).with_name("demo.svg")
 WIDTH = 112
@@ -30,13 +32,13 @@ def main() -> int:
 
     def keep(frame: Frame) -> RenderableType:
         view = live_view(frame)
-        if frame.tally.swaps and len(after_swap) < FRAMES_AFTER_SWAP:
+        if frame.figures.swaps and len(after_swap) < FRAMES_AFTER_SWAP:
             after_swap.append(view)
         return view
 
-    demo.live_view = keep
+    race.live_view = keep
     screen = StringIO()
-    code = demo.run(console=Console(file=screen, force_terminal=True, width=WIDTH))
+    code = run(TwoThirds(RATE), console=Console(file=screen, force_terminal=True, width=WIDTH))
     print(screen.getvalue()[-SUMMARY_CHARACTERS:])
     if not after_swap:
         return code or 1

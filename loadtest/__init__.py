@@ -1,7 +1,8 @@
-"""Measuring: a load test against any broker, and benchmarks against peers.
+"""Measuring: a load test against any broker, the demo that is measured, and benchmarks against peers.
 
 Lives here: what makes load, counts answers and compares.  Never here: anything a worker needs.
 
-Read in this order: `bench` (a load test of any pipeline), `job_j` (beside peers, in one run), `windows`
+Read in this order: `bench` (a load test of any pipeline), `demo` (a race to watch), `worker_process` and
+`worker_page` (the worker that both start, and what it tells), `job_j` (beside peers, in one run), `windows`
 (windows alone).  Nobody else imports from here.
 """

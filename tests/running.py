@@ -34,13 +34,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import engine.worker.loop
 from engine.definition.pipeline import Pipeline
-from engine.demo.worker import environment
 from engine.kafka.embedded import free_port
 from engine.kafka.sink import Sink
 from engine.kafka.topic_admin import ensure_topics
 from engine.metrics import Metrics
 from engine.offline.backtest import backtest
 from engine.settings import KafkaSettings, Settings
+from loadtest.worker_process import environment
 from topics.messages import Outgoing
 
 FLIGHTS = CHECKOUT / "examples" / "flights"

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -35,6 +35,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+ELSEWHERE: Any = {
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+}
+"""Of a command whose options are read where it lives."""
 topics_app = typer.Typer(help="The topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(static_app, name="static")
@@ -244,36 +248,38 @@ def topics_create(
     typer.echo(f"\ncreated: {', '.join(created) or 'nothing, all there'}\nnext: headrace run {file}")
 
 
-@app.command()
-def demo(
-    events: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many flights; default: all.")
-    ] = None,
-    rate: Annotated[float | None, typer.Option(min=1.0, help="Flights per second.")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave broker and worker up until Ctrl-C.")] = False,
-) -> None:
+@app.command(**ELSEWHERE)
+def demo(context: typer.Context) -> None:
     """Race three models on real flights: embedded broker, one worker, a live table."""
-    from engine.demo.command import RATE  # noqa: PLC0415
-    from engine.demo.command import run as run_demo  # noqa: PLC0415
-
-    raise typer.Exit(run_demo(events=events, rate=RATE if rate is None else rate, keep=keep))
+    _run_registered("demo", context.args)
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-)
+@app.command(**ELSEWHERE)
 def bench(context: typer.Context) -> None:
     """Load a copy of a pipeline at a fixed rate, match and time every prediction, judge."""
+    _run_registered("bench", context.args)
+
+
+def _run_registered(name: str, arguments: list[str]) -> None:
+    """Run a command that lives outside the engine, by its entry point; its options are its own.
+
+    Raises SettingsError where this installation has none of that name.
+    """
     from importlib.metadata import entry_points  # noqa: PLC0415
 
-    (found,) = entry_points(group="headrace.commands", name="bench")
+    found = next(iter(entry_points(group="headrace.commands", name=name)), None)
+    if found is None:
+        raise SettingsError(
+            f"this installation of headrace knows no command `{name}`",
+            hint=f"install it anew: pip install 'headrace[{name}]'",
+        )
     command = typer.Typer(
         add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    command.command(name="bench")(found.load())
-    command(args=context.args, prog_name="headrace bench")
+    command.command(name=name)(found.load())
+    command(args=arguments, prog_name=f"headrace {name}")
 
 
 if __name__ == "__main__":

@@ -30,12 +30,23 @@ from engine.kafka.sink import Sink
 from engine.kafka.topic_admin import TopicState, ensure_topics, topic_states
 from engine.offline.json_lines import lines_of
 from engine.settings import KafkaSettings
-from topics.catalog import FOREVER_MS
+from topics.catalog import FOREVER_MS, Catalog
 from topics.codec import time_ms
 from topics.errors import SettingsError
 from topics.messages import Outgoing
 
-__all__ = ["SLICE_RECORDS", "Line", "Published", "deleted_soon", "merged", "send_files", "steps"]
+__all__ = [
+    "SLICE_RECORDS",
+    "Line",
+    "PipelineFiles",
+    "Published",
+    "deleted_soon",
+    "merged",
+    "send_files",
+    "send_step",
+    "steps",
+    "steps_of",
+]
 
 SLICE_RECORDS = 200
 """A worker that keeps up with the sending may learn a label this many records early, never late."""
@@ -74,9 +85,22 @@ def steps(lines: Iterable[Line]) -> Iterator[list[Line]]:
     """Cut lines into steps of one kind, none empty; each is acknowledged before the next one leaves."""
     rest = iter(lines)
     while part := list(itertools.islice(rest, SLICE_RECORDS)):
-        for is_label in (True, False):
-            if step := [line for line in part if line.is_label == is_label]:
-                yield step
+        yield from steps_of(part)
+
+
+def steps_of(part: list[Line]) -> Iterator[list[Line]]:
+    """Yield the labels of one slice, then its events; neither is empty."""
+    for is_label in (True, False):
+        if step := [line for line in part if line.is_label == is_label]:
+            yield step
+
+
+async def send_step(sink: Sink, catalog: Catalog, step: list[Line]) -> None:
+    """Send a step to its topic; return when it is acknowledged.  Raises BrokerError."""
+    topic = catalog["labels" if step[0].is_label else "events"]
+    records = [Outgoing("dead-letters", None, one.key, one.value, (), one.time_ms) for one in step]
+    await sink.send(topic, None, records)
+    await sink.flush()
 
 
 async def send_files(
@@ -87,8 +111,7 @@ async def send_files(
     An event's key is its `key=` field, a label's is that of its event; the record's timestamp is the time
     field.  Raises SettingsError for files that cannot be read or are of something else, and BrokerError.
     """
-    topic = pipeline.labels.topic
-    if labels is not None and topic is None:
+    if labels is not None and pipeline.labels.topic is None:
         raise SettingsError(
             f"the events of {pipeline.name} carry their labels: it has no topic for {labels}",
             hint="leave --labels out",
@@ -98,16 +121,13 @@ async def send_files(
         one for one in catalog.plan(events=pipeline.events.partitions) if one.role in {"events", "labels"}
     ]
     await ensure_topics(kafka, plan)  # both are the user's: it looks, and makes none
-    files = _Files(pipeline)
+    files = PipelineFiles(pipeline)
     lines = files.keyed(merged(files.events(events), files.labels(labels)))
     sink = Sink(kafka)
     await sink.start()
     try:
         for step in steps(lines):
-            name = topic if step[0].is_label else pipeline.events.name
-            records = [Outgoing("dead-letters", None, one.key, one.value, (), one.time_ms) for one in step]
-            await sink.send(name or "", None, records)
-            await sink.flush()
+            await send_step(sink, catalog, step)
     finally:
         await sink.stop()
     states = await topic_states(kafka, plan)
@@ -126,7 +146,7 @@ def deleted_soon(states: Iterable[TopicState], oldest_ms: int | None, now_ms: in
             )
 
 
-class _Files:
+class PipelineFiles:
     """The two files of a pipeline as lines, and the keys that labels have from their events."""
 
     def __init__(self, pipeline: Pipeline) -> None:

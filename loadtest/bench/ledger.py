@@ -12,6 +12,7 @@ prediction id, event time, key and partition.
 
 from __future__ import annotations
 
+import heapq
 from typing import NamedTuple
 
 __all__ = ["EVENTS_MAX", "NOTES_MAX", "Account", "Answer", "Asked", "Ledger"]
@@ -19,7 +20,7 @@ __all__ = ["EVENTS_MAX", "NOTES_MAX", "Account", "Answer", "Asked", "Ledger"]
 EVENTS_MAX = 20_000_000
 """Events of one run: about 200 bytes each are kept until the end."""
 NOTES_MAX = 5
-"""Mismatches told in words; the rest is only counted."""
+"""Mismatches told in words, and ids named of each trouble; the rest is only counted."""
 
 
 class Asked(NamedTuple):
@@ -83,11 +84,23 @@ class Ledger:
         self._open: set[str] = set()
         self._duplicated = self._mismatched = self._foreign = 0
         self._notes: list[str] = []
+        self._repeats: list[str] = []
+        self._strangers: list[str] = []
+        """Ids of the first duplicates, and of the first answers to no event."""
+
+    @property
+    def sent(self) -> int:
+        """Return how many events were entered."""
+        return len(self._asked)
 
     @property
     def waiting(self) -> int:
         """Return how many events have no answer yet."""
         return len(self._open)
+
+    def event(self, event_id: str) -> Asked:
+        """Return an event as it was sent.  Raises KeyError for one that was not."""
+        return self._asked[event_id]
 
     def asked(self, event_id: str, event: Asked) -> None:
         """Enter an event before it is sent.  Raises ValueError for an id entered before."""
@@ -101,10 +114,12 @@ class Ledger:
         event = self._asked.get(answer.event_id)
         if event is None:
             self._foreign += 1
+            _keep(self._strangers, answer.event_id)
             return None
         self._compare(event, answer)
         if answer.event_id not in self._open:
             self._duplicated += 1
+            _keep(self._repeats, answer.event_id)
             return None
         self._open.remove(answer.event_id)
         return at_ns - event.scheduled_ns
@@ -115,14 +130,13 @@ class Ledger:
         if wanted == found:
             return
         self._mismatched += 1
-        if len(self._notes) < NOTES_MAX:
-            names = ("prediction_id", "event_time", "key", "partition")
-            wrong = [
-                f"{name} {has!r} for {must!r}"
-                for name, has, must in zip(names, found, wanted, strict=True)
-                if has != must
-            ]
-            self._notes.append(f"event {answer.event_id}: {', '.join(wrong)}")
+        names = ("prediction_id", "event_time", "key", "partition")
+        wrong = [
+            f"{name} {has!r} for {must!r}"
+            for name, has, must in zip(names, found, wanted, strict=True)
+            if has != must
+        ]
+        _keep(self._notes, f"event {answer.event_id}: {', '.join(wrong)}")
 
     def account(self) -> Account:
         """Return the account as it stands."""
@@ -136,3 +150,23 @@ class Ledger:
             self._foreign,
             tuple(self._notes),
         )
+
+    def complaint(self) -> str | None:
+        """Return what is wrong so far, in words; None where each event has exactly one answer, its own."""
+        troubles = (
+            (len(self._open), "events without a prediction", heapq.nsmallest(NOTES_MAX, self._open)),
+            (self._duplicated, "predictions repeated", self._repeats),
+            (self._foreign, "predictions for no event", self._strangers),
+            (self._mismatched, "predictions that do not fit their events", self._notes),
+        )
+        parts = [
+            f"{count:,} {what} ({', '.join(few)}{', ...' if count > len(few) else ''})"
+            for count, what, few in troubles
+            if count
+        ]
+        return "; ".join(parts) or None
+
+
+def _keep(few: list[str], one: str) -> None:
+    if len(few) < NOTES_MAX:
+        few.append(one)

@@ -26,11 +26,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
-from engine.demo.account import read_page
-from engine.demo.worker import WorkerProcess, worker_command
 from engine.kafka.client import REFUSED, broker_error, connected, stopped
 from engine.kafka.topic_admin import ensure_topics, partition_counts
 from engine.settings import KafkaSettings
+from loadtest.worker_page import read_page
+from loadtest.worker_process import WorkerProcess, worker_command
 from topics.errors import BrokerError
 
 __all__ = ["Sandbox", "copied", "sandbox"]

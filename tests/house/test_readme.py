@@ -89,11 +89,14 @@ def command_lines(text: str) -> Iterator[list[str]]:
             yield [words[0].removeprefix(".venv/bin/"), *words[1:]]
 
 
-def bench_command() -> Any:
-    (found,) = entry_points(group="headrace.commands", name="bench")
-    bench = typer.Typer()
-    bench.command(name="bench")(found.load())
-    return typer.main.get_command(bench)
+def registered_command(name: str) -> Any:
+    """The command behind an entry point, None where there is none of that name."""
+    found = next(iter(entry_points(group="headrace.commands", name=name)), None)
+    if found is None:
+        return None
+    alone = typer.Typer()
+    alone.command(name=name)(found.load())
+    return typer.main.get_command(alone)
 
 
 def complaint(words: list[str]) -> str:
@@ -104,7 +107,7 @@ def complaint(words: list[str]) -> str:
         found = command.commands.get(rest[0])
         if found is None:
             return f"there is no command {rest[0]!r}"
-        command = bench_command() if rest[0] == "bench" else found
+        command = registered_command(rest[0]) or found
         rest = rest[1:]
     known = {"-h", "--help"} | {option for parameter in command.params for option in parameter.opts}
     unknown = [word for word in rest if re.match(r"--?[a-z]", word) and word.split("=")[0] not in known]
@@ -115,6 +118,7 @@ def test_a_wrong_command_is_found() -> None:
     assert complaint(["headrace", "fly"])
     assert complaint(["headrace", "run", "x.py", "--fast"])
     assert complaint(["headrace", "bench", "--pipline", "x.py"])
+    assert complaint(["headrace", "demo", "--floods"])
     assert not complaint(["headrace", "topics", "create", "x.py", "--bootstrap-servers", "a:1"])
 
 

@@ -15,11 +15,11 @@ from reading import counting, read_topic, watching
 from running import CHECKOUT, Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
 from engine.definition.file import load_pipeline
-from engine.demo.worker import environment
 from engine.kafka.embedded import free_port
 from engine.kafka.sink import Sink
 from engine.offline.skew import SkewMetrics, check_once, follow
 from engine.settings import KafkaSettings
+from loadtest.worker_process import environment
 from topics.messages import Outgoing
 
 SOURCE = """

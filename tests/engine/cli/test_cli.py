@@ -164,3 +164,16 @@ def test_commands_that_load_no_pipeline_start_without_river() -> None:
         cwd=CHECKOUT,
     )
     assert said.stdout == b"False\n"
+
+
+def test_a_command_of_another_room_that_is_not_registered_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    from typer.testing import CliRunner
+
+    from engine.cli.main import app
+
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: ())
+    for name in ("demo", "bench"):
+        done = CliRunner().invoke(app, [name, "--rate", "5"])
+        assert f"headrace[{name}]" in str(done.exception)

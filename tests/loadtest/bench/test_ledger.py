@@ -65,6 +65,17 @@ def test_an_id_is_sent_once():
         ledger_of("e1", "e1")
 
 
+def test_what_is_missing_repeated_or_invented_is_named():
+    ledger = ledger_of("e1", "e2")
+    for name in ("e1", "e1", "ghost"):
+        ledger.answered(ANSWER._replace(event_id=name, prediction_id=f"fraud:{name}"), at_ns=2_000)
+    assert ledger.complaint() == (
+        "1 events without a prediction (e2); 1 predictions repeated (e1); 1 predictions for no event (ghost)"
+    )
+    many = ledger_of(*(f"e{number}" for number in range(NOTES_MAX + 1)))
+    assert "6 events without a prediction (e0, e1, e2, e3, e4, ...)" in many.complaint()
+
+
 @given(st.integers(0, 8), st.lists(st.integers(0, 12), max_size=40))
 def test_counts_equal_those_of_a_brute_force_count(sent, answers):
     ledger = ledger_of(*(f"e{number}" for number in range(sent)))
@@ -80,3 +91,5 @@ def test_counts_equal_those_of_a_brute_force_count(sent, answers):
     assert account.duplicated == sum(ours.values()) - len(ours)
     assert account.foreign == len(answers) - sum(ours.values())
     assert account.mismatched == 0
+    complains = account.lost or account.duplicated or account.foreign
+    assert (ledger.complaint() is not None) == bool(complains)

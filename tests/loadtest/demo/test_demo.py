@@ -12,27 +12,32 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from paths import CHECKOUT
 from rich.console import Console
 
-from engine.demo import command as demo
-from engine.demo.hints import commands_after
-from engine.demo.sample import EXAMPLE
+from engine.definition.file import load_pipeline
+from loadtest.demo import command as demo
+from loadtest.demo import race
+from loadtest.demo.hints import commands_after
+from loadtest.demo.pace import FeedPace, Flood, TwoThirds
+from loadtest.demo.sample import EXAMPLE, read_sample
 
-STUB = CHECKOUT / "tests" / "stub_worker.py"
+STUB = CHECKOUT / "tests" / "loadtest" / "demo" / "stub_worker.py"
 EVENTS = 200
 ENDLESS = """
 import sys
-from engine.demo import command as demo
+from loadtest.demo import command as demo
+from loadtest.demo.pace import TwoThirds
 demo.worker_command = lambda _: [sys.executable, sys.argv[1], "good"]
-sys.exit(demo.run(rate=200.0))
+sys.exit(demo.run(TwoThirds(200.0)))
 """
 
 
-KEPT = ENDLESS.replace("rate=200.0", "rate=2000.0, events=100, keep=True")
+KEPT = ENDLESS.replace("TwoThirds(200.0)", "TwoThirds(2000.0), events=100, keep=True")
 NARROW = {"PATH": "/usr/bin:/bin"}
 """No `headrace` on the path, as in a shell that has not activated the environment."""
 
@@ -40,23 +45,29 @@ NARROW = {"PATH": "/usr/bin:/bin"}
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(demo, "STALL_DEADLINE_S", 2.0)
-    monkeypatch.setattr(demo, "SCRAPE_S", 0.1)
+    monkeypatch.setattr(race, "STALL_DEADLINE_S", 2.0)
+    monkeypatch.setattr(race, "SCRAPE_S", 0.1)
 
 
-def run_with(behaviour: str, monkeypatch: pytest.MonkeyPatch, *, terminal: bool = False) -> tuple[int, str]:
+def run_with(
+    behaviour: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    terminal: bool = False,
+    pace: Callable[[float], FeedPace] = TwoThirds,
+) -> tuple[int, str]:
     monkeypatch.setattr(demo, "worker_command", lambda _: [sys.executable, str(STUB), behaviour])
     out = io.StringIO()
     console = Console(file=out, width=100, height=30, force_terminal=terminal)
-    return demo.run(events=EVENTS, rate=2_000.0, console=console), out.getvalue()
+    return demo.run(pace(2_000.0), events=EVENTS, console=console), out.getvalue()
 
 
-@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(("terminal", "pace"), [(False, TwoThirds), (True, TwoThirds), (False, Flood)])
 def test_a_good_worker_gives_one_prediction_per_event_and_exit_0(
-    monkeypatch: pytest.MonkeyPatch, terminal: bool, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, pace: Callable[[float], FeedPace], tmp_path: Path
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    code, text = run_with("good", monkeypatch, terminal=terminal)
+    code, text = run_with("good", monkeypatch, terminal=terminal, pace=pace)
     assert code == 0, text
     assert re.search(r"first prediction after \d+\.\d s\s", text)
     assert f"predictions    {EVENTS}, exactly one for each event" in text
@@ -150,10 +161,10 @@ def test_stopping_the_demo_stops_all_it_started(stop: signal.Signals) -> None:
 
 
 def test_nothing_is_published_before_what_precedes_it_in_time() -> None:
-    sample = demo.read_sample(EXAMPLE, 300)
-    left = iter(sample.publications)
-    chunks = []
-    while chunk := list(demo._slice(left, 50)):
-        chunks.append(chunk)
-    assert [one for chunk in chunks for one in chunk] == sample.publications
-    assert all(sum(one.label is None for one in chunk) == 50 for chunk in chunks[:6])
+    sample = read_sample(load_pipeline(EXAMPLE / "pipeline.py"), EXAMPLE, 300)
+    left = iter(sample.lines)
+    slices = []
+    while part := race.next_slice(left, 50):
+        slices.append(part)
+    assert [line for part in slices for line in part] == sample.lines
+    assert all(sum(not line.is_label for line in part) == 50 for part in slices[:6])

@@ -1,7 +1,7 @@
-"""The demo's worker process: started, asked for its page, stopped by its own id.
+"""A worker process of one's own: started, asked for its pages, stopped by its own id.
 
-Lives here: one `headrace run` as a subprocess and the request for its metrics.  Never here:
-what its answers mean (`account.py`).
+Lives here: one `headrace run` as a subprocess and the requests to its web server.  Never here: what its
+metrics mean (`worker_page.py`).
 
 Strategy: the worker is the very command a user types; it hears of the broker and its ports
 through the environment alone, and runs in a folder of its own, where no stray
@@ -77,7 +77,7 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        # Its own process group: Ctrl-C at the terminal reaches the demo, which then stops
+        # Its own process group: Ctrl-C at the terminal reaches the command that started it, which then stops
         # the worker first and the broker after it.
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - this very interpreter, no shell

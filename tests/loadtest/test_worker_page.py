@@ -1,15 +1,14 @@
-"""The demo's counting: every event matched to one answer, nothing invented, the worker's page understood."""
+"""A worker's page of metrics, read as figures."""
 
 from __future__ import annotations
 
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from engine.demo.account import Answer, Tally, WorkerPage, read_page
+from loadtest.worker_page import WorkerPage, read_page
 
 
 def page_text() -> str:
@@ -24,6 +23,12 @@ def page_text() -> str:
     lag = Gauge("headrace_consumer_lag_records", "-", ["topic", "partition"], registry=registry)
     lag.labels("flights.departures", "0").set(5)
     lag.labels("flights.arrivals", "0").set(2)
+    steps = Counter("headrace_step_seconds", "-", ["step"], registry=registry)
+    for step, seconds in {"decode": 0.25, "score": 0.5, "send": 9.0}.items():
+        steps.labels(step).inc(seconds)
+    durations = Histogram("headrace_prediction_duration_seconds", "-", buckets=(0.01, 1.0), registry=registry)
+    for seconds in (0.005, 0.5, 7.0):
+        durations.observe(seconds)
     info = Gauge("headrace_model_info", "-", ["model", "version", "kind", "alias"], registry=registry)
     info.labels("linear", "2", "LogisticRegression", "champion").set(1)
     info.labels("adaptive", "1", "HoeffdingAdaptiveTreeClassifier", "champion").set(0)
@@ -39,62 +44,17 @@ def page_text() -> str:
 def test_a_page_of_metrics_becomes_figures() -> None:
     page = read_page(page_text())
     assert (page.joined, page.learned, page.dead_letters, page.lag) == (41, 40, 2, 7)
+    assert (page.answered, page.busy_s) == (3, 0.75), "waiting for the broker is no work"
     linear, adaptive = page.candidates
     assert page.champion is linear
     assert (linear.name, linear.version, linear.labels, linear.evidence) == ("linear", 2, 40, None)
-    assert (linear.scores, linear.recent) == ({"Brier": 0.19}, {"Brier": 0.17})
+    assert linear.scores == {"Brier": 0.19}, "over everything learned"
     assert (adaptive.alias, adaptive.evidence, adaptive.scores) == ("challenger", 1.5, {})
     assert page.candidate("adaptive") is adaptive
 
 
 def test_an_empty_page_is_all_zero() -> None:
     assert read_page("") == WorkerPage()
-
-
-def test_each_event_answered_once_is_no_complaint() -> None:
-    tally = Tally({"a": True, "b": False})
-    for event_id in "ab":
-        tally.event_sent(event_id, 1_000)
-    tally.answered(Answer("a", "tree", 0.5), now_s=2.0)
-    assert tally.waiting == 1
-    tally.answered(Answer("b", "linear", 0.1), now_s=2.0)
-    assert tally.complaint() is None
-    assert tally.served["tree"].mean == 0.25
-    assert tally.served["linear"].mean == pytest.approx(0.01)
-
-
-def test_missing_repeated_and_invented_answers_are_named() -> None:
-    tally = Tally({"a": True, "b": False})
-    tally.event_sent("a", 0)
-    tally.event_sent("b", 0)
-    for event_id in ("a", "a", "ghost"):
-        tally.answered(Answer(event_id, "tree", None), now_s=1.0)
-    complaint = tally.complaint()
-    assert complaint is not None
-    assert "1 events without a prediction (b)" in complaint
-    assert "1 predictions repeated (a)" in complaint
-    assert "1 predictions for no event (ghost)" in complaint
-    assert tally.served == {}, "no opinion is no loss"
-
-
-@given(st.lists(st.sampled_from("abcdef"), max_size=12), st.lists(st.sampled_from("abcdef"), max_size=12))
-def test_silence_means_the_answers_are_the_events(sent: list[str], answered: list[str]) -> None:
-    events = list(dict.fromkeys(sent))
-    tally = Tally(dict.fromkeys("abcdef", True))
-    for event_id in events:
-        tally.event_sent(event_id, 0)
-    for event_id in answered:
-        tally.answered(Answer(event_id, "tree", 0.5), now_s=0.0)
-    assert (tally.complaint() is None) == (sorted(events) == sorted(answered))
-
-
-def test_label_delay_is_the_median_on_the_samples_clock() -> None:
-    tally = Tally({})
-    assert tally.label_delay_ms is None
-    for delay in (1, 5, 100):
-        tally.label_sent(1_000 + delay, 1_000)
-    assert tally.label_delay_ms == 5
-    assert tally.simulated_ms == 1_100
 
 
 @given(st.lists(st.floats(0.0, 0.9), min_size=1, max_size=50))

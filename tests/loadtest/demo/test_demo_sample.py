@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.demo.sample import EXAMPLE, read_sample
+from engine.definition.file import load_pipeline
+from loadtest.demo.sample import EXAMPLE, read_sample
 from topics.errors import SettingsError
+
+FLIGHTS = load_pipeline(EXAMPLE / "pipeline.py")
 
 
 def written(folder: Path) -> Path:
@@ -26,24 +29,24 @@ def written(folder: Path) -> Path:
 
 
 def test_events_and_labels_are_one_order_labels_first_on_ties(tmp_path: Path) -> None:
-    sample = read_sample(written(tmp_path))
-    order = [(one.event_id, one.label is not None) for one in sample.publications]
+    sample = read_sample(FLIGHTS, written(tmp_path))
+    order = [(one.event_id, one.is_label) for one in sample.lines]
     assert order == [("a", False), ("a", True), ("b", False), ("c", False), ("c", True), ("b", True)]
     assert sample.truth == {"a": False, "b": True, "c": False}
-    assert all(one.key == b"JFK" and json.loads(one.value) for one in sample.publications)
+    assert all(one.key == b"JFK" and json.loads(one.value) for one in sample.lines)
 
 
 def test_a_cut_sample_holds_the_labels_of_its_events_only(tmp_path: Path) -> None:
-    sample = read_sample(written(tmp_path), events_max=2)
+    sample = read_sample(FLIGHTS, written(tmp_path), events_max=2)
     assert sample.events == 2
-    assert {one.event_id for one in sample.publications} == {"a", "b"}
-    assert len(sample.publications) == 4
+    assert {one.event_id for one in sample.lines} == {"a", "b"}
+    assert len(sample.lines) == 4
 
 
 def test_the_committed_sample_reads(tmp_path: Path) -> None:
-    sample = read_sample(EXAMPLE, events_max=2_000)
-    assert (sample.events, len(sample.publications), len(sample.truth)) == (2_000, 4_000, 2_000)
-    times = [one.time_ms for one in sample.publications]
+    sample = read_sample(FLIGHTS, EXAMPLE, events_max=2_000)
+    assert (sample.events, len(sample.lines), len(sample.truth)) == (2_000, 4_000, 2_000)
+    times = [one.time_ms for one in sample.lines]
     assert times == sorted(times)
     with pytest.raises(SettingsError, match=r"make_sample\.py"):
-        read_sample(tmp_path)
+        read_sample(FLIGHTS, tmp_path)

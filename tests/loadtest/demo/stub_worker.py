@@ -15,8 +15,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from engine.demo.command import CATALOG
 from engine.settings import load
+from loadtest.demo.sample import CATALOG
 from topics.codec import encode
 from topics.headers import dead_letter
 from topics.messages import Decision, Record
@@ -76,8 +76,11 @@ class Stub:
                 await producer.send(CATALOG["dead-letters"], record.value, headers=list(reason))
             copies = 2 if odd and self.behaviour == "retry" else 1
             for _ in range(answers):
+                event = json.loads(record.value)
                 answer = {
-                    "event_id": json.loads(record.value)["event_id"],
+                    "prediction_id": f"{CATALOG.pipeline}:{event['event_id']}",
+                    "event_id": event["event_id"],
+                    "event_time": event["event_time"],
                     "model_name": "tree",
                     "prediction_score": 0.25,
                     "claim": 1,
@@ -85,7 +88,7 @@ class Stub:
                 }
                 sequence += 1
                 for _ in range(copies):
-                    await producer.send(CATALOG["predictions"], json.dumps(answer).encode())
+                    await producer.send(CATALOG["predictions"], json.dumps(answer).encode(), record.key)
 
     async def run(self) -> None:
         settings = load()

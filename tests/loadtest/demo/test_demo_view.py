@@ -7,13 +7,17 @@ import io
 import pytest
 from rich.console import Console
 
-from engine.demo.account import Answer, Candidate, Tally, WorkerPage
-from engine.demo.view import Frame, decision_line, evidence_text, live_view, plain_line, summary_lines
+from engine.offline.publish import Line
+from loadtest.bench.ledger import Ledger
+from loadtest.demo.figures import Figures, ServedAnswer
+from loadtest.demo.view import Frame, decision_line, evidence_text, live_view, plain_line, summary_lines
+from loadtest.worker_page import ModelFigures, WorkerPage
 from topics.headers import dead_letter
 from topics.messages import Decision, Record
 
 DAY_MS = 86_400_000
 BEGIN_MS = 1_357_017_300_000  # Tue 1 Jan 2013 05:15
+LAST_MS = BEGIN_MS + 20 * DAY_MS - 3 * 3_600_000
 DRIFT = Decision("d1", "drift.detected", BEGIN_MS + DAY_MS, "adaptive", 1, 900, "ADWIN on loss", "auto", 7)
 SWAP = Decision(
     "d2",
@@ -28,27 +32,33 @@ SWAP = Decision(
     from_model="adaptive",
     from_version=1,
 )
-LINEAR = Candidate(
-    "linear", 2, "LogisticRegression", "champion", 18_304, {"ROCAUC": 0.66, "Brier": 0.19}, {}, None
+LINEAR = ModelFigures(
+    "linear", 2, "LogisticRegression", "champion", 18_304, {"ROCAUC": 0.66, "Brier": 0.19}, None
 )
-ADAPTIVE = Candidate("adaptive", 1, "HAT", "challenger", 18_304, {"ROCAUC": 0.59, "Brier": 0.25}, {}, 0.125)
+ADAPTIVE = ModelFigures("adaptive", 1, "HAT", "challenger", 18_304, {"ROCAUC": 0.59, "Brier": 0.25}, 0.125)
 PAGE = WorkerPage(joined=3, learned=3, lag=12, latency_ms=(4.2, 11.7), candidates=(LINEAR, ADAPTIVE))
 
 
-def tally() -> Tally:
-    known = Tally({"a": True, "b": False, "c": False, "d": True})
+def answer(known: Figures, event_id: str, model: str, score: float) -> None:
+    known.answered(
+        ServedAnswer(f"flights:{event_id}", event_id, LAST_MS, model, score), b"JFK", 0, now_s=1.004
+    )
+
+
+def figures() -> Figures:
+    known = Figures(Ledger("flights"), {"a": True, "b": False, "c": False, "d": True})
     for event_id in "abcd":
-        known.event_sent(event_id, BEGIN_MS + 20 * DAY_MS)
+        known.sent(Line(False, LAST_MS, event_id, b"JFK", b""), 1.0)
     for event_id, model, score in (("a", "adaptive", 0.5), ("b", "adaptive", 0.5), ("c", "linear", 0.0)):
-        known.answered(Answer(event_id, model, score), now_s=1.004)
-    known.label_sent(BEGIN_MS + 3 * 3_600_000, BEGIN_MS)
+        answer(known, event_id, model, score)
+    known.sent(Line(True, LAST_MS + 3 * 3_600_000, "a", b"JFK", b""), 1.0)
     known.decided(DRIFT)
     known.decided(SWAP)
     return known
 
 
-def frame(page: WorkerPage = PAGE, known: Tally | None = None) -> Frame:
-    return Frame(known or tally(), page, 40, BEGIN_MS, BEGIN_MS + 40 * DAY_MS, elapsed_s=20.0, rate=1_234.4)
+def frame(page: WorkerPage = PAGE, known: Figures | None = None) -> Frame:
+    return Frame(known or figures(), page, 40, BEGIN_MS, BEGIN_MS + 40 * DAY_MS, elapsed_s=20.0, rate=1_234.4)
 
 
 def drawn(shown: Frame, width: int = 100) -> list[str]:
@@ -77,7 +87,7 @@ def test_models_are_rows_under_the_metrics_they_have() -> None:
 
 
 def test_a_busy_frame_fits_a_small_terminal() -> None:
-    known = tally()
+    known = figures()
     for _ in range(100):
         known.decided(SWAP)
     scores = {"LogLoss": 0.5, "Brier": 0.2, "ROCAUC": 0.6}
@@ -89,7 +99,9 @@ def test_a_busy_frame_fits_a_small_terminal() -> None:
 
 
 def test_the_first_frame_has_nothing_to_show_and_says_so() -> None:
-    text = "\n".join(drawn(Frame(Tally({}), WorkerPage(), 40, BEGIN_MS, BEGIN_MS, 0.0, 0.0)))
+    text = "\n".join(
+        drawn(Frame(Figures(Ledger("flights"), {}), WorkerPage(), 40, BEGIN_MS, BEGIN_MS, 0.0, 0.0))
+    )
     assert "no model has learned yet" in text
     assert "no drift, no swap yet" in text
     assert "p50 - p99 -" in text
@@ -116,8 +128,8 @@ def test_a_decision_of_any_type_is_a_line() -> None:
 
 
 def test_the_summary_counts_answers_and_compares_losses() -> None:
-    known = tally()
-    known.answered(Answer("d", "linear", 1.0), now_s=1.004)
+    known = figures()
+    answer(known, "d", "linear", 1.0)
     text = "\n".join(summary_lines(frame(known=known), first_champion="adaptive"))
     assert "exactly one for each event, counted by an independent consumer" in text
     assert "swap           Mon 21 Jan 05:15  PROMOTED   linear v2" in text
@@ -132,7 +144,7 @@ def test_the_summary_names_what_is_missing() -> None:
 
 
 def test_the_summary_shows_dead_letters_by_stage_with_the_first_message() -> None:
-    known = tally()
+    known = figures()
     for offset, stage in enumerate(("decode", "join", "decode")):
         refused = Record("flights.arrivals", 0, offset, None, None, b"")
         known.dead_letters.add(dead_letter(refused, stage=stage, exception="E", message=f"reason {offset}"))
@@ -142,6 +154,6 @@ def test_the_summary_shows_dead_letters_by_stage_with_the_first_message() -> Non
 
 
 def test_a_run_without_answers_has_a_summary_too() -> None:
-    lines = summary_lines(frame(WorkerPage(), Tally({})), first_champion="adaptive")
+    lines = summary_lines(frame(WorkerPage(), Figures(Ledger("flights"), {})), first_champion="adaptive")
     assert "swaps          none" in lines
     assert not any(line.startswith("Brier") for line in lines)

@@ -1,6 +1,6 @@
 """What to try beside the demo and after it: commands that work as they are printed.
 
-Lives here: their text, with the paths and addresses of this run.  Never here: the run (`command.py`).
+Lives here: their text, with the paths and addresses of this run.  Never here: the run (`race.py`).
 """
 
 from __future__ import annotations

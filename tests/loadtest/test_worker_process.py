@@ -1,4 +1,4 @@
-"""The demo's worker process: what it is told, and that its end is never missed."""
+"""A worker process of one's own: what it is told, and that its end is never missed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.demo.worker import WorkerProcess, environment
 from engine.settings import KafkaSettings, load
+from loadtest.worker_process import WorkerProcess, environment
 from topics.errors import BrokerError
 
 KAFKA = KafkaSettings(bootstrap_servers="127.0.0.1:1", enable_idempotence=False, session_timeout_ms=2_000,

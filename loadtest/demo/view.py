@@ -1,7 +1,7 @@
 """What the demo shows: one frame of the live table, plain lines, and the summary.
 
 Lives here: words, columns and colours.  Never here: a clock, a socket, counting
-(`account.py`): every function takes values and returns text or a Rich renderable, so
+(`figures.py`): every function takes values and returns text or a Rich renderable, so
 that a frame can be tested and drawn again.
 """
 
@@ -16,8 +16,10 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from river import stats
 
-from engine.demo.account import Candidate, Tally, WorkerPage
+from loadtest.demo.figures import Figures
+from loadtest.worker_page import ModelFigures, WorkerPage
 from topics.messages import Decision
 
 __all__ = ["Frame", "decision_line", "live_view", "plain_line", "summary_lines"]
@@ -54,7 +56,7 @@ _STYLES = {
 class Frame(NamedTuple):
     """All that one frame shows."""
 
-    tally: Tally
+    figures: Figures
     page: WorkerPage
     events_total: int
     begins_ms: int
@@ -83,12 +85,12 @@ def _delay(delay_ms: float | None) -> str:
     return "-" if delay_ms is None else f"{delay_ms / _HOUR_MS:.1f} h"
 
 
-def _columns(candidates: Sequence[Candidate]) -> list[str]:
+def _columns(candidates: Sequence[ModelFigures]) -> list[str]:
     known = list(dict.fromkeys(name for candidate in candidates for name in candidate.scores))
     return [name for name in SCORES_SHOWN if name in known] or known[: len(SCORES_SHOWN)]
 
 
-def evidence_text(candidate: Candidate) -> str:
+def evidence_text(candidate: ModelFigures) -> str:
     """Return how far a challenger's evidence has come; 100 % swaps once the cool-down is past."""
     if candidate.alias == "champion":
         return "serves"
@@ -137,13 +139,13 @@ def decision_line(decision: Decision) -> str:
 
 def header_lines(frame: Frame) -> tuple[str, str]:
     """Return the two lines of figures above the table."""
-    tally, page = frame.tally, frame.page
+    figures, page = frame.figures, frame.page
     flow = (
-        f"{tally.events:,} events  {frame.rate:,.0f}/s  {tally.answers:,} predictions  "
+        f"{figures.ledger.sent:,} events  {frame.rate:,.0f}/s  {figures.answers:,} predictions  "
         f"{_latency(page.latency_ms)}  lag {page.lag:,}"
     )
     labels = (
-        f"{page.joined:,} labels joined, {_delay(tally.label_delay_ms)} after their events (median)  "
+        f"{page.joined:,} labels joined, {_delay(figures.label_delay_ms)} after their events (median)  "
         f"dead letters {page.dead_letters:,}"
     )
     return flow, labels
@@ -151,16 +153,16 @@ def header_lines(frame: Frame) -> tuple[str, str]:
 
 def live_view(frame: Frame) -> RenderableType:
     """Return one frame of the live screen."""
-    tally = frame.tally
-    title = Text.assemble(("headrace demo", "bold"), f"   flights   {when(tally.simulated_ms)}")
-    if tally.first_answer_s is not None and frame.elapsed_s > 0:
-        life = (tally.simulated_ms - frame.begins_ms) / 1000 / frame.elapsed_s
+    figures = frame.figures
+    title = Text.assemble(("headrace demo", "bold"), f"   flights   {when(figures.simulated_ms)}")
+    if figures.first_answer_s is not None and frame.elapsed_s > 0:
+        life = (figures.simulated_ms - frame.begins_ms) / 1000 / frame.elapsed_s
         title.append(f"   {life:,.0f} times faster than life", "dim")
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(no_wrap=True)
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
-    done = max(tally.simulated_ms - frame.begins_ms, 0)
+    done = max(figures.simulated_ms - frame.begins_ms, 0)
     bar.add_row(
         Text(when(frame.begins_ms), "dim"),
         ProgressBar(total=max(frame.ends_ms - frame.begins_ms, 1), completed=done, complete_style="green"),
@@ -168,7 +170,7 @@ def live_view(frame: Frame) -> RenderableType:
     )
     news = [
         Text(decision_line(decision), _STYLES.get(decision.type, ""), no_wrap=True, overflow="ellipsis")
-        for decision in tally.decisions[-DECISIONS_SHOWN_MAX:]
+        for decision in figures.decisions[-DECISIONS_SHOWN_MAX:]
     ]
     body: list[RenderableType] = [title, *map(Text, header_lines(frame)), Text()]
     body += [model_table(frame.page), Text(), *(news or [Text("no drift, no swap yet", "dim")]), Text(), bar]
@@ -177,14 +179,14 @@ def live_view(frame: Frame) -> RenderableType:
 
 def plain_line(frame: Frame) -> str:
     """Return the frame as one line, for pipes and logs."""
-    tally, page = frame.tally, frame.page
+    figures, page = frame.figures, frame.page
     champion = page.champion
     return "  ".join(
         (
-            f"{when(tally.simulated_ms):<16}",
-            f"{tally.events:,}/{frame.events_total:,} events",
+            f"{when(figures.simulated_ms):<16}",
+            f"{figures.ledger.sent:,}/{frame.events_total:,} events",
             f"{frame.rate:,.0f}/s",
-            f"{tally.answers:,} predictions",
+            f"{figures.answers:,} predictions",
             f"{page.joined:,} labels",
             f"lag {page.lag:,}",
             _latency(page.latency_ms),
@@ -196,34 +198,31 @@ def plain_line(frame: Frame) -> str:
 
 def summary_lines(frame: Frame, *, first_champion: str | None) -> list[str]:
     """Return what happened, in the words of a person who was asked."""
-    tally, page = frame.tally, frame.page
-    seconds = max(frame.elapsed_s, 1e-9)
+    figures, page = frame.figures, frame.page
+    events, seconds = figures.ledger.sent, max(frame.elapsed_s, 1e-9)
     span = f"{when(frame.begins_ms)} to {when(frame.ends_ms)}"
     life = (frame.ends_ms - frame.begins_ms) / 1000 / seconds
-    answers = tally.complaint() or "exactly one for each event, counted by an independent consumer"
-    if tally.superseded:
-        answers += f"; {tally.superseded:,} superseded records"
+    answers = figures.ledger.complaint() or "exactly one for each event, counted by an independent consumer"
+    if figures.superseded:
+        answers += f"; {figures.superseded:,} superseded records"
     lines = [
-        f"{tally.events:,} flights, {span}, in {seconds:.0f} s ({life:,.0f} times faster than life)",
-        f"predictions    {tally.answers:,}, {answers}",
-        f"labels joined  {page.joined:,} of {tally.labels:,}; learned {page.learned:,}",
+        f"{events:,} flights, {span}, in {seconds:.0f} s ({life:,.0f} times faster than life)",
+        f"predictions    {figures.answers:,}, {answers}",
+        f"labels joined  {page.joined:,} of {figures.labels:,}; learned {page.learned:,}",
         f"dead letters   {page.dead_letters:,}",
-        *(f"               {line}" for line in tally.refused()),
-        f"throughput     {tally.events / seconds:,.0f} events/s",
+        *(f"               {line}" for line in figures.refused()),
+        f"throughput     {events / seconds:,.0f} events/s",
         f"latency        {_latency(page.latency_ms)}, from a record's poll to its prediction's send",
     ]
-    swaps = [f"swap           {decision_line(swap)}" for swap in tally.swaps]
-    return [*lines, *(swaps or ["swaps          none"]), *_losses(tally, page, first_champion)]
+    swaps = [f"swap           {decision_line(swap)}" for swap in figures.swaps]
+    return [*lines, *(swaps or ["swaps          none"]), *_losses(figures, page, first_champion)]
 
 
-def _losses(tally: Tally, page: WorkerPage, first_champion: str | None) -> list[str]:
-    answers = sum(served.answers for served in tally.served.values())
-    if not answers:
+def _losses(figures: Figures, page: WorkerPage, first_champion: str | None) -> list[str]:
+    if not figures.served:
         return []
-    mean = sum(served.total for served in tally.served.values()) / answers
-    shares = ", ".join(
-        f"{name} {served.mean:.4f} over {served.answers:,}" for name, served in tally.served.items()
-    )
+    mean = sum((loss for loss in figures.served.values()), stats.Mean()).get()
+    shares = ", ".join(f"{name} {loss.get():.4f} over {loss.n:,.0f}" for name, loss in figures.served.items())
     lines = [f"Brier loss     {mean:.4f} as served ({shares})"]
     first = page.candidate(first_champion) if first_champion else None
     alone = first.scores.get("Brier") if first else None

@@ -1,0 +1,106 @@
+"""What the demo has published and what came back.
+
+Lives here: counts of one run, for the screen and the judgement.  Never here: which answer belongs to which
+event (`loadtest/bench/ledger.py`), what the worker says of itself (`loadtest/worker_page.py`), the screen
+(`view.py`), clocks.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+from river import stats
+
+from engine.offline.dead_letters import DeadLetters, letter_lines
+from engine.offline.publish import Line
+from loadtest.bench.ledger import Answer, Asked, Ledger
+from operators.race.losses import brier
+from topics.messages import Decision, Score
+
+__all__ = ["Figures", "ServedAnswer"]
+
+RECENT_MAX = 2_000
+"""Label delays behind the median on the screen: about the last seconds of a run."""
+DECISIONS_MAX = 10_000
+"""A demo makes a handful; a loop that makes more than this must not eat the memory."""
+
+
+class ServedAnswer(Struct, frozen=True, gc=False):
+    """The part of a prediction that the demo looks at."""
+
+    prediction_id: str
+    event_id: str
+    event_time: int
+    model_name: str
+    prediction_score: Score = None
+    claim: int = 0
+    sequence: int = 0
+
+
+@dataclass
+class Figures:
+    """Events out, answers in.  Bounded by the sample: it ends.
+
+    `truth` is the label by event id, known to the demo from the start and used only to
+    judge answers after the fact.
+    """
+
+    ledger: Ledger
+    truth: Mapping[str, bool]
+    labels: int = 0
+    answers: int = 0
+    superseded: int = 0
+    """Records that the claims rule drops: a retry's repeat, or an owner's that had been replaced."""
+    first_answer_s: float | None = None
+    simulated_ms: int = 0
+    """Time of the latest record published, on the sample's own clock."""
+    decisions: list[Decision] = field(default_factory=list)
+    dead_letters: DeadLetters = field(default_factory=DeadLetters)
+    served: defaultdict[str, stats.Mean] = field(default_factory=lambda: defaultdict(stats.Mean))
+    """Brier loss of the answers that each model gave."""
+    _delays_ms: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
+
+    def sent(self, line: Line, now_s: float) -> None:
+        """An event or a label is about to go out; wall time is `now_s`."""
+        self.simulated_ms = max(self.simulated_ms, line.time_ms)
+        if line.is_label:
+            self.labels += 1
+            self._delays_ms.append(line.time_ms - self.ledger.event(line.event_id).event_time)
+        else:
+            asked = Asked(line.key or b"", line.time_ms, 0, scheduled_ns=int(now_s * 1e9))
+            self.ledger.asked(line.event_id, asked)
+
+    def answered(self, served: ServedAnswer, key: bytes | None, partition: int, now_s: float) -> None:
+        """A prediction that counts came back at wall time `now_s`."""
+        self.answers += 1
+        if self.first_answer_s is None:
+            self.first_answer_s = now_s
+        answer = Answer(served.prediction_id, served.event_id, served.event_time, key, partition)
+        if self.ledger.answered(answer, at_ns=int(now_s * 1e9)) is None:
+            return
+        loss = brier(self.truth[served.event_id], served.prediction_score)
+        if loss is not None:
+            self.served[served.model_name].update(loss)
+
+    def decided(self, decision: Decision) -> None:
+        """A decision record came in."""
+        if len(self.decisions) < DECISIONS_MAX:
+            self.decisions.append(decision)
+
+    @property
+    def swaps(self) -> list[Decision]:
+        """The promotions among the decisions, in order."""
+        return [decision for decision in self.decisions if decision.type == "model.promoted"]
+
+    @property
+    def label_delay_ms(self) -> float | None:
+        """Median delay of the latest labels, None before the first."""
+        return statistics.median(self._delays_ms) if self._delays_ms else None
+
+    def refused(self) -> list[str]:
+        """Return one line for each stage of dead letters, with what the first of them said."""
+        return letter_lines(self.dead_letters.report({}))

@@ -1,0 +1,293 @@
+"""One race: flights out, answers in, a live table, a summary.
+
+Lives here: the clock, publishing and reading.  Never here: how fast (`pace.py`), counting (`figures.py`),
+what the screen says (`view.py`), anything the worker computes: the demo sees it only as any client would,
+through topics and `/metrics`.
+
+Strategy: events and labels leave in one order, that of the sample's own clock, in slices: the labels of a
+slice first, and when they are acknowledged its events, so that the worker meets no event before a label that
+is older.  How many leave, and how far ahead of the answers, says the pace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from rich.console import Console
+from rich.live import Live
+
+from engine.kafka.sink import Sink
+from engine.offline.publish import Line, send_step, steps_of
+from engine.settings import KafkaSettings
+from loadtest.bench.ledger import Ledger
+from loadtest.demo.figures import Figures, ServedAnswer
+from loadtest.demo.hints import commands_after, commands_beside
+from loadtest.demo.pace import FeedPace
+from loadtest.demo.sample import CATALOG, Sample
+from loadtest.demo.view import Frame, decision_line, live_view, plain_line, summary_lines
+from loadtest.worker_page import WorkerPage, read_page
+from loadtest.worker_process import WorkerProcess
+from operators.claims.rule import Reader
+from topics.errors import BrokerError
+from topics.headers import kind_of
+from topics.messages import Claim, Decision
+
+__all__ = ["Race"]
+
+SCRAPE_S = 0.5
+FRAME_S = 0.25
+PLAIN_S = 5.0
+RATE_S = 5.0
+"""The rate on the screen is a mean over this long."""
+READY_DEADLINE_S = 60.0
+"""Importing River and joining the group takes 2 to 5 s, on a loaded machine some more."""
+STALL_DEADLINE_S = 30.0
+"""Without any answer for this long, while one is due, the demo gives up and says so."""
+FETCH_WAIT_MS = 20
+"""One fetch asks for all topics and decisions are rare: short, or they would delay the predictions."""
+READ = (CATALOG["predictions"], CATALOG["decisions"], CATALOG["dead-letters"])
+"""The topics that the demo reads."""
+
+
+class Race:
+    """One run: what it counts, and the loops that feed the counting."""
+
+    def __init__(self, console: Console, folder: Path, started_s: float, pace: FeedPace) -> None:
+        self.folder = folder
+        self._console = console
+        self._started_s = started_s
+        self._pace = pace
+        self._figures = Figures(Ledger(CATALOG.pipeline), {})
+        self._page = WorkerPage()
+        self._first_champion: str | None = None
+        self._ended_s = 0.0
+        self._frames: deque[tuple[float, int]] = deque(maxlen=round(RATE_S / FRAME_S) + 1)
+        self._sample = Sample([], 0, {})
+        self._ready = False
+        self._moved = asyncio.Event()
+        """Set by whatever came back; the publisher waits on it."""
+
+    def say(self, text: str) -> None:
+        """Print a line, beside the live table where there is one."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    async def run(self, worker: WorkerProcess, kafka: KafkaSettings, sample: Sample) -> None:
+        """Publish the sample, read what comes back, show it; return when all is answered and learned.
+
+        Raises BrokerError if the worker dies, stalls or answers wrongly.
+        """
+        self._sample = sample
+        self._figures.truth = sample.truth
+        async with _consumer(kafka) as consumer, _sink(kafka) as sink:
+            work = asyncio.create_task(self._publish_all(sink))
+            others = [
+                asyncio.create_task(loop)
+                for loop in (self._read(consumer), self._scrape(worker), self._watch(), self._show())
+            ]
+            try:
+                done, _ = await asyncio.wait([work, *others], return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in (work, *others):
+                    task.cancel()
+                await asyncio.gather(work, *others, return_exceptions=True)
+        self._judge()
+
+    async def _publish_all(self, sink: Sink) -> None:
+        """Publish in time order, once the worker is ready; return when everything has come back."""
+        await self._until(lambda: self._ready)
+        left, pace = iter(self._sample.lines), self._pace
+        due_s = time.perf_counter()
+        while part := next_slice(left, max(1, round(pace.rate * pace.slice_s))):
+            for line in part:
+                self._figures.sent(line, time.perf_counter())
+            for step in steps_of(part):
+                await send_step(sink, CATALOG, step)
+            due_s = max(due_s + sum(not line.is_label for line in part) / pace.rate, time.perf_counter() - 1)
+            await asyncio.sleep(max(due_s - time.perf_counter(), 0))
+            await self._until(lambda: self._figures.ledger.waiting < pace.ahead_max)
+        await self._until(
+            lambda: not self._figures.ledger.waiting and self._page.learned >= self._figures.labels
+        )
+        self._ended_s = time.perf_counter()
+        await asyncio.sleep(2 * SCRAPE_S)  # the last decisions and the models' last figures
+
+    async def _until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        """Count the answers by the rule for every reader of a claimed log (`operators/claims/rule.py`)."""
+        predictions, dead_letters = CATALOG["predictions"], CATALOG["dead-letters"]
+        decode_answer = msgspec.json.Decoder(ServedAnswer).decode
+        decode_decision = msgspec.json.Decoder(Decision).decode
+        decode_claim = msgspec.json.Decoder(Claim).decode
+        reader = Reader()
+        while True:
+            for partition, records in (await consumer.getmany(timeout_ms=1_000)).items():
+                now_s = time.perf_counter()
+                for record in records:
+                    if partition.topic == dead_letters:
+                        self._figures.dead_letters.add(record.headers)
+                    elif partition.topic != predictions:
+                        self._decided(decode_decision(record.value))
+                    elif kind_of(record.headers) == "claim":
+                        claim = decode_claim(record.value)
+                        reader.claim(claim.source_partition, claim.claim)
+                    else:
+                        served = decode_answer(record.value)
+                        if reader.counts(partition.partition, served.claim, served.sequence):
+                            self._answered(served, record.key, partition.partition, now_s)
+                        else:
+                            self._figures.superseded += 1
+
+    def _answered(self, served: ServedAnswer, key: bytes | None, partition: int, now_s: float) -> None:
+        if self._figures.first_answer_s is None:
+            self.say(f"first prediction after {now_s - self._started_s:.1f} s")
+        self._figures.answered(served, key, partition, now_s)
+        self._moved.set()
+
+    def _decided(self, decision: Decision) -> None:
+        self._figures.decided(decision)
+        if not self._live:
+            self.say(decision_line(decision))
+
+    async def _scrape(self, worker: WorkerProcess) -> None:
+        while True:
+            worker.check()
+            self._ready = self._ready or await asyncio.to_thread(worker.ready)
+            text = await asyncio.to_thread(worker.metrics)
+            if text is not None:
+                self._page = read_page(text)
+                self._pace.see(self._page.answered, self._page.busy_s)
+                self._moved.set()
+                if self._first_champion is None and self._page.champion is not None:
+                    self._first_champion = self._page.champion.name
+            await asyncio.sleep(SCRAPE_S)
+
+    async def _watch(self) -> None:
+        """Raise BrokerError when nothing has come back for too long."""
+        seen, since_s = (0, 0), time.perf_counter()
+        while True:
+            now = (self._figures.answers, self._page.learned)
+            if now != seen:
+                seen, since_s = now, time.perf_counter()
+            patience_s = STALL_DEADLINE_S if self._figures.answers else READY_DEADLINE_S
+            if time.perf_counter() - since_s > patience_s:
+                waiting, unlearned = self._figures.ledger.waiting, self._figures.labels - self._page.learned
+                raise self._failed(
+                    f"nothing came back for {patience_s:.0f} s: {waiting} events without a prediction, "
+                    f"{unlearned} labels not learned"
+                )
+            await asyncio.sleep(SCRAPE_S)
+
+    @property
+    def _live(self) -> bool:
+        return self._console.is_terminal and not self._console.no_color
+
+    def _frame(self) -> Frame:
+        now_s = self._ended_s or time.perf_counter()
+        self._frames.append((now_s, self._figures.answers))
+        while len(self._frames) > 2 and now_s - self._frames[1][0] > RATE_S:
+            self._frames.popleft()
+        (then_s, then), elapsed_s = self._frames[0], now_s - (self._figures.first_answer_s or now_s)
+        rate = (self._figures.answers - then) / (now_s - then_s) if now_s > then_s else 0.0
+        first, last = self._sample.lines[0], self._sample.lines[-1]
+        return Frame(
+            self._figures, self._page, self._sample.events, first.time_ms, last.time_ms, elapsed_s, rate
+        )
+
+    async def _show(self) -> None:
+        if not self._live:
+            while True:
+                await asyncio.sleep(PLAIN_S)
+                self.say(plain_line(self._frame()))
+        with Live(console=self._console, auto_refresh=False) as live:
+            try:
+                while True:
+                    live.update(live_view(self._frame()), refresh=True)
+                    await asyncio.sleep(FRAME_S)
+            finally:
+                live.update(live_view(self._frame()), refresh=True)
+
+    def _judge(self) -> None:
+        """Print the summary; raise BrokerError unless every event and label is accounted for."""
+        figures, page = self._figures, self._page
+        self.say("")
+        for line in summary_lines(self._frame(), first_champion=self._first_champion):
+            self.say(line)
+        complaint = figures.ledger.complaint()
+        if complaint is None and page.joined != figures.labels:
+            complaint = f"{page.joined:,} labels joined of {figures.labels:,}"
+        if complaint is None and page.learned != figures.labels:
+            complaint = f"{page.learned:,} examples learned from {figures.labels:,} labels"
+        if complaint is not None:
+            raise self._failed(complaint)
+
+    def _failed(self, complaint: str) -> BrokerError:
+        """Return a complaint with what was refused, and where to look."""
+        refused = [f"dead letters: {line}" for line in self._figures.refused()]
+        return BrokerError("\n  ".join([complaint, *refused]), hint=f"read {self.folder}/worker.log")
+
+    def stay(self, worker: WorkerProcess, kafka: KafkaSettings) -> None:
+        """Keep broker and worker up for the user's own commands, until Ctrl-C."""
+        self.say("\nbroker and worker stay up; in another terminal, in this folder:")
+        commands = commands_beside(
+            CATALOG, kafka.bootstrap_servers, worker.port, decisions=len(self._figures.decisions)
+        )
+        for command in commands:
+            self.say(f"  {command}")
+        self.say("Ctrl-C stops them")
+        while True:
+            time.sleep(SCRAPE_S)
+            worker.check()
+
+    def say_next(self, pipeline: Path) -> None:
+        """Name the next commands to try."""
+        self.say("\nnext:")
+        for command in commands_after(pipeline):
+            self.say(f"  {command}")
+
+
+def next_slice(lines: Iterator[Line], events: int) -> list[Line]:
+    """Return the next lines up to and including the given number of events; none at the end."""
+    part = []
+    for line in lines:
+        part.append(line)
+        events -= not line.is_label
+        if not events:
+            break
+    return part
+
+
+@contextlib.asynccontextmanager
+async def _sink(kafka: KafkaSettings) -> AsyncIterator[Sink]:
+    sink = Sink(kafka)
+    await sink.start()
+    try:
+        yield sink
+    finally:
+        await sink.stop()
+
+
+@contextlib.asynccontextmanager
+async def _consumer(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Read what the worker writes for others from its beginning, in no group."""
+    consumer = AIOKafkaConsumer(
+        **kafka.aiokafka_options(), auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(topic, 0) for topic in READ])
+        yield consumer
+    finally:
+        await consumer.stop()
