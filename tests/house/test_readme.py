@@ -42,6 +42,8 @@ DOCUMENTS = {
 README, OPERATIONS = DOCUMENTS["README.md"], DOCUMENTS["docs/operations.md"]
 PACKAGES = ("topics", "operators", "engine", "loadtest", "headrace")
 LINE_MAX = 110
+REGISTERED = {"bench", "demo"}
+"""Commands whose options are read where they live."""
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -90,10 +92,9 @@ def command_lines(text: str) -> Iterator[list[str]]:
 
 
 def registered_command(name: str) -> Any:
-    """The command behind an entry point, None where there is none of that name."""
+    """The command behind an entry point."""
     found = next(iter(entry_points(group="headrace.commands", name=name)), None)
-    if found is None:
-        return None
+    assert found is not None, f"`{name}` is not registered here: run `make .venv/.test`"
     alone = typer.Typer()
     alone.command(name=name)(found.load())
     return typer.main.get_command(alone)
@@ -107,7 +108,7 @@ def complaint(words: list[str]) -> str:
         found = command.commands.get(rest[0])
         if found is None:
             return f"there is no command {rest[0]!r}"
-        command = registered_command(rest[0]) or found
+        command = registered_command(rest[0]) if rest[0] in REGISTERED else found
         rest = rest[1:]
     known = {"-h", "--help"} | {option for parameter in command.params for option in parameter.opts}
     unknown = [word for word in rest if re.match(r"--?[a-z]", word) and word.split("=")[0] not in known]
