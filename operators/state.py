@@ -92,11 +92,13 @@ class Changes(Generic[Key]):
     {'STORED': None, 'B': b'2'}
     """
 
-    __slots__ = ("_new", "removed", "written")
+    __slots__ = ("_new", "change", "removed", "written")
 
     def __init__(self) -> None:
         self.written: set[Key] = set()
         """Keys that are new or changed."""
+        self.change: Callable[[Key], None] = self.written.add
+        """Record that an entry has another value."""
         self.removed: set[Key] = set()
         """Keys that an earlier delta or the restored state holds, and that are no more."""
         self._new: set[Key] = set()
@@ -112,10 +114,6 @@ class Changes(Generic[Key]):
             self.removed.discard(key)
         else:
             self._new.add(key)
-
-    def change(self, key: Key) -> None:
-        """Record that an entry has another value."""
-        self.written.add(key)
 
     def remove(self, key: Key) -> None:
         """Record that an entry is there no more."""
@@ -192,6 +190,8 @@ class Composite(Generic[Position]):
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        self.position = msgspec.json.decode(entries["position"], type=type(self.position))
+        restored = msgspec.json.decode(entries["position"], type=type(self.position))
+        for field in restored.__struct_fields__:  # in place: parts may hold the position
+            setattr(self.position, field, getattr(restored, field))
         for name, part in self._parts.items():
             part.restore(under(name, entries))

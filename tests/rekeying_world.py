@@ -19,7 +19,7 @@ import msgspec
 from river import linear_model, tree
 
 from engine import Labels, Pipeline, Topic
-from engine.machines.outbox import Settled
+from engine.machines.outbox import Scored
 from engine.offline.backtest import Backtest
 from engine.rekeying.rekeying import Rekeying
 from operators import by, field, indicator, label
@@ -175,11 +175,11 @@ def brute_force(given: Input, **changed: Any) -> dict[str, dict[str, Any]]:
     result = Backtest(make_pipeline(partitions=1, **changed))
     features: dict[str, dict[str, Any]] = {}
 
-    def keep(settled: Iterable[Settled]) -> None:
-        features.update((answer.event_id, answer.features) for answer, _, _ in settled)
+    def keep(scored: Iterable[Scored]) -> None:
+        features.update((answer.event_id, answer.features) for answer, _, _ in scored)
 
     labels = [] if result.run.pipeline.labels.field else [merged(given.labels, "label_time")]
-    result.play([merged(given.events, "event_time")], labels, on_settled=keep)
+    result.play([merged(given.events, "event_time")], labels, on_scored=keep)
     return features
 
 

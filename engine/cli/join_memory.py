@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.definition.pipeline import Pipeline
-from operators.join.answered import Waiting, encode_entry
+from operators.join.answered import WaitingAnswer, encode_entry
 from operators.join.pending import RESIDENT_MAX
 from topics.messages import Features, Prediction
 
@@ -17,8 +17,8 @@ __all__ = ["bytes_per_answer", "waiting_at", "waiting_text"]
 
 RATES_PER_S = (1, 10, 100, 1_000)
 """Events per second of one partition."""
-ROW_BYTES = 400
-"""What names, index and half-filled pages of the checkpoint file add to an answer: measured."""
+ROW_BYTES = 310
+"""What names, index and half-filled pages of a checkpoint file add to an answer: measured."""
 MEMORY_FACTOR = 2
 """An answer in memory, as objects, beside its bytes on disk: measured with 13 features."""
 
@@ -44,7 +44,7 @@ def bytes_per_answer(pipeline: Pipeline) -> int:
         claim=1,
         sequence=1_000_000,
     )
-    waiting = Waiting(answer, "x" * 12, (), 1 << 31, dict.fromkeys(pipeline.models, 0.123456789))
+    waiting = WaitingAnswer.of(answer, "x" * 12, (), 1 << 31, dict.fromkeys(pipeline.models, 0.123456789))
     return len(encode_entry(waiting)) + ROW_BYTES
 
 

@@ -25,8 +25,7 @@ own timestamp and the shell's clock when it was offered; files have neither.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -34,9 +33,9 @@ from msgspec import Struct
 from operators.rules.apply import CheckedDecoder
 from operators.stopwatch import Stopwatch
 from topics.codec import Decoded, EventDecoder, LabelDecoder, Rejected
-from topics.messages import Event, Label, LabelValue, Record
+from topics.messages import Label, Record
 
-__all__ = ["RUN_MAX", "EventRead", "EventRun", "Intake", "LabelRead", "LabelRun", "Ready", "Run"]
+__all__ = ["RUN_MAX", "EventRead", "EventRun", "Intake", "LabelRead", "LabelRun", "Run"]
 
 RUN_MAX = 128
 """Records of one run: so many events, with all that is made of them, stay in a processor's cache (job J
@@ -79,48 +78,6 @@ class Run(NamedTuple):
         """Return the ids of the events that the records are or tell of."""
         reads: Sequence[EventRead | LabelRead] = self.events or self.labels
         return [read.decoded.event_id for read in reads if not isinstance(read.decoded, Rejected)]
-
-
-class Ready(Struct, gc=False):
-    """Events with what else is needed of them, one entry of each column per event."""
-
-    events: list[Event] = []
-    labels: list[LabelValue | None] = []
-    crcs: list[int] = []
-    lookups: list[Mapping[str, object]] = []
-    ids: set[str] = set()
-    oldest: int = _NEVER
-    """Smallest event time, ms: the first entry to expire, once they are open."""
-    late: int = 0
-
-    def stretches(self, wait_ms: int) -> Iterator[tuple[slice, bool]]:
-        """Yield the events in stretches that can be learned at once, as they carry a label, and that cannot.
-
-        A label that comes more than `wait_ms` after its event, by the watermark, is not learned.
-        """
-        if not self.late and None not in self.labels:
-            yield slice(0, len(self.events)), True
-            return
-        start = 0
-        for learnable, same in groupby(
-            label is not None and (not event.late or event.event_time + wait_ms >= event.watermark)
-            for event, label in zip(self.events, self.labels, strict=True)
-        ):
-            end = start + sum(1 for _ in same)
-            yield slice(start, end), learnable
-            start = end
-
-    def other_keys(self, *, keyless: bool) -> int:
-        """Return how many lie under another record key than their own; `keyless`: under none counts too."""
-        wrong = [event.record_key for event in self.events if event.record_key != event.key.encode()]
-        return len(wrong) if keyless else len(wrong) - wrong.count(None)
-
-    def clear(self) -> None:
-        """Forget them: they have been answered."""
-        for column in (self.events, self.labels, self.crcs, self.lookups, self.ids):
-            column.clear()
-        self.oldest = _NEVER
-        self.late = 0
 
 
 class Intake:

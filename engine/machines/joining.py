@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from engine.definition.pipeline import Pipeline
+from engine.machines.admission import Admission
 from engine.machines.intake import LabelRead
 from engine.machines.outbox import Outbox
 from engine.machines.refusals import Refusals
 from operators.features import Features, JoinedLabel, label_entry
+from operators.join.answered import WaitingAnswer
 from operators.join.join import Join, Joined
 from topics.codec import Rejected
 from topics.messages import LabelValue
@@ -25,8 +26,8 @@ class Joining:
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        join: Join,
+        admission: Admission[WaitingAnswer],
+        join: Join[WaitingAnswer],
         features: Features,
         outbox: Outbox,
         refusals: Refusals,
@@ -42,7 +43,7 @@ class Joining:
         self._refusals = refusals
         self._counts = counts
         self._enters_windows = enters_windows
-        self._keyless = pipeline.events.partitions > 1
+        self._admission = admission
 
     def take(self, read: LabelRead) -> None:
         """Join a label that has come, or refuse it."""
@@ -52,7 +53,8 @@ class Joining:
             return
         outcome, joined = self._join.label(decoded, key=record.key, value=record.value)
         if joined is not None:
-            if record.key != joined.waiting.key.encode() and (self._keyless or record.key is not None):
+            key = joined.waiting.key
+            if record.key != key.encode() and self._admission.misplaced([(record.key, key)]):
                 self._counts["key_mismatches", "label"] += 1
             self.learnable(joined, outcome)
             return
@@ -63,10 +65,10 @@ class Joining:
         else:
             self._refusals.unusable(record, decoded.event_id, outcome)
 
-    def learnable(self, joined: Joined, outcome: str) -> None:
+    def learnable(self, joined: Joined[WaitingAnswer], outcome: str) -> None:
         """Let a label enter the windows and write its example."""
         self._counts["labels", outcome] += 1
-        self.delays_ms.append(joined.label_time - joined.waiting.prediction.event_time)
+        self.delays_ms.append(joined.label_time - joined.waiting.event_time)
         if self._enters_windows:
             self.enter_windows(joined.waiting.keys, joined.label_time, joined.label)
         self._outbox.example(joined)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
+from operators.join.answered import WaitingAnswer
 from operators.join.join import Joined
 from operators.models.scoring import Failure, Served
 from topics import headers
@@ -31,13 +32,13 @@ from topics.messages import (
     Score,
 )
 
-__all__ = ["EXAMPLES_PARTITION", "Line", "Outbox", "Settled"]
+__all__ = ["EXAMPLES_PARTITION", "Line", "Outbox", "Scored"]
 
 EXAMPLES_PARTITION = 0
 """One global model: every scorer writes to one examples partition."""
 
 
-Settled = tuple[Prediction, str, dict[str, Score]]
+Scored = tuple[Prediction, str, dict[str, Score]]
 """An answered event: the answer, the event's key, what every candidate said."""
 
 
@@ -209,7 +210,7 @@ class Outbox:
                     )
                 )
 
-    def example(self, joined: Joined) -> None:
+    def example(self, joined: Joined[WaitingAnswer]) -> None:
         """Write an example to the training log, unless it stands there."""
         answer = joined.waiting.prediction
         if not self.suppression.empty and self.suppression.exampled(answer.event_id, answer.event_offset):
@@ -228,7 +229,7 @@ class Outbox:
 
     def number_examples(
         self,
-        settled: Sequence[Settled],
+        scored: Sequence[Scored],
         labels: Sequence[LabelValue],
         label_times: Sequence[int],
         label_offset: int = -1,
@@ -239,7 +240,7 @@ class Outbox:
         sequence = self.writer.sent(self._examples_log)
         examples = []
         for number, ((answer, key, scores), label, label_time) in enumerate(
-            zip(settled, labels, label_times, strict=True), sequence
+            zip(scored, labels, label_times, strict=True), sequence
         ):
             examples.append(
                 Example(

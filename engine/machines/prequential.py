@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
-from engine.machines.outbox import Line, Outbox, Settled
+from engine.machines.outbox import Line, Outbox, Scored
 from operators.join.answered import Answered
 from operators.models.roster import Roster
 from operators.models.scoring import labels_of
@@ -74,11 +74,11 @@ class Prequential:
         assert self._learner is not None
         self._decided(self._learner.fold_at_once(value))
 
-    def answer(self, run: LabelledRun, now_ms: int) -> tuple[list[Settled], list[Answered]]:
+    def answer(self, run: LabelledRun, now_ms: int) -> tuple[list[Scored], list[Answered]]:
         """Answer and learn all of `run`; return what was answered, and what repeats of it need."""
         assert self._learner is not None
         lessons = self._learner.learning.lessons(run.rows, run.labels, self._names)
-        answered: list[Settled] = []
+        answered: list[Scored] = []
         kept: list[Answered] = []
         while (row := len(answered)) < len(run.events):
             answered += self._stretch(run, row, now_ms, lessons, self._learner)
@@ -87,7 +87,7 @@ class Prequential:
 
     def _stretch(
         self, run: LabelledRun, row: int, now_ms: int, lessons: Lessons, learner: Learner
-    ) -> list[Settled]:
+    ) -> list[Scored]:
         """Answer and learn from `row` on, as far as the present line-up holds."""
         outbox, roster = self._outbox, self._roster
         serving = lessons.serving(row)
@@ -99,8 +99,8 @@ class Prequential:
             outbox.quarantine(answers[0], serving.failures)
         events = run.events[row:until]
         keys, times = [event.key for event in events], [event.event_time for event in events]
-        settled = list(zip(answers, keys, self._scores(row, until, lessons), strict=True))
-        examples = outbox.number_examples(settled, run.labels[row:until], times)
+        scored = list(zip(answers, keys, self._scores(row, until, lessons), strict=True))
+        examples = outbox.number_examples(scored, run.labels[row:until], times)
         revision = roster.revision
         judged = 0
         while judged < len(examples) and roster.revision == revision:
@@ -108,15 +108,15 @@ class Prequential:
             self._decided(decisions)
             judged += count
         outbox.write(examples[:judged])
-        return settled[:judged]
+        return scored[:judged]
 
-    def _send(self, run: LabelledRun, row: int, answered: Sequence[Settled]) -> list[Answered]:
+    def _send(self, run: LabelledRun, row: int, answered: Sequence[Scored]) -> list[Answered]:
         """Send the answers to `run` from `row` on."""
         part = slice(row, row + len(answered))
         sent = self._outbox.send([answer for answer, _, _ in answered], run.events[part])
         if self._shadows_sent:
-            for settled in answered:
-                self._outbox.shadow(*settled)
+            for scored in answered:
+                self._outbox.shadow(*scored)
         return [
             Answered(event.event_id, event.event_time, event.offset, crc, label, answer)
             for event, crc, label, answer in zip(

@@ -11,7 +11,7 @@ from collections import Counter
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.outbox import Outbox
-from operators.join.answered import Waiting
+from operators.join.answered import WaitingAnswer
 from operators.join.join import EARLY_BYTES_MAX, EarlyLabel
 from topics.codec import Rejected, encode
 from topics.messages import Record
@@ -62,7 +62,7 @@ class Refusals:
         reason = f"{outcome} label for event {event_id}: {why}"
         self.refuse(record, "join", "ValueError", reason)
 
-    def given_up(self, waiting: Waiting) -> None:
+    def given_up(self, waiting: WaitingAnswer) -> None:
         """Tell that an answer waits no longer: its dead letter is the prediction, at its event's offset.
 
         The event itself has not been kept.

@@ -13,51 +13,41 @@ A batch of n equals n batches of one: the shell may cut runs wherever it likes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 from zlib import crc32
 
-import msgspec
-
 from engine.definition.pipeline import Pipeline
+from engine.machines.admission import Admission, Admitted, Position
 from engine.machines.checks import Checks
-from engine.machines.intake import EventRead, Intake, Ready, Run
+from engine.machines.intake import EventRead, Intake, Run
 from engine.machines.joining import Joining
 from engine.machines.learner import Learner
-from engine.machines.outbox import Outbox, Settled
+from engine.machines.outbox import Outbox, Scored
 from engine.machines.prequential import LabelledRun, Prequential
 from engine.machines.refusals import Refusals
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
 from operators.features import Features
-from operators.join.answered import Waiting
+from operators.join.answered import WaitingAnswer
 from operators.join.join import EarlyLabel, Join
 from operators.language.plan import FeaturePlan
-from operators.models.scoring import Failure, Roster, Scoring, Shadowed
+from operators.models.scoring import Failure, Roster, Scoring
 from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
 from topics.codec import Decoded, Rejected
 from topics.messages import Decision, Event, LabelValue, Outgoing, Prediction, Record
 from topics.messages import Features as FeatureRow
 
-__all__ = ["Scorer", "ScorerPosition"]
+__all__ = ["Scorer"]
+
+_NEVER = 1 << 62
 
 
-class ScorerPosition(msgspec.Struct):
-    """How far a scorer has come: part of its checkpoint."""
-
-    events: int = 0
-    """Next offset of the events partition."""
-    labels: int = 0
-    """Next offset of the labels partition."""
-    time_max: int = -1
-    """Largest event time seen, ms; -1 before the first event."""
-
-
-class Scorer(Composite[ScorerPosition]):
+class Scorer(Composite[Position]):
     """Everything one events partition needs to answer and to make examples.
 
-    Examples leave with `step` and `complete`, and the learner reads them back from the log.  Where labels
+    Examples leave with `step`, and the learner reads them back from the log.  Where labels
     come inside events, it can be given the learner by `learn_with`, which then learns row by row.
     """
 
@@ -90,7 +80,7 @@ class Scorer(Composite[ScorerPosition]):
         decoders, ahead_ms = (pipeline.event_decoder(), pipeline.label_decoder()), pipeline.max_ahead_ms
         self.intake = Intake(*decoders, max_ahead_ms=ahead_ms, stopwatch=self._stopwatch)
         self.features = Features(plan, self.counts)
-        self.join = Join(
+        self.join: Join[WaitingAnswer] = Join(
             self.counts,
             wait_ms=pipeline.labels.wait_ms,
             implicit=pipeline.implicit_label,
@@ -98,24 +88,23 @@ class Scorer(Composite[ScorerPosition]):
             early_max=pipeline.labels.early_max,
             stored=stored,
         )
+        position = Position()
+        self.admission = Admission(pipeline, position, self.join)
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold, self._stopwatch)
         self._checks: Checks | None = None
         parts: dict[str, Operator] = {"features": self.features, "join": self.join}
         if pipeline.rules or pipeline.alerts is not None:
             self._checks = Checks(pipeline, partition, self.outbox, self.counts)
             parts |= self._checks.parts
-        super().__init__(ScorerPosition(), parts)
+        super().__init__(position, parts)
         self._label_windows = plan.uses_labels
         self._one_by_one = self._inside and self._label_windows
         self._row_by_row = False
         """Whether labels inside events are learned here, before the next event."""
         self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
         self._refusals = Refusals(pipeline, partition, self.outbox, self.counts)
-        self._grace_ms = pipeline.grace_ms
-        self._keyless = pipeline.events.partitions > 1
-        """Records without a key lie anywhere: on one partition only is that the right one."""
         self._joining = Joining(
-            pipeline,
+            self.admission,
             self.join,
             self.features,
             self.outbox,
@@ -125,12 +114,15 @@ class Scorer(Composite[ScorerPosition]):
         )
         self._shadows_sent = pipeline.shadow_predictions
         self._served_by: Counter[str] = Counter()
-        self.settled: list[Settled] = []
+        self.scored: list[Scored] = []
         """What the last run answered, with every candidate's score."""
         self.label_delays_ms = self._joining.delays_ms
         """Delays of the labels the last run joined; the shell exports them."""
-        self._open: list[tuple[Waiting, LabelValue | None]] = []
-        """Answered events whose shadows have not scored yet, with the label they carried."""
+        self._answered: dict[str, tuple[Prediction, Event, int, LabelValue | None]] = {}
+        """Answered events that no shadow has scored and the join does not hold yet, by id: each with the
+        CRC-32 of its bytes and the label it carried."""
+        self._answered_oldest = _NEVER
+        """Smallest event time of them, ms."""
 
     def learn_with(self, learner: Learner | None, decided: Callable[[Sequence[Decision]], object]) -> None:
         """Let `learner` learn labels inside events before the next event; None ends that.
@@ -140,20 +132,15 @@ class Scorer(Composite[ScorerPosition]):
         self._row_by_row = learner is not None
         self._prequential.learn_with(learner, decided)
 
-    @property
-    def watermark(self) -> int:
-        """Return the watermark: largest event time seen minus grace, ms."""
-        return self.position.time_max - self._grace_ms
-
     def step(
         self, run: Run, now_ms: int, lookups: Sequence[Mapping[str, object]] | None = None
-    ) -> list[Outgoing]:
-        """Take one run; return what can leave at once: answers, dead letters, examples of labels.
+    ) -> Iterator[list[Outgoing]]:
+        """Take one run; yield what can leave at once, answers and dead letters, then what follows from it.
 
         `now_ms` is the shell's wall clock: it stamps predictions and never enters state.  `lookups` holds
-        one mapping per event of the run.  Call `complete` before the next step.
+        one mapping per event of the run.  Everything must be taken before the next step.
         """
-        self.settled.clear()
+        self.scored.clear()
         self.label_delays_ms.clear()
         if self.join.away:
             self.join.recall(run.event_ids())
@@ -164,21 +151,18 @@ class Scorer(Composite[ScorerPosition]):
             for served_by, count in self._served_by.items():
                 self.counts["predictions", served_by] += count
             self._served_by.clear()
+            yield self.outbox.drain()
+            with self._stopwatch.step("answer"):
+                self._open_answers()
         else:
             with self._stopwatch.step("join"):
                 for read in run.labels:
                     self._joining.take(read)
             self.position.labels = run.labels[-1].record.offset + 1
-        return self.outbox.drain()
-
-    def complete(self) -> list[Outgoing]:
-        """Let the shadows score what `step` answered; return the examples that were ready."""
-        with self._stopwatch.step("answer"):
-            self._settle_open()
         self.features.count_evictions()
         if not self.outbox.suppression.empty:
             self.outbox.suppression.passed(self.position.events, self.position.labels, self.join.waits)
-        return self.outbox.drain()
+        yield self.outbox.drain()
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -188,8 +172,8 @@ class Scorer(Composite[ScorerPosition]):
         """Admit events one by one; answer them together until one of them must see what another did."""
         if self._checks is not None:
             self._checks.read(run)
-        ready, join, position = Ready(), self.join, self.position
-        known, ids, grace_ms = join.known, ready.ids, self._grace_ms
+        admitted, join, admit = Admitted(), self.join, self.admission.admit
+        seen, ids, answered = self.admission.seen, admitted.ids, self._answered
         early = join.early
         watched = early or join.implicit is not None
         for number, read in enumerate(run):
@@ -197,43 +181,39 @@ class Scorer(Composite[ScorerPosition]):
             if isinstance(decoded, Rejected):
                 self._refusals.refuse(record, decoded.stage, decoded.exception, decoded.message)
                 continue
-            event_id, event_time, offset = decoded.event_id, decoded.event_time, record.offset
-            if event_id in ids or known(event_id) is not None:
-                self._answer(ready, now_ms)
-                self._expire(offset, ready, now_ms)
+            event_id = decoded.event_id
+            if event_id in ids or event_id in answered or seen(event_id) is not None:
+                self._answer(admitted, now_ms)
+                self._expire(record.offset, admitted, now_ms)
                 if self._answered_again(record, decoded):
                     continue
-            if event_time > position.time_max:  # noqa: PLR1730  a call takes three times as long
-                position.time_max = event_time
-            watermark = position.time_max - grace_ms
-            late = read.late or event_time < watermark
-            ready.late += late
+            event = admit(read, decoded)
             if watched:
                 # Something may be done about what expires; else once in a run is enough.
-                self._expire(offset, ready, now_ms)
-            key, value = decoded.key, decoded.value
-            ready.events.append(
-                Event(event_id, event_time, key, value, offset, watermark, late, record.headers, record.key)
-            )
-            ready.labels.append(decoded.label)
-            ready.crcs.append(crc32(record.value or b""))
+                self._expire(record.offset, admitted, now_ms)
+            admitted.events.append(event)
+            admitted.labels.append(decoded.label)
+            admitted.crcs.append(crc32(record.value or b""))
+            admitted.late += event.late
             ids.add(event_id)
-            if event_time < ready.oldest:  # noqa: PLR1730
-                ready.oldest = event_time
+            if event.event_time < admitted.oldest:  # noqa: PLR1730
+                admitted.oldest = event.event_time
             if lookups is not None:
-                ready.lookups.append(lookups[number])
+                admitted.lookups.append(lookups[number])
             if self._one_by_one:
-                self._answer(ready, now_ms)
+                self._answer(admitted, now_ms)
             elif early and join.early_label(event_id):
                 # Its label is here already: it enters windows that the next event reads, or is refused.
-                self._answer(ready, now_ms)
-                self._settle_open()
-        self._answer(ready, now_ms)
-        self._expire(run[-1].record.offset, ready, now_ms)
+                self._answer(admitted, now_ms)
+                self._open_answers()
+        self._answer(admitted, now_ms)
+        self._expire(run[-1].record.offset, admitted, now_ms)
 
     def _answered_again(self, record: Record, decoded: Decoded) -> bool:
         """Answer an event id seen within the horizon once more; nothing else changes."""
-        waiting = self.join.known(decoded.event_id)
+        if decoded.event_id in self._answered:
+            self._open_answers()
+        waiting = self.admission.seen(decoded.event_id)
         if waiting is None:
             return False
         self.counts["events", "duplicate"] += 1
@@ -244,57 +224,57 @@ class Scorer(Composite[ScorerPosition]):
             self.counts["predictions", "again"] += 1
         return True
 
-    def _expire(self, at_offset: int, ready: Ready, now_ms: int) -> None:
+    def _expire(self, at_offset: int, admitted: Admitted, now_ms: int) -> None:
         """Forget what the watermark has passed; where that could be seen by ready events, they go first."""
-        join, watermark = self.join, self.watermark
+        join, watermark = self.join, self.admission.watermark
+        oldest = min(admitted.oldest, self._answered_oldest)
         passed = join.next_deadline is not None and join.next_deadline < watermark
-        if not passed and ready.oldest + join.wait_ms >= watermark:
+        if not passed and oldest + join.wait_ms >= watermark:
             return
-        oldest = ready.oldest
-        if self._open:
-            oldest = min(oldest, *(waiting.prediction.event_time for waiting, _ in self._open))
         seen = join.early or oldest + join.wait_ms < watermark
         if seen or (join.implicit is not None and self._label_windows):
-            self._answer(ready, now_ms)
-            self._settle_open()
+            self._answer(admitted, now_ms)
+            self._open_answers()
         implicit, unmatched = join.expire(watermark, at_offset=at_offset)
         for joined in implicit:
             self._joining.learnable(joined, "implicit")
         for early in unmatched:
             self._refusals.unmatched(early)
 
-    def _answer(self, ready: Ready, now_ms: int) -> None:
+    def _answer(self, admitted: Admitted, now_ms: int) -> None:
         """Compute features of the ready events, answer them, and open their entries."""
-        if not ready.events:
+        if not admitted.events:
             return
         with self._stopwatch.step("features"):
-            rows = self.features.step_events(ready.events, ready.lookups or None)
+            rows = self.features.step_events(admitted.events, admitted.lookups or None)
         if self._checks is not None:
-            self._checks.admitted(ready.events, ready.crcs, rows)
+            self._checks.admitted(admitted.events, admitted.crcs, rows)
         if self._row_by_row:
             together = self.outbox.suppression.empty
-            for part, learnable in ready.stretches(self.join.wait_ms):
+            for part, learnable in admitted.stretches(self.join.wait_ms):
                 if learnable and together:
-                    self._answer_labelled(ready, part, rows[part], now_ms)
+                    self._answer_labelled(admitted, part, rows[part], now_ms)
                     continue
                 for at in range(part.start, part.stop):  # what one of them teaches, the next must know
-                    self._answer_some(ready, slice(at, at + 1), rows[at : at + 1], now_ms)
+                    self._answer_some(admitted, slice(at, at + 1), rows[at : at + 1], now_ms)
         else:
-            self._answer_some(ready, slice(None), rows, now_ms)
-        if wrong := ready.other_keys(keyless=self._keyless):
+            self._answer_some(admitted, slice(None), rows, now_ms)
+        if wrong := self.admission.misplaced([(event.record_key, event.key) for event in admitted.events]):
             self.counts["key_mismatches", "event"] += wrong
-        self.counts["events", "late"] += ready.late
-        self.counts["events", "accepted"] += len(ready.events) - ready.late
-        ready.clear()
+        self.counts["events", "late"] += admitted.late
+        self.counts["events", "accepted"] += len(admitted.events) - admitted.late
+        admitted.clear()
 
-    def _answer_labelled(self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
+    def _answer_labelled(
+        self, admitted: Admitted, part: slice, rows: Sequence[FeatureRow], now_ms: int
+    ) -> None:
         """Answer events that carry their label and learn them; the entries are there for duplicates."""
-        events = ready.events[part]
+        events = admitted.events[part]
         keys = [self.features.label_keys(event) if self._label_windows else () for event in events]
-        labels = cast("list[LabelValue]", ready.labels[part])
-        run = LabelledRun(events, rows, labels, ready.crcs[part])
+        labels = cast("list[LabelValue]", admitted.labels[part])
+        run = LabelledRun(events, rows, labels, admitted.crcs[part])
         answered, kept = self._prequential.answer(run, now_ms)
-        self.settled += answered
+        self.scored += answered
         self.counts["labels", "joined"] += len(answered)
         self.label_delays_ms += [0] * len(answered)
         self._served_by.update([answer.served_by for answer, _, _ in answered])
@@ -304,14 +284,14 @@ class Scorer(Composite[ScorerPosition]):
             for event, label, of in zip(events, labels, keys, strict=True):
                 self._joining.enter_windows(of, event.event_time, label)
 
-    def _answer_some(self, ready: Ready, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
+    def _answer_some(self, admitted: Admitted, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
         """Answer events whose labels come later, with what an earlier owner logged where it did."""
-        events = ready.events[part]
+        events = admitted.events[part]
         logged = [self.outbox.logged(event.event_id, event.offset) for event in events]
         with self._stopwatch.step("score"):
             unanswered = [row for row, known in zip(rows, logged, strict=True) if known is None]
             served_in_order = iter(self.scoring.serve_all(unanswered))
-        columns = (events, rows, ready.labels[part], ready.crcs[part], logged)
+        columns = (events, rows, admitted.labels[part], admitted.crcs[part], logged)
         for event, features, label, crc, known in zip(*columns, strict=True):
             answer = known
             if answer is None:
@@ -320,47 +300,49 @@ class Scorer(Composite[ScorerPosition]):
                 self._served_by[answer.served_by] += 1
                 if served.failures:
                     self._failed(answer, served.failures)
-            keys = self.features.label_keys(event) if self._label_windows else ()
-            waiting = Waiting(answer, event.key, keys, crc)
-            if event.event_time + self.join.wait_ms < event.watermark:
+            if not self.admission.waits(event):
                 self.counts["events", "beyond_horizon"] += 1
                 continue
-            if self.join.full:
-                self._settle_open()  # none of them is given up before its own label has been looked for
-            for given_up in self.join.open(waiting):
-                self._refusals.given_up(given_up)
-            self._open.append((waiting, label))
-        if self._open and (self._one_by_one or self._row_by_row):
-            self._settle_open()
+            self._answered[event.event_id] = (answer, event, crc, label)
+            self._answered_oldest = min(self._answered_oldest, event.event_time)
+        if self._answered and (self._one_by_one or self._row_by_row):
+            self._open_answers()
 
     # -- shadows and labels -----------------------------------------------------------------------
 
-    def _settle_open(self) -> None:
-        """Let every candidate score the answered events, then join the labels that are here already."""
-        if self._open:
+    def _open_answers(self) -> None:
+        """Let every candidate score the answered events, open their entries, and join labels already here."""
+        if self._answered:
+            answered = list(self._answered.values())
+            self._answered.clear()
+            self._answered_oldest = _NEVER
             with self._stopwatch.step("shadows"):
-                answers = [waiting.prediction for waiting, _ in self._open]
                 shadowed = self.scoring.shadow_all(
-                    [(answer.features, answer.model_name, answer.prediction_score) for answer in answers]
+                    [
+                        (answer.features, answer.model_name, answer.prediction_score)
+                        for answer, _, _, _ in answered
+                    ]
                 )
-            for (waiting, label), shadows in zip(self._open, shadowed, strict=True):
-                self._settle(waiting, label, shadows)
-            self._open.clear()
+            for (answer, event, crc, label), shadows in zip(answered, shadowed, strict=True):
+                if shadows.failures:
+                    self._failed(answer, shadows.failures)
+                scored = (answer, event.key, shadows.scores)
+                self.scored.append(scored)
+                if self._shadows_sent:
+                    self.outbox.shadow(*scored)
+                keys = self.features.label_keys(event) if self._label_windows else ()
+                self._open_answer(WaitingAnswer.of(answer, event.key, keys, crc, shadows.scores), label)
 
-    def _settle(self, waiting: Waiting, label: LabelValue | None, shadows: Shadowed) -> None:
-        """Join the label of an answered event that every candidate has scored, if it is here already."""
-        if shadows.failures:
-            self._failed(waiting.prediction, shadows.failures)
-        joined = self.join.settle(waiting, shadows.scores)
-        settled = (waiting.prediction, waiting.key, waiting.scores)
-        self.settled.append(settled)
-        if self._shadows_sent:
-            self.outbox.shadow(*settled)
+    def _open_answer(self, waiting: WaitingAnswer, label: LabelValue | None) -> None:
+        """Let an answer wait for its label; join it if it is here already."""
+        for given_up in self.join.open(waiting):
+            self._refusals.given_up(given_up)
+        joined = self.join.meet_early(waiting)
         if isinstance(joined, EarlyLabel):
             self._refusals.late(joined)
             joined = None
         if label is not None:
-            joined = self.join.close(waiting, label, waiting.prediction.event_time)
+            joined = self.join.close(waiting, label, waiting.event_time)
         if joined is not None:
             self._joining.learnable(joined, "joined")
 

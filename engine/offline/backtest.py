@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.intake import Run
-from engine.machines.outbox import Settled
+from engine.machines.outbox import Scored
 from engine.machines.scorer import Scorer
 from engine.offline.dead_letters import DeadLetters, plain_letter
 from engine.offline.diagnosis import Facts, Inputs, diagnose, failures
@@ -95,8 +95,7 @@ class LocalRun:
         if run is None:
             return None
         looked_up = self._static.of(run) if self._static is not None else None
-        out = self.scorer.step(run, _last_time(run), looked_up)
-        out += self.scorer.complete()
+        out = list(itertools.chain.from_iterable(self.scorer.step(run, _last_time(run), looked_up)))
         if self.scorer.join.overfull:
             self._spill.relieve(self.scorer.join)
         if self._inside and self.examples is None:
@@ -140,13 +139,13 @@ class Backtest:
         events: Iterable[Sequence[Record]],
         labels: Iterable[Sequence[Record]],
         *,
-        on_settled: Callable[[Sequence[Settled]], None] | None = None,
+        on_scored: Callable[[Sequence[Scored]], None] | None = None,
         on_refused: Callable[[Refusal, bytes | None], None] | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         """Drive both inputs to their ends.
 
-        `on_settled` gets the answers of each run with every candidate's score, `on_refused` each dead
+        `on_scored` gets the answers of each run with every candidate's score, `on_refused` each dead
         letter, `on_progress` the number of records of each run.
         """
         scorer, intake = self.run.scorer, self.run.scorer.intake
@@ -168,8 +167,8 @@ class Backtest:
                     refusal = self.dead_letters.add(record.headers)
                     if on_refused is not None:
                         on_refused(refusal, record.value)
-            if on_settled is not None:
-                on_settled(scorer.settled)
+            if on_scored is not None:
+                on_scored(scorer.scored)
             if on_progress is not None:
                 on_progress(before - len(intake))
         self.seconds = time.perf_counter() - started
@@ -312,8 +311,8 @@ def backtest(
             hint="leave --labels out" if inside else "give --labels FILE with one label message per line",
         )
 
-    def write(settled: Sequence[Settled]) -> None:
-        for answer, _, scores in settled:
+    def write(scored: Sequence[Scored]) -> None:
+        for answer, _, scores in scored:
             if features_out is not None:
                 row = {"event_id": answer.event_id, "features": answer.features}
                 features_out.write(encode_json(row) + b"\n")
@@ -332,7 +331,7 @@ def backtest(
         read_lines(labels, labels_topic, lambda bytes_read: read.update(labels=bytes_read))
         if labels is not None
         else (),
-        on_settled=write if features_out or predictions_out else None,
+        on_scored=write if features_out or predictions_out else None,
         on_refused=write_refused if dead_letters_out is not None else None,
         on_progress=(lambda count: on_progress(count, sum(read.values()))) if on_progress else None,
     )

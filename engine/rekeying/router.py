@@ -9,9 +9,9 @@ topic's own key -> one record for each stage, to the partition of the stage's ke
 One label walks: meets its event's keys here, before any model, with the same rules as the scorer's
 join -> held -> own label windows -> a record for each stage that has label windows.
 
-So a stage gets labels in the same order as events, and waits for nobody's predictions.  The
-decisions here repeat the scorer's, which answers the same records later: an event that is not
-sent waits for nothing.
+So a stage gets labels in the same order as events, and waits for nobody's predictions.  The scorer
+answers the same records later, and admits the same of them (`engine/machines/admission.py`): an event
+that is not sent waits for nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from engine.definition.pipeline import Pipeline
 from engine.kafka.sink import partition_of
+from engine.machines.admission import Admission, Position
 from engine.machines.intake import EventRead, LabelRead, Run
 from engine.rekeying.outgoing import Hopbox
 from operators.calculation import Counts
@@ -36,7 +36,7 @@ from operators.rekeying.stages import Stages
 from operators.state import Composite, Operator, StateEntries, StoredEntries
 from operators.stores import key_reader
 from topics.codec import Decoded, Rejected
-from topics.messages import Event, Prediction, Record
+from topics.messages import Event, Record
 from topics.rekeying import IMPLICIT, LABEL, EventHop, HopId, LabelHop, Order, Progress
 
 __all__ = ["Router"]
@@ -49,10 +49,7 @@ PROGRESS_EVERY_MS = 25
 Held = EventHop | LabelHop
 
 
-class _Position(msgspec.Struct):
-    events: int = 0
-    labels: int = 0
-    time_max: int = -1
+class _Position(Position):
     frontier: int = NEVER
     """Largest event time taken."""
 
@@ -82,13 +79,15 @@ class Router(Composite[_Position]):
         self._partitions = pipeline.events.partitions
         self._decode = pipeline.event_decoder().decode
         self._grace_ms = pipeline.grace_ms
-        self._join = Join(
+        self._join: Join[Waiting] = Join(
             wait_ms=pipeline.labels.wait_ms,
             implicit=pipeline.implicit_label,
             pending_max=pipeline.labels.pending_max,
             early_max=pipeline.labels.early_max,
             stored=stored,
         )
+        position = _Position()
+        self._admission = Admission(pipeline, position, self._join)
         self.committed = self._join.committed
         """Take note that every delta so far is stored."""
         self._hold: Merge[Held] = Merge(1, Held, held_max=HELD_MAX)
@@ -96,7 +95,7 @@ class Router(Composite[_Position]):
         parts: dict[str, Operator] = {"join": self._join, "hold": self._hold}
         if self._own is not None:
             parts["own"] = self._own
-        super().__init__(_Position(), parts)
+        super().__init__(position, parts)
         self._key_of = [key_reader(stage.keys) for stage in stages.rekeyed]
         self._labelled = [
             (
@@ -134,51 +133,44 @@ class Router(Composite[_Position]):
 
     def _event(self, read: EventRead) -> None:
         record, decoded = read.record, read.decoded
-        if isinstance(decoded, Rejected):
-            return
-        event_id, event_time, offset = decoded.event_id, decoded.event_time, record.offset
-        if self._join.known(event_id) is not None:
+        if isinstance(decoded, Rejected) or self._admission.seen(decoded.event_id) is not None:
             return
         if self._hold.idle(0):
             self._go(self._hold.progress(0, NEVER, idle=False))
             self.say_progress()  # before any record of ours: the others wait again
-        position = self.position
-        position.time_max = max(position.time_max, event_time)
-        watermark = position.time_max - self._grace_ms
+        event = self._admission.admit(read, decoded)
+        offset, watermark = event.offset, event.watermark
         implicit, _ = self._join.expire(watermark, at_offset=offset)
         for joined in implicit:
             # Where one partition has it all, this is entered before the first event beyond the deadline.
             due = joined.label_time + self._grace_ms + 1
-            self._enter(
-                joined, Order(due, IMPLICIT, self.partition, 2 * joined.waiting.prediction.event_offset)
-            )
+            self._enter(joined, Order(due, IMPLICIT, self.partition, 2 * joined.waiting.event_offset))
         self._gather.expect(offset)
         self._decoded[offset] = decoded
         held = EventHop(
-            Order.of_event(event_time, self.partition, offset),
+            Order.of_event(event.event_time, self.partition, offset),
             self.partition,
             offset,
-            event_time < watermark,
+            event.late,
             Raw(record.value or b""),
         )
         self._go(self._hold.offer(held.order, held))
-        if event_time + self._join.wait_ms >= watermark:
-            self._open(decoded, offset)
+        if self._admission.waits(event):
+            self._open(event, decoded)
         self._go(self._hold.progress(0, watermark - 1, idle=False))
 
-    def _open(self, decoded: Decoded, offset: int) -> None:
+    def _open(self, event: Event, decoded: Decoded) -> None:
         """Remember the event until its horizon has passed; let its label meet it if it is here."""
-        event = _event_of(decoded, offset, 0, late=False)
         keys: tuple[str | None, ...] = ()
         if self._own_labels and self._own is not None:
             keys += self._own.label_keys(event)
         for _, key_of, label_keys, _ in self._labelled:
             keys += (key_of(decoded.value), *label_keys(event))
-        waiting = Waiting(_served(decoded, offset), decoded.key, keys, 0)
+        waiting = Waiting(event.event_id, event.event_time, event.offset, keys)
         self._join.open(waiting)
-        joined = self._join.settle(waiting, {})
+        joined = self._join.meet_early(waiting)
         if decoded.label is not None:
-            joined = self._join.close(waiting, decoded.label, decoded.event_time)
+            joined = self._join.close(waiting, decoded.label, event.event_time)
         if isinstance(joined, Joined):
             self._joined(joined)
 
@@ -189,18 +181,18 @@ class Router(Composite[_Position]):
         if joined is not None:
             self._joined(joined)
 
-    def _joined(self, joined: Joined) -> None:
+    def _joined(self, joined: Joined[Waiting]) -> None:
         """Enter a label at its time, or directly behind its event if that is later."""
-        event = joined.waiting.prediction
+        event = joined.waiting
         if joined.label_time > event.event_time:
             self._enter(joined, Order(joined.label_time, LABEL, self.partition, 2 * joined.label_offset))
         else:
             self._enter(joined, Order.after_event(event.event_time, self.partition, event.event_offset))
 
-    def _enter(self, joined: Joined, order: Order) -> None:
+    def _enter(self, joined: Joined[Waiting], order: Order) -> None:
         if not (self._own_labels or self._labelled):
             return
-        event = joined.waiting.prediction
+        event = joined.waiting
         held = LabelHop(
             order,
             self.partition,
@@ -309,10 +301,3 @@ class Router(Composite[_Position]):
 
 def _event_of(decoded: Decoded, offset: int, watermark: int, *, late: bool) -> Event:
     return Event(decoded.event_id, decoded.event_time, decoded.key, decoded.value, offset, watermark, late)
-
-
-def _served(decoded: Decoded, offset: int) -> Prediction:
-    """Return what the join needs of an answer: whose it is, and when."""
-    return Prediction(
-        "", decoded.event_id, decoded.event_time, 0, "", 0, 0, "", None, None, "", {}, offset, 0, 0
-    )

@@ -36,7 +36,7 @@ __all__ = ["Checkpoint", "CheckpointStore", "Fenced", "Head", "OwnerRole"]
 
 OwnerRole = Literal["scorer", "learner"]
 
-FORMAT = 2
+FORMAT = 3
 """Kept in the file (`user_version`); another format is refused, never guessed at."""
 BUSY_DEADLINE_S = 5.0
 """Another process of this machine may hold the file for one save: milliseconds."""

@@ -27,7 +27,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from engine.definition.pipeline import SERVED_TIME, Pipeline
-from engine.machines.outbox import Settled
+from engine.machines.outbox import Scored
 from engine.settings import Settings
 from engine.stores.hashes import give_up, redis_client
 from engine.stores.lookups import PAUSE_MS
@@ -96,12 +96,12 @@ class ServedFeatures:
                 )
             self._redis = redis_client(settings.redis_url.get_secret_value())
 
-    def put(self, settled: Sequence[Settled]) -> None:
+    def put(self, scored: Sequence[Scored]) -> None:
         """Take what a run answered; it is written in the background."""
         if self._redis is None:
             return
         waiting = self._waiting
-        for answer, key, _ in settled:
+        for answer, key, _ in scored:
             known = waiting.get(key)
             if known is None or known.event_time <= answer.event_time:
                 waiting[key] = answer

@@ -28,7 +28,7 @@ class Spill:
         self._tally = NOTHING
         self._connection: sqlite3.Connection | None = None
 
-    def relieve(self, join: Join) -> None:
+    def relieve(self, join: Join[Any]) -> None:
         """Let half of what `join` may have in memory stay there."""
         delta = {name: data for name, data in join.delta().items() if name.startswith(APART)}
         try:

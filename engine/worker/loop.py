@@ -265,15 +265,16 @@ class Worker:
             looked_up = together(await self._static.of(run), values)
             async with self._models:
                 # 2 step   3 send
-                await self._dispatch.put(owned.scorer.step(run, _now_ms(), looked_up))
+                steps = owned.scorer.step(run, _now_ms(), looked_up)
+                await self._dispatch.put(next(steps))
                 self._observe(run, polled_s)
-                if owned.shadows_slow:
+                if owned.shadows_slow or not len(owned.intake):
                     await self._dispatch.answers()
                 started_s = time.monotonic()
-                learnable = owned.scorer.complete()
+                for out in steps:
+                    await self._dispatch.put(out)
                 owned.shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
-                await self._dispatch.put(learnable)
-            self._served.put(owned.scorer.settled)
+            self._served.put(owned.scorer.scored)
             self.metrics.label_delay.observe_ms(owned.scorer.label_delays_ms)
 
     def _count(self) -> None:

@@ -130,8 +130,8 @@ def check_equal(pipeline: Pipeline, events: Sequence[bytes]) -> dict[str, float]
     model = new_model()
     worst = {"exact": 0.0, "sums": 0.0, "scores": 0.0}
     for _ in _answers(run, pipeline.events.name, events):
-        settled = run.scorer.settled
-        for (answer, _, _), (features, label) in zip(settled, islice(expected, len(settled)), strict=True):
+        scored = run.scorer.scored
+        for (answer, _, _), (features, label) in zip(scored, islice(expected, len(scored)), strict=True):
             _compare(answer, features, model.predict_proba_one(features)[True], worst)
             model.learn_one(features, label)
     return worst

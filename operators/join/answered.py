@@ -1,4 +1,4 @@
-"""What waits for its label: one answered event, and the names of its entries in a checkpoint.
+"""What waits for its label: one event, answered or not, and the names of its entries in a checkpoint.
 
 Lives here: the values, their bytes, their order.  Never here: how many wait, and where (`pending.py`).
 
@@ -24,6 +24,7 @@ __all__ = [
     "Entry",
     "Place",
     "Waiting",
+    "WaitingAnswer",
     "decode_entry",
     "encode_entry",
     "name_of",
@@ -33,21 +34,50 @@ __all__ = [
 ]
 
 
-class Waiting(Struct, gc=False, tag="waiting"):
-    """One answered event: what was served, and its label once it has come."""
+class Waiting(Struct, gc=False, array_like=True, tag="waiting"):
+    """One event, and its label once that has come."""
+
+    event_id: str
+    event_time: int
+    event_offset: int
+    keys: tuple[str | None, ...]
+    """The event's keys in the label windows, in plan order; None where a changed definition added one."""
+    label: LabelValue | None = None
+
+
+class WaitingAnswer(Waiting, gc=False, array_like=True, kw_only=True, tag="answer"):
+    """One answered event: what was served, and its label once that has come."""
 
     prediction: Prediction
     """What was served; a duplicate of the event is answered with it again."""
     key: str
-    keys: tuple[str | None, ...]
-    """The event's keys in the label windows, in plan order; None where a changed definition added one."""
     payload_crc: int
     """CRC-32 of the event's bytes, to tell a repeat from another event under the same id."""
-    scores: dict[str, Score] = {}
-    label: LabelValue | None = None
+    scores: dict[str, Score]
+
+    @classmethod
+    def of(
+        cls,
+        prediction: Prediction,
+        key: str,
+        keys: tuple[str | None, ...],
+        payload_crc: int,
+        scores: dict[str, Score],
+    ) -> WaitingAnswer:
+        """Return the entry of an answer to an event of this key, with every candidate's score."""
+        return cls(
+            prediction.event_id,
+            prediction.event_time,
+            prediction.event_offset,
+            keys,
+            prediction=prediction,
+            key=key,
+            payload_crc=payload_crc,
+            scores=scores,
+        )
 
 
-class Answered(Struct, frozen=True, gc=False, tag="answered"):
+class Answered(Struct, frozen=True, gc=False, array_like=True, tag="answered"):
     """One answered event that has its label and was learned: no more than a repeat of it needs."""
 
     event_id: str
@@ -64,7 +94,7 @@ class Answered(Struct, frozen=True, gc=False, tag="answered"):
         return decode_prediction(self.answer)
 
 
-Entry = Waiting | Answered
+Entry = Waiting | WaitingAnswer | Answered
 Place = tuple[int, int, str]
 """(event time, offset, event id): the order in which entries expire."""
 

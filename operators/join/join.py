@@ -25,17 +25,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Literal
+from typing import Generic, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 
-from operators.join.answered import Answered, Waiting
+from operators.join.answered import Answered, Entry, Waiting
 from operators.join.pending import PENDING_MAX, RESIDENT_MAX, Pending
 from operators.state import Changes, StateDelta, StoredEntries
-from topics.messages import Label, LabelValue, Score
+from topics.messages import Label, LabelValue
 
-__all__ = ["EARLY_MAX", "EarlyLabel", "Join", "Joined", "LabelOutcome"]
+__all__ = ["EARLY_MAX", "EarlyLabel", "Join", "Joined", "LabelOutcome", "Open"]
 
 EARLY_MAX = 100_000
 """Labels of one partition that wait for their events unless the definition says otherwise, in memory, some
@@ -46,6 +46,9 @@ PASSED_MAX = 1_000
 """Deadlines of early labels that have met their events, beyond as many as there are labels."""
 
 LabelOutcome = Literal["joined", "early", "late", "duplicate", "conflicting", "given_up"]
+
+
+Open = TypeVar("Open", bound=Waiting)
 
 
 class EarlyLabel(Struct, frozen=True, gc=False):
@@ -61,23 +64,21 @@ class EarlyLabel(Struct, frozen=True, gc=False):
         return len(self.key or b"") + len(self.value or b"")
 
 
-class Joined(Struct, frozen=True, gc=False):
-    """A label that met its prediction."""
+class Joined(Struct, Generic[Open], frozen=True, gc=False):
+    """A label that met its event."""
 
-    waiting: Waiting
+    waiting: Open
     label: LabelValue
     label_time: int
     label_offset: int
     expired_at_offset: int
 
 
-class Join:
-    """Predictions waiting for labels, and labels waiting for predictions.
+class Join(Generic[Open]):
+    """Events waiting for labels, and labels waiting for events.
 
-    >>> from topics.messages import Prediction
-    >>> join = Join(wait_ms=1000, implicit=None)
-    >>> answer = Prediction("p:e1", "e1", 100, 101, "m", 1, 0, "champion", 0.7, True, "champion", {}, 0, 1, 0)
-    >>> join.open(Waiting(answer, "k", (), 0))
+    >>> join: Join[Waiting] = Join(wait_ms=1000, implicit=None)
+    >>> join.open(Waiting("e1", event_time=100, event_offset=0, keys=()))
     []
     >>> outcome, joined = join.label(Label("e1", True, 600, 5), key=None, value=b"")
     >>> outcome, joined.label_time
@@ -120,9 +121,9 @@ class Join:
         self._early_changes = Changes[str]()
 
     @property
-    def known(self) -> Callable[[str], Waiting | Answered | None]:
+    def known(self) -> Callable[[str], Open | Answered | None]:
         """Return what returns the entry of an event that was answered within the horizon."""
-        return self._pending.known
+        return cast("Callable[[str], Open | Answered | None]", self._pending.known)
 
     @property
     def pending(self) -> int:
@@ -167,51 +168,49 @@ class Join:
         waiting = self._pending.known(event_id)
         return waiting is not None and waiting.label is None
 
-    def open(self, waiting: Waiting) -> list[Waiting]:
-        """Remember an answered event; return those that had to be given up.  Its id must not be known."""
+    def open(self, waiting: Open) -> list[Open]:
+        """Remember an event; return those that had to be given up.  Its id must not be known."""
         return self._remember((waiting,))
 
-    def answered_all(self, events: Sequence[Answered]) -> list[Waiting]:
+    def answered_all(self, events: Sequence[Answered]) -> list[Open]:
         """Remember events that carried their labels, in order; return those that had to be given up.
 
         Their ids must be new, and all different.
         """
         return self._remember(events)
 
-    def _remember(self, entries: Sequence[Waiting | Answered]) -> list[Waiting]:
+    def _remember(self, entries: Sequence[Open | Answered]) -> list[Open]:
         gone = self._pending.add(entries)
         if not gone:
             return []
-        given_up = _unlabelled(gone)
+        given_up = self._unlabelled(gone)
         self.counts["predictions_dropped", "given_up"] += len(given_up)
         self.counts["predictions_dropped", "forgotten"] += len(gone) - len(given_up)
         return given_up
 
-    def settle(self, waiting: Waiting, scores: dict[str, Score]) -> Joined | EarlyLabel | None:
-        """Add every candidate's score; return the join if the label was here before its event.
+    def meet_early(self, waiting: Open) -> Joined[Open] | EarlyLabel | None:
+        """Return the join of an event just opened whose label came before it.
 
         A label that was here but is late, as its event now shows, is handed back: it joins nothing.
         """
-        waiting.scores = scores
-        event_id = waiting.prediction.event_id
-        self._pending.change(waiting)
+        event_id = waiting.event_id
         early = self._forget_early(event_id) if event_id in self._early else None
         if early is None:
             return None
         label = early.label
-        if label.label_time > waiting.prediction.event_time + self.wait_ms:
+        if label.label_time > waiting.event_time + self.wait_ms:
             return early
         return self._close(waiting, label.label, label.label_time, label.offset)
 
-    def close(self, waiting: Waiting, label: LabelValue, label_time: int) -> Joined:
+    def close(self, waiting: Open, label: LabelValue, label_time: int) -> Joined[Open]:
         """Join the label that the event itself carried."""
         return self._close(waiting, label, label_time, -1)
 
     def label(
         self, label: Label, *, key: bytes | None, value: bytes | None
-    ) -> tuple[LabelOutcome, Joined | None]:
+    ) -> tuple[LabelOutcome, Joined[Open] | None]:
         """Take one label in log order and say what became of it."""
-        waiting = self._pending.known(label.event_id)
+        waiting = self.known(label.event_id)
         if waiting is None:
             first = self._early.get(label.event_id)
             if first is not None:
@@ -219,7 +218,7 @@ class Join:
             return self._keep_early(EarlyLabel(label, key, value)), None
         if isinstance(waiting, Answered) or waiting.label is not None:
             return ("duplicate" if waiting.label == label.label else "conflicting"), None
-        if label.label_time > waiting.prediction.event_time + self.wait_ms:
+        if label.label_time > waiting.event_time + self.wait_ms:
             return "late", None
         return "joined", self._close(waiting, label.label, label.label_time, label.offset)
 
@@ -247,13 +246,13 @@ class Join:
         label = early.label
         return label.label_time + self.wait_ms, label.offset, label.event_id
 
-    def expire(self, watermark: int, *, at_offset: int) -> tuple[list[Joined], list[EarlyLabel]]:
+    def expire(self, watermark: int, *, at_offset: int) -> tuple[list[Joined[Open]], list[EarlyLabel]]:
         """Forget what the watermark has passed.
 
         Returns the implicit joins (empty where unlabelled entries are dropped), by deadline, and the
         labels whose event never came.
         """
-        unlabelled = _unlabelled(self._pending.expire(watermark))
+        unlabelled = self._unlabelled(self._pending.expire(watermark))
         unmatched: list[EarlyLabel] = []
         while self._early_due and self._early_due[0][0] < watermark:
             _, offset, event_id = heappop(self._early_due)
@@ -267,11 +266,16 @@ class Join:
                 self.counts["predictions_dropped", "expired"] += len(unlabelled)
             return [], unmatched
         return [
-            Joined(waiting, timeout, waiting.prediction.event_time + self.wait_ms, -1, at_offset)
+            Joined(waiting, timeout, waiting.event_time + self.wait_ms, -1, at_offset)
             for waiting in unlabelled
         ], unmatched
 
-    def _close(self, waiting: Waiting, label: LabelValue, label_time: int, offset: int) -> Joined:
+    def _unlabelled(self, entries: Sequence[Entry]) -> list[Open]:
+        """Return those that still wait for their label."""
+        waiting = [entry for entry in entries if isinstance(entry, Waiting) and entry.label is None]
+        return cast("list[Open]", waiting)  # what was opened here comes back
+
+    def _close(self, waiting: Open, label: LabelValue, label_time: int, offset: int) -> Joined[Open]:
         waiting.label = label
         self._pending.change(waiting)
         return Joined(waiting, label, label_time, offset, -1)
@@ -294,10 +298,6 @@ class Join:
         self._early_bytes = sum(early.size for early in self._early.values())
         self._early_due = list(map(self._due, self._early.values()))
         heapify(self._early_due)
-
-
-def _unlabelled(entries: Sequence[Waiting | Answered]) -> list[Waiting]:
-    return [entry for entry in entries if isinstance(entry, Waiting) and entry.label is None]
 
 
 def _early_name(event_id: str) -> str:

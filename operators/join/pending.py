@@ -26,7 +26,6 @@ from operators.join.answered import (
     END_NAME,
     FIRST_NAME,
     ID_AT,
-    Answered,
     Entry,
     Place,
     decode_entry,
@@ -349,8 +348,7 @@ def entries_apart(stored: StoredEntries, after: str, before: str) -> Iterator[tu
 
 
 def _place_of(entry: Entry) -> Place:
-    event = entry if isinstance(entry, Answered) else entry.prediction
-    return event.event_time, event.event_offset, event.event_id
+    return entry.event_time, entry.event_offset, entry.event_id
 
 
 _FIRST: Place = (-1 << 62, 0, "")

@@ -28,7 +28,7 @@ import msgspec
 
 from operators.fading import measures_of
 from operators.features import META, Meta
-from operators.join.answered import Answered, Waiting
+from operators.join.answered import Entry, Waiting
 from operators.kernels import Target
 from operators.language.catalogue import fields_read
 from operators.language.fields import Aggregate, Expression, windows_of
@@ -219,7 +219,7 @@ def _join(entries: StateEntries, old: Layout, new: Layout) -> dict[str, bytes]:
     return found
 
 
-_decode_waiting = msgspec.msgpack.Decoder(Waiting | Answered).decode
+_decode_waiting = msgspec.msgpack.Decoder(Entry).decode
 
 
 # -- entries of one key, from the old layout to the new ------------------------------------------------

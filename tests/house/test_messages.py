@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -352,8 +353,7 @@ def sent_by_a_scorer() -> list[Outgoing]:
     )
     intake.offer_labels(Record("cards.labels", 0, n, start, b"c", value) for n, value in enumerate(labels))
     while (taken := intake.next_run(events_unread=False, labels_unread=False)) is not None:
-        sent += run.scorer.step(taken, start)
-        sent += run.scorer.complete()
+        sent += chain.from_iterable(run.scorer.step(taken, start))
     return sent
 
 

@@ -235,8 +235,8 @@ def test_the_examples_answer_and_learn(
     )
     backtest = Backtest(pipeline)
     answers: dict[str, Any] = {}
-    backtest.play([events], [labels], on_settled=lambda settled: answers.update(
-        (answer.event_id, answer) for answer, _, _ in settled
+    backtest.play([events], [labels], on_scored=lambda scored: answers.update(
+        (answer.event_id, answer) for answer, _, _ in scored
     ))  # fmt: skip
     report = backtest.report()
     assert (len(answers), report["examples"], report["dead_letters"]) == (300, 300, 0)

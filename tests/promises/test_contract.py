@@ -33,7 +33,7 @@ from operators import (
 from operators.claims.rule import Reader
 from operators.drift.detectors import Drift
 from operators.features import Features, JoinedLabel
-from operators.join.answered import Waiting
+from operators.join.answered import Waiting, WaitingAnswer
 from operators.join.join import Join
 from operators.join.pending import Pending
 from operators.language.plan import compile_features
@@ -145,7 +145,9 @@ def join_inputs(rng: random.Random) -> list[Any]:
         time += rng.randint(0, 300)
         kind = rng.random()
         if kind < 0.5:
-            items.append(Waiting(answer(f"e{number}", time, number), "k", ("a",), number))
+            items.append(
+                WaitingAnswer.of(answer(f"e{number}", time, number), "k", ("a",), number, {"m": 0.5})
+            )
         elif kind < 0.9:
             items.append(Label(f"e{rng.randint(0, number + 3)}", rng.random() < 0.5, time, number))
         else:
@@ -158,7 +160,7 @@ def feed_join(made: Join, item: Any) -> Any:
     match item:
         case Waiting():
             made.open(item)
-            return made.settle(item, {"m": 0.5})
+            return made.meet_early(item)
         case Label():
             return made.label(item, key=b"k", value=b"v")
         case _:

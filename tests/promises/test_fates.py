@@ -77,8 +77,7 @@ def counted(
         for n, (who, at, truth) in enumerate(truths)
     )
     while run := scorer.intake.next_run(events_unread=False, labels_unread=False):
-        scorer.step(run, NOW_MS)
-        scorer.complete()
+        list(scorer.step(run, NOW_MS))
     return scorer
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -73,7 +74,7 @@ def step(to: Scorer, record: Record, now_ms: int = FAR_MS) -> list[Outgoing]:
     offer([record], now_ms)
     run = to.intake.next_run(events_unread=False, labels_unread=False)
     assert run is not None
-    return to.step(run, now_ms) + to.complete()
+    return list(chain.from_iterable(to.step(run, now_ms)))
 
 
 def answered(out: list[Outgoing]) -> Prediction:
@@ -124,7 +125,11 @@ def test_the_watermark_is_the_largest_event_time_less_grace(timeline: str) -> No
     rows, to = table(timeline), scorer()
     for offset, time in enumerate(rows["event time"]):
         answer = answered(step(to, event(offset, int(time))))
-        found = (to.watermark, "late" if answer.late else ".", *map(answer.features.get, ("count", "since")))
+        found = (
+            to.admission.watermark,
+            "late" if answer.late else ".",
+            *map(answer.features.get, ("count", "since")),
+        )
         wanted = [rows[name][offset] for name in ("watermark", "late", "count", "since")]
         assert [shown(value) for value in found] == wanted, f"event {offset} at {time}"
 
@@ -152,7 +157,7 @@ def test_an_event_far_ahead_of_its_arrival_is_refused() -> None:
         assert [one.target for one in out] == [
             {"ok": "predictions", "dead": "dead-letters"}[rows["outcome"][offset]]
         ], offset
-        assert to.watermark == int(rows["watermark"][offset])
+        assert to.admission.watermark == int(rows["watermark"][offset])
     assert to.counts["dead_letters", "time"] == 2
 
 
@@ -231,7 +236,7 @@ def test_each_partition_has_a_watermark_of_its_own() -> None:
         answer = answered(step(to[partition], event(offset, int(rows["event time"][offset]))))
         assert ("late" if answer.late else ".") == rows["late"][offset]
         for name, one in to.items():
-            seen = one.watermark if one.position.time_max >= 0 else None
+            seen = one.admission.watermark if one.position.time_max >= 0 else None
             assert shown(seen) == rows[f"watermark {name}"][offset]
 
 

@@ -78,7 +78,7 @@ def test_no_answer_is_larger_than_the_definition_says(filler: str) -> None:
     run.scorer.intake.offer_events([Record("visits.events", 0, 0, NOW_MS, b"k", value)])
     taken = run.scorer.intake.next_run(events_unread=False, labels_unread=False)
     assert taken is not None
-    (answer,) = run.scorer.step(taken, NOW_MS)
+    (answer,) = next(run.scorer.step(taken, NOW_MS))
     assert answer.target == "predictions"
     assert BYTES_MAX < len(answer.value or b"") <= NEEDED
 
@@ -125,12 +125,11 @@ def test_an_answer_that_does_not_fit_is_told_with_its_event_and_the_way_on() -> 
     run.scorer.intake.offer_events([Record("visits.events", 0, 41, NOW_MS, b"u", value.encode())])
     taken = run.scorer.intake.next_run(events_unread=False, labels_unread=False)
     assert taken is not None
-    (answer,) = run.scorer.step(taken, NOW_MS)
+    (answer,), _ = run.scorer.step(taken, NOW_MS)
     error = record_too_large(answer, 100, PIPELINE.catalog)
     assert "made of visits.events:0:41 has" in error.message
     assert "raise max.message.bytes of visits.predictions" in error.hint
     assert "--skip visits.events:0:41" in error.hint
-    run.scorer.complete()
     truth = json.dumps({"event_id": "e", "label": True, "label_time": NOW_MS})
     run.scorer.intake.offer_labels([Record("visits.labels", 0, 7, NOW_MS, b"u", truth.encode())])
     (example,) = run.advance() or ()

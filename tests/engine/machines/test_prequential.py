@@ -6,6 +6,7 @@ generic path, its records are encoded, read back and folded, before the next eve
 
 import random
 from collections import Counter
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -157,7 +158,7 @@ def read_back(pipeline: Pipeline, events: list[Record]) -> Seen:
         scorer.intake.offer_events([event])
         run = scorer.intake.next_run(events_unread=False, labels_unread=False)
         assert run is not None
-        sent = [*scorer.step(run, NOW_MS), *scorer.complete()]
+        sent = [*chain.from_iterable(scorer.step(run, NOW_MS))]
         for record in sent:
             if record.target == "examples":
                 decisions += learner.fold(
@@ -177,7 +178,7 @@ def learned_at_once(pipeline: Pipeline, events: list[Record], size: int) -> Seen
     for start in range(0, len(events), size):
         scorer.intake.offer_events(events[start : start + size])
         while run := scorer.intake.next_run(events_unread=False, labels_unread=False):
-            out += [*scorer.step(run, NOW_MS), *scorer.complete()]
+            out += [*chain.from_iterable(scorer.step(run, NOW_MS))]
     return Seen(out, decisions, learner, scorer)
 
 

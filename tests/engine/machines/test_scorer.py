@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -107,8 +108,7 @@ def runs_of(scorer: Scorer, events: list[Record], labels: list[Record]) -> list[
 def play(scorer: Scorer, runs: list[Run]) -> list[Outgoing]:
     out: list[Outgoing] = []
     for run in runs:
-        out += scorer.step(run, NOW_MS)
-        out += scorer.complete()
+        out += chain.from_iterable(scorer.step(run, NOW_MS))
     return out
 
 
@@ -270,8 +270,7 @@ def test_labels_are_counted_by_what_became_of_them() -> None:
 
 def test_a_label_that_its_event_shows_to_be_late_is_refused_in_its_turn() -> None:
     scorer = scorer_of(NO_LABEL_WINDOWS)
-    scorer.step(runs_of(scorer, [], [label_of(0, "e0", 50_000)])[0], NOW_MS)
-    assert scorer.complete() == []
+    assert play(scorer, runs_of(scorer, [], [label_of(0, "e0", 50_000)])) == []
     broken = Record("pay.events", 0, 1, 9_000, b"a", b"{")
     out = play(scorer, runs_of(scorer, [event(0, "e0", 9_000), broken], []))
     late, other = by_target(out)["dead-letters"]

@@ -106,8 +106,7 @@ def test_a_restore_leaves_what_waits_on_disk_and_goes_on_as_if_nothing_had_been(
         one.intake.offer_events(map(event, numbers))
         one.intake.offer_labels(map(truth, labels))
         while run := one.intake.next_run(events_unread=False, labels_unread=False):
-            one.step(run, START_MS)
-            one.complete()
+            list(one.step(run, START_MS))
 
     async def halves() -> None:
         claim = (await store.fence()).claim
@@ -161,8 +160,7 @@ def test_a_label_window_by_another_key_is_carried_over_to_answers_on_disk(tmp_pa
         first = scorer(old, Writer(0, 1))
         first.intake.offer_events(map(event, range(300)))
         while run := first.intake.next_run(events_unread=False, labels_unread=False):
-            first.step(run, START_MS)
-            first.complete()
+            list(first.step(run, START_MS))
         meta = ScorerMeta(old.scorer_definition(), (), old.layout())
         await store.save(claim, msgspec.json.encode(meta), first.delta())
         found = await store.load()

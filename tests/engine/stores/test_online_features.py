@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from river import linear_model
 
 from engine import Labels, Pipeline, Topic
-from engine.machines.outbox import Settled
+from engine.machines.outbox import Scored
 from engine.settings import Settings
 from engine.stores import online_features as serving
 from engine.stores.hashes import RedisHashes
@@ -59,7 +59,7 @@ def served(url: str, clock: Clock | None = None) -> ServedFeatures:
     return ServedFeatures(PAY, Settings(redis_url=url, lookup_deadline_ms=5_000), clock=clock or Clock())
 
 
-def answered(rows: Sequence[Row]) -> list[Settled]:
+def answered(rows: Sequence[Row]) -> list[Scored]:
     answer = ("m", 1, 0, "champion", 0.5, True, "champion")
     return [
         (Prediction(f"pay:{n}", str(n), time, 0, *answer, features, n, 1, n), key, {})

@@ -47,7 +47,7 @@ async def served(settings: Settings) -> list[dict[str, object]]:
     )
     taken = run.scorer.intake.next_run(events_unread=False, labels_unread=False)
     assert taken is not None
-    out = run.scorer.step(taken, 0, await static.of(taken))
+    out, _ = run.scorer.step(taken, 0, await static.of(taken))
     await static.close()
     return [decode_prediction(r.value or b"").features for r in out if r.target == "predictions"]  # type: ignore[misc]
 

@@ -11,15 +11,17 @@ from river import linear_model
 from structlog.testing import capture_logs
 
 from engine import Labels, Pipeline, Topic
-from engine.machines.intake import Ready
+from engine.machines.admission import Admission, Position
 from engine.machines.scorer import Scorer
 from engine.watches.counted import CountWatch, counted_lines
 from engine.worker.assembly import build_learner
 from operators import field
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
+from operators.join.answered import Waiting
+from operators.join.join import Join
 from topics.codec import encode_json
-from topics.messages import Event, Record
+from topics.messages import Record
 
 
 class Flight(msgspec.Struct):
@@ -29,14 +31,18 @@ class Flight(msgspec.Struct):
     distance: float
 
 
-def counted(partitions: int, event_key: bytes | None, label_key: bytes | None) -> tuple[Counter[Any], int]:
-    pipeline = Pipeline(
+def pipeline_of(partitions: int) -> Pipeline:
+    return Pipeline(
         name="keys",
         events=Topic("keys.events", Flight, key="origin", partitions=partitions),
         labels=Labels("keys.labels", wait="1h"),
         features={"distance": field("distance")},
         models={"lr": linear_model.LogisticRegression()},
     )
+
+
+def counted(partitions: int, event_key: bytes | None, label_key: bytes | None) -> tuple[Counter[Any], int]:
+    pipeline = pipeline_of(partitions)
     scorer = Scorer(
         pipeline,
         partition=0,
@@ -50,8 +56,7 @@ def counted(partitions: int, event_key: bytes | None, label_key: bytes | None) -
     scorer.intake.offer_events([Record("keys.events", 0, 0, now, event_key, encode_json(event))])
     scorer.intake.offer_labels([Record("keys.labels", 0, 0, now, label_key, encode_json(label))])
     while run := scorer.intake.next_run(events_unread=False, labels_unread=False):
-        scorer.step(run, now)
-        scorer.complete()
+        list(scorer.step(run, now))
     found = Counter(
         {kind: count for (name, kind), count in scorer.counts.items() if name == "key_mismatches"}
     )
@@ -78,10 +83,10 @@ def test_other_keys_are_counted_and_the_records_taken(
 
 @given(st.lists(st.sampled_from([b"a", b"b", b"", None])), st.booleans())
 def test_a_run_is_counted_record_by_record(keys: list[bytes | None], keyless: bool) -> None:
-    ready = Ready()
-    ready.events += [Event("e", 0, "a", None, 0, 0, record_key=key) for key in keys]
+    join: Join[Waiting] = Join(wait_ms=0, implicit=None)
+    admission = Admission(pipeline_of(4 if keyless else 1), Position(), join)
     wrong = [key != b"a" and (keyless or key is not None) for key in keys]
-    assert ready.other_keys(keyless=keyless) == sum(wrong)
+    assert admission.misplaced([(key, "a") for key in keys]) == sum(wrong)
 
 
 def test_the_first_is_told_at_once_and_the_next_ones_together_a_minute_later() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.join.answered import Answered, Waiting
+from operators.join.answered import Answered, WaitingAnswer
 from operators.join.join import EarlyLabel, Join, Joined
 from topics.codec import encode
 from topics.messages import Label, Prediction
@@ -14,14 +14,14 @@ from topics.messages import Label, Prediction
 WAIT_MS = 100
 
 
-def waiting(event_id: str, time: int, offset: int = 0) -> Waiting:
+def waiting(event_id: str, time: int, offset: int = 0) -> WaitingAnswer:
     answer = Prediction(
         f"p:{event_id}", event_id, time, 0, "m", 1, 0, "champion", 0.5, True, "champion", {}, offset, 1, 0
     )
-    return Waiting(answer, "k", (), 0)
+    return WaitingAnswer.of(answer, "k", (), 0, {"m": 0.5})
 
 
-def with_label(entry: Waiting, *, label: bool) -> Answered:
+def with_label(entry: WaitingAnswer, *, label: bool) -> Answered:
     answer = entry.prediction
     return Answered(
         answer.event_id, answer.event_time, answer.event_offset, entry.payload_crc, label, encode(answer)
@@ -47,7 +47,7 @@ def test_an_event_that_brought_its_label_is_known_by_its_answer() -> None:
 def answered(join: Join, event_id: str, time: int, offset: int = 0) -> Any:
     entry = waiting(event_id, time, offset)
     join.open(entry)
-    return join.settle(entry, {"m": 0.5})
+    return join.meet_early(entry)
 
 
 def test_the_deadline_is_inside_the_horizon() -> None:

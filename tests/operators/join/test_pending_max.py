@@ -126,7 +126,7 @@ def test_labels_that_wait_for_their_events_are_bounded_in_bytes(monkeypatch: pyt
 
 def test_what_met_its_event_leaves_no_trace_though_its_deadline_is_far() -> None:
     """A label before its event, again and again: the list of deadlines does not grow."""
-    from operators.join.answered import Waiting
+    from operators.join.answered import WaitingAnswer
     from operators.join.join import PASSED_MAX, Join
     from topics.messages import Label
 
@@ -136,9 +136,9 @@ def test_what_met_its_event_leaves_no_trace_though_its_deadline_is_far() -> None
         answer = Prediction(
             "p", f"e{number}", number, 0, "m", 1, 0, "champion", 0.5, True, "champion", {}, number, 1, 0
         )
-        waiting = Waiting(answer, "k", (), 0)
+        waiting = WaitingAnswer.of(answer, "k", (), 0, {})
         join.open(waiting)
-        assert join.settle(waiting, {}) is not None
+        assert join.meet_early(waiting) is not None
     assert join.early == 0
     assert len(join._early_due) <= PASSED_MAX + 1
 

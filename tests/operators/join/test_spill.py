@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.join.answered import Answered, Waiting
+from operators.join.answered import Answered, WaitingAnswer
 from operators.join.join import Join
 from operators.state import StateDelta
 from topics.codec import encode
@@ -89,8 +89,8 @@ class Pair:
             if labelled:
                 outs.append([join.answered_all([Answered(event_id, time, offset, 7, True, encode(answer))])])
             else:
-                waiting = Waiting(answer, "k", (), 7)
-                outs.append([join.open(waiting), join.settle(waiting, {"m": 0.5})])
+                waiting = WaitingAnswer.of(answer, "k", (), 7, {"m": 0.5})
+                outs.append([join.open(waiting), join.meet_early(waiting)])
         self.same(*outs)
 
     def label(self, who: int, time: int, offset: int, *, truth: bool) -> None:

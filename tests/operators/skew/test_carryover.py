@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
 from operators.features import Features, JoinedLabel
-from operators.join.answered import Waiting
+from operators.join.answered import WaitingAnswer
 from operators.join.join import Join
 from operators.language.catalogue import event_fields
 from operators.language.fields import Expression
@@ -270,7 +270,7 @@ def test_waiting_predictions_know_their_keys_where_they_can(
     join = Join(wait_ms=60_000, implicit=None)
     answer = Prediction("p:e", "e", 5, 6, "m", 1, 0, "champion", 0.5, True, "champion", {"x": 1}, 0, 1, 0)
     event = Event("e", 5, "a", Payment("a", "x", 1.0), 0, 5)
-    join.open(Waiting(answer, "a", Features(old).label_keys(event), 7))
+    join.open(WaitingAnswer.of(answer, "a", Features(old).label_keys(event), 7, {}))
     entries = named({"features": Features(old).snapshot(), "join": join.snapshot(), "rest": {"x": b"1"}})
     found = carried_over(entries, layout(old), layout(new)).entries
     assert found["rest/x"] == b"1"
