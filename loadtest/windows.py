@@ -5,8 +5,7 @@ Lives here: the contestants, the rounds, the table.  Never here: Kafka, models, 
 One run measures all contestants in turn, round after round, on the 12 window features of job J
 (`data.py`), because only figures of one run compare.  Events are decoded, untimed, right before they
 are stepped, as in the engine; the first half of the data fills the windows, the second is timed.
-CPU time is the process's, all threads; medians over rounds.  "Compiled" is Headrace with Numba installed
-(the extra `compiled`).
+CPU time is the process's, all threads; medians over rounds.
 
 Each figure is taken in a fresh process, so that nobody pays for what another has left in memory.
 """
@@ -39,9 +38,9 @@ from engine.host.garbage import search_rarely
 from loadtest.bench.machine import machine
 from loadtest.job_j.data import SPANS_MS, START_MS, Cards, NaiveWindows, make_events
 from operators import by
-from operators.features import Features
 from operators.language.by import Expression
 from operators.language.plan import compile_features
+from operators.windows.features import Features
 from topics.messages import Event
 
 GRACE_MS: Final = 60_000
@@ -69,8 +68,8 @@ class Payment(msgspec.Struct):
     amount: float
 
 
-def new_features(kind: str) -> Features:
-    """Return the 12 features of job J, with nothing in them; `kind` is plain or compiled."""
+def new_features() -> Features:
+    """Return the 12 features of job J, with nothing in them."""
     card, definition = by("card"), dict[str, Expression]()
     for span in SPANS_MS:
         definition |= {
@@ -82,7 +81,7 @@ def new_features(kind: str) -> Features:
     plan = compile_features(
         definition, Payment, grace_ms=GRACE_MS, max_events_per_key=EVENTS_PER_KEY_MAX, task="binary"
     )
-    return Features(plan, compiled=kind == "compiled")
+    return Features(plan)
 
 
 def _event(payment: Payment, offset: int) -> Event:
@@ -100,9 +99,9 @@ def _dicts(values: Sequence[bytes]) -> list[dict[str, Any]]:
     return [orjson.loads(value) for value in values]
 
 
-def headrace(batch: int, kind: str) -> Step:
+def headrace(batch: int) -> Step:
     """Return Headrace's step over batches of so many events."""
-    features = new_features(kind)
+    features = new_features()
 
     def step(events: list[Event]) -> None:
         for start in range(0, len(events), batch):
@@ -184,11 +183,8 @@ def stepped(
 
 
 CONTESTANTS: Final[dict[str, Callable[[Sequence[bytes]], tuple[float, float]]]] = {
-    "headrace, one at a time": lambda values: stepped(values, headrace(1, "plain"), _decoded),
-    "headrace, batches of 500": lambda values: stepped(values, headrace(500, "plain"), _decoded),
-    "compiled, one at a time": lambda values: stepped(values, headrace(1, "compiled"), _decoded),
-    "compiled, batches of 64": lambda values: stepped(values, headrace(64, "compiled"), _decoded),
-    "compiled, batches of 500": lambda values: stepped(values, headrace(500, "compiled"), _decoded),
+    "headrace, one at a time": lambda values: stepped(values, headrace(1), _decoded),
+    "headrace, batches of 500": lambda values: stepped(values, headrace(500), _decoded),
     "deques by hand (inexact)": lambda values: stepped(values, naive(), _dicts),
     "polars rolling, all at once": polars,
     "River TimeRolling, 6 of 12": lambda values: stepped(values[:RIVER_EVENTS], river(), _dicts),
@@ -249,9 +245,9 @@ def _two_each(keys: int, count: int, *, start: int) -> Iterator[list[Event]]:
         ]
 
 
-def steady(kind: str, keys: int, batch: int) -> dict[str, float]:
+def steady(keys: int, batch: int) -> dict[str, float]:
     """Return CPU us per event where `keys` keys have two events each, in this process."""
-    features = new_features(kind)
+    features = new_features()
     for events in _two_each(keys, max(2 * keys, STEADY_EVENTS), start=0):
         features.step_events(events)
     features.delta()
@@ -265,12 +261,12 @@ def steady(kind: str, keys: int, batch: int) -> dict[str, float]:
     return {"cpu_us": round(median(figures), 2)}
 
 
-def memory(kind: str, measure: str, keys: int) -> dict[str, float]:
+def memory(measure: str, keys: int) -> dict[str, float]:
     """Return bytes per key with two events each, keys' text included, in this process.
 
     `measure`: "python" for what Python still holds (tracemalloc), "rss" for how the process has grown.
     """
-    features = new_features(kind)
+    features = new_features()
     names = [f"card-{number:07d}" for number in range(keys)]
     before = _rss()
     if measure == "python":
@@ -306,7 +302,7 @@ def figure(wanted: str, count: int) -> dict[str, float]:
     who, measure, of, *batch = wanted.split(":")
     if measure == "race":
         return contest(who, of, count)
-    return steady(who, int(of), int(batch[0])) if measure == "steady" else memory(who, measure, int(of))
+    return steady(int(of), int(batch[0])) if measure == "steady" else memory(measure, int(of))
 
 
 def command(
@@ -316,7 +312,7 @@ def command(
     keys_max: Annotated[int, typer.Option(help="Largest number of keys in steady state.")] = 1_000_000,
     only: Annotated[
         str | None,
-        typer.Option(help="One: CONTESTANT:race:CARDS, plain:steady:KEYS:BATCH, compiled:python|rss:KEYS."),
+        typer.Option(help="One: CONTESTANT:race:CARDS, plain:steady:KEYS:BATCH, plain:python|rss:KEYS."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -327,18 +323,15 @@ def command(
     report: dict[str, Any] = {"machine": machine(), "events": events, "rounds": rounds}
     report["race"] = race(events, rounds)
     report["steady"] = {
-        f"{kind}, batches of {batch}": {
-            str(keys): _apart("--only", f"{kind}:steady:{keys}:{batch}")["cpu_us"]
+        f"batches of {batch}": {
+            str(keys): _apart("--only", f"plain:steady:{keys}:{batch}")["cpu_us"]
             for keys in KEY_COUNTS
             if keys <= keys_max
         }
-        for kind, batch in (("plain", 1), ("plain", 500), ("compiled", 500))
+        for batch in (1, 500)
     }
     report["bytes_per_key"] = {
-        kind: {
-            measure: _apart("--only", f"{kind}:{measure}:100000")["bytes"] for measure in ("python", "rss")
-        }
-        for kind in ("plain", "compiled")
+        measure: _apart("--only", f"plain:{measure}:100000")["bytes"] for measure in ("python", "rss")
     }
     typer.echo(json.dumps(report)) if json_ else _print(report)
 
@@ -355,7 +348,7 @@ def _print(report: dict[str, Any]) -> None:
         console.print(table)
     table = Table(title="steady state, two events an hour per key: CPU us/event")
     table.add_column("")
-    counts = [str(keys) for keys in KEY_COUNTS if str(keys) in report["steady"]["plain, batches of 1"]]
+    counts = [str(keys) for keys in KEY_COUNTS if str(keys) in report["steady"]["batches of 1"]]
     for keys in (*counts, "growth"):
         table.add_column(f"{int(keys):,} keys" if keys.isdigit() else keys, justify="right")
     for name, row in report["steady"].items():
@@ -363,9 +356,9 @@ def _print(report: dict[str, Any]) -> None:
         verdict = "flat" if growth <= FLAT else "grows"
         table.add_row(name, *(f"{row[keys]:.2f}" for keys in counts), f"{growth:.2f} {verdict}")
     console.print(table)
-    for kind, kept in report["bytes_per_key"].items():
-        found = f"{kept['python']:.0f} allocated, {kept['rss']:.0f} RSS"
-        console.print(f"bytes per key, 100,000 keys of two events, {kind}: {found}")
+    kept = report["bytes_per_key"]
+    found = f"{kept['python']:.0f} allocated, {kept['rss']:.0f} RSS"
+    console.print(f"bytes per key, 100,000 keys of two events: {found}")
 
 
 if __name__ == "__main__":

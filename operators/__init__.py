@@ -3,9 +3,10 @@
 Lives here: what is remembered from one event to the next, and how it is computed.  Never here: bytes and
 field names (`topics`), in which order things happen (`engine/machines`), a clock, a file, a socket.
 
-Read in this order: `language` (what a definition says), `join` (log and wait), `models` (who answers),
-`race` (who should), `drift`, `rules`, `claims` (who may write), `rekeying`, `skew`; `state` is what all of
-them promise: snapshot, restore, delta.
+Read in this order: `language` (what a definition says), `windows` (events to features), `join` (log and
+wait), `models` (who answers), `race` (who should), `drift`, `rules`, `claims` (who may write), `rekeying`,
+`skew`; `asof` (what held when) and `stopwatch` by themselves; `state` is what all of them promise: snapshot,
+restore, delta.
 
 The names below are the feature language of a user's file.
 """

@@ -26,8 +26,8 @@ from operators import by, field, indicator, label
 from operators.claims import requests
 from operators.claims.rule import Log, LogPosition
 from operators.claims.takeover import Takeover, cut, log_positions, takeover
-from operators.features import Features
 from operators.state import under
+from operators.windows.features import Features
 from topics import headers
 from topics.codec import Decoded, encode
 from topics.messages import Event, Record

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import msgspec
 from hypothesis import strategies as st
 
-from operators.calculation import calculation
-from operators.features import Features
 from operators.language.by import Aggregate, Expression
 from operators.language.fields import LabelSource
 from operators.language.plan import compile_features
 from operators.language.window_kinds import Decay, LastN, Session, Tiled, Tumbling
+from operators.windows.evaluate import calculation
+from operators.windows.features import Features
 from topics.messages import Event
 
 GRACE = 30

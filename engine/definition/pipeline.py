@@ -281,7 +281,7 @@ class Pipeline:
 
     def filling(self, before: Layout) -> tuple[str, ...]:
         """Return the features whose windows are not whole where those of a checkpoint go on."""
-        return features_filling(self.scorer_plan, event_fields(self.events.type), before)
+        return features_filling(self.scorer_plan, before)
 
     def feature_kinds(self) -> dict[str, type]:
         """Return bool, int, float or str for every feature, by name."""

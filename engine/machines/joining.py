@@ -12,9 +12,9 @@ from engine.machines.admission import Admission
 from engine.machines.intake import LabelRead
 from engine.machines.outbox import Outbox
 from engine.machines.refusals import Refusals
-from operators.features import Features, JoinedLabel, label_entry
 from operators.join.answered import WaitingAnswer
 from operators.join.join import Join, Joined
+from operators.windows.features import Features, JoinedLabel, label_entry
 from topics.codec import Rejected
 from topics.messages import LabelValue
 

@@ -28,13 +28,13 @@ from engine.machines.prequential import LabelledRun, Prequential
 from engine.machines.refusals import Refusals
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
-from operators.features import Features
 from operators.join.answered import WaitingAnswer
 from operators.join.join import EarlyLabel, Join
 from operators.language.plan import FeaturePlan
 from operators.models.scoring import Failure, Roster, Scoring
 from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
+from operators.windows.features import Features
 from topics.codec import Decoded, Rejected
 from topics.messages import Decision, Event, LabelValue, Outgoing, Prediction, Record
 from topics.messages import Features as FeatureRow

@@ -32,10 +32,10 @@ from engine.stores.spill import Spill
 from engine.stores.static_features import StaticHistory
 from engine.worker.assembly import build_learner
 from operators.asof import AsOf
-from operators.calculation import FUNCTION_FAILURES
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
 from operators.stopwatch import Stopwatch
+from operators.windows.evaluate import FUNCTION_FAILURES
 from topics import headers
 from topics.codec import Rejected, encode, encode_json
 from topics.errors import SettingsError

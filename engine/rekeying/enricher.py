@@ -19,10 +19,10 @@ import msgspec
 from engine.definition.pipeline import Pipeline
 from engine.rekeying.outgoing import Hopbox
 from operators.claims.rule import Reader
-from operators.features import Features, JoinedLabel
 from operators.rekeying.merge import NEVER, Merge, Taken
 from operators.rekeying.stages import Stages
 from operators.state import Composite
+from operators.windows.features import Features, JoinedLabel
 from topics.codec import Decoded
 from topics.messages import Claim, Event, FeatureValue, Record
 from topics.rekeying import EventHop, HopId, LabelHop, Progress, ValuesHop, decode_hop

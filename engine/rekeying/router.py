@@ -26,15 +26,14 @@ from engine.kafka.sink import partition_of
 from engine.machines.admission import Admission, Position
 from engine.machines.intake import EventRead, LabelRead, Run
 from engine.rekeying.outgoing import Hopbox
-from operators.calculation import Counts
-from operators.features import Features, JoinedLabel, label_entry
 from operators.join.answered import Waiting
 from operators.join.join import Join, Joined
 from operators.rekeying.merge import NEVER, Merge, Taken
 from operators.rekeying.pending_values import Gather
 from operators.rekeying.stages import Stages
 from operators.state import Composite, Operator, StateEntries, StoredEntries
-from operators.stores import key_reader
+from operators.windows.evaluate import Counts, key_reader
+from operators.windows.features import Features, JoinedLabel, label_entry
 from topics.codec import Decoded, Rejected
 from topics.messages import Event, Record
 from topics.rekeying import IMPLICIT, LABEL, EventHop, HopId, LabelHop, Order, Progress
@@ -101,7 +100,7 @@ class Router(Composite[_Position]):
             (
                 stage.number,
                 key_of,
-                Features(stage.plan, compiled=False).label_keys,
+                Features(stage.plan).label_keys,
                 len(stage.plan.label_key_groups),
             )
             for stage, key_of in zip(stages.rekeyed, self._key_of, strict=True)

@@ -1,7 +1,7 @@
 """Dynamic features for others: what the pipeline knows of each key, written through to Redis.
 
 Lives here: gathering the newest features per key, writing them, what happens when that fails.
-Never here: computing features (`operators/features.py`), reading them (any service: HGETALL).
+Never here: computing features (`operators/windows/features.py`), reading them (any service: HGETALL).
 
 Strategy.  The stream never waits for a write: while one is on its way, the newest features of
 each key gather for the next, so a Redis that is slower than the stream gets fewer, larger

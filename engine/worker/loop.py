@@ -38,7 +38,6 @@ from engine.worker.follower import Follower
 from engine.worker.inputs import Inputs, together
 from engine.worker.partition import Owned, Owner
 from engine.worker.skips import Place
-from operators.features import Features
 from topics.errors import BrokerError, ClaimError, HeadraceError
 from topics.messages import Record
 
@@ -86,7 +85,6 @@ class Worker:
         patient = settings.model_copy(update={"kafka": settings.kafka.patient()})
         self._sink = Sink(patient.kafka)
         self._source = Source(settings.kafka, group=pipeline.name, topics=self._inputs.topics, listener=self)
-        Features(pipeline.plan)  # what Numba has to compile takes seconds: before the group waits for us
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
         self._served = ServedFeatures(pipeline, settings)
         self.follower = Follower(

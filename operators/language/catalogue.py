@@ -279,9 +279,9 @@ def _bound(aggregate: Aggregate, store: Store, entries: int) -> str:
             return f"{width_ms // step_ms + 1:,} tiles"
         case "tiles", _:
             return "1 tile"
-        case "chains", _:
+        case "sessions", _:
             return "1 session"
-        case "fading", _:
+        case "decay", _:
             return "1 decayed sum"
         case _, LastN(count):
             return f"{min(count, entries):,} entries"

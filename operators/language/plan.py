@@ -4,7 +4,7 @@ Lives here: everything that can be known about features before the first event. 
 types of fields (`types.py`), values of events, memory.
 
 Strategy: (1) every expression is checked against the types of the event's fields, and refused
-with its name and a fix; (2) aggregates with the same key, source, condition, shift and way of
+with its name and a fix; (2) aggregates with the same key, source, condition and way of
 keeping share one group, which keeps one state per key; (3) the plan is a value that `Features` runs
 and `headrace check` prints.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from sys import intern
 from typing import Any, Final, Literal, NamedTuple
 
@@ -20,9 +21,18 @@ import msgspec
 
 from operators.language.conditions import Condition
 from operators.language.descriptions import bare
-from operators.language.fields import Aggregate, Expression, LabelValue, Lookup, inputs, nodes, windows_of
+from operators.language.fields import (
+    Aggregate,
+    Expression,
+    Field,
+    LabelValue,
+    Lookup,
+    inputs,
+    nodes,
+    windows_of,
+)
 from operators.language.types import Shapes
-from operators.language.window_kinds import Decay, LastN, Session, Tiled, Tumbling
+from operators.language.window_kinds import Decay, Session, Tiled, Tumbling
 from topics.errors import DefinitionError
 from topics.messages import Task
 
@@ -39,19 +49,20 @@ SUM_BYTES: Final = 17
 SQUARES_BYTES: Final = 190
 """One value's exact running sum and sum of squares, two large integers."""
 
-BOXED_BYTES: Final = 40
-"""One time of an entry where times are not kept side by side."""
+NAME_BYTES: Final = 6
+"""Of the digest that names a group's state: with a thousand groups two are alike once in 10**8
+definitions."""
 PART_BYTES: Final = 120
 """One aggregate of one tile, session or half-life."""
 
-Store = Literal["windows", "slices", "tiles", "chains", "fading"]
-"""How entries are kept: `windows.py` (running), `slices.py` (each value), `tiles.py`, `chains.py` (sessions),
-`fading.py` (half-lives)."""
-_RUNNING: Final = frozenset(
-    ("count", "sum", "mean", "min", "max", "var", "std", "first", "last", "since_last", "rate")
+Store = Literal["log", "tiles", "sessions", "decay"]
+"""What keeps the entries: the file of `operators/windows` that is called like it."""
+_TILED: Final = frozenset(
+    ("count", "sum", "mean", "min", "max", "var", "std", "first", "last", "arg_max", "arg_min")
 )
-_ALL_READ: Final = frozenset(("min", "max", "arg_max", "arg_min"))
-"""Aggregates of slices that read all entries at each event; the others are followed (`running.py`)."""
+"""Aggregates of a tumbling window that are kept as a tile, without the entries."""
+_ALL_READ: Final = frozenset(("arg_max", "arg_min"))
+"""Aggregates of a log that read all entries of a window at each event."""
 
 
 class FeatureRow(NamedTuple):
@@ -76,14 +87,25 @@ class Group:
     """Names of the values that are kept: fields, texts of what is calculated; None is the label's value."""
     aggregates: tuple[Aggregate, ...]
     keys_are_text: bool
-    store: Store = "windows"
+    store: Store = "log"
     where: Condition | None = None
     """Events that do not meet it are shown the windows, and neither they nor their labels enter."""
-    shift_ms: int = 0
     unit_ms: int = 0
     """The width of a tile, the gap of sessions, 0 elsewhere."""
-    are_floats: bool = False
-    """Whether every column is a field that is a float, and never missing."""
+    types: tuple[str, ...] = ()
+    """Each field that is read, with its types: `amount:float | none`."""
+
+    @property
+    def name(self) -> str:
+        """Return what tells the group's state from that of any other: a digest of all that it depends on.
+
+        Equal names mean that a state that was kept under one definition goes on under the other.
+        """
+        # Tiles, sessions and decayed sums are cells of their aggregates; a log is read by any.
+        cells = [] if self.store == "log" else sorted(map(repr, self.aggregates))
+        kept = (self.keys, self.source, self.store, self.unit_ms, self.window_max_ms, cells)
+        text = f"{kept} {sorted(map(str, self.columns))} {sorted(self.types)} where {self.where!r}"
+        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=NAME_BYTES).hexdigest()
 
     @property
     def calculated(self) -> dict[str, Expression]:
@@ -98,9 +120,7 @@ class Group:
     @property
     def entry_bytes(self) -> int:
         """Return about how much memory one kept entry takes; 0 where entries are not kept one by one."""
-        if self.store == "slices":
-            return BOXED_BYTES + VALUE_BYTES * len(self.columns)
-        if self.store != "windows":
+        if self.store != "log":
             return 0
         squared = {a.column for a in self.aggregates if a.kind in ("var", "std")}
         summed = {a.column for a in self.aggregates if a.kind in ("sum", "mean")} - squared
@@ -113,7 +133,7 @@ class Group:
 
         Besides, entries within the grace are kept for a while, and sketches as large as they get.
         """
-        if self.store in ("windows", "slices"):
+        if self.store == "log":
             return 0
         tiles = [a.span.width_ms // a.span.step_ms + 1 for a in self.aggregates if isinstance(a.span, Tiled)]
         return max(tiles, default=1) * len(self.aggregates) * PART_BYTES
@@ -135,15 +155,6 @@ class FeaturePlan:
     def group_of(self) -> dict[Aggregate, Group]:
         """Return the group in which each aggregate is kept, made anew: take it once, before a loop."""
         return {aggregate: group for group in self.groups for aggregate in group.aggregates}
-
-    @property
-    def is_fused(self) -> bool:
-        """Return whether events run through all windows in one loop: one group, of fields, that all enter."""
-        if len(self.groups) != 1:
-            return False
-        (group,) = self.groups
-        has_all = group.source == "events" and group.where is None and not group.calculated
-        return group.store == "windows" and has_all
 
     @property
     def key_groups(self) -> tuple[tuple[str, ...], ...]:
@@ -200,7 +211,7 @@ def _cost(aggregate: Aggregate, store: Store) -> str:
     """Return what one event costs."""
     if store == "tiles" and isinstance(aggregate.span, Tiled):
         return "constant, tiles once a step"
-    if store != "slices":
+    if store != "log":
         return "constant"
     if aggregate.kind in ("mode", "entropy"):
         return "different values"
@@ -257,7 +268,7 @@ def compile_features(
         shapes.check(expression, place)
         for part in nodes(expression):
             if isinstance(part, Aggregate):
-                grouped.setdefault(_place_of(part, shapes), {})[part] = None
+                grouped.setdefault(_place_of(part), {})[part] = None
             elif isinstance(part, Lookup):
                 lookups.setdefault(part.address, part)
     return FeaturePlan(
@@ -289,44 +300,28 @@ class _Place(NamedTuple):
     source: Literal["events", "labels"]
     store: Store
     where: Condition | None
-    shift_ms: int
     unit_ms: int
     """The width of a tile, the gap of sessions, 0 elsewhere."""
 
 
-def _place_of(aggregate: Aggregate, shapes: Shapes) -> _Place:
-    store, unit_ms = _store_of(aggregate, shapes)
-    return _Place(aggregate.keys, aggregate.source, store, aggregate.where, aggregate.shift_ms, unit_ms)
+def _place_of(aggregate: Aggregate) -> _Place:
+    store, unit_ms = _store_of(aggregate)
+    return _Place(aggregate.keys, aggregate.source, store, aggregate.where, unit_ms)
 
 
-def _store_of(aggregate: Aggregate, shapes: Shapes) -> tuple[Store, int]:
+def _store_of(aggregate: Aggregate) -> tuple[Store, int]:
     """Return the cheapest exact way to keep an aggregate."""
-    kind, of = aggregate.kind, aggregate.of
-    is_text = of is not None and shapes.column(of, repr(aggregate)) == "text"
     match aggregate.span:
-        case None:
-            if kind not in _RUNNING or (is_text and aggregate.is_valued):
-                return "slices", 0
-            if aggregate.shift_ms or (aggregate.where is not None and _looks_first(aggregate)):
-                return "slices", 0
-            return "windows", 0
-        case Tumbling(width_ms):
-            if kind in _RUNNING - {"since_last"} or kind in ("arg_max", "arg_min"):
-                return "tiles", width_ms
-            return "slices", 0
+        case Tumbling(width_ms) if aggregate.kind in _TILED:
+            return "tiles", width_ms
         case Tiled(_, step_ms):
             return "tiles", step_ms
-        case LastN():
-            return "slices", 0
         case Session(gap_ms):
-            return "chains", gap_ms
+            return "sessions", gap_ms
         case Decay():
-            return "fading", 0
-
-
-def _looks_first(aggregate: Aggregate) -> bool:
-    """Return whether it is read before the event enters: `Windows` reads others only if that does not."""
-    return not aggregate.include_current or aggregate.kind == "since_last"
+            return "decay", 0
+        case _:
+            return "log", 0
 
 
 def _group(place: _Place, aggregates: tuple[Aggregate, ...], shapes: Shapes) -> Group:
@@ -337,17 +332,11 @@ def _group(place: _Place, aggregates: tuple[Aggregate, ...], shapes: Shapes) -> 
         if aggregate.by_column is not None:
             columns[aggregate.by_column] = None
     are_text = all(map(shapes.is_text, place.keys))
-    are_floats = all(isinstance(a.of, str) and shapes.is_float(a.of) for a in aggregates if a.is_valued)
-    keys, source, store, where, shift_ms, unit_ms = place
-    return Group(
-        keys,
-        source,
-        tuple(columns),
-        aggregates,
-        are_text,
-        store,
-        where=where,
-        shift_ms=shift_ms,
-        unit_ms=unit_ms,
-        are_floats=are_floats,
-    )
+    keys, source, store, where, unit_ms = place
+    read = dict.fromkeys(keys)
+    for part in aggregates:
+        read |= dict.fromkeys(node.name for node in nodes(part) if isinstance(node, Field))
+    for aggregate in aggregates:
+        read |= dict.fromkeys(of for of in (aggregate.of, aggregate.argument) if isinstance(of, str))
+    types = tuple(f"{name}:{shapes.type_text(name)}" for name in read)
+    return Group(keys, source, tuple(columns), aggregates, are_text, store, where, unit_ms, types)

@@ -75,9 +75,9 @@ class Shapes:
         """Return whether the field `name` is text and nothing else."""
         return self._shapes[name] == "text"
 
-    def is_float(self, name: str) -> bool:
-        """Return whether the field `name` is a float and nothing else."""
-        return self._types[name] == "float"
+    def type_text(self, name: str) -> str:
+        """Return the types that the field `name` may have."""
+        return self._types[name]
 
     def check(self, expression: Expression, place: str, *, inside: bool = False) -> Shape:
         """Return what kind of value `expression` has; raise DefinitionError if it has none."""

@@ -23,10 +23,10 @@ from typing import Any, Final, get_type_hints
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from operators.calculation import NOTHING, calculation, predicate
 from operators.language.conditions import RELATIONS, Comparison, Condition
 from operators.language.fields import Constant, Expression, Feature, Field
 from operators.language.rules import Rule
+from operators.windows.evaluate import NOTHING, calculation, predicate
 from topics.codec import Decoded, EventDecoder, Rejected
 from topics.messages import FeatureValue, Record
 

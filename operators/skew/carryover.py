@@ -1,40 +1,33 @@
-"""State of windows carried over to a changed definition: what both keep stays, the rest begins empty.
+"""State of windows carried over to a changed definition: a group that is unchanged stays, any other begins
+empty.
 
-Lives here: what a plan keeps, said so that two plans can be compared, and a checkpoint's entries put into
-the form of another plan.  Never here: whether a definition may change (`engine/definition/text.py`), what
-entries mean at work (`features.py`, `join.py`).
+Lives here: what a plan keeps, said so that two plans can be compared, and which of a checkpoint's entries the
+other plan restores.  Never here: whether a definition may change (`engine/definition`), what entries mean
+(`operators/windows`, `operators/join`).
 
-    old plan   0 card, events: time amount           1 shop, events: time
+    old plan   card, events: time amount        shop, events: time
                           |                             (gone)
-    new plan   1 card, events: time amount country   0 all, labels: time label
-                                    (missing in old entries)      (empty)
+    new plan   card, events: time amount        card, events: time amount country
+                      (goes on)                        (another group: empty)
 
-Strategy: a group is the same if it has the same key, source, condition, shift and way of keeping, with the
-same types of fields; its columns, and the cells of its tiles and sums, are matched by name.  What is new
-in them is missing in the entries from before, as if the events had lacked it.  So a window that both plans
-have goes on with exactly the entries it had, whatever has come or gone beside it.
-
-Predictions that wait for their label know its keys; for a label group whose key is new they know none,
-and their labels do not enter it.
+Strategy: entries of windows stand under the names of their groups (`Group.name`), a digest of all that a
+group's state depends on.  Predictions that wait for their label know its keys; for a label group whose key is
+new they know none, and their labels do not enter it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
-from operators.fading import measures_of
-from operators.features import META, Meta
 from operators.join.answered import Entry, Waiting
-from operators.kernels import Target
 from operators.language.catalogue import fields_read
-from operators.language.fields import Aggregate, Expression, windows_of
+from operators.language.fields import windows_of
 from operators.language.plan import FeaturePlan, Group
 from operators.state import StateDelta, StateEntries, named, under
-from operators.summaries import Measure, Summary, layout_of
+from operators.windows.features import unchanged
 
 __all__ = [
     "Carried",
@@ -47,33 +40,23 @@ __all__ = [
     "layout_of_plan",
 ]
 
-NEW: Final = -1
-"""In place of the old position of a column or cell."""
-
 
 class GroupLayout(msgspec.Struct, frozen=True, array_like=True):
     """What one group keeps, as text; part of a checkpoint."""
 
-    place: str
-    """Key, source, condition, shift and way of keeping, with the types of the fields."""
+    name: str
+    """`Group.name`."""
     keys: str
-    """The key fields with their types, and what an event must meet for its label to enter: what the key
-    that waits for a label is made of."""
+    """The key fields with their types, and what an event must meet for its label to enter: what the key that
+    waits for a label is made of."""
     source: str
-    store: str
-    columns: tuple[str, ...]
-    """Names of the values of an entry."""
-    cells: tuple[str, ...]
-    """Names of what tiles, sessions and half-lives remember."""
-    reach_ms: int
-    """How far back entries are kept."""
 
 
 Layout = tuple[GroupLayout, ...]
 
 
 class Carried(NamedTuple):
-    """A scorer's entries in the form of the new plan."""
+    """A scorer's entries as the new plan restores them."""
 
     entries: dict[str, bytes]
     keys: int
@@ -82,81 +65,36 @@ class Carried(NamedTuple):
 
 
 def layout_of_plan(plan: FeaturePlan, types: Mapping[str, str]) -> Layout:
-    """Return what `plan` keeps, in the order in which `Features` numbers it; `types` are those of fields."""
-    in_order = sorted(plan.groups, key=lambda group: group.source != "events")
-    return tuple(_layout(group, types) for group in in_order)
+    """Return what `plan` keeps, group by group; `types` are those of fields."""
+    return tuple(_layout(group, types) for group in plan.groups)
 
 
 def _layout(group: Group, types: Mapping[str, str]) -> GroupLayout:
     keys = " ".join(f"{name}:{types[name]}" for name in group.keys)
-    where = ""
-    if group.where is not None:
-        where = f"{group.where!r} {[types[name] for name in fields_read(group.where)]}"
-    targets = [Target(0, aggregate) for aggregate in group.aggregates]
-    calculated = group.calculated
-    names = [_column_name(name, calculated.get(name or ""), types) for name in group.columns]
-    cells: list[str] = []
-    if group.store in ("tiles", "chains"):
-        cells = [_cell_name(measure, names) for measure in layout_of(targets, group.columns)]
-    elif group.store == "fading":
-        cells = [
-            f"{half_life}({'' if offset is None else names[offset]})"
-            for half_life, offset in measures_of(targets, group.columns)
-        ]
-    meeting = f" where({where})" if where and group.source == "labels" else ""
-    return GroupLayout(
-        place=f"{group.source} by({keys}) {group.store} where({where}) {group.shift_ms} {group.unit_ms}",
-        keys=keys + meeting,
-        source=group.source,
-        store=group.store,
-        columns=tuple(names),
-        cells=tuple(cells),
-        reach_ms=group.window_max_ms,
-    )
+    if group.where is not None and group.source == "labels":
+        keys += f" where({group.where!r} {[types[name] for name in fields_read(group.where)]})"
+    return GroupLayout(group.name, keys, group.source)
 
 
-def _column_name(name: str | None, of: Expression | None, types: Mapping[str, str]) -> str:
-    """Return a column with its type, or with the types of the fields that it is calculated `of`."""
-    if name is None:
-        return "label"
-    return f"{name}:{types[name] if of is None else [types[read] for read in fields_read(of)]}"
-
-
-def _cell_name(measure: Measure, names: Sequence[str]) -> str:
-    beside = f",{names[measure.by_offset]}" if measure.by_offset >= 0 else ""
-    return f"{measure.family}({names[measure.offset]}{beside})"
-
-
-def features_filling(plan: FeaturePlan, types: Mapping[str, str], old: Layout) -> tuple[str, ...]:
-    """Return the features whose windows `old` does not have whole: they fill as events come."""
-    kept = {group.place: group for group in old}
+def features_filling(plan: FeaturePlan, old: Layout) -> tuple[str, ...]:
+    """Return the features with a window that `old` does not keep: they fill as events come."""
+    kept = {group.name for group in old}
     group_of = plan.group_of
-
-    def whole(aggregate: Aggregate) -> bool:
-        group = group_of[aggregate]
-        columns = tuple(name for name in group.columns if name in _columns_of(aggregate))
-        needed = _layout(replace(group, aggregates=(aggregate,), columns=columns), types)
-        found = kept.get(needed.place)
-        return (
-            found is not None
-            and set(needed.columns) <= set(found.columns)
-            and set(needed.cells) <= set(found.cells)
-            and needed.reach_ms <= found.reach_ms
-        )
-
-    return tuple(name for name, expression in plan.features if not all(map(whole, windows_of(expression))))
-
-
-def _columns_of(aggregate: Aggregate) -> set[str | None]:
-    beside = {aggregate.by_column} if aggregate.by_column is not None else set()
-    return {aggregate.column, *beside} if aggregate.is_valued else set()
+    return tuple(
+        name
+        for name, expression in plan.features
+        if any(group_of[window].name not in kept for window in windows_of(expression))
+    )
 
 
 def carried_over(entries: StateEntries, old: Layout, new: Layout) -> Carried:
     """Return a scorer's checkpoint entries, written under `old`, as a scorer under `new` restores them."""
-    features, keys, dropped = _features(under("features", entries), old, new)
+    before = under("features", entries)
+    features = unchanged(before, [group.name for group in new])
     join = _join(under("join", entries), old, new)
     others = {name: data for name, data in entries.items() if not name.startswith(("features/", "join/"))}
+    keys = sum("/" in name for name in features)
+    dropped = sum("/" in name for name in before) - keys
     return Carried({**others, **named({"features": features, "join": join})}, keys, dropped)
 
 
@@ -164,31 +102,6 @@ def difference(old: StateEntries, new: StateEntries) -> StateDelta:
     """Return the delta that makes `new` of `old`."""
     gone: StateDelta = {name: None for name in old if name not in new}
     return gone | {name: data for name, data in new.items() if old.get(name) != data}
-
-
-def _features(entries: StateEntries, old: Layout, new: Layout) -> tuple[dict[str, bytes], int, int]:
-    """Return the entries of the windows, and how many keys go on and how many do not."""
-    numbers = {group.place: number for number, group in enumerate(new)}
-    meta = msgspec.msgpack.decode(entries[META], type=Meta)
-    evicted = dict(zip((group.place for group in old), meta.evicted, strict=True))
-    counts = tuple(evicted.get(group.place, (0, 0)) for group in new)
-    found = {META: msgspec.msgpack.encode(Meta(meta.watermark, counts))}
-    goes_on = [
-        (number, _recoding(before, new[number]))
-        if (number := numbers.get(before.place)) is not None
-        else None
-        for before in old
-    ]
-    dropped = 0
-    for name, data in entries.items():
-        before, slash, key = name.partition("/")
-        if not slash:
-            continue
-        if (target := goes_on[int(before)]) is None:
-            dropped += 1
-        else:
-            found[f"{target[0]}/{key}"] = target[1](data)
-    return found, len(found) - 1, dropped
 
 
 def _label_keys(layout: Layout) -> list[str]:
@@ -220,93 +133,3 @@ def _join(entries: StateEntries, old: Layout, new: Layout) -> dict[str, bytes]:
 
 
 _decode_waiting = msgspec.msgpack.Decoder(Entry).decode
-
-
-# -- entries of one key, from the old layout to the new ------------------------------------------------
-
-_pack = msgspec.msgpack.encode
-_unpack = msgspec.msgpack.decode
-
-
-def _recoding(old: GroupLayout, new: GroupLayout) -> Callable[[bytes], bytes]:
-    """Return how the state of one key is put into the new form."""
-    if (old.columns, old.cells) == (new.columns, new.cells):
-        return lambda data: data
-    row = _moved(_places(old.columns, new.columns))
-    cells = _places(old.cells, new.cells)
-    match new.store:
-        case "windows" | "slices":
-            return _log_recoding(len(old.columns), row)
-        case "tiles":
-            return _tiles_recoding(row, _summary_recoding(cells, new))
-        case "chains":
-            return _chain_recoding(row, _summary_recoding(cells, new))
-        case _:
-            return _fading_recoding(row, cells)
-
-
-def _places(old: Sequence[str], new: Sequence[str]) -> list[int]:
-    return [old.index(name) if name in old else NEW for name in new]
-
-
-def _moved(places: Sequence[int]) -> Callable[[Sequence[Any]], list[Any]]:
-    return lambda row: [None if place == NEW else row[place] for place in places]
-
-
-def _log_recoding(stride: int, row: Callable[[Sequence[Any]], list[Any]]) -> Callable[[bytes], bytes]:
-    def recoded(data: bytes) -> bytes:
-        steps, values = _unpack(data)
-        rows = (values[entry * stride : (entry + 1) * stride] for entry in range(len(steps)))
-        return _pack((steps, [value for one in rows for value in row(one)]))
-
-    return recoded
-
-
-def _summary_recoding(places: Sequence[int], new: GroupLayout) -> Callable[[list[Any]], list[Any]]:
-    """Return how a summary is put into the new form; a new cell is empty."""
-    layout = tuple(Measure(name.partition("(")[0], 0) for name in new.cells)
-
-    def recoded(summary: list[Any]) -> list[Any]:
-        count, *cells = summary
-        empty = Summary(layout).cells
-        return [count, *(empty[at] if place == NEW else cells[place] for at, place in enumerate(places))]
-
-    return recoded
-
-
-def _tiles_recoding(
-    row: Callable[[Sequence[Any]], list[Any]], summary: Callable[[list[Any]], list[Any]]
-) -> Callable[[bytes], bytes]:
-    def recoded(data: bytes) -> bytes:
-        newest, tiles, times, rows = _unpack(data, strict=False, type=_TILES)
-        return _pack(
-            (newest, {tile: summary(held) for tile, held in tiles.items()}, times, list(map(row, rows)))
-        )
-
-    return recoded
-
-
-def _chain_recoding(
-    row: Callable[[Sequence[Any]], list[Any]], summary: Callable[[list[Any]], list[Any]]
-) -> Callable[[bytes], bytes]:
-    def recoded(data: bytes) -> bytes:
-        (start, end, held), newest, times, rows = _unpack(data)
-        return _pack(([start, end, summary(held)], newest, times, list(map(row, rows))))
-
-    return recoded
-
-
-def _fading_recoding(
-    row: Callable[[Sequence[Any]], list[Any]], places: Sequence[int]
-) -> Callable[[bytes], bytes]:
-    def moved(sums: list[float]) -> list[float]:
-        return [0.0 if place == NEW else sums[place] for place in places]
-
-    def recoded(data: bytes) -> bytes:
-        (time, weights, sums), newest, times, rows = _unpack(data)
-        return _pack(([time, moved(weights), moved(sums)], newest, times, list(map(row, rows))))
-
-    return recoded
-
-
-_TILES = tuple[int, dict[int, list[Any]], list[int], list[tuple[Any, ...]]]

@@ -28,12 +28,12 @@ from collections.abc import Collection, Iterator, Mapping
 from heapq import heappop, heappush
 from typing import Final, Literal, NamedTuple
 
-from operators.calculation import calculation
-from operators.features import JoinedLabel, label_entry
 from operators.language.fields import Aggregate, Expression, Lookup, nodes, windows_of
 from operators.language.plan import FeaturePlan
 from operators.language.window_kinds import Decay, Session, Tiled
 from operators.skew.sample import UNREAD, SampledKey, SampledLabel, SampledWindows, Values, in_sample
+from operators.windows.evaluate import calculation
+from operators.windows.features import JoinedLabel, label_entry
 from topics.codec import Decoded
 from topics.messages import Event, FeatureValue, Label, LabelValue, Prediction
 

@@ -18,10 +18,10 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from operators.features import Features, JoinedLabel
 from operators.language.fields import Aggregate
 from operators.language.plan import FeaturePlan
 from operators.language.window_kinds import Session
+from operators.windows.features import Features, JoinedLabel
 from topics.messages import Event, FeatureValue
 
 __all__ = [

@@ -32,7 +32,6 @@ from operators import (
 )
 from operators.claims.rule import Reader
 from operators.drift.detectors import Drift
-from operators.features import Features, JoinedLabel
 from operators.join.answered import Waiting, WaitingAnswer
 from operators.join.join import Join
 from operators.join.pending import Pending
@@ -43,6 +42,7 @@ from operators.rekeying.merge import Merge
 from operators.rekeying.pending_values import Gather
 from operators.rules.novelty import Novelty
 from operators.state import Composite
+from operators.windows.features import Features, JoinedLabel
 from topics import headers
 from topics.codec import encode
 from topics.messages import Claim, Event, Example, Label, Prediction, Record

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators import by, field
-from operators.calculation import predicate
 from operators.language.conditions import Both, Condition, Either, Not
+from operators.windows.evaluate import predicate
 from topics.errors import DefinitionError
 
 amount, kind = field("amount"), field("kind")

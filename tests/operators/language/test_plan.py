@@ -185,14 +185,12 @@ def test_what_is_kept_alike_shares_one_group() -> None:
         o=card.arg_max("kind", "amount", "1h"),
     )
     assert [(group.store, len(group.aggregates), group.unit_ms) for group in plan.groups] == [
-        ("windows", 1, 0),
-        ("windows", 2, 0),
-        ("slices", 4, 0),
-        ("slices", 2, 0),
+        ("log", 7, 0),
+        ("log", 2, 0),
         ("tiles", 2, 3_600_000),
         ("tiles", 1, 7_200_000),
-        ("chains", 1, 1_800_000),
-        ("fading", 2, 0),
+        ("sessions", 1, 1_800_000),
+        ("decay", 2, 0),
         ("tiles", 1, 3_600_000),
     ]
     assert plan.label_key_groups == (("card",),)

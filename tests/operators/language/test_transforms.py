@@ -22,8 +22,6 @@ from window_oracle import GRACE, Payment, features_of, histories, value_of
 from engine import Labels, Pipeline, Topic
 from engine.offline.backtest import backtest
 from operators import apply, by, coalesce, cross, field, indicator, label, lookup
-from operators.calculation import FUNCTION_FAILURES, calculation
-from operators.features import Features
 from operators.language.by import Expression
 from operators.language.conditions import Condition
 from operators.language.descriptions import bare
@@ -32,6 +30,8 @@ from operators.language.fields import nodes, parts
 from operators.language.plan import compile_features
 from operators.language.types import Shapes
 from operators.rekeying.stages import looked_up, plan_stages
+from operators.windows.evaluate import FUNCTION_FAILURES, calculation
+from operators.windows.features import Features
 from topics.codec import decode_prediction
 from topics.errors import DefinitionError
 from topics.messages import Event, Record

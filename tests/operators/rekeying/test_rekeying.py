@@ -13,8 +13,8 @@ from river import tree
 from engine import Labels
 from engine.rekeying.rekeying import Rekeying
 from operators import apply, by, cross, decay, field, last_n, session, tiled, tumbling
-from operators.calculation import FUNCTION_FAILURES
 from operators.claims.suppression import LoggedHops
+from operators.windows.evaluate import FUNCTION_FAILURES
 from topics.messages import Record
 
 PARTITIONS = 4

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from operators import by, field, label, lookup
-from operators.features import Features
 from operators.language.plan import FeaturePlan, compile_features
 from operators.rekeying.stages import looked_up, plan_stages
+from operators.windows.features import Features
 from topics.messages import Event
 
 

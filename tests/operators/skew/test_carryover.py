@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
-from operators.features import Features, JoinedLabel
 from operators.join.answered import WaitingAnswer
 from operators.join.join import Join
 from operators.language.catalogue import event_fields
-from operators.language.fields import Expression
+from operators.language.fields import Expression, windows_of
 from operators.language.plan import FeaturePlan, compile_features
 from operators.skew.carryover import Layout, carried_over, difference, features_filling, layout_of_plan
 from operators.state import named, under
+from operators.windows.features import Features, JoinedLabel
 from topics.messages import Event, Label, Prediction
 
 SECOND = 1_000
@@ -81,6 +81,11 @@ def layout(plan: FeaturePlan) -> Layout:
     return layout_of_plan(plan, event_fields(Payment))
 
 
+def groups_of(plan: FeaturePlan, name: str) -> set[str]:
+    group_of = plan.group_of
+    return {group_of[window].name for window in windows_of(POOL[name])}
+
+
 def carried(before: FeaturePlan, entries: dict[str, bytes], after: FeaturePlan) -> dict[str, bytes]:
     found = carried_over(named({"features": entries}), layout(before), layout(after))
     return under("features", found.entries)
@@ -137,13 +142,15 @@ def test_windows_that_both_definitions_have_go_on(
     changed.restore(carried(old, first.snapshot(), new))
     always = Features(new)
     run(always, events[:cut])
-    shared = set(before) & set(after)
+    shared = set(after) - set(features_filling(new, layout(old)))
     found = run(changed, events[cut:])
     wanted = run(always, events[cut:])
     for event, one, other in zip(events[cut:], found, wanted, strict=True):
         if not event.late:  # a late one sees what is kept, and longer windows keep more
             assert {name: one.get(name) for name in shared} == {name: other.get(name) for name in shared}
-    assert shared.isdisjoint(features_filling(new, event_fields(Payment), layout(old)))
+    assert set(after) - shared <= set(added) | {
+        name for name in both if groups_of(old, name) != groups_of(new, name)
+    }
 
 
 @settings(max_examples=40, deadline=None)
@@ -155,7 +162,7 @@ def test_the_same_definition_in_another_order_loses_nothing(features: list[str],
     there = carried(old, first.snapshot(), new)
     assert len(there) == len(first.snapshot())
     assert carried(new, there, old) == first.snapshot()
-    assert features_filling(new, event_fields(Payment), layout(old)) == ()
+    assert features_filling(new, layout(old)) == ()
 
 
 # -- what begins empty, what goes ------------------------------------------------------------------
@@ -170,34 +177,34 @@ def filled(features: list[str]) -> tuple[FeaturePlan, dict[str, bytes]]:
     return plan, made.snapshot()
 
 
-def test_a_new_column_is_missing_in_old_entries_and_fills() -> None:
-    old, entries = filled(["n_10"])
-    new = plan_of(["n_10", "sum_10", "shops"])
-    changed = Features(new)
-    changed.restore(carried(old, entries, new))
-    event = Event("e", 5 * SECOND, "a", Payment("a", "y", 3.0), 5, 5 * SECOND)
-    assert changed.step_events([event]) == [{"n_10": 6, "sum_10": 3.0, "shops": 1}]
-    assert features_filling(new, event_fields(Payment), layout(old)) == ("sum_10", "shops")
-
-
 @pytest.mark.parametrize(
-    ("kept", "added", "wanted"),
+    ("kept", "added"),
     [
-        ("tiled", "tiled_max", {"tiled": 2.0, "tiled_max": 1}),
-        ("session", "session_q", {"session": 12.0, "session_q": 2.0}),
-        ("faded_n", "faded_mean", {"faded_mean": 2.0}),
-        ("tumbled", "tumbled_first", {"tumbled": 4.0, "tumbled_first": 1}),
+        ("n_10", "sum_10"),
+        ("n_10", "before"),
+        ("tiled", "tiled_max"),
+        ("session", "session_q"),
+        ("faded_n", "faded_mean"),
+        ("tumbled", "tumbled_first"),
     ],
 )
-def test_a_new_cell_of_what_is_summed_up_begins_empty(kept: str, added: str, wanted: dict[str, Any]) -> None:
+def test_a_group_that_keeps_something_else_begins_empty(kept: str, added: str) -> None:
     old, entries = filled([kept])
     new = plan_of([kept, added])
     changed = Features(new)
     changed.restore(carried(old, entries, new))
-    event = Event("e", 5 * SECOND, "a", Payment("a", "x", 2.0, 1), 5, 5 * SECOND)
-    (row,) = changed.step_events([event])
-    assert {name: row[name] for name in wanted} == pytest.approx(wanted, rel=0.01)
-    assert features_filling(new, event_fields(Payment), layout(old)) == (added,)
+    assert changed.key_count == 0
+    assert features_filling(new, layout(old)) == (kept, added)
+
+
+def test_another_window_of_what_is_kept_goes_on() -> None:
+    old, entries = filled(["n_10", "sum_10"])
+    new = plan_of(["sum_10", "n_10", "gap"])
+    changed = Features(new)
+    changed.restore(carried(old, entries, new))
+    event = Event("e", 5 * SECOND, "a", Payment("a", "y", 3.0), 5, 5 * SECOND)
+    assert changed.step_events([event]) == [{"n_10": 6, "sum_10": 13.0, "gap": 1_000}]
+    assert features_filling(new, layout(old)) == ()
 
 
 def test_what_is_gone_is_dropped_and_counted() -> None:
@@ -205,48 +212,40 @@ def test_what_is_gone_is_dropped_and_counted() -> None:
     new = plan_of(["all"])
     found = carried_over(named({"features": entries}), layout(old), layout(new))
     assert (found.keys, found.keys_dropped) == (1, 2)
-    assert sorted(found.entries) == ["features/0/", "features/meta"]
+    names = {group.keys: group.name for group in old.groups}
+    assert sorted(found.entries) == [f"features/{names[()]}/", "features/meta"]
     delta = difference(named({"features": entries}), found.entries)
     assert {name for name, data in delta.items() if data is None} == {
-        "features/0/a",
-        "features/1/x",
-        "features/2/",
+        f"features/{names['card',]}/a",
+        f"features/{names['shop',]}/x",
     }
 
 
-def test_a_longer_window_is_filling_a_shorter_one_is_not() -> None:
-    plans = {
-        text: compile_features(
+def test_a_window_that_reaches_elsewhere_is_filling() -> None:
+    one, two = (
+        compile_features(
             {"n": by("card").count(text)}, Payment, grace_ms=0, max_events_per_key=9, task="binary"
         )
         for text in ("1h", "2h")
-    }
-    types = event_fields(Payment)
-    assert features_filling(plans["2h"], types, layout(plans["1h"])) == ("n",)
-    assert features_filling(plans["1h"], types, layout(plans["2h"])) == ()
+    )
+    assert features_filling(two, layout(one)) == ("n",)
+    assert features_filling(one, layout(two)) == ("n",)
 
 
-def test_a_field_of_another_type_begins_a_window_anew() -> None:
-    old, entries = filled(["sum_10"])
-    types = event_fields(Payment) | {"amount": "amount int"}
-    new = layout_of_plan(old, types)
-    found = under("features", carried_over(named({"features": entries}), layout(old), new).entries)
-    (log,) = (data for name, data in found.items() if name != "meta")
-    assert set(msgspec.msgpack.decode(log)[1]) == {None}
-    assert features_filling(old, types, layout(old)) == ("sum_10",)
+class WholePayment(msgspec.Struct):
+    card: str
+    amount: int
 
 
-def test_another_calculation_begins_a_column_anew_and_so_does_another_type_below_it() -> None:
-    def plan(of: Expression) -> FeaturePlan:
-        features = {"x": by("card").sum(of, "10s"), "n": by("card").count("10s")}
-        return compile_features(features, Payment, grace_ms=0, max_events_per_key=9, task="binary")
+def test_a_field_of_another_type_and_another_calculation_begin_a_group_anew() -> None:
+    def plan(of: Expression, of_type: type[msgspec.Struct] = Payment) -> FeaturePlan:
+        features = {"x": by("card").sum(of, "10s")}
+        return compile_features(features, of_type, grace_ms=0, max_events_per_key=9, task="binary")
 
-    types = event_fields(Payment)
-    old = layout_of_plan(plan(field("amount") * 2), types)
-    assert features_filling(plan(field("amount") * 2), types, old) == ()
-    assert features_filling(plan(field("amount") * 3), types, old) == ("x",)
-    whole = types | {"amount": "amount int"}
-    assert features_filling(plan(field("amount") * 2), whole, old) == ("x",)
+    old = layout(plan(field("amount") * 2))
+    assert features_filling(plan(field("amount") * 2), old) == ()
+    assert features_filling(plan(field("amount") * 3), old) == ("x",)
+    assert features_filling(plan(field("amount") * 2, WholePayment), old) == ("x",)
 
 
 # -- predictions that wait -----------------------------------------------------------------------------
@@ -270,7 +269,7 @@ def test_waiting_predictions_know_their_keys_where_they_can(
     join = Join(wait_ms=60_000, implicit=None)
     answer = Prediction("p:e", "e", 5, 6, "m", 1, 0, "champion", 0.5, True, "champion", {"x": 1}, 0, 1, 0)
     event = Event("e", 5, "a", Payment("a", "x", 1.0), 0, 5)
-    join.open(WaitingAnswer.of(answer, "a", Features(old).label_keys(event), 7, {}))
+    join.open(WaitingAnswer(answer, "a", Features(old).label_keys(event), 7))
     entries = named({"features": Features(old).snapshot(), "join": join.snapshot(), "rest": {"x": b"1"}})
     found = carried_over(entries, layout(old), layout(new)).entries
     assert found["rest/x"] == b"1"

@@ -9,9 +9,9 @@ import pytest
 from window_oracle import Payment, features_of
 
 from operators import by, label, session
-from operators.features import JoinedLabel
 from operators.language.fields import Aggregate
 from operators.skew.sample import UNREAD, SampledLabel, SampledWindows, in_sample
+from operators.windows.features import JoinedLabel
 from topics.messages import Event
 
 CARD = by("card")

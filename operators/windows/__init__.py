@@ -1,0 +1,13 @@
+"""Windows: events go in, features come out.
+
+Lives here: what is kept of each key's events and labels, and every aggregate read from it; expressions over
+one event.  Never here: what a definition may say (`operators/language`), models, topics, clocks.
+
+Read in this order: `features` (one event), `log` (the entries of a key), `ranges` (where each window starts
+and stops), `aggregates` (one table: how each is read), `prefix_sums` and `exact` (why sums never drift); then
+the other ways of keeping, `tiles`, `sessions` and `decay`, on `keys` (eviction), `reorder` (entries wait for
+the watermark), `summaries` and `sketches`; `evaluate` (expressions as functions) by itself.
+
+Others may import `Features`, `JoinedLabel`, `label_entry` and `unchanged` from `features`, and what
+`evaluate` exports.
+"""

@@ -1,0 +1,269 @@
+"""Events to feature dicts: the plan of `operators/language/plan.py`, run.
+
+Lives here: the order of things for one event, and the stores of a plan.  Never here: what a store holds
+(`log.py`, `tiles.py`, `sessions.py`, `decay.py`), expressions over values (`evaluate.py`), what a definition
+may say, who predicts.
+
+    event -> template copied -> windows of events: entered and read -> windows of labels: read
+          -> expressions over fields and windows -> features, without what is missing
+
+The template has every feature's name in the order of the definition, with its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from operators.language.fields import Aggregate, Default, Expression, windows_of
+from operators.language.plan import FeaturePlan, Group
+from operators.state import StateDelta, StateEntries
+from operators.windows.aggregates import Target
+from operators.windows.decay import DecayFold
+from operators.windows.evaluate import NOTHING, Counts, Out, calculation, columns_of, complete, readers
+from operators.windows.keys import LONG_AGO, Keyed
+from operators.windows.log import Logs, Row
+from operators.windows.reorder import ReorderBuffer
+from operators.windows.sessions import SessionFold
+from operators.windows.tiles import Tiles
+from topics.errors import CheckpointError
+from topics.messages import Event, FeatureValue, LabelValue
+
+__all__ = ["Features", "JoinedLabel", "label_entry", "unchanged"]
+
+META: Final = "meta"
+"""The entry that is no key's."""
+_EVICTIONS: Final = ("max_events_per_key", "idle")
+
+
+class JoinedLabel(NamedTuple):
+    """A label that has met its event."""
+
+    keys: tuple[str | None, ...]
+    """The event's `Features.label_keys`; None, too, where the event was answered by another definition."""
+    label_time: int
+    value: float | str | None
+    """As `label_entry` gives it; None is missing."""
+
+
+def label_entry(label: LabelValue) -> float | str:
+    """Return a label as windows take it: 1.0 or 0.0, the value of a regression, the name of a class."""
+    return label if isinstance(label, str) else float(label)
+
+
+class Meta(msgspec.Struct, frozen=True, array_like=True):
+    """What is remembered besides the logs."""
+
+    watermark: int
+    evicted: dict[str, tuple[int, int]]
+    """Per group, by its name: entries that made room, and idle keys."""
+
+
+Store = Logs | Keyed[Any]
+"""What keeps the entries of one group."""
+
+
+class _GroupReader(NamedTuple):
+    """A store, and what of an event or a label goes there."""
+
+    store: Store
+    key_of: Callable[[Any], str]
+    row_of: Callable[[Any], Row]
+    met: Callable[[Any], bool | None] | None
+    """Whether an event enters, and its label after it; None: all do."""
+
+
+class Features:
+    """Features of events in log order, with all their windows.
+
+    >>> from operators import by
+    >>> from operators.language.plan import compile_features
+    >>> class Payment(msgspec.Struct):
+    ...     card: str
+    ...     amount: float
+    >>> definition = {"n": by("card").count("1h"), "mean": by("card").mean("amount", "1h")}
+    >>> plan = compile_features(definition, Payment, grace_ms=0, max_events_per_key=100, task="binary")
+    >>> features = Features(plan)
+    >>> events = [
+    ...     Event(str(n), n * 60_000, "a", Payment("a", amount), offset=n, watermark=n * 60_000)
+    ...     for n, amount in enumerate([1.0, 4.0])
+    ... ]
+    >>> features.step_events(events)
+    [{'n': 1, 'mean': 1.0}, {'n': 2, 'mean': 2.5}]
+    """
+
+    def __init__(self, plan: FeaturePlan, counts: Counts | None = None) -> None:
+        """`counts` gets failures of the user's functions, and evictions; they are no part of the state."""
+        self.plan = plan
+        targets: dict[Aggregate, list[Target]] = {}
+        self._template: Out = {}
+        later: list[tuple[str, Expression]] = []
+        for name, expression in plan.features:
+            self._template[name] = default = expression.value if isinstance(expression, Default) else None
+            of = expression.of if isinstance(expression, Default) else expression
+            if isinstance(of, Aggregate):
+                targets.setdefault(of, []).append(Target(name, of, default is not None))
+            else:
+                later.append((name, expression))
+        # Aggregates inside other expressions go under numbers, which are taken out at the end.
+        inner = dict.fromkeys(window for _, expression in later for window in windows_of(expression))
+        numbers = {aggregate: number for number, aggregate in enumerate(inner)}
+        for aggregate, number in numbers.items():
+            targets.setdefault(aggregate, []).append(Target(number, aggregate))
+        self._numbers = tuple(numbers.values())
+        self._later = [(name, calculation(expression, numbers, counts)) for name, expression in later]
+        self._stores: dict[str, Store] = {}
+        """What keeps each group, by the name of the group."""
+        self._events: list[_GroupReader] = []
+        self._labels: list[_GroupReader] = []
+        for group in plan.groups:
+            mine = [target for aggregate in group.aggregates for target in targets[aggregate]]
+            store = self._stores[group.name] = _store(group, mine, plan.max_events_per_key)
+            reader = _GroupReader(store, *readers(group, counts))
+            (self._events if group.source == "events" else self._labels).append(reader)
+        self._counts = counts
+        self._evictions_counted = (0, 0)
+        self._watermark = LONG_AGO
+        self._meta_changed = True
+
+    @property
+    def evicted_events(self) -> int:
+        """Return how many entries made room for newer ones of their key."""
+        return sum(store.evicted_events for store in self._stores.values())
+
+    @property
+    def evicted_keys(self) -> int:
+        """Return how many idle keys were forgotten."""
+        return sum(store.evicted_keys for store in self._stores.values())
+
+    def count_evictions(self) -> None:
+        """Count what was evicted since the last call; of a restored state only what comes after it."""
+        evicted = self.evicted_events, self.evicted_keys
+        if self._counts is not None and evicted != self._evictions_counted:
+            for reason, now, before in zip(_EVICTIONS, evicted, self._evictions_counted, strict=True):
+                self._counts["window_evictions", reason] += now - before
+        self._evictions_counted = evicted
+
+    @property
+    def key_count(self) -> int:
+        """Return how many keys are kept, over all groups."""
+        return sum(map(len, self._stores.values()))
+
+    def step_events(
+        self, events: Sequence[Event], lookups: Sequence[Mapping[str, object]] | None = None
+    ) -> list[dict[str, FeatureValue]]:
+        """Enter `events` one after the other and return each one's features, as of its own time.
+
+        `lookups` has one mapping per event, from `Lookup.address` to the stored value.
+        """
+        rows: list[dict[str, FeatureValue]] = []
+        template, later, numbers = self._template, self._later, self._numbers
+        stores = tuple(self._stores.values())
+        for place, event in enumerate(events):
+            if event.watermark > self._watermark:
+                self._watermark, self._meta_changed = event.watermark, True
+                for store in stores:
+                    if event.watermark >= store.idle.due_ms:
+                        store.forget(event.watermark)
+            value, out = event.value, template.copy()
+            for store, key_of, row_of, met in self._events:
+                if met is None or met(value):
+                    store.step(key_of(value), event, row_of(value), out)
+                else:
+                    store.read(key_of(value), event, out)
+            for store, key_of, _, _ in self._labels:
+                store.read(key_of(value), event, out)
+            if later:
+                complete(out, value, NOTHING if lookups is None else lookups[place], later, numbers)
+            rows.append(out)
+        return rows
+
+    def step_labels(self, labels: Sequence[JoinedLabel]) -> None:
+        """Enter labels that have joined their events."""
+        for keys, label_time, value in labels:
+            for (store, _, row_of, _), key in zip(self._labels, keys, strict=True):
+                if key is not None:
+                    store.enter(key, label_time, self._watermark, row_of(value))
+
+    def label_keys(self, event: Event) -> tuple[str | None, ...]:
+        """Return the keys under which the label of `event` will be kept, to be stored with its prediction.
+
+        None where the event does not meet the group's condition.
+        """
+        value = event.value
+        return tuple(
+            key_of(value) if met is None or met(value) else None for _, key_of, _, met in self._labels
+        )
+
+    # -- checkpoints ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state: one entry per group and key, and one for all."""
+        entries = {META: self._encode_meta()}
+        for name, store in self._stores.items():
+            entries.update((f"{name}/{key}", data) for key, data in store.entries())
+        return entries
+
+    def delta(self) -> StateDelta:
+        """Return what changed since the last call."""
+        changes: StateDelta = {}
+        if self._meta_changed or any(store.changed for store in self._stores.values()):
+            changes[META] = self._encode_meta()
+            self._meta_changed = False
+        for name, store in self._stores.items():
+            changes.update((f"{name}/{key}", data) for key, data in store.changes())
+        return changes
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state.  Raises CheckpointError if `entries` are not of this plan."""
+        found: dict[str, list[tuple[str, bytes]]] = {name: [] for name in self._stores}
+        try:
+            for name, data in entries.items():
+                group, slash, key = name.partition("/")
+                if slash:
+                    found[group].append((key, data))
+            meta = msgspec.msgpack.decode(entries[META], type=Meta)
+            for name, store in self._stores.items():
+                store.load(found[name])
+                store.evicted_events, store.evicted_keys = meta.evicted[name]
+        except (KeyError, ValueError, IndexError) as error:
+            raise CheckpointError(
+                f"feature state cannot be read: {error}", hint="restore it with the definition that wrote it"
+            ) from error
+        self._watermark = meta.watermark
+        self._evictions_counted = self.evicted_events, self.evicted_keys
+        self._meta_changed = False
+
+    def _encode_meta(self) -> bytes:
+        evicted = {name: (store.evicted_events, store.evicted_keys) for name, store in self._stores.items()}
+        return msgspec.msgpack.encode(Meta(self._watermark, evicted))
+
+
+def unchanged(entries: StateEntries, names: Iterable[str]) -> dict[str, bytes]:
+    """Return those entries of a definition's state that one with groups of these names goes on with.
+
+    A group goes on if its name is the same: nothing that its state depends on has changed.  Any other begins
+    empty when the entries are restored.
+    """
+    names = tuple(names)
+    meta = msgspec.msgpack.decode(entries[META], type=Meta)
+    evicted = {name: meta.evicted.get(name, (0, 0)) for name in names}
+    kept = {name: data for name, data in entries.items() if name.partition("/")[0] in names}
+    return kept | {META: msgspec.msgpack.encode(Meta(meta.watermark, evicted))}
+
+
+def _store(group: Group, targets: Sequence[Target], event_max: int) -> Store:
+    """Return what keeps the entries of a group; its state does not depend on the order of the definition."""
+    columns = columns_of(group)
+    targets = sorted(targets, key=lambda target: repr(target.aggregate))
+    match group.store:
+        case "log":
+            return Logs(columns, targets, event_max)
+        case "tiles":
+            return Keyed(Tiles(columns, targets, step_ms=group.unit_ms, event_max=event_max))
+        case "sessions":
+            return Keyed(ReorderBuffer(SessionFold(columns, targets, gap_ms=group.unit_ms), event_max))
+        case "decay":
+            return Keyed(ReorderBuffer(DecayFold(columns, targets), event_max))

@@ -1,0 +1,211 @@
+"""The keys of one store: when an idle one is forgotten, who changed, what is stored.
+
+Lives here: keys by the time at which somebody must look after them, and the map from key to state where a
+state is one small value (tiles, sessions, decay).  Never here: what one key's state is (`tiles.py`,
+`reorder.py`), logs (`log.py`), clocks.
+
+Strategy: keys wait in the span of time of their newest entry when they were filed.  A span that is over is
+opened once: a key with a newer entry by then is filed again, any other is forgotten.  So each entry pays for
+at most one filing, and a key goes at the same watermark whenever it was filed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from topics.messages import Event
+
+__all__ = ["LONG_AGO", "IdleKeys", "Kept", "Keyed"]
+
+SPANS: Final = 64
+"""Idle keys are looked for this often per longest window: memory stays small and looking is free."""
+LONG_AGO: Final = -(2**62)
+"""Before all times."""
+
+State = TypeVar("State")
+Row = tuple[Any, ...]
+
+
+class IdleKeys:
+    """Keys of which the newest entry may be `width_ms` behind the watermark.
+
+    >>> idle, newest = IdleKeys(width_ms=64), {"a": 0, "b": 5}
+    >>> for key, time in newest.items():
+    ...     idle.file(key, time)
+    >>> idle.due_ms, list(idle.passed(64, newest.__getitem__))
+    (64, [('a', False)])
+    """
+
+    __slots__ = ("_keys", "_span_ms", "_width_ms", "due_ms")
+
+    def __init__(self, width_ms: int) -> None:
+        self.due_ms = -LONG_AGO
+        """Watermark at which `passed` has something to tell."""
+        self._width_ms = width_ms
+        self._span_ms = max(1, width_ms // SPANS)
+        self._keys: dict[int, list[str]] = {}
+
+    def file(self, key: str, time: int) -> None:
+        """Remember a key whose newest entry is at `time`."""
+        span = time // self._span_ms
+        if (waiting := self._keys.get(span)) is None:
+            self._keys[span] = [key]
+            self._set_due()
+        else:
+            waiting.append(key)
+
+    def passed(self, watermark: int, newest_of: Callable[[str], int]) -> Iterator[tuple[str, bool]]:
+        """Open the spans that are over at `watermark`; yield each key, and whether it has moved on.
+
+        `newest_of` tells the time of a key's newest entry.  A key that has not moved on is no longer
+        remembered.
+        """
+        while watermark >= self.due_ms:
+            span = min(self._keys)
+            for key in self._keys.pop(span):
+                span_now = newest_of(key) // self._span_ms
+                if span_now > span:
+                    self._keys.setdefault(span_now, []).append(key)
+                yield key, span_now > span
+            self._set_due()
+
+    def clear(self) -> None:
+        """Remember no key."""
+        self._keys.clear()
+        self._set_due()
+
+    def _set_due(self) -> None:
+        spans = self._keys
+        self.due_ms = (min(spans) + 1) * self._span_ms - 1 + self._width_ms if spans else -LONG_AGO
+
+
+class Kept(Protocol[State]):
+    """How one key's entries are kept and read."""
+
+    reach_ms: int
+    """A key whose newest entry lies so far behind the watermark has nothing to show."""
+
+    def new(self) -> State:
+        """Return the state of a key without entries."""
+        ...
+
+    def enter(self, state: State, time: int, watermark: int, row: Row) -> int:
+        """Enter one event or label; return how many entries made room for it."""
+        ...
+
+    def look(self, state: State, time: int, out: dict[Any, Any]) -> None:
+        """Write what leaves the event itself out; called before the event enters."""
+        ...
+
+    def read(self, state: State, time: int, out: dict[Any, Any]) -> None:
+        """Write all other windows that end at `time`; later entries are not seen."""
+        ...
+
+    def seen_late(self, state: State, time: int, watermark: int) -> State:
+        """Return a copy of what a late event may see, apart from laziness in forgetting."""
+        ...
+
+    def newest(self, state: State) -> int:
+        """Return the time of the newest entry."""
+        ...
+
+    def dump(self, state: State) -> bytes:
+        """Return the state as bytes."""
+        ...
+
+    def load(self, data: bytes) -> State:
+        """Return the state that `dump` gave."""
+        ...
+
+
+class Keyed(Generic[State]):
+    """The states of one group's keys, with the methods of `Logs`.
+
+    A key is forgotten once its newest entry is `reach_ms` behind the watermark, counted in
+    `evicted_keys`; `evicted_events` counts entries that made room within their key.
+    """
+
+    def __init__(self, kept: Kept[State]) -> None:
+        self._kept = kept
+        self.width_max_ms = kept.reach_ms
+        self._states: dict[str, State] = {}
+        self._changed: set[str] = set()
+        self.idle = IdleKeys(kept.reach_ms)
+        """When `forget` has something to do."""
+        self.evicted_events = 0
+        self.evicted_keys = 0
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    @property
+    def changed(self) -> bool:
+        """Return whether any key changed since the last `changes`."""
+        return bool(self._changed)
+
+    def step(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
+        """Enter one event and write its windows into `out`; a late one is not entered."""
+        kept, time, watermark = self._kept, event.event_time, event.watermark
+        if event.late:
+            state = self._seen_late(key, event)
+            kept.look(state, time, out)
+            kept.enter(state, time, watermark, row)
+        else:
+            state = self._states.get(key) or kept.new()
+            kept.look(state, time, out)
+            self._enter(key, state, time, watermark, row)
+        kept.read(state, time, out)
+
+    def enter(self, key: str, time: int, watermark: int, row: Row) -> None:
+        """Enter what is no event of its own: a label.  One from before all windows changes nothing."""
+        if time > watermark - self.width_max_ms:
+            self._enter(key, self._states.get(key) or self._kept.new(), time, watermark, row)
+
+    def read(self, key: str, event: Event, out: dict[Any, Any]) -> None:
+        """Write the windows that end at `event` into `out`, without entering anything."""
+        state = self._seen_late(key, event) if event.late else self._states.get(key) or self._kept.new()
+        self._kept.look(state, event.event_time, out)
+        self._kept.read(state, event.event_time, out)
+
+    def forget(self, watermark: int) -> None:
+        """Forget the keys that have nothing left at `watermark`."""
+        for key, moved_on in self.idle.passed(watermark, self._newest):
+            if not moved_on:
+                del self._states[key]
+                self._changed.add(key)
+                self.evicted_keys += 1
+
+    def _newest(self, key: str) -> int:
+        """Return the time of a key's newest entry."""
+        return self._kept.newest(self._states[key])
+
+    def _enter(self, key: str, state: State, time: int, watermark: int, row: Row) -> None:
+        self.evicted_events += self._kept.enter(state, time, watermark, row)
+        self._changed.add(key)
+        if key not in self._states:
+            self._states[key] = state
+            self.idle.file(key, time)
+
+    def _seen_late(self, key: str, event: Event) -> State:
+        state = self._states.get(key) or self._kept.new()
+        return self._kept.seen_late(state, event.event_time, event.watermark)
+
+    def entries(self) -> Iterable[tuple[str, bytes]]:
+        """Return every key and its state as bytes."""
+        dump: Callable[[State], bytes] = self._kept.dump
+        return ((key, dump(state)) for key, state in self._states.items())
+
+    def changes(self) -> list[tuple[str, bytes | None]]:
+        """Return the keys that changed since the last call, None for those forgotten."""
+        found = [(key, self._states.get(key)) for key in self._changed]
+        self._changed = set()
+        return [(key, None if state is None else self._kept.dump(state)) for key, state in found]
+
+    def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
+        """Replace all states by those of `entries`."""
+        self._states, self._changed = {}, set()
+        self.idle.clear()
+        for key, data in entries:
+            state = self._states[key] = self._kept.load(data)
+            self.idle.file(key, self._kept.newest(state))

@@ -1,0 +1,280 @@
+"""The values of one column of a log, with prefix sums and monotonic stacks beside them.
+
+Lives here: lists derived from a column, kept in step with it, so that a range is read at a cost that does not
+depend on its length.  Never here: times, windows, anything that could not be computed from the values again.
+
+    values      3   1   4   1   5          sum of the range [1, 4): prefix[4] - prefix[1] = 9 - 3 = 6 prefix
+    0   3   4   8   9   14 peaks                       4          positions larger than all after them: the
+    first one at or after the dips                    3   4          start of a range that reaches the end is
+    its maximum (dips: minimum)
+
+Strategy: sums are exact prefix sums (two floats per entry, or integers: see `exact.py`), so the sum of any
+range is one subtraction that leaves no error behind, and nothing is taken out when entries expire.  One stack
+serves all nested windows (Lemire, "Streaming maximum-minimum filter using no more than three comparisons per
+element", 2006).
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Hashable, Iterable
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+from operators.windows.exact import SCALE, UNIT, Split, variance
+
+__all__ = ["UNBOUNDED", "Column", "Derived"]
+
+UNBOUNDED: Final = 2**60
+"""Entries that may be appended where no sum can leave its bounds."""
+ROOM_MIN: Final = 64
+"""With room for fewer entries than this, two floats are not worth starting again for."""
+
+
+class Derived(NamedTuple):
+    """Which lists are kept beside the values of a column."""
+
+    sums: bool = False
+    squares: bool = False
+    """Sums and sums of squares as integers, in place of `sums`."""
+    peaks: bool = False
+    dips: bool = False
+
+
+class Column:
+    """Values, oldest first, None where missing, and what is derived from them; lists not wanted are None.
+
+    `highs[i]` and `lows[i]` (or else `totals[i]`), `squares[i]` and `present[i]` are over the entries before
+    `i`, from any origin; `peaks` and `dips` are positions.  `present` is made with the first missing value.
+
+    >>> column = Column([3.0, None, 5.0, 4.0], Derived(peaks=True))
+    >>> column.peaks, column.present
+    ([2, 3], [0, 1, 1, 2, 3])
+    """
+
+    __slots__ = (
+        "_rounding",
+        "_split",
+        "dips",
+        "followers",
+        "highs",
+        "lows",
+        "peaks",
+        "present",
+        "squares",
+        "totals",
+        "values",
+    )
+
+    def __init__(self, values: list[Any], derived: Derived, split: Split | None = None) -> None:
+        self.values = values
+        self.followers: dict[Hashable, Any] = {}
+        """Per reader of `aggregates.py`, what follows its window."""
+        self._split = split
+        self._rounding = split[:3] if split is not None else (0.0, 0.0, 0.0)
+        is_split = derived.sums and not derived.squares and split is not None
+        self.highs: array[float] | None = array("d", (0.0,)) if is_split else None
+        self.lows: array[float] | None = array("d", (0.0,)) if is_split else None
+        is_whole = derived.squares or (derived.sums and split is None)
+        self.totals: list[int] | None = [0] if is_whole else None
+        self.squares: list[int] | None = [0] if derived.squares else None
+        self.present: list[int] | None = None
+        self.peaks: list[int] | None = [] if derived.peaks else None
+        self.dips: list[int] | None = [] if derived.dips else None
+        self._derive()
+
+    def _derive(self) -> None:
+        """Compute all lists from the values."""
+        values = self.values
+        if None in values:
+            self.present = list(accumulate((value is not None for value in values), initial=0))
+        for position, value in enumerate(values):
+            if value is not None:
+                self._stack(position, value)
+        column = [value or 0.0 for value in values]
+        if self._split is not None and self.highs is not None:
+            parts = [part for value in column if (part := self._split.parts(value)) is not None]
+            self.highs = array("d", accumulate((high for high, _ in parts), initial=0.0))
+            self.lows = array("d", accumulate((low for _, low in parts), initial=0.0))
+            fits = len(parts) == len(column) and self._split.holds(_in_turn(self.highs, self.lows))
+            if not fits or self.room() < ROOM_MIN:
+                self._widen()
+        elif self.totals is not None:
+            units = [int(value * SCALE) for value in column]
+            self.totals = list(accumulate(units, initial=0))
+            if self.squares is not None:
+                self.squares = list(accumulate((unit * unit for unit in units), initial=0))
+
+    @property
+    def is_wide(self) -> bool:
+        """Return whether sums are held as integers although two floats were hoped for."""
+        return self._split is not None and self.totals is not None and self.squares is None
+
+    def room(self) -> int:
+        """Return how many more values may be appended before the sums have to start from nothing."""
+        if self.highs is None or self.lows is None or self._split is None:
+            return UNBOUNDED
+        return self._split.room(self.highs[-1], self.lows[-1])
+
+    def append(self, value: Any) -> None:
+        """Put a value at the end, where there is `room`."""
+        values = self.values
+        position = len(values)
+        values.append(value)
+        if value is None:
+            self._append_missing()
+            return
+        if (present := self.present) is not None:
+            present.append(present[-1] + 1)
+        if (highs := self.highs) is not None:
+            bound, coarse, fine = self._rounding
+            high = value + coarse - coarse
+            low = value - high
+            if -bound <= value <= bound and low + fine - fine == low:
+                lows: Any = self.lows
+                highs.append(highs[position] + high)
+                lows.append(lows[position] + low)
+            else:
+                self._widen()
+        elif (totals := self.totals) is not None:
+            unit = int(value * SCALE)
+            totals.append(totals[-1] + unit)
+            if (squares := self.squares) is not None:
+                squares.append(squares[-1] + unit * unit)
+        if (peaks := self.peaks) is not None:
+            while peaks and values[peaks[-1]] <= value:
+                peaks.pop()
+            peaks.append(position)
+        if (dips := self.dips) is not None:
+            while dips and values[dips[-1]] >= value:
+                dips.pop()
+            dips.append(position)
+
+    def _append_missing(self) -> None:
+        """Follow the values after None was put at their end."""
+        if self.present is None:
+            self.present = list(range(len(self.values)))
+        self.present.append(self.present[-1])
+        prefixes: tuple[Any, ...] = (self.highs, self.lows, self.totals, self.squares)
+        for sums in prefixes:
+            if sums is not None:
+                sums.append(sums[-1])
+
+    def _stack(self, position: int, value: Any) -> None:
+        values = self.values
+        if (peaks := self.peaks) is not None:
+            while peaks and values[peaks[-1]] <= value:
+                peaks.pop()
+            peaks.append(position)
+        if (dips := self.dips) is not None:
+            while dips and values[dips[-1]] >= value:
+                dips.pop()
+            dips.append(position)
+
+    def _widen(self) -> None:
+        """Hold sums as integers, which any number fits."""
+        units = (int((value or 0.0) * SCALE) for value in self.values)
+        self.totals = list(accumulate(units, initial=0))
+        self.highs = self.lows = None
+
+    def insert(self, position: int, value: Any) -> None:
+        """Put a value before later ones."""
+        values = self.values
+        values.insert(position, value)
+        if value is None and self.present is None:
+            self.present = list(range(len(values)))
+        if self.present is not None:
+            _insert(self.present, position, value is not None)
+        if self.highs is not None and self.lows is not None and self._split is not None:
+            parts = self._split.parts(value or 0.0)
+            if parts is not None:
+                _insert(self.highs, position, parts[0])
+                _insert(self.lows, position, parts[1])
+            if parts is None or not self._split.holds(_in_turn(self.highs[position:], self.lows[position:])):
+                self._widen()
+        elif self.totals is not None:
+            unit = int((value or 0.0) * SCALE)
+            _insert(self.totals, position, unit)
+            if self.squares is not None:
+                _insert(self.squares, position, unit * unit)
+        for stack, sign in ((self.peaks, 1), (self.dips, -1)):
+            if stack is not None:
+                self._insert_extreme(stack, sign, position)
+        for follower in self.followers.values():
+            follower.inserted(position, value)
+
+    def _insert_extreme(self, stack: list[int], sign: int, position: int) -> None:
+        """Move the positions from `position` on by one, and put it in unless a later one hides it."""
+        values = self.values
+        place = bisect_left(stack, position)
+        stack[place:] = [later + 1 for later in stack[place:]]
+        if (value := values[position]) is None:
+            return
+        value *= sign
+        if place < len(stack) and values[stack[place]] * sign >= value:
+            return
+        first = place
+        while first and values[stack[first - 1]] * sign <= value:
+            first -= 1
+        stack[first:place] = [position]
+
+    def trim(self, count: int) -> None:
+        """Cut the first `count` values off."""
+        del self.values[:count]
+        for sums in (self.highs, self.lows, self.totals, self.squares, self.present):
+            if sums is not None:
+                del sums[:count]
+        for stack in (self.peaks, self.dips):
+            if stack is not None:
+                stack[:] = [position - count for position in stack if position >= count]
+        for number, follower in list(self.followers.items()):
+            if not follower.trimmed(count):
+                del self.followers[number]
+
+    # -- what a range comes to ----------------------------------------------------------------------------
+
+    def count(self, start: int, stop: int) -> int:
+        """Return how many values of a range are present."""
+        present = self.present
+        return stop - start if present is None else present[stop] - present[start]
+
+    def sum(self, start: int, stop: int) -> float:
+        """Return the correctly rounded sum of a range."""
+        if (highs := self.highs) is not None:
+            lows = self.lows
+            return (highs[stop] - highs[start]) + (lows[stop] - lows[start])  # type: ignore[index]
+        totals = self.totals
+        assert totals is not None
+        return float(totals[stop] - totals[start]) * UNIT
+
+    def variance(self, start: int, stop: int) -> float:
+        """Return the variance, with n - 1, of a range that has values."""
+        totals, squares = self.totals, self.squares
+        assert totals is not None
+        assert squares is not None
+        total, square = totals[stop] - totals[start], squares[stop] - squares[start]
+        return variance(self.count(start, stop), total, square)
+
+    def first(self, start: int, stop: int) -> Any:
+        """Return the oldest value of a range that has values."""
+        if (present := self.present) is not None:
+            start = bisect_left(present, present[start] + 1, start, stop + 1) - 1
+        return self.values[start]
+
+    def last(self, start: int, stop: int) -> Any:
+        """Return the newest value of a range that has values."""
+        if (present := self.present) is not None:
+            stop = bisect_left(present, present[stop], start, stop + 1)
+        return self.values[stop - 1]
+
+
+def _in_turn(highs: Iterable[float], lows: Iterable[float]) -> list[float]:
+    """Return highs and lows in one list."""
+    return [part for pair in zip(highs, lows, strict=True) for part in pair]
+
+
+def _insert(sums: Any, position: int, more: float) -> None:
+    """Put an entry worth `more` at `position` of prefix sums."""
+    later = [found + more for found in sums[position:]]
+    sums[position + 1 :] = array(sums.typecode, later) if isinstance(sums, array) else later

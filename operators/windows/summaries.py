@@ -1,0 +1,278 @@
+"""What a stretch of one key's entries comes to, without the entries: summaries that can be added up.
+
+Lives here: the mergeable form of each aggregate.  Never here: which stretch (`tiles.py`, `sessions.py`).
+
+Strategy: a summary is a function of the set of its entries alone (sums are exact integers, see `exact.py`;
+extremes, first and last carry their times; sketches are those of `sketches.py`).  So entries may come
+in any order, and summaries may be merged in any order, with the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+from typing import Any, Final, NamedTuple
+
+from operators.language.fields import Aggregate
+from operators.windows.aggregates import Target
+from operators.windows.exact import SCALE, UNIT, variance
+from operators.windows.keys import Row
+from operators.windows.sketches import (
+    add_hash,
+    bucket_of,
+    distinct_of,
+    histogram_quantile,
+    merged_hashes,
+    value_hash,
+)
+
+__all__ = ["Layout", "Measure", "Summary", "layout_of", "value_of"]
+
+Cell = Any
+"""What one measure remembers: a list or dict that is changed in place, empty without entries."""
+
+
+class Measure(NamedTuple):
+    """One thing that a summary remembers of one column."""
+
+    family: str
+    offset: int
+    by_offset: int = -1
+    """The column whose extreme is looked for."""
+
+
+Layout = tuple[Measure, ...]
+
+_FAMILY: Final = {
+    "sum": "sums",
+    "mean": "sums",
+    "var": "sums",
+    "std": "sums",
+    "median": "buckets",
+    "quantile": "buckets",
+}
+"""Families that are not called like their one aggregate."""
+
+
+class Summary:
+    """One stretch: the number of its entries, and one cell per measure.
+
+    >>> layout = (Measure("sums", 0), Measure("max", 0))
+    >>> one, two = Summary(layout), Summary(layout)
+    >>> one.add(layout, 0, (0.1,))
+    >>> two.add(layout, 1, (0.2,))
+    >>> one.merge(layout, two)
+    >>> one.count, one.cells[1]
+    (2, [1, 0.2, 0.2])
+    """
+
+    __slots__ = ("cells", "count")
+
+    def __init__(self, layout: Layout) -> None:
+        self.count = 0
+        self.cells: list[Cell] = [_FAMILIES[measure.family].new() for measure in layout]
+
+    def add(self, layout: Layout, time: int, row: Row) -> None:
+        """Count one entry in."""
+        self.count += 1
+        for (family, offset, by_offset), cell in zip(layout, self.cells, strict=True):
+            value = row[offset]
+            if value is not None:
+                _FAMILIES[family].add(cell, time, value, row[by_offset])
+
+    def merge(self, layout: Layout, other: Summary) -> None:
+        """Count another stretch in."""
+        self.count += other.count
+        for measure, cell, more in zip(layout, self.cells, other.cells, strict=True):
+            if more:
+                _FAMILIES[measure.family].merge(cell, more)
+
+    def take_out(self, layout: Layout, other: Summary) -> bool:
+        """Undo the merge of an older stretch; return False if only a new summary can do so.
+
+        Then this one is of no use any more: an extreme, the first value, or a different one left with it.
+        """
+        self.count -= other.count
+        for measure, cell, less in zip(layout, self.cells, other.cells, strict=True):
+            if less and not _TAKE_OUT[measure.family](cell, less):
+                return False
+        return True
+
+    def copy(self, layout: Layout) -> Summary:
+        """Return a summary of its own with the same content."""
+        made = Summary(layout)
+        made.merge(layout, self)
+        return made
+
+    def dump(self, layout: Layout) -> list[Any]:
+        """Return plain values that msgpack takes: sums are larger than its integers."""
+        cells = [
+            [cell[0], *map(_bytes, cell[1:])] if cell and measure.family == "sums" else cell
+            for measure, cell in zip(layout, self.cells, strict=True)
+        ]
+        return [self.count, *cells]
+
+    @staticmethod
+    def load(layout: Layout, data: list[Any]) -> Summary:
+        """Return the summary that `dump` gave."""
+        made = Summary(())
+        made.count = data[0]
+        made.cells = [
+            [cell[0], *map(_whole, cell[1:])] if cell and measure.family == "sums" else cell
+            for measure, cell in zip(layout, data[1:], strict=True)
+        ]
+        return made
+
+
+def layout_of(targets: Sequence[Target], columns: Sequence[str | None]) -> Layout:
+    """Return what summaries have to remember for `targets`."""
+    measures = [_measure(target.aggregate, columns) for target in targets if target.aggregate.is_valued]
+    return tuple(dict.fromkeys(measures))
+
+
+def value_of(aggregate: Aggregate, layout: Layout, columns: Sequence[str | None]) -> Callable[[Summary], Any]:
+    """Return how `aggregate` is read from a summary, None where it is missing."""
+    kind, argument = aggregate.kind, aggregate.argument
+    if kind == "count":
+        return lambda summary: summary.count
+    if kind == "rate":
+        width_ms = aggregate.window_ms - getattr(aggregate.span, "step_ms", 0)
+        return lambda summary: summary.count * 1000 / width_ms
+    place = layout.index(_measure(aggregate, columns))
+    read, empty = _READ[kind], {"sum": 0.0, "distinct": 0}.get(kind)
+
+    def value(summary: Summary) -> Any:
+        cell = summary.cells[place]
+        return read(cell, argument) if cell else empty
+
+    return value
+
+
+def _measure(aggregate: Aggregate, columns: Sequence[str | None]) -> Measure:
+    family = _FAMILY.get(aggregate.kind, aggregate.kind)
+    by_column = aggregate.by_column
+    return Measure(
+        family, columns.index(aggregate.column), -1 if by_column is None else columns.index(by_column)
+    )
+
+
+def _add_to_sums(cell: Cell, _time: int, value: Any, _by: Any) -> None:
+    units = int(value * SCALE)
+    _merge_sums(cell, (1, units, units * units))
+
+
+def _merge_sums(cell: Cell, more: Sequence[int]) -> None:
+    cell[:] = [a + b for a, b in zip(cell, more, strict=True)] if cell else more
+
+
+def _less_sums(cell: Cell, less: Sequence[int]) -> bool:
+    cell[:] = [a - b for a, b in zip(cell, less, strict=True)] if cell[0] > less[0] else []
+    return True
+
+
+def _less_buckets(cell: Cell, less: dict[int, int]) -> bool:
+    for bucket, count in less.items():
+        if cell[bucket] > count:
+            cell[bucket] -= count
+        else:
+            del cell[bucket]
+    return True
+
+
+def _is_elsewhere(cell: Cell, less: Sequence[Any]) -> bool:
+    """Return whether what is kept is not of the stretch that goes."""
+    return bool(cell[0] != less[0])
+
+
+def _keep_first(cell: Cell, time: int, value: Any, _by: Any = None) -> None:
+    if not cell or time < cell[0]:
+        cell[:] = (time, value)
+
+
+def _keep_last(cell: Cell, time: int, value: Any, _by: Any = None) -> None:
+    if not cell or time >= cell[0]:
+        cell[:] = (time, value)
+
+
+def _keep_most(cell: Cell, time: int, value: Any, by: Any) -> None:
+    """Keep the entry with the largest `by`, the newest of equals."""
+    if by is not None and (not cell or by > cell[2] or (by == cell[2] and time >= cell[0])):
+        cell[:] = (time, value, by)
+
+
+def _keep_least(cell: Cell, time: int, value: Any, by: Any) -> None:
+    if by is not None and (not cell or by < cell[2] or (by == cell[2] and time >= cell[0])):
+        cell[:] = (time, value, by)
+
+
+def _add_to_buckets(cell: Cell, _time: int, value: Any, _by: Any) -> None:
+    bucket = bucket_of(value)
+    cell[bucket] = cell.get(bucket, 0) + 1
+
+
+def _merge_buckets(cell: Cell, more: dict[int, int]) -> None:
+    for bucket, count in more.items():
+        cell[bucket] = cell.get(bucket, 0) + count
+
+
+def _merge_hashes(cell: Cell, more: list[int]) -> None:
+    cell[:] = merged_hashes(cell, more)
+
+
+class _Family(NamedTuple):
+    """How the cells of one kind are made, filled and merged."""
+
+    new: Callable[[], Cell]
+    add: Callable[[Cell, int, Any, Any], None]
+    """(cell, time, value, value of the other column)."""
+    merge: Callable[[Cell, Any], None]
+    """(cell, another one that is not empty)."""
+
+
+_FAMILIES: Final = {
+    "sums": _Family(list, _add_to_sums, _merge_sums),
+    "first": _Family(list, _keep_first, lambda cell, more: _keep_first(cell, *more)),
+    "last": _Family(list, _keep_last, lambda cell, more: _keep_last(cell, *more)),
+    "max": _Family(
+        list,
+        lambda cell, time, value, _: _keep_most(cell, time, value, value),
+        lambda cell, more: _keep_most(cell, *more),
+    ),
+    "min": _Family(
+        list,
+        lambda cell, time, value, _: _keep_least(cell, time, value, value),
+        lambda cell, more: _keep_least(cell, *more),
+    ),
+    "arg_max": _Family(list, _keep_most, lambda cell, more: _keep_most(cell, *more)),
+    "arg_min": _Family(list, _keep_least, lambda cell, more: _keep_least(cell, *more)),
+    "distinct": _Family(list, lambda cell, _, value, __: add_hash(cell, value_hash(value)), _merge_hashes),
+    "buckets": _Family(dict, _add_to_buckets, _merge_buckets),
+}
+
+_TAKE_OUT: Final[dict[str, Callable[[Cell, Any], bool]]] = {
+    "sums": _less_sums,
+    "buckets": _less_buckets,
+    "distinct": lambda _cell, _less: False,
+    **dict.fromkeys(("first", "last", "min", "max", "arg_max", "arg_min"), _is_elsewhere),
+}
+"""How a stretch goes: whether that can be."""
+
+_READ: Final[dict[str, Callable[[Cell, Any], Any]]] = {
+    "sum": lambda cell, _: float(cell[1]) * UNIT,
+    "mean": lambda cell, _: float(cell[1]) * UNIT / cell[0],
+    "var": lambda cell, _: variance(*cell),
+    "std": lambda cell, _: sqrt(variance(*cell)),
+    **dict.fromkeys(("first", "last", "min", "max", "arg_max", "arg_min"), lambda cell, _: cell[1]),
+    "distinct": lambda cell, _: distinct_of(cell),
+    "median": lambda cell, _: histogram_quantile(cell, 0.5),
+    "quantile": histogram_quantile,
+}
+"""Each aggregate of a cell that is not empty."""
+
+
+def _bytes(whole: int) -> bytes:
+    return whole.to_bytes(whole.bit_length() // 8 + 1, "big", signed=True)
+
+
+def _whole(data: bytes) -> int:
+    return int.from_bytes(data, "big", signed=True)
