@@ -18,6 +18,7 @@ from operators import by, decay, field, indicator, label, last_n, tiled, tumblin
 from operators.language.feature_types import feature_kinds
 from operators.language.fields import Aggregate, Expression
 from operators.language.plan import compile_features
+from operators.language.window_kinds import Decay
 from operators.windows.features import Features, JoinedLabel
 from topics.errors import DefinitionError
 from topics.messages import Event, Task
@@ -120,6 +121,13 @@ def compare(found: Any, aggregate: Aggregate, event: Event, joined: list[tuple[E
         aggregate.kind, aggregate.keys, aggregate.of, aggregate.window_ms,
         shift_ms=aggregate.shift_ms, span=aggregate.span, argument=aggregate.argument,
     )  # fmt: skip
+    newest = entries[-1].time if entries else 0
+    if (
+        found is None
+        and isinstance(aggregate.span, Decay)
+        and newest <= event.event_time - aggregate.window_ms
+    ):
+        return  # an idle key is forgotten after so many half-lives
     wanted = value_at(bare, entries, event.event_time, MEANINGS)
     relative, absolute = tolerance(aggregate)
     if wanted is None or found is None or isinstance(wanted, str) or not (relative or absolute):
