@@ -269,7 +269,7 @@ def test_waiting_predictions_know_their_keys_where_they_can(
     join = Join(wait_ms=60_000, implicit=None)
     answer = Prediction("p:e", "e", 5, 6, "m", 1, 0, "champion", 0.5, True, "champion", {"x": 1}, 0, 1, 0)
     event = Event("e", 5, "a", Payment("a", "x", 1.0), 0, 5)
-    join.open(WaitingAnswer(answer, "a", Features(old).label_keys(event), 7))
+    join.open(WaitingAnswer.of(answer, "a", Features(old).label_keys(event), 7, {}))
     entries = named({"features": Features(old).snapshot(), "join": join.snapshot(), "rest": {"x": b"1"}})
     found = carried_over(entries, layout(old), layout(new)).entries
     assert found["rest/x"] == b"1"
