@@ -35,6 +35,7 @@ DOCUMENTS = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in (
         ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
         *sorted((ROOT / "docs").glob("*.md")),
         *ROOT.glob("examples/*/README.md"),
     )
@@ -179,7 +180,10 @@ def test_files_that_are_named_exist(name: str) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/semantics.md", "docs/operations.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/semantics.md", "docs/operations.md"],
+)
 def test_lines_fit(name: str) -> None:
     assert not [line for line in DOCUMENTS[name].splitlines() if len(line) > LINE_MAX]
 
