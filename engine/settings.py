@@ -37,7 +37,7 @@ __all__ = [
     "KafkaSettings",
     "Settings",
     "WebSettings",
-    "load",
+    "load_settings",
 ]
 
 ENV_PREFIX = "HEADRACE_"
@@ -235,7 +235,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings names its arguments
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then environment, then the file that `load` found."""
+        """Flags, then environment, then the file that `load_settings` found."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
@@ -252,7 +252,7 @@ class Accepted(NamedTuple):
 NOTHING_ACCEPTED = Accepted()
 
 
-def load(config: Path | None = None, **flags: Any) -> Settings:
+def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     """Return the settings of this process; `flags` are what the command line gave.
 
     `config` must exist if given; without it `headrace.toml` is read if it is there.

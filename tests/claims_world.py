@@ -224,7 +224,7 @@ class World:
                 return requests.Stored(store.claim, store.checkpoint.logs if store.checkpoint else ())
             case requests.Fence(above):
                 return store.fence(above)
-            case requests.Load():
+            case requests.LoadCheckpoint():
                 return store.checkpoint
             case requests.FindBounds(target, partition):
                 return requests.Bounds(0, len(self.logs.values[target, partition]))

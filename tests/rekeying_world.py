@@ -339,7 +339,7 @@ class Owner:
             case requests.Fence(above):
                 store.claim = max(store.claim, above) + 1
                 return store.claim
-            case requests.Load():
+            case requests.LoadCheckpoint():
                 return store.saved
             case requests.FindBounds(target, partition):
                 return requests.Bounds(0, len(logs[target, partition]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from topics.messages import Headers, Kind, Record
+from topics.messages import Headers, Record, RecordKind
 
 __all__ = [
     "CLAIM",
@@ -32,7 +32,7 @@ EXAMPLE: Headers = ((KIND, b"example"),)
 CLAIM: Headers = ((KIND, b"claim"),)
 QUARANTINE: Headers = ((KIND, b"quarantine"),)
 COMMAND: Headers = ((KIND, b"command"),)
-_KINDS: dict[bytes, Kind] = {
+_KINDS: dict[bytes, RecordKind] = {
     b"example": "example",
     b"claim": "claim",
     b"quarantine": "quarantine",
@@ -120,7 +120,7 @@ MEANINGS = (
 """Every header that Headrace writes; dead letters keep the refused record's own as well."""
 
 
-def kind_of(headers: Headers) -> Kind | None:
+def kind_of(headers: Headers) -> RecordKind | None:
     """Return what a record of a claimed log is, or None where no known kind is named."""
     for name, value in headers:
         if name == KIND:

@@ -27,7 +27,6 @@ __all__ = [
     "FeatureValue",
     "Features",
     "Headers",
-    "Kind",
     "Label",
     "LabelValue",
     "ModelPointer",
@@ -35,6 +34,7 @@ __all__ = [
     "Prediction",
     "Quarantine",
     "Record",
+    "RecordKind",
     "Score",
     "Target",
     "Task",
@@ -62,7 +62,7 @@ Target = Literal[
     "alerts",
 ]
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
-Kind = Literal["example", "claim", "quarantine", "command"]
+RecordKind = Literal["example", "claim", "quarantine", "command"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
 CommandWord = Literal["promote", "rollback", "pin", "unpin", "pause", "resume"]
 DecisionType = Literal[

@@ -31,12 +31,12 @@ Config = Annotated[Path | None, typer.Option("--config", help="Settings file; de
 
 def settings_of(config: Path | None, servers: str | None = None, **flags: Any) -> Settings:
     """Return the settings, those given on the command line (not None) first.  Raises SettingsError."""
-    from engine.settings import load  # noqa: PLC0415
+    from engine.settings import load_settings  # noqa: PLC0415
 
     given = {name: value for name, value in flags.items() if value is not None}
     if servers is not None:
         given["kafka"] = {"bootstrap_servers": servers}
-    return load(config, **given)
+    return load_settings(config, **given)
 
 
 def print_json(value: object) -> None:

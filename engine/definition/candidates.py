@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 from river import active, base, multiclass
 
-from engine.definition.text import unseeded
+from engine.definition.text import unseeded_parts
 from operators.drift.detectors import FEATURE, Drift
 from topics.errors import DefinitionError
 from topics.messages import Task
@@ -48,7 +48,7 @@ def checked_models(models: Mapping[str, Any]) -> dict[str, Any]:
                 f"model `{name}` is a {type(model).__name__}, not a River estimator",
                 hint="pass an object such as river.linear_model.LogisticRegression()",
             )
-        if places := list(unseeded(model)):
+        if places := list(unseeded_parts(model)):
             raise DefinitionError(
                 f"model `{name}` is random without a seed ({', '.join(places)})",
                 hint="pass seed=42 or any other: the same log must give the same models again",
@@ -122,7 +122,7 @@ def check_detectors(drifts: Sequence[Drift], kinds: Mapping[str, type], task: Ta
     """
     for drift in drifts:
         name = type(drift.detector).__name__
-        if places := list(unseeded(drift.detector)):
+        if places := list(unseeded_parts(drift.detector)):
             raise DefinitionError(
                 f"drift detector {name} is random without a seed ({', '.join(places)})",
                 hint=f"pass seed=42 or any other to {name}: the same log must give the same alarms again",

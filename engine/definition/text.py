@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from topics.errors import CheckpointError
 
-__all__ = ["Change", "check_definition", "model_text", "unseeded"]
+__all__ = ["Change", "check_definition", "model_text", "unseeded_parts"]
 
 NAMED_MAX = 20
 """Differences named in one message; another pipeline under the same name differs in all of them."""
@@ -96,11 +96,11 @@ def model_text(value: Any) -> str:
     return repr(value)
 
 
-def unseeded(value: Any, path: str = "") -> Iterator[str]:
+def unseeded_parts(value: Any, path: str = "") -> Iterator[str]:
     """Yield where a model, or a part of it, draws random numbers without a seed.
 
     >>> from river import forest, preprocessing
-    >>> list(unseeded(preprocessing.StandardScaler() | forest.ARFClassifier()))
+    >>> list(unseeded_parts(preprocessing.StandardScaler() | forest.ARFClassifier()))
     ['Pipeline.ARFClassifier.seed']
     """
     parts = _parts(value)
@@ -113,12 +113,12 @@ def unseeded(value: Any, path: str = "") -> Iterator[str]:
         if len(value) == 2 and isinstance(value[0], type):
             path, value = f"{path}{value[0].__name__}.", value[1:]
         for part in value:
-            yield from unseeded(part, path)
+            yield from unseeded_parts(part, path)
         return
     for name, part in (parts or {}).items():
         if name == "seed" and part is None:
             yield f"{path}seed"
-        yield from unseeded(part, path)
+        yield from unseeded_parts(part, path)
 
 
 def _parts(value: Any) -> Mapping[str, Any] | None:

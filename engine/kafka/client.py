@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 
-from engine.kafka import connection
-from engine.kafka import record_batches as unpacking
+from engine.kafka.connection import install_connection_check
 from engine.kafka.outage import BrokerWait
+from engine.kafka.record_batches import install_bounded_batches
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 
@@ -109,7 +109,7 @@ async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms
     `connect_deadline_ms`; `longest_ms` is what a start may take beyond that.
     Raises BrokerError naming the address.
     """
-    connection.install()
+    install_connection_check()
     with BrokerWait():
         return await _connected(make, kafka, longest_ms)
 
@@ -182,7 +182,7 @@ def _looked_at(done: asyncio.Future[Any]) -> None:
 
 def reading(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the arguments that every consumer here shares: nothing automatic, no aborted records."""
-    unpacking.install()
+    install_bounded_batches()
     return {
         "enable_auto_commit": False,
         "auto_offset_reset": "none",

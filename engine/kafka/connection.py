@@ -19,12 +19,12 @@ from typing import Any
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError
 
-__all__ = ["install"]
+__all__ = ["install_connection_check"]
 
 _send_of_aiokafka = AIOKafkaConnection.send
 
 
-def install() -> None:
+def install_connection_check() -> None:
     """Set the check before every request of this process.  Once is enough, twice does no harm."""
     AIOKafkaConnection.send = _send
 

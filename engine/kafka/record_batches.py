@@ -31,7 +31,7 @@ from aiokafka.record.util import decode_varint
 
 from topics.headers import UNREADABLE
 
-__all__ = ["BATCH_BYTES_MAX", "FETCH_BYTES_MAX", "install"]
+__all__ = ["BATCH_BYTES_MAX", "FETCH_BYTES_MAX", "install_bounded_batches"]
 
 BATCH_BYTES_MAX = 67_108_864
 """Producers make batches of some 10 kB to 1 MB, before compression."""
@@ -61,7 +61,7 @@ class _Record(NamedTuple):
     checksum: None = None
 
 
-def install() -> None:
+def install_bounded_batches() -> None:
     """Let every consumer of this process read batches so.  Once is enough, twice does no harm."""
     codecs = sys.modules[DefaultRecordBatch.__module__]
     for name, unpack in (

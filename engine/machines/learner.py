@@ -48,7 +48,7 @@ from topics.codec import decode_claim, decode_example, decode_quarantine
 from topics.commands import command_id, decode_command
 from topics.errors import ClaimError, ModelError
 from topics.headers import kind_of
-from topics.messages import Decision, Example, Kind, Quarantine, Record, Task
+from topics.messages import Decision, Example, Quarantine, Record, RecordKind, Task
 
 __all__ = ["Learner"]
 
@@ -241,7 +241,7 @@ class Learner:
                 offset=record.offset,
             )
 
-    def _fold_other(self, kind: Kind, record: Record) -> list[Decision]:
+    def _fold_other(self, kind: RecordKind, record: Record) -> list[Decision]:
         """Fold what is no example."""
         value = record.value or b""
         try:

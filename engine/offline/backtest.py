@@ -25,7 +25,7 @@ from engine.machines.intake import Run
 from engine.machines.outbox import Scored
 from engine.machines.scorer import Scorer
 from engine.offline.dead_letters import DeadLetters, plain_letter
-from engine.offline.diagnosis import Facts, Inputs, diagnose, failures
+from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures
 from engine.offline.first_lines import HEAD_LINES_MAX, Names, head_of
 from engine.offline.json_lines import lines_of, read_lines
 from engine.stores.spill import Spill
@@ -344,7 +344,7 @@ def backtest(
     }
 
 
-def _inputs(pipeline: Pipeline, events: Path, labels: Path | None) -> Inputs:
+def _inputs(pipeline: Pipeline, events: Path, labels: Path | None) -> InputFiles:
     """Look at the first lines of the files again."""
 
     def head(path: Path | None) -> list[bytes]:
@@ -363,7 +363,7 @@ def _inputs(pipeline: Pipeline, events: Path, labels: Path | None) -> Inputs:
         records = (Record("", 0, number, None, None, line) for number, line in enumerate(lines))
         return sum(not isinstance(decode(record), Rejected) for record in records)
 
-    return Inputs(
+    return InputFiles(
         events=head_of(event_lines, Names(sent[topic.id], sent[topic.time], of.field, required)),
         labels=head_of(label_lines, Names(of.id, of.time, of.label, frozenset(label_names))),
         events_name=events.name,

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from engine.offline.first_lines import Head, delays_ms
+from engine.offline.first_lines import FirstLines, delays_ms
 from topics.durations import duration_text
 from topics.messages import Task
 
-__all__ = ["Cause", "Diagnosis", "Facts", "Inputs", "diagnose", "failures"]
+__all__ = ["Cause", "Diagnosis", "Facts", "InputFiles", "diagnose", "failures"]
 
 FAILED_SHARE = 0.5
 """Above this share of events or labels that came to nothing a run has failed."""
@@ -76,11 +76,11 @@ class Facts(NamedTuple):
         return self.count("labels", "late", "unmatched", "given_up") + self.labels_waiting
 
 
-class Inputs(NamedTuple):
+class InputFiles(NamedTuple):
     """The first lines of both inputs, and what they decode as."""
 
-    events: Head
-    labels: Head
+    events: FirstLines
+    labels: FirstLines
     events_name: str
     """As a person knows it: the file's name."""
     labels_name: str
@@ -138,13 +138,13 @@ def failures(facts: Facts) -> tuple[str, ...]:
     return tuple(said)
 
 
-def diagnose(facts: Facts, inputs: Inputs) -> Diagnosis:
+def diagnose(facts: Facts, inputs: InputFiles) -> Diagnosis:
     """Return what failed and which mistakes explain it; the first one is the likeliest."""
     causes = tuple(_files(facts, inputs)) or (*_events(facts, inputs), *_labels(facts, inputs))
     return Diagnosis(failures(facts), causes or (Cause(*_unknown(facts)),))
 
 
-def _files(facts: Facts, inputs: Inputs) -> Iterator[Cause]:
+def _files(facts: Facts, inputs: InputFiles) -> Iterator[Cause]:
     """Yield what is wrong with whole files: nothing else means anything then."""
     events, labels, events_name, labels_name, *_ = inputs
     heads = [("--events", events, events_name)]
@@ -172,7 +172,7 @@ def _files(facts: Facts, inputs: Inputs) -> Iterator[Cause]:
             )
 
 
-def _format(head: Head) -> str:
+def _format(head: FirstLines) -> str:
     if head.first.startswith("["):
         return "a JSON array"
     if head.first.startswith("{"):
@@ -180,7 +180,7 @@ def _format(head: Head) -> str:
     return "CSV" if "," in head.first or ";" in head.first or "\t" in head.first else "text"
 
 
-def _lines_fix(head: Head, name: str) -> str:
+def _lines_fix(head: FirstLines, name: str) -> str:
     if head.first.startswith(("[", "{")):
         return f"write one object a line: jq -c '{'.[]' if head.first.startswith('[') else '.'}' {name}"
     return (
@@ -190,7 +190,7 @@ def _lines_fix(head: Head, name: str) -> str:
     )
 
 
-def _events(facts: Facts, inputs: Inputs) -> Iterator[Cause]:
+def _events(facts: Facts, inputs: InputFiles) -> Iterator[Cause]:
     """Yield what is wrong with events."""
     head, name = inputs.events, inputs.events_name
     if head.seconds > head.lines / 2:
@@ -230,7 +230,7 @@ def _events(facts: Facts, inputs: Inputs) -> Iterator[Cause]:
 _SORTED = "events that come after `wait` has passed are answered, not learned"
 
 
-def _labels(facts: Facts, inputs: Inputs) -> Iterator[Cause]:
+def _labels(facts: Facts, inputs: InputFiles) -> Iterator[Cause]:
     """Yield what is wrong with labels, and between labels and events."""
     if facts.inside:
         return
@@ -269,7 +269,7 @@ _KINDS: dict[Task, frozenset[str]] = {
 _GUESSES: tuple[Task, ...] = ("binary", "multiclass", "regression")
 
 
-def _task(facts: Facts, head: Head) -> Cause | None:
+def _task(facts: Facts, head: FirstLines) -> Cause | None:
     """Return what task the labels are of, where that is another one."""
     wrong = {kind: count for kind, count in head.labels.items() if kind not in _KINDS[facts.task]}
     if not wrong:
@@ -284,7 +284,7 @@ def _task(facts: Facts, head: Head) -> Cause | None:
     )
 
 
-def _between(facts: Facts, inputs: Inputs) -> Iterator[Cause]:
+def _between(facts: Facts, inputs: InputFiles) -> Iterator[Cause]:
     """Yield why labels and events that are fine in themselves do not meet."""
     events, labels = inputs.events, inputs.labels
     common = sum(known in events.ids for known in labels.ids)

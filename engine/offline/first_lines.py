@@ -17,7 +17,7 @@ import orjson
 
 from topics.codec import SECONDS_LOOK, time_ms
 
-__all__ = ["HEAD_LINES_MAX", "Head", "Names", "delays_ms", "head_of"]
+__all__ = ["HEAD_LINES_MAX", "FirstLines", "Names", "delays_ms", "head_of"]
 
 HEAD_LINES_MAX = 20_000
 """Lines of each file that are looked at: a second or so, and labels a day late are still among them."""
@@ -36,7 +36,7 @@ class Names(NamedTuple):
 
 
 @dataclass
-class Head:
+class FirstLines:
     """The first lines of one input."""
 
     lines: int = 0
@@ -62,7 +62,7 @@ class Head:
     """The fields of the first object."""
 
 
-def head_of(lines: Iterable[bytes], names: Names) -> Head:
+def head_of(lines: Iterable[bytes], names: Names) -> FirstLines:
     """Look at the first lines of an input.
 
     >>> lines = [b'{"event_id": "a", "label_time": 1700000000, "label": "smurf"}', b"a,1"]
@@ -70,7 +70,7 @@ def head_of(lines: Iterable[bytes], names: Names) -> Head:
     >>> head.lines, head.objects, head.seconds, head.labels
     (2, 1, 1, Counter({'text': 1}))
     """
-    head = Head()
+    head = FirstLines()
     newest = -1
     for line in lines:
         head.lines += 1
@@ -131,7 +131,7 @@ def _kind(label: object) -> str:
     return "other"
 
 
-def delays_ms(events: Head, labels: Head) -> Sequence[int]:
+def delays_ms(events: FirstLines, labels: FirstLines) -> Sequence[int]:
     """Return label time minus event time of all labels whose event is known, smallest first."""
     times = events.times
     return sorted(at - times[known] for known, at in labels.times.items() if known in times)

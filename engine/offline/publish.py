@@ -37,7 +37,7 @@ from topics.messages import Outgoing
 
 __all__ = [
     "SLICE_RECORDS",
-    "Line",
+    "FileLine",
     "PipelineFiles",
     "Published",
     "deleted_soon",
@@ -56,7 +56,7 @@ HELD_MAX = 10_000
 """Labels without a key that wait for their event; what comes beyond is not sent."""
 
 
-class Line(NamedTuple):
+class FileLine(NamedTuple):
     """A line of one of the two files."""
 
     is_label: bool
@@ -76,26 +76,26 @@ class Published(NamedTuple):
     notes: tuple[str, ...]
 
 
-def merged(events: Iterable[Line], labels: Iterable[Line]) -> Iterator[Line]:
+def merged(events: Iterable[FileLine], labels: Iterable[FileLine]) -> Iterator[FileLine]:
     """Yield the lines of both files, each file's in its order: the older head first, labels on ties."""
     return heapq.merge(labels, events, key=lambda line: line.time_ms)
 
 
-def steps(lines: Iterable[Line]) -> Iterator[list[Line]]:
+def steps(lines: Iterable[FileLine]) -> Iterator[list[FileLine]]:
     """Cut lines into steps of one kind, none empty; each is acknowledged before the next one leaves."""
     rest = iter(lines)
     while part := list(itertools.islice(rest, SLICE_RECORDS)):
         yield from steps_of(part)
 
 
-def steps_of(part: list[Line]) -> Iterator[list[Line]]:
+def steps_of(part: list[FileLine]) -> Iterator[list[FileLine]]:
     """Yield the labels of one slice, then its events; neither is empty."""
     for is_label in (True, False):
         if step := [line for line in part if line.is_label == is_label]:
             yield step
 
 
-async def send_step(sink: Sink, catalog: Catalog, step: list[Line]) -> None:
+async def send_step(sink: Sink, catalog: Catalog, step: list[FileLine]) -> None:
     """Send a step to its topic; return when it is acknowledged.  Raises BrokerError."""
     topic = catalog["labels" if step[0].is_label else "events"]
     records = [Outgoing("dead-letters", None, one.key, one.value, (), one.time_ms) for one in step]
@@ -159,21 +159,21 @@ class PipelineFiles:
         self.oldest_ms: int | None = None
         """Time of the oldest line read."""
 
-    def events(self, path: Path | None) -> Iterator[Line]:
+    def events(self, path: Path | None) -> Iterator[FileLine]:
         """Yield the lines of the events file."""
         return self._read(path, "events", *self._event_fields)
 
-    def labels(self, path: Path | None) -> Iterator[Line]:
+    def labels(self, path: Path | None) -> Iterator[FileLine]:
         """Yield the lines of the labels file."""
         return self._read(path, "labels", *self._label_fields)
 
-    def keyed(self, lines: Iterable[Line]) -> Iterator[Line]:
+    def keyed(self, lines: Iterable[FileLine]) -> Iterator[FileLine]:
         """Yield lines with their keys: a label has that of its event, or else that of its own key field.
 
         A label that names no key is held until its event has gone; one whose event never comes is left out.
         """
         keys: dict[str, bytes] = {}
-        held: dict[str, list[Line]] = {}
+        held: dict[str, list[FileLine]] = {}
         for line in lines:
             if line.is_label:
                 key = keys.get(line.event_id, line.key)
@@ -197,7 +197,7 @@ class PipelineFiles:
                 self.counts["labels"] += 1
                 yield label._replace(key=line.key)
 
-    def _read(self, path: Path | None, what: str, id_field: str, time_field: str) -> Iterator[Line]:
+    def _read(self, path: Path | None, what: str, id_field: str, time_field: str) -> Iterator[FileLine]:
         """Yield the lines of a file.  Raises SettingsError where the first has no time."""
         before = -1
         for number, value in lines_of(path) if path is not None else ():
@@ -220,7 +220,7 @@ class PipelineFiles:
             self.oldest_ms = at_ms if self.oldest_ms is None else min(self.oldest_ms, at_ms)
             key = fields.get(self._key)
             key = None if key is None else str(key).encode()
-            yield Line(what == "labels", at_ms, str(fields.get(id_field)), key, value)
+            yield FileLine(what == "labels", at_ms, str(fields.get(id_field)), key, value)
 
     def notes(self) -> Iterator[str]:
         """Yield what a person should know of these files."""

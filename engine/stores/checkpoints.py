@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from engine.stores.entry_tables import NOTHING, SCHEMA, SUM_MODULUS, Apart, Tally, checksum_of, write
+from engine.stores.entry_tables import EMPTY_TALLY, SCHEMA, SUM_MODULUS, Apart, Tally, checksum_of, write
 from topics.errors import CheckpointError, ClaimError
 
 __all__ = ["Checkpoint", "CheckpointStore", "Fenced", "Head", "OwnerRole"]
@@ -158,7 +158,7 @@ class CheckpointStore:
                     hint="another worker took the partition over; this one must stop writing to it",
                 )
             before = database.execute("SELECT rows, sum, apart FROM head").fetchone()
-            tally = write(database, self._unsaved, self._apart, Tally(*before) if before else NOTHING)
+            tally = write(database, self._unsaved, self._apart, Tally(*before) if before else EMPTY_TALLY)
             seal = self._seal("head", claim, meta, *tally)
             database.execute(
                 "INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?, ?, ?, ?)", (claim, meta, *tally, seal)

@@ -22,7 +22,7 @@ from zlib import crc32
 
 from topics.codec import encode_json
 
-__all__ = ["NOTHING", "SCHEMA", "Apart", "Tally", "checksum_of", "write"]
+__all__ = ["EMPTY_TALLY", "SCHEMA", "Apart", "Tally", "checksum_of", "write"]
 
 BATCH_BYTES_MAX = 16_777_216
 """Names and values given to SQLite at once, plus one entry; its own limit is 1 GB."""
@@ -78,7 +78,7 @@ class Tally(NamedTuple):
     """Rows of `apart`."""
 
 
-NOTHING = Tally(0, 0, 0)
+EMPTY_TALLY = Tally(0, 0, 0)
 
 
 def write(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from engine.stores.entry_tables import NOTHING, SCHEMA, Apart, write
+from engine.stores.entry_tables import EMPTY_TALLY, SCHEMA, Apart, write
 from operators.join.join import Join
 from topics.errors import CheckpointError
 
@@ -25,7 +25,7 @@ class Spill:
     def __init__(self) -> None:
         self.stored = Apart(self._query, CheckpointError, "")
         """What the join reads."""
-        self._tally = NOTHING
+        self._tally = EMPTY_TALLY
         self._connection: sqlite3.Connection | None = None
 
     def relieve(self, join: Join[Any]) -> None:

@@ -94,7 +94,7 @@ class Claiming:
                 return Stored(claim, logs, f" {store.path}")
             case requests.Fence(above):
                 return (await store.fence(above=above)).claim
-            case requests.Load():
+            case requests.LoadCheckpoint():
                 checkpoint = await store.load()
                 return None if checkpoint is None else Loaded(checkpoint)
             case requests.FindBounds(target, partition):

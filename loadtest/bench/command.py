@@ -19,12 +19,12 @@ from rich.table import Table
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import read_lines
-from engine.settings import KafkaSettings, load
+from engine.settings import KafkaSettings, load_settings
 from loadtest.bench.feed import Feed, LabelFeed, made_up_rows, parsed_rows
 from loadtest.bench.latency import histogram_class
 from loadtest.bench.ledger import EVENTS_MAX
 from loadtest.bench.machine import cores, machine
-from loadtest.bench.openloop import LabelLoad, Load, OpenLoop, Outcome
+from loadtest.bench.openloop import LabelLoad, Load, LoadOutcome, OpenLoop
 from loadtest.bench.sandbox import sandbox
 from loadtest.bench.verdict import Measured, judge
 from topics.codec import encode_json
@@ -76,7 +76,7 @@ def command(
 
     Exit code 0: the rate was sustained; 5: it was not; 1: answers were lost or wrong.
     """
-    kafka = load(
+    kafka = load_settings(
         config, **({"kafka": {"bootstrap_servers": bootstrap_servers}} if bootstrap_servers else {})
     ).kafka
     plan = Load(
@@ -149,7 +149,7 @@ def _labels(pipeline: Pipeline, feed: Feed, delay_ms: int, seed: int) -> LabelLo
 
 def _run(
     kafka: KafkaSettings, plan: Load, pipeline: Pipeline, feed: Feed, labels: LabelLoad | None
-) -> Outcome:
+) -> LoadOutcome:
     loop = OpenLoop(
         kafka,
         pipeline_name=pipeline.name,
@@ -162,11 +162,11 @@ def _run(
         import uvloop  # noqa: PLC0415 - not on every system
     except ModuleNotFoundError:
         return asyncio.run(loop.run(plan))
-    outcome: Outcome = uvloop.run(loop.run(plan))
+    outcome: LoadOutcome = uvloop.run(loop.run(plan))
     return outcome
 
 
-def report(plan: Load, pipeline: Pipeline, outcome: Outcome, *, learned: int | None) -> dict[str, Any]:
+def report(plan: Load, pipeline: Pipeline, outcome: LoadOutcome, *, learned: int | None) -> dict[str, Any]:
     """Return the result as one plain object; `learned` is None where the worker is not asked."""
     account = outcome.account
     latency, lateness = outcome.latency.summary_ms(), outcome.lateness.summary_ms()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 from typing import NamedTuple
 
-__all__ = ["EVENTS_MAX", "NOTES_MAX", "Account", "Answer", "Asked", "Ledger"]
+__all__ = ["EVENTS_MAX", "NOTES_MAX", "Account", "Answer", "AskedEvent", "Ledger"]
 
 EVENTS_MAX = 20_000_000
 """Events of one run: about 200 bytes each are kept until the end."""
@@ -23,7 +23,7 @@ NOTES_MAX = 5
 """Mismatches told in words, and ids named of each trouble; the rest is only counted."""
 
 
-class Asked(NamedTuple):
+class AskedEvent(NamedTuple):
     """An event as it was sent."""
 
     key: bytes
@@ -69,7 +69,7 @@ class Ledger:
     """The events of one run and their answers.
 
     >>> ledger = Ledger("fraud")
-    >>> ledger.asked("e1", Asked(b"card-1", 5, 0, scheduled_ns=1_000))
+    >>> ledger.asked("e1", AskedEvent(b"card-1", 5, 0, scheduled_ns=1_000))
     >>> ledger.answered(Answer("fraud:e1", "e1", 5, b"card-1", 0), at_ns=4_000)
     3000
     >>> ledger.answered(Answer("fraud:e1", "e1", 5, b"card-1", 0), at_ns=9_000) is None
@@ -80,7 +80,7 @@ class Ledger:
 
     def __init__(self, pipeline_name: str) -> None:
         self._prefix = f"{pipeline_name}:"
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, AskedEvent] = {}
         self._open: set[str] = set()
         self._duplicated = self._mismatched = self._foreign = 0
         self._notes: list[str] = []
@@ -98,11 +98,11 @@ class Ledger:
         """Return how many events have no answer yet."""
         return len(self._open)
 
-    def event(self, event_id: str) -> Asked:
+    def event(self, event_id: str) -> AskedEvent:
         """Return an event as it was sent.  Raises KeyError for one that was not."""
         return self._asked[event_id]
 
-    def asked(self, event_id: str, event: Asked) -> None:
+    def asked(self, event_id: str, event: AskedEvent) -> None:
         """Enter an event before it is sent.  Raises ValueError for an id entered before."""
         if event_id in self._asked:
             raise ValueError(f"event id {event_id} was sent before")
@@ -124,7 +124,7 @@ class Ledger:
         self._open.remove(answer.event_id)
         return at_ns - event.scheduled_ns
 
-    def _compare(self, event: Asked, answer: Answer) -> None:
+    def _compare(self, event: AskedEvent, answer: Answer) -> None:
         wanted = (self._prefix + answer.event_id, event.event_time, event.key, event.partition)
         found = (answer.prediction_id, answer.event_time, answer.key, answer.partition)
         if wanted == found:

@@ -29,11 +29,11 @@ from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
 from loadtest.bench.feed import Feed, LabelFeed
 from loadtest.bench.latency import Latency
-from loadtest.bench.ledger import Account, Answer, Asked, Ledger
+from loadtest.bench.ledger import Account, Answer, AskedEvent, Ledger
 from topics.errors import BrokerError
 from topics.headers import kind_of
 
-__all__ = ["LabelLoad", "Load", "OpenLoop", "Outcome"]
+__all__ = ["LabelLoad", "Load", "LoadOutcome", "OpenLoop"]
 
 LEAD_S = 0.2
 """Between the last preparation and the first event."""
@@ -70,7 +70,7 @@ class LabelLoad(NamedTuple):
     delay_s: float
 
 
-class Outcome(NamedTuple):
+class LoadOutcome(NamedTuple):
     """What came out of a run."""
 
     account: Account
@@ -136,7 +136,7 @@ class OpenLoop:
         self._sent = False
         self._refused: BaseException | None = None
 
-    async def run(self, load: Load) -> Outcome:
+    async def run(self, load: Load) -> LoadOutcome:
         """Send the load, read the answers, and return what came of it."""
         consumer = await connected(self._consumer, self._kafka)
         try:
@@ -156,7 +156,7 @@ class OpenLoop:
         finally:
             await stopped(consumer, self._kafka)
         seconds = max(0, self._last_answer_ns - started_ns) / 1e9
-        return Outcome(
+        return LoadOutcome(
             self.ledger.account(),
             self._latency,
             self._lateness,
@@ -209,7 +209,7 @@ class OpenLoop:
             event_time = wall_ms + (due_ns - started_ns) // 1_000_000
             event_id, key, value = self._feed.event(number, event_time)
             partition = (murmur2(key) & 0x7FFFFFFF) % partitions
-            self.ledger.asked(event_id, Asked(key, event_time, partition, due_ns))
+            self.ledger.asked(event_id, AskedEvent(key, event_time, partition, due_ns))
             if due_ns >= self._timed_from_ns:
                 self._lateness.record(now_ns - due_ns)
             await self._hand_over(producer, self._events, value, key, partition, event_time)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["Limit", "Measured", "Verdict", "judge"]
+__all__ = ["Limit", "LoadVerdict", "Measured", "judge"]
 
 Limit = Literal["worker", "sender", ""]
 
@@ -46,7 +46,7 @@ class Measured(NamedTuple):
     """How long the definition itself holds an answer back: windows by other keys wait for `grace`."""
 
 
-class Verdict(NamedTuple):
+class LoadVerdict(NamedTuple):
     """What to conclude."""
 
     sustained: bool
@@ -55,7 +55,7 @@ class Verdict(NamedTuple):
     text: str
 
 
-def judge(run: Measured) -> Verdict:
+def judge(run: Measured) -> LoadVerdict:
     """Return the verdict on a run.
 
     >>> judge(Measured(800, 799.8, 119.2, behind=10_200, lost=0, p99_ms=14_000, sender_p99_ms=700)).limit
@@ -70,14 +70,16 @@ def judge(run: Measured) -> Verdict:
     )
     behind_max = max(BEHIND_EVENTS_MIN, run.rate * (run.hold_s + BEHIND_S))
     if run.lost:
-        return Verdict(False, "worker", f"NOT sustained: {run.lost:,} events were never answered; {figures}")
+        return LoadVerdict(
+            False, "worker", f"NOT sustained: {run.lost:,} events were never answered; {figures}"
+        )
     if run.behind > behind_max:
-        return Verdict(False, "worker", f"NOT sustained, the worker cannot keep up: {figures}")
+        return LoadVerdict(False, "worker", f"NOT sustained, the worker cannot keep up: {figures}")
     if run.unlearned:
-        return Verdict(
+        return LoadVerdict(
             False, "worker", f"NOT sustained: {run.unlearned:,} labels were not learned in time; {figures}"
         )
     if run.sender_p99_ms is not None and run.sender_p99_ms > SENDER_LATE_MS:
         late = f"the sender was {run.sender_p99_ms:,.0f} ms late at its p99, the worker kept up"
-        return Verdict(False, "sender", f"NOT offered: {late}: send from a machine of its own; {figures}")
-    return Verdict(True, "", f"sustained: {figures}")
+        return LoadVerdict(False, "sender", f"NOT offered: {late}: send from a machine of its own; {figures}")
+    return LoadVerdict(True, "", f"sustained: {figures}")

@@ -24,7 +24,7 @@ from engine.kafka.embedded import EmbeddedBroker
 from engine.kafka.topic_admin import ensure_topics
 from loadtest.demo.pace import FeedPace, Flood, TwoThirds
 from loadtest.demo.race import Race
-from loadtest.demo.sample import CATALOG, EXAMPLE, read_sample
+from loadtest.demo.sample import CATALOG, EXAMPLE_FOLDER, read_sample
 from loadtest.worker_process import WorkerProcess, worker_command
 from topics.errors import BrokerError, HeadraceError
 
@@ -58,7 +58,7 @@ def run(
     *,
     events: int | None = None,
     keep: bool = False,
-    example: Path = EXAMPLE,
+    example: Path = EXAMPLE_FOLDER,
     console: Console | None = None,
 ) -> int:
     """Run the whole demo; return 0, or 1 where an answer was missing or the worker died.

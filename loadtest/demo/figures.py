@@ -16,8 +16,8 @@ from msgspec import Struct
 from river import stats
 
 from engine.offline.dead_letters import DeadLetters, letter_lines
-from engine.offline.publish import Line
-from loadtest.bench.ledger import Answer, Asked, Ledger
+from engine.offline.publish import FileLine
+from loadtest.bench.ledger import Answer, AskedEvent, Ledger
 from operators.race.losses import brier
 from topics.messages import Decision, Score
 
@@ -64,14 +64,14 @@ class Figures:
     """Brier loss of the answers that each model gave."""
     _delays_ms: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 
-    def sent(self, line: Line, now_s: float) -> None:
+    def sent(self, line: FileLine, now_s: float) -> None:
         """An event or a label is about to go out; wall time is `now_s`."""
         self.simulated_ms = max(self.simulated_ms, line.time_ms)
         if line.is_label:
             self.labels += 1
             self._delays_ms.append(line.time_ms - self.ledger.event(line.event_id).event_time)
         else:
-            asked = Asked(line.key or b"", line.time_ms, 0, scheduled_ns=int(now_s * 1e9))
+            asked = AskedEvent(line.key or b"", line.time_ms, 0, scheduled_ns=int(now_s * 1e9))
             self.ledger.asked(line.event_id, asked)
 
     def answered(self, served: ServedAnswer, key: bytes | None, partition: int, now_s: float) -> None:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.live import Live
 
 from engine.kafka.sink import Sink
-from engine.offline.publish import Line, send_step, steps_of
+from engine.offline.publish import FileLine, send_step, steps_of
 from engine.settings import KafkaSettings
 from loadtest.bench.ledger import Ledger
 from loadtest.demo.figures import Figures, ServedAnswer
@@ -258,7 +258,7 @@ class Race:
             self.say(f"  {command}")
 
 
-def next_slice(lines: Iterator[Line], events: int) -> list[Line]:
+def next_slice(lines: Iterator[FileLine], events: int) -> list[FileLine]:
     """Return the next lines up to and including the given number of events; none at the end."""
     part = []
     for line in lines:

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import msgspec
 
 from engine.definition.pipeline import Pipeline
-from engine.offline.publish import Line, PipelineFiles, merged
+from engine.offline.publish import FileLine, PipelineFiles, merged
 from topics.catalog import Catalog
 from topics.errors import SettingsError
 
-__all__ = ["CATALOG", "EXAMPLE", "Sample", "read_sample"]
+__all__ = ["CATALOG", "EXAMPLE_FOLDER", "Sample", "read_sample"]
 
 _HOME = Path(__file__).parents[2]
 _PACKED = _HOME / "headrace" / "examples" / "flights"
-EXAMPLE = _PACKED if _PACKED.is_dir() else _HOME / "examples" / "flights"
+EXAMPLE_FOLDER = _PACKED if _PACKED.is_dir() else _HOME / "examples" / "flights"
 """A wheel carries it inside `headrace`; a checkout has it once, among the examples."""
 CATALOG = Catalog("flights", events="flights.departures", labels="flights.arrivals")
 """The names that its pipeline gives its topics: known before it is loaded."""
@@ -30,7 +30,7 @@ CATALOG = Catalog("flights", events="flights.departures", labels="flights.arriva
 class Sample(NamedTuple):
     """The example's records in the order in which they happen."""
 
-    lines: list[Line]
+    lines: list[FileLine]
     events: int
     truth: dict[str, bool]
     """Label by event id."""

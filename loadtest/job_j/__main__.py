@@ -25,15 +25,15 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.cli.main import load_pipeline
-from engine.settings import load
+from engine.settings import load_settings
 from loadtest.bench.machine import cores, machine
 from loadtest.job_j.data import features_of, make_events
 from loadtest.job_j.in_process import bare_river, check_equal, headrace, plain_job, take_turns
-from loadtest.job_j.over_kafka import Measured, faust_agent, headrace_worker, measure
+from loadtest.job_j.over_kafka import Throughput, faust_agent, headrace_worker, measure
 from topics.codec import encode_json
 from topics.errors import HeadraceError
 
-__all__ = ["Sample", "main", "summary"]
+__all__ = ["Round", "summary"]
 
 RIVER, PLAIN, LOCAL = "bare River, features given", "plain job in process", "Headrace in process"
 WORKER, FAUST = "Headrace worker over Kafka", "Faust agent over Kafka"
@@ -45,14 +45,14 @@ WARM = 2_000
 """Events each loop runs over first: imports, caches, compiled code."""
 
 
-class Sample(NamedTuple):
+class Round(NamedTuple):
     """One round of one contestant."""
 
     rate: float
     """Events per second of wall time."""
     cpu_us: float | None
     """Processor time per event of the process that did the work."""
-    over_kafka: Measured | None = None
+    over_kafka: Throughput | None = None
 
 
 def main(
@@ -84,10 +84,10 @@ def main(
         }
 
     take_turns(loops(WARM))
-    rounds_of: dict[str, list[Sample]] = {}
+    rounds_of: dict[str, list[Round]] = {}
     for number in range(rounds):
         for name, (wall_s, cpu_s) in take_turns(loops(events)).items():
-            rounds_of.setdefault(name, []).append(Sample(events / wall_s, cpu_s / events * 1e6))
+            rounds_of.setdefault(name, []).append(Round(events / wall_s, cpu_s / events * 1e6))
         if bootstrap_servers is not None and number < kafka_rounds:
             for name, sample in _over_kafka(bootstrap_servers, number, data, faust_events).items():
                 rounds_of.setdefault(name, []).append(sample)
@@ -102,9 +102,9 @@ def main(
 
 def _over_kafka(
     bootstrap_servers: str, number: int, data: Sequence[bytes], faust_events: int
-) -> dict[str, Sample]:
+) -> dict[str, Round]:
     """Run one round of both contestants over Kafka."""
-    kafka = load(kafka={"bootstrap_servers": bootstrap_servers}).kafka
+    kafka = load_settings(kafka={"bootstrap_servers": bootstrap_servers}).kafka
     run = f"job-j-{time.time_ns() // 1_000_000:x}-{number}"
     with tempfile.TemporaryDirectory(prefix="job-j-") as folder:
         worker = headrace_worker(f"{run}-h", bootstrap_servers, Path(folder))
@@ -113,10 +113,10 @@ def _over_kafka(
             WORKER: asyncio.run(measure(kafka, f"{run}-h", worker, data)),
             FAUST: asyncio.run(measure(kafka, f"{run}-f", faust, data[:faust_events])),
         }
-    return {name: Sample(result.events_per_s, result.cpu_us, result) for name, result in found.items()}
+    return {name: Round(result.events_per_s, result.cpu_us, result) for name, result in found.items()}
 
 
-def summary(rounds_of: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+def summary(rounds_of: Mapping[str, Sequence[Round]]) -> dict[str, Any]:
     """Return medians, spreads, and ratios to bare River and to Faust within rounds."""
     rows = []
     river, faust = rounds_of[RIVER], rounds_of.get(FAUST)

@@ -25,9 +25,9 @@ from loadtest.job_j.data import NaiveWindows, features_of, new_model
 from topics.errors import ModelError
 from topics.messages import Prediction, Record
 
-__all__ = ["Row", "Timing", "bare_river", "check_equal", "headrace", "plain_job", "take_turns"]
+__all__ = ["PaymentRow", "Timing", "bare_river", "check_equal", "headrace", "plain_job", "take_turns"]
 
-Row = tuple[dict[str, float], bool]
+PaymentRow = tuple[dict[str, float], bool]
 """Features and label of one event."""
 
 TURN = 80 * RUN_MAX
@@ -68,7 +68,7 @@ def take_turns(loops: Mapping[str, Iterator[None]]) -> dict[str, Timing]:
     return {name: Timing(*both) for name, both in spent.items()}
 
 
-def bare_river(rows: Sequence[Row]) -> Iterator[None]:
+def bare_river(rows: Sequence[PaymentRow]) -> Iterator[None]:
     """Predict and learn with River alone, features made beforehand: the ratio's 1.00."""
     model = new_model()
     predict, learn = model.predict_proba_one, model.learn_one

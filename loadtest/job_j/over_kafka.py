@@ -35,7 +35,7 @@ from topics.catalog import FOREVER_MS, Catalog
 from topics.errors import BrokerError
 from topics.headers import kind_of
 
-__all__ = ["Contestant", "Measured", "faust_agent", "headrace_worker", "measure"]
+__all__ = ["Contestant", "Throughput", "faust_agent", "headrace_worker", "measure"]
 
 MARK_SHARE = 0.02
 """Answers before the clock starts: start-up, group join, first fetches."""
@@ -59,7 +59,7 @@ class Contestant(NamedTuple):
     keeps_examples: bool
 
 
-class Measured(NamedTuple):
+class Throughput(NamedTuple):
     """One round of one contestant."""
 
     events_per_s: float
@@ -102,7 +102,7 @@ def faust_agent(name: str, bootstrap_servers: str, directory: Path) -> Contestan
 
 async def measure(
     kafka: KafkaSettings, name: str, contestant: Contestant, events: Sequence[bytes]
-) -> Measured:
+) -> Throughput:
     """Run one contestant over the events.  Raises BrokerError where it fails or answers too little."""
     async with _topics(kafka, name), _client(kafka, _consumer) as consumer:
         async with _client(kafka, _producer) as producer:
@@ -120,7 +120,7 @@ async def measure(
             examples = (await bounds(consumer, [topic], kafka))[topic][1]
     seen = Counter(orjson.loads(value)[contestant.id_field] for value in values)
     wanted = {orjson.loads(value)["id"] for value in events}
-    return Measured(rate, cpu_us, len(wanted - seen.keys()), seen.total() - len(seen), examples)
+    return Throughput(rate, cpu_us, len(wanted - seen.keys()), seen.total() - len(seen), examples)
 
 
 @contextlib.asynccontextmanager

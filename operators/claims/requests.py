@@ -15,10 +15,10 @@ from topics.rekeying import Hop
 
 __all__ = [
     "Bounds",
-    "Checkpoint",
+    "CheckpointLogs",
     "Fence",
     "FindBounds",
-    "Load",
+    "LoadCheckpoint",
     "LogBatch",
     "LogRecord",
     "Look",
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-class Checkpoint(Protocol):
+class CheckpointLogs(Protocol):
     """What a takeover needs to know of a checkpoint."""
 
     @property
@@ -45,7 +45,7 @@ class Look(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """The claim the store handed out last (0: none), and `Checkpoint.logs` (none saved: empty)."""
+    """The claim the store handed out last (0: none), and `CheckpointLogs.logs` (none saved: empty)."""
 
     claim: int
     logs: Sequence[LogPosition]
@@ -62,8 +62,8 @@ class Fence(NamedTuple):
     above: int
 
 
-class Load(NamedTuple):
-    """Load the last checkpoint.  Answer: a `Checkpoint`, or None where none was saved."""
+class LoadCheckpoint(NamedTuple):
+    """LoadCheckpoint the last checkpoint.  Answer: a `CheckpointLogs`, or None where none was saved."""
 
 
 class FindBounds(NamedTuple):
@@ -125,4 +125,4 @@ class Sent(NamedTuple):
     position: int
 
 
-Request = Look | Fence | Load | FindBounds | WriteClaim | ReadLog | Settle
+Request = Look | Fence | LoadCheckpoint | FindBounds | WriteClaim | ReadLog | Settle

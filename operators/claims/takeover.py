@@ -33,10 +33,10 @@ from typing import Any, NamedTuple
 
 from operators.claims.requests import (
     Bounds,
-    Checkpoint,
+    CheckpointLogs,
     Fence,
     FindBounds,
-    Load,
+    LoadCheckpoint,
     LogBatch,
     Look,
     ReadLog,
@@ -98,11 +98,11 @@ class Takeover:
 
     claim: int
     checkpoint: Any
-    """The shell's answer to `Load`."""
+    """The shell's answer to `LoadCheckpoint`."""
     writer: Writer
     suppression: Suppression
     logs: tuple[LogPosition, ...]
-    """`Checkpoint.logs`, kept until the suppression is empty."""
+    """`CheckpointLogs.logs`, kept until the suppression is empty."""
     watch: Watch
     lost: Mapping[Log, int]
     """Records that were deleted from the logs before they were read, where that was accepted."""
@@ -158,7 +158,7 @@ def takeover(
                     yield from replay.start(predictions)
 
         claim: int = yield Fence(newest)
-        checkpoint: Checkpoint | None = yield Load()
+        checkpoint: CheckpointLogs | None = yield LoadCheckpoint()
         saved = tuple(checkpoint.logs) if checkpoint is not None else ()
         if saved != tuple(stored.logs):
             replay = _Replay(source, saved, suppressed_max, {} if accept_lost else None)

@@ -22,7 +22,7 @@ __all__ = [
     "ID_AT",
     "Answered",
     "Entry",
-    "Place",
+    "EntryPlace",
     "Waiting",
     "WaitingAnswer",
     "decode_entry",
@@ -95,7 +95,7 @@ class Answered(Struct, frozen=True, gc=False, array_like=True, tag="answered"):
 
 
 Entry = Waiting | WaitingAnswer | Answered
-Place = tuple[int, int, str]
+EntryPlace = tuple[int, int, str]
 """(event time, offset, event id): the order in which entries expire."""
 
 TIME_END: Final = 14
@@ -109,7 +109,7 @@ encode_entry = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
 
-def name_of(place: Place) -> str:
+def name_of(place: EntryPlace) -> str:
     """Return the name of the value.
 
     >>> name_of((1700000000000, 42, "e1"))
@@ -119,12 +119,12 @@ def name_of(place: Place) -> str:
     return f"w/{time:012x}{offset:012x}{event_id}"
 
 
-def place_digits(place: Place) -> bytes:
+def place_digits(place: EntryPlace) -> bytes:
     """Return what stands under the event's id."""
     return b"%012x%012x" % place[:2]
 
 
-def place_named(name: str) -> Place:
+def place_named(name: str) -> EntryPlace:
     """Return the place that a name of a value says.
 
     >>> place_named("w/018bcfe5680000000000002ae1")
@@ -133,6 +133,6 @@ def place_named(name: str) -> Place:
     return int(name[2:TIME_END], 16), int(name[TIME_END:ID_AT], 16), name[ID_AT:]
 
 
-def place_at(event_id: str, digits: bytes) -> Place:
+def place_at(event_id: str, digits: bytes) -> EntryPlace:
     """Return the place that stands under the event's id."""
     return int(digits[:12], 16), int(digits[12:], 16), event_id

@@ -27,7 +27,7 @@ from operators.join.answered import (
     FIRST_NAME,
     ID_AT,
     Entry,
-    Place,
+    EntryPlace,
     decode_entry,
     encode_entry,
     name_of,
@@ -67,22 +67,22 @@ class Pending:
         self.wait_ms = wait_ms
         self.pending_max = pending_max
         self.resident_max = resident_max
-        self.first: Place | None = None
+        self.first: EntryPlace | None = None
         """The place of the entry that expires next."""
         self.away = 0
         """Entries that are stored only."""
         self._entries: dict[str, Entry] = {}
         self.known: Callable[[str], Entry | None] = self._entries.get
         """Return the entry of an event that was answered within the horizon."""
-        self._in_order: deque[Place] = deque()
+        self._in_order: deque[EntryPlace] = deque()
         """Places in memory, each later than the one before."""
-        self._others: list[Place] = []
+        self._others: list[EntryPlace] = []
         """Heap of the other places in memory."""
-        self._changes = Changes[Place]()
+        self._changes = Changes[EntryPlace]()
         self._stored = stored
-        self._going: set[Place] = set()
+        self._going: set[EntryPlace] = set()
         """Places that a delta removes which is not committed yet."""
-        self._heads: deque[tuple[Place, bytes]] = deque()
+        self._heads: deque[tuple[EntryPlace, bytes]] = deque()
         """The next places to expire that are stored only, with their entries."""
         self._cursor = FIRST_NAME
         """The name up to which heads were read."""
@@ -138,7 +138,7 @@ class Pending:
         in_order, others = self._in_order, self._others
         due = watermark - self.wait_ms
         # Nothing came out of order and nothing is away, nearly always: then the queue alone says who is next.
-        passed: list[Place] = []
+        passed: list[EntryPlace] = []
         if not self.away:
             while not others and in_order and in_order[0][0] < due:
                 passed.append(in_order.popleft())
@@ -177,7 +177,7 @@ class Pending:
                 first = head
         self.first = first
 
-    def _drop(self, places: Sequence[Place]) -> list[Entry]:
+    def _drop(self, places: Sequence[EntryPlace]) -> list[Entry]:
         """Forget entries in memory."""
         for place in places:
             self._changes.remove(place)
@@ -213,7 +213,7 @@ class Pending:
             entry = self._entries.get(event_id)
         return entry
 
-    def _head(self) -> Place:
+    def _head(self) -> EntryPlace:
         """Return the place of the entry that expires next among those that are stored only."""
         heads = self._heads
         while True:
@@ -232,7 +232,7 @@ class Pending:
             places = {name: place for name in names if not self._passed_over(place := place_named(name))}
             heads.extend((places[name], data) for name, data in self._read(list(places)))
 
-    def _passed_over(self, place: Place) -> bool:
+    def _passed_over(self, place: EntryPlace) -> bool:
         """Return whether what is stored there is not what holds: it is in memory, or no more."""
         return place[2] in self._entries or place in self._changes.removed or place in self._going
 
@@ -347,10 +347,10 @@ def entries_apart(stored: StoredEntries, after: str, before: str) -> Iterator[tu
         after = names[-1]
 
 
-def _place_of(entry: Entry) -> Place:
+def _place_of(entry: Entry) -> EntryPlace:
     return entry.event_time, entry.event_offset, entry.event_id
 
 
-_FIRST: Place = (-1 << 62, 0, "")
-_LAST: Place = (1 << 62, 0, "")
+_FIRST: EntryPlace = (-1 << 62, 0, "")
+_LAST: EntryPlace = (1 << 62, 0, "")
 """Before and after every place."""

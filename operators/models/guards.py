@@ -30,7 +30,7 @@ from river.tree.splitter.nominal_splitter_classif import NominalSplitterClassif
 
 from topics.messages import Features, FeatureValue, LabelValue
 
-__all__ = ["Copied", "FirstLesson", "KnownNames", "KnownValues", "bare"]
+__all__ = ["Copied", "FirstLesson", "KnownNames", "KnownValues", "without_guard"]
 
 KNOWN_MAX = 1_000_000
 """Names (or values) a guard knows, about 100 bytes each; the model keeps more for each of them."""
@@ -152,23 +152,23 @@ def _pair(item: tuple[str, FeatureValue]) -> tuple[str, str | None]:
     return name, value if isinstance(value, str) else None
 
 
-def bare(model: Any, names: AbstractSet[str]) -> Any:
+def without_guard(model: Any, names: AbstractSet[str]) -> Any:
     """Return what may take the place of a guarded model for features called `names`, and no others.
 
     That is the model itself where its guard would change nothing, lessons included, else the guard.
 
     >>> from river import linear_model
     >>> guarded = KnownNames(linear_model.LogisticRegression())
-    >>> bare(guarded, {"x"}) is guarded
+    >>> without_guard(guarded, {"x"}) is guarded
     True
     >>> guarded.learn_one({"x": 1.0}, True)
-    >>> bare(guarded, {"x"}) is guarded.model
+    >>> without_guard(guarded, {"x"}) is guarded.model
     True
     """
     unneeded = (isinstance(model, FirstLesson) and model.taught) or (
         isinstance(model, KnownNames) and model.names.issuperset(names)
     )
-    return bare(model.model, names) if unneeded else model
+    return without_guard(model.model, names) if unneeded else model
 
 
 class Copied:

@@ -20,7 +20,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from operators.models.direct import direct
-from operators.models.guards import bare
+from operators.models.guards import without_guard
 from operators.models.roster import Candidate, Roster
 from operators.models.scoring import Failure, ScoreOf, ServedBy, reason_of
 from operators.stopwatch import Stopwatch
@@ -90,7 +90,7 @@ class Lessons:
                 continue
             self._begun[name] = row
             rows, labels = self.rows[row:], self.labels[row:]
-            model = bare(candidate.model, self._names)
+            model = without_guard(candidate.model, self._names)
             started = self._stopwatch.clock()
             if self._score_of is None:
                 learned, error = _learn(direct(model).learn_one, rows, labels)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.settings import KafkaSettings, Settings, load
+from engine.settings import KafkaSettings, Settings, load_settings
 from topics.errors import SettingsError
 
 SECRET = "correct-horse-battery"
@@ -22,14 +22,14 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_the_web_listens_on_this_machine_only() -> None:
-    assert load().web.host == "127.0.0.1"
+    assert load_settings().web.host == "127.0.0.1"
 
 
 def test_flags_beat_environment_beats_file_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("headrace.toml").write_text("checkpoint_interval_ms = 1\nlog_level = 'error'\n[web]\nport = 1\n")
     monkeypatch.setenv("HEADRACE_CHECKPOINT_INTERVAL_MS", "2")
     monkeypatch.setenv("HEADRACE_WEB__PORT", "2")
-    settings = load(checkpoint_interval_ms=3)
+    settings = load_settings(checkpoint_interval_ms=3)
     assert (settings.checkpoint_interval_ms, settings.web.port) == (3, 2)
     assert settings.log_level == "error"
     assert settings.web.host == "127.0.0.1"
@@ -45,14 +45,14 @@ def test_flags_beat_environment_beats_file_beats_default(monkeypatch: pytest.Mon
 )
 def test_kafka_names_may_be_dotted(text: str) -> None:
     Path("headrace.toml").write_text(text)
-    assert load().kafka.bootstrap_servers == "k:1"
+    assert load_settings().kafka.bootstrap_servers == "k:1"
 
 
 def test_every_mistake_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("headrace.toml").write_text("statedir = 'x'\n[kafka]\nbootstrap = 'k:1'\n")
     monkeypatch.setenv("HEADRACE_WEB__PORT", "70000")
     with pytest.raises(SettingsError) as caught:
-        load(log_level="loud")
+        load_settings(log_level="loud")
     for place in (
         "web.port",
         "log_level",
@@ -69,13 +69,13 @@ def test_secrets_are_in_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_KAFKA__SECURITY_PROTOCOL", "SASL_SSL")
     monkeypatch.setenv("HEADRACE_KAFKA__SASL_USERNAME", "me")
     monkeypatch.setenv("HEADRACE_KAFKA__SASL_PASSWORD", SECRET)
-    settings = load()
+    settings = load_settings()
     assert SECRET not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
     assert settings.kafka.aiokafka_options()["sasl_plain_password"] == SECRET
     monkeypatch.setenv("HEADRACE_KAFKA__SASL_MECHANISM", SECRET)
     monkeypatch.setenv("HEADRACE_KAFKA__SESSION_TIMEOUT_MS", "7")
     with pytest.raises(SettingsError) as caught:
-        load()
+        load_settings()
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -96,7 +96,7 @@ def test_secrets_are_in_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_unsafe_and_contradicting_kafka_settings_are_refused(given: dict[str, object], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
-        load(kafka=given)
+        load_settings(kafka=given)
 
 
 def test_a_password_in_the_clear_must_be_asked_for() -> None:
@@ -126,11 +126,11 @@ def test_missing_certificates_are_a_settings_error() -> None:
 
 def test_a_config_file_that_was_named_must_exist_and_be_toml(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no file"):
-        load(tmp_path / "absent.toml")
+        load_settings(tmp_path / "absent.toml")
     bad = tmp_path / "bad.toml"
     bad.write_text("= 1")
     with pytest.raises(SettingsError, match=r"bad\.toml"):
-        load(bad)
+        load_settings(bad)
 
 
 def test_settings_cannot_be_changed_later() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.settings import KafkaSettings, load
+from engine.settings import KafkaSettings, load_settings
 from loadtest.worker_process import WorkerProcess, environment
 from topics.errors import BrokerError
 
@@ -29,7 +29,7 @@ def test_the_worker_reads_back_what_it_was_told(monkeypatch: pytest.MonkeyPatch,
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    settings = load()
+    settings = load_settings()
     assert settings.kafka == KAFKA
     assert (settings.state_dir, settings.web.port, settings.web.host) == (tmp_path, 7, "127.0.0.1")
     assert settings.redis_url is None, "the demo shares no state with anything of the user's"

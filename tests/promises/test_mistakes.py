@@ -11,7 +11,7 @@ from test_cli import headrace
 from engine.cli.main import load_pipeline
 from engine.host.ports import check_port
 from engine.kafka.topic_admin import ensure_topics
-from engine.settings import KafkaSettings, load
+from engine.settings import KafkaSettings, load_settings
 from topics.catalog import Catalog
 from topics.codec import Rejected
 from topics.errors import BrokerError, DefinitionError, SettingsError
@@ -64,7 +64,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
     monkeypatch.setenv(name, "1")
     with pytest.raises(SettingsError) as caught:
-        load()
+        load_settings()
     assert name in caught.value.message
     assert caught.value.hint == f"did you mean {meant}?"
 
@@ -72,7 +72,7 @@ def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: s
 def test_a_variable_like_no_setting_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_XYZZY", "1")
     with pytest.raises(SettingsError, match="HEADRACE_XYZZY"):
-        load()
+        load_settings()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_variable_like_no_setting_is_refused_too(monkeypatch: pytest.MonkeyPat
 )
 def test_other_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    load()
+    load_settings()
 
 
 def test_a_worker_whose_port_is_taken_says_so_in_one_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from engine.kafka.connection import install
+from engine.kafka.connection import install_connection_check
 
 BROKER = 1
 API_VERSIONS, METADATA = 18, 3
@@ -74,7 +74,7 @@ async def turned(turns: int) -> None:
 @asynccontextmanager
 async def connected() -> AsyncIterator[tuple[Any, Any]]:
     """A client of aiokafka and the transport of its open connection to a broker."""
-    install()
+    install_connection_check()
     async with metadata_broker() as port:
         client = AIOKafkaClient(bootstrap_servers=f"127.0.0.1:{port}")
         await client.bootstrap()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.kafka import record_batches as unpacking
-from engine.kafka.record_batches import BATCH_BYTES_MAX, FETCH_BYTES_MAX, install
+from engine.kafka.record_batches import BATCH_BYTES_MAX, FETCH_BYTES_MAX, install_bounded_batches
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 TIME = 1_700_000_000_000
@@ -24,7 +24,7 @@ TIME = 1_700_000_000_000
 @pytest.fixture(autouse=True)
 def installed() -> Iterator[None]:
     before = fetcher.MemoryRecords
-    install()
+    install_bounded_batches()
     yield
     fetcher.MemoryRecords = before
 

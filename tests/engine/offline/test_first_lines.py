@@ -5,8 +5,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.offline.diagnosis import Facts, Inputs, diagnose, failures
-from engine.offline.first_lines import Head, Names, delays_ms, head_of
+from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures
+from engine.offline.first_lines import FirstLines, Names, delays_ms, head_of
 
 NAMES = Names("event_id", "label_time", "label", frozenset({"event_id", "label", "label_time"}))
 values = st.recursive(
@@ -55,7 +55,7 @@ def test_a_failed_run_always_gets_a_cause_and_a_fix(
     inside: bool,
 ) -> None:
     facts = Facts(task, 1_000, inside, *counts[:3], outcomes, {"decode": "why"}, counts[3])  # type: ignore[arg-type]
-    inputs = Inputs(
+    inputs = InputFiles(
         head_of(events, NAMES), head_of(labels, NAMES), "e.jsonl", "l.jsonl", len(events) // 2, len(labels)
     )
     found = diagnose(facts, inputs)
@@ -67,7 +67,7 @@ def test_a_failed_run_always_gets_a_cause_and_a_fix(
 
 @given(st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 99), st.integers(0, 99))))
 def test_delays_are_those_of_ids_on_both_sides(times: dict[int, tuple[int, int]]) -> None:
-    events = Head(times={str(known): first for known, (first, _) in times.items()})
-    labels = Head(times={str(known): second for known, (_, second) in times.items() if known % 2})
+    events = FirstLines(times={str(known): first for known, (first, _) in times.items()})
+    labels = FirstLines(times={str(known): second for known, (_, second) in times.items() if known % 2})
     expected = sorted(second - first for known, (first, second) in times.items() if known % 2)
     assert list(delays_ms(events, labels)) == expected

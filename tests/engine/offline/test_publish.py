@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from engine import Labels, Pipeline, Topic
 from engine.cli.main import app
 from engine.kafka.topic_admin import TopicState
-from engine.offline.publish import SLICE_RECORDS, Line, Published, deleted_soon, merged, send_files, steps
+from engine.offline.publish import SLICE_RECORDS, FileLine, Published, deleted_soon, merged, send_files, steps
 from engine.settings import KafkaSettings
 from engine.worker.inputs import CATCHING_UP_MS, Inputs
 from operators import field
@@ -67,8 +67,8 @@ def state(name: str, at: int, **more: Any) -> dict[str, Any]:
 times = st.lists(st.integers(0, 50), max_size=3 * SLICE_RECORDS)
 
 
-def lines(times: Sequence[int], *, is_label: bool) -> list[Line]:
-    return [Line(is_label, time, f"e{n}", b"k", b"%d" % n) for n, time in enumerate(times)]
+def lines(times: Sequence[int], *, is_label: bool) -> list[FileLine]:
+    return [FileLine(is_label, time, f"e{n}", b"k", b"%d" % n) for n, time in enumerate(times)]
 
 
 @settings(deadline=None)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.bench.ledger import NOTES_MAX, Answer, Asked, Ledger
+from loadtest.bench.ledger import NOTES_MAX, Answer, AskedEvent, Ledger
 
-EVENT = Asked(b"card-1", 5, 2, scheduled_ns=1_000)
+EVENT = AskedEvent(b"card-1", 5, 2, scheduled_ns=1_000)
 ANSWER = Answer("fraud:e1", "e1", 5, b"card-1", 2)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from engine.settings import load
+from engine.settings import load_settings
 from loadtest.demo.sample import CATALOG
 from topics.codec import encode
 from topics.headers import dead_letter
@@ -91,7 +91,7 @@ class Stub:
                     await producer.send(CATALOG["predictions"], json.dumps(answer).encode(), record.key)
 
     async def run(self) -> None:
-        settings = load()
+        settings = load_settings()
         server = await asyncio.start_server(self.page, settings.web.host, settings.web.port)
         work = asyncio.create_task(self.work(settings.kafka))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)

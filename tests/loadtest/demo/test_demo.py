@@ -24,7 +24,7 @@ from loadtest.demo import command as demo
 from loadtest.demo import race
 from loadtest.demo.hints import commands_after
 from loadtest.demo.pace import FeedPace, Flood, TwoThirds
-from loadtest.demo.sample import EXAMPLE, read_sample
+from loadtest.demo.sample import EXAMPLE_FOLDER, read_sample
 
 STUB = CHECKOUT / "tests" / "loadtest" / "demo" / "stub_worker.py"
 EVENTS = 200
@@ -133,7 +133,7 @@ def test_the_commands_it_names_work_as_they_are_printed() -> None:
     assert "drift.detected" in decisions
     assert "0.25" in predictions
     assert 'headrace_model_score{model="tree"' in scores
-    for line in commands_after(EXAMPLE / "pipeline.py")[:2]:
+    for line in commands_after(EXAMPLE_FOLDER / "pipeline.py")[:2]:
         words = [word for word in shlex.split(line) if "/" in word]
         assert all(Path(word).exists() for word in words), words
 
@@ -161,7 +161,7 @@ def test_stopping_the_demo_stops_all_it_started(stop: signal.Signals) -> None:
 
 
 def test_nothing_is_published_before_what_precedes_it_in_time() -> None:
-    sample = read_sample(load_pipeline(EXAMPLE / "pipeline.py"), EXAMPLE, 300)
+    sample = read_sample(load_pipeline(EXAMPLE_FOLDER / "pipeline.py"), EXAMPLE_FOLDER, 300)
     left = iter(sample.lines)
     slices = []
     while part := race.next_slice(left, 50):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from engine.definition.file import load_pipeline
-from loadtest.demo.sample import EXAMPLE, read_sample
+from loadtest.demo.sample import EXAMPLE_FOLDER, read_sample
 from topics.errors import SettingsError
 
-FLIGHTS = load_pipeline(EXAMPLE / "pipeline.py")
+FLIGHTS = load_pipeline(EXAMPLE_FOLDER / "pipeline.py")
 
 
 def written(folder: Path) -> Path:
@@ -44,7 +44,7 @@ def test_a_cut_sample_holds_the_labels_of_its_events_only(tmp_path: Path) -> Non
 
 
 def test_the_committed_sample_reads(tmp_path: Path) -> None:
-    sample = read_sample(FLIGHTS, EXAMPLE, events_max=2_000)
+    sample = read_sample(FLIGHTS, EXAMPLE_FOLDER, events_max=2_000)
     assert (sample.events, len(sample.lines), len(sample.truth)) == (2_000, 4_000, 2_000)
     times = [one.time_ms for one in sample.lines]
     assert times == sorted(times)

@@ -8,9 +8,9 @@ import pytest
 from engine.cli.main import load_pipeline
 from loadtest.job_j import __main__ as job_j
 from loadtest.job_j import in_process as job_j_local
-from loadtest.job_j.__main__ import FAUST, RIVER, WORKER, Sample, summary
+from loadtest.job_j.__main__ import FAUST, RIVER, WORKER, Round, summary
 from loadtest.job_j.data import features_of, make_events
-from loadtest.job_j.over_kafka import Contestant, Measured, faust_agent, headrace_worker, measure
+from loadtest.job_j.over_kafka import Contestant, Throughput, faust_agent, headrace_worker, measure
 from topics.errors import BrokerError, ModelError
 
 
@@ -42,12 +42,12 @@ def test_an_event_without_an_answer_is_refused(pipeline):
 
 
 def test_ratios_are_medians_of_ratios_within_rounds():
-    river = [Sample(100.0, 10.0), Sample(200.0, 10.0), Sample(50.0, 10.0)]
+    river = [Round(100.0, 10.0), Round(200.0, 10.0), Round(50.0, 10.0)]
     worker = [
-        Sample(50.0, 20.0, Measured(50.0, 20.0, 0, 1, 7)),
-        Sample(50.0, 40.0, Measured(50.0, 40.0, 2, 0, 7)),
+        Round(50.0, 20.0, Throughput(50.0, 20.0, 0, 1, 7)),
+        Round(50.0, 40.0, Throughput(50.0, 40.0, 2, 0, 7)),
     ]
-    found = summary({RIVER: river, WORKER: worker, FAUST: [Sample(10.0, None), Sample(5.0, None)]})
+    found = summary({RIVER: river, WORKER: worker, FAUST: [Round(10.0, None), Round(5.0, None)]})
     row = next(row for row in found["rows"] if row["name"] == WORKER)
     assert row["to_river"] == {"median": 0.375, "min": 0.25, "max": 0.5}
     assert row["to_faust"] == {"median": 7.5, "min": 5.0, "max": 10.0}

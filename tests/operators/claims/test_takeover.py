@@ -12,7 +12,7 @@ from operators.claims.requests import (
     Bounds,
     Fence,
     FindBounds,
-    Load,
+    LoadCheckpoint,
     LogBatch,
     LogRecord,
     Look,
@@ -80,7 +80,7 @@ class Shell:
             case Fence(above):
                 self.claim = max(self.claim, above) + 1
                 return self.claim
-            case Load():
+            case LoadCheckpoint():
                 return self.checkpoint
             case FindBounds(target, partition):
                 return Bounds(self.starts.get((target, partition), 0), len(self.logs[target, partition]))
@@ -132,7 +132,7 @@ def test_the_order_of_a_first_takeover() -> None:
         ("predictions", SOURCE, 1),
     ]
     kinds = [type(asked) for asked in shell.asked]
-    assert kinds.index(Look) < kinds.index(Fence) < kinds.index(Load) < kinds.index(WriteClaim)
+    assert kinds.index(Look) < kinds.index(Fence) < kinds.index(LoadCheckpoint) < kinds.index(WriteClaim)
     last_claim = max(place for place, kind in enumerate(kinds) if kind is WriteClaim)
     assert kinds[last_claim + 1 :] == [ReadLog]
 
