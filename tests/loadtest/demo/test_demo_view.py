@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from engine.offline.publish import Line
+from engine.offline.publish import FileLine
 from loadtest.bench.ledger import Ledger
 from loadtest.demo.figures import Figures, ServedAnswer
 from loadtest.demo.view import Frame, decision_line, evidence_text, live_view, plain_line, summary_lines
@@ -48,10 +48,10 @@ def answer(known: Figures, event_id: str, model: str, score: float) -> None:
 def figures() -> Figures:
     known = Figures(Ledger("flights"), {"a": True, "b": False, "c": False, "d": True})
     for event_id in "abcd":
-        known.sent(Line(False, LAST_MS, event_id, b"JFK", b""), 1.0)
+        known.sent(FileLine(False, LAST_MS, event_id, b"JFK", b""), 1.0)
     for event_id, model, score in (("a", "adaptive", 0.5), ("b", "adaptive", 0.5), ("c", "linear", 0.0)):
         answer(known, event_id, model, score)
-    known.sent(Line(True, LAST_MS + 3 * 3_600_000, "a", b"JFK", b""), 1.0)
+    known.sent(FileLine(True, LAST_MS + 3 * 3_600_000, "a", b"JFK", b""), 1.0)
     known.decided(DRIFT)
     known.decided(SWAP)
     return known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.offline.publish import Line
+from engine.offline.publish import FileLine
 from loadtest.bench.ledger import Ledger
 from loadtest.demo.figures import Figures, ServedAnswer
 
@@ -12,7 +12,7 @@ from loadtest.demo.figures import Figures, ServedAnswer
 def figures_of(**truth: bool) -> Figures:
     figures = Figures(Ledger("flights"), truth)
     for event_id in truth:
-        figures.sent(Line(False, 1_000, event_id, b"JFK", b""), 1.0)
+        figures.sent(FileLine(False, 1_000, event_id, b"JFK", b""), 1.0)
     return figures
 
 
@@ -48,5 +48,5 @@ def test_label_delay_is_the_median_on_the_samples_clock() -> None:
     figures = figures_of(a=True)
     assert figures.label_delay_ms is None
     for delay in (1, 5, 100):
-        figures.sent(Line(True, 1_000 + delay, "a", b"JFK", b""), 3.0)
+        figures.sent(FileLine(True, 1_000 + delay, "a", b"JFK", b""), 3.0)
     assert (figures.label_delay_ms, figures.simulated_ms) == (5, 1_100)
