@@ -31,12 +31,12 @@ __all__ = [
     "LabelValue",
     "ModelPointer",
     "Outgoing",
+    "OutgoingRole",
     "Prediction",
     "Quarantine",
     "Record",
     "RecordKind",
     "Score",
-    "Target",
     "Task",
 ]
 
@@ -50,7 +50,7 @@ None: the model has no opinion yet (River's empty answer before the first lesson
 """
 Headers = tuple[tuple[str, bytes], ...]
 Task = Literal["binary", "multiclass", "regression"]
-Target = Literal[
+OutgoingRole = Literal[
     "predictions",
     "shadow-predictions",
     "examples",
@@ -99,7 +99,7 @@ class Record(Struct, frozen=True, gc=False):
 class Outgoing(Struct, frozen=True, gc=False):
     """One record to be written; the shell turns `target` into a topic."""
 
-    target: Target
+    target: OutgoingRole
     partition: int | None
     """None lets murmur2 over the key decide, as Kafka's Java client does."""
     key: bytes | None

@@ -27,7 +27,7 @@ from engine.settings import KafkaSettings
 from engine.watches.dead_letters import LetterWatch
 from operators.stopwatch import Stopwatch
 from topics.catalog import Catalog
-from topics.messages import Outgoing, Target
+from topics.messages import Outgoing, OutgoingRole
 
 __all__ = ["Dispatch"]
 
@@ -105,7 +105,7 @@ class Dispatch:
     async def answers(self) -> None:
         """Send what has gathered, examples apart.  Raises BrokerError."""
         gathered, self._gathered = self._gathered, []
-        lanes: dict[tuple[Target, int | None], list[Outgoing]] = {}
+        lanes: dict[tuple[OutgoingRole, int | None], list[Outgoing]] = {}
         for record in gathered:
             lanes.setdefault((record.target, record.partition), []).append(record)
         started_s = time.perf_counter()
@@ -119,7 +119,7 @@ class Dispatch:
             await self._sink.send(self._catalog[target], partition, records)
         self._stopwatch.steps["send"] += time.perf_counter() - started_s
 
-    def _check_sizes(self, target: Target, records: Sequence[Outgoing]) -> None:
+    def _check_sizes(self, target: OutgoingRole, records: Sequence[Outgoing]) -> None:
         """Raise BrokerError, with its place, for a record that its topic would refuse for ever."""
         topic = self._catalog[target]
         limits = self._limits.get(topic)

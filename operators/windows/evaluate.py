@@ -47,8 +47,8 @@ __all__ = [
     "Counts",
     "Evaluate",
     "Out",
-    "bucket_of",
     "calculation",
+    "category_bucket",
     "columns_of",
     "complete",
     "crossed",
@@ -354,7 +354,7 @@ def mapped(transform: Transform) -> Callable[[Any], FeatureValue | None]:
             turn = sin if name == "sin" else cos
             return lambda value: turn(tau * (value % period / period))
         case Hashed(_, buckets):
-            return lambda value: str(bucket_of(value, buckets))
+            return lambda value: str(category_bucket(value, buckets))
 
 
 def _clip(low: float | None, high: float | None) -> Callable[[Any], FeatureValue]:
@@ -366,10 +366,10 @@ def _clip(low: float | None, high: float | None) -> Callable[[Any], FeatureValue
     return clipped
 
 
-def bucket_of(value: FeatureValue, buckets: int) -> int:
+def category_bucket(value: FeatureValue, buckets: int) -> int:
     """Return the bucket of a category: BLAKE2b of its text as UTF-8, first 8 bytes, little-endian, modulo.
 
-    >>> bucket_of("Café Central", 1_000), bucket_of(7, 1_000) == bucket_of(7.0, 1_000)
+    >>> category_bucket("Café Central", 1_000), category_bucket(7, 1_000) == category_bucket(7.0, 1_000)
     (682, True)
     """
     text = _text(value).encode("utf-8", "surrogatepass")

@@ -40,7 +40,7 @@ from engine.settings import KafkaSettings, Settings
 from engine.worker.dispatch import Dispatch
 from engine.worker.loop import Worker
 from operators.race.evidence import Promotion
-from topics.messages import Outgoing, Record, Target
+from topics.messages import Outgoing, OutgoingRole, Record
 
 PRODUCT = ("topics", "operators", "engine", "loadtest", "headrace")
 DEPARTURES = 200
@@ -194,10 +194,10 @@ class Stage:
         self.carrier: asyncio.Task[Any] | None = None
         """The task that has polled the record."""
         self._awaited = b""
-        self._log: Target = "predictions"
+        self._log: OutgoingRole = "predictions"
         self._ended: Callable[[], bool] = bool
 
-    def expect(self, message: Message, log: Target, ended: Callable[[], bool] = bool) -> None:
+    def expect(self, message: Message, log: OutgoingRole, ended: Callable[[], bool] = bool) -> None:
         """Trace a message from the poll that hands it out to what is made of it for a log."""
         assert message.value is not None
         self._awaited = json.loads(message.value)["event_id"].encode()

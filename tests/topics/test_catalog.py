@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from topics.catalog import FOREVER_MS, NAME_MAX, Catalog, Role, check_name
 from topics.errors import DefinitionError
-from topics.messages import Target
+from topics.messages import OutgoingRole
 
 
 def flights(**names: str) -> Catalog:
@@ -24,7 +24,7 @@ def test_every_role_has_one_topic_and_every_target_is_a_role() -> None:
     )
     plan = catalog.plan(events=4)
     assert {topic.role for topic in plan} == set(get_args(Role))
-    assert set(get_args(Target)) <= set(get_args(Role))
+    assert set(get_args(OutgoingRole)) <= set(get_args(Role))
     assert len({topic.name for topic in plan}) == len(plan)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from window_oracle import value_of
 
 from operators import field
-from operators.windows.evaluate import bucket_of, crossed
+from operators.windows.evaluate import category_bucket, crossed
 
 texts = st.text("×\\\\ab", max_size=6)
 
@@ -20,7 +20,7 @@ texts = st.text("×\\\\ab", max_size=6)
 def test_buckets_are_the_same_for_ever() -> None:
     """A model's weights are learned under these names; a change would silently mix them up."""
     values = ["", "visa", "Café Central", "×", "1", 1, True, 1.0, -7, 2.5, 10**30]
-    assert [bucket_of(value, 1_000) for value in values] == [
+    assert [category_bucket(value, 1_000) for value in values] == [
         756,
         2,
         682,
@@ -48,7 +48,7 @@ def test_a_cross_of_a_cross_is_another_one() -> None:
 
 def test_buckets_are_filled_evenly() -> None:
     """20,000 alike texts in 100 buckets: chi-square with 99 degrees of freedom is below 149 in 99.9 %."""
-    found = Counter(bucket_of(f"merchant-{number:06}", 100) for number in range(20_000))
+    found = Counter(category_bucket(f"merchant-{number:06}", 100) for number in range(20_000))
     assert sum((found[bucket] - 200) ** 2 / 200 for bucket in range(100)) < 149
     assert set(found) == set(range(100))
 
