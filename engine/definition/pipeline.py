@@ -11,7 +11,6 @@ scaler would teach each other.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,22 +22,17 @@ from engine.definition.streams import Labels, Topic
 from engine.definition.text import model_text
 from operators.drift.detectors import Drift
 from operators.language.by import Expression
-from operators.language.catalogue import (
-    CatalogueEntry,
-    Settings,
-    event_fields,
-    feature_book,
-    features_version,
-)
+from operators.language.catalogue import CatalogueEntry, Settings, feature_book, features_version
+from operators.language.digest import digest
 from operators.language.feature_types import feature_kinds, optional_features
 from operators.language.plan import FeaturePlan, compile_features
 from operators.language.rules import Alerts, Rule
 from operators.language.sizes import message_bytes_max
+from operators.language.types import event_fields
 from operators.race.evidence import Promotion
 from operators.rekeying.stages import Stages, plan_stages
 from operators.rules.apply import CheckedDecoder, FieldRules
 from operators.rules.check import RulePlan, compile_rules
-from operators.skew.carryover import Layout, features_filling, layout_of_plan
 from topics.catalog import Catalog
 from topics.codec import EventDecoder, LabelDecoder, label_value
 from topics.durations import duration_ms
@@ -51,6 +45,8 @@ EVENTS_PER_KEY_MAX = 100_000
 """Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
 AHEAD_DEFAULT_MS = 60_000
 """Clocks that nobody keeps differ by seconds, and by hours where their zone is wrong."""
+PART_DIGITS = 16
+"""Of the digest of a part of the definition."""
 SERVED_TIME = "event_time"
 """Stands beside served features."""
 
@@ -242,12 +238,16 @@ class Pipeline:
         if self.stages is not None:
             # Events on their way carry numbers of stages and of windows.
             plans = [self.stages.own, *(stage.plan for stage in self.stages.rekeyed)]
-            windows = [(plan.features, layout_of_plan(plan, types)) for plan in plans if plan is not None]
+            windows = [
+                (plan.features, [one.name for one in plan.groups]) for plan in plans if plan is not None
+            ]
             parts["stages"] = f"{events.partitions} {windows}"
         parts.update((f"rules.{rule.name}", f"{at} {rule!r}") for at, rule in enumerate(self.rules))
         if self.alerts is not None:
             parts["alerts"] = self.alerts
-        return {name: _short(str(part)) for name, part in parts.items()} | self._feature_versions()
+        return {
+            name: digest(str(part), PART_DIGITS) for name, part in parts.items()
+        } | self._feature_versions()
 
     def learner_definition(self) -> dict[str, str]:
         """Return the digest of each part that a learner's state depends on, by name."""
@@ -260,7 +260,7 @@ class Pipeline:
             "metrics": " ".join(model_text(metric) for metric in self.metrics or ()),
         }
         parts.update((f"models.{name}", model_text(model)) for name, model in self.models.items())
-        return {name: _short(part) for name, part in parts.items()} | self._feature_versions()
+        return {name: digest(part, PART_DIGITS) for name, part in parts.items()} | self._feature_versions()
 
     def _feature_versions(self) -> dict[str, str]:
         return {f"features.{entry.name}": entry.version for entry in self.book}
@@ -274,14 +274,6 @@ class Pipeline:
     def scorer_plan(self) -> FeaturePlan:
         """Return the plan of a scorer: without the windows that are computed elsewhere."""
         return self.plan if self.stages is None else self.stages.answer
-
-    def layout(self) -> Layout:
-        """Return what a scorer's windows keep, to be compared with what a checkpoint holds."""
-        return layout_of_plan(self.scorer_plan, event_fields(self.events.type))
-
-    def filling(self, before: Layout) -> tuple[str, ...]:
-        """Return the features whose windows are not whole where those of a checkpoint go on."""
-        return features_filling(self.scorer_plan, before)
 
     def feature_kinds(self) -> dict[str, type]:
         """Return bool, int, float or str for every feature, by name."""
@@ -322,7 +314,3 @@ class Pipeline:
                 f"a served feature cannot be called `{SERVED_TIME}`: it says as of when the others are",
                 hint="rename the feature, or leave serve_features out",
             )
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -68,7 +68,7 @@ def check_definition(
     if not others:
         hint = (
             "to go on, `headrace run --accept-changed-features`: models keep what they learned, windows that "
-            f"both definitions have are kept, the others begin empty; or {hint}"
+            f"are kept as before go on, the others begin empty; or {hint}"
         )
     raise CheckpointError(f"{path} was written by another definition: {told}{more}", hint=hint)
 

@@ -4,5 +4,6 @@ Lives here: the order of the shell, partitions taken over and saved, the followe
 Never here: what a record means (`engine/machines`), how Kafka is spoken to (`engine/kafka`).
 
 Read in this order: `loop`, `inputs`, `partition` and `claim`, `dispatch`, `checkpointing`, `follower`;
-`commands`, `skips`, `fingerprint` and `assembly` where they are met.  Others may import `Worker` from `loop`.
+`commands`, `skips`, `fingerprint`, `changed_features` and `assembly` where they are met.  Others may import
+`Worker` from `loop`.
 """

@@ -22,7 +22,6 @@ from engine.worker.fingerprint import Fingerprint
 from operators.claims import requests
 from operators.claims.requests import Bounds, LogBatch, LogRecord, Stored
 from operators.claims.rule import LogPosition
-from operators.skew.carryover import GroupLayout
 from topics import headers
 from topics.catalog import Catalog
 from topics.codec import decode_claim, decode_example, decode_prediction, decode_quarantine, encode
@@ -41,8 +40,6 @@ class ScorerMeta(msgspec.Struct, frozen=True):
 
     definition: dict[str, str]
     logs: tuple[LogPosition, ...]
-    layout: tuple[GroupLayout, ...] = ()
-    """What its windows keep, for the case that the definition changes."""
     read: dict[str, Fingerprint] = {}
     """The last record taken of each topic it reads."""
 

@@ -25,15 +25,13 @@ from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.settings import Accepted, Settings
 from engine.stores.checkpoints import CheckpointStore
+from engine.worker.changed_features import carried_over, difference
 from engine.worker.claim import Claiming, Loaded, ScorerMeta, decode_meta
 from engine.worker.fingerprint import Fingerprint, check_same_logs, fingerprint
 from engine.worker.follower import Follower
 from operators.claims import requests
 from operators.claims.requests import Bounds, Sent
 from operators.claims.takeover import Cut, Takeover, cut, fits, log_positions, still_owner, takeover
-from operators.join.answered import END_NAME, FIRST_NAME
-from operators.join.pending import entries_apart
-from operators.skew.carryover import carried_over, difference, keys_change
 from operators.state import StateDelta, StateEntries, named, under
 from topics.errors import ClaimError
 from topics.messages import Record
@@ -115,7 +113,6 @@ class Owner:
         self._accepted = accepted
         self._inputs = ("events",) if pipeline.labels.topic is None else ("events", "labels")
         self._definition = pipeline.scorer_definition()
-        self._layout = pipeline.layout()
         self._stores: dict[int, CheckpointStore] = {}
         self._claiming = Claiming(pipeline.catalog, settings.kafka, sink)
 
@@ -202,8 +199,12 @@ class Owner:
         loaded: Loaded | None = taken.checkpoint
         unsaved: StateDelta = {}
         if loaded is not None:
-            entries = self._entries(number, loaded, store)
-            unsaved = {} if entries is loaded.entries else difference(loaded.entries, entries)
+            entries: StateEntries = loaded.entries
+            accept, meta = self._accepted.changed_features, loaded.meta
+            changes = check_definition(meta.definition, self._definition, store.path, accept_features=accept)
+            if changes:
+                entries = carried_over(entries, scorer.features, store.stored(JOIN), changes, number)
+                unsaved = difference(loaded.entries, entries)
             scorer.restore(entries)
             if rekeying is not None:
                 rekeying.restore(under("rekeying", loaded.entries))
@@ -226,28 +227,6 @@ class Owner:
         kept = replace(taken, checkpoint=None)
         read: dict[str, Record | Fingerprint] = {} if loaded is None else {**loaded.meta.read}
         return Owned(scorer, rekeying, kept, store, loaded is not None, written, read, unsaved=unsaved)
-
-    def _entries(self, number: int, loaded: Loaded, store: CheckpointStore) -> StateEntries:
-        """Return a checkpoint's entries, in the form of this definition where its features have changed."""
-        accept, meta = self._accepted.changed_features, loaded.meta
-        changes = check_definition(meta.definition, self._definition, store.path, accept_features=accept)
-        if not changes:
-            return loaded.entries
-        entries = loaded.entries
-        if keys_change(meta.layout, self._layout):
-            # All at once, this once: every answer gets other keys.
-            waiting = entries_apart(store.stored(JOIN), FIRST_NAME, END_NAME)
-            entries = entries | {JOIN + name: data for name, data in waiting}
-        carried = carried_over(entries, meta.layout, self._layout)
-        log.warning(
-            "features changed",
-            partition=number,
-            changes=[str(change) for change in changes],
-            filling=list(self._pipeline.filling(meta.layout)),
-            keys=carried.keys,
-            keys_dropped=carried.keys_dropped,
-        )
-        return carried.entries
 
     def capture(self, owned: Owned) -> Captured:
         """Take what has changed, and how far the owner has come; all it made must have been sent.
@@ -282,7 +261,7 @@ class Owner:
             topic: last if isinstance(last, Fingerprint) else fingerprint(last)
             for topic, last in captured.read.items()
         }
-        meta = ScorerMeta(self._definition, log_positions(owned.takeover, captured.cut), self._layout, read)
+        meta = ScorerMeta(self._definition, log_positions(owned.takeover, captured.cut), read)
         await owned.store.save(owned.takeover.claim, msgspec.json.encode(meta), captured.delta)
         owned.scorer.join.committed()
         if owned.rekeying is not None:

@@ -8,6 +8,7 @@ Lives here: the values, their bytes, their order.  Never here: how many wait, an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -31,6 +32,7 @@ __all__ = [
     "place_at",
     "place_digits",
     "place_named",
+    "with_keys",
 ]
 
 
@@ -107,6 +109,20 @@ END_NAME: Final = "w0"
 
 encode_entry = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
+
+
+def with_keys(data: bytes, before: Sequence[str], after: Sequence[str]) -> bytes:
+    """Return the value of an entry whose label goes to the windows of another definition.
+
+    `before` and `after` say what each key is made of, there and here; empty: the key is empty.  A key that
+    the entry does not know is None.
+    """
+    entry = decode_entry(data)
+    if not isinstance(entry, Waiting):
+        return data
+    known = dict(zip(before, entry.keys, strict=True)) | {"": ""}
+    entry.keys = tuple(known.get(made_of) for made_of in after)
+    return encode_entry(entry)
 
 
 def name_of(place: EntryPlace) -> str:

@@ -20,28 +20,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from msgspec import inspect
 
 from operators.language.descriptions import words_of
+from operators.language.digest import digest
 from operators.language.expressions import Arithmetic, Constant, Default, Expression, Math, Negative
 from operators.language.feature_types import feature_kinds
 from operators.language.fields import Aggregate, Feature, Field, Lookup, TimePart, nodes, windows_of
 from operators.language.plan import FeaturePlan, Store
 from operators.language.rules import Rule
+from operators.language.types import event_fields
 from operators.language.window_kinds import LastN, Tiled
 from topics.durations import duration_text
 from topics.messages import FeatureValue
 
-__all__ = ["CatalogueEntry", "Settings", "event_fields", "feature_book", "features_version", "fields_read"]
+__all__ = ["CatalogueEntry", "Settings", "feature_book", "features_version", "fields_read"]
 
 SEMANTICS: Final = 1
 """Raised when Headrace computes another value from the same definition: every version changes then."""
-VERSION_DIGITS: Final = 12
-"""48 bits: by chance two of 1,000 versions are equal once in 500 million catalogues."""
 CHANGING: Final = ("clip", "null")
 """Actions of rules that change values."""
 
@@ -139,7 +137,7 @@ def feature_book(
 
 def features_version(entries: Iterable[CatalogueEntry]) -> str:
     """Return the version of a whole set of features: of their names and versions, in any order."""
-    return _digest(sorted(f"{entry.name} {entry.version}" for entry in entries))
+    return digest("\n".join(sorted(f"{entry.name} {entry.version}" for entry in entries)))
 
 
 def fields_read(expression: Any) -> tuple[str, ...]:
@@ -161,30 +159,6 @@ def _named_by(part: object) -> Iterator[str]:
             yield from (name for name in (part.of, part.argument) if isinstance(name, str))
         case Lookup():
             yield from part.key_fields
-
-
-def event_fields(event_type: type[msgspec.Struct]) -> dict[str, str]:
-    """Return each field's name on the wire, its types and its default, as text; constraints are not in it.
-
-    >>> class Payment(msgspec.Struct, rename="camel"):
-    ...     card_id: str
-    ...     amount: float | None = None
-    >>> event_fields(Payment)
-    {'card_id': 'cardId str', 'amount': 'amount float|none = None'}
-    """
-    info = inspect.type_info(event_type)
-    assert isinstance(info, inspect.StructType)
-    found = {}
-    for known in info.fields:
-        types = known.type.types if isinstance(known.type, inspect.UnionType) else (known.type,)
-        text = "|".join(sorted(type(one).__name__.removesuffix("Type").lower() for one in types))
-        if known.default_factory is not msgspec.NODEFAULT:
-            factory = known.default_factory
-            default = f" = {getattr(factory, '__qualname__', type(factory).__qualname__)}()"
-        else:
-            default = "" if known.required else f" = {known.default!r}"
-        found[known.name] = f"{known.encode_name} {text}{default}"
-    return found
 
 
 class _Versions:
@@ -212,17 +186,16 @@ class _Versions:
             for part in [*found, *(part for rule in rules for part in rule.parts())]
             for field in _named_by(part)
         }
-        return _digest(
-            (
-                f"feature {SEMANTICS}",
-                repr(self._expressions[name]),
-                *(f"feature {other} {self._expressions[other]!r}" for other in others),
-                *(f"field {field} {self._fields[field]}" for field in sorted(read)),
-                *(self._windows if windows else ()),
-                *((self._labels,) if any(window.source == "labels" for window in windows) else ()),
-                *(f"rule {rule.demand} {rule.action}" for rule in rules),
-            )
+        lines = (
+            f"feature {SEMANTICS}",
+            repr(self._expressions[name]),
+            *(f"feature {other} {self._expressions[other]!r}" for other in others),
+            *(f"field {field} {self._fields[field]}" for field in sorted(read)),
+            *(self._windows if windows else ()),
+            *((self._labels,) if any(window.source == "labels" for window in windows) else ()),
+            *(f"rule {rule.demand} {rule.action}" for rule in rules),
         )
+        return digest("\n".join(lines))
 
     def _changing(self, name: str) -> tuple[list[Rule], list[str]]:
         """Return the rules that have a say in a feature's value, and the features that these look at."""
@@ -240,10 +213,6 @@ class _Versions:
         in_order = [rule for rule in self._rules if rule in rules]
         others = {part.name for part in wanted if isinstance(part, Feature)} - {name}
         return in_order, sorted(others)
-
-
-def _digest(lines: Iterable[str]) -> str:
-    return sha256("\n".join(lines).encode()).hexdigest()[:VERSION_DIGITS]
 
 
 def _listed(texts: Iterable[str]) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from sys import intern
 from typing import Any, Final, Literal, NamedTuple
 
@@ -21,6 +20,7 @@ import msgspec
 
 from operators.language.conditions import Condition
 from operators.language.descriptions import bare
+from operators.language.digest import digest
 from operators.language.fields import (
     Aggregate,
     Expression,
@@ -49,9 +49,6 @@ SUM_BYTES: Final = 17
 SQUARES_BYTES: Final = 190
 """One value's exact running sum and sum of squares, two large integers."""
 
-NAME_BYTES: Final = 6
-"""Of the digest that names a group's state: with a thousand groups two are alike once in 10**8
-definitions."""
 PART_BYTES: Final = 120
 """One aggregate of one tile, session or half-life."""
 
@@ -93,19 +90,29 @@ class Group:
     unit_ms: int = 0
     """The width of a tile, the gap of sessions, 0 elsewhere."""
     types: tuple[str, ...] = ()
-    """Each field that is read, with its types: `amount:float | none`."""
+    """Each field that is read, as `event_fields` has it: `amount:amount float|none = None`."""
 
     @property
     def name(self) -> str:
-        """Return what tells the group's state from that of any other: a digest of all that it depends on.
+        """Return the name of the group's state: a digest of all that the bytes of one key depend on.
 
-        Equal names mean that a state that was kept under one definition goes on under the other.
+        Equal names mean that a state which was kept under one definition goes on under the other.  How far
+        back a log reaches is not in it: a longer window finds what a shorter one has kept.
         """
         # Tiles, sessions and decayed sums are cells of their aggregates; a log is read by any.
         cells = [] if self.store == "log" else sorted(map(repr, self.aggregates))
-        kept = (self.keys, self.source, self.store, self.unit_ms, self.window_max_ms, cells)
-        text = f"{kept} {sorted(map(str, self.columns))} {sorted(self.types)} where {self.where!r}"
-        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=NAME_BYTES).hexdigest()
+        kept = (self.keys, self.source, self.store, self.unit_ms, cells, sorted(map(str, self.columns)))
+        return digest(f"{kept} {sorted(self.types)} where {self.where!r}")
+
+    @property
+    def label_key(self) -> str:
+        """Return what the key is made of under which a label waits to enter, as text; empty for `by()`."""
+        read, where = set(self.keys), ""
+        if self.where is not None:
+            read |= {node.name for node in nodes(self.where) if isinstance(node, Field)}
+            where = f"where {self.where!r}"
+        types = sorted(text for text in self.types if text.partition(":")[0] in read)
+        return " ".join([*self.keys, *types, where]).strip()
 
     @property
     def calculated(self) -> dict[str, Expression]:
@@ -165,6 +172,11 @@ class FeaturePlan:
     def label_key_groups(self) -> tuple[tuple[str, ...], ...]:
         """Return the key fields under which labels are kept, in the order of `JoinedLabel.keys`."""
         return tuple(group.keys for group in self.groups if group.source == "labels")
+
+    @property
+    def label_keys(self) -> tuple[str, ...]:
+        """Return what these keys are made of: a plan where it is the same has the same keys."""
+        return tuple(group.label_key for group in self.groups if group.source == "labels")
 
     @property
     def window_max_ms(self) -> int:
@@ -338,5 +350,5 @@ def _group(place: _Place, aggregates: tuple[Aggregate, ...], shapes: Shapes) -> 
         read |= dict.fromkeys(node.name for node in nodes(part) if isinstance(node, Field))
     for aggregate in aggregates:
         read |= dict.fromkeys(of for of in (aggregate.of, aggregate.argument) if isinstance(of, str))
-    types = tuple(f"{name}:{shapes.type_text(name)}" for name in read)
+    types = tuple(f"{name}:{shapes.field_text(name)}" for name in read)
     return Group(keys, source, tuple(columns), aggregates, are_text, store, where, unit_ms, types)

@@ -35,7 +35,7 @@ from operators.language.transforms import Apply, Coalesce, Cross, Indicator
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["Shape", "Shapes"]
+__all__ = ["Shape", "Shapes", "event_fields"]
 
 Shape = Literal["number", "bool", "text", "time", "other"]
 
@@ -43,6 +43,30 @@ _OF_NUMBERS: Final = frozenset(("sum", "mean", "min", "max", "var", "std", "medi
 """Aggregates that need numbers; the other ones take text too."""
 _OF_VALUES: Final = frozenset(("first", "last", "mode", "arg_max", "arg_min"))
 """Aggregates whose value is one of the field's."""
+
+
+def event_fields(event_type: type[msgspec.Struct]) -> dict[str, str]:
+    """Return each field's name on the wire, its types and its default, as text; constraints are not in it.
+
+    >>> class Payment(msgspec.Struct, rename="camel"):
+    ...     card_id: str
+    ...     amount: float | None = None
+    >>> event_fields(Payment)
+    {'card_id': 'cardId str', 'amount': 'amount float|none = None'}
+    """
+    info = inspect.type_info(event_type)
+    assert isinstance(info, inspect.StructType)
+    found = {}
+    for known in info.fields:
+        types = known.type.types if isinstance(known.type, inspect.UnionType) else (known.type,)
+        text = "|".join(sorted(type(one).__name__.removesuffix("Type").lower() for one in types))
+        if known.default_factory is not msgspec.NODEFAULT:
+            factory = known.default_factory
+            default = f" = {getattr(factory, '__qualname__', type(factory).__qualname__)}()"
+        else:
+            default = "" if known.required else f" = {known.default!r}"
+        found[known.name] = f"{known.encode_name} {text}{default}"
+    return found
 
 
 class Shapes:
@@ -55,6 +79,7 @@ class Shapes:
                 f"{event_type!r} is no msgspec Struct", hint="declare the event as class E(msgspec.Struct)"
             )
         self._type_name = event_type.__name__
+        self._texts = event_fields(event_type)
         self._task = task
         self._optional: dict[str, bool] = {}
         self._shapes: dict[str, Shape] = {}
@@ -75,9 +100,9 @@ class Shapes:
         """Return whether the field `name` is text and nothing else."""
         return self._shapes[name] == "text"
 
-    def type_text(self, name: str) -> str:
-        """Return the types that the field `name` may have."""
-        return self._types[name]
+    def field_text(self, name: str) -> str:
+        """Return the field `name` as `event_fields` has it."""
+        return self._texts[name]
 
     def check(self, expression: Expression, place: str, *, inside: bool = False) -> Shape:
         """Return what kind of value `expression` has; raise DefinitionError if it has none."""

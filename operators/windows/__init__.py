@@ -8,6 +8,6 @@ and stops), `aggregates` (one table: how each is read), `prefix_sums` and `exact
 the other ways of keeping, `tiles`, `sessions` and `decay`, on `keys` (eviction), `reorder` (entries wait for
 the watermark), `summaries` and `sketches`; `evaluate` (expressions as functions) by itself.
 
-Others may import `Features`, `JoinedLabel`, `label_entry` and `unchanged` from `features`, and what
+Others may import `Features`, `CarriedOver`, `JoinedLabel` and `label_entry` from `features`, and what
 `evaluate` exports.
 """

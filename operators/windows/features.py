@@ -12,7 +12,7 @@ The template has every feature's name in the order of the definition, with its d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -31,7 +31,7 @@ from operators.windows.tiles import Tiles
 from topics.errors import CheckpointError
 from topics.messages import Event, FeatureValue, LabelValue
 
-__all__ = ["Features", "JoinedLabel", "label_entry", "unchanged"]
+__all__ = ["CarriedOver", "Features", "JoinedLabel", "label_entry"]
 
 META: Final = "meta"
 """The entry that is no key's."""
@@ -53,12 +53,39 @@ def label_entry(label: LabelValue) -> float | str:
     return label if isinstance(label, str) else float(label)
 
 
+class GroupMeta(msgspec.Struct, frozen=True, array_like=True):
+    """What is remembered of one group besides its entries."""
+
+    evicted_events: int = 0
+    """Entries that made room."""
+    evicted_keys: int = 0
+    """Idle keys that were forgotten."""
+    reach_ms: int = 0
+    """How far back its longest window looked."""
+
+
+class CarriedOver(NamedTuple):
+    """What of the state of another definition goes on."""
+
+    entries: dict[str, bytes]
+    """For `Features.restore`."""
+    filling: tuple[str, ...]
+    """Features that are not whole before they have been fed for as long as they look back."""
+    keys: int
+    """Keys of groups that go on."""
+    keys_dropped: int
+    label_keys: tuple[str, ...]
+    """What keys of waiting labels were made of: `Meta.label_keys` of the other definition."""
+
+
 class Meta(msgspec.Struct, frozen=True, array_like=True):
     """What is remembered besides the logs."""
 
     watermark: int
-    evicted: dict[str, tuple[int, int]]
-    """Per group, by its name: entries that made room, and idle keys."""
+    groups: dict[str, GroupMeta]
+    """By the names of the groups."""
+    label_keys: tuple[str, ...]
+    """What the keys under which labels wait to enter are made of: `Group.label_key` of groups over labels."""
 
 
 Store = Logs | Keyed[Any]
@@ -227,31 +254,54 @@ class Features:
             meta = msgspec.msgpack.decode(entries[META], type=Meta)
             for name, store in self._stores.items():
                 store.load(found[name])
-                store.evicted_events, store.evicted_keys = meta.evicted[name]
+                group_meta = meta.groups[name]
+                store.evicted_events, store.evicted_keys = group_meta.evicted_events, group_meta.evicted_keys
         except (KeyError, ValueError, IndexError) as error:
-            raise CheckpointError(
-                f"feature state cannot be read: {error}", hint="restore it with the definition that wrote it"
-            ) from error
+            raise _unreadable(error) from error
         self._watermark = meta.watermark
         self._evictions_counted = self.evicted_events, self.evicted_keys
         self._meta_changed = False
 
     def _encode_meta(self) -> bytes:
-        evicted = {name: (store.evicted_events, store.evicted_keys) for name, store in self._stores.items()}
-        return msgspec.msgpack.encode(Meta(self._watermark, evicted))
+        groups = {
+            group.name: GroupMeta(store.evicted_events, store.evicted_keys, group.window_max_ms)
+            for group, store in zip(self.plan.groups, self._stores.values(), strict=True)
+        }
+        return msgspec.msgpack.encode(Meta(self._watermark, groups, self.plan.label_keys))
+
+    def carried_over(self, entries: StateEntries) -> CarriedOver:
+        """Return what goes on of `entries`, the state of a definition with other features.
+
+        A group goes on if its name is the same: nothing that its bytes depend on has changed.  Any other
+        begins empty.  Raises CheckpointError for what is no such state.
+        """
+        try:
+            before = msgspec.msgpack.decode(entries[META], type=Meta)
+        except (KeyError, ValueError) as error:
+            raise _unreadable(error) from error
+        groups = {name: before.groups.get(name, GroupMeta()) for name in self._stores}
+        group_of = self.plan.group_of
+        filling = tuple(
+            name
+            for name, expression in self.plan.features
+            if any(groups[group_of[one].name].reach_ms < one.reach_ms for one in windows_of(expression))
+        )
+        kept = {name: data for name, data in entries.items() if name.partition("/")[0] in groups}
+        meta = Meta(before.watermark, groups, self.plan.label_keys)
+        return CarriedOver(
+            kept | {META: msgspec.msgpack.encode(meta)},
+            filling,
+            keys=len(kept),
+            keys_dropped=len(entries) - 1 - len(kept),
+            label_keys=before.label_keys,
+        )
 
 
-def unchanged(entries: StateEntries, names: Iterable[str]) -> dict[str, bytes]:
-    """Return those entries of a definition's state that one with groups of these names goes on with.
-
-    A group goes on if its name is the same: nothing that its state depends on has changed.  Any other begins
-    empty when the entries are restored.
-    """
-    names = tuple(names)
-    meta = msgspec.msgpack.decode(entries[META], type=Meta)
-    evicted = {name: meta.evicted.get(name, (0, 0)) for name in names}
-    kept = {name: data for name, data in entries.items() if name.partition("/")[0] in names}
-    return kept | {META: msgspec.msgpack.encode(Meta(meta.watermark, evicted))}
+def _unreadable(error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"feature state cannot be read: {error}",
+        hint="restore it with the definition, and the release, that wrote it",
+    )
 
 
 def _store(group: Group, targets: Sequence[Target], event_max: int) -> Store:

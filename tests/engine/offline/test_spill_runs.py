@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -12,15 +11,14 @@ from river import linear_model
 from engine import Labels, Pipeline, Topic
 from engine.machines.scorer import Scorer
 from engine.offline.backtest import LocalRun
-from engine.settings import Accepted, Settings
 from engine.stores.checkpoints import CheckpointStore
+from engine.worker.changed_features import carried_over, difference
 from engine.worker.claim import Loaded, ScorerMeta
-from engine.worker.partition import APART, JOIN, Owner
+from engine.worker.partition import APART, JOIN
 from operators import by, field, label
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
 from operators.join.answered import decode_entry
-from operators.skew.carryover import difference
 from operators.state import under
 from topics.codec import encode_json
 from topics.messages import Record
@@ -145,9 +143,6 @@ def test_a_label_window_by_another_key_is_carried_over_to_answers_on_disk(tmp_pa
     features = {**old.features, "all": by().mean(label, "1h").default(0.0)}
     new = replace(old, features=features)
     store = CheckpointStore(tmp_path, old.name, "scorer", 0, apart=APART)
-    settings = Settings(state_dir=tmp_path)
-    nobody: Any = None
-    owner = Owner(new, settings, nobody, nobody, nobody, Accepted(changed_features=True))
 
     def scorer(pipeline: Pipeline, writer: Writer) -> Scorer:
         roster, stored = LocalRun(pipeline).learner.roster, store.stored(JOIN)
@@ -161,13 +156,13 @@ def test_a_label_window_by_another_key_is_carried_over_to_answers_on_disk(tmp_pa
         first.intake.offer_events(map(event, range(300)))
         while run := first.intake.next_run(events_unread=False, labels_unread=False):
             list(first.step(run, START_MS))
-        meta = ScorerMeta(old.scorer_definition(), (), old.layout())
+        meta = ScorerMeta(old.scorer_definition(), ())
         await store.save(claim, msgspec.json.encode(meta), first.delta())
         found = await store.load()
         assert found is not None
         loaded = Loaded(found)
-        entries = owner._entries(0, loaded, store)
         second = scorer(new, first.outbox.writer)
+        entries = carried_over(loaded.entries, second.features, store.stored(JOIN), (), 0)
         second.restore(entries)
         assert (second.join.away, second.join.pending) == (0, first.join.pending)
         delta = difference(loaded.entries, entries) | second.delta()

@@ -26,7 +26,8 @@ from operators import (
     tiled,
     tumbling,
 )
-from operators.language.catalogue import CatalogueEntry, event_fields
+from operators.language.catalogue import CatalogueEntry
+from operators.language.types import event_fields
 from topics.errors import DefinitionError
 
 LATE = by("card").mean(label, "3h")

@@ -1,4 +1,4 @@
-"""A window that two definitions share goes on as if the new one had been there from the start."""
+"""What two definitions keep in the same way goes on as if the new one had been there from the start."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_spill import KeptInDict
 
+from engine.worker.changed_features import carried_over, difference
 from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
 from operators.join.answered import WaitingAnswer
 from operators.join.join import Join
-from operators.language.catalogue import event_fields
 from operators.language.fields import Expression, windows_of
 from operators.language.plan import FeaturePlan, compile_features
-from operators.skew.carryover import Layout, carried_over, difference, features_filling, layout_of_plan
 from operators.state import named, under
-from operators.windows.features import Features, JoinedLabel
+from operators.windows.features import CarriedOver, Features, JoinedLabel
+from topics.errors import CheckpointError
 from topics.messages import Event, Label, Prediction
 
 SECOND = 1_000
@@ -77,18 +78,21 @@ def plan_of(names: Any) -> FeaturePlan:
     return compile_features(features, Payment, grace_ms=GRACE_MS, max_events_per_key=50, task="binary")
 
 
-def layout(plan: FeaturePlan) -> Layout:
-    return layout_of_plan(plan, event_fields(Payment))
+def carried(entries: dict[str, bytes], after: FeaturePlan) -> CarriedOver:
+    return Features(after).carried_over(entries)
 
 
-def groups_of(plan: FeaturePlan, name: str) -> set[str]:
-    group_of = plan.group_of
-    return {group_of[window].name for window in windows_of(POOL[name])}
+def changed(entries: dict[str, bytes], after: FeaturePlan) -> tuple[Features, CarriedOver]:
+    """Return the features of a plan that go on with the state of another one."""
+    found = carried(entries, after)
+    features = Features(after)
+    features.restore(found.entries)
+    return features, found
 
 
-def carried(before: FeaturePlan, entries: dict[str, bytes], after: FeaturePlan) -> dict[str, bytes]:
-    found = carried_over(named({"features": entries}), layout(before), layout(after))
-    return under("features", found.entries)
+def group_of(plan: FeaturePlan, name: str) -> str:
+    (window, *_) = windows_of(POOL[name])
+    return plan.group_of[window].name
 
 
 # -- the oracle: the new definition from the start -----------------------------------------------------
@@ -129,7 +133,7 @@ some = st.lists(st.sampled_from(sorted(POOL)), max_size=5, unique=True)
 
 @settings(max_examples=80, deadline=None)
 @given(names, some, some, streams(), st.data())
-def test_windows_that_both_definitions_have_go_on(
+def test_windows_of_groups_that_both_definitions_have_go_on(
     both: list[str], gone: list[str], added: list[str], events: list[Event], data: st.DataObject
 ) -> None:
     cut = data.draw(st.integers(len(events) // 2, len(events)))
@@ -138,19 +142,17 @@ def test_windows_that_both_definitions_have_go_on(
     old, new = plan_of(before), plan_of(after)
     first = Features(old)
     run(first, events[:cut])
-    changed = Features(new)
-    changed.restore(carried(old, first.snapshot(), new))
+    features, found = changed(first.snapshot(), new)
     always = Features(new)
     run(always, events[:cut])
-    shared = set(after) - set(features_filling(new, layout(old)))
-    found = run(changed, events[cut:])
-    wanted = run(always, events[cut:])
-    for event, one, other in zip(events[cut:], found, wanted, strict=True):
+    whole = set(after) - set(found.filling)
+    rows, wanted = run(features, events[cut:]), run(always, events[cut:])
+    for event, one, other in zip(events[cut:], rows, wanted, strict=True):
         if not event.late:  # a late one sees what is kept, and longer windows keep more
-            assert {name: one.get(name) for name in shared} == {name: other.get(name) for name in shared}
-    assert set(after) - shared <= set(added) | {
-        name for name in both if groups_of(old, name) != groups_of(new, name)
-    }
+            assert {name: one.get(name) for name in whole} == {name: other.get(name) for name in whole}
+    kept = {group.name for group in old.groups}
+    unchanged = {name for name in both if all(new.group_of[w].name in kept for w in windows_of(POOL[name]))}
+    assert unchanged <= whole
 
 
 @settings(max_examples=40, deadline=None)
@@ -159,10 +161,10 @@ def test_the_same_definition_in_another_order_loses_nothing(features: list[str],
     old, new = plan_of(features), plan_of(reversed(features))
     first = Features(old)
     run(first, events)
-    there = carried(old, first.snapshot(), new)
-    assert len(there) == len(first.snapshot())
-    assert carried(new, there, old) == first.snapshot()
-    assert features_filling(new, layout(old)) == ()
+    there = carried(first.snapshot(), new)
+    assert there.filling == ()
+    assert (there.keys, there.keys_dropped) == (len(first.snapshot()) - 1, 0)
+    assert carried(there.entries, old).entries == first.snapshot()
 
 
 # -- what begins empty, what goes ------------------------------------------------------------------
@@ -177,59 +179,57 @@ def filled(features: list[str]) -> tuple[FeaturePlan, dict[str, bytes]]:
     return plan, made.snapshot()
 
 
+def next_row(features: Features) -> dict[str, Any]:
+    (row,) = features.step_events([Event("e", 5 * SECOND, "a", Payment("a", "y", 3.0), 5, 5 * SECOND)])
+    return row
+
+
 @pytest.mark.parametrize(
     ("kept", "added"),
     [
         ("n_10", "sum_10"),
-        ("n_10", "before"),
         ("tiled", "tiled_max"),
+        ("tiled", "tiled_long"),
         ("session", "session_q"),
         ("faded_n", "faded_mean"),
         ("tumbled", "tumbled_first"),
     ],
 )
 def test_a_group_that_keeps_something_else_begins_empty(kept: str, added: str) -> None:
-    old, entries = filled([kept])
-    new = plan_of([kept, added])
-    changed = Features(new)
-    changed.restore(carried(old, entries, new))
-    assert changed.key_count == 0
-    assert features_filling(new, layout(old)) == (kept, added)
+    _, entries = filled([kept])
+    features, found = changed(entries, plan_of([kept, added]))
+    assert features.key_count == 0
+    assert found.filling == (kept, added)
+    assert (found.keys, found.keys_dropped) == (0, 1)
 
 
-def test_another_window_of_what_is_kept_goes_on() -> None:
-    old, entries = filled(["n_10", "sum_10"])
-    new = plan_of(["sum_10", "n_10", "gap"])
-    changed = Features(new)
-    changed.restore(carried(old, entries, new))
-    event = Event("e", 5 * SECOND, "a", Payment("a", "y", 3.0), 5, 5 * SECOND)
-    assert changed.step_events([event]) == [{"n_10": 6, "sum_10": 13.0, "gap": 1_000}]
-    assert features_filling(new, layout(old)) == ()
+def test_another_window_over_what_a_log_keeps_has_what_was_kept() -> None:
+    _, entries = filled(["n_10", "sum_10"])
+    features, found = changed(entries, plan_of(["sum_10", "n_10", "gap", "before"]))
+    assert next_row(features) == {"n_10": 6, "sum_10": 13.0, "gap": 1_000, "before": 2.0}
+    assert found.filling == ()
 
 
 def test_what_is_gone_is_dropped_and_counted() -> None:
     old, entries = filled(["n_10", "last", "all"])
-    new = plan_of(["all"])
-    found = carried_over(named({"features": entries}), layout(old), layout(new))
+    found = carried(entries, plan_of(["all"]))
     assert (found.keys, found.keys_dropped) == (1, 2)
-    names = {group.keys: group.name for group in old.groups}
-    assert sorted(found.entries) == [f"features/{names[()]}/", "features/meta"]
-    delta = difference(named({"features": entries}), found.entries)
+    assert sorted(found.entries) == sorted([f"{group_of(old, 'all')}/", "meta"])
+    delta = difference(entries, found.entries)
     assert {name for name, data in delta.items() if data is None} == {
-        f"features/{names['card',]}/a",
-        f"features/{names['shop',]}/x",
+        f"{group_of(old, 'n_10')}/a",
+        f"{group_of(old, 'last')}/x",
     }
 
 
-def test_a_window_that_reaches_elsewhere_is_filling() -> None:
-    one, two = (
-        compile_features(
-            {"n": by("card").count(text)}, Payment, grace_ms=0, max_events_per_key=9, task="binary"
-        )
-        for text in ("1h", "2h")
-    )
-    assert features_filling(two, layout(one)) == ("n",)
-    assert features_filling(one, layout(two)) == ("n",)
+def plan_with(of_type: type[msgspec.Struct] = Payment, **features: Expression) -> FeaturePlan:
+    return compile_features(features, of_type, grace_ms=0, max_events_per_key=9, task="binary")
+
+
+def test_a_longer_window_is_filling_a_shorter_one_is_not() -> None:
+    hour, two = (plan_with(n=by("card").count(text)) for text in ("1h", "2h"))
+    assert carried(Features(hour).snapshot(), two).filling == ("n",)
+    assert carried(Features(two).snapshot(), hour).filling == ()
 
 
 class WholePayment(msgspec.Struct):
@@ -237,15 +237,26 @@ class WholePayment(msgspec.Struct):
     amount: int
 
 
-def test_a_field_of_another_type_and_another_calculation_begin_a_group_anew() -> None:
-    def plan(of: Expression, of_type: type[msgspec.Struct] = Payment) -> FeaturePlan:
-        features = {"x": by("card").sum(of, "10s")}
-        return compile_features(features, of_type, grace_ms=0, max_events_per_key=9, task="binary")
+class OtherPayment(msgspec.Struct):
+    card: str
+    amount: float | None = 1.0
+    fee: int = 0
 
-    old = layout(plan(field("amount") * 2))
-    assert features_filling(plan(field("amount") * 2), old) == ()
-    assert features_filling(plan(field("amount") * 3), old) == ("x",)
-    assert features_filling(plan(field("amount") * 2, WholePayment), old) == ("x",)
+
+@pytest.mark.parametrize("other", [WholePayment, OtherPayment])
+def test_a_field_of_another_type_or_default_begins_a_group_anew(other: type[msgspec.Struct]) -> None:
+    twice = by("card").sum(field("amount") * 2, "10s")
+    entries = Features(plan_with(x=twice)).snapshot()
+    assert carried(entries, plan_with(x=twice)).filling == ()
+    assert carried(entries, plan_with(x=by("card").sum(field("amount") * 3, "10s"))).filling == ("x",)
+    assert carried(entries, plan_with(other, x=twice)).filling == ("x",)
+
+
+@pytest.mark.parametrize("entries", [{}, {"meta": b"\x92\x05\x90"}, {"meta": b"?"}])
+def test_what_another_release_wrote_is_refused(entries: dict[str, bytes]) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read") as refusal:
+        carried(entries, plan_of(["n_10"]))
+    assert "release" in refusal.value.hint
 
 
 # -- predictions that wait -----------------------------------------------------------------------------
@@ -271,13 +282,13 @@ def test_waiting_predictions_know_their_keys_where_they_can(
     event = Event("e", 5, "a", Payment("a", "x", 1.0), 0, 5)
     join.open(WaitingAnswer.of(answer, "a", Features(old).label_keys(event), 7, {}))
     entries = named({"features": Features(old).snapshot(), "join": join.snapshot(), "rest": {"x": b"1"}})
-    found = carried_over(entries, layout(old), layout(new)).entries
+    features = Features(new)
+    found = carried_over(entries, features, KeptInDict(), (), 0)
     assert found["rest/x"] == b"1"
     join.restore(under("join", found))
     _, joined = join.label(Label("e", True, 600, 0), key=None, value=None)
     assert joined is not None
     assert (joined.waiting.keys, joined.waiting.prediction) == (keys, answer)
-    features = Features(new)
     features.restore(under("features", found))
     features.step_labels([JoinedLabel(joined.waiting.keys, joined.label_time, 1.0)])
     assert features.key_count == sum(key is not None for key in keys)
