@@ -5,6 +5,6 @@ Never here: an event, memory, the computation of a value (`operators/windows`).
 
 Read in this order: `by` (the words a user writes), `fields` and `expressions` (what they make),
 `conditions`, `transforms`, `window_kinds`, `rules`; then `types` (what is refused) and `plan` (what is kept
-for it); `feature_types` and `literals` where they are met; `catalogue` (versions), `descriptions` and
+for it); `feature_types`, `literals` and `digest` where they are met; `catalogue` (versions, descriptions) and
 `sizes` last.  Others may import everything here.
 """

@@ -28,7 +28,6 @@ from string import Formatter
 from typing import Final, TypedDict, Unpack
 
 from operators.language.conditions import Condition
-from operators.language.descriptions import bare
 from operators.language.fields import (
     Aggregate,
     Arithmetic,
@@ -43,6 +42,7 @@ from operators.language.fields import (
     Negative,
     TimePart,
     reads_labels,
+    without_descriptions,
 )
 from operators.language.literals import check_value, quote
 from operators.language.window_kinds import (
@@ -322,7 +322,7 @@ def _entering(
 def _column(kind: Kind, of: object) -> str | Expression:
     """Return what to aggregate: the name of a field, or an expression, whose words mean nothing here."""
     if isinstance(of, Expression):
-        of = bare(of)
+        of = without_descriptions(of)
     if isinstance(of, Field):
         return of.name
     if isinstance(of, str | Expression):

@@ -1,7 +1,7 @@
 """The feature catalogue: what each feature is, who owns it, and which version of it this is.
 
-Lives here: the entries, and the digest that is a feature's version.  Never here: how the catalogue is
-printed (`engine/cli/report.py`), the memory of windows.
+Lives here: the entries, what a person says of a feature, and the digest that is its version.  Never here: how
+the catalogue is printed (`engine/cli/report.py`), the memory of windows.
 
 A version is the first 12 hex digits of SHA-256 over everything that decides a feature's value for an
 accepted event, written out as text:
@@ -24,9 +24,16 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from operators.language.descriptions import words_of
 from operators.language.digest import digest
-from operators.language.expressions import Arithmetic, Constant, Default, Expression, Math, Negative
+from operators.language.expressions import (
+    Arithmetic,
+    Constant,
+    Default,
+    Described,
+    Expression,
+    Math,
+    Negative,
+)
 from operators.language.feature_types import feature_kinds
 from operators.language.fields import Aggregate, Feature, Field, Lookup, TimePart, nodes, windows_of
 from operators.language.plan import FeaturePlan, Store
@@ -34,6 +41,7 @@ from operators.language.rules import Rule
 from operators.language.types import event_fields
 from operators.language.window_kinds import LastN, Tiled
 from topics.durations import duration_text
+from topics.errors import DefinitionError
 from topics.messages import FeatureValue
 
 __all__ = ["CatalogueEntry", "Settings", "feature_book", "features_version", "fields_read"]
@@ -42,6 +50,19 @@ SEMANTICS: Final = 1
 """Raised when Headrace computes another value from the same definition: every version changes then."""
 CHANGING: Final = ("clip", "null")
 """Actions of rules that change values."""
+
+
+TEXT_MAX: Final = 1_000
+"""Characters of a description: it is one cell of a table."""
+OWNER_MAX: Final = 200
+"""Characters of an owner: a team, or an address."""
+
+
+class Description(NamedTuple):
+    """What a person says of a feature, by `.describe(...)`; empty where nothing was said."""
+
+    text: str = ""
+    owner: str = ""
 
 
 class CatalogueEntry(NamedTuple):
@@ -101,7 +122,7 @@ def feature_book(
     >>> entry.kind, entry.source_fields, entry.window, entry.owner, entry.version
     ('sum', ('card', 'amount'), '1h', 'risk', '185f6819dc83')
 
-    Raises DefinitionError for words that are no text or too long.
+    Raises DefinitionError for descriptions and owners that are no text or too long.
     """
     types = feature_kinds(plan, event_type)
     versions = _Versions(plan, event_type, settings)
@@ -111,7 +132,7 @@ def feature_book(
         windows = windows_of(expression)
         sources: list[str] = [window.source for window in windows]
         sources += ["lookup" for part in nodes(expression) if isinstance(part, Lookup)]
-        words = words_of(features[name], f"feature {name!r}")
+        description = _description_of(features[name], f"feature {name!r}")
         entries.append(
             CatalogueEntry(
                 name,
@@ -127,8 +148,8 @@ def feature_book(
                     _bound(window, group_of[window].store, plan.max_events_per_key) for window in windows
                 ),
                 expression.value if isinstance(expression, Default) else None,
-                words.owner,
-                words.description,
+                description.owner,
+                description.text,
                 versions.of(name),
             )
         )
@@ -213,6 +234,25 @@ class _Versions:
         in_order = [rule for rule in self._rules if rule in rules]
         others = {part.name for part in wanted if isinstance(part, Feature)} - {name}
         return in_order, sorted(others)
+
+
+def _description_of(expression: Expression, place: str) -> Description:
+    """Return the outermost description of a feature, before or after its default; `place` names it."""
+    of = expression
+    while isinstance(of, Default):
+        of = of.of
+    if not isinstance(of, Described):
+        return Description()
+    given: tuple[tuple[str, object, int], ...] = (
+        ("description", of.text, TEXT_MAX),
+        ("owner", of.owner, OWNER_MAX),
+    )
+    for name, said, most in given:
+        if not isinstance(said, str) or len(said) > most:
+            raise DefinitionError(
+                f"{place}: {name} {str(said)[:40]!r}", hint=f"give text of at most {most:,} characters"
+            )
+    return Description(of.text, of.owner)
 
 
 def _listed(texts: Iterable[str]) -> str:

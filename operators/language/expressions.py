@@ -246,7 +246,7 @@ class Default(Expression):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Described(Expression):
-    """Words about an expression; it reads like the expression, and `descriptions.py` takes them off."""
+    """An expression and what a person says of it; it reads like the expression alone."""
 
     of: Expression
     text: str

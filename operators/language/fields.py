@@ -17,7 +17,7 @@ Equal meaning must give equal text: it is shown by `headrace check` and digested
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from string import Formatter
 from typing import Any, Literal, NoReturn
 
@@ -49,6 +49,7 @@ __all__ = [
     "parts",
     "reads_labels",
     "windows_of",
+    "without_descriptions",
 ]
 
 Part = Literal["minute", "hour", "weekday", "day", "month", "is_weekend"]
@@ -332,3 +333,25 @@ def nodes(of: Any) -> Iterator[Expression]:
 def windows_of(of: Any) -> tuple[Aggregate, ...]:
     """Return the aggregates among the parts of `of`, each once, in their order."""
     return tuple(dict.fromkeys(part for part in parts(of) if isinstance(part, Aggregate)))
+
+
+def without_descriptions(of: Any) -> Any:
+    """Return an expression or a condition as it is without `.describe(...)`, all the way down.
+
+    >>> whole = (Field("amount").describe("in EUR") + 1).describe("sum", owner="risk")
+    >>> without_descriptions(whole)
+    field("amount") + 1
+    """
+    if isinstance(of, Described):
+        return without_descriptions(of.of)
+    if isinstance(of, tuple):
+        found = tuple(map(without_descriptions, of))
+        return found if any(a is not b for a, b in zip(found, of, strict=True)) else of
+    if not is_dataclass(of) or isinstance(of, type):
+        return of
+    changed = {}
+    for entry in fields(of):
+        part = getattr(of, entry.name)
+        if entry.init and (found := without_descriptions(part)) is not part:
+            changed[entry.name] = found
+    return replace(of, **changed) if changed else of

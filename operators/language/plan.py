@@ -19,7 +19,6 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from operators.language.conditions import Condition
-from operators.language.descriptions import bare
 from operators.language.digest import digest
 from operators.language.fields import (
     Aggregate,
@@ -30,6 +29,7 @@ from operators.language.fields import (
     inputs,
     nodes,
     windows_of,
+    without_descriptions,
 )
 from operators.language.types import Shapes
 from operators.language.window_kinds import Decay, Session, Tiled, Tumbling
@@ -275,7 +275,7 @@ def compile_features(
                 else 'write field("...") or by("...").count("1h")',
             )
         # Interned, as constants of compiled code are: dicts of models then find the very object.
-        expression = compiled[intern(name)] = bare(described)
+        expression = compiled[intern(name)] = without_descriptions(described)
         _refuse_bare_label(expression, place)
         shapes.check(expression, place)
         for part in nodes(expression):

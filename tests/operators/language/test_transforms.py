@@ -24,9 +24,8 @@ from engine.offline.backtest import backtest
 from operators import apply, by, coalesce, cross, field, indicator, label, lookup
 from operators.language.by import Expression
 from operators.language.conditions import Condition
-from operators.language.descriptions import bare
 from operators.language.feature_types import feature_kinds
-from operators.language.fields import nodes, parts
+from operators.language.fields import nodes, parts, without_descriptions
 from operators.language.plan import compile_features
 from operators.language.types import Shapes
 from operators.rekeying.stages import looked_up, plan_stages
@@ -203,9 +202,11 @@ def echo(box: Box) -> object:
 def test_walks_and_words_reach_every_part() -> None:
     inner = [by("card").count("1h"), field("a"), lookup("m:{b}", "risk", default=0.0)]
     whole = coalesce(apply(per_unit, *inner[:2], returns=float).describe("x"), indicator(inner[2] > 1).log())
-    plain = bare(whole)
+    plain = without_descriptions(whole)
     assert "describe" not in repr(plain)
-    assert plain == bare(coalesce(apply(per_unit, *inner[:2], returns=float), indicator(inner[2] > 1).log()))
+    assert plain == without_descriptions(
+        coalesce(apply(per_unit, *inner[:2], returns=float), indicator(inner[2] > 1).log())
+    )
     assert not any(type(part).__name__ == "Described" for part in parts(plain))
     assert set(inner) <= set(nodes(plain))
     assert set(inner) <= {part for part in parts(plain) if isinstance(part, Expression)}
