@@ -46,11 +46,14 @@ BEFORE = """
             "gone": by("shop").count("1h"),
             "default": field("amount").default(0.0),
             "tiled": by("card").sum("amount", tiled("1h", step="10m")),
+            "all": by().count("1h"),
 """
 AFTER = """
             "tiled": by("card").sum("amount", tiled("1h", step="10m")),
-            "most": by("card").max("amount", tiled("1h", step="10m")),
-            "spent": by("card").sum("amount", "1h"),
+            "most": by("shop").max("amount", tiled("1h", step="10m")),
+            "longer": by("card").count("2h"),
+            "all": by().count("1h"),
+            "spent": by().sum("amount", "1h"),
             "shop_frauds": by("shop").count(label, "1h"),
             "default": field("amount").default(1.0),
 """
@@ -98,7 +101,7 @@ def test_a_changed_feature_is_refused_and_then_accepted(tansu: KafkaSettings, tm
             write_pipeline(tmp_path, new, name=name)
             worker.start()
             assert await worker.ended() == 1
-            assert "feature most is new, feature spent is new" in worker.said()
+            assert "feature most is new, feature longer is new, feature spent is new" in worker.said()
             assert "feature default changed (" in worker.said()
             assert "feature gone is gone" in worker.said()
             assert "--accept-changed-features" in worker.said()
@@ -110,8 +113,9 @@ def test_a_changed_feature_is_refused_and_then_accepted(tansu: KafkaSettings, tm
             assert await worker.stop() == 0, worker.said()
             (told,) = worker.complaints()
             assert told["event"] == "features changed"
-            assert told["filling"] == ["most", "spent", "shop_frauds"]
-            assert (told["keys"], told["keys_dropped"]) == (5 + 5 + 5, 3)
+            # `all` is no other feature, but its group keeps amounts now.
+            assert told["filling"] == ["most", "longer", "all", "spent", "shop_frauds"]
+            assert (told["keys"], told["keys_dropped"]) == (5 + 5 + 5, 3 + 1)
 
             worker.start()  # its checkpoints are of the new definition now
             await worker.ready()
@@ -126,11 +130,11 @@ def test_a_changed_feature_is_refused_and_then_accepted(tansu: KafkaSettings, tm
     assert len(found) == EVENTS
     for event_id, features in found.items():
         assert [features[one] for one in SHARED] == [oracle[event_id][one] for one in SHARED], event_id
-    # What is new fills: five cards, one event each second.
-    assert [found[f"p{number}"]["spent"] for number in range(CUT, CUT + 6)] == [
-        *(number / 4 for number in range(CUT, CUT + 5)),
-        CUT / 4 + (CUT + 5) / 4,
-    ]
+    # A longer window reads what was kept for the shorter one.  What is new fills, and what is kept otherwise.
+    for number in range(CUT, EVENTS):
+        assert found[f"p{number}"]["longer"] == oracle[f"p{number}"]["longer"]
+    assert [found[f"p{CUT + number}"]["all"] for number in range(3)] == [1, 2, 3]
+    assert [found[f"p{CUT + number}"]["spent"] for number in range(2)] == [CUT / 4, (2 * CUT + 1) / 4]
     assert found[f"p{EVENTS - 1}"]["shop_frauds"] < oracle[f"p{EVENTS - 1}"]["shop_frauds"]
     versions = [
         value.decode() for record in records for key, value in record.headers if key == headers.FEATURES
