@@ -45,7 +45,6 @@ __all__ = [
     "send_files",
     "send_step",
     "steps",
-    "steps_of",
 ]
 
 SLICE_RECORDS = 200
@@ -85,14 +84,9 @@ def steps(lines: Iterable[FileLine]) -> Iterator[list[FileLine]]:
     """Cut lines into steps of one kind, none empty; each is acknowledged before the next one leaves."""
     rest = iter(lines)
     while part := list(itertools.islice(rest, SLICE_RECORDS)):
-        yield from steps_of(part)
-
-
-def steps_of(part: list[FileLine]) -> Iterator[list[FileLine]]:
-    """Yield the labels of one slice, then its events; neither is empty."""
-    for is_label in (True, False):
-        if step := [line for line in part if line.is_label == is_label]:
-            yield step
+        for is_label in (True, False):
+            if step := [line for line in part if line.is_label == is_label]:
+                yield step
 
 
 async def send_step(sink: Sink, catalog: Catalog, step: list[FileLine]) -> None:

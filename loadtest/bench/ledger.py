@@ -98,10 +98,6 @@ class Ledger:
         """Return how many events have no answer yet."""
         return len(self._open)
 
-    def event(self, event_id: str) -> AskedEvent:
-        """Return an event as it was sent.  Raises KeyError for one that was not."""
-        return self._asked[event_id]
-
     def asked(self, event_id: str, event: AskedEvent) -> None:
         """Enter an event before it is sent.  Raises ValueError for an id entered before."""
         if event_id in self._asked:

@@ -45,12 +45,13 @@ class ServedAnswer(Struct, frozen=True, gc=False):
 class Figures:
     """Events out, answers in.  Bounded by the sample: it ends.
 
-    `truth` is the label by event id, known to the demo from the start and used only to
+    `truth` and `times` are label and time by event id, known to the demo from the start and used only to
     judge answers after the fact.
     """
 
     ledger: Ledger
     truth: Mapping[str, bool]
+    times: Mapping[str, int]
     labels: int = 0
     answers: int = 0
     superseded: int = 0
@@ -69,7 +70,7 @@ class Figures:
         self.simulated_ms = max(self.simulated_ms, line.time_ms)
         if line.is_label:
             self.labels += 1
-            self._delays_ms.append(line.time_ms - self.ledger.event(line.event_id).event_time)
+            self._delays_ms.append(line.time_ms - self.times[line.event_id])
         else:
             asked = AskedEvent(line.key or b"", line.time_ms, 0, scheduled_ns=int(now_s * 1e9))
             self.ledger.asked(line.event_id, asked)

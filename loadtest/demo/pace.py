@@ -41,8 +41,8 @@ FLOOD_AHEAD_MAX = 4_096
 class FeedPace(Protocol):
     """What a feed goes by."""
 
-    slice_s: float
-    """Records leave in slices of so many seconds."""
+    backlog: bool
+    """Whether there is always more than the worker can do."""
 
     @property
     def rate(self) -> float:
@@ -70,7 +70,7 @@ class TwoThirds:
     1000
     """
 
-    slice_s = 0.01
+    backlog = False
 
     def __init__(self, rate_max: float) -> None:
         self._rate_max = rate_max
@@ -99,8 +99,7 @@ class TwoThirds:
 class Flood:
     """As fast as the worker takes it, `rate_max` at most: how a saturated worker answers."""
 
-    slice_s = 0.05
-    """The embedded broker's work for one batch grows with the batches it holds: few and large ones."""
+    backlog = True
 
     def __init__(self, rate_max: float) -> None:
         self.rate = rate_max

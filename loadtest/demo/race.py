@@ -4,9 +4,11 @@ Lives here: the clock, publishing and reading.  Never here: how fast (`pace.py`)
 what the screen says (`view.py`), anything the worker computes: the demo sees it only as any client would,
 through topics and `/metrics`.
 
-Strategy: events and labels leave in one order, that of the sample's own clock, in slices: the labels of a
-slice first, and when they are acknowledged its events, so that the worker meets no event before a label that
-is older.  How many leave, and how far ahead of the answers, says the pace.
+Strategy: events and labels leave in one order, that of the sample's own clock, in slices.  The labels of a
+slice are acknowledged half a slice before its events leave, so that the worker meets no event before a label
+that is older.  How many leave, and how far ahead of the answers, says the pace.  Records carry the time at
+which they leave, as live ones do, unless the pace is that of a backlog: by timestamps of years ago the worker
+takes them for one, and asks the broker for the end of the labels before it answers.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from rich.console import Console
 from rich.live import Live
 
 from engine.kafka.sink import Sink
-from engine.offline.publish import FileLine, send_step, steps_of
+from engine.offline.publish import FileLine, send_step
 from engine.settings import KafkaSettings
 from loadtest.bench.ledger import Ledger
 from loadtest.demo.figures import Figures, ServedAnswer
@@ -41,6 +43,9 @@ from topics.messages import Claim, Decision
 
 __all__ = ["Race"]
 
+SLICE_S = 0.05
+"""Each slice is a batch in either topic, and the embedded broker's work for a fetch grows with the batches it
+holds: at 5,000 it takes 20 ms.  So few and large ones, but not more than a worker answers in some ms."""
 SCRAPE_S = 0.5
 FRAME_S = 0.25
 PLAIN_S = 5.0
@@ -64,12 +69,12 @@ class Race:
         self._console = console
         self._started_s = started_s
         self._pace = pace
-        self._figures = Figures(Ledger(CATALOG.pipeline), {})
+        self._figures = Figures(Ledger(CATALOG.pipeline), {}, {})
         self._page = WorkerPage()
         self._first_champion: str | None = None
         self._ended_s = 0.0
         self._frames: deque[tuple[float, int]] = deque(maxlen=round(RATE_S / FRAME_S) + 1)
-        self._sample = Sample([], 0, {})
+        self._sample = Sample([], 0, {}, {})
         self._ready = False
         self._moved = asyncio.Event()
         """Set by whatever came back; the publisher waits on it."""
@@ -84,7 +89,7 @@ class Race:
         Raises BrokerError if the worker dies, stalls or answers wrongly.
         """
         self._sample = sample
-        self._figures.truth = sample.truth
+        self._figures = Figures(Ledger(CATALOG.pipeline), sample.truth, sample.times)
         async with _consumer(kafka) as consumer, _sink(kafka) as sink:
             work = asyncio.create_task(self._publish_all(sink))
             others = [
@@ -106,12 +111,13 @@ class Race:
         await self._until(lambda: self._ready)
         left, pace = iter(self._sample.lines), self._pace
         due_s = time.perf_counter()
-        while part := next_slice(left, max(1, round(pace.rate * pace.slice_s))):
-            for line in part:
-                self._figures.sent(line, time.perf_counter())
-            for step in steps_of(part):
-                await send_step(sink, CATALOG, step)
-            due_s = max(due_s + sum(not line.is_label for line in part) / pace.rate, time.perf_counter() - 1)
+        while any(part := next_slice(left, max(1, round(pace.rate * SLICE_S)))):
+            labels, events = part
+            await self._send(sink, labels)
+            await asyncio.sleep(SLICE_S / 2)
+            await self._send(sink, events)
+            due_s += len(events) / pace.rate
+            due_s = max(due_s, time.perf_counter() - SLICE_S)  # what a stall has cost is not made up for
             await asyncio.sleep(max(due_s - time.perf_counter(), 0))
             await self._until(lambda: self._figures.ledger.waiting < pace.ahead_max)
         await self._until(
@@ -119,6 +125,16 @@ class Race:
         )
         self._ended_s = time.perf_counter()
         await asyncio.sleep(2 * SCRAPE_S)  # the last decisions and the models' last figures
+
+    async def _send(self, sink: Sink, step: list[FileLine]) -> None:
+        """Publish lines of one kind; return when they are acknowledged."""
+        for line in step:
+            self._figures.sent(line, time.perf_counter())
+        if not self._pace.backlog:
+            now_ms = time.time_ns() // 1_000_000
+            step = [line._replace(time_ms=now_ms) for line in step]
+        if step:
+            await send_step(sink, CATALOG, step)
 
     async def _until(self, done: Callable[[], bool]) -> None:
         while not done():
@@ -258,15 +274,15 @@ class Race:
             self.say(f"  {command}")
 
 
-def next_slice(lines: Iterator[FileLine], events: int) -> list[FileLine]:
-    """Return the next lines up to and including the given number of events; none at the end."""
-    part = []
+def next_slice(lines: Iterator[FileLine], count: int) -> tuple[list[FileLine], list[FileLine]]:
+    """Return the next `count` events, and before them all labels up to the last; of the end, what is left."""
+    labels: list[FileLine] = []
+    events: list[FileLine] = []
     for line in lines:
-        part.append(line)
-        events -= not line.is_label
-        if not events:
+        (labels if line.is_label else events).append(line)
+        if len(events) == count:
             break
-    return part
+    return labels, events
 
 
 @contextlib.asynccontextmanager

@@ -34,6 +34,8 @@ class Sample(NamedTuple):
     events: int
     truth: dict[str, bool]
     """Label by event id."""
+    times: dict[str, int]
+    """Time by event id."""
 
 
 class _Arrival(msgspec.Struct):
@@ -53,8 +55,8 @@ def read_sample(pipeline: Pipeline, example: Path, events_max: int | None = None
         )
     files = PipelineFiles(pipeline)
     events = list(itertools.islice(files.events(departures), events_max))
-    chosen = {line.event_id for line in events}
-    labels = [line for line in files.labels(arrivals) if line.event_id in chosen]
+    times = {line.event_id: line.time_ms for line in events}
+    labels = [line for line in files.labels(arrivals) if line.event_id in times]
     decode = msgspec.json.Decoder(_Arrival).decode
     truth = {line.event_id: decode(line.value).label for line in labels}
-    return Sample(list(files.keyed(merged(events, labels))), len(events), truth)
+    return Sample(list(files.keyed(merged(events, labels))), len(events), truth, times)

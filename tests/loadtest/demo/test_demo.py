@@ -160,11 +160,15 @@ def test_stopping_the_demo_stops_all_it_started(stop: signal.Signals) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
 
 
-def test_nothing_is_published_before_what_precedes_it_in_time() -> None:
+def test_slices_hold_everything_and_no_label_comes_behind_an_event_that_is_younger() -> None:
     sample = read_sample(load_pipeline(EXAMPLE_FOLDER / "pipeline.py"), EXAMPLE_FOLDER, 300)
     left = iter(sample.lines)
     slices = []
-    while part := race.next_slice(left, 50):
+    while any(part := race.next_slice(left, 50)):
         slices.append(part)
-    assert [line for part in slices for line in part] == sample.lines
-    assert all(sum(not line.is_label for line in part) == 50 for part in slices[:6])
+    for is_label in (True, False):
+        sent = [line for labels, events in slices for line in (labels if is_label else events)]
+        assert sent == [line for line in sample.lines if line.is_label == is_label]
+    assert [len(events) for _, events in slices[:6]] == [50] * 6
+    for (_, events), (labels, _) in itertools.pairwise(slices):
+        assert not events or not labels or events[-1].time_ms < labels[0].time_ms

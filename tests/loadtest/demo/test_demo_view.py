@@ -46,7 +46,7 @@ def answer(known: Figures, event_id: str, model: str, score: float) -> None:
 
 
 def figures() -> Figures:
-    known = Figures(Ledger("flights"), {"a": True, "b": False, "c": False, "d": True})
+    known = Figures(Ledger("flights"), {"a": True, "b": False, "c": False, "d": True}, {"a": LAST_MS})
     for event_id in "abcd":
         known.sent(FileLine(False, LAST_MS, event_id, b"JFK", b""), 1.0)
     for event_id, model, score in (("a", "adaptive", 0.5), ("b", "adaptive", 0.5), ("c", "linear", 0.0)):
@@ -100,7 +100,7 @@ def test_a_busy_frame_fits_a_small_terminal() -> None:
 
 def test_the_first_frame_has_nothing_to_show_and_says_so() -> None:
     text = "\n".join(
-        drawn(Frame(Figures(Ledger("flights"), {}), WorkerPage(), 40, BEGIN_MS, BEGIN_MS, 0.0, 0.0))
+        drawn(Frame(Figures(Ledger("flights"), {}, {}), WorkerPage(), 40, BEGIN_MS, BEGIN_MS, 0.0, 0.0))
     )
     assert "no model has learned yet" in text
     assert "no drift, no swap yet" in text
@@ -154,6 +154,6 @@ def test_the_summary_shows_dead_letters_by_stage_with_the_first_message() -> Non
 
 
 def test_a_run_without_answers_has_a_summary_too() -> None:
-    lines = summary_lines(frame(WorkerPage(), Figures(Ledger("flights"), {})), first_champion="adaptive")
+    lines = summary_lines(frame(WorkerPage(), Figures(Ledger("flights"), {}, {})), first_champion="adaptive")
     assert "swaps          none" in lines
     assert not any(line.startswith("Brier") for line in lines)

@@ -10,7 +10,7 @@ from loadtest.demo.figures import Figures, ServedAnswer
 
 
 def figures_of(**truth: bool) -> Figures:
-    figures = Figures(Ledger("flights"), truth)
+    figures = Figures(Ledger("flights"), truth, dict.fromkeys(truth, 1_000))
     for event_id in truth:
         figures.sent(FileLine(False, 1_000, event_id, b"JFK", b""), 1.0)
     return figures
