@@ -1,4 +1,4 @@
-"""What a worker counts: the name, unit and help text of every counter, and the labels it begins with.
+"""The table of counters of a worker: name, help text and initial labels of each.
 
 Lives here: the table of counters.  Never here: who counts, gauges and histograms (`metrics.py`).
 
@@ -24,7 +24,8 @@ MODEL_STEPS = ("score", "learn", "score_and_learn")
 
 
 class CounterFamily(NamedTuple):
-    """One counter: what is counted, what Prometheus sees, and which label values exist from the start."""
+    """One counter: the name it is counted under, what Prometheus sees, the label values that exist from the
+    start."""
 
     kind: str
     """The name under which scorers, learner and loops count."""

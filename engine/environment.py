@@ -1,4 +1,4 @@
-"""Environment variables that look like settings: which of them are none.
+"""Misspelt settings among the environment variables.
 
 Lives here: the comparison of names.  Never here: reading settings (`settings.py`).
 

@@ -1,4 +1,4 @@
-"""One table of every topic: its role, name, value, partitions and how long it is kept.
+"""The table of all topics: role, name, value, partitions and retention of each.
 
 Lives here: what a topic is called and how it must be configured.  Never here: a broker
 (`engine/kafka.py` creates and checks), message fields (`messages.py`).
@@ -116,8 +116,8 @@ _INTERNAL: frozenset[Role] = frozenset({"rekey", "rekeyed"})
 """Only where windows have other keys than the topic; alerts, too, are there only where they are asked for."""
 
 
-class Catalog:
-    """Every topic of one pipeline.
+class Catalog(dict[Role, str]):
+    """The topics of one pipeline, by role; without `labels` where events carry their label.
 
     `events` and `labels` are the user's names (`labels=None` where events carry their
     label).  `names` overrides any other by role.  `rekeying` says that events travel to the
@@ -160,15 +160,15 @@ class Catalog:
             "rekeyed": bytes_max,
             "dead-letters": MESSAGE_BYTES_DEFAULT + REASON_BYTES,
         }
-        self._names: dict[Role, str] = {"events": events}
+        super().__init__({"events": events})
         if labels is not None:
-            self._names["labels"] = labels
+            self["labels"] = labels
         left_out = _USERS | (frozenset() if rekeying else _INTERNAL) | (frozenset() if alerting else _ALERTS)
         for row in _TABLE:
             if row.role not in left_out:
-                self._names[row.role] = overrides.get(row.role, f"{pipeline}.{row.role}")
+                self[row.role] = overrides.get(row.role, f"{pipeline}.{row.role}")
         by_name: dict[str, Role] = {}
-        for role, name in self._names.items():
+        for role, name in self.items():
             check_name(name)
             if name in by_name:
                 raise DefinitionError(
@@ -177,13 +177,6 @@ class Catalog:
                 )
             by_name[name] = role
         self.roles: Mapping[str, Role] = by_name
-
-    def __getitem__(self, role: Role) -> str:
-        """Return the topic's name; KeyError for `labels` where events carry their label."""
-        return self._names[role]
-
-    def __contains__(self, role: object) -> bool:
-        return role in self._names
 
     def plan(self, *, events: int, learners: int = 1) -> tuple[TopicPlan, ...]:
         """Return every topic as it must be, for so many partitions of events and of examples."""
@@ -196,7 +189,7 @@ class Catalog:
         return tuple(
             TopicPlan(
                 role=row.role,
-                name=self._names[row.role],
+                name=self[row.role],
                 partitions=counts[row.partitions],
                 cleanup=row.cleanup,
                 retention_ms=row.retention_ms,
@@ -204,15 +197,13 @@ class Catalog:
                 bytes_needed=self._bytes_needed.get(row.role, 0),
             )
             for row in _TABLE
-            if row.role in self._names
+            if row.role in self
         )
 
     def describe(self) -> tuple[tuple[Role, str, str, str], ...]:
         """Return role, name, key and value type of each topic, for documents and `check`."""
         return tuple(
-            (row.role, self._names[row.role], row.key, _value_name(row.value))
-            for row in _TABLE
-            if row.role in self._names
+            (row.role, self[row.role], row.key, _value_name(row.value)) for row in _TABLE if row.role in self
         )
 
 

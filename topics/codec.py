@@ -83,7 +83,7 @@ _CLOSE = (0x7D, 0x5D)
 
 
 class Rejected(NamedTuple):
-    """Why a record is no valid message; its bytes go to the dead letters as they came."""
+    """The reason why a record is no valid message; its bytes go to the dead letters as they came."""
 
     record: Record
     stage: str

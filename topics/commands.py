@@ -1,4 +1,4 @@
-"""What a person asks for, from bytes: a command, or why it is none.
+"""Decoding of commands: a command, or the reason why the bytes are none.
 
 Lives here: the size and the words of a command.  Never here: what it does (`operators/race/arena.py`),
 other messages (`codec.py`).
@@ -30,7 +30,7 @@ _identified: Callable[[bytes], _Identified] = msgspec.json.Decoder(_Identified).
 
 
 def decode_command(value: bytes) -> Command:
-    """Return what a person asked for.
+    """Return the command.
 
     >>> decode_command(b'{"command_id": "1", "command": "un", "time": 0}')
     Traceback (most recent call last):

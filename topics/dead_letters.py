@@ -1,4 +1,4 @@
-"""What a dead letter keeps of a refused record, so that its topic takes it.
+"""The size of a dead letter: what it keeps of a refused record so that its topic takes it.
 
 Lives here: the size of a record as brokers count it, and the order in which a letter is cut.  Never here:
 who refuses and why, what a topic takes (`engine/kafka/topic_limits.py`).

@@ -1,4 +1,4 @@
-"""Spans of time as people write them: "250ms", "30s", "10m", "3h", "7d"; and offsets from UTC: "+02:00".
+"""Durations as people write them: "250ms", "30s", "10m", "3h", "7d"; and offsets from UTC: "+02:00".
 
 Lives here: text to milliseconds or minutes, and back.  Never here: points in time, clocks.
 """

@@ -1,4 +1,4 @@
-"""The whole error tree.
+"""The tree of all errors that Headrace raises on purpose.
 
 Six types under one base that nobody can raise.  Each says what happened, where
 (topic, partition, offset, field: whatever is known) and what to do (`hint`).

@@ -1,4 +1,4 @@
-"""How many answers wait for their labels at a given rate, and what that takes, as `headrace check` says it.
+"""The answers that wait for labels at a given rate, and the memory they take, for `headrace check`.
 
 Lives here: the arithmetic.  Never here: how they wait (`operators/join/pending.py`).
 """
@@ -24,7 +24,7 @@ MEMORY_FACTOR = 2
 
 
 def bytes_per_answer(pipeline: Pipeline) -> int:
-    """Return about how many bytes of a checkpoint file an answer takes while it waits."""
+    """Return the bytes of a checkpoint file that an answer takes while it waits, estimated."""
     features: Features = {name: 0.123456789 for name, _ in pipeline.plan.features}
     event_id, time_ms = "x" * 32, 1_700_000_000_000
     answer = Prediction(

@@ -1,4 +1,4 @@
-"""What several commands take and print in the same way.
+"""Options and output that several commands share.
 
 Lives here: arguments and options under one name each, settings from them, JSON.  Never here: what one command
 alone takes (`main.py` and its neighbours).

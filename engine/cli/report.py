@@ -1,4 +1,4 @@
-"""What commands print: the description of a pipeline, a backtest's table, a topic plan.
+"""Text output of commands: the description of a pipeline, a backtest's table, a topic plan.
 
 Lives here: tables for people, built from plain values that `--json` prints as they are.
 Never here: where the values come from.
@@ -41,7 +41,7 @@ _err = Console(stderr=True, highlight=False)
 
 
 def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str, Any]:
-    """Return what `headrace check` says: every feature with source and window, models, topics, state.
+    """Return the output of `headrace check`: every feature with source and window, models, topics, state.
 
     `probed` tells of each model what scoring does to it.
     """
@@ -217,7 +217,7 @@ def print_diagnosis(diagnosis: dict[str, Any]) -> None:
 
 
 def _mark(model: str, report: dict[str, Any]) -> str:
-    """Return what stands behind a model's name in the table."""
+    """Return the mark behind a model's name in the table."""
     if (found := report["quarantined"].get(model)) is not None:
         return f" (quarantined at example {found['examples']:,})"
     return " (champion)" if model == report["champion"] else ""
@@ -225,7 +225,8 @@ def _mark(model: str, report: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def progress(bytes_total: int) -> Iterator[Callable[[int, int], None] | None]:
-    """Show on a terminal how far a run is, its rate and the time that is left; give None where there is none.
+    """Yield a callback that shows progress, rate and time left on a terminal; None where there is no
+    terminal.
 
     The function takes the number of records since the last call, and the bytes read so far of `bytes_total`.
     """

@@ -1,4 +1,4 @@
-"""What every message looks like, as JSON Schema: made from the Structs, field by field.
+"""JSON Schemas of all messages, made from their Structs field by field.
 
 Lives here: which messages lie on which topic, fields, types, and the meaning that the docstring behind a
 field gives.  Never here: topics' addresses and keys (`asyncapi.py`), printing (`export.py`).
@@ -50,7 +50,7 @@ _CLASSES: Mapping[type | None, Any] = {None: ["string", "integer", "boolean"], s
 
 
 class Components(NamedTuple):
-    """Schemas that refer to each other."""
+    """A set of schemas that refer to each other."""
 
     schemas: dict[str, Any]
     """By name: that of the type, or with its module before it where two types have one name."""

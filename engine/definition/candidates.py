@@ -1,4 +1,4 @@
-"""What a definition says of models and detectors: who may race, at which task, watched by what.
+"""Checks of a definition's models and detectors: which may race, at which task, watched by what.
 
 Lives here: the checks of River's objects that need no event, and the task that follows from them.  Never
 here: whether a model can take the pipeline's features (`operators/models/smoke_test.py` tries it), what it
@@ -93,7 +93,7 @@ def task_of(models: Mapping[str, Any], event_type: type[msgspec.Struct], label_f
 
 
 def check_kinds(models: Mapping[str, Any], task: Task) -> None:
-    """Raise DefinitionError for a model of the wrong kind for `task`, and for a task that there is not."""
+    """Raise DefinitionError for a model whose class does not fit `task`, and for an unknown task."""
     if task not in get_args(Task):
         raise DefinitionError(
             f"there is no task {task!r}", hint=f"use one of: {', '.join(get_args(Task))}, or leave task out"

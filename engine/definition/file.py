@@ -1,4 +1,4 @@
-"""A user's file: run, and its pipeline taken.
+"""Loading a pipeline: the user's file is run and its `pipeline` returned.
 
 Lives here: loading, and what is said where that fails.  Never here: what a pipeline is (`pipeline.py`).
 """

@@ -56,7 +56,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Labels:
-    """Where the truth comes from: a topic of label messages, or a field of the event itself.
+    """The labels: a topic of label messages, or a field of the event itself.
 
     `topic`
         The topic of label messages; give this or `field`.
@@ -97,7 +97,7 @@ class Labels:
     type: type[str] | type[int] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse labels that come from nowhere or from two places, and bounds that leave room for none."""
+        """Raise DefinitionError unless labels have exactly one source, and bounds that leave room."""
         if (self.topic is None) == (self.field is None):
             raise DefinitionError(
                 "labels need a topic or a field, and not both",
@@ -119,7 +119,7 @@ class Labels:
 
     @property
     def names(self) -> LabelNames:
-        """Return what the fields of a label message are called."""
+        """Return the names of a label message's fields."""
         return LabelNames(self.id, self.label, self.time)
 
     @property

@@ -1,4 +1,4 @@
-"""What a definition is, as text: to be compared with the one a checkpoint was written by.
+"""The text of a definition, compared with the one that a checkpoint was written by.
 
 Lives here: a model's parameters in canonical form, the search for missing seeds, the
 comparison of two definitions.  Never here: a model's state (`operators/models/digest.py`).
@@ -22,7 +22,7 @@ FEATURE = "features."
 
 
 class Change(NamedTuple):
-    """A part of the definition that is another one than that of a checkpoint."""
+    """A part of the definition that differs from the checkpoint's."""
 
     part: str
     before: str | None
@@ -97,7 +97,7 @@ def model_text(value: Any) -> str:
 
 
 def unseeded_parts(value: Any, path: str = "") -> Iterator[str]:
-    """Yield where a model, or a part of it, draws random numbers without a seed.
+    """Yield the path of each part of a model that draws random numbers without a seed.
 
     >>> from river import forest, preprocessing
     >>> list(unseeded_parts(preprocessing.StandardScaler() | forest.ARFClassifier()))
@@ -122,7 +122,7 @@ def unseeded_parts(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _parts(value: Any) -> Mapping[str, Any] | None:
-    """Return what a River object is made of: its steps, its members, or its arguments."""
+    """Return the parts of a River object: its steps, its members, or its arguments."""
     if isinstance(value, type):
         return None
     for members in ("steps", "transformers"):

@@ -191,7 +191,7 @@ class _Host(faust.Worker):
         super()._schedule_shutdown(signal)
 
     def _exit_within(self, seconds: float, code: int) -> None:
-        """End the process after `seconds` whatever hangs; a later call replaces an earlier one."""
+        """End the process after `seconds`, whatever hangs; a later call replaces an earlier one."""
         if self._watchdog is not None:
             self._watchdog.cancel()
         self._watchdog = threading.Timer(seconds, self._give_up, args=(code,))

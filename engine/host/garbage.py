@@ -1,10 +1,10 @@
-"""Python's search for objects that refer to each other, kept out of the way of events.
+"""The garbage collector's schedule: rare, because it holds up events.
 
-Lives here: when it is done.  Never here: what is kept.
+Lives here: when objects that refer to each other are searched for.  Never here: what is kept.
 
 An event makes some ten containers, and reference counting frees them all: nothing on its way refers back to
-itself.  Python does not know that and looks after every 700 of them, which takes a thirtieth of the time of
-job J; and a search through all that was restored from a checkpoint holds the loop for 100 ms.
+itself.  The collector does not know that and searches after every 700 of them, which takes a thirtieth of
+the time of job J; a search through all that was restored from a checkpoint holds the loop for 100 ms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NEW_MAX = 20_000
 
 
 def search_rarely() -> None:
-    """Search once now, leave out in future what is there, and search among what is new less often.
+    """Collect once now, exempt what is left from later searches, and search for new garbage less often.
 
     For a process that begins to take events, and again when it has loaded much that will stay.
     """

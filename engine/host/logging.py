@@ -1,4 +1,4 @@
-"""How a worker logs: structlog for our own lines and, through it, everybody else's.
+"""The log of a worker: structlog for our own lines and, through it, everybody else's.
 
 Lives here: the renderer (console on a terminal, JSON otherwise), whose chatter is let through,
 and how often.  Never here: a log line; and nowhere one per event.

@@ -1,4 +1,4 @@
-"""The port of a process's pages, looked at before anything is started.
+"""The check that the port of a process's pages is free, before anything is started.
 
 Lives here: whether it can be listened on, and what is said where not.  Never here: who listens (Faust in
 `app.py`, Prometheus' server in `skew.py`).

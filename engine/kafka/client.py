@@ -1,4 +1,4 @@
-"""What every conversation with Kafka needs: a start that retries, a stop that ends, errors with a fix.
+"""Connections of aiokafka's clients: a start that retries, a stop with a deadline, errors with a fix.
 
 Lives here: connecting, deadlines, the translation of aiokafka's errors, the bounds of a
 log.  Never here: records, groups, topics' settings.
@@ -87,7 +87,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def broker_error(error: BaseException, doing: str, kafka: KafkaSettings) -> BrokerError:
-    """Return a BrokerError that says what was being done, what went wrong and what helps."""
+    """Return the BrokerError of an error of aiokafka: what was being done, what went wrong, what helps."""
     hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
     if isinstance(error, TimeoutError):
         return BrokerError(
@@ -143,7 +143,7 @@ async def _connected(make: Callable[[], Any], kafka: KafkaSettings, longest_ms: 
 
 
 async def answered(ask: Callable[[], Awaitable[_Answer]], doing: str, kafka: KafkaSettings) -> _Answer:
-    """Return what `ask()` brings; a broker that is away is asked again until `connect_deadline_ms`.
+    """Return the result of `ask()`; a broker that is away is asked again until `connect_deadline_ms`.
 
     Raises BrokerError.
     """
@@ -161,7 +161,7 @@ async def answered(ask: Callable[[], Awaitable[_Answer]], doing: str, kafka: Kaf
 
 
 async def stopped(client: Any, kafka: KafkaSettings) -> None:
-    """End a client politely within `stop_deadline_ms`, or leave it behind."""
+    """Close a client, waiting `stop_deadline_ms` at most."""
     if client is None:
         return
     stop = getattr(client, "stop", None) or client.close
@@ -175,7 +175,7 @@ async def stopped(client: Any, kafka: KafkaSettings) -> None:
 
 
 def _looked_at(done: asyncio.Future[Any]) -> None:
-    """Take note of how a goodbye ended: nobody minds."""
+    """Read the exception of a task that ended, so that asyncio does not log it."""
     if not done.cancelled():
         done.exception()
 
@@ -195,7 +195,8 @@ def reading(kafka: KafkaSettings) -> dict[str, Any]:
 async def bounds(
     consumer: Any, partitions: Iterable[TopicPartition], kafka: KafkaSettings
 ) -> dict[TopicPartition, tuple[int, int]]:
-    """Return each log's first offset and its end as listed, for some brokers too low (`logs.exact_ends`)."""
+    """Return each log's first offset and its end as listed, for some brokers too low
+    (`log_ends.exact_ends`)."""
     wanted = list(partitions)
 
     async def ask() -> dict[TopicPartition, tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The way of dead letters to their topic: no size that it refuses ends a worker.
+"""The producer of dead letters: no size that their topic refuses ends a worker.
 
 Lives here: cutting them to what the topic takes, and trying again where it takes less than it said.  Never
 here: why a record is refused (`refusals.py`), what is cut first (`topics/dead_letters.py`).
@@ -87,7 +87,7 @@ class LetterSink:
         await self._sink.send(self._topic, None, sent)
 
     def _tell(self, cut: int) -> None:
-        """Count letters that were cut, and say so once: headers of each say what is missing."""
+        """Count letters that were cut, and log it once: headers of each say what is missing."""
         self.counts["letters_cut", "size"] += cut
         if not self._told:
             self._told = True

@@ -1,4 +1,4 @@
-"""Reading batches that may be bombs, or damaged: bounded, and never the end of the reading.
+"""Batches of a fetch, unpacked within bounds; one that is damaged or a bomb does not end the reading.
 
 Lives here: what aiokafka does with the bytes of a fetch, in its place.  Never here: which records count,
 what a record means.

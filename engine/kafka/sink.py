@@ -1,4 +1,4 @@
-"""Writing: runs of records into batches, in order, all acknowledged or an error.
+"""A producer that writes runs of records in order: all acknowledged, or an error.
 
 Lives here: partitioning by key, batches, acknowledgements, the offsets of what was written.
 Never here: what records mean, whether they count (`operators/claims/rule.py`).
@@ -52,7 +52,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 
 class Written(NamedTuple):
-    """What this Sink has written to one partition, all of it acknowledged."""
+    """The records that a Sink has written to one partition, all acknowledged."""
 
     records: int
     """How many since the Sink was started."""
@@ -61,7 +61,7 @@ class Written(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What had been sent at one moment, for `Sink.written_to`."""
+    """The records sent up to one moment, for `Sink.written_to`."""
 
     records: dict[Partition, int]
     last: dict[Partition, int]

@@ -1,4 +1,4 @@
-"""Reading: a member of a consumer group that hands out batches, per partition and fairly.
+"""A member of a consumer group that hands out batches, per partition and fairly.
 
 Lives here: polls, positions, rebalances, commits.  Never here: what records mean, when to
 commit, what happens at a takeover (`loop.py`).
@@ -41,7 +41,7 @@ __all__ = ["Listener", "Source", "records_of"]
 
 
 class Listener(Protocol):
-    """What an owner of partitions does when they come and go.
+    """The owner of partitions, as called when they come and go.
 
     Both are awaited while the group waits: `on_revoked` has `rebalance_timeout_ms` to
     flush, checkpoint and commit; `on_assigned` should only take note and let the takeover

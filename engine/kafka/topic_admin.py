@@ -1,4 +1,4 @@
-"""Topics: seen, checked, created.  Never deleted, never changed.
+"""The administration of topics: they are compared with the plan and created, never deleted or changed.
 
 Lives here: the comparison of `topics/catalog.py`'s plan with a cluster.  Never here: names
 and rules (the catalog), records.
@@ -32,7 +32,7 @@ LOOK_S = 0.05
 
 
 class TopicState(NamedTuple):
-    """A topic as it must be, and as it was found."""
+    """A topic as planned, and as it is."""
 
     plan: TopicPlan
     partitions: int | None

@@ -1,4 +1,4 @@
-"""What topics take of a record: its size and its times, and whether that is enough.
+"""The limits of topics on a record's size and times, and whether they suffice.
 
 Lives here: the settings of topics that can refuse a write, and the largest record that a pipeline makes.
 Never here: how a record is cut (`topics/dead_letters.py`), creating topics (`topic_admin.py`).
@@ -48,7 +48,7 @@ log = structlog.get_logger("headrace")
 
 @dataclass(frozen=True)
 class TopicLimits:
-    """What one topic takes."""
+    """The limits of one topic."""
 
     bytes_max: int = MESSAGE_BYTES_DEFAULT
     """Of one batch, as `max.message.bytes` counts."""

@@ -3,6 +3,6 @@
 Lives here: counters that must not grow unseen, labels without events, dead letters, the race.
 Never here: the counters themselves (`engine/counters.py`), what is done about it.
 
-Read in this order: `pace` (how often), `counted`, `labels`, `dead_letters`, `race`.  Others
+Read in this order: `pace` (how often), `counter_lines`, `labels`, `dead_letters`, `race`.  Others
 may import everything here.
 """

@@ -29,7 +29,7 @@ from engine.metrics import Metrics, Status
 from engine.settings import NOTHING_ACCEPTED, Accepted, Settings
 from engine.stores.online_features import ServedFeatures
 from engine.stores.static_features import StaticFeatures
-from engine.watches.counted import CountWatch, counted_lines
+from engine.watches.counter_lines import CountWatch, counted_lines
 from engine.watches.labels import LabelWatch
 from engine.worker.checkpointing import Saving
 from engine.worker.commands import Commands

@@ -1,4 +1,4 @@
-"""What the claim protocol asks of its shell, and what it is told.
+"""The requests of the claim protocol to its shell, and their answers.
 
 Lives here: every request that `takeover.py` yields, with the type of its answer.  Never here: the
 order of the requests, how one is carried out.
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class CheckpointLogs(Protocol):
-    """What a takeover needs to know of a checkpoint."""
+    """The log positions of a checkpoint, as a takeover needs them."""
 
     @property
     def logs(self) -> Sequence[LogPosition]:
@@ -41,7 +41,7 @@ class CheckpointLogs(Protocol):
 
 
 class Look(NamedTuple):
-    """See how the store stands.  Answer: `Stored`."""
+    """Read the store's claim and log positions.  Answer: `Stored`."""
 
 
 class Stored(NamedTuple):

@@ -1,4 +1,4 @@
-"""What does predicting do to this model, and through what must it be scored?
+"""The probe of a model: what predicting does to it, and through which guard it must be scored.
 
 Lives here: the trial of a model on made-up events, once, when a pipeline is loaded.  Never
 here: the guards themselves (`guards.py`), real events.
@@ -75,7 +75,7 @@ class ProbeReport(NamedTuple):
     """What the model raised at made-up events, if it did: it may not fit the features."""
 
     def __str__(self) -> str:
-        """Say it in a sentence for `headrace check`."""
+        """Return it as a sentence for `headrace check`."""
         if self.error:
             return f"raised {self.error} at made-up events; scored through a copy, which is slow"
         if not self.guards:
@@ -168,7 +168,7 @@ def label_for(index: int, task: Task) -> LabelValue:
 
 
 class _Trial(NamedTuple):
-    """What came of teaching and asking one model."""
+    """The outcome of teaching and asking one model."""
 
     changes: tuple[Moment, ...]
     raised: frozenset[Moment]

@@ -1,4 +1,4 @@
-"""Who races, and who serves: the live view of all candidates that a scorer reads.
+"""The line-up of the race: all candidates and who serves, as a scorer reads them.
 
 Lives here: candidates with their models, the prior, the names of champion and earlier
 champions.  Never here: decisions (`arena.py` changes the roster, nobody else does), scoring.
@@ -71,7 +71,7 @@ class _PriorState(msgspec.Struct):
 
 
 class Prior:
-    """What can be said without any model: the frequency of labels, or their mean.
+    """The prediction without any model: the frequency of labels, or their mean.
 
     Binary: the share of True, 0.5 before the first label.  Multiclass: the share of each
     class.  Regression: the mean.  The last two have no opinion (None) before the first label.
@@ -103,7 +103,7 @@ class Prior:
                 self._classes[str(label)] += 1
 
     def score(self) -> Score:
-        """Return what the labels so far say of the next one."""
+        """Return the score that follows from the labels so far."""
         if self._task == "multiclass":
             total = self._classes.total()
             return {name: count / total for name, count in self._classes.items()} if total else None

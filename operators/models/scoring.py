@@ -1,4 +1,4 @@
-"""Champion and shadows on the same features, and who answers when the champion cannot.
+"""Scores of champion and shadows on the same features, and the chain of those who answer.
 
 Lives here: how a model's answer becomes a `Score` and a label, and the fallback chain.
 Never here: learning, decisions, features.  Scoring leaves every model as it was.

@@ -1,4 +1,4 @@
-"""The smoke test of a model: can it score and learn rows like the pipeline's own at all?
+"""The smoke test of a model: whether it can score and learn rows like the pipeline's own.
 
 Lives here: the rows it is tried on, the search for the feature at fault, the refusal.  Never here: what
 predicting does to a model (`probe.py`), real events.

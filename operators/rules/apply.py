@@ -1,4 +1,4 @@
-"""Rules applied: runs of events and rows of features in, the same with broken rules dealt with out.
+"""The application of rules to runs of events and rows of features.
 
 Lives here: how a check is decided over a column of values, and what each action does.  Never here:
 what a definition may say (`rules.py`), counting, what has been seen before (`novelty.py`).

@@ -1,4 +1,4 @@
-"""What has never been seen before: categories of text fields, keys of the events' JSON.
+"""Novelty: categories of text fields and keys of the events' JSON that have never been seen before.
 
 Lives here: the memory of what was there while learning, and when something is told.  Never here: topics,
 the message that is sent (`engine/machines/checks.py`), rules about values (`apply.py`).
@@ -40,7 +40,7 @@ _KEYS: Final = ""
 
 
 class Told(NamedTuple):
-    """Something new, told once."""
+    """Something new, reported once."""
 
     kind: AlertKind
     field: str
@@ -60,7 +60,7 @@ class _Meta(msgspec.Struct, array_like=True):
 
 
 class Novelty:
-    """What one partition's events have shown so far.
+    """The categories and keys that one partition's events have shown so far.
 
     >>> class Flight(msgspec.Struct):
     ...     carrier: str

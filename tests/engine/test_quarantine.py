@@ -18,7 +18,7 @@ from engine.cli.report import print_report
 from engine.metrics import Metrics, Status
 from engine.offline.backtest import Backtest, LocalRun, backtest
 from engine.offline.json_lines import read_lines
-from engine.watches.counted import CountWatch, counted_lines
+from engine.watches.counter_lines import CountWatch, counted_lines
 from engine.watches.pace import EVERY_S
 from engine.watches.race import RaceView
 from operators import field

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from engine import Labels, Pipeline, Topic
 from engine.machines.admission import Admission, Position
 from engine.machines.scorer import Scorer
-from engine.watches.counted import CountWatch, counted_lines
+from engine.watches.counter_lines import CountWatch, counted_lines
 from engine.worker.assembly import build_learner
 from operators import field
 from operators.claims.rule import Writer

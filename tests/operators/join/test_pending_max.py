@@ -12,7 +12,7 @@ from engine import Labels, Pipeline, Topic
 from engine.cli.join_memory import bytes_per_answer, waiting_at, waiting_text
 from engine.offline.backtest import Backtest
 from engine.stores.checkpoints import CheckpointStore
-from engine.watches.counted import CountWatch, counted_lines
+from engine.watches.counter_lines import CountWatch, counted_lines
 from operators import field
 from topics.codec import encode_json
 from topics.errors import DefinitionError
