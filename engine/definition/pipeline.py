@@ -24,7 +24,7 @@ from operators.drift.detectors import Drift
 from operators.language.by import Expression
 from operators.language.catalogue import CatalogueEntry, Settings, feature_book, features_version
 from operators.language.digest import digest
-from operators.language.feature_types import feature_kinds, optional_features
+from operators.language.feature_types import feature_types, optional_features
 from operators.language.plan import FeaturePlan, compile_features
 from operators.language.rules import Alerts, Rule
 from operators.language.sizes import message_bytes_max
@@ -169,7 +169,7 @@ class Pipeline:
             ("catalog", catalog),
         ):
             object.__setattr__(self, name, value)
-        check_detectors(self.drift, feature_kinds(plan, self.events.type), task)
+        check_detectors(self.drift, feature_types(plan, self.events.type), task)
         self._check_label()
         self._check_served()
         self.event_decoder()
@@ -275,9 +275,9 @@ class Pipeline:
         """Return the plan of a scorer: without the windows that are computed elsewhere."""
         return self.plan if self.stages is None else self.stages.answer
 
-    def feature_kinds(self) -> dict[str, type]:
+    def feature_types(self) -> dict[str, type]:
         """Return bool, int, float or str for every feature, by name."""
-        return feature_kinds(self.plan, self.events.type)
+        return feature_types(self.plan, self.events.type)
 
     def optional_features(self) -> frozenset[str]:
         """Return the features that some event may lack, by its type, by empty windows, or by a rule."""

@@ -35,7 +35,7 @@ class Checks:
         self._features = features
         self._rules: FeatureRules | None = None
         if features:
-            self._rules = FeatureRules(features, pipeline.feature_kinds())
+            self._rules = FeatureRules(features, pipeline.feature_types())
         alerts = pipeline.alerts
         self.novelty = None if alerts is None else Novelty(alerts, pipeline.events.type)
         self.parts: dict[str, Operator] = {} if self.novelty is None else {"novelty": self.novelty}

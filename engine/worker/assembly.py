@@ -77,13 +77,13 @@ def probe_models(pipeline: Pipeline) -> dict[str, ProbeReport]:
 
     Raises DefinitionError for a model that cannot score and learn them.
     """
-    kinds, optional, task = pipeline.feature_kinds(), pipeline.optional_features(), pipeline.task
-    samples = samples_for(kinds)
+    types, optional, task = pipeline.feature_types(), pipeline.optional_features(), pipeline.task
+    samples = samples_for(types)
     reports: dict[str, ProbeReport] = {}
     for name, model in pipeline.fresh_models().items():
         report = reports[name] = probe(model, samples, task)
         tried = model if report.error else guarded(model, report)
-        check_model(name, tried, kinds, optional, task)
+        check_model(name, tried, types, optional, task)
     return reports
 
 

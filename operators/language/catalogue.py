@@ -34,7 +34,7 @@ from operators.language.expressions import (
     Math,
     Negative,
 )
-from operators.language.feature_types import feature_kinds
+from operators.language.feature_types import feature_types
 from operators.language.fields import Aggregate, Feature, Field, Lookup, TimePart, nodes, windows_of
 from operators.language.plan import FeaturePlan, Store
 from operators.language.rules import Rule
@@ -124,7 +124,7 @@ def feature_book(
 
     Raises DefinitionError for descriptions and owners that are no text or too long.
     """
-    types = feature_kinds(plan, event_type)
+    types = feature_types(plan, event_type)
     versions = _Versions(plan, event_type, settings)
     group_of = plan.group_of
     entries = []
@@ -138,7 +138,7 @@ def feature_book(
                 name,
                 repr(expression),
                 types[name].__name__,
-                _kind(expression),
+                _outermost(expression),
                 _listed(sources) or "event",
                 fields_read(expression),
                 _listed("+".join(window.keys) or "all" for window in windows),
@@ -259,10 +259,10 @@ def _listed(texts: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(texts))
 
 
-def _kind(expression: Expression) -> str:
+def _outermost(expression: Expression) -> str:
     match expression:
         case Default(of):
-            return _kind(of)
+            return _outermost(of)
         case Aggregate():
             return expression.kind
         case TimePart():

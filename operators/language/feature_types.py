@@ -27,7 +27,7 @@ from operators.language.plan import FeaturePlan
 from operators.language.transforms import Apply, Coalesce, Cross, Indicator
 from operators.language.window_kinds import Decay
 
-__all__ = ["feature_kinds", "optional_features"]
+__all__ = ["feature_types", "optional_features"]
 
 NEVER_EMPTY = ("count", "sum", "rate", "distinct")
 """Aggregates that have a value of an empty window."""
@@ -36,7 +36,7 @@ LABEL: Final = ""
 """Where the label's type stands among those of fields, which have names."""
 
 
-def feature_kinds(plan: FeaturePlan, event_type: type[msgspec.Struct]) -> dict[str, type]:
+def feature_types(plan: FeaturePlan, event_type: type[msgspec.Struct]) -> dict[str, type]:
     """Return bool, int, float or str for every feature of the plan, by name.
 
     >>> from operators.language.by import by, field
@@ -46,20 +46,20 @@ def feature_kinds(plan: FeaturePlan, event_type: type[msgspec.Struct]) -> dict[s
     ...     amount: float
     >>> features = {"card": field("card"), "n": by("card").count("1h"), "twice": field("amount") * 2}
     >>> plan = compile_features(features, Payment, grace_ms=0, max_events_per_key=9, task="binary")
-    >>> feature_kinds(plan, Payment)
+    >>> feature_types(plan, Payment)
     {'card': <class 'str'>, 'n': <class 'int'>, 'twice': <class 'float'>}
     """
     hints = get_type_hints(event_type)
     hints[LABEL] = str if plan.task == "multiclass" else float
-    return {name: _kind(expression, hints) for name, expression in plan.features}
+    return {name: _type_of(expression, hints) for name, expression in plan.features}
 
 
-def _kind(expression: Expression, hints: dict[str, object]) -> type:
+def _type_of(expression: Expression, hints: dict[str, object]) -> type:
     match expression:
         case Field(name):
             return _declared(hints[name])
         case Default(of):
-            return _kind(of, hints)
+            return _type_of(of, hints)
         case Aggregate(kind="count", span=Decay()):
             return float
         case TimePart(part="is_weekend") | Indicator():
@@ -68,29 +68,29 @@ def _kind(expression: Expression, hints: dict[str, object]) -> type:
             return int
         case Hashed() | Cross():
             return str
-        case Math("abs", of) | Clip(of) if _kind(of, hints) in (bool, int):
+        case Math("abs", of) | Clip(of) if _type_of(of, hints) in (bool, int):
             bounds = (expression.low, expression.high) if isinstance(expression, Clip) else ()
             return float if any(isinstance(bound, float) for bound in bounds) else int
         case Apply():
             return expression.returns
         case Coalesce(values):
-            kinds = {_kind(one, hints) for one in values}
-            return kinds.pop() if len(kinds) == 1 else float
+            types = {_type_of(one, hints) for one in values}
+            return types.pop() if len(types) == 1 else float
         case Aggregate(
             kind=("first" | "last" | "mode" | "arg_max" | "arg_min"),
             of=(str() | Expression() | LabelSource()) as of,
         ):
-            return _kind_in_window(of, hints)
+            return _type_in_window(of, hints)
         case Lookup(fallback=(bool() | int() | float() | str()) as fallback):
             return type(fallback)
         case _:
             return float
 
 
-def _kind_in_window(of: str | Expression | LabelSource, hints: dict[str, object]) -> type:
+def _type_in_window(of: str | Expression | LabelSource, hints: dict[str, object]) -> type:
     """Return the type of a window's values."""
     if isinstance(of, Expression):
-        return _kind(of, hints)
+        return _type_of(of, hints)
     return _declared(hints[of if isinstance(of, str) else LABEL])
 
 
@@ -157,12 +157,12 @@ def _any_missing(values: Iterable[object], hints: dict[str, object]) -> bool:
     return any(isinstance(one, Expression) and _may_be_missing(one, hints) for one in values)
 
 
-def _allows_none(kind: inspect.Type) -> bool:
-    match kind:
+def _allows_none(declared: inspect.Type) -> bool:
+    match declared:
         case inspect.Metadata():
-            return _allows_none(kind.type)
+            return _allows_none(declared.type)
         case inspect.UnionType():
-            return any(isinstance(part, inspect.NoneType) for part in kind.types)
+            return any(isinstance(part, inspect.NoneType) for part in declared.types)
         case _:
             return False
 
@@ -170,25 +170,25 @@ def _allows_none(kind: inspect.Type) -> bool:
 def _declared(hint: object) -> type:
     """Return the first plain type that a field's annotation names; a number where it names none."""
     found = _types(inspect.type_info(hint))
-    return next((kind for kind in (str, bool, int) if kind in found), float)
+    return next((one for one in (str, bool, int) if one in found), float)
 
 
-def _types(kind: inspect.Type) -> set[type]:
+def _types(declared: inspect.Type) -> set[type]:
     """Return the plain types of which a value may be; a literal's are those of its values.
 
     >>> from typing import Literal
     >>> _types(inspect.type_info(Literal["print", 3] | None)) == {str, int}
     True
     """
-    match kind:
+    match declared:
         case inspect.Metadata():
-            return _types(kind.type)
+            return _types(declared.type)
         case inspect.UnionType():
-            return {one for part in kind.types for one in _types(part)}
+            return {one for part in declared.types for one in _types(part)}
         case inspect.LiteralType():
-            return {type(value) for value in kind.values}
+            return {type(value) for value in declared.values}
         case _:
-            return {_PLAIN[type(kind)]} if type(kind) in _PLAIN else set()
+            return {_PLAIN[type(declared)]} if type(declared) in _PLAIN else set()
 
 
 _PLAIN: dict[type, type] = {inspect.StrType: str, inspect.BoolType: bool, inspect.IntType: int}

@@ -31,7 +31,7 @@ from operators.language.fields import (
     windows_of,
     without_descriptions,
 )
-from operators.language.types import Shapes
+from operators.language.types import FieldTypes
 from operators.language.window_kinds import Decay, Session, Tiled, Tumbling
 from topics.errors import DefinitionError
 from topics.messages import Task
@@ -261,7 +261,7 @@ def compile_features(
             f"grace {grace_ms} ms, max_events_per_key {max_events_per_key}",
             hint="give a grace of 0 or more and room for at least one event per key",
         )
-    shapes = Shapes(event_type, task)
+    field_types = FieldTypes(event_type, task)
     grouped: dict[_Place, dict[Aggregate, None]] = {}
     lookups: dict[str, Lookup] = {}
     compiled: dict[str, Expression] = {}
@@ -277,7 +277,7 @@ def compile_features(
         # Interned, as constants of compiled code are: dicts of models then find the very object.
         expression = compiled[intern(name)] = without_descriptions(described)
         _refuse_bare_label(expression, place)
-        shapes.check(expression, place)
+        field_types.check(expression, place)
         for part in nodes(expression):
             if isinstance(part, Aggregate):
                 grouped.setdefault(_place_of(part), {})[part] = None
@@ -285,7 +285,7 @@ def compile_features(
                 lookups.setdefault(part.address, part)
     return FeaturePlan(
         tuple(compiled.items()),
-        tuple(_group(place, tuple(aggregates), shapes) for place, aggregates in grouped.items()),
+        tuple(_group(place, tuple(aggregates), field_types) for place, aggregates in grouped.items()),
         tuple(lookups.values()),
         grace_ms,
         max_events_per_key,
@@ -336,19 +336,19 @@ def _store_of(aggregate: Aggregate) -> tuple[Store, int]:
             return "log", 0
 
 
-def _group(place: _Place, aggregates: tuple[Aggregate, ...], shapes: Shapes) -> Group:
+def _group(place: _Place, aggregates: tuple[Aggregate, ...], field_types: FieldTypes) -> Group:
     columns: dict[str | None, None] = {}
     for aggregate in aggregates:
         if aggregate.is_valued:
             columns[aggregate.column] = None
         if aggregate.by_column is not None:
             columns[aggregate.by_column] = None
-    are_text = all(map(shapes.is_text, place.keys))
+    are_text = all(map(field_types.is_text, place.keys))
     keys, source, store, where, unit_ms = place
     read = dict.fromkeys(keys)
     for part in aggregates:
         read |= dict.fromkeys(node.name for node in nodes(part) if isinstance(node, Field))
     for aggregate in aggregates:
         read |= dict.fromkeys(of for of in (aggregate.of, aggregate.argument) if isinstance(of, str))
-    types = tuple(f"{name}:{shapes.field_text(name)}" for name in read)
+    types = tuple(f"{name}:{field_types.field_text(name)}" for name in read)
     return Group(keys, source, tuple(columns), aggregates, are_text, store, where, unit_ms, types)

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from operators.language.feature_types import feature_kinds
+from operators.language.feature_types import feature_types
 from operators.language.fields import Field, nodes
 from operators.language.plan import FeaturePlan
 from operators.language.transforms import Cross
@@ -49,9 +49,9 @@ def message_bytes_max(plan: FeaturePlan, event_type: type[msgspec.Struct], names
     """
     size = FIXED_BYTES + sum(6 * len(name) + NUMBER_BYTES for name in names)
     copies: Counter[str] = Counter()
-    for name, kind in feature_kinds(plan, event_type).items():
+    for name, python_type in feature_types(plan, event_type).items():
         size += 6 * len(name) + NUMBER_BYTES
-        if kind is str:
+        if python_type is str:
             found = list(nodes(dict(plan.features)[name]))
             size += TEXT_BYTES
             times = 2 if any(isinstance(node, Cross) for node in found) else 1

@@ -35,9 +35,9 @@ from operators.language.transforms import Apply, Coalesce, Cross, Indicator
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["Shape", "Shapes", "event_fields"]
+__all__ = ["FieldTypes", "ValueType", "event_fields"]
 
-Shape = Literal["number", "bool", "text", "time", "other"]
+ValueType = Literal["number", "bool", "text", "time", "other"]
 
 _OF_NUMBERS: Final = frozenset(("sum", "mean", "min", "max", "var", "std", "median", "quantile"))
 """Aggregates that need numbers; the other ones take text too."""
@@ -69,7 +69,7 @@ def event_fields(event_type: type[msgspec.Struct]) -> dict[str, str]:
     return found
 
 
-class Shapes:
+class FieldTypes:
     """The fields of one event type.  Raises DefinitionError if it is no msgspec Struct."""
 
     def __init__(self, event_type: type[msgspec.Struct], task: Task) -> None:
@@ -82,30 +82,30 @@ class Shapes:
         self._texts = event_fields(event_type)
         self._task = task
         self._optional: dict[str, bool] = {}
-        self._shapes: dict[str, Shape] = {}
+        self._value_types: dict[str, ValueType] = {}
         self._types: dict[str, str] = {}
         self._is_key: dict[str, bool] = {}
         for known in info.fields:
             parts = known.type.types if isinstance(known.type, inspect.UnionType) else (known.type,)
             present = [part for part in parts if not isinstance(part, inspect.NoneType)]
-            kinds = {_shape(part) for part in present}
+            value_types = {_value_type(part) for part in present}
             self._optional[known.name] = len(present) < len(parts)
-            self._shapes[known.name] = _join(kinds)
-            self._is_key[known.name] = kinds == {"text"} or all(map(_is_int, present))
+            self._value_types[known.name] = _join(value_types)
+            self._is_key[known.name] = value_types == {"text"} or all(map(_is_int, present))
             self._types[known.name] = " | ".join(
                 type(part).__name__.removesuffix("Type").lower() for part in parts
             )
 
     def is_text(self, name: str) -> bool:
         """Return whether the field `name` is text and nothing else."""
-        return self._shapes[name] == "text"
+        return self._value_types[name] == "text"
 
     def field_text(self, name: str) -> str:
         """Return the field `name` as `event_fields` has it."""
         return self._texts[name]
 
-    def check(self, expression: Expression, place: str, *, inside: bool = False) -> Shape:
-        """Return what kind of value `expression` has; raise DefinitionError if it has none."""
+    def check(self, expression: Expression, place: str, *, inside: bool = False) -> ValueType:
+        """Return what the value of `expression` is; raise DefinitionError if it has none."""
         match expression:
             case Constant(value):
                 return "text" if isinstance(value, str) else "number"
@@ -116,12 +116,13 @@ class Shapes:
                     self._refuse(name, place, f"has no {part}", "use a field of int (ms) or datetime")
                 return "bool" if part == "is_weekend" else "number"
             case Default(of, value):
-                shape = self.check(of, place, inside=inside)
-                if (shape == "text") != isinstance(value, str):
+                value_type = self.check(of, place, inside=inside)
+                if (value_type == "text") != isinstance(value, str):
                     raise DefinitionError(
-                        f"{place}: default {value!r} is no {shape}", hint="give a default of the same kind"
+                        f"{place}: default {value!r} is no {value_type}",
+                        hint="give a default of the same kind",
                     )
-                return shape
+                return value_type
             case Negative(of):
                 return self._number(of, place)
             case Arithmetic(_, left, right):
@@ -136,7 +137,7 @@ class Shapes:
             case _:
                 return self._check_transform(expression, place)
 
-    def _check_transform(self, expression: Expression, place: str) -> Shape:
+    def _check_transform(self, expression: Expression, place: str) -> ValueType:
         match expression:
             case LabelValue():
                 return self.column(LabelSource(), place)
@@ -162,37 +163,42 @@ class Shapes:
                 raise DefinitionError(f"{place}: {expression!r} is unknown", hint="use by, field and lookup")
 
     def _category(self, expression: Expression, place: str) -> None:
-        shape = self.check(expression, place, inside=True)
-        if shape in ("time", "other"):
+        value_type = self.check(expression, place, inside=True)
+        if value_type in ("time", "other"):
             raise DefinitionError(
-                f"{place}: {expression!r} is {shape}, not a category", hint="use text, a number or a bool"
+                f"{place}: {expression!r} is {value_type}, not a category",
+                hint="use text, a number or a bool",
             )
 
-    def _common(self, inputs: Sequence[Expression], place: str) -> Shape:
-        """Return the shape of any of several, which must go together."""
-        shapes = {self.check(one, place) for one in inputs}
-        if len(shapes) > 1 and not shapes <= {"number", "bool"}:
+    def _common(self, inputs: Sequence[Expression], place: str) -> ValueType:
+        """Return the type of any of several values, which must go together."""
+        value_types = {self.check(one, place) for one in inputs}
+        if len(value_types) > 1 and not value_types <= {"number", "bool"}:
             raise DefinitionError(
-                f"{place} may be {' or '.join(sorted(shapes))}", hint="take all text or all numbers"
+                f"{place} may be {' or '.join(sorted(value_types))}", hint="take all text or all numbers"
             )
-        return "number" if len(shapes) > 1 else shapes.pop()
+        return "number" if len(value_types) > 1 else value_types.pop()
 
-    def _number(self, expression: Expression, place: str) -> Shape:
-        shape = self.check(expression, place, inside=True)
-        if shape not in ("number", "bool"):
+    def _number(self, expression: Expression, place: str) -> ValueType:
+        value_type = self.check(expression, place, inside=True)
+        if value_type not in ("number", "bool"):
             raise DefinitionError(
-                f"{place}: {expression!r} is {shape}, not a number", hint="calculate with numbers only"
+                f"{place}: {expression!r} is {value_type}, not a number", hint="calculate with numbers only"
             )
         return "number"
 
-    def _check_field(self, name: str, place: str, inside: bool) -> Shape:
-        shape = self._known(name, place)
-        if shape in ("time", "other") and not inside:
-            fix = "use .hour() or .weekday()" if shape == "time" else "use a field of bool, int, float or str"
+    def _check_field(self, name: str, place: str, inside: bool) -> ValueType:
+        value_type = self._known(name, place)
+        if value_type in ("time", "other") and not inside:
+            fix = (
+                "use .hour() or .weekday()"
+                if value_type == "time"
+                else "use a field of bool, int, float or str"
+            )
             self._refuse(name, place, "is no feature value", fix)
-        return shape
+        return value_type
 
-    def _check_aggregate(self, aggregate: Aggregate, place: str) -> Shape:
+    def _check_aggregate(self, aggregate: Aggregate, place: str) -> ValueType:
         place = f"{place}: {aggregate!r}"
         for name in aggregate.keys:
             self._check_key(name, place)
@@ -200,25 +206,25 @@ class Shapes:
             self.check_condition(aggregate.where, place)
         if aggregate.of is None:
             return "number"
-        shape = self.column(aggregate.of, place)
-        if isinstance(aggregate.of, LabelSource) and shape == "text" and aggregate.kind in _OF_NUMBERS:
+        value_type = self.column(aggregate.of, place)
+        if isinstance(aggregate.of, LabelSource) and value_type == "text" and aggregate.kind in _OF_NUMBERS:
             raise DefinitionError(
                 f"{place}: a class label is no number",
                 hint='use last, first or mode; the share of a class is mean(indicator(label == "a"), "1h")',
             )
-        if aggregate.kind in _OF_NUMBERS and shape not in ("number", "bool"):
+        if aggregate.kind in _OF_NUMBERS and value_type not in ("number", "bool"):
             self._refuse_column(aggregate.of, place, "is no number", "aggregate a number, or count")
-        if aggregate.is_valued and shape in ("time", "other"):
+        if aggregate.is_valued and value_type in ("time", "other"):
             self._refuse_column(
                 aggregate.of, place, "is no number and no text", "aggregate a number or text, or count"
             )
         beside = aggregate.argument
         if isinstance(beside, str | Expression) and self.column(beside, place) not in ("number", "bool"):
             self._refuse_column(beside, place, "is no number", "look for the extreme of a number")
-        return shape if aggregate.kind in _OF_VALUES else "number"
+        return value_type if aggregate.kind in _OF_VALUES else "number"
 
-    def column(self, of: str | Expression | LabelSource, place: str) -> Shape:
-        """Return what kind of value a window's column has.
+    def column(self, of: str | Expression | LabelSource, place: str) -> ValueType:
+        """Return what the values of a window's column are.
 
         It is a field, an expression over the event's fields, labels, or a condition on labels.  Raises
         DefinitionError, naming `place`, for an expression that looks at anything else.
@@ -248,10 +254,10 @@ class Shapes:
         look = self._own if own else self._any
         match condition:
             case Comparison(_, Expression() as left, Expression() as right):
-                shapes = {look(left, place), look(right, place)}
-                if not (shapes <= {"number", "bool"} or shapes == {"text"}):
+                value_types = {look(left, place), look(right, place)}
+                if not (value_types <= {"number", "bool"} or value_types == {"text"}):
                     raise DefinitionError(
-                        f"{place}: {condition!r} compares {' with '.join(sorted(shapes))}",
+                        f"{place}: {condition!r} compares {' with '.join(sorted(value_types))}",
                         hint="compare numbers with numbers and text with text",
                     )
             case IsMissing(Expression() as of):
@@ -262,8 +268,8 @@ class Shapes:
             case Not(of):
                 self.check_condition(of, place, own=own)
 
-    def _own(self, expression: Expression, place: str) -> Shape:
-        """Return the shape of what a condition looks at: the event's own fields, nothing else."""
+    def _own(self, expression: Expression, place: str) -> ValueType:
+        """Return the type of what a condition looks at: the event's own fields, nothing else."""
         _refuse_among(
             expression,
             (Aggregate, Lookup, Apply, LabelValue),
@@ -273,7 +279,7 @@ class Shapes:
         )
         return self.check(expression, place, inside=True)
 
-    def _any(self, expression: Expression, place: str) -> Shape:
+    def _any(self, expression: Expression, place: str) -> ValueType:
         return self.check(expression, place, inside=True)
 
     def _check_key(self, name: str, place: str) -> None:
@@ -283,16 +289,16 @@ class Shapes:
         if self._optional[name]:
             self._refuse(name, place, "may be missing, so it is no key", 'declare a default such as ""')
 
-    def _known(self, name: str, place: str) -> Shape:
-        if (shape := self._shapes.get(name)) is None:
-            near = get_close_matches(name, self._shapes, n=3, cutoff=0.5)
+    def _known(self, name: str, place: str) -> ValueType:
+        if (value_type := self._value_types.get(name)) is None:
+            near = get_close_matches(name, self._value_types, n=3, cutoff=0.5)
             hint = (
                 f"did you mean {' or '.join(map(repr, near))}?"
                 if near
-                else f"it has {', '.join(self._shapes)}"
+                else f"it has {', '.join(self._value_types)}"
             )
             raise DefinitionError(f"{place}: {self._type_name} has no field {name!r}", hint=hint)
-        return shape
+        return value_type
 
     def _refuse(self, name: str, place: str, wrong: str, fix: str) -> None:
         raise DefinitionError(f"{place}: {self._type_name}.{name} ({self._types[name]}) {wrong}", hint=fix)
@@ -310,15 +316,15 @@ def _refuse_among(expression: Expression, refused: tuple[type, ...], place: str,
             raise DefinitionError(f"{place}: {part!r} is not of the event itself", hint=fix)
 
 
-def _is_int(kind: Any) -> bool:
-    return isinstance(kind.type if isinstance(kind, inspect.Metadata) else kind, inspect.IntType)
+def _is_int(declared: Any) -> bool:
+    return isinstance(declared.type if isinstance(declared, inspect.Metadata) else declared, inspect.IntType)
 
 
-def _shape(kind: Any) -> Shape:
+def _value_type(declared: Any) -> ValueType:
     """Return what can be done with a value of one declared type."""
-    match kind:
+    match declared:
         case inspect.Metadata():
-            return _shape(kind.type)
+            return _value_type(declared.type)
         case inspect.BoolType():
             return "bool"
         case inspect.IntType() | inspect.FloatType():
@@ -326,15 +332,15 @@ def _shape(kind: Any) -> Shape:
         case inspect.StrType():
             return "text"
         case inspect.LiteralType():
-            return _join({"text" if isinstance(value, str) else "number" for value in kind.values})
+            return _join({"text" if isinstance(value, str) else "number" for value in declared.values})
         case inspect.DateTimeType():
             return "time"
         case _:
             return "other"
 
 
-def _join(kinds: set[Shape]) -> Shape:
-    """Return what can be done with a value that is any of `kinds`."""
-    if len(kinds) == 1:
-        return next(iter(kinds))
-    return "number" if kinds == {"number", "bool"} else "other"
+def _join(value_types: set[ValueType]) -> ValueType:
+    """Return what can be done with a value that is any of `value_types`."""
+    if len(value_types) == 1:
+        return next(iter(value_types))
+    return "number" if value_types == {"number", "bool"} else "other"

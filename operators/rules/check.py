@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple, get_type_hints
 import msgspec
 
 from operators.language.conditions import Comparison, Condition, IsMissing, leaves_of
-from operators.language.feature_types import feature_kinds
+from operators.language.feature_types import feature_types
 from operators.language.fields import Arithmetic, Constant, Expression, Feature, Field, Negative
 from operators.language.plan import FeaturePlan
 from operators.language.rules import Alerts, Rule
-from operators.language.types import Shape, Shapes
+from operators.language.types import FieldTypes, ValueType
 from topics.errors import DefinitionError
 from topics.messages import Task
 
@@ -60,24 +60,24 @@ def compile_rules(
     for name in names:
         if names.count(name) > 1:
             raise DefinitionError(f"two rules are called `{name}`", hint='give one of them name="..."')
-    shapes = Shapes(event_type, task)
+    field_types = FieldTypes(event_type, task)
     hints = get_type_hints(event_type, include_extras=True)
-    kinds: dict[str, Any] = dict(feature_kinds(features, event_type))
-    of_features = {name: shapes.check(expression, name) for name, expression in features.features}
+    types: dict[str, Any] = dict(feature_types(features, event_type))
+    of_features = {name: field_types.check(expression, name) for name, expression in features.features}
     for rule in rules:
         if rule.on_features:
             _check_features(rule, of_features)
             if isinstance(rule.of, Feature):
-                _check_value_type(rule, of_features[rule.of.name], kinds[rule.of.name] | None)
+                _check_value_type(rule, of_features[rule.of.name], types[rule.of.name] | None)
             continue
         if isinstance(rule.of, Condition):
-            shapes.check_condition(rule.of, rule.place)
+            field_types.check_condition(rule.of, rule.place)
         else:
-            shape = shapes.check(rule.of, rule.place, inside=True)
-            _check_value_type(rule, shape, hints[rule.of.name])
+            value_type = field_types.check(rule.of, rule.place, inside=True)
+            _check_value_type(rule, value_type, hints[rule.of.name])
         _check_change(rule, hints, fixed)
     for name in alerts.new_categories if alerts is not None else ():
-        if shapes.check(Field(name), "alerts", inside=True) != "text":
+        if field_types.check(Field(name), "alerts", inside=True) != "text":
             raise DefinitionError(
                 f"alerts: {event_type.__name__}.{name} is no text", hint="categories are fields of str"
             )
@@ -87,15 +87,15 @@ def compile_rules(
     )
 
 
-def _check_features(rule: Rule, shapes: Mapping[str, Shape]) -> None:
+def _check_features(rule: Rule, value_types: Mapping[str, ValueType]) -> None:
     for part in rule.parts():
-        if isinstance(part, Feature) and part.name not in shapes:
+        if isinstance(part, Feature) and part.name not in value_types:
             raise DefinitionError(
-                f"{rule.place}: there is no feature {part.name!r}", hint=f"it has {', '.join(shapes)}"
+                f"{rule.place}: there is no feature {part.name!r}", hint=f"it has {', '.join(value_types)}"
             )
     if isinstance(rule.of, Condition):
         for leaf in leaves_of(rule.of):
-            found = {_feature_shape(operand, shapes, rule.place) for operand in _operands(leaf)}
+            found = {_feature_value_type(operand, value_types, rule.place) for operand in _operands(leaf)}
             if len(found) > 1:
                 raise DefinitionError(
                     f"{rule.place}: {leaf!r} compares {' with '.join(sorted(found))}",
@@ -103,16 +103,16 @@ def _check_features(rule: Rule, shapes: Mapping[str, Shape]) -> None:
                 )
 
 
-def _feature_shape(of: Expression, shapes: Mapping[str, Shape], place: str) -> str:
+def _feature_value_type(of: Expression, value_types: Mapping[str, ValueType], place: str) -> str:
     match of:
         case Constant(value):
             return "text" if isinstance(value, str) else "number"
         case Feature(name):
-            return "text" if shapes[name] == "text" else "number"
+            return "text" if value_types[name] == "text" else "number"
         case Negative(part):
-            found = {_feature_shape(part, shapes, place)}
+            found = {_feature_value_type(part, value_types, place)}
         case Arithmetic(_, left, right):
-            found = {_feature_shape(part, shapes, place) for part in (left, right)}
+            found = {_feature_value_type(part, value_types, place) for part in (left, right)}
         case _:
             raise DefinitionError(f"{place}: {of!r} is no feature", hint='use feature("...") and numbers')
     if "text" in found:
@@ -120,18 +120,21 @@ def _feature_shape(of: Expression, shapes: Mapping[str, Shape], place: str) -> s
     return "number"
 
 
-def _check_value_type(rule: Rule, shape: Shape, hint: Any) -> None:
+def _check_value_type(rule: Rule, value_type: ValueType, hint: Any) -> None:
     """Refuse a check that no value of this type can meet or break."""
-    if rule.between is not None and shape != "number":
+    if rule.between is not None and value_type != "number":
         raise DefinitionError(
-            f"{rule.place}: {rule.of!r} is {shape}, so it lies in no range", hint="use one_of or matches"
+            f"{rule.place}: {rule.of!r} is {value_type}, so it lies in no range", hint="use one_of or matches"
         )
-    if rule.matches is not None and shape != "text":
+    if rule.matches is not None and value_type != "text":
         raise DefinitionError(
-            f"{rule.place}: {rule.of!r} is {shape}, so it matches no pattern", hint="use between or one_of"
+            f"{rule.place}: {rule.of!r} is {value_type}, so it matches no pattern",
+            hint="use between or one_of",
         )
-    if rule.one_of is not None and shape in ("time", "other"):
-        raise DefinitionError(f"{rule.place}: {rule.of!r} is {shape}", hint="use numbers, bools and text")
+    if rule.one_of is not None and value_type in ("time", "other"):
+        raise DefinitionError(
+            f"{rule.place}: {rule.of!r} is {value_type}", hint="use numbers, bools and text"
+        )
     for value in rule.one_of or ():
         if not _fits(value, hint):
             raise DefinitionError(

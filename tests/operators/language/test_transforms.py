@@ -24,10 +24,10 @@ from engine.offline.backtest import backtest
 from operators import apply, by, coalesce, cross, field, indicator, label, lookup
 from operators.language.by import Expression
 from operators.language.conditions import Condition
-from operators.language.feature_types import feature_kinds
+from operators.language.feature_types import feature_types
 from operators.language.fields import nodes, parts, without_descriptions
 from operators.language.plan import compile_features
-from operators.language.types import Shapes
+from operators.language.types import FieldTypes
 from operators.rekeying.stages import looked_up, plan_stages
 from operators.windows.evaluate import FUNCTION_FAILURES, calculation
 from operators.windows.features import Features
@@ -236,8 +236,8 @@ def test_a_type_for_every_transform() -> None:
         "half": field("hour").clip(0.5, None),
     }
     plan = compile_features(definition, Trip, grace_ms=0, max_events_per_key=9, task="binary")
-    kinds = {name: kind.__name__ for name, kind in feature_kinds(plan, Trip).items()}
-    assert kinds == {
+    types = {name: found.__name__ for name, found in feature_types(plan, Trip).items()}
+    assert types == {
         "hashed": "str", "cross": "str", "bucket": "int", "weekend": "bool", "missing": "bool",
         "texts": "str", "numbers": "float", "applied": "str", "tagged": "int", "log": "float",
         "abs": "int", "half": "float",
@@ -272,7 +272,7 @@ def test_types_are_checked_where_the_definition_is_loaded(expression: Expression
 
 def test_a_function_takes_fields_of_any_type() -> None:
     expression = apply(per_unit, field("tags"), field("at"), returns=float)
-    assert Shapes(Trip, "binary").check(expression, "x") == "number"
+    assert FieldTypes(Trip, "binary").check(expression, "x") == "number"
 
 
 def test_conditions_are_asked_to_be_indicators() -> None:
