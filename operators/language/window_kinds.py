@@ -1,8 +1,8 @@
 """Kinds of windows: what may stand where a duration stands, and what each can hold.
 
 Lives here: the words `tumbling`, `session`, `last_n`, `decay` and `tiled`, and which aggregates
-each kind of window has.  Never here: how a window is kept (`slices.py`, `tiles.py`, `chains.py`,
-`fading.py`), times of events.
+each kind of window has.  Never here: how a window is kept (`operators/windows`), times of
+events.
 
     "1h"                                  [---------------]   (t - 1h, t], exact
     tumbling("1h")        |               |     [-------]     from the full hour to t, exact

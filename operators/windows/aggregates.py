@@ -367,25 +367,29 @@ def _sums_of(members: Sequence[tuple[Place, Aggregate]]) -> _Sums:
 def _sum_reader(offset: int, wanted: _Sums) -> Read:
     """Return how sums and means are read from values."""
     both, sums, means, places = wanted
-    numbers = [*dict.fromkeys([*(number for number, *_ in (*both, *sums, *means))])]
+    numbers = tuple(dict.fromkeys(number for number, *_ in (*both, *sums, *means)))
+    all_sums = (*sums, *((number, name) for number, name, _ in both))
 
     def read(columns: Columns, starts: Sequence[int], stop: int, out: dict[Any, Any]) -> None:
-        column, known, count, total = columns[offset], -1, 0, 0.0
-        for number, sum_name, mean_name in both:
-            if (start := starts[number]) != known:
-                values = column[start:stop]
-                if None in values:
-                    break
-                known, count, total = start, len(values), fsum(values)
-            out[sum_name] = total
-            if not count:
-                break
-            out[mean_name] = total / count
-        else:
-            if len(numbers) == len(both):
+        column, known = columns[offset], -1
+        if None not in column:
+            try:
+                for number, sum_name, mean_name in both:
+                    if (start := starts[number]) != known:
+                        known, count, total = start, stop - start, fsum(column[start:stop])
+                    out[sum_name] = total
+                    out[mean_name] = total / count
+                for number, name in sums:
+                    out[name] = fsum(column[starts[number] : stop])
+                for number, name in means:
+                    start = starts[number]
+                    out[name] = fsum(column[start:stop]) / (stop - start)
+            except ZeroDivisionError:  # an empty window has no mean
+                pass
+            else:
                 return
         found = {number: _present(column[starts[number] : stop]) for number in numbers}
-        for number, name in (*sums, *((number, name) for number, name, _ in both)):
+        for number, name in all_sums:
             out[name] = fsum(found[number])
         for place in places:
             values = found[place.number]
@@ -438,19 +442,19 @@ def _stack_reader(aggregate: Aggregate, offset: int, places: Sequence[Place]) ->
         column = columns[offset]
         stack, values = column.peaks if is_max else column.dips, column.values
         if stop == len(values) and stack:
-            last, place_of = stack[-1], 0
-            for number, name, has_default in places:
-                start = starts[number]
-                if start > last:
-                    if not has_default:
-                        out.pop(name, None)
-                    continue
-                if stack[place_of] < start:
-                    place_of += 1
-                    if stack[place_of] < start:
-                        place_of = bisect_left(stack, start, place_of + 1)
-                out[name] = values[stack[place_of]]
-            return
+            at = 0
+            try:
+                for number, name, _ in places:
+                    start = starts[number]
+                    if stack[at] < start:
+                        at += 1
+                        if stack[at] < start:
+                            at = bisect_left(stack, start, at + 1)
+                    out[name] = values[stack[at]]
+            except IndexError:  # an empty window has no largest
+                pass
+            else:
+                return
         for place in places:  # entries after a range may hide its largest
             start = starts[place.number]
             _put(out, place, choose(_present(values[start:stop])[::-1], default=None))
@@ -465,11 +469,16 @@ def _values_reader(aggregate: Aggregate, offset: int, places: Sequence[Place]) -
 
     def read(columns: Columns, starts: Sequence[int], stop: int, out: dict[Any, Any]) -> None:
         column, known, value = columns[offset], -1, empty
-        for place in places:
-            if (start := starts[place.number]) != known:
-                values = _present(column[start:stop])
+        for number, name, has_default in places:
+            if (start := starts[number]) != known:
+                values = column[start:stop]
+                if None in values:
+                    values = [value for value in values if value is not None]
                 known, value = start, reduce(values, argument) if values else empty
-            _put(out, place, value)
+            if value is not None:
+                out[name] = value
+            elif not has_default:
+                out.pop(name, None)
 
     return read
 

@@ -92,14 +92,18 @@ Store = Logs | Keyed[Any]
 """What keeps the entries of one group."""
 
 
+Step = Callable[[str, Event, Row, dict[Any, Any]], None]
+"""(key, event, its row, where the values go)."""
+
+
 class _GroupReader(NamedTuple):
     """A store, and what of an event or a label goes there."""
 
     store: Store
     key_of: Callable[[Any], str]
     row_of: Callable[[Any], Row]
-    met: Callable[[Any], bool | None] | None
-    """Whether an event enters, and its label after it; None: all do."""
+    met: Callable[[Any], bool | None]
+    """Whether an event enters, and its label after it."""
 
 
 class Features:
@@ -143,13 +147,20 @@ class Features:
         self._later = [(name, calculation(expression, numbers, counts)) for name, expression in later]
         self._stores: dict[str, Store] = {}
         """What keeps each group, by the name of the group."""
-        self._events: list[_GroupReader] = []
+        self._entering: list[tuple[Step, Callable[[Any], str], Callable[[Any], Row]]] = []
+        """Per group that every event enters: its step, and how an event's key and row are read."""
+        self._conditional: list[_GroupReader] = []
         self._labels: list[_GroupReader] = []
         for group in plan.groups:
             mine = [target for aggregate in group.aggregates for target in targets[aggregate]]
             store = self._stores[group.name] = _store(group, mine, plan.max_events_per_key)
-            reader = _GroupReader(store, *readers(group, counts))
-            (self._events if group.source == "events" else self._labels).append(reader)
+            key_of, row_of, met = readers(group, counts)
+            if group.source == "labels":
+                self._labels.append(_GroupReader(store, key_of, row_of, met or _always))
+            elif met is None:
+                self._entering.append((store.step, key_of, row_of))
+            else:
+                self._conditional.append(_GroupReader(store, key_of, row_of, met))
         self._counts = counts
         self._evictions_counted = (0, 0)
         self._watermark = LONG_AGO
@@ -186,25 +197,30 @@ class Features:
         `lookups` has one mapping per event, from `Lookup.address` to the stored value.
         """
         rows: list[dict[str, FeatureValue]] = []
-        template, later, numbers = self._template, self._later, self._numbers
-        stores = tuple(self._stores.values())
-        for place, event in enumerate(events):
-            if event.watermark > self._watermark:
-                self._watermark, self._meta_changed = event.watermark, True
+        stores, copy, newest = tuple(self._stores.values()), self._template.copy, self._watermark
+        for event in events:
+            watermark = event.watermark
+            if watermark > newest:
+                newest = watermark
                 for store in stores:
-                    if event.watermark >= store.idle.due_ms:
-                        store.forget(event.watermark)
-            value, out = event.value, template.copy()
-            for store, key_of, row_of, met in self._events:
-                if met is None or met(value):
+                    if watermark >= store.idle.due_ms:
+                        store.forget(watermark)
+            value, out = event.value, copy()
+            for step, key_of, row_of in self._entering:
+                step(key_of(value), event, row_of(value), out)
+            for store, key_of, row_of, met in self._conditional:
+                if met(value):
                     store.step(key_of(value), event, row_of(value), out)
                 else:
                     store.read(key_of(value), event, out)
             for store, key_of, _, _ in self._labels:
                 store.read(key_of(value), event, out)
-            if later:
-                complete(out, value, NOTHING if lookups is None else lookups[place], later, numbers)
+            if self._later:
+                looked_up = NOTHING if lookups is None else lookups[len(rows)]
+                complete(out, value, looked_up, self._later, self._numbers)
             rows.append(out)
+        if newest > self._watermark:
+            self._watermark, self._meta_changed = newest, True
         return rows
 
     def step_labels(self, labels: Sequence[JoinedLabel]) -> None:
@@ -220,9 +236,7 @@ class Features:
         None where the event does not meet the group's condition.
         """
         value = event.value
-        return tuple(
-            key_of(value) if met is None or met(value) else None for _, key_of, _, met in self._labels
-        )
+        return tuple(key_of(value) if met(value) else None for _, key_of, _, met in self._labels)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
@@ -302,6 +316,10 @@ def _unreadable(error: Exception) -> CheckpointError:
         f"feature state cannot be read: {error}",
         hint="restore it with the definition, and the release, that wrote it",
     )
+
+
+def _always(_: Any) -> bool:
+    return True
 
 
 def _store(group: Group, targets: Sequence[Target], event_max: int) -> Store:

@@ -92,6 +92,7 @@ class PackedLogs:
         self.entries_max = entries_max
         self._cells = width + 1
         self._size = CELL_BYTES * self._cells
+        self._offsets = range(1, width + 1)
         self._adopt([float] * width)
 
     def _adopt(self, types: list[type]) -> None:
@@ -121,44 +122,40 @@ class PackedLogs:
         """Return times and columns of `key`; empty if there are none."""
         data = self.data.get(key, b"")
         cells = self._unpack[len(data) // self._size](data)
-        return self._split(cells)
-
-    def _split(self, cells: tuple[Any, ...]) -> tuple[Sequence[int], list[Sequence[Any]]]:
-        width = self._cells
-        return cells[::width], [cells[at::width] for at in range(1, width)]
+        return cells[:: self._cells], [cells[at :: self._cells] for at in self._offsets]
 
     def newest(self, key: str) -> int:
         """Return the time of the newest entry of `key`, which has one."""
         data = self.data[key]
         return int(self._unpack[len(data) // self._size](data)[-self._cells])
 
-    def append(self, key: str, time: int, horizon: int, row: Row) -> tuple[Sequence[int], list[Any]] | None:
+    def append(
+        self, key: str, time: int, horizon: int, row: Row
+    ) -> tuple[Sequence[int], list[Any], bool] | None:
         """Put an entry at the end of `key`, where those at or before `horizon` are forgotten.
 
-        Return times and columns then, or None, and change nothing, for an entry that does not fit: in its
-        place, by its types, or because there are too many.
+        Return times, columns and whether the key is new, or None, and change nothing, for an entry that does
+        not fit: in its place, by its types, or because there are too many.
         """
         if [*map(type, row)] != self._types and not self.accept(row):
             return None
         data = self.data.get(key)
         if data is None:
             self.data[key] = self._pack(time, *row)
-            return (time,), [(value,) for value in row]
+            return (time,), [(value,) for value in row], True
         data += self._pack(time, *row)
-        count = len(data) // self._size
+        count, width = len(data) // self._size, self._cells
         cells = self._unpack[count](data)
-        width = self._cells
-        if time < cells[-2 * width]:
+        times = cells[::width]
+        if time < times[-2]:
             return None
-        if cells[0] <= horizon:
-            over = 1
-            while cells[over * width] <= horizon:
-                over += 1
-            data, cells, count = data[over * self._size :], cells[over * width :], count - over
-        if count > self.entries_max:
+        if times[0] <= horizon:
+            over = bisect_right(times, horizon)
+            data, cells, times = data[over * self._size :], cells[over * width :], times[over:]
+        if len(times) > self.entries_max:
             return None
         self.data[key] = data
-        return self._split(cells)
+        return times, [cells[at::width] for at in self._offsets], False
 
 
 class Logs:
@@ -222,7 +219,15 @@ class Logs:
             return
         log = self._logs.get(key)
         if log is None:
-            if self._step_packed(key, time, watermark, row, out):
+            entries = self._packed.append(key, time, watermark - self.width_max_ms, row)
+            if entries is not None:
+                times, columns, is_new = entries
+                if is_new:
+                    self.idle.file(key, time)
+                self._changed.add(key)
+                if self._reads_before:
+                    self._before[0].write(times, 0, columns, len(times) - 1, time, 0, out)
+                self._after[0].write(times, 0, columns, len(times), time, 1, out)
                 return
             log = self._unpack(key, time)
         times = log.times
@@ -242,7 +247,7 @@ class Logs:
                 columns[offset].append(value)
                 offset += 1  # noqa: SIM113  a tuple for each value would cost more than its append
             self._after[log.is_indexed].write_newest(times, columns, log.starts, log.base, time, out)
-        if not log.is_indexed:
+        if not log.is_indexed and self._packed.accept(row):
             self._pack(key, log)
 
     def _step_back(self, log: KeyLog, time: int, row: Row, out: dict[Any, Any]) -> None:
@@ -254,24 +259,6 @@ class Logs:
         self._insert(log, position, time, row)
         after = self._after[log.is_indexed]
         after.write(log.times, log.base, log.columns, position + 1, time, 1, out)
-
-    def _step_packed(self, key: str, time: int, watermark: int, row: Row, out: dict[Any, Any]) -> bool:
-        """Enter the newest event of a packed key and write its windows; return False if it does not fit."""
-        entries = self._append_packed(key, time, watermark, row)
-        if entries is None:
-            return False
-        times, columns = entries
-        self._write(times, columns, len(times), time, 1, out)
-        return True
-
-    def _append_packed(self, key: str, time: int, watermark: int, row: Row) -> Any:
-        is_new = key not in self._packed.data
-        entries = self._packed.append(key, time, watermark - self.width_max_ms, row)
-        if entries is not None:
-            if is_new:
-                self.idle.file(key, time)
-            self._changed.add(key)
-        return entries
 
     def _write(
         self, times: Sequence[int], columns: Columns, stop: int, time: int, own: int, out: dict[Any, Any]
@@ -301,7 +288,11 @@ class Logs:
             return
         log = self._logs.get(key)
         if log is None:
-            if self._append_packed(key, time, watermark, row) is not None:
+            entries = self._packed.append(key, time, watermark - self.width_max_ms, row)
+            if entries is not None:
+                if entries[2]:
+                    self.idle.file(key, time)
+                self._changed.add(key)
                 return
             log = self._unpack(key, time)
         stop = self._make_ready(key, log, watermark)
@@ -311,7 +302,7 @@ class Logs:
                 column.append(value)
         else:
             self._insert(log, bisect_right(log.times, time, log.base), time, row)
-        if not log.is_indexed:
+        if not log.is_indexed and self._packed.accept(row):
             self._pack(key, log)
 
     def read(self, key: str, event: Event, out: dict[Any, Any]) -> None:
