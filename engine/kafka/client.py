@@ -24,7 +24,7 @@ from topics.errors import BrokerError
 
 __all__ = [
     "REFUSED",
-    "Partition",
+    "LogPartition",
     "answered",
     "bounds",
     "broker_error",
@@ -33,7 +33,7 @@ __all__ = [
     "stopped",
 ]
 
-Partition = tuple[str, int]
+LogPartition = tuple[str, int]
 """Topic and partition number; aiokafka's TopicPartition is equal to it, and is one."""
 
 RETRY_FIRST_S = 0.1

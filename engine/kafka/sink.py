@@ -23,7 +23,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 from aiokafka.partitioner import murmur2
 
-from engine.kafka.client import REFUSED, Partition, broker_error, connected, stopped
+from engine.kafka.client import REFUSED, LogPartition, broker_error, connected, stopped
 from engine.kafka.outage import BrokerWait
 from engine.kafka.topic_limits import TopicLimits
 from engine.settings import KafkaSettings
@@ -63,14 +63,14 @@ class Written(NamedTuple):
 class Mark(NamedTuple):
     """The records sent up to one moment, for `Sink.written_to`."""
 
-    records: dict[Partition, int]
-    last: dict[Partition, int]
+    records: dict[LogPartition, int]
+    last: dict[LogPartition, int]
     batches: dict[asyncio.Future[Any], _Batch]
     """Not acknowledged at that moment."""
 
 
 class _Batch(NamedTuple):
-    partition: Partition
+    partition: LogPartition
     records: int
 
 
@@ -88,13 +88,13 @@ class Sink:
         """What topics take, by name: there, timestamps are clamped and batches kept small enough."""
         self._kafka = kafka
         self._producer: Any = None
-        self._lanes: dict[Partition, asyncio.Lock] = {}
+        self._lanes: dict[LogPartition, asyncio.Lock] = {}
         self._counts: dict[str, int] = {}
         self._unacknowledged: dict[asyncio.Future[Any], _Batch] = {}
         """What is on its way."""
-        self._records: dict[Partition, int] = {}
+        self._records: dict[LogPartition, int] = {}
         """How many were sent."""
-        self._last: dict[Partition, int] = {}
+        self._last: dict[LogPartition, int] = {}
         self._keyless = 0
         self._failure: BrokerError | None = None
 
@@ -181,7 +181,7 @@ class Sink:
                     )
                     return placed
 
-    def _track(self, partition: Partition, count: int, future: asyncio.Future[Any]) -> None:
+    def _track(self, partition: LogPartition, count: int, future: asyncio.Future[Any]) -> None:
         def acknowledged(done: asyncio.Future[Any]) -> None:
             del self._unacknowledged[done]
             error = None if done.cancelled() else done.exception()
@@ -201,7 +201,7 @@ class Sink:
         self._records[partition] = self._records.get(partition, 0) + count
         future.add_done_callback(acknowledged)
 
-    async def flush(self) -> dict[Partition, int]:
+    async def flush(self) -> dict[LogPartition, int]:
         """Wait until all that was sent is acknowledged.
 
         Returns, for each partition this Sink has ever written to, the offset of the last
@@ -214,7 +214,7 @@ class Sink:
         """Return what has been sent by now, for `written_to`."""
         return Mark(self._records.copy(), self._last.copy(), self._unacknowledged.copy())
 
-    async def written_to(self, mark: Mark) -> dict[Partition, Written]:
+    async def written_to(self, mark: Mark) -> dict[LogPartition, Written]:
         """Wait until all that had been sent at `mark` is acknowledged; say what and where it is.
 
         What was sent since is neither waited for nor counted.  Raises BrokerError as `flush`.
@@ -244,7 +244,7 @@ class Sink:
                 self._failure = broker_error(TimeoutError(), f"flushing {len(late)} batches", self._kafka)
         self._check()
 
-    def last_offset(self, partition: Partition) -> int:
+    def last_offset(self, partition: LogPartition) -> int:
         """Return the offset of the last record that was acknowledged there; -1 before the first."""
         return self._last.get(partition, -1)
 

@@ -25,7 +25,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from engine.kafka.client import (
     REFUSED,
-    Partition,
+    LogPartition,
     bounds,
     broker_error,
     connected,
@@ -48,11 +48,11 @@ class Listener(Protocol):
     run elsewhere.  An exception in either is raised by the next `poll`.
     """
 
-    async def on_revoked(self, partitions: frozenset[Partition]) -> None:
+    async def on_revoked(self, partitions: frozenset[LogPartition]) -> None:
         """These are about to go; no poll hands out records of them any more."""
         ...
 
-    async def on_assigned(self, partitions: frozenset[Partition]) -> None:
+    async def on_assigned(self, partitions: frozenset[LogPartition]) -> None:
         """All that are held now; they stay silent until `seek`."""
         ...
 
@@ -166,13 +166,13 @@ class Source:
         await stopped(self._consumer, self._kafka)
 
     @property
-    def assignment(self) -> frozenset[Partition]:
+    def assignment(self) -> frozenset[LogPartition]:
         """The partitions held now, sought or not."""
         return frozenset(self._consumer.assignment())
 
     async def seek(
-        self, positions: Mapping[Partition, int | None], *, accept_lost: bool = False
-    ) -> dict[Partition, int]:
+        self, positions: Mapping[LogPartition, int | None], *, accept_lost: bool = False
+    ) -> dict[LogPartition, int]:
         """Open partitions at these positions (None: the start of the log) and return them.
 
         Raises BrokerError for a position the log does not have: before its start (records
@@ -200,7 +200,7 @@ class Source:
         self._changed.set()
         return dict(found)
 
-    async def poll(self, timeout_ms: int, records_max: int) -> dict[Partition, list[Record]]:
+    async def poll(self, timeout_ms: int, records_max: int) -> dict[LogPartition, list[Record]]:
         """Return up to `records_max` records, in log order per partition, shared out fairly.
 
         Waits up to `timeout_ms` if there are none, never longer, rebalance or not.
@@ -269,12 +269,12 @@ class Source:
                     buffer.end = max(buffer.end, stable)
                     buffer.known = True
 
-    def _shares(self, records_max: int) -> dict[Partition, list[Record]]:
+    def _shares(self, records_max: int) -> dict[LogPartition, list[Record]]:
         ready = [tp for tp, buffer in self._open.items() if len(buffer) and tp not in self._paused]
         if not ready:
             return {}
         self._turn = (self._turn + 1) % len(ready)
-        shares: dict[Partition, list[Record]] = {}
+        shares: dict[LogPartition, list[Record]] = {}
         left = records_max
         for served, tp in enumerate(itertools.chain(ready[self._turn :], ready[: self._turn])):
             share = -(-left // (len(ready) - served))
@@ -284,11 +284,11 @@ class Source:
             left -= len(taken)
         return shares
 
-    def position(self, partition: Partition) -> int:
+    def position(self, partition: LogPartition) -> int:
         """Return the next offset that a poll hands out.  KeyError unless sought."""
         return self._open[TopicPartition(*partition)].position
 
-    def unread(self, partition: Partition) -> bool:
+    def unread(self, partition: LogPartition) -> bool:
         """Return whether the log holds, or may hold, records that no poll has handed out yet.
 
         As of the broker's last answer, as in KIP-695; before its first one (within
@@ -297,7 +297,7 @@ class Source:
         buffer = self._open[TopicPartition(*partition)]
         return not buffer.known or buffer.position < buffer.end
 
-    async def look_beside(self, partition: Partition, other: Partition) -> None:
+    async def look_beside(self, partition: LogPartition, other: LogPartition) -> None:
         """Learn of every record of `other` that was there before what has been handed out of `partition`.
 
         The end that `unread` goes by is as old as the last fetch.  Asks once for all that `partition` is
@@ -311,33 +311,33 @@ class Source:
         there.end = max(there.end, (await bounds(self._consumer, [tp], self._kafka))[tp][1])
         here.looked = looked
 
-    def lag(self, partition: Partition) -> int:
+    def lag(self, partition: LogPartition) -> int:
         """Return how many offsets lie between the position and the end of the log."""
         buffer = self._open[TopicPartition(*partition)]
         return max(buffer.end - buffer.position, 0)
 
-    async def bounds(self, partition: Partition) -> tuple[int, int]:
+    async def bounds(self, partition: LogPartition) -> tuple[int, int]:
         """Ask the broker where any log begins and ends, assigned or not; one round trip."""
         tp = TopicPartition(*partition)
         return (await bounds(self._consumer, [tp], self._kafka))[tp]
 
-    def pause(self, partitions: Iterable[Partition]) -> None:
+    def pause(self, partitions: Iterable[LogPartition]) -> None:
         """Stop fetching and handing out; what is buffered stays."""
         for tp in self._held(partitions):
             self._paused.add(tp)
             self._consumer.pause(tp)
 
-    def resume(self, partitions: Iterable[Partition]) -> None:
+    def resume(self, partitions: Iterable[LogPartition]) -> None:
         """Go on where `pause` stopped."""
         for tp in self._held(partitions):
             self._paused.discard(tp)
             self._consumer.resume(tp)
         self._changed.set()
 
-    def _held(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
+    def _held(self, partitions: Iterable[LogPartition]) -> list[TopicPartition]:
         return [tp for partition in partitions if (tp := TopicPartition(*partition)) in self._open]
 
-    async def commit(self, positions: Mapping[Partition, int]) -> None:
+    async def commit(self, positions: Mapping[LogPartition, int]) -> None:
         """Tell Kafka these next offsets, for lag tools: a restart goes by the checkpoint.
 
         Raises BrokerError if Kafka does not take them within the deadline or the
@@ -390,7 +390,7 @@ class Source:
         return None
 
     async def _told(
-        self, tell: Callable[[frozenset[Partition]], Awaitable[None]], partitions: set[TopicPartition]
+        self, tell: Callable[[frozenset[LogPartition]], Awaitable[None]], partitions: set[TopicPartition]
     ) -> None:
         try:
             await tell(frozenset(partitions))

@@ -18,21 +18,19 @@ next checkpoint would lack them.  `finish` raises for that reason, and no captur
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import structlog
 
-from engine.kafka.client import Partition
+from engine.kafka.client import LogPartition
 from engine.kafka.sink import Mark, Sink
 from engine.kafka.source import Source
 from engine.stores.online_features import ServedFeatures
 from engine.worker.follower import Follower, Learned
-from engine.worker.inputs import Inputs
-from engine.worker.partition import Captured, Owned, Owner
+from engine.worker.partition import Captured, Partitions
 from topics.errors import BrokerError
 
-__all__ = ["Saving"]
+__all__ = ["CheckpointWriter"]
 
 log = structlog.get_logger("headrace")
 
@@ -41,30 +39,28 @@ class _Checkpoint(NamedTuple):
     """Everything owned, as of one moment."""
 
     sent: Mark
-    scorers: list[Captured]
+    partitions: list[Captured]
     learned: Learned
-    positions: dict[Partition, int]
+    positions: dict[LogPartition, int]
     """Where to read on in each topic."""
 
 
-class Saving:
+class CheckpointWriter:
     """Writes checkpoints; at most one is on its way."""
 
     def __init__(
         self,
-        owner: Owner,
+        partitions: Partitions,
         follower: Follower,
         source: Source,
         sink: Sink,
         served: ServedFeatures,
-        inputs: Inputs,
     ) -> None:
-        self._owner = owner
+        self._partitions = partitions
         self._follower = follower
         self._source = source
         self._sink = sink
         self._served = served
-        self._inputs = inputs
         self._writing: asyncio.Task[None] | None = None
 
     @property
@@ -77,20 +73,20 @@ class Saving:
         """Return whether the one in flight has come to its end, good or bad: `finish` returns at once."""
         return self._writing is not None and self._writing.done()
 
-    def begin(self, owned: Iterable[Owned]) -> None:
-        """Capture a checkpoint and begin to write it.
+    def begin(self) -> None:
+        """Capture a checkpoint of every partition that is owned, and begin to write it.
 
         All that was made must have been sent, and nothing may score or learn meanwhile: this is
         synchronous for that reason.  The one before must be finished.
         """
         assert self._writing is None
-        positions: dict[Partition, int] = {}
-        scorers = []
-        for one in owned:
-            scorers.append(self._owner.capture(one))
-            for topic, position in self._inputs.reached(one).items():
-                positions[topic, one.scorer.partition] = position
-        checkpoint = _Checkpoint(self._sink.mark(), scorers, self._follower.capture(), positions)
+        owned = self._partitions.owned.values()
+        checkpoint = _Checkpoint(
+            self._sink.mark(),
+            [partition.capture() for partition in owned],
+            self._follower.capture(),
+            {place: offset for partition in owned for place, offset in partition.positions().items()},
+        )
         self._writing = asyncio.create_task(self._write(checkpoint))
 
     async def finish(self) -> None:
@@ -121,8 +117,8 @@ class Saving:
         await self._served.drain()
         # 5 checkpoint
         self._follower.check_written(checkpoint.learned, written)
-        for captured in checkpoint.scorers:
-            await self._owner.save(captured, written)
+        for captured in checkpoint.partitions:
+            await self._partitions.save(captured, written)
         await self._follower.save(checkpoint.learned)
         # 6 commit
         try:

@@ -16,7 +16,7 @@ import structlog
 from aiokafka import TopicPartition
 from msgspec import Struct
 
-from engine.kafka.client import Partition
+from engine.kafka.client import LogPartition
 from engine.kafka.log_reader import records_at
 from engine.settings import KafkaSettings
 from topics.errors import CheckpointError
@@ -46,7 +46,7 @@ def fingerprint(record: Record) -> Fingerprint:
     return Fingerprint(record.offset, record.timestamp_ms, crc)
 
 
-async def check_same_logs(kafka: KafkaSettings, known: Mapping[Partition, Fingerprint]) -> None:
+async def check_same_logs(kafka: KafkaSettings, known: Mapping[LogPartition, Fingerprint]) -> None:
     """Compare records that were read with what the logs hold there now.
 
     One that was deleted since (by retention, or as an older one of its key) cannot be compared, which

@@ -26,7 +26,7 @@ from msgspec import json
 
 from engine.definition.pipeline import Pipeline
 from engine.definition.text import check_definition
-from engine.kafka.client import Partition
+from engine.kafka.client import LogPartition
 from engine.kafka.log_ends import log_bounds
 from engine.kafka.log_reader import read_log
 from engine.kafka.sink import Sink, Written
@@ -208,7 +208,7 @@ class Follower:
         sent_to = self.learner.reading if self._row_by_row else None
         return Learned(sent_to, self.learner.delta() if self.leading else None)
 
-    def check_written(self, learned: Learned, written: Mapping[Partition, Written]) -> None:
+    def check_written(self, learned: Learned, written: Mapping[LogPartition, Written]) -> None:
         """Compare the offsets at which records were folded with those that Kafka gave them.
 
         `written` is what had been sent when `learned` was captured.  Raises ClaimError if somebody else's
@@ -299,7 +299,7 @@ class Follower:
 
     # -- what a scrape shows ----------------------------------------------------------------------
 
-    def status(self, *, lag: dict[Partition, int], pending: int, partitions: int) -> Status:
+    def status(self, *, lag: dict[LogPartition, int], pending: int, partitions: int) -> Status:
         """Return the learner's part of the status together with what the worker knows."""
         learner, roster = self.learner, self.learner.roster
         return Status(

@@ -20,7 +20,7 @@ import structlog
 from engine.definition.pipeline import Pipeline
 from engine.host.garbage import search_rarely
 from engine.kafka import outage
-from engine.kafka.client import Partition
+from engine.kafka.client import LogPartition
 from engine.kafka.sink import Sink
 from engine.kafka.source import Source
 from engine.kafka.topic_limits import usable_topics
@@ -31,12 +31,11 @@ from engine.stores.online_features import ServedFeatures
 from engine.stores.static_features import StaticFeatures
 from engine.watches.counter_lines import CountWatch, counted_lines
 from engine.watches.labels import LabelWatch
-from engine.worker.checkpointing import Saving
+from engine.worker.checkpointing import CheckpointWriter
 from engine.worker.commands import Commands
 from engine.worker.dispatch import Dispatch
 from engine.worker.follower import Follower
-from engine.worker.inputs import Inputs, together
-from engine.worker.partition import Owned, Owner
+from engine.worker.partition import Inputs, Partition, Partitions, together
 from engine.worker.skips import Place
 from topics.errors import BrokerError, ClaimError, HeadraceError
 from topics.messages import Record
@@ -47,8 +46,6 @@ POLL_MS = 50
 """Longest wait for records: bounds how late a checkpoint, a stop or a command is noticed."""
 POLL_MAX = 1_000
 """Records of one poll: bounds one turn, and so how late a checkpoint or a rebalance is noticed."""
-SHADOWS_QUICK_S = 0.005
-"""Answers do not wait for the shadows of a run that take longer; quick ones are not worth a batch."""
 BEHIND_MAX = 256
 """Examples the learner may lag, where it follows the log, before scoring waits for it."""
 STALLED_S = 60.0
@@ -90,20 +87,16 @@ class Worker:
         self.follower = Follower(
             pipeline, patient, metrics, self._sink, accept_features=accepted.changed_features
         )
-        self._owner = Owner(pipeline, patient, self._source, self._sink, self.follower, accepted)
-        self._saving = Saving(
-            self._owner,
-            self.follower,
-            self._source,
-            self._sink,
-            self._served,
-            self._inputs,
+        self.partitions = Partitions(
+            pipeline, patient, self._source, self._sink, self.follower, self._inputs, accepted
         )
-        self._owned: dict[int, Owned] = {}
+        self._checkpoints = CheckpointWriter(
+            self.partitions, self.follower, self._source, self._sink, self._served
+        )
         self._models = self.follower.models
         self._turn = asyncio.Lock()
         """Held for one turn of the loop, and while partitions are given up."""
-        self._assigned: frozenset[Partition] | None = None
+        self._assigned: frozenset[LogPartition] | None = None
         """What the group has given and nobody has taken over yet."""
         self._moving = False
         """The group has taken partitions back and given none since."""
@@ -137,11 +130,11 @@ class Worker:
                 raise
             raise known.exceptions[0] from None
         finally:
-            await self._saving.abandon()
+            await self._checkpoints.abandon()
             await self._source.stop()
             await self._sink.stop()
             await self._dispatch.stop()
-            await self._owner.close()
+            await self.partitions.close()
             await self._static.close()
             await self._served.close()
             await self.follower.close()
@@ -157,8 +150,7 @@ class Worker:
         await self._sink.start()
         for topic in plan:  # known by now, each can be written to in an outage
             await self._sink.partitions(topic.name)
-        self._owner.partitions = await self._sink.partitions(self.pipeline.events.name)
-        await self._owner.look()
+        await self.partitions.look()
         self.connected.set()
         await self._source.start()
 
@@ -174,8 +166,8 @@ class Worker:
             await self._inputs.look_ahead(batches, self._source, _now_ms())
             async with self._turn:
                 self._offer(batches)
-                for partition, owned in list(self._owned.items()):
-                    await self._advance(partition, owned, polled_s)
+                for partition in list(self.partitions.owned.values()):
+                    await self._advance(partition, polled_s)
                 self._count()
                 await self._dispatch.put(self.follower.take_decisions())
                 await self._dispatch.turn()
@@ -187,18 +179,18 @@ class Worker:
 
     # -- partitions -------------------------------------------------------------------------------
 
-    async def on_revoked(self, partitions: frozenset[Partition]) -> None:
+    async def on_revoked(self, partitions: frozenset[LogPartition]) -> None:
         """Save and let go of everything: the group stands still until all have."""
         self._ready = False
         self._moving = True
         async with self._turn:
             log.info("partitions revoked", partitions=sorted({number for _, number in partitions}))
             await self._save()
-            self._owned.clear()
+            self.partitions.owned.clear()
             self._assigned = None
             self.follower.release()
 
-    async def on_assigned(self, partitions: frozenset[Partition]) -> None:
+    async def on_assigned(self, partitions: frozenset[LogPartition]) -> None:
         """Take note; the loop takes over."""
         self._moving = False
         self._assigned = partitions
@@ -210,26 +202,26 @@ class Worker:
         if assigned is None:
             return
         numbers = self._inputs.numbers(assigned)
-        self._owned.clear()
+        self.partitions.owned.clear()
         self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
         await self.follower.lead(0 in numbers)
         await self.follower.catch_up()
-        self._owned = {number: await self._owner.take_over(number) for number in numbers}
+        await self.partitions.take_over(numbers)
         await self.follower.catch_up()
-        if self.pipeline.labels.field is not None and len(numbers) == self._owner.partitions:
-            self.follower.learn_row_by_row([owned.scorer for owned in self._owned.values()])
+        if self.pipeline.labels.field is not None and len(numbers) == self.partitions.count:
+            self.follower.learn_row_by_row([owned.scorer for owned in self.partitions.owned.values()])
         else:
             self.follower.read_back()
-        if not await self._opened(self._inputs.positions(self._owned)):
-            self._owned.clear()
+        if not await self._opened(self.partitions.starts()):
+            self.partitions.owned.clear()
             return
         search_rarely()  # what is restored stays
         self._ready = True
         self._saved_s = time.monotonic()
         log.info("partitions taken over", partitions=numbers, leader=self.follower.leading)
 
-    async def _opened(self, positions: dict[Partition, int | None]) -> bool:
+    async def _opened(self, positions: dict[LogPartition, int | None]) -> bool:
         """Begin to read at these positions; False if the group has moved on during the takeover."""
         try:
             if positions:
@@ -241,21 +233,21 @@ class Worker:
 
     # -- one turn ---------------------------------------------------------------------------------
 
-    def _offer(self, batches: dict[Partition, list[Record]]) -> None:
+    def _offer(self, batches: dict[LogPartition, list[Record]]) -> None:
         """Hand what was polled to the scorers; hold a topic back while its queue is full."""
         now_ms = _now_ms()
         for (topic, number), records in batches.items():
-            if (owned := self._owned.get(number)) is not None:
-                self._inputs.offer(owned, topic, records, now_ms)
-        for number, owned in self._owned.items():
-            self._inputs.hold(number, owned, self._source)
+            if (partition := self.partitions.owned.get(number)) is not None:
+                partition.offer(topic, records, now_ms)
+        for partition in self.partitions.owned.values():
+            partition.hold_back(self._source)
 
-    async def _advance(self, number: int, owned: Owned, polled_s: float) -> None:
+    async def _advance(self, partition: Partition, polled_s: float) -> None:
         """Take every run that is ready, while the partition is ours."""
         if self._ready:
-            await self._dispatch.put(self._inputs.route(number, owned, self._source, _now_ms()))
+            await self._dispatch.put(partition.route(self._source, _now_ms()))
         while self._ready:
-            found = self._inputs.next_run(number, owned, self._source)
+            found = partition.next_run(self._source)
             if found is None:
                 return
             run, values = found
@@ -263,22 +255,20 @@ class Worker:
             looked_up = together(await self._static.of(run), values)
             async with self._models:
                 # 2 step   3 send
-                steps = owned.scorer.step(run, _now_ms(), looked_up)
+                steps = partition.step(run, _now_ms(), looked_up)
                 await self._dispatch.put(next(steps))
                 self._observe(run, polled_s)
-                if owned.shadows_slow or not len(owned.intake):
+                if partition.answers_first:
                     await self._dispatch.answers()
-                started_s = time.monotonic()
                 for out in steps:
                     await self._dispatch.put(out)
-                owned.shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
-            self._served.put(owned.scorer.scored)
-            self.metrics.label_delay.observe_ms(owned.scorer.label_delays_ms)
+            self._served.put(partition.scorer.scored)
+            self.metrics.label_delay.observe_ms(partition.scorer.label_delays_ms)
 
     def _count(self) -> None:
         """Export what was counted since the last turn: also by partitions that only compute for others."""
-        for owned in self._owned.values():
-            owned.absorb_counts(self.metrics.absorb)
+        for partition in self.partitions.owned.values():
+            partition.absorb_counts(self.metrics.absorb)
         self.metrics.absorb(self._served.counts)
         self.metrics.absorb(self._dispatch.counts)
         self.metrics.absorb(self.follower.learner.counts)
@@ -312,9 +302,9 @@ class Worker:
 
     async def _save_beside(self) -> None:
         """Begin a checkpoint where one is due, and go on; see how the last one ended."""
-        if self._saving.ended:
+        if self._checkpoints.ended:
             await self._saved()
-        if self._saved_ago() >= 1 and not self._saving.in_flight:
+        if self._saved_ago() >= 1 and not self._checkpoints.in_flight:
             await self._capture()
 
     def _saved_ago(self) -> float:
@@ -329,23 +319,23 @@ class Worker:
 
     async def _capture(self) -> None:
         """Send what was made, and begin a checkpoint that holds all of it."""
-        if not self._owned:
+        if not self.partitions.owned:
             return
         async with self._models:
             await self._dispatch.put(self.follower.take_decisions())
             await self._dispatch.all()
-            self._saving.begin(self._owned.values())
+            self._checkpoints.begin()
         self._saved_s = time.monotonic()
 
     async def _saved(self) -> None:
         """Wait for the checkpoint in flight; where it was fenced, claim again what is still assigned."""
-        if not self._saving.in_flight:
+        if not self._checkpoints.in_flight:
             return
         try:
-            await self._saving.finish()
+            await self._checkpoints.finish()
         except ClaimError as error:
             log.warning("fenced: another owner claimed; claiming again", reason=str(error))
-            self._owned.clear()
+            self.partitions.owned.clear()
             self._assigned = self._source.assignment
         else:
             self.metrics.checkpoint_time_s = time.time()
@@ -368,15 +358,15 @@ class Worker:
 
     def status(self) -> Status:
         """Return what a scrape shows."""
-        lag: Counter[Partition] = Counter()
-        for number in self._owned:
+        lag: Counter[LogPartition] = Counter()
+        for number in self.partitions.owned:
             for topic in self._inputs.topics:
                 if self._ready:
                     lag[topic, number] = self._source.lag((topic, number))
         return self.follower.status(
             lag=dict(lag),
-            pending=sum(owned.scorer.join.pending for owned in self._owned.values()),
-            partitions=len(self._owned),
+            pending=self.partitions.pending,
+            partitions=len(self.partitions.owned),
         )
 
 

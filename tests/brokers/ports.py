@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.kafka.client import Partition
+from engine.kafka.client import LogPartition
 from engine.kafka.log_ends import log_bounds
 from engine.kafka.log_reader import read_log
 from engine.kafka.sink import Sink
@@ -58,14 +58,14 @@ class Owner:
     """A listener that keeps what it was told."""
 
     def __init__(self) -> None:
-        self.held: frozenset[Partition] = frozenset()
-        self.told: list[tuple[str, frozenset[Partition]]] = []
+        self.held: frozenset[LogPartition] = frozenset()
+        self.told: list[tuple[str, frozenset[LogPartition]]] = []
         self.changed = asyncio.Event()
 
-    async def on_revoked(self, partitions: frozenset[Partition]) -> None:
+    async def on_revoked(self, partitions: frozenset[LogPartition]) -> None:
         self.told.append(("revoked", partitions))
 
-    async def on_assigned(self, partitions: frozenset[Partition]) -> None:
+    async def on_assigned(self, partitions: frozenset[LogPartition]) -> None:
         self.told.append(("assigned", partitions))
         self.held = partitions
         self.changed.set()
@@ -102,9 +102,9 @@ async def source_of(
         await source.stop()
 
 
-async def polled(source: Source, count: int, records_max: int = 1_000) -> dict[Partition, list[Record]]:
+async def polled(source: Source, count: int, records_max: int = 1_000) -> dict[LogPartition, list[Record]]:
     """Poll until `count` records have come."""
-    got: dict[Partition, list[Record]] = {}
+    got: dict[LogPartition, list[Record]] = {}
     async with asyncio.timeout(WAIT_S):
         while sum(map(len, got.values())) < count:
             for partition, records in (await source.poll(100, records_max)).items():
@@ -112,7 +112,7 @@ async def polled(source: Source, count: int, records_max: int = 1_000) -> dict[P
     return got
 
 
-async def until_read(source: Source, partition: Partition) -> None:
+async def until_read(source: Source, partition: LogPartition) -> None:
     """Poll, to nothing, until the broker has said that there is nothing."""
     async with asyncio.timeout(WAIT_S):
         while source.unread(partition):

@@ -20,7 +20,7 @@ from test_readme import README, blocks
 
 from engine.cli.main import load_pipeline
 from engine.definition.pipeline import Pipeline
-from engine.kafka.client import Partition
+from engine.kafka.client import LogPartition
 from engine.kafka.embedded import free_port
 from engine.kafka.sink import Sink
 from engine.kafka.topic_admin import topic_states
@@ -155,7 +155,7 @@ class Paced(Sink):
         self.sent += len(records) if topic == self.events else 0
         await super().send(topic, partition, records)
 
-    async def flush(self) -> dict[Partition, int]:
+    async def flush(self) -> dict[LogPartition, int]:
         written = await super().flush()
         answered = "headrace_predictions_total{champion}", "headrace_predictions_total{prior}"
         await until(

@@ -73,10 +73,12 @@ async def scenario(kafka: KafkaSettings, folder: Path) -> None:
     async with watching(kafka, predictions, examples) as watch:
         async with in_process(pipeline, settings) as (worker, _):
             await publish(kafka, [payment(events, number) for number in range(EVENTS)])
-            await until(lambda: worker._owned[0].scorer.join.away >= AWAY, "most answers are on disk only")
+            await until(
+                lambda: worker.partitions.owned[0].scorer.join.away >= AWAY, "most answers are on disk only"
+            )
             assert worker.status().pending == EVENTS
         async with in_process(pipeline, settings) as (worker, running):
-            assert worker._owned[0].scorer.join.away >= AWAY, "a restore reads them into memory"
+            assert worker.partitions.owned[0].scorer.join.away >= AWAY, "a restore reads them into memory"
             await publish(kafka, [payment(events, number) for number in REPEATED])
             await publish(kafka, [fraud(labels, number) for number in range(EVENTS)])
             await until(lambda: watch.counted(examples) == EVENTS, "all learned")

@@ -23,7 +23,7 @@ from brokers.ports import (
     whole,
 )
 
-from engine.kafka.client import Partition
+from engine.kafka.client import LogPartition
 from engine.kafka.source import Source
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
@@ -67,7 +67,7 @@ def test_seeking_positions_commits_and_resuming(broker: KafkaSettings) -> None:
         async with AIOKafkaConsumer(bootstrap_servers=broker.bootstrap_servers, group_id=group) as other:
             assert await other.committed(TopicPartition(topic, 0)) == 100
 
-    async def source_first(source: Source, at: Partition, count: int) -> list[Record]:
+    async def source_first(source: Source, at: LogPartition, count: int) -> list[Record]:
         got = await polled(source, count, records_max=count)
         assert len(got[at]) == count
         return got[at]
@@ -261,7 +261,7 @@ def test_a_static_member_that_restarts_moves_no_partition(kafka: KafkaSettings) 
 @pytest.mark.kafka
 def test_what_a_listener_raises_comes_out_of_the_next_poll(kafka: KafkaSettings) -> None:
     class Broken(Owner):
-        async def on_assigned(self, partitions: frozenset[Partition]) -> None:
+        async def on_assigned(self, partitions: frozenset[LogPartition]) -> None:
             await super().on_assigned(partitions)
             raise RuntimeError("takeover failed")
 

@@ -24,7 +24,7 @@ from engine.cli.main import app
 from engine.kafka.topic_admin import TopicState
 from engine.offline.publish import SLICE_RECORDS, FileLine, Published, deleted_soon, merged, send_files, steps
 from engine.settings import KafkaSettings
-from engine.worker.inputs import CATCHING_UP_MS, Inputs
+from engine.worker.partition import CATCHING_UP_MS, Inputs
 from operators import field
 from topics.catalog import TopicPlan
 from topics.errors import BrokerError, SettingsError

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rekeying_world import make_pipeline
 
-from engine.worker import inputs
-from engine.worker.inputs import Inputs, together
+from engine.worker import partition as partition_file
+from engine.worker.partition import Inputs, Partition, together
 from topics.errors import BrokerError
 from topics.messages import Record
 
@@ -57,25 +57,29 @@ class Queue:
 def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inputs, "BUFFERED_MAX", 1)
+    monkeypatch.setattr(partition_file, "BUFFERED_MAX", 1)
     reads, queue = make_inputs(2), Queue()
     hops: list[Record] = []
     values: list[Record] = []
-    rekeying = SimpleNamespace(offer_hops=hops.extend, offer_values=values.extend)
-    owned: Any = SimpleNamespace(intake=queue, held=set(), rekeying=rekeying)
+    rekeying: Any = SimpleNamespace(intake=queue, offer_hops=hops.extend, offer_values=values.extend)
+    nobody: Any = None
+    scorer: Any = SimpleNamespace(partition=0, intake=None)
+    partition = Partition(
+        reads, scorer, rekeying, nobody, nobody, restored=False, written_before=0, read={}, unsaved={}
+    )
     paused: list[Any] = []
     source: Any = SimpleNamespace(
         pause=paused.extend, resume=lambda gone: [paused.remove(one) for one in gone]
     )
     record = Record("", 0, 0, None, None, b"")
     for count, topic in enumerate(reads.topics, 1):
-        reads.offer(owned, topic, count * [record], NOW_MS)
+        partition.offer(topic, count * [record], NOW_MS)
     assert [len(part) for part in (queue.events, queue.labels, hops, values)] == [1, 2, 3, 4]
     for _ in range(2):
-        reads.hold(0, owned, source)
+        partition.hold_back(source)
         assert paused == [("rides.labels", 0)]
     queue.labels.clear()
-    reads.hold(0, owned, source)
+    partition.hold_back(source)
     assert paused == []
 
 
