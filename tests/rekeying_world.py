@@ -31,7 +31,7 @@ from operators.windows.features import Features
 from topics import headers
 from topics.codec import Decoded, encode
 from topics.messages import Event, Record
-from topics.rekeying import decode_hop
+from topics.rekeying import decode_rekeying
 
 IDLE_AFTER_MS = 1_000
 TURNS_MAX = 5_000
@@ -301,11 +301,11 @@ class Owner:
         self.flying: dict[Log, deque[tuple[bytes | None, bytes | None]]] = defaultdict(deque)
         self.taken = self._take_over()
         self.zombie = None
-        world.suppressed += len(self.taken.suppression.hops)
+        world.suppressed += len(self.taken.suppression.rekeyed)
         self.writer = self.taken.writer
         stages = world.pipeline.stages
         assert stages is not None
-        logged = self.taken.suppression.hops
+        logged = self.taken.suppression.rekeyed
         self.stored = RoutersJoin(store)
         self.rekeying = Rekeying(
             world.pipeline, stages, partition=number, writer=self.writer, logged=logged, stored=self.stored
@@ -322,7 +322,7 @@ class Owner:
         self.offered_events, self.offered_labels = self.events, self.labels
 
     def _take_over(self) -> Takeover:
-        protocol = takeover(self.number, hop_partitions=self.world.partitions)
+        protocol = takeover(self.number, rekey_partitions=self.world.partitions)
         answer: Any = None
         while True:
             try:
@@ -349,7 +349,7 @@ class Owner:
                 return self.world.append((target, partition), None, encode(value), headers.CLAIM)
             case requests.ReadLog(target, partition, position, until):
                 found = logs[target, partition][position:until]
-                values = [(record.offset, decode_hop(record)) for record in found]
+                values = [(record.offset, decode_rekeying(record)) for record in found]
                 return requests.LogBatch(
                     [requests.LogRecord(at, value) for at, value in values if value], until
                 )
@@ -393,8 +393,8 @@ class Owner:
     def _read(self) -> None:
         """Read some of the own partition of both internal topics, in batches of any size."""
         rekeying, logs, rng = self.rekeying, self.world.logs, self.world.rng
-        hops = rekeying.enricher.position.hops
-        rekeying.offer_hops(logs["rekey", self.number][hops : hops + rng.randrange(40)])
+        messages = rekeying.enricher.position.rekey
+        rekeying.offer_messages(logs["rekey", self.number][messages : messages + rng.randrange(40)])
         values = rekeying.position.values
         rekeying.offer_values(logs["rekeyed", self.number][values : values + rng.randrange(40)])
 

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from topics.codec import BYTES_MAX
 from topics.errors import DefinitionError
 from topics.messages import Alert, Command, Decision, Example, ModelPointer, Prediction, Record
-from topics.rekeying import EventHop, ValuesHop
+from topics.rekeying import RekeyedEvent, RekeyedValues
 
 __all__ = [
     "MESSAGE_BYTES_DEFAULT",
@@ -106,8 +106,8 @@ _TABLE = (
     _Row("models", ModelPointer, "<pipeline>@<alias>", "one", "compact", None),
     _Row("commands", Command, "the command's id", "one", "delete", None),
     _Row("dead-letters", Record, "the refused record's key", "events", "delete", None),
-    _Row("rekey", EventHop, "the key of another window", "events", "delete", None),
-    _Row("rekeyed", ValuesHop, "none: back to the event's partition", "events", "delete", None),
+    _Row("rekey", RekeyedEvent, "the key of another window", "events", "delete", None),
+    _Row("rekeyed", RekeyedValues, "none: back to the event's partition", "events", "delete", None),
     _Row("alerts", Alert, "the alert's id", "one", "delete", None),
 )
 _USERS: frozenset[Role] = frozenset({"events", "labels"})

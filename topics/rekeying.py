@@ -3,9 +3,9 @@
 Lives here: their fields, their place in the one order of all source partitions, their bytes.  Never
 here: who holds or takes them (`operators/rekeying/merge.py`), topic names (`catalog.py`).
 
-    rekey      EventHop, LabelHop    what a source partition sends to the partition of another key
+    rekey      RekeyedEvent, RekeyedLabel    what a source partition sends to the partition of another key
                Progress              how far that source partition has come, to every partition
-    rekeyed    ValuesHop             what the windows of that key gave, to the event's own partition
+    rekeyed    RekeyedValues             what the windows of that key gave, to the event's own partition
 
 All carry claim and sequence number of who wrote them (`operators/claims/rule.py`), and beside them lie
 the writers' `Claim` records.
@@ -26,15 +26,15 @@ __all__ = [
     "EVENT",
     "IMPLICIT",
     "LABEL",
-    "EventHop",
-    "Hop",
-    "HopId",
-    "LabelHop",
     "Order",
     "Progress",
-    "ValuesHop",
-    "decode_hop",
-    "hop_id",
+    "RekeyedEvent",
+    "RekeyedLabel",
+    "RekeyedValues",
+    "RekeyingId",
+    "RekeyingMessage",
+    "decode_rekeying",
+    "message_id",
 ]
 
 LABEL, IMPLICIT, EVENT = 0, 1, 2
@@ -66,7 +66,7 @@ class Order(NamedTuple):
         return cls(time, EVENT, source, 2 * offset + 1)
 
 
-class EventHop(Struct, gc=False, tag="event"):
+class RekeyedEvent(Struct, gc=False, tag="event"):
     """An event on its way to the owner of one of its other keys."""
 
     order: Order
@@ -85,7 +85,7 @@ class EventHop(Struct, gc=False, tag="event"):
     """Number of this record under its claim, from 0."""
 
 
-class LabelHop(Struct, gc=False, tag="label"):
+class RekeyedLabel(Struct, gc=False, tag="label"):
     """A label that has met its event, on its way to the windows of another key."""
 
     order: Order
@@ -123,7 +123,7 @@ class Progress(Struct, gc=False, tag="progress"):
     """Number of this record under its claim, from 0."""
 
 
-class ValuesHop(Struct, gc=False, tag="values"):
+class RekeyedValues(Struct, gc=False, tag="values"):
     """What a stage's windows gave for one event, on its way back to the event's own partition."""
 
     stage: int
@@ -144,34 +144,34 @@ class ValuesHop(Struct, gc=False, tag="values"):
     """Number of this record under its claim, from 0."""
 
 
-Hop = EventHop | LabelHop | Progress | ValuesHop
-HopId = tuple[str, int, int, int]
+RekeyingMessage = RekeyedEvent | RekeyedLabel | Progress | RekeyedValues
+RekeyingId = tuple[str, int, int, int]
 """(kind, stage, event's partition, event's offset): which record it is, whoever makes it."""
 
 
-def hop_id(hop: Hop) -> HopId | None:
+def message_id(message: RekeyingMessage) -> RekeyingId | None:
     """Return what makes a record the same again after a replay; None for progress, which may repeat."""
-    match hop:
-        case EventHop():
-            return "event", hop.order.stage, hop.source_partition, hop.event_offset
-        case LabelHop():
-            return "label", hop.order.stage, hop.source_partition, hop.event_offset
-        case ValuesHop():
-            return "values", hop.stage, hop.event_partition, hop.event_offset
+    match message:
+        case RekeyedEvent():
+            return "event", message.order.stage, message.source_partition, message.event_offset
+        case RekeyedLabel():
+            return "label", message.order.stage, message.source_partition, message.event_offset
+        case RekeyedValues():
+            return "values", message.stage, message.event_partition, message.event_offset
     return None
 
 
-def decode_hop(record: Record) -> Hop | Claim | None:
+def decode_rekeying(record: Record) -> RekeyingMessage | Claim | None:
     """Return the value of a record of an internal topic; None for what is no message of ours."""
     if record.value is None:
         return None
     try:
         if kind_of(record.headers) == "claim":
             return decode_claim(record.value)
-        decoded: Hop = _decoder.decode(record.value)
+        decoded: RekeyingMessage = _decoder.decode(record.value)
     except msgspec.MsgspecError:
         return None
     return decoded
 
 
-_decoder: Any = msgspec.json.Decoder(Hop)
+_decoder: Any = msgspec.json.Decoder(RekeyingMessage)

@@ -29,7 +29,7 @@ from topics.messages import (
     Prediction,
     Quarantine,
 )
-from topics.rekeying import EventHop, LabelHop, Progress, ValuesHop
+from topics.rekeying import Progress, RekeyedEvent, RekeyedLabel, RekeyedValues
 
 __all__ = ["MESSAGES", "Components", "components", "field_docs", "json_schema", "messages_of"]
 
@@ -42,8 +42,8 @@ MESSAGES: Mapping[Role, tuple[type[msgspec.Struct], ...]] = {
     "models": (ModelPointer,),
     "commands": (Command,),
     "alerts": (Alert,),
-    "rekey": (EventHop, LabelHop, Progress, Claim),
-    "rekeyed": (ValuesHop, Claim),
+    "rekey": (RekeyedEvent, RekeyedLabel, Progress, Claim),
+    "rekeyed": (RekeyedValues, Claim),
 }
 """What lies on each topic of ours; dead letters are the bytes of others."""
 _CLASSES: Mapping[type | None, Any] = {None: ["string", "integer", "boolean"], str: "string", int: "integer"}

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import msgspec
 
 from engine.definition.pipeline import Pipeline
-from engine.rekeying.outgoing import Hopbox
+from engine.rekeying.outgoing import RekeyingOutbox
 from operators.claims.rule import Reader
 from operators.rekeying.merge import NEVER, Merge, Taken
 from operators.rekeying.stages import Stages
@@ -25,15 +25,15 @@ from operators.state import Composite
 from operators.windows.features import Features, JoinedLabel
 from topics.codec import Decoded
 from topics.messages import Claim, Event, FeatureValue, Record
-from topics.rekeying import EventHop, HopId, LabelHop, Progress, ValuesHop, decode_hop
+from topics.rekeying import Progress, RekeyedEvent, RekeyedLabel, RekeyedValues, RekeyingId, decode_rekeying
 
 __all__ = ["Enricher"]
 
-Held = EventHop | LabelHop
+Held = RekeyedEvent | RekeyedLabel
 
 
 class _Position(msgspec.Struct):
-    hops: int = 0
+    rekey: int = 0
     """Next offset of the internal topic's partition."""
     frontier: int = NEVER
     """Largest event time taken."""
@@ -42,12 +42,12 @@ class _Position(msgspec.Struct):
 class Enricher(Composite[_Position]):
     """The windows of all stages on one partition."""
 
-    def __init__(self, pipeline: Pipeline, stages: Stages, *, partition: int, hopbox: Hopbox) -> None:
+    def __init__(self, pipeline: Pipeline, stages: Stages, *, partition: int, outbox: RekeyingOutbox) -> None:
         self.partition = partition
         self.counts: Counter[tuple[str, str]] = Counter()
         self.caught_up = False
         """Whether the own claim has been read: all that an earlier owner can have read lies before it."""
-        self._hopbox = hopbox
+        self._outbox = outbox
         self._grace_ms = pipeline.grace_ms
         self._decode = pipeline.event_decoder().decode
         self._reader = Reader()
@@ -63,43 +63,51 @@ class Enricher(Composite[_Position]):
     def take(self, records: Iterable[Record]) -> None:
         """Take records of the internal topic, in log order."""
         for record in records:
-            self.position.hops = record.offset + 1
-            match decode_hop(record):
+            self.position.rekey = record.offset + 1
+            match decode_rekeying(record):
                 case Claim(source, number):
                     self._reader.claim(source, number)
-                    if (source, number) == (self.partition, self._hopbox.writer.claim):
+                    if (source, number) == (self.partition, self._outbox.writer.claim):
                         self.caught_up = True
-                case (EventHop() | LabelHop()) as hop if self._counts(hop):
-                    for due in self._merge.offer(hop.order, hop):
+                case (RekeyedEvent() | RekeyedLabel()) as message if self._counts(message):
+                    for due in self._merge.offer(message.order, message):
                         self._go(due)
                 case Progress() as progress if self._counts(progress):
                     source, time, idle = progress.source_partition, progress.time, progress.idle
                     for due in self._merge.progress(source, time, idle=idle):
                         self._go(due)
 
-    def _counts(self, hop: EventHop | LabelHop | Progress) -> bool:
-        return self._reader.counts(hop.source_partition, hop.claim, hop.sequence)
+    def _counts(self, message: RekeyedEvent | RekeyedLabel | Progress) -> bool:
+        return self._reader.counts(message.source_partition, message.claim, message.sequence)
 
     def _go(self, taken: Taken[Held]) -> None:
-        hop = taken.item
-        features = self._features[hop.order.stage]
-        if isinstance(hop, LabelHop):
-            features.step_labels([JoinedLabel(hop.keys, hop.label_time, hop.value)])
+        message = taken.item
+        features = self._features[message.order.stage]
+        if isinstance(message, RekeyedLabel):
+            features.step_labels([JoinedLabel(message.keys, message.label_time, message.value)])
             return
-        late = hop.late or taken.late
-        self.position.frontier = max(self.position.frontier, hop.order.time)
+        late = message.late or taken.late
+        self.position.frontier = max(self.position.frontier, message.order.time)
         self.counts["rekeyed", "late" if late else "in_time"] += 1
-        found = self._decode(Record("", hop.source_partition, hop.event_offset, None, None, bytes(hop.event)))
+        found = self._decode(
+            Record("", message.source_partition, message.event_offset, None, None, bytes(message.event))
+        )
         values: dict[str, FeatureValue] = {}
         if isinstance(found, Decoded):
             watermark = self.position.frontier - self._grace_ms
             event = Event(
-                found.event_id, found.event_time, found.key, found.value, hop.event_offset, watermark, late
+                found.event_id,
+                found.event_time,
+                found.key,
+                found.value,
+                message.event_offset,
+                watermark,
+                late,
             )
             (values,) = features.step_events([event])
-        source, offset = hop.source_partition, hop.event_offset
-        back = ValuesHop(hop.order.stage, self.partition, source, offset, late, values)
-        self._hopbox.send("rekeyed", source, None, back)
+        source, offset = message.source_partition, message.event_offset
+        back = RekeyedValues(message.order.stage, self.partition, source, offset, late, values)
+        self._outbox.send("rekeyed", source, None, back)
 
     def say_progress(self) -> None:
         """Tell every source partition how far the stages are here; nobody waits for it."""
@@ -107,9 +115,9 @@ class Enricher(Composite[_Position]):
             features.count_evictions()
         for partition in range(self._partitions):
             said = Progress(self.partition, self._merge.horizon, idle=False)
-            self._hopbox.send("rekeyed", partition, None, said)
+            self._outbox.send("rekeyed", partition, None, said)
 
-    def may_send(self, found: HopId) -> bool:
+    def may_send(self, found: RekeyingId) -> bool:
         """Return whether a replay may still make this record, which the log has."""
         _, stage, source, offset = found
         return not self.caught_up or any(

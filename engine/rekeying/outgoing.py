@@ -11,17 +11,17 @@ from typing import Literal
 import msgspec
 
 from operators.claims.rule import Writer
-from operators.claims.suppression import LoggedHops
+from operators.claims.suppression import LoggedMessages
 from topics.messages import Outgoing
-from topics.rekeying import Hop, hop_id
+from topics.rekeying import RekeyingMessage, message_id
 
-__all__ = ["Hopbox"]
+__all__ = ["RekeyingOutbox"]
 
 
-class Hopbox:
+class RekeyingOutbox:
     """Outgoing records of one owner, in order for each log."""
 
-    def __init__(self, writer: Writer, logged: LoggedHops) -> None:
+    def __init__(self, writer: Writer, logged: LoggedMessages) -> None:
         self.writer = writer
         self.logged = logged
         self.now_ms = 0
@@ -29,13 +29,15 @@ class Hopbox:
         self._out: list[Outgoing] = []
         self._encode = msgspec.json.Encoder().encode
 
-    def send(self, target: Literal["rekey", "rekeyed"], partition: int, key: bytes | None, hop: Hop) -> None:
+    def send(
+        self, target: Literal["rekey", "rekeyed"], partition: int, key: bytes | None, message: RekeyingMessage
+    ) -> None:
         """Send one record, unless it stands in the log."""
-        if not self.logged.empty and (found := hop_id(hop)) is not None and self.logged.once(found):
+        if not self.logged.empty and (found := message_id(message)) is not None and self.logged.once(found):
             return
-        hop.claim = self.writer.claim
-        hop.sequence = self.writer.next((target, partition))
-        self._out.append(Outgoing(target, partition, key, self._encode(hop), (), self.now_ms))
+        message.claim = self.writer.claim
+        message.sequence = self.writer.next((target, partition))
+        self._out.append(Outgoing(target, partition, key, self._encode(message), (), self.now_ms))
 
     def drain(self) -> list[Outgoing]:
         """Return what has gathered since the last call."""

@@ -8,7 +8,7 @@ Kafka, clocks (the shell hands in the time).
                           |                                        |
                           |  in the same order               enricher (whoever owns that partition)
                           v                                        |
-                        waiting <----- gather <--------------- rekeyed topic, the event's own partition
+                        waiting <----- pending <--------------- rekeyed topic, the event's own partition
                           |
                           v   a run whose events are complete
                         scorer
@@ -28,15 +28,15 @@ from msgspec.structs import replace
 from engine.definition.pipeline import Pipeline
 from engine.machines.intake import RUN_MAX, EventRead, Intake, LabelRead, Run
 from engine.rekeying.enricher import Enricher
-from engine.rekeying.outgoing import Hopbox
+from engine.rekeying.outgoing import RekeyingOutbox
 from engine.rekeying.router import Router
 from operators.claims.rule import Reader, Writer
-from operators.claims.suppression import LoggedHops
-from operators.rekeying.pending_values import Gather
+from operators.claims.suppression import LoggedMessages
+from operators.rekeying.pending_values import PendingValues
 from operators.rekeying.stages import Stages, looked_up
 from operators.state import Composite, Operator, StoredEntries
 from topics.messages import Claim, Outgoing, Record
-from topics.rekeying import HopId, Progress, ValuesHop, decode_hop
+from topics.rekeying import Progress, RekeyedValues, RekeyingId, decode_rekeying
 
 __all__ = ["Rekeying"]
 
@@ -68,7 +68,7 @@ class Rekeying(Composite[_Position]):
         *,
         partition: int,
         writer: Writer,
-        logged: LoggedHops,
+        logged: LoggedMessages,
         stored: StoredEntries | None = None,
     ) -> None:
         """`stored` reads the entries of the router's join as of the last checkpoint."""
@@ -76,15 +76,15 @@ class Rekeying(Composite[_Position]):
         self.intake = Intake(
             pipeline.event_decoder(), pipeline.label_decoder(), max_ahead_ms=pipeline.max_ahead_ms
         )
-        self._hopbox = Hopbox(writer, logged)
-        self._gather = Gather(parts=stages.parts)
-        self.enricher = Enricher(pipeline, stages, partition=partition, hopbox=self._hopbox)
+        self._outbox = RekeyingOutbox(writer, logged)
+        self._pending = PendingValues(parts=stages.parts)
+        self.enricher = Enricher(pipeline, stages, partition=partition, outbox=self._outbox)
         self.router = Router(
             pipeline,
             stages,
             partition=partition,
-            hopbox=self._hopbox,
-            gather=self._gather,
+            outbox=self._outbox,
+            pending=self._pending,
             counts=self.enricher.counts,
             stored=stored,
         )
@@ -92,12 +92,12 @@ class Rekeying(Composite[_Position]):
         parts: dict[str, Operator] = {
             "router": self.router,
             "enricher": self.enricher,
-            "gather": self._gather,
+            "pending": self._pending,
             "reader": self._reader,
         }
         super().__init__(_Position(), parts)
         self._kept_ms = 0
-        self._hops: list[Record] = []
+        self._messages: list[Record] = []
         """Offered and not taken: as many as one poll brings."""
         self._waiting: deque[EventRead | LabelRead] = deque()
         """Records in the order in which the router took them, for the scorer to take in the same."""
@@ -107,31 +107,35 @@ class Rekeying(Composite[_Position]):
         """What happened, by (metric, label): the shell exports it; no part of the state."""
         return self.enricher.counts
 
-    def offer_hops(self, records: Sequence[Record]) -> None:
+    def offer_messages(self, records: Sequence[Record]) -> None:
         """Queue records of the own partition of `rekey`; the next turn takes them."""
-        self._hops += records
+        self._messages += records
 
     def offer_values(self, records: Sequence[Record]) -> None:
         """Take records of the own partition of `rekeyed`."""
         for record in records:
             self.position.values = record.offset + 1
-            match decode_hop(record):
+            match decode_rekeying(record):
                 case Claim(source, number):
                     self._reader.claim(source, number)
-                case (ValuesHop() | Progress()) as hop:
-                    counts = self._reader.counts(hop.source_partition, hop.claim, hop.sequence)
-                    if counts and isinstance(hop, ValuesHop) and hop.event_offset >= self.position.taken:
-                        self._gather.put(hop.event_offset, hop.values, late=hop.late)
+                case (RekeyedValues() | Progress()) as message:
+                    counts = self._reader.counts(message.source_partition, message.claim, message.sequence)
+                    if (
+                        counts
+                        and isinstance(message, RekeyedValues)
+                        and message.event_offset >= self.position.taken
+                    ):
+                        self._pending.put(message.event_offset, message.values, late=message.late)
 
     def turn(
         self, now_ms: int, *, events_unread: bool, labels_unread: bool, idle_after_ms: int
     ) -> list[Outgoing]:
         """Route what has been offered, as far as the others keep up; return what is to be sent."""
-        self._hopbox.now_ms = now_ms
-        hops, self._hops = self._hops, []
-        self.enricher.take(hops)
+        self._outbox.now_ms = now_ms
+        messages, self._messages = self._messages, []
+        self.enricher.take(messages)
         intake, router, routed = self.intake, self.router, 0
-        while routed < TURN_MAX and self._gather.outstanding < OUTSTANDING_MAX:
+        while routed < TURN_MAX and self._pending.outstanding < OUTSTANDING_MAX:
             run = intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
             if run is None:
                 break
@@ -144,11 +148,11 @@ class Rekeying(Composite[_Position]):
             self.enricher.say_progress()
         quiet = not (events_unread or labels_unread or len(intake))
         router.turn(now_ms, quiet=quiet, idle_after_ms=idle_after_ms)
-        return self._hopbox.drain()
+        return self._outbox.drain()
 
     def next_run(self) -> tuple[Run, list[Mapping[str, object]]] | None:
         """Take the next run that can be answered, and the values of its events; None while one waits."""
-        waiting, complete = self._waiting, self._gather.complete
+        waiting, complete = self._waiting, self._pending.complete
         if not waiting:
             return None
         events: list[EventRead] = []
@@ -164,7 +168,7 @@ class Rekeying(Composite[_Position]):
                 offset = read.record.offset
                 if labels or not complete(offset):
                     break
-                found, late = self._gather.take(offset)
+                found, late = self._pending.take(offset)
                 self.position.taken = offset + 1
                 values.append(looked_up(found))
                 events.append(replace(read, late=True) if late else read)
@@ -173,11 +177,11 @@ class Rekeying(Composite[_Position]):
 
     def tidy(self) -> None:
         """Forget which records are logged where a replay can make them no more: before each checkpoint."""
-        logged = self._hopbox.logged
+        logged = self._outbox.logged
         if not logged.empty:
             logged.forget(self._possible)
 
-    def _possible(self, found: HopId, event_id: str) -> bool:
+    def _possible(self, found: RekeyingId, event_id: str) -> bool:
         if found[0] == "values":
             return self.enricher.may_send(found)
         return self.router.may_send(found, event_id)

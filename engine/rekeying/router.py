@@ -25,18 +25,18 @@ from engine.definition.pipeline import Pipeline
 from engine.kafka.sink import partition_of
 from engine.machines.admission import Admission, Position
 from engine.machines.intake import EventRead, LabelRead, Run
-from engine.rekeying.outgoing import Hopbox
+from engine.rekeying.outgoing import RekeyingOutbox
 from operators.join.answered import Waiting
 from operators.join.join import Join, Joined
 from operators.rekeying.merge import NEVER, Merge, Taken
-from operators.rekeying.pending_values import Gather
+from operators.rekeying.pending_values import PendingValues
 from operators.rekeying.stages import Stages
 from operators.state import Composite, Operator, StateEntries, StoredEntries
 from operators.windows.evaluate import Counts, key_reader
 from operators.windows.features import Features, JoinedLabel, label_entry
 from topics.codec import Decoded, Rejected
 from topics.messages import Event, Record
-from topics.rekeying import IMPLICIT, LABEL, EventHop, HopId, LabelHop, Order, Progress
+from topics.rekeying import IMPLICIT, LABEL, Order, Progress, RekeyedEvent, RekeyedLabel, RekeyingId
 
 __all__ = ["Router"]
 
@@ -45,7 +45,7 @@ HELD_MAX = 100_000
 PROGRESS_EVERY_MS = 25
 """Progress goes to every partition of the stages: often enough that a hold is short, not with every run."""
 
-Held = EventHop | LabelHop
+Held = RekeyedEvent | RekeyedLabel
 
 
 class _Position(Position):
@@ -54,7 +54,7 @@ class _Position(Position):
 
 
 class Router(Composite[_Position]):
-    """One source partition's part in re-keying; `gather` learns which events wait for what."""
+    """One source partition's part in re-keying; `pending` learns which events wait for what."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class Router(Composite[_Position]):
         stages: Stages,
         *,
         partition: int,
-        hopbox: Hopbox,
-        gather: Gather,
+        outbox: RekeyingOutbox,
+        pending: PendingValues,
         counts: Counts | None = None,
         stored: StoredEntries | None = None,
     ) -> None:
@@ -72,8 +72,8 @@ class Router(Composite[_Position]):
         `stored` reads the join's entries as of the last checkpoint; without it all are in memory.
         """
         self.partition = partition
-        self._hopbox = hopbox
-        self._gather = gather
+        self._outbox = outbox
+        self._pending = pending
         self._stages = stages
         self._partitions = pipeline.events.partitions
         self._decode = pipeline.event_decoder().decode
@@ -144,9 +144,9 @@ class Router(Composite[_Position]):
             # Where one partition has it all, this is entered before the first event beyond the deadline.
             due = joined.label_time + self._grace_ms + 1
             self._enter(joined, Order(due, IMPLICIT, self.partition, 2 * joined.waiting.event_offset))
-        self._gather.expect(offset)
+        self._pending.expect(offset)
         self._decoded[offset] = decoded
-        held = EventHop(
+        held = RekeyedEvent(
             Order.of_event(event.event_time, self.partition, offset),
             self.partition,
             offset,
@@ -192,7 +192,7 @@ class Router(Composite[_Position]):
         if not (self._own_labels or self._labelled):
             return
         event = joined.waiting
-        held = LabelHop(
+        held = RekeyedLabel(
             order,
             self.partition,
             event.event_offset,
@@ -208,12 +208,12 @@ class Router(Composite[_Position]):
     def _go(self, due: Sequence[Taken[Held]]) -> None:
         """Send on what the watermark has passed."""
         for taken in due:
-            if isinstance(taken.item, EventHop):
+            if isinstance(taken.item, RekeyedEvent):
                 self._send_event(taken.item, late=taken.late)
             else:
                 self._send_label(taken.item)
 
-    def _send_event(self, held: EventHop, *, late: bool) -> None:
+    def _send_event(self, held: RekeyedEvent, *, late: bool) -> None:
         offset = held.event_offset
         decoded = self._decoded.pop(offset, None) or self._decode_again(held)
         self.position.frontier = max(self.position.frontier, held.order.time)
@@ -221,19 +221,19 @@ class Router(Composite[_Position]):
         if self._own is not None:
             watermark = self.position.frontier - self._grace_ms
             (own,) = self._own.step_events([_event_of(decoded, offset, watermark, late=late)])
-        self._gather.sent(offset, own, late=late)
+        self._pending.sent(offset, own, late=late)
         for stage, key_of in zip(self._stages.rekeyed, self._key_of, strict=True):
             key = key_of(decoded.value).encode()
             order = held.order._replace(stage=stage.number)
-            hop = EventHop(order, self.partition, offset, late, held.event)
-            self._hopbox.send("rekey", partition_of(key, self._partitions), key, hop)
+            message = RekeyedEvent(order, self.partition, offset, late, held.event)
+            self._outbox.send("rekey", partition_of(key, self._partitions), key, message)
 
-    def _decode_again(self, held: EventHop) -> Decoded:
+    def _decode_again(self, held: RekeyedEvent) -> Decoded:
         decoded = self._decode(Record("", self.partition, held.event_offset, None, None, bytes(held.event)))
         assert isinstance(decoded, Decoded)
         return decoded
 
-    def _send_label(self, held: LabelHop) -> None:
+    def _send_label(self, held: RekeyedLabel) -> None:
         keys = held.keys
         if self._own_labels and self._own is not None:
             own = len(self._own.plan.label_key_groups)
@@ -241,7 +241,7 @@ class Router(Composite[_Position]):
             keys = keys[own:]
         for number, _, _, count in self._labelled:
             key, of_stage, keys = str(keys[0]).encode(), keys[1 : 1 + count], keys[1 + count :]
-            hop = LabelHop(
+            message = RekeyedLabel(
                 held.order._replace(stage=number),
                 self.partition,
                 held.event_offset,
@@ -250,7 +250,7 @@ class Router(Composite[_Position]):
                 held.label_time,
                 held.value,
             )
-            self._hopbox.send("rekey", partition_of(key, self._partitions), key, hop)
+            self._outbox.send("rekey", partition_of(key, self._partitions), key, message)
 
     # -- progress ---------------------------------------------------------------------------------
 
@@ -279,16 +279,16 @@ class Router(Composite[_Position]):
             self._own.count_evictions()
         time, idle = self._said = (self._hold.horizon, self._hold.idle(0))
         for partition in range(self._partitions):
-            self._hopbox.send("rekey", partition, None, Progress(self.partition, time, idle))
+            self._outbox.send("rekey", partition, None, Progress(self.partition, time, idle))
 
-    def may_send(self, found: HopId, event_id: str) -> bool:
+    def may_send(self, found: RekeyingId, event_id: str) -> bool:
         """Return whether a replay may still make this record, which the log has."""
         kind, _, _, offset = found
         if offset >= self.position.events:
             return True
         if kind == "label" and self._join.waits(event_id):
             return True
-        kinds: Any = EventHop if kind == "event" else LabelHop
+        kinds: Any = RekeyedEvent if kind == "event" else RekeyedLabel
         return any(isinstance(item, kinds) and item.event_offset == offset for _, item in self._hold.held)
 
     def restore(self, entries: StateEntries) -> None:

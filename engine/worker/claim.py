@@ -28,11 +28,11 @@ from topics.codec import decode_claim, decode_example, decode_prediction, decode
 from topics.commands import decode_command
 from topics.errors import HeadraceError
 from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
-from topics.rekeying import decode_hop
+from topics.rekeying import decode_rekeying
 
 __all__ = ["Claiming", "Loaded", "ScorerMeta", "decode_meta"]
 
-HOP_LOGS = ("rekey", "rekeyed")
+REKEYING_LOGS = ("rekey", "rekeyed")
 
 
 class ScorerMeta(msgspec.Struct, frozen=True):
@@ -106,7 +106,7 @@ class Claiming:
         found = self._bounds.get(target)
         if found is None:
             found = await log_bounds(self._kafka, self.topic(target))
-            if target in HOP_LOGS:
+            if target in REKEYING_LOGS:
                 self._bounds[target] = found
         return Bounds(*found[partition])
 
@@ -125,7 +125,7 @@ class Claiming:
         fetched = await anext(self._reader, None)
         position = until if fetched is None else fetched[-1].offset + 1
         self._reads_on = (target, partition, position, until)
-        decode = decode_hop if target in HOP_LOGS else _decoded
+        decode = decode_rekeying if target in REKEYING_LOGS else _decoded
         values = ((record.offset, decode(record)) for record in fetched or ())
         return LogBatch([LogRecord(offset, value) for offset, value in values if value is not None], position)
 
@@ -141,7 +141,7 @@ class Claiming:
         try:
             yield
         except HeadraceError as error:
-            if error.topic in ("predictions", "examples", *HOP_LOGS):
+            if error.topic in ("predictions", "examples", *REKEYING_LOGS):
                 error.topic = self.topic(error.topic)
             raise
 

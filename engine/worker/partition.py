@@ -159,7 +159,7 @@ class Partition:
         elif topic == inputs.labels:
             self._intake.offer_labels(records, now_ms)
         elif self.rekeying is not None and topic == inputs.rekey:
-            self.rekeying.offer_hops(records)
+            self.rekeying.offer_messages(records)
         elif self.rekeying is not None:
             self.rekeying.offer_values(records)
 
@@ -247,7 +247,7 @@ class Partition:
         if inputs.labels is not None:
             reached[inputs.labels] = position.labels
         if self.rekeying is not None and inputs.rekey is not None and inputs.rekeyed is not None:
-            reached[inputs.rekey] = self.rekeying.enricher.position.hops
+            reached[inputs.rekey] = self.rekeying.enricher.position.rekey
             reached[inputs.rekeyed] = self.rekeying.position.values
         return {(topic, self.number): offset for topic, offset in reached.items()}
 
@@ -359,12 +359,12 @@ class Partitions:
         checkpoint belongs to another definition or does not fit the logs.
         """
         store = self._store(number)
-        hops = 0 if self._pipeline.stages is None else self.count
+        rekey_partitions = 0 if self._pipeline.stages is None else self.count
         await self._check_read([number])
         for _ in range(TAKEOVERS_MAX):
             protocol = takeover(
                 number,
-                hop_partitions=hops,
+                rekey_partitions=rekey_partitions,
                 inputs=self._roles,
                 accept_newer=self._accepted.newer_claims,
                 accept_lost=self._accepted.lost_records,
@@ -397,7 +397,7 @@ class Partitions:
                 stages,
                 partition=number,
                 writer=taken.writer,
-                logged=taken.suppression.hops,
+                logged=taken.suppression.rekeyed,
                 stored=store.stored(ROUTERS_JOIN),
             )
         loaded: Loaded | None = taken.checkpoint

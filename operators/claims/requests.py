@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from operators.claims.rule import LogPosition
 from topics.messages import Claim, Command, Example, Prediction, Quarantine
-from topics.rekeying import Hop
+from topics.rekeying import RekeyingMessage
 
 __all__ = [
     "Bounds",
@@ -101,7 +101,7 @@ class LogRecord(NamedTuple):
     """A decoded record of a log."""
 
     offset: int
-    value: Claim | Prediction | Example | Quarantine | Command | Hop
+    value: Claim | Prediction | Example | Quarantine | Command | RekeyingMessage
 
 
 class LogBatch(NamedTuple):

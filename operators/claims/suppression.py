@@ -15,9 +15,9 @@ from heapq import heappop, heappush
 
 from topics.errors import ClaimError
 from topics.messages import Example, Prediction, Quarantine
-from topics.rekeying import Hop, HopId, LabelHop, hop_id
+from topics.rekeying import RekeyedLabel, RekeyingId, RekeyingMessage, message_id
 
-__all__ = ["SUPPRESSED_MAX", "LoggedHops", "Suppression"]
+__all__ = ["SUPPRESSED_MAX", "LoggedMessages", "Suppression"]
 
 LOGGED_MAX = 2_000_000
 """Records a replay may have to leave out, some 200 bytes each: some minutes without a checkpoint."""
@@ -25,19 +25,19 @@ SUPPRESSED_MAX = 2_000_000
 """Records a replay may have to leave out, about 1 KB each: some minutes without a checkpoint."""
 
 
-class LoggedHops:
+class LoggedMessages:
     """Records logged after the checkpoint; each is passed over once.
 
-    >>> from topics.rekeying import ValuesHop
-    >>> logged = LoggedHops()
-    >>> logged.add(ValuesHop(1, 0, 2, 40, False, {"0": 3}))
+    >>> from topics.rekeying import RekeyedValues
+    >>> logged = LoggedMessages()
+    >>> logged.add(RekeyedValues(1, 0, 2, 40, False, {"0": 3}))
     >>> logged.once(("values", 1, 2, 40)), logged.once(("values", 1, 2, 40))
     (True, False)
     """
 
     def __init__(self, logged_max: int = LOGGED_MAX) -> None:
         self._logged_max = logged_max
-        self.ids: dict[HopId, str] = {}
+        self.ids: dict[RekeyingId, str] = {}
         """Each with the event id of a label; asked at every event whether there are any."""
 
     def __len__(self) -> int:
@@ -48,9 +48,9 @@ class LoggedHops:
         """Return whether the replay has caught up with the log."""
         return not self.ids
 
-    def add(self, hop: Hop) -> None:
+    def add(self, message: RekeyingMessage) -> None:
         """Take a record that counts.  Raises ClaimError beyond the limit."""
-        found = hop_id(hop)
+        found = message_id(message)
         if found is None:
             return
         if len(self.ids) >= self._logged_max:
@@ -58,13 +58,13 @@ class LoggedHops:
                 f"more than {self._logged_max} records were re-keyed since the checkpoint",
                 hint="restore a newer checkpoint, or raise HEADRACE_REPLAY_MAX (200 bytes of memory each)",
             )
-        self.ids[found] = hop.event_id if isinstance(hop, LabelHop) else ""
+        self.ids[found] = message.event_id if isinstance(message, RekeyedLabel) else ""
 
-    def once(self, found: HopId) -> bool:
+    def once(self, found: RekeyingId) -> bool:
         """Return, once, whether this record is logged."""
         return self.ids.pop(found, None) is not None
 
-    def forget(self, possible: Callable[[HopId, str], bool]) -> None:
+    def forget(self, possible: Callable[[RekeyingId, str], bool]) -> None:
         """Forget what a replay can make no more; `possible` gets a record and a label's event id."""
         self.ids = {found: event_id for found, event_id in self.ids.items() if possible(found, event_id)}
 
@@ -98,21 +98,21 @@ class Suppression:
         """Heap of (label offset, key): examples whose events were read, but not their label."""
         self._still_open: list[int] = []
         """Examples whose offsets were read, but whose event still waits for a label."""
-        self.hops = LoggedHops(suppressed_max)
+        self.rekeyed = LoggedMessages(suppressed_max)
         """Records of the internal topics, where events travel to other keys."""
 
     def __len__(self) -> int:
-        return len(self._answers) + len(self._examples) + len(self._quarantines) + len(self.hops)
+        return len(self._answers) + len(self._examples) + len(self._quarantines) + len(self.rekeyed)
 
     @property
     def empty(self) -> bool:
         """Return whether the replay has caught up with the log."""
-        return not (self._answers or self._examples or self._quarantines or self.hops.ids)
+        return not (self._answers or self._examples or self._quarantines or self.rekeyed.ids)
 
-    def add(self, logged: Prediction | Example | Quarantine | Hop) -> None:
+    def add(self, logged: Prediction | Example | Quarantine | RekeyingMessage) -> None:
         """Take a record that counts.  Raises ClaimError beyond `suppressed_max` records."""
         if not isinstance(logged, Prediction | Example | Quarantine):
-            self.hops.add(logged)
+            self.rekeyed.add(logged)
             return
         if len(self) >= self.suppressed_max:
             raise ClaimError(

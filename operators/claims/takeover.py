@@ -50,7 +50,7 @@ from operators.claims.rule import GAP, Log, LogPosition, Reader, Writer
 from operators.claims.suppression import SUPPRESSED_MAX, Suppression
 from topics.errors import BrokerError, CheckpointError, ClaimError
 from topics.messages import Claim, Command, Example, Prediction, Quarantine
-from topics.rekeying import Hop
+from topics.rekeying import RekeyingMessage
 
 __all__ = [
     "Cut",
@@ -108,20 +108,24 @@ class Takeover:
     """Records that were deleted from the logs before they were read, where that was accepted."""
 
 
-def claimed_logs(source: int, examples_partitions: int, hop_partitions: int = 0) -> tuple[Log, ...]:
+def claimed_logs(source: int, examples_partitions: int, rekey_partitions: int = 0) -> tuple[Log, ...]:
     """Return every log partition an owner of `source` writes to, in the order in which they are claimed.
 
     What travels to other keys follows from the logs it is made from, so those come in any order.
     """
-    hops = [(role, number) for role in ("rekey", "rekeyed") for number in range(hop_partitions)]
-    return (*hops, *(("examples", number) for number in range(examples_partitions)), ("predictions", source))
+    messages = [(role, number) for role in ("rekey", "rekeyed") for number in range(rekey_partitions)]
+    return (
+        *messages,
+        *(("examples", number) for number in range(examples_partitions)),
+        ("predictions", source),
+    )
 
 
 def takeover(
     source: int,
     *,
     examples_partitions: int = 1,
-    hop_partitions: int = 0,
+    rekey_partitions: int = 0,
     inputs: Sequence[str] = (),
     accept_newer: bool = False,
     accept_lost: bool = False,
@@ -129,7 +133,7 @@ def takeover(
 ) -> Generator[Request, Any, Takeover | None]:
     """Take over the source partition; return what to start with, or None if another owner came first.
 
-    None is no error: an owner that is still assigned calls again.  `hop_partitions`: how many partitions
+    None is no error: an owner that is still assigned calls again.  `rekey_partitions`: how many partitions
     each internal topic has, where events travel to other keys.  `inputs`: the topics that the state is made
     of.  `accept_newer` claims above whatever the log holds; without a checkpoint everything is replayed, so
     then no log may have lost its beginning.  `accept_lost` goes on without what was deleted.
@@ -152,7 +156,7 @@ def takeover(
                     continue
                 raise _store_is_behind(source, stored, newest)
             if not stored.logs:
-                logs = claimed_logs(source, examples_partitions, hop_partitions)
+                logs = claimed_logs(source, examples_partitions, rekey_partitions)
                 if lost := (yield from _deleted(source, inputs, logs, accepted=accept_lost)):
                     replay = _Replay(source, (), suppressed_max, lost)
                     yield from replay.start(predictions)
@@ -167,7 +171,7 @@ def takeover(
         yield from replay.read(predictions, announced_at)
         if replay.newest < claim:
             claimed_at = yield from _claim(
-                replay, claim, claimed_logs(source, examples_partitions, hop_partitions)
+                replay, claim, claimed_logs(source, examples_partitions, rekey_partitions)
             )
             if replay.newest <= claim:
                 writer = Writer(source, claim, claimed_at)
@@ -363,7 +367,9 @@ class _Replay:
                 self._take(log, record.value)
             self._positions[log] = batch.position
 
-    def _take(self, log: Log, value: Claim | Prediction | Example | Quarantine | Command | Hop) -> None:
+    def _take(
+        self, log: Log, value: Claim | Prediction | Example | Quarantine | Command | RekeyingMessage
+    ) -> None:
         if isinstance(value, Command):
             return
         source = log[1] if isinstance(value, Prediction) else value.source_partition

@@ -18,7 +18,7 @@ from msgspec import Struct
 from operators.state import Changes, StateDelta, StateEntries
 from topics.messages import FeatureValue
 
-__all__ = ["Gather"]
+__all__ = ["PendingValues"]
 
 
 class _Pending(Struct):
@@ -32,18 +32,18 @@ class _Pending(Struct):
     values: dict[str, FeatureValue] = {}
 
 
-class Gather:
+class PendingValues:
     """Values of events by offset; `parts` sets make an event complete.
 
-    >>> gather = Gather(parts=2)
-    >>> gather.expect(7)
-    >>> gather.sent(7, {"0": 3}, late=False)
-    >>> gather.complete(7), gather.outstanding
+    >>> pending = PendingValues(parts=2)
+    >>> pending.expect(7)
+    >>> pending.sent(7, {"0": 3}, late=False)
+    >>> pending.complete(7), pending.outstanding
     (False, 1)
-    >>> gather.put(7, {"1": 0.5}, late=False)
-    >>> gather.complete(7), gather.outstanding
+    >>> pending.put(7, {"1": 0.5}, late=False)
+    >>> pending.complete(7), pending.outstanding
     (True, 0)
-    >>> gather.take(7)
+    >>> pending.take(7)
     ({'0': 3, '1': 0.5}, False)
     """
 

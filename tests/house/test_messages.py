@@ -227,7 +227,7 @@ def test_a_pipeline_adds_its_own_messages() -> None:
     label = {"payment": "p1", "fraud": True, "at": 1_700_000_000_000}
     assert not [*wrong(label, defs["LabelMessage"], defs)]
     assert [*wrong(label | {"fraud": "yes"}, defs["LabelMessage"], defs)]
-    assert {"Prediction", "EventHop", "ValuesHop"} <= defs.keys()
+    assert {"Prediction", "RekeyedEvent", "RekeyedValues"} <= defs.keys()
     assert "Alert" not in defs
 
 

@@ -39,7 +39,7 @@ from operators.language.plan import compile_features
 from operators.language.rules import Alerts
 from operators.race.evidence import Promotion
 from operators.rekeying.merge import Merge
-from operators.rekeying.pending_values import Gather
+from operators.rekeying.pending_values import PendingValues
 from operators.rules.novelty import Novelty
 from operators.state import Composite
 from operators.windows.features import Features, JoinedLabel
@@ -216,7 +216,7 @@ def feed_merge(made: Merge[Payment], item: Any) -> Any:
     return made.progress(first, second, idle=second % 7 == 0)
 
 
-def feed_gather(made: Gather, item: tuple[int, int]) -> Any:
+def feed_gather(made: PendingValues, item: tuple[int, int]) -> Any:
     kind, offset = item
     if kind == 0:
         made.expect(offset)
@@ -267,8 +267,8 @@ CASES = {
     ),
     "novelty": Case(make_novelty, novelty_inputs, lambda made, item: made.step(*item)),
     "merge": Case(lambda: Merge(3, Payment, held_max=30), merge_inputs, feed_merge),
-    "gather": Case(
-        lambda: Gather(parts=2),
+    "pending": Case(
+        lambda: PendingValues(parts=2),
         lambda rng: [(rng.randrange(4), rng.randrange(12)) for _ in range(STEPS)],
         feed_gather,
     ),

@@ -154,7 +154,7 @@ async def answers(watch: Watch, predictions: str, count: int, worker: Worker) ->
 async def account(kafka: KafkaSettings, pipeline: Pipeline) -> None:
     """Every event went once to every stage and came back once, whoever made it."""
     assert pipeline.stages is not None
-    hops = [
+    messages = [
         (read.value["order"][4], read.value["source_partition"], read.value["event_offset"])
         for read in folded(await read_topic(kafka, pipeline.catalog["rekey"]))
         if read.counts and read.value["type"] == "event"
@@ -164,5 +164,5 @@ async def account(kafka: KafkaSettings, pipeline: Pipeline) -> None:
         for read in folded(await read_topic(kafka, pipeline.catalog["rekeyed"]))
         if read.counts and read.value["type"] == "values"
     ]
-    assert len(hops) == len(set(hops)) == EVENTS * len(pipeline.stages.rekeyed)
-    assert sorted(hops) == sorted(back)
+    assert len(messages) == len(set(messages)) == EVENTS * len(pipeline.stages.rekeyed)
+    assert sorted(messages) == sorted(back)

@@ -59,9 +59,9 @@ def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
 ) -> None:
     monkeypatch.setattr(partition_file, "BUFFERED_MAX", 1)
     reads, queue = make_inputs(2), Queue()
-    hops: list[Record] = []
+    messages: list[Record] = []
     values: list[Record] = []
-    rekeying: Any = SimpleNamespace(intake=queue, offer_hops=hops.extend, offer_values=values.extend)
+    rekeying: Any = SimpleNamespace(intake=queue, offer_messages=messages.extend, offer_values=values.extend)
     nobody: Any = None
     scorer: Any = SimpleNamespace(partition=0, intake=None)
     partition = Partition(
@@ -74,7 +74,7 @@ def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
     record = Record("", 0, 0, None, None, b"")
     for count, topic in enumerate(reads.topics, 1):
         partition.offer(topic, count * [record], NOW_MS)
-    assert [len(part) for part in (queue.events, queue.labels, hops, values)] == [1, 2, 3, 4]
+    assert [len(part) for part in (queue.events, queue.labels, messages, values)] == [1, 2, 3, 4]
     for _ in range(2):
         partition.hold_back(source)
         assert paused == [("rides.labels", 0)]

@@ -5,43 +5,43 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.rekeying.pending_values import Gather
+from operators.rekeying.pending_values import PendingValues
 
 
 @given(st.permutations(["expect", "own", "one", "two"]))
 def test_an_event_is_complete_when_all_have_come_in_any_order(steps: list[str]) -> None:
-    gather = Gather(parts=3)
+    pending = PendingValues(parts=3)
     for number, step in enumerate(steps):
         if number and "expect" in steps[:number]:
-            assert not gather.complete(5)
+            assert not pending.complete(5)
         match step:
             case "expect":
-                gather.expect(5)
+                pending.expect(5)
             case "own":
-                gather.sent(5, {"own": 1}, late=False)
+                pending.sent(5, {"own": 1}, late=False)
             case _:
-                gather.put(5, {step: 2}, late=step == "two")
-    assert gather.complete(5)
-    assert gather.outstanding == 0
-    values, late = gather.take(5)
+                pending.put(5, {step: 2}, late=step == "two")
+    assert pending.complete(5)
+    assert pending.outstanding == 0
+    values, late = pending.take(5)
     assert (values, late) == ({"own": 1, "one": 2, "two": 2}, True)
-    assert len(gather) == 0
+    assert len(pending) == 0
 
 
 def test_an_event_that_nobody_sent_out_waits_for_nothing() -> None:
-    gather = Gather(parts=2)
-    assert gather.complete(9)
-    assert gather.take(9) == ({}, False)
+    pending = PendingValues(parts=2)
+    assert pending.complete(9)
+    assert pending.take(9) == ({}, False)
 
 
 def test_outstanding_counts_what_is_on_its_way_and_outlives_a_restart() -> None:
-    gather = Gather(parts=2)
+    pending = PendingValues(parts=2)
     for offset in range(3):
-        gather.expect(offset)
-    assert gather.outstanding == 0
+        pending.expect(offset)
+    assert pending.outstanding == 0
     for offset in range(3):
-        gather.sent(offset, {}, late=False)
-    gather.put(1, {"a": 1}, late=False)
-    restored = Gather(parts=2)
-    restored.restore(gather.snapshot())
-    assert gather.outstanding == restored.outstanding == 2
+        pending.sent(offset, {}, late=False)
+    pending.put(1, {"a": 1}, late=False)
+    restored = PendingValues(parts=2)
+    restored.restore(pending.snapshot())
+    assert pending.outstanding == restored.outstanding == 2

@@ -13,7 +13,7 @@ from river import tree
 from engine import Labels
 from engine.rekeying.rekeying import Rekeying
 from operators import apply, by, cross, decay, field, last_n, session, tiled, tumbling
-from operators.claims.suppression import LoggedHops
+from operators.claims.suppression import LoggedMessages
 from operators.windows.evaluate import FUNCTION_FAILURES
 from topics.messages import Record
 
@@ -115,7 +115,7 @@ def test_order_per_key_is_kept() -> None:
         assert sorted(first, key=first.__getitem__) == list(dict.fromkeys(map(world.event_id, log)))
 
 
-class _NoMemory(LoggedHops):
+class _NoMemory(LoggedMessages):
     """A replay that does not know what is logged."""
 
     def once(self, found: Any) -> bool:
@@ -123,7 +123,7 @@ class _NoMemory(LoggedHops):
 
 
 def test_without_suppression_a_replay_would_count_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("operators.claims.suppression.LoggedHops", _NoMemory)
+    monkeypatch.setattr("operators.claims.suppression.LoggedMessages", _NoMemory)
     wrong = 0
     for seed in range(3):
         try:
