@@ -80,14 +80,14 @@ class Checks:
         self._counts["alerts", kind] += 1
         self._outbox.alert(
             Alert(
-                f"{self._prefix}{kind}:{field}:{value}",
-                kind,
-                event.event_time,
-                rule,
-                field,
-                event.event_id,
-                event.offset,
-                self._partition,
-                value,
+                alert_id=f"{self._prefix}{kind}:{field}:{value}",
+                kind=kind,
+                time=event.event_time,
+                rule=rule,
+                field=field,
+                event_id=event.event_id,
+                event_offset=event.offset,
+                partition=self._partition,
+                value=value,
             )
         )

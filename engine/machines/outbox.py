@@ -118,7 +118,7 @@ class Outbox:
         claim, sequence = self.writer.claim, self.writer.sent(self._predictions_log)
         name, version, updates, served_by = by
         answers = [
-            Prediction(
+            Prediction(  # by position: 0.3 us against 1.6 by keywords, for each event
                 prefix + event.event_id,
                 event.event_id,
                 event.event_time,
@@ -243,7 +243,7 @@ class Outbox:
             zip(scored, labels, label_times, strict=True), sequence
         ):
             examples.append(
-                Example(
+                Example(  # by position, as predictions
                     answer.event_id,
                     key,
                     answer.event_time,
@@ -285,14 +285,14 @@ class Outbox:
             if not self.suppression.empty and self.suppression.quarantined(failure.name, answer.event_offset):
                 continue
             report = Quarantine(
-                answer.event_id,
-                failure.name,
-                failure.version,
-                failure.reason,
-                self._partition,
-                answer.event_offset,
-                self.writer.claim,
-                self.writer.next(self._examples_log),
+                event_id=answer.event_id,
+                model_name=failure.name,
+                model_version=failure.version,
+                reason=failure.reason,
+                source_partition=self._partition,
+                event_offset=answer.event_offset,
+                claim=self.writer.claim,
+                sequence=self.writer.next(self._examples_log),
             )
             self._out.append(
                 Outgoing(
