@@ -48,6 +48,9 @@ POLL_MAX = 1_000
 """Records of one poll: bounds one turn, and so how late a checkpoint or a rebalance is noticed."""
 BEHIND_MAX = 256
 """Examples the learner may lag, where it follows the log, before scoring waits for it."""
+PREPARE_SHARE = 0.2
+"""The last share of the time between checkpoints in which changed entries are encoded turn by turn: what came
+and went before needs no encoding."""
 STALLED_S = 60.0
 """A loop that has not turned for this long is not alive."""
 
@@ -263,6 +266,8 @@ class Worker:
                 for out in steps:
                     await self._dispatch.put(out)
             self._served.put(partition.scorer.scored)
+            if self._saved_ago() >= 1 - PREPARE_SHARE:
+                partition.prepare_checkpoint()
             self.metrics.label_delay.observe_ms(partition.scorer.label_delays_ms)
 
     def _count(self) -> None:

@@ -112,6 +112,8 @@ class Join(Generic[Open]):
         self._pending = Pending(wait_ms, pending_max, stored, resident_max)
         self.recall = self._pending.recall
         """Read the answers to these events at once, where they are stored only: before each is asked for."""
+        self.prepare = self._pending.prepare
+        """Encode up to so many changed entries for the next `delta`."""
         self.committed = self._pending.committed
         """Take note that every delta so far is stored."""
         self._early: dict[str, EarlyLabel] = {}

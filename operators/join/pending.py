@@ -79,6 +79,8 @@ class Pending:
         self._others: list[EntryPlace] = []
         """Heap of the other places in memory."""
         self._changes = Changes[EntryPlace]()
+        self._prepared: dict[EntryPlace, bytes] = {}
+        """Entries of the next delta that are encoded already."""
         self._stored = stored
         self._going: set[EntryPlace] = set()
         """Places that a delta removes which is not committed yet."""
@@ -181,6 +183,7 @@ class Pending:
         """Forget entries in memory."""
         for place in places:
             self._changes.remove(place)
+            self._prepared.pop(place, None)
         forget = self._entries.pop
         return [forget(event_id) for _, _, event_id in places]
 
@@ -272,7 +275,7 @@ class Pending:
         first = in_order[0] if in_order else _LAST
         leaving += [place for place in others if place < first]
         stay = [place for place in others if place >= first]
-        changed = self._changes.written
+        changed = self._changes.written | self._prepared.keys()
         stay += [place for place in leaving if place in changed]
         heapify(stay)
         self._others = stay
@@ -301,18 +304,30 @@ class Pending:
                 yield name, data
                 yield "i/" + place[2], place_digits(place)
 
+    def prepare(self, count: int) -> None:
+        """Encode up to `count` changed entries for the next `delta`; what changes again is encoded again.
+
+        All at once they would hold the loop for 60 ms for each 1,000 events a second between two checkpoints
+        of 5 s: with 2,000 events a second that is 65 ms more at the 99th percentile.
+        """
+        changed, entries = self._changes.written, self._entries
+        for _ in range(min(count, len(changed))):
+            place = changed.pop()
+            self._prepared[place] = encode_entry(entries[place[2]])
+
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
-        changes, entries = self._changes, self._entries
+        changes = self._changes
+        self.prepare(len(changes.written))
         delta: StateDelta = dict.fromkeys(map(name_of, changes.removed))
         delta.update(dict.fromkeys("i/" + event_id for _, _, event_id in changes.removed))
         if self._stored is not None:
             self._going |= changes.removed
-        for place in changes.written:
-            event_id = place[2]
-            delta[name_of(place)] = encode_entry(entries[event_id])
+        for place, data in self._prepared.items():
+            delta[name_of(place)] = data
             if changes.new(place):
-                delta["i/" + event_id] = place_digits(place)
+                delta["i/" + place[2]] = place_digits(place)
+        self._prepared.clear()
         changes.clear()
         return delta
 
@@ -321,7 +336,7 @@ class Pending:
 
         Where entries are stored, those given are what the next checkpoint puts in their place.
         """
-        for kept in (self._changes, self._going, self._heads):
+        for kept in (self._changes, self._prepared, self._going, self._heads):
             kept.clear()
         self._cursor = FIRST_NAME
         self._absent = frozenset()

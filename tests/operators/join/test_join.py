@@ -214,8 +214,10 @@ def test_a_run_of_n_equals_n_runs_of_one(rows: list[tuple[int, bool]], pending_m
     assert (runs.next_deadline, runs.counts) == (each.next_deadline, each.counts)
 
 
-@given(answers, st.lists(st.booleans()))
-def test_deltas_at_any_moment_give_the_state(rows: list[tuple[int, bool]], moments: list[bool]) -> None:
+@given(answers, st.lists(st.tuples(st.integers(0, 9), st.booleans())))
+def test_deltas_prepared_at_any_moment_give_the_state(
+    rows: list[tuple[int, bool]], moments: list[tuple[int, bool]]
+) -> None:
     join = Join(wait_ms=30, implicit=None)
     state: dict[str, bytes] = {}
     moment = iter(moments)
@@ -224,7 +226,9 @@ def test_deltas_at_any_moment_give_the_state(rows: list[tuple[int, bool]], momen
         if labelled:
             join.label(Label(f"e{offset - 1}", True, time, offset), key=None, value=None)
         join.expire(time, at_offset=offset)
-        if next(moment, False):
+        count, saved = next(moment, (0, False))
+        join.prepare(count)
+        if saved:
             changed = join.delta()
             assert all(state.get(name) is not None for name, data in changed.items() if data is None)
             state = {**state, **changed}  # type: ignore[dict-item]

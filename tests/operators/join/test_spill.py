@@ -150,6 +150,7 @@ steps = st.one_of(
     st.tuples(st.just("label"), who, st.integers(-20, 40), st.booleans()),
     st.tuples(st.just("expire"), st.integers(0, 12)),
     st.tuples(st.just("recall"), st.lists(who, max_size=4)),
+    st.tuples(st.just("prepare"), st.integers(0, 4)),
     st.just(("capture",)),
     st.just(("commit",)),
     st.sampled_from([("save",), ("check",), ("crash",)]),
@@ -181,6 +182,9 @@ def test_a_join_over_its_checkpoint_equals_one_in_memory(
                 pair.expire(now, offset)
             case "recall":
                 pair.recall(rest[0])
+            case "prepare":
+                for join in pair.both:
+                    join.prepare(rest[0])
             case _:
                 getattr(pair, kind)()
     pair.check()
