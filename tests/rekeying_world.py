@@ -311,7 +311,7 @@ class Owner:
             world.pipeline, stages, partition=number, writer=self.writer, logged=logged, stored=self.stored
         )
         if world.resident_max is not None:
-            self.rekeying.router._join._pending.resident_max = world.resident_max
+            self.rekeying.router._join.entries.resident_max = world.resident_max
         self.answering = Features(stages.answer)
         self.events = self.labels = 0
         if store.saved is not None:

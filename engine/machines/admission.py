@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import Generic
+from typing import Generic, cast
 
 from msgspec import Struct
 
@@ -63,7 +63,7 @@ class Admission(Generic[Open]):
     @property
     def seen(self) -> Callable[[str], Open | Answered | None]:
         """Return the look-up of event ids: their entries, None for new ones; as of `Join.expire`."""
-        return self._join.known
+        return cast("Callable[[str], Open | Answered | None]", self._join.entries.known)
 
     def admit(self, read: EventRead, decoded: Decoded) -> Event:
         """Return the event of a record whose id is new, and let the watermark see its time."""

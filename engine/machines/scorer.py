@@ -142,7 +142,7 @@ class Scorer(Composite[Position]):
         """
         self.scored.clear()
         self.label_delays_ms.clear()
-        if self.join.away:
+        if self.join.entries.away:
             self.join.recall(run.event_ids())
         if run.events:
             with self._stopwatch.step("answer"):
@@ -228,7 +228,10 @@ class Scorer(Composite[Position]):
         """Forget what the watermark has passed; where that could be seen by ready events, they go first."""
         join, watermark = self.join, self.admission.watermark
         oldest = min(admitted.oldest, self._answered_oldest)
-        passed = join.next_deadline is not None and join.next_deadline < watermark
+        first = join.entries.first
+        passed = first is not None and first[0] + join.wait_ms < watermark
+        if join.early and not passed:
+            passed = join.next_deadline is not None and join.next_deadline < watermark
         if not passed and oldest + join.wait_ms >= watermark:
             return
         seen = join.early or oldest + join.wait_ms < watermark

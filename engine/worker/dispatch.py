@@ -47,6 +47,7 @@ class Dispatch:
         self._letters = LetterSink(kafka, catalog["dead-letters"])
         self._limits: Mapping[str, TopicLimits] = {}
         self._catalog = catalog
+        self._topics = {role: name for name, role in catalog.roles.items()}
         self._stopwatch = stopwatch
         self._gathered: list[Outgoing] = []
         self._examples: list[Outgoing] = []
@@ -116,12 +117,12 @@ class Dispatch:
                 continue
             if target in {"predictions", "shadow-predictions"}:
                 self._check_sizes(target, records)
-            await self._sink.send(self._catalog[target], partition, records)
+            await self._sink.send(self._topics[target], partition, records)
         self._stopwatch.steps["send"] += time.perf_counter() - started_s
 
     def _check_sizes(self, target: OutgoingRole, records: Sequence[Outgoing]) -> None:
         """Raise BrokerError, with its place, for a record that its topic would refuse for ever."""
-        topic = self._catalog[target]
+        topic = self._topics[target]
         limits = self._limits.get(topic)
         if limits is None:
             return

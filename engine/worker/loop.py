@@ -254,21 +254,22 @@ class Worker:
             if found is None:
                 return
             run, values = found
-            await self.follower.wait_until_near(BEHIND_MAX)
-            looked_up = together(await self._static.of(run), values)
+            stored = await self._static.of(run) if self.pipeline.plan.lookups else None
+            looked_up = together(stored, values)
             async with self._models:
                 # 2 step   3 send
                 steps = partition.step(run, _now_ms(), looked_up)
                 await self._dispatch.put(next(steps))
-                self._observe(run, polled_s)
                 if partition.answers_first:
                     await self._dispatch.answers()
+                self._observe(run, polled_s)
                 for out in steps:
                     await self._dispatch.put(out)
             self._served.put(partition.scorer.scored)
             if self._saved_ago() >= 1 - PREPARE_SHARE:
                 partition.prepare_checkpoint()
             self.metrics.label_delay.observe_ms(partition.scorer.label_delays_ms)
+            await self.follower.wait_until_near(BEHIND_MAX)
 
     def _count(self) -> None:
         """Export what was counted since the last turn: also by partitions that only compute for others."""

@@ -109,12 +109,15 @@ class Join(Generic[Open]):
         self.implicit = implicit
         self.early_max = early_max
         self.counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
-        self._pending = Pending(wait_ms, pending_max, stored, resident_max)
-        self.recall = self._pending.recall
+        self.entries = Pending(wait_ms, pending_max, stored, resident_max)
+        """What has been opened and not forgotten."""
+        self.early = 0
+        """How many labels wait for their event."""
+        self.recall = self.entries.recall
         """Read the answers to these events at once, where they are stored only: before each is asked for."""
-        self.prepare = self._pending.prepare
+        self.prepare = self.entries.prepare
         """Encode up to so many changed entries for the next `delta`."""
-        self.committed = self._pending.committed
+        self.committed = self.entries.committed
         """Take note that every delta so far is stored."""
         self._early: dict[str, EarlyLabel] = {}
         self._early_due: list[tuple[int, int, str]] = []
@@ -125,37 +128,27 @@ class Join(Generic[Open]):
     @property
     def known(self) -> Callable[[str], Open | Answered | None]:
         """Return what returns the entry of an event that was answered within the horizon."""
-        return cast("Callable[[str], Open | Answered | None]", self._pending.known)
+        return cast("Callable[[str], Open | Answered | None]", self.entries.known)
 
     @property
     def pending(self) -> int:
         """Return how many predictions and early labels are held, in memory or stored."""
-        return len(self._pending) + len(self._early)
-
-    @property
-    def full(self) -> bool:
-        """Return whether another answer makes one of those that wait be given up."""
-        return self._pending.full
+        return len(self.entries) + len(self._early)
 
     @property
     def away(self) -> int:
         """Return how many predictions are stored only."""
-        return self._pending.away
+        return self.entries.away
 
     @property
     def overfull(self) -> bool:
         """Return whether memory holds more predictions than it should, if they can be stored."""
-        return self._pending.overfull
-
-    @property
-    def early(self) -> int:
-        """Return how many labels wait for their event."""
-        return len(self._early)
+        return self.entries.overfull
 
     @property
     def next_deadline(self) -> int | None:
         """Return the smallest time that the watermark must pass for something to expire."""
-        first, early = self._pending.first, self._early_due
+        first, early = self.entries.first, self._early_due
         if first is None:
             return early[0][0] if early else None
         deadline = first[0] + self.wait_ms
@@ -167,7 +160,7 @@ class Join(Generic[Open]):
 
     def waits(self, event_id: str) -> bool:
         """Return whether an answered event has no label yet."""
-        waiting = self._pending.known(event_id)
+        waiting = self.entries.known(event_id)
         return waiting is not None and waiting.label is None
 
     def open(self, waiting: Open) -> list[Open]:
@@ -182,7 +175,7 @@ class Join(Generic[Open]):
         return self._remember(events)
 
     def _remember(self, entries: Sequence[Open | Answered]) -> list[Open]:
-        gone = self._pending.add(entries)
+        gone = self.entries.add(entries)
         if not gone:
             return []
         given_up = self._unlabelled(gone)
@@ -230,6 +223,7 @@ class Join(Generic[Open]):
             return "given_up"
         label = early.label
         self._early[label.event_id] = early
+        self.early += 1
         self._early_bytes = size
         self._early_changes.add(label.event_id)
         heappush(self._early_due, (label.label_time + self.wait_ms, label.offset, label.event_id))
@@ -237,6 +231,7 @@ class Join(Generic[Open]):
 
     def _forget_early(self, event_id: str) -> EarlyLabel:
         early = self._early.pop(event_id)
+        self.early -= 1
         self._early_bytes -= early.size
         self._early_changes.remove(event_id)
         if len(self._early_due) > 2 * len(self._early) + PASSED_MAX:
@@ -254,7 +249,7 @@ class Join(Generic[Open]):
         Returns the implicit joins (empty where unlabelled entries are dropped), by deadline, and the
         labels whose event never came.
         """
-        unlabelled = self._unlabelled(self._pending.expire(watermark))
+        unlabelled = self._unlabelled(self.entries.expire(watermark))
         unmatched: list[EarlyLabel] = []
         while self._early_due and self._early_due[0][0] < watermark:
             _, offset, event_id = heappop(self._early_due)
@@ -279,24 +274,25 @@ class Join(Generic[Open]):
 
     def _close(self, waiting: Open, label: LabelValue, label_time: int, offset: int) -> Joined[Open]:
         waiting.label = label
-        self._pending.change(waiting)
+        self.entries.change(waiting)
         return Joined(waiting, label, label_time, offset, -1)
 
     def snapshot(self) -> dict[str, bytes]:
         """Return two entries per waiting prediction, one per early label."""
-        entries = self._pending.snapshot()
+        entries = self.entries.snapshot()
         entries.update((_early_name(event_id), _encode(early)) for event_id, early in self._early.items())
         return entries
 
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
-        return self._pending.delta() | self._early_changes.delta(self._early, _early_name, _encode)
+        return self.entries.delta() | self._early_changes.delta(self._early, _early_name, _encode)
 
     def restore(self, entries: Mapping[str, bytes]) -> None:
         """Replace the state; what is stored is read when it is asked for."""
-        self._pending.restore(entries)
+        self.entries.restore(entries)
         self._early_changes.clear()
         self._early = {name[2:]: _decode_early(data) for name, data in entries.items() if name[0] == "l"}
+        self.early = len(self._early)
         self._early_bytes = sum(early.size for early in self._early.values())
         self._early_due = list(map(self._due, self._early.values()))
         heapify(self._early_due)

@@ -95,11 +95,6 @@ class Pending:
         return len(self._entries) + self.away
 
     @property
-    def full(self) -> bool:
-        """Return whether another entry makes one go."""
-        return len(self) >= self.pending_max
-
-    @property
     def overfull(self) -> bool:
         """Return whether more are in memory than should be, once they are stored."""
         return len(self._entries) > self.resident_max

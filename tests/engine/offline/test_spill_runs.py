@@ -62,7 +62,7 @@ def truth(number: int) -> Record:
 def played(pipeline: Pipeline, resident_max: int | None) -> LocalRun:
     run = LocalRun(pipeline, keep_examples=True)
     if resident_max is not None:
-        run.scorer.join._pending.resident_max = resident_max
+        run.scorer.join.entries.resident_max = resident_max
     run.scorer.intake.offer_events(event(number) for number in range(EVENTS))
     run.scorer.intake.offer_labels(truth(number) for number in range(EVENTS * 2 // 3))
     while run.advance() is not None:
