@@ -3,7 +3,7 @@
 Lives here: the order of the shell, partitions taken over and saved, the follower of the examples log.
 Never here: what a record means (`engine/machines`), how Kafka is spoken to (`engine/kafka`).
 
-Read in this order: `loop`, `partition` and `claim`, `dispatch`, `checkpointing`, `follower`;
+Read in this order: `loop`, `partition`, `owned_partitions`, `claim`, `dispatch`, `checkpointing`, `follower`;
 `commands`, `skips`, `fingerprint`, `changed_features` and `assembly` where they are met.  Others may import
 `Worker` from `loop`.
 """

@@ -27,7 +27,8 @@ from engine.kafka.sink import Mark, Sink
 from engine.kafka.source import Source
 from engine.stores.online_features import ServedFeatures
 from engine.worker.follower import Follower, Learned
-from engine.worker.partition import Captured, Partitions
+from engine.worker.owned_partitions import OwnedPartitions
+from engine.worker.partition import Captured
 from topics.errors import BrokerError
 
 __all__ = ["CheckpointWriter"]
@@ -50,7 +51,7 @@ class CheckpointWriter:
 
     def __init__(
         self,
-        partitions: Partitions,
+        partitions: OwnedPartitions,
         follower: Follower,
         source: Source,
         sink: Sink,

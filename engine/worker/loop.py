@@ -35,7 +35,8 @@ from engine.worker.checkpointing import CheckpointWriter
 from engine.worker.commands import Commands
 from engine.worker.dispatch import Dispatch
 from engine.worker.follower import Follower
-from engine.worker.partition import Inputs, Partition, Partitions, together
+from engine.worker.owned_partitions import OwnedPartitions
+from engine.worker.partition import Inputs, Partition, together
 from engine.worker.skips import Place
 from topics.errors import BrokerError, ClaimError, HeadraceError
 from topics.messages import Record
@@ -90,7 +91,7 @@ class Worker:
         self.follower = Follower(
             pipeline, patient, metrics, self._sink, accept_features=accepted.changed_features
         )
-        self.partitions = Partitions(
+        self.partitions = OwnedPartitions(
             pipeline, patient, self._source, self._sink, self.follower, self._inputs, accepted
         )
         self._checkpoints = CheckpointWriter(

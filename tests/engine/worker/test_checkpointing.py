@@ -22,8 +22,8 @@ from engine.cli.main import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.settings import KafkaSettings, Settings
 from engine.stores.checkpoints import CheckpointStore
+from engine.worker.claim import ScorerMeta
 from engine.worker.loop import Worker
-from engine.worker.partition import ScorerMeta
 from topics.errors import CheckpointError
 
 Save = Callable[[int, bytes, Mapping[str, bytes | None]], Awaitable[None]]
