@@ -275,7 +275,7 @@ class Learner:
 
     # -- labels inside events (`prequential.py`) --------------------------------------------------
 
-    def fold_at_once(self, value: Example | Quarantine) -> list[Decision]:
+    def fold_at_once(self, value: Example | Quarantine) -> Sequence[Decision]:
         """Fold what this process writes to the log next, at the next offset, undecoded.
 
         Raises ModelError during a pause, ClaimError for an example that does not count.
@@ -286,16 +286,26 @@ class Learner:
         self._check_going()
         return self.quarantined(value, self._pass(1))
 
-    def judge(self, examples: Sequence[Example], lessons: Lessons, row: int) -> tuple[int, list[Decision]]:
-        """Fold the first of `examples` that `lessons` have taught, up to a decision; return how many.
+    def fold_taught(self, examples: Sequence[Example], lessons: Lessons) -> tuple[int, list[Decision]]:
+        """Fold examples of the next rows of `lessons`, up to a change of line-up.
 
-        Raises as `fold_at_once`.
+        Returns how many, and what was decided.  Raises as `fold_at_once`.
         """
+        self._check_going()
+        revision, first, folded = self.roster.revision, self._place.position, 0
+        decisions: list[Decision] = []
+        learn, train = self.learning.learn, lessons.train
         with self._stopwatch.step("learn"):
-            judged, decisions = self.learning.judge(examples, self._place.reading, lessons, row)
-        self._count(examples[:judged])
-        self._pass(judged)
-        return judged, decisions
+            for folded, example in enumerate(examples, 1):
+                decided = learn(example, first + folded - 1, train)
+                if decided:
+                    decisions += decided
+                    lessons.catch_up()
+                    if self.roster.revision != revision:
+                        break
+        self._count(examples[:folded])
+        self._pass(folded)
+        return folded, decisions
 
     def _count(self, examples: Sequence[Example]) -> None:
         self._check_going()

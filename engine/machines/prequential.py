@@ -6,8 +6,8 @@ what an example does to the race (`operators/race/learning.py`).
 
     lessons    every candidate scores and learns all rows, each on its own
     stretch    rows up to the next failure: answered by whoever serves now, made into examples
-    judge      the examples act; where one decides something, the rest of the stretch is made anew
-               by the line-up that holds from there
+    examples   act one by one; where one changes the line-up, the rest of the stretch is made anew
+               by the one that holds from there
 
 Row by row and run by run give the same bytes.  (A. P. Dawid, "Statistical theory: the prequential
 approach", 1984, gave the order its name.)
@@ -89,7 +89,7 @@ class Prequential:
         self, run: LabelledRun, row: int, now_ms: int, lessons: Lessons, learner: Learner
     ) -> list[Scored]:
         """Answer and learn from `row` on, as far as the present line-up holds."""
-        outbox, roster = self._outbox, self._roster
+        outbox = self._outbox
         serving = lessons.serving(row)
         alone = serving.failures or serving.candidate is None
         until = row + 1 if alone else lessons.even_until(row)
@@ -97,18 +97,16 @@ class Prequential:
         if serving.failures:
             self._counts.update(("model_failures", f"score {failure.name}") for failure in serving.failures)
             outbox.quarantine(answers[0], serving.failures)
+            lessons.catch_up()
         events = run.events[row:until]
         keys, times = [event.key for event in events], [event.event_time for event in events]
         scored = list(zip(answers, keys, self._scores(row, until, lessons), strict=True))
         examples = outbox.number_examples(scored, run.labels[row:until], times)
-        revision = roster.revision
-        judged = 0
-        while judged < len(examples) and roster.revision == revision:
-            count, decisions = learner.judge(examples[judged:], lessons, row + judged)
+        folded, decisions = learner.fold_taught(examples, lessons)
+        if decisions:
             self._decided(decisions)
-            judged += count
-        outbox.write(examples[:judged])
-        return scored[:judged]
+        outbox.write(examples[:folded])
+        return scored[:folded]
 
     def _send(self, run: LabelledRun, row: int, answered: Sequence[Scored]) -> list[Answered]:
         """Send the answers to `run` from `row` on."""

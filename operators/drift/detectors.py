@@ -169,23 +169,6 @@ class DriftWatch:
                 alarms.append(alarm)
         return alarms
 
-    def extend(
-        self,
-        examples: Sequence[Example],
-        losses: Sequence[float | None] | None,
-        wrong: Callable[[int], bool],
-    ) -> tuple[int, list[Detection]]:
-        """Feed examples up to the first that raises an alarm; return how many were fed, and the alarms.
-
-        `losses` are the present champion's, None where it has none; `wrong` says of a row whether its
-        label was.
-        """
-        for row, example in enumerate(examples):
-            loss = None if losses is None else losses[row]
-            if alarms := self.update(example, loss, wrong=wrong(row)):
-                return row + 1, alarms
-        return len(examples), []
-
     def update_loss(self, loss: float, *, wrong: bool) -> list[Detection]:
         """Feed the champion's loss on one example."""
         self._dirty = True

@@ -10,7 +10,7 @@ so that a reader may bind methods once and re-bind only when it has moved.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -61,7 +61,7 @@ class Candidate:
         self.updates = updates
         self.definition = definition or name
         self.calls: Any = None
-        """What `lessons.py` found out about how `model` is called."""
+        """How `model` is called, found out once (`operators/race/lessons.py`)."""
 
 
 class _PriorState(msgspec.Struct):
@@ -79,7 +79,8 @@ class Prior:
     >>> prior = Prior("binary")
     >>> prior.score()
     0.5
-    >>> prior.extend([True, False, False, False])
+    >>> for label in (True, False, False, False):
+    ...     prior.update(label)
     >>> prior.score()
     0.25
     """
@@ -90,17 +91,13 @@ class Prior:
         self._classes: Counter[str] = Counter()
         self.updates = 0
 
-    def extend(self, labels: Sequence[LabelValue]) -> None:
-        """Learn labels, in order."""
-        self.updates += len(labels)
+    def update(self, label: LabelValue) -> None:
+        """Learn one label."""
+        self.updates += 1
         if self._task != "multiclass":
-            update = self._mean.update
-            for label in labels:
-                update(float(label))
-            return
-        for label in labels:
-            if label in self._classes or len(self._classes) < CLASSES_MAX:
-                self._classes[str(label)] += 1
+            self._mean.update(float(label))
+        elif label in self._classes or len(self._classes) < CLASSES_MAX:
+            self._classes[str(label)] += 1
 
     def score(self) -> Score:
         """Return the score that follows from the labels so far."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain, compress
 from typing import Any
@@ -23,7 +23,7 @@ from river import metrics
 from river.metrics.base import BinaryMetric, MeanMetric
 
 from operators.models.scoring import label_of
-from operators.race.curve import Cells, Curve, Losses
+from operators.race.curve import Cells, Curve
 from operators.race.losses import brier, multiclass_brier
 from operators.state import StateDelta, StateEntries
 from topics.messages import Example, LabelValue, Score, Task
@@ -150,22 +150,23 @@ class Evaluation:
         self._by_label_time = Curve()
         self._examples: list[Example] = []
         """Not yet counted, few more than `ROWS_MAX`; whoever reads calls `_catch_up` first."""
-        self._losses: dict[str, list[float | None]] = {}
-        """Their losses by series."""
+        self._served_losses: list[float | None] = []
+        """Losses of what was served with each of them ..."""
+        self._losses: list[Mapping[str, float | None]] = []
+        """... and of candidates, the same in each."""
         self._dirty = True
 
-    def extend(self, examples: Sequence[Example], losses: Losses) -> None:
-        """Count examples, with the columns of losses of `SERVED` and of every candidate in the race.
+    def add(self, example: Example, served_loss: float | None, losses: Mapping[str, float | None]) -> None:
+        """Count an example, with the loss of what was served and of every candidate in the race.
 
-        Each of these candidates has a score in each example; other scores are not counted.
+        Each of these candidates has a score in the example; other scores are not counted.
         """
         self._dirty = True
-        if self._losses.keys() != losses.keys():
+        if self._losses and self._losses[0].keys() != losses.keys():
             self._catch_up()
-            self._losses = {name: [] for name in losses}
-        self._examples += examples
-        for name, column in losses.items():
-            self._losses[name] += column
+        self._examples.append(example)
+        self._served_losses.append(served_loss)
+        self._losses.append(losses)
         if len(self._examples) >= ROWS_MAX:
             self._catch_up()
 
@@ -173,11 +174,12 @@ class Evaluation:
         """Count the rows that wait."""
         if not self._examples:
             return
-        examples, losses = self._examples, self._losses
-        self._examples, self._losses = [], {}
+        examples, names = self._examples, list(self._losses[0])
+        losses = {name: [of_example[name] for of_example in self._losses] for name in names}
+        losses = {SERVED: self._served_losses, **losses}
+        self._clear()
         self._by_event_time.extend([example.event_time for example in examples], losses)
         self._by_label_time.extend([example.label_time for example in examples], losses)
-        names = [name for name in losses if name != SERVED]
         rows = [
             (
                 e.label,
@@ -193,6 +195,9 @@ class Evaluation:
             rows, examples = list(compress(rows, warm)), list(compress(examples, warm))
         if rows:
             self._count(self._cards, rows, examples[0].model_name)
+
+    def _clear(self) -> None:
+        self._examples, self._served_losses, self._losses = [], [], []
 
     def _count(self, cards: dict[str, _Card], rows: Sequence[_Recent], champion: str = "") -> None:
         """Update the cards of all series in `rows`, series by series.
@@ -316,7 +321,7 @@ class Evaluation:
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        self._examples, self._losses = [], {}
+        self._clear()
         cards = self._load(entries["metrics"])
         known = {id(parts[0]): _Card(*parts) for parts in cards.values()}  # two of them may be one
         self._cards = {name: known[id(parts[0])] for name, parts in cards.items()}

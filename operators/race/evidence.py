@@ -31,7 +31,7 @@ threshold in blocks is `false_swap_every` over the mean size of a block.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -228,39 +228,6 @@ class Evidence:
         if self._span_ms is None and state.block_examples >= self._size:
             closed = self._close_block()
         return self._verdicts() if closed else []
-
-    def rows_to_verdict(self, names: Collection[str], label_times: Sequence[int]) -> int:
-        """Return how many of the next examples there are up to the first that may bring a verdict.
-
-        `names` have a loss on each of them.
-        """
-        state = self._state
-        if len(names) < 2 and not state.duels:
-            return len(label_times)
-        if self._span_ms is None:
-            return min(self._size - state.block_examples, len(label_times))
-        open_block = label_times[0] // self._span_ms if state.block is None else state.block
-        for row, label_time in enumerate(label_times):
-            if label_time // self._span_ms > open_block:
-                return row + 1
-        return len(label_times)
-
-    def extend(
-        self, champion: str, losses: Mapping[str, Sequence[float | None]], label_times: Sequence[int]
-    ) -> list[Verdict]:
-        """Weigh examples, `rows_to_verdict` at most; return what the last of them proved."""
-        state = self._state
-        if len(losses) < 2 and not state.duels and self._span_ms is None:
-            self._dirty = True
-            closed, state.block_examples = divmod(state.block_examples + len(label_times), self._size)
-            state.blocks_closed += closed
-            state.examples_closed += closed * self._size
-            return []
-        verdicts: list[Verdict] = []
-        for row, label_time in enumerate(label_times):
-            of_row = {name: column[row] for name, column in losses.items()}
-            verdicts = self.update(champion, of_row, label_time)
-        return verdicts
 
     def _compare(self, champion: str, losses: Mapping[str, float | None]) -> None:
         state = self._state

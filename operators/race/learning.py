@@ -9,32 +9,37 @@ has learned.
 
     1 test    2 detect    3 train    4 weigh    5 decide
 
-Models are therefore taught first, a run of examples at a time (`lessons.py`), and the run is judged
-by the column up to the first example that may decide something: the results are those of row by row.
+`Learning.learn` is this order, one example at a time.  What it is given for step 3 is the training itself
+or, for a run of events that carry their labels, the account of a training that went before (`lessons.py`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 
 import msgspec
 
 from operators.drift.detectors import Detection, DriftWatch
-from operators.models.scoring import label_of, score_function
+from operators.models.direct import direct
+from operators.models.roster import Candidate
+from operators.models.scoring import label_of, reason_of, score_function
 from operators.race.arena import Arena
 from operators.race.decisions import Moment
-from operators.race.evaluation import SERVED, Evaluation
+from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence, Verdict
-from operators.race.lessons import Lessons
+from operators.race.lessons import Lessons, Sick
 from operators.race.losses import Loss, ScaledError, loss_of
 from operators.state import StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
 from topics.messages import Command, Decision, Example, Features, LabelValue, Task
 
 __all__ = ["Learning"]
+
+Train = Callable[[Example], Sequence[Sick]]
+"""Lets the candidates of the race learn an example, and returns those that failed at it."""
 
 
 class _State(msgspec.Struct):
@@ -95,12 +100,15 @@ class Learning:
         self._evidence = evidence
         self._watching = bool(watch.detections)
         self._scale = self.loss if isinstance(self.loss, ScaledError) else None
+        self._revision = -1
+        """Of the line-up that `_learners` are of."""
+        self._learners: list[tuple[Candidate, Callable[[Features, LabelValue], object]]] = []
         self._dirty = True
 
     def lessons(
         self, rows: Sequence[Features], labels: Sequence[LabelValue], names: AbstractSet[str]
     ) -> Lessons:
-        """Let every candidate score and learn rows that will be judged next; nothing else changes yet.
+        """Let every candidate score and learn rows, of which `learn` is told next; nothing else changes yet.
 
         `names` are all that the rows can have.
         """
@@ -113,120 +121,90 @@ class Learning:
 
         `offset` is that of the first.
         """
-        rows, labels = [example.features for example in examples], [example.label for example in examples]
         decisions: list[Decision] = []
-        row = 0
         with self._stopwatch.step("learn"):
-            lessons = Lessons(self._roster, rows, labels, None, stopwatch=self._stopwatch)
-            while row < len(examples):
-                judged, decided = self.judge(examples[row:], offset + row, lessons, row)
-                decisions += decided
-                row += judged
+            for at, example in enumerate(examples, offset):
+                decisions += self.learn(example, at, self._train)
         return decisions
 
-    def judge(
-        self, examples: Sequence[Example], offset: int, lessons: Lessons, row: int
-    ) -> tuple[int, list[Decision]]:
-        """Do all but train with examples that have been learned already, from `row` of `lessons` on.
+    def learn(self, example: Example, offset: int, train: Train) -> Sequence[Decision]:
+        """Test and learn the example at `offset` of the log; return what was decided, mostly nothing.
 
-        Goes as far as one line-up holds; returns how many were judged and what the last one decided.
-        Whoever makes later examples looks at the roster again.
+        `train` lets the candidates learn it.  The roster may be another afterwards: whoever makes the next
+        example looks at it again.
         """
-        roster = self._roster
-        champion = roster.champion
-        names = self._names(examples[0])
+        champion = self._roster.champion
         # 1 test
-        count = self._alike(examples, lessons.well_until(row) - row + 1, names)
-        examples = examples[:count]
-        scale = None if self._scale is None else self._scale.state()
-        losses = self._losses(examples, names)
+        losses = self._test(example)
         # 2 detect
-        alarms: list[Detection] = []
-        if self._watching:
-            count, alarms = self._detect(examples, losses.get(champion))
-            if count < len(examples):
-                examples = examples[:count]
-                losses = {name: column[:count] for name, column in losses.items()}
-                self._rescale(scale, examples)
-        self._evaluation.extend(examples, losses)
-        # 3 train: `lessons` did
-        sick = lessons.sick_at(row + count - 1)
-        self._learned(examples, {name for name, _ in sick})
+        alarms = self._detect(example, losses.get(champion)) if self._watching else ()
+        # 3 train
+        sick = train(example)
+        self._learned(example)
         # 4 weigh
-        del losses[SERVED]
-        proven = self._evidence.extend(champion, losses, [example.label_time for example in examples])
+        proven = self._evidence.update(champion, losses, example.label_time)
         # 5 decide
         if not (sick or alarms or proven):
-            return count, []
-        decisions = self._decide(offset + count - 1, sick, alarms, proven)
-        lessons.catch_up(row + count)
-        return count, decisions
+            return ()
+        return self._decide(offset, sick, alarms, proven)
 
-    def _names(self, example: Example) -> list[str]:
-        """Return who is judged: whoever has left the race since the prediction was made is so no more."""
-        healthy = self._roster.healthy
-        return [name for name in example.scores if healthy(name)]
-
-    def _alike(self, examples: Sequence[Example], count: int, names: Sequence[str]) -> int:
-        """Return how many, at most `count`, have scores of the same names, and no verdict but by the last."""
-        known = examples[0].scores.keys()
-        count = min(count, len(examples))
-        count = next((n for n in range(1, count) if examples[n].scores.keys() != known), count)
-        return self._evidence.rows_to_verdict(names, [example.label_time for example in examples[:count]])
-
-    def _losses(self, examples: Sequence[Example], names: Sequence[str]) -> dict[str, list[float | None]]:
-        """Return the losses by column, those of what was served first."""
-        loss, scale = self.loss, self._scale
-        if scale is None:
-            labels = [example.label for example in examples]
-            served = [example.served_score for example in examples]
-            losses = {SERVED: list(map(loss, labels, served))}
-            for name in names:
-                scores = [example.scores[name] for example in examples]
-                losses[name] = losses[SERVED] if scores == served else list(map(loss, labels, scores))
-            return losses
-        losses = {name: [] for name in (SERVED, *names)}
-        for example in examples:
-            losses[SERVED].append(loss(example.label, example.served_score))
-            for name in names:
-                losses[name].append(loss(example.label, example.scores[name]))
-            scale.update(example.label)
+    def _test(self, example: Example) -> dict[str, float | None]:
+        """Count the scores served at event time; return the losses of who is still in the race."""
+        label, served, loss = example.label, example.served_score, self.loss
+        candidates, quarantined = self._roster.candidates, self._roster.quarantined
+        of_served = loss(label, served)
+        losses = {
+            name: of_served if score is served else loss(label, score)
+            for name, score in example.scores.items()
+            if name in candidates and name not in quarantined
+        }
+        self._evaluation.add(example, of_served, losses)
+        if self._scale is not None:
+            self._scale.update(label)
         return losses
 
-    def _rescale(self, scale: tuple[float, float, float] | None, examples: Sequence[Example]) -> None:
-        """Set the scale of regression losses back, and on by `examples` only."""
-        if self._scale is not None and scale is not None:
-            self._scale.restore(scale)
-            for example in examples:
-                self._scale.update(example.label)
+    def _detect(self, example: Example, loss: float | None) -> list[Detection]:
+        """Show the detectors the champion's score and its loss."""
+        score = example.scores.get(self._roster.champion)
+        wrong = label_of(self._task, score, self._threshold) != example.label
+        return self._watch.update(example, loss, wrong=wrong)
 
-    def _detect(
-        self, examples: Sequence[Example], losses: Sequence[float | None] | None
-    ) -> tuple[int, list[Detection]]:
-        """Show the detectors the champion's scores and losses, up to the first alarm."""
-        champion = self._roster.champion
+    def _train(self, example: Example) -> list[Sick]:
+        """Let every healthy candidate learn; return those that failed at it."""
+        if self._roster.revision != self._revision:
+            self._bind()
+        features, label, clock = example.features, example.label, self._stopwatch.clock
+        sick: list[Sick] = []
+        for candidate, learn_one in self._learners:
+            started = clock()
+            try:
+                learn_one(features, label)
+            except Exception as error:  # noqa: BLE001 a user's model may raise anything; the others go on
+                sick.append((candidate.name, f"learning: {reason_of(error)}"))
+            else:
+                candidate.updates += 1
+            self._stopwatch.model("learn", candidate.name, started)
+        return sick
 
-        def wrong(row: int) -> bool:
-            example = examples[row]
-            predicted = label_of(self._task, example.scores.get(champion), self._threshold)
-            return predicted != example.label
-
-        return self._watch.extend(examples, losses, wrong)
-
-    def _learned(self, examples: Sequence[Example], sick: Collection[str]) -> None:
-        """Count what every healthy candidate has learned; the last one not, where it made it sick."""
-        for candidate in self._roster.racing():
-            candidate.updates += len(examples) - (candidate.name in sick)
-        self._roster.prior.extend([example.label for example in examples])
-        self.examples += len(examples)
-        self.time = max(self.time, *[example.label_time for example in examples])
+    def _learned(self, example: Example) -> None:
+        """Count an example that every candidate has learned, and let the prior learn it."""
+        self._roster.prior.update(example.label)
+        self.examples += 1
+        self.time = max(self.time, example.label_time)
         self._dirty = True
+
+    def _bind(self) -> None:
+        """Look up how each candidate of the present line-up learns."""
+        self._revision = self._roster.revision
+        self._learners = [
+            (candidate, direct(candidate.model).learn_one) for candidate in self._roster.racing()
+        ]
 
     def _decide(
         self,
         offset: int,
-        sick: list[tuple[str, str]],
-        alarms: list[Detection],
+        sick: Sequence[Sick],
+        alarms: Sequence[Detection],
         proven: list[Verdict],
     ) -> list[Decision]:
         arena, champion = self._arena, self._roster.champion
@@ -237,25 +215,25 @@ class Learning:
             decisions += arena.quarantine(at, name, reason, self._evaluation.recent_loss)
         if self._roster.champion == champion:
             decisions += arena.swap(at, proven)
-        return self._settled(champion, decisions)
+        return self._follow(champion, decisions)
 
     def quarantine(self, name: str, reason: str, offset: int) -> list[Decision]:
         """Act on a scorer's report that a candidate failed."""
         champion = self._roster.champion
         at = self.moment(offset)
-        return self._settled(champion, self._arena.quarantine(at, name, reason, self._evaluation.recent_loss))
+        return self._follow(champion, self._arena.quarantine(at, name, reason, self._evaluation.recent_loss))
 
     def command(self, command: Command, offset: int) -> list[Decision]:
         """Do what a person asked for."""
         champion = self._roster.champion
-        return self._settled(champion, self._arena.command(self.moment(offset), command))
+        return self._follow(champion, self._arena.command(self.moment(offset), command))
 
     def moment(self, offset: int) -> Moment:
         """Return where the learner stands when it takes the record at `offset`."""
         return Moment(offset, self.time, self.examples)
 
-    def _settled(self, champion: str, decisions: list[Decision]) -> list[Decision]:
-        """Let comparison and detectors follow the decisions: they are about the present champion."""
+    def _follow(self, champion: str, decisions: list[Decision]) -> list[Decision]:
+        """Let comparison and detectors follow decisions: they are about the present champion."""
         for decision in decisions:
             if decision.type in {"model.quarantined", "challenger.retired"}:
                 self._evidence.forget(decision.model_name)

@@ -14,7 +14,8 @@ from operators.models.roster import CLASSES_MAX, Candidate, Prior, Roster
 @given(st.lists(st.booleans(), min_size=1))
 def test_binary_prior_is_the_share_of_true(labels):
     prior = Prior("binary")
-    prior.extend(labels)
+    for label in labels:
+        prior.update(label)
     assert prior.score() == pytest.approx(sum(labels) / len(labels))
     assert prior.updates == len(labels)
 
@@ -22,7 +23,8 @@ def test_binary_prior_is_the_share_of_true(labels):
 @given(st.lists(st.sampled_from("abc"), min_size=1))
 def test_multiclass_prior_is_the_share_of_each_class(labels):
     prior = Prior("multiclass")
-    prior.extend(labels)
+    for label in labels:
+        prior.update(label)
     assert prior.score() == {name: n / len(labels) for name, n in Counter(labels).items()}
 
 
@@ -34,7 +36,8 @@ def test_priors_before_the_first_label():
 
 def test_classes_are_bounded():
     prior = Prior("multiclass")
-    prior.extend([str(n) for n in range(CLASSES_MAX + 50)])
+    for n in range(CLASSES_MAX + 50):
+        prior.update(str(n))
     assert len(prior.score()) == CLASSES_MAX
 
 
@@ -44,11 +47,12 @@ def test_classes_are_bounded():
 )
 def test_restored_prior_goes_on_to_the_bit(task, labels):
     prior, other = Prior(task), Prior(task)
-    prior.extend(labels)
+    for label in labels:
+        prior.update(label)
     other.restore(prior.snapshot())
     for label in labels:
-        prior.extend([label])
-        other.extend([label])
+        prior.update(label)
+        other.update(label)
         assert other.score() == prior.score()
     assert other.snapshot() == prior.snapshot()
 

@@ -138,7 +138,7 @@ def test_a_failing_champion_is_followed_by_earlier_champions_then_the_prior(answ
     assert sick.asked == 1, "a candidate that failed is skipped until the line-up changes"
 
     previous.answer = ValueError("and now this")
-    roster.prior.extend([True])
+    roster.prior.update(True)
     last = scoring.serve({})
     assert (last.score, last.label, last.served_by, last.model_name) == (1.0, True, "prior", "prior")
     assert [failure.reason for failure in last.failures] == ["ValueError: and now this"]

@@ -28,7 +28,7 @@ def evaluation(task="binary", chosen=None, **settings):
 
 
 def feed(found, label, n=0, served=None, **scores):
-    found.extend([example(n, label, scores, served)], {name: [None] for name in (SERVED, *scores)})
+    found.add(example(n, label, scores, served), None, dict.fromkeys(scores))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_curve_is_the_mean_of_each_bucket(rows):
 def test_both_curves_see_their_own_time():
     found = evaluation()
     for n in range(10):
-        found.extend([example(n, True, {"a": 0.5}, 0.5, time=n)], {SERVED: [0.25], "a": [0.25]})
+        found.add(example(n, True, {"a": 0.5}, 0.5, time=n), 0.25, {"a": 0.25})
     assert found.by_event_time.points(SERVED)[0] == (0, 0.25, 1)
     assert found.by_label_time.points(SERVED)[0] == (5, 0.25, 1)
 
@@ -140,9 +140,9 @@ def test_asking_at_any_moment_changes_nothing():
     for n in range(3 * ROWS_MAX + 1):
         scores = {name: rng.choice([None, rng.random()]) for name in rng.sample("abc", rng.randint(0, 3))}
         row = example(n, rng.random() < 0.5, scores, rng.random(), time=rng.randrange(10**6))
-        losses = {SERVED: [0.5]} | {name: [brier(row.label, score)] for name, score in scores.items()}
-        asked.extend([row], losses)
-        left.extend([row], losses)
+        losses = {name: brier(row.label, score) for name, score in scores.items()}
+        asked.add(row, 0.5, losses)
+        left.add(row, 0.5, losses)
         if rng.random() < 0.05:
             asked.snapshot()
         if rng.random() < 0.01:
@@ -189,7 +189,7 @@ def test_restored_evaluation_goes_on_to_the_bit(cut):
 
     def step(found, n):
         y, p = rows[n]
-        found.extend([example(n, y, {"a": p}, p, time=n * 1_000)], {"a": [brier(y, p)]})
+        found.add(example(n, y, {"a": p}, p, time=n * 1_000), brier(y, p), {"a": brier(y, p)})
 
     whole, again, entries = evaluation(), evaluation(), {}
     for n in range(cut):
