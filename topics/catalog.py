@@ -22,7 +22,7 @@ __all__ = [
     "MESSAGE_BYTES_DEFAULT",
     "Catalog",
     "Cleanup",
-    "Partitions",
+    "PartitionCount",
     "Role",
     "TopicPlan",
     "check_name",
@@ -43,7 +43,7 @@ Role = Literal[
     "alerts",
 ]
 Cleanup = Literal["delete", "compact"]
-Partitions = Literal["events", "learners", "one"]
+PartitionCount = Literal["events", "learners", "one"]
 """How many partitions: as many as the events topic (co-partitioned by key), one per learner, or one."""
 
 NAME_MAX = 249
@@ -91,7 +91,7 @@ class _Row(NamedTuple):
     role: Role
     value: type | None
     key: str
-    partitions: Partitions
+    partitions: PartitionCount
     cleanup: Cleanup
     retention_ms: int | None
 
@@ -180,7 +180,7 @@ class Catalog(dict[Role, str]):
 
     def plan(self, *, events: int, learners: int = 1) -> tuple[TopicPlan, ...]:
         """Return every topic as it must be, for so many partitions of events and of examples."""
-        counts: dict[Partitions, int] = {"events": events, "learners": learners, "one": 1}
+        counts: dict[PartitionCount, int] = {"events": events, "learners": learners, "one": 1}
         if min(counts.values()) < 1:
             raise DefinitionError(
                 f"{events} event partitions and {learners} learners cannot be",

@@ -22,8 +22,8 @@ from engine.definition.streams import Labels, Topic
 from engine.definition.text import model_text
 from operators.drift.detectors import Drift
 from operators.language.by import Expression
-from operators.language.catalogue import CatalogueEntry, Settings, feature_book, features_version
-from operators.language.digest import digest
+from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
+from operators.language.digest import text_digest
 from operators.language.feature_types import feature_types, optional_features
 from operators.language.plan import FeaturePlan, compile_features
 from operators.language.rules import Alerts, Rule
@@ -156,8 +156,8 @@ class Pipeline:
         )
         labels = self.labels
         told = f"{labels.field} {labels.label} {labels.time} {labels.wait_ms} {labels.on_timeout!r} {task}"
-        settings = Settings(self.events.time, told, self.rules)
-        book = feature_book(self.features, plan, self.events.type, settings)
+        context = FeatureContext(self.events.time, told, self.rules)
+        book = feature_book(self.features, plan, self.events.type, context)
         for name, value in (
             ("models", models),
             ("champion", champion),
@@ -246,7 +246,7 @@ class Pipeline:
         if self.alerts is not None:
             parts["alerts"] = self.alerts
         return {
-            name: digest(str(part), PART_DIGITS) for name, part in parts.items()
+            name: text_digest(str(part), PART_DIGITS) for name, part in parts.items()
         } | self._feature_versions()
 
     def learner_definition(self) -> dict[str, str]:
@@ -260,7 +260,9 @@ class Pipeline:
             "metrics": " ".join(model_text(metric) for metric in self.metrics or ()),
         }
         parts.update((f"models.{name}", model_text(model)) for name, model in self.models.items())
-        return {name: digest(part, PART_DIGITS) for name, part in parts.items()} | self._feature_versions()
+        return {
+            name: text_digest(part, PART_DIGITS) for name, part in parts.items()
+        } | self._feature_versions()
 
     def _feature_versions(self) -> dict[str, str]:
         return {f"features.{entry.name}": entry.version for entry in self.book}

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from operators.language.digest import digest
+from operators.language.digest import text_digest
 from operators.language.expressions import (
     Arithmetic,
     Constant,
@@ -44,7 +44,7 @@ from topics.durations import duration_text
 from topics.errors import DefinitionError
 from topics.messages import FeatureValue
 
-__all__ = ["CatalogueEntry", "Settings", "feature_book", "features_version", "fields_read"]
+__all__ = ["CatalogueEntry", "FeatureContext", "feature_book", "features_version", "fields_read"]
 
 SEMANTICS: Final = 1
 """Raised when Headrace computes another value from the same definition: every version changes then."""
@@ -92,7 +92,7 @@ class CatalogueEntry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class FeatureContext:
     """What decides values besides the expressions."""
 
     time: str
@@ -107,7 +107,7 @@ def feature_book(
     features: Mapping[str, Expression],
     plan: FeaturePlan,
     event_type: type[msgspec.Struct],
-    settings: Settings,
+    context: FeatureContext,
 ) -> tuple[CatalogueEntry, ...]:
     """Return the catalogue of `features`, which `plan` was compiled from, in the order of the definition.
 
@@ -118,14 +118,14 @@ def feature_book(
     ...     amount: float
     >>> features = {"spent": by("card").sum("amount", "60m").describe("spent in an hour", owner="risk")}
     >>> plan = compile_features(features, Payment, grace_ms=0, max_events_per_key=100, task="binary")
-    >>> (entry,) = feature_book(features, plan, Payment, Settings(time="time", labels=""))
+    >>> (entry,) = feature_book(features, plan, Payment, FeatureContext(time="time", labels=""))
     >>> entry.kind, entry.source_fields, entry.window, entry.owner, entry.version
     ('sum', ('card', 'amount'), '1h', 'risk', '185f6819dc83')
 
     Raises DefinitionError for descriptions and owners that are no text or too long.
     """
     types = feature_types(plan, event_type)
-    versions = _Versions(plan, event_type, settings)
+    versions = _Versions(plan, event_type, context)
     group_of = plan.group_of
     entries = []
     for name, expression in plan.features:
@@ -158,7 +158,7 @@ def feature_book(
 
 def features_version(entries: Iterable[CatalogueEntry]) -> str:
     """Return the version of a whole set of features: of their names and versions, in any order."""
-    return digest("\n".join(sorted(f"{entry.name} {entry.version}" for entry in entries)))
+    return text_digest("\n".join(sorted(f"{entry.name} {entry.version}" for entry in entries)))
 
 
 def fields_read(expression: Any) -> tuple[str, ...]:
@@ -185,16 +185,16 @@ def _named_by(part: object) -> Iterator[str]:
 class _Versions:
     """The versions of one definition's features."""
 
-    def __init__(self, plan: FeaturePlan, event_type: type[msgspec.Struct], settings: Settings) -> None:
+    def __init__(self, plan: FeaturePlan, event_type: type[msgspec.Struct], context: FeatureContext) -> None:
         self._expressions = dict(plan.features)
         self._fields = event_fields(event_type)
-        self._rules = [rule for rule in settings.rules if rule.action in CHANGING]
+        self._rules = [rule for rule in context.rules if rule.action in CHANGING]
         self._windows = (
-            f"time {settings.time} {self._fields.get(settings.time, '')}",
+            f"time {context.time} {self._fields.get(context.time, '')}",
             f"grace_ms {plan.grace_ms}",
             f"max_events_per_key {plan.max_events_per_key}",
         )
-        self._labels = f"labels {settings.labels}"
+        self._labels = f"labels {context.labels}"
 
     def of(self, name: str) -> str:
         """Return the version of one feature."""
@@ -216,7 +216,7 @@ class _Versions:
             *((self._labels,) if any(window.source == "labels" for window in windows) else ()),
             *(f"rule {rule.demand} {rule.action}" for rule in rules),
         )
-        return digest("\n".join(lines))
+        return text_digest("\n".join(lines))
 
     def _changing(self, name: str) -> tuple[list[Rule], list[str]]:
         """Return the rules that have a say in a feature's value, and the features that these look at."""

@@ -40,7 +40,7 @@ __all__ = [
     "Field",
     "Kind",
     "LabelSource",
-    "LabelValue",
+    "LabelTerm",
     "Lookup",
     "Negative",
     "TimePart",
@@ -155,7 +155,7 @@ class Lookup(Expression):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LabelValue(Expression):
+class LabelTerm(Expression):
     """The value of one label, in a condition that a window over labels takes as 1 or 0."""
 
     def __repr__(self) -> str:
@@ -173,33 +173,33 @@ class LabelSource:
     """
 
     def __eq__(self, other: object) -> Any:
-        return True if isinstance(other, LabelSource) else LabelValue() == other
+        return True if isinstance(other, LabelSource) else LabelTerm() == other
 
     def __ne__(self, other: object) -> Any:
-        return False if isinstance(other, LabelSource) else LabelValue() != other
+        return False if isinstance(other, LabelSource) else LabelTerm() != other
 
     def __hash__(self) -> int:
         return hash(LabelSource)
 
     def __lt__(self, other: float) -> Condition:
-        return LabelValue() < other
+        return LabelTerm() < other
 
     def __le__(self, other: float) -> Condition:
-        return LabelValue() <= other
+        return LabelTerm() <= other
 
     def __gt__(self, other: float) -> Condition:
-        return LabelValue() > other
+        return LabelTerm() > other
 
     def __ge__(self, other: float) -> Condition:
-        return LabelValue() >= other
+        return LabelTerm() >= other
 
     def equals(self, value: FeatureValue) -> Condition:
         """Return the condition that a label is `value`."""
-        return LabelValue().equals(value)
+        return LabelTerm().equals(value)
 
     def is_in(self, *values: FeatureValue) -> Condition:
         """Return the condition that a label is one of `values`, at least one."""
-        return LabelValue().is_in(*values)
+        return LabelTerm().is_in(*values)
 
     def _refuse(self, _: object) -> NoReturn:
         raise DefinitionError(
@@ -302,7 +302,7 @@ class Aggregate(Expression):
 def reads_labels(of: object) -> bool:
     """Return whether a window takes this from labels: they themselves, or a condition on them."""
     if isinstance(of, Expression):
-        return any(isinstance(part, LabelValue) for part in nodes(of))
+        return any(isinstance(part, LabelTerm) for part in nodes(of))
     return isinstance(of, LabelSource)
 
 

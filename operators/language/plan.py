@@ -19,12 +19,12 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from operators.language.conditions import Condition
-from operators.language.digest import digest
+from operators.language.digest import text_digest
 from operators.language.fields import (
     Aggregate,
     Expression,
     Field,
-    LabelValue,
+    LabelTerm,
     Lookup,
     inputs,
     nodes,
@@ -102,7 +102,7 @@ class Group:
         # Tiles, sessions and decayed sums are cells of their aggregates; a log is read by any.
         cells = [] if self.store == "log" else sorted(map(repr, self.aggregates))
         kept = (self.keys, self.source, self.store, self.unit_ms, cells, sorted(map(str, self.columns)))
-        return digest(f"{kept} {sorted(self.types)} where {self.where!r}")
+        return text_digest(f"{kept} {sorted(self.types)} where {self.where!r}")
 
     @property
     def label_key(self) -> str:
@@ -295,7 +295,7 @@ def compile_features(
 
 def _refuse_bare_label(expression: Any, place: str) -> None:
     """Raise DefinitionError if the label is looked at outside a window: no feature may know it."""
-    if isinstance(expression, LabelValue):
+    if isinstance(expression, LabelTerm):
         raise DefinitionError(
             f"{place}: the label of the event is not known yet",
             hint='take a window over labels: by("card").mean(indicator(label == "a"), "1h")',

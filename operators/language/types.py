@@ -24,7 +24,7 @@ from operators.language.fields import (
     Feature,
     Field,
     LabelSource,
-    LabelValue,
+    LabelTerm,
     Lookup,
     Negative,
     TimePart,
@@ -139,7 +139,7 @@ class FieldTypes:
 
     def _check_transform(self, expression: Expression, place: str) -> ValueType:
         match expression:
-            case LabelValue():
+            case LabelTerm():
                 return self.column(LabelSource(), place)
             case Math(_, of) | Cyclic(_, of, _) | Clip(of, _, _) | Bucket(of, _):
                 return self._number(of, place)
@@ -272,7 +272,7 @@ class FieldTypes:
         """Return the type of what a condition looks at: the event's own fields, nothing else."""
         _refuse_among(
             expression,
-            (Aggregate, Lookup, Apply, LabelValue),
+            (Aggregate, Lookup, Apply, LabelTerm),
             place,
             "conditions look at the event's own fields; the share of a class is "
             'mean(indicator(label == "a"), "1h")',

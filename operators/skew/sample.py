@@ -6,7 +6,7 @@ all that they should.  Never here: what is compared with what was served (`compa
     event, key in the sample   ---> windows ---> values, as a worker's scorer has them
     event, beyond a limit      -x-> the key's windows are in doubt for as long as they look back
 
-Memory: at most KEYS_MAX keys and TOTAL_MAX entries of each key and source, ENTRIES_MAX of one key.
+Memory: at most SAMPLED_KEYS_MAX keys and TOTAL_MAX entries of each key and source, ENTRIES_MAX of one key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from topics.messages import Event, FeatureValue
 
 __all__ = [
     "ENTRIES_MAX",
-    "KEYS_MAX",
+    "SAMPLED_KEYS_MAX",
     "UNREAD",
     "SampledKey",
     "SampledLabel",
@@ -37,7 +37,7 @@ __all__ = [
 
 ENTRIES_MAX: Final = 10_000
 """Entries of one key.  A key with more is not looked at until the oldest of them are over."""
-KEYS_MAX: Final = 100_000
+SAMPLED_KEYS_MAX: Final = 100_000
 """Keys of one group; further ones are not looked at.  Ask for one in more where it comes to this."""
 TOTAL_MAX: Final = 1_000_000
 """Entries of one group, some 300 bytes each; a key that would add to them is not looked at for a while."""
@@ -84,7 +84,7 @@ class SampledWindows:
         numbers: Mapping[Aggregate, int],
         *,
         one_in: int,
-        keys_max: int = KEYS_MAX,
+        keys_max: int = SAMPLED_KEYS_MAX,
         total_max: int = TOTAL_MAX,
     ) -> None:
         groups = tuple(group for group in plan.groups if (group.keys, group.source) == (keys, source))

@@ -30,7 +30,7 @@ from operators.language.fields import (
     Expression,
     Feature,
     Field,
-    LabelValue,
+    LabelTerm,
     Lookup,
     Negative,
     Part,
@@ -191,7 +191,7 @@ def calculation(
         case Field(name):
             get = attrgetter(name)
             return lambda value, _out, _looked_up: _finite(get(value))
-        case LabelValue():
+        case LabelTerm():
             return lambda label, _out, _looked_up: label  # where labels enter, it stands for the event
         case Feature(name):
             return lambda row, _out, _looked_up: row.get(name)
@@ -521,7 +521,7 @@ def _row_of(group: Group) -> Callable[[Any], tuple[Any, ...]]:
 def _calculated_row(group: Group, counts: Counts | None) -> Callable[[Any], tuple[Any, ...]]:
     """Return how a row is made where columns are calculated from an event's fields."""
     calculated = group.calculated
-    of = [LabelValue() if name is None else calculated.get(name, Field(name)) for name in columns_of(group)]
+    of = [LabelTerm() if name is None else calculated.get(name, Field(name)) for name in columns_of(group)]
     found = [calculation(one, {}, counts) for one in of]
     return lambda value: tuple([as_value(evaluate(value, NOTHING, NOTHING)) for evaluate in found])
 

@@ -39,7 +39,7 @@ BELOW = {
 }
 """Which other packages of their floor these may import; a package that is not here may import any."""
 FOLDER_FILES_MAX = 15
-DOUBLED_MAX = 5
+DOUBLED_MAX = 2
 FUNCTION_LINES_MAX = 70
 SHOWN = 12
 """Longest files and fattest classes that are printed."""
