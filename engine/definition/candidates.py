@@ -16,6 +16,7 @@ from river import active, base, multiclass
 
 from engine.definition.text import unseeded_parts
 from operators.drift.detectors import FEATURE, Drift
+from operators.models.guards import last_step
 from topics.errors import DefinitionError
 from topics.messages import Task
 
@@ -151,13 +152,6 @@ def _check_watched(detector: str, feature: str, kinds: Mapping[str, type]) -> No
             if numbers
             else 'watch "loss" or "label", or add a feature that is a number',
         )
-
-
-def last_step(model: Any) -> Any:
-    """Return the step of a River pipeline that learns the label: the last."""
-    while hasattr(model, "steps"):
-        model = list(model.steps.values())[-1]
-    return model
 
 
 def _listed(names: Sequence[str]) -> str:

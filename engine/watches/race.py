@@ -14,7 +14,7 @@ import structlog
 
 from engine.machines.learner import Learner
 from engine.metrics import Metrics, ModelStatus
-from operators.models import guards as guard
+from operators.models.guards import last_step
 from operators.models.roster import Roster
 from operators.race.evaluation import SERVED
 from topics.messages import Decision
@@ -84,7 +84,7 @@ class RaceView:
             ModelStatus(
                 name=candidate.name,
                 version=candidate.version,
-                kind=_kind(candidate.model),
+                kind=type(last_step(candidate.model)).__name__,
                 alias=learner.arena.states[candidate.name],
                 updates=candidate.updates,
                 evidence=standing.get(candidate.name, 0.0),
@@ -123,15 +123,3 @@ def _answered(decision: Decision) -> tuple[int, str]:
     if decision.type == "command.refused":
         return decision.offset, "refused"
     return (decision.offset, "done") if "command_id" in decision.evidence else (-1, "")
-
-
-def _kind(model: object) -> str:
-    """Return the class that learns: the last step of a pipeline, inside whatever guards it."""
-    last: object = model
-    while True:
-        if hasattr(last, "steps"):
-            last = list(last.steps.values())[-1]
-        elif type(last).__module__ == guard.__name__:
-            last = getattr(last, "model")  # noqa: B009 - every guard has one
-        else:
-            return type(last).__name__

@@ -26,7 +26,7 @@ from engine.kafka.client import LogPartition
 from engine.kafka.sink import Mark, Sink
 from engine.kafka.source import Source
 from engine.stores.online_features import ServedFeatures
-from engine.worker.follower import Follower, Learned
+from engine.worker.follower import Follower, LearnerDelta
 from engine.worker.owned_partitions import OwnedPartitions
 from engine.worker.partition import Captured
 from topics.errors import BrokerError
@@ -41,7 +41,7 @@ class _Checkpoint(NamedTuple):
 
     sent: Mark
     partitions: list[Captured]
-    learned: Learned
+    learned: LearnerDelta
     positions: dict[LogPartition, int]
     """Where to read on in each topic."""
 

@@ -44,7 +44,7 @@ from topics.codec import encode
 from topics.errors import ClaimError
 from topics.messages import Decision, ModelPointer, Outgoing
 
-__all__ = ["Follower", "Learned"]
+__all__ = ["Follower", "LearnerDelta"]
 
 SLICE_RECORDS = 64
 """Examples folded before predictions get their turn: a few milliseconds of a tree."""
@@ -53,7 +53,7 @@ PARTITION = 0
 log = structlog.get_logger("headrace")
 
 
-class Learned(NamedTuple):
+class LearnerDelta(NamedTuple):
     """What a checkpoint of the learner holds, as of one moment."""
 
     sent_to: int | None
@@ -203,12 +203,12 @@ class Follower:
             if self.learner.paused:
                 self.read_back()
 
-    def capture(self) -> Learned:
+    def capture(self) -> LearnerDelta:
         """Take what has changed since the last capture."""
         sent_to = self.learner.reading if self._row_by_row else None
-        return Learned(sent_to, self.learner.delta() if self.leading else None)
+        return LearnerDelta(sent_to, self.learner.delta() if self.leading else None)
 
-    def check_written(self, learned: Learned, written: Mapping[LogPartition, Written]) -> None:
+    def check_written(self, learned: LearnerDelta, written: Mapping[LogPartition, Written]) -> None:
         """Compare the offsets at which records were folded with those that Kafka gave them.
 
         `written` is what had been sent when `learned` was captured.  Raises ClaimError if somebody else's
@@ -288,7 +288,7 @@ class Follower:
         source = headers.cloud_event("dev.headrace.model", f"headrace/{self._pipeline.name}")
         return Outgoing("models", 0, key, encode(pointer), source, time_ms)
 
-    async def save(self, learned: Learned) -> None:
+    async def save(self, learned: LearnerDelta) -> None:
         """Write the learner's checkpoint if this process leads.  Raises ClaimError if fenced."""
         if learned.delta is not None:
             await self._store.save(self._claim, json.encode(self._definition), learned.delta)

@@ -5,9 +5,11 @@ checkpoints see the pipeline itself, whose steps these are.
 
 Strategy: `compose.Pipeline` finds out at every call what each step is and which extra arguments it
 takes.  For a chain of plain transformers before a supervised model there is nothing to find out: each
-transformer learns, then transforms, and the last step learns or predicts.  That is a tenth of the time of
-a small model.  Anything else (supervised transformers, anomaly filters, a transformer at the end) is
-left to River.
+transformer learns, then transforms, and the last step learns or predicts.  Anything else (supervised
+transformers, anomaly filters, a transformer at the end) is left to River.
+
+A second way beside River's own: without it job J takes 6 to 9 % more processor time (three rounds, each with
+bare River in the same process: 2.72 times as long as River with it, 2.92 without).
 """
 
 from __future__ import annotations

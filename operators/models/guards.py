@@ -30,7 +30,7 @@ from river.tree.splitter.nominal_splitter_classif import NominalSplitterClassif
 
 from topics.messages import Features, FeatureValue, LabelValue
 
-__all__ = ["Copied", "FirstLesson", "KnownNames", "KnownValues", "without_guard"]
+__all__ = ["Copied", "FirstLesson", "KnownNames", "KnownValues", "last_step", "without_guard"]
 
 KNOWN_MAX = 1_000_000
 """Names (or values) a guard knows, about 100 bytes each; the model keeps more for each of them."""
@@ -169,6 +169,23 @@ def without_guard(model: Any, names: AbstractSet[str]) -> Any:
         isinstance(model, KnownNames) and model.names.issuperset(names)
     )
     return without_guard(model.model, names) if unneeded else model
+
+
+def last_step(model: Any) -> Any:
+    """Return what learns the label: the last step of a pipeline, inside whatever guards it.
+
+    >>> from river import linear_model, preprocessing
+    >>> guarded = KnownNames(preprocessing.StandardScaler() | linear_model.LogisticRegression())
+    >>> type(last_step(guarded)).__name__
+    'LogisticRegression'
+    """
+    while True:
+        if isinstance(model, (FirstLesson, KnownNames, KnownValues, Copied)):
+            model = model.model
+        elif hasattr(model, "steps"):
+            model = list(model.steps.values())[-1]
+        else:
+            return model
 
 
 class Copied:
