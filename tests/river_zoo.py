@@ -32,7 +32,7 @@ from river import (
     tree,
 )
 
-from topics.messages import Features, LabelValue, Task
+from topics.messages import FeatureValues, LabelValue, Task
 
 ROOMS_LEFT_OUT = {"api", "checks", "compat", "datasets", "imblearn", "stream", "test"}
 """Not models, or wrappers of other libraries."""
@@ -51,9 +51,9 @@ class Animal(NamedTuple):
     kinds: dict[str, type]
 
 
-def event(index: int, kinds: dict[str, type]) -> Features:
+def event(index: int, kinds: dict[str, type]) -> FeatureValues:
     """Return the features of event number `index`."""
-    x: Features = {}
+    x: FeatureValues = {}
     for place, (name, kind) in enumerate(kinds.items()):
         noise = (index * 2654435761 + place * 40503) % 1009 / 1009
         if kind is str:
@@ -81,7 +81,7 @@ def teach(model: Any, animal: Animal, begin: int, end: int) -> None:
         model.learn_one(event(index, animal.kinds), label(index, animal.task))
 
 
-def ask(model: Any, x: Features, task: Task) -> Any:
+def ask(model: Any, x: FeatureValues, task: Task) -> Any:
     """Return the prediction as scoring asks for it."""
     if task == "regression":
         return model.predict_one(x)

@@ -25,7 +25,7 @@ __all__ = [
     "Event",
     "Example",
     "FeatureValue",
-    "Features",
+    "FeatureValues",
     "Headers",
     "Label",
     "LabelValue",
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 FeatureValue = bool | int | float | str
-Features = dict[str, FeatureValue]
+FeatureValues = dict[str, FeatureValue]
 LabelValue = bool | int | float | str
 Score = float | dict[str, float] | None
 """Binary: probability of True.  Regression: the value.  Multiclass: label -> probability.
@@ -170,7 +170,7 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     """The label that the score means; null without a score."""
     served_by: str
     """`champion`, `previous` (an earlier champion) or `prior` (no model could answer)."""
-    features: Features
+    features: FeatureValues
     """The features as served, by name; a missing one is left out."""
     event_offset: int
     """Offset of the event's record in the partition of the same number."""
@@ -203,7 +203,7 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     """When the label became known, ms."""
     label: LabelValue
     """What turned out to be true."""
-    features: Features
+    features: FeatureValues
     """The features as served with the prediction."""
     scores: dict[str, Score]
     """Every candidate's score at event time, by candidate name."""

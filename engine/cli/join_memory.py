@@ -11,7 +11,7 @@ from typing import Any
 from engine.definition.pipeline import Pipeline
 from operators.join.answered import WaitingAnswer, encode_entry
 from operators.join.pending import RESIDENT_MAX
-from topics.messages import Features, Prediction
+from topics.messages import FeatureValues, Prediction
 
 __all__ = ["bytes_per_answer", "waiting_at", "waiting_text"]
 
@@ -25,7 +25,7 @@ MEMORY_FACTOR = 2
 
 def bytes_per_answer(pipeline: Pipeline) -> int:
     """Return the bytes of a checkpoint file that an answer takes while it waits, estimated."""
-    features: Features = {name: 0.123456789 for name, _ in pipeline.plan.features}
+    features: FeatureValues = {name: 0.123456789 for name, _ in pipeline.plan.features}
     event_id, time_ms = "x" * 32, 1_700_000_000_000
     answer = Prediction(
         prediction_id=f"{pipeline.name}:{event_id}",

@@ -19,7 +19,7 @@ from operators.language.rules import Rule
 from operators.rules.apply import FeatureRules
 from operators.rules.novelty import Novelty, Told
 from operators.state import Operator
-from topics.messages import Alert, Event, Features
+from topics.messages import Alert, Event, FeatureValues
 
 __all__ = ["Checks"]
 
@@ -57,7 +57,7 @@ class Checks:
         if self._schema:
             self._payloads = {read.record.offset: read.record.value for read in run}
 
-    def admitted(self, events: Sequence[Event], crcs: Sequence[int], rows: Sequence[Features]) -> None:
+    def admitted(self, events: Sequence[Event], crcs: Sequence[int], rows: Sequence[FeatureValues]) -> None:
         """Apply the rules about features to the rows of admitted events, and tell what is new."""
         if self._rules is not None:
             for place, hits in self._rules.check_all(rows).items():

@@ -22,7 +22,7 @@ from topics.messages import (
     Alert,
     Event,
     Example,
-    Features,
+    FeatureValues,
     Headers,
     LabelValue,
     Outgoing,
@@ -91,7 +91,7 @@ class Outbox:
         """Return, once, the answer that an earlier owner logged for this event record."""
         return None if self.suppression.empty else self.suppression.answered(event_id, event_offset)
 
-    def answer(self, event: Event, features: Features, served: Served, now_ms: int) -> Prediction:
+    def answer(self, event: Event, features: FeatureValues, served: Served, now_ms: int) -> Prediction:
         """Send what was served to the partition of its event, numbered, and return it."""
         by = Line(served.model_name, served.model_version, served.model_updates, served.served_by)
         answers = self.number(
@@ -103,7 +103,7 @@ class Outbox:
     def number(
         self,
         events: Sequence[Event],
-        rows: Sequence[Features],
+        rows: Sequence[FeatureValues],
         now_ms: int,
         by: Line,
         scores: Sequence[Score],

@@ -26,7 +26,7 @@ from operators.join.answered import Answered
 from operators.models.roster import Roster
 from operators.models.scoring import labels_of
 from operators.race.lessons import Lessons, Serving
-from topics.messages import Decision, Event, Example, Features, LabelValue, Prediction, Quarantine, Score
+from topics.messages import Decision, Event, Example, FeatureValues, LabelValue, Prediction, Quarantine, Score
 
 __all__ = ["LabelledRun", "Prequential"]
 
@@ -35,7 +35,7 @@ class LabelledRun(NamedTuple):
     """Events that carry their labels, as columns of one length."""
 
     events: Sequence[Event]
-    rows: Sequence[Features]
+    rows: Sequence[FeatureValues]
     labels: Sequence[LabelValue]
     crcs: Sequence[int]
 

@@ -36,8 +36,7 @@ from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
 from operators.windows.features import Features
 from topics.codec import Decoded, Rejected
-from topics.messages import Decision, Event, LabelValue, Outgoing, Prediction, Record
-from topics.messages import Features as FeatureRow
+from topics.messages import Decision, Event, FeatureValues, LabelValue, Outgoing, Prediction, Record
 
 __all__ = ["Scorer"]
 
@@ -269,7 +268,7 @@ class Scorer(Composite[Position]):
         admitted.clear()
 
     def _answer_labelled(
-        self, admitted: Admitted, part: slice, rows: Sequence[FeatureRow], now_ms: int
+        self, admitted: Admitted, part: slice, rows: Sequence[FeatureValues], now_ms: int
     ) -> None:
         """Answer events that carry their label and learn them; the entries are there for duplicates."""
         events = admitted.events[part]
@@ -287,7 +286,9 @@ class Scorer(Composite[Position]):
             for event, label, of in zip(events, labels, keys, strict=True):
                 self._joining.enter_windows(of, event.event_time, label)
 
-    def _answer_some(self, admitted: Admitted, part: slice, rows: Sequence[FeatureRow], now_ms: int) -> None:
+    def _answer_some(
+        self, admitted: Admitted, part: slice, rows: Sequence[FeatureValues], now_ms: int
+    ) -> None:
         """Answer events whose labels come later, with what an earlier owner logged where it did."""
         events = admitted.events[part]
         logged = [self.outbox.logged(event.event_id, event.offset) for event in events]

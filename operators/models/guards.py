@@ -28,7 +28,7 @@ from typing import Any
 
 from river.tree.splitter.nominal_splitter_classif import NominalSplitterClassif
 
-from topics.messages import Features, FeatureValue, LabelValue
+from topics.messages import FeatureValue, FeatureValues, LabelValue
 
 __all__ = ["Copied", "FirstLesson", "KnownNames", "KnownValues", "last_step", "without_guard"]
 
@@ -49,16 +49,16 @@ class FirstLesson:
         self.model = model
         self.taught = False
 
-    def learn_one(self, x: Features, y: LabelValue) -> None:
+    def learn_one(self, x: FeatureValues, y: LabelValue) -> None:
         """Learn one example."""
         self.model.learn_one(x, y)
         self.taught = True
 
-    def predict_one(self, x: Features) -> Any:
+    def predict_one(self, x: FeatureValues) -> Any:
         """Return River's answer, None before the first lesson."""
         return self.model.predict_one(x) if self.taught else None
 
-    def predict_proba_one(self, x: Features) -> dict[Any, float]:
+    def predict_proba_one(self, x: FeatureValues) -> dict[Any, float]:
         """Return River's answer, {} before the first lesson."""
         return self.model.predict_proba_one(x) if self.taught else {}
 
@@ -88,17 +88,17 @@ class KnownNames:
         self.model = model
         self.names: set[str] = set()
 
-    def learn_one(self, x: Features, y: LabelValue) -> None:
+    def learn_one(self, x: FeatureValues, y: LabelValue) -> None:
         """Learn one example and its names."""
         self.model.learn_one(x, y)
         if not self.names.issuperset(x) and len(self.names) < KNOWN_MAX:
             self.names.update(x)
 
-    def predict_one(self, x: Features) -> Any:
+    def predict_one(self, x: FeatureValues) -> Any:
         """Return River's answer to the features it knows."""
         return self.model.predict_one(x if self.names.issuperset(x) else self._known(x))
 
-    def predict_proba_one(self, x: Features) -> dict[Any, float]:
+    def predict_proba_one(self, x: FeatureValues) -> dict[Any, float]:
         """Return River's answer to the features it knows."""
         return self.model.predict_proba_one(x if self.names.issuperset(x) else self._known(x))  # type: ignore[no-any-return]
 
@@ -106,7 +106,7 @@ class KnownNames:
         """Return the same guard around a model that has learned nothing."""
         return KnownNames(self.model.clone())
 
-    def _known(self, x: Features) -> Features:
+    def _known(self, x: FeatureValues) -> FeatureValues:
         names = self.names
         return {name: value for name, value in x.items() if name in names}
 
@@ -124,17 +124,17 @@ class KnownValues:
         self.values: set[tuple[str, str | None]] = set()
         """Name and text; None stands for all values that are no text."""
 
-    def learn_one(self, x: Features, y: LabelValue) -> None:
+    def learn_one(self, x: FeatureValues, y: LabelValue) -> None:
         """Learn one example, its names and its texts."""
         self.model.learn_one(x, y)
         if len(self.values) < KNOWN_MAX:
             self.values.update(map(_pair, x.items()))
 
-    def predict_one(self, x: Features) -> Any:
+    def predict_one(self, x: FeatureValues) -> Any:
         """Return River's answer to the features it knows."""
         return self.model.predict_one(self._known(x))
 
-    def predict_proba_one(self, x: Features) -> dict[Any, float]:
+    def predict_proba_one(self, x: FeatureValues) -> dict[Any, float]:
         """Return River's answer to the features it knows."""
         return self.model.predict_proba_one(self._known(x))  # type: ignore[no-any-return]
 
@@ -142,7 +142,7 @@ class KnownValues:
         """Return the same guard around a model that has learned nothing."""
         return KnownValues(self.model.clone())
 
-    def _known(self, x: Features) -> Features:
+    def _known(self, x: FeatureValues) -> FeatureValues:
         values = self.values
         return {item[0]: item[1] for item in x.items() if _pair(item) in values}
 
@@ -200,15 +200,15 @@ class Copied:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def learn_one(self, x: Features, y: LabelValue) -> None:
+    def learn_one(self, x: FeatureValues, y: LabelValue) -> None:
         """Learn one example."""
         self.model.learn_one(x, y)
 
-    def predict_one(self, x: Features) -> Any:
+    def predict_one(self, x: FeatureValues) -> Any:
         """Return River's answer."""
         return copy.deepcopy(self.model).predict_one(x)
 
-    def predict_proba_one(self, x: Features) -> dict[Any, float]:
+    def predict_proba_one(self, x: FeatureValues) -> dict[Any, float]:
         """Return River's answer."""
         return copy.deepcopy(self.model).predict_proba_one(x)  # type: ignore[no-any-return]
 

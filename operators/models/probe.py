@@ -24,7 +24,7 @@ from river import base, compose, conf, ensemble, model_selection, preprocessing
 
 from operators.models.digest import digest
 from operators.models.guards import Copied, FirstLesson, KnownNames, KnownValues
-from topics.messages import Features, FeatureValue, LabelValue, Task
+from topics.messages import FeatureValue, FeatureValues, LabelValue, Task
 
 __all__ = [
     "LESSONS",
@@ -114,7 +114,7 @@ def guarded(model: Any, report: ProbeReport) -> Any:
     return _GUARDS[report.guards](model)
 
 
-def probe(model: Any, samples: Sequence[Features], task: Task) -> ProbeReport:
+def probe(model: Any, samples: Sequence[FeatureValues], task: Task) -> ProbeReport:
     """Return what predicting does to `model`, by trying it on clones; `model` itself is not touched.
 
     `samples` are events like the pipeline's own (`samples_for`), labelled here by turns.
@@ -136,7 +136,7 @@ def probe(model: Any, samples: Sequence[Features], task: Task) -> ProbeReport:
     return ProbeReport(("copy",), trial.changes)
 
 
-def samples_for(kinds: Mapping[str, type]) -> list[Features]:
+def samples_for(kinds: Mapping[str, type]) -> list[FeatureValues]:
     """Return made-up features for a probe; `kinds` maps names to bool, int, float or str.
 
     Numbers are not negative.  Even and odd events differ in every feature, and the probe
@@ -177,12 +177,12 @@ class _Trial(NamedTuple):
     """What learning raised, or asking about ordinary events after lessons."""
 
 
-def _trial(model: Any, samples: Sequence[Features], task: Task) -> _Trial:
+def _trial(model: Any, samples: Sequence[FeatureValues], task: Task) -> _Trial:
     """Teach and ask `model`."""
     changes: list[Moment] = []
     raised: set[Moment] = set()
 
-    def ask(moment: Moment, events: Sequence[Features]) -> str:
+    def ask(moment: Moment, events: Sequence[FeatureValues]) -> str:
         before = digest(model)
         error = _ask(model, events, task)
         if digest(model) != before and moment not in changes:
@@ -210,7 +210,7 @@ def _trial(model: Any, samples: Sequence[Features], task: Task) -> _Trial:
     return _Trial(tuple(changes), frozenset(raised), failed)
 
 
-def _ask(model: Any, events: Sequence[Features], task: Task) -> str:
+def _ask(model: Any, events: Sequence[FeatureValues], task: Task) -> str:
     """Ask for predictions in every way scoring might; return the first error as text."""
     ways = ("predict_one",) if task == "regression" else ("predict_proba_one", "predict_one")
     first = ""
@@ -225,7 +225,7 @@ def _ask(model: Any, events: Sequence[Features], task: Task) -> str:
     return first
 
 
-def with_new_texts(x: Features) -> Features:
+def with_new_texts(x: FeatureValues) -> FeatureValues:
     """Return an event with texts that no other made-up event has."""
     return {name: _NEW if isinstance(value, str) else value for name, value in x.items()}
 
@@ -234,15 +234,15 @@ def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:200]
 
 
-def _uneven(model: Any, samples: Sequence[Features], task: Task) -> bool:
+def _uneven(model: Any, samples: Sequence[FeatureValues], task: Task) -> bool:
     """Return whether a part of `model` that needs a guard does not learn every lesson."""
-    numbers: list[Features] = [{k: v for k, v in x.items() if not isinstance(v, str)} for x in samples]
+    numbers: list[FeatureValues] = [{k: v for k, v in x.items() if not isinstance(v, str)} for x in samples]
     if not numbers[0]:
         numbers = samples_for({"number": float})
     return any(_needs_guard(member, numbers, task) for part in _parts(model) for member in _members(part))
 
 
-def _needs_guard(member: Any, samples: Sequence[Features], task: Task) -> bool:
+def _needs_guard(member: Any, samples: Sequence[FeatureValues], task: Task) -> bool:
     """Probe a member, of one-vs-rest for instance, with labels that it can learn."""
     tasks: tuple[Task, ...] = (task, "binary", "regression")
     for labels in dict.fromkeys(tasks):

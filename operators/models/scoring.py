@@ -22,7 +22,7 @@ from river import base, compose
 from operators.models.direct import direct
 from operators.models.roster import Candidate, Prior, Roster
 from operators.stopwatch import Stopwatch
-from topics.messages import Features, LabelValue, Score, Task
+from topics.messages import FeatureValues, LabelValue, Score, Task
 
 __all__ = [
     "Candidate",
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 ServedBy = Literal["champion", "previous", "prior"]
-ScoreOf = Callable[[Features], Score]
+ScoreOf = Callable[[FeatureValues], Score]
 
 REASON_CHARS_MAX = 200
 """A failure's reason goes into every quarantine record; a repr of a whole model must not."""
@@ -147,7 +147,7 @@ class Scoring:
             "champion" if chain and chain[0][0].name == roster.champion else "previous"
         )
 
-    def serve_all(self, rows: Sequence[Features]) -> list[Served]:
+    def serve_all(self, rows: Sequence[FeatureValues]) -> list[Served]:
         """Return the answer to each event of a run; nothing is learned in between."""
         started = self._stopwatch.clock()
         served = [self.serve(x) for x in rows]
@@ -155,7 +155,7 @@ class Scoring:
             self._stopwatch.model("score", served[0].model_name, started)
         return served
 
-    def serve(self, x: Features) -> Served:
+    def serve(self, x: FeatureValues) -> Served:
         """Return the answer to one event; it always has one."""
         if self._roster.revision != self._revision:
             self._bind()
@@ -182,11 +182,11 @@ class Scoring:
         label = label_of(self._task, score, self._threshold)
         return Served(score, label, "prior", "prior", 0, prior.updates, not prior.updates, failures)
 
-    def shadow(self, x: Features, model_name: str, served_score: Score) -> Shadowed:
+    def shadow(self, x: FeatureValues, model_name: str, served_score: Score) -> Shadowed:
         """Return every candidate's score of an event that `model_name` answered with `served_score`."""
         return self.shadow_all([(x, model_name, served_score)])[0]
 
-    def shadow_all(self, answered: Sequence[tuple[Features, str, Score]]) -> list[Shadowed]:
+    def shadow_all(self, answered: Sequence[tuple[FeatureValues, str, Score]]) -> list[Shadowed]:
         """Return every candidate's score of each event, with who answered it and the score that served.
 
         Must run before any later label is learned, as `serve` did; the score that served is reused.  One
@@ -231,10 +231,10 @@ def score_function(task: Task, predictor: Any) -> ScoreOf:
     return (_binary if task == "binary" else _multiclass)(_chances(predictor))
 
 
-def _chances(predictor: Any) -> Callable[[Features], Any]:
+def _chances(predictor: Any) -> Callable[[FeatureValues], Any]:
     """Return `predict_proba_one`, or a stand-in for classifiers that only name a label (all on one)."""
 
-    def certain(x: Features) -> dict[Any, float]:
+    def certain(x: FeatureValues) -> dict[Any, float]:
         label = predictor.predict_one(x)
         return {} if label is None else {label: 1.0}
 
@@ -243,7 +243,7 @@ def _chances(predictor: Any) -> Callable[[Features], Any]:
         return certain
     named_only = False
 
-    def first(x: Features) -> Any:
+    def first(x: FeatureValues) -> Any:
         nonlocal named_only
         if named_only:
             return certain(x)
@@ -265,8 +265,8 @@ def _has_chances(predictor: Any) -> bool:
     return isinstance(predictor, base.Classifier) and own not in (None, base.Classifier.predict_proba_one)
 
 
-def _binary(probabilities: Callable[[Features], Any]) -> ScoreOf:
-    def score(x: Features) -> float | None:
+def _binary(probabilities: Callable[[FeatureValues], Any]) -> ScoreOf:
+    def score(x: FeatureValues) -> float | None:
         chances = probabilities(x)
         if not chances:
             return None
@@ -285,8 +285,8 @@ def _binary(probabilities: Callable[[Features], Any]) -> ScoreOf:
     return score
 
 
-def _multiclass(probabilities: Callable[[Features], Any]) -> ScoreOf:
-    def score(x: Features) -> dict[str, float] | None:
+def _multiclass(probabilities: Callable[[FeatureValues], Any]) -> ScoreOf:
+    def score(x: FeatureValues) -> dict[str, float] | None:
         chances = probabilities(x)
         if not chances:
             return None
@@ -297,8 +297,8 @@ def _multiclass(probabilities: Callable[[Features], Any]) -> ScoreOf:
     return score
 
 
-def _regression(predict: Callable[[Features], Any]) -> ScoreOf:
-    def score(x: Features) -> float | None:
+def _regression(predict: Callable[[FeatureValues], Any]) -> ScoreOf:
+    def score(x: FeatureValues) -> float | None:
         value = predict(x)
         if value is None:
             return None

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 from operators.models.probe import LESSONS, SAMPLES, label_for, samples_for, with_new_texts
 from operators.models.scoring import reason_of, score_function
 from topics.errors import DefinitionError
-from topics.messages import Features, FeatureValue, Task
+from topics.messages import FeatureValue, FeatureValues, Task
 
 __all__ = ["check_model"]
 
@@ -44,7 +44,7 @@ class _Case(NamedTuple):
     """Rows of one kind, and what each of them lacks or has."""
 
     name: Literal["usual", "unmet text", "missing", "bare start"]
-    rows: Sequence[Features]
+    rows: Sequence[FeatureValues]
     marks: Sequence[tuple[str, ...]]
     """Features that make a row special, one entry a row."""
 
@@ -96,7 +96,7 @@ def _cases(kinds: Mapping[str, type], optional: Sequence[str]) -> Iterator[_Case
         )
 
 
-def _try(model: Any, rows: Sequence[Features], task: Task) -> tuple[_Failure | None, set[str]]:
+def _try(model: Any, rows: Sequence[FeatureValues], task: Task) -> tuple[_Failure | None, set[str]]:
     """Let a clone score and learn `rows`; return what ended it early, and the classes it named."""
     clone = model.clone()
     score_of = score_function(task, clone)
@@ -179,12 +179,12 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[:5]) + more
 
 
-def _shown(row: Features) -> str:
+def _shown(row: FeatureValues) -> str:
     text = repr(row)
     return text if len(text) <= ROW_CHARS_MAX else f"{text[:ROW_CHARS_MAX]}...}}"
 
 
-def _without(row: Features, names: Collection[str]) -> dict[str, FeatureValue]:
+def _without(row: FeatureValues, names: Collection[str]) -> dict[str, FeatureValue]:
     return {name: value for name, value in row.items() if name not in names}
 
 

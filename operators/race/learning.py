@@ -34,7 +34,7 @@ from operators.race.lessons import Lessons, Sick
 from operators.race.losses import Loss, ScaledError, loss_of
 from operators.state import StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
-from topics.messages import Command, Decision, Example, Features, LabelValue, Task
+from topics.messages import Command, Decision, Example, FeatureValues, LabelValue, Task
 
 __all__ = ["Learning"]
 
@@ -102,11 +102,11 @@ class Learning:
         self._scale = self.loss if isinstance(self.loss, ScaledError) else None
         self._revision = -1
         """Of the line-up that `_learners` are of."""
-        self._learners: list[tuple[Candidate, Callable[[Features, LabelValue], object]]] = []
+        self._learners: list[tuple[Candidate, Callable[[FeatureValues, LabelValue], object]]] = []
         self._dirty = True
 
     def lessons(
-        self, rows: Sequence[Features], labels: Sequence[LabelValue], names: AbstractSet[str]
+        self, rows: Sequence[FeatureValues], labels: Sequence[LabelValue], names: AbstractSet[str]
     ) -> Lessons:
         """Let every candidate score and learn rows, of which `learn` is told next; nothing else changes yet.
 

@@ -27,7 +27,7 @@ from operators.models.guards import without_guard
 from operators.models.roster import Candidate, Roster
 from operators.models.scoring import Failure, ScoreOf, ServedBy, reason_of
 from operators.stopwatch import Stopwatch
-from topics.messages import Example, Features, LabelValue, Score
+from topics.messages import Example, FeatureValues, LabelValue, Score
 
 __all__ = ["Lessons", "Serving", "Sick"]
 
@@ -66,7 +66,7 @@ class Lessons:
     def __init__(
         self,
         roster: Roster,
-        rows: Sequence[Features],
+        rows: Sequence[FeatureValues],
         labels: Sequence[LabelValue],
         score_of: Callable[[Any], ScoreOf],
         names: AbstractSet[str],
@@ -188,7 +188,10 @@ def _calls_of(candidate: Candidate, model: Any, score_of: Callable[[Any], ScoreO
 
 
 def _score_and_learn(
-    score_of: ScoreOf, learn_one: Callable[[Any, Any], None], rows: Sequence[Features], labels: Sequence[Any]
+    score_of: ScoreOf,
+    learn_one: Callable[[Any, Any], None],
+    rows: Sequence[FeatureValues],
+    labels: Sequence[Any],
 ) -> tuple[list[Score], int, Exception | None]:
     """Score, then learn row by row; return the scores, how many were learned, and what ended it early."""
     scores: list[Score] = []

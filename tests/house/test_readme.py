@@ -193,13 +193,6 @@ def test_inline_code_is_closed_on_its_line(name: str) -> None:
     assert not [line for line in FENCE.sub("", DOCUMENTS[name]).splitlines() if line.count("`") % 2]
 
 
-def test_the_walk_is_told_in_its_order() -> None:
-    told = re.findall(r"^\d+\. `([\w/]+\.py)`", README, re.MULTILINE)
-    assert told[:2] == ["engine/kafka/source.py", "engine/worker/loop.py"]
-    assert told[-1] == "operators/race/arena.py"
-    assert len(told) == len(set(told)) == 16
-
-
 # -- tables that mirror the code ----------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from river.tree.splitter.nominal_splitter_classif import NominalSplitterClassif
 from operators.models.artefacts import allow_for, dump, load
 from operators.models.digest import digest
 from operators.models.guards import Copied, FirstLesson, KnownNames, KnownValues
-from topics.messages import Features
+from topics.messages import FeatureValues
 
 KEY = b"a key of thirty-two bytes, about"
 
@@ -42,7 +42,7 @@ def test_scaler_and_logistic_answer_as_river_does() -> None:
     """With names never learned too: River scales them to 0.0 and has no weight for them."""
     guard, bare = KnownNames(scaler()), scaler()
     for index in range(200):
-        x: Features = {"a": index % 7 / 3, "b": float(index % 2)}
+        x: FeatureValues = {"a": index % 7 / 3, "b": float(index % 2)}
         if index % 3:
             x[f"n{index // 40}"] = index / 10
         assert guard.predict_proba_one(x) == bare.predict_proba_one(x)
@@ -87,7 +87,7 @@ def test_what_a_guard_knows_is_stored_with_the_model(guard: Any) -> None:
     model.learn_one({"a": 1.0, "city": "Bern"}, True)
     again, _ = load(dump(model, key=KEY, meta={}), key=KEY, allowed=allowed)
     assert digest(again) == digest(model)
-    x: Features = {"a": 2.0, "city": "Bern", "new": 1}
+    x: FeatureValues = {"a": 2.0, "city": "Bern", "new": 1}
     assert again.predict_proba_one(x) == model.predict_proba_one(x)
     again.learn_one(x, False)
     model.learn_one(x, False)
@@ -134,7 +134,7 @@ def test_asking_a_tree_about_texts_leaves_it_as_it_was() -> None:
 
 def test_a_guard_leaves_the_event_as_it_was() -> None:
     for guard in (KnownNames(machine()), KnownValues(machine())):
-        x: Features = {"a": 1.0, "city": "Bern"}
+        x: FeatureValues = {"a": 1.0, "city": "Bern"}
         guard.predict_proba_one(x)
         guard.learn_one(x, True)
         assert x == {"a": 1.0, "city": "Bern"}

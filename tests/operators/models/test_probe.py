@@ -12,7 +12,7 @@ from river_zoo import ZOO, Animal, ask, event, label
 from operators.models.digest import digest
 from operators.models.guards import Copied, FirstLesson, KnownNames, KnownValues
 from operators.models.probe import ProbeReport, guarded, probe, samples_for
-from topics.messages import Features
+from topics.messages import FeatureValues
 
 LOG = 72
 SLOW_EVERY = 8
@@ -53,7 +53,7 @@ EXPECTED = {
 }
 
 
-def odd_event(index: int, animal: Animal) -> Features:
+def odd_event(index: int, animal: Animal) -> FeatureValues:
     """Return an event whose names and texts change as a log's do: new ones come, old ones stay away."""
     x = event(index, animal.kinds)
     if index % 5 == 0:
@@ -104,7 +104,7 @@ def untaught(model: Any) -> bool:
     return isinstance(model, FirstLesson) and not model.taught
 
 
-def outcome(model: Any, x: Features, animal: Animal) -> Any:
+def outcome(model: Any, x: FeatureValues, animal: Animal) -> Any:
     """Return the prediction, or the name of what was raised: some models refuse what they never saw."""
     try:
         return ask(model, dict(x), animal.task)
@@ -112,7 +112,7 @@ def outcome(model: Any, x: Features, animal: Animal) -> Any:
         return type(error).__name__
 
 
-def try_to_teach(model: Any, x: Features, index: int, animal: Animal) -> None:
+def try_to_teach(model: Any, x: FeatureValues, index: int, animal: Animal) -> None:
     y = label(index, animal.task)
     try:
         model.learn_one(dict(x), y)
@@ -158,10 +158,10 @@ def test_a_model_of_the_users_own_that_counts_its_predictions() -> None:
         def __init__(self) -> None:
             self.asked = 0
 
-        def learn_one(self, x: Features, y: bool) -> None:
+        def learn_one(self, x: FeatureValues, y: bool) -> None:
             pass
 
-        def predict_proba_one(self, x: Features) -> dict[bool, float]:  # noqa: ARG002
+        def predict_proba_one(self, x: FeatureValues) -> dict[bool, float]:  # noqa: ARG002
             self.asked += 1
             return {True: 1 / self.asked, False: 1 - 1 / self.asked}
 

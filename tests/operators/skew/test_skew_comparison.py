@@ -37,7 +37,7 @@ from operators.language.by import Expression
 from operators.skew.comparison import UNKNOWN, Found, Scope, Skew
 from topics import headers
 from topics.codec import Decoded, decode_prediction
-from topics.messages import Event, Features, Prediction, Record
+from topics.messages import Event, FeatureValues, Prediction, Record
 
 HOUR_MS = 3_600_000
 START = 1_700_000_000_000
@@ -80,7 +80,7 @@ EVERY_KIND: dict[str, Expression] = {
 }
 
 
-def answer(event: Event, row: Features) -> Prediction:
+def answer(event: Event, row: FeatureValues) -> Prediction:
     names = ("m", 1, 0, "champion", 0.5, True, "champion")
     return Prediction(
         f"p:{event.event_id}", event.event_id, event.event_time, 0, *names, row, event.offset, 1, event.offset
@@ -94,7 +94,7 @@ def decoded(event: Event) -> Decoded:
 def compared(
     definition: Mapping[str, Expression],
     history: Sequence[Event],
-    rows: Sequence[Features],
+    rows: Sequence[FeatureValues],
     partitions: int = 1,
     **settings: Any,
 ) -> list[list[Found]]:
