@@ -1,14 +1,16 @@
-"""The gate of the house: rooms, signs, imports, names, functions; the walk is in `test_walk.py`.
+"""The gate of the house: rooms, signs, imports, names, functions, and the length of the walk.
 
 What is no gate, and why: the length of a file or a class.  A file is as long as its idea; cut at a limit, it
-becomes two files that nobody understands alone.  `python -m pytest tests/house -k 'rooms or walk' -s` prints
-the longest files, the fattest classes and the walk.
+becomes two files that nobody understands alone.  `python -m pytest tests/house/test_rooms.py -s` prints the
+longest files, the fattest classes and the walk.
 """
 
 from __future__ import annotations
 
 import ast
+import asyncio
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from paths import CHECKOUT
-from walk import PRODUCT
+from walk import PRODUCT, Walk, walk_of_event, walk_of_label
 
 RANK = {"topics": 0, "operators": 1, "engine": 2, "loadtest": 3, "headrace": 4}
 PURE = ("topics", "operators", "engine/machines")
@@ -40,6 +42,8 @@ BELOW = {
 """Which other packages of their floor these may import; a package that is not here may import any."""
 FOLDER_FILES_MAX = 15
 FUNCTION_LINES_MAX = 70
+EVENT_FILES_MAX, EVENT_LINES_MAX = 19, 975
+LABEL_FILES_MAX = 37
 SHOWN = 12
 """Longest files and fattest classes that are printed."""
 
@@ -213,6 +217,46 @@ def test_no_code_is_made_of_text() -> None:
         and ast.unparse(node.func).removeprefix("builtins.") in {"exec", "eval", "compile"}
     ]
     assert not made
+
+
+# -- the walk -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def event_walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    return asyncio.run(walk_of_event(tmp_path_factory.mktemp("event")))
+
+
+@pytest.fixture(scope="module")
+def label_walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    return asyncio.run(walk_of_label(tmp_path_factory.mktemp("label")))
+
+
+def test_the_walk_of_an_event_fits_one_sitting(event_walk: Walk) -> None:
+    table = event_walk.table("one event, from the poll to its prediction's batch")
+    print(f"\n{table}")
+    assert not event_walk.generated, table
+    assert len(event_walk.lines) <= EVENT_FILES_MAX, table
+    assert sum(event_walk.lines.values()) <= EVENT_LINES_MAX, table
+
+
+def test_the_walk_of_a_label_to_a_swap_fits_one_sitting(label_walk: Walk) -> None:
+    table = label_walk.table("one label, from the poll to a champion swap")
+    print(f"\n{table}")
+    assert not label_walk.generated, table
+    assert len(label_walk.lines) <= LABEL_FILES_MAX, table
+
+
+def test_the_readme_tells_the_walk(event_walk: Walk, label_walk: Walk) -> None:
+    """Every file of an event's walk in its order and no other, then those that only a label enters."""
+    readme = (CHECKOUT / "README.md").read_text()
+    _, _, chapter = readme.partition("## How one event walks through the files")
+    events, found, labels = chapter.partition("\n## ")[0].partition("Then the label comes")
+    assert found
+    wanted = list(event_walk.lines), [path for path in label_walk.lines if path not in event_walk.lines]
+    for text, paths in zip((events, labels), wanted, strict=True):
+        told = re.findall(r"^\d+\. `([\w/]+\.py)`", text, re.MULTILINE)
+        assert told == paths, "\n".join(paths)
 
 
 # -- what is printed ---------------------------------------------------------------------------------
