@@ -134,6 +134,7 @@ class Worker:
                 raise
             raise known.exceptions[0] from None
         finally:
+            self._ready = False
             await self._checkpoints.abandon()
             await self._source.stop()
             await self._sink.stop()
@@ -206,6 +207,7 @@ class Worker:
         if assigned is None:
             return
         numbers = self._inputs.numbers(assigned)
+        self._ready = False  # of a member that held nothing, nothing was revoked
         self.partitions.owned.clear()
         self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.

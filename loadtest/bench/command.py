@@ -7,7 +7,6 @@ Lives here: options in, a report out.  Never here: the run itself (`openloop.py`
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +26,7 @@ from loadtest.bench.machine import cores, machine
 from loadtest.bench.openloop import LabelLoad, Load, LoadOutcome, OpenLoop
 from loadtest.bench.sandbox import sandbox
 from loadtest.bench.verdict import Measured, judge
+from loadtest.signals import interrupted_by_signals
 from topics.codec import encode_json
 from topics.durations import duration_ms
 from topics.errors import SettingsError
@@ -90,8 +90,7 @@ def command(
     histogram_class()  # if it is missing, that is said before anything starts
     definition = load_pipeline(pipeline)
     feed = _feed(definition, events, seed)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with interrupted_by_signals():
         if live:
             typer.echo(LIVE.format(events=definition.catalog["events"]), err=True)
             found = report(plan, definition, _run(kafka, plan, definition, feed, None), learned=None)
@@ -106,8 +105,6 @@ def command(
                 outcome = _run(kafka, plan, own.pipeline, feed, labels)
                 due = outcome.labels if labels is not None else outcome.account.answered
                 found = report(plan, definition, outcome, learned=own.learned(due, plan.patience_s))
-    finally:
-        signal.signal(signal.SIGTERM, before)
     if json:
         typer.echo(encode_json(found).decode())
     else:

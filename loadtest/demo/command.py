@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from engine.kafka.topic_admin import ensure_topics
 from loadtest.demo.pace import FeedPace, Flood, TwoThirds
 from loadtest.demo.race import Race
 from loadtest.demo.sample import CATALOG, EXAMPLE_FOLDER, read_sample
+from loadtest.signals import interrupted_by_signals
 from loadtest.worker_process import WorkerProcess, worker_command
 from topics.errors import BrokerError, HeadraceError
 
@@ -69,10 +69,10 @@ def run(
     started_s = time.perf_counter()
     console = console or Console()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what goes wrong is raised, or seen as a stall
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
     try:
-        _with_processes(Race(console, folder, started_s, pace), example, events, keep=keep)
+        with interrupted_by_signals():
+            _with_processes(Race(console, folder, started_s, pace), example, events, keep=keep)
     except KeyboardInterrupt:
         console.print("stopped: broker and worker are down")
         shutil.rmtree(folder, ignore_errors=True)
@@ -81,8 +81,6 @@ def run(
         console.print(f"error: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
         console.print(f"logs: {folder}/worker.log {folder}/broker.log", soft_wrap=True, highlight=False)
         return 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
     shutil.rmtree(folder, ignore_errors=True)
     return 0
 

@@ -160,6 +160,34 @@ async def finished(scene: Scene) -> None:
         await running
 
 
+def test_a_worker_is_not_ready_and_can_be_scraped_while_it_takes_over_and_after_it_has_left(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker() as (worker, running):
+            await scene.publish(0, FIRST)
+            await scene.answered(watch, FIRST)
+            opened, reasons = worker._opened, []
+
+            async def scraped(positions: Any) -> bool:
+                worker.status()
+                reasons.append(worker.not_ready())
+                return await opened(positions)
+
+            monkeypatch.setattr(worker, "_opened", scraped)
+            async with worker._turn:
+                # A member that holds nothing has nothing revoked before it is assigned.
+                worker.partitions.owned.clear()
+                await worker._source._assigned(worker._source._consumer.assignment())
+            await until(lambda: running.done() or (reasons and not worker.not_ready()), "taken over")
+            worker.stop()
+            await running
+            worker.status()
+            assert all([*reasons, worker.not_ready()])
+
+    play(scenario)
+
+
 def test_the_loop_answers_while_a_checkpoint_is_written(play: Play) -> None:
     async def scenario(scene: Scene, watch: Watch) -> None:
         async with scene.worker() as (worker, running):
