@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.definition.pipeline import Pipeline
-from operators.join.answered import WaitingAnswer, encode_entry
+from operators.join.entries import WaitingAnswer, encode_entry
 from operators.join.pending import RESIDENT_MAX
 from topics.messages import FeatureValues, Prediction
 

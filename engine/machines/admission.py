@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.intake import EventRead
-from operators.join.answered import Answered
+from operators.join.entries import Answered
 from operators.join.join import Join, Open
 from topics.codec import Decoded
 from topics.messages import Event, LabelValue

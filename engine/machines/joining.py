@@ -12,7 +12,7 @@ from engine.machines.admission import Admission
 from engine.machines.intake import LabelRead
 from engine.machines.outbox import Outbox
 from engine.machines.refusals import Refusals
-from operators.join.answered import WaitingAnswer
+from operators.join.entries import WaitingAnswer
 from operators.join.join import Join, Joined
 from operators.windows.features import Features, JoinedLabel, label_entry
 from topics.codec import Rejected

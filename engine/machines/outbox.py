@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
-from operators.join.answered import WaitingAnswer
+from operators.join.entries import WaitingAnswer
 from operators.join.join import Joined
 from operators.models.scoring import Failure, Served
 from topics import headers

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
 from engine.machines.outbox import Line, Outbox, Scored
-from operators.join.answered import Answered
+from operators.join.entries import Answered
 from operators.models.roster import Roster
 from operators.models.scoring import labels_of
 from operators.race.lessons import Lessons, Serving

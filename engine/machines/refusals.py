@@ -11,7 +11,7 @@ from collections import Counter
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.outbox import Outbox
-from operators.join.answered import WaitingAnswer
+from operators.join.entries import WaitingAnswer
 from operators.join.join import EARLY_BYTES_MAX, EarlyLabel
 from topics.codec import Rejected, encode
 from topics.messages import Record

@@ -28,7 +28,7 @@ from engine.machines.prequential import LabelledRun, Prequential
 from engine.machines.refusals import Refusals
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
-from operators.join.answered import WaitingAnswer
+from operators.join.entries import WaitingAnswer
 from operators.join.join import EarlyLabel, Join
 from operators.language.plan import FeaturePlan
 from operators.models.scoring import Failure, Roster, Scoring

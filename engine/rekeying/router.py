@@ -26,7 +26,7 @@ from engine.kafka.sink import partition_of
 from engine.machines.admission import Admission, Position
 from engine.machines.intake import EventRead, LabelRead, Run
 from engine.rekeying.outgoing import RekeyingOutbox
-from operators.join.answered import Waiting
+from operators.join.entries import Waiting
 from operators.join.join import Join, Joined
 from operators.rekeying.merge import NEVER, Merge, Taken
 from operators.rekeying.pending_values import PendingValues

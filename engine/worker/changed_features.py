@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import structlog
 
 from engine.definition.text import Change
-from operators.join.answered import END_NAME, FIRST_NAME, with_keys
+from operators.join.entries import END_NAME, FIRST_NAME, with_keys
 from operators.join.pending import entries_apart
 from operators.state import StateDelta, StateEntries, StoredEntries, named, under
 from operators.windows.features import Features

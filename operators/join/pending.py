@@ -13,7 +13,7 @@ memory when a checkpoint has been committed.  They are read by id when an event 
 (a run's ids at once, `recall`), and in the order of their deadlines when the watermark comes near.
 
 An id that is new, as nearly all are, costs a look at the small entries only, which say where the large ones
-are (`answered.py`).
+are (`entries.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
-from operators.join.answered import (
+from operators.join.entries import (
     END_NAME,
     FIRST_NAME,
     ID_AT,

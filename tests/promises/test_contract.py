@@ -32,7 +32,7 @@ from operators import (
 )
 from operators.claims.rule import Reader
 from operators.drift.detectors import Drift
-from operators.join.answered import Waiting, WaitingAnswer
+from operators.join.entries import Waiting, WaitingAnswer
 from operators.join.join import Join
 from operators.join.pending import Pending
 from operators.language.plan import compile_features

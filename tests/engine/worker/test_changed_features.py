@@ -12,7 +12,7 @@ from test_spill import KeptInDict
 
 from engine.worker.changed_features import carried_over, difference
 from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
-from operators.join.answered import WaitingAnswer
+from operators.join.entries import WaitingAnswer
 from operators.join.join import Join
 from operators.language.fields import Expression, windows_of
 from operators.language.plan import FeaturePlan, compile_features

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.join.answered import Answered, WaitingAnswer
+from operators.join.entries import Answered, WaitingAnswer
 from operators.join.join import EarlyLabel, Join, Joined
 from topics.codec import encode
 from topics.messages import Label, Prediction

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.join.answered import Answered, WaitingAnswer
+from operators.join.entries import Answered, WaitingAnswer
 from operators.join.join import Join
 from operators.state import StateDelta
 from topics.codec import encode

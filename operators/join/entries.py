@@ -1,4 +1,4 @@
-"""What waits for its label: one event, answered or not, and the names of its entries in a checkpoint.
+"""The entry of an event that waits for its label, answered or not, and its name in a checkpoint.
 
 Lives here: the values, their bytes, their order.  Never here: how many wait, and where (`pending.py`).
 
