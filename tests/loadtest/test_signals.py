@@ -6,12 +6,21 @@ import signal
 import sys
 import time
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
 from loadtest.signals import interrupted_by_signals
 
 DEADLINE_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def in_the_foreground() -> Iterator[None]:
+    """A shell lets what it starts in the background ignore SIGINT, and so would Python."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Referred:
