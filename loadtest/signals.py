@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,13 +28,16 @@ def interrupted_by_signals() -> Iterator[None]:
 
     For the main thread, outside of a loop that has signal handlers of its own.
     """
-    signals = (signal.SIGTERM, signal.SIGALRM)
-    handlers = [signal.signal(number, signal.default_int_handler) for number in signals]
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     hook = sys.unraisablehook
+    again: list[threading.Timer] = []
+    main = threading.get_ident()
 
     def raise_again(dropped: Any) -> None:
         if isinstance(dropped.exc_value, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+            timer = threading.Timer(AGAIN_S, signal.pthread_kill, (main, signal.SIGTERM))
+            again[:] = [timer]
+            timer.start()
         else:
             hook(dropped)
 
@@ -42,6 +46,7 @@ def interrupted_by_signals() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in zip(signals, handlers, strict=True):
-            signal.signal(number, handler)
+        for timer in again:
+            timer.cancel()
+            timer.join()  # no signal may come once its handler is the old one
+        signal.signal(signal.SIGTERM, handler)
