@@ -12,6 +12,7 @@ snapshot -> restore -> continue equals continue, to the bit.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -25,6 +26,7 @@ __all__ = [
     "StateDelta",
     "StateEntries",
     "StoredEntries",
+    "WholeState",
     "named",
     "under",
 ]
@@ -141,6 +143,24 @@ class Changes(Generic[Key]):
         delta.update((name(key), encode(entries[key])) for key in self.written)
         self.clear()
         return delta
+
+
+class WholeState(ABC):
+    """An operator of few entries, which are written all together or not at all."""
+
+    _dirty = True
+    """Whether anything changed since the last `delta` or `restore`: kept up by the operator."""
+
+    @abstractmethod
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+
+    def delta(self) -> StateDelta:
+        """Return the whole state if it changed since the last call."""
+        if not self._dirty:
+            return {}
+        self._dirty = False
+        return dict(self.snapshot())
 
 
 Data = TypeVar("Data", bytes, bytes | None)

@@ -16,6 +16,7 @@ The scorer and the router of one partition take the same records, and so admit t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Generic, cast
@@ -26,10 +27,11 @@ from engine.definition.pipeline import Pipeline
 from engine.machines.intake import EventRead
 from operators.join.entries import Answered
 from operators.join.join import Join, Open
+from operators.state import StoredEntries
 from topics.codec import Decoded
 from topics.messages import Event, LabelValue
 
-__all__ = ["Admission", "Admitted", "Position"]
+__all__ = ["Admission", "Admitted", "Position", "new_join"]
 
 _NEVER = 1 << 62
 
@@ -43,6 +45,27 @@ class Position(Struct):
     """Next offset of the labels partition."""
     time_max: int = -1
     """Largest event time seen, ms; -1 before the first event."""
+
+
+def new_join(
+    pipeline: Pipeline,
+    counts: Counter[tuple[str, str]] | None = None,
+    *,
+    stored: StoredEntries | None = None,
+) -> Join[Open]:
+    """Return the empty join of a definition: its wait, its implicit label, its bounds.
+
+    `stored` reads the entries as of the last checkpoint; without it all are in memory.
+    """
+    labels = pipeline.labels
+    return Join(
+        counts,
+        wait_ms=labels.wait_ms,
+        implicit=pipeline.implicit_label,
+        pending_max=labels.pending_max,
+        early_max=labels.early_max,
+        stored=stored,
+    )
 
 
 class Admission(Generic[Open]):

@@ -18,7 +18,7 @@ from typing import cast
 from zlib import crc32
 
 from engine.definition.pipeline import Pipeline
-from engine.machines.admission import Admission, Admitted, Position
+from engine.machines.admission import Admission, Admitted, Position, new_join
 from engine.machines.checks import Checks
 from engine.machines.intake import EventRead, Intake, Run
 from engine.machines.joining import Joining
@@ -79,14 +79,7 @@ class Scorer(Composite[Position]):
         decoders, ahead_ms = (pipeline.event_decoder(), pipeline.label_decoder()), pipeline.max_ahead_ms
         self.intake = Intake(*decoders, max_ahead_ms=ahead_ms, stopwatch=self._stopwatch)
         self.features = Features(plan, self.counts)
-        self.join: Join[WaitingAnswer] = Join(
-            self.counts,
-            wait_ms=pipeline.labels.wait_ms,
-            implicit=pipeline.implicit_label,
-            pending_max=pipeline.labels.pending_max,
-            early_max=pipeline.labels.early_max,
-            stored=stored,
-        )
+        self.join: Join[WaitingAnswer] = new_join(pipeline, self.counts, stored=stored)
         position = Position()
         self.admission = Admission(pipeline, position, self.join)
         self.scoring = Scoring(pipeline.task, roster, pipeline.threshold, self._stopwatch)

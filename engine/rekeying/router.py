@@ -23,7 +23,7 @@ from msgspec import Raw
 
 from engine.definition.pipeline import Pipeline
 from engine.kafka.sink import partition_of
-from engine.machines.admission import Admission, Position
+from engine.machines.admission import Admission, Position, new_join
 from engine.machines.intake import EventRead, LabelRead, Run
 from engine.rekeying.outgoing import RekeyingOutbox
 from operators.join.entries import Waiting
@@ -78,13 +78,7 @@ class Router(Composite[_Position]):
         self._partitions = pipeline.events.partitions
         self._decode = pipeline.event_decoder().decode
         self._grace_ms = pipeline.grace_ms
-        self._join: Join[Waiting] = Join(
-            wait_ms=pipeline.labels.wait_ms,
-            implicit=pipeline.implicit_label,
-            pending_max=pipeline.labels.pending_max,
-            early_max=pipeline.labels.early_max,
-            stored=stored,
-        )
+        self._join: Join[Waiting] = new_join(pipeline, stored=stored)
         position = _Position()
         self._admission = Admission(pipeline, position, self._join)
         self.committed = self._join.committed

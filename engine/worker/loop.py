@@ -191,7 +191,7 @@ class Worker:
         async with self._turn:
             log.info("partitions revoked", partitions=sorted({number for _, number in partitions}))
             await self._save()
-            self.partitions.owned.clear()
+            self.partitions.release()
             self._assigned = None
             self.follower.release()
 
@@ -208,7 +208,7 @@ class Worker:
             return
         numbers = self._inputs.numbers(assigned)
         self._ready = False  # of a member that held nothing, nothing was revoked
-        self.partitions.owned.clear()
+        self.partitions.release()
         self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
         await self.follower.lead(0 in numbers)
@@ -220,7 +220,7 @@ class Worker:
         else:
             self.follower.read_back()
         if not await self._opened(self.partitions.starts()):
-            self.partitions.owned.clear()
+            self.partitions.release()
             return
         search_rarely()  # what is restored stays
         self._ready = True
@@ -344,7 +344,7 @@ class Worker:
             await self._checkpoints.finish()
         except ClaimError as error:
             log.warning("fenced: another owner claimed; claiming again", reason=str(error))
-            self.partitions.owned.clear()
+            self.partitions.release()
             self._assigned = self._source.assignment
         else:
             self.metrics.checkpoint_time_s = time.time()

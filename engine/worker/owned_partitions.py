@@ -114,6 +114,10 @@ class OwnedPartitions:
         """
         self.owned = {number: await self._take_over(number) for number in numbers}
 
+    def release(self) -> None:
+        """Own nothing: what was not saved is done again by the next owner."""
+        self.owned = {}
+
     async def _take_over(self, number: int) -> Partition:
         """Claim a partition and restore it.
 

@@ -19,10 +19,9 @@ from topics.rekeying import RekeyedLabel, RekeyingId, RekeyingMessage, message_i
 
 __all__ = ["SUPPRESSED_MAX", "LoggedMessages", "Suppression"]
 
-LOGGED_MAX = 2_000_000
-"""Records a replay may have to leave out, some 200 bytes each: some minutes without a checkpoint."""
 SUPPRESSED_MAX = 2_000_000
-"""Records a replay may have to leave out, about 1 KB each: some minutes without a checkpoint."""
+"""Records a replay may have to leave out, about 1 KB each, or some 200 bytes on internal topics: some minutes
+without a checkpoint."""
 
 
 class LoggedMessages:
@@ -35,7 +34,7 @@ class LoggedMessages:
     (True, False)
     """
 
-    def __init__(self, logged_max: int = LOGGED_MAX) -> None:
+    def __init__(self, logged_max: int = SUPPRESSED_MAX) -> None:
         self._logged_max = logged_max
         self.ids: dict[RekeyingId, str] = {}
         """Each with the event id of a label; asked at every event whether there are any."""

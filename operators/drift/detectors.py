@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 from river.base import BinaryDriftDetector, DriftDetector
 
-from operators.state import StateDelta, StateEntries
+from operators.state import StateEntries, WholeState
 from topics.errors import DefinitionError
 from topics.messages import Example, FeatureValue, LabelValue
 
@@ -126,7 +126,7 @@ class _WatchState(msgspec.Struct):
     recent: list[float]
 
 
-class DriftWatch:
+class DriftWatch(WholeState):
     """All detectors of a pipeline.
 
     `dump` and `load` turn River's detectors into bytes and back.
@@ -148,7 +148,6 @@ class DriftWatch:
         self._on_label = [watch for watch in self._watches if watch.drift.on == "label"]
         self._on_feature = [(watch, watch.feature) for watch in self._watches if watch.feature is not None]
         self._dump, self._load = dump, load
-        self._dirty = True
 
     @property
     def detections(self) -> dict[tuple[str, str], int]:
@@ -195,13 +194,6 @@ class DriftWatch:
             )
             for number, watch in enumerate(self._watches)
         }
-
-    def delta(self) -> StateDelta:
-        """Return the state if it changed since the last call."""
-        if not self._dirty:
-            return {}
-        self._dirty = False
-        return dict(self.snapshot())
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""

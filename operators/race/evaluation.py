@@ -25,7 +25,7 @@ from river.metrics.base import BinaryMetric, MeanMetric
 from operators.models.scoring import label_of
 from operators.race.curve import Cells, Curve
 from operators.race.losses import brier, multiclass_brier
-from operators.state import StateDelta, StateEntries
+from operators.state import StateEntries, WholeState
 from topics.messages import Example, LabelValue, Score, Task
 
 __all__ = ["SERVED", "Brier", "Evaluation", "default_metrics"]
@@ -118,7 +118,7 @@ class _Card:
                     update(label, answer)
 
 
-class Evaluation:
+class Evaluation(WholeState):
     """Metrics of every candidate and of what was served.
 
     `chosen` are River metrics, cloned for each candidate; metrics that need labels get the label
@@ -154,7 +154,6 @@ class Evaluation:
         """Losses of what was served with each of them ..."""
         self._losses: list[Mapping[str, float | None]] = []
         """... and of candidates, the same in each."""
-        self._dirty = True
 
     def add(self, example: Example, served_loss: float | None, losses: Mapping[str, float | None]) -> None:
         """Count an example, with the loss of what was served and of every candidate in the race.
@@ -311,13 +310,6 @@ class Evaluation:
             "recent": msgspec.msgpack.encode(list(self._recent)),
             "curves": msgspec.msgpack.encode(curves),
         }
-
-    def delta(self) -> StateDelta:
-        """Return the state if it changed since the last call."""
-        if not self._dirty:
-            return {}
-        self._dirty = False
-        return dict(self.snapshot())
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""

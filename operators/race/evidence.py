@@ -39,7 +39,7 @@ import msgspec
 
 from operators.race.correlation import Neighbours
 from operators.race.losses import LossName
-from operators.state import StateDelta, StateEntries
+from operators.state import StateEntries, WholeState
 from topics.durations import duration_ms, duration_text
 from topics.errors import DefinitionError
 
@@ -184,7 +184,7 @@ class _State(msgspec.Struct):
     examples_closed: int = 0
 
 
-class Evidence:
+class Evidence(WholeState):
     """Compare every challenger with the champion, block by block of labels.
 
     >>> evidence = Evidence(Promotion(false_swap_every=100, evidence_block=1, min_examples=10))
@@ -203,7 +203,6 @@ class Evidence:
         self._size = block if isinstance(block, int) else 0
         self._false_swap_every = promotion.false_swap_every
         self._state = _State()
-        self._dirty = True
 
     def update(self, champion: str, losses: Mapping[str, float | None], label_time: int) -> list[Verdict]:
         """Weigh one example; return the challengers proven better, most evidence first, mostly none.
@@ -315,13 +314,6 @@ class Evidence:
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
         return {"evidence": msgspec.msgpack.encode(self._state)}
-
-    def delta(self) -> StateDelta:
-        """Return the state if it changed since the last call."""
-        if not self._dirty:
-            return {}
-        self._dirty = False
-        return dict(self.snapshot())
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""

@@ -32,7 +32,7 @@ from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence, Verdict
 from operators.race.lessons import Lessons, Sick
 from operators.race.losses import Loss, ScaledError, loss_of
-from operators.state import StateDelta, StateEntries
+from operators.state import StateEntries, WholeState
 from operators.stopwatch import Stopwatch
 from topics.messages import Command, Decision, Example, FeatureValues, LabelValue, Task
 
@@ -48,7 +48,7 @@ class _State(msgspec.Struct):
     scale: tuple[float, float, float] | None = None
 
 
-class Learning:
+class Learning(WholeState):
     """The one place where an example is tested and learned.
 
     `examples` counts what was learned, `time` is the largest label time so far, ms.  Decisions act
@@ -103,7 +103,6 @@ class Learning:
         self._revision = -1
         """Of the line-up that `_learners` are of."""
         self._learners: list[tuple[Candidate, Callable[[FeatureValues, LabelValue], object]]] = []
-        self._dirty = True
 
     def lessons(
         self, rows: Sequence[FeatureValues], labels: Sequence[LabelValue], names: AbstractSet[str]
@@ -251,13 +250,6 @@ class Learning:
         scale = None if self._scale is None else self._scale.state()
         own = _State(self.examples, self.time, scale)
         return {"learning": msgspec.msgpack.encode(own), **self._roster.prior.snapshot()}
-
-    def delta(self) -> StateDelta:
-        """Return the state if it changed since the last call."""
-        if not self._dirty:
-            return {}
-        self._dirty = False
-        return dict(self.snapshot())
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state; the line-up has been restored before."""

@@ -71,15 +71,13 @@ Counts = Counter[tuple[str, str]]
 FUNCTION_FAILURES: Final = "function_failures"
 
 TEXT_MAX: Final = 256
-"""Characters of a text that a window keeps; texts are compared by so many."""
+"""Characters of a text that a window keeps and tells apart, and that a user's function may return."""
 NOTHING: Final[dict[Any, Any]] = {}
 """In place of aggregates and looked-up values where none are looked at."""
 
 
 HASH_BYTES: Final = 8
 """Of a digest: with at most 2**24 buckets the remainder favours none by more than 2**-40."""
-RETURNED_TEXT_MAX: Final = 256
-"""Characters that a function may return: as many as a window tells texts apart by."""
 WHOLE_MAX: Final = 2**63 - 1
 """What a checkpoint holds of a whole number."""
 
@@ -417,7 +415,7 @@ def returned(value: object, kind: type) -> FeatureValue | None:
     elif kind is int and isinstance(value, int) and not isinstance(value, bool):
         if -WHOLE_MAX <= value <= WHOLE_MAX:
             return int(value)
-    elif kind is str and isinstance(value, str) and len(value) <= RETURNED_TEXT_MAX:
+    elif kind is str and isinstance(value, str) and len(value) <= TEXT_MAX:
         return str(value)
     raise ValueError(f"{type(value).__name__}, not {kind.__name__}, or not finite, or too large")
 
