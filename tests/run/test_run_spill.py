@@ -12,7 +12,7 @@ import pytest
 from reading import counting, decoded, folded_digests, read_topic, saved_digests, watching
 from running import Message, fresh_name, in_process, make_topics, publish, until, write_pipeline
 
-import engine.machines.scorer
+import engine.machines.admission
 from engine.cli.main import load_pipeline
 from engine.settings import KafkaSettings, Settings
 from operators.join.join import Join
@@ -59,7 +59,7 @@ def fraud(topic: str, number: int) -> Message:
 def test_answers_that_wait_on_disk_join_after_a_takeover(
     broker: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine.machines.scorer, "Join", partial(Join, resident_max=RESIDENT_MAX))
+    monkeypatch.setattr(engine.machines.admission, "Join", partial(Join, resident_max=RESIDENT_MAX))
     asyncio.run(scenario(broker, tmp_path))
 
 
