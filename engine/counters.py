@@ -27,7 +27,7 @@ class CounterFamily(NamedTuple):
     """One counter: the name it is counted under, what Prometheus sees, the label values that exist from the
     start."""
 
-    kind: str
+    counted_as: str
     """The name under which scorers, learner and loops count."""
     name: str
     documentation: str

@@ -87,7 +87,7 @@ class ModelStatus(NamedTuple):
 
     name: str
     version: int
-    kind: str
+    class_name: str
     alias: str
     updates: int
     evidence: float
@@ -120,7 +120,7 @@ class Metrics(Collector):
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.counts: Counts = Counter(
-            {(family.kind, value): 0 for family in COUNTERS for value in family.values(pipeline)}
+            {(family.counted_as, value): 0 for family in COUNTERS for value in family.values(pipeline)}
         )
         self.seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
         """As `counts`, of what is measured."""
@@ -161,10 +161,10 @@ class Metrics(Collector):
         )
         info.add_metric([version("headrace"), version("river"), self._pipeline], 1.0)
         yield info
-        for kind, name, documentation, labels, _ in COUNTERS:
+        for counted_as, name, documentation, labels, _ in COUNTERS:
             family = CounterMetricFamily(name, documentation, labels=labels)
             for (counted, value), count in sorted({**self.counts, **self.seconds}.items()):
-                if counted == kind:
+                if counted == counted_as:
                     family.add_metric(value.split(" ", len(labels) - 1), count)
             yield family
         yield self.prediction_duration.family(
@@ -233,7 +233,7 @@ def _model_gauges(status: Status) -> Iterator[Metric]:
         labels=["model", "metric", "window"],
     )
     for model in status.models:
-        info.add_metric([model.name, str(model.version), model.kind, model.alias], 1.0)
+        info.add_metric([model.name, str(model.version), model.class_name, model.alias], 1.0)
         updates.add_metric([model.name], model.updates)
         evidence.add_metric([model.name], model.evidence)
     for labels, value in status.scores.items():

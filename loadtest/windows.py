@@ -130,9 +130,9 @@ def river() -> Step:
             rolling = cards.get(event["card"])
             if rolling is None:
                 rolling = cards[event["card"]] = [
-                    utils.TimeRolling(kind, period=timedelta(milliseconds=span_ms))
+                    utils.TimeRolling(statistic, period=timedelta(milliseconds=span_ms))
                     for span_ms in SPANS_MS.values()
-                    for kind in (stats.Sum, stats.Mean)
+                    for statistic in (stats.Sum, stats.Mean)
                 ]
             now = datetime.fromtimestamp(event["ts"] / 1_000, UTC).replace(tzinfo=None)
             for each in rolling:

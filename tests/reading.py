@@ -31,7 +31,7 @@ class Read(NamedTuple):
     """A record of a log that is no claim, and whether it counts."""
 
     counts: bool
-    kind: str
+    record_type: str
     value: dict[str, Any]
 
 
@@ -45,14 +45,16 @@ class Fold:
 
     def read(self, record: Any) -> Read | None:
         """Take the next record of the partition; None for a claim."""
-        kind, value = kind_of(record), json.loads(record.value)
+        record_type, value = record_type_of(record), json.loads(record.value)
         source = value.get("source_partition", record.partition)
-        if kind == "claim":
+        if record_type == "claim":
             if value["claim"] > self._owners.get(source, (0, None))[0]:
                 self._owners[source] = value["claim"], 0
                 self.claims.append(value["claim"])
             return None
-        return Read(kind == "command" or self._counts(source, value), kind or "prediction", value)
+        return Read(
+            record_type == "command" or self._counts(source, value), record_type or "prediction", value
+        )
 
     def _counts(self, source: int, value: Mapping[str, Any]) -> bool:
         held, expected = self._owners.get(source, (0, None))
@@ -65,7 +67,7 @@ class Fold:
         return True
 
 
-def kind_of(record: Any) -> str:
+def record_type_of(record: Any) -> str:
     return dict(record.headers).get("headrace-kind", b"").decode()
 
 
@@ -76,13 +78,13 @@ def folded(records: Iterable[Any]) -> list[Read]:
     return [read for read in found if read is not None]
 
 
-def counting(records: Iterable[Any], kind: str = "prediction") -> dict[str, dict[str, Any]]:
-    """Return the records of one kind that count, by event id; fail if an id counts twice."""
+def counting(records: Iterable[Any], record_type: str = "prediction") -> dict[str, dict[str, Any]]:
+    """Return the records of one type that count, by event id; fail if an id counts twice."""
     found: dict[str, dict[str, Any]] = {}
     for read in folded(records):
-        if read.counts and read.kind == kind:
+        if read.counts and read.record_type == record_type:
             event_id = read.value["event_id"]
-            assert event_id not in found, f"{kind} of {event_id} counts twice"
+            assert event_id not in found, f"{record_type} of {event_id} counts twice"
             found[event_id] = read.value
     return found
 
@@ -91,7 +93,7 @@ def claims_of(records: Iterable[Any], source: int = 0) -> list[int]:
     """Return the claims that took effect for one source, in log order."""
     fold = Fold()
     for record in records:
-        if kind_of(record) == "claim" and json.loads(record.value)["source_partition"] == source:
+        if record_type_of(record) == "claim" and json.loads(record.value)["source_partition"] == source:
             fold.read(record)
     return fold.claims
 
@@ -123,7 +125,7 @@ class Watch:
     def _take(self, tp: TopicPartition, read: Read | None) -> None:
         if read is None:
             return
-        if read.kind == "command":
+        if read.record_type == "command":
             self.commands[read.value["command_id"]] += 1
             return
         event_id = read.value["event_id"]

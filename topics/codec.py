@@ -356,8 +356,12 @@ class LabelDecoder:
 
 
 def _rejected(record: Record, error: Exception) -> Rejected:
-    kind = type(error)
-    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    error_type = type(error)
+    name = (
+        error_type.__name__
+        if error_type.__module__ == "builtins"
+        else f"{error_type.__module__}.{error_type.__name__}"
+    )
     return Rejected(record, "decode", name, str(error))
 
 

@@ -1,38 +1,38 @@
-"""Header names and values: CloudEvents, W3C trace context, dead letters, record kinds."""
+"""Header names and values: CloudEvents, W3C trace context, dead letters, record types."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from topics.messages import Headers, Record, RecordKind
+from topics.messages import Headers, Record, RecordType
 
 __all__ = [
     "CLAIM",
     "COMMAND",
     "EXAMPLE",
     "FEATURES",
-    "KIND",
     "MEANINGS",
     "QUARANTINE",
     "REASON",
+    "RECORD_TYPE",
     "UNREADABLE",
     "HeaderMeaning",
     "Refusal",
     "cloud_event",
     "dead_letter",
-    "kind_of",
+    "record_type_of",
     "refusal_of",
     "traced",
 ]
 
-KIND = "headrace-kind"
+RECORD_TYPE = "headrace-kind"
 FEATURES = "headrace-features"
 """The version of all features together, on predictions: what it stands for is in the catalogue."""
-EXAMPLE: Headers = ((KIND, b"example"),)
-CLAIM: Headers = ((KIND, b"claim"),)
-QUARANTINE: Headers = ((KIND, b"quarantine"),)
-COMMAND: Headers = ((KIND, b"command"),)
-_KINDS: dict[bytes, RecordKind] = {
+EXAMPLE: Headers = ((RECORD_TYPE, b"example"),)
+CLAIM: Headers = ((RECORD_TYPE, b"claim"),)
+QUARANTINE: Headers = ((RECORD_TYPE, b"quarantine"),)
+COMMAND: Headers = ((RECORD_TYPE, b"command"),)
+_RECORD_TYPES: dict[bytes, RecordType] = {
     b"example": "example",
     b"claim": "claim",
     b"quarantine": "quarantine",
@@ -61,7 +61,7 @@ class HeaderMeaning(NamedTuple):
 
 MEANINGS = (
     HeaderMeaning(
-        KIND,
+        RECORD_TYPE,
         ("examples", "predictions", "rekey", "rekeyed"),
         "What the record is: `example`, `quarantine`, `command` or `claim`. On predictions only claim records"
         " have it.",
@@ -120,11 +120,11 @@ MEANINGS = (
 """Every header that Headrace writes; dead letters keep the refused record's own as well."""
 
 
-def kind_of(headers: Headers) -> RecordKind | None:
-    """Return what a record of a claimed log is, or None where no known kind is named."""
+def record_type_of(headers: Headers) -> RecordType | None:
+    """Return what a record of a claimed log is, or None where its header names no such type."""
     for name, value in headers:
-        if name == KIND:
-            return _KINDS.get(value)
+        if name == RECORD_TYPE:
+            return _RECORD_TYPES.get(value)
     return None
 
 
@@ -135,17 +135,17 @@ def traced(headers: Headers) -> Headers:
     return tuple(header for header in headers if header[0] in _TRACE and len(header[1] or b"") <= TRACE_MAX)
 
 
-def cloud_event(kind: str, source: str) -> Headers:
+def cloud_event(event_type: str, source: str) -> Headers:
     """Return the constant part of CloudEvents' binary-mode headers.
 
-    `kind` is the reverse-DNS type, `source` who writes; id and time are the
+    `event_type` is the reverse-DNS type, `source` who writes; id and time are the
     record's own (`ce_id` is added per record).  See CloudEvents Kafka protocol
     binding 1.0, section 3.2.
     """
     return (
         ("content-type", b"application/json"),
         ("ce_specversion", b"1.0"),
-        ("ce_type", kind.encode()),
+        ("ce_type", event_type.encode()),
         ("ce_source", source.encode()),
     )
 

@@ -35,7 +35,7 @@ __all__ = [
     "Prediction",
     "Quarantine",
     "Record",
-    "RecordKind",
+    "RecordType",
     "Score",
     "Task",
 ]
@@ -62,7 +62,7 @@ OutgoingRole = Literal[
     "alerts",
 ]
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
-RecordKind = Literal["example", "claim", "quarantine", "command"]
+RecordType = Literal["example", "claim", "quarantine", "command"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
 CommandWord = Literal["promote", "rollback", "pin", "unpin", "pause", "resume"]
 DecisionType = Literal[

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from topics.codec import decode_claim
-from topics.headers import kind_of
+from topics.headers import record_type_of
 from topics.messages import Claim, FeatureValue, Record
 
 __all__ = [
@@ -146,7 +146,7 @@ class RekeyedValues(Struct, gc=False, tag="values"):
 
 RekeyingMessage = RekeyedEvent | RekeyedLabel | Progress | RekeyedValues
 RekeyingId = tuple[str, int, int, int]
-"""(kind, stage, event's partition, event's offset): which record it is, whoever makes it."""
+"""(type, stage, event's partition, event's offset): which record it is, whoever makes it."""
 
 
 def message_id(message: RekeyingMessage) -> RekeyingId | None:
@@ -166,7 +166,7 @@ def decode_rekeying(record: Record) -> RekeyingMessage | Claim | None:
     if record.value is None:
         return None
     try:
-        if kind_of(record.headers) == "claim":
+        if record_type_of(record.headers) == "claim":
             return decode_claim(record.value)
         decoded: RekeyingMessage = _decoder.decode(record.value)
     except msgspec.MsgspecError:

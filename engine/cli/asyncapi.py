@@ -33,7 +33,7 @@ def asyncapi(pipeline: Pipeline) -> dict[str, Any]:
     described = {role: (key, value) for role, _, key, value in catalog.describe()}
     plans = catalog.plan(events=pipeline.events.partitions)
     schemas, names = components(
-        (kind for plan in plans for kind in messages_of(pipeline, plan.role)),
+        (message_type for plan in plans for message_type in messages_of(pipeline, plan.role)),
         "#/components/schemas/{name}",
         pipeline,
     )
@@ -41,7 +41,7 @@ def asyncapi(pipeline: Pipeline) -> dict[str, Any]:
         plan.role: _messages(
             plan.role,
             described[plan.role][0],
-            {kind: names[kind] for kind in messages_of(pipeline, plan.role)},
+            {message_type: names[message_type] for message_type in messages_of(pipeline, plan.role)},
         )
         for plan in plans
     }
@@ -95,12 +95,12 @@ def _messages(role: Role, key: str, names: Mapping[type[Struct], str]) -> dict[s
     if not names:
         return {role: _message(role, key, {"description": "The refused bytes, as they came."})}
     return {
-        f"{role}-{kind.__name__}": _message(
+        f"{role}-{message_type.__name__}": _message(
             role,
-            None if kind is Claim or key.startswith("none") else key,
+            None if message_type is Claim or key.startswith("none") else key,
             {"$ref": f"#/components/schemas/{name}"},
         )
-        for kind, name in names.items()
+        for message_type, name in names.items()
     }
 
 

@@ -85,5 +85,5 @@ def waiting_text(waiting: Mapping[str, Any], wait: str) -> Iterator[str]:
         if row["given_up"]:
             yield f"  wait {wait}: {rate} {count:,} waiting answers, more than pending_max"
         else:
-            disk, memory = (f"{row[kind] / 1e6:,.0f} MB" for kind in ("disk_bytes", "memory_bytes"))
+            disk, memory = (f"{row[column] / 1e6:,.0f} MB" for column in ("disk_bytes", "memory_bytes"))
             yield f"  wait {wait}: {rate} {count:,} waiting answers, {disk} on disk, {memory} in memory"

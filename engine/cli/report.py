@@ -98,7 +98,7 @@ def print_description(described: dict[str, Any]) -> None:
     )
     for line in waiting_text(described["waiting"], duration_text(described["wait_ms"])):
         _out.print(line)
-    models = ", ".join(f"{name} ({kind})" for name, kind in described["models"].items())
+    models = ", ".join(f"{name} ({class_name})" for name, class_name in described["models"].items())
     _out.print(f"models: {models}")
     for name, told in described["scoring"].items():
         _out.print(f"  {name}: {told}")

@@ -60,10 +60,10 @@ class Components(NamedTuple):
 def json_schema(pipeline: Pipeline | None = None) -> dict[str, Any]:
     """Return one JSON Schema whose `$defs` are all messages; with a pipeline, its events and labels too."""
     if pipeline is None:
-        types = [kind for kinds in MESSAGES.values() for kind in kinds]
+        types = [one for on_topic in MESSAGES.values() for one in on_topic]
         name = "Headrace"
     else:
-        types = [kind for role in pipeline.catalog.roles.values() for kind in messages_of(pipeline, role)]
+        types = [one for role in pipeline.catalog.roles.values() for one in messages_of(pipeline, role)]
         name = pipeline.name
     return {
         "$schema": DRAFT,
@@ -87,16 +87,18 @@ def components(
     """Return the schemas of these types and of what they refer to, with every field's meaning."""
     types = list(dict.fromkeys(types))
     refs, found = msgspec.json.schema_components(types, ref_template=ref_template)
-    names = {kind: ref["$ref"].rpartition("/")[2] for kind, ref in zip(types, refs, strict=True)}
+    names = {
+        message_type: ref["$ref"].rpartition("/")[2] for message_type, ref in zip(types, refs, strict=True)
+    }
     for schema in found.values():
         if "description" in schema:
             schema["description"] = _first(schema["description"])
-    for kind in types:
-        properties = found[names[kind]].get("properties", {})
-        for name, said in field_docs(kind).items():
+    for message_type in types:
+        properties = found[names[message_type]].get("properties", {})
+        for name, said in field_docs(message_type).items():
             if name in properties:
                 properties[name] = {"description": said} | properties[name]
-        if pipeline is not None and issubclass(kind, LabelMessage):
+        if pipeline is not None and issubclass(message_type, LabelMessage):
             name = pipeline.labels.label
             properties[name] = {"description": properties[name]["description"], **_label(pipeline)}
     return Components(found, names)
@@ -110,14 +112,14 @@ def _label(pipeline: Pipeline) -> dict[str, Any]:
 
 
 @cache
-def field_docs(kind: type[msgspec.Struct]) -> Mapping[str, str]:
+def field_docs(message_type: type[msgspec.Struct]) -> Mapping[str, str]:
     """Return the docstring behind each field of a Struct, by the field's name on the wire.
 
     Empty where the source is not there to be read.
     """
-    names = {field.name: field.encode_name for field in msgspec.structs.fields(kind)}
+    names = {field.name: field.encode_name for field in msgspec.structs.fields(message_type)}
     docs: dict[str, str] = {}
-    for owner in reversed(kind.__mro__):
+    for owner in reversed(message_type.__mro__):
         try:
             (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
         except (OSError, TypeError, SyntaxError, ValueError):

@@ -22,7 +22,7 @@ from engine.offline.json_lines import lines_of
 from engine.settings import KafkaSettings
 from topics.codec import time_ms
 from topics.errors import SettingsError
-from topics.headers import kind_of
+from topics.headers import record_type_of
 from topics.messages import Outgoing, Record
 
 __all__ = ["send_file", "tail_topic"]
@@ -45,7 +45,7 @@ async def tail_topic(
         nonlocal hidden
         async for records in read_log(kafka, topic, partition, start):
             for record in records:
-                if not claims and kind_of(record.headers) == "claim":
+                if not claims and record_type_of(record.headers) == "claim":
                     hidden += 1
                 else:
                     await queue.put(record)

@@ -20,7 +20,7 @@ from operators.models.guards import last_step
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["check_detectors", "check_kinds", "checked_models", "task_of"]
+__all__ = ["check_detectors", "check_model_classes", "checked_models", "task_of"]
 
 CANDIDATES_MAX = 16
 """Every candidate scores every event; more than this is a search, not a race."""
@@ -89,11 +89,11 @@ def task_of(models: Mapping[str, Any], event_type: type[msgspec.Struct], label_f
         )
     if two:
         return "binary"
-    kind = get_type_hints(event_type).get(label_field) if label_field is not None else None
-    return "multiclass" if kind is str or (several and kind is not bool) else "binary"
+    label_type = get_type_hints(event_type).get(label_field) if label_field is not None else None
+    return "multiclass" if label_type is str or (several and label_type is not bool) else "binary"
 
 
-def check_kinds(models: Mapping[str, Any], task: Task) -> None:
+def check_model_classes(models: Mapping[str, Any], task: Task) -> None:
     """Raise DefinitionError for a model whose class does not fit `task`, and for an unknown task."""
     if task not in get_args(Task):
         raise DefinitionError(
@@ -116,10 +116,10 @@ def check_kinds(models: Mapping[str, Any], task: Task) -> None:
             )
 
 
-def check_detectors(drifts: Sequence[Drift], kinds: Mapping[str, type], task: Task) -> None:
+def check_detectors(drifts: Sequence[Drift], feature_types: Mapping[str, type], task: Task) -> None:
     """Raise DefinitionError for detectors that would never fire, or not again on the same log.
 
-    `kinds` maps features to bool, int, float or str.
+    `feature_types` maps features to bool, int, float or str.
     """
     for drift in drifts:
         name = type(drift.detector).__name__
@@ -134,18 +134,20 @@ def check_detectors(drifts: Sequence[Drift], kinds: Mapping[str, type], task: Ta
                 hint='watch "loss", or a feature that is a number: on="feature:NAME"',
             )
         if drift.on.startswith(FEATURE):
-            _check_watched(name, drift.on.removeprefix(FEATURE), kinds)
+            _check_watched(name, drift.on.removeprefix(FEATURE), feature_types)
 
 
-def _check_watched(detector: str, feature: str, kinds: Mapping[str, type]) -> None:
-    if feature not in kinds:
-        close = get_close_matches(feature, kinds, n=1)
+def _check_watched(detector: str, feature: str, feature_types: Mapping[str, type]) -> None:
+    if feature not in feature_types:
+        close = get_close_matches(feature, feature_types, n=1)
         raise DefinitionError(
             f"drift detector {detector} watches feature `{feature}`, which does not exist",
-            hint=f"did you mean {close[0]!r}?" if close else f"watch one of: {', '.join(list(kinds)[:10])}",
+            hint=f"did you mean {close[0]!r}?"
+            if close
+            else f"watch one of: {', '.join(list(feature_types)[:10])}",
         )
-    if kinds[feature] is str:
-        numbers = [name for name, kind in kinds.items() if kind is not str]
+    if feature_types[feature] is str:
+        numbers = [name for name, feature_type in feature_types.items() if feature_type is not str]
         raise DefinitionError(
             f"drift detector {detector} watches feature `{feature}`, which is text: it would never fire",
             hint=f"watch a number: {', '.join(numbers[:10])}"

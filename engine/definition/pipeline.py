@@ -17,7 +17,7 @@ from typing import Any
 
 from river import metrics
 
-from engine.definition.candidates import check_detectors, check_kinds, checked_models, task_of
+from engine.definition.candidates import check_detectors, check_model_classes, checked_models, task_of
 from engine.definition.streams import Labels, Topic
 from engine.definition.text import model_text
 from operators.drift.detectors import Drift
@@ -129,7 +129,7 @@ class Pipeline:
                 f"champion `{champion}` is no model", hint=f"name one of: {', '.join(models)}"
             )
         task = self.task if str(self.task) else task_of(models, self.events.type, self.labels.field)
-        check_kinds(models, task)
+        check_model_classes(models, task)
         plan = compile_features(
             self.features,
             self.events.type,

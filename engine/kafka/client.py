@@ -88,7 +88,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 
 def broker_error(error: BaseException, doing: str, kafka: KafkaSettings) -> BrokerError:
     """Return the BrokerError of an error of aiokafka: what was being done, what went wrong, what helps."""
-    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), "")
+    hint = next((hint for error_type, hint in _HINTS if isinstance(error, error_type)), "")
     if isinstance(error, TimeoutError):
         return BrokerError(
             f"{doing}: no answer within the deadline",

@@ -45,7 +45,7 @@ class BrokerWait:
         _since_s[self] = time.monotonic()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End, answered or not."""
         global _answered_s  # noqa: PLW0603 - of the process, as the waits are

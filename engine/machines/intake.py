@@ -10,7 +10,7 @@ records, so that catching up after an outage expires no prediction whose label l
 Records that are no valid message have no time and go at once, in their place.
 
     events   10   20        30        |      runs:  [e10 e20] [l25] [e30] ...
-    labels             25             |             a run is as long as one kind lasts
+    labels             25             |             a run ends where the other input goes on
 
     events   10   20                  |      runs:  [e10] [l15], then nothing: a label of 17 may be next
     labels      15   (unread: yes)    |             (unread: no)  ... [e20]
@@ -69,7 +69,7 @@ LabelRun = list[LabelRead]
 
 
 class Run(NamedTuple):
-    """Consecutive records of one kind; exactly one of the two lists is not empty."""
+    """Consecutive events or consecutive labels; exactly one of the two lists is not empty."""
 
     events: EventRun
     labels: LabelRun

@@ -4,7 +4,7 @@ Lives here: which record of the log means what, and which one is next.  Never he
 example does (`operators/race/learning.py`), reading the log, publishing models, clocks.
 
 The learner is a pure function of its log: same records, same models, same decisions, however
-the records are cut into batches.  Four kinds of records change it, each at its own offset
+the records are cut into batches.  Records of four types change it, each at its own offset
 (examples and quarantines only if they count, `operators/claims/rule.py`):
 
     example ──> test, then train     quarantine ──> a sick candidate leaves
@@ -47,8 +47,8 @@ from operators.stopwatch import Stopwatch
 from topics.codec import decode_claim, decode_example, decode_quarantine
 from topics.commands import command_id, decode_command
 from topics.errors import ClaimError, ModelError
-from topics.headers import kind_of
-from topics.messages import Decision, Example, Quarantine, Record, RecordKind, Task
+from topics.headers import record_type_of
+from topics.messages import Decision, Example, Quarantine, Record, RecordType, Task
 
 __all__ = ["Learner"]
 
@@ -188,14 +188,14 @@ class Learner:
                     break  # a resume sends the shell back
                 continue
             self._check_nothing_skipped(record)
-            kind = None if record.value is None else kind_of(record.headers)
-            example = self._example(record) if kind == "example" else None
+            record_type = None if record.value is None else record_type_of(record.headers)
+            example = self._example(record) if record_type == "example" else None
             if example is None or record.offset != place.reading:
                 decisions += self._step(examples)
             if example is not None:
                 examples.append(example)
-            elif kind is not None:
-                decisions += self._fold_other(kind, record)
+            elif record_type is not None:
+                decisions += self._fold_other(record_type, record)
             place.position = place.reading = record.offset + 1
         return decisions + self._step(examples)
 
@@ -223,7 +223,7 @@ class Learner:
         waited = place.reading - place.position
         place.reading = record.offset + 1
         waiting = place.reading - place.position
-        decisions = self._command(record) if kind_of(record.headers) == "command" else []
+        decisions = self._command(record) if record_type_of(record.headers) == "command" else []
         if not self.paused:
             place.commands_done, place.reading = place.reading, place.position
         elif any(waited < told <= waiting for told in BACKLOGS_TOLD):
@@ -241,11 +241,11 @@ class Learner:
                 offset=record.offset,
             )
 
-    def _fold_other(self, kind: RecordKind, record: Record) -> list[Decision]:
+    def _fold_other(self, record_type: RecordType, record: Record) -> list[Decision]:
         """Fold what is no example."""
         value = record.value or b""
         try:
-            match kind:
+            match record_type:
                 case "claim":
                     claim = decode_claim(value)
                     self.reader.claim(claim.source_partition, claim.claim)

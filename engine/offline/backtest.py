@@ -236,14 +236,20 @@ class Backtest:
             "model_seconds": self._model_seconds(),
             "correlated": self._correlated(),
             "rules": {
-                name.partition(" ")[2]: count for (kind, name), count in counts.items() if kind == "rule_hits"
+                name.partition(" ")[2]: count
+                for (counted_as, name), count in counts.items()
+                if counted_as == "rule_hits"
             },
-            "alerts": {name: count for (kind, name), count in counts.items() if kind == "alerts"},
+            "alerts": {name: count for (counted_as, name), count in counts.items() if counted_as == "alerts"},
             "function_failures": {
-                name: count for (kind, name), count in counts.items() if kind == FUNCTION_FAILURES
+                name: count for (counted_as, name), count in counts.items() if counted_as == FUNCTION_FAILURES
             },
             "outcomes": {
-                metric: {name: count for (kind, name), count in counts.items() if kind == metric and count}
+                metric: {
+                    name: count
+                    for (counted_as, name), count in counts.items()
+                    if counted_as == metric and count
+                }
                 for metric in OUTCOMES
             },
             "labels_waiting": self.run.scorer.join.early,

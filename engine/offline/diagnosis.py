@@ -260,26 +260,26 @@ def _labels(facts: Facts, inputs: InputFiles) -> Iterator[Cause]:
         yield from _between(facts, inputs)
 
 
-_KINDS: dict[Task, frozenset[str]] = {
+_LABEL_FORMS: dict[Task, frozenset[str]] = {
     "binary": frozenset({"bool", "zero or one"}),
     "multiclass": frozenset({"text", "whole number", "zero or one"}),
     "regression": frozenset({"number", "whole number", "zero or one"}),
 }
-"""What labels of a task may be, by the kinds of `first_lines.py`."""
+"""What labels of a task may be, by the forms of `first_lines.py`."""
 _GUESSES: tuple[Task, ...] = ("binary", "multiclass", "regression")
 
 
 def _task(facts: Facts, head: FirstLines) -> Cause | None:
     """Return what task the labels are of, where that is another one."""
-    wrong = {kind: count for kind, count in head.labels.items() if kind not in _KINDS[facts.task]}
+    wrong = {form: count for form, count in head.labels.items() if form not in _LABEL_FORMS[facts.task]}
     if not wrong:
         return None
-    kind = max(wrong, key=lambda kind: wrong[kind])
-    meant = next((task for task in _GUESSES if kind in _KINDS[task] and task != facts.task), None)
+    form = max(wrong, key=lambda form: wrong[form])
+    meant = next((task for task in _GUESSES if form in _LABEL_FORMS[task] and task != facts.task), None)
     if meant is None:
         return None
     return Cause(
-        f"the models' task is {facts.task}, the labels are of another: {head.label} ({kind})",
+        f"the models' task is {facts.task}, the labels are of another: {head.label} ({form})",
         f"write Pipeline(..., task={meant!r}), with models for it",
     )
 

@@ -53,7 +53,7 @@ class FirstLines:
     backwards: int = 0
     """Times below the largest before them."""
     labels: Counter[str] = field(default_factory=Counter)
-    """Labels by kind: `text`, `bool`, `zero or one`, `whole number`, `number`, `other`."""
+    """Labels by form: `text`, `bool`, `zero or one`, `whole number`, `number`, `other`."""
     label: str = ""
     """One label, as JSON."""
     missing: Counter[str] = field(default_factory=Counter)
@@ -94,7 +94,7 @@ def head_of(lines: Iterable[bytes], names: Names) -> FirstLines:
             head.backwards += at < newest
             newest = max(newest, at)
         if names.label is not None and (label := row.get(names.label)) is not None:
-            head.labels[_kind(label)] += 1
+            head.labels[_label_form(label)] += 1
             head.label = head.label or orjson.dumps(label).decode()[:SHOWN_MAX]
         if head.lines >= HEAD_LINES_MAX:
             break
@@ -116,7 +116,7 @@ def _time(value: Any) -> int | None:
         return None
 
 
-def _kind(label: object) -> str:
+def _label_form(label: object) -> str:
     match label:
         case bool():
             return "bool"

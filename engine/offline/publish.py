@@ -81,7 +81,7 @@ def merged(events: Iterable[FileLine], labels: Iterable[FileLine]) -> Iterator[F
 
 
 def steps(lines: Iterable[FileLine]) -> Iterator[list[FileLine]]:
-    """Cut lines into steps of one kind, none empty; each is acknowledged before the next one leaves."""
+    """Cut lines into steps of only events or only labels; a step is acknowledged before the next leaves."""
     rest = iter(lines)
     while part := list(itertools.islice(rest, SLICE_RECORDS)):
         for is_label in (True, False):

@@ -179,7 +179,7 @@ class PartitionSkew:
         for record in records:
             if record.value is None:
                 continue
-            if headers.kind_of(record.headers) == "claim":
+            if headers.record_type_of(record.headers) == "claim":
                 claim = decode_claim(record.value)
                 self._reader.claim(claim.source_partition, claim.claim)
                 self._begun = True

@@ -277,13 +277,15 @@ class Router(Composite[_Position]):
 
     def may_send(self, found: RekeyingId, event_id: str) -> bool:
         """Return whether a replay may still make this record, which the log has."""
-        kind, _, _, offset = found
+        name, _, _, offset = found
         if offset >= self.position.events:
             return True
-        if kind == "label" and self._join.waits(event_id):
+        if name == "label" and self._join.waits(event_id):
             return True
-        kinds: Any = RekeyedEvent if kind == "event" else RekeyedLabel
-        return any(isinstance(item, kinds) and item.event_offset == offset for _, item in self._hold.held)
+        message_type: Any = RekeyedEvent if name == "event" else RekeyedLabel
+        return any(
+            isinstance(item, message_type) and item.event_offset == offset for _, item in self._hold.held
+        )
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a checkpoint."""

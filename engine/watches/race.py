@@ -84,7 +84,7 @@ class RaceView:
             ModelStatus(
                 name=candidate.name,
                 version=candidate.version,
-                kind=type(last_step(candidate.model)).__name__,
+                class_name=type(last_step(candidate.model)).__name__,
                 alias=learner.arena.states[candidate.name],
                 updates=candidate.updates,
                 evidence=standing.get(candidate.name, 0.0),

@@ -155,7 +155,7 @@ def _decoded(record: Record) -> Claim | Prediction | Example | Quarantine | Comm
     if record.value is None:
         return None
     try:
-        match headers.kind_of(record.headers):
+        match headers.record_type_of(record.headers):
             case "claim":
                 return decode_claim(record.value)
             case "example":

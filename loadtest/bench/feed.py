@@ -128,7 +128,7 @@ def parsed_rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
 def made_up_rows(topic: Topic, *, count: int, seed: int = 0) -> list[dict[str, Any]]:
     """Return `count` rows drawn from the fields of the topic's type.
 
-    Raises SettingsError for a field of a kind that cannot be made up.
+    Raises SettingsError for a field of a type that cannot be made up.
     """
     rng = random.Random(seed)  # noqa: S311 - test data
     given = {topic.id: lambda: "", topic.time: lambda: 0}
@@ -148,9 +148,9 @@ def made_up_rows(topic: Topic, *, count: int, seed: int = 0) -> list[dict[str, A
     return [{name: maker() for name, maker in makers.items()} for _ in range(count)]
 
 
-def _maker(kind: inspect.Type, name: str, span: int, rng: random.Random) -> Callable[[], Any] | None:
+def _maker(declared: inspect.Type, name: str, span: int, rng: random.Random) -> Callable[[], Any] | None:
     """Return what draws one value of a type, or None where nothing here can."""
-    match kind:
+    match declared:
         case inspect.BoolType():
             return lambda: rng.random() < 0.5
         case inspect.IntType(gt=None, ge=low, lt=None, le=high):
@@ -171,7 +171,7 @@ def _maker(kind: inspect.Type, name: str, span: int, rng: random.Random) -> Call
 
 def _time_form(topic: Topic) -> Callable[[int], int | str]:
     """Return how the type wants its times: integer milliseconds or RFC 3339 text."""
-    kinds = {entry.name: entry.type for entry in msgspec.structs.fields(topic.type)}
-    if kinds.get(topic.time) is int:
+    types = {entry.name: entry.type for entry in msgspec.structs.fields(topic.type)}
+    if types.get(topic.time) is int:
         return int
     return lambda time_ms: datetime.fromtimestamp(time_ms / 1_000, UTC).isoformat(timespec="milliseconds")

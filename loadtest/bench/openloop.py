@@ -31,7 +31,7 @@ from loadtest.bench.feed import Feed, LabelFeed
 from loadtest.bench.latency import Latency
 from loadtest.bench.ledger import Account, Answer, AskedEvent, Ledger
 from topics.errors import BrokerError
-from topics.headers import kind_of
+from topics.headers import record_type_of
 
 __all__ = ["LabelLoad", "Load", "LoadOutcome", "OpenLoop"]
 
@@ -265,7 +265,7 @@ class OpenLoop:
             before = self.ledger.waiting
             for partition, records in found.items():
                 for record in records:
-                    if kind_of(record.headers) == "claim":
+                    if record_type_of(record.headers) == "claim":
                         continue  # who may write, not an answer
                     self._enter(decoder, record, partition.partition, read_ns)
             now = time.monotonic()

@@ -38,7 +38,7 @@ from loadtest.worker_page import WorkerPage, read_page
 from loadtest.worker_process import WorkerProcess
 from operators.claims.rule import Reader
 from topics.errors import BrokerError
-from topics.headers import kind_of
+from topics.headers import record_type_of
 from topics.messages import Claim, Decision
 
 __all__ = ["Race"]
@@ -127,7 +127,7 @@ class Race:
         await asyncio.sleep(2 * SCRAPE_S)  # the last decisions and the models' last figures
 
     async def _send(self, sink: Sink, step: list[FileLine]) -> None:
-        """Publish lines of one kind; return when they are acknowledged."""
+        """Publish events alone or labels alone; return when they are acknowledged."""
         for line in step:
             self._figures.sent(line, time.perf_counter())
         if not self._pace.backlog:
@@ -156,7 +156,7 @@ class Race:
                         self._figures.dead_letters.add(record.headers)
                     elif partition.topic != predictions:
                         self._decided(decode_decision(record.value))
-                    elif kind_of(record.headers) == "claim":
+                    elif record_type_of(record.headers) == "claim":
                         claim = decode_claim(record.value)
                         reader.claim(claim.source_partition, claim.claim)
                     else:

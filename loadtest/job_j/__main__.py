@@ -69,8 +69,8 @@ def main(
 ) -> None:
     """Measure job J and print events per second, and ratios to bare River in the same rounds."""
     console = Console(stderr=True, quiet=json, soft_wrap=True)
-    kind: Literal["zipf", "uniform"] = "uniform" if cards == "uniform" else "zipf"
-    data = make_events(events, kind)
+    spread: Literal["zipf", "uniform"] = "uniform" if cards == "uniform" else "zipf"
+    data = make_events(events, spread)
     pipeline = load_pipeline(Path(__file__).with_name("pipeline.py"))
     differences = check_equal(pipeline, data[:CHECKED])
     rows = list(features_of(data))

@@ -147,9 +147,9 @@ def _compare(answer: Prediction, features: dict[str, float], score: float, worst
     for name, wanted in features.items():
         value = found[name]
         assert isinstance(value, (int, float))
-        kind = "sums" if name.startswith(("sum", "mean")) else "exact"
-        scale = max(1.0, abs(wanted)) if kind == "sums" else 1.0
-        worst[kind] = max(worst[kind], abs(value - wanted) / scale)
+        group = "sums" if name.startswith(("sum", "mean")) else "exact"
+        scale = max(1.0, abs(wanted)) if group == "sums" else 1.0
+        worst[group] = max(worst[group], abs(value - wanted) / scale)
     served = answer.prediction_score
     assert isinstance(served, float)
     worst["scores"] = max(worst["scores"], abs(served - score))

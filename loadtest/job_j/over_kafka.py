@@ -33,7 +33,7 @@ from engine.settings import KafkaSettings
 from loadtest.bench.machine import cpu_seconds
 from topics.catalog import FOREVER_MS, Catalog
 from topics.errors import BrokerError
-from topics.headers import kind_of
+from topics.headers import record_type_of
 
 __all__ = ["Contestant", "Throughput", "faust_agent", "headrace_worker", "measure"]
 
@@ -211,7 +211,7 @@ async def _read(
             raise BrokerError(f"reading answers: {error}") from error
         now_s = time.monotonic()
         for records in found.values():
-            values += [record.value for record in records if kind_of(record.headers) != "claim"]
+            values += [record.value for record in records if record_type_of(record.headers) != "claim"]
             quiet_since = now_s
         if not marked and len(values) >= count * MARK_SHARE:
             marked, marked_s, marked_cpu_s = len(values), now_s, cpu_seconds(process.pid) or 0.0

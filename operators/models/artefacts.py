@@ -257,11 +257,11 @@ def _anchors(model: object) -> list[object]:
     return found[::-1]
 
 
-def unseeded(kind: type) -> Any:
+def unseeded(class_: type) -> Any:
     """Return an empty River distribution with a new generator of its own, to be filled by the unpickler."""
-    if not issubclass(kind, Distribution):
-        raise ModelError(f"{kind.__name__} is no distribution", hint="load the version before it")
-    made = kind.__new__(kind)
+    if not issubclass(class_, Distribution):
+        raise ModelError(f"{class_.__name__} is no distribution", hint="load the version before it")
+    made = class_.__new__(class_)
     Distribution.__init__(made, None)
     return made
 
@@ -276,26 +276,26 @@ def _reduce_distribution(distribution: Any) -> tuple[Any, ...]:
 
 def bound_method(owner: Any, name: str) -> MethodType:
     """Return the method `name` of a River object or class: `getattr` for that and nothing else."""
-    kind = owner if isinstance(owner, type) else type(owner)
-    for base in kind.__mro__:
+    class_ = owner if isinstance(owner, type) else type(owner)
+    for base in class_.__mro__:
         found = vars(base).get(name)
         function = found.__func__ if isinstance(found, classmethod) else found
         if isinstance(function, FunctionType) and function.__module__.startswith("river."):
             return MethodType(function, owner)
         if found is not None:
             break
-    raise ModelError(f"{kind.__name__}.{name} is no method of River", hint="load the version before it")
+    raise ModelError(f"{class_.__name__}.{name} is no method of River", hint="load the version before it")
 
 
-def static_function(kind: type, name: str) -> FunctionType:
+def static_function(class_: type, name: str) -> FunctionType:
     """Return the static method `name` of a River class; pickle would name it with a dot."""
-    found = vars(kind).get(name)
+    found = vars(class_).get(name)
     if isinstance(found, staticmethod) and isinstance(found.__func__, FunctionType):
         function = found.__func__
         if function.__module__.startswith("river."):
             return function
     raise ModelError(
-        f"{kind.__name__}.{name} is no static method of River", hint="load the version before it"
+        f"{class_.__name__}.{name} is no static method of River", hint="load the version before it"
     )
 
 

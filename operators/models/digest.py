@@ -85,8 +85,8 @@ def _own_state(obj: object, state: Any) -> Any:
     """Return a state without what River derives from the rest of it or draws from the system."""
     if type(state) is not dict:
         return state
-    kind = type(obj)
-    derived = _DERIVED.get(f"{kind.__module__}.{kind.__qualname__}")
+    class_ = type(obj)
+    derived = _DERIVED.get(f"{class_.__module__}.{class_.__qualname__}")
     if derived is None and "_rng" in state and samples_unseeded(obj):
         derived = _RNG
     if derived is None:
@@ -209,18 +209,18 @@ _LEAVES: dict[type, Callable[[Any], bytes]] = {
 
 def _leaf(obj: Any) -> bytes | None:
     """Return the token of a value without parts, or None."""
-    kind = type(obj)
-    if (encode := _LEAVES.get(kind)) is not None:
+    class_ = type(obj)
+    if (encode := _LEAVES.get(class_)) is not None:
         return encode(obj)
-    if kind is tuple or kind is list:
+    if class_ is tuple or class_ is list:
         return _row(obj)
-    if isinstance(obj, np.ndarray) and not obj.dtype.hasobject and kind is np.ndarray:
+    if isinstance(obj, np.ndarray) and not obj.dtype.hasobject and class_ is np.ndarray:
         return _bytes_token(b"a", repr((obj.dtype.str, obj.shape)).encode() + b"\0" + obj.tobytes())
     if isinstance(obj, np.generic) and not obj.dtype.hasobject:
         return _bytes_token(b"n", obj.dtype.str.encode() + b"\0" + obj.tobytes())
-    if isinstance(obj, type) or (kind is BuiltinFunctionType and _of_module(obj)):
+    if isinstance(obj, type) or (class_ is BuiltinFunctionType and _of_module(obj)):
         return _named(obj)
-    if kind is FunctionType and "<" not in obj.__qualname__:
+    if class_ is FunctionType and "<" not in obj.__qualname__:
         return _named(obj)
     return None
 
@@ -235,34 +235,34 @@ def _named(obj: Any) -> bytes:
 
 
 def _row(values: tuple[Any, ...] | list[Any]) -> bytes | None:
-    """Return the token of a sequence of numbers of one kind (a generator's 625 words, a window), or None."""
-    kinds = set(map(type, values))
+    """Return the token of a sequence of numbers of one type (a generator's 625 words, a window), or None."""
+    types = set(map(type, values))
     tag = b"(" if type(values) is tuple else b"["
-    if kinds == {int}:
+    if types == {int}:
         return _bytes_token(tag + b"i", repr(list(values)).encode())
-    if kinds == {float}:
+    if types == {float}:
         return _bytes_token(tag + b"f", struct.pack(f"<{len(values)}d", *values))
     return None
 
 
 def _take_apart(obj: Any) -> _Parts:
     """Return the parts of a container or an object, as pickle would see them."""
-    kind = type(obj)
-    if kind is dict:
+    class_ = type(obj)
+    if class_ is dict:
         return _Parts(b"d", _pairs(obj.items()), 0, 2)
-    if kind is tuple:
+    if class_ is tuple:
         return _Parts(b"(", list(obj), len(obj), 1)
-    if kind is list:
+    if class_ is list:
         return _Parts(b"[", list(obj), len(obj), 1)
     if isinstance(obj, set | frozenset):
         state = getattr(obj, "__dict__", None) or None
-        return _Parts(b"e", [kind, state, *obj], 2, 1)
+        return _Parts(b"e", [class_, state, *obj], 2, 1)
     if isinstance(obj, np.ndarray) and obj.dtype.hasobject:
-        return _Parts(b"A", [kind, obj.dtype.str, obj.shape, obj.ravel().tolist()], 4, 1)
-    if kind is FunctionType:
+        return _Parts(b"A", [class_, obj.dtype.str, obj.shape, obj.ravel().tolist()], 4, 1)
+    if class_ is FunctionType:
         cells = [cell.cell_contents for cell in obj.__closure__ or ()]
         return _Parts(b"l", [*_code(obj.__code__), obj.__defaults__, obj.__kwdefaults__, *cells], _FAR, 1)
-    if kind is CodeType:
+    if class_ is CodeType:
         return _Parts(b"c", _code(obj), _FAR, 1)
     return _reduced(obj)
 

@@ -136,8 +136,8 @@ def probe(model: Any, samples: Sequence[FeatureValues], task: Task) -> ProbeRepo
     return ProbeReport(("copy",), trial.changes)
 
 
-def samples_for(kinds: Mapping[str, type]) -> list[FeatureValues]:
-    """Return made-up features for a probe; `kinds` maps names to bool, int, float or str.
+def samples_for(feature_types: Mapping[str, type]) -> list[FeatureValues]:
+    """Return made-up features for a probe; `feature_types` maps names to bool, int, float or str.
 
     Numbers are not negative.  Even and odd events differ in every feature, and the probe
     labels them so.
@@ -146,18 +146,21 @@ def samples_for(kinds: Mapping[str, type]) -> list[FeatureValues]:
     {'amount': 1.375, 'country': 'b2'}
     """
     return [
-        {name: _made_up(kind, index, place) for place, (name, kind) in enumerate(kinds.items())}
+        {
+            name: _made_up(feature_type, index, place)
+            for place, (name, feature_type) in enumerate(feature_types.items())
+        }
         for index in range(SAMPLES)
     ]
 
 
-def _made_up(kind: type, index: int, place: int) -> FeatureValue:
+def _made_up(feature_type: type, index: int, place: int) -> FeatureValue:
     cluster, turn = index % 2, (index + place) % 3
-    if kind is str:
+    if feature_type is str:
         return f"{'ab'[cluster]}{turn}"
-    if kind is bool:
+    if feature_type is bool:
         return cluster == 1
-    return cluster + turn if kind is int else cluster + (index * 3 + place) % 8 / 8
+    return cluster + turn if feature_type is int else cluster + (index * 3 + place) % 8 / 8
 
 
 def label_for(index: int, task: Task) -> LabelValue:

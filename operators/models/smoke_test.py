@@ -27,7 +27,7 @@ from topics.messages import FeatureValue, FeatureValues, Task
 __all__ = ["check_model"]
 
 SUSPECTS_MAX = 64
-"""Features left out one at a time to find the one at fault; among more, only kinds are told apart."""
+"""Features left out one at a time to find the one at fault; among more, only types are told apart."""
 ROW_CHARS_MAX = 160
 """A row shown in a message; a thousand features must not fill a screen."""
 
@@ -41,7 +41,7 @@ class _Failure(NamedTuple):
 
 
 class _Case(NamedTuple):
-    """Rows of one kind, and what each of them lacks or has."""
+    """Rows of one case, and the features that each of them lacks or has."""
 
     name: Literal["usual", "unmet text", "missing", "bare start"]
     rows: Sequence[FeatureValues]
@@ -50,25 +50,25 @@ class _Case(NamedTuple):
 
 
 def check_model(
-    name: str, model: Any, kinds: Mapping[str, type], may_be_missing: Collection[str], task: Task
+    name: str, model: Any, feature_types: Mapping[str, type], may_be_missing: Collection[str], task: Task
 ) -> None:
     """Raise DefinitionError if `model`, called `name`, cannot score and learn such rows; leave it as it was.
 
-    `kinds` maps features to bool, int, float or str.
+    `feature_types` maps features to bool, int, float or str.
 
     >>> from river import tree
-    >>> kinds = {"amount": float, "city": str}
-    >>> check_model("tree", tree.HoeffdingTreeClassifier(), kinds, {"city"}, "binary")
+    >>> feature_types = {"amount": float, "city": str}
+    >>> check_model("tree", tree.HoeffdingTreeClassifier(), feature_types, {"city"}, "binary")
     >>> try:
-    ...     check_model("tree", tree.HoeffdingTreeRegressor(), kinds, (), "regression")
+    ...     check_model("tree", tree.HoeffdingTreeRegressor(), feature_types, (), "regression")
     ... except DefinitionError as refused:
     ...     print(refused.message.partition(":")[0], refused.message[-22:])
     model `tree` fails at learning (feature `city`, text)
     """
-    for case in _cases(kinds, [one for one in kinds if one in may_be_missing]):
+    for case in _cases(feature_types, [one for one in feature_types if one in may_be_missing]):
         failure, classes = _try(model, case.rows, task)
         if failure is not None:
-            raise _refusal(name, model, case, failure, kinds, task)
+            raise _refusal(name, model, case, failure, feature_types, task)
         taught = {str(label_for(index, task)) for index in range(LESSONS)}
         if strangers := sorted(classes - taught):
             raise DefinitionError(
@@ -78,11 +78,11 @@ def check_model(
             )
 
 
-def _cases(kinds: Mapping[str, type], optional: Sequence[str]) -> Iterator[_Case]:
-    samples = samples_for(kinds)
+def _cases(feature_types: Mapping[str, type], optional: Sequence[str]) -> Iterator[_Case]:
+    samples = samples_for(feature_types)
     usual = [samples[index % SAMPLES] for index in range(LESSONS)]
     yield _Case("usual", usual, [()] * LESSONS)
-    if texts := tuple(name for name, kind in kinds.items() if kind is str):
+    if texts := tuple(name for name, feature_type in feature_types.items() if feature_type is str):
         unmet = [*samples, *map(with_new_texts, samples[:3])]
         yield _Case("unmet text", unmet, [()] * SAMPLES + [texts] * 3)
     if optional:
@@ -115,7 +115,7 @@ def _try(model: Any, rows: Sequence[FeatureValues], task: Task) -> tuple[_Failur
 
 
 def _refusal(
-    name: str, model: Any, case: _Case, failure: _Failure, kinds: Mapping[str, type], task: Task
+    name: str, model: Any, case: _Case, failure: _Failure, feature_types: Mapping[str, type], task: Task
 ) -> DefinitionError:
     step, row, reason = failure
     message = f"model `{name}` fails at {step}"
@@ -125,7 +125,7 @@ def _refusal(
         return DefinitionError(
             f"{message} {event} without {_listed(marked) or 'some feature'}: {reason}",
             hint=f"give the model a value where there is none: "
-            f"{_default_of([kinds[one] for one in marked])} on the feature",
+            f"{_default_of([feature_types[one] for one in marked])} on the feature",
         )
     if case.name == "unmet text" and marked:
         return DefinitionError(
@@ -138,26 +138,31 @@ def _refusal(
         rows = [_without(one, names) for one in case.rows[: row + 1]]
         return _try(model, rows, task)[0] is not None
 
-    at_fault = _at_fault(fails_without, kinds)
+    at_fault = _at_fault(fails_without, feature_types)
     if not at_fault:
         by_itself = f"try it by itself: learn_one({_shown(case.rows[row])}, {label_for(row, task)!r})"
         two_classes = task == "multiclass" and not getattr(model, "_multiclass", True)
         return DefinitionError(f"{message}: {reason}", hint=_ONE_VS_REST if two_classes else by_itself)
-    kind = _WORDS[kinds[at_fault[0]]]
-    of = f"feature{'s' * (len(at_fault) > 1)} {_listed(at_fault)}, {kind}"
-    return DefinitionError(f"{message}: {reason} ({of})", hint=_hint(kinds[at_fault[0]], at_fault))
+    type_text = _WORDS[feature_types[at_fault[0]]]
+    of = f"feature{'s' * (len(at_fault) > 1)} {_listed(at_fault)}, {type_text}"
+    return DefinitionError(f"{message}: {reason} ({of})", hint=_hint(feature_types[at_fault[0]], at_fault))
 
 
-def _at_fault(fails_without: Callable[[Collection[str]], bool], kinds: Mapping[str, type]) -> tuple[str, ...]:
-    """Return the feature without which the model works, else all of the kind without which it does."""
-    alike = [tuple(name for name in kinds if kinds[name] is kind) for kind in (str, bool, int, float)]
-    single = [(name,) for name in kinds] if len(kinds) <= SUSPECTS_MAX else []
+def _at_fault(
+    fails_without: Callable[[Collection[str]], bool], feature_types: Mapping[str, type]
+) -> tuple[str, ...]:
+    """Return the feature without which the model works, else all of the type without which it does."""
+    alike = [
+        tuple(name for name in feature_types if feature_types[name] is feature_type)
+        for feature_type in (str, bool, int, float)
+    ]
+    single = [(name,) for name in feature_types] if len(feature_types) <= SUSPECTS_MAX else []
     suspects = [*single, *(names for names in alike if len(names) > 1)]
     return next((names for names in suspects if not fails_without(names)), ())
 
 
-def _hint(kind: type, at_fault: Sequence[str]) -> str:
-    if kind is str:
+def _hint(feature_type: type, at_fault: Sequence[str]) -> str:
+    if feature_type is str:
         return (
             "encode text in front of the model: (compose.SelectType(str) | preprocessing.OneHotEncoder()) + "
             f"compose.SelectType(int, float) | model; or leave it out: {_discard(at_fault)} | model"
@@ -170,8 +175,8 @@ def _discard(names: Sequence[str]) -> str:
     return f"compose.Discard({listed}{', ...' * (len(names) > 3)})"
 
 
-def _default_of(kinds: Collection[type]) -> str:
-    return '.default("")' if str in kinds else ".default(0)"
+def _default_of(feature_types: Collection[type]) -> str:
+    return '.default("")' if str in feature_types else ".default(0)"
 
 
 def _listed(names: Sequence[str]) -> str:

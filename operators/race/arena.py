@@ -217,8 +217,8 @@ class Arena:
         match word:
             case "pause" | "resume":
                 self.paused = word == "pause"
-                kind: DecisionType = "learning.paused" if self.paused else "learning.resumed"
-                return [self._decisions.write(at, kind, self.roster.champion, reason, command)]
+                decision_type: DecisionType = "learning.paused" if self.paused else "learning.resumed"
+                return [self._decisions.write(at, decision_type, self.roster.champion, reason, command)]
             case "unpin":
                 self._last_swap = at
                 return [self._unpin(at, self.roster.champion, reason, command)]
@@ -293,8 +293,8 @@ class Arena:
         roster.champion = name
         roster.previous = others[:PREVIOUS_MAX]
         self._last_swap = at
-        kind: DecisionType = "model.rolled_back" if rollback else "model.promoted"
-        return self._decisions.write(at, kind, name, reason, command, evidence, replaced=old)
+        decision_type: DecisionType = "model.rolled_back" if rollback else "model.promoted"
+        return self._decisions.write(at, decision_type, name, reason, command, evidence, replaced=old)
 
     def _start_challenger(self, at: Moment, recent_loss: RecentLoss) -> list[Decision]:
         """Start a clone of the champion's definition; in a full field the worst clone makes room."""

@@ -47,7 +47,7 @@ class Decisions:
     def write(
         self,
         at: Moment,
-        kind: DecisionType,
+        decision_type: DecisionType,
         name: str,
         reason: str,
         command: Command | None = None,
@@ -63,7 +63,7 @@ class Decisions:
             found |= {"command_id": command.command_id, "command_time": command.time}
         return Decision(
             f"{self._log}:{at.offset}:{number}",
-            kind,
+            decision_type,
             at.time,
             name,
             self._roster.candidates[name].version,

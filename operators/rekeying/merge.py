@@ -53,7 +53,7 @@ class _Meta(Struct, frozen=True, array_like=True):
 
 
 class Merge(Generic[Item]):
-    """Items of `sources` sources, each a Struct of type `kind` (or a tagged union), in the order of `Order`.
+    """Structs of `item_type` (or a tagged union) from `sources` sources, in the order of `Order`.
 
     What is held has no bound here: `held_max` lets the oldest go when there are more (None: the
     senders bound it), and the horizon with them.
@@ -73,7 +73,7 @@ class Merge(Generic[Item]):
     True
     """
 
-    def __init__(self, sources: int, kind: Any, *, held_max: int | None = None) -> None:
+    def __init__(self, sources: int, item_type: Any, *, held_max: int | None = None) -> None:
         self.horizon = NEVER
         """Everything up to this time has gone."""
         self.forced = 0
@@ -86,7 +86,7 @@ class Merge(Generic[Item]):
         self._items: dict[Order, Item] = {}
         self._changes = Changes[Order]()
         self._encode = msgspec.json.Encoder().encode
-        self._decode = msgspec.json.Decoder(kind).decode
+        self._decode = msgspec.json.Decoder(item_type).decode
 
     def __len__(self) -> int:
         return len(self._items)

@@ -95,8 +95,10 @@ class FeatureRules:
     ({1: [0]}, [{'mean_1h': 3.0}, {}])
     """
 
-    def __init__(self, rules: Sequence[Rule], kinds: Mapping[str, type]) -> None:
-        self._steps = [(number, _find(rule), _act_on_row(rule, kinds)) for number, rule in enumerate(rules)]
+    def __init__(self, rules: Sequence[Rule], feature_types: Mapping[str, type]) -> None:
+        self._steps = [
+            (number, _find(rule), _act_on_row(rule, feature_types)) for number, rule in enumerate(rules)
+        ]
 
     def check_all(self, rows: Sequence[dict[str, FeatureValue]]) -> Hits:
         """Clip and leave out what the rules say, in place; return the rules that were broken, by place."""
@@ -261,14 +263,14 @@ def _act_on_event(rule: Rule, hints: Mapping[str, Any]) -> Act | None:
     return lambda event: force_setattr(event, name, clipped(getattr(event, name)))
 
 
-def _act_on_row(rule: Rule, kinds: Mapping[str, type]) -> Act | None:
+def _act_on_row(rule: Rule, feature_types: Mapping[str, type]) -> Act | None:
     target = rule.target
     if target is None or rule.action == "flag":
         return None
     name = target.name
     if rule.action == "null":
         return lambda row: row.pop(name)
-    clipped = _clipped(rule, kinds[name])
+    clipped = _clipped(rule, feature_types[name])
 
     def clip(row: dict[str, FeatureValue]) -> None:
         row[name] = clipped(row[name])

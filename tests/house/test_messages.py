@@ -377,7 +377,7 @@ def test_what_a_scorer_sends_fits_schema_and_headers() -> None:
     prediction = next(record for record in sent if record.target == "predictions")
     assert {one.name for one in MEANINGS if "predictions" in one.on} - {
         name for name, _ in prediction.headers
-    } == {headers.KIND, "tracestate"}
+    } == {headers.RECORD_TYPE, "tracestate"}
 
 
 OPTIONAL = {

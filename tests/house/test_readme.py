@@ -260,7 +260,7 @@ def families() -> list[Any]:
     """Every metric family of a worker, with at least one series of each."""
     metrics = Metrics(load_pipeline(ROOT / "examples/flights/pipeline.py"))
     for family in COUNTERS:
-        metrics.counts[family.kind, " ".join("x" * len(family.labels))] += 1
+        metrics.counts[family.counted_as, " ".join("x" * len(family.labels))] += 1
     status = Status(
         lag={("flights.departures", 0): 3},
         pending=1,

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reading import counting, folded_digests, kind_of, read_topic, saved_digests, watching
+from reading import counting, folded_digests, read_topic, record_type_of, saved_digests, watching
 from running import (
     FLIGHTS,
     Message,
@@ -95,7 +95,7 @@ async def flights_live(kafka: KafkaSettings, folder: Path) -> None:
         assert await worker.stop() == 0, worker.said()
     raw = await read_topic(kafka, predictions)
     later = counting(raw)
-    assert sum(kind_of(record) == "" for record in raw) == len(later) == DEPARTURES + MORE
+    assert sum(record_type_of(record) == "" for record in raw) == len(later) == DEPARTURES + MORE
     assert {event_id: later[event_id] for event_id in ids} == answers
     log = await read_topic(kafka, examples)
     assert counting(log, "example").keys() == later.keys()

@@ -96,9 +96,9 @@ def test_the_span_grows_until_a_share_means_something() -> None:
 
 def test_the_counts_looked_at_are_those_that_scorers_keep() -> None:
     known = {
-        (family.kind, value)
+        (family.counted_as, value)
         for family in COUNTERS
-        if family.kind in {"labels", "predictions_dropped"}
+        if family.counted_as in {"labels", "predictions_dropped"}
         for value in family.values(None)  # type: ignore[arg-type]
     }
     assert counts(joined=1, early=1, late=1, duplicate=1, conflicting=1, unmatched=1).keys() <= known
