@@ -5,8 +5,8 @@ reads a clock or can fail because of the world.  Never here: what a message is (
 events (`operators`).
 
 Read in this order: `definition` (what a pipeline file says), `machines` (scorer and learner, pure), `worker`
-(the loop around them), `kafka`, `stores`; then `rekeying`, `host`, `watches`, `offline`, `cli` and
-`demo`.  Beside them lie `settings` and `environment` (the surroundings), `counters` and `metrics` (what is
+(the loop around them), `kafka`, `stores`; then `rekeying`, `host`, `offline` and `cli`.  Beside them lie
+`settings` and `environment` (the surroundings), `counters`, `metrics`, `watches` and `race_view` (what is
 told).
 
 The names below are what a user's file needs besides the feature language of `operators`.  They are

@@ -1,6 +1,6 @@
 """As of when: what was known of a key at a time, and never what came later.
 
-Lives here: values by key, field and time, in memory.  Never here: files (`engine/stores/static_features.py`
+Lives here: values by key, field and time, in memory.  Never here: files (`engine/offline/json_lines.py`
 reads them), which keys an event needs (`by.py`), defaults (the features' own).
 
 Strategy: one column of times and one of values per key and field, sorted once; a question is

@@ -3,6 +3,5 @@
 Lives here: arguments in, words, tables and exit codes out.  Never here: the work itself.
 
 Read in this order: `main` and `options`; then the commands: `report` (of `backtest` and `check`),
-`features`, `schemas`, `asyncapi`, `export`, `static`, `skew`, `records`, `topic_lines`,
-`join_memory`.  Nobody else imports from here, but `load_pipeline`.
+`features`, `export`, `static`, `skew`, `records` (`send` and `tail`).  Nobody else imports from here.
 """

@@ -1,23 +1,33 @@
 """`headrace send` and `headrace tail`: what a user types to write topics and to look into them.
 
-Lives here: their arguments and what they say at the end.  Never here: the work (`publish.py`,
-`topic_lines.py`).
+Lives here: their arguments, what they say at the end, what a line of `tail` looks like.  Never here: sending
+(`publish.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import orjson
 import typer
 
 from engine.cli.options import Config, Servers, settings_of
 from engine.definition.file import load_pipeline
 from topics.errors import SettingsError
 
+if TYPE_CHECKING:
+    from engine.settings import KafkaSettings
+    from topics.messages import Record
+
 __all__ = ["send", "tail"]
+
+WAITING_MAX = 1_000
+"""Records that wait to be printed."""
 
 
 def tail(
@@ -36,12 +46,10 @@ def tail(
     ] = False,
 ) -> None:
     """Print the records of a topic as they come, one JSON object a line."""
-    from engine.cli.topic_lines import tail_topic  # noqa: PLC0415
-
     settings = settings_of(config, bootstrap_servers)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(
-            tail_topic(
+            _tail(
                 settings.kafka,
                 topic,
                 from_beginning=from_beginning,
@@ -77,7 +85,7 @@ def send(
     """Publish files to a pipeline's two topics, merged by time; or the lines of one file to any topic."""
     settings = settings_of(config, bootstrap_servers)
     if events is None and labels is None:
-        from engine.cli.topic_lines import send_file  # noqa: PLC0415
+        from engine.offline.publish import send_file  # noqa: PLC0415
 
         if file is None:
             raise SettingsError(
@@ -102,3 +110,72 @@ def send(
         f"sent {published.events:,} events and {published.labels:,} labels, by time\n"
         f"next: headrace tail {pipeline.catalog['predictions']} --from-beginning"
     )
+
+
+async def _tail(
+    kafka: KafkaSettings, topic: str, *, from_beginning: bool, count: int | None, headers: bool, claims: bool
+) -> None:
+    """Print the records of `topic`, one JSON object a line, until `count` of them or interrupted.
+
+    Without `claims` the claim records of workers are left out, and the end says how many.
+    """
+    from engine.kafka.log_ends import log_bounds  # noqa: PLC0415
+    from engine.kafka.log_reader import read_log  # noqa: PLC0415
+    from topics.headers import record_type_of  # noqa: PLC0415
+
+    queue: asyncio.Queue[Record] = asyncio.Queue(maxsize=WAITING_MAX)
+    hidden = 0
+
+    async def follow(partition: int, start: int) -> None:
+        nonlocal hidden
+        async for records in read_log(kafka, topic, partition, start):
+            for record in records:
+                if not claims and record_type_of(record.headers) == "claim":
+                    hidden += 1
+                else:
+                    await queue.put(record)
+
+    bounds = await log_bounds(kafka, topic)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(follow(partition, start if from_beginning else end))
+                for partition, (start, end) in bounds.items()
+            ]
+            for _ in itertools.repeat(None) if count is None else range(count):
+                line = orjson.dumps(_shown(await queue.get(), headers=headers))
+                sys.stdout.write(line.decode() + "\n")
+                if queue.empty():
+                    sys.stdout.flush()
+            for task in tasks:
+                task.cancel()
+    finally:
+        if hidden:
+            sys.stderr.write(f"left out: {hidden} claim records of workers; --claims shows them\n")
+
+
+def _shown(record: Record, *, headers: bool) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp": record.timestamp_ms,
+        "key": _text(record.key),
+        "value": _value(record.value),
+    }
+    if headers:
+        shown["headers"] = {name: _text(value) for name, value in record.headers}
+    return shown
+
+
+def _value(value: bytes | None) -> Any:
+    """A JSON value as it is; anything else as text, so that dead letters can be looked at too."""
+    if value is None:
+        return None
+    try:
+        return orjson.Fragment(value) if orjson.loads(value) is not None else None
+    except orjson.JSONDecodeError:
+        return _text(value)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "replace")

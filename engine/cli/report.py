@@ -1,7 +1,7 @@
 """Text output of commands: the description of a pipeline, a backtest's table, a topic plan.
 
-Lives here: tables for people, built from plain values that `--json` prints as they are.
-Never here: where the values come from.
+Lives here: tables for people, built from plain values that `--json` prints as they are, and what answers take
+while they wait for labels.  Never here: where the values come from.
 """
 
 from __future__ import annotations
@@ -18,23 +18,35 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine.offline.dead_letters import letter_lines
+from engine.watches import letter_lines
+from operators.join.entries import WaitingAnswer, encode_entry
+from operators.join.pending import RESIDENT_MAX
+from topics.durations import duration_text
+from topics.messages import FeatureValues, Prediction
 
 if TYPE_CHECKING:
     from engine.definition.pipeline import Pipeline
     from operators.models.probe import ProbeReport
     from topics.catalog import TopicPlan
-from engine.cli.join_memory import waiting_at, waiting_text
-from topics.durations import duration_text
 
 __all__ = [
+    "bytes_per_answer",
     "describe",
     "print_description",
     "print_diagnosis",
     "print_plan",
     "print_report",
     "progress",
+    "waiting_at",
+    "waiting_text",
 ]
+
+RATES_PER_S = (1, 10, 100, 1_000)
+"""Events per second of one partition."""
+ROW_BYTES = 310
+"""What names, index and half-filled pages of a checkpoint file add to an answer: measured."""
+MEMORY_FACTOR = 2
+"""An answer in memory, as objects, beside its bytes on disk: measured with 13 features."""
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False)
@@ -73,6 +85,55 @@ def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str,
     }
 
 
+def bytes_per_answer(pipeline: Pipeline) -> int:
+    """Return the bytes of a checkpoint file that an answer takes while it waits, estimated."""
+    features: FeatureValues = {name: 0.123456789 for name, _ in pipeline.plan.features}
+    event_id, time_ms = "x" * 32, 1_700_000_000_000
+    answer = Prediction(
+        prediction_id=f"{pipeline.name}:{event_id}",
+        event_id=event_id,
+        event_time=time_ms,
+        prediction_time=time_ms,
+        model_name="model",
+        model_version=1,
+        model_updates=1_000,
+        model_alias="champion",
+        prediction_score=0.123456789,
+        prediction_label=True,
+        served_by="champion",
+        features=features,
+        event_offset=1_000_000,
+        claim=1,
+        sequence=1_000_000,
+    )
+    waiting = WaitingAnswer.of(answer, "x" * 12, (), 1 << 31, dict.fromkeys(pipeline.models, 0.123456789))
+    return len(encode_entry(waiting)) + ROW_BYTES
+
+
+def waiting_at(pipeline: Pipeline) -> dict[str, Any]:
+    """Return what waits in one partition, at several rates, and the bounds."""
+    labels, each = pipeline.labels, bytes_per_answer(pipeline)
+    rows = []
+    for rate in RATES_PER_S:
+        count = rate * labels.wait_ms // 1_000
+        held = min(count, labels.pending_max)
+        rows.append(
+            {
+                "events_per_s": rate,
+                "waiting": count,
+                "given_up": count > labels.pending_max,
+                "disk_bytes": held * each,
+                "memory_bytes": min(held, RESIDENT_MAX) * each * MEMORY_FACTOR,
+            }
+        )
+    return {
+        "pending_max": labels.pending_max,
+        "early_max": labels.early_max,
+        "bytes_per_answer": each,
+        "at_rate": rows,
+    }
+
+
 def print_description(described: dict[str, Any]) -> None:
     """Print what `describe` returned."""
     _out.print(f"[bold]{described['name']}[/]  {described['task']}, champion {described['champion']}")
@@ -108,6 +169,23 @@ def print_description(described: dict[str, Any]) -> None:
         _out.print(f"\nalerts to {described['topics']['alerts']}: {described['alerts']}")
     if described["stages"]:
         _print_stages(described)
+
+
+def waiting_text(waiting: Mapping[str, Any], wait: str) -> Iterator[str]:
+    """Yield lines that say what `waiting_at` returned; `wait` is how long an answer waits."""
+    bound = waiting["pending_max"]
+    yield (
+        f"waiting for labels, in each partition: at most {bound:,} answers (pending_max), about "
+        f"{waiting['bytes_per_answer']:,} bytes each on disk, and {waiting['early_max']:,} labels that came "
+        f"before their events (early_max)"
+    )
+    for row in waiting["at_rate"]:
+        count, rate = row["waiting"], f"{row['events_per_s']:,} events/s are"
+        if row["given_up"]:
+            yield f"  wait {wait}: {rate} {count:,} waiting answers, more than pending_max"
+        else:
+            disk, memory = (f"{row[column] / 1e6:,.0f} MB" for column in ("disk_bytes", "memory_bytes"))
+            yield f"  wait {wait}: {rate} {count:,} waiting answers, {disk} on disk, {memory} in memory"
 
 
 def _print_rules(rules: Sequence[dict[str, str]]) -> None:

@@ -1,6 +1,7 @@
 """`headrace static`: static features into their store, and a look at them.
 
-Lives here: arguments and what is printed.  Never here: the work (`static_files.py`).
+Lives here: arguments and what is printed.  Never here: the work (`engine/stores/hashes.py`), the file
+(`engine/offline/json_lines.py`).
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ def static_load(
     config: Config = None,
 ) -> None:
     """Fill the store: of each key and field the newest value; what the file does not name stays."""
-    from engine.stores.static_files import load_static  # noqa: PLC0415
+    from engine.offline.json_lines import read_static  # noqa: PLC0415
+    from engine.stores.hashes import load_static  # noqa: PLC0415
 
     rows, fields = asyncio.run(
-        load_static(file, settings_of(config, redis_url=redis_url, state_dir=state_dir))
+        load_static(read_static(file), settings_of(config, redis_url=redis_url, state_dir=state_dir))
     )
     typer.echo(f"{rows} rows read, {fields} fields written\nnext: headrace static get KEY")
 
@@ -50,7 +52,7 @@ def static_get(
     config: Config = None,
 ) -> None:
     """Print what the store has of a key, as one JSON object; exit code 1 if that is nothing."""
-    from engine.stores.static_files import static_of  # noqa: PLC0415
+    from engine.stores.hashes import static_of  # noqa: PLC0415
 
     found = asyncio.run(static_of(key, settings_of(config, redis_url=redis_url, state_dir=state_dir)))
     print_json(found)

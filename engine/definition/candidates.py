@@ -1,26 +1,32 @@
-"""Checks of a definition's models and detectors: which may race, at which task, watched by what.
+"""A definition's models and detectors: which may race, at which task, watched by what, and their text.
 
-Lives here: the checks of River's objects that need no event, and the task that follows from them.  Never
-here: whether a model can take the pipeline's features (`operators/models/smoke_test.py` tries it), what it
-learns.
+Lives here: the checks of River's objects that need no event, the task that follows from them, their
+parameters in canonical form.  Never here: whether a model can take the pipeline's features
+(`operators/models/smoke_test.py` tries it), what it learns, its state (`operators/models/digest.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args, get_type_hints
 
 import msgspec
 from river import active, base, multiclass
 
-from engine.definition.text import unseeded_parts
 from operators.drift.detectors import FEATURE, Drift
 from operators.models.guards import last_step
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["check_detectors", "check_model_classes", "checked_models", "task_of"]
+__all__ = [
+    "check_detectors",
+    "check_model_classes",
+    "checked_models",
+    "model_text",
+    "task_of",
+    "unseeded_parts",
+]
 
 CANDIDATES_MAX = 16
 """Every candidate scores every event; more than this is a search, not a race."""
@@ -158,3 +164,61 @@ def _check_watched(detector: str, feature: str, feature_types: Mapping[str, type
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
+
+
+def model_text(value: Any) -> str:
+    """Return a River object as its class and constructor arguments, all the way down.
+
+    `repr` will not do: River cuts long ones, and raises for some (`SelectType(int, float)` in 0.26.1).
+
+    >>> from river import optim
+    >>> model_text(optim.SGD(0.01))
+    "river.optim.sgd.SGD(lr=[river.optim.schedulers.Constant, {'learning_rate': 0.01}])"
+    """
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if (parts := _parts(value)) is not None:
+        inner = ", ".join(f"{name}={model_text(part)}" for name, part in parts.items())
+        return f"{model_text(type(value))}({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {model_text(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(model_text, value)) + "]"
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return repr(value)
+
+
+def unseeded_parts(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the path of each part of a model that draws random numbers without a seed.
+
+    >>> from river import forest, preprocessing
+    >>> list(unseeded_parts(preprocessing.StandardScaler() | forest.ARFClassifier()))
+    ['Pipeline.ARFClassifier.seed']
+    """
+    parts = _parts(value)
+    if parts is not None:
+        path = f"{path}{type(value).__name__}."
+    elif isinstance(value, Mapping):
+        parts = value
+    elif isinstance(value, list | tuple):
+        # A part as River's `_get_params` hands it out: its class and its arguments.
+        if len(value) == 2 and isinstance(value[0], type):
+            path, value = f"{path}{value[0].__name__}.", value[1:]
+        for part in value:
+            yield from unseeded_parts(part, path)
+        return
+    for name, part in (parts or {}).items():
+        if name == "seed" and part is None:
+            yield f"{path}seed"
+        yield from unseeded_parts(part, path)
+
+
+def _parts(value: Any) -> Mapping[str, Any] | None:
+    """Return the parts of a River object: its steps, its members, or its arguments."""
+    if isinstance(value, type):
+        return None
+    for members in ("steps", "transformers"):
+        if isinstance(getattr(value, members, None), Mapping):
+            return {str(name): part for name, part in getattr(value, members).items()}
+    return value._get_params() if hasattr(value, "_get_params") else None

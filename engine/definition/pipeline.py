@@ -1,6 +1,7 @@
 """The user's definition, checked when loaded.
 
-Lives here: `Pipeline`, every refusal a definition can meet, and the definition's digest by part.
+Lives here: `Pipeline`, every refusal a definition can meet, the definition's digest by part, and how two of
+them differ.
 Never here: where its events and labels come from (`streams.py`), loading the file (`file.py`),
 running anything.
 
@@ -13,13 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from river import metrics
 
-from engine.definition.candidates import check_detectors, check_model_classes, checked_models, task_of
+from engine.definition.candidates import (
+    check_detectors,
+    check_model_classes,
+    checked_models,
+    model_text,
+    task_of,
+)
 from engine.definition.streams import Labels, Topic
-from engine.definition.text import model_text
 from operators.drift.detectors import Drift
 from operators.language.by import Expression
 from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
@@ -36,10 +43,10 @@ from operators.rules.check import RulePlan, compile_rules
 from topics.catalog import Catalog
 from topics.codec import EventDecoder, LabelDecoder, label_value
 from topics.durations import duration_ms
-from topics.errors import DefinitionError
+from topics.errors import CheckpointError, DefinitionError
 from topics.messages import LabelValue, Task
 
-__all__ = ["Pipeline"]
+__all__ = ["Change", "Pipeline", "check_definition"]
 
 EVENTS_PER_KEY_MAX = 100_000
 """Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
@@ -49,6 +56,10 @@ PART_DIGITS = 16
 """Of the digest of a part of the definition."""
 SERVED_TIME = "event_time"
 """Stands beside served features."""
+FEATURE_PART = "features."
+"""Before the names of features among the parts of a definition; their digests are versions."""
+CHANGES_NAMED_MAX = 20
+"""Changes named in one message; another pipeline under the same name differs in all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +276,7 @@ class Pipeline:
         } | self._feature_versions()
 
     def _feature_versions(self) -> dict[str, str]:
-        return {f"features.{entry.name}": entry.version for entry in self.book}
+        return {FEATURE_PART + entry.name: entry.version for entry in self.book}
 
     @property
     def features_version(self) -> str:
@@ -316,3 +327,55 @@ class Pipeline:
                 f"a served feature cannot be called `{SERVED_TIME}`: it says as of when the others are",
                 hint="rename the feature, or leave serve_features out",
             )
+
+
+class Change(NamedTuple):
+    """A part of the definition that differs from the checkpoint's."""
+
+    part: str
+    before: str | None
+    """Its digest in the checkpoint; None where it is new."""
+    after: str | None
+    """None where it is gone."""
+
+    @property
+    def is_feature(self) -> bool:
+        """Return whether it is a feature."""
+        return self.part.startswith(FEATURE_PART)
+
+    def __str__(self) -> str:
+        name = f"feature {self.part.removeprefix(FEATURE_PART)}" if self.is_feature else self.part
+        if self.before is None:
+            return f"{name} is new"
+        if self.after is None:
+            return f"{name} is gone"
+        return f"{name} changed" + (f" ({self.before} -> {self.after})" if self.is_feature else "")
+
+
+def check_definition(
+    stored: Mapping[str, str], current: Mapping[str, str], path: Path, *, accept_features: bool = False
+) -> tuple[Change, ...]:
+    """Return the features that changed, where that is accepted.
+
+    Raises CheckpointError naming what was added, removed or changed: everything but features always, and
+    features, with their versions, unless they are accepted.
+
+    >>> check_definition({"features.n": "1a"}, {"features.n": "2b"}, Path(), accept_features=True)
+    (Change(part='features.n', before='1a', after='2b'),)
+    """
+    parts = [*(name for name in current if name not in stored), *stored]
+    changes = [Change(name, stored.get(name), current.get(name)) for name in parts]
+    changes = [change for change in changes if change.before != change.after]
+    others = [change for change in changes if not change.is_feature]
+    if not others and (accept_features or not changes):
+        return tuple(changes)
+    named = [*others, *(change for change in changes if change.is_feature)]
+    more = f" and {len(named) - CHANGES_NAMED_MAX} more" if len(named) > CHANGES_NAMED_MAX else ""
+    told = ", ".join(map(str, named[:CHANGES_NAMED_MAX]))
+    hint = "go back to the old definition, give the pipeline a new name, or set another state_dir"
+    if not others:
+        hint = (
+            "to go on, `headrace run --accept-changed-features`: models keep what they learned, windows that "
+            f"are kept as before go on, the others begin empty; or {hint}"
+        )
+    raise CheckpointError(f"{path} was written by another definition: {told}{more}", hint=hint)

@@ -3,6 +3,6 @@
 Lives here: the same state machines fed from files, and the words for runs that failed.
 Never here: the arguments of commands (`engine/cli`).
 
-Read in this order: `backtest`, `json_lines`, `diagnosis` and `first_lines`, `dead_letters`; `publish` and
-`skew` stand alone.  Others may import everything here.
+Read in this order: `json_lines`, `backtest`, `diagnosis`; `publish` and `skew` stand alone.  Others may
+import everything here.
 """

@@ -10,6 +10,7 @@ is refused as too far ahead, and `prediction_time` is the event time that a run 
 
 from __future__ import annotations
 
+import base64
 import itertools
 import time
 from collections import defaultdict
@@ -24,12 +25,11 @@ from engine.definition.pipeline import Pipeline
 from engine.machines.intake import Run
 from engine.machines.outbox import Scored
 from engine.machines.scorer import Scorer
-from engine.offline.dead_letters import DeadLetters, plain_letter
 from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures
-from engine.offline.first_lines import HEAD_LINES_MAX, Names, head_of
-from engine.offline.json_lines import lines_of, read_lines
-from engine.stores.spill import Spill
-from engine.stores.static_features import StaticHistory
+from engine.offline.json_lines import HEAD_LINES_MAX, Names, head_of, lines_of, read_lines
+from engine.stores.entry_tables import Spill
+from engine.stores.lookups import StaticHistory
+from engine.watches import DeadLetters
 from engine.worker.assembly import build_learner
 from operators.asof import AsOf
 from operators.claims.rule import Writer
@@ -42,7 +42,7 @@ from topics.errors import SettingsError
 from topics.headers import Refusal
 from topics.messages import Claim, Decision, Outgoing, Record
 
-__all__ = ["Backtest", "LocalRun", "backtest", "read_lines"]
+__all__ = ["Backtest", "LocalRun", "backtest", "plain_letter"]
 
 CLAIM = 1
 """A backtest owns its partition from the start."""
@@ -348,6 +348,19 @@ def backtest(
         "dead_letters_by_stage": result.dead_letters.report(files),
         "diagnosis": diagnose(facts, _inputs(pipeline, events, labels)).plain() if failed else None,
     }
+
+
+def plain_letter(refusal: Refusal, value: bytes | None) -> dict[str, Any]:
+    """Return a dead letter as one plain object; bytes that are no text go as base64.
+
+    >>> plain_letter(Refusal("decode", "E", "no", "t", 0, 4), bytes([255]))["value_base64"]
+    '/w=='
+    """
+    told: dict[str, Any] = refusal._asdict()
+    try:
+        return told | {"value": None if value is None else value.decode()}
+    except UnicodeDecodeError:
+        return told | {"value_base64": base64.b64encode(value or b"").decode()}
 
 
 def _inputs(pipeline: Pipeline, events: Path, labels: Path | None) -> InputFiles:

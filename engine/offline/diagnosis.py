@@ -4,7 +4,7 @@ Lives here: when a run has failed, and the mistakes that people make.  Never her
 
     failed?    no example learned, or more than half of the events or of the labels came to nothing
     causes     each mistake is looked for on its own, in the counts and in the first lines of the inputs
-               (`first_lines.py`); one that makes others meaningless ends the search
+               (`json_lines.py`); one that makes others meaningless ends the search
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from engine.offline.first_lines import FirstLines, delays_ms
+from engine.offline.json_lines import FirstLines, delays_ms
 from topics.durations import duration_text
 from topics.messages import Task
 
@@ -265,7 +265,7 @@ _LABEL_FORMS: dict[Task, frozenset[str]] = {
     "multiclass": frozenset({"text", "whole number", "zero or one"}),
     "regression": frozenset({"number", "whole number", "zero or one"}),
 }
-"""What labels of a task may be, by the forms of `first_lines.py`."""
+"""What labels of a task may be, by the forms of `FirstLines.labels`."""
 _GUESSES: tuple[Task, ...] = ("binary", "multiclass", "regression")
 
 

@@ -1,7 +1,7 @@
 """Files of events and labels to a pipeline's two topics, in the order in which a backtest reads them.
 
-Lives here: that order, the key and the time of each record, what must be acknowledged before what leaves.
-Never here: files for other topics (`topic_lines.py`), what a worker makes of records.
+Lives here: that order, the key and the time of each record, what must be acknowledged before what leaves; the
+lines of one file to any topic.  Never here: what a worker makes of records.
 
 Strategy: the older head of the two files goes first, labels on ties (the rule of `intake.py`).  A worker may
 run meanwhile, and where a topic has nothing unread it goes ahead.  So records leave in steps: the labels of a
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import time
+import sys
+import time as clock
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -42,11 +43,14 @@ __all__ = [
     "Published",
     "deleted_soon",
     "merged",
+    "send_file",
     "send_files",
     "send_step",
     "steps",
 ]
 
+SEND_BATCH = 1_000
+"""Lines of a file for any topic that are read and sent at once."""
 SLICE_RECORDS = 200
 """A worker that keeps up with the sending may learn a label this many records early, never late."""
 KEYS_MAX = 500_000
@@ -125,7 +129,7 @@ async def send_files(
     finally:
         await sink.stop()
     states = await topic_states(kafka, plan)
-    notes = *files.notes(), *deleted_soon(states, files.oldest_ms, time.time_ns() // 1_000_000)
+    notes = *files.notes(), *deleted_soon(states, files.oldest_ms, clock.time_ns() // 1_000_000)
     return Published(files.counts["events"], files.counts["labels"], notes)
 
 
@@ -229,3 +233,52 @@ class PipelineFiles:
                 yield f"{untimed:,} {what} have no usable `{time_field}`: they become dead letters"
             if unordered := counts[f"{what} unordered"]:
                 yield f"{unordered:,} {what} are older than the line before them: sort by `{time_field}`"
+
+
+async def send_file(
+    kafka: KafkaSettings, topic: str, file: Path, *, key: str | None, time: str | None
+) -> int:
+    """Publish each line of `file` as one record and return how many there were.
+
+    `key` and `time` name fields of the line; the record's timestamp is the latter, or now.  Lines are sent
+    as they are, valid or not.  Raises SettingsError for a file that cannot be read, BrokerError otherwise.
+    """
+    sink = Sink(kafka)
+    await sink.start()
+    sent = 0
+    try:
+        lines = _lines(file)
+        while batch := list(itertools.islice(lines, SEND_BATCH)):
+            records = [_outgoing(line, key, time) for line in batch]
+            await sink.send(topic, None, records)
+            sent += len(records)
+        await sink.flush()
+    finally:
+        await sink.stop()
+    return sent
+
+
+def _outgoing(line: bytes, key: str | None, time: str | None) -> Outgoing:
+    """A line that is no JSON object still goes, without key: the engine's dead letters will say why."""
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        fields = {}
+    found = fields.get(key) if key and isinstance(fields, dict) else None
+    timestamp_ms = int(clock.time() * 1_000)
+    if time and isinstance(fields, dict) and time in fields:
+        try:
+            timestamp_ms = time_ms(fields[time])
+        except ValueError as error:
+            raise SettingsError(
+                f"field `{time}` of a line is no time: {error}", hint="leave --time out"
+            ) from None
+    return Outgoing(
+        "dead-letters", None, None if found is None else str(found).encode(), line, (), timestamp_ms
+    )
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    if str(file) == "-":
+        return (stripped for line in sys.stdin.buffer if (stripped := line.strip()))
+    return (line for _, line in lines_of(file))

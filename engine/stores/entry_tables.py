@@ -1,7 +1,8 @@
 """A checkpoint's entries in SQLite: a delta is written at once, the rows are read all at once or one by one.
 
-Lives here: the two tables, what is checked of their rows.  Never here: transactions, claims, files
-(`checkpoints.py`), what an entry means.
+Lives here: the two tables, what is checked of their rows, and the file in which a run over files keeps
+answers that are too many for memory.  Never here: claims, a worker's files (`checkpoints.py`), what an entry
+means, which answers leave memory (`operators/join/pending.py`).
 
     entry   what a restore needs in memory; a sum over all checksums tells a row that is lost, or old
     apart   what may be too much for memory: how many there are is known, and each has its checksum
@@ -15,14 +16,16 @@ order, values of 2 KB fill their pages, and a name that is not there costs a loo
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from sqlite3 import Connection
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from operators.join.join import Join
 from topics.codec import encode_json
+from topics.errors import CheckpointError
 
-__all__ = ["EMPTY_TALLY", "SCHEMA", "Apart", "Tally", "checksum_of", "write"]
+__all__ = ["EMPTY_TALLY", "SCHEMA", "Apart", "Spill", "Tally", "checksum_of", "write"]
 
 BATCH_BYTES_MAX = 16_777_216
 """Names and values given to SQLite at once, plus one entry; its own limit is 1 GB."""
@@ -82,7 +85,7 @@ EMPTY_TALLY = Tally(0, 0, 0)
 
 
 def write(
-    database: Connection, delta: Mapping[str, bytes | None], apart: tuple[str, ...], before: Tally
+    database: sqlite3.Connection, delta: Mapping[str, bytes | None], apart: tuple[str, ...], before: Tally
 ) -> Tally:
     """Write the entries that changed, None removes one; return what the rows add up to after it.
 
@@ -100,7 +103,7 @@ def write(
 
 
 def _changes(
-    database: Connection, table: _Statements, names: Sequence[str], delta: Mapping[str, bytes | None]
+    database: sqlite3.Connection, table: _Statements, names: Sequence[str], delta: Mapping[str, bytes | None]
 ) -> Iterator[tuple[int, int]]:
     """Write batch by batch; yield how many rows each has added, and how much to their sum."""
     for batch in _packed(names, delta):
@@ -192,3 +195,52 @@ class Apart:
         first = self._prefix + prefix
         ((count,),) = self._query(_HOW_MANY, (first, first[:-1] + chr(ord(first[-1]) + 1)))
         return int(count)
+
+
+SPILLED = ("w/", "i/")
+"""Entries of a join that may leave memory."""
+
+
+class Spill:
+    """A file that goes with the process: takes what has changed in a join when it holds too much.
+
+    Made on disk only then.  A worker's answers lie in its checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self.stored = Apart(self._query, CheckpointError, "")
+        """What the join reads."""
+        self._tally = EMPTY_TALLY
+        self._connection: sqlite3.Connection | None = None
+
+    def relieve(self, join: Join[Any]) -> None:
+        """Let half of what `join` may have in memory stay there."""
+        delta = {name: data for name, data in join.delta().items() if name.startswith(SPILLED)}
+        try:
+            database = self._opened()
+            database.execute("BEGIN")
+            self._tally = write(database, delta, SPILLED, self._tally)
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _failed(error) from error
+        join.committed()
+
+    def _query(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
+        try:
+            return self._opened().execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise _failed(error) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            # An empty name: SQLite makes a file in its directory for temporary ones, and nobody else sees it.
+            self._connection = sqlite3.connect("", isolation_level=None)
+            self._connection.executescript(f"PRAGMA journal_mode = OFF; {SCHEMA}")
+        return self._connection
+
+
+def _failed(error: sqlite3.Error) -> CheckpointError:
+    return CheckpointError(
+        f"answers that wait for labels cannot be kept on disk: {error}",
+        hint="is the directory for temporary files full? SQLITE_TMPDIR names another; or lower pending_max",
+    )

@@ -1,7 +1,8 @@
-"""Stores of hashes: Redis, or one table of an embedded database.
+"""Stores of hashes: Redis, or one table of an embedded database; static features lie in one.
 
-Lives here: reading and writing the text fields of many keys at once.  Never here: caches and
-deadlines (`lookups.py`), what a text means (`topics/stored_features.py`).
+Lives here: reading and writing the text fields of many keys at once, filling the store of static features
+from timed rows, showing one key of it.  Never here: caches and deadlines (`lookups.py`), files, what a text
+means (`topics/stored_features.py`).
 
 Strategy.  However many keys, Redis is asked in one pipelined round trip.  Its client's own
 retries are cut to one without a pause, for a connection that the server has closed in the
@@ -20,10 +21,12 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from engine.settings import Settings
+from operators.asof import AsOf
 from topics.errors import SettingsError
-from topics.stored_features import StoredValue, stored_text
+from topics.stored_features import StaticRow, StoredValue, parsed, stored_text
 
 __all__ = [
     "STATIC_FILE",
@@ -32,7 +35,9 @@ __all__ = [
     "SqliteHashes",
     "StoredRow",
     "give_up",
+    "load_static",
     "redis_client",
+    "static_of",
     "static_store",
     "store_features",
 ]
@@ -234,3 +239,37 @@ def _open(path: Path, busy_s: float) -> sqlite3.Connection:
         "(key TEXT, field TEXT, value TEXT NOT NULL, PRIMARY KEY (key, field)) WITHOUT ROWID"
     )
     return database
+
+
+async def load_static(rows: Iterable[StaticRow], settings: Settings) -> tuple[int, int]:
+    """Write the newest value of each field into the store; return rows read, fields written.
+
+    Fields that no row names stay.  All rows are read before anything is written.  Raises SettingsError where
+    the store does not take them.
+    """
+    known = AsOf(rows)
+    store = static_store(settings)
+    try:
+        return known.rows, await store.put(known.newest())
+    except (OSError, RedisError, sqlite3.Error) as error:
+        raise _refused(store, error) from error
+    finally:
+        await store.close()
+
+
+async def static_of(key: str, settings: Settings) -> dict[str, StoredValue]:
+    """Return what the store has of one key, as look-ups see it.  Raises SettingsError without a store."""
+    store = static_store(settings)
+    try:
+        return {name: parsed(text) for name, text in sorted((await store.whole(key)).items())}
+    except (OSError, RedisError, sqlite3.Error) as error:
+        raise _refused(store, error) from error
+    finally:
+        await store.close()
+
+
+def _refused(store: Hashes, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"{type(store).__name__} of static features: {type(error).__name__}: {error}",
+        hint="check redis_url and that it is up, or, without one, state_dir and its owner",
+    )

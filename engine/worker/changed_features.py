@@ -1,7 +1,7 @@
 """A checkpoint of a definition with other features: what of it this one goes on with.
 
 Lives here: asking windows and join what they keep of their entries, and telling the user.  Never here:
-whether features may change (`engine/definition/text.py`), what entries hold (`operators/windows`,
+whether features may change (`engine/definition/pipeline.py`), what entries hold (`operators/windows`,
 `operators/join`).
 
     windows     a group goes on if its name is the same (`Group.name`), any other begins empty
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import structlog
 
-from engine.definition.text import Change
+from engine.definition.pipeline import Change
 from operators.join.entries import END_NAME, FIRST_NAME, with_keys
 from operators.join.pending import entries_apart
 from operators.state import StateDelta, StateEntries, StoredEntries, named, under

@@ -24,7 +24,7 @@ from engine.kafka.sink import Sink
 from engine.kafka.topic_limits import ENVELOPE_BYTES, TopicLimits, record_too_large
 from engine.machines.outbox import EXAMPLES_PARTITION
 from engine.settings import KafkaSettings
-from engine.watches.dead_letters import LetterWatch
+from engine.watches import LetterWatch
 from operators.stopwatch import Stopwatch
 from topics.catalog import Catalog
 from topics.messages import Outgoing, OutgoingRole

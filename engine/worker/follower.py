@@ -24,8 +24,7 @@ from typing import NamedTuple
 import structlog
 from msgspec import json
 
-from engine.definition.pipeline import Pipeline
-from engine.definition.text import check_definition
+from engine.definition.pipeline import Pipeline, check_definition
 from engine.kafka.client import LogPartition
 from engine.kafka.log_ends import log_bounds
 from engine.kafka.log_reader import read_log
@@ -33,9 +32,9 @@ from engine.kafka.sink import Sink, Written
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
 from engine.metrics import Metrics, Status
+from engine.race_view import RaceView
 from engine.settings import Settings
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
-from engine.watches.race import RaceView
 from engine.worker.assembly import build_learner, probe_models, signing_key
 from operators.state import StateDelta
 from operators.stopwatch import Stopwatch

@@ -27,10 +27,9 @@ from engine.kafka.topic_limits import usable_topics
 from engine.machines.intake import Run
 from engine.metrics import Metrics, Status
 from engine.settings import NOTHING_ACCEPTED, Accepted, Settings
+from engine.stores.lookups import StaticFeatures
 from engine.stores.online_features import ServedFeatures
-from engine.stores.static_features import StaticFeatures
-from engine.watches.counter_lines import CountWatch, counted_lines
-from engine.watches.labels import LabelWatch
+from engine.watches import CountWatch, LabelWatch, counted_lines
 from engine.worker.checkpointing import CheckpointWriter
 from engine.worker.commands import Commands
 from engine.worker.dispatch import Dispatch

@@ -14,8 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from engine.definition.pipeline import Pipeline
-from engine.definition.text import check_definition
+from engine.definition.pipeline import Pipeline, check_definition
 from engine.kafka.client import LogPartition
 from engine.kafka.sink import Sink, Written
 from engine.kafka.source import Source

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
-from engine.offline.backtest import read_lines
+from engine.offline.json_lines import read_lines
 from engine.settings import KafkaSettings, load_settings
 from loadtest.bench.feed import Feed, LabelFeed, made_up_rows, parsed_rows
 from loadtest.bench.latency import histogram_class

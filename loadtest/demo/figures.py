@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 from river import stats
 
-from engine.offline.dead_letters import DeadLetters, letter_lines
 from engine.offline.publish import FileLine
+from engine.watches import DeadLetters, letter_lines
 from loadtest.bench.ledger import Answer, AskedEvent, Ledger
 from operators.race.losses import brier
 from topics.messages import Decision, Score

@@ -18,9 +18,8 @@ from engine.cli.report import print_report
 from engine.metrics import Metrics, Status
 from engine.offline.backtest import Backtest, LocalRun, backtest
 from engine.offline.json_lines import read_lines
-from engine.watches.counter_lines import CountWatch, counted_lines
-from engine.watches.pace import EVERY_S
-from engine.watches.race import RaceView
+from engine.race_view import RaceView
+from engine.watches import EVERY_S, CountWatch, counted_lines
 from operators import field
 
 EVENTS = 40

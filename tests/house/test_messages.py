@@ -23,9 +23,8 @@ from test_readme import DOCUMENTS, assert_rows
 from typer.testing import CliRunner
 
 from engine import Labels, Pipeline, Topic
-from engine.cli.asyncapi import asyncapi
+from engine.cli.export import MESSAGES, asyncapi, field_docs, json_schema
 from engine.cli.main import app, load_pipeline
-from engine.cli.schemas import MESSAGES, field_docs, json_schema
 from engine.offline.backtest import LocalRun
 from engine.settings import KafkaSettings
 from operators import by, field

@@ -9,10 +9,10 @@ import structlog
 from river import linear_model
 
 from engine import Labels, Pipeline, Topic
-from engine.cli.join_memory import bytes_per_answer, waiting_at, waiting_text
+from engine.cli.report import bytes_per_answer, waiting_at, waiting_text
 from engine.offline.backtest import Backtest
 from engine.stores.checkpoints import CheckpointStore
-from engine.watches.counter_lines import CountWatch, counted_lines
+from engine.watches import CountWatch, counted_lines
 from operators import field
 from topics.codec import encode_json
 from topics.errors import DefinitionError

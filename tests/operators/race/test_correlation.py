@@ -20,7 +20,7 @@ from engine import Labels, Pipeline, Topic
 from engine.cli.report import print_report
 from engine.metrics import Metrics
 from engine.offline.backtest import backtest
-from engine.watches.race import RaceView
+from engine.race_view import RaceView
 from operators import field
 from operators.models.roster import Candidate, Roster
 from operators.race.arena import Arena

@@ -1,4 +1,4 @@
-"""A record under another key than its own is counted and warned about, and taken all the same."""
+"""A record under another key than its own is counted, and taken all the same."""
 
 from collections import Counter
 from typing import Any
@@ -8,12 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from river import linear_model
-from structlog.testing import capture_logs
 
 from engine import Labels, Pipeline, Topic
 from engine.machines.admission import Admission, Position
 from engine.machines.scorer import Scorer
-from engine.watches.counter_lines import CountWatch, counted_lines
 from engine.worker.assembly import build_learner
 from operators import field
 from operators.claims.rule import Writer
@@ -87,21 +85,3 @@ def test_a_run_is_counted_record_by_record(keys: list[bytes | None], keyless: bo
     admission = Admission(pipeline_of(4 if keyless else 1), Position(), join)
     wrong = [key != b"a" and (keyless or key is not None) for key in keys]
     assert admission.misplaced([(key, "a") for key in keys]) == sum(wrong)
-
-
-def test_the_first_is_told_at_once_and_the_next_ones_together_a_minute_later() -> None:
-    watch = CountWatch(counted_lines(Labels("keys.labels", wait="1h")))
-    counts = Counter[tuple[str, str]]()
-    with capture_logs() as lines:
-        watch.tell(counts, 0.0)
-        counts["key_mismatches", "event"] = 1
-        watch.tell(counts, 1.0)
-        counts["key_mismatches", "event"] = 5
-        counts["key_mismatches", "label"] = 2
-        watch.tell(counts, 60.9)
-        assert len(lines) == 1
-        watch.tell(counts, 61.0)
-        watch.tell(counts, 500.0)
-    assert [(line["events"], line["labels"]) for line in lines] == [(1, 0), (4, 2)]
-    assert all("headrace send --key" in line["fix"] for line in lines)
-    assert {line["log_level"] for line in lines} == {"warning"}

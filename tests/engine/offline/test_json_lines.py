@@ -1,4 +1,4 @@
-"""The look at the first lines of an input never fails, and a failed run always gets words."""
+"""The look at the first lines of a file never fails, and a failed run always gets words."""
 
 import json
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures
-from engine.offline.first_lines import FirstLines, Names, delays_ms, head_of
+from engine.offline.json_lines import FirstLines, Names, delays_ms, head_of
 
 NAMES = Names("event_id", "label_time", "label", frozenset({"event_id", "label", "label_time"}))
 values = st.recursive(

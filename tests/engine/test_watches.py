@@ -1,4 +1,4 @@
-"""Labels that find no event are told of: from 5 % on, with figures, a cause and a cure, once a minute."""
+"""What a worker's log says of itself: counters that grew, refused records, labels that find no event."""
 
 from __future__ import annotations
 
@@ -6,20 +6,80 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from running import FLIGHTS
+from structlog.testing import capture_logs
 
+from engine import Labels
 from engine.cli.main import load_pipeline
 from engine.counters import COUNTERS
 from engine.metrics import Metrics
 from engine.settings import Settings
-from engine.watches.labels import LABELS_MIN, UNMATCHED_SHARE_MAX, LabelWatch, unmatched
-from engine.watches.pace import EVERY_S
+from engine.watches import (
+    EVERY_S,
+    LABELS_MIN,
+    UNMATCHED_SHARE_MAX,
+    CountWatch,
+    LabelWatch,
+    LetterWatch,
+    counted_lines,
+    unmatched,
+)
 from engine.worker.loop import Worker
+from topics.headers import dead_letter
+from topics.messages import Outgoing, Record
 
 Counts = Counter[tuple[str, str]]
+
+
+def test_a_counter_that_grew_is_told_at_once_and_the_next_together_a_minute_later() -> None:
+    watch = CountWatch(counted_lines(Labels("keys.labels", wait="1h")))
+    counts = Counts()
+    with capture_logs() as lines:
+        watch.tell(counts, 0.0)
+        counts["key_mismatches", "event"] = 1
+        watch.tell(counts, 1.0)
+        counts["key_mismatches", "event"] = 5
+        counts["key_mismatches", "label"] = 2
+        watch.tell(counts, 60.9)
+        assert len(lines) == 1
+        watch.tell(counts, 61.0)
+        watch.tell(counts, 500.0)
+    assert [(line["events"], line["labels"]) for line in lines] == [(1, 0), (4, 2)]
+    assert all("headrace send --key" in line["fix"] for line in lines)
+    assert {line["log_level"] for line in lines} == {"warning"}
+
+
+def letter(offset: int, stage: str) -> Outgoing:
+    refused = Record("e", 3, offset, None, None, b"x")
+    headers = dead_letter(refused, stage=stage, exception="ValueError", message=f"wrong {offset}")
+    return Outgoing("dead-letters", None, None, b"x", headers, 0)
+
+
+def test_the_first_letter_is_told_at_once_and_a_flood_once_a_minute() -> None:
+    watch, nothing = LetterWatch("p.dead-letters"), Counts()
+    with capture_logs() as lines:
+        watch.tell(nothing, 0.0)
+        assert lines == []
+        watch.see([letter(7, "decode")])
+        watch.tell(nothing, 1.0)
+        for offset in range(100, 200):
+            watch.see([letter(offset, "label" if offset % 4 else "decode")])
+            watch.tell(nothing, 2.0)
+        assert len(lines) == 1
+        watch.tell(nothing, 61.0)
+        watch.tell(nothing, 200.0)
+    first, flood = lines
+    assert first["log_level"] == flood["log_level"] == "warning"
+    place = "topic e partition 3 offset {}"
+    assert first["stages"] == {"decode": {"count": 1, "first": "wrong 7", "place": place.format(7)}}
+    assert (first["count"], flood["count"]) == (1, 100)
+    assert flood["stages"] == {
+        "decode": {"count": 25, "first": "wrong 100", "place": place.format(100)},
+        "label": {"count": 75, "first": "wrong 101", "place": place.format(101)},
+    }
+    assert "headrace tail p.dead-letters" in first["fix"]
 
 
 def counts(*, expired: int = 0, given_up: int = 0, **labels: int) -> Counts:
@@ -108,7 +168,7 @@ def test_a_worker_warns_with_the_figures(tmp_path: Path) -> None:
     pipeline = load_pipeline(FLIGHTS / "pipeline.py")
     metrics = Metrics(pipeline)
     running = Worker(pipeline, Settings(state_dir=tmp_path), metrics)
-    with structlog.testing.capture_logs() as lines:
+    with capture_logs() as lines:
         for _ in range(3):
             running._count()
             metrics.counts.update(counts(joined=60, unmatched=40))
