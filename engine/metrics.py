@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from engine.counters import COUNTERS
 from engine.definition.pipeline import Pipeline
-from engine.kafka.outage import unanswered_s
+from engine.kafka.client import unanswered_s
 from operators.stopwatch import Stopwatch
 
 __all__ = ["BatchHistogram", "Metrics", "ModelStatus", "Status"]

@@ -1,7 +1,7 @@
 """The size of a dead letter: what it keeps of a refused record so that its topic takes it.
 
 Lives here: the size of a record as brokers count it, and the order in which a letter is cut.  Never here:
-who refuses and why, what a topic takes (`engine/kafka/topic_limits.py`).
+who refuses and why, what a topic takes (`engine/kafka/topic_admin.py`).
 
 A letter goes as it came while it fits.  Otherwise the value gives way, then headers, then the key; the
 reason stays whole.  What is missing is said in headers: sizes, and hashes to find the original by.

@@ -1,7 +1,8 @@
 """Connections of aiokafka's clients: a start that retries, a stop with a deadline, errors with a fix.
 
-Lives here: connecting, deadlines, the translation of aiokafka's errors, the bounds of a
-log.  Never here: records, groups, topics' settings.
+Lives here: connecting, deadlines, the waits under way and the log lines about a long one, the translation of
+aiokafka's errors, the bounds of a log.  Never here: records, groups, topics' settings, what a worker does in
+an outage (nothing: it holds still, and goes on where it stands).
 
 Strategy: aiokafka retries some things for ever and others never (aiokafka#1095, #1101), so
 each wait has a deadline of its own here, and what aiokafka raises leaves as BrokerError.
@@ -10,14 +11,16 @@ each wait has a deadline of its own here, and what aiokafka raises leaves as Bro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import structlog
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 
-from engine.kafka.connection import install_connection_check
-from engine.kafka.outage import BrokerWait
 from engine.kafka.record_batches import install_bounded_batches
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
@@ -28,9 +31,14 @@ __all__ = [
     "answered",
     "bounds",
     "broker_error",
+    "broker_wait",
     "connected",
+    "install_connection_check",
+    "last_answer_s",
+    "log_outages",
     "reading",
     "stopped",
+    "unanswered_s",
 ]
 
 LogPartition = tuple[str, int]
@@ -39,6 +47,11 @@ LogPartition = tuple[str, int]
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 2.0
 """Between tries to reach a broker: soon enough after its restart, rare enough for the log."""
+NOTICED_S = 5.0
+"""A wait this long is logged: brokers answer within milliseconds, and elect a new leader within seconds."""
+LOOK_S = 1.0
+LOGGED_EVERY_S = 60.0
+"""Often enough to see that it goes on."""
 
 REFUSED = (kafka_errors.KafkaError, AssertionError, ValueError)
 """What aiokafka raises: its own errors, and bare assertions for unknown partitions and fenced producers."""
@@ -56,6 +69,8 @@ AWAY = (
 """What a broker that is away looks like: it is asked again."""
 
 _Answer = TypeVar("_Answer")
+
+log = structlog.get_logger("headrace")
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (
@@ -102,6 +117,68 @@ def broker_error(error: BaseException, doing: str, kafka: KafkaSettings) -> Brok
     return found
 
 
+# -- waits under way ------------------------------------------------------------------------------
+
+_since_s: dict[object, float] = {}
+"""Waits under way, the oldest first: one process speaks to one cluster."""
+_last_answer_s = 0.0
+
+
+@contextmanager
+def broker_wait() -> Iterator[None]:
+    """Note that a broker is waited for, as long as the block takes, answered or not.
+
+    >>> with broker_wait():
+    ...     unanswered_s()
+    0.0
+    """
+    global _last_answer_s  # noqa: PLW0603 - of the process, as the waits are
+    wait = object()
+    _since_s[wait] = time.monotonic()
+    try:
+        yield
+    finally:
+        del _since_s[wait]
+        _last_answer_s = time.monotonic()
+
+
+def unanswered_s() -> float:
+    """Return how long the oldest wait has taken by now, in seconds; 0.0 below `NOTICED_S`."""
+    oldest_s = next(iter(_since_s.values()), None)
+    if oldest_s is None:
+        return 0.0
+    silent_s = time.monotonic() - oldest_s
+    return silent_s if silent_s >= NOTICED_S else 0.0
+
+
+def last_answer_s() -> float:
+    """Return when the last wait ended, by the monotonic clock."""
+    return _last_answer_s
+
+
+async def log_outages(deadline_ms: int) -> None:
+    """Log for ever, at once and then every minute, that no broker answers, and that one does again."""
+    said_s: float | None = None
+    silent_s = 0.0
+    while True:
+        await asyncio.sleep(LOOK_S)
+        now_s, longer_s = time.monotonic(), unanswered_s()
+        if longer_s and (said_s is None or now_s - said_s >= LOGGED_EVERY_S):
+            log.warning(
+                "no broker answers: holding still",
+                silent_s=round(longer_s),
+                gives_up_after_s=deadline_ms // 1000,
+            )
+            said_s = now_s
+        elif not longer_s and said_s is not None:
+            log.warning("a broker answers again", silent_s=round(silent_s))
+            said_s = None
+        silent_s = longer_s
+
+
+# -- connecting, asking, leaving ------------------------------------------------------------------
+
+
 async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms: int = 0) -> Any:
     """Return `make()`, a client of aiokafka, started.
 
@@ -110,7 +187,7 @@ async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms
     Raises BrokerError naming the address.
     """
     install_connection_check()
-    with BrokerWait():
+    with broker_wait():
         return await _connected(make, kafka, longest_ms)
 
 
@@ -149,7 +226,7 @@ async def answered(ask: Callable[[], Awaitable[_Answer]], doing: str, kafka: Kaf
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + kafka.connect_deadline_ms / 1000
-    with BrokerWait():
+    with broker_wait():
         while True:
             try:
                 async with asyncio.timeout(kafka.request_timeout_ms / 1000):
@@ -196,7 +273,7 @@ async def bounds(
     consumer: Any, partitions: Iterable[TopicPartition], kafka: KafkaSettings
 ) -> dict[TopicPartition, tuple[int, int]]:
     """Return each log's first offset and its end as listed, for some brokers too low
-    (`log_ends.exact_ends`)."""
+    (`exact_ends`)."""
     wanted = list(partitions)
 
     async def ask() -> dict[TopicPartition, tuple[int, int]]:
@@ -205,3 +282,35 @@ async def bounds(
         return {tp: (starts[tp], ends[tp]) for tp in wanted}
 
     return await answered(ask, "asking for the bounds of logs", kafka)
+
+
+# -- connections that were reset ------------------------------------------------------------------
+
+# A broker that dies resets its connections.  The event loop closes the transport at once; aiokafka 0.14
+# closes its connection two turns of the loop later and takes it for open until then.  A write in between is
+# dropped by asyncio's loop, but uvloop raises RuntimeError (aiokafka#1038), which aiokafka does not catch:
+# the background task that was writing ends.  The producer's, the fetcher's and the coordinator's end the
+# worker.  The end of the one that updates the metadata is not even noticed: every wait for metadata, and so
+# every request that is tried again, then hangs, although the broker is back.  So a connection whose
+# transport is closing is closed before it is written to.
+
+_send_of_aiokafka = AIOKafkaConnection.send
+
+
+def install_connection_check() -> None:
+    """Set the check before every request of this process.  Once is enough, twice does no harm."""
+    AIOKafkaConnection.send = _send
+
+
+def _send(connection: Any, request: Any, expect_response: bool = True) -> Any:
+    """Send a request as aiokafka does, and return what it returns: an awaitable of the response.
+
+    Raises KafkaConnectionError if the broker has reset the connection.
+    """
+    writer = connection._writer
+    if writer is not None and writer.is_closing():
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise kafka_errors.KafkaConnectionError(
+            f"Connection at {connection.host}:{connection.port} was reset"
+        )
+    return _send_of_aiokafka(connection, request, expect_response)

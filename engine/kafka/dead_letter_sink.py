@@ -19,7 +19,7 @@ import structlog
 from aiokafka.errors import MessageSizeTooLargeError
 
 from engine.kafka.sink import Sink
-from engine.kafka.topic_limits import LETTER_LIMIT_MIN, TopicLimits
+from engine.kafka.topic_admin import LETTER_LIMIT_MIN, TopicLimits
 from engine.settings import KafkaSettings
 from topics.dead_letters import fitted
 from topics.errors import BrokerError

@@ -23,9 +23,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 from aiokafka.partitioner import murmur2
 
-from engine.kafka.client import REFUSED, LogPartition, broker_error, connected, stopped
-from engine.kafka.outage import BrokerWait
-from engine.kafka.topic_limits import TopicLimits
+from engine.kafka.client import REFUSED, LogPartition, broker_error, broker_wait, connected, stopped
+from engine.kafka.topic_admin import TopicLimits
 from engine.settings import KafkaSettings
 from topics.dead_letters import record_bytes
 from topics.errors import BrokerError
@@ -173,7 +172,7 @@ class Sink:
 
     async def _placed(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
         """Hand a batch over, however long the one before it waits: aiokafka gives up sooner than we do."""
-        with BrokerWait():
+        with broker_wait():
             while True:
                 with suppress(kafka_errors.KafkaTimeoutError):
                     placed: asyncio.Future[Any] = await self._producer.send_batch(
@@ -238,7 +237,7 @@ class Sink:
     async def _wait_for(self, batches: set[asyncio.Future[Any]]) -> None:
         self._check()
         if batches:
-            with BrokerWait():
+            with broker_wait():
                 _, late = await asyncio.wait(batches, timeout=self._kafka.flush_deadline_ms / 1000)
             if late:
                 self._failure = broker_error(TimeoutError(), f"flushing {len(late)} batches", self._kafka)

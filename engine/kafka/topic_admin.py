@@ -1,27 +1,47 @@
 """The administration of topics: they are compared with the plan and created, never deleted or changed.
 
-Lives here: the comparison of `topics/catalog.py`'s plan with a cluster.  Never here: names
-and rules (the catalog), records.
+Lives here: the comparison of `topics/catalog.py`'s plan with a cluster, the settings of topics that can
+refuse a write, and the largest record that a pipeline makes.  Never here: names and rules (the catalog), how
+a record is cut (`topics/dead_letters.py`).
 
-Strategy: look first, say everything that is wrong, create only what is missing and ours.
+Strategy: look first, say everything that is wrong, create only what is missing and ours.  The write side
+must never be refused, or one record ends the worker at every start.  Times are clamped, dead letters are cut;
+for answers and examples, which must stay whole, a worker compares at start what a topic takes with the
+largest that there can be.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from engine.kafka.client import REFUSED, answered, broker_error, connected, stopped
+from engine.kafka.client import answered, connected, stopped
 from engine.settings import KafkaSettings
-from topics.catalog import FOREVER_MS, TopicPlan
+from topics.catalog import FOREVER_MS, MESSAGE_BYTES_DEFAULT, Catalog, Role, TopicPlan
+from topics.codec import decode_example, decode_prediction
+from topics.dead_letters import LETTER_BYTES_MIN
 from topics.errors import BrokerError
+from topics.messages import Outgoing
 
-__all__ = ["TopicState", "ensure_topics", "partition_counts", "topic_states"]
+__all__ = [
+    "ENVELOPE_BYTES",
+    "LETTER_LIMIT_MIN",
+    "TopicLimits",
+    "TopicState",
+    "check_limits",
+    "ensure_topics",
+    "limits_of",
+    "partition_counts",
+    "record_too_large",
+    "topic_states",
+    "usable_topics",
+]
 
 EXISTS = 36
 """TOPIC_ALREADY_EXISTS: another worker was faster, which is as good."""
@@ -29,6 +49,17 @@ UNKNOWN_TOPIC = 3
 APPEAR_DEADLINE_S = 15.0
 """A created topic gets its leaders within moments; a busy cluster gets this long."""
 LOOK_S = 0.05
+BEHIND_FOREVER_MS = 1 << 62
+SLACK = 64
+"""One in so many bytes is left free: a compressed batch of what cannot be compressed is a little larger."""
+ENVELOPE_BYTES = 4_096
+"""Key, headers and the record's own lengths, beside a value of ours: all of them are bounded."""
+LETTER_LIMIT_MIN = LETTER_BYTES_MIN + LETTER_BYTES_MIN // 32
+"""Of a topic for dead letters."""
+
+_Answer = TypeVar("_Answer")
+
+log = structlog.get_logger("headrace")
 
 
 class TopicState(NamedTuple):
@@ -73,25 +104,19 @@ class TopicState(NamedTuple):
         return f"{state:8} {self.plan.name}  partitions={self.plan.partitions}  {settings}"
 
 
-@asynccontextmanager
-async def _admin(kafka: KafkaSettings) -> AsyncGenerator[Any]:
+async def _asked(kafka: KafkaSettings, ask: Callable[[Any], Awaitable[_Answer]]) -> _Answer:
+    """Return what `ask` returns of a client of its own."""
     client = await connected(lambda: AIOKafkaAdminClient(**kafka.aiokafka_options()), kafka)
     try:
-        async with asyncio.timeout(kafka.request_timeout_ms / 1000):
-            yield client
-    except (*REFUSED, TimeoutError) as error:
-        raise broker_error(error, "asking for topics", kafka) from error
+        return await answered(lambda: ask(client), "asking for topics", kafka)
     finally:
         await stopped(client, kafka)
 
 
 async def partition_counts(kafka: KafkaSettings, names: Iterable[str]) -> dict[str, int | None]:
     """Return how many partitions each topic has; None where there is no such topic.  Raises BrokerError."""
-    client = await connected(lambda: AIOKafkaAdminClient(**kafka.aiokafka_options()), kafka)
-    try:
-        return await answered(lambda: _counts(client, list(names)), "asking for topics", kafka)
-    finally:
-        await stopped(client, kafka)
+    wanted = list(names)
+    return await _asked(kafka, lambda client: _counts(client, wanted))
 
 
 async def _counts(client: Any, names: list[str]) -> dict[str, int | None]:
@@ -107,10 +132,13 @@ async def _counts(client: Any, names: list[str]) -> dict[str, int | None]:
 
 async def topic_states(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tuple[TopicState, ...]:
     """Return the plan beside what is there.  Changes nothing.  Raises BrokerError."""
-    async with _admin(kafka) as client:
+
+    async def ask(client: Any) -> tuple[TopicState, ...]:
         counts = await _counts(client, [topic.name for topic in plan])
         configs = await _configs(client, [name for name, count in counts.items() if count is not None])
-    return tuple(TopicState(topic, counts[topic.name], configs.get(topic.name, {})) for topic in plan)
+        return tuple(TopicState(topic, counts[topic.name], configs.get(topic.name, {})) for topic in plan)
+
+    return await _asked(kafka, ask)
 
 
 async def _configs(client: Any, names: list[str]) -> dict[str, dict[str, str]]:
@@ -137,8 +165,7 @@ async def ensure_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tupl
         raise BrokerError("; ".join(problem.what for problem in wrong), hint=fixes)
     missing = [state.plan for state in states if state.missing]
     if missing:
-        async with _admin(kafka) as client:
-            await _create(client, kafka, missing)
+        await _asked(kafka, lambda client: _create(client, kafka, missing))
     return tuple(topic.name for topic in missing)
 
 
@@ -185,3 +212,121 @@ async def _create(client: Any, kafka: KafkaSettings, missing: Sequence[TopicPlan
                     topic=wrong[0],
                 )
             await asyncio.sleep(LOOK_S)
+
+
+# -- what topics take -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TopicLimits:
+    """The limits of one topic."""
+
+    bytes_max: int = MESSAGE_BYTES_DEFAULT
+    """Of one batch, as `max.message.bytes` counts."""
+    behind_ms: int = BEHIND_FOREVER_MS
+    """How far a record's timestamp may lie behind the broker's clock."""
+    record_bytes_max: int = field(init=False, repr=False)
+    """The largest record that surely fits, counted uncompressed."""
+    age_max_ms: int = field(init=False, repr=False)
+    """How far a record's timestamp may surely lie behind ours: a tenth is left for clocks that differ."""
+
+    def __post_init__(self) -> None:
+        """Leave room."""
+        object.__setattr__(self, "record_bytes_max", self.bytes_max - self.bytes_max // SLACK)
+        object.__setattr__(self, "age_max_ms", self.behind_ms * 9 // 10)
+
+
+def limits_of(configs: Mapping[str, str | None]) -> TopicLimits:
+    """Return what a topic with these settings takes; those that a broker does not tell are Kafka's own.
+
+    >>> limits_of({"max.message.bytes": "2000"})
+    TopicLimits(bytes_max=2000, behind_ms=4611686018427387904)
+    """
+    size = configs.get("max.message.bytes")
+    behind = [
+        int(value)
+        for name in ("message.timestamp.before.max.ms", "message.timestamp.difference.max.ms")
+        if (value := configs.get(name)) is not None
+    ]
+    if configs.get("message.timestamp.type") == "LogAppendTime":
+        behind = []
+    return TopicLimits(
+        MESSAGE_BYTES_DEFAULT if size is None else int(size), min([*behind, BEHIND_FOREVER_MS])
+    )
+
+
+async def usable_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> dict[str, TopicLimits]:
+    """Create what is missing and ours, and return what each topic takes.
+
+    Raises BrokerError for topics that are not as they must be.
+    """
+    created = await ensure_topics(kafka, plan)
+    if created:
+        log.info("topics created", topics=created)
+    states = await topic_states(kafka, plan)
+    for warning in check_limits(states):
+        log.warning(warning)
+    return {state.plan.name: limits_of(state.configs) for state in states}
+
+
+def check_limits(states: Sequence[TopicState]) -> list[str]:
+    """Return warnings about settings that are likely not meant, and about what topics take.
+
+    Raises BrokerError where a topic does not take the largest record that the pipeline makes: it would
+    end the worker when that comes, and at every start from then on.
+    """
+    wrong: list[tuple[str, int, str]] = []
+    warnings: list[str] = []
+    found: dict[Role, TopicLimits] = {}
+    for state in states:
+        if state.missing:
+            continue
+        plan = state.plan
+        warnings += state.warnings
+        found[plan.role] = limits = limits_of(state.configs)
+        needed = plan.bytes_needed and plan.bytes_needed + ENVELOPE_BYTES
+        if plan.role == "dead-letters":
+            needed = LETTER_BYTES_MIN
+        if limits.record_bytes_max < needed:
+            wrong.append((plan.name, limits.bytes_max, plan.configs["max.message.bytes"]))
+    if wrong:
+        said = "; ".join(
+            f"{name} takes records of {has} bytes, it needs {needs}" for name, has, needs in wrong
+        )
+        fixes = " and ".join(
+            f"kafka-configs.sh --alter --entity-type topics --entity-name {name}"
+            f" --add-config max.message.bytes={needs}"
+            for name, _, needs in wrong
+        )
+        raise BrokerError(f"the largest record would be refused: {said}", hint=fixes)
+    letters = found.get("dead-letters")
+    for role in ("events", "labels"):
+        users = found.get(role)
+        if letters is not None and users is not None and letters.bytes_max < users.bytes_max:
+            warnings.append(
+                f"{role} takes records of {users.bytes_max} bytes, dead letters {letters.bytes_max}:"
+                " larger ones are cut"
+            )
+    return warnings
+
+
+def record_too_large(record: Outgoing, bytes_max: int, catalog: Catalog) -> BrokerError:
+    """Return the error of an answer or an example that does not fit, with the record that it is made of.
+
+    Of an example that is its label's, as its event may lie behind the checkpoint.
+    """
+    value, topic = record.value or b"", catalog[record.target]
+    made_of, partition = catalog["events"], record.partition or 0
+    if record.target == "examples":
+        example = decode_example(value)
+        partition, offset = example.source_partition, example.event_offset
+        if example.label_offset >= 0:
+            made_of, offset = catalog["labels"], example.label_offset
+    else:
+        offset = decode_prediction(value).event_offset
+    place = f"{made_of}:{partition}:{offset}"
+    return BrokerError(
+        f"what was made of {place} has {len(value)} bytes, the topic takes {bytes_max}",
+        hint=f"raise max.message.bytes of {topic}; or go on without the record: headrace run --skip {place}",
+        topic=topic,
+    )

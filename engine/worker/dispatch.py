@@ -21,7 +21,7 @@ from typing import Any
 
 from engine.kafka.dead_letter_sink import LetterSink
 from engine.kafka.sink import Sink
-from engine.kafka.topic_limits import ENVELOPE_BYTES, TopicLimits, record_too_large
+from engine.kafka.topic_admin import ENVELOPE_BYTES, TopicLimits, record_too_large
 from engine.machines.outbox import EXAMPLES_PARTITION
 from engine.settings import KafkaSettings
 from engine.watches import LetterWatch

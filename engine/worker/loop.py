@@ -19,11 +19,10 @@ import structlog
 
 from engine.definition.pipeline import Pipeline
 from engine.host.garbage import search_rarely
-from engine.kafka import outage
-from engine.kafka.client import LogPartition
+from engine.kafka.client import LogPartition, last_answer_s, log_outages, unanswered_s
 from engine.kafka.sink import Sink
 from engine.kafka.source import Source
-from engine.kafka.topic_limits import usable_topics
+from engine.kafka.topic_admin import usable_topics
 from engine.machines.intake import Run
 from engine.metrics import Metrics, Status
 from engine.settings import NOTHING_ACCEPTED, Accepted, Settings
@@ -120,7 +119,7 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 beside = (
                     group.create_task(self.follower.follow()),
-                    group.create_task(outage.log_outages(self.settings.kafka.outage_deadline_ms)),
+                    group.create_task(log_outages(self.settings.kafka.outage_deadline_ms)),
                 )
                 try:
                     await self._score()
@@ -352,14 +351,14 @@ class Worker:
 
     def unhealthy(self) -> str:
         """Return why this process is not alive, or the empty string."""
-        if outage.unanswered_s():
+        if unanswered_s():
             return ""  # it waits, and a restart would not help
-        silent_s = time.monotonic() - max(self._turned_s, outage.answered_s())
+        silent_s = time.monotonic() - max(self._turned_s, last_answer_s())
         return f"the loop has not turned for {silent_s:.0f} s" if silent_s > STALLED_S else ""
 
     def not_ready(self) -> str:
         """Return why this process cannot answer events yet, or the empty string."""
-        if silent_s := outage.unanswered_s():
+        if silent_s := unanswered_s():
             longest_s = self.settings.kafka.outage_deadline_ms // 1000
             return f"no broker has answered for {silent_s:.0f} s: holding still, for {longest_s} s at most"
         return "" if self._ready else "partitions are not assigned and restored yet"

@@ -1,7 +1,7 @@
 """How large an answer or an example can get, by the definition alone.
 
 Lives here: a bound of the bytes of one message.  Never here: what topics take
-(`engine/kafka/topic_limits.py`), memory (`plan.py`).
+(`engine/kafka/topic_admin.py`), memory (`plan.py`).
 
 What is not bounded by a definition is how many classes a label has, and so a score of several classes.
 """

@@ -12,7 +12,7 @@ from reading import watching
 from running import Message, Worker, make_topics, publish, until
 from test_run_crash import Stream, shared_out, takes_all
 
-from engine.kafka.outage import LOGGED_EVERY_S
+from engine.kafka.client import LOGGED_EVERY_S
 
 pytestmark = pytest.mark.kafka
 

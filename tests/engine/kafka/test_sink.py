@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.kafka.sink import Sink, partition_of
-from engine.kafka.topic_limits import TopicLimits
+from engine.kafka.topic_admin import TopicLimits
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 

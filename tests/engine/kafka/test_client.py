@@ -14,7 +14,7 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from engine.kafka.connection import install_connection_check
+from engine.kafka.client import install_connection_check
 
 BROKER = 1
 API_VERSIONS, METADATA = 18, 3
