@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 
 from loadtest.demo import race
 from loadtest.demo.command import RATE, run
-from loadtest.demo.pace import TwoThirds
+from loadtest.demo.race import TwoThirds
 from loadtest.demo.view import Frame, live_view
 
 PICTURE = Path(__file__).with_name("demo.svg")

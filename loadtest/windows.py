@@ -3,7 +3,7 @@
 Lives here: the contestants, the rounds, the table.  Never here: Kafka, models, the rest of job J.
 
 One run measures all contestants in turn, round after round, on the 12 window features of job J
-(`data.py`), because only figures of one run compare.  Events are decoded, untimed, right before they
+(`plain.py`), because only figures of one run compare.  Events are decoded, untimed, right before they
 are stepped, as in the engine; the first half of the data fills the windows, the second is timed.
 CPU time is the process's, all threads; medians over rounds.
 
@@ -35,8 +35,8 @@ from rich.table import Table
 from river import stats, utils
 
 from engine.host.garbage import search_rarely
-from loadtest.bench.machine import machine
-from loadtest.job_j.data import SPANS_MS, START_MS, Cards, NaiveWindows, make_events
+from loadtest.bench.report import machine
+from loadtest.job_j.plain import SPANS_MS, START_MS, Cards, NaiveWindows, make_events
 from operators import by
 from operators.language.by import Expression
 from operators.language.plan import compile_features

@@ -40,7 +40,7 @@ from engine.kafka.topic_admin import ensure_topics
 from engine.metrics import Metrics
 from engine.offline.backtest import backtest
 from engine.settings import KafkaSettings, Settings
-from loadtest.worker_process import environment
+from loadtest.worker import environment
 from topics.messages import Outgoing
 
 FLIGHTS = CHECKOUT / "examples" / "flights"

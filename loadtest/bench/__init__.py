@@ -2,5 +2,5 @@
 
 Lives here: the open loop, the account of every answer, latencies, the verdict.  Never here: peers (`job_j`).
 
-Read in this order: `command`, `sandbox`, `openloop`, `feed`, `ledger`, `latency`, `verdict`, `machine`.
+Read in this order: `command`, `sandbox`, `openloop`, `feed`, `ledger`, `report`.
 """

@@ -1,7 +1,7 @@
-"""`headrace bench`: the command, its table and its JSON.
+"""`headrace bench`: the command and its exit code.
 
-Lives here: options in, a report out.  Never here: the run itself (`openloop.py`), the verdict
-(`verdict.py`), the pipeline that is loaded instead of yours (`sandbox.py`).
+Lives here: options in, what is sent.  Never here: the run itself (`openloop.py`), the report and its verdict
+(`report.py`), the pipeline that is loaded instead of yours (`sandbox.py`).
 """
 
 from __future__ import annotations
@@ -9,29 +9,25 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.offline.json_lines import read_lines
 from engine.settings import KafkaSettings, load_settings
 from loadtest.bench.feed import Feed, LabelFeed, made_up_rows, parsed_rows
-from loadtest.bench.latency import histogram_class
-from loadtest.bench.ledger import EVENTS_MAX
-from loadtest.bench.machine import cores, machine
+from loadtest.bench.ledger import EVENTS_MAX, histogram_class
 from loadtest.bench.openloop import LabelLoad, Load, LoadOutcome, OpenLoop
+from loadtest.bench.report import print_load, report
 from loadtest.bench.sandbox import sandbox
-from loadtest.bench.verdict import Measured, judge
 from loadtest.signals import interrupted_by_signals
 from topics.codec import encode_json
 from topics.durations import duration_ms
 from topics.errors import SettingsError
 
-__all__ = ["NOT_SUSTAINED", "command", "report"]
+__all__ = ["NOT_SUSTAINED", "command"]
 
 NOT_SUSTAINED = 5
 """The exit code of a run whose rate was not sustained."""
@@ -108,7 +104,7 @@ def command(
     if json:
         typer.echo(encode_json(found).decode())
     else:
-        _print(definition.name, found)
+        print_load(definition.name, found)
     if found["lost"] or found["mismatched"]:
         raise typer.Exit(1)
     if not found["verdict"]["sustained"]:
@@ -161,73 +157,3 @@ def _run(
         return asyncio.run(loop.run(plan))
     outcome: LoadOutcome = uvloop.run(loop.run(plan))
     return outcome
-
-
-def report(plan: Load, pipeline: Pipeline, outcome: LoadOutcome, *, learned: int | None) -> dict[str, Any]:
-    """Return the result as one plain object; `learned` is None where the worker is not asked."""
-    account = outcome.account
-    latency, lateness = outcome.latency.summary_ms(), outcome.lateness.summary_ms()
-    answered = account.answered / outcome.seconds if outcome.seconds else 0.0
-    offered = account.sent / (outcome.sent_s + 1 / plan.rate)
-    due = 0 if learned is None else outcome.labels if pipeline.labels.topic is not None else account.answered
-    verdict = judge(
-        Measured(
-            plan.rate,
-            offered,
-            answered,
-            outcome.behind,
-            account.lost,
-            latency.get("p99"),
-            lateness.get("p99"),
-            unlearned=due - (learned or 0),
-            hold_s=pipeline.grace_ms / 1_000 if pipeline.stages is not None else 0.0,
-        )
-    )
-    return {
-        "verdict": verdict._asdict(),
-        "rate": plan.rate,
-        "duration_s": plan.duration_s,
-        "warmup_s": plan.warmup_s,
-        "events": account.sent,
-        "labels": outcome.labels,
-        "learned": learned,
-        "answered": account.answered,
-        "behind": outcome.behind,
-        "lost": account.lost,
-        "duplicated": account.duplicated,
-        "mismatched": account.mismatched,
-        "foreign": account.foreign,
-        "notes": list(account.notes),
-        "offered_per_s": round(offered, 1),
-        "throughput_per_s": round(answered, 1),
-        "latency_ms": latency,
-        "timed": len(outcome.latency),
-        "sender_late_ms": lateness,
-        "machine": machine(),
-        "cores": cores(),
-    }
-
-
-def _print(name: str, found: dict[str, Any]) -> None:
-    console = Console(soft_wrap=True)
-    table = Table(title=f"{name}: {found['rate']:g} events/s for {found['duration_s']:g} s, open loop")
-    for column in ("ms", "p50", "p90", "p99", "p99.9", "max", "mean"):
-        table.add_column(column, justify="right" if column != "ms" else "left")
-    for title, part in (("due to read", "latency_ms"), ("of it: sender late", "sender_late_ms")):
-        summary = found[part]
-        levels = ("p50", "p90", "p99", "p99.9", "max", "mean")
-        table.add_row(title, *(f"{summary[level]:.2f}" if summary else "-" for level in levels))
-    console.print(table)
-    console.print(
-        f"events {found['events']}  answered {found['answered']} ({found['throughput_per_s']:g}/s)  "
-        f"lost {found['lost']}  duplicated {found['duplicated']}  mismatched {found['mismatched']}  "
-        f"foreign {found['foreign']}"
-    )
-    if found["learned"] is not None:
-        console.print(f"labels {found['labels']}  learned {found['learned']}")
-    for note in found["notes"]:
-        console.print(f"  mismatch: {note}", markup=False)
-    console.print(
-        f"on {found['machine']}; sender and reader share them with whatever of broker and worker runs here"
-    )
-    console.print(found["verdict"]["text"], style="green" if found["verdict"]["sustained"] else "bold red")

@@ -1,7 +1,7 @@
 """An open loop over Kafka: events leave on schedule, answers are read by an independent consumer.
 
 Lives here: waiting, clocks, sockets of `headrace bench`.  Never here: what an event looks like
-(`feed.py`), who was answered (`ledger.py`), percentiles (`latency.py`).
+(`feed.py`), who was answered and how late (`ledger.py`).
 
 Strategy.  Event n is due at start + n / rate, and that is where its latency starts, however
 late the sender is: a system that stalls is charged for what should have been sent meanwhile.
@@ -28,8 +28,7 @@ from engine.kafka.client import REFUSED, bounds, broker_error, connected, readin
 from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
 from loadtest.bench.feed import Feed, LabelFeed
-from loadtest.bench.latency import Latency
-from loadtest.bench.ledger import Account, Answer, AskedEvent, Ledger
+from loadtest.bench.ledger import Account, Answer, AskedEvent, Latency, Ledger
 from topics.errors import BrokerError
 from topics.headers import record_type_of
 

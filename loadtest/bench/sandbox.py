@@ -1,6 +1,6 @@
 """A pipeline of its own for a load test: copied under another name, with topics and a worker that go with it.
 
-Lives here: the copy, its topics, its worker.  Never here: the load (`openloop.py`), the report
+Lives here: the copy, its topics and their end, its worker.  Never here: the load (`openloop.py`), the report
 (`command.py`).
 
 Strategy: nothing that the measured pipeline owns is touched.  The copy differs by a suffix on its name and
@@ -29,11 +29,10 @@ from engine.definition.pipeline import Pipeline
 from engine.kafka.client import REFUSED, broker_error, connected, stopped
 from engine.kafka.topic_admin import ensure_topics, partition_counts
 from engine.settings import KafkaSettings
-from loadtest.worker_page import read_page
-from loadtest.worker_process import WorkerProcess, worker_command
+from loadtest.worker import WorkerPage, WorkerProcess, worker_command
 from topics.errors import BrokerError
 
-__all__ = ["Sandbox", "copied", "sandbox"]
+__all__ = ["Sandbox", "copied", "delete_topics", "sandbox"]
 
 READY_DEADLINE_S = 120.0
 """Importing River, trying every model and joining the group take some 10 s, on a loaded machine more."""
@@ -82,7 +81,7 @@ class Sandbox:
         while found < labels and time.monotonic() - since < patience_s:
             self.worker.check()
             time.sleep(LOOK_S)
-            now = read_page(self.worker.metrics() or "").learned
+            now = (self.worker.metrics() or WorkerPage()).learned
             if now > found:
                 found, since = now, time.monotonic()
         return found
@@ -117,10 +116,10 @@ def sandbox(file: Path, kafka: KafkaSettings) -> Iterator[Sandbox]:
     else:
         shutil.rmtree(folder, ignore_errors=True)
     finally:
-        asyncio.run(_delete(kafka, [topic.name for topic in plan]))
+        asyncio.run(delete_topics(kafka, [topic.name for topic in plan]))
 
 
-async def _delete(kafka: KafkaSettings, planned: list[str]) -> None:
+async def delete_topics(kafka: KafkaSettings, planned: list[str]) -> None:
     """Delete those of the topics that were created: nobody else knows their suffix."""
     counts = await partition_counts(kafka, planned)
     names = [name for name in planned if counts[name] is not None]

@@ -3,6 +3,5 @@
 Lives here: what `headrace demo` starts, publishes and shows.  Never here: what a worker does, matching
 answers to events (`loadtest/bench/ledger.py`).
 
-Read in this order: `command`, `race`, `pace`, `sample`, `figures`, `view`, `hints`.  Nobody else imports from
-here.
+Read in this order: `command`, `race`, `figures`, `view`.  Nobody else imports from here.
 """

@@ -1,6 +1,7 @@
 """`headrace demo`: a broker, a worker, three months of flights, and a race to watch.
 
-Lives here: options, the processes, the exit code.  Never here: the run itself (`race.py`).
+Lives here: options, the processes, the exit code, the commands to try beside the demo and after it, which
+work as they are printed.  Never here: the run itself (`race.py`).
 
 Whatever was started is stopped by its own process id, in the reverse order, also on Ctrl-C.
 """
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,17 +24,21 @@ from rich.console import Console
 from engine.definition.file import load_pipeline
 from engine.kafka.embedded import EmbeddedBroker
 from engine.kafka.topic_admin import ensure_topics
-from loadtest.demo.pace import FeedPace, Flood, TwoThirds
-from loadtest.demo.race import Race
-from loadtest.demo.sample import CATALOG, EXAMPLE_FOLDER, read_sample
+from loadtest.demo.figures import CATALOG, EXAMPLE_FOLDER, read_sample
+from loadtest.demo.race import FeedPace, Flood, Race, TwoThirds
 from loadtest.signals import interrupted_by_signals
-from loadtest.worker_process import WorkerProcess, worker_command
+from loadtest.worker import WorkerProcess, worker_command
+from topics.catalog import Catalog
 from topics.errors import BrokerError, HeadraceError
 
-__all__ = ["demo", "run"]
+__all__ = ["commands_after", "demo", "run"]
 
 RATE = 10_000.0
 """Ceiling in events per second, beyond one worker: by default the worker sets the pace."""
+LOOK_S = 0.5
+"""How often it is looked whether a worker that is kept up is still there."""
+DECISIONS_SHOWN_MAX = 5
+"""`tail` waits for as many as it is asked for: never more than there are."""
 
 
 def demo(
@@ -95,12 +102,68 @@ def _with_processes(race: Race, example: Path, events: int | None, *, keep: bool
         with WorkerProcess(worker_command(file), kafka, race.folder) as worker:
             race.say(f"broker {kafka.bootstrap_servers}, worker http://127.0.0.1:{worker.port}/metrics")
             sample = read_sample(load_pipeline(file), example, events)  # while the worker imports River
-            asyncio.run(race.run(worker, kafka, sample))
+            figures = asyncio.run(race.run(worker, kafka, sample))
             if keep:
-                race.stay(worker, kafka)
+                race.say("\nbroker and worker stay up; in another terminal, in this folder:")
+                decisions = len(figures.decisions)
+                for line in commands_beside(CATALOG, kafka.bootstrap_servers, worker.port, decisions):
+                    race.say(f"  {line}")
+                race.say("Ctrl-C stops them")
+                while True:
+                    time.sleep(LOOK_S)
+                    worker.check()
             code = worker.stop()
         if code != 0:
             raise BrokerError(
                 f"the worker did not leave cleanly: exit code {code}", hint=f"read {worker.log}"
             )
-    race.say_next(file)
+    race.say("\nnext:")
+    for line in commands_after(file):
+        race.say(f"  {line}")
+
+
+def commands_beside(catalog: Catalog, servers: str, port: int, decisions: int) -> list[str]:
+    """Return commands for a broker at `servers` and a worker whose pages are on `port`."""
+    headrace, where = _headrace(), f"--from-beginning --bootstrap-servers {servers}"
+    found = [
+        f"{headrace} tail {catalog['predictions']} -n 3 {where}",
+        f"curl -s http://127.0.0.1:{port}/metrics | grep headrace_model_score",
+    ]
+    if decisions:
+        count = min(decisions, DECISIONS_SHOWN_MAX)
+        found.insert(0, f"{headrace} tail {catalog['decisions']} -n {count} {where}")
+    return found
+
+
+def commands_after(pipeline: Path) -> list[str]:
+    """Return commands for the pipeline file of an example, with its two files beside it."""
+    headrace = _headrace()
+    file, events, labels = (
+        shlex.quote(_from_here(path))
+        for path in (
+            pipeline,
+            pipeline.with_name("departures.jsonl.gz"),
+            pipeline.with_name("arrivals.jsonl.gz"),
+        )
+    )
+    return [
+        f"{headrace} check {file}",
+        f"{headrace} backtest {file} --events {events} --labels {labels} --warmup 10000",
+        f"{headrace} demo --keep",
+    ]
+
+
+def _headrace() -> str:
+    """Return how a shell finds this `headrace`: it need not be on the path."""
+    script = Path(sys.executable).with_name("headrace")
+    found = shutil.which("headrace")
+    if found is not None and Path(found).absolute() == script.absolute():
+        return "headrace"
+    if not script.exists():
+        return shlex.join([sys.executable, "-m", "headrace"])
+    return shlex.quote(_from_here(script))
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as short as the working directory allows."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,32 +1,81 @@
-"""What the demo has published and what came back.
+"""What the demo publishes and what comes back: the flights example's files, and the counts of one run.
 
-Lives here: counts of one run, for the screen and the judgement.  Never here: which answer belongs to which
-event (`loadtest/bench/ledger.py`), what the worker says of itself (`loadtest/worker_page.py`), the screen
-(`view.py`), clocks.
+Lives here: where the example lies, cutting it to a number of flights; figures for the screen and the
+judgement.  Never here: the order in which files are sent (`engine/offline/publish.py`), which answer belongs
+to which event (`loadtest/bench/ledger.py`), what the worker says of itself (`loadtest/worker.py`), clocks.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 from msgspec import Struct
 from river import stats
 
-from engine.offline.publish import FileLine
+from engine.definition.pipeline import Pipeline
+from engine.offline.publish import FileLine, PipelineFiles, merged
 from engine.watches import DeadLetters, letter_lines
 from loadtest.bench.ledger import Answer, AskedEvent, Ledger
 from operators.race.losses import brier
+from topics.catalog import Catalog
+from topics.errors import SettingsError
 from topics.messages import Decision, Score
 
-__all__ = ["Figures", "ServedAnswer"]
+__all__ = ["CATALOG", "EXAMPLE_FOLDER", "Figures", "Sample", "ServedAnswer", "read_sample"]
 
 RECENT_MAX = 2_000
 """Label delays behind the median on the screen: about the last seconds of a run."""
 DECISIONS_MAX = 10_000
 """A demo makes a handful; a loop that makes more than this must not eat the memory."""
+
+_HOME = Path(__file__).parents[2]
+_PACKED = _HOME / "headrace" / "examples" / "flights"
+EXAMPLE_FOLDER = _PACKED if _PACKED.is_dir() else _HOME / "examples" / "flights"
+"""A wheel carries it inside `headrace`; a checkout has it once, among the examples."""
+CATALOG = Catalog("flights", events="flights.departures", labels="flights.arrivals")
+"""The names that its pipeline gives its topics: known before it is loaded."""
+
+
+class Sample(NamedTuple):
+    """The example's records in the order in which they happen."""
+
+    lines: list[FileLine]
+    events: int
+    truth: dict[str, bool]
+    """Label by event id."""
+    times: dict[str, int]
+    """Time by event id."""
+
+
+class _Arrival(Struct):
+    label: bool
+
+
+def read_sample(pipeline: Pipeline, example: Path, events_max: int | None = None) -> Sample:
+    """Return the first `events_max` flights with their labels, in time order, labels first on ties.
+
+    Raises SettingsError where the sample is missing.
+    """
+    departures, arrivals = example / "departures.jsonl.gz", example / "arrivals.jsonl.gz"
+    if missing := [path for path in (departures, arrivals) if not path.exists()]:
+        raise SettingsError(
+            f"the demo's sample {missing[0]} is missing",
+            hint="install headrace anew, or make the sample with examples/flights/make_sample.py",
+        )
+    files = PipelineFiles(pipeline)
+    events = list(itertools.islice(files.events(departures), events_max))
+    times = {line.event_id: line.time_ms for line in events}
+    labels = [line for line in files.labels(arrivals) if line.event_id in times]
+    decode = msgspec.json.Decoder(_Arrival).decode
+    truth = {line.event_id: decode(line.value).label for line in labels}
+    return Sample(list(files.keyed(merged(events, labels))), len(events), truth, times)
 
 
 class ServedAnswer(Struct, frozen=True, gc=False):

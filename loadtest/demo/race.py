@@ -1,14 +1,24 @@
 """One race: flights out, answers in, a live table, a summary.
 
-Lives here: the clock, publishing and reading.  Never here: how fast (`pace.py`), counting (`figures.py`),
-what the screen says (`view.py`), anything the worker computes: the demo sees it only as any client would,
-through topics and `/metrics`.
+Lives here: the clock, publishing and reading, and how fast: at two thirds of what the worker can do, or as
+fast as it can.  Never here: counting (`figures.py`), what the screen says (`view.py`), anything the worker
+computes: the demo sees it only as any client would, through topics and `/metrics`.
 
-Strategy: events and labels leave in one order, that of the sample's own clock, in slices.  The labels of a
+Strategy.  Events and labels leave in one order, that of the sample's own clock, in slices.  The labels of a
 slice are acknowledged half a slice before its events leave, so that the worker meets no event before a label
 that is older.  How many leave, and how far ahead of the answers, says the pace.  Records carry the time at
 which they leave, as live ones do, unless the pace is that of a backlog: by timestamps of years ago the worker
 takes them for one, and asks the broker for the end of the labels before it answers.
+
+A saturated worker answers late, however fast it is: its queue is the latency.  So the feed keeps
+to a share of its capacity, and finds that without loading it.  The worker's page tells how long its steps
+have taken: answers per second of steps, times the part of the time that a saturated worker is in steps.
+
+    page         answered 4,000   steps 2.10 s
+    0.5 s later  answered 4,450   steps 2.37 s     450 / 0.27 s * 0.9 = 1,500/s, so the rate is 1,000/s
+
+A slow or a busy machine needs longer for a step and so gets a lower rate.  Where the worker falls behind all
+the same, because something else holds it up, the feed waits for it (`ahead_max`).
 """
 
 from __future__ import annotations
@@ -29,19 +39,15 @@ from engine.kafka.sink import Sink
 from engine.offline.publish import FileLine, send_step
 from engine.settings import KafkaSettings
 from loadtest.bench.ledger import Ledger
-from loadtest.demo.figures import Figures, ServedAnswer
-from loadtest.demo.hints import commands_after, commands_beside
-from loadtest.demo.pace import FeedPace
-from loadtest.demo.sample import CATALOG, Sample
+from loadtest.demo.figures import CATALOG, Figures, Sample, ServedAnswer
 from loadtest.demo.view import Frame, decision_line, live_view, plain_line, summary_lines
-from loadtest.worker_page import WorkerPage, read_page
-from loadtest.worker_process import WorkerProcess
+from loadtest.worker import WorkerPage, WorkerProcess
 from operators.claims.rule import Reader
 from topics.errors import BrokerError
 from topics.headers import record_type_of
 from topics.messages import Claim, Decision
 
-__all__ = ["Race"]
+__all__ = ["FeedPace", "Flood", "Race", "TwoThirds"]
 
 SLICE_S = 0.05
 """Each slice is a batch in either topic, and the embedded broker's work for a fetch grows with the batches it
@@ -59,6 +65,76 @@ FETCH_WAIT_MS = 20
 """One fetch asks for all topics and decisions are rare: short, or they would delay the predictions."""
 READ = (CATALOG["predictions"], CATALOG["decisions"], CATALOG["dead-letters"])
 """The topics that the demo reads."""
+
+SHARE = 2 / 3
+"""Of the worker's capacity."""
+STEPS_SHARE = 0.9
+"""Of a saturated worker's time, measured under `--flood`: the rest goes into polling, sending, saving."""
+RATE_FIRST = 200.0
+"""Events per second before the worker has told anything: little for any machine."""
+RATE_MIN = 20.0
+RISE_MAX = 1.5
+"""From one page to the next the rate grows by no more: what the first events cost says little."""
+PAGES = 7
+"""Pages that the capacity is taken from: about the last three seconds."""
+BEHIND_S = 0.25
+"""So many seconds' events may be without an answer; beyond that the feed waits."""
+BEHIND_EVENTS_MIN = 32
+FLOOD_AHEAD_MAX = 4_096
+"""Records of both topics always wait, so that the worker never meets the end of one of them."""
+
+
+class TwoThirds:
+    """A rate of two thirds of the worker's capacity, `rate_max` at most.
+
+    >>> pace = TwoThirds(rate_max=10_000)
+    >>> pace.see(0, 0.0)
+    >>> for page in range(1, 20):
+    ...     pace.see(450 * page, 0.27 * page)
+    >>> round(pace.rate)
+    1000
+    """
+
+    backlog = False
+
+    def __init__(self, rate_max: float) -> None:
+        self._rate_max = rate_max
+        self._rate = min(RATE_FIRST, rate_max)
+        self._pages: deque[tuple[int, float]] = deque(maxlen=PAGES)
+
+    @property
+    def rate(self) -> float:
+        """Events per second."""
+        return self._rate
+
+    @property
+    def ahead_max(self) -> int:
+        """Events without an answer from which on the feed waits."""
+        return max(BEHIND_EVENTS_MIN, round(self._rate * BEHIND_S))
+
+    def see(self, answered: int, busy_s: float) -> None:
+        """Take the worker's totals: events answered, seconds spent in steps."""
+        self._pages.append((answered, busy_s))
+        answers, seconds = answered - self._pages[0][0], busy_s - self._pages[0][1]
+        if answers > 0 and seconds > 0:
+            wanted = SHARE * STEPS_SHARE * answers / seconds
+            self._rate = min(max(wanted, RATE_MIN), self._rate * RISE_MAX, self._rate_max)
+
+
+class Flood:
+    """As fast as the worker takes it, `rate_max` at most: how a saturated worker answers."""
+
+    backlog = True
+
+    def __init__(self, rate_max: float) -> None:
+        self.rate = rate_max
+        self.ahead_max = FLOOD_AHEAD_MAX
+
+    def see(self, answered: int, busy_s: float) -> None:
+        """Do nothing: the pace is not the worker's."""
+
+
+FeedPace = TwoThirds | Flood
 
 
 class Race:
@@ -83,8 +159,8 @@ class Race:
         """Print a line, beside the live table where there is one."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    async def run(self, worker: WorkerProcess, kafka: KafkaSettings, sample: Sample) -> None:
-        """Publish the sample, read what comes back, show it; return when all is answered and learned.
+    async def run(self, worker: WorkerProcess, kafka: KafkaSettings, sample: Sample) -> Figures:
+        """Publish the sample, read what comes back, show it; return its figures when all is learned.
 
         Raises BrokerError if the worker dies, stalls or answers wrongly.
         """
@@ -105,6 +181,7 @@ class Race:
                     task.cancel()
                 await asyncio.gather(work, *others, return_exceptions=True)
         self._judge()
+        return self._figures
 
     async def _publish_all(self, sink: Sink) -> None:
         """Publish in time order, once the worker is ready; return when everything has come back."""
@@ -181,9 +258,9 @@ class Race:
         while True:
             worker.check()
             self._ready = self._ready or await asyncio.to_thread(worker.ready)
-            text = await asyncio.to_thread(worker.metrics)
-            if text is not None:
-                self._page = read_page(text)
+            page = await asyncio.to_thread(worker.metrics)
+            if page is not None:
+                self._page = page
                 self._pace.see(self._page.answered, self._page.busy_s)
                 self._moved.set()
                 if self._first_champion is None and self._page.champion is not None:
@@ -253,25 +330,6 @@ class Race:
         """Return a complaint with what was refused, and where to look."""
         refused = [f"dead letters: {line}" for line in self._figures.refused()]
         return BrokerError("\n  ".join([complaint, *refused]), hint=f"read {self.folder}/worker.log")
-
-    def stay(self, worker: WorkerProcess, kafka: KafkaSettings) -> None:
-        """Keep broker and worker up for the user's own commands, until Ctrl-C."""
-        self.say("\nbroker and worker stay up; in another terminal, in this folder:")
-        commands = commands_beside(
-            CATALOG, kafka.bootstrap_servers, worker.port, decisions=len(self._figures.decisions)
-        )
-        for command in commands:
-            self.say(f"  {command}")
-        self.say("Ctrl-C stops them")
-        while True:
-            time.sleep(SCRAPE_S)
-            worker.check()
-
-    def say_next(self, pipeline: Path) -> None:
-        """Name the next commands to try."""
-        self.say("\nnext:")
-        for command in commands_after(pipeline):
-            self.say(f"  {command}")
 
 
 def next_slice(lines: Iterator[FileLine], count: int) -> tuple[list[FileLine], list[FileLine]]:

@@ -19,7 +19,7 @@ from rich.text import Text
 from river import stats
 
 from loadtest.demo.figures import Figures
-from loadtest.worker_page import ModelFigures, WorkerPage
+from loadtest.worker import ModelFigures, WorkerPage
 from topics.messages import Decision
 
 __all__ = ["Frame", "decision_line", "live_view", "plain_line", "summary_lines"]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,10 +25,10 @@ from rich.table import Table
 
 from engine.cli.main import load_pipeline
 from engine.settings import load_settings
-from loadtest.bench.machine import cores, machine
-from loadtest.job_j.data import features_of, make_events
+from loadtest.bench.report import cores, machine
 from loadtest.job_j.in_process import bare_river, check_equal, headrace, plain_job, take_turns
 from loadtest.job_j.over_kafka import Throughput, faust_agent, headrace_worker, measure
+from loadtest.job_j.plain import features_of, make_events
 from topics.codec import encode_json
 from topics.errors import HeadraceError
 
@@ -106,13 +105,11 @@ def _over_kafka(
     """Run one round of both contestants over Kafka."""
     kafka = load_settings(kafka={"bootstrap_servers": bootstrap_servers}).kafka
     run = f"job-j-{time.time_ns() // 1_000_000:x}-{number}"
-    with tempfile.TemporaryDirectory(prefix="job-j-") as folder:
-        worker = headrace_worker(f"{run}-h", bootstrap_servers, Path(folder))
-        faust = faust_agent(f"{run}-f", bootstrap_servers, Path(folder))
-        found = {
-            WORKER: asyncio.run(measure(kafka, f"{run}-h", worker, data)),
-            FAUST: asyncio.run(measure(kafka, f"{run}-f", faust, data[:faust_events])),
-        }
+    worker, faust = headrace_worker(f"{run}-h"), faust_agent(f"{run}-f", kafka)
+    found = {
+        WORKER: asyncio.run(measure(kafka, f"{run}-h", worker, data)),
+        FAUST: asyncio.run(measure(kafka, f"{run}-f", faust, data[:faust_events])),
+    }
     return {name: Round(result.events_per_s, result.cpu_us, result) for name, result in found.items()}
 
 

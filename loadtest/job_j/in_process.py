@@ -21,7 +21,7 @@ from engine.definition.pipeline import Pipeline
 from engine.host.garbage import search_rarely
 from engine.machines.intake import RUN_MAX
 from engine.offline.backtest import LocalRun
-from loadtest.job_j.data import NaiveWindows, features_of, new_model
+from loadtest.job_j.plain import NaiveWindows, features_of, new_model
 from topics.errors import ModelError
 from topics.messages import Prediction, Record
 

@@ -1,7 +1,7 @@
 """Job J over Kafka: one driver, whatever the contestant.
 
 Lives here: topics, prefilling, a contestant's process, and reading what it answers.  Never
-here: the contestants (`pipeline.py`, `faust_agent.py`), rounds and ratios (`__main__.py`).
+here: the contestants (`pipeline.py`, `plain.py`), rounds and ratios (`__main__.py`).
 
 Strategy.  Each round has topics of its own, of one partition, deleted afterwards.  The events lie
 in the topic before the contestant starts; its rate is taken from 2 % of the answers to the last,
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import tempfile
 import time
@@ -24,13 +23,12 @@ from typing import Any, NamedTuple
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 
 from engine.kafka.client import REFUSED, bounds, connected, reading, stopped
-from engine.kafka.embedded import free_port
 from engine.kafka.topic_admin import ensure_topics
 from engine.settings import KafkaSettings
-from loadtest.bench.machine import cpu_seconds
+from loadtest.bench.sandbox import delete_topics
+from loadtest.worker import WorkerProcess, worker_command
 from topics.catalog import FOREVER_MS, Catalog
 from topics.errors import BrokerError
 from topics.headers import record_type_of
@@ -41,18 +39,13 @@ MARK_SHARE = 0.02
 """Answers before the clock starts: start-up, group join, first fetches."""
 STALLED_S = 60.0
 """A contestant that answers nothing for so long has failed."""
-STOP_DEADLINE_S = 30.0
-"""Longer than the worker's own drain deadline."""
 READ_WAIT_MS = 200
-LOG_TAIL = 2_000
-"""Characters of a failed contestant's log that are shown."""
 
 
 class Contestant(NamedTuple):
     """A program that answers `NAME.transactions` on `NAME.predictions`."""
 
-    title: str
-    command: tuple[str, ...]
+    command: Sequence[str]
     environment: Mapping[str, str]
     id_field: str
     """Where its answer carries the event's id."""
@@ -71,33 +64,18 @@ class Throughput(NamedTuple):
     """Records in its examples log; 0 where it keeps none."""
 
 
-def headrace_worker(name: str, bootstrap_servers: str, directory: Path) -> Contestant:
+def headrace_worker(name: str) -> Contestant:
     """Return a durable worker: checkpoints in SQLite, examples log, idempotent producer."""
-    pipeline = Path(__file__).with_name("pipeline.py")
-    return Contestant(
-        "Headrace worker",
-        (sys.executable, "-m", "headrace", "run", str(pipeline)),
-        {
-            "JOB_J_NAME": name,
-            "HEADRACE_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
-            "HEADRACE_STATE_DIR": str(directory / "state"),
-            "HEADRACE_WEB__PORT": str(free_port()),
-            "HEADRACE_LOG_LEVEL": "warning",
-        },
-        "event_id",
-        keeps_examples=True,
-    )
+    command = worker_command(Path(__file__).with_name("pipeline.py"))
+    told = {"JOB_J_NAME": name, "HEADRACE_LOG_LEVEL": "warning"}
+    return Contestant(command, told, "event_id", keeps_examples=True)
 
 
-def faust_agent(name: str, bootstrap_servers: str, directory: Path) -> Contestant:
+def faust_agent(name: str, kafka: KafkaSettings) -> Contestant:
     """Return the plain Faust agent: nothing durable."""
-    return Contestant(
-        "Faust agent",
-        (sys.executable, "-m", "loadtest.job_j.faust_agent", name, str(directory / "faust")),
-        {"KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers},
-        "id",
-        keeps_examples=False,
-    )
+    command = (sys.executable, "-m", "loadtest.job_j.plain", name)
+    told = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers}
+    return Contestant(command, told, "id", keeps_examples=False)
 
 
 async def measure(
@@ -110,10 +88,12 @@ async def measure(
         answers = TopicPartition(f"{name}.predictions", 0)
         consumer.assign([answers])
         consumer.seek(answers, 0)
-        with tempfile.TemporaryDirectory(prefix="job-j-") as folder:
-            log = Path(folder) / "log"
-            async with _running(contestant, log) as process:
-                rate, cpu_us, values = await _read(consumer, process, len(events), log)
+        with (
+            tempfile.TemporaryDirectory(prefix="job-j-") as folder,
+            WorkerProcess(contestant.command, kafka, Path(folder), contestant.environment) as process,
+        ):
+            rate, cpu_us, values = await _read(consumer, process, len(events))
+            await asyncio.to_thread(process.stop)
         examples = 0
         if contestant.keeps_examples:
             topic = TopicPartition(f"{name}.examples", 0)
@@ -137,8 +117,7 @@ async def _topics(kafka: KafkaSettings, name: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        async with _client(kafka, lambda options: AIOKafkaAdminClient(**options)) as admin:
-            await admin.delete_topics([topic.name for topic in plan])
+        await delete_topics(kafka, [topic.name for topic in plan])
 
 
 @contextlib.asynccontextmanager
@@ -172,33 +151,7 @@ async def _fill(producer: Any, topic: str, events: Sequence[bytes]) -> None:
     await producer.flush()
 
 
-@contextlib.asynccontextmanager
-async def _running(contestant: Contestant, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the contestant's process until the block ends."""
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *contestant.command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **contestant.environment},
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(STOP_DEADLINE_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-
-async def _read(
-    consumer: Any, process: asyncio.subprocess.Process, count: int, log: Path
-) -> tuple[float, float | None, list[bytes]]:
+async def _read(consumer: Any, process: WorkerProcess, count: int) -> tuple[float, float | None, list[bytes]]:
     """Read until `count` answers are there; return events per second, CPU us per event, the answers."""
     values: list[bytes] = []
     marked = 0
@@ -214,16 +167,15 @@ async def _read(
             values += [record.value for record in records if record_type_of(record.headers) != "claim"]
             quiet_since = now_s
         if not marked and len(values) >= count * MARK_SHARE:
-            marked, marked_s, marked_cpu_s = len(values), now_s, cpu_seconds(process.pid) or 0.0
-        if process.returncode is not None or now_s - quiet_since > STALLED_S:
-            raise _failed(f"{len(values)} of {count} answers came", process.returncode, log)
+            marked, marked_s, marked_cpu_s = len(values), now_s, process.cpu_seconds() or 0.0
+        code = process.exit_code
+        if code is not None or now_s - quiet_since > STALLED_S:
+            state = "still runs" if code is None else f"ended with {code}"
+            raise BrokerError(
+                f"{len(values)} of {count} answers came, the contestant {state}",
+                hint="\n".join(["its log ends with", *process.log_tail()]),
+            )
     seconds, timed = time.monotonic() - marked_s, len(values) - marked
-    cpu_s = cpu_seconds(process.pid)
+    cpu_s = process.cpu_seconds()
     cpu_us = None if cpu_s is None else (cpu_s - marked_cpu_s) / timed * 1e6
     return timed / seconds, cpu_us, values
-
-
-def _failed(what: str, code: int | None, log: Path) -> BrokerError:
-    state = "still runs" if code is None else f"ended with {code}"
-    said = log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
-    return BrokerError(f"{what}, the contestant {state}", hint=f"its log ends with\n{said}")

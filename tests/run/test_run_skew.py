@@ -19,7 +19,7 @@ from engine.kafka.embedded import free_port
 from engine.kafka.sink import Sink
 from engine.offline.skew import SkewMetrics, check_once, follow
 from engine.settings import KafkaSettings
-from loadtest.worker_process import environment
+from loadtest.worker import environment
 from topics.messages import Outgoing
 
 SOURCE = """

@@ -22,7 +22,7 @@ from engine.settings import KafkaSettings
 from loadtest.bench.command import NOT_SUSTAINED
 from loadtest.bench.feed import LabelFeed
 from loadtest.bench.sandbox import copied
-from loadtest.worker_process import environment
+from loadtest.worker import environment
 from topics.codec import LabelDecoder, LabelNames
 from topics.errors import SettingsError
 from topics.messages import Record, Task

@@ -1,12 +1,15 @@
-"""The account of a load run against one counted by hand and by brute force."""
+"""The account of a load run against one counted by hand and by brute force; percentiles of sorted values."""
 
+import random
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.bench.ledger import NOTES_MAX, Answer, AskedEvent, Ledger
+from loadtest.bench import ledger as module
+from loadtest.bench.ledger import HIGHEST_US, NOTES_MAX, Answer, AskedEvent, Latency, Ledger
+from topics.errors import SettingsError
 
 EVENT = AskedEvent(b"card-1", 5, 2, scheduled_ns=1_000)
 ANSWER = Answer("fraud:e1", "e1", 5, b"card-1", 2)
@@ -93,3 +96,39 @@ def test_counts_equal_those_of_a_brute_force_count(sent, answers):
     assert account.mismatched == 0
     complains = account.lost or account.duplicated or account.foreign
     assert (ledger.complaint() is not None) == bool(complains)
+
+
+def test_percentiles_are_those_of_the_sorted_values_to_three_digits():
+    rng = random.Random(7)
+    values = sorted(int(rng.lognormvariate(15, 1.5)) for _ in range(5_000))
+    latency = Latency()
+    for value in values:
+        latency.record(value)
+    summary = latency.summary_ms()
+    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)):
+        exact = values[int(share * len(values)) - 1] / 1e6
+        assert summary[name] == pytest.approx(exact, rel=3e-3, abs=2e-3)
+    assert summary["max"] == pytest.approx(values[-1] / 1e6, rel=2e-3)
+    assert summary["mean"] == pytest.approx(sum(values) / len(values) / 1e6, rel=2e-3)
+    assert len(latency) == 5_000
+
+
+def test_values_outside_the_range_are_kept_at_its_ends():
+    latency = Latency()
+    latency.record(-5)
+    latency.record(10**18)
+    assert len(latency) == 2
+    assert latency.summary_ms()["max"] == pytest.approx(HIGHEST_US / 1_000, rel=1e-3)
+
+
+def test_nothing_recorded_is_an_empty_summary():
+    assert Latency().summary_ms() == {}
+
+
+def test_a_missing_package_is_said_with_its_fix(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(module, "import_module", missing)
+    with pytest.raises(SettingsError, match=r"headrace\[bench\]"):
+        Latency()

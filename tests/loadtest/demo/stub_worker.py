@@ -16,7 +16,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from engine.settings import load_settings
-from loadtest.demo.sample import CATALOG
+from loadtest.demo.figures import CATALOG
 from topics.codec import encode
 from topics.headers import dead_letter
 from topics.messages import Decision, Record

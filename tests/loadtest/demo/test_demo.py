@@ -19,19 +19,18 @@ import pytest
 from paths import CHECKOUT
 from rich.console import Console
 
-from engine.definition.file import load_pipeline
 from loadtest.demo import command as demo
 from loadtest.demo import race
-from loadtest.demo.hints import commands_after
-from loadtest.demo.pace import FeedPace, Flood, TwoThirds
-from loadtest.demo.sample import EXAMPLE_FOLDER, read_sample
+from loadtest.demo.command import commands_after
+from loadtest.demo.figures import EXAMPLE_FOLDER
+from loadtest.demo.race import FeedPace, Flood, TwoThirds
 
 STUB = CHECKOUT / "tests" / "loadtest" / "demo" / "stub_worker.py"
 EVENTS = 200
 ENDLESS = """
 import sys
 from loadtest.demo import command as demo
-from loadtest.demo.pace import TwoThirds
+from loadtest.demo.race import TwoThirds
 demo.worker_command = lambda _: [sys.executable, sys.argv[1], "good"]
 sys.exit(demo.run(TwoThirds(200.0)))
 """
@@ -158,17 +157,3 @@ def test_stopping_the_demo_stops_all_it_started(stop: signal.Signals) -> None:
     for port in ports:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
-
-
-def test_slices_hold_everything_and_no_label_comes_behind_an_event_that_is_younger() -> None:
-    sample = read_sample(load_pipeline(EXAMPLE_FOLDER / "pipeline.py"), EXAMPLE_FOLDER, 300)
-    left = iter(sample.lines)
-    slices = []
-    while any(part := race.next_slice(left, 50)):
-        slices.append(part)
-    for is_label in (True, False):
-        sent = [line for labels, events in slices for line in (labels if is_label else events)]
-        assert sent == [line for line in sample.lines if line.is_label == is_label]
-    assert [len(events) for _, events in slices[:6]] == [50] * 6
-    for (_, events), (labels, _) in itertools.pairwise(slices):
-        assert not events or not labels or events[-1].time_ms < labels[0].time_ms

@@ -11,7 +11,7 @@ from engine.offline.publish import FileLine
 from loadtest.bench.ledger import Ledger
 from loadtest.demo.figures import Figures, ServedAnswer
 from loadtest.demo.view import Frame, decision_line, evidence_text, live_view, plain_line, summary_lines
-from loadtest.worker_page import ModelFigures, WorkerPage
+from loadtest.worker import ModelFigures, WorkerPage
 from topics.headers import dead_letter
 from topics.messages import Decision, Record
 

@@ -9,8 +9,8 @@ from engine.cli.main import load_pipeline
 from loadtest.job_j import __main__ as job_j
 from loadtest.job_j import in_process as job_j_local
 from loadtest.job_j.__main__ import FAUST, RIVER, WORKER, Round, summary
-from loadtest.job_j.data import features_of, make_events
 from loadtest.job_j.over_kafka import Contestant, Throughput, faust_agent, headrace_worker, measure
+from loadtest.job_j.plain import features_of, make_events
 from topics.errors import BrokerError, ModelError
 
 
@@ -57,18 +57,17 @@ def test_ratios_are_medians_of_ratios_within_rounds():
 
 
 @pytest.mark.kafka
-def test_both_contestants_answer_every_event(kafka, tmp_path):
+def test_both_contestants_answer_every_event(kafka):
     events = make_events(1_000)
-    servers = kafka.bootstrap_servers
-    worker = asyncio.run(measure(kafka, "j-worker", headrace_worker("j-worker", servers, tmp_path), events))
+    worker = asyncio.run(measure(kafka, "j-worker", headrace_worker("j-worker"), events))
     assert (worker.lost, worker.duplicated) == (0, 0)
     assert worker.examples > len(events)  # and one claim
-    faust = asyncio.run(measure(kafka, "j-faust", faust_agent("j-faust", servers, tmp_path), events))
+    faust = asyncio.run(measure(kafka, "j-faust", faust_agent("j-faust", kafka), events))
     assert (faust.lost, faust.duplicated, faust.examples) == (0, 0, 0)
 
 
 @pytest.mark.kafka
 def test_a_contestant_that_ends_is_an_error_with_its_log(kafka):
-    broken = Contestant("broken", ("sh", "-c", "echo no luck; exit 3"), {}, "id", keeps_examples=False)
+    broken = Contestant(("sh", "-c", "echo no luck; exit 3"), {}, "id", keeps_examples=False)
     with pytest.raises(BrokerError, match=r"0 of 10 answers came, the contestant ended with 3(.|\n)*no luck"):
         asyncio.run(measure(kafka, "j-broken", broken, make_events(10)))

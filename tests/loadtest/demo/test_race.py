@@ -1,4 +1,4 @@
-"""The feed's pace: two thirds of a worker's capacity, found from what the worker says of its time."""
+"""The race's feed: in slices, at two thirds of a worker's capacity, found from what it says of its time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.demo.pace import PAGES, RATE_FIRST, RISE_MAX, SHARE, STEPS_SHARE, Flood, TwoThirds
+from engine.definition.file import load_pipeline
+from loadtest.demo.figures import EXAMPLE_FOLDER, read_sample
+from loadtest.demo.race import (
+    PAGES,
+    RATE_FIRST,
+    RISE_MAX,
+    SHARE,
+    STEPS_SHARE,
+    Flood,
+    TwoThirds,
+    next_slice,
+)
 
 PAGE_S = 0.5
 WORK = SHARE * STEPS_SHARE
@@ -66,3 +77,17 @@ def test_a_flood_heeds_its_ceiling_alone() -> None:
     flood = Flood(5_000)
     flood.see(10, 100.0)
     assert flood.rate == 5_000
+
+
+def test_slices_hold_everything_and_no_label_comes_behind_an_event_that_is_younger() -> None:
+    sample = read_sample(load_pipeline(EXAMPLE_FOLDER / "pipeline.py"), EXAMPLE_FOLDER, 300)
+    left = iter(sample.lines)
+    slices = []
+    while any(part := next_slice(left, 50)):
+        slices.append(part)
+    for is_label in (True, False):
+        sent = [line for labels, events in slices for line in (labels if is_label else events)]
+        assert sent == [line for line in sample.lines if line.is_label == is_label]
+    assert [len(events) for _, events in slices[:6]] == [50] * 6
+    for (_, events), (labels, _) in itertools.pairwise(slices):
+        assert not events or not labels or events[-1].time_ms < labels[0].time_ms

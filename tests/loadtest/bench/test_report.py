@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.bench.verdict import BEHIND_EVENTS_MIN, SENDER_LATE_MS, Measured, judge
+from loadtest.bench.report import BEHIND_EVENTS_MIN, SENDER_LATE_MS, Measured, judge
 
 RUNS = st.builds(
     Measured,

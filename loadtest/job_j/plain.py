@@ -1,7 +1,7 @@
-"""Job J: the events, the twelve features and the model that every contestant uses.
+"""Job J: the events, the twelve features, the model, and the job as others write it.
 
-Lives here: the generator of the data set, and the job written plainly: what an engineer makes
-in an hour with deques, River and orjson.  Never here: Kafka, Headrace, clocks.
+Lives here: the generator of the data set, and the job written plainly: what an engineer makes in an hour
+with deques, River and orjson, alone or as a Faust agent.  Never here: Headrace, clocks, measuring.
 
 The job: JSON events {id, ts, card, merchant, amount, label}; per card, exact windows (t-w, t]
 of 1 min, 10 min and 1 h; count, sum, mean and max of amount, 12 features, plus the amount;
@@ -11,19 +11,25 @@ The events lie in 2 hours, in order, one per millisecond at most (times are whol
 all different); cards are drawn from K = 1,000 by Zipf(1.0), where the hottest has 13 % of the
 events, or evenly from K = 100,000; amounts are lognormal; 11 % of the labels are true, more of
 them on large amounts and on a tenth of the cards.
+
+Run as `python -m loadtest.job_j.plain NAME` it is the Faust agent: it reads `NAME.transactions` and answers
+on `NAME.predictions` of the Kafka in `KAFKA_BOOTSTRAP_SERVERS`; Faust's own files lie in the working
+directory.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import orjson
 from river import linear_model, preprocessing
 
-__all__ = ["SPANS_MS", "Cards", "NaiveWindows", "features_of", "make_events", "new_model"]
+__all__ = ["SPANS_MS", "START_MS", "Cards", "NaiveWindows", "features_of", "make_events", "new_model"]
 
 Cards = Literal["zipf", "uniform"]
 
@@ -134,3 +140,38 @@ def features_of(events: list[bytes]) -> Iterator[tuple[dict[str, float], bool]]:
     for value in events:
         event = orjson.loads(value)
         yield windows.step(event), event["label"]
+
+
+def faust_app(name: str, bootstrap_servers: str) -> Any:
+    """Return the job as a Faust app: one event at a time, deques in memory, nothing durable."""
+    import faust  # noqa: PLC0415 - only this program needs it
+
+    app = faust.App(
+        name,
+        broker=f"kafka://{bootstrap_servers}",
+        env_prefix="JOB_J_FAUST_",
+        consumer_auto_offset_reset="earliest",
+        topic_disable_leader=True,
+        web_enabled=False,
+    )
+    transactions = app.topic(f"{name}.transactions")
+    predictions = app.topic(f"{name}.predictions")
+    windows, model = NaiveWindows(), new_model()
+
+    @app.agent(transactions)
+    async def answer(events: AsyncIterable[dict[str, Any]]) -> None:
+        async for event in events:
+            features = windows.step(event)
+            score = model.predict_proba_one(features)[True]
+            model.learn_one(features, event["label"])
+            await predictions.send(key=event["card"], value={"id": event["id"], "p": score})
+
+    return app
+
+
+if __name__ == "__main__":
+    import faust
+
+    faust.Worker(
+        faust_app(sys.argv[1], os.environ["KAFKA_BOOTSTRAP_SERVERS"]), loglevel="warning"
+    ).execute_from_commandline()

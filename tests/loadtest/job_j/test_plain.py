@@ -6,7 +6,7 @@ from collections import Counter
 import orjson
 import pytest
 
-from loadtest.job_j.data import LENGTH_MS, SPANS_MS, START_MS, features_of, make_events
+from loadtest.job_j.plain import LENGTH_MS, SPANS_MS, START_MS, features_of, make_events
 
 
 @pytest.fixture(scope="module")
