@@ -6,8 +6,7 @@ events (`operators`).
 
 Read in this order: `definition` (what a pipeline file says), `machines` (scorer and learner, pure), `worker`
 (the loop around them), `kafka`, `stores`; then `rekeying`, `host`, `offline` and `cli`.  Beside them lie
-`settings` and `environment` (the surroundings), `counters`, `metrics`, `watches` and `race_view` (what is
-told).
+`settings` (the surroundings), `metrics`, `watches` and `race_view` (what is told).
 
 The names below are what a user's file needs besides the feature language of `operators`.  They are
 imported when they are asked for, so that commands that load no pipeline start at once: River alone

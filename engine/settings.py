@@ -11,9 +11,11 @@ Kafka's settings keep Kafka's own names; dots may stand for underscores.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -26,7 +28,6 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from engine.environment import misspelt
 from topics.errors import SettingsError
 
 __all__ = [
@@ -42,6 +43,12 @@ __all__ = [
 
 ENV_PREFIX = "HEADRACE_"
 CONFIG_FILE = Path("headrace.toml")
+OTHERS = ("HEADRACE_DATA", "HEADRACE_KAFKA_JARS", "HEADRACE_MODEL_RUNS")
+"""Read by tests and load tests, no settings of a worker."""
+FAUST = "HEADRACE_FAUST_"
+"""Faust's own options."""
+_SERVICE = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
+_ADDRESS = re.compile(r"^(tcp|udp|sctp)://")
 
 Milliseconds = Annotated[int, Field(gt=0)]
 
@@ -280,20 +287,43 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
 
 
 def _check_names() -> None:
-    """Refuse variables that are no setting: they would be defaults in silence."""
+    """Raise SettingsError for variables that are no setting: they would be defaults in silence."""
     known = set()
     for name, found in Settings.model_fields.items():
         known.add(f"{ENV_PREFIX}{name.upper()}")
         if isinstance(found.annotation, type) and issubclass(found.annotation, BaseModel):
             parts = found.annotation.model_fields
             known.update(f"{ENV_PREFIX}{name.upper()}__{part.upper()}" for part in parts)
-    wrong = misspelt(os.environ, known, ENV_PREFIX)
+    wrong = _misspelt(os.environ, known)
     if wrong:
         meant = [f"did you mean {name}?" for name in wrong.values() if name]
         raise SettingsError(
             f"{', '.join(wrong)} in the environment: no such setting",
             hint=" ".join(dict.fromkeys(meant)) or "unset it; docs/operations.md lists all settings",
         )
+
+
+def _misspelt(environment: Mapping[str, str], known: Collection[str]) -> dict[str, str]:
+    """Return variables of ours that are no setting, with the one that was likely meant, or "".
+
+    Left alone are those of Kubernetes (a service called `headrace-web` gives
+    `HEADRACE_WEB_PORT=tcp://10.0.0.7:6066` to every pod), of Faust, and of our tests.
+    `known` are the names of all settings; one that is a group has its parts behind two underscores.
+
+    >>> given = {"HEADRACE_STATEDIR": "/x", "HEADRACE_WEB_PORT": "tcp://10.0.0.7:6066", "HEADRACE_DATA": "/d"}
+    >>> _misspelt(given, ["HEADRACE_STATE_DIR", "HEADRACE_WEB__PORT"])
+    {'HEADRACE_STATEDIR': 'HEADRACE_STATE_DIR'}
+    """
+    found, short = {}, [name.removeprefix(ENV_PREFIX) for name in known]
+    for name, value in sorted(environment.items()):
+        upper = name.upper()
+        if not upper.startswith(ENV_PREFIX) or upper in known or upper in OTHERS or upper.startswith(FAUST):
+            continue
+        if _SERVICE.search(upper) or (upper.endswith("_PORT") and _ADDRESS.match(value)):
+            continue
+        close = difflib.get_close_matches(upper.removeprefix(ENV_PREFIX), short, 1, 0.7)
+        found[name] = ENV_PREFIX + close[0] if close else ""
+    return found
 
 
 def _where(path: Path) -> str:

@@ -39,7 +39,7 @@ def skew(
 ) -> None:
     """Recompute features of sampled keys from the topics and compare them with what was served."""
     from engine.definition.file import load_pipeline  # noqa: PLC0415 - River takes seconds to import
-    from engine.host.ports import check_port  # noqa: PLC0415
+    from engine.host.app import check_port  # noqa: PLC0415
     from engine.offline.skew import check_once, follow  # noqa: PLC0415
 
     settings = settings_of(config, bootstrap_servers)

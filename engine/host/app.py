@@ -1,8 +1,8 @@
 """The Faust host: lifecycle, commands, web pages.
 
-Lives here: what starts and stops the data plane, the agent on the commands topic, signals
-and the last deadline.  Never here: events (aiokafka carries them, `loop.py`), what pages
-say (`pages.py`).
+Lives here: what starts and stops the data plane, the agent on the commands topic, signals and the last
+deadline, paths and status codes of `/metrics`, `/livez` and `/readyz`.  Never here: events (aiokafka carries
+them, `loop.py`), the numbers (`metrics.py`).
 
 Faust hosts and aiokafka carries, because Faust's own consumer is an order of magnitude
 slower and its offset bookkeeping loses records after gaps (faust-streaming#606).  Faust
@@ -14,7 +14,9 @@ ends it when the drain deadline has passed.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import sys
 import threading
 from typing import Any
@@ -25,19 +27,19 @@ import uvloop
 
 from engine.definition.pipeline import Pipeline
 from engine.host.logging import configure_logging
-from engine.host.pages import add_pages
-from engine.host.ports import check_port
 from engine.kafka.embedded import free_port
 from engine.metrics import Metrics
 from engine.settings import Accepted, KafkaSettings, Settings
 from engine.worker.loop import Worker
 from engine.worker.skips import Place
-from topics.errors import HeadraceError
+from topics.errors import HeadraceError, SettingsError
 
-__all__ = ["run_worker"]
+__all__ = ["check_port", "run_worker"]
 
 EXIT_AFTER_DRAIN_S = 5.0
 """What Faust gets to close its own clients once the data plane has drained."""
+EXPOSITION = "text/plain; version=0.0.4"
+"""Prometheus' text format; the charset is added by the server."""
 PORT_HINT = "set HEADRACE_WEB__PORT (and HEADRACE_WEB__HOST), or give --web-port; 0 takes a free port"
 
 log = structlog.get_logger("headrace")
@@ -60,13 +62,7 @@ def run_worker(
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     metrics = Metrics(pipeline)
-    worker = Worker(
-        pipeline,
-        settings,
-        metrics,
-        accepted,
-        skip,
-    )
+    worker = Worker(pipeline, settings, metrics, accepted, skip)
     host = _Host(_faust_app(pipeline, settings, worker, metrics), worker, settings, loop)
     host.execute_from_commandline()
 
@@ -106,7 +102,7 @@ def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: 
         async for value in stream:
             await worker.commands.ask(value or b"")
 
-    add_pages(app, worker, metrics)
+    _add_pages(app, worker, metrics)
     return app
 
 
@@ -122,6 +118,50 @@ def _credentials(kafka: KafkaSettings) -> Any:
     if "ssl_context" in options:
         return faust.SSLCredentials(options["ssl_context"])
     return None
+
+
+def _add_pages(app: Any, worker: Worker, metrics: Metrics) -> None:
+    """Register the pages with a Faust app.
+
+    `/livez` says that the loop turns, never more; `/readyz` says that this process can answer events:
+    partitions assigned, state restored, models caught up.
+    """
+
+    async def metrics_page(view: Any, _request: Any) -> Any:
+        return view.bytes(metrics.exposition(), content_type=EXPOSITION)
+
+    async def live(view: Any, _request: Any) -> Any:
+        return _verdict(view, worker.unhealthy())
+
+    async def ready(view: Any, _request: Any) -> Any:
+        return _verdict(view, worker.unhealthy() or worker.not_ready())
+
+    for path, handler in (
+        ("/metrics", metrics_page),
+        ("/livez", live),
+        ("/healthz", live),
+        ("/readyz", ready),
+    ):
+        app.page(path, name=path.strip("/"))(handler)
+
+
+def _verdict(view: Any, reason: str) -> Any:
+    return view.text(f"{reason or 'ok'}\n", status=503 if reason else 200)
+
+
+def check_port(host: str, port: int, *, hint: str) -> None:
+    """Raise SettingsError, with `hint`, if `host` and `port` cannot be listened on at this moment."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, socket_type, protocol, _, address = found[0]
+        with socket.socket(family, socket_type, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio's servers do
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        reason = "another process listens there" if taken else error.strerror
+        raise SettingsError(f"the pages cannot be served on {host}:{port}: {reason}", hint=hint) from error
 
 
 class _DataPlane(faust.Service):

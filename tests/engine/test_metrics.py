@@ -16,8 +16,7 @@ from structlog.testing import capture_logs
 
 from engine import Drift, Pipeline, Rule
 from engine.cli.main import load_pipeline
-from engine.counters import COUNTERS
-from engine.metrics import Metrics
+from engine.metrics import COUNTERS, Metrics
 from engine.offline.backtest import Backtest
 from engine.offline.json_lines import read_lines
 from engine.settings import Settings

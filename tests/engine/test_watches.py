@@ -13,8 +13,7 @@ from structlog.testing import capture_logs
 
 from engine import Labels
 from engine.cli.main import load_pipeline
-from engine.counters import COUNTERS
-from engine.metrics import Metrics
+from engine.metrics import COUNTERS, Metrics
 from engine.settings import Settings
 from engine.watches import (
     EVERY_S,

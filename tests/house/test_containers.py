@@ -16,7 +16,7 @@ import pytest
 import yaml
 from paths import CHECKOUT
 
-from engine.host import pages as web
+from engine.host import app as web
 from engine.settings import Settings
 
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()

@@ -22,8 +22,7 @@ from paths import CHECKOUT
 from pydantic import BaseModel
 
 from engine.cli.main import app, load_pipeline
-from engine.counters import COUNTERS
-from engine.metrics import Metrics, ModelStatus, Status
+from engine.metrics import COUNTERS, Metrics, ModelStatus, Status
 from engine.offline.skew import SkewCounts, SkewMetrics
 from engine.settings import ENV_PREFIX, Settings
 from topics import errors
