@@ -33,26 +33,23 @@ HEADINGS = (
 @features_app.command("list")
 def features_list(file: PipelineFile, json: Json = False) -> None:
     """List every feature: a table on a terminal, else one line each with tabs between."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
+
+    from engine.cli.report import out, table_of  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
     if json:
         print_json(catalogue(pipeline))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
+    if not out.is_terminal:
         for row in [COLUMNS, *map(_row, pipeline.book)]:
             typer.echo("\t".join(row))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        table.add_column(column)
+    table = table_of(*COLUMNS)
     for entry in pipeline.book:
         table.add_row(*map(Text, _row(entry)))
-    console.print(table)
-    console.print(f"\n{len(pipeline.book)} features, version {pipeline.features_version}")
+    out.print(table)
+    out.print(f"\n{len(pipeline.book)} features, version {pipeline.features_version}")
 
 
 @features_app.command("show")

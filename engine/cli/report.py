@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 __all__ = [
     "bytes_per_answer",
     "describe",
+    "out",
     "print_description",
     "print_diagnosis",
     "print_plan",
     "print_report",
     "progress",
+    "table_of",
     "waiting_at",
     "waiting_text",
 ]
@@ -48,8 +50,18 @@ ROW_BYTES = 310
 MEMORY_FACTOR = 2
 """An answer in memory, as objects, beside its bytes on disk: measured with 13 features."""
 
-_out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False)
+
+
+def table_of(*columns: str, numbers: Sequence[str] = ()) -> Table:
+    """Return a table for people, empty; columns of numbers stand to the right of the others."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for column in numbers:
+        table.add_column(column, justify="right")
+    return table
 
 
 def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str, Any]:
@@ -136,17 +148,15 @@ def waiting_at(pipeline: Pipeline) -> dict[str, Any]:
 
 def print_description(described: dict[str, Any]) -> None:
     """Print what `describe` returned."""
-    _out.print(f"[bold]{described['name']}[/]  {described['task']}, champion {described['champion']}")
-    _out.print(f"events {described['events']}   labels {described['labels']}")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("feature", "definition", "key", "source", "looks back", "cost of an event"):
-        table.add_column(column, overflow="fold")
+    out.print(f"[bold]{described['name']}[/]  {described['task']}, champion {described['champion']}")
+    out.print(f"events {described['events']}   labels {described['labels']}")
+    table = table_of("feature", "definition", "key", "source", "looks back", "cost of an event")
     for row in described["features"]:
         window = duration_text(row["window_ms"]) if row["window_ms"] else ""
         table.add_row(row["name"], escape(row["expression"]), row["key"], row["source"], window, row["cost"])
-    _out.print(table)
+    out.print(table)
     state = described["state"]
-    _out.print(
+    out.print(
         f"\nstate: {len(state['key_groups'])} key groups ({'; '.join(state['key_groups'])}), "
         f"longest window {duration_text(state['window_max_ms'])}, "
         f"about {state['bytes_per_event_kept']} bytes per event kept, "
@@ -158,15 +168,15 @@ def print_description(described: dict[str, Any]) -> None:
         )
     )
     for line in waiting_text(described["waiting"], duration_text(described["wait_ms"])):
-        _out.print(line)
+        out.print(line)
     models = ", ".join(f"{name} ({class_name})" for name, class_name in described["models"].items())
-    _out.print(f"models: {models}")
+    out.print(f"models: {models}")
     for name, told in described["scoring"].items():
-        _out.print(f"  {name}: {told}")
+        out.print(f"  {name}: {told}")
     if described["rules"]:
         _print_rules(described["rules"])
     if described["alerts"]:
-        _out.print(f"\nalerts to {described['topics']['alerts']}: {described['alerts']}")
+        out.print(f"\nalerts to {described['topics']['alerts']}: {described['alerts']}")
     if described["stages"]:
         _print_stages(described)
 
@@ -190,72 +200,63 @@ def waiting_text(waiting: Mapping[str, Any], wait: str) -> Iterator[str]:
 
 def _print_rules(rules: Sequence[dict[str, str]]) -> None:
     """Print what must hold, in the order in which it is checked."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("rule", "must hold", "action"):
-        table.add_column(column)
+    table = table_of("rule", "must hold", "action")
     for row in rules:
         table.add_row(row["rule"], escape(row["must_hold"]), row["action"])
-    _out.print()
-    _out.print(table)
+    out.print()
+    out.print(table)
 
 
 def _print_stages(described: dict[str, Any]) -> None:
     """Print which windows are computed where; an event visits every stage that has some."""
     topics = described["topics"]
-    _out.print(
+    out.print(
         f"\nre-keying: {described['events']} -> {topics['rekey']} -> {topics['rekeyed']}, co-partitioned; an "
         f"event is answered once every partition's watermark has passed it"
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("stage", "key", "partitions", "windows"):
-        table.add_column(column)
+    table = table_of("stage", "key", "partitions", "windows")
     for row in described["stages"]:
         table.add_row(row["stage"], row["key"], str(row["partitions"]), "; ".join(row["windows"]))
-    _out.print(table)
+    out.print(table)
 
 
 def print_plan(plan: Sequence[TopicPlan]) -> None:
     """Print the topics a pipeline needs."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("topic", "role", "partitions", "cleanup", "retention"):
-        table.add_column(column)
+    table = table_of("topic", "role", "partitions", "cleanup", "retention")
     for entry in plan:
         kept = {None: "broker's default", -1: "forever"}.get(entry.retention_ms, f"{entry.retention_ms} ms")
         table.add_row(entry.name, entry.role, str(entry.partitions), entry.cleanup, kept)
-    _out.print(table)
+    out.print(table)
 
 
 def print_report(report: dict[str, Any]) -> None:
     """Print a backtest's result as River users expect it: one row a model, one column a metric."""
     metrics = list(report["served"])
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model")
-    for name in metrics:
-        table.add_column(name, justify="right")
+    table = table_of("model", numbers=metrics)
     table.add_column("seconds", justify="right", style="dim")
     table.add_row("served", *(_number(report["served"][name]) for name in metrics), "", style="bold")
     for model, scores in report["models"].items():
         mark = _mark(model, report)
         seconds = report["model_seconds"].get(model, 0.0)
         table.add_row(model + mark, *(_number(scores.get(name)) for name in metrics), f"{seconds:.1f}")
-    _out.print(table)
+    out.print(table)
     rate = report["events"] / report["seconds"] if report["seconds"] else 0.0
-    _out.print(
+    out.print(
         f"\n{report['events']:,} events, {report['labels']:,} labels, {report['examples']:,} examples, "
         f"{report['dead_letters']:,} dead letters in {report['seconds']:.1f} s ({rate:,.0f} events/s)"
     )
     for line in letter_lines(report["dead_letters_by_stage"]):
-        _out.print(f"dead letters: {line}", markup=False)
+        out.print(f"dead letters: {line}", markup=False)
     for what, counts in report["outcomes"].items():
         if counts:
-            _out.print(
+            out.print(
                 f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in counts.items())
             )
     if report["labels_waiting"]:
-        _out.print(f"labels whose event had not come at the end: {report['labels_waiting']:,}")
+        out.print(f"labels whose event had not come at the end: {report['labels_waiting']:,}")
     for what in ("rules", "alerts", "function_failures"):
         if report[what]:
-            _out.print(
+            out.print(
                 f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items())
             )
     _print_race(report)
@@ -264,22 +265,22 @@ def print_report(report: dict[str, Any]) -> None:
 def _print_race(report: dict[str, Any]) -> None:
     """Print what happened to the candidates, and what the swaps rest on."""
     for model, found in report["quarantined"].items():
-        _out.print(
+        out.print(
             f"[bold red]{model} ({found['alias']}) was quarantined at example {found['examples']:,}:[/] "
             f"{escape(found['reason'])}"
         )
     for drift in report["drifts"][-5:]:
-        _out.print(f"{_when(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
+        out.print(f"{_when(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
     if len(report["drifts"]) > 5:
-        _out.print(f"... {len(report['drifts'])} drift alarms in all")
+        out.print(f"... {len(report['drifts'])} drift alarms in all")
     for swap in report["swaps"]:
-        _out.print(
+        out.print(
             f"{_when(swap['time'])}  {swap['type']}  {swap['from']} -> {swap['to']} "
             f"after {swap['examples']:,} examples ({swap['reason']})"
         )
     if report["correlated"]:
         worst = max(report["correlated"], key=lambda found: found["correlation"])
-        _out.print(
+        out.print(
             f"[bold yellow]warning:[/] losses of {worst['model']} and {worst['champion']} are correlated "
             f"from block to block ({worst['correlation']:.2f} over {worst['blocks']:,} blocks), so that "
             f"swaps come more often than promised\n"

@@ -69,25 +69,21 @@ def skew(
 
 
 def _print(counts: SkewCounts) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from engine.cli.report import out, table_of  # noqa: PLC0415
 
     report = counts.report()
-    table = Table(box=None, header_style="bold")
-    table.add_column("feature")
-    for outcome in ("match", "mismatch", "missing", "extra", "unchecked"):
-        table.add_column(outcome, justify="right")
+    table = table_of("feature", numbers=("match", "mismatch", "missing", "extra", "unchecked"))
     for name, outcomes in report["features"].items():
         table.add_row(name, *(f"{count:,}" for count in outcomes.values()))
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(table)
+    out.print(table, markup=False)
     for one in report["examples"]:
-        console.print(
+        out.print(
             f"{one['outcome']} {one['feature']} of event {one['event_id']}"
             f" (partition {one['partition']} offset {one['event_offset']}):"
-            f" served {one['served']!r}, expected {one['expected']!r}"
+            f" served {one['served']!r}, expected {one['expected']!r}",
+            markup=False,
         )
     events = ", ".join(f"{count:,} {outcome}" for outcome, count in report["events"].items()) or "none"
-    console.print(f"events: {events}\nfeatures: {counts.compared:,} compared, {counts.skewed:,} skewed")
+    out.print(f"events: {events}\nfeatures: {counts.compared:,} compared, {counts.skewed:,} skewed")
     if rare := [name for name, outcomes in report["features"].items() if not any(outcomes.values())]:
-        console.print(f"no key in the sample: {', '.join(rare)} (a smaller --one-in has more)")
+        out.print(f"no key in the sample: {', '.join(rare)} (a smaller --one-in has more)", markup=False)

@@ -31,17 +31,13 @@ from operators.language.by import Lookup
 from topics.codec import Decoded
 from topics.stored_features import StoredValue, parsed
 
-__all__ = ["DEADLINE_MS", "PAUSE_MS", "TTL_MS", "Address", "Lookups", "StaticFeatures", "StaticHistory"]
+__all__ = ["PAUSE_MS", "Address", "Lookups", "StaticFeatures", "StaticHistory"]
 
 Address = tuple[str, str]
 """Key of a hash and the name of a field in it: ("merchant:7", "risk")."""
 
-DEADLINE_MS = 50
-"""A batch never waits longer; a healthy store answers hundreds of keys in a few ms."""
 PAUSE_MS = 2_000
 """After a failure the store is not asked for this long."""
-TTL_MS = 60_000
-"""Static features change by the day: a minute of the old value is no harm, and most reads are spared."""
 CACHED_MAX = 100_000
 """Values kept, about 20 MB; the oldest go first."""
 
@@ -61,8 +57,8 @@ class Lookups:
         store: Hashes,
         *,
         clock: Callable[[], float],
-        ttl_ms: int = TTL_MS,
-        deadline_ms: int = DEADLINE_MS,
+        ttl_ms: int,
+        deadline_ms: int,
     ) -> None:
         self._store = store
         self._clock = clock

@@ -44,9 +44,16 @@ ASKED: list[Address] = [("merchant:7", name) for name in ("risk", "name", "since
 ANSWERED = {"risk": 0.5, "name": "Quill", "since": 1999, "code": "007", "age": None}
 
 
+TTL_MS, DEADLINE_MS = 60_000, 50
+
+
+def looking(store: Any, clock: Clock, deadline_ms: int = DEADLINE_MS) -> Lookups:
+    return Lookups(store, clock=clock, ttl_ms=TTL_MS, deadline_ms=deadline_ms)
+
+
 def in_memory(stored: Stored) -> tuple[Memory, Clock, Lookups]:
     store, clock = Memory(stored), Clock()
-    return store, clock, Lookups(store, clock=clock)
+    return store, clock, looking(store, clock)
 
 
 async def redis_with(
@@ -58,7 +65,7 @@ async def redis_with(
     await client.flushdb()
     for key, fields in stored.items():
         await client.hset(key, mapping=dict(fields))
-    lookups = Lookups(RedisHashes(url), clock=Clock(), deadline_ms=5_000)
+    lookups = looking(RedisHashes(url), Clock(), 5_000)
     try:
         await run(lookups, client)
     finally:
@@ -74,7 +81,7 @@ def test_sqlite_and_redis_answer_alike(tmp_path: Path, redis_url: str) -> None:
     }
 
     async def from_sqlite() -> None:
-        lookups = Lookups(SqliteHashes(path), clock=Clock(), deadline_ms=5_000)
+        lookups = looking(SqliteHashes(path), Clock(), 5_000)
         assert await lookups.fetch(list(wanted)) == wanted
         assert lookups.outcomes == {"found": 4, "missing": 2, "cached": 0}
         await lookups.close()
@@ -100,7 +107,7 @@ def test_a_batch_is_one_round_trip_and_asks_for_each_value_once(redis_url: str) 
 
     async def redis(_: Lookups, client: Any) -> None:
         async with relay_to(redis_url) as relay:
-            lookups = Lookups(RedisHashes(relay.url), clock=Clock(), deadline_ms=5_000)
+            lookups = looking(RedisHashes(relay.url), Clock(), 5_000)
             await lookups.fetch([("card:0", "other")])  # connected
             relay.trips = 0
             await client.config_resetstat()
@@ -122,7 +129,7 @@ def test_values_are_kept_for_a_while_missing_ones_too() -> None:
         store.stored = {"merchant:7": {"risk": "0.9"}}
         assert (await lookups.fetch(ASKED))["merchant:7", "risk"] == 0.5
         assert (store.trips, lookups.outcomes["cached"]) == (1, 5)
-        clock.now += module.TTL_MS / 1000
+        clock.now += TTL_MS / 1000
         assert (await lookups.fetch(ASKED))["merchant:7", "risk"] == 0.9
         assert store.trips == 2
 
@@ -145,7 +152,7 @@ def test_an_outage_gives_old_values_or_none_and_is_not_asked_about_again_at_once
     async def play() -> None:
         store, clock, lookups = in_memory(RISKY)
         await lookups.fetch([("merchant:7", "risk")])
-        clock.now += module.TTL_MS / 1000
+        clock.now += TTL_MS / 1000
         store.error = ConnectionError("refused")
         expected = {("merchant:7", "risk"): 0.5, ("merchant:9", "risk"): None}
         for _ in range(3):
@@ -164,7 +171,7 @@ def test_an_outage_gives_old_values_or_none_and_is_not_asked_about_again_at_once
 def test_a_slow_store_is_not_waited_for_and_its_late_answer_is_used() -> None:
     async def play() -> None:
         store, clock, _ = in_memory(RISKY)
-        lookups = Lookups(store, clock=clock, deadline_ms=1)
+        lookups = looking(store, clock, 1)
         store.gate.clear()
         assert await lookups.fetch([("merchant:7", "risk")]) == {("merchant:7", "risk"): None}
         assert await lookups.fetch([("merchant:7", "name")]) == {("merchant:7", "name"): None}
@@ -207,7 +214,7 @@ def test_a_store_that_stays_slow_is_asked_but_not_waited_for_until_it_is_quick_a
             await answered_after(1.0 if name == "risk" else 0.001)
         store.gate.set()
         await lookups.fetch([("merchant:7", "code")])
-        deadline_s = module.DEADLINE_MS / 1000
+        deadline_s = DEADLINE_MS / 1000
         assert waited == [deadline_s, 0, deadline_s, deadline_s]
         assert store.trips == 4
         assert (await lookups.fetch([("merchant:7", "risk")]))["merchant:7", "risk"] == 0.5
@@ -218,7 +225,7 @@ def test_a_store_that_stays_slow_is_asked_but_not_waited_for_until_it_is_quick_a
 def test_a_redis_that_takes_the_connection_and_hangs_costs_one_deadline() -> None:
     async def play() -> None:
         async with silent_server() as url:
-            lookups = Lookups(RedisHashes(url), clock=Clock(), deadline_ms=20)
+            lookups = looking(RedisHashes(url), Clock(), 20)
             async with asyncio.timeout(10):  # of 1,000 batches none but the first has waited
                 for batch in range(1_000):
                     address = ("card", f"{batch}")
@@ -233,7 +240,7 @@ def test_a_paused_redis_does_not_mix_up_answers(redis_url: str) -> None:
     stored = {"a": {"x": "1"}, "b": {"x": "2"}}
 
     async def play(_: Lookups, client: Any) -> None:
-        lookups = Lookups(RedisHashes(redis_url), clock=Clock(), deadline_ms=20)
+        lookups = looking(RedisHashes(redis_url), Clock(), 20)
         assert await lookups.fetch([("a", "y")]) is not None  # connected
         await client.execute_command("CLIENT", "PAUSE", "200", "ALL")
         assert await lookups.fetch([("a", "x")]) == {("a", "x"): None}
@@ -260,7 +267,7 @@ def test_a_redis_that_is_not_there_is_unavailable_not_an_error() -> None:
     from engine.kafka.embedded import free_port
 
     async def play() -> None:
-        lookups = Lookups(RedisHashes(f"redis://127.0.0.1:{free_port()}/0"), clock=Clock(), deadline_ms=5_000)
+        lookups = looking(RedisHashes(f"redis://127.0.0.1:{free_port()}/0"), Clock(), 5_000)
         assert await lookups.fetch(ASKED) == dict.fromkeys(ASKED)
         assert lookups.outcomes["unavailable"] == len(ASKED)
         await lookups.close()
@@ -270,7 +277,7 @@ def test_a_redis_that_is_not_there_is_unavailable_not_an_error() -> None:
 
 def test_a_store_that_was_never_filled_has_nothing(tmp_path: Path) -> None:
     async def play() -> None:
-        lookups = Lookups(SqliteHashes(tmp_path / "none.sqlite"), clock=Clock(), deadline_ms=5_000)
+        lookups = looking(SqliteHashes(tmp_path / "none.sqlite"), Clock(), 5_000)
         assert await lookups.fetch(ASKED) == dict.fromkeys(ASKED)
         assert not (tmp_path / "none.sqlite").exists()
 
