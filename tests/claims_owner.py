@@ -314,7 +314,7 @@ class Owner:
             if known:
                 owned.writer.acknowledged(log, known[-1])
         if left_out == "numbers of the cut":
-            at = at._replace(numbered=owned.writer.numbered())
+            at = at._replace(numbered=owned.writer.numbered.copy())
         yield from self._store(owned, at, state)
         self._in_flight = False
 

@@ -128,6 +128,10 @@ class Event(Struct, frozen=True, gc=False):
     """True if the event came after the watermark had passed it: scored, never windowed."""
     headers: Headers = ()
     record_key: bytes | None = None
+    label: LabelValue | None = None
+    """The label that it carries, where labels come inside events."""
+    payload_crc: int = 0
+    """CRC-32 of its bytes, to tell a repeat from another event under the same id."""
 
 
 class Label(Struct, frozen=True, gc=False):

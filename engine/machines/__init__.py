@@ -3,7 +3,7 @@
 Lives here: the order of things: what an event, a label, an example does, and what leaves.
 Never here: a clock, a socket, a file, a task; how a thing is computed (`operators`).
 
-Read in this order: `intake` (one order for two topics), `admission` (what counts, and as of when), `scorer`,
-`refusals`, `joining`, `checks`, `outbox` (what leaves); then `learner`; `prequential` (labels inside events)
-last.  Others may import everything here.
+Read in this order: `admission` (one order for two topics; what counts, and as of when), `scorer`, `checks`,
+`outbox` (what leaves); then `learner`; `prequential` (labels inside events) last.  Others may import
+everything here.
 """

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from engine.definition.pipeline import Pipeline
-from engine.machines.intake import EventRead
+from engine.machines.admission import EventRead
 from engine.machines.outbox import Outbox
 from operators.language.rules import Rule
 from operators.rules.apply import FeatureRules
@@ -57,12 +57,13 @@ class Checks:
         if self._schema:
             self._payloads = {read.record.offset: read.record.value for read in run}
 
-    def admitted(self, events: Sequence[Event], crcs: Sequence[int], rows: Sequence[FeatureValues]) -> None:
+    def admitted(self, events: Sequence[Event], rows: Sequence[FeatureValues]) -> None:
         """Apply the rules about features to the rows of admitted events, and tell what is new."""
         if self._rules is not None:
             for place, hits in self._rules.check_all(rows).items():
                 self._hit(events[place].offset, self._features, hits)
         if self.novelty is not None:
+            crcs = [event.payload_crc for event in events]
             for told in self.novelty.step(events, crcs, self._payloads):
                 self._alert(told, events[told.place])
 

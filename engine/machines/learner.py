@@ -295,14 +295,15 @@ class Learner:
         revision, first, folded = self.roster.revision, self._place.position, 0
         decisions: list[Decision] = []
         learn, train = self.learning.learn, lessons.train
-        with self._stopwatch.step("learn"):
-            for folded, example in enumerate(examples, 1):
-                decided = learn(example, first + folded - 1, train)
-                if decided:
-                    decisions += decided
-                    lessons.catch_up()
-                    if self.roster.revision != revision:
-                        break
+        started = self._stopwatch.clock()
+        for folded, example in enumerate(examples, 1):
+            decided = learn(example, first + folded - 1, train)
+            if decided:
+                decisions += decided
+                lessons.catch_up()
+                if self.roster.revision != revision:
+                    break
+        self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
         self._count(examples[:folded])
         self._pass(folded)
         return folded, decisions

@@ -1,23 +1,25 @@
 """What leaves a scorer: numbered by its claim, left out where a replay finds it in the log.
 
-Lives here: building the records of predictions, examples, quarantines and dead letters.
-Never here: when they are due (`scorer.py`), which topic they land on (`kafka.py`).
+Lives here: building the records of predictions, examples, quarantines and alerts; dead letters, with the
+words of every refusal of a decoded record.  Never here: when they are due (`scorer.py`), what cannot be
+decoded (`topics/codec.py`), which topic they land on (`engine/kafka/sink.py`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from engine.definition.pipeline import Pipeline
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
 from operators.join.entries import WaitingAnswer
-from operators.join.join import Joined
+from operators.join.join import EARLY_BYTES_MAX, EarlyLabel, Joined
 from operators.models.scoring import Failure, Served
 from topics import headers
-from topics.codec import encode
+from topics.codec import Rejected, encode
 from topics.messages import (
     Alert,
     Event,
@@ -32,7 +34,7 @@ from topics.messages import (
     Score,
 )
 
-__all__ = ["EXAMPLES_PARTITION", "Line", "Outbox", "Scored"]
+__all__ = ["EXAMPLES_PARTITION", "Outbox", "Refusals", "Scored"]
 
 EXAMPLES_PARTITION = 0
 """One global model: every scorer writes to one examples partition."""
@@ -40,15 +42,6 @@ EXAMPLES_PARTITION = 0
 
 Scored = tuple[Prediction, str, dict[str, Score]]
 """An answered event: the answer, the event's key, what every candidate said."""
-
-
-class Line(NamedTuple):
-    """Who answers, and what it knew at the first event."""
-
-    model_name: str
-    model_version: int
-    model_updates: int
-    served_by: str
 
 
 class Outbox:
@@ -87,70 +80,42 @@ class Outbox:
         out, self._out = self._out, []
         return out
 
-    def logged(self, event_id: str, event_offset: int) -> Prediction | None:
-        """Return, once, the answer that an earlier owner logged for this event record."""
-        return None if self.suppression.empty else self.suppression.answered(event_id, event_offset)
-
-    def answer(self, event: Event, features: FeatureValues, served: Served, now_ms: int) -> Prediction:
-        """Send what was served to the partition of its event, numbered, and return it."""
-        by = Line(served.model_name, served.model_version, served.model_updates, served.served_by)
-        answers = self.number(
-            [event], [features], now_ms, by, [served.score], [served.label], [served.cold_start]
-        )
-        self.send(answers, [event])
-        return answers[0]
-
     def number(
-        self,
-        events: Sequence[Event],
-        rows: Sequence[FeatureValues],
-        now_ms: int,
-        by: Line,
-        scores: Sequence[Score],
-        labels: Sequence[LabelValue | None],
-        cold_starts: Sequence[bool],
+        self, events: Sequence[Event], rows: Sequence[FeatureValues], served: Sequence[Served], now_ms: int
     ) -> list[Prediction]:
-        """Return answers by one candidate that learns each event before the next; `send` must follow.
-
-        The others are columns, an entry per event.
-        """
-        prefix, threshold = self._prefix, self._threshold
-        claim, sequence = self.writer.claim, self.writer.sent(self._predictions_log)
-        name, version, updates, served_by = by
+        """Return the answers to events, numbered: `send` must follow, with all or the first of them."""
+        prefix, threshold, claim = self._prefix, self._threshold, self.writer.claim
         answers = [
             Prediction(  # by position: 0.3 us against 1.6 by keywords, for each event
                 prefix + event.event_id,
                 event.event_id,
                 event.event_time,
                 now_ms,
-                name,
-                version,
-                updates + number,
+                one.model_name,
+                one.model_version,
+                one.model_updates,
                 "champion",
-                score,
-                label,
-                served_by,
+                one.score,
+                one.label,
+                one.served_by,
                 features,
                 event.offset,
                 claim,
-                sequence + number,
+                sequence,
                 threshold,
-                cold_start,
+                one.cold_start,
                 event.late,
             )
-            for number, (event, features, score, label, cold_start) in enumerate(
-                zip(events, rows, scores, labels, cold_starts, strict=True)
+            for sequence, (event, features, one) in enumerate(
+                zip(events, rows, served, strict=True), self.writer.numbered[self._predictions_log]
             )
         ]
-        return self._flagged(answers)
+        return self._flagged(answers) if self.flags else answers
 
     def _flagged(self, answers: list[Prediction]) -> list[Prediction]:
         """Return the answers with the flags of their events."""
-        flags = self.flags
-        if not flags:
-            return answers
         return [
-            replace(answer, flags=found) if (found := flags.get(answer.event_offset)) else answer
+            replace(answer, flags=found) if (found := self.flags.get(answer.event_offset)) else answer
             for answer in answers
         ]
 
@@ -159,40 +124,28 @@ class Outbox:
         sent = (*self._alert_headers, ("ce_id", alert.alert_id.encode()))
         self._out.append(Outgoing("alerts", None, alert.alert_id.encode(), encode(alert), sent, alert.time))
 
-    def _send(
-        self, answers: Sequence[Prediction], keys: Sequence[bytes | None], found: Sequence[Headers]
-    ) -> list[bytes]:
-        """Encode answers for the partition of their events; return the bytes.
-
-        `keys` and `found` are the keys and headers of the events' records.
-        """
-        partition, fixed, traced = self._partition, self._prediction_headers, headers.traced
-        sent = [encode(answer) for answer in answers]
+    def send(self, answers: Sequence[Prediction], events: Sequence[Event]) -> list[bytes]:
+        """Send answers that `number` gave to the partition of their events; return the bytes."""
+        self.writer.numbered[self._predictions_log] += len(answers)
+        sent = list(map(encode, answers))
         self._out += [
-            Outgoing(
-                "predictions",
-                partition,
-                key,
-                data,
-                (*fixed, ("ce_id", answer.prediction_id.encode()), *(traced(came) if came else ())),
-                answer.event_time,
-            )
-            for answer, key, came, data in zip(answers, keys, found, sent, strict=True)
+            self._outgoing(answer, data, event.record_key, event.headers)
+            for answer, data, event in zip(answers, sent, events, strict=True)
         ]
         return sent
 
-    def send(self, answers: Sequence[Prediction], events: Sequence[Event]) -> list[bytes]:
-        """Send the answers that `number` gave, or the first of them; return the bytes."""
-        self.writer.advance(self._predictions_log, len(answers))
-        return self._send(
-            answers, [event.record_key for event in events], [event.headers for event in events]
-        )
-
-    def again(self, answer: Prediction, event_offset: int, key: bytes | None, found: Headers) -> None:
+    def again(self, answer: Prediction, record: Record) -> None:
         """Send an answer once more, for another record of the same event."""
         claim, sequence = self.writer.claim, self.writer.next(self._predictions_log)
-        repeated = replace(answer, event_offset=event_offset, claim=claim, sequence=sequence)
-        self._send([repeated], [key], [found])
+        repeated = replace(answer, event_offset=record.offset, claim=claim, sequence=sequence)
+        self._out.append(self._outgoing(repeated, encode(repeated), record.key, record.headers))
+
+    def _outgoing(self, answer: Prediction, data: bytes, key: bytes | None, came: Headers) -> Outgoing:
+        """Return an answer's record; `key` and `came` are the key and the headers of its event's."""
+        found = (*self._prediction_headers, ("ce_id", answer.prediction_id.encode()))
+        if came:
+            found += headers.traced(came)
+        return Outgoing("predictions", self._partition, key, data, found, answer.event_time)
 
     def shadow(self, answer: Prediction, key: str, scores: dict[str, Score]) -> None:
         """Send what the other candidates would have answered, for looking only."""
@@ -213,7 +166,7 @@ class Outbox:
     def example(self, joined: Joined[WaitingAnswer]) -> None:
         """Write an example to the training log, unless it stands there."""
         answer = joined.waiting.prediction
-        if not self.suppression.empty and self.suppression.exampled(answer.event_id, answer.event_offset):
+        if self.suppression.replaying and self.suppression.exampled(answer.event_id, answer.event_offset):
             return
         waiting = joined.waiting
         examples = self.number_examples(
@@ -237,7 +190,7 @@ class Outbox:
     ) -> list[Example]:
         """Return the examples of answers and their labels; `write` must follow."""
         partition, claim = self._partition, self.writer.claim
-        sequence = self.writer.sent(self._examples_log)
+        sequence = self.writer.numbered[self._examples_log]
         examples = []
         for number, ((answer, key, scores), label, label_time) in enumerate(
             zip(scored, labels, label_times, strict=True), sequence
@@ -266,7 +219,7 @@ class Outbox:
 
     def write(self, examples: Sequence[Example]) -> None:
         """Write the examples that `number_examples` gave, or the first of them, to the training log."""
-        self.writer.advance(self._examples_log, len(examples))
+        self.writer.numbered[self._examples_log] += len(examples)
         self._out += [
             Outgoing(
                 "examples",
@@ -282,7 +235,7 @@ class Outbox:
     def quarantine(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         """Report candidates that failed to the log, where the learner acts on it."""
         for failure in failures:
-            if not self.suppression.empty and self.suppression.quarantined(failure.name, answer.event_offset):
+            if self.suppression.replaying and self.suppression.quarantined(failure.name, answer.event_offset):
                 continue
             report = Quarantine(
                 event_id=answer.event_id,
@@ -311,3 +264,91 @@ class Outbox:
         """Send a record to the dead letters as it came, with the reason in its headers."""
         reason = headers.dead_letter(record, stage=stage, exception=exception, message=message)
         self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, None))
+
+
+class Refusals:
+    """Dead letters of one events partition; `counts` gets how many of each."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        partition: int,
+        outbox: Outbox,
+        counts: Counter[tuple[str, str]],
+    ) -> None:
+        self._partition = partition
+        self._outbox = outbox
+        self._counts = counts
+        self._events_topic = pipeline.events.name
+        self._labels_topic = pipeline.labels.topic or ""
+        self._pending_max = pipeline.labels.pending_max
+        self._early_max = pipeline.labels.early_max
+        self._wait_ms = pipeline.labels.wait_ms
+
+    def refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
+        """Send a record to the dead letters as it came."""
+        self._counts["dead_letters", stage] += 1
+        self._outbox.refuse(record, stage=stage, exception=exception, message=message)
+
+    def label(self, record: Record, rejected: Rejected) -> None:
+        """Refuse what is no label, or one of a time that nobody can know yet."""
+        if rejected.stage == "time":
+            self._counts["labels", "ahead"] += 1
+        self.refuse(record, rejected.stage, rejected.exception, rejected.message)
+
+    def conflicting(self, record: Record, event_id: str) -> None:
+        """Refuse an event whose id came before with other content."""
+        self._counts["events", "conflicting"] += 1
+        reason = f"event id {event_id} came before with other content; the first one holds"
+        self.refuse(record, "duplicate", "ValueError", reason)
+
+    def unusable(self, record: Record, event_id: str, outcome: str) -> None:
+        """Refuse a label that joins nothing."""
+        self._counts["labels", outcome] += 1
+        why = f"dated more than {self._wait_ms} ms after it" if outcome == "late" else "the first one holds"
+        reason = f"{outcome} label for event {event_id}: {why}"
+        self.refuse(record, "join", "ValueError", reason)
+
+    def given_up(self, waiting: WaitingAnswer) -> None:
+        """Tell that an answer waits no longer: its dead letter is the prediction, at its event's offset.
+
+        The event itself has not been kept.
+        """
+        answer = waiting.prediction
+        reason = (
+            f"answer {answer.prediction_id} was given up before its label came: "
+            f"more than {self._pending_max} wait"
+        )
+        record = Record(
+            self._events_topic,
+            self._partition,
+            answer.event_offset,
+            None,
+            waiting.key.encode(),
+            encode(answer),
+        )
+        self.refuse(record, "join", "OverflowError", reason)
+
+    def no_room(self, record: Record, event_id: str) -> None:
+        """Refuse a label whose event has not come, as too many wait for theirs."""
+        self._counts["labels", "given_up"] += 1
+        reason = (
+            f"no event {event_id} has come, and no more than {self._early_max} labels, or "
+            f"{EARLY_BYTES_MAX:,} bytes of them, wait for their events"
+        )
+        self.refuse(record, "join", "OverflowError", reason)
+
+    def late(self, early: EarlyLabel) -> None:
+        """Refuse a label that came before its event and was late, as its event shows."""
+        self.unusable(self._record_of(early), early.label.event_id, "late")
+
+    def unmatched(self, early: EarlyLabel) -> None:
+        """Refuse a label whose event never came, or had been forgotten, its own wait over."""
+        self._counts["labels", "unmatched"] += 1
+        known, wait_ms = early.label.event_id, self._wait_ms
+        reason = f"no event {known} waited for this label, nor came within {wait_ms} ms of its time"
+        self.refuse(self._record_of(early), "join", "LookupError", reason)
+
+    def _record_of(self, early: EarlyLabel) -> Record:
+        label = early.label
+        return Record(self._labels_topic, self._partition, label.offset, None, early.key, early.value)

@@ -17,27 +17,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import cast
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
-from engine.machines.outbox import Line, Outbox, Scored
+from engine.machines.outbox import Outbox, Scored
 from operators.join.entries import Answered
 from operators.models.roster import Roster
-from operators.models.scoring import labels_of
+from operators.models.scoring import Served, labels_of
 from operators.race.lessons import Lessons, Serving
-from topics.messages import Decision, Event, Example, FeatureValues, LabelValue, Prediction, Quarantine, Score
+from topics.messages import Decision, Event, Example, FeatureValues, LabelValue, Quarantine, Score
 
-__all__ = ["LabelledRun", "Prequential"]
-
-
-class LabelledRun(NamedTuple):
-    """Events that carry their labels, as columns of one length."""
-
-    events: Sequence[Event]
-    rows: Sequence[FeatureValues]
-    labels: Sequence[LabelValue]
-    crcs: Sequence[int]
+__all__ = ["Prequential"]
 
 
 class Prequential:
@@ -74,72 +65,76 @@ class Prequential:
         assert self._learner is not None
         self._decided(self._learner.fold_at_once(value))
 
-    def answer(self, run: LabelledRun, now_ms: int) -> tuple[list[Scored], list[Answered]]:
-        """Answer and learn all of `run`; return what was answered, and what repeats of it need."""
+    def answer(
+        self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int
+    ) -> tuple[list[Scored], list[Answered]]:
+        """Answer events, which all carry labels, and learn them; return that, and what repeats need."""
         assert self._learner is not None
-        lessons = self._learner.learning.lessons(run.rows, run.labels, self._names)
+        labels = cast("list[LabelValue]", [event.label for event in events])
+        lessons = self._learner.learning.lessons(rows, labels, self._names)
         answered: list[Scored] = []
         kept: list[Answered] = []
-        while (row := len(answered)) < len(run.events):
-            answered += self._stretch(run, row, now_ms, lessons, self._learner)
-            kept += self._send(run, row, answered[row:])
+        while (row := len(answered)) < len(events):
+            answered += self._stretch(events, row, now_ms, lessons, self._learner)
+            part = slice(row, len(answered))
+            kept += self._send(events[part], labels[part], answered[part])
         return answered, kept
 
     def _stretch(
-        self, run: LabelledRun, row: int, now_ms: int, lessons: Lessons, learner: Learner
+        self, events: Sequence[Event], row: int, now_ms: int, lessons: Lessons, learner: Learner
     ) -> list[Scored]:
         """Answer and learn from `row` on, as far as the present line-up holds."""
         outbox = self._outbox
         serving = lessons.serving(row)
         alone = serving.failures or serving.candidate is None
         until = row + 1 if alone else lessons.even_until(row)
-        answers = self._answers(run, row, until, now_ms, serving, lessons)
+        events = events[row:until]
+        answers = outbox.number(
+            events, lessons.rows[row:until], self._served(row, until, serving, lessons), now_ms
+        )
         if serving.failures:
             self._counts.update(("model_failures", f"score {failure.name}") for failure in serving.failures)
             outbox.quarantine(answers[0], serving.failures)
             lessons.catch_up()
-        events = run.events[row:until]
-        keys, times = [event.key for event in events], [event.event_time for event in events]
-        scored = list(zip(answers, keys, self._scores(row, until, lessons), strict=True))
-        examples = outbox.number_examples(scored, run.labels[row:until], times)
+        scored = [
+            (answer, event.key, scores)
+            for answer, event, scores in zip(answers, events, self._scores(row, until, lessons), strict=True)
+        ]
+        labels, times = lessons.labels[row:until], [event.event_time for event in events]
+        examples = outbox.number_examples(scored, labels, times)
         folded, decisions = learner.fold_taught(examples, lessons)
         if decisions:
             self._decided(decisions)
         outbox.write(examples[:folded])
         return scored[:folded]
 
-    def _send(self, run: LabelledRun, row: int, answered: Sequence[Scored]) -> list[Answered]:
-        """Send the answers to `run` from `row` on."""
-        part = slice(row, row + len(answered))
-        sent = self._outbox.send([answer for answer, _, _ in answered], run.events[part])
+    def _send(
+        self, events: Sequence[Event], labels: Sequence[LabelValue], answered: Sequence[Scored]
+    ) -> list[Answered]:
+        sent = self._outbox.send([answer for answer, _, _ in answered], events)
         if self._shadows_sent:
             for scored in answered:
                 self._outbox.shadow(*scored)
         return [
-            Answered(event.event_id, event.event_time, event.offset, crc, label, answer)
-            for event, crc, label, answer in zip(
-                run.events[part], run.crcs[part], run.labels[part], sent, strict=True
-            )
+            Answered(event.event_id, event.event_time, event.offset, event.payload_crc, label, answer)
+            for event, label, answer in zip(events, labels, sent, strict=True)
         ]
 
-    def _answers(
-        self, run: LabelledRun, row: int, until: int, now_ms: int, serving: Serving, lessons: Lessons
-    ) -> list[Prediction]:
-        """Return the answers of `row` up to `until`, numbered but not sent."""
+    def _served(self, row: int, until: int, serving: Serving, lessons: Lessons) -> list[Served]:
+        """Return what is said of each row: by one candidate, which learns each before the next."""
         candidate, served_by, _ = serving
-        scores: Sequence[Score]
         if candidate is None:
             prior = self._roster.prior
-            by, scores = Line("prior", 0, prior.updates, served_by), [prior.score()]
-            cold_starts = [not prior.updates]
-        else:
-            by = Line(candidate.name, candidate.version, candidate.updates, served_by)
-            scores = lessons.column(candidate.name, row, until)
-            cold_starts = [score is None for score in scores]
+            score = prior.score()
+            (label,) = labels_of(self._task, [score], self._threshold)
+            return [Served(score, label, served_by, "prior", 0, prior.updates, not prior.updates)]
+        name, version = candidate.name, candidate.version
+        scores = lessons.column(name, row, until)
         labels = labels_of(self._task, scores, self._threshold)
-        return self._outbox.number(
-            run.events[row:until], run.rows[row:until], now_ms, by, scores, labels, cold_starts
-        )
+        return [
+            Served(score, label, served_by, name, version, updates, score is None)
+            for updates, (score, label) in enumerate(zip(scores, labels, strict=True), candidate.updates)
+        ]
 
     def _scores(self, row: int, until: int, lessons: Lessons) -> list[dict[str, Score]]:
         """Return what every candidate said of each row."""

@@ -22,7 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
-from engine.machines.intake import Run
+from engine.machines.admission import Run
 from engine.machines.outbox import Scored
 from engine.machines.scorer import Scorer
 from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures

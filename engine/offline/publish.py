@@ -3,7 +3,7 @@
 Lives here: that order, the key and the time of each record, what must be acknowledged before what leaves; the
 lines of one file to any topic.  Never here: what a worker makes of records.
 
-Strategy: the older head of the two files goes first, labels on ties (the rule of `intake.py`).  A worker may
+Strategy: the older head of the two files goes first, labels on ties (the rule of `Intake`).  A worker may
 run meanwhile, and where a topic has nothing unread it goes ahead.  So records leave in steps: the labels of a
 slice, and when they are acknowledged its events.  Whoever can read an event can then read every label that
 is not younger, and `Source.look_beside` lets a worker see it.

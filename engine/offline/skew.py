@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from engine.definition.pipeline import Pipeline
 from engine.kafka.log_ends import log_bounds
 from engine.kafka.log_reader import read_log
-from engine.machines.intake import Intake, Run
+from engine.machines.admission import Intake, Run
 from engine.settings import KafkaSettings
 from operators.claims.rule import Reader
 from operators.language.fields import Feature

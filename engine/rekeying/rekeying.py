@@ -26,7 +26,7 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
-from engine.machines.intake import RUN_MAX, EventRead, Intake, LabelRead, Run
+from engine.machines.admission import RUN_MAX, EventRead, Intake, LabelRead, Run
 from engine.rekeying.enricher import Enricher
 from engine.rekeying.outgoing import RekeyingOutbox
 from engine.rekeying.router import Router

@@ -23,8 +23,7 @@ from msgspec import Raw
 
 from engine.definition.pipeline import Pipeline
 from engine.kafka.sink import partition_of
-from engine.machines.admission import Admission, Position, new_join
-from engine.machines.intake import EventRead, LabelRead, Run
+from engine.machines.admission import Admission, EventRead, LabelRead, Position, Run, new_join
 from engine.rekeying.outgoing import RekeyingOutbox
 from operators.join.entries import Waiting
 from operators.join.join import Join, Joined

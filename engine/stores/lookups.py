@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 from redis.exceptions import RedisError
 
-from engine.machines.intake import Run
+from engine.machines.admission import Run
 from engine.settings import Settings
 from engine.stores.hashes import Hashes, give_up, static_store
 from operators.asof import AsOf

@@ -23,7 +23,7 @@ from engine.kafka.client import LogPartition, last_answer_s, log_outages, unansw
 from engine.kafka.sink import Sink
 from engine.kafka.source import Source
 from engine.kafka.topic_admin import usable_topics
-from engine.machines.intake import Run
+from engine.machines.admission import Run
 from engine.metrics import Metrics, Status
 from engine.settings import NOTHING_ACCEPTED, Accepted, Settings
 from engine.stores.lookups import StaticFeatures

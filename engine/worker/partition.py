@@ -17,7 +17,7 @@ import structlog
 from engine.definition.pipeline import Pipeline
 from engine.kafka.client import LogPartition
 from engine.kafka.source import Source
-from engine.machines.intake import Run
+from engine.machines.admission import Run
 from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.stores.checkpoints import CheckpointStore

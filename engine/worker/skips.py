@@ -1,6 +1,6 @@
 """`--skip TOPIC:PARTITION:OFFSET`: records that a person leaves out.
 
-Lives here: what may be named, and how it reads.  Never here: leaving them out (`intake.py`).
+Lives here: what may be named, and how it reads.  Never here: leaving them out (`Intake`).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import orjson
 
 from engine.definition.pipeline import Pipeline
 from engine.host.garbage import search_rarely
-from engine.machines.intake import RUN_MAX
+from engine.machines.admission import RUN_MAX
 from engine.offline.backtest import LocalRun
 from loadtest.job_j.plain import NaiveWindows, features_of, new_model
 from topics.errors import ModelError

@@ -19,6 +19,7 @@ partition, from 0 at each claim.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
@@ -146,19 +147,16 @@ class Writer:
         """Begin after the owner's claim records, which lie at the offsets `claimed_at`."""
         self.source = source
         self.claim = claim
-        self._sequences: dict[Log, int] = {}
+        self.numbered: Counter[Log] = Counter()
+        """How many records of each log have been numbered: the next one's number."""
         self._acknowledged = dict(claimed_at or {})
         self._positions = {log: offset + 1 for log, offset in self._acknowledged.items()}
 
     def next(self, log: Log) -> int:
         """Return the sequence number of the next record for `log`, from 0."""
-        sequence = self._sequences.get(log, 0)
-        self._sequences[log] = sequence + 1
+        sequence = self.numbered[log]
+        self.numbered[log] += 1
         return sequence
-
-    def advance(self, log: Log, count: int) -> None:
-        """Take the next `count` numbers for `log`, from `sent(log)` on."""
-        self._sequences[log] = self._sequences.get(log, 0) + count
 
     def acknowledged(self, log: Log, offset: int) -> None:
         """Take the offset of the newest acknowledged record in `log`.
@@ -186,21 +184,13 @@ class Writer:
         """Return where a reader that knows all of this owner's records may go on in `log`."""
         return self._positions.get(log, 0)
 
-    def sent(self, log: Log) -> int:
-        """Return how many records of `log` have been numbered."""
-        return self._sequences.get(log, 0)
-
-    def numbered(self) -> dict[Log, int]:
-        """Return how many records of each log have been numbered by now: where a state is cut."""
-        return self._sequences.copy()
-
     def positions(self, numbered: Mapping[Log, int] | None = None) -> tuple[LogPosition, ...]:
         """Return where a reader may go on in each log, by what `acknowledged` was told.
 
         True only where the first `numbered` records (None: all so far) are acknowledged and
         `acknowledged` was told of the last of them, and of none after it.
         """
-        sequences = self._sequences if numbered is None else numbered
+        sequences = self.numbered if numbered is None else numbered
         return tuple(
             LogPosition(log[0], log[1], position, self.claim, sequences.get(log, 0))
             for log, position in sorted(self._positions.items())

@@ -86,6 +86,8 @@ class Suppression:
 
     def __init__(self, suppressed_max: int = SUPPRESSED_MAX) -> None:
         self.suppressed_max = suppressed_max
+        self.replaying = False
+        """Whether answers, examples or quarantines are left that a replay would make again."""
         self._answers: dict[int, Prediction] = {}
         self._examples: dict[int, str] = {}
         self._quarantines: set[tuple[int, str]] = set()
@@ -106,7 +108,7 @@ class Suppression:
     @property
     def empty(self) -> bool:
         """Return whether the replay has caught up with the log."""
-        return not (self._answers or self._examples or self._quarantines or self.rekeyed.ids)
+        return not (self.replaying or self.rekeyed.ids)
 
     def add(self, logged: Prediction | Example | Quarantine | RekeyingMessage) -> None:
         """Take a record that counts.  Raises ClaimError beyond `suppressed_max` records."""
@@ -118,6 +120,7 @@ class Suppression:
                 f"more than {self.suppressed_max} records were logged since the checkpoint",
                 hint="restore a newer checkpoint, or raise HEADRACE_REPLAY_MAX (about 1 KB of memory each)",
             )
+        self.replaying = True
         offset = logged.event_offset
         if isinstance(logged, Prediction):
             self._answers[offset] = logged
@@ -179,7 +182,8 @@ class Suppression:
 
     def _tidy(self) -> None:
         """Let go of the order of entries once none is left; it can be large and is never asked again."""
-        if self.empty:
+        self.replaying = bool(self._answers or self._examples or self._quarantines)
+        if not self.replaying:
             for order in (self._answers_due, self._quarantines_due, self._examples_due, self._labels_due):
                 order.clear()
             self._still_open.clear()

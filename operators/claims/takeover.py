@@ -190,7 +190,7 @@ def takeover(
 
 def cut(owner: Takeover) -> Cut:
     """Return how far the owner has come; call it where its state is captured."""
-    return Cut(owner.writer.numbered(), owner.suppression.empty)
+    return Cut(owner.writer.numbered.copy(), owner.suppression.empty)
 
 
 def still_owner(owner: Takeover, at: Cut) -> Generator[Request, Any, bool]:

@@ -152,7 +152,7 @@ class Scoring:
         started = self._stopwatch.clock()
         served = [self.serve(x) for x in rows]
         if served and served[0].served_by != "prior":
-            self._stopwatch.model("score", served[0].model_name, started)
+            self._stopwatch.models["score", served[0].model_name] += self._stopwatch.clock() - started
         return served
 
     def serve(self, x: FeatureValues) -> Served:
@@ -204,7 +204,7 @@ class Scoring:
                     scores[row][name] = served_score if name == model_name else score_of(x)
             except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
                 failures[row] = (*failures.get(row, ()), self._fail(self._roster.candidates[name], error))
-            self._stopwatch.model("score", name, started)
+            self._stopwatch.models["score", name] += self._stopwatch.clock() - started
         return [Shadowed(found, failures.get(row, ())) for row, found in enumerate(scores)]
 
     def _fail(self, candidate: Candidate, error: Exception) -> Failure:

@@ -111,19 +111,22 @@ class Learning(WholeState):
 
         `names` are all that the rows can have.
         """
-        with self._stopwatch.step("learn"):
-            score_of = partial(score_function, self._task)
-            return Lessons(self._roster, rows, labels, score_of, names, self._stopwatch)
+        started = self._stopwatch.clock()
+        score_of = partial(score_function, self._task)
+        lessons = Lessons(self._roster, rows, labels, score_of, names, self._stopwatch)
+        self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
+        return lessons
 
     def step(self, examples: Sequence[Example], offset: int) -> list[Decision]:
         """Test and learn examples that lie side by side in the log; return what was decided.
 
         `offset` is that of the first.
         """
+        started = self._stopwatch.clock()
         decisions: list[Decision] = []
-        with self._stopwatch.step("learn"):
-            for at, example in enumerate(examples, offset):
-                decisions += self.learn(example, at, self._train)
+        for at, example in enumerate(examples, offset):
+            decisions += self.learn(example, at, self._train)
+        self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
         return decisions
 
     def learn(self, example: Example, offset: int, train: Train) -> Sequence[Decision]:
@@ -182,7 +185,7 @@ class Learning(WholeState):
                 sick.append((candidate.name, f"learning: {reason_of(error)}"))
             else:
                 candidate.updates += 1
-            self._stopwatch.model("learn", candidate.name, started)
+            self._stopwatch.models["learn", candidate.name] += clock() - started
         return sick
 
     def _learned(self, example: Example) -> None:

@@ -105,7 +105,7 @@ class Lessons:
             calls = _calls_of(candidate, model, self._score_of)
             scores, learned, error = _score_and_learn(calls.score, calls.learn_one, rows, labels)
             self.scores[name] = scores
-            self._stopwatch.model("score_and_learn", name, started)
+            self._stopwatch.models["score_and_learn", name] += self._stopwatch.clock() - started
             if error is not None:
                 if len(scores) > learned:
                     self._sick[name] = _Stop(row + learned, f"learning: {reason_of(error)}")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from river import linear_model
 
 from engine import Labels, Pipeline, Topic
-from engine.machines.intake import Intake
+from engine.machines.admission import Intake
 from engine.machines.scorer import Scorer
 from engine.offline.backtest import LocalRun
 from operators import by

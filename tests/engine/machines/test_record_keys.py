@@ -84,4 +84,4 @@ def test_a_run_is_counted_record_by_record(keys: list[bytes | None], keyless: bo
     join: Join[Waiting] = Join(wait_ms=0, implicit=None)
     admission = Admission(pipeline_of(4 if keyless else 1), Position(), join)
     wrong = [key != b"a" and (keyless or key is not None) for key in keys]
-    assert admission.misplaced([(key, "a") for key in keys]) == sum(wrong)
+    assert [admission.is_misplaced(key, "a") for key in keys] == wrong

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from river import linear_model, naive_bayes, preprocessing
 
 from engine import Labels, Pipeline, Topic
-from engine.machines.intake import Run
+from engine.machines.admission import Run
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
 from operators import by, field, label

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from rekeying_world import Ride, make_pipeline
 
-from engine.machines.intake import Intake
+from engine.machines.admission import Intake
 from engine.rekeying.outgoing import RekeyingOutbox
 from engine.rekeying.router import PROGRESS_EVERY_MS, Router
 from operators.claims.rule import Writer

@@ -126,7 +126,7 @@ def test_positions_of_a_cut_know_nothing_of_what_was_numbered_since() -> None:
     log = ("predictions", 1)
     writer = Writer(1, 5, {log: 10})
     assert [writer.next(log) for _ in range(3)] == [0, 1, 2]
-    at = writer.numbered()
+    at = writer.numbered.copy()
     assert writer.next(log) == 3
     writer.acknowledged(log, 13)
     assert writer.positions(at) == (LogPosition("predictions", 1, 14, 5, 3),)

@@ -437,7 +437,7 @@ def writes(shell: Shell, owned: Takeover, offsets: Sequence[int]) -> None:
     for offset in offsets:
         number = owned.writer.next(PREDICTIONS)
         shell.logs[PREDICTIONS] += [replace(answers(owned.claim, offset)[0], sequence=number)]
-    shell.sent = Sent(owned.writer.sent(PREDICTIONS), len(shell.logs[PREDICTIONS]))
+    shell.sent = Sent(owned.writer.numbered[PREDICTIONS], len(shell.logs[PREDICTIONS]))
 
 
 def test_an_owner_alone_in_its_log_reads_nothing_before_a_checkpoint() -> None:

@@ -140,7 +140,7 @@ def test_a_partition_runs_ahead_of_the_slowest_by_no_more_than_its_bound(
 ) -> None:
     monkeypatch.setattr("engine.rekeying.rekeying.OUTSTANDING_MAX", 10)
     monkeypatch.setattr("engine.rekeying.rekeying.RUN_MAX", 4)
-    monkeypatch.setattr("engine.machines.intake.RUN_MAX", 4)
+    monkeypatch.setattr("engine.machines.admission.RUN_MAX", 4)
     rng = random.Random(5)
     given = Input(rng, partitions=PARTITIONS, events=EVENTS)
     world = World(make_pipeline(partitions=PARTITIONS, grace=0), given, rng)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from engine.machines.intake import RUN_MAX, Intake
+from engine.machines.admission import RUN_MAX, Intake
 from topics.codec import EventDecoder, LabelDecoder
 from topics.messages import Record
 
