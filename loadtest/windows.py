@@ -38,7 +38,7 @@ from engine.host.garbage import search_rarely
 from loadtest.bench.report import machine
 from loadtest.job_j.plain import SPANS_MS, START_MS, Cards, NaiveWindows, make_events
 from operators import by
-from operators.language.by import Expression
+from operators.language.expressions import Expression
 from operators.language.plan import compile_features
 from operators.windows.features import Features
 from topics.messages import Event

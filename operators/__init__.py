@@ -11,8 +11,9 @@ restore, delta.
 The names below are the feature language of a user's file.
 """
 
-from operators.language.by import by, decay, feature, field, label, last_n, lookup, session, tiled, tumbling
+from operators.language.by import by, feature, field, label, lookup
 from operators.language.transforms import apply, coalesce, cross, indicator
+from operators.language.window_kinds import decay, last_n, session, tiled, tumbling
 
 __all__ = [
     "apply",

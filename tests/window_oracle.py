@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import msgspec
 from hypothesis import strategies as st
 
-from operators.language.by import Aggregate, Expression
-from operators.language.fields import LabelSource
+from operators.language.expressions import Expression
+from operators.language.fields import Aggregate, LabelSource
 from operators.language.plan import compile_features
 from operators.language.window_kinds import Decay, LastN, Session, Tiled, Tumbling
 from operators.windows.evaluate import calculation

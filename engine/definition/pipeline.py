@@ -28,13 +28,10 @@ from engine.definition.candidates import (
 )
 from engine.definition.streams import Labels, Topic
 from operators.drift.detectors import Drift
-from operators.language.by import Expression
 from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
-from operators.language.digest import text_digest
-from operators.language.feature_types import feature_types, optional_features
-from operators.language.plan import FeaturePlan, compile_features
+from operators.language.expressions import Expression
+from operators.language.plan import FeaturePlan, compile_features, text_digest
 from operators.language.rules import Alerts, Rule
-from operators.language.sizes import message_bytes_max
 from operators.language.types import event_fields
 from operators.race.evidence import Promotion
 from operators.rekeying.stages import Stages, plan_stages
@@ -161,8 +158,8 @@ class Pipeline:
             names=self.topics,
             rekeying=stages is not None,
             alerting=self.alerts is not None,
-            bytes_max=message_bytes_max(
-                plan, self.events.type, [*models, *(rule.name for rule in self.rules)]
+            bytes_max=plan.message_bytes_max(
+                self.events.type, [*models, *(rule.name for rule in self.rules)]
             ),
         )
         labels = self.labels
@@ -180,7 +177,7 @@ class Pipeline:
             ("catalog", catalog),
         ):
             object.__setattr__(self, name, value)
-        check_detectors(self.drift, feature_types(plan, self.events.type), task)
+        check_detectors(self.drift, plan.feature_types(self.events.type), task)
         self._check_label()
         self._check_served()
         self.event_decoder()
@@ -290,13 +287,13 @@ class Pipeline:
 
     def feature_types(self) -> dict[str, type]:
         """Return bool, int, float or str for every feature, by name."""
-        return feature_types(self.plan, self.events.type)
+        return self.plan.feature_types(self.events.type)
 
     def optional_features(self) -> frozenset[str]:
         """Return the features that some event may lack, by its type, by empty windows, or by a rule."""
         rules = [rule.target for rule in self.rule_plan.features if rule.action == "null"]
         nulled = {target.name for target in rules if target is not None}
-        return optional_features(self.plan, self.events.type) | nulled
+        return self.plan.optional_features(self.events.type) | nulled
 
     def _fixed_fields(self) -> dict[str, str]:
         """Return the fields whose values no rule may change, and what they are."""

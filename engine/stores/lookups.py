@@ -27,7 +27,7 @@ from engine.machines.admission import Run
 from engine.settings import Settings
 from engine.stores.hashes import Hashes, give_up, static_store
 from operators.asof import AsOf
-from operators.language.by import Lookup
+from operators.language.fields import Lookup
 from topics.codec import Decoded
 from topics.stored_features import StoredValue, parsed
 

@@ -11,7 +11,7 @@ from river import linear_model, metrics, preprocessing
 
 from engine import Labels, Pipeline, Topic
 from operators import by, field
-from operators.language.by import Expression
+from operators.language.expressions import Expression
 
 NAME = os.environ.get("JOB_J_NAME", "job-j")
 

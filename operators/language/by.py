@@ -12,6 +12,7 @@ field("amount") / by("card", "merchant").max("amount", "7d", include_current=Fal
 by().count(label, "3h") + 1
 >>> by("card").quantile("amount", 0.9, "7d", where=(field("amount") > 10) & ~(field("kind") == "refund"))
 by("card").quantile("amount", 0.9, "7d", where=(field("amount") > 10) & ~(field("kind") == "refund"))
+>>> from operators.language.window_kinds import tiled
 >>> by("shop").mean("amount", tiled("90d", step="1d")) - by("shop").mean("amount", "1h", shift="7d")
 by("shop").mean("amount", tiled("90d", step="1d")) - by("shop").mean("amount", "1h", shift="7d")
 >>> by("card").mean(field("amount").log(), "60m")
@@ -28,62 +29,31 @@ from string import Formatter
 from typing import Final, TypedDict, Unpack
 
 from operators.language.conditions import Condition
+from operators.language.expressions import (
+    Expression,
+    check_value,
+    quote,
+)
 from operators.language.fields import (
     Aggregate,
-    Arithmetic,
-    Constant,
-    Default,
-    Expression,
     Feature,
     Field,
-    Kind,
     LabelSource,
     Lookup,
-    Negative,
-    TimePart,
     reads_labels,
     without_descriptions,
 )
-from operators.language.literals import check_value, quote
 from operators.language.window_kinds import (
+    Kind,
     Session,
     Span,
     allowed_kinds,
-    decay,
-    last_n,
-    session,
-    tiled,
-    tumbling,
 )
 from topics.durations import Duration, duration_ms
 from topics.errors import DefinitionError
 from topics.messages import FeatureValue
 
-__all__ = [
-    "Aggregate",
-    "Arithmetic",
-    "Condition",
-    "Constant",
-    "Default",
-    "Expression",
-    "Field",
-    "Key",
-    "Kind",
-    "LabelSource",
-    "Lookup",
-    "Negative",
-    "TimePart",
-    "by",
-    "decay",
-    "feature",
-    "field",
-    "label",
-    "last_n",
-    "lookup",
-    "session",
-    "tiled",
-    "tumbling",
-]
+__all__ = ["Entering", "Key", "by", "feature", "field", "label", "lookup"]
 
 KEY_FIELDS_MAX: Final = 8
 """Fields in one key: more is a key that never repeats."""

@@ -24,7 +24,6 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from operators.language.digest import text_digest
 from operators.language.expressions import (
     Arithmetic,
     Constant,
@@ -34,9 +33,8 @@ from operators.language.expressions import (
     Math,
     Negative,
 )
-from operators.language.feature_types import feature_types
 from operators.language.fields import Aggregate, Feature, Field, Lookup, TimePart, nodes, windows_of
-from operators.language.plan import FeaturePlan, Store
+from operators.language.plan import FeaturePlan, Store, text_digest
 from operators.language.rules import Rule
 from operators.language.types import event_fields
 from operators.language.window_kinds import LastN, Tiled
@@ -124,7 +122,7 @@ def feature_book(
 
     Raises DefinitionError for descriptions and owners that are no text or too long.
     """
-    types = feature_types(plan, event_type)
+    types = plan.feature_types(event_type)
     versions = _Versions(plan, event_type, context)
     group_of = plan.group_of
     entries = []

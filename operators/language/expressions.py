@@ -21,7 +21,6 @@ from math import isfinite
 from typing import Any, Final, Literal
 
 from operators.language.conditions import Comparison, Condition, IsMissing, any_of, inner_text
-from operators.language.literals import check_value, literal
 from topics.errors import DefinitionError
 from topics.messages import FeatureValue
 
@@ -38,6 +37,9 @@ __all__ = [
     "Math",
     "Negative",
     "Transform",
+    "check_value",
+    "literal",
+    "quote",
 ]
 
 Operation = Literal["+", "-", "*", "/"]
@@ -353,6 +355,26 @@ class Hashed(Expression):
 
 Transform = Math | Clip | Bucket | Cyclic | Hashed
 """What is made of one value alone."""
+
+
+def quote(text: str) -> str:
+    r"""Return `text` as it stands in a definition.
+
+    >>> print(quote('a "b"'))
+    "a \"b\""
+    """
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def literal(value: FeatureValue) -> str:
+    """Return a constant as it stands in a definition."""
+    return quote(value) if isinstance(value, str) else repr(value)
+
+
+def check_value(value: object, place: str) -> None:
+    """Raise DefinitionError, naming `place`, if `value` cannot be a feature's value."""
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not isfinite(value)):
+        raise DefinitionError(f"{place}: no feature value", hint="give a finite number, a bool or text")
 
 
 def _operand(value: object) -> Expression:

@@ -22,8 +22,12 @@ from string import Formatter
 from typing import Any, Literal, NoReturn
 
 from operators.language.conditions import Condition
-from operators.language.expressions import Arithmetic, Constant, Default, Described, Expression, Negative
-from operators.language.literals import literal, quote
+from operators.language.expressions import (
+    Described,
+    Expression,
+    literal,
+    quote,
+)
 from operators.language.window_kinds import Kind, Span
 from topics.durations import duration_text, offset_minutes, offset_text
 from topics.errors import DefinitionError
@@ -31,18 +35,11 @@ from topics.messages import FeatureValue
 
 __all__ = [
     "Aggregate",
-    "Arithmetic",
-    "Constant",
-    "Default",
-    "Described",
-    "Expression",
     "Feature",
     "Field",
-    "Kind",
     "LabelSource",
     "LabelTerm",
     "Lookup",
-    "Negative",
     "TimePart",
     "inputs",
     "nodes",

@@ -1,7 +1,7 @@
 """Expressions compiled to a plan: which logs are kept, which values they need, what is refused.
 
-Lives here: everything that can be known about features before the first event.  Never here:
-types of fields (`types.py`), values of events, memory.
+Lives here: everything that can be known about features before the first event, how large a message gets
+among it.  Never here: types of fields (`types.py`), values of events, memory, what topics take.
 
 Strategy: (1) every expression is checked against the types of the event's fields, and refused
 with its name and a fix; (2) aggregates with the same key, source, condition and way of
@@ -11,18 +11,19 @@ and `headrace check` prints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from sys import intern
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from operators.language.conditions import Condition
-from operators.language.digest import text_digest
+from operators.language.expressions import Expression
 from operators.language.fields import (
     Aggregate,
-    Expression,
     Field,
     LabelTerm,
     Lookup,
@@ -31,12 +32,14 @@ from operators.language.fields import (
     windows_of,
     without_descriptions,
 )
+from operators.language.transforms import Cross
 from operators.language.types import FieldTypes
 from operators.language.window_kinds import Decay, Session, Tiled, Tumbling
+from topics.codec import BYTES_MAX, TEXT_MAX
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["FeaturePlan", "FeatureRow", "Group", "Store", "compile_features"]
+__all__ = ["FeaturePlan", "FeatureRow", "Group", "Store", "compile_features", "text_digest"]
 
 FEATURES_MAX: Final = 1_000
 """More is a table, not a definition; every one of them is in every prediction and example."""
@@ -51,6 +54,13 @@ SQUARES_BYTES: Final = 190
 
 PART_BYTES: Final = 120
 """One aggregate of one tile, session or half-life."""
+FIXED_BYTES: Final = 16_384
+"""Ids, key, label, names, times, numbers of a message: each text of them has TEXT_MAX characters at most."""
+NUMBER_BYTES: Final = 32
+TEXT_BYTES: Final = 6 * TEXT_MAX
+"""A character takes 6 bytes of JSON at most."""
+DIGITS: Final = 12
+"""48 bits: by chance two of 1,000 versions are equal once in 500 million catalogues."""
 
 Store = Literal["log", "tiles", "sessions", "decay"]
 """What keeps the entries: the file of `operators/windows` that is called like it."""
@@ -197,6 +207,83 @@ class FeaturePlan:
     def bytes_per_key(self) -> int:
         """Return about how much memory a key takes, at most, besides its entries."""
         return sum(group.key_bytes for group in self.groups)
+
+    def feature_types(self, event_type: type[msgspec.Struct]) -> dict[str, type]:
+        """Return bool, int, float or str for every feature, by name; `event_type` is that of the plan.
+
+        A bare look-up without a default counts as a float: a store may hold numbers, and models are tried
+        with them.
+
+        >>> from operators.language.by import by, field
+        >>> class Payment(msgspec.Struct):
+        ...     card: str
+        ...     amount: float
+        >>> features = {"card": field("card"), "n": by("card").count("1h"), "twice": field("amount") * 2}
+        >>> plan = compile_features(features, Payment, grace_ms=0, max_events_per_key=9, task="binary")
+        >>> plan.feature_types(Payment)
+        {'card': <class 'str'>, 'n': <class 'int'>, 'twice': <class 'float'>}
+        """
+        types = FieldTypes(event_type, self.task)
+        return {
+            name: float
+            if isinstance(expression, Lookup) and expression.fallback is None
+            else types.check(expression, f"feature {name!r}")
+            for name, expression in self.features
+        }
+
+    def optional_features(self, event_type: type[msgspec.Struct]) -> frozenset[str]:
+        """Return the features that some event may lack: by an empty window, look-up or field.
+
+        >>> from operators.language.by import by, field, label
+        >>> class Payment(msgspec.Struct):
+        ...     card: str
+        ...     amount: float
+        ...     shop: str | None = None
+        >>> card = by("card")
+        >>> features = {
+        ...     "shop": field("shop"),
+        ...     "mean": card.mean("amount", "1h"),
+        ...     "before": card.mean("amount", "1h", include_current=False),
+        ...     "frauds": card.mean(label, "1d"),
+        ...     "filled": card.mean(label, "1d").default(0.0),
+        ... }
+        >>> plan = compile_features(features, Payment, grace_ms=0, max_events_per_key=9, task="binary")
+        >>> sorted(plan.optional_features(Payment))
+        ['before', 'frauds', 'shop']
+        """
+        types = FieldTypes(event_type, self.task)
+        return frozenset(name for name, expression in self.features if types.may_be_missing(expression))
+
+    def message_bytes_max(self, event_type: type[msgspec.Struct], names: Iterable[str]) -> int:
+        """Return how many bytes a prediction or an example takes at most; `names` are of models and of rules.
+
+        The text of a field is bounded by its event, and an event holds all of its fields together.  Not
+        bounded are the classes of a label, and so a score of several classes.
+
+        >>> from operators.language.by import by, field
+        >>> class Payment(msgspec.Struct):
+        ...     card: str
+        ...     amount: float
+        >>> def largest(**features):
+        ...     plan = compile_features(features, Payment, grace_ms=0, max_events_per_key=9, task="binary")
+        ...     return plan.message_bytes_max(Payment, ["linear"])
+        >>> largest(amount=field("amount"), n=by("card").count("1h")) - FIXED_BYTES
+        174
+        >>> largest(card=field("card")) - FIXED_BYTES - BYTES_MAX < 2_000
+        True
+        """
+        size = FIXED_BYTES + sum(6 * len(name) + NUMBER_BYTES for name in names)
+        copies: Counter[str] = Counter()
+        expressions = dict(self.features)
+        for name, feature_type in self.feature_types(event_type).items():
+            size += 6 * len(name) + NUMBER_BYTES
+            if feature_type is str:
+                read = list(nodes(expressions[name]))
+                size += TEXT_BYTES
+                times = 2 if any(isinstance(node, Cross) for node in read) else 1
+                for field in {node.name for node in read if isinstance(node, Field)}:
+                    copies[field] += times
+        return size + BYTES_MAX * max(copies.values(), default=0)
 
     def describe(self) -> list[FeatureRow]:
         """Return what each feature reads, in the order of the definition."""
@@ -352,3 +439,12 @@ def _group(place: _Place, aggregates: tuple[Aggregate, ...], field_types: FieldT
         read |= dict.fromkeys(of for of in (aggregate.of, aggregate.argument) if isinstance(of, str))
     types = tuple(f"{name}:{field_types.field_text(name)}" for name in read)
     return Group(keys, source, tuple(columns), aggregates, are_text, store, where, unit_ms, types)
+
+
+def text_digest(text: str, digits: int = DIGITS) -> str:
+    """Return the first hexadecimal digits of a text's SHA-256: the version of a feature, the name of a state.
+
+    >>> text_digest('by("card").count("1h")')
+    '60daf87a9dc7'
+    """
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]

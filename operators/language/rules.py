@@ -22,8 +22,8 @@ from math import isfinite
 from typing import Any, Final, Literal, get_args
 
 from operators.language.conditions import Comparison, Condition
-from operators.language.fields import Expression, Feature, Field, nodes
-from operators.language.literals import check_value, quote
+from operators.language.expressions import Expression, check_value, quote
+from operators.language.fields import Feature, Field, nodes
 from topics.codec import TEXT_MAX
 from topics.errors import DefinitionError
 from topics.messages import FeatureValue

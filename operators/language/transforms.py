@@ -20,8 +20,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Final
 
 from operators.language.conditions import Condition
-from operators.language.expressions import Expression
-from operators.language.literals import quote
+from operators.language.expressions import Expression, quote
 from topics.errors import DefinitionError
 
 __all__ = ["Apply", "Coalesce", "Cross", "Indicator", "apply", "coalesce", "cross", "indicator"]

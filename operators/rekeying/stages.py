@@ -23,7 +23,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from operators.language.conditions import Condition
-from operators.language.fields import Aggregate, Expression, Lookup, windows_of
+from operators.language.expressions import Expression
+from operators.language.fields import Aggregate, Lookup, windows_of
 from operators.language.plan import FeaturePlan
 from topics.messages import FeatureValue
 

@@ -24,7 +24,8 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from operators.language.conditions import RELATIONS, Comparison, Condition
-from operators.language.fields import Constant, Expression, Feature, Field
+from operators.language.expressions import Constant, Expression
+from operators.language.fields import Feature, Field
 from operators.language.rules import Rule
 from operators.windows.evaluate import NOTHING, calculation, predicate
 from topics.codec import Decoded, EventDecoder, Rejected

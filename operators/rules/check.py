@@ -7,16 +7,17 @@ events (`apply.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, get_type_hints
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple, get_type_hints
 
 import msgspec
 
 from operators.language.conditions import Comparison, Condition, IsMissing, leaves_of
-from operators.language.feature_types import feature_types
-from operators.language.fields import Arithmetic, Constant, Expression, Feature, Field, Negative
+from operators.language.expressions import Arithmetic, Constant, Expression, Negative
+from operators.language.fields import Feature, Field
 from operators.language.plan import FeaturePlan
 from operators.language.rules import Alerts, Rule
-from operators.language.types import FieldTypes, ValueType
+from operators.language.types import FieldTypes, type_text
 from topics.errors import DefinitionError
 from topics.messages import Task
 
@@ -62,22 +63,22 @@ def compile_rules(
             raise DefinitionError(f"two rules are called `{name}`", hint='give one of them name="..."')
     field_types = FieldTypes(event_type, task)
     hints = get_type_hints(event_type, include_extras=True)
-    types: dict[str, Any] = dict(feature_types(features, event_type))
+    hints_of_features: dict[str, Any] = dict(features.feature_types(event_type))
     of_features = {name: field_types.check(expression, name) for name, expression in features.features}
     for rule in rules:
         if rule.on_features:
             _check_features(rule, of_features)
             if isinstance(rule.of, Feature):
-                _check_value_type(rule, of_features[rule.of.name], types[rule.of.name] | None)
+                name = rule.of.name
+                _check_value_type(rule, of_features[name], hints_of_features[name] | None)
             continue
         if isinstance(rule.of, Condition):
             field_types.check_condition(rule.of, rule.place)
         else:
-            value_type = field_types.check(rule.of, rule.place, inside=True)
-            _check_value_type(rule, value_type, hints[rule.of.name])
+            _check_value_type(rule, field_types.check(rule.of, rule.place, inside=True), hints[rule.of.name])
         _check_change(rule, hints, fixed)
     for name in alerts.new_categories if alerts is not None else ():
-        if field_types.check(Field(name), "alerts", inside=True) != "text":
+        if field_types.check(Field(name), "alerts", inside=True) is not str:
             raise DefinitionError(
                 f"alerts: {event_type.__name__}.{name} is no text", hint="categories are fields of str"
             )
@@ -87,15 +88,15 @@ def compile_rules(
     )
 
 
-def _check_features(rule: Rule, value_types: Mapping[str, ValueType]) -> None:
+def _check_features(rule: Rule, feature_types: Mapping[str, type]) -> None:
     for part in rule.parts():
-        if isinstance(part, Feature) and part.name not in value_types:
+        if isinstance(part, Feature) and part.name not in feature_types:
             raise DefinitionError(
-                f"{rule.place}: there is no feature {part.name!r}", hint=f"it has {', '.join(value_types)}"
+                f"{rule.place}: there is no feature {part.name!r}", hint=f"it has {', '.join(feature_types)}"
             )
     if isinstance(rule.of, Condition):
         for leaf in leaves_of(rule.of):
-            found = {_feature_value_type(operand, value_types, rule.place) for operand in _operands(leaf)}
+            found = {_comparable(operand, feature_types, rule.place) for operand in _operands(leaf)}
             if len(found) > 1:
                 raise DefinitionError(
                     f"{rule.place}: {leaf!r} compares {' with '.join(sorted(found))}",
@@ -103,16 +104,17 @@ def _check_features(rule: Rule, value_types: Mapping[str, ValueType]) -> None:
                 )
 
 
-def _feature_value_type(of: Expression, value_types: Mapping[str, ValueType], place: str) -> str:
+def _comparable(of: Expression, feature_types: Mapping[str, type], place: str) -> Literal["text", "number"]:
+    """Return what one side of a comparison is; raise DefinitionError for anything else."""
     match of:
         case Constant(value):
             return "text" if isinstance(value, str) else "number"
         case Feature(name):
-            return "text" if value_types[name] == "text" else "number"
+            return "text" if feature_types[name] is str else "number"
         case Negative(part):
-            found = {_feature_value_type(part, value_types, place)}
+            found = {_comparable(part, feature_types, place)}
         case Arithmetic(_, left, right):
-            found = {_feature_value_type(part, value_types, place) for part in (left, right)}
+            found = {_comparable(part, feature_types, place) for part in (left, right)}
         case _:
             raise DefinitionError(f"{place}: {of!r} is no feature", hint='use feature("...") and numbers')
     if "text" in found:
@@ -120,20 +122,21 @@ def _feature_value_type(of: Expression, value_types: Mapping[str, ValueType], pl
     return "number"
 
 
-def _check_value_type(rule: Rule, value_type: ValueType, hint: Any) -> None:
+def _check_value_type(rule: Rule, value_type: type, hint: Any) -> None:
     """Refuse a check that no value of this type can meet or break."""
-    if rule.between is not None and value_type != "number":
+    if rule.between is not None and value_type not in (int, float):
         raise DefinitionError(
-            f"{rule.place}: {rule.of!r} is {value_type}, so it lies in no range", hint="use one_of or matches"
+            f"{rule.place}: {rule.of!r} is {type_text(value_type)}, so it lies in no range",
+            hint="use one_of or matches",
         )
-    if rule.matches is not None and value_type != "text":
+    if rule.matches is not None and value_type is not str:
         raise DefinitionError(
-            f"{rule.place}: {rule.of!r} is {value_type}, so it matches no pattern",
+            f"{rule.place}: {rule.of!r} is {type_text(value_type)}, so it matches no pattern",
             hint="use between or one_of",
         )
-    if rule.one_of is not None and value_type in ("time", "other"):
+    if rule.one_of is not None and value_type in (datetime, object):
         raise DefinitionError(
-            f"{rule.place}: {rule.of!r} is {value_type}", hint="use numbers, bools and text"
+            f"{rule.place}: {rule.of!r} is {type_text(value_type)}", hint="use numbers, bools and text"
         )
     for value in rule.one_of or ():
         if not _fits(value, hint):

@@ -28,7 +28,8 @@ from collections.abc import Collection, Iterator, Mapping
 from heapq import heappop, heappush
 from typing import Final, Literal, NamedTuple
 
-from operators.language.fields import Aggregate, Expression, Lookup, nodes, windows_of
+from operators.language.expressions import Expression
+from operators.language.fields import Aggregate, Lookup, nodes, windows_of
 from operators.language.plan import FeaturePlan
 from operators.language.window_kinds import Decay, Session, Tiled
 from operators.skew.sample import UNREAD, SampledKey, SampledLabel, SampledWindows, Values, in_sample

@@ -39,7 +39,8 @@ class DecaySums:
 class DecayFold:
     """Decayed aggregates of one group: a `Fold`.
 
-    >>> from operators.language.by import by, decay
+    >>> from operators.language.by import by
+    >>> from operators.language.window_kinds import decay
     >>> from operators.windows.keys import Keyed
     >>> from operators.windows.reorder import ReorderBuffer
     >>> from topics.messages import Event

@@ -21,21 +21,20 @@ from operator import attrgetter
 from typing import Any, Final
 
 from operators.language.conditions import RELATIONS, Both, Comparison, Condition, Either, IsMissing, Not
-from operators.language.expressions import Bucket, Clip, Cyclic, Hashed, Math, Transform
-from operators.language.fields import (
-    Aggregate,
+from operators.language.expressions import (
     Arithmetic,
+    Bucket,
+    Clip,
     Constant,
+    Cyclic,
     Default,
     Expression,
-    Feature,
-    Field,
-    LabelTerm,
-    Lookup,
+    Hashed,
+    Math,
     Negative,
-    Part,
-    TimePart,
+    Transform,
 )
+from operators.language.fields import Aggregate, Feature, Field, LabelTerm, Lookup, Part, TimePart
 from operators.language.plan import Group
 from operators.language.transforms import Apply, Coalesce, Cross, Indicator
 from operators.windows.exact import VALUE_MAX, Number, as_number

@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from operators.language.fields import Aggregate, Default, Expression, windows_of
+from operators.language.expressions import Default, Expression
+from operators.language.fields import Aggregate, windows_of
 from operators.language.plan import FeaturePlan, Group
 from operators.state import StateDelta, StateEntries
 from operators.windows.aggregates import Target

@@ -36,7 +36,8 @@ class OpenSession:
 class SessionFold:
     """Sessions of one gap: a `Fold`.
 
-    >>> from operators.language.by import by, session
+    >>> from operators.language.by import by
+    >>> from operators.language.window_kinds import session
     >>> from operators.windows.keys import Keyed
     >>> from operators.windows.reorder import ReorderBuffer
     >>> from topics.messages import Event

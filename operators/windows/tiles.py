@@ -74,7 +74,8 @@ class Tiles:
     `event_max` bounds the entries that wait for the watermark: the oldest go into their tile before,
     counted as having made room; an event out of order may then see them though they came later.
 
-    >>> from operators.language.by import by, tiled
+    >>> from operators.language.by import by
+    >>> from operators.language.window_kinds import tiled
     >>> from operators.windows.keys import Keyed
     >>> from topics.messages import Event
     >>> total = by("card").sum("amount", tiled("20ms", step="10ms"))

@@ -19,7 +19,8 @@ from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import Backtest
 from headrace import Alerts, Drift, Labels, Promotion, Rule, Topic
 from operators.language.by import Entering, Key, _entering
-from operators.language.fields import Expression, Field, LabelSource
+from operators.language.expressions import Expression
+from operators.language.fields import Field, LabelSource
 from topics.messages import Record
 
 PAGE = DOCUMENTS["docs/pipeline.md"]

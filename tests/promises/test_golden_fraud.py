@@ -18,7 +18,7 @@ from paths import CHECKOUT
 
 from engine.cli.main import app
 from operators import by, field, indicator
-from operators.language.by import Expression
+from operators.language.expressions import Expression
 from operators.language.plan import compile_features
 from operators.windows.features import Features
 from topics.messages import Event

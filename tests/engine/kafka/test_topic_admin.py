@@ -27,7 +27,6 @@ from engine.kafka.topic_admin import (
 from engine.offline.backtest import LocalRun
 from engine.settings import KafkaSettings
 from operators import by, cross, field
-from operators.language.sizes import message_bytes_max
 from topics.catalog import Catalog, TopicPlan
 from topics.codec import BYTES_MAX, TEXT_MAX
 from topics.errors import BrokerError
@@ -59,7 +58,7 @@ PIPELINE = Pipeline(
     },
     models={"linear": compose.SelectType(int, float) | linear_model.LogisticRegression()},
 )
-NEEDED = message_bytes_max(PIPELINE.plan, Visit, ["linear"])
+NEEDED = PIPELINE.plan.message_bytes_max(Visit, ["linear"])
 
 
 def flights(name: str, events: int) -> tuple[Catalog, tuple[TopicPlan, ...]]:

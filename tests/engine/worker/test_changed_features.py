@@ -14,7 +14,8 @@ from engine.worker.changed_features import carried_over, difference
 from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
 from operators.join.entries import WaitingAnswer
 from operators.join.join import Join
-from operators.language.fields import Expression, windows_of
+from operators.language.expressions import Expression
+from operators.language.fields import windows_of
 from operators.language.plan import FeaturePlan, compile_features
 from operators.state import named, under
 from operators.windows.features import CarriedOver, Features, JoinedLabel

@@ -21,7 +21,7 @@ from operators import (
     tiled,
     tumbling,
 )
-from operators.language.by import Expression
+from operators.language.expressions import Expression
 from topics.errors import DefinitionError
 
 fields = st.builds(field, st.sampled_from(["amount", "time", 'odd "name"']))

@@ -22,7 +22,7 @@ from operators import (
     tiled,
     tumbling,
 )
-from operators.language.by import Expression
+from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features
 from topics.errors import DefinitionError
 from topics.messages import Task

@@ -22,9 +22,8 @@ from window_oracle import GRACE, Payment, features_of, histories, value_of
 from engine import Labels, Pipeline, Topic
 from engine.offline.backtest import backtest
 from operators import apply, by, coalesce, cross, field, indicator, label, lookup
-from operators.language.by import Expression
 from operators.language.conditions import Condition
-from operators.language.feature_types import feature_types
+from operators.language.expressions import Expression
 from operators.language.fields import nodes, parts, without_descriptions
 from operators.language.plan import compile_features
 from operators.language.types import FieldTypes
@@ -236,7 +235,7 @@ def test_a_type_for_every_transform() -> None:
         "half": field("hour").clip(0.5, None),
     }
     plan = compile_features(definition, Trip, grace_ms=0, max_events_per_key=9, task="binary")
-    types = {name: found.__name__ for name, found in feature_types(plan, Trip).items()}
+    types = {name: found.__name__ for name, found in plan.feature_types(Trip).items()}
     assert types == {
         "hashed": "str", "cross": "str", "bucket": "int", "weekend": "bool", "missing": "bool",
         "texts": "str", "numbers": "float", "applied": "str", "tagged": "int", "log": "float",
@@ -272,7 +271,7 @@ def test_types_are_checked_where_the_definition_is_loaded(expression: Expression
 
 def test_a_function_takes_fields_of_any_type() -> None:
     expression = apply(per_unit, field("tags"), field("at"), returns=float)
-    assert FieldTypes(Trip, "binary").check(expression, "x") == "number"
+    assert FieldTypes(Trip, "binary").check(expression, "x") is float
 
 
 def test_conditions_are_asked_to_be_indicators() -> None:

@@ -33,7 +33,7 @@ from operators import (
     tiled,
     tumbling,
 )
-from operators.language.by import Expression
+from operators.language.expressions import Expression
 from operators.skew.comparison import UNKNOWN, Found, Scope, Skew
 from topics import headers
 from topics.codec import Decoded, decode_prediction

@@ -27,8 +27,8 @@ from window_oracle import (
 )
 
 from operators import apply, by, coalesce, cross, decay, field, indicator, last_n, session, tiled, tumbling
-from operators.language.by import Aggregate, Expression
-from operators.language.feature_types import feature_types
+from operators.language.expressions import Expression
+from operators.language.fields import Aggregate
 from operators.language.plan import compile_features
 from operators.windows.evaluate import FUNCTION_FAILURES
 from operators.windows.exact import VALUE_MAX
@@ -262,7 +262,7 @@ def test_a_feature_that_is_a_value_of_a_column_has_its_type() -> None:
         "mean": card.mean(FEE * 2, 90),
     }
     plan = compile_features(definition, Payment, grace_ms=0, max_events_per_key=9, task="binary")
-    kinds = feature_types(plan, Payment)
-    assert kinds == {"pair": str, "positive": bool, "size": int, "top": int, "mean": float}
+    types = plan.feature_types(Payment)
+    assert types == {"pair": str, "positive": bool, "size": int, "top": int, "mean": float}
     (row,) = Features(plan).step_events(line([Payment("a", 2.0, "x", fee=4)]))
-    assert {name: type(value) for name, value in row.items()} == kinds
+    assert {name: type(value) for name, value in row.items()} == types

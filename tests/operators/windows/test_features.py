@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import by, field, label, lookup
-from operators.language.by import Expression
+from operators.language.expressions import Expression
 from operators.language.plan import compile_features
 from operators.windows.features import Features, JoinedLabel
 from topics.errors import CheckpointError

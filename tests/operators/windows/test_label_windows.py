@@ -15,8 +15,8 @@ from window_oracle import GRACE, Entry, Payment, histories, tolerance, value_at
 
 from engine import Labels, Pipeline, Topic
 from operators import by, decay, field, indicator, label, last_n, tiled, tumbling
-from operators.language.feature_types import feature_types
-from operators.language.fields import Aggregate, Expression
+from operators.language.expressions import Expression
+from operators.language.fields import Aggregate
 from operators.language.plan import compile_features
 from operators.language.window_kinds import Decay
 from operators.windows.features import Features, JoinedLabel
@@ -159,9 +159,9 @@ def test_a_long_class_counts_by_its_first_256_characters() -> None:
 
 def test_the_types_of_class_windows_are_known() -> None:
     definition = {name: CLASSES[name] for name in ("last", "mode", "n", "entropy", "share")}
-    kinds = feature_types(features_of(definition, "multiclass").plan, Payment)
-    assert kinds == {"last": str, "mode": str, "n": int, "entropy": float, "share": float}
-    assert feature_types(features_of({"last": CARD.last(label, "1s")}, "binary").plan, Payment) == {
+    types = features_of(definition, "multiclass").plan.feature_types(Payment)
+    assert types == {"last": str, "mode": str, "n": int, "entropy": float, "share": float}
+    assert features_of({"last": CARD.last(label, "1s")}, "binary").plan.feature_types(Payment) == {
         "last": float
     }
 

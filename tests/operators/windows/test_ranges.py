@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from window_oracle import Payment, check, check_restored, expected, features_of, histories
 
 from operators import by, field, last_n, tumbling
-from operators.language.by import Aggregate, Expression
+from operators.language.expressions import Expression
+from operators.language.fields import Aggregate
 from operators.windows import aggregates as module
 from operators.windows.aggregates import entropy_of, mode_of, quantile_of
 from topics.messages import Event

@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.language.by import Aggregate, by, label
+from operators.language.by import by, label
+from operators.language.fields import Aggregate
 from operators.windows import log as module
 from operators.windows.aggregates import Target
 from operators.windows.log import Logs as Windows
