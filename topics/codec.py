@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
 import orjson
@@ -25,10 +25,22 @@ from msgspec.structs import astuple
 
 from topics.errors import DefinitionError
 from topics.headers import UNREADABLE
-from topics.messages import Claim, Example, Label, LabelValue, Prediction, Quarantine, Record, Task
+from topics.messages import (
+    Claim,
+    Command,
+    CommandWord,
+    Example,
+    Label,
+    LabelValue,
+    Prediction,
+    Quarantine,
+    Record,
+    Task,
+)
 
 __all__ = [
     "BYTES_MAX",
+    "COMMAND_BYTES_MAX",
     "DEPTH_MAX",
     "KEYS_MAX",
     "NUMBER_MAX",
@@ -39,7 +51,9 @@ __all__ = [
     "LabelMessage",
     "LabelNames",
     "Rejected",
+    "command_id",
     "decode_claim",
+    "decode_command",
     "decode_example",
     "decode_prediction",
     "decode_quarantine",
@@ -52,6 +66,8 @@ __all__ = [
 
 BYTES_MAX = 65_536
 """A message larger than this is no event: Kafka's own default is 1 MB, features are a few hundred bytes."""
+COMMAND_BYTES_MAX = 16_384
+"""A command is a word, a name and a reason; what is longer is none."""
 DEPTH_MAX = 8
 """Nested values cost recursion later (reprs, canonical output)."""
 KEYS_MAX = 1_000
@@ -378,3 +394,44 @@ decode_quarantine: Callable[[bytes], Quarantine] = msgspec.json.Decoder(Quaranti
 def encode_json(value: object) -> bytes:
     """Return any plain value (numpy numbers too) as one line of JSON, keys as they stand."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
+class _Identified(msgspec.Struct):
+    command_id: str = ""
+
+
+_command: Callable[[bytes], Command] = msgspec.json.Decoder(Command).decode
+_identified: Callable[[bytes], _Identified] = msgspec.json.Decoder(_Identified).decode
+
+
+def decode_command(value: bytes) -> Command:
+    """Return the command that is `value`.
+
+    >>> decode_command(b'{"command_id": "1", "command": "un", "time": 0}')
+    Traceback (most recent call last):
+    ValueError: Invalid enum value 'un' - at `$.command`: promote | rollback | pin | unpin | pause | resume
+
+    Raises ValueError with the reason if it is no command.
+    """
+    if len(value) > COMMAND_BYTES_MAX:
+        raise ValueError(f"a command has at most {COMMAND_BYTES_MAX:,} bytes")
+    try:
+        command = _command(value)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        words = f": {' | '.join(get_args(CommandWord))}" if "at `$.command`" in str(error) else ""
+        raise ValueError(f"{error}{words}") from None
+    if not 0 < len(command.command_id) <= TEXT_MAX:
+        raise ValueError(f"command_id has 1 to {TEXT_MAX} characters")
+    return command
+
+
+def command_id(value: bytes) -> str:
+    """Return the `command_id` of bytes that may be no command; empty where there is none.
+
+    >>> command_id(b'{"command_id": "1", "command": 7}'), command_id(b"un")
+    ('1', '')
+    """
+    try:
+        return _identified(value).command_id if len(value) <= COMMAND_BYTES_MAX else ""
+    except (ValueError, RecursionError):
+        return ""

@@ -1,7 +1,7 @@
 """The producer of dead letters: no size that their topic refuses ends a worker.
 
 Lives here: cutting them to what the topic takes, and trying again where it takes less than it said.  Never
-here: why a record is refused (`engine/machines/outbox.py`), what is cut first (`topics/dead_letters.py`).
+here: why a record is refused (`engine/machines/outbox.py`), what is cut first (`topics/headers.py`).
 
 Strategy: a producer of their own, from the first letter on, without idempotence.  An idempotent producer
 cannot go on after a batch that was refused, and dead letters are written at least once anyway.  A refusal
@@ -21,8 +21,8 @@ from aiokafka.errors import MessageSizeTooLargeError
 from engine.kafka.sink import Sink
 from engine.kafka.topic_admin import LETTER_LIMIT_MIN, TopicLimits
 from engine.settings import KafkaSettings
-from topics.dead_letters import fitted
 from topics.errors import BrokerError
+from topics.headers import fitted
 from topics.messages import Outgoing
 
 __all__ = ["LetterSink"]

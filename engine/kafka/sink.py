@@ -26,8 +26,8 @@ from aiokafka.partitioner import murmur2
 from engine.kafka.client import REFUSED, LogPartition, broker_error, broker_wait, connected, stopped
 from engine.kafka.topic_admin import TopicLimits
 from engine.settings import KafkaSettings
-from topics.dead_letters import record_bytes
 from topics.errors import BrokerError
+from topics.headers import record_bytes
 from topics.messages import Outgoing
 
 __all__ = ["Mark", "Sink", "Written", "partition_of"]

@@ -2,7 +2,7 @@
 
 Lives here: the comparison of `topics/catalog.py`'s plan with a cluster, the settings of topics that can
 refuse a write, and the largest record that a pipeline makes.  Never here: names and rules (the catalog), how
-a record is cut (`topics/dead_letters.py`).
+a record is cut (`topics/headers.py`).
 
 Strategy: look first, say everything that is wrong, create only what is missing and ours.  The write side
 must never be refused, or one record ends the worker at every start.  Times are clamped, dead letters are cut;
@@ -25,8 +25,8 @@ from engine.kafka.client import answered, connected, stopped
 from engine.settings import KafkaSettings
 from topics.catalog import FOREVER_MS, MESSAGE_BYTES_DEFAULT, Catalog, Role, TopicPlan
 from topics.codec import decode_example, decode_prediction
-from topics.dead_letters import LETTER_BYTES_MIN
 from topics.errors import BrokerError
+from topics.headers import LETTER_BYTES_MIN
 from topics.messages import Outgoing
 
 __all__ = [

@@ -44,8 +44,7 @@ from operators.race.lessons import Lessons
 from operators.race.losses import loss_of
 from operators.state import StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
-from topics.codec import decode_claim, decode_example, decode_quarantine
-from topics.commands import command_id, decode_command
+from topics.codec import command_id, decode_claim, decode_command, decode_example, decode_quarantine
 from topics.errors import ClaimError, ModelError
 from topics.headers import record_type_of
 from topics.messages import Decision, Example, Quarantine, Record, RecordType, Task

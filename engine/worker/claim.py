@@ -24,8 +24,14 @@ from operators.claims.requests import Bounds, LogBatch, LogRecord, Stored
 from operators.claims.rule import LogPosition
 from topics import headers
 from topics.catalog import Catalog
-from topics.codec import decode_claim, decode_example, decode_prediction, decode_quarantine, encode
-from topics.commands import decode_command
+from topics.codec import (
+    decode_claim,
+    decode_command,
+    decode_example,
+    decode_prediction,
+    decode_quarantine,
+    encode,
+)
 from topics.errors import HeadraceError
 from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
 from topics.rekeying import decode_rekeying

@@ -10,7 +10,7 @@ import asyncio
 from typing import NamedTuple
 
 from topics import headers
-from topics.commands import COMMAND_BYTES_MAX, command_id
+from topics.codec import COMMAND_BYTES_MAX, command_id
 from topics.messages import Outgoing
 
 __all__ = ["Asked", "Commands"]

@@ -27,7 +27,7 @@ from engine.offline.skew import SkewCounts, SkewMetrics
 from engine.settings import ENV_PREFIX, Settings
 from topics import errors
 from topics.catalog import FOREVER_MS, Catalog
-from topics.commands import decode_command
+from topics.codec import decode_command
 
 ROOT = CHECKOUT
 DOCUMENTS = {

@@ -8,8 +8,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topics.dead_letters import LETTER_BYTES_MIN, fitted, record_bytes
-from topics.headers import dead_letter
+from topics.headers import LETTER_BYTES_MIN, dead_letter, fitted, record_bytes
 from topics.messages import Headers, Outgoing, Record
 
 sizes = st.sampled_from([0, 1, 900, 1_024, 1_025, 5_000, 70_000])
