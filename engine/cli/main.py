@@ -187,7 +187,7 @@ def run(
 ) -> None:
     """Run a worker: consume events and labels, predict, learn, decide."""
     from engine.host.app import run_worker  # noqa: PLC0415
-    from engine.worker.skips import places  # noqa: PLC0415
+    from engine.worker.partition import places  # noqa: PLC0415
 
     settings = settings_of(config, bootstrap_servers, state_dir=state_dir)
     if web_port is not None:

@@ -31,7 +31,7 @@ from engine.kafka.embedded import free_port
 from engine.metrics import Metrics
 from engine.settings import Accepted, KafkaSettings, Settings
 from engine.worker.loop import Worker
-from engine.worker.skips import Place
+from engine.worker.partition import Place
 from topics.errors import HeadraceError, SettingsError
 
 __all__ = ["check_port", "run_worker"]

@@ -119,7 +119,7 @@ class CheckpointWriter:
         # 5 checkpoint
         self._follower.check_written(checkpoint.learned, written)
         for captured in checkpoint.partitions:
-            await self._partitions.save(captured, written)
+            await captured.partition.save(captured, written)
         await self._follower.save(checkpoint.learned)
         # 6 commit
         try:

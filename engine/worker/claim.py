@@ -1,27 +1,37 @@
-"""The claim protocol with Kafka and a checkpoint store: the requests of `takeover.py` are carried out here.
+"""The claim protocol with Kafka and a checkpoint store: what tells an owner that a partition is its own.
 
-Lives here: carrying out one request after the other, and what a scorer's checkpoint says beside
-its state.  Never here: their order (the generators'), what an owner is (`partition.py`).
+Lives here: carrying out the protocol's requests one after the other, what a scorer's checkpoint says beside
+its state, and whether a log is still the one that was read.  Never here: the order of the requests
+(`operators/claims/takeover.py`), what an owner is (`partition.py`), positions (`source.py`).
+
+A topic that was deleted and made anew has other records at the same offsets.  Kafka has an id for
+each topic, which aiokafka's requests (metadata up to version 5) do not ask for; the last record taken tells
+as much, so a checkpoint keeps what tells it apart.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from zlib import crc32
 
 import msgspec
+import structlog
+from aiokafka import TopicPartition
 
+from engine.kafka.client import LogPartition
 from engine.kafka.log_ends import log_bounds
-from engine.kafka.log_reader import read_log
-from engine.kafka.sink import Sink
+from engine.kafka.log_reader import read_log, records_at
+from engine.kafka.sink import Sink, Written
+from engine.kafka.source import Source
 from engine.settings import KafkaSettings
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
-from engine.worker.fingerprint import Fingerprint
 from operators.claims import requests
-from operators.claims.requests import Bounds, LogBatch, LogRecord, Stored
-from operators.claims.rule import LogPosition
+from operators.claims.requests import Bounds, LogBatch, LogRecord, Sent, Stored
+from operators.claims.rule import LogPosition, Writer
+from operators.claims.takeover import Cut, Takeover, still_owner
 from topics import headers
 from topics.catalog import Catalog
 from topics.codec import (
@@ -32,13 +42,34 @@ from topics.codec import (
     decode_quarantine,
     encode,
 )
-from topics.errors import HeadraceError
+from topics.errors import CheckpointError, HeadraceError
 from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
 from topics.rekeying import decode_rekeying
 
-__all__ = ["Claiming", "Loaded", "ScorerMeta", "decode_meta"]
+__all__ = ["Claiming", "Fingerprint", "Loaded", "ScorerMeta", "check_same_logs", "decode_meta", "fingerprint"]
 
 REKEYING_LOGS = ("rekey", "rekeyed")
+
+log = structlog.get_logger("headrace")
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """What tells a record apart from one of another log at the same offset."""
+
+    offset: int
+    timestamp_ms: int | None
+    crc: int
+    """CRC-32 of its key and value."""
+
+
+def fingerprint(record: Record) -> Fingerprint:
+    """Return the fingerprint of a record.
+
+    >>> fingerprint(Record("t", 0, 7, 5, b"k", b"v")) == fingerprint(Record("t", 0, 7, 5, b"k", b"w"))
+    False
+    """
+    crc = crc32(record.value or b"", crc32(record.key or b""))
+    return Fingerprint(record.offset, record.timestamp_ms, crc)
 
 
 class ScorerMeta(msgspec.Struct, frozen=True):
@@ -65,10 +96,11 @@ class Loaded:
 class Claiming:
     """Answers the requests of the claim protocol."""
 
-    def __init__(self, catalog: Catalog, kafka: KafkaSettings, sink: Sink) -> None:
+    def __init__(self, catalog: Catalog, kafka: KafkaSettings, sink: Sink, source: Source) -> None:
         self._catalog = catalog
         self._kafka = kafka
         self._sink = sink
+        self._source = source
         self._bounds: dict[str, dict[int, tuple[int, int]]] = {}
         """Where the internal topics began and ended during one run."""
         self._reader: AsyncGenerator[list[Record]] | None = None
@@ -77,19 +109,54 @@ class Claiming:
 
     async def run(self, protocol: Generator[requests.Request, Any, Any], store: CheckpointStore) -> Any:
         """Carry out one request after the other; return what the protocol ends with."""
-        answer: Any = None
         self._bounds.clear()
+        return await self._carry_out_all(protocol, lambda request: self._carry_out(request, store))
+
+    async def still_owner(
+        self, owner: Takeover, at: Cut, store: CheckpointStore, *, written_before: int
+    ) -> bool:
+        """Ask the log, by the open connection: this is before every checkpoint.
+
+        `written_before` is how many records this process had written to the predictions before it was the
+        owner.
+        """
+
+        async def carry_out(request: requests.Request) -> Any:
+            match request:
+                case requests.FindBounds(target, number):
+                    return Bounds(*(await self._source.bounds((self.topic(target), number))))
+                case requests.Settle(target, number):
+                    sent = (await self._sink.written_to(self._sink.mark()))[self.topic(target), number]
+                    return Sent(sent.records - written_before, sent.offset + 1)
+                case _:
+                    return await self._carry_out(request, store)
+
+        return bool(await self._carry_out_all(still_owner(owner, at), carry_out))
+
+    def acknowledge(self, writer: Writer, written: Mapping[LogPartition, Written]) -> None:
+        """Tell a writer what was acknowledged.  Raises ClaimError if records changed places on their way."""
+        with self._topics_named():
+            for position in writer.positions():
+                found = written.get((self.topic(position.target), position.partition))
+                if found is not None and found.offset >= position.position:
+                    writer.acknowledged(position.log, found.offset)
+
+    async def _carry_out_all(
+        self,
+        protocol: Generator[requests.Request, Any, Any],
+        carry_out: Callable[[requests.Request], Awaitable[Any]],
+    ) -> Any:
+        answer: Any = None
         try:
-            with self.topics_named():
+            with self._topics_named():
                 while True:
-                    answer = await self.carry_out(protocol.send(answer), store)
+                    answer = await carry_out(protocol.send(answer))
         except StopIteration as end:
             return end.value
         finally:
-            await self.close()
+            await self._close()
 
-    async def carry_out(self, request: requests.Request, store: CheckpointStore) -> Any:
-        """Return the answer to a request; `close` when the last one has been."""
+    async def _carry_out(self, request: requests.Request, store: CheckpointStore) -> Any:
         match request:
             case requests.Look():
                 claim, meta = await store.look()
@@ -126,7 +193,7 @@ class Claiming:
     async def _read(self, target: Any, partition: int, position: int, until: int) -> LogBatch:
         """Return what one fetch brings; the reader stays open for the next."""
         if self._reader is None or self._reads_on != (target, partition, position, until):
-            await self.close()
+            await self._close()
             self._reader = read_log(self._kafka, self.topic(target), partition, position, until)
         fetched = await anext(self._reader, None)
         position = until if fetched is None else fetched[-1].offset + 1
@@ -135,14 +202,14 @@ class Claiming:
         values = ((record.offset, decode(record)) for record in fetched or ())
         return LogBatch([LogRecord(offset, value) for offset, value in values if value is not None], position)
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Close the reader that the last request has left open."""
         reader, self._reader = self._reader, None
         if reader is not None:
             await reader.aclose()
 
     @contextmanager
-    def topics_named(self) -> Iterator[None]:
+    def _topics_named(self) -> Iterator[None]:
         """Let errors of the protocol, which knows logs by their role, name the topic."""
         try:
             yield
@@ -174,3 +241,38 @@ def _decoded(record: Record) -> Claim | Prediction | Example | Quarantine | Comm
                 return decode_prediction(record.value)
     except ValueError:  # msgspec's errors are ValueErrors
         return None
+
+
+async def check_same_logs(kafka: KafkaSettings, known: Mapping[LogPartition, Fingerprint]) -> None:
+    """Compare records that were read with what the logs hold there now.
+
+    One that was deleted since (by retention, or as an older one of its key) cannot be compared, which
+    is told and no error.  Raises CheckpointError where a log is another one, BrokerError.
+    """
+    wanted = {TopicPartition(*partition): kept.offset for partition, kept in known.items()}
+    for tp, (start, end, record) in (await records_at(kafka, wanted)).items():
+        kept = known[tp]
+        if kept.offset >= end:
+            what = f"the log ends at {end}, before the last record that was read of it"
+        elif record is None:
+            log.info(
+                "the last record read is deleted: whether the log is the same cannot be told",
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=kept.offset,
+                log_starts_at=start,
+            )
+            continue
+        elif fingerprint(record) != kept:
+            what = "another record lies where the last one was read"
+        else:
+            continue
+        raise CheckpointError(
+            f"the checkpoint is of another log: {what}",
+            hint="was the topic deleted and made anew, or is this another cluster? Bring the log back, or"
+            " begin with the first records of this one, with another HEADRACE_STATE_DIR and"
+            " --accept-newer-claims",
+            topic=tp.topic,
+            partition=tp.partition,
+            offset=kept.offset,
+        )

@@ -34,8 +34,7 @@ from engine.worker.commands import Commands
 from engine.worker.dispatch import Dispatch
 from engine.worker.follower import Follower
 from engine.worker.owned_partitions import OwnedPartitions
-from engine.worker.partition import Inputs, Partition, together
-from engine.worker.skips import Place
+from engine.worker.partition import Inputs, Partition, Place, together
 from topics.errors import BrokerError, ClaimError, HeadraceError
 from topics.messages import Record
 

@@ -1,39 +1,37 @@
-"""The partitions that this process owns: taken over, restored, their checkpoints written.
+"""The partitions that this process owns: taken over, restored, let go.
 
-Lives here: how a partition is claimed and restored, how its checkpoint is written.
-Never here: the order of a takeover (`operators/claims/takeover.py`), how its steps are done
-(`claim.py`), what a partition does (`partition.py`), when to save (`loop.py`).
+Lives here: how a partition is claimed and restored, and what of a checkpoint goes on where the definition has
+other features.  Never here: the order of a takeover (`operators/claims/takeover.py`), how its steps are done
+(`claim.py`), what a partition does and saves (`partition.py`), whether features may change
+(`engine/definition`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-import msgspec
 import structlog
 
-from engine.definition.pipeline import Pipeline, check_definition
+from engine.definition.pipeline import Change, Pipeline, check_definition
 from engine.kafka.client import LogPartition
-from engine.kafka.sink import Sink, Written
+from engine.kafka.sink import Sink
 from engine.kafka.source import Source
 from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.settings import Accepted, Settings
 from engine.stores.checkpoints import CheckpointStore
-from engine.worker.changed_features import carried_over, difference
-from engine.worker.claim import Claiming, Loaded, ScorerMeta, decode_meta
-from engine.worker.fingerprint import Fingerprint, check_same_logs, fingerprint
+from engine.worker.claim import Claiming, Fingerprint, Loaded, check_same_logs, decode_meta
 from engine.worker.follower import Follower
-from engine.worker.partition import Captured, Inputs, Partition
-from operators.claims import requests
-from operators.claims.requests import Bounds, Sent
-from operators.claims.takeover import Takeover, fits, log_positions, still_owner, takeover
-from operators.state import StateDelta, StateEntries, under
+from engine.worker.partition import Inputs, Partition
+from operators.claims.takeover import Takeover, fits, takeover
+from operators.join.entries import END_NAME, FIRST_NAME, with_keys
+from operators.join.pending import entries_apart
+from operators.state import StateDelta, StateEntries, StoredEntries, named, under
+from operators.windows.features import Features
 from topics.errors import ClaimError
 
-__all__ = ["OwnedPartitions"]
+__all__ = ["OwnedPartitions", "carried_over", "difference"]
 
 TAKEOVERS_MAX = 5
 """Times another owner may come first before this one gives up and lets the process end."""
@@ -63,7 +61,6 @@ class OwnedPartitions:
         self.owned: dict[int, Partition] = {}
         self._pipeline = pipeline
         self._settings = settings
-        self._source = source
         self._sink = sink
         self._follower = follower
         self._accepted = accepted
@@ -71,7 +68,7 @@ class OwnedPartitions:
         self._roles = ("events",) if pipeline.labels.topic is None else ("events", "labels")
         self._definition = pipeline.scorer_definition()
         self._stores: dict[int, CheckpointStore] = {}
-        self._claiming = Claiming(pipeline.catalog, settings.kafka, sink)
+        self._claiming = Claiming(pipeline.catalog, settings.kafka, sink, source)
 
     async def look(self) -> None:
         """See whether the stores fit the logs, for every partition the group may give; touch nothing.
@@ -191,66 +188,19 @@ class OwnedPartitions:
             logged_since=len(taken.suppression),
         )
         predictions = (self._claiming.topic("predictions"), number)
-        written = self._sink.mark().records[predictions]
-        # The checkpoint has been restored: its bytes need not be kept as well.
-        kept = replace(taken, checkpoint=None)
         return Partition(
             self._inputs,
             scorer,
             rekeying,
-            kept,
+            # The checkpoint has been restored: its bytes need not be kept as well.
+            replace(taken, checkpoint=None),
             store,
-            restored=loaded is not None,
-            written_before=written,
-            read={} if loaded is None else loaded.meta.read,
+            self._claiming,
+            definition=self._definition,
+            read=None if loaded is None else loaded.meta.read,
+            written_before=self._sink.mark().records[predictions],
             unsaved=unsaved,
         )
-
-    async def save(self, captured: Captured, written: Mapping[LogPartition, Written]) -> None:
-        """Write the checkpoint of one partition; `written` is all it had sent when it was captured.
-
-        Raises ClaimError if fenced.
-        """
-        partition = captured.partition
-        writer = partition.takeover.writer
-        with self._claiming.topics_named():
-            for position in writer.positions():
-                found = written.get((self._claiming.topic(position.target), position.partition))
-                if found is not None and found.offset >= position.position:
-                    writer.acknowledged(position.log, found.offset)
-            if not await self._still_owner(captured):
-                raise ClaimError(
-                    f"another owner has announced itself on partition {partition.number}",
-                    hint="nothing to do: this one claims again if the partition is still its own",
-                )
-        read = {
-            topic: last if isinstance(last, Fingerprint) else fingerprint(last)
-            for topic, last in captured.read.items()
-        }
-        logs = log_positions(partition.takeover, captured.cut)
-        await partition.save(captured, msgspec.json.encode(ScorerMeta(self._definition, logs, read)))
-
-    async def _still_owner(self, captured: Captured) -> bool:
-        """Ask the log, by the open connection: this is before every checkpoint."""
-        owned = captured.partition
-        protocol = still_owner(owned.takeover, captured.cut)
-        answer: Any = None
-        try:
-            while True:
-                match request := protocol.send(answer):
-                    case requests.FindBounds(target, number):
-                        log_partition = (self._claiming.topic(target), number)
-                        answer = Bounds(*(await self._source.bounds(log_partition)))
-                    case requests.Settle(target, number):
-                        log_partition = (self._claiming.topic(target), number)
-                        sent = (await self._sink.written_to(self._sink.mark()))[log_partition]
-                        answer = Sent(sent.records - owned.written_before, sent.offset + 1)
-                    case _:
-                        answer = await self._claiming.carry_out(request, owned.store)
-        except StopIteration as end:
-            return bool(end.value)
-        finally:
-            await self._claiming.close()
 
     def starts(self) -> dict[LogPartition, int | None]:
         """Return where each topic of each partition is read on; None: from its earliest record."""
@@ -259,9 +209,54 @@ class OwnedPartitions:
     @property
     def pending(self) -> int:
         """Return how many answers and early labels wait in all of them."""
-        return sum(partition.scorer.join.pending for partition in self.owned.values())
+        return sum(partition.pending for partition in self.owned.values())
 
     async def close(self) -> None:
         """Close the checkpoint files."""
         for store in self._stores.values():
             await store.close()
+
+
+# -- a checkpoint of a definition with other features ----------------------------------------------
+
+
+def carried_over(
+    entries: StateEntries,
+    features: Features,
+    stored: StoredEntries,
+    changes: Iterable[Change],
+    partition: int,
+) -> dict[str, bytes]:
+    """Return a checkpoint's entries as a scorer with `features` restores them, and log what begins empty.
+
+        windows    a group goes on if its name is the same (`Group.name`), any other begins empty
+        join       answers that wait go on; each knows the keys under which its label enters, newly ordered
+        the rest   as it is
+
+    `stored` are the entries of the join that a restore leaves on disk: they are among those returned where
+    their keys change.
+    """
+    found = features.carried_over(under("features", entries))
+    join, after = under("join", entries), features.plan.label_keys
+    if found.label_keys != after:
+        # All at once, this once: every answer gets other keys.
+        join |= dict(entries_apart(stored, FIRST_NAME, END_NAME))
+        for name, data in join.items():
+            if name.startswith(FIRST_NAME):
+                join[name] = with_keys(data, found.label_keys, after)
+    log.warning(
+        "features changed",
+        partition=partition,
+        changes=[str(change) for change in changes],
+        filling=list(found.filling),
+        keys=found.keys,
+        keys_dropped=found.keys_dropped,
+    )
+    rest = {name: data for name, data in entries.items() if not name.startswith(("features/", "join/"))}
+    return rest | named({"features": found.entries, "join": join})
+
+
+def difference(old: StateEntries, new: StateEntries) -> StateDelta:
+    """Return the delta that makes `new` of `old`."""
+    gone: StateDelta = {name: None for name in old if name not in new}
+    return gone | {name: data for name, data in new.items() if old.get(name) != data}

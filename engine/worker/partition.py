@@ -1,34 +1,35 @@
 """One partition in this process's hands: what it reads, answers, holds back and saves.
 
-Lives here: the topics that are read together, a partition's state from takeover to checkpoint.
-Never here: how it is taken over (`owned_partitions.py`), polling (`source.py`), the order of a turn
-(`loop.py`), what records mean.
+Lives here: the topics that are read together, the records that a person leaves out (`--skip`), a partition's
+state from takeover to checkpoint.  Never here: how it is taken over (`owned_partitions.py`), polling
+(`source.py`), the order of a turn (`loop.py`), what records mean.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import structlog
 
 from engine.definition.pipeline import Pipeline
 from engine.kafka.client import LogPartition
+from engine.kafka.sink import Written
 from engine.kafka.source import Source
 from engine.machines.admission import Run
 from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.stores.checkpoints import CheckpointStore
-from engine.worker.fingerprint import Fingerprint
-from engine.worker.skips import Place
-from operators.claims.takeover import Cut, Takeover, cut
+from engine.worker.claim import Claiming, Fingerprint, ScorerMeta, fingerprint
+from operators.claims.takeover import Cut, Takeover, cut, log_positions
 from operators.state import StateDelta, named
-from topics.errors import BrokerError
+from topics.errors import BrokerError, ClaimError, SettingsError
 from topics.messages import Outgoing, Record
 
-__all__ = ["Captured", "Inputs", "Partition", "together"]
+__all__ = ["Captured", "Inputs", "Partition", "Place", "places", "together"]
 
 BUFFERED_MAX = 10_000
 """Decoded records of one topic and partition held back while the other queue is waited for."""
@@ -39,11 +40,45 @@ PREPARED_MAX = 500
 """Entries encoded for a checkpoint with a run, some 3 ms: four times as many as can come with one."""
 SHADOWS_QUICK_S = 0.005
 """Answers do not wait for the shadows of a run that take longer; quick ones are not worth a batch."""
+PLACES_MAX = 1_000
+"""Skips are for single records; beyond, something else is wrong."""
 
 log = structlog.get_logger("headrace")
 
+Place = tuple[str, int, int]
+"""Topic, partition and offset of one record."""
 Values = Sequence[Mapping[str, object]]
 """What was looked up or computed elsewhere, one mapping an event."""
+
+
+def places(given: Iterable[str], pipeline: Pipeline) -> frozenset[Place]:
+    """Return the records that `--skip TOPIC:PARTITION:OFFSET` names.
+
+    Raises SettingsError for what is no place in the pipeline's events or labels.
+    """
+    catalog = pipeline.catalog
+    topics = [catalog[role] for role in ("events", "labels") if role in catalog]
+    found: set[Place] = set()
+    for text in given:
+        topic, _, place = text.partition(":")
+        partition, _, offset = place.partition(":")
+        if topic not in topics or not (partition.isdecimal() and offset.isdecimal()):
+            raise SettingsError(
+                f"{text!r} is no record of {' or '.join(topics)}",
+                hint=f"name a record as TOPIC:PARTITION:OFFSET, such as {topics[0]}:0:1234",
+            )
+        if int(partition) >= pipeline.events.partitions:
+            raise SettingsError(
+                f"{text!r}: {topic} has the partitions 0 to {pipeline.events.partitions - 1}",
+                hint="take the place from the worker's message or from a dead letter's headers",
+            )
+        found.add((topic, int(partition), int(offset)))
+    if len(found) > PLACES_MAX:
+        raise SettingsError(
+            f"{len(found)} records to skip are more than {PLACES_MAX}",
+            hint="more than single records are bad: what do they have in common?",
+        )
+    return frozenset(found)
 
 
 class Inputs:
@@ -99,33 +134,41 @@ class Partition:
         rekeying: Rekeying | None,
         takeover: Takeover,
         store: CheckpointStore,
+        claiming: Claiming,
         *,
-        restored: bool,
+        definition: dict[str, str],
+        read: Mapping[str, Fingerprint] | None,
         written_before: int,
-        read: Mapping[str, Fingerprint],
         unsaved: StateDelta,
     ) -> None:
         """`rekeying` is there where windows have other keys than the topic.
 
-        `restored` is false at the very first start: it is read from its earliest records.  `read` are the
-        last records taken of each topic, `unsaved` is what a changed definition made of the checkpoint's
-        entries, `written_before` how many records this process had written to its predictions before.
+        `read` are the last records taken of each topic; None at the very first start: it is read from its
+        earliest records.  `written_before` is how many records this process had written to its predictions
+        before, `unsaved` what a changed definition made of the checkpoint's entries.
         """
         self.number = scorer.partition
         self.scorer = scorer
-        self.rekeying = rekeying
-        self.takeover = takeover
-        self.store = store
-        self.written_before = written_before
+        self._rekeying = rekeying
+        self._takeover = takeover
+        self._store = store
+        self._claiming = claiming
+        self._definition = definition
+        self._written_before = written_before
         self._inputs = inputs
-        self._restored = restored
-        self._read: dict[str, Record | Fingerprint] = {**read}
+        self._restored = read is not None
+        self._read: dict[str, Record | Fingerprint] = {**(read or {})}
         self._unsaved = unsaved
         self._intake = scorer.intake if rekeying is None else rekeying.intake
         self._intake.skip = inputs.skip
         self._paused: set[LogPartition] = set()
         """Input partitions held back because their queue is full."""
         self._shadows_slow = False
+
+    @property
+    def pending(self) -> int:
+        """How many answers and early labels wait."""
+        return self.scorer.join.pending
 
     @property
     def answers_first(self) -> bool:
@@ -143,10 +186,10 @@ class Partition:
             self._intake.offer_events(records, now_ms)
         elif topic == inputs.labels:
             self._intake.offer_labels(records, now_ms)
-        elif self.rekeying is not None and topic == inputs.rekey:
-            self.rekeying.offer_messages(records)
-        elif self.rekeying is not None:
-            self.rekeying.offer_values(records)
+        elif self._rekeying is not None and topic == inputs.rekey:
+            self._rekeying.offer_messages(records)
+        elif self._rekeying is not None:
+            self._rekeying.offer_values(records)
 
     def _log_skipped(self, records: list[Record]) -> None:
         for record in records:
@@ -174,10 +217,10 @@ class Partition:
 
     def route(self, source: Source, now_ms: int) -> list[Outgoing]:
         """Send events to the owners of their other keys; return what leaves."""
-        if self.rekeying is None:
+        if self._rekeying is None:
             return []
         events_unread, labels_unread = self._unread(source)
-        return self.rekeying.turn(
+        return self._rekeying.turn(
             now_ms,
             events_unread=events_unread,
             labels_unread=labels_unread,
@@ -187,8 +230,8 @@ class Partition:
     def next_run(self, source: Source) -> tuple[Run, Values | None] | None:
         """Take the next run that can be answered, with what other partitions computed for its events."""
         found: tuple[Run, Values | None] | None
-        if self.rekeying is not None:
-            found = self.rekeying.next_run()
+        if self._rekeying is not None:
+            found = self._rekeying.next_run()
         else:
             events_unread, labels_unread = self._unread(source)
             run = self._intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
@@ -220,8 +263,8 @@ class Partition:
     def absorb_counts(self, absorb: Callable[[Counter[tuple[str, str]]], None]) -> None:
         """Hand over what was counted since the last call."""
         absorb(self.scorer.counts)
-        if self.rekeying is not None:
-            absorb(self.rekeying.counts)
+        if self._rekeying is not None:
+            absorb(self._rekeying.counts)
 
     # -- places in the logs, and checkpoints --------------------------------------------------------
 
@@ -231,9 +274,9 @@ class Partition:
         reached = {inputs.events: position.events}
         if inputs.labels is not None:
             reached[inputs.labels] = position.labels
-        if self.rekeying is not None and inputs.rekey is not None and inputs.rekeyed is not None:
-            reached[inputs.rekey] = self.rekeying.enricher.position.rekey
-            reached[inputs.rekeyed] = self.rekeying.position.values
+        if self._rekeying is not None and inputs.rekey is not None and inputs.rekeyed is not None:
+            reached[inputs.rekey] = self._rekeying.enricher.position.rekey
+            reached[inputs.rekeyed] = self._rekeying.position.values
         return {(topic, self.number): offset for topic, offset in reached.items()}
 
     def starts(self) -> dict[LogPartition, int | None]:
@@ -251,17 +294,32 @@ class Partition:
         """
         delta = self._unsaved | self.scorer.delta()
         self._unsaved = {}
-        if self.rekeying is not None:
-            self.rekeying.tidy()
-            delta |= named({"rekeying": self.rekeying.delta()})
-        return Captured(self, cut(self.takeover), delta, self._read.copy())
+        if self._rekeying is not None:
+            self._rekeying.tidy()
+            delta |= named({"rekeying": self._rekeying.delta()})
+        return Captured(self, cut(self._takeover), delta, self._read.copy())
 
-    async def save(self, captured: Captured, meta: bytes) -> None:
-        """Write a checkpoint of what was captured, with `meta` beside it.  Raises ClaimError if fenced."""
-        await self.store.save(self.takeover.claim, meta, captured.delta)
+    async def save(self, captured: Captured, written: Mapping[LogPartition, Written]) -> None:
+        """Write a checkpoint of what was captured; `written` is all that had been sent by then.
+
+        Raises ClaimError if another owner has fenced, or has announced itself in the log.
+        """
+        owner, at = self._takeover, captured.cut
+        self._claiming.acknowledge(owner.writer, written)
+        if not await self._claiming.still_owner(owner, at, self._store, written_before=self._written_before):
+            raise ClaimError(
+                f"another owner has announced itself on partition {self.number}",
+                hint="nothing to do: this one claims again if the partition is still its own",
+            )
+        read = {
+            topic: last if isinstance(last, Fingerprint) else fingerprint(last)
+            for topic, last in captured.read.items()
+        }
+        meta = ScorerMeta(self._definition, log_positions(owner, at), read)
+        await self._store.save(owner.claim, msgspec.json.encode(meta), captured.delta)
         self.scorer.join.committed()
-        if self.rekeying is not None:
-            self.rekeying.router.committed()
+        if self._rekeying is not None:
+            self._rekeying.router.committed()
 
 
 class Captured(NamedTuple):

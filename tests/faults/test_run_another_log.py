@@ -10,7 +10,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from reading import watching
 from running import Worker, fresh_name, make_topics, publish, until, write_pipeline
-from test_fingerprint import delete
+from test_claim import delete
 from test_run_ends import SOURCE, readings, settled
 
 from engine.cli.main import load_pipeline

@@ -12,9 +12,8 @@ from engine import Labels, Pipeline, Topic
 from engine.machines.scorer import Scorer
 from engine.offline.backtest import LocalRun
 from engine.stores.checkpoints import CheckpointStore
-from engine.worker.changed_features import carried_over, difference
 from engine.worker.claim import Loaded, ScorerMeta
-from engine.worker.owned_partitions import APART, JOIN
+from engine.worker.owned_partitions import APART, JOIN, carried_over, difference
 from operators import by, field, label
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression

@@ -1,16 +1,20 @@
-"""Which topics a worker reads, and what it holds back."""
+"""Which topics a worker reads, what it holds back, and which records can be left out."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from rekeying_world import make_pipeline
+from river import linear_model
 
+from engine import Labels, Pipeline, Topic
 from engine.worker import partition as partition_file
-from engine.worker.partition import Inputs, Partition, together
-from topics.errors import BrokerError
+from engine.worker.partition import PLACES_MAX, Inputs, Partition, places, together
+from operators import field
+from topics.errors import BrokerError, SettingsError
 from topics.messages import Record
 
 
@@ -65,7 +69,16 @@ def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
     nobody: Any = None
     scorer: Any = SimpleNamespace(partition=0, intake=None)
     partition = Partition(
-        reads, scorer, rekeying, nobody, nobody, restored=False, written_before=0, read={}, unsaved={}
+        reads,
+        scorer,
+        rekeying,
+        nobody,
+        nobody,
+        nobody,
+        definition={},
+        read=None,
+        written_before=0,
+        unsaved={},
     )
     paused: list[Any] = []
     source: Any = SimpleNamespace(
@@ -87,3 +100,53 @@ def test_what_is_stored_and_what_came_from_elsewhere_are_put_together() -> None:
     assert together(None, None) is None
     assert together([{"a": 1}], None) == together(None, [{"a": 1}]) == [{"a": 1}]
     assert together([{"a": 1}, {}], [{"b": 2}, {"b": 3}]) == [{"a": 1, "b": 2}, {"b": 3}]
+
+
+# -- records left out ------------------------------------------------------------------------------
+
+
+class Reading(msgspec.Struct):
+    event_id: str
+    event_time: int
+    sensor: str
+    value: float
+
+
+PIPELINE = Pipeline(
+    name="skips",
+    events=Topic("my.readings", Reading, key="sensor", partitions=2),
+    labels=Labels("my.truths", wait="1h"),
+    features={"value": field("value")},
+    models={"linear": linear_model.LogisticRegression()},
+)
+
+
+def test_records_of_events_and_labels_can_be_named() -> None:
+    assert places(["my.readings:1:0", "my.truths:0:1234", "my.readings:1:0"], PIPELINE) == {
+        ("my.readings", 1, 0),
+        ("my.truths", 0, 1234),
+    }
+    assert places([], PIPELINE) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("my.readings", "TOPIC:PARTITION:OFFSET"),
+        ("my.readings:0", "TOPIC:PARTITION:OFFSET"),
+        ("my.readings:0:-1", "TOPIC:PARTITION:OFFSET"),
+        ("my.readings:0:1:2", "TOPIC:PARTITION:OFFSET"),
+        ("my.readings::1", "my.readings:0:1234"),
+        ("skips.predictions:0:1", "no record of my.readings or my.truths"),
+        ("my.truths:2:1", "partitions 0 to 1"),
+    ],
+)
+def test_whatever_else_is_named_is_refused_with_the_form(given: str, says: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        places([given], PIPELINE)
+    assert says in str(refused.value)
+
+
+def test_skips_are_for_single_records() -> None:
+    with pytest.raises(SettingsError, match=str(PLACES_MAX + 1)):
+        places([f"my.readings:0:{n}" for n in range(PLACES_MAX + 1)], PIPELINE)

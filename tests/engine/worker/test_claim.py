@@ -13,7 +13,7 @@ from brokers.ports import fresh, made, numbered, record, sink_to, whole
 from structlog.testing import capture_logs
 
 from engine.settings import KafkaSettings
-from engine.worker.fingerprint import check_same_logs, fingerprint
+from engine.worker.claim import check_same_logs, fingerprint
 from topics.errors import CheckpointError
 from topics.messages import Record
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_spill import KeptInDict
 
-from engine.worker.changed_features import carried_over, difference
+from engine.worker.owned_partitions import carried_over, difference
 from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
 from operators.join.entries import WaitingAnswer
 from operators.join.join import Join
