@@ -3,5 +3,5 @@
 Lives here: the machines of the internal topics.  Never here: which windows are computed where
 (`operators/rekeying`), Kafka.
 
-Read in this order: `router`, `enricher`, `rekeying`, `outgoing`.  Others may import everything here.
+Read in this order: `router`, `enricher`, `rekeying`.  Others may import everything here.
 """

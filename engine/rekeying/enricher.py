@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import msgspec
 
 from engine.definition.pipeline import Pipeline
-from engine.rekeying.outgoing import RekeyingOutbox
+from engine.rekeying.router import Held, RekeyingOutbox
 from operators.claims.rule import Reader
 from operators.rekeying.merge import NEVER, Merge, Taken
 from operators.rekeying.stages import Stages
@@ -28,8 +28,6 @@ from topics.messages import Claim, Event, FeatureValue, Record
 from topics.rekeying import Progress, RekeyedEvent, RekeyedLabel, RekeyedValues, RekeyingId, decode_rekeying
 
 __all__ = ["Enricher"]
-
-Held = RekeyedEvent | RekeyedLabel
 
 
 class _Position(msgspec.Struct):

@@ -28,8 +28,7 @@ from msgspec.structs import replace
 from engine.definition.pipeline import Pipeline
 from engine.machines.admission import RUN_MAX, EventRead, Intake, LabelRead, Run
 from engine.rekeying.enricher import Enricher
-from engine.rekeying.outgoing import RekeyingOutbox
-from engine.rekeying.router import Router
+from engine.rekeying.router import RekeyingOutbox, Router
 from operators.claims.rule import Reader, Writer
 from operators.claims.suppression import LoggedMessages
 from operators.rekeying.pending_values import PendingValues

@@ -1,8 +1,8 @@
 """The state machine that sends the events of one partition to the partitions of their other keys.
 
-Lives here: the order in which a record is checked, held, entered into the own key's windows and
-sent on.  Never here: what happens at the other end (`enricher.py`), topics, clocks (the shell hands
-in the time).
+Lives here: the order in which a record is checked, held, entered into the own key's windows and sent on, and
+how what leaves an owner is numbered.  Never here: what happens at the other end (`enricher.py`), topics,
+clocks (the shell hands in the time).
 
 One event walks: watermark -> seen before? -> held until the watermark has passed it -> windows of the
 topic's own key -> one record for each stage, to the partition of the stage's key.
@@ -17,14 +17,15 @@ that is not sent waits for nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from msgspec import Raw
+from msgspec import Raw, json
 
 from engine.definition.pipeline import Pipeline
 from engine.kafka.sink import partition_of
 from engine.machines.admission import Admission, EventRead, LabelRead, Position, Run, new_join
-from engine.rekeying.outgoing import RekeyingOutbox
+from operators.claims.rule import Writer
+from operators.claims.suppression import LoggedMessages
 from operators.join.entries import Waiting
 from operators.join.join import Join, Joined
 from operators.rekeying.merge import NEVER, Merge, Taken
@@ -34,10 +35,20 @@ from operators.state import Composite, Operator, StateEntries, StoredEntries
 from operators.windows.evaluate import Counts, key_reader
 from operators.windows.features import Features, JoinedLabel, label_entry
 from topics.codec import Decoded, Rejected
-from topics.messages import Event, Record
-from topics.rekeying import IMPLICIT, LABEL, Order, Progress, RekeyedEvent, RekeyedLabel, RekeyingId
+from topics.messages import Event, Outgoing, Record
+from topics.rekeying import (
+    IMPLICIT,
+    LABEL,
+    Order,
+    Progress,
+    RekeyedEvent,
+    RekeyedLabel,
+    RekeyingId,
+    RekeyingMessage,
+    message_id,
+)
 
-__all__ = ["Router"]
+__all__ = ["Held", "RekeyingOutbox", "Router"]
 
 HELD_MAX = 100_000
 """Events within `grace`, about 1 KB each; beyond, the oldest go as if the watermark had passed them."""
@@ -45,11 +56,39 @@ PROGRESS_EVERY_MS = 25
 """Progress goes to every partition of the stages: often enough that a hold is short, not with every run."""
 
 Held = RekeyedEvent | RekeyedLabel
+"""What waits for its turn, here and at the other end."""
 
 
 class _Position(Position):
     frontier: int = NEVER
     """Largest event time taken."""
+
+
+class RekeyingOutbox:
+    """What leaves one owner for the internal topics, in order for each log: numbered by its claim."""
+
+    def __init__(self, writer: Writer, logged: LoggedMessages) -> None:
+        self.writer = writer
+        self.logged = logged
+        self.now_ms = 0
+        """Wall clock of the shell: the record's timestamp, so that retention counts from the writing."""
+        self._out: list[Outgoing] = []
+        self._encode = json.Encoder().encode
+
+    def send(
+        self, target: Literal["rekey", "rekeyed"], partition: int, key: bytes | None, message: RekeyingMessage
+    ) -> None:
+        """Send one record, unless it stands in the log."""
+        if not self.logged.empty and (found := message_id(message)) is not None and self.logged.once(found):
+            return
+        message.claim = self.writer.claim
+        message.sequence = self.writer.next((target, partition))
+        self._out.append(Outgoing(target, partition, key, self._encode(message), (), self.now_ms))
+
+    def drain(self) -> list[Outgoing]:
+        """Return what has gathered since the last call."""
+        out, self._out = self._out, []
+        return out
 
 
 class Router(Composite[_Position]):

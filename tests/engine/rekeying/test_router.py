@@ -9,8 +9,7 @@ import msgspec
 from rekeying_world import Ride, make_pipeline
 
 from engine.machines.admission import Intake
-from engine.rekeying.outgoing import RekeyingOutbox
-from engine.rekeying.router import PROGRESS_EVERY_MS, Router
+from engine.rekeying.router import PROGRESS_EVERY_MS, RekeyingOutbox, Router
 from operators.claims.rule import Writer
 from operators.claims.suppression import LoggedMessages
 from operators.rekeying.pending_values import PendingValues
