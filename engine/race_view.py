@@ -15,7 +15,7 @@ import structlog
 from engine.machines.learner import Learner
 from engine.metrics import Metrics, ModelStatus
 from operators.models.guards import last_step
-from operators.models.roster import Roster
+from operators.models.scoring import Roster
 from operators.race.evaluation import SERVED
 from topics.messages import Decision
 

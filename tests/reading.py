@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from engine.cli.main import load_pipeline
-from engine.kafka.log_ends import log_bounds
+from engine.kafka.log_reader import log_bounds
 from engine.settings import KafkaSettings, Settings
 from engine.stores.checkpoints import CheckpointStore
 from engine.worker.assembly import build_learner, signing_key

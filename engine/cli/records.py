@@ -119,8 +119,7 @@ async def _tail(
 
     Without `claims` the claim records of workers are left out, and the end says how many.
     """
-    from engine.kafka.log_ends import log_bounds  # noqa: PLC0415
-    from engine.kafka.log_reader import read_log  # noqa: PLC0415
+    from engine.kafka.log_reader import log_bounds, read_log  # noqa: PLC0415
     from topics.headers import record_type_of  # noqa: PLC0415
 
     queue: asyncio.Queue[Record] = asyncio.Queue(maxsize=WAITING_MAX)

@@ -19,8 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from engine.watches import letter_lines
-from operators.join.entries import WaitingAnswer, encode_entry
-from operators.join.pending import RESIDENT_MAX
+from operators.join.pending import RESIDENT_MAX, WaitingAnswer, encode_entry
 from topics.durations import duration_text
 from topics.messages import FeatureValues, Prediction
 

@@ -2,7 +2,7 @@
 
 Lives here: the checks of River's objects that need no event, the task that follows from them, their
 parameters in canonical form.  Never here: whether a model can take the pipeline's features
-(`operators/models/smoke_test.py` tries it), what it learns, its state (`operators/models/digest.py`).
+(`operators/models/probe.py` tries it), what it learns, its state (`operators/models/digest.py`).
 """
 
 from __future__ import annotations

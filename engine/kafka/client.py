@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import structlog
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 
@@ -29,10 +29,12 @@ __all__ = [
     "REFUSED",
     "LogPartition",
     "answered",
+    "assigned_consumer",
     "bounds",
     "broker_error",
     "broker_wait",
     "connected",
+    "exact_ends",
     "install_connection_check",
     "last_answer_s",
     "log_outages",
@@ -52,6 +54,8 @@ NOTICED_S = 5.0
 LOOK_S = 1.0
 LOGGED_EVERY_S = 60.0
 """Often enough to see that it goes on."""
+PROBE_MS = 10
+"""Longest wait of a fetch that is only after the end of the log."""
 
 REFUSED = (kafka_errors.KafkaError, AssertionError, ValueError)
 """What aiokafka raises: its own errors, and bare assertions for unknown partitions and fenced producers."""
@@ -272,8 +276,7 @@ def reading(kafka: KafkaSettings) -> dict[str, Any]:
 async def bounds(
     consumer: Any, partitions: Iterable[TopicPartition], kafka: KafkaSettings
 ) -> dict[TopicPartition, tuple[int, int]]:
-    """Return each log's first offset and its end as listed, for some brokers too low
-    (`exact_ends`)."""
+    """Return each log's first offset and its end as listed, for some brokers too low (`exact_ends`)."""
     wanted = list(partitions)
 
     async def ask() -> dict[TopicPartition, tuple[int, int]]:
@@ -282,6 +285,46 @@ async def bounds(
         return {tp: (starts[tp], ends[tp]) for tp in wanted}
 
     return await answered(ask, "asking for the bounds of logs", kafka)
+
+
+@asynccontextmanager
+async def assigned_consumer(
+    kafka: KafkaSettings, partitions: Iterable[TopicPartition] = ()
+) -> AsyncGenerator[Any]:
+    """Connect a consumer without a group that is assigned these partitions.  Raises BrokerError."""
+
+    def make() -> Any:
+        return AIOKafkaConsumer(**kafka.aiokafka_options(), **reading(kafka))
+
+    consumer = await connected(make, kafka)
+    try:
+        consumer.assign(list(partitions))
+        yield consumer
+    finally:
+        await stopped(consumer, kafka)
+
+
+async def exact_ends(
+    kafka: KafkaSettings, reported: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    """Return the ends of logs as a fetch tells them, where a broker's list of offsets cannot be trusted.
+
+    Tansu 0.6 lists the first offset of the last batch plus one, less than the end; what a
+    fetch says is right on every broker.  Raises BrokerError.
+    """
+    ends = dict(reported)
+    async with assigned_consumer(kafka.model_copy(update={"fetch_max_wait_ms": PROBE_MS}), ends) as consumer:
+        for tp, end in reported.items():
+            consumer.seek(tp, end)
+
+        async def ask() -> None:
+            while silent := [tp for tp in ends if consumer.highwater(tp) is None]:
+                await consumer.getmany(*silent, timeout_ms=PROBE_MS)
+
+        await answered(ask, "asking for the ends of logs", kafka)
+        for tp, end in reported.items():
+            ends[tp] = max(end, consumer.last_stable_offset(tp) or 0)
+    return ends
 
 
 # -- connections that were reset ------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Records of one log, read without a consumer group: takeovers, replays, `headrace tail`.
 
-Lives here: reading from an offset to another, and single records.  Never here: where a log begins and ends
-(`log_ends.py`), which records count (`operators/claims/rule.py`).
+Lives here: where a log begins and ends, reading from an offset to another, and single records.  Never here:
+which records count (`operators/claims/rule.py`).
 
 Strategy: the end of the reading is a position, never a record: the last offset of a log
 may be a transaction marker or may have been compacted away.
@@ -14,17 +14,35 @@ from collections.abc import AsyncGenerator, Mapping
 
 from aiokafka import TopicPartition
 
-from engine.kafka.client import REFUSED, answered, bounds, broker_error
-from engine.kafka.log_ends import assigned_consumer, checked_positions, exact_ends
-from engine.kafka.source import records_of
+from engine.kafka.client import REFUSED, answered, assigned_consumer, bounds, broker_error, exact_ends
+from engine.kafka.source import checked_positions, records_of
+from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 from topics.messages import Record
 
-__all__ = ["read_log", "records_at"]
+__all__ = ["log_bounds", "read_log", "records_at"]
 
 LOOK_MS = 100
 """How often a reader with nothing to read looks whether its position has passed a trailing marker."""
+
+
+async def log_bounds(kafka: KafkaSettings, topic: str) -> dict[int, tuple[int, int]]:
+    """Return, for each partition of a topic, its first offset and its end (the next record's offset).
+
+    Raises BrokerError, also where there is no such topic.
+    """
+    counts = await partition_counts(kafka, [topic])
+    count = counts[topic]
+    if count is None:
+        raise BrokerError(
+            "there is no such topic", hint="check its name, or create it: headrace topics create", topic=topic
+        )
+    partitions = [TopicPartition(topic, number) for number in range(count)]
+    async with assigned_consumer(kafka) as consumer:
+        found = await bounds(consumer, partitions, kafka)
+    ends = await exact_ends(kafka, {tp: end for tp, (_, end) in found.items()})
+    return {tp.partition: (start, ends[tp]) for tp, (start, _) in found.items()}
 
 
 async def records_at(

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
@@ -29,15 +30,17 @@ from engine.kafka.client import (
     bounds,
     broker_error,
     connected,
+    exact_ends,
     reading,
     stopped,
 )
-from engine.kafka.log_ends import checked_positions
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 from topics.messages import Record
 
-__all__ = ["Listener", "Source", "records_of"]
+__all__ = ["Listener", "Source", "checked_positions", "records_of"]
+
+log = structlog.get_logger("headrace")
 
 
 class Listener(Protocol):
@@ -72,6 +75,52 @@ def records_of(tp: TopicPartition, fetched: Sequence[Any]) -> list[Record]:
         )
         for record in fetched
     ]
+
+
+async def checked_positions(
+    kafka: KafkaSettings,
+    positions: Mapping[TopicPartition, int | None],
+    found: Mapping[TopicPartition, tuple[int, int]],
+    *,
+    accept_lost: bool = False,
+) -> dict[TopicPartition, int]:
+    """Return the positions, None made the log's start, if the logs with these bounds have them.
+
+    `accept_lost` goes on at a log's start where records before it were deleted unread, and tells.
+    Raises BrokerError before a log's start otherwise, and past its end (emptied, or another log): going
+    on silently would lose or repeat records.
+    """
+    asked = {tp: found[tp][0] if position is None else position for tp, position in positions.items()}
+    beyond = {tp: found[tp][1] for tp, position in asked.items() if position > found[tp][1]}
+    ends = await exact_ends(kafka, beyond) if beyond else {}
+    for tp, position in asked.items():
+        start = found[tp][0]
+        if position < start and accept_lost:
+            log.warning(
+                "records were deleted before they were read: going on without them",
+                topic=tp.topic,
+                partition=tp.partition,
+                records=start - position,
+            )
+            asked[tp] = start
+        elif position < start:
+            raise BrokerError(
+                f"{start - position} records were deleted before they were read: the log starts at {start}",
+                hint="raise retention.ms (it goes by the records' own times, so old data is deleted at once);"
+                " `headrace run --accept-lost-records` goes on without them (never without examples)",
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=position,
+            )
+        if position > ends.get(tp, position):
+            raise BrokerError(
+                f"the log ends at {ends[tp]}, before the place where reading stopped",
+                hint="was the topic deleted, or is this another cluster? Its checkpoints do not fit it",
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=position,
+            )
+    return asked
 
 
 class _Buffer:

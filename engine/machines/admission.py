@@ -42,8 +42,8 @@ from zlib import crc32
 from msgspec import Struct
 
 from engine.definition.pipeline import Pipeline
-from operators.join.entries import Answered
 from operators.join.join import Join, Open
+from operators.join.pending import Answered
 from operators.rules.apply import CheckedDecoder
 from operators.state import StoredEntries
 from operators.stopwatch import Stopwatch

@@ -35,13 +35,12 @@ from river import metrics as river_metrics
 from operators.claims.rule import Reader
 from operators.drift.detectors import Drift, DriftWatch
 from operators.models.digest import digest
-from operators.models.roster import Candidate, PredictorOf, Roster, itself
+from operators.models.scoring import Candidate, PredictorOf, Roster, itself
 from operators.race.arena import Arena, Promotion
-from operators.race.evaluation import Evaluation
+from operators.race.evaluation import Evaluation, loss_of
 from operators.race.evidence import Evidence
 from operators.race.learning import Learning
 from operators.race.lessons import Lessons
-from operators.race.losses import loss_of
 from operators.state import StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
 from topics.codec import command_id, decode_claim, decode_command, decode_example, decode_quarantine

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from engine.definition.pipeline import Pipeline
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
-from operators.join.entries import WaitingAnswer
 from operators.join.join import EARLY_BYTES_MAX, EarlyLabel, Joined
+from operators.join.pending import WaitingAnswer
 from operators.models.scoring import Failure, Served
 from topics import headers
 from topics.codec import Rejected, encode

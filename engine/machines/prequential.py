@@ -22,9 +22,8 @@ from typing import cast
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
-from operators.join.entries import Answered
-from operators.models.roster import Roster
-from operators.models.scoring import Served, labels_of
+from operators.join.pending import Answered
+from operators.models.scoring import Roster, Served, labels_of
 from operators.race.lessons import Lessons, Serving
 from topics.messages import Decision, Event, Example, FeatureValues, LabelValue, Quarantine, Score
 

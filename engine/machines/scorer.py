@@ -25,8 +25,8 @@ from engine.machines.outbox import Outbox, Refusals, Scored
 from engine.machines.prequential import Prequential
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
-from operators.join.entries import WaitingAnswer
 from operators.join.join import EarlyLabel, Join, Joined
+from operators.join.pending import WaitingAnswer
 from operators.language.plan import FeaturePlan
 from operators.models.scoring import Failure, Roster, Scoring
 from operators.state import Composite, Operator, StoredEntries

@@ -27,8 +27,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from engine.definition.pipeline import Pipeline
-from engine.kafka.log_ends import log_bounds
-from engine.kafka.log_reader import read_log
+from engine.kafka.log_reader import log_bounds, read_log
 from engine.machines.admission import Intake, Run
 from engine.settings import KafkaSettings
 from operators.claims.rule import Reader

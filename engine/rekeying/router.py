@@ -26,8 +26,8 @@ from engine.kafka.sink import partition_of
 from engine.machines.admission import Admission, EventRead, LabelRead, Position, Run, new_join
 from operators.claims.rule import Writer
 from operators.claims.suppression import LoggedMessages
-from operators.join.entries import Waiting
 from operators.join.join import Join, Joined
+from operators.join.pending import Waiting
 from operators.rekeying.merge import NEVER, Merge, Taken
 from operators.rekeying.pending_values import PendingValues
 from operators.rekeying.stages import Stages

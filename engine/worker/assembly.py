@@ -16,8 +16,7 @@ from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
 from engine.settings import Settings
 from operators.models.artefacts import model_codec
-from operators.models.probe import ProbeReport, guarded, probe, samples_for
-from operators.models.smoke_test import check_model
+from operators.models.probe import ProbeReport, check_model, guarded, probe, samples_for
 from operators.race.evaluation import default_metrics
 from operators.stopwatch import Stopwatch
 from topics.errors import SettingsError

@@ -22,8 +22,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from engine.kafka.client import LogPartition
-from engine.kafka.log_ends import log_bounds
-from engine.kafka.log_reader import read_log, records_at
+from engine.kafka.log_reader import log_bounds, read_log, records_at
 from engine.kafka.sink import Sink, Written
 from engine.kafka.source import Source
 from engine.settings import KafkaSettings

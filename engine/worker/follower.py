@@ -26,8 +26,7 @@ from msgspec import json
 
 from engine.definition.pipeline import Pipeline, check_definition
 from engine.kafka.client import LogPartition
-from engine.kafka.log_ends import log_bounds
-from engine.kafka.log_reader import read_log
+from engine.kafka.log_reader import log_bounds, read_log
 from engine.kafka.sink import Sink, Written
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer

@@ -25,8 +25,7 @@ from engine.worker.claim import Claiming, Fingerprint, Loaded, check_same_logs, 
 from engine.worker.follower import Follower
 from engine.worker.partition import Inputs, Partition
 from operators.claims.takeover import Takeover, fits, takeover
-from operators.join.entries import END_NAME, FIRST_NAME, with_keys
-from operators.join.pending import entries_apart
+from operators.join.pending import END_NAME, FIRST_NAME, entries_apart, with_keys
 from operators.state import StateDelta, StateEntries, StoredEntries, named, under
 from operators.windows.features import Features
 from topics.errors import ClaimError

@@ -30,8 +30,7 @@ from typing import Generic, Literal, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from operators.join.entries import Answered, Entry, Waiting
-from operators.join.pending import PENDING_MAX, RESIDENT_MAX, Pending
+from operators.join.pending import PENDING_MAX, RESIDENT_MAX, Answered, Entry, Pending, Waiting
 from operators.state import Changes, StateDelta, StoredEntries
 from topics.messages import Label, LabelValue
 

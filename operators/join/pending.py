@@ -1,7 +1,8 @@
 """Answered events within their horizon: found by id, and by deadline as it passes.
 
-Lives here: their entries, which of them are in memory, what of them changed, the bound on how many there
-are.  Never here: what a label or an event does to them (`join.py`).
+Lives here: the entry of an event that waits for its label, answered or not, its bytes and its name in a
+checkpoint; which entries are in memory, what of them changed, the bound on how many there are.  Never here:
+what a label or an event does to them (`join.py`).
 
 Strategy.  The last committed checkpoint is the base, memory lies over it:
 
@@ -13,7 +14,10 @@ memory when a checkpoint has been committed.  They are read by id when an event 
 (a run's ids at once, `recall`), and in the order of their deadlines when the watermark comes near.
 
 An id that is new, as nearly all are, costs a look at the small entries only, which say where the large ones
-are (`entries.py`).
+are:
+
+    w/<event time><offset><event id>   the value; twelve hexadecimal digits each, so names stand by deadline
+    i/<event id>                       <event time><offset>: where it is
 """
 
 from __future__ import annotations
@@ -21,24 +25,31 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from typing import Final
 
-from operators.join.entries import (
-    END_NAME,
-    FIRST_NAME,
-    ID_AT,
-    Entry,
-    EntryPlace,
-    decode_entry,
-    encode_entry,
-    name_of,
-    place_at,
-    place_digits,
-    place_named,
-)
+import msgspec
+from msgspec import Struct
+
 from operators.state import Changes, StateDelta, StoredEntries
+from topics.codec import decode_prediction
 from topics.errors import CheckpointError
+from topics.messages import LabelValue, Prediction, Score
 
-__all__ = ["PENDING_MAX", "RESIDENT_MAX", "Pending", "entries_apart"]
+__all__ = [
+    "END_NAME",
+    "FIRST_NAME",
+    "PENDING_MAX",
+    "RESIDENT_MAX",
+    "Answered",
+    "Entry",
+    "Pending",
+    "Waiting",
+    "WaitingAnswer",
+    "decode_entry",
+    "encode_entry",
+    "entries_apart",
+    "with_keys",
+]
 
 PENDING_MAX = 10_000_000
 """Entries of one partition unless the definition says otherwise, some 2 KB each on disk.  The one with the
@@ -49,6 +60,130 @@ HEADS_MAX = 500
 """Stored entries read at once as their deadlines come near."""
 GIVEN_UP_MAX = 2
 """Entries given up for a new one: a bound that was lowered is reached step by step."""
+
+
+# -- entries -----------------------------------------------------------------------------------------
+
+
+class Waiting(Struct, gc=False, array_like=True, tag="waiting"):
+    """One event, and its label once that has come."""
+
+    event_id: str
+    event_time: int
+    event_offset: int
+    keys: tuple[str | None, ...]
+    """The event's keys in the label windows, in plan order; None where a changed definition added one."""
+    label: LabelValue | None = None
+
+
+class WaitingAnswer(Waiting, gc=False, array_like=True, kw_only=True, tag="answer"):
+    """One answered event: what was served, and its label once that has come."""
+
+    prediction: Prediction
+    """What was served; a duplicate of the event is answered with it again."""
+    key: str
+    payload_crc: int
+    """CRC-32 of the event's bytes, to tell a repeat from another event under the same id."""
+    scores: dict[str, Score]
+
+    @classmethod
+    def of(
+        cls,
+        prediction: Prediction,
+        key: str,
+        keys: tuple[str | None, ...],
+        payload_crc: int,
+        scores: dict[str, Score],
+    ) -> WaitingAnswer:
+        """Return the entry of an answer to an event of this key, with every candidate's score."""
+        return cls(
+            prediction.event_id,
+            prediction.event_time,
+            prediction.event_offset,
+            keys,
+            prediction=prediction,
+            key=key,
+            payload_crc=payload_crc,
+            scores=scores,
+        )
+
+
+class Answered(Struct, frozen=True, gc=False, array_like=True, tag="answered"):
+    """One answered event that has its label and was learned: no more than a repeat of it needs."""
+
+    event_id: str
+    event_time: int
+    event_offset: int
+    payload_crc: int
+    label: LabelValue
+    answer: bytes
+    """The prediction as it was sent."""
+
+    @property
+    def prediction(self) -> Prediction:
+        """Return what was served."""
+        return decode_prediction(self.answer)
+
+
+Entry = Waiting | WaitingAnswer | Answered
+_Place = tuple[int, int, str]
+"""(event time, offset, event id): the order in which entries expire."""
+
+_TIME_END: Final = 14
+_ID_AT: Final = 26
+"""Where the id begins in a name."""
+FIRST_NAME: Final = "w/"
+END_NAME: Final = "w0"
+"""Before and after the name of every value."""
+
+encode_entry = msgspec.msgpack.Encoder().encode
+decode_entry = msgspec.msgpack.Decoder(Entry).decode
+
+
+def with_keys(data: bytes, before: Sequence[str], after: Sequence[str]) -> bytes:
+    """Return the value of an entry whose label goes to the windows of another definition.
+
+    `before` and `after` say what each key is made of, there and here; empty: the key is empty.  A key that
+    the entry does not know is None.
+    """
+    entry = decode_entry(data)
+    if not isinstance(entry, Waiting):
+        return data
+    known = dict(zip(before, entry.keys, strict=True)) | {"": ""}
+    entry.keys = tuple(known.get(made_of) for made_of in after)
+    return encode_entry(entry)
+
+
+def _name_of(place: _Place) -> str:
+    """Return the name of the value.
+
+    >>> _name_of((1700000000000, 42, "e1"))
+    'w/018bcfe5680000000000002ae1'
+    """
+    time, offset, event_id = place
+    return f"w/{time:012x}{offset:012x}{event_id}"
+
+
+def _place_digits(place: _Place) -> bytes:
+    """Return what stands under the event's id."""
+    return b"%012x%012x" % place[:2]
+
+
+def _place_named(name: str) -> _Place:
+    """Return the place that a name of a value says.
+
+    >>> _place_named("w/018bcfe5680000000000002ae1")
+    (1700000000000, 42, 'e1')
+    """
+    return int(name[2:_TIME_END], 16), int(name[_TIME_END:_ID_AT], 16), name[_ID_AT:]
+
+
+def _place_at(event_id: str, digits: bytes) -> _Place:
+    """Return the place that stands under the event's id."""
+    return int(digits[:12], 16), int(digits[12:], 16), event_id
+
+
+# -- which of them are where ------------------------------------------------------------------------
 
 
 class Pending:
@@ -67,24 +202,24 @@ class Pending:
         self.wait_ms = wait_ms
         self.pending_max = pending_max
         self.resident_max = resident_max
-        self.first: EntryPlace | None = None
+        self.first: _Place | None = None
         """The place of the entry that expires next."""
         self.away = 0
         """Entries that are stored only."""
         self._entries: dict[str, Entry] = {}
         self.known: Callable[[str], Entry | None] = self._entries.get
         """Return the entry of an event that was answered within the horizon."""
-        self._in_order: deque[EntryPlace] = deque()
+        self._in_order: deque[_Place] = deque()
         """Places in memory, each later than the one before."""
-        self._others: list[EntryPlace] = []
+        self._others: list[_Place] = []
         """Heap of the other places in memory."""
-        self._changes = Changes[EntryPlace]()
-        self._prepared: dict[EntryPlace, bytes] = {}
+        self._changes = Changes[_Place]()
+        self._prepared: dict[_Place, bytes] = {}
         """Entries of the next delta that are encoded already."""
         self._stored = stored
-        self._going: set[EntryPlace] = set()
+        self._going: set[_Place] = set()
         """Places that a delta removes which is not committed yet."""
-        self._heads: deque[tuple[EntryPlace, bytes]] = deque()
+        self._heads: deque[tuple[_Place, bytes]] = deque()
         """The next places to expire that are stored only, with their entries."""
         self._cursor = FIRST_NAME
         """The name up to which heads were read."""
@@ -135,7 +270,7 @@ class Pending:
         in_order, others = self._in_order, self._others
         due = watermark - self.wait_ms
         # Nothing came out of order and nothing is away, nearly always: then the queue alone says who is next.
-        passed: list[EntryPlace] = []
+        passed: list[_Place] = []
         if not self.away:
             while not others and in_order and in_order[0][0] < due:
                 passed.append(in_order.popleft())
@@ -174,7 +309,7 @@ class Pending:
                 first = head
         self.first = first
 
-    def _drop(self, places: Sequence[EntryPlace]) -> list[Entry]:
+    def _drop(self, places: Sequence[_Place]) -> list[Entry]:
         """Forget entries in memory."""
         for place in places:
             self._changes.remove(place)
@@ -192,9 +327,9 @@ class Pending:
         found = self._stored.get(["i/" + event_id for event_id in missing]) if missing else {}
         places = {}
         for name, data in found.items():
-            place = place_at(name[2:], data)
+            place = _place_at(name[2:], data)
             if place not in self._changes.removed and place not in self._going:
-                places[name_of(place)] = place
+                places[_name_of(place)] = place
         for name, data in self._read(list(places)) if places else ():
             place = places[name]
             event_id = place[2]
@@ -211,7 +346,7 @@ class Pending:
             entry = self._entries.get(event_id)
         return entry
 
-    def _head(self) -> EntryPlace:
+    def _head(self) -> _Place:
         """Return the place of the entry that expires next among those that are stored only."""
         heads = self._heads
         while True:
@@ -227,10 +362,10 @@ class Pending:
                     hint="another process has changed the checkpoint file, or it is damaged: start again",
                 )
             self._cursor = names[-1]
-            places = {name: place for name in names if not self._passed_over(place := place_named(name))}
+            places = {name: place for name in names if not self._passed_over(place := _place_named(name))}
             heads.extend((places[name], data) for name, data in self._read(list(places)))
 
-    def _passed_over(self, place: EntryPlace) -> bool:
+    def _passed_over(self, place: _Place) -> bool:
         """Return whether what is stored there is not what holds: it is in memory, or no more."""
         return place[2] in self._entries or place in self._changes.removed or place in self._going
 
@@ -241,7 +376,7 @@ class Pending:
         lost = [name for name in names if name not in found]
         if lost:
             raise CheckpointError(
-                f"the answer to event {place_named(lost[0])[2]} is not where it was stored",
+                f"the answer to event {_place_named(lost[0])[2]} is not where it was stored",
                 hint="another process has changed the checkpoint file, or it is damaged: start again",
             )
         return [(name, found[name]) for name in names]
@@ -286,18 +421,18 @@ class Pending:
         entries: dict[str, bytes] = dict(self._away_entries())
         for entry in self._entries.values():
             place = _place_of(entry)
-            entries[name_of(place)] = encode_entry(entry)
-            entries["i/" + place[2]] = place_digits(place)
+            entries[_name_of(place)] = encode_entry(entry)
+            entries["i/" + place[2]] = _place_digits(place)
         return entries
 
     def _away_entries(self) -> Iterator[tuple[str, bytes]]:
         if not self.away or self._stored is None:
             return
         for name, data in entries_apart(self._stored, FIRST_NAME, END_NAME):
-            place = place_named(name)
+            place = _place_named(name)
             if not self._passed_over(place):
                 yield name, data
-                yield "i/" + place[2], place_digits(place)
+                yield "i/" + place[2], _place_digits(place)
 
     def prepare(self, count: int) -> None:
         """Encode up to `count` changed entries for the next `delta`; what changes again is encoded again.
@@ -314,14 +449,14 @@ class Pending:
         """Return what changed since the last call."""
         changes = self._changes
         self.prepare(len(changes.written))
-        delta: StateDelta = dict.fromkeys(map(name_of, changes.removed))
+        delta: StateDelta = dict.fromkeys(map(_name_of, changes.removed))
         delta.update(dict.fromkeys("i/" + event_id for _, _, event_id in changes.removed))
         if self._stored is not None:
             self._going |= changes.removed
         for place, data in self._prepared.items():
-            delta[name_of(place)] = data
+            delta[_name_of(place)] = data
             if changes.new(place):
-                delta["i/" + place[2]] = place_digits(place)
+                delta["i/" + place[2]] = _place_digits(place)
         self._prepared.clear()
         changes.clear()
         return delta
@@ -338,7 +473,7 @@ class Pending:
         self._entries.clear()
         for name, data in entries.items():
             if name[0] == "w":
-                self._entries[name[ID_AT:]] = decode_entry(data)
+                self._entries[name[_ID_AT:]] = decode_entry(data)
         self._others = []
         self._in_order = deque(sorted(map(_place_of, self._entries.values())))
         self.away = 0
@@ -357,10 +492,10 @@ def entries_apart(stored: StoredEntries, after: str, before: str) -> Iterator[tu
         after = names[-1]
 
 
-def _place_of(entry: Entry) -> EntryPlace:
+def _place_of(entry: Entry) -> _Place:
     return entry.event_time, entry.event_offset, entry.event_id
 
 
-_FIRST: EntryPlace = (-1 << 62, 0, "")
-_LAST: EntryPlace = (1 << 62, 0, "")
+_FIRST: _Place = (-1 << 62, 0, "")
+_LAST: _Place = (1 << 62, 0, "")
 """Before and after every place."""

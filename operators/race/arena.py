@@ -1,8 +1,8 @@
 """Who serves, who shadows, who leaves: the lifecycle of every candidate.
 
 Lives here: the table of states and the only code that changes a `Roster` while it races; every
-change is a `Decision`.  Never here: statistics (`evidence.py`, `detectors.py`), scores, clocks: times
-are label times.
+change is a `Decision`, numbered at its place in the log.  Never here: statistics (`evidence.py`,
+`detectors.py`), scores, clocks: times are label times.
 
 Strategy: four things can happen to a candidate, and the table says from which state they may.
 
@@ -18,14 +18,13 @@ a person's word or a quarantine does, and the quarantine ends the pin.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 from zlib import crc32
 
 import msgspec
 
 from operators.drift.detectors import Detection
-from operators.models.roster import Candidate, PredictorOf, Roster, itself
-from operators.race.decisions import Decisions, Moment
+from operators.models.scoring import Candidate, PredictorOf, Roster, itself
 from operators.race.evidence import Promotion, Verdict
 from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
@@ -51,6 +50,88 @@ COMMANDS_MAX = 1_024
 """Command ids remembered to ignore repeats; retries come within seconds, not a thousand commands later."""
 RecentLoss = Callable[[str], float]
 """Candidate name -> mean loss in the recent window, infinite if there is none."""
+ACTOR = "headrace"
+"""Who decided what nobody asked for."""
+REASON_MAX = 500
+"""Characters of a reason: errors may quote what a person has sent."""
+
+
+class Moment(NamedTuple):
+    """Where in the log a decision is taken."""
+
+    offset: int
+    """Of the record that led to it."""
+    time: int
+    """Largest label time so far, ms."""
+    examples: int
+    """Examples learned so far."""
+
+
+class _Decisions:
+    """Write decisions of one examples partition; `numbered` is (offset, number) of the last one.
+
+    >>> decisions = _Decisions("flights:0", Roster("binary", [Candidate("a", None, version=1)], "a"))
+    >>> at = Moment(offset=7, time=0, examples=0)
+    >>> [decisions.write(at, "drift.detected", "a", "").decision_id for _ in range(2)]
+    ['flights:0:7:0', 'flights:0:7:1']
+    """
+
+    def __init__(self, log: str, roster: Roster) -> None:
+        self.numbered = (-1, 0)
+        self._log = log
+        self._roster = roster
+
+    def write(
+        self,
+        at: Moment,
+        decision_type: DecisionType,
+        name: str,
+        reason: str,
+        command: Command | None = None,
+        evidence: dict[str, float | int | str] | None = None,
+        replaced: Candidate | None = None,
+    ) -> Decision:
+        """Return a decision about candidate `name`, with the next number at its offset."""
+        offset, number = self.numbered
+        number = number + 1 if offset == at.offset else 0
+        self.numbered = (at.offset, number)
+        found = dict(evidence or {})
+        if command is not None:
+            found |= {"command_id": command.command_id, "command_time": command.time}
+        return Decision(
+            f"{self._log}:{at.offset}:{number}",
+            decision_type,
+            at.time,
+            name,
+            self._roster.candidates[name].version,
+            at.examples,
+            reason[:REASON_MAX],
+            command.actor if command is not None and command.actor else ACTOR,
+            at.offset,
+            from_model=replaced.name if replaced is not None else None,
+            from_version=replaced.version if replaced is not None else None,
+            evidence=found,
+        )
+
+    def backlog(self, at: Moment, records: int) -> Decision:
+        """Return that `records` of the log wait while learning is paused.
+
+        The record at this offset is folded after the pause and may lead to decisions then, so this
+        one has no number of theirs.
+        """
+        champion = self._roster.champion
+        return Decision(
+            f"{self._log}:{at.offset}:backlog",
+            "learning.backlog",
+            at.time,
+            champion,
+            self._roster.candidates[champion].version,
+            at.examples,
+            f"{records:,} records logged since the pause are not learned",
+            ACTOR,
+            at.offset,
+            evidence={"records": records},
+        )
 
 
 class _Racer(msgspec.Struct):
@@ -102,7 +183,7 @@ class Arena:
         self.pinned = False
         self.states: dict[str, State] = dict.fromkeys(roster.candidates, "challenger")
         self.states[roster.champion] = "champion"
-        self._decisions = Decisions(f"{pipeline}:{partition}", roster)
+        self._decisions = _Decisions(f"{pipeline}:{partition}", roster)
         self._promotion = promotion
         cooldown = promotion.cooldown
         self._cooldown_ms = duration_ms(cooldown) if isinstance(cooldown, str) else None

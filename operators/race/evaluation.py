@@ -1,7 +1,8 @@
-"""How good is every candidate, and what was served: River's metrics, a recent window, two curves.
+"""How good is every candidate, and what was served: bounded losses, River's metrics, two curves.
 
-Lives here: quality as people read it, all from scores served at event time.  Never here:
-decisions (they rest on `evidence.py`), models, clocks.
+Lives here: how wrong one score was, as a number in [0, 1] that curves, detectors and evidence compare;
+quality as people read it, all from scores served at event time.  Never here: decisions (they rest on
+`evidence.py`), models, clocks.
 
 Strategy: an example is one append; rows are counted by the column when a batch has gathered or
 somebody asks, which changes no bit, for each metric and each curve still sees them in their order.
@@ -16,19 +17,262 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain, compress
-from typing import Any
+from typing import Any, Literal, cast
 
 import msgspec
-from river import metrics
+from river import metrics, stats
 from river.metrics.base import BinaryMetric, MeanMetric
 
 from operators.models.scoring import label_of
-from operators.race.curve import Cells, Curve
-from operators.race.losses import brier, multiclass_brier
 from operators.state import StateEntries, WholeState
+from topics.errors import DefinitionError
 from topics.messages import Example, LabelValue, Score, Task
 
-__all__ = ["SERVED", "Brier", "Evaluation", "default_metrics"]
+__all__ = [
+    "SERVED",
+    "Brier",
+    "Curve",
+    "Evaluation",
+    "Loss",
+    "LossName",
+    "ScaledError",
+    "brier",
+    "default_metrics",
+    "loss_of",
+    "multiclass_brier",
+]
+
+# -- losses ------------------------------------------------------------------------------------------
+
+LossName = Literal["brier", "log", "zero_one"]
+"""The comparisons a classification task can choose from; regression has one, the scaled error."""
+Loss = Callable[[LabelValue, Score], float | None]
+"""(label, score) -> loss in [0, 1], or None where the score holds no opinion."""
+
+PROBABILITY_MIN = 1e-3
+"""Log loss is cut here: one confident mistake must not outweigh a thousand good answers."""
+DEVIATIONS_MAX = 4.0
+"""A regression error of this many standard deviations of the label counts as wholly wrong."""
+_LOG_WORST = -math.log(PROBABILITY_MIN)
+
+
+def brier(label: LabelValue, score: Score) -> float | None:
+    """Return the squared distance of P(True) from the truth, the Brier score of one answer.
+
+    >>> brier(True, 0.5)
+    0.25
+    >>> brier(True, None) is None
+    True
+    """
+    if score is None:
+        return None
+    error = (1.0 if label else 0.0) - score  # type: ignore[operator]  # a binary score is a number
+    return 1.0 if error > 1.0 or error < -1.0 else error * error
+
+
+def _log(label: LabelValue, score: Score) -> float | None:
+    if score is None:
+        return None
+    truth = cast("float", score) if label else 1.0 - cast("float", score)
+    return -math.log(min(max(truth, PROBABILITY_MIN), 1.0)) / _LOG_WORST
+
+
+def _zero_one_at(threshold: float) -> Loss:
+    """Return the loss of a binary answer, which is True above `threshold`."""
+
+    def zero_one(label: LabelValue, score: Score) -> float | None:
+        if score is None:
+            return None
+        return 0.0 if (cast("float", score) > threshold) == bool(label) else 1.0
+
+    return zero_one
+
+
+def multiclass_brier(label: LabelValue, score: Score) -> float | None:
+    """Return half the squared distance between the class probabilities and the truth.
+
+    Half, so that it lies in [0, 1] (Brier, 1950, whose own form reaches 2).
+
+    >>> multiclass_brier("cat", {"cat": 1.0, "dog": 0.0})
+    0.0
+    >>> multiclass_brier("ant", {"cat": 1.0})
+    1.0
+    """
+    if score is None:
+        return None
+    chances = cast("dict[str, float]", score)
+    total = 0.0 if label in chances else 1.0
+    for name, chance in chances.items():
+        error = (1.0 if name == label else 0.0) - chance
+        total += error * error
+    return min(total / 2.0, 1.0)
+
+
+def _multiclass_log(label: LabelValue, score: Score) -> float | None:
+    if score is None:
+        return None
+    return _log(True, cast("dict[str, float]", score).get(cast("str", label), 0.0))
+
+
+def _multiclass_zero_one(label: LabelValue, score: Score) -> float | None:
+    if score is None:
+        return None
+    chances = cast("dict[str, float]", score)
+    return 0.0 if max(chances, key=chances.__getitem__) == label else 1.0
+
+
+class ScaledError:
+    """Absolute error of a regression in units of the labels' running deviation, cut at `DEVIATIONS_MAX`.
+
+    The scale is of the labels *before* the one at hand, so it cannot be chosen by it.
+    The first two labels have no scale: their loss is None.
+
+    >>> loss = ScaledError()
+    >>> for label in (1.0, 2.0, 3.0):
+    ...     loss.update(label)
+    >>> loss(4.0, 2.0)
+    0.5
+    """
+
+    def __init__(self) -> None:
+        self.deviation = stats.Var()
+
+    def update(self, label: LabelValue) -> None:
+        """Remember one label, after its losses have been taken."""
+        self.deviation.update(float(label))
+
+    def __call__(self, label: LabelValue, score: Score) -> float | None:
+        """Return the loss, or None where there is no score or no scale yet."""
+        variance = self.deviation.get()
+        if score is None or variance <= 0.0:
+            return None
+        error = abs(float(label) - cast("float", score))
+        return min(error / (DEVIATIONS_MAX * math.sqrt(variance)), 1.0)
+
+    def state(self) -> tuple[float, float, float]:
+        """Return (count, mean, sum of squared deviations)."""
+        return self.deviation.mean.n, self.deviation.mean.get(), self.deviation._S
+
+    def restore(self, state: tuple[float, float, float]) -> None:
+        """Replace the state, to the bit (River's own `_from_state` rounds)."""
+        count, mean, squares = state
+        self.deviation.mean = stats.Mean._from_state(count, mean)
+        self.deviation._S = squares
+
+
+_CLASSIFICATION: dict[tuple[Task, LossName], Loss] = {
+    ("binary", "brier"): brier,
+    ("binary", "log"): _log,
+    ("multiclass", "brier"): multiclass_brier,
+    ("multiclass", "log"): _multiclass_log,
+    ("multiclass", "zero_one"): _multiclass_zero_one,
+}
+
+
+def loss_of(task: Task, name: LossName = "brier", threshold: float = 0.5) -> Loss:
+    """Return the loss of a classification task by name, or a fresh `ScaledError` for regression.
+
+    `threshold` is where a binary score becomes the label True.  Raises DefinitionError for a name that is
+    none.
+
+    >>> loss_of("binary", "zero_one", threshold=0.2)(True, 0.3)
+    0.0
+    """
+    if task == "regression":
+        return ScaledError()
+    if (task, name) == ("binary", "zero_one"):
+        return _zero_one_at(threshold)
+    if (task, name) not in _CLASSIFICATION:
+        raise DefinitionError(f"there is no loss `{name}`", hint="use one of: brier, log, zero_one")
+    return _CLASSIFICATION[task, name]
+
+
+# -- curves ------------------------------------------------------------------------------------------
+
+BUCKETS_MAX = 256
+"""Points of a curve: as many as a plot can show."""
+
+Point = tuple[int, float, int]
+"""(start of the bucket in ms, mean loss, examples)."""
+Losses = Mapping[str, Sequence[float | None]]
+"""Columns of losses by series."""
+Cells = dict[str, tuple[float, int]]
+"""(sum, count) of the losses of each series in one bucket."""
+_NO_CELL = (0.0, 0)
+
+
+class Curve:
+    """Mean loss of every series over time, in at most `BUCKETS_MAX` buckets of equal width.
+
+    >>> curve = Curve()
+    >>> curve.extend(range(1_000), {"model": [time / 1_000 for time in range(1_000)]})
+    >>> curve.width_ms, [(start, round(mean, 2), count) for start, mean, count in curve.points("model")][-1]
+    (4, (996, 1.0, 4))
+    """
+
+    def __init__(self) -> None:
+        self.width_ms = 1
+        self.buckets: dict[int, Cells] = {}
+
+    def extend(self, times_ms: Sequence[int], losses: Losses) -> None:
+        """Count examples in their order, those without an opinion (None) left out.
+
+        Neighbours mostly share a bucket.
+        """
+        start, rows = 0, len(times_ms)
+        while start < rows:
+            number = times_ms[start] // self.width_ms
+            end = self._same_bucket(times_ms, start, number)
+            cells = self._bucket(number)
+            for name, column in losses.items():
+                total, count = cells.get(name, _NO_CELL)
+                known = [loss for loss in column[start:end] if loss is not None]
+                for loss in known:  # one after the other: `sum` rounds in another way from Python 3.12 on
+                    total += loss
+                if known:
+                    cells[name] = (total, count + len(known))
+            start = end
+
+    def _same_bucket(self, times_ms: Sequence[int], start: int, number: int) -> int:
+        """Return the end of the stretch from `start` on whose times fall into bucket `number`."""
+        width_ms, end = self.width_ms, len(times_ms)
+        rest = times_ms[start:]
+        if min(rest) // width_ms == number == max(rest) // width_ms:
+            return end
+        return next((row for row in range(start, end) if times_ms[row] // width_ms != number), end)
+
+    def _bucket(self, number: int) -> Cells:
+        cells = self.buckets.get(number)
+        if cells is None:
+            cells = self.buckets[number] = {}
+            if len(self.buckets) > BUCKETS_MAX:
+                return self._widen(number)
+        return cells
+
+    def _widen(self, number: int) -> Cells:
+        """Double the width until the buckets fit; return the one that `number` fell into."""
+        while len(self.buckets) > BUCKETS_MAX:
+            self.width_ms *= 2
+            number //= 2
+            merged: dict[int, Cells] = {}
+            for old, cells in self.buckets.items():
+                into = merged.setdefault(old // 2, {})
+                for name, (total, count) in cells.items():
+                    more, others = into.get(name, _NO_CELL)
+                    into[name] = (more + total, others + count)
+            self.buckets = merged
+        return self.buckets[number]
+
+    def points(self, name: str) -> list[Point]:
+        """Return one series in order of time; buckets without examples are left out."""
+        return [
+            (number * self.width_ms, cells[name][0] / cells[name][1], cells[name][1])
+            for number, cells in sorted(self.buckets.items())
+            if name in cells
+        ]
+
+
+# -- evaluation --------------------------------------------------------------------------------------
 
 SERVED = "served"
 """The name under which what was answered is evaluated, whoever answered; no candidate's name."""

@@ -24,8 +24,13 @@ challenger.  One that is a little better in nearly every block and, rarely, far 
 before its first disaster is seen; `min_examples` is the guard against that.
 
 Labels of one storm come together and are no independent witnesses; that is why a block, not a
-label, is one step; whether blocks are long enough for that is watched (`correlation.py`).  The
-threshold in blocks is `false_swap_every` over the mean size of a block.
+label, is one step.  The threshold in blocks is `false_swap_every` over the mean size of a block.
+
+Whether blocks are long enough for that is watched: the lag-1 autocorrelation r of G. E. P. Box and G. M.
+Jenkins ("Time Series Analysis", 1970) of neighbouring block means, from six sums.  If blocks follow one
+another like a first-order autoregression, (1 + r) / (1 - r) of them carry what one independent block does
+(the integrated autocorrelation time); means over twice as many are correlated by less than 0.2, whatever r
+was.
 """
 
 from __future__ import annotations
@@ -37,8 +42,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from operators.race.correlation import Neighbours
-from operators.race.losses import LossName
+from operators.race.evaluation import LossName
 from operators.state import StateEntries, WholeState
 from topics.durations import duration_ms, duration_text
 from topics.errors import DefinitionError
@@ -55,6 +59,12 @@ RECENT_BLOCKS_MAX = 32
 """The size of the advantage is the mean over this many blocks: steady, and yet it follows a drift."""
 EVIDENCE_MAX = 1e15
 """Wealth stops growing here, far above any threshold; cutting it only makes swaps rarer."""
+CORRELATION_MAX = 0.2
+"""Neighbouring blocks that are correlated more than this are no witnesses of their own."""
+CORRELATION_DEVIATIONS = 3.0
+"""How many standard errors (1 / sqrt(blocks)) a correlation must be above zero to be believed."""
+CORRELATION_SEEN_MAX = 0.98
+"""Few blocks cannot tell more: the block advised is at most some 200 of them."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,58 @@ class Verdict(NamedTuple):
     """Of neighbouring blocks' loss differences: the promise is about blocks that are independent."""
     block_wanted: int | str = ""
     """The `evidence_block` that would make it small, where it is not."""
+
+
+class Neighbours(msgspec.Struct):
+    """The correlation of each value with the one before it, in constant memory.
+
+    >>> blocks = Neighbours()
+    >>> for storm in range(20):
+    ...     for _ in range(5):
+    ...         blocks.add(0.3 if storm % 2 else -0.3)
+    >>> round(blocks.correlation, 2), blocks.blocks_wanted
+    (0.61, 9)
+    """
+
+    count: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+    products: float = 0.0
+    """Sum of each value times the one before it."""
+
+    def add(self, value: float) -> None:
+        """Take the next value."""
+        if self.count:
+            self.products += value * self.last
+        else:
+            self.first = value
+        self.last = value
+        self.total += value
+        self.squares += value * value
+        self.count += 1
+
+    @property
+    def correlation(self) -> float:
+        """Return it, 0.0 where values do not vary."""
+        if self.count < 2:
+            return 0.0
+        mean = self.total / self.count
+        spread = self.squares - self.count * mean * mean
+        if spread <= 1e-9 * self.squares:
+            return 0.0
+        inner = 2.0 * self.total - self.first - self.last
+        return (self.products - mean * inner + (self.count - 1) * mean * mean) / spread
+
+    @property
+    def blocks_wanted(self) -> int:
+        """Return how many of these blocks should be one; 1 where they are long enough, or too few to tell."""
+        found = self.correlation
+        if self.count < 2 or found <= max(CORRELATION_MAX, CORRELATION_DEVIATIONS / math.sqrt(self.count)):
+            return 1
+        found = min(found, CORRELATION_SEEN_MAX)
+        return math.ceil(2.0 * (1.0 + found) / (1.0 - found))
 
 
 class _Duel(msgspec.Struct):

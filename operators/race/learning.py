@@ -23,15 +23,11 @@ from functools import partial
 import msgspec
 
 from operators.drift.detectors import Detection, DriftWatch
-from operators.models.direct import direct
-from operators.models.roster import Candidate
-from operators.models.scoring import label_of, reason_of, score_function
-from operators.race.arena import Arena
-from operators.race.decisions import Moment
-from operators.race.evaluation import Evaluation
+from operators.models.scoring import Candidate, label_of, reason_of, score_function
+from operators.race.arena import Arena, Moment
+from operators.race.evaluation import Evaluation, Loss, ScaledError, loss_of
 from operators.race.evidence import Evidence, Verdict
 from operators.race.lessons import Lessons, Sick
-from operators.race.losses import Loss, ScaledError, loss_of
 from operators.state import StateEntries, WholeState
 from operators.stopwatch import Stopwatch
 from topics.messages import Command, Decision, Example, FeatureValues, LabelValue, Task
@@ -56,7 +52,7 @@ class Learning(WholeState):
 
     >>> import pickle
     >>> from river import linear_model, metrics
-    >>> from operators.models.roster import Candidate, Roster
+    >>> from operators.models.scoring import Candidate, Roster
     >>> from operators.race.evidence import Promotion
     >>> roster = Roster("binary", [Candidate("a", linear_model.LogisticRegression(), version=1)], "a")
     >>> learning = Learning(
@@ -198,9 +194,7 @@ class Learning(WholeState):
     def _bind(self) -> None:
         """Look up how each candidate of the present line-up learns."""
         self._revision = self._roster.revision
-        self._learners = [
-            (candidate, direct(candidate.model).learn_one) for candidate in self._roster.racing()
-        ]
+        self._learners = [(candidate, candidate.model.learn_one) for candidate in self._roster.racing()]
 
     def _decide(
         self,

@@ -22,10 +22,8 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
-from operators.models.direct import direct
 from operators.models.guards import without_guard
-from operators.models.roster import Candidate, Roster
-from operators.models.scoring import Failure, ScoreOf, ServedBy, reason_of
+from operators.models.scoring import Candidate, Failure, Roster, ScoreOf, ServedBy, reason_of
 from operators.stopwatch import Stopwatch
 from topics.messages import Example, FeatureValues, LabelValue, Score
 
@@ -183,7 +181,7 @@ def _calls_of(candidate: Candidate, model: Any, score_of: Callable[[Any], ScoreO
     calls: _Calls | None = candidate.calls
     if calls is None or calls.model is not model:
         predictor = model if candidate.predictor is candidate.model else candidate.predictor
-        calls = candidate.calls = _Calls(model, score_of(predictor), direct(model).learn_one)
+        calls = candidate.calls = _Calls(model, score_of(predictor), model.learn_one)
     return calls
 
 

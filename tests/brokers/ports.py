@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from engine.kafka.client import LogPartition
-from engine.kafka.log_ends import log_bounds
-from engine.kafka.log_reader import read_log
+from engine.kafka.log_reader import log_bounds, read_log
 from engine.kafka.sink import Sink
 from engine.kafka.source import Source
 from engine.kafka.topic_admin import ensure_topics

@@ -14,7 +14,7 @@ from test_claim import delete
 from test_run_ends import SOURCE, readings, settled
 
 from engine.cli.main import load_pipeline
-from engine.kafka.log_ends import log_bounds
+from engine.kafka.log_reader import log_bounds
 from engine.settings import KafkaSettings
 
 pytestmark = pytest.mark.kafka

@@ -32,9 +32,8 @@ from operators import (
 )
 from operators.claims.rule import Reader
 from operators.drift.detectors import Drift
-from operators.join.entries import Waiting, WaitingAnswer
 from operators.join.join import Join
-from operators.join.pending import Pending
+from operators.join.pending import Pending, Waiting, WaitingAnswer
 from operators.language.plan import compile_features
 from operators.language.rules import Alerts
 from operators.race.evidence import Promotion

@@ -8,7 +8,7 @@ import pytest
 from brokers.ports import WAIT_S, Owner, fresh, made, numbered, run, sink_to, source_of
 
 from engine.kafka.embedded import EmbeddedBroker, free_port
-from engine.kafka.log_ends import log_bounds
+from engine.kafka.log_reader import log_bounds
 from engine.kafka.sink import Sink
 from engine.kafka.source import Source
 from engine.kafka.topic_admin import partition_counts

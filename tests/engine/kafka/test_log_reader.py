@@ -8,8 +8,7 @@ from contextlib import aclosing
 import pytest
 from brokers.ports import WAIT_S, fresh, made, numbered, run, sink_to, values
 
-from engine.kafka.log_ends import log_bounds
-from engine.kafka.log_reader import read_log
+from engine.kafka.log_reader import log_bounds, read_log
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 

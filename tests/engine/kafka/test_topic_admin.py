@@ -12,7 +12,7 @@ from brokers.ports import fresh, made, run
 from river import compose, linear_model
 
 from engine import Labels, Pipeline, Topic
-from engine.kafka.log_ends import log_bounds
+from engine.kafka.log_reader import log_bounds
 from engine.kafka.topic_admin import (
     ENVELOPE_BYTES,
     TopicLimits,

@@ -16,8 +16,8 @@ from engine.worker.assembly import build_learner
 from operators import field
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
-from operators.join.entries import Waiting
 from operators.join.join import Join
+from operators.join.pending import Waiting
 from topics.codec import encode_json
 from topics.messages import Record
 

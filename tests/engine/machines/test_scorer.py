@@ -20,7 +20,7 @@ from engine.worker.assembly import build_learner
 from operators import by, field, label
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
-from operators.models.roster import Roster
+from operators.models.scoring import Roster
 from topics.codec import decode_example, decode_prediction
 from topics.messages import Outgoing, Record
 

@@ -17,7 +17,7 @@ from engine.worker.owned_partitions import APART, JOIN, carried_over, difference
 from operators import by, field, label
 from operators.claims.rule import Writer
 from operators.claims.suppression import Suppression
-from operators.join.entries import decode_entry
+from operators.join.pending import decode_entry
 from operators.state import under
 from topics.codec import encode_json
 from topics.messages import Record

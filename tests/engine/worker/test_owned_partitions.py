@@ -12,8 +12,8 @@ from test_spill import KeptInDict
 
 from engine.worker.owned_partitions import carried_over, difference
 from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
-from operators.join.entries import WaitingAnswer
 from operators.join.join import Join
+from operators.join.pending import WaitingAnswer
 from operators.language.expressions import Expression
 from operators.language.fields import windows_of
 from operators.language.plan import FeaturePlan, compile_features

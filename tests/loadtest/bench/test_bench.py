@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from engine.cli.main import app
 from engine.definition.file import load_pipeline
 from engine.definition.streams import Labels
-from engine.kafka.log_ends import log_bounds
+from engine.kafka.log_reader import log_bounds
 from engine.settings import KafkaSettings
 from loadtest.bench.command import NOT_SUSTAINED
 from loadtest.bench.feed import LabelFeed

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.join.entries import Answered, WaitingAnswer
 from operators.join.join import EarlyLabel, Join, Joined
+from operators.join.pending import Answered, WaitingAnswer
 from topics.codec import encode
 from topics.messages import Label, Prediction
 

@@ -126,8 +126,8 @@ def test_labels_that_wait_for_their_events_are_bounded_in_bytes(monkeypatch: pyt
 
 def test_what_met_its_event_leaves_no_trace_though_its_deadline_is_far() -> None:
     """A label before its event, again and again: the list of deadlines does not grow."""
-    from operators.join.entries import WaitingAnswer
     from operators.join.join import PASSED_MAX, Join
+    from operators.join.pending import WaitingAnswer
     from topics.messages import Label
 
     join = Join(wait_ms=100, implicit=None)

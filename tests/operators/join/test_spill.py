@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.join.entries import Answered, WaitingAnswer
 from operators.join.join import Join
+from operators.join.pending import Answered, WaitingAnswer
 from operators.state import StateDelta
 from topics.codec import encode
 from topics.errors import CheckpointError

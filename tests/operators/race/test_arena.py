@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from river import linear_model
 
 from operators.drift.detectors import Detection
-from operators.models.roster import Candidate, Roster
-from operators.race.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena, Promotion
-from operators.race.decisions import Moment
+from operators.models.scoring import Candidate, Roster
+from operators.race.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena, Moment, Promotion
 from operators.race.evidence import Verdict
 from topics.messages import Command
 
