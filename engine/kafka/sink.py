@@ -1,42 +1,72 @@
-"""A producer that writes runs of records in order: all acknowledged, or an error.
+"""The way of records into their logs: gathered by turns, in batches, in order, all acknowledged or an error.
 
-Lives here: partitioning by key, batches, acknowledgements, the offsets of what was written.
-Never here: what records mean, whether they count (`operators/claims/rule.py`).
+Lives here: partitioning by key, batches, acknowledgements and the offsets of what was written (`Sink`), dead
+letters that no size keeps from their topic (`LetterSink`), the one order that matters between two logs
+(`Dispatch`).  Never here: what records mean, whether they count (`operators/claims/rule.py`), when a turn
+ends (`engine/worker/loop.py`), why a record is refused (`engine/machines/outbox.py`).
 
 Strategy: aiokafka's own batches (`create_batch`, `send_batch`) instead of one future per
 record, four times as fast.  Read in aiokafka 0.14: a partition has one request under way,
 a retry goes back to the head of its queue, and sequence numbers are given to a batch when
 it leaves, so order and idempotence hold.  A batch is closed before it is handed over: one
 that grew afterwards would leave with fewer sequence numbers than records.
+
+A prediction is in its log before an example is sent that was made from it.  Otherwise a crash
+in between would leave an example whose prediction is made anew, by models that have learned
+it.  Examples therefore leave one turn later, when the acknowledgements are usually here:
+
+    turn 1   predictions 1 ->              examples 1 kept
+    turn 2   predictions 2 ->  1 there? -> examples 1 ->   examples 2 kept
+
+Dead letters have a producer of their own, from the first letter on, without idempotence.  An idempotent
+producer cannot go on after a batch that was refused, and dead letters are written at least once anyway.  A
+refusal for size (someone has lowered the limit) halves what a letter may take, and all that is not
+acknowledged goes again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
+from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
 from engine.kafka.client import REFUSED, LogPartition, broker_error, broker_wait, connected, stopped
-from engine.kafka.topic_admin import TopicLimits
+from engine.kafka.topic_admin import ENVELOPE_BYTES, LETTER_LIMIT_MIN, TopicLimits, record_too_large
 from engine.settings import KafkaSettings
+from operators.stopwatch import Stopwatch
+from topics.catalog import Catalog
 from topics.errors import BrokerError
-from topics.headers import record_bytes
-from topics.messages import Outgoing
+from topics.headers import fitted, record_bytes
+from topics.messages import Outgoing, OutgoingRole
 
-__all__ = ["Mark", "Sink", "Written", "partition_of"]
+__all__ = ["Dispatch", "LetterSink", "Mark", "Sink", "Written", "partition_of"]
 
 BATCH_BYTES_MAX = 524_288
 """Half of what brokers take in one batch by default (`message.max.bytes` 1 MiB)."""
+PENDING_BYTES_MAX = 4_194_304
+"""Dead letters kept until they are acknowledged; beyond, sending waits for them."""
+GATHERED_MAX = 1_000
+"""Answers leave in batches of at most so many: a batch costs the broker, and us, more than a record."""
+EXAMPLES_MAX = 1_000
+"""Examples kept back at most, about 1 MB."""
+SIZES_CHECKED = {"predictions", "shadow-predictions", "examples"}
+"""Logs of what grows with the user's events."""
 KEYS_CACHED_MAX = 65_536
 """murmur2 in Python costs as much as sending the record: the last keys' hashes are remembered."""
 _ALL_TIMES = (-(1 << 62), 1 << 62)
+
+log = structlog.get_logger("headrace")
 
 
 @lru_cache(maxsize=KEYS_CACHED_MAX)
@@ -138,10 +168,14 @@ class Sink:
 
         Records for one partition lie in the log one behind the other.  Raises BrokerError.
         """
-        self._check()
-        if partition is not None:
+        if self._failure is not None:
+            raise self._failure
+        if partition is None:
+            await self._send_by_key(topic, records)
+        else:
             await self._lane(topic, partition, records)
-            return
+
+    async def _send_by_key(self, topic: str, records: Sequence[Outgoing]) -> None:
         count = await self.partitions(topic)
         runs: dict[int, list[Outgoing]] = {}
         for record in records:
@@ -232,13 +266,10 @@ class Sink:
 
     async def written(self, batches: frozenset[asyncio.Future[Any]]) -> None:
         """Wait until these batches are acknowledged.  Raises BrokerError."""
-        await self._wait_for({batch for batch in batches if not batch.done()})
-
-    async def _wait_for(self, batches: set[asyncio.Future[Any]]) -> None:
         self._check()
-        if batches:
+        if waiting := {batch for batch in batches if not batch.done()}:
             with broker_wait():
-                _, late = await asyncio.wait(batches, timeout=self._kafka.flush_deadline_ms / 1000)
+                _, late = await asyncio.wait(waiting, timeout=self._kafka.flush_deadline_ms / 1000)
             if late:
                 self._failure = broker_error(TimeoutError(), f"flushing {len(late)} batches", self._kafka)
         self._check()
@@ -250,6 +281,186 @@ class Sink:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+class LetterSink:
+    """Writes dead letters to one topic, each stamped with the time of writing."""
+
+    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
+        self.limits = TopicLimits()
+        """What the topic takes: set once it is known, and halved where it takes less."""
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """How many letters were cut; the worker exports it."""
+        self._told = False
+        self._kafka = kafka.model_copy(update={"enable_idempotence": False})
+        self._topic = topic
+        self._sink: Sink | None = None
+        self._pending: list[Outgoing] = []
+        self._pending_bytes = 0
+
+    async def send(self, letters: Sequence[Outgoing]) -> None:
+        """Send letters, cut to what the topic takes.  Raises BrokerError, but for no size."""
+        self._pending += letters
+        self._pending_bytes += sum(len(letter.value or b"") for letter in letters)
+        try:
+            await self._send(letters)
+        except BrokerError as error:
+            await self._send_smaller(error)
+        if self._pending_bytes > PENDING_BYTES_MAX:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Wait until all letters are acknowledged.  Raises BrokerError."""
+        if self._pending and self._sink is not None:
+            try:
+                await self._sink.flush()
+            except BrokerError as error:
+                await self._send_smaller(error)
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    async def stop(self) -> None:
+        """Close the producer."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            await sink.stop()
+
+    async def _send(self, letters: Sequence[Outgoing]) -> None:
+        if self._sink is None:
+            self._sink = Sink(self._kafka)
+            self._sink.limits = {self._topic: self.limits}
+            await self._sink.start()
+        bytes_max = self.limits.record_bytes_max
+        sent = [fitted(letter, bytes_max) for letter in letters]
+        if cut := sum(one is not letter for one, letter in zip(sent, letters, strict=True)):
+            self._tell(cut)
+        await self._sink.send(self._topic, None, sent)
+
+    def _tell(self, cut: int) -> None:
+        """Count letters that were cut, and log it once: headers of each say what is missing."""
+        self.counts["letters_cut", "size"] += cut
+        if not self._told:
+            self._told = True
+            log.warning("dead letters are cut: their topic takes less", topic=self._topic)
+
+    async def _send_smaller(self, error: BrokerError) -> None:
+        """Write all that is not acknowledged again, cut further, until the topic takes it."""
+        while isinstance(error.__cause__, MessageSizeTooLargeError):
+            if self.limits.bytes_max <= LETTER_LIMIT_MIN:
+                break
+            smaller = max(self.limits.bytes_max // 2, LETTER_LIMIT_MIN)
+            log.warning("dead letters were too large for their topic", topic=self._topic, cut_to=smaller)
+            self.limits = replace(self.limits, bytes_max=smaller)
+            await self.stop()
+            try:
+                await self._send(self._pending)
+                assert self._sink is not None
+                await self._sink.flush()
+            except BrokerError as again:
+                error = again
+            else:
+                return
+        raise error
+
+
+class Dispatch:
+    """Sends what a worker makes, in order per log, to the topics that `catalog` names."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        kafka: KafkaSettings,
+        catalog: Catalog,
+        stopwatch: Stopwatch,
+        refused: Callable[[Sequence[Outgoing]], object],
+    ) -> None:
+        """`refused` gets the dead letters before they are sent."""
+        self._sink = sink
+        self._refused = refused
+        self._letters = LetterSink(kafka, catalog["dead-letters"])
+        self._catalog = catalog
+        self._topics = {role: topic for topic, role in catalog.roles.items()}
+        self._stopwatch = stopwatch
+        self._lanes: dict[tuple[OutgoingRole, int | None], list[Outgoing]] = {}
+        """What has gathered since the last turn, examples apart."""
+        self._gathered = 0
+        self._examples: list[Outgoing] = []
+        self._behind: list[Outgoing] = []
+        """The last turn's examples ..."""
+        self._written: frozenset[asyncio.Future[Any]] = frozenset()
+        """... and the predictions that must be acknowledged before them."""
+
+    def limit(self, limits: Mapping[str, TopicLimits]) -> None:
+        """Let what is written stay within what topics take, by name."""
+        self._sink.limits = limits
+        self._letters.limits = limits[self._catalog["dead-letters"]]
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """What happened, by (metric, label): the worker exports it."""
+        return self._letters.counts
+
+    async def stop(self) -> None:
+        """Close what only this one writes with."""
+        await self._letters.stop()
+
+    async def put(self, out: Sequence[Outgoing]) -> None:
+        """Take records; they leave when some have gathered, or with `turn`.  Raises BrokerError."""
+        for record in out:
+            if record.target == "examples":
+                self._examples.append(record)
+            else:
+                self._lanes.setdefault((record.target, record.partition), []).append(record)
+                self._gathered += 1
+        if self._gathered >= GATHERED_MAX:
+            await self.answers()
+        if len(self._examples) >= EXAMPLES_MAX:
+            await self.turn()
+
+    async def turn(self) -> None:
+        """Send what has gathered and the examples of the turn before.  Raises BrokerError."""
+        await self.answers()
+        examples, self._behind, self._examples = self._behind, self._examples, []
+        written, self._written = self._written, self._sink.unwritten(self._catalog["predictions"])
+        if examples:
+            started_s = time.perf_counter()
+            await self._sink.written(written)
+            await self._send("examples", examples[0].partition, examples)
+            self._stopwatch.steps["send"] += time.perf_counter() - started_s
+
+    async def all(self) -> None:
+        """Leave nothing behind: before a checkpoint, and before a command takes its place in the log."""
+        await self.turn()
+        await self.turn()
+        await self._letters.flush()
+
+    def clear(self) -> None:
+        """Forget what was not sent: its owner has lost the right to."""
+        self._lanes, self._gathered = {}, 0
+        self._examples.clear()
+        self._behind.clear()
+
+    async def answers(self) -> None:
+        """Send what has gathered, examples apart.  Raises BrokerError."""
+        lanes, self._lanes, self._gathered = self._lanes, {}, 0
+        started_s = time.perf_counter()
+        for (target, partition), records in lanes.items():
+            if target == "dead-letters":
+                self._refused(records)
+                await self._letters.send(records)
+            else:
+                await self._send(target, partition, records)
+        self._stopwatch.steps["send"] += time.perf_counter() - started_s
+
+    async def _send(self, target: OutgoingRole, partition: int | None, records: Sequence[Outgoing]) -> None:
+        """Send records of one log.  Raises BrokerError for one that its topic would refuse for ever."""
+        topic = self._topics[target]
+        if target in SIZES_CHECKED and (limits := self._sink.limits.get(topic)) is not None:
+            bytes_max = limits.record_bytes_max - ENVELOPE_BYTES
+            for record in records:
+                if len(record.value or b"") > bytes_max:
+                    raise record_too_large(record, bytes_max, self._catalog)
+        await self._sink.send(topic, partition, records)
 
 
 def _last_of(acknowledged: asyncio.Future[Any], records: int) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -62,18 +63,10 @@ class Listener(Protocol):
 
 def records_of(tp: TopicPartition, fetched: Sequence[Any]) -> list[Record]:
     """Return aiokafka's records of one partition as ours; a timestamp of -1 means there is none."""
-    topic, partition = tp
+    topic, part = tp
     return [
-        Record(
-            topic,
-            partition,
-            record.offset,
-            record.timestamp if record.timestamp >= 0 else None,
-            record.key,
-            record.value,
-            record.headers,
-        )
-        for record in fetched
+        Record(topic, part, r.offset, r.timestamp if r.timestamp >= 0 else None, r.key, r.value, r.headers)
+        for r in fetched
     ]
 
 
@@ -126,11 +119,10 @@ async def checked_positions(
 class _Buffer:
     """Records of one partition that were fetched and not handed out yet."""
 
-    __slots__ = ("ahead", "end", "known", "looked", "records", "start")
+    __slots__ = ("ahead", "end", "known", "looked", "records")
 
     def __init__(self, position: int, end: int) -> None:
-        self.records: list[Record] = []
-        self.start = 0
+        self.records: deque[Record] = deque()
         self.ahead = position
         """Next offset to fetch: past compacted records and transaction markers."""
         self.end = end
@@ -140,21 +132,10 @@ class _Buffer:
         self.looked = position
         """What lies before here was in the log when `look_beside` last asked."""
 
-    def __len__(self) -> int:
-        return len(self.records) - self.start
-
-    def add(self, records: list[Record]) -> None:
-        self.records = self.records[self.start :] + records if self.start < len(self.records) else records
-        self.start = 0
-
-    def take(self, most: int) -> list[Record]:
-        taken = self.records[self.start : self.start + most]
-        self.start += len(taken)
-        return taken
-
     @property
     def position(self) -> int:
-        return self.records[self.start].offset if len(self) else self.ahead
+        """The next offset to hand out."""
+        return self.records[0].offset if self.records else self.ahead
 
 
 class Source:
@@ -255,19 +236,18 @@ class Source:
         Waits up to `timeout_ms` if there are none, never longer, rebalance or not.
         Raises BrokerError, and whatever a listener raised.
         """
-        self._check()
-        if any(len(buffer) and tp not in self._paused for tp, buffer in self._open.items()):
-            await self._fill(0, records_max)
-        else:
-            await self._fill(timeout_ms, records_max)
-        self._check()
+        if self._failure is None:
+            ready = any(buffer.records and tp not in self._paused for tp, buffer in self._open.items())
+            await self._fill(0 if ready else timeout_ms, records_max)
+        if self._failure is not None:
+            raise self._failure
         return self._shares(records_max)
 
     async def _fill(self, timeout_ms: int, low: int) -> None:
         """Fetch for the partitions with fewer than `low` buffered, waiting up to `timeout_ms`."""
         if self._fetch is None:
             hungry = tuple(
-                tp for tp, buffer in self._open.items() if len(buffer) < low and tp not in self._paused
+                tp for tp, held in self._open.items() if len(held.records) < low and tp not in self._paused
             )
             if self._rebalancing:
                 # Waits for the assignment and brings nothing; but it raises what ended the group.
@@ -310,7 +290,7 @@ class Source:
             if buffer is None:
                 continue
             if records := fetched.get(tp):
-                buffer.add(records_of(tp, records))
+                buffer.records.extend(records_of(tp, records))
             with suppress(kafka_errors.IllegalStateError):
                 buffer.ahead = await self._consumer.position(tp)
                 stable = self._consumer.last_stable_offset(tp)
@@ -319,7 +299,7 @@ class Source:
                     buffer.known = True
 
     def _shares(self, records_max: int) -> dict[LogPartition, list[Record]]:
-        ready = [tp for tp, buffer in self._open.items() if len(buffer) and tp not in self._paused]
+        ready = [tp for tp, buffer in self._open.items() if buffer.records and tp not in self._paused]
         if not ready:
             return {}
         self._turn = (self._turn + 1) % len(ready)
@@ -329,8 +309,9 @@ class Source:
             share = -(-left // (len(ready) - served))
             if share < 1:
                 break
-            shares[tp] = taken = self._open[tp].take(share)
-            left -= len(taken)
+            records = self._open[tp].records
+            shares[tp] = [records.popleft() for _ in range(min(share, len(records)))]
+            left -= len(shares[tp])
         return shares
 
     def position(self, partition: LogPartition) -> int:
@@ -398,10 +379,6 @@ class Source:
                 await self._consumer.commit(offsets)
         except (*REFUSED, TimeoutError) as error:
             raise broker_error(error, "committing offsets", self._kafka) from error
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
 
     async def _revoked(self, partitions: set[TopicPartition]) -> None:
         self._rebalancing = True

@@ -88,7 +88,6 @@ class LabelRead(Struct, frozen=True, gc=False):
     time: int
 
 
-_Item = TypeVar("_Item")
 _Read = TypeVar("_Read", EventRead, LabelRead)
 EventRun = list[EventRead]
 LabelRun = list[LabelRead]
@@ -170,16 +169,21 @@ class Intake:
         if not events and self._records:
             self._decode_run()
         if not labels:
-            return Run(_take(events), []) if events and not labels_unread else None
+            if not events or labels_unread:
+                return None
+            run = Run(list(events), [])  # no more than were decoded together
+            events.clear()
+            return run
         if not events:
-            return Run([], _take(labels)) if not events_unread else None
+            return Run([], _take_before(labels, _NEVER)) if not events_unread else None
         if labels[0].time <= events[0].time:
             return Run([], _take_before(labels, events[0].time + 1))
         return Run(_take_before(events, labels[0].time), [])
 
     def _decode_run(self) -> None:
         started = self._stopwatch.clock()
-        records, now_ms, max_ahead_ms = _take(self._records), self._now_ms, self._max_ahead_ms
+        now_ms, max_ahead_ms, take = self._now_ms, self._max_ahead_ms, self._records.popleft
+        records = [take() for _ in range(min(len(self._records), RUN_MAX))]
         found = self._decode_others(records) if self.skip else self._decode_events(records)
         for record, decoded in zip(records, found, strict=True):
             time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.event_time
@@ -214,12 +218,6 @@ def _arrival(record: Record, now_ms: int) -> int:
 
 def _skipped(record: Record) -> Rejected:
     return Rejected(record, "skip", "Skipped", "left out by --skip, undecoded")
-
-
-def _take(queue: deque[_Item]) -> list[_Item]:
-    """Take a run from the front."""
-    take = queue.popleft
-    return [take() for _ in range(min(len(queue), RUN_MAX))]
 
 
 def _take_before(queue: deque[_Read], before: int) -> list[_Read]:

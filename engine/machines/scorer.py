@@ -175,7 +175,8 @@ class Scorer(Composite[Position]):
                 # Something may be done about what expires; else once in a run is enough.
                 self._expire(event.offset, now_ms)
             admitted[event_id] = event
-            self._oldest = min(self._oldest, event.event_time)
+            if event.event_time < self._oldest:  # noqa: PLR1730  a call takes three times as long
+                self._oldest = event.event_time
             if lookups is not None:
                 self._lookups.append(lookups[number])
             if self._one_by_one:
@@ -233,7 +234,7 @@ class Scorer(Composite[Position]):
         self._stopwatch.steps["features"] += self._stopwatch.clock() - started
         if self._checks is not None:
             self._checks.admitted(events, rows)
-        if self._row_by_row:
+        if self._row_by_row or self._suppression.replaying:
             for part, learnable in self._stretches(events):
                 answer = self._answer_labelled if learnable else self._answer_unlabelled
                 answer(events[part], rows[part], now_ms)
@@ -248,13 +249,13 @@ class Scorer(Composite[Position]):
     def _stretches(self, events: Sequence[Event]) -> Iterator[tuple[slice, bool]]:
         """Yield the events in stretches that can be learned at once, as they carry a label, and singly.
 
-        A label that comes more than the wait after its event, by the watermark, is not learned.  What an
-        earlier owner logged is answered one by one: what one event teaches, the next must know.
+        A label that comes more than the wait after its event, by the watermark, is not learned.  What may be
+        logged already is answered one by one: what one event teaches, the next must know.
         """
-        waits, replaying = self.admission.waits, self._suppression.replaying
+        waits, at_once = self.admission.waits, self._row_by_row and not self._suppression.replaying
         start = 0
         for learnable, same in groupby(
-            not replaying and event.label is not None and (not event.late or waits(event)) for event in events
+            at_once and event.label is not None and (not event.late or waits(event)) for event in events
         ):
             end = start + sum(1 for _ in same)
             if learnable:
@@ -279,15 +280,18 @@ class Scorer(Composite[Position]):
                 self._enter_windows(self.features.label_keys(event), event.event_time, event.label)
 
     def _answer_unlabelled(self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int) -> None:
-        """Answer events whose labels come later."""
+        """Answer events whose labels come later; in a replay one, as an earlier owner did if it did."""
+        logged = None
         if self._suppression.replaying:
-            for event, features in zip(events, rows, strict=True):
-                if (logged := self._suppression.answered(event.event_id, event.offset)) is None:
-                    self._keep([event], self._serve([event], [features], now_ms))
-                else:
-                    self._keep([event], [logged])
-        else:
-            self._keep(events, self._serve(events, rows, now_ms))
+            logged = self._suppression.answered(events[0].event_id, events[0].offset)
+        answers = self._serve(events, rows, now_ms) if logged is None else [logged]
+        for event, answer in zip(events, answers, strict=True):
+            if self.admission.waits(event):
+                self._answered[event.event_id] = (answer, event)
+            else:
+                self.counts["events", "beyond_horizon"] += 1
+        if self._one_by_one or self._row_by_row:
+            self._open_answers()
 
     def _serve(
         self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int
@@ -303,16 +307,6 @@ class Scorer(Composite[Position]):
             if one.failures:
                 self._failed(answer, one.failures)
         return answers
-
-    def _keep(self, events: Sequence[Event], answers: Sequence[Prediction]) -> None:
-        """Keep answers until their entries are opened, but for those whose label could not join any more."""
-        for event, answer in zip(events, answers, strict=True):
-            if self.admission.waits(event):
-                self._answered[event.event_id] = (answer, event)
-            else:
-                self.counts["events", "beyond_horizon"] += 1
-        if self._one_by_one or self._row_by_row:
-            self._open_answers()
 
     # -- shadows and labels -----------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import structlog
 from engine.definition.pipeline import Pipeline
 from engine.host.garbage import search_rarely
 from engine.kafka.client import LogPartition, last_answer_s, log_outages, unanswered_s
-from engine.kafka.sink import Sink
+from engine.kafka.sink import Dispatch, Sink
 from engine.kafka.source import Source
 from engine.kafka.topic_admin import usable_topics
 from engine.machines.admission import Run
@@ -28,10 +28,9 @@ from engine.metrics import Metrics, Status
 from engine.settings import NOTHING_ACCEPTED, Accepted, Settings
 from engine.stores.lookups import StaticFeatures
 from engine.stores.online_features import ServedFeatures
-from engine.watches import CountWatch, LabelWatch, counted_lines
+from engine.watches import CountWatch, LabelWatch, LetterWatch, counted_lines
 from engine.worker.checkpointing import CheckpointWriter
 from engine.worker.commands import Commands
-from engine.worker.dispatch import Dispatch
 from engine.worker.follower import Follower
 from engine.worker.owned_partitions import OwnedPartitions
 from engine.worker.partition import Inputs, Partition, Place, together
@@ -101,8 +100,11 @@ class Worker:
         """What the group has given and nobody has taken over yet."""
         self._moving = False
         """The group has taken partitions back and given none since."""
-        self._dispatch = Dispatch(self._sink, patient.kafka, catalog, self.follower.stopwatch)
-        self._watches = (CountWatch(counted_lines(pipeline.labels)), LabelWatch(), self._dispatch.watch)
+        letters = LetterWatch(catalog["dead-letters"])
+        self._dispatch = Dispatch(
+            self._sink, patient.kafka, catalog, self.follower.stopwatch, refused=letters.see
+        )
+        self._watches = (CountWatch(counted_lines(pipeline.labels)), LabelWatch(), letters)
         self._ready = False
         self._stopping = asyncio.Event()
         self.commands = Commands()
@@ -247,18 +249,15 @@ class Worker:
 
     async def _advance(self, partition: Partition, polled_s: float) -> None:
         """Take every run that is ready, while the partition is ours."""
-        if self._ready:
+        if self._ready and self._inputs.rekey is not None:
             await self._dispatch.put(partition.route(self._source, _now_ms()))
-        while self._ready:
-            found = partition.next_run(self._source)
-            if found is None:
-                return
+        while self._ready and (found := partition.next_run(self._source)) is not None:
             run, values = found
-            stored = await self._static.of(run) if self.pipeline.plan.lookups else None
-            looked_up = together(stored, values)
+            if self.pipeline.plan.lookups and (stored := await self._static.of(run)) is not None:
+                values = together(stored, values)
             async with self._models:
                 # 2 step   3 send
-                steps = partition.step(run, _now_ms(), looked_up)
+                steps = partition.step(run, _now_ms(), values)
                 await self._dispatch.put(next(steps))
                 if partition.answers_first:
                     await self._dispatch.answers()

@@ -216,9 +216,8 @@ class Partition:
                 self._paused.discard(partition)
 
     def route(self, source: Source, now_ms: int) -> list[Outgoing]:
-        """Send events to the owners of their other keys; return what leaves."""
-        if self._rekeying is None:
-            return []
+        """Send events to the owners of their other keys, of which there must be some; return what leaves."""
+        assert self._rekeying is not None
         events_unread, labels_unread = self._unread(source)
         return self._rekeying.turn(
             now_ms,
@@ -229,20 +228,17 @@ class Partition:
 
     def next_run(self, source: Source) -> tuple[Run, Values | None] | None:
         """Take the next run that can be answered, with what other partitions computed for its events."""
-        found: tuple[Run, Values | None] | None
+        values: Values | None = None
         if self._rekeying is not None:
-            found = self._rekeying.next_run()
+            run, values = self._rekeying.next_run() or (None, None)
         else:
             events_unread, labels_unread = self._unread(source)
             run = self._intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
-            found = None if run is None else (run, None)
-        if found is not None:
-            run, _ = found
-            if run.events:
-                self._read[self._inputs.events] = run.events[-1].record
-            elif self._inputs.labels is not None:
-                self._read[self._inputs.labels] = run.labels[-1].record
-        return found
+        if run is None:
+            return None
+        last = (run.events or run.labels)[-1].record
+        self._read[last.topic] = last
+        return run, values
 
     def _unread(self, source: Source) -> tuple[bool, bool]:
         labels = self._inputs.labels
@@ -331,8 +327,8 @@ class Captured(NamedTuple):
     read: dict[str, Record | Fingerprint]
 
 
-def together(stored: Values | None, values: Values | None) -> Values | None:
-    """Return what was looked up and what was computed elsewhere, per event; None without either."""
-    if stored is None or values is None:
-        return stored if values is None else values
+def together(stored: Values, values: Values | None) -> Values:
+    """Return what was looked up and, where something was, what was computed elsewhere, per event."""
+    if values is None:
+        return stored
     return [{**one, **other} for one, other in zip(stored, values, strict=True)]

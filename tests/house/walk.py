@@ -35,9 +35,9 @@ from engine.cli.main import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka import sink
 from engine.kafka.embedded import EmbeddedBroker
+from engine.kafka.sink import Dispatch
 from engine.kafka.source import Source
 from engine.settings import KafkaSettings, Settings
-from engine.worker.dispatch import Dispatch
 from engine.worker.loop import Worker
 from operators.race.evidence import Promotion
 from topics.messages import Outgoing, OutgoingRole, Record

@@ -122,7 +122,7 @@ def test_polls_share_out_fairly_and_keep_their_bound(kafka: KafkaSettings) -> No
                 await sink.send(topic, partition, numbered(1_000))
             await sink.flush()
             await source.seek(dict.fromkeys(owner.held))
-            while sum(map(len, source._open.values())) < 4_000:
+            while sum(len(buffer.records) for buffer in source._open.values()) < 4_000:
                 await source._fill(100, 10_000)
             counts = dict.fromkeys(owner.held, 0)
             for _ in range(10):

@@ -97,8 +97,7 @@ def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
 
 
 def test_what_is_stored_and_what_came_from_elsewhere_are_put_together() -> None:
-    assert together(None, None) is None
-    assert together([{"a": 1}], None) == together(None, [{"a": 1}]) == [{"a": 1}]
+    assert together([{"a": 1}], None) == [{"a": 1}]
     assert together([{"a": 1}, {}], [{"b": 2}, {"b": 3}]) == [{"a": 1, "b": 2}, {"b": 3}]
 
 
