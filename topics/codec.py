@@ -249,12 +249,13 @@ class EventDecoder:
         self._decode = msgspec.json.Decoder(event_type).decode
         self._id, self._key = event_id, key
         self._task: Task = task
-        places = {name: place for place, name in enumerate(event_type.__struct_fields__)}
-        # An event's values are read all at once and found by place: one read by name costs as much.
-        self._places = places[event_id], places[event_time], places[key], places[label] if label else None
+        indexes = {name: index for index, name in enumerate(event_type.__struct_fields__)}
+        # An event's values are read all at once and found by index: one read by name costs as much.
+        label_index = indexes[label] if label else None
+        self._indexes = indexes[event_id], indexes[event_time], indexes[key], label_index
         hints = get_type_hints(event_type)
         self._numbers = tuple(
-            (name, places[name])
+            (name, indexes[name])
             for name in sorted(known - {event_id, event_time, key, label})
             if _may_be_number(hints.get(name, Any))
         )
@@ -270,7 +271,7 @@ class EventDecoder:
         looked at in place; whatever is not goes to the function that knows all cases.
         """
         parse, numbers, binary = self._decode, self._numbers, self._task == "binary"
-        id_at, time_at, key_at, label_at = self._places
+        id_at, time_at, key_at, label_at = self._indexes
         found: list[Decoded | Rejected] = []
         for record in records:
             payload = record.value

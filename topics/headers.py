@@ -61,11 +61,11 @@ UNREADABLE = "headrace.errors.unreadable"
 TIMESTAMP = "headrace.errors.timestamp"
 MESSAGE_MAX = 1_024
 """Bytes of a reason: it may quote what was refused."""
-BATCH_BYTES = 61
+BATCH_HEADER_BYTES = 61
 """The header of a batch, in which a record is alone at the least."""
-RECORD_BYTES = 31
+RECORD_LENGTHS_BYTES = 31
 """Lengths and deltas of a record at their longest, its key's and its value's among them."""
-HEADER_BYTES = 10
+HEADER_LENGTHS_BYTES = 10
 """The two lengths of a header."""
 LETTER_BYTES_MIN = 4_096
 """A letter without value, key and headers of its own always fits this."""
@@ -229,13 +229,13 @@ def refusal_of(headers: Headers) -> Refusal:
 
 def record_bytes(record: Outgoing) -> int:
     """Return the size of a batch that holds this record alone, uncompressed, at most."""
-    size = BATCH_BYTES + RECORD_BYTES + len(record.key or b"") + len(record.value or b"")
+    size = BATCH_HEADER_BYTES + RECORD_LENGTHS_BYTES + len(record.key or b"") + len(record.value or b"")
     return size + sum(map(_header_bytes, record.headers))
 
 
 def _header_bytes(header: tuple[str, bytes | None]) -> int:
     name, value = header
-    return HEADER_BYTES + len(name.encode()) + len(value or b"")
+    return HEADER_LENGTHS_BYTES + len(name.encode()) + len(value or b"")
 
 
 def fitted(letter: Outgoing, bytes_max: int) -> Outgoing:

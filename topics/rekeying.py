@@ -42,7 +42,7 @@ LABEL, IMPLICIT, EVENT = 0, 1, 2
 
 
 class Order(NamedTuple):
-    """A place among the events and labels of all source partitions.
+    """A position in the one order of the events and labels of all source partitions.
 
     >>> Order.of_event(60, 1, 5) < Order.after_event(60, 1, 5) < Order.of_event(60, 2, 0)
     True
@@ -57,12 +57,12 @@ class Order(NamedTuple):
 
     @classmethod
     def of_event(cls, time: int, source: int, offset: int) -> Order:
-        """Return the place of an event: by (event time, source partition, offset)."""
+        """Return the position of an event: by (event time, source partition, offset)."""
         return cls(time, EVENT, source, 2 * offset)
 
     @classmethod
     def after_event(cls, time: int, source: int, offset: int) -> Order:
-        """Return the place of a label that was there before its event: directly behind it."""
+        """Return the position of a label that was there before its event: directly behind it."""
         return cls(time, EVENT, source, 2 * offset + 1)
 
 
@@ -70,7 +70,7 @@ class RekeyedEvent(Struct, gc=False, tag="event"):
     """An event on its way to the owner of one of its other keys."""
 
     order: Order
-    """Its place among the events and labels of all source partitions."""
+    """Its position in the one order of the events and labels of all source partitions."""
     source_partition: int
     """The event's own partition."""
     event_offset: int
@@ -89,7 +89,7 @@ class RekeyedLabel(Struct, gc=False, tag="label"):
     """A label that has met its event, on its way to the windows of another key."""
 
     order: Order
-    """Its place among the events and labels of all source partitions."""
+    """Its position in the one order of the events and labels of all source partitions."""
     source_partition: int
     """The event's own partition."""
     event_offset: int

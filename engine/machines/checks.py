@@ -60,12 +60,12 @@ class Checks:
     def admitted(self, events: Sequence[Event], rows: Sequence[FeatureValues]) -> None:
         """Apply the rules about features to the rows of admitted events, and tell what is new."""
         if self._rules is not None:
-            for place, hits in self._rules.check_all(rows).items():
-                self._hit(events[place].offset, self._features, hits)
+            for index, hits in self._rules.check_all(rows).items():
+                self._hit(events[index].offset, self._features, hits)
         if self.novelty is not None:
             crcs = [event.payload_crc for event in events]
             for told in self.novelty.step(events, crcs, self._payloads):
-                self._alert(told, events[told.place])
+                self._alert(told, events[told.event_index])
 
     def _hit(self, offset: int, rules: Sequence[Rule], hits: Sequence[int]) -> None:
         flags = self._outbox.flags

@@ -44,7 +44,7 @@ from topics.messages import Claim, Decision, Outgoing, Record
 
 __all__ = ["Backtest", "LocalRun", "backtest", "plain_letter"]
 
-CLAIM = 1
+BACKTEST_CLAIM = 1
 """A backtest owns its partition from the start."""
 OUTCOMES = ("events", "labels", "predictions_dropped", "window_evictions")
 """Counts that are reported as they are, under the names of a worker's metrics."""
@@ -78,7 +78,7 @@ class LocalRun:
             pipeline,
             partition=0,
             roster=self.learner.roster,
-            writer=Writer(0, CLAIM),
+            writer=Writer(0, BACKTEST_CLAIM),
             suppression=Suppression(),
             stopwatch=self.stopwatch,
             stored=self._spill.stored,
@@ -87,7 +87,7 @@ class LocalRun:
         self._static = StaticHistory(pipeline.plan.lookups, static) if static is not None else None
         if inside:
             self.scorer.learn_with(self.learner, self.decisions.extend)
-        self._fold([Outgoing("examples", 0, None, encode(Claim(0, CLAIM)), headers.CLAIM, 0)])
+        self._fold([Outgoing("examples", 0, None, encode(Claim(0, BACKTEST_CLAIM)), headers.CLAIM, 0)])
 
     def advance(self, *, events_unread: bool = False, labels_unread: bool = False) -> list[Outgoing] | None:
         """Take the next run; return what leaves it, or None if there is nothing to take."""

@@ -30,14 +30,14 @@ from topics.rekeying import Progress, RekeyedEvent, RekeyedLabel, RekeyedValues,
 __all__ = ["Enricher"]
 
 
-class _Position(msgspec.Struct):
+class _EnricherPosition(msgspec.Struct):
     rekey: int = 0
     """Next offset of the internal topic's partition."""
     frontier: int = NEVER
     """Largest event time taken."""
 
 
-class Enricher(Composite[_Position]):
+class Enricher(Composite[_EnricherPosition]):
     """The windows of all stages on one partition."""
 
     def __init__(self, pipeline: Pipeline, stages: Stages, *, partition: int, outbox: RekeyingOutbox) -> None:
@@ -53,7 +53,7 @@ class Enricher(Composite[_Position]):
         self._merge: Merge[Held] = Merge(self._partitions, Held)
         self._features = {stage.number: Features(stage.plan, self.counts) for stage in stages.rekeyed}
         stages_of = {f"stage{number}": features for number, features in self._features.items()}
-        super().__init__(_Position(), {"reader": self._reader, "merge": self._merge, **stages_of})
+        super().__init__(_EnricherPosition(), {"reader": self._reader, "merge": self._merge, **stages_of})
 
     def __len__(self) -> int:
         return len(self._merge)

@@ -50,14 +50,14 @@ KEPT_EVERY_MS = 600_000
 """Each log hears of its writers this often, so that where they stand does not expire with the log."""
 
 
-class _Position(msgspec.Struct):
+class _RekeyingPosition(msgspec.Struct):
     values: int = 0
     """Next offset of the `rekeyed` partition."""
     taken: int = 0
     """Next offset of the events partition to be handed to the scorer."""
 
 
-class Rekeying(Composite[_Position]):
+class Rekeying(Composite[_RekeyingPosition]):
     """Router, enricher and gathering of one partition."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Rekeying(Composite[_Position]):
             "pending": self._pending,
             "reader": self._reader,
         }
-        super().__init__(_Position(), parts)
+        super().__init__(_RekeyingPosition(), parts)
         self._kept_ms = 0
         self._messages: list[Record] = []
         """Offered and not taken: as many as one poll brings."""

@@ -59,7 +59,7 @@ Held = RekeyedEvent | RekeyedLabel
 """What waits for its turn, here and at the other end."""
 
 
-class _Position(Position):
+class _RouterPosition(Position):
     frontier: int = NEVER
     """Largest event time taken."""
 
@@ -91,7 +91,7 @@ class RekeyingOutbox:
         return out
 
 
-class Router(Composite[_Position]):
+class Router(Composite[_RouterPosition]):
     """One source partition's part in re-keying; `pending` learns which events wait for what."""
 
     def __init__(
@@ -117,7 +117,7 @@ class Router(Composite[_Position]):
         self._decode = pipeline.event_decoder().decode
         self._grace_ms = pipeline.grace_ms
         self._join: Join[Waiting] = new_join(pipeline, stored=stored)
-        position = _Position()
+        position = _RouterPosition()
         self._admission = Admission(pipeline, position, self._join)
         self.committed = self._join.committed
         """Take note that every delta so far is stored."""

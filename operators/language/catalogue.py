@@ -34,7 +34,7 @@ from operators.language.expressions import (
     Negative,
 )
 from operators.language.fields import Aggregate, Feature, Field, Lookup, TimePart, nodes, windows_of
-from operators.language.plan import FeaturePlan, Store, text_digest
+from operators.language.plan import FeaturePlan, StoreName, text_digest
 from operators.language.rules import Rule
 from operators.language.types import event_fields
 from operators.language.window_kinds import LastN, Tiled
@@ -50,7 +50,7 @@ CHANGING: Final = ("clip", "null")
 """Actions of rules that change values."""
 
 
-TEXT_MAX: Final = 1_000
+DESCRIPTION_MAX: Final = 1_000
 """Characters of a description: it is one cell of a table."""
 OWNER_MAX: Final = 200
 """Characters of an owner: a team, or an address."""
@@ -242,7 +242,7 @@ def _description_of(expression: Expression, place: str) -> Description:
     if not isinstance(of, Described):
         return Description()
     given: tuple[tuple[str, object, int], ...] = (
-        ("description", of.text, TEXT_MAX),
+        ("description", of.text, DESCRIPTION_MAX),
         ("owner", of.owner, OWNER_MAX),
     )
     for name, said, most in given:
@@ -279,7 +279,7 @@ def _window(aggregate: Aggregate) -> str:
     return f"{text}, {duration_text(aggregate.shift_ms)} before" if aggregate.shift_ms else text
 
 
-def _bound(aggregate: Aggregate, store: Store, entries: int) -> str:
+def _bound(aggregate: Aggregate, store: StoreName, entries: int) -> str:
     """Return what is kept for it per key at most, where so many `entries` may be."""
     match store, aggregate.span:
         case "tiles", Tiled(width_ms, step_ms):

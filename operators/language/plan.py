@@ -39,7 +39,7 @@ from topics.codec import BYTES_MAX, TEXT_MAX
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["FeaturePlan", "FeatureRow", "Group", "Store", "compile_features", "text_digest"]
+__all__ = ["FeaturePlan", "FeatureRow", "Group", "StoreName", "compile_features", "text_digest"]
 
 FEATURES_MAX: Final = 1_000
 """More is a table, not a definition; every one of them is in every prediction and example."""
@@ -62,7 +62,7 @@ TEXT_BYTES: Final = 6 * TEXT_MAX
 DIGITS: Final = 12
 """48 bits: by chance two of 1,000 versions are equal once in 500 million catalogues."""
 
-Store = Literal["log", "tiles", "sessions", "decay"]
+StoreName = Literal["log", "tiles", "sessions", "decay"]
 """What keeps the entries: the file of `operators/windows` that is called like it."""
 _TILED: Final = frozenset(
     ("count", "sum", "mean", "min", "max", "var", "std", "first", "last", "arg_max", "arg_min")
@@ -94,7 +94,7 @@ class Group:
     """Names of the values that are kept: fields, texts of what is calculated; None is the label's value."""
     aggregates: tuple[Aggregate, ...]
     keys_are_text: bool
-    store: Store = "log"
+    store: StoreName = "log"
     where: Condition | None = None
     """Events that do not meet it are shown the windows, and neither they nor their labels enter."""
     unit_ms: int = 0
@@ -306,7 +306,7 @@ class FeaturePlan:
         return rows
 
 
-def _cost(aggregate: Aggregate, store: Store) -> str:
+def _cost(aggregate: Aggregate, store: StoreName) -> str:
     """Return what one event costs."""
     if store == "tiles" and isinstance(aggregate.span, Tiled):
         return "constant, tiles once a step"
@@ -349,7 +349,7 @@ def compile_features(
             hint="give a grace of 0 or more and room for at least one event per key",
         )
     field_types = FieldTypes(event_type, task)
-    grouped: dict[_Place, dict[Aggregate, None]] = {}
+    grouped: dict[_GroupKey, dict[Aggregate, None]] = {}
     lookups: dict[str, Lookup] = {}
     compiled: dict[str, Expression] = {}
     for name, described in features.items():
@@ -367,12 +367,12 @@ def compile_features(
         field_types.check(expression, place)
         for part in nodes(expression):
             if isinstance(part, Aggregate):
-                grouped.setdefault(_place_of(part), {})[part] = None
+                grouped.setdefault(_group_key(part), {})[part] = None
             elif isinstance(part, Lookup):
                 lookups.setdefault(part.address, part)
     return FeaturePlan(
         tuple(compiled.items()),
-        tuple(_group(place, tuple(aggregates), field_types) for place, aggregates in grouped.items()),
+        tuple(_group(key, tuple(aggregates), field_types) for key, aggregates in grouped.items()),
         tuple(lookups.values()),
         grace_ms,
         max_events_per_key,
@@ -392,23 +392,23 @@ def _refuse_bare_label(expression: Any, place: str) -> None:
             _refuse_bare_label(part, place)
 
 
-class _Place(NamedTuple):
-    """Where an aggregate is kept: what those in one group have in common."""
+class _GroupKey(NamedTuple):
+    """What the aggregates of one group have in common."""
 
     keys: tuple[str, ...]
     source: Literal["events", "labels"]
-    store: Store
+    store: StoreName
     where: Condition | None
     unit_ms: int
     """The width of a tile, the gap of sessions, 0 elsewhere."""
 
 
-def _place_of(aggregate: Aggregate) -> _Place:
+def _group_key(aggregate: Aggregate) -> _GroupKey:
     store, unit_ms = _store_of(aggregate)
-    return _Place(aggregate.keys, aggregate.source, store, aggregate.where, unit_ms)
+    return _GroupKey(aggregate.keys, aggregate.source, store, aggregate.where, unit_ms)
 
 
-def _store_of(aggregate: Aggregate) -> tuple[Store, int]:
+def _store_of(aggregate: Aggregate) -> tuple[StoreName, int]:
     """Return the cheapest exact way to keep an aggregate."""
     match aggregate.span:
         case Tumbling(width_ms) if aggregate.kind in _TILED:
@@ -423,15 +423,15 @@ def _store_of(aggregate: Aggregate) -> tuple[Store, int]:
             return "log", 0
 
 
-def _group(place: _Place, aggregates: tuple[Aggregate, ...], field_types: FieldTypes) -> Group:
+def _group(key: _GroupKey, aggregates: tuple[Aggregate, ...], field_types: FieldTypes) -> Group:
     columns: dict[str | None, None] = {}
     for aggregate in aggregates:
         if aggregate.is_valued:
             columns[aggregate.column] = None
         if aggregate.by_column is not None:
             columns[aggregate.by_column] = None
-    are_text = all(map(field_types.is_text, place.keys))
-    keys, source, store, where, unit_ms = place
+    are_text = all(map(field_types.is_text, key.keys))
+    keys, source, store, where, unit_ms = key
     read = dict.fromkeys(keys)
     for part in aggregates:
         read |= dict.fromkeys(node.name for node in nodes(part) if isinstance(node, Field))

@@ -159,20 +159,20 @@ def samples_for(feature_types: Mapping[str, type]) -> list[FeatureValues]:
     """
     return [
         {
-            name: _made_up(feature_type, index, place)
-            for place, (name, feature_type) in enumerate(feature_types.items())
+            name: _made_up(feature_type, index, nth)
+            for nth, (name, feature_type) in enumerate(feature_types.items())
         }
         for index in range(SAMPLES)
     ]
 
 
-def _made_up(feature_type: type, index: int, place: int) -> FeatureValue:
-    cluster, turn = index % 2, (index + place) % 3
+def _made_up(feature_type: type, index: int, nth: int) -> FeatureValue:
+    cluster, turn = index % 2, (index + nth) % 3
     if feature_type is str:
         return f"{'ab'[cluster]}{turn}"
     if feature_type is bool:
         return cluster == 1
-    return cluster + turn if feature_type is int else cluster + (index * 3 + place) % 8 / 8
+    return cluster + turn if feature_type is int else cluster + (index * 3 + nth) % 8 / 8
 
 
 def _label_for(index: int, task: Task) -> LabelValue:
@@ -271,7 +271,7 @@ def _members(part: Any) -> list[Any]:
     """Return the models that `part` teaches some lessons and spares others."""
     if isinstance(part, compose.Pipeline):
         steps = list(part.steps.values())
-        filters = [place for place, step in enumerate(steps) if isinstance(step, base.AnomalyFilter)]
+        filters = [index for index, step in enumerate(steps) if isinstance(step, base.AnomalyFilter)]
         return steps[filters[0] + 1 :] if filters else []
     if isinstance(part, (*_EVEN, base.AnomalyFilter)):
         return []

@@ -34,9 +34,9 @@ from topics.messages import FeatureValue, Record
 __all__ = ["CheckedDecoder", "FeatureRules", "FieldRules", "Hits"]
 
 Hits = dict[int, list[int]]
-"""Place in the run -> numbers of the rules that were broken there."""
+"""Index in the run -> numbers of the rules that were broken there."""
 Find = Callable[[Sequence[Any]], list[int]]
-"""Events or rows -> the places that break a rule."""
+"""Events or rows -> the indexes of those that break a rule."""
 Column = Callable[[Sequence[Any]], list[Any]]
 Act = Callable[[Any], object]
 """Change the event or the row."""
@@ -69,20 +69,20 @@ class FieldRules:
     def check_all(self, values: Sequence[Any]) -> tuple[Hits, dict[int, str]]:
         """Clip and make missing what the rules say, in place.
 
-        Returns the rules that were broken, by place in `values`, and the reason for each event that is
+        Returns the rules that were broken, by index in `values`, and the reason for each event that is
         refused; the rules after the one that refused it are not asked.
         """
         hits: Hits = {}
         refused: dict[int, str] = {}
         for number, find, act in self._steps:
-            for place in find(values):
-                if place in refused:
+            for index in find(values):
+                if index in refused:
                     continue
-                hits.setdefault(place, []).append(number)
+                hits.setdefault(index, []).append(number)
                 if act is not None:
-                    act(values[place])
+                    act(values[index])
                 elif self._rules[number].action == "dead_letter":
-                    refused[place] = _reason(self._rules[number], values[place])
+                    refused[index] = _reason(self._rules[number], values[index])
         return hits, refused
 
 
@@ -102,13 +102,13 @@ class FeatureRules:
         ]
 
     def check_all(self, rows: Sequence[dict[str, FeatureValue]]) -> Hits:
-        """Clip and leave out what the rules say, in place; return the rules that were broken, by place."""
+        """Clip and leave out what the rules say, in place; return the broken rules by index in `rows`."""
         hits: Hits = {}
         for number, find, act in self._steps:
-            for place in find(rows):
-                hits.setdefault(place, []).append(number)
+            for index in find(rows):
+                hits.setdefault(index, []).append(number)
                 if act is not None:
-                    act(rows[place])
+                    act(rows[index])
         return hits
 
 
@@ -126,19 +126,19 @@ class CheckedDecoder:
     def decode_all(self, records: Iterable[Record]) -> list[Decoded | Rejected]:
         """Return for each record, in order, the event with the rules it broke, or why it is none."""
         records = list(records)
-        found = self._decode_all(records)
-        valid = [one for one in found if type(one) is Decoded]
+        decoded = self._decode_all(records)
+        valid = [one for one in decoded if type(one) is Decoded]
         hits, refused = self._check_all([one.value for one in valid])
         if not hits:
-            return found
-        places = [place for place, one in enumerate(found) if type(one) is Decoded]
-        for at, numbers in hits.items():
-            place, broken = places[at], tuple(numbers)
-            if at in refused:
-                found[place] = Rejected(records[place], "rule", "ValueError", refused[at], broken)
+            return decoded
+        indexes = [index for index, one in enumerate(decoded) if type(one) is Decoded]
+        for nth, numbers in hits.items():
+            index, broken = indexes[nth], tuple(numbers)
+            if nth in refused:
+                decoded[index] = Rejected(records[index], "rule", "ValueError", refused[nth], broken)
             else:
-                found[place] = replace(valid[at], hits=broken)
-        return found
+                decoded[index] = replace(valid[nth], hits=broken)
+        return decoded
 
 
 def _find(rule: Rule) -> Find:
@@ -153,10 +153,10 @@ def _find(rule: Rule) -> Find:
         allowed = frozenset((*rule.one_of, None))
 
         def find_others(values: Sequence[Any]) -> list[int]:
-            found = column(values)
-            if allowed.issuperset(found):
+            given = column(values)
+            if allowed.issuperset(given):
                 return []
-            return [place for place, value in enumerate(found) if value not in allowed]
+            return [index for index, value in enumerate(given) if value not in allowed]
 
         return find_others
     if rule.matches is not None:
@@ -164,8 +164,8 @@ def _find(rule: Rule) -> Find:
 
         def find_unmatched(values: Sequence[Any]) -> list[int]:
             return [
-                place
-                for place, value in enumerate(column(values))
+                index
+                for index, value in enumerate(column(values))
                 if value is not None
                 and not (isinstance(value, str) and len(value) <= MATCHED_MAX and search(value))
             ]
@@ -173,8 +173,8 @@ def _find(rule: Rule) -> Find:
         return find_unmatched
 
     def find_missing(values: Sequence[Any]) -> list[int]:
-        found = column(values)
-        return [place for place, value in enumerate(found) if value is None] if None in found else []
+        given = column(values)
+        return [index for index, value in enumerate(given) if value is None] if None in given else []
 
     return find_missing
 
@@ -196,21 +196,21 @@ def _column(of: Expression) -> Column:
 def _find_outside(column: Column, low: float | None, high: float | None) -> Find:
     if low is None:
         return lambda values: [
-            place
-            for place, value in enumerate(column(values))
+            index
+            for index, value in enumerate(column(values))
             if value is not None and not value <= high  # not `>`: what is no number lies nowhere
         ]
     if high is None:
         return lambda values: [
-            place for place, value in enumerate(column(values)) if value is not None and not value >= low
+            index for index, value in enumerate(column(values)) if value is not None and not value >= low
         ]
     return lambda values: [
-        place for place, value in enumerate(column(values)) if value is not None and not low <= value <= high
+        index for index, value in enumerate(column(values)) if value is not None and not low <= value <= high
     ]
 
 
 def _find_unmet(condition: Condition) -> Find:
-    """Return the places where a condition is known not to be met."""
+    """Return the function that finds where a condition is known not to be met."""
     match condition:
         case Comparison(relation, Expression() as left, Expression() as right):
             return _find_uncompared(RELATIONS[relation], _column(left), _column(right))
@@ -222,7 +222,7 @@ def _find_unmet(condition: Condition) -> Find:
         except TypeError:  # a looked-up value may be text where a number was meant
             return False
 
-    return lambda values: [place for place, value in enumerate(values) if met(value) is False]
+    return lambda values: [index for index, value in enumerate(values) if met(value) is False]
 
 
 def _find_uncompared(relation: Callable[[Any, Any], bool], left: Column, right: Column) -> Find:
@@ -238,14 +238,14 @@ def _find_uncompared(relation: Callable[[Any, Any], bool], left: Column, right: 
         pairs = list(zip(left(values), right(values), strict=True))
         try:
             return [
-                place
-                for place, (a, b) in enumerate(pairs)
+                index
+                for index, (a, b) in enumerate(pairs)
                 if a is not None and b is not None and not relation(a, b)
             ]
         except TypeError:
             return [
-                place
-                for place, (a, b) in enumerate(pairs)
+                index
+                for index, (a, b) in enumerate(pairs)
                 if a is not None and b is not None and not holds(a, b)
             ]
 

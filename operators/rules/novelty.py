@@ -46,8 +46,8 @@ class Told(NamedTuple):
     field: str
     value: str
     """The category; empty for fields."""
-    place: int
-    """Which event of the run showed it."""
+    event_index: int
+    """Of the event, in its run, that showed it."""
 
 
 class _Meta(msgspec.Struct, array_like=True):
@@ -67,7 +67,7 @@ class Novelty:
     >>> novelty = Novelty(Alerts(("carrier",), schema=False, learning=2), Flight)
     >>> events = [Event(str(n), n, "k", Flight(c), n, 0) for n, c in enumerate(["UA", "AA", "ZZ", "ZZ"])]
     >>> novelty.step(events, [0, 0, 0, 0], {})
-    [Told(kind='new_category', field='carrier', value='ZZ', place=2)]
+    [Told(kind='new_category', field='carrier', value='ZZ', event_index=2)]
     """
 
     def __init__(self, alerts: Alerts, event_type: type[msgspec.Struct]) -> None:
@@ -86,7 +86,7 @@ class Novelty:
     def _clear(self) -> None:
         self._seen = 0
         self._categories: dict[str, set[str | None]] = {name: {None} for name, _ in self._fields}
-        """Known values; None, for missing ones, is always known."""
+        """Values that were seen, by field; None, for missing ones, is always among them."""
         self._keys: set[str] = set(self._declared)
         self._always: set[str] | None = None
         self._full: set[str] = set()
@@ -105,8 +105,8 @@ class Novelty:
         learn = min(self._learning - self._seen, len(events))
         if learn:
             self._look(events[:learn], 0, told)
-            for place, event in enumerate(events[:learn] if self._schema else ()):
-                self._learn_keys(payloads[event.offset] or b"", place, told)
+            for index, event in enumerate(events[:learn] if self._schema else ()):
+                self._learn_keys(payloads[event.offset] or b"", index, told)
             self._seen += learn
             self._changed.add(_META)
         if learn < len(events):
@@ -114,65 +114,65 @@ class Novelty:
             if self._schema:
                 sampled = [not crc % SAMPLED_EVERY for crc in crcs]
                 sampled[:learn] = [False] * learn
-                for place in compress(range(len(events)), sampled):
-                    self._compare_keys(payloads[events[place].offset] or b"", place, told)
+                for index in compress(range(len(events)), sampled):
+                    self._compare_keys(payloads[events[index].offset] or b"", index, told)
         if len(told) > 1:
-            told.sort(key=lambda news: news.place)
+            told.sort(key=lambda news: news.event_index)
         return told
 
     def _look(self, events: Sequence[Event], first: int, told: list[Told]) -> None:
-        """Look for categories that are not known."""
+        """Report categories that no event has shown before."""
         values = [event.value for event in events]
         for name, get in self._fields:
-            known = self._categories[name]
-            if known.issuperset(map(get, values)) or name in self._full:
+            seen = self._categories[name]
+            if seen.issuperset(map(get, values)) or name in self._full:
                 continue
-            for place, value in enumerate(values, first):
+            for index, value in enumerate(values, first):
                 text = (get(value) or "")[:TEXT_MAX]
-                if text in known or get(value) is None:
+                if text in seen or get(value) is None:
                     continue
-                if len(known) > self._categories_max:
-                    self._give_up(name, "too_many_categories", place, told)
+                if len(seen) > self._categories_max:
+                    self._give_up(name, "too_many_categories", index, told)
                     break
-                known.add(text)
+                seen.add(text)
                 self._changed.add(f"category/{name}/{text}")
                 if self._seen == self._learning:
-                    told.append(Told("new_category", name, text, place))
+                    told.append(Told("new_category", name, text, index))
 
-    def _learn_keys(self, payload: bytes, place: int, told: list[Told]) -> None:
+    def _learn_keys(self, payload: bytes, index: int, told: list[Told]) -> None:
         keys = self._keys_in(payload)
-        self._new_keys(keys, place, told)
+        self._new_keys(keys, index, told)
         self._always = keys if self._always is None else self._always & keys
 
-    def _compare_keys(self, payload: bytes, place: int, told: list[Told]) -> None:
+    def _compare_keys(self, payload: bytes, index: int, told: list[Told]) -> None:
         keys = self._keys_in(payload)
-        self._new_keys(keys, place, told)
+        self._new_keys(keys, index, told)
         for key in sorted((self._always or set()) - keys):
             assert self._always is not None
             self._always.discard(key)
             self._changed.add(_META)
-            told.append(Told("missing_field", key, "", place))
+            told.append(Told("missing_field", key, "", index))
 
     def _keys_in(self, payload: bytes) -> set[str]:
         return {key[:TEXT_MAX] for key in self._decode_keys(payload)}
 
-    def _new_keys(self, keys: set[str], place: int, told: list[Told]) -> None:
-        """Remember keys that are not known; tell them once learning is over."""
+    def _new_keys(self, keys: set[str], index: int, told: list[Told]) -> None:
+        """Remember keys that no event has had before; report them once learning is over."""
         if self._keys.issuperset(keys) or _KEYS in self._full:
             return
         for key in sorted(keys - self._keys):
             if len(self._keys) - len(self._declared) >= KEYS_KNOWN_MAX:
-                self._give_up(_KEYS, "too_many_fields", place, told)
+                self._give_up(_KEYS, "too_many_fields", index, told)
                 return
             self._keys.add(key)
             self._changed.add(f"key/{key}")
             if self._seen == self._learning:
-                told.append(Told("new_field", key, "", place))
+                told.append(Told("new_field", key, "", index))
 
-    def _give_up(self, name: str, kind: AlertKind, place: int, told: list[Told]) -> None:
+    def _give_up(self, name: str, kind: AlertKind, index: int, told: list[Told]) -> None:
         self._full.add(name)
         self._changed.add(_META)
-        told.append(Told(kind, name, "", place))
+        told.append(Told(kind, name, "", index))
 
     # -- state ------------------------------------------------------------------------------------
 
@@ -180,8 +180,8 @@ class Novelty:
         """Return the whole state: one entry per category and key, and one for all."""
         entries = {_META: self._encode_meta()}
         entries.update((f"key/{key}", b"") for key in self._keys - self._declared)
-        for name, known in self._categories.items():
-            entries.update((f"category/{name}/{text}", b"") for text in known if text is not None)
+        for name, categories in self._categories.items():
+            entries.update((f"category/{name}/{text}", b"") for text in categories if text is not None)
         return entries
 
     def delta(self) -> StateDelta:
@@ -198,10 +198,10 @@ class Novelty:
         try:
             meta = msgspec.msgpack.decode(entries[_META], type=_Meta)
             for entry in entries:
-                kind, _, rest = entry.partition("/")
-                if kind == "key":
+                part, _, rest = entry.partition("/")
+                if part == "key":
                     self._keys.add(rest)
-                elif kind == "category":
+                elif part == "category":
                     name, _, text = rest.partition("/")
                     self._categories[name].add(text)
         except (KeyError, ValueError) as error:

@@ -32,7 +32,7 @@ from operators.language.expressions import Expression
 from operators.language.fields import Aggregate, Lookup, nodes, windows_of
 from operators.language.plan import FeaturePlan
 from operators.language.window_kinds import Decay, Session, Tiled
-from operators.skew.sample import UNREAD, SampledKey, SampledLabel, SampledWindows, Values, in_sample
+from operators.skew.sample import UNREAD, AggregateValues, SampledKey, SampledLabel, SampledWindows, in_sample
 from operators.windows.evaluate import calculation
 from operators.windows.features import JoinedLabel, label_entry
 from topics.codec import Decoded
@@ -229,9 +229,9 @@ class Skew:
 
     # -- what is remembered -----------------------------------------------------------------------
 
-    def _enter(self, event: Event, keys: Keys) -> Values:
+    def _enter(self, event: Event, keys: Keys) -> AggregateValues:
         """Enter an event into the windows of its sampled keys; return all windows of these keys."""
-        values: Values = {}
+        values: AggregateValues = {}
         for windows, key in keys.items():
             if key is not None:
                 values |= windows.take(key, event) if windows.source == "events" else windows.read(event)
@@ -293,7 +293,7 @@ class Skew:
         event: Event,
         told: list[_Feature],
         keys: Keys,
-        values: Values,
+        values: AggregateValues,
         served: Mapping[str, FeatureValue],
     ) -> list[Found]:
         sure = [feature for feature in told if self._is_known(feature, event.event_time, keys)]
@@ -329,8 +329,8 @@ class Skew:
         return True
 
     def _beginnings(
-        self, features: list[_Feature], event: Event, keys: Keys, values: Values
-    ) -> Iterator[Values]:
+        self, features: list[_Feature], event: Event, keys: Keys, values: AggregateValues
+    ) -> Iterator[AggregateValues]:
         """Yield the values by each beginning of the labels log that may have been read, the longest first."""
         read = {
             windows: key
@@ -350,7 +350,7 @@ class Skew:
             yield before
 
     def _outcome(
-        self, feature: _Feature, event: Event, values: Values, served: Mapping[str, FeatureValue]
+        self, feature: _Feature, event: Event, values: AggregateValues, served: Mapping[str, FeatureValue]
     ) -> Found:
         """Compare one feature with what the windows' `values` make of it."""
         name = feature.name

@@ -28,10 +28,10 @@ __all__ = [
     "ENTRIES_MAX",
     "SAMPLED_KEYS_MAX",
     "UNREAD",
+    "AggregateValues",
     "SampledKey",
     "SampledLabel",
     "SampledWindows",
-    "Values",
     "in_sample",
 ]
 
@@ -47,7 +47,7 @@ UNREAD: Final = -1
 _NEVER_AGAIN: Final = 1 << 62
 
 SampledKey = tuple[object, ...]
-Values = dict[int, FeatureValue]
+AggregateValues = dict[int, FeatureValue]
 """Values of aggregates by their number; what is missing is left out."""
 
 
@@ -126,7 +126,7 @@ class SampledWindows:
         """Return whether the windows of a key at `time` hold all that they should."""
         return time > self._unsure.get(key, -1 if key in self._newest else self._turned_away)
 
-    def take(self, key: SampledKey, event: Event) -> Values:
+    def take(self, key: SampledKey, event: Event) -> AggregateValues:
         """Enter one event of a key in the sample, if there is room, and return its windows."""
         if not self._has_room(key, event.event_time, event.watermark):
             return {}
@@ -136,7 +136,7 @@ class SampledWindows:
             self.doubt(key, event.event_time)
         return found
 
-    def read(self, event: Event) -> Values:
+    def read(self, event: Event) -> AggregateValues:
         """Return the windows of an event; it enters those over events."""
         return _numbered(self._features, event)
 
@@ -166,7 +166,7 @@ class SampledWindows:
         labels = self._labels.get(key, ())
         return {one.offset for one in labels if one.joined.label_time <= time and one.offset != UNREAD}
 
-    def read_before(self, key: SampledKey, event: Event, offset: int) -> Values:
+    def read_before(self, key: SampledKey, event: Event, offset: int) -> AggregateValues:
         """Return the windows of an event as they are with the labels from before `offset` alone."""
         self._trial.restore(self._empty)
         self._trial.step_labels([one.joined for one in self._labels.get(key, ()) if one.offset < offset])
@@ -204,7 +204,7 @@ class SampledWindows:
         return True
 
 
-def _numbered(features: Features, event: Event) -> Values:
+def _numbered(features: Features, event: Event) -> AggregateValues:
     (row,) = features.step_events([event])
     return {int(number): value for number, value in row.items()}
 
