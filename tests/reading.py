@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.kafka.log_reader import log_bounds
 from engine.settings import KafkaSettings, Settings
 from engine.stores.checkpoints import CheckpointStore

@@ -201,7 +201,7 @@ def asyncapi(pipeline: Pipeline) -> dict[str, Any]:
         },
         "defaultContentType": JSON,
         "channels": {plan.role: _channel(plan, messages[plan.role]) for plan in plans},
-        "operations": {_operation(plan.role): _described_operation(plan.role) for plan in plans},
+        "operations": dict(_operation(plan.role) for plan in plans),
         "components": {
             "messages": {name: one for role in messages.values() for name, one in role.items()},
             "schemas": schemas,
@@ -226,15 +226,9 @@ def _channel(plan: TopicPlan, messages: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _operation(role: Role) -> str:
-    return f"{'receive' if role in GIVEN else 'send'}-{role}"
-
-
-def _described_operation(role: Role) -> dict[str, Any]:
-    return {
-        "action": "receive" if role in GIVEN else "send",
-        "channel": {"$ref": f"#/channels/{role}"},
-    }
+def _operation(role: Role) -> tuple[str, dict[str, Any]]:
+    action = "receive" if role in GIVEN else "send"
+    return f"{action}-{role}", {"action": action, "channel": {"$ref": f"#/channels/{role}"}}
 
 
 def _messages(role: Role, key: str, names: Mapping[type[Struct], str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from engine.definition.file import load_pipeline
 from engine.settings import Accepted
 from topics.errors import DefinitionError, HeadraceError, SettingsError
 
-__all__ = ["app", "load_pipeline", "main"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="headrace",

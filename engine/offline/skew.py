@@ -42,7 +42,7 @@ __all__ = ["PartitionSkew", "SkewCounts", "SkewMetrics", "check_once", "follow"]
 
 LOOK_RECORDS: Final = 5_000
 """Records read at once of each log, about 10 MB."""
-EXAMPLES_MAX: Final = 10
+DIFFERENCES_MAX: Final = 10
 """Differences kept to be shown; the counts have all."""
 SKEWED: Final = ("mismatch", "missing", "extra")
 
@@ -62,7 +62,7 @@ class SkewCounts:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.features: Counter[tuple[str, str]] = Counter()
         self.events: Counter[str] = Counter()
-        self.examples: deque[Difference] = deque(maxlen=EXAMPLES_MAX)
+        self.examples: deque[Difference] = deque(maxlen=DIFFERENCES_MAX)
         """The newest differences."""
         self._names = names
 

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.settings import load_settings
 from loadtest.bench.report import cores, machine
 from loadtest.job_j.in_process import bare_river, check_equal, headrace, plain_job, take_turns

@@ -15,7 +15,7 @@ from river import drift
 from structlog.testing import capture_logs
 
 from engine import Drift, Pipeline, Rule
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.metrics import COUNTERS, Metrics
 from engine.offline.backtest import Backtest
 from engine.offline.json_lines import read_lines

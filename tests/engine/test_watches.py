@@ -12,7 +12,7 @@ from running import FLIGHTS
 from structlog.testing import capture_logs
 
 from engine import Labels
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.metrics import COUNTERS, Metrics
 from engine.settings import Settings
 from engine.watches import (

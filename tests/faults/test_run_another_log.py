@@ -13,7 +13,7 @@ from running import Worker, fresh_name, make_topics, publish, until, write_pipel
 from test_claim import delete
 from test_run_ends import SOURCE, readings, settled
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.kafka.log_reader import log_bounds
 from engine.settings import KafkaSettings
 

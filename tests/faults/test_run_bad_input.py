@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from reading import counting, read_topic, watching
 from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings
 
 SOURCE = """

@@ -21,7 +21,7 @@ from aiokafka.record._crc32c import crc
 from reading import counting, read_topic
 from running import Worker, fresh_name, until, write_pipeline
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.settings import KafkaSettings
 

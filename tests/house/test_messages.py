@@ -24,7 +24,8 @@ from typer.testing import CliRunner
 
 from engine import Labels, Pipeline, Topic
 from engine.cli.export import MESSAGES, asyncapi, field_docs, json_schema
-from engine.cli.main import app, load_pipeline
+from engine.cli.main import app
+from engine.definition.file import load_pipeline
 from engine.offline.backtest import LocalRun
 from engine.settings import KafkaSettings
 from operators import by, field

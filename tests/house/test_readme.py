@@ -21,7 +21,8 @@ import typer
 from paths import CHECKOUT
 from pydantic import BaseModel
 
-from engine.cli.main import app, load_pipeline
+from engine.cli.main import app
+from engine.definition.file import load_pipeline
 from engine.metrics import COUNTERS, Metrics, ModelStatus, Status
 from engine.offline.skew import SkewCounts, SkewMetrics
 from engine.settings import ENV_PREFIX, Settings

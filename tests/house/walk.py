@@ -31,7 +31,7 @@ from paths import CHECKOUT
 from river import compose, linear_model, optim
 from running import FLIGHTS, Message, flights, in_process, make_topics, publish, until
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka import sink
 from engine.kafka.embedded import EmbeddedBroker

@@ -127,7 +127,7 @@ def test_the_sample_is_made_again_to_the_byte(maker: dict[str, Any], tmp_path: P
 
 def test_the_race_over_the_whole_quarter_reaches_its_figures() -> None:
     """River's figures for the same three models on the same features, and the swap that pays."""
-    from engine.cli.main import load_pipeline
+    from engine.definition.file import load_pipeline
     from engine.offline.backtest import backtest
 
     pipeline = load_pipeline(FLIGHTS / "pipeline.py")

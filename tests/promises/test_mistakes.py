@@ -8,7 +8,7 @@ import pytest
 from brokers.ports import fresh, made, run
 from test_cli import headrace
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.host.app import check_port
 from engine.kafka.topic_admin import ensure_topics
 from engine.settings import KafkaSettings, load_settings

@@ -11,7 +11,7 @@ import pytest
 from reading import watching
 from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka.embedded import EmbeddedBroker, free_port
 from engine.settings import KafkaSettings

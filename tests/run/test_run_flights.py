@@ -21,7 +21,7 @@ from running import (
     write_pipeline,
 )
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.settings import KafkaSettings
 

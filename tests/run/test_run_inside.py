@@ -10,7 +10,7 @@ from pathlib import Path
 from reading import claims_of, counting, folded_digests, read_topic, saved_digests, watching
 from running import Message, Worker, backtested, fresh_name, make_topics, publish, until, write_pipeline
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings
 
 SOURCE = """

@@ -14,7 +14,7 @@ import pytest
 from reading import Watch, counting, decoded, folded_digests, read_topic, saved_digests, watching
 from running import DEADLINE_S, Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.settings import KafkaSettings
 

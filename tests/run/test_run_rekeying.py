@@ -13,7 +13,7 @@ import pytest
 from reading import Watch, counting, folded, read_topic, watching
 from running import Message, Worker, backtested, fresh_name, make_topics, publish, until, write_pipeline
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.settings import KafkaSettings
 

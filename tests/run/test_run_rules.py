@@ -10,7 +10,7 @@ from pathlib import Path
 from reading import counting, read_topic, watching
 from running import Message, Worker, backtested, fresh_name, make_topics, publish, until, write_pipeline
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings
 
 SOURCE = """

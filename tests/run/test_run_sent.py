@@ -18,7 +18,7 @@ from reading import counting, read_topic
 from running import CHECKOUT, FLIGHTS, Worker, fresh_name, make_topics, until, write_pipeline
 from test_readme import README, blocks
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka.client import LogPartition
 from engine.kafka.embedded import free_port

@@ -10,7 +10,7 @@ import redis
 from reading import counting, read_topic
 from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings
 from engine.stores.online_features import served_key
 from topics.stored_features import parsed

@@ -13,7 +13,7 @@ from reading import counting, decoded, folded_digests, read_topic, saved_digests
 from running import Message, fresh_name, in_process, make_topics, publish, until, write_pipeline
 
 import engine.machines.admission
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings, Settings
 from operators.join.join import Join
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from paths import CHECKOUT
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings
 from topics.errors import DefinitionError
 

@@ -18,7 +18,7 @@ from reading import Watch, claims_of, counting, folded_digests, read_topic, save
 from running import fresh_name, in_process, make_topics, publish, until, write_pipeline
 from test_run_ends import SOURCE, readings
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.settings import KafkaSettings, Settings
 from engine.stores.checkpoints import CheckpointStore

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli.main import load_pipeline
+from engine.definition.file import load_pipeline
 from loadtest.job_j import __main__ as job_j
 from loadtest.job_j import in_process as job_j_local
 from loadtest.job_j.__main__ import FAUST, RIVER, WORKER, Round, summary
