@@ -44,7 +44,7 @@ GATHERED_MAX = 4_000
 
 
 class BatchHistogram:
-    """A histogram of times in seconds that takes a run's at once.
+    """A Prometheus histogram of times in seconds that takes the values of a whole run at once.
 
     >>> histogram = BatchHistogram([0.1, 1.0])
     >>> histogram.observe_ms([5, 100, 2_000, -3])
@@ -65,7 +65,7 @@ class BatchHistogram:
             self._count()
 
     def _count(self) -> None:
-        """Sort what has gathered into buckets."""
+        """Sort the gathered values into buckets."""
         values = np.maximum(0.0, np.asarray(self._gathered_ms, dtype=np.float64) / 1_000)
         self._gathered_ms.clear()
         places = np.searchsorted(self._bounds, values, side="left")
@@ -78,7 +78,7 @@ class BatchHistogram:
         self._sum += value * count
 
     def family(self, name: str, documentation: str) -> HistogramMetricFamily:
-        """Return it as Prometheus wants it: cumulative, `+Inf` last."""
+        """Return the histogram as Prometheus expects it: cumulative buckets, `+Inf` last."""
         self._count()
         cumulative = np.cumsum(self._counts)
         names = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
@@ -87,7 +87,7 @@ class BatchHistogram:
 
 
 class ModelStatus(NamedTuple):
-    """One candidate as a scrape sees it."""
+    """The values of one candidate in a scrape."""
 
     name: str
     version: int
@@ -98,7 +98,7 @@ class ModelStatus(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What a scrape reads at once."""
+    """The values that a scrape reads at once."""
 
     lag: dict[tuple[str, int], int]
     pending: int
@@ -106,7 +106,7 @@ class Status(NamedTuple):
     examples: int
     """Examples learned."""
     unlearned: int
-    """Records of the examples log that no model here has learned: what a pause holds up."""
+    """Records of the examples log that no model here has learned, as during a pause."""
     checkpoint_time_s: float
     partitions: int
     leading: bool
@@ -116,7 +116,7 @@ class Status(NamedTuple):
     """(model, metric, window) -> value: `served` is a model here, window is `all` or `recent`."""
     pinned: bool = False
     champion_quarantined: bool = False
-    """The champion has failed and nobody could take its place: the prior answers."""
+    """Whether the champion has failed with no candidate to succeed it: the prior answers."""
 
 
 class Metrics(Collector):
@@ -140,13 +140,13 @@ class Metrics(Collector):
         PlatformCollector(registry=self._registry)
 
     def absorb(self, counts: Counts) -> None:
-        """Add what a state machine has counted, and empty its counter."""
+        """Add the counts of a state machine, and clear them there."""
         if counts:
             self.counts.update(counts)
             counts.clear()
 
     def absorb_seconds(self, stopwatch: Stopwatch) -> None:
-        """Add what a stopwatch has measured, and empty it."""
+        """Add the seconds of a stopwatch, and clear them there."""
         for step, seconds in stopwatch.steps.items():
             self.seconds["step_seconds", step] += seconds
         for (step, name), seconds in stopwatch.models.items():

@@ -1,4 +1,4 @@
-"""The race as a person on call sees it: a log line and a count for each decision, the candidates in a scrape.
+"""The race for operators: a log line and a count for each decision, the candidates in a scrape.
 
 Lives here: the log level of each decision, what a scrape shows of every candidate.  Never here: the decisions
 (`operators/race/arena.py`), names of metrics (`engine/metrics.py`).
@@ -93,7 +93,7 @@ class RaceView:
         ]
 
     def scores(self, learner: Learner) -> dict[tuple[str, str, str], float]:
-        """Return (model, metric, window) -> value of whoever races, and of what was served.
+        """Return the value by (model, metric, window) of every racing candidate, and of what was served.
 
         A candidate in quarantine has none: the metrics of its last good example would stand still beside
         those that go on.

@@ -1,4 +1,4 @@
-"""What a worker logs about itself while it runs: lines with figures, at most one a minute for each matter.
+"""What a worker logs about itself while it runs: lines with figures, at most one a minute for each subject.
 
 Lives here: counters that a person on call must hear of, dead letters by stage, labels that join no
 prediction.  Never here: counting for metrics (`counters.py`), the race (`race_view.py`), a clock.
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 EVERY_S = 60.0
-"""Least time between two lines of one matter: a flood of causes is no flood of lines."""
+"""Seconds between two lines of one subject at the least: a flood of causes is no flood of lines."""
 REASON_SHOWN_MAX = 300
 """Characters of a reason that are shown; a message may quote what was sent."""
 UNMATCHED_SHARE_MAX = 0.05
@@ -60,7 +60,7 @@ class Pace:
         self._due_s = float("-inf")
 
     def allows(self, now_s: float) -> bool:
-        """Return whether a line may be logged."""
+        """Return whether a line may be logged at `now_s`."""
         return now_s >= self._due_s
 
     def logged(self, now_s: float) -> None:
@@ -69,13 +69,13 @@ class Pace:
 
 
 class CountedLine(NamedTuple):
-    """One line of the log and the counters that cause it."""
+    """One log line and the counters that cause it."""
 
     event: str
     figures: Mapping[str, tuple[str, str]]
-    """Counters by the name under which the line shows how much they have grown."""
+    """Counters by the field of the line that shows their growth."""
     advice: Mapping[str, object] = {}
-    """What the line shows besides."""
+    """Further fields of the line."""
     level: str = "warning"
 
 
@@ -123,7 +123,7 @@ class CountWatch:
         """Each with its interval and the counts that were logged last."""
 
     def tell(self, counts: Counts, now_s: float) -> None:
-        """Log what has grown since its last line; `counts` only grow, `now_s` is of a clock that does too."""
+        """Log the counters that have grown since their last line; `now_s` is of a monotonic clock."""
         for line, pace, logged in self._lines:
             current = {name: counts.get(counter, 0) for name, counter in line.figures.items()}
             if current != logged and pace.allows(now_s):
@@ -158,7 +158,7 @@ class DeadLetters:
         return refusal
 
     def report(self, files: dict[str, str]) -> dict[str, dict[str, Any]]:
-        """Return count, first message and its place by stage.
+        """Return the count, the first message and its record by stage.
 
         `files` are names of files by topic, whose lines count from 1.
         """
@@ -173,7 +173,7 @@ class DeadLetters:
 
 
 def letter_lines(report: dict[str, dict[str, Any]]) -> list[str]:
-    """Return what `DeadLetters.report` gave as one line a stage."""
+    """Return a report of `DeadLetters` as one line a stage."""
     return [f"{one['count']:,} {stage}: {one['first']} ({one['place']})" for stage, one in report.items()]
 
 
@@ -192,12 +192,12 @@ class LetterWatch:
         self._letters = DeadLetters()
 
     def see(self, letters: Sequence[Outgoing]) -> None:
-        """Add letters that are being written."""
+        """Add dead letters that are being written."""
         for letter in letters:
             self._letters.add(letter.headers)
 
     def tell(self, _: Counts, now_s: float) -> None:
-        """Log the letters since the last line; `now_s` is of a clock that does not go back."""
+        """Log the dead letters since the last line; `now_s` is of a monotonic clock."""
         letters = self._letters
         if not letters.counts or not self._pace.allows(now_s):
             return
@@ -215,7 +215,7 @@ class Unmatched(NamedTuple):
     """The labels of a span, too many of which joined no prediction."""
 
     labels: int
-    """Labels of the span whose fate is known; where none is, those that wait for their event."""
+    """Labels of the span that joined or were refused; if there are none, those that wait for their event."""
     unmatched: int
     share: float
     cause: str
@@ -223,7 +223,7 @@ class Unmatched(NamedTuple):
 
 
 def unmatched(span: Counts) -> Unmatched | None:
-    """Return what is wrong with the labels of a span, or None where at most 5 % of them joined nothing.
+    """Return a finding about the labels of a span, or None where at most 5 % of them joined nothing.
 
     `span` holds counts by (metric, label), as scorers count them.
     """
@@ -278,14 +278,14 @@ class LabelWatch:
         self._before: Counter[tuple[str, str]] = Counter()
 
     def tell(self, counts: Counter[tuple[str, str]], now_s: float) -> None:
-        """Log what `look` finds."""
+        """Log the finding of `look`, if any."""
         if (found := self.look(now_s, counts)) is not None:
             log.warning("labels find no prediction", **found._asdict())
 
     def look(self, now_s: float, counts: Counter[tuple[str, str]]) -> Unmatched | None:
-        """Return what is wrong with the labels since the last look; None, and no look, within EVERY_S of it.
+        """Return a finding about the labels since the last look; None within EVERY_S of it, without looking.
 
-        The first call only begins the span.  `counts` only grow; `now_s` is of a clock that does too.
+        The first call only begins the span.  `counts` only grow; `now_s` is of a monotonic clock.
         """
         if not self._pace.allows(now_s):
             return None

@@ -190,7 +190,7 @@ class _DataPlane(faust.Service):
 
 
 class _Host(faust.Worker):
-    """Faust's worker with an end that is certain."""
+    """Faust's worker, with a deadline for its end."""
 
     def __init__(self, app: Any, worker: Worker, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self._deadline_s = settings.drain_deadline_ms / 1000

@@ -18,7 +18,7 @@ NEW_MAX = 20_000
 
 
 def search_rarely() -> None:
-    """Collect once now, exempt what is left from later searches, and search for new garbage less often.
+    """Collect garbage now, exempt what is left from later collections, and collect new garbage less often.
 
     For a process that begins to take events, and again when it has loaded much that will stay.
     """

@@ -23,7 +23,7 @@ from engine.settings import Settings
 __all__ = ["Repeats", "configure_logging"]
 
 CHATTY = ("faust", "mode", "aiokafka", "kafka")
-"""Libraries whose INFO lines tell about themselves; warnings of theirs are shown."""
+"""Libraries whose INFO lines are about their own workings; only their warnings are shown."""
 REPEATED_EVERY_S = 10.0
 """Often enough to see that it goes on."""
 REMEMBERED_MAX = 256
@@ -31,7 +31,7 @@ REMEMBERED_MAX = 256
 
 
 class Repeats(logging.Filter):
-    """Lets one of equal lines of a library through every `every_s` seconds, with a count of the others.
+    """A log filter: of equal lines of a library one passes every `every_s` seconds, with a count of the rest.
 
     Lines are equal if logger, level and text are, numbers apart: correlation ids and offsets grow.
     The count comes with the next line that is shown.

@@ -106,7 +106,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def broker_error(error: BaseException, doing: str, kafka: KafkaSettings) -> BrokerError:
-    """Return the BrokerError of an error of aiokafka: what was being done, what went wrong, what helps."""
+    """Return the BrokerError for an error of aiokafka: what was being done, what went wrong, the fix."""
     hint = next((hint for error_type, hint in _HINTS if isinstance(error, error_type)), "")
     if isinstance(error, TimeoutError):
         return BrokerError(
@@ -130,7 +130,7 @@ _last_answer_s = 0.0
 
 @contextmanager
 def broker_wait() -> Iterator[None]:
-    """Note that a broker is waited for, as long as the block takes, answered or not.
+    """Count the block as a wait for a broker, until it ends, answered or not.
 
     >>> with broker_wait():
     ...     unanswered_s()
@@ -161,7 +161,7 @@ def last_answer_s() -> float:
 
 
 async def log_outages(deadline_ms: int) -> None:
-    """Log for ever, at once and then every minute, that no broker answers, and that one does again."""
+    """Log an outage at once and then every minute, and its end; runs until it is cancelled."""
     said_s: float | None = None
     silent_s = 0.0
     while True:
@@ -256,13 +256,13 @@ async def stopped(client: Any, kafka: KafkaSettings) -> None:
 
 
 def _looked_at(done: asyncio.Future[Any]) -> None:
-    """Read the exception of a task that ended, so that asyncio does not log it."""
+    """Retrieve the exception of a finished task, so that asyncio does not log it."""
     if not done.cancelled():
         done.exception()
 
 
 def reading(kafka: KafkaSettings) -> dict[str, Any]:
-    """Return the arguments that every consumer here shares: nothing automatic, no aborted records."""
+    """Return the arguments of every consumer: no automatic commit or reset, no aborted records."""
     install_bounded_batches()
     return {
         "enable_auto_commit": False,
@@ -276,7 +276,7 @@ def reading(kafka: KafkaSettings) -> dict[str, Any]:
 async def bounds(
     consumer: Any, partitions: Iterable[TopicPartition], kafka: KafkaSettings
 ) -> dict[TopicPartition, tuple[int, int]]:
-    """Return each log's first offset and its end as listed, for some brokers too low (`exact_ends`)."""
+    """Return each log's first offset and its end as listed, by some brokers too low (`exact_ends`)."""
     wanted = list(partitions)
 
     async def ask() -> dict[TopicPartition, tuple[int, int]]:
@@ -341,7 +341,7 @@ _send_of_aiokafka = AIOKafkaConnection.send
 
 
 def install_connection_check() -> None:
-    """Set the check before every request of this process.  Once is enough, twice does no harm."""
+    """Check the connection before every request of this process.  May be called more than once."""
     AIOKafkaConnection.send = _send
 
 

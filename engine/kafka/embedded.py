@@ -94,7 +94,7 @@ class EmbeddedBroker:
         )
 
     def _answers(self) -> bool:
-        """Wait for the port; False once the process has ended or the deadline passed."""
+        """Return whether the port takes connections before the process ends or the deadline passes."""
         deadline = time.monotonic() + START_DEADLINE_S
         while self._process is not None and self._process.poll() is None and time.monotonic() < deadline:
             with (
@@ -106,7 +106,7 @@ class EmbeddedBroker:
         return False
 
     def stop(self) -> None:
-        """End the process: politely, then not.  Nothing happens if it has ended."""
+        """End the process: SIGTERM, then SIGKILL after a deadline.  Does nothing if it has ended."""
         process, self._process = self._process, None
         if process is None:
             return

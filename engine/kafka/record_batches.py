@@ -62,7 +62,7 @@ class _Record(NamedTuple):
 
 
 def install_bounded_batches() -> None:
-    """Let every consumer of this process read batches so.  Once is enough, twice does no harm."""
+    """Make every consumer of this process read batches in this way.  May be called more than once."""
     codecs = sys.modules[DefaultRecordBatch.__module__]
     for name, unpack in (
         ("gzip_decode", _gunzip),

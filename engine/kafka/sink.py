@@ -154,7 +154,7 @@ class Sink:
         await stopped(self._producer, self._kafka)
 
     async def partitions(self, topic: str) -> int:
-        """Return how many partitions a topic has: as many as at the first call, for keys must stay put."""
+        """Return how many partitions a topic has, as of the first call: later ones would move keys."""
         if topic not in self._counts:
             try:
                 async with asyncio.timeout(self._kafka.flush_deadline_ms / 1000):
@@ -205,7 +205,7 @@ class Sink:
             raise
 
     async def _placed(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
-        """Hand a batch over, however long the one before it waits: aiokafka gives up sooner than we do."""
+        """Give a batch to aiokafka, however long the one before it waits: aiokafka gives up sooner."""
         with broker_wait():
             while True:
                 with suppress(kafka_errors.KafkaTimeoutError):
@@ -337,14 +337,14 @@ class LetterSink:
         await self._sink.send(self._topic, None, sent)
 
     def _tell(self, cut: int) -> None:
-        """Count letters that were cut, and log it once: headers of each say what is missing."""
+        """Count letters that were cut, and log the first: headers of each letter say what is missing."""
         self.counts["letters_cut", "size"] += cut
         if not self._told:
             self._told = True
             log.warning("dead letters are cut: their topic takes less", topic=self._topic)
 
     async def _send_smaller(self, error: BrokerError) -> None:
-        """Write all that is not acknowledged again, cut further, until the topic takes it."""
+        """Write all unacknowledged letters again, cut smaller each time, until the topic takes them."""
         while isinstance(error.__cause__, MessageSizeTooLargeError):
             if self.limits.bytes_max <= LETTER_LIMIT_MIN:
                 break
@@ -391,21 +391,21 @@ class Dispatch:
         """... and the predictions that must be acknowledged before them."""
 
     def limit(self, limits: Mapping[str, TopicLimits]) -> None:
-        """Let what is written stay within what topics take, by name."""
+        """Set the limits of topics, by topic name, that every write keeps."""
         self._sink.limits = limits
         self._letters.limits = limits[self._catalog["dead-letters"]]
 
     @property
     def counts(self) -> Counter[tuple[str, str]]:
-        """What happened, by (metric, label): the worker exports it."""
+        """Counts by (metric, label), which the worker exports."""
         return self._letters.counts
 
     async def stop(self) -> None:
-        """Close what only this one writes with."""
+        """Close the producer of dead letters; the sink stays open."""
         await self._letters.stop()
 
     async def put(self, out: Sequence[Outgoing]) -> None:
-        """Take records; they leave when some have gathered, or with `turn`.  Raises BrokerError."""
+        """Queue records; they are sent when GATHERED_MAX have gathered, or by `turn`.  Raises BrokerError."""
         for record in out:
             if record.target == "examples":
                 self._examples.append(record)
@@ -418,7 +418,7 @@ class Dispatch:
             await self.turn()
 
     async def turn(self) -> None:
-        """Send what has gathered and the examples of the turn before.  Raises BrokerError."""
+        """Send the queued records and the examples of the turn before.  Raises BrokerError."""
         await self.answers()
         examples, self._behind, self._examples = self._behind, self._examples, []
         written, self._written = self._written, self._sink.unwritten(self._catalog["predictions"])
@@ -429,19 +429,19 @@ class Dispatch:
             self._stopwatch.steps["send"] += time.perf_counter() - started_s
 
     async def all(self) -> None:
-        """Leave nothing behind: before a checkpoint, and before a command takes its place in the log."""
+        """Send everything queued: before a checkpoint, and before a command is written to the log."""
         await self.turn()
         await self.turn()
         await self._letters.flush()
 
     def clear(self) -> None:
-        """Forget what was not sent: its owner has lost the right to."""
+        """Discard what was not sent: its owner may write no more."""
         self._lanes, self._gathered = {}, 0
         self._examples.clear()
         self._behind.clear()
 
     async def answers(self) -> None:
-        """Send what has gathered, examples apart.  Raises BrokerError."""
+        """Send the queued records but examples.  Raises BrokerError."""
         lanes, self._lanes, self._gathered = self._lanes, {}, 0
         started_s = time.perf_counter()
         for (target, partition), records in lanes.items():

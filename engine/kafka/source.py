@@ -53,11 +53,11 @@ class Listener(Protocol):
     """
 
     async def on_revoked(self, partitions: frozenset[LogPartition]) -> None:
-        """These are about to go; no poll hands out records of them any more."""
+        """Handle that these partitions are about to be revoked: no poll returns records of them any more."""
         ...
 
     async def on_assigned(self, partitions: frozenset[LogPartition]) -> None:
-        """All that are held now; they stay silent until `seek`."""
+        """Handle that these are all partitions held now; none is read before `seek`."""
         ...
 
 
@@ -328,7 +328,7 @@ class Source:
         return not buffer.known or buffer.position < buffer.end
 
     async def look_beside(self, partition: LogPartition, other: LogPartition) -> None:
-        """Learn of every record of `other` that was there before what has been handed out of `partition`.
+        """Ask for the end of `other`: `unread` then covers all that is older than records of `partition`.
 
         The end that `unread` goes by is as old as the last fetch.  Asks once for all that `partition` is
         known to hold, so a backlog costs one round trip.  Raises BrokerError.
@@ -368,7 +368,7 @@ class Source:
         return [tp for partition in partitions if (tp := TopicPartition(*partition)) in self._open]
 
     async def commit(self, positions: Mapping[LogPartition, int]) -> None:
-        """Tell Kafka these next offsets, for lag tools: a restart goes by the checkpoint.
+        """Commit these next offsets to Kafka, for lag tools: a restart reads them from the checkpoint.
 
         Raises BrokerError if Kafka does not take them within the deadline or the
         partitions have moved; nothing is lost by that.
@@ -401,7 +401,7 @@ class Source:
         self._changed.set()
 
     def _topics_changed(self) -> BrokerError | None:
-        """A topic that was deleted, or has more partitions now, shows as a new assignment."""
+        """Return the error for a topic that was deleted or has another number of partitions now, or None."""
         for topic in self._topics:
             found = len(self._consumer.partitions_for_topic(topic) or ())
             known = self._counts.setdefault(topic, found)

@@ -219,7 +219,7 @@ async def _create(client: Any, kafka: KafkaSettings, missing: Sequence[TopicPlan
 
 @dataclass(frozen=True)
 class TopicLimits:
-    """The limits of one topic."""
+    """The limits of one topic, by its settings."""
 
     bytes_max: int = MESSAGE_BYTES_DEFAULT
     """Of one batch, as `max.message.bytes` counts."""
@@ -311,7 +311,7 @@ def check_limits(states: Sequence[TopicState]) -> list[str]:
 
 
 def record_too_large(record: Outgoing, bytes_max: int, catalog: Catalog) -> BrokerError:
-    """Return the error of an answer or an example that does not fit, with the record that it is made of.
+    """Return the BrokerError for a too large answer or example, with the record that it is made of.
 
     Of an example that is its label's, as its event may lie behind the checkpoint.
     """

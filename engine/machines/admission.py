@@ -77,7 +77,7 @@ class EventRead(Struct, frozen=True, gc=False):
     decoded: Decoded | Rejected
     time: int
     late: bool = False
-    """Its turn had passed where its windows are computed on other partitions."""
+    """Whether it came too late for the windows that are computed on other partitions."""
 
 
 class LabelRead(Struct, frozen=True, gc=False):
@@ -100,7 +100,7 @@ class Run(NamedTuple):
     labels: LabelRun
 
     def event_ids(self) -> list[str]:
-        """Return the ids of the events that the records are or tell of."""
+        """Return the event ids of the records, events or labels."""
         reads: Sequence[EventRead | LabelRead] = self.events or self.labels
         return [read.decoded.event_id for read in reads if not isinstance(read.decoded, Rejected)]
 
@@ -264,7 +264,7 @@ def new_join(
 
 
 class Admission(Generic[Open]):
-    """Admits the events of one partition; `position` is the machine's own, and moves with them."""
+    """Admits the events of one partition; `position` is that of the state machine, advanced here."""
 
     def __init__(
         self,
@@ -292,7 +292,7 @@ class Admission(Generic[Open]):
         return cast("Callable[[str], Open | Answered | None]", self._join.entries.known)
 
     def admit(self, read: EventRead, decoded: Decoded) -> Event:
-        """Return the event of a record whose id is new, and let the watermark see its time."""
+        """Return the event of a record whose id is new; its time advances the watermark."""
         record, position, event_time, key = read.record, self._position, decoded.event_time, decoded.key
         if event_time > position.time_max:  # noqa: PLR1730  a call takes three times as long
             position.time_max = event_time

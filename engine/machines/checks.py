@@ -1,4 +1,4 @@
-"""What a scorer does about rules and alerts, a run at a time.
+"""Rules and alerts in a scorer, a run at a time: counts, flags and alert records.
 
 Lives here: counting broken rules, the flags of answers, the records of alerts.  Never here: how a rule is
 decided (`operators/rules/apply.py`), what is new (`operators/rules/novelty.py`), when an event is admitted
@@ -48,7 +48,7 @@ class Checks:
         self._counts = counts
 
     def read(self, run: Sequence[EventRead]) -> None:
-        """Take note of what the decoder found in a run, and keep its bytes while it is answered."""
+        """Count the rules that the decoder found broken in a run, and keep its bytes while it is answered."""
         self._outbox.flags.clear()
         if self._fields:
             for read in run:
@@ -58,7 +58,7 @@ class Checks:
             self._payloads = {read.record.offset: read.record.value for read in run}
 
     def admitted(self, events: Sequence[Event], rows: Sequence[FeatureValues]) -> None:
-        """Apply the rules about features to the rows of admitted events, and tell what is new."""
+        """Apply the rules about features to the rows of admitted events, and send alerts of what is new."""
         if self._rules is not None:
             for index, hits in self._rules.check_all(rows).items():
                 self._hit(events[index].offset, self._features, hits)

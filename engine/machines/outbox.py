@@ -1,4 +1,4 @@
-"""What leaves a scorer: numbered by its claim, left out where a replay finds it in the log.
+"""The outgoing records of a scorer: numbered by its claim, left out where a replay finds them in the log.
 
 Lives here: building the records of predictions, examples, quarantines and alerts; dead letters, with the
 words of every refusal of a decoded record.  Never here: when they are due (`scorer.py`), what cannot be
@@ -76,7 +76,7 @@ class Outbox:
         self._out: list[Outgoing] = []
 
     def drain(self) -> list[Outgoing]:
-        """Return what has gathered since the last call, in order for each log."""
+        """Return the records since the last call, in order for each log."""
         out, self._out = self._out, []
         return out
 
@@ -120,7 +120,7 @@ class Outbox:
         ]
 
     def alert(self, alert: Alert) -> None:
-        """Tell of something new."""
+        """Send an alert."""
         sent = (*self._alert_headers, ("ce_id", alert.alert_id.encode()))
         self._out.append(Outgoing("alerts", None, alert.alert_id.encode(), encode(alert), sent, alert.time))
 
@@ -148,7 +148,7 @@ class Outbox:
         return Outgoing("predictions", self._partition, key, data, found, answer.event_time)
 
     def shadow(self, answer: Prediction, key: str, scores: dict[str, Score]) -> None:
-        """Send what the other candidates would have answered, for looking only."""
+        """Send the scores of the other candidates to the topic of shadow predictions, which nobody serves."""
         for name, score in scores.items():
             if name != answer.model_name:
                 seen = replace(answer, model_name=name, model_alias="challenger", prediction_score=score)
@@ -291,7 +291,7 @@ class Refusals:
         self._outbox.refuse(record, stage=stage, exception=exception, message=message)
 
     def label(self, record: Record, rejected: Rejected) -> None:
-        """Refuse what is no label, or one of a time that nobody can know yet."""
+        """Refuse a record that is no label, or a label of a time in the future."""
         if rejected.stage == "time":
             self._counts["labels", "ahead"] += 1
         self.refuse(record, rejected.stage, rejected.exception, rejected.message)
@@ -310,7 +310,7 @@ class Refusals:
         self.refuse(record, "join", "ValueError", reason)
 
     def given_up(self, waiting: WaitingAnswer) -> None:
-        """Tell that an answer waits no longer: its dead letter is the prediction, at its event's offset.
+        """Send a prediction that waits no longer to the dead letters, at its event's offset.
 
         The event itself has not been kept.
         """

@@ -264,7 +264,7 @@ class Backtest:
         return {name: round(seconds, 3) for name, seconds in spent.items()}
 
     def _correlated(self) -> list[dict[str, Any]]:
-        """Return the comparisons, at swaps and at the end, whose evidence blocks are too short."""
+        """Return the comparisons, at swaps and at the end, whose blocks of evidence are too short."""
         swaps = [
             (decision.model_name, decision.from_model, decision.evidence) for decision in self.run.decisions
         ]

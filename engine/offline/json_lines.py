@@ -70,7 +70,7 @@ def lines_of(path: Path, on_read: Callable[[int], object] | None = None) -> Iter
 def read_lines(
     path: Path, topic: str, on_read: Callable[[int], object] | None = None
 ) -> Iterator[list[Record]]:
-    """Yield the lines of a JSON-lines file as records, in chunks of at most LINES_MAX; see `lines_of`."""
+    """Yield the lines of a JSON-lines file as records, in lists of at most LINES_MAX; see `lines_of`."""
     records = (Record(topic, 0, number, None, None, line) for number, line in lines_of(path, on_read))
     while chunk := list(itertools.islice(records, LINES_MAX)):
         yield chunk
@@ -131,7 +131,7 @@ class FirstLines:
 
 
 def head_of(lines: Iterable[bytes], names: Names) -> FirstLines:
-    """Look at the first lines of an input.
+    """Return what the first lines of an input hold.
 
     >>> lines = [b'{"event_id": "a", "label_time": 1700000000, "label": "smurf"}', b"a,1"]
     >>> head = head_of(lines, Names("event_id", "label_time", "label"))

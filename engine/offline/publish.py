@@ -72,7 +72,7 @@ class FileLine(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What was sent, and what is odd about the files."""
+    """The counts of what was sent, and notes about the files."""
 
     events: int
     labels: int
@@ -221,7 +221,7 @@ class PipelineFiles:
             yield FileLine(what == "labels", at_ms, str(fields.get(id_field)), key, value)
 
     def notes(self) -> Iterator[str]:
-        """Yield what a person should know of these files."""
+        """Yield notes about these files that the user should read."""
         counts = self.counts
         if keyless := counts["keyless"]:
             yield (
@@ -259,7 +259,7 @@ async def send_file(
 
 
 def _outgoing(line: bytes, key: str | None, time: str | None) -> Outgoing:
-    """A line that is no JSON object still goes, without key: the engine's dead letters will say why."""
+    """Return the record of a line; one that is no JSON object has no key and becomes a dead letter later."""
     try:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError:

@@ -57,7 +57,7 @@ class Difference(NamedTuple):
 
 
 class SkewCounts:
-    """What was found, over all partitions."""
+    """The counts of compared features, over all partitions."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.features: Counter[tuple[str, str]] = Counter()
@@ -107,7 +107,7 @@ class SkewCounts:
 
 
 class SkewMetrics(Collector):
-    """What Prometheus sees."""
+    """The Prometheus counters of the comparison."""
 
     def __init__(self, counts: SkewCounts) -> None:
         self._counts = counts
@@ -239,13 +239,13 @@ class PartitionSkew:
             self._go(self._time_max - self._grace_ms)
 
     def _go(self, until: int) -> None:
-        """Look at held events from before `until`."""
+        """Compare held events older than `until`."""
         while self._held and self._held[0][0] < until:
             _, offset, decoded, answer, same_version = heappop(self._held)
             self._look(decoded, offset, answer, same_version=same_version)
 
     def finish(self) -> None:
-        """Look at what is still held: no more events come."""
+        """Compare the events still held: no more events come."""
         self._go(1 << 62)
 
     def _look(self, decoded: Decoded, offset: int, answer: Prediction, *, same_version: bool) -> None:
@@ -266,7 +266,7 @@ class _Logs:
         self._at = dict(begin)
 
     async def look(self, skew: PartitionSkew, ends: dict[str, int]) -> bool:
-        """Read one look and compare it; return whether there was anything to read."""
+        """Read up to LOOK_RECORDS of each log and compare them; return whether there was anything to read."""
         catalog, labels = self._pipeline.catalog, self._pipeline.labels.topic
         answers = await self._read(catalog["predictions"], ends)
         if not answers:
@@ -287,7 +287,7 @@ class _Logs:
         return True
 
     async def _read(self, topic: str, ends: dict[str, int]) -> list[Record]:
-        """Return the next LOOK_RECORDS of a log, at most up to its end."""
+        """Return the next records of a log, LOOK_RECORDS at most, up to its end."""
         start = self._at[topic]
         until = min(ends[topic], start + LOOK_RECORDS)
         found: list[Record] = []
@@ -311,7 +311,7 @@ class _Check:
         self._partitions: dict[int, tuple[PartitionSkew, _Logs]] = {}
 
     async def look(self) -> None:
-        """Read all logs up to their ends of now."""
+        """Read all logs up to their present ends, and compare."""
         bounds = {topic: await log_bounds(self._kafka, topic) for topic in self._topics}
         for partition in bounds[self._topics[0]]:
             here = {topic: found[partition] for topic, found in bounds.items()}
@@ -328,7 +328,7 @@ class _Check:
                 pass
 
     def finish(self) -> None:
-        """Look at what is still held."""
+        """Compare the events still held."""
         for skew, _ in self._partitions.values():
             skew.finish()
 
@@ -344,7 +344,7 @@ async def check_once(pipeline: Pipeline, kafka: KafkaSettings, *, one_in: int) -
 async def follow(
     pipeline: Pipeline, kafka: KafkaSettings, *, one_in: int, host: str, port: int, interval_s: float
 ) -> None:
-    """Compare for ever, a look every `interval_s`, and serve the counts.  Raises BrokerError."""
+    """Compare the logs every `interval_s` until cancelled, and serve the counts.  Raises BrokerError."""
     check = _Check(pipeline, kafka, one_in)
     registry = CollectorRegistry()
     registry.register(SkewMetrics(check.counts))

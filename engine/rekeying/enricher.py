@@ -108,7 +108,7 @@ class Enricher(Composite[_EnricherPosition]):
         self._outbox.send("rekeyed", source, None, back)
 
     def say_progress(self) -> None:
-        """Tell every source partition how far the stages are here; nobody waits for it."""
+        """Send every source partition the progress of the stages here."""
         for features in self._features.values():
             features.count_evictions()
         for partition in range(self._partitions):

@@ -47,7 +47,7 @@ TURN_MAX = 2_000
 """Records routed in one turn: some 50 ms of the loop."""
 
 KEPT_EVERY_MS = 600_000
-"""Each log hears of its writers this often, so that where they stand does not expire with the log."""
+"""How often each log gets a progress record, so that the writers' positions do not expire with the log."""
 
 
 class _RekeyingPosition(msgspec.Struct):
@@ -103,7 +103,7 @@ class Rekeying(Composite[_RekeyingPosition]):
 
     @property
     def counts(self) -> Counter[tuple[str, str]]:
-        """What happened, by (metric, label): the shell exports it; no part of the state."""
+        """Counts by (metric, label), which the shell exports; no part of the state."""
         return self.enricher.counts
 
     def offer_messages(self, records: Sequence[Record]) -> None:
@@ -129,7 +129,10 @@ class Rekeying(Composite[_RekeyingPosition]):
     def turn(
         self, now_ms: int, *, events_unread: bool, labels_unread: bool, idle_after_ms: int
     ) -> list[Outgoing]:
-        """Route what has been offered, as far as the others keep up; return what is to be sent."""
+        """Route the offered records, TURN_MAX at most, and return the records to send.
+
+        Nothing is routed while OUTSTANDING_MAX events are on their way.
+        """
         self._outbox.now_ms = now_ms
         messages, self._messages = self._messages, []
         self.enricher.take(messages)
@@ -150,7 +153,7 @@ class Rekeying(Composite[_RekeyingPosition]):
         return self._outbox.drain()
 
     def next_run(self) -> tuple[Run, list[Mapping[str, object]]] | None:
-        """Take the next run that can be answered, and the values of its events; None while one waits."""
+        """Return the next run that can be answered, with the values of its events; None while one waits."""
         waiting, complete = self._waiting, self._pending.complete
         if not waiting:
             return None
@@ -175,7 +178,7 @@ class Rekeying(Composite[_RekeyingPosition]):
         return (Run(events, labels), values) if events or labels else None
 
     def tidy(self) -> None:
-        """Forget which records are logged where a replay can make them no more: before each checkpoint."""
+        """Forget logged records that a replay cannot make again; called before each checkpoint."""
         logged = self._outbox.logged
         if not logged.empty:
             logged.forget(self._possible)

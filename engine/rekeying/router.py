@@ -65,7 +65,7 @@ class _RouterPosition(Position):
 
 
 class RekeyingOutbox:
-    """What leaves one owner for the internal topics, in order for each log: numbered by its claim."""
+    """Outgoing records of one owner for the internal topics, in order for each log, numbered by its claim."""
 
     def __init__(self, writer: Writer, logged: LoggedMessages) -> None:
         self.writer = writer
@@ -213,7 +213,7 @@ class Router(Composite[_RouterPosition]):
             self._joined(joined)
 
     def _joined(self, joined: Joined[Waiting]) -> None:
-        """Enter a label at its time, or directly behind its event if that is later."""
+        """Enter a joined label at its time, or directly behind its event if that is later."""
         event = joined.waiting
         if joined.label_time > event.event_time:
             self._enter(joined, Order(joined.label_time, LABEL, self.partition, 2 * joined.label_offset))
@@ -238,7 +238,7 @@ class Router(Composite[_RouterPosition]):
     # -- what is due ------------------------------------------------------------------------------
 
     def _go(self, due: Sequence[Taken[Held]]) -> None:
-        """Send on what the watermark has passed."""
+        """Send on the held events that the watermark has passed."""
         for taken in due:
             if isinstance(taken.item, RekeyedEvent):
                 self._send_event(taken.item, late=taken.late)
@@ -287,9 +287,9 @@ class Router(Composite[_RouterPosition]):
     # -- progress ---------------------------------------------------------------------------------
 
     def turn(self, now_ms: int, *, quiet: bool, idle_after_ms: int) -> None:
-        """Tell the others how far this source is; `quiet`: nothing is left to read, as far as is known.
+        """Send the progress of this source to the stages; `quiet`: nothing is left to read, as far as known.
 
-        After `idle_after_ms` of that, what is held goes, and nobody waits for this source any more.
+        After `idle_after_ms` of quiet, held events are released, and no stage waits for this source any more.
         `now_ms` is a wall clock; one that goes back makes a wait longer.
         """
         if not quiet:
@@ -306,7 +306,7 @@ class Router(Composite[_RouterPosition]):
             self._said_ms = now_ms
 
     def say_progress(self) -> None:
-        """Tell every partition of the stages how far this source is, new or not."""
+        """Send the progress of this source to every partition of the stages, changed or not."""
         if self._own is not None:
             self._own.count_evictions()
         time, idle = self._said = (self._hold.horizon, self._hold.idle(0))

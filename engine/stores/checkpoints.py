@@ -64,7 +64,7 @@ class Checkpoint(NamedTuple):
 
 
 class Fenced(NamedTuple):
-    """What a new owner gets: its number, and where the last owner stopped."""
+    """The answer to a new owner: its claim number and the last checkpoint."""
 
     claim: int
     checkpoint: Checkpoint | None
@@ -72,10 +72,10 @@ class Fenced(NamedTuple):
 
 
 class Head(NamedTuple):
-    """How a store stands, its entries not looked at."""
+    """The claim and the meta of a store, without its entries."""
 
     claim: int
-    """Handed out last; 0: none."""
+    """The claim number handed out last; 0: none."""
     meta: bytes | None
     """The last checkpoint's; None before the first save."""
 
@@ -128,7 +128,7 @@ class CheckpointStore:
         return await asyncio.to_thread(self._load)
 
     async def look(self) -> Head:
-        """Return how the store stands; changes nothing, and makes no owner wait."""
+        """Return the claim and the meta of the store; changes nothing, and no owner waits for it."""
         return await asyncio.to_thread(self._look)
 
     def stored(self, prefix: str) -> Apart:
@@ -218,7 +218,7 @@ class CheckpointStore:
         return Checkpoint(claim, meta, entries)
 
     def _seal(self, *parts: object) -> bytes:
-        """Bind a row to this partition: a file copied to another one's place does not open."""
+        """Return a digest of `parts` for this partition: a file copied to another partition does not open."""
         sealed = hashlib.blake2b(self._identity.encode(), digest_size=16)
         for part in parts:
             text = part if isinstance(part, bytes) else str(part).encode()
@@ -227,7 +227,7 @@ class CheckpointStore:
 
     @contextmanager
     def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
-        """All or nothing; SQLite's errors leave as CheckpointError."""
+        """Run the block as one transaction; SQLite's errors are raised as CheckpointError."""
         with self._lock:
             try:
                 database = self._open()
@@ -264,7 +264,7 @@ class CheckpointStore:
         return self._connection
 
     def _query(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
-        """Read what is committed; not through the lock, which a save holds."""
+        """Return rows of what is committed, without the lock that a save holds."""
         try:
             if self._reading is None:
                 self._reading = _connect(self.path)
@@ -310,7 +310,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _create(path: Path) -> None:
-    """Make the file under another name first: one that is there is whole, so an empty one is damage."""
+    """Create the file under another name, then rename it: a file is whole, or it is damaged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f".new-{os.getpid()}-{threading.get_ident()}")
     fresh.unlink(missing_ok=True)

@@ -71,7 +71,7 @@ _HOW_MANY = "SELECT count(*) FROM apart WHERE name >= ? AND name < ?"
 
 
 class Tally(NamedTuple):
-    """What the rows must add up to."""
+    """The counts and the checksum that the rows must add up to."""
 
     rows: int
     """Of `entry`."""
@@ -149,7 +149,7 @@ def _packed(names: Sequence[str], delta: Mapping[str, bytes | None]) -> Iterator
 
 
 def checksum_of(name: str, value: bytes) -> int:
-    """Return what a row carries."""
+    """Return the checksum of a row."""
     return crc32(value, crc32(name.encode()))
 
 
@@ -202,9 +202,9 @@ SPILLED = ("w/", "i/")
 
 
 class Spill:
-    """A file that goes with the process: takes what has changed in a join when it holds too much.
+    """A temporary file that takes the entries of a join when too many are in memory.
 
-    Made on disk only then.  A worker's answers lie in its checkpoints.
+    It is created when it is first needed.  A worker's answers lie in its checkpoints.
     """
 
     def __init__(self) -> None:
@@ -214,7 +214,7 @@ class Spill:
         self._connection: sqlite3.Connection | None = None
 
     def relieve(self, join: Join[Any]) -> None:
-        """Let half of what `join` may have in memory stay there."""
+        """Write what changed in `join` to the file, so that half of its entries may leave memory."""
         delta = {name: data for name, data in join.delta().items() if name.startswith(SPILLED)}
         try:
             database = self._opened()

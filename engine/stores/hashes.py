@@ -77,7 +77,7 @@ class Hashes(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         ...
 
 
@@ -173,7 +173,7 @@ class RedisHashes:
 
 
 class SqliteHashes:
-    """The same in one table of a file, for a single machine; used in a thread."""
+    """Hashes in one SQLite table, for a single machine; used in a thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -191,7 +191,7 @@ class SqliteHashes:
         return await asyncio.to_thread(store_features, self._path, rows)
 
     async def close(self) -> None:
-        """Nothing is held between uses."""
+        """Do nothing: no connection is held between uses."""
 
     def _get(self, wanted: Mapping[str, Sequence[str]]) -> list[list[str | None]]:
         rows = {(key, name): text for key, name, text in self._rows(list(wanted))}

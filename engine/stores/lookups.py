@@ -105,7 +105,7 @@ class Lookups:
         return self._unavailable(addresses) if found is None else found
 
     async def _read(self, addresses: Sequence[Address]) -> dict[Address, StoredValue] | None:
-        """Ask the store and remember; None after an error."""
+        """Return values from the store and cache them; None after an error."""
         wanted: dict[str, list[str]] = {}
         for key, name in addresses:
             wanted.setdefault(key, []).append(name)
@@ -132,7 +132,7 @@ class Lookups:
         return found
 
     def _unavailable(self, addresses: Sequence[Address]) -> dict[Address, StoredValue]:
-        """Fall back on what the cache still has, however old: better than a default."""
+        """Return what the cache still has, however old: better than a default."""
         values: dict[Address, StoredValue] = {}
         for address in addresses:
             _, values[address] = self._cache.get(address, (0.0, None))
@@ -140,7 +140,7 @@ class Lookups:
         return values
 
     async def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         if self._reading is not None:
             await give_up(self._reading)
         await self._store.close()
@@ -183,7 +183,7 @@ class StaticFeatures:
 
 
 class StaticHistory:
-    """The same from timed rows: what held at each event's own time, however late the event comes."""
+    """Resolves a pipeline's look-ups from timed rows: as of each event's time, however late it comes."""
 
     def __init__(self, wanted: Sequence[Lookup], known: AsOf) -> None:
         self._wanted = _Wanted(wanted)

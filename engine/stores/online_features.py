@@ -97,7 +97,7 @@ class ServedFeatures:
             self._redis = redis_client(settings.redis_url.get_secret_value())
 
     def put(self, scored: Sequence[Scored]) -> None:
-        """Take what a run answered; it is written in the background."""
+        """Queue the features of a run's answers; they are written in the background."""
         if self._redis is None:
             return
         waiting = self._waiting
@@ -109,13 +109,13 @@ class ServedFeatures:
         self._start()
 
     async def drain(self) -> None:
-        """Wait until all is written that was put before, within the deadline; never raises RedisError."""
+        """Wait until all that was put is written, or the deadline has passed; never raises RedisError."""
         self._start()
         if self._writing is not None and not self._writing.done():
             await asyncio.wait({self._writing}, timeout=self._deadline_s)
 
     async def close(self) -> None:
-        """Write what is left, within the deadline, and let go of the connection."""
+        """Write what is left, within the deadline, and close the connection."""
         if self._redis is None:
             return
         await self.drain()
@@ -127,7 +127,7 @@ class ServedFeatures:
         await self._redis.aclose()
 
     def _start(self) -> None:
-        """Begin to write, unless that is being done or Redis has failed a moment ago."""
+        """Start a write in the background, unless one is running or Redis failed a moment ago."""
         writing = self._writing
         if writing is not None and writing.done():
             self._writing = None
@@ -167,7 +167,7 @@ class ServedFeatures:
             return sum(await pipe.execute())
 
     def _put_back(self, batch: dict[str, Prediction]) -> None:
-        """Let a batch wait again, before what has come meanwhile."""
+        """Queue a failed batch again; rows that came meanwhile replace older ones of the same key."""
         for key, answer in self._waiting.items():
             known = batch.get(key)
             if known is None or known.event_time <= answer.event_time:
@@ -182,7 +182,7 @@ class ServedFeatures:
 
 
 def _fields(answer: Prediction) -> bytes:
-    """Return names and values in turn, as a JSON list of texts, the event's time last."""
+    """Return names and values alternating, as a JSON list of texts, the event's time last."""
     flat: list[str] = []
     for name, value in answer.features.items():
         flat += (name, stored_text(value))

@@ -37,7 +37,7 @@ log = structlog.get_logger("headrace")
 
 
 class _Checkpoint(NamedTuple):
-    """Everything owned, as of one moment."""
+    """The captured state of everything owned, as of one moment."""
 
     sent: Mark
     partitions: list[Captured]
@@ -71,7 +71,7 @@ class CheckpointWriter:
 
     @property
     def ended(self) -> bool:
-        """Return whether the one in flight has come to its end, good or bad: `finish` returns at once."""
+        """Return whether the checkpoint in flight has ended, written or failed: `finish` returns at once."""
         return self._writing is not None and self._writing.done()
 
     def begin(self) -> None:
@@ -91,10 +91,10 @@ class CheckpointWriter:
         self._writing = asyncio.create_task(self._write(checkpoint))
 
     async def finish(self) -> None:
-        """Wait for the one in flight, if any.
+        """Wait for the checkpoint in flight, if any.
 
-        Raises what it failed of, once: ClaimError if another owner has fenced, BrokerError and
-        CheckpointError otherwise.  Whatever it is, the state in memory can be saved no more.
+        Raises its error, once: ClaimError if another owner has fenced, BrokerError or CheckpointError
+        otherwise.  After any of them the state in memory must not be saved.
         """
         writing = self._writing
         if writing is not None:
@@ -103,7 +103,7 @@ class CheckpointWriter:
             writing.result()
 
     async def abandon(self) -> None:
-        """Give up the one in flight: what a crash at this moment would do."""
+        """Cancel the checkpoint in flight, with the effect of a crash at this moment."""
         writing, self._writing = self._writing, None  # whoever waits in `finish` finds nothing any more
         if writing is not None:
             writing.cancel()
@@ -112,7 +112,7 @@ class CheckpointWriter:
                 writing.exception()
 
     async def _write(self, checkpoint: _Checkpoint) -> None:
-        """The order is the promise."""
+        """Wait for acknowledgements, check the ownership, store, commit: in this order."""
         # 4 flush
         written = await self._sink.written_to(checkpoint.sent)
         await self._served.drain()

@@ -53,7 +53,7 @@ log = structlog.get_logger("headrace")
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
-    """What tells a record apart from one of another log at the same offset."""
+    """The timestamp and checksum that tell a record from one of another log at the same offset."""
 
     offset: int
     timestamp_ms: int | None
@@ -72,7 +72,7 @@ def fingerprint(record: Record) -> Fingerprint:
 
 
 class ScorerMeta(msgspec.Struct, frozen=True):
-    """What a scorer's checkpoint says beside its state."""
+    """The part of a scorer's checkpoint that is not its state: definition, log positions, last records."""
 
     definition: dict[str, str]
     logs: tuple[LogPosition, ...]
@@ -93,7 +93,7 @@ class Loaded:
 
 
 class Claiming:
-    """Answers the requests of the claim protocol."""
+    """Carries out the requests of the claim protocol, with Kafka and a checkpoint store."""
 
     def __init__(self, catalog: Catalog, kafka: KafkaSettings, sink: Sink, source: Source) -> None:
         self._catalog = catalog
@@ -133,7 +133,7 @@ class Claiming:
         return bool(await self._carry_out_all(still_owner(owner, at), carry_out))
 
     def acknowledge(self, writer: Writer, written: Mapping[LogPartition, Written]) -> None:
-        """Tell a writer what was acknowledged.  Raises ClaimError if records changed places on their way."""
+        """Pass acknowledged offsets to a writer.  Raises ClaimError if records were written out of order."""
         with self._topics_named():
             for position in writer.positions():
                 found = written.get((self.topic(position.target), position.partition))
@@ -209,7 +209,7 @@ class Claiming:
 
     @contextmanager
     def _topics_named(self) -> Iterator[None]:
-        """Let errors of the protocol, which knows logs by their role, name the topic."""
+        """Add the topic's name to errors of the protocol, which knows logs by their role."""
         try:
             yield
         except HeadraceError as error:

@@ -1,4 +1,4 @@
-"""What a person asks of a running worker, between the commands topic and the loop.
+"""Commands to a running worker, on their way from the commands topic to the loop.
 
 Lives here: the queue, and the record of the examples log that a command becomes.  Never here: what a
 command does (`operators/race/arena.py`), the topic (`app.py`), writing (`loop.py`).
@@ -20,7 +20,7 @@ WAITING_MAX = 100
 
 
 class Asked(NamedTuple):
-    """A command as a record, and whom to tell that the log has it."""
+    """A command as a record, and the future that is resolved once the log has it."""
 
     record: Outgoing
     done: asyncio.Future[None]
@@ -33,13 +33,13 @@ class Commands:
         self._waiting: asyncio.Queue[tuple[bytes, asyncio.Future[None]]] = asyncio.Queue(maxsize=WAITING_MAX)
 
     async def ask(self, value: bytes) -> None:
-        """Hand over a command as it came; returns when the log has it."""
+        """Queue the bytes of a command; returns when the examples log has it."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self._waiting.put((value[: COMMAND_BYTES_MAX + 1], done))  # one too many is refused there
         await done
 
     def take(self, now_ms: int) -> Asked | None:
-        """Return the next one, None where none waits."""
+        """Return the next command, or None."""
         if self._waiting.empty():
             return None
         value, done = self._waiting.get_nowait()

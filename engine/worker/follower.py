@@ -52,7 +52,7 @@ log = structlog.get_logger("headrace")
 
 
 class LearnerDelta(NamedTuple):
-    """What a checkpoint of the learner holds, as of one moment."""
+    """The captured changes of the learner for a checkpoint, as of one moment."""
 
     sent_to: int | None
     """Offset after the last record folded before it was sent; None where the log is read back."""
@@ -103,7 +103,7 @@ class Follower:
     # -- taking and leaving the lead --------------------------------------------------------------
 
     async def lead(self, leads: bool) -> None:
-        """Fence the learner's checkpoints and start from the last one, or stand back.
+        """Where this process leads, fence the learner's checkpoints and start from the last one.
 
         A leader decides again what was decided since that checkpoint: the last leader may have died
         before it wrote it down.  `learner` may be another one after this.
@@ -167,7 +167,7 @@ class Follower:
     # -- the log ----------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        """Fold the log as it grows, for ever; a pause and a resume send the reading back."""
+        """Fold the log as it grows, until cancelled; after a pause the reading goes back."""
         while True:
             await self._following.wait()
             await self._read(self.learner.reading, None)
@@ -195,14 +195,14 @@ class Follower:
         return bool(self._row_by_row)
 
     async def command_written(self) -> None:
-        """Let a command act that has just been written to the log; where the log is followed, it will."""
+        """Fold a command that was just written, unless the log is followed, which brings it."""
         if self._row_by_row:
             await self.catch_up()
             if self.learner.paused:
                 self.read_back()
 
     def capture(self) -> LearnerDelta:
-        """Take what has changed since the last capture."""
+        """Return what has changed since the last capture."""
         sent_to = self.learner.reading if self._row_by_row else None
         return LearnerDelta(sent_to, self.learner.delta() if self.leading else None)
 
@@ -238,7 +238,7 @@ class Follower:
 
     @property
     def unlearned(self) -> int:
-        """Return how many records of the log were not learned, as far as known here; a pause counts too."""
+        """Return how many records of the log were not learned, as far as known here; in a pause too."""
         end = max(self._sink.last_offset((self._topic, PARTITION)) + 1, self.learner.reading)
         return max(0, end - self.learner.position)
 

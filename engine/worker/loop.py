@@ -148,7 +148,7 @@ class Worker:
         self._stopping.set()
 
     async def _prepare(self) -> None:
-        """Create what is ours, check what is not, connect, and join the group if the stores fit the logs."""
+        """Create our topics, check the user's, connect, and join the group if the stores fit the logs."""
         plan = self.pipeline.catalog.plan(events=self.pipeline.events.partitions)
         self._dispatch.limit(await usable_topics(self.settings.kafka, plan))
         await self._sink.start()
@@ -159,7 +159,7 @@ class Worker:
         await self._source.start()
 
     async def _score(self) -> None:
-        """Turn until told to stop, then save once more."""
+        """Run turns until `stop`, then save once more."""
         while not self._stopping.is_set():
             if self._assigned is not None:
                 async with self._turn:
@@ -184,7 +184,7 @@ class Worker:
     # -- partitions -------------------------------------------------------------------------------
 
     async def on_revoked(self, partitions: frozenset[LogPartition]) -> None:
-        """Save and let go of everything: the group stands still until all have."""
+        """Save and release every partition: the group waits until all members have."""
         self._ready = False
         self._moving = True
         async with self._turn:
@@ -195,7 +195,7 @@ class Worker:
             self.follower.release()
 
     async def on_assigned(self, partitions: frozenset[LogPartition]) -> None:
-        """Take note; the loop takes over."""
+        """Record the assignment; the loop takes the partitions over."""
         self._moving = False
         self._assigned = partitions
 
@@ -248,7 +248,7 @@ class Worker:
             partition.hold_back(self._source)
 
     async def _advance(self, partition: Partition, polled_s: float) -> None:
-        """Take every run that is ready, while the partition is ours."""
+        """Answer every run that is ready, while the partition is ours."""
         if self._ready and self._inputs.rekey is not None:
             await self._dispatch.put(partition.route(self._source, _now_ms()))
         while self._ready and (found := partition.next_run(self._source)) is not None:
@@ -271,7 +271,7 @@ class Worker:
             await self.follower.wait_until_near(BEHIND_MAX)
 
     def _count(self) -> None:
-        """Export what was counted since the last turn: also by partitions that only compute for others."""
+        """Export the counts since the last turn, those of partitions that only compute for others too."""
         for partition in self.partitions.owned.values():
             partition.absorb_counts(self.metrics.absorb)
         self.metrics.absorb(self._served.counts)
@@ -306,7 +306,7 @@ class Worker:
     # -- saving -----------------------------------------------------------------------------------
 
     async def _save_beside(self) -> None:
-        """Begin a checkpoint where one is due, and go on; see how the last one ended."""
+        """Begin a checkpoint where one is due, without waiting for it; raise the error of the last one."""
         if self._checkpoints.ended:
             await self._saved()
         if self._saved_ago() >= 1 and not self._checkpoints.in_flight:
@@ -323,7 +323,7 @@ class Worker:
         await self._saved()
 
     async def _capture(self) -> None:
-        """Send what was made, and begin a checkpoint that holds all of it."""
+        """Send all queued records, and begin a checkpoint."""
         if not self.partitions.owned:
             return
         async with self._models:
@@ -333,7 +333,7 @@ class Worker:
         self._saved_s = time.monotonic()
 
     async def _saved(self) -> None:
-        """Wait for the checkpoint in flight; where it was fenced, claim again what is still assigned."""
+        """Wait for the checkpoint in flight; if it was fenced, claim what is still assigned again."""
         if not self._checkpoints.in_flight:
             return
         try:
@@ -362,7 +362,7 @@ class Worker:
         return "" if self._ready else "partitions are not assigned and restored yet"
 
     def status(self) -> Status:
-        """Return what a scrape shows."""
+        """Return the status that a scrape shows."""
         lag: Counter[LogPartition] = Counter()
         for number in self.partitions.owned:
             for topic in self._inputs.topics:

@@ -70,9 +70,9 @@ class OwnedPartitions:
         self._claiming = Claiming(pipeline.catalog, settings.kafka, sink, source)
 
     async def look(self) -> None:
-        """See whether the stores fit the logs, for every partition the group may give; touch nothing.
+        """Check that the stores fit the logs, for every partition the group may assign; change nothing.
 
-        Raises what `take_over` would, as far as a look can tell.
+        Raises the errors of `take_over`, as far as they can be foreseen.
         """
         accepted = self._accepted
         self.count = await self._sink.partitions(self._inputs.events)
@@ -87,7 +87,7 @@ class OwnedPartitions:
         await self._check_read(range(self.count))
 
     async def _check_read(self, numbers: Iterable[int]) -> None:
-        """See whether the topics are those that the checkpoints of these partitions have read."""
+        """Check that the topics are those that the checkpoints of these partitions have read."""
         known: dict[LogPartition, Fingerprint] = {}
         for number in numbers:
             _, meta = await self._store(number).look()
@@ -110,7 +110,7 @@ class OwnedPartitions:
         self.owned = {number: await self._take_over(number) for number in numbers}
 
     def release(self) -> None:
-        """Own nothing: what was not saved is done again by the next owner."""
+        """Release every partition: what was not saved is done again by the next owner."""
         self.owned = {}
 
     async def _take_over(self, number: int) -> Partition:

@@ -1,4 +1,4 @@
-"""One partition in this process's hands: what it reads, answers, holds back and saves.
+"""One partition that this process owns: what it reads, answers, holds back and saves.
 
 Lives here: the topics that are read together, the records that a person leaves out (`--skip`), a partition's
 state from takeover to checkpoint.  Never here: how it is taken over (`owned_partitions.py`), polling
@@ -54,7 +54,7 @@ Values = Sequence[Mapping[str, object]]
 def places(given: Iterable[str], pipeline: Pipeline) -> frozenset[Place]:
     """Return the records that `--skip TOPIC:PARTITION:OFFSET` names.
 
-    Raises SettingsError for what is no place in the pipeline's events or labels.
+    Raises SettingsError for text that names no record of the pipeline's events or labels.
     """
     catalog = pipeline.catalog
     topics = [catalog[role] for role in ("events", "labels") if role in catalog]
@@ -115,7 +115,7 @@ class Inputs:
     async def look_ahead(
         self, batches: Mapping[LogPartition, list[Record]], source: Source, now_ms: int
     ) -> None:
-        """Learn where labels end before old events go ahead of them: whatever was written first is seen."""
+        """Ask where the labels end before old events are offered, so that older labels go first."""
         if self.labels is None:
             return
         for (topic, number), records in batches.items():
@@ -172,13 +172,13 @@ class Partition:
 
     @property
     def answers_first(self) -> bool:
-        """Whether answers should leave before the shadows score: they take long, or nothing else waits."""
+        """Whether answers should leave before the shadows score: these take long, or no other run waits."""
         return self._shadows_slow or not self._intake
 
     # -- reading ----------------------------------------------------------------------------------
 
     def offer(self, topic: str, records: list[Record], now_ms: int) -> None:
-        """Take what was polled at `now_ms` into the queue of its topic."""
+        """Queue records that were polled at `now_ms`, by topic."""
         inputs = self._inputs
         if inputs.skip:
             self._log_skipped(records)
@@ -216,7 +216,7 @@ class Partition:
                 self._paused.discard(partition)
 
     def route(self, source: Source, now_ms: int) -> list[Outgoing]:
-        """Send events to the owners of their other keys, of which there must be some; return what leaves."""
+        """Return the records for the owners of the events' other keys, of which there must be some."""
         assert self._rekeying is not None
         events_unread, labels_unread = self._unread(source)
         return self._rekeying.turn(
@@ -257,7 +257,7 @@ class Partition:
             yield out
 
     def absorb_counts(self, absorb: Callable[[Counter[tuple[str, str]]], None]) -> None:
-        """Hand over what was counted since the last call."""
+        """Pass the counts since the last call to `absorb`."""
         absorb(self.scorer.counts)
         if self._rekeying is not None:
             absorb(self._rekeying.counts)
@@ -284,9 +284,9 @@ class Partition:
         self.scorer.join.prepare(PREPARED_MAX)
 
     def capture(self) -> Captured:
-        """Take what has changed, and how far it has come; all it made must have been sent.
+        """Return what has changed, and the positions; all records made so far must have been sent.
 
-        What is taken here is in no later capture: it is saved, or the owner ends.
+        What is captured here is in no later capture: it is saved, or the owner ends.
         """
         delta = self._unsaved | self.scorer.delta()
         self._unsaved = {}
@@ -319,7 +319,7 @@ class Partition:
 
 
 class Captured(NamedTuple):
-    """What a checkpoint of one partition holds, as of one moment."""
+    """The captured changes of one partition for a checkpoint, as of one moment."""
 
     partition: Partition
     cut: Cut
