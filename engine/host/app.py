@@ -100,7 +100,7 @@ def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: 
     async def command(stream: Any) -> None:
         """Hand each command to the examples log; it acts, or is refused, there, at its offset."""
         async for value in stream:
-            await worker.commands.ask(value or b"")
+            await worker.ask(value or b"")
 
     _add_pages(app, worker, metrics)
     return app

@@ -3,6 +3,6 @@
 Lives here: the order of the shell, partitions taken over and saved, the follower of the examples log.
 Never here: what a record means (`engine/machines`), how Kafka is spoken to (`engine/kafka`).
 
-Read in this order: `loop`, `partition`, `owned_partitions`, `claim`, `checkpointing`, `follower`;
-`commands` and `assembly` where they are met.  Others may import `Worker` from `loop`.
+Read in this order: `loop`, `partition`, `owned_partitions`, `claim`, `checkpointing`, `follower`,
+`assembly`.  Others may import `Worker` from `loop`.
 """

@@ -30,12 +30,13 @@ from engine.stores.lookups import StaticFeatures
 from engine.stores.online_features import ServedFeatures
 from engine.watches import CountWatch, LabelWatch, LetterWatch, counted_lines
 from engine.worker.checkpointing import CheckpointWriter
-from engine.worker.commands import Commands
 from engine.worker.follower import Follower
 from engine.worker.owned_partitions import OwnedPartitions
 from engine.worker.partition import Inputs, Partition, Place, together
+from topics import headers
+from topics.codec import COMMAND_BYTES_MAX, command_id
 from topics.errors import BrokerError, ClaimError, HeadraceError
-from topics.messages import Record
+from topics.messages import Outgoing, Record
 
 __all__ = ["Worker"]
 
@@ -48,6 +49,8 @@ BEHIND_MAX = 256
 PREPARE_SHARE = 0.2
 """The last share of the time between checkpoints in which changed entries are encoded turn by turn: what came
 and went before needs no encoding."""
+COMMANDS_MAX = 100
+"""Commands that wait for the loop; more wait in their topic."""
 STALLED_S = 60.0
 """A loop that has not turned for this long is not alive."""
 
@@ -107,7 +110,8 @@ class Worker:
         self._watches = (CountWatch(counted_lines(pipeline.labels)), LabelWatch(), letters)
         self._ready = False
         self._stopping = asyncio.Event()
-        self.commands = Commands()
+        self._commands: asyncio.Queue[tuple[bytes, asyncio.Future[None]]] = asyncio.Queue(COMMANDS_MAX)
+        """Commands that wait to be written into the examples log, and whom to tell that it has them."""
         self._turned_s = time.monotonic()
         self._saved_s = 0.0
 
@@ -292,16 +296,24 @@ class Worker:
 
     # -- commands ---------------------------------------------------------------------------------
 
+    async def ask(self, value: bytes) -> None:
+        """Hand over a command as it came; returns when the examples log has it."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._commands.put((value[: COMMAND_BYTES_MAX + 1], done))  # one too many is refused there
+        await done
+
     async def _write_commands(self) -> None:
-        while (asked := self.commands.take(_now_ms())) is not None:
+        while not self._commands.empty():
+            value, done = self._commands.get_nowait()
             if self.follower.row_by_row:
                 await self._save()  # compares places in the log, before the command is read back from there
-            await self._dispatch.put([asked.record])
+            record_key = command_id(value).encode()
+            await self._dispatch.put([Outgoing("examples", 0, record_key, value, headers.COMMAND, _now_ms())])
             await self._dispatch.all()
             await self._sink.flush()
             await self.follower.command_written()
-            if not asked.done.done():
-                asked.done.set_result(None)
+            if not done.done():
+                done.set_result(None)
 
     # -- saving -----------------------------------------------------------------------------------
 
