@@ -10,7 +10,6 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
@@ -40,7 +39,10 @@ def build_learner(
     those of `probe_models`, for who builds more than one learner; without them it is asked.  Raises
     DefinitionError for a model that cannot do its work.
     """
-    models = guarded_models(pipeline, probe_models(pipeline) if reports is None else reports)
+    found = probe_models(pipeline) if reports is None else reports
+    # Others than those that serve were tried: looking into an object's `__dict__`, as the probe's digests do,
+    # makes its attributes slower for good (CPython 3.11: a tenth of a small model's time).
+    models = {name: guarded(model, found[name]) for name, model in pipeline.fresh_models().items()}
     stored = (
         *models.values(),
         *(pipeline.metrics or default_metrics(pipeline.task)),
@@ -62,13 +64,6 @@ def build_learner(
         warmup_offset=warmup_offset,
         stopwatch=stopwatch,
     )
-
-
-def guarded_models(pipeline: Pipeline, reports: Mapping[str, ProbeReport]) -> dict[str, Any]:
-    """Return fresh clones of the models, behind a guard where scoring would change them."""
-    # Others than those that serve were tried: looking into an object's `__dict__`, as the probe's digests do,
-    # makes its attributes slower for good (CPython 3.11: a tenth of a small model's time).
-    return {name: guarded(model, reports[name]) for name, model in pipeline.fresh_models().items()}
 
 
 def probe_models(pipeline: Pipeline) -> dict[str, ProbeReport]:
