@@ -22,9 +22,28 @@ from paths import CHECKOUT
 from engine.kafka.embedded import EmbeddedBroker
 from engine.settings import KafkaSettings
 
+SERVERS = {"broker", "kafka", "prometheus", "redis_url", "tansu"}
+BESIDE_SERVERS = {"faults", "loadtest", "run"}
+"""Folders whose tests start servers and workers of their own."""
+
 # A test is no measurement: neighbours on the same cores must not make one fail.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n`, let one process have every test that needs a server: there is one Kafka, and not two loads.
+
+    All others go file by file to whoever is free.
+    """
+    places = {item: item.path.relative_to(CHECKOUT / "tests") for item in items}
+    serving = {
+        place
+        for item, place in places.items()
+        if place.parts[0] in BESIDE_SERVERS or SERVERS.intersection(getattr(item, "fixturenames", ()))
+    }
+    for item, place in places.items():
+        item.add_marker(pytest.mark.xdist_group("servers" if place in serving else str(place)))
 
 
 @pytest.fixture(scope="session")

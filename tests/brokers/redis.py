@@ -1,13 +1,18 @@
-"""redis-server on a free port, in memory, until the tests end."""
+"""Redis: a server on a free port, in memory; a relay to it that counts round trips; one that hangs."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from brokers.process import program, running
 from engine.kafka.embedded import free_port
+
+CHUNK = 65_536
 
 
 @contextlib.contextmanager
@@ -18,3 +23,59 @@ def redis_server(directory: Path) -> Iterator[str]:
     command += ["--save", "", "--appendonly", "no", "--dir", str(directory)]
     with running(command, port, directory / "redis.log"):
         yield f"redis://127.0.0.1:{port}/0"
+
+
+class Relay:
+    """A relay's address, and how often the client has spoken after the server had, or first."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.trips = 0
+        self.asking = False
+
+
+@asynccontextmanager
+async def relay_to(url: str) -> AsyncGenerator[Relay]:
+    """Pass everything on between clients and the server at `url`."""
+    server = urlsplit(url)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, *, asking: bool) -> None:
+        with suppress(OSError):
+            while data := await source.read(CHUNK):
+                relay.trips += asking and not relay.asking
+                relay.asking = asking
+                target.write(data)
+                await target.drain()
+        target.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(server.hostname, server.port)
+        tasks.add(asyncio.create_task(copy(reader, back, asking=True)))
+        tasks.add(asyncio.create_task(copy(there, writer, asking=False)))
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    relay = Relay(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0")
+    async with listener:
+        yield relay
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncGenerator[str]:
+    """Take connections and everything that is said, and never answer: the address of a Redis that hangs."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(OSError):
+            while await reader.read(CHUNK):
+                pass
+        writer.close()
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with listener:
+        yield f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0"
+        for writer in writers:
+            writer.close()

@@ -122,22 +122,23 @@ def test_logs_that_are_gone_are_refused(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.kafka
 def test_a_worker_with_another_store_takes_nothing_from_a_healthy_one(
-    broker: KafkaSettings, tmp_path: Path
+    kafka: KafkaSettings, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
         file = write_pipeline(tmp_path, SOURCE, name=fresh_name("stranger"))
         pipeline = load_pipeline(file)
         predictions = pipeline.catalog["predictions"]
-        await make_topics(broker, pipeline)
+        await make_topics(kafka, pipeline)
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
-        async with watching(broker, predictions) as watch:
-            with Worker(file, broker, tmp_path) as healthy:
+        async with watching(kafka, predictions) as watch:
+            with Worker(file, kafka, tmp_path) as healthy:
                 await healthy.ready()
-                await publish(broker, readings(pipeline, 50))
+                await publish(kafka, readings(pipeline, 50))
                 await until(lambda: watch.counted(predictions) == 50, "answers", worker=healthy)
-                with Worker(file, broker, elsewhere, name="stranger") as stranger:
+                with Worker(file, kafka, elsewhere, name="stranger") as stranger:
                     while stranger.process is not None and stranger.process.poll() is None:
                         status, reason = await asyncio.to_thread(healthy.get, "/readyz")
                         assert status == 200, reason

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from reading import counting, folded_digests, read_topic, record_type_of, saved_digests, watching
 from running import (
     FLIGHTS,
@@ -62,8 +63,9 @@ def label_windows(pipeline: Pipeline) -> set[str]:
     return {name for name, feature in pipeline.features.items() if "label" in repr(feature)}
 
 
-def test_flights_on_a_broker_equal_their_backtest(broker: KafkaSettings, tmp_path: Path) -> None:
-    asyncio.run(flights_live(broker, tmp_path))
+@pytest.mark.kafka
+def test_flights_on_a_broker_equal_their_backtest(kafka: KafkaSettings, tmp_path: Path) -> None:
+    asyncio.run(flights_live(kafka, tmp_path))
 
 
 async def flights_live(kafka: KafkaSettings, folder: Path) -> None:
@@ -107,9 +109,9 @@ async def flights_live(kafka: KafkaSettings, folder: Path) -> None:
     assert max(updates) > min(updates), "what is served after a restart does not learn"
 
 
-def test_what_waits_on_two_topics_is_read_in_one_order(broker: KafkaSettings, tmp_path: Path) -> None:
+def test_what_waits_on_two_topics_is_read_in_one_order(tansu: KafkaSettings, tmp_path: Path) -> None:
     """After an outage both topics hold a backlog: even label windows are then those of the backtest."""
-    asyncio.run(flights_waiting(broker, tmp_path))
+    asyncio.run(flights_waiting(tansu, tmp_path))
 
 
 async def flights_waiting(kafka: KafkaSettings, folder: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 from reading import claims_of, counting, folded_digests, read_topic, saved_digests, watching
 from running import Message, Worker, backtested, fresh_name, make_topics, publish, until, write_pipeline
 
@@ -90,10 +91,11 @@ def payments(topic: str) -> list[Message]:
     return messages
 
 
+@pytest.mark.kafka
 def test_a_worker_that_is_killed_half_way_answers_as_the_backtest(
-    broker: KafkaSettings, tmp_path: Path
+    kafka: KafkaSettings, tmp_path: Path
 ) -> None:
-    asyncio.run(killed_half_way(broker, tmp_path))
+    asyncio.run(killed_half_way(kafka, tmp_path))
 
 
 async def killed_half_way(kafka: KafkaSettings, folder: Path) -> None:

@@ -57,10 +57,10 @@ def fraud(topic: str, number: int) -> Message:
 
 
 def test_answers_that_wait_on_disk_join_after_a_takeover(
-    broker: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tansu: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine.machines.admission, "Join", partial(Join, resident_max=RESIDENT_MAX))
-    asyncio.run(scenario(broker, tmp_path))
+    asyncio.run(scenario(tansu, tmp_path))
 
 
 async def scenario(kafka: KafkaSettings, folder: Path) -> None:

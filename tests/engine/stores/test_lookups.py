@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers.relay import relay_to, silent_server
+from brokers.redis import relay_to, silent_server
 from clock import Clock
 
 from engine.stores import lookups as module

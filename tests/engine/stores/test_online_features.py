@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from brokers.relay import relay_to, silent_server
+from brokers.redis import relay_to, silent_server
 from clock import Clock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

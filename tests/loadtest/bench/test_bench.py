@@ -120,21 +120,22 @@ def test_made_up_labels_fit_the_task_and_repeat_with_their_events(task: Task) ->
     assert len(set(values)) > 1
 
 
+@pytest.mark.kafka
 def test_a_load_test_learns_too_and_leaves_nothing_behind(
-    broker: KafkaSettings, bench: Any, tmp_path: Path
+    kafka: KafkaSettings, bench: Any, tmp_path: Path
 ) -> None:
     file = written(tmp_path)
     pipeline = load_pipeline(file)
-    asyncio.run(make_topics(broker, pipeline))
-    before = asyncio.run(topics_of(broker))
-    code, found, warned = bench(broker, file, "--rate", "100")
+    asyncio.run(make_topics(kafka, pipeline))
+    before = asyncio.run(topics_of(kafka))
+    code, found, warned = bench(kafka, file, "--rate", "100")
     assert code == 0, found
     assert found["verdict"]["text"].startswith("sustained: offered ")
     assert (found["events"], found["answered"], found["labels"], found["learned"]) == (300, 300, 300, 300)
     assert "a copy with topics and a worker of its own" in warned
-    assert asyncio.run(topics_of(broker)) == before
+    assert asyncio.run(topics_of(kafka)) == before
     for _, topic, *_ in pipeline.catalog.describe():
-        assert asyncio.run(records_in(broker, topic)) == 0, "the pipeline's own topics are untouched"
+        assert asyncio.run(records_in(kafka, topic)) == 0, "the pipeline's own topics are untouched"
 
 
 def test_a_worker_that_cannot_keep_up_is_told_by_word_and_exit_code(
