@@ -23,8 +23,8 @@ from engine.kafka.embedded import EmbeddedBroker
 from engine.settings import KafkaSettings
 
 SERVERS = {"broker", "kafka", "prometheus", "redis_url", "tansu"}
-BESIDE_SERVERS = {"faults", "loadtest", "run"}
-"""Folders whose tests start servers and workers of their own."""
+FOLDERS = {"faults": "workers", "run": "workers", "loadtest": "servers"}
+"""Folders whose tests start processes, and what these tests are together."""
 
 # A test is no measurement: neighbours on the same cores must not make one fail.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -32,18 +32,18 @@ hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, let one process have every test that needs a server: there is one Kafka, and not two loads.
+    """With `-n`, keep tests of one file in one process, and those that share servers as well.
 
-    All others go file by file to whoever is free.
+    Fixtures are made once, and at most two processes start a Kafka, however many there are.
     """
-    places = {item: item.path.relative_to(CHECKOUT / "tests") for item in items}
-    serving = {
-        place
-        for item, place in places.items()
-        if place.parts[0] in BESIDE_SERVERS or SERVERS.intersection(getattr(item, "fixturenames", ()))
-    }
-    for item, place in places.items():
-        item.add_marker(pytest.mark.xdist_group("servers" if place in serving else str(place)))
+    groups: dict[Path, str] = {}
+    for item in items:
+        place = item.path.relative_to(CHECKOUT / "tests")
+        known = FOLDERS.get(place.parts[0], groups.get(item.path, str(place)))
+        serves = SERVERS.intersection(getattr(item, "fixturenames", ()))
+        groups[item.path] = "servers" if serves and known != "workers" else known
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
 
 
 @pytest.fixture(scope="session")
