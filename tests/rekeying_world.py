@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import msgspec
 from river import linear_model, tree
 
+import operators.claims.takeover as claims
 from engine import Labels, Pipeline, Topic
 from engine.machines.outbox import Scored
 from engine.offline.backtest import Backtest
 from engine.rekeying.rekeying import Rekeying
 from operators import by, field, indicator, label
-from operators.claims import requests
 from operators.claims.rule import Log, LogPosition
 from operators.claims.takeover import Takeover, cut, log_positions, takeover
 from operators.state import under
@@ -331,28 +331,26 @@ class Owner:
                 taken: Takeover = end.value
                 return taken
 
-    def _carry_out(self, request: requests.Request) -> Any:
+    def _carry_out(self, request: claims.Request) -> Any:
         store, logs = self.store, self.world.logs
         match request:
-            case requests.Look():
-                return requests.Stored(store.claim, store.saved.logs if store.saved is not None else ())
-            case requests.Fence(above):
+            case claims.Look():
+                return claims.Stored(store.claim, store.saved.logs if store.saved is not None else ())
+            case claims.Fence(above):
                 store.claim = max(store.claim, above) + 1
                 return store.claim
-            case requests.LoadCheckpoint():
+            case claims.LoadCheckpoint():
                 return store.saved
-            case requests.FindBounds(target, partition):
-                return requests.Bounds(0, len(logs[target, partition]))
-            case requests.WriteClaim(target, partition, value):
+            case claims.FindBounds(target, partition):
+                return claims.Bounds(0, len(logs[target, partition]))
+            case claims.WriteClaim(target, partition, value):
                 if self.zombie is not None:
                     self.zombie._land(self.world.rng.random(), (target, partition))
                 return self.world.append((target, partition), None, encode(value), headers.CLAIM)
-            case requests.ReadLog(target, partition, position, until):
+            case claims.ReadLog(target, partition, position, until):
                 found = logs[target, partition][position:until]
                 values = [(record.offset, decode_rekeying(record)) for record in found]
-                return requests.LogBatch(
-                    [requests.LogRecord(at, value) for at, value in values if value], until
-                )
+                return claims.LogBatch([claims.LogRecord(at, value) for at, value in values if value], until)
         raise AssertionError(request)
 
     @property

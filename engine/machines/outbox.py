@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
-from operators.claims.rule import Writer
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Suppression, Writer
 from operators.join.join import EARLY_BYTES_MAX, EarlyLabel, Joined
 from operators.join.pending import WaitingAnswer
 from operators.models.scoring import Failure, Served

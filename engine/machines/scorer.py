@@ -23,8 +23,7 @@ from engine.machines.checks import Checks
 from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Refusals, Scored
 from engine.machines.prequential import Prequential
-from operators.claims.rule import Writer
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Suppression, Writer
 from operators.join.join import EarlyLabel, Join, Joined
 from operators.join.pending import WaitingAnswer
 from operators.language.plan import FeaturePlan

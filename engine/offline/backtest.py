@@ -32,8 +32,7 @@ from engine.stores.lookups import StaticHistory
 from engine.watches import DeadLetters
 from engine.worker.assembly import build_learner
 from operators.asof import AsOf
-from operators.claims.rule import Writer
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Suppression, Writer
 from operators.stopwatch import Stopwatch
 from operators.windows.evaluate import FUNCTION_FAILURES
 from topics import headers

@@ -29,8 +29,7 @@ from engine.definition.pipeline import Pipeline
 from engine.machines.admission import RUN_MAX, EventRead, Intake, LabelRead, Run
 from engine.rekeying.enricher import Enricher
 from engine.rekeying.router import RekeyingOutbox, Router
-from operators.claims.rule import Reader, Writer
-from operators.claims.suppression import LoggedMessages
+from operators.claims.rule import LoggedMessages, Reader, Writer
 from operators.rekeying.pending_values import PendingValues
 from operators.rekeying.stages import Stages, looked_up
 from operators.state import Composite, Operator, StoredEntries

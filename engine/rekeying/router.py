@@ -24,8 +24,7 @@ from msgspec import Raw, json
 from engine.definition.pipeline import Pipeline
 from engine.kafka.sink import partition_of
 from engine.machines.admission import Admission, EventRead, LabelRead, Position, Run, new_join
-from operators.claims.rule import Writer
-from operators.claims.suppression import LoggedMessages
+from operators.claims.rule import LoggedMessages, Writer
 from operators.join.join import Join, Joined
 from operators.join.pending import Waiting
 from operators.rekeying.merge import NEVER, Merge, Taken

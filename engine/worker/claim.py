@@ -21,16 +21,15 @@ import msgspec
 import structlog
 from aiokafka import TopicPartition
 
+import operators.claims.takeover as claims
 from engine.kafka.client import LogPartition
 from engine.kafka.log_reader import log_bounds, read_log, records_at
 from engine.kafka.sink import Sink, Written
 from engine.kafka.source import Source
 from engine.settings import KafkaSettings
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
-from operators.claims import requests
-from operators.claims.requests import Bounds, LogBatch, LogRecord, Sent, Stored
 from operators.claims.rule import LogPosition, Writer
-from operators.claims.takeover import Cut, Takeover, still_owner
+from operators.claims.takeover import Bounds, Cut, LogBatch, LogRecord, Sent, Stored, Takeover, still_owner
 from topics import headers
 from topics.catalog import Catalog
 from topics.codec import (
@@ -106,7 +105,7 @@ class Claiming:
         self._reads_on: tuple[Any, ...] = ()
         """The request that the open reader is at."""
 
-    async def run(self, protocol: Generator[requests.Request, Any, Any], store: CheckpointStore) -> Any:
+    async def run(self, protocol: Generator[claims.Request, Any, Any], store: CheckpointStore) -> Any:
         """Carry out one request after the other; return what the protocol ends with."""
         self._bounds.clear()
         return await self._carry_out_all(protocol, lambda request: self._carry_out(request, store))
@@ -120,11 +119,11 @@ class Claiming:
         owner.
         """
 
-        async def carry_out(request: requests.Request) -> Any:
+        async def carry_out(request: claims.Request) -> Any:
             match request:
-                case requests.FindBounds(target, number):
+                case claims.FindBounds(target, number):
                     return Bounds(*(await self._source.bounds((self.topic(target), number))))
-                case requests.Settle(target, number):
+                case claims.Settle(target, number):
                     sent = (await self._sink.written_to(self._sink.mark()))[self.topic(target), number]
                     return Sent(sent.records - written_before, sent.offset + 1)
                 case _:
@@ -142,8 +141,8 @@ class Claiming:
 
     async def _carry_out_all(
         self,
-        protocol: Generator[requests.Request, Any, Any],
-        carry_out: Callable[[requests.Request], Awaitable[Any]],
+        protocol: Generator[claims.Request, Any, Any],
+        carry_out: Callable[[claims.Request], Awaitable[Any]],
     ) -> Any:
         answer: Any = None
         try:
@@ -155,22 +154,22 @@ class Claiming:
         finally:
             await self._close()
 
-    async def _carry_out(self, request: requests.Request, store: CheckpointStore) -> Any:
+    async def _carry_out(self, request: claims.Request, store: CheckpointStore) -> Any:
         match request:
-            case requests.Look():
+            case claims.Look():
                 claim, meta = await store.look()
                 logs = () if meta is None else decode_meta(meta).logs
                 return Stored(claim, logs, f" {store.path}")
-            case requests.Fence(above):
+            case claims.Fence(above):
                 return (await store.fence(above=above)).claim
-            case requests.LoadCheckpoint():
+            case claims.LoadCheckpoint():
                 checkpoint = await store.load()
                 return None if checkpoint is None else Loaded(checkpoint)
-            case requests.FindBounds(target, partition):
+            case claims.FindBounds(target, partition):
                 return await self._find_bounds(target, partition)
-            case requests.WriteClaim(target, partition, value):
+            case claims.WriteClaim(target, partition, value):
                 return await self._write_claim(target, partition, value)
-            case requests.ReadLog(target, partition, position, until):
+            case claims.ReadLog(target, partition, position, until):
                 return await self._read(target, partition, position, until)
 
     async def _find_bounds(self, target: Any, partition: int) -> Bounds:

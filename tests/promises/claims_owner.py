@@ -14,9 +14,7 @@ from claims_world import WAIT, Event, Label, Sender, World, require
 from msgspec.structs import replace
 
 import operators.claims.takeover as protocol
-from operators.claims import requests
-from operators.claims.rule import Log, LogPosition
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Log, LogPosition, Suppression
 from topics.errors import ClaimError
 from topics.messages import Claim, Example, Prediction
 
@@ -246,10 +244,10 @@ class Owner:
         counts["superseded while taking over"] += owned is None and not self.sender.broken
         return owned
 
-    def _carry_out(self, steps: Generator[requests.Request, Any, Any]) -> Generator[None, None, Any]:
+    def _carry_out(self, steps: Generator[protocol.Request, Any, Any]) -> Generator[None, None, Any]:
         """Answer what the protocol asks for, as the shell does."""
         answer: Any = None
-        settled: requests.Sent | None = None
+        settled: protocol.Sent | None = None
         while True:
             try:
                 request = steps.send(answer)
@@ -261,14 +259,14 @@ class Owner:
                 if self.sender.broken:
                     return False
                 yield
-            self._looks += isinstance(request, requests.Look)
-            self._marks += isinstance(request, requests.Fence | requests.WriteClaim)
+            self._looks += isinstance(request, protocol.Look)
+            self._marks += isinstance(request, protocol.Fence | protocol.WriteClaim)
             match request:
-                case requests.WriteClaim(target, partition, claim):
+                case protocol.WriteClaim(target, partition, claim):
                     answer = yield from self._write_claim((target, partition), claim)
                     if self.sender.broken:
                         return None
-                case requests.Settle(target, partition):
+                case protocol.Settle(target, partition):
                     answer = settled or (yield from self._settle((target, partition)))
                     if self.sender.broken:
                         return False
@@ -281,10 +279,10 @@ class Owner:
         yield from self._acknowledged({log: self.sender.sent()[log]})
         return self.sender.acknowledged.get(log, [-1])[-1]
 
-    def _settle(self, log: Log) -> Generator[None, None, requests.Sent]:
+    def _settle(self, log: Log) -> Generator[None, None, protocol.Sent]:
         sent = self.sender.sent()[log]
         yield from self._acknowledged({log: sent})
-        return requests.Sent(sent - self._claimed_with, self.sender.acknowledged[log][:sent][-1] + 1)
+        return protocol.Sent(sent - self._claimed_with, self.sender.acknowledged[log][:sent][-1] + 1)
 
     def _write(self, scorer: Scorer) -> Generator[None, None, None]:
         """Predictions first; their examples only when they are acknowledged."""

@@ -11,7 +11,6 @@ from collections import Counter, deque
 from typing import Any, NamedTuple
 
 import operators.claims.takeover as protocol
-from operators.claims import requests
 from operators.claims.rule import Log
 from topics.messages import Claim, Command, Example, Prediction
 
@@ -216,21 +215,21 @@ class World:
         ]
         return sorted(labels, key=lambda label: label.time + rng.randrange(4))
 
-    def answer(self, source: int, request: requests.Request) -> Any:
+    def answer(self, source: int, request: protocol.Request) -> Any:
         """Carry out what a takeover asks for; claims are written by the owner's sender."""
         store = self.stores[source]
         match request:
-            case requests.Look():
-                return requests.Stored(store.claim, store.checkpoint.logs if store.checkpoint else ())
-            case requests.Fence(above):
+            case protocol.Look():
+                return protocol.Stored(store.claim, store.checkpoint.logs if store.checkpoint else ())
+            case protocol.Fence(above):
                 return store.fence(above)
-            case requests.LoadCheckpoint():
+            case protocol.LoadCheckpoint():
                 return store.checkpoint
-            case requests.FindBounds(target, partition):
-                return requests.Bounds(0, len(self.logs.values[target, partition]))
-            case requests.ReadLog(target, partition, position, until):
+            case protocol.FindBounds(target, partition):
+                return protocol.Bounds(0, len(self.logs.values[target, partition]))
+            case protocol.ReadLog(target, partition, position, until):
                 upto = min(until, position + self.rng.randrange(1, 30))
                 values = self.logs.values[target, partition][position:upto]
-                records = [requests.LogRecord(position + n, value) for n, value in enumerate(values)]
-                return requests.LogBatch(records, upto)
+                records = [protocol.LogRecord(position + n, value) for n, value in enumerate(values)]
+                return protocol.LogBatch(records, upto)
         raise AssertionError(request)

@@ -11,8 +11,7 @@ from engine import Labels, Pipeline, Topic
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
 from operators import by, field
-from operators.claims.rule import Writer
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Suppression, Writer
 from operators.join.join import Join
 from topics.codec import encode_json
 from topics.messages import Record

@@ -13,8 +13,7 @@ from engine.metrics import Metrics
 from engine.offline.backtest import LocalRun, backtest
 from engine.offline.json_lines import read_lines
 from engine.worker.assembly import build_learner
-from operators.claims.rule import Writer
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Suppression, Writer
 from operators.stopwatch import Stopwatch
 
 __all__ = ["files"]

@@ -18,8 +18,7 @@ from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
 from operators import by, field, label
-from operators.claims.rule import Writer
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Suppression, Writer
 from topics import headers
 from topics.codec import encode
 from topics.messages import Claim, Decision, Outgoing, Record

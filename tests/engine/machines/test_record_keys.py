@@ -14,8 +14,7 @@ from engine.machines.admission import Admission, Position
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
 from operators import field
-from operators.claims.rule import Writer
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Suppression, Writer
 from operators.join.join import Join
 from operators.join.pending import Waiting
 from topics.codec import encode_json

@@ -18,8 +18,7 @@ from engine.machines.admission import Run
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
 from operators import by, field, label
-from operators.claims.rule import Writer
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Suppression, Writer
 from operators.models.scoring import Roster
 from topics.codec import decode_example, decode_prediction
 from topics.messages import Outgoing, Record

@@ -15,8 +15,7 @@ from engine.stores.checkpoints import CheckpointStore
 from engine.worker.claim import Loaded, ScorerMeta
 from engine.worker.owned_partitions import APART, JOIN, carried_over, difference
 from operators import by, field, label
-from operators.claims.rule import Writer
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Suppression, Writer
 from operators.join.pending import decode_entry
 from operators.state import under
 from topics.codec import encode_json

@@ -10,8 +10,7 @@ from rekeying_world import Ride, make_pipeline
 
 from engine.machines.admission import Intake
 from engine.rekeying.router import PROGRESS_EVERY_MS, RekeyingOutbox, Router
-from operators.claims.rule import Writer
-from operators.claims.suppression import LoggedMessages
+from operators.claims.rule import LoggedMessages, Writer
 from operators.rekeying.pending_values import PendingValues
 from topics.messages import Record
 from topics.rekeying import Progress, RekeyedEvent, RekeyedLabel, RekeyingMessage, decode_rekeying

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from operators.claims.requests import (
+from operators.claims.rule import Log, LogPosition
+from operators.claims.takeover import (
+    TAIL_OFFSETS_MAX,
+    TRIES_MAX,
     Bounds,
     Fence,
     FindBounds,
@@ -20,13 +23,8 @@ from operators.claims.requests import (
     Sent,
     Settle,
     Stored,
-    WriteClaim,
-)
-from operators.claims.rule import Log, LogPosition
-from operators.claims.takeover import (
-    TAIL_OFFSETS_MAX,
-    TRIES_MAX,
     Takeover,
+    WriteClaim,
     cut,
     fits,
     log_positions,

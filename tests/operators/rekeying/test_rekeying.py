@@ -13,7 +13,7 @@ from river import tree
 from engine import Labels
 from engine.rekeying.rekeying import Rekeying
 from operators import apply, by, cross, decay, field, last_n, session, tiled, tumbling
-from operators.claims.suppression import LoggedMessages
+from operators.claims.rule import LoggedMessages
 from operators.windows.evaluate import FUNCTION_FAILURES
 from topics.messages import Record
 
@@ -123,7 +123,7 @@ class _NoMemory(LoggedMessages):
 
 
 def test_without_suppression_a_replay_would_count_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("operators.claims.suppression.LoggedMessages", _NoMemory)
+    monkeypatch.setattr("operators.claims.rule.LoggedMessages", _NoMemory)
     wrong = 0
     for seed in range(3):
         try:

@@ -17,8 +17,7 @@ from test_scorer import by_target, label_of, play, runs_of, scorer_of, split
 from engine import Alerts, Labels, Pipeline, Rule, Topic
 from engine.offline.backtest import backtest
 from operators import by, feature, field, label
-from operators.claims.rule import Writer
-from operators.claims.suppression import Suppression
+from operators.claims.rule import Suppression, Writer
 from topics.codec import decode_example, decode_prediction
 from topics.messages import Alert, Outgoing, Prediction, Record
 
