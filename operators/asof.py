@@ -1,4 +1,4 @@
-"""As of when: what was known of a key at a time, and never what came later.
+"""Point-in-time look-ups: the value of a key's field as of a time, never a later one.
 
 Lives here: values by key, field and time, in memory.  Never here: files (`engine/offline/json_lines.py`
 reads them), which keys an event needs (`by.py`), defaults (the features' own).
@@ -34,7 +34,7 @@ class _Column:
         self.values: list[StoredValue] = []
 
     def sort(self) -> None:
-        """Put the values in order of time; of equal times the later row comes last."""
+        """Sort the values by time; of equal times the later row comes last."""
         times = self.times
         if all(times[place - 1] <= times[place] for place in range(1, len(times))):
             return
@@ -44,9 +44,9 @@ class _Column:
 
 
 class AsOf:
-    """Timed rows, in any order, as what held at each time.
+    """Timed rows, given in any order, that answer which value a field had at a time.
 
-    Each field for itself: a row leaves the fields that it does not name as they were, and a None
+    Each field stands for itself: a row leaves the fields that it does not name as they were, and a None
     ends a field's value.  Of two rows of one time the later in `rows` holds.
 
     >>> rows = [

@@ -118,7 +118,7 @@ class Changes(Generic[Key]):
             self._new.add(key)
 
     def remove(self, key: Key) -> None:
-        """Record that an entry is there no more."""
+        """Record that an entry was removed."""
         self.written.discard(key)
         if key in self._new:
             self._new.discard(key)
@@ -130,7 +130,7 @@ class Changes(Generic[Key]):
         return key in self._new
 
     def clear(self) -> None:
-        """Begin anew: what is there now is stored."""
+        """Forget all changes: the present entries are stored."""
         self.written.clear()
         self.removed.clear()
         self._new.clear()
@@ -138,7 +138,7 @@ class Changes(Generic[Key]):
     def delta(
         self, entries: Mapping[Key, Value], name: Callable[[Key], str], encode: Callable[[Value], bytes]
     ) -> StateDelta:
-        """Return what changed in `entries` since the last call, and begin anew."""
+        """Return the delta of `entries` since the last call, and forget all changes."""
         delta: StateDelta = {name(key): None for key in self.removed}
         delta.update((name(key), encode(entries[key])) for key in self.written)
         self.clear()

@@ -1,4 +1,4 @@
-"""How long steps and models take, by a clock that is handed in.
+"""The time that steps and models take, by a clock that is passed in.
 
 Lives here: sums of seconds by what they were spent on.  Never here: a clock of its own (state machines have
 none: without one all sums stay 0), anything that is part of a state.
@@ -24,7 +24,7 @@ def _stopped() -> float:
 
 
 class Stopwatch:
-    """Seconds spent, by step and by what models did; whoever exports them empties them."""
+    """Sums of seconds by step, and by step and model; the exporter clears them."""
 
     __slots__ = ("clock", "models", "steps")
 

@@ -1,4 +1,4 @@
-"""Has the world changed: the champion's loss, the labels, or a feature?
+"""Drift detection: whether the champion's loss, the labels or a feature have changed.
 
 Lives here: River's detectors, fed one example at a time, and the direction of what they see.
 Never here: reactions (`arena.py`); drift is an alarm, never a swap.
@@ -60,7 +60,7 @@ class Detection(NamedTuple):
     detector: str
     on: str
     improved: bool
-    """True where the loss fell: nothing to worry about."""
+    """Whether it is a loss that fell, which is good news."""
     before: float
     """Mean of the values since the last alarm, the recent ones left out."""
     after: float
@@ -72,7 +72,7 @@ class Detection(NamedTuple):
 
 
 class _Watch:
-    """One detector with what is needed to tell a rise from a fall."""
+    """One detector, and the values that tell a rise from a fall."""
 
     def __init__(self, drift: Drift) -> None:
         self.drift = drift
@@ -83,7 +83,7 @@ class _Watch:
         self.renew()
 
     def renew(self) -> None:
-        """Begin again with a fresh detector."""
+        """Replace the detector by a fresh one."""
         self.detector: Any = self.drift.detector.clone()
         self.update: Callable[[Any], None] = self.detector.update
         self.start_over()
@@ -109,7 +109,7 @@ class _Watch:
         return detection
 
     def _means(self) -> tuple[float, float]:
-        """Return the means before and after; of fewer values than two full spans, halves."""
+        """Return the means of earlier and of recent values; of the two halves if there are few values."""
         values = list(self.recent)
         cut = len(values) // 2 if self.count < 2 * RECENT_MAX else 0
         after = math.fsum(values[cut:])
@@ -179,7 +179,7 @@ class DriftWatch(WholeState):
         return alarms
 
     def start_over(self) -> None:
-        """Begin the loss detectors again: another champion serves, and its loss is another stream."""
+        """Replace the loss detectors by fresh ones: another champion's loss is another stream."""
         for watch in self._on_loss:
             watch.renew()
         self._dirty = True

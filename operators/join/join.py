@@ -1,7 +1,7 @@
-"""Log and wait: what was served waits here, by event id, for what turned out to be true.
+"""Log and wait: the join of labels with what was served, by event id.
 
 Lives here: which predictions are open, which are closed, which labels came before their
-event.  Never here: where what waits is kept, and how much of it (`pending.py`), scoring, windows,
+event.  Never here: where open predictions are kept, and how many (`pending.py`), scoring, windows,
 topics.  Time is event time; wall clocks play no part.
 
 One entry per event id lives from its event until the watermark has passed `event_time +
@@ -51,7 +51,7 @@ Open = TypeVar("Open", bound=Waiting)
 
 
 class EarlyLabel(Struct, frozen=True, gc=False):
-    """A label whose event has not come, with its record for the case that it never does."""
+    """A label whose event has not come, with its record, which becomes a dead letter if it never does."""
 
     label: Label
     key: bytes | None
@@ -126,7 +126,7 @@ class Join(Generic[Open]):
 
     @property
     def known(self) -> Callable[[str], Open | Answered | None]:
-        """Return what returns the entry of an event that was answered within the horizon."""
+        """Return the look-up of an event's entry by its id, which gives None after the horizon."""
         return cast("Callable[[str], Open | Answered | None]", self.entries.known)
 
     @property
@@ -136,17 +136,17 @@ class Join(Generic[Open]):
 
     @property
     def away(self) -> int:
-        """Return how many predictions are stored only."""
+        """Return how many predictions are stored and not in memory."""
         return self.entries.away
 
     @property
     def overfull(self) -> bool:
-        """Return whether memory holds more predictions than it should, if they can be stored."""
+        """Return whether memory holds more predictions than RESIDENT_MAX, and they can be stored."""
         return self.entries.overfull
 
     @property
     def next_deadline(self) -> int | None:
-        """Return the smallest time that the watermark must pass for something to expire."""
+        """Return the watermark, in ms, from which on the next entry expires."""
         first, early = self.entries.first, self._early_due
         if first is None:
             return early[0][0] if early else None
@@ -154,7 +154,7 @@ class Join(Generic[Open]):
         return min(deadline, early[0][0]) if early else deadline
 
     def early_label(self, event_id: str) -> bool:
-        """Return whether the label of an event that has not come is here."""
+        """Return whether a label waits for this event, which has not come."""
         return event_id in self._early
 
     def waits(self, event_id: str) -> bool:
@@ -163,11 +163,11 @@ class Join(Generic[Open]):
         return waiting is not None and waiting.label is None
 
     def open(self, waiting: Open) -> list[Open]:
-        """Remember an event; return those that had to be given up.  Its id must not be known."""
+        """Add the entry of an answered event, of a new id; return the entries that had to be given up."""
         return self._remember((waiting,))
 
     def answered_all(self, events: Sequence[Answered]) -> list[Open]:
-        """Remember events that carried their labels, in order; return those that had to be given up.
+        """Add entries of events that carried their labels, in order; return those that had to be given up.
 
         Their ids must be new, and all different.
         """
@@ -183,9 +183,9 @@ class Join(Generic[Open]):
         return given_up
 
     def meet_early(self, waiting: Open) -> Joined[Open] | EarlyLabel | None:
-        """Return the join of an event just opened whose label came before it.
+        """Return the join of an event just opened with the label that came before it.
 
-        A label that was here but is late, as its event now shows, is handed back: it joins nothing.
+        A label that is too late for the event's horizon joins nothing and is returned as it came.
         """
         event_id = waiting.event_id
         early = self._forget_early(event_id) if event_id in self._early else None
@@ -203,7 +203,7 @@ class Join(Generic[Open]):
     def label(
         self, label: Label, *, key: bytes | None, value: bytes | None
     ) -> tuple[LabelOutcome, Joined[Open] | None]:
-        """Take one label in log order and say what became of it."""
+        """Take one label in log order; return what became of it."""
         waiting = self.known(label.event_id)
         if waiting is None:
             first = self._early.get(label.event_id)
@@ -243,7 +243,7 @@ class Join(Generic[Open]):
         return label.label_time + self.wait_ms, label.offset, label.event_id
 
     def expire(self, watermark: int, *, at_offset: int) -> tuple[list[Joined[Open]], list[EarlyLabel]]:
-        """Forget what the watermark has passed.
+        """Remove the entries and early labels whose deadline the watermark has passed.
 
         Returns the implicit joins (empty where unlabelled entries are dropped), by deadline, and the
         labels whose event never came.
@@ -267,7 +267,7 @@ class Join(Generic[Open]):
         ], unmatched
 
     def _unlabelled(self, entries: Sequence[Entry]) -> list[Open]:
-        """Return those that still wait for their label."""
+        """Return the entries that still wait for their label."""
         waiting = [entry for entry in entries if isinstance(entry, Waiting) and entry.label is None]
         return cast("list[Open]", waiting)  # what was opened here comes back
 

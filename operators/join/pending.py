@@ -109,7 +109,7 @@ class WaitingAnswer(Waiting, gc=False, array_like=True, kw_only=True, tag="answe
 
 
 class Answered(Struct, frozen=True, gc=False, array_like=True, tag="answered"):
-    """One answered event that has its label and was learned: no more than a repeat of it needs."""
+    """One answered event that has its label and was learned: only what a repeat of the event needs."""
 
     event_id: str
     event_time: int
@@ -126,7 +126,7 @@ class Answered(Struct, frozen=True, gc=False, array_like=True, tag="answered"):
 
 
 Entry = Waiting | WaitingAnswer | Answered
-_Place = tuple[int, int, str]
+_Expiry = tuple[int, int, str]
 """(event time, offset, event id): the order in which entries expire."""
 
 _TIME_END: Final = 14
@@ -154,32 +154,32 @@ def with_keys(data: bytes, before: Sequence[str], after: Sequence[str]) -> bytes
     return encode_entry(entry)
 
 
-def _name_of(place: _Place) -> str:
+def _name_of(expiry: _Expiry) -> str:
     """Return the name of the value.
 
     >>> _name_of((1700000000000, 42, "e1"))
     'w/018bcfe5680000000000002ae1'
     """
-    time, offset, event_id = place
+    time, offset, event_id = expiry
     return f"w/{time:012x}{offset:012x}{event_id}"
 
 
-def _place_digits(place: _Place) -> bytes:
-    """Return what stands under the event's id."""
-    return b"%012x%012x" % place[:2]
+def _expiry_digits(expiry: _Expiry) -> bytes:
+    """Return the value of the entry under the event's id."""
+    return b"%012x%012x" % expiry[:2]
 
 
-def _place_named(name: str) -> _Place:
-    """Return the place that a name of a value says.
+def _expiry_in_name(name: str) -> _Expiry:
+    """Return the expiry that the name of a value holds.
 
-    >>> _place_named("w/018bcfe5680000000000002ae1")
+    >>> _expiry_in_name("w/018bcfe5680000000000002ae1")
     (1700000000000, 42, 'e1')
     """
     return int(name[2:_TIME_END], 16), int(name[_TIME_END:_ID_AT], 16), name[_ID_AT:]
 
 
-def _place_at(event_id: str, digits: bytes) -> _Place:
-    """Return the place that stands under the event's id."""
+def _expiry_at(event_id: str, digits: bytes) -> _Expiry:
+    """Return the expiry that the entry under the event's id holds."""
     return int(digits[:12], 16), int(digits[12:], 16), event_id
 
 
@@ -202,25 +202,25 @@ class Pending:
         self.wait_ms = wait_ms
         self.pending_max = pending_max
         self.resident_max = resident_max
-        self.first: _Place | None = None
-        """The place of the entry that expires next."""
+        self.first: _Expiry | None = None
+        """The expiry of the entry that expires next."""
         self.away = 0
         """Entries that are stored only."""
         self._entries: dict[str, Entry] = {}
         self.known: Callable[[str], Entry | None] = self._entries.get
         """Return the entry of an event that was answered within the horizon."""
-        self._in_order: deque[_Place] = deque()
+        self._in_order: deque[_Expiry] = deque()
         """Places in memory, each later than the one before."""
-        self._others: list[_Place] = []
-        """Heap of the other places in memory."""
-        self._changes = Changes[_Place]()
-        self._prepared: dict[_Place, bytes] = {}
+        self._others: list[_Expiry] = []
+        """Heap of the other expiries in memory."""
+        self._changes = Changes[_Expiry]()
+        self._prepared: dict[_Expiry, bytes] = {}
         """Entries of the next delta that are encoded already."""
         self._stored = stored
-        self._going: set[_Place] = set()
+        self._going: set[_Expiry] = set()
         """Places that a delta removes which is not committed yet."""
-        self._heads: deque[tuple[_Place, bytes]] = deque()
-        """The next places to expire that are stored only, with their entries."""
+        self._heads: deque[tuple[_Expiry, bytes]] = deque()
+        """The next expiries among entries that are not in memory, with those entries."""
         self._cursor = FIRST_NAME
         """The name up to which heads were read."""
         self._absent: frozenset[str] = frozenset()
@@ -231,13 +231,13 @@ class Pending:
 
     @property
     def overfull(self) -> bool:
-        """Return whether more are in memory than should be, once they are stored."""
+        """Return whether more entries are in memory than RESIDENT_MAX, and they can be stored."""
         return len(self._entries) > self.resident_max
 
     def add(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Take new entries, in log order; return those that had to make room for them.
+        """Add new entries, in log order; return the entries that were removed to make room.
 
-        Their ids must not be known, and all different.
+        Their ids must be new, and all different.
         """
         held, added, in_order = self._entries, self._changes.add, self._in_order
         newest = in_order[-1] if in_order else _FIRST
@@ -247,30 +247,30 @@ class Pending:
             if crowded and (excess := len(self) + 1 - self.pending_max) > 0:
                 self._look()
                 given_up += [self._pop() for _ in range(min(excess, GIVEN_UP_MAX, len(self)))]
-            place = _place_of(entry)
-            event_id = place[2]
+            expiry = _expiry_of(entry)
+            event_id = expiry[2]
             held[event_id] = entry
-            added(place)
-            if newest < place:
-                in_order.append(place)
-                newest = place
+            added(expiry)
+            if newest < expiry:
+                in_order.append(expiry)
+                newest = expiry
             else:
-                heappush(self._others, place)
+                heappush(self._others, expiry)
         self._look()
         return given_up
 
     def change(self, entry: Entry) -> None:
-        """Take note that an entry in memory has changed; one that was given up is no more."""
-        place = _place_of(entry)
-        if self._entries.get(place[2]) is entry:
-            self._changes.change(place)
+        """Record that an entry in memory has changed; does nothing for one that was removed."""
+        expiry = _expiry_of(entry)
+        if self._entries.get(expiry[2]) is entry:
+            self._changes.change(expiry)
 
     def expire(self, watermark: int) -> list[Entry]:
-        """Forget the entries whose deadline the watermark has passed; return them by deadline."""
+        """Remove the entries whose deadline the watermark has passed; return them by deadline."""
         in_order, others = self._in_order, self._others
         due = watermark - self.wait_ms
         # Nothing came out of order and nothing is away, nearly always: then the queue alone says who is next.
-        passed: list[_Place] = []
+        passed: list[_Expiry] = []
         if not self.away:
             while not others and in_order and in_order[0][0] < due:
                 passed.append(in_order.popleft())
@@ -281,24 +281,24 @@ class Pending:
         return gone
 
     def _pop(self) -> Entry:
-        """Forget the entry that expires next."""
-        place = self.first
-        assert place is not None
-        if place[2] not in self._entries:
+        """Remove the entry that expires next and return it."""
+        expiry = self.first
+        assert expiry is not None
+        if expiry[2] not in self._entries:
             entry: Entry = decode_entry(self._heads.popleft()[1])
-            self._changes.remove(place)
+            self._changes.remove(expiry)
             self._count_away(-1)
         else:
-            if self._in_order and self._in_order[0] == place:
+            if self._in_order and self._in_order[0] == expiry:
                 self._in_order.popleft()
             else:
                 heappop(self._others)
-            entry = self._drop((place,))[0]
+            entry = self._drop((expiry,))[0]
         self._look()
         return entry
 
     def _look(self) -> None:
-        """Find the entry that expires next."""
+        """Set `first` to the entry that expires next."""
         in_order, others = self._in_order, self._others
         first = in_order[0] if in_order else None
         if others and (first is None or others[0] < first):
@@ -309,45 +309,45 @@ class Pending:
                 first = head
         self.first = first
 
-    def _drop(self, places: Sequence[_Place]) -> list[Entry]:
-        """Forget entries in memory."""
-        for place in places:
-            self._changes.remove(place)
-            self._prepared.pop(place, None)
+    def _drop(self, expiries: Sequence[_Expiry]) -> list[Entry]:
+        """Remove entries from memory and return them."""
+        for expiry in expiries:
+            self._changes.remove(expiry)
+            self._prepared.pop(expiry, None)
         forget = self._entries.pop
-        return [forget(event_id) for _, _, event_id in places]
+        return [forget(event_id) for _, _, event_id in expiries]
 
     # -- what is stored only ----------------------------------------------------------------------
 
     def recall(self, event_ids: Sequence[str]) -> None:
-        """Read those of these that are stored only, all at once: what is asked of them next costs no read."""
+        """Load the stored entries of these ids in one read, so that a later look-up costs none."""
         if not self.away or self._stored is None:
             return
         missing = [event_id for event_id in event_ids if event_id not in self._entries]
         found = self._stored.get(["i/" + event_id for event_id in missing]) if missing else {}
-        places = {}
+        expiries = {}
         for name, data in found.items():
-            place = _place_at(name[2:], data)
-            if place not in self._changes.removed and place not in self._going:
-                places[_name_of(place)] = place
-        for name, data in self._read(list(places)) if places else ():
-            place = places[name]
-            event_id = place[2]
+            expiry = _expiry_at(name[2:], data)
+            if expiry not in self._changes.removed and expiry not in self._going:
+                expiries[_name_of(expiry)] = expiry
+        for name, data in self._read(list(expiries)) if expiries else ():
+            expiry = expiries[name]
+            event_id = expiry[2]
             self._entries[event_id] = decode_entry(data)
-            heappush(self._others, place)
+            heappush(self._others, expiry)
             self._count_away(-1)
         self._absent = frozenset(missing).difference(self._entries)
 
     def _find(self, event_id: str) -> Entry | None:
-        """Return the entry of an event, wherever it is."""
+        """Return the entry of an event, from memory or as stored; None if there is none."""
         entry = self._entries.get(event_id)
         if entry is None and event_id not in self._absent:
             self.recall((event_id,))
             entry = self._entries.get(event_id)
         return entry
 
-    def _head(self) -> _Place:
-        """Return the place of the entry that expires next among those that are stored only."""
+    def _head(self) -> _Expiry:
+        """Return the next expiry among entries that are not in memory, of which there must be some."""
         heads = self._heads
         while True:
             while heads:
@@ -362,12 +362,14 @@ class Pending:
                     hint="another process has changed the checkpoint file, or it is damaged: start again",
                 )
             self._cursor = names[-1]
-            places = {name: place for name in names if not self._passed_over(place := _place_named(name))}
-            heads.extend((places[name], data) for name, data in self._read(list(places)))
+            expiries = {
+                name: expiry for name in names if not self._passed_over(expiry := _expiry_in_name(name))
+            }
+            heads.extend((expiries[name], data) for name, data in self._read(list(expiries)))
 
-    def _passed_over(self, place: _Place) -> bool:
-        """Return whether what is stored there is not what holds: it is in memory, or no more."""
-        return place[2] in self._entries or place in self._changes.removed or place in self._going
+    def _passed_over(self, expiry: _Expiry) -> bool:
+        """Return whether the stored entry is outdated: a newer one is in memory, or it was removed."""
+        return expiry[2] in self._entries or expiry in self._changes.removed or expiry in self._going
 
     def _read(self, names: Sequence[str]) -> list[tuple[str, bytes]]:
         """Return stored entries by name, in the order asked for."""
@@ -376,7 +378,7 @@ class Pending:
         lost = [name for name in names if name not in found]
         if lost:
             raise CheckpointError(
-                f"the answer to event {_place_named(lost[0])[2]} is not where it was stored",
+                f"the answer to event {_expiry_in_name(lost[0])[2]} is not where it was stored",
                 hint="another process has changed the checkpoint file, or it is damaged: start again",
             )
         return [(name, found[name]) for name in names]
@@ -386,7 +388,7 @@ class Pending:
         self.known = self._find if self.away else self._entries.get
 
     def committed(self) -> None:
-        """Take note that every delta so far is stored, so that unchanged entries may leave memory."""
+        """Record that every delta so far is stored, so that unchanged entries may leave memory."""
         self._going.clear()
         self._absent = frozenset()
         self._heads.clear()
@@ -399,17 +401,17 @@ class Pending:
             self._look()
 
     def _leave(self, count: int) -> None:
-        """Let `count` of the oldest leave memory, and all that stands before the rest; what changed stays."""
+        """Remove the `count` oldest unchanged entries, and unchanged ones before the rest, from memory."""
         in_order, others = self._in_order, self._others
         leaving = [in_order.popleft() for _ in range(min(count, len(in_order)))]
         first = in_order[0] if in_order else _LAST
-        leaving += [place for place in others if place < first]
-        stay = [place for place in others if place >= first]
+        leaving += [expiry for expiry in others if expiry < first]
+        stay = [expiry for expiry in others if expiry >= first]
         changed = self._changes.written | self._prepared.keys()
-        stay += [place for place in leaving if place in changed]
+        stay += [expiry for expiry in leaving if expiry in changed]
         heapify(stay)
         self._others = stay
-        left = [place[2] for place in leaving if place not in changed]
+        left = [expiry[2] for expiry in leaving if expiry not in changed]
         for event_id in left:
             del self._entries[event_id]
         self._count_away(len(left))
@@ -420,19 +422,19 @@ class Pending:
         """Return all entries."""
         entries: dict[str, bytes] = dict(self._away_entries())
         for entry in self._entries.values():
-            place = _place_of(entry)
-            entries[_name_of(place)] = encode_entry(entry)
-            entries["i/" + place[2]] = _place_digits(place)
+            expiry = _expiry_of(entry)
+            entries[_name_of(expiry)] = encode_entry(entry)
+            entries["i/" + expiry[2]] = _expiry_digits(expiry)
         return entries
 
     def _away_entries(self) -> Iterator[tuple[str, bytes]]:
         if not self.away or self._stored is None:
             return
         for name, data in entries_apart(self._stored, FIRST_NAME, END_NAME):
-            place = _place_named(name)
-            if not self._passed_over(place):
+            expiry = _expiry_in_name(name)
+            if not self._passed_over(expiry):
                 yield name, data
-                yield "i/" + place[2], _place_digits(place)
+                yield "i/" + expiry[2], _expiry_digits(expiry)
 
     def prepare(self, count: int) -> None:
         """Encode up to `count` changed entries for the next `delta`; what changes again is encoded again.
@@ -442,8 +444,8 @@ class Pending:
         """
         changed, entries = self._changes.written, self._entries
         for _ in range(min(count, len(changed))):
-            place = changed.pop()
-            self._prepared[place] = encode_entry(entries[place[2]])
+            expiry = changed.pop()
+            self._prepared[expiry] = encode_entry(entries[expiry[2]])
 
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
@@ -453,10 +455,10 @@ class Pending:
         delta.update(dict.fromkeys("i/" + event_id for _, _, event_id in changes.removed))
         if self._stored is not None:
             self._going |= changes.removed
-        for place, data in self._prepared.items():
-            delta[_name_of(place)] = data
-            if changes.new(place):
-                delta["i/" + place[2]] = _place_digits(place)
+        for expiry, data in self._prepared.items():
+            delta[_name_of(expiry)] = data
+            if changes.new(expiry):
+                delta["i/" + expiry[2]] = _expiry_digits(expiry)
         self._prepared.clear()
         changes.clear()
         return delta
@@ -475,7 +477,7 @@ class Pending:
             if name[0] == "w":
                 self._entries[name[_ID_AT:]] = decode_entry(data)
         self._others = []
-        self._in_order = deque(sorted(map(_place_of, self._entries.values())))
+        self._in_order = deque(sorted(map(_expiry_of, self._entries.values())))
         self.away = 0
         if self._stored is not None:
             # A snapshot of elsewhere holds entries that are not stored here.
@@ -492,10 +494,10 @@ def entries_apart(stored: StoredEntries, after: str, before: str) -> Iterator[tu
         after = names[-1]
 
 
-def _place_of(entry: Entry) -> _Place:
+def _expiry_of(entry: Entry) -> _Expiry:
     return entry.event_time, entry.event_offset, entry.event_id
 
 
-_FIRST: _Place = (-1 << 62, 0, "")
-_LAST: _Place = (1 << 62, 0, "")
-"""Before and after every place."""
+_FIRST: _Expiry = (-1 << 62, 0, "")
+_LAST: _Expiry = (1 << 62, 0, "")
+"""Before and after every expiry."""

@@ -1,4 +1,4 @@
-"""A model as bytes and back, without trusting the bytes.
+"""Signed artefacts: a model as bytes and back, without trusting the bytes.
 
 Lives here: the file format, the MAC, the restricted unpickler.  Never here: files, the
 registry, where keys come from, which model is newest.
@@ -236,7 +236,7 @@ def _pickle(pair: tuple[object, object]) -> bytes:
 
 
 def _anchors(model: object) -> list[object]:
-    """Return objects inside `model`, at most some `ANCHOR_LEVELS` of nesting apart, the inner ones first.
+    """Return objects inside `model`, about `ANCHOR_LEVELS` of nesting apart, the inner ones first.
 
     Pickle recurses, and a search tree that was fed a growing number (a default
     HoeffdingTreeRegressor with a time among its features) is a list hundreds of nodes deep.
@@ -267,7 +267,7 @@ def unseeded(class_: type) -> Any:
 
 
 def _reduce_distribution(distribution: Any) -> tuple[Any, ...]:
-    """Leave out the 2.5 KB of a generator that nobody seeded: nine tenths of a tree's size."""
+    """Return the pickle parts of a distribution without the 2.5 KB of a generator that nobody seeded."""
     if not samples_unseeded(distribution):
         return distribution.__reduce_ex__(5)  # type: ignore[no-any-return]
     state = {name: value for name, value in vars(distribution).items() if name != "_rng"}
@@ -320,7 +320,7 @@ def _reduce_method(method: MethodType) -> tuple[Any, ...]:
 
 
 class _Pickler(pickle.Pickler):
-    """Store the few things of River that pickle would store by `getattr`, by a dotted name or at length."""
+    """A pickler that stores some objects of River without `getattr`, dotted names or unseeded generators."""
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is FunctionType and "." in obj.__qualname__ and obj.__module__.startswith("river."):
@@ -339,7 +339,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Recorder(pickle.Unpickler):
-    """Remember what a trusted pickle names."""
+    """An unpickler that records every class and function that a trusted pickle names."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream)
@@ -351,7 +351,7 @@ class _Recorder(pickle.Unpickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Import nothing but the pairs of a list."""
+    """An unpickler that imports only the pairs of an allow-list."""
 
     def __init__(self, payload: bytes, allowed: AllowList) -> None:
         super().__init__(io.BytesIO(payload))

@@ -1,4 +1,4 @@
-"""A model's state as one short name: equal states, equal digests.
+"""Structural digests of models: equal states have equal digests.
 
 Lives here: the walk over a Python object.  Never here: pickle bytes (they differ after a
 restore although nothing has changed), files, models' meaning.
@@ -77,12 +77,12 @@ def digest(obj: object) -> str:
 
 
 def children(obj: object) -> list[Any]:
-    """Return what `obj` is made of, one level deep; nothing for numbers, texts, classes and functions."""
+    """Return the parts of `obj`, one level deep; none of numbers, texts, classes and functions."""
     return [] if _leaf(obj) is not None else _take_apart(obj).children
 
 
 def _own_state(obj: object, state: Any) -> Any:
-    """Return a state without what River derives from the rest of it or draws from the system."""
+    """Return a state without the attributes that River derives from others or draws from the system."""
     if type(state) is not dict:
         return state
     class_ = type(obj)

@@ -1,4 +1,4 @@
-"""Scoring must leave a model as it was; in River it does not always.
+"""Guards for models that predicting changes: in River, scoring does not always leave a model as it was.
 
 Lives here: the guards through which a model that predicting changes is taught and scored.
 Never here: which model needs which (`probe.py`), scores, decisions.
@@ -37,7 +37,7 @@ KNOWN_MAX = 1_000_000
 
 
 class FirstLesson:
-    """A model that has no opinion before its first lesson.
+    """A guard that gives no prediction before the model's first lesson.
 
     For ensembles that settle their members' features at the first event they see: that event
     must be a lesson, not a prediction.
@@ -68,7 +68,7 @@ class FirstLesson:
 
 
 class KnownNames:
-    """A model that is scored with the features it has met in a lesson, and no others.
+    """A guard that scores a model with only the features that some lesson had.
 
     For models that add an entry or draw a weight for a name they have not seen.
 
@@ -112,7 +112,7 @@ class KnownNames:
 
 
 class KnownValues:
-    """A model that is scored with the features, and texts of features, it has met in a lesson.
+    """A guard that scores a model with only the features, and text values, that some lesson had.
 
     For models that make a weight of every text (`carrier=AA`): factorisation machines.
     """
@@ -153,9 +153,9 @@ def _pair(item: tuple[str, FeatureValue]) -> tuple[str, str | None]:
 
 
 def without_guard(model: Any, names: AbstractSet[str]) -> Any:
-    """Return what may take the place of a guarded model for features called `names`, and no others.
+    """Return `model` without the guards that change nothing, lessons included, for features called `names`.
 
-    That is the model itself where its guard would change nothing, lessons included, else the guard.
+    No other features may come then.
 
     >>> from river import linear_model
     >>> guarded = KnownNames(linear_model.LogisticRegression())
@@ -172,7 +172,7 @@ def without_guard(model: Any, names: AbstractSet[str]) -> Any:
 
 
 def last_step(model: Any) -> Any:
-    """Return what learns the label: the last step of a pipeline, inside whatever guards it.
+    """Return the estimator that learns the label: the last step of a pipeline, without guards.
 
     >>> from river import linear_model, preprocessing
     >>> guarded = KnownNames(preprocessing.StandardScaler() | linear_model.LogisticRegression())
@@ -189,7 +189,7 @@ def last_step(model: Any) -> Any:
 
 
 class Copied:
-    """A model of which a deep copy is scored and thrown away, for every single prediction.
+    """A guard that scores a deep copy of the model, a new one for every prediction.
 
     Right for every model and slow: from 50 microseconds to many milliseconds.  A copy kept from
     one prediction to the next would let them change one another.

@@ -77,7 +77,7 @@ Step = Literal["scoring", "learning"]
 
 
 class ProbeReport(NamedTuple):
-    """What predicting does to a model, and how it is scored therefore."""
+    """The result of a probe: whether predicting changes a model, and the guards that it needs."""
 
     guards: tuple[Guard, ...]
     """Outermost first; empty for a model that predicting leaves as it was."""
@@ -87,7 +87,7 @@ class ProbeReport(NamedTuple):
     """What the model raised at made-up events, if it did: it may not fit the features."""
 
     def __str__(self) -> str:
-        """Return it as a sentence for `headrace check`."""
+        """Return the result as a sentence for `headrace check`."""
         if self.error:
             return f"raised {self.error} at made-up events; scored through a copy, which is slow"
         if not self.guards:
@@ -108,7 +108,7 @@ _GUARDS: dict[tuple[Guard, ...], Callable[[Any], Any]] = {
 
 
 def guarded(model: Any, report: ProbeReport) -> Any:
-    """Return what is to be taught, scored, stored and cloned in place of `model`: itself where that is pure.
+    """Return the object that is taught, scored, stored and cloned: `model`, in its guards if it needs some.
 
     `model` has learned nothing yet; one that this function has returned before (restored with
     what its guard knows) comes back as it is.
@@ -226,7 +226,7 @@ def _trial(model: Any, samples: Sequence[FeatureValues], task: Task) -> _Trial:
 
 
 def _ask(model: Any, events: Sequence[FeatureValues], task: Task) -> str:
-    """Ask for predictions in every way scoring might; return the first error as text."""
+    """Ask for predictions in every way that scoring does; return the first error as text."""
     ways = ("predict_one",) if task == "regression" else ("predict_proba_one", "predict_one")
     first = ""
     for x in events:
@@ -366,7 +366,7 @@ def _cases(feature_types: Mapping[str, type], optional: Sequence[str]) -> Iterat
 
 
 def _try(model: Any, rows: Sequence[FeatureValues], task: Task) -> tuple[_Failure | None, set[str]]:
-    """Let a clone score and learn `rows`; return what ended it early, and the classes it named."""
+    """Score and learn `rows` with a clone; return its failure, if any, and the classes it named."""
     clone = model.clone()
     score_of = score_function(task, clone)
     classes: set[str] = set()

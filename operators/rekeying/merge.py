@@ -1,6 +1,6 @@
-"""Several sources as one sequence: held until every source has passed, taken in one order.
+"""The merge of several sources into one sequence, by time: items are held until every source has passed them.
 
-Lives here: what is held, how far each source has come, what may go.  Never here: what is
+Lives here: the held items, the progress of each source, which items are released.  Never here: what is
 ordered (`topics/rekeying.py`), how sources tell their progress, clocks.
 
     source 0   10    30          progress 40      |
@@ -33,18 +33,18 @@ from topics.rekeying import Order
 __all__ = ["NEVER", "Merge", "Taken"]
 
 NEVER = -(2**62)
-"""Before all times: the progress of a source that has not spoken yet."""
+"""Before all times: the progress of a source that has sent none yet."""
 
 Item = TypeVar("Item", bound=Struct)
 
 
 class Taken(NamedTuple, Generic[Item]):
-    """One item in its turn."""
+    """One item that is released."""
 
     order: Order
     item: Item
     late: bool
-    """It came after the horizon had passed it."""
+    """Whether it came after the horizon had passed it."""
 
 
 class _Meta(Struct, frozen=True, array_like=True):
@@ -55,8 +55,8 @@ class _Meta(Struct, frozen=True, array_like=True):
 class Merge(Generic[Item]):
     """Structs of `item_type` (or a tagged union) from `sources` sources, in the order of `Order`.
 
-    What is held has no bound here: `held_max` lets the oldest go when there are more (None: the
-    senders bound it), and the horizon with them.
+    With more than `held_max` items held, the oldest are released, and the horizon moves with them; None is no
+    bound, where the senders keep one.
 
     >>> class Reading(Struct):
     ...     value: float
@@ -96,15 +96,15 @@ class Merge(Generic[Item]):
 
     @property
     def held(self) -> Iterable[tuple[Order, Item]]:
-        """Return what is held, in no order."""
+        """Return the held items, in no order."""
         return self._items.items()
 
     def idle(self, source: int) -> bool:
-        """Return whether `source` holds nobody up."""
+        """Return whether `source` is idle, so that no other source waits for it."""
         return self._idle[source]
 
     def offer(self, order: Order, item: Item) -> list[Taken[Item]]:
-        """Hold one item; return what goes.  An item at a place that is taken replaces nothing."""
+        """Hold one item; return the released items.  A second item of the same order is ignored."""
         if order.time <= self.horizon:
             return [Taken(order, item, late=True)]
         if self._all_idle:
@@ -121,7 +121,7 @@ class Merge(Generic[Item]):
         return self._go(self.horizon)
 
     def progress(self, source: int, time: int, *, idle: bool) -> list[Taken[Item]]:
-        """Take note how far a source has come (never back), and whether it is idle; return what goes."""
+        """Set a source's progress (it never goes back), and whether it is idle; return the released items."""
         self._progress[source] = max(self._progress[source], time)
         self._idle[source] = idle
         awake = [at for at, sleeps in zip(self._progress, self._idle, strict=True) if not sleeps]

@@ -1,4 +1,4 @@
-"""What other partitions computed for events of this one, until the event can be answered.
+"""Feature values that other partitions computed for events of this one, until an event has all of its values.
 
 Lives here: the values of each event that have come back, and which events still wait for some.
 Never here: sending events out, answering them.
@@ -22,12 +22,12 @@ __all__ = ["PendingValues"]
 
 
 class _Pending(Struct):
-    """One event's values."""
+    """The values of one event so far."""
 
     missing: int
     """Sets yet to come; below 0 while sets have come and the event has not been read."""
     sent: bool = False
-    """Its own partition's turn has come, and it is on its way to the others."""
+    """Whether its own partition's values are in, and it is on its way to the others."""
     late: bool = False
     values: dict[str, FeatureValue] = {}
 
@@ -62,18 +62,18 @@ class PendingValues:
         return len(self._out)
 
     def expect(self, offset: int) -> None:
-        """Take note of an event that must wait for its values."""
+        """Add an event that must wait for its values."""
         entry = self._entry(offset)
         entry.missing += self._parts
         self._count(offset, entry)
 
     def sent(self, offset: int, values: Mapping[str, FeatureValue], *, late: bool) -> None:
-        """Take the set of the event's own partition; the others will follow."""
+        """Add the set of the event's own partition; the others follow."""
         self._entry(offset).sent = True
         self.put(offset, values, late=late)
 
     def put(self, offset: int, values: Mapping[str, FeatureValue], *, late: bool) -> None:
-        """Take one set of values."""
+        """Add one set of values of another partition."""
         entry = self._entry(offset)
         entry.missing -= 1
         entry.late |= late
@@ -86,7 +86,7 @@ class PendingValues:
         return entry is None or entry.missing == 0
 
     def take(self, offset: int) -> tuple[dict[str, FeatureValue], bool]:
-        """Return a complete event's values and whether any part was late, and forget it."""
+        """Remove a complete event; return its values and whether any part was late."""
         entry = self._pending.pop(offset, None)
         if entry is None:
             return {}, False

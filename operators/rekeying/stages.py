@@ -35,7 +35,7 @@ _STORE: Final = "headrace.rekeyed"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One key other than the topic's, and the windows computed where its events meet."""
+    """One key other than the topic's, and the plan of its windows, on the partitions of that key."""
 
     number: int
     keys: tuple[str, ...]
@@ -49,7 +49,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """A pipeline's plan shared out."""
+    """A pipeline's plan, split by where windows are computed."""
 
     own: FeaturePlan | None
     """Windows computed where events are read; None without any."""
@@ -84,7 +84,7 @@ class Stages:
 
 
 def plan_stages(plan: FeaturePlan, key: str) -> Stages:
-    """Share out the windows of `plan` for a topic keyed by the field `key`.
+    """Return the stages of `plan` for a topic keyed by the field `key`.
 
     >>> import msgspec
     >>> from operators import by
@@ -121,7 +121,7 @@ def plan_stages(plan: FeaturePlan, key: str) -> Stages:
 
 
 def looked_up(values: Mapping[str, FeatureValue]) -> dict[str, object]:
-    """Return a stage's values under the names by which the plan of the answer asks for them."""
+    """Return a stage's values under the names that the plan of the answer looks up."""
     return {f"{_STORE}#{number}": value for number, value in values.items()}
 
 
@@ -143,7 +143,7 @@ def _stage_keys(groups: tuple[tuple[str, ...], ...], key: str) -> dict[tuple[str
 
 
 def _answered(expression: Any, numbers: Mapping[Aggregate, str]) -> Any:
-    """Return an expression with look-ups in place of its aggregates, all the way down."""
+    """Return an expression with look-ups in place of its aggregates, at every depth."""
     if isinstance(expression, Aggregate):
         return Lookup(_STORE, numbers[expression])
     if isinstance(expression, tuple):
