@@ -3,10 +3,10 @@
 Lives here: what is kept of each key's events and labels, and every aggregate read from it; expressions over
 one event.  Never here: what a definition may say (`operators/language`), models, topics, clocks.
 
-Read in this order: `features` (one event), `log` (the entries of a key), `ranges` (where each window starts
-and stops), `aggregates` (one table: how each is read), `prefix_sums` and `exact` (why sums never drift); then
-the other ways of keeping, `tiles`, `sessions` and `decay`, on `keys` (eviction), `reorder` (entries wait for
-the watermark), `summaries` and `sketches`; `evaluate` (expressions as functions) by itself.
+Read in this order: `features` (one event), `log` (the entries of a key), `aggregates` (where each window
+starts, and how it is read), `prefix_sums` and `exact` (why sums never drift), `holistic` (modes and medians);
+then the other ways of keeping, `tiles`, `sessions` and `decay`, on `keys` (eviction), `reorder` (entries wait
+for the watermark), `summaries` and `sketches`; `evaluate` (expressions as functions) by itself.
 
 Others may import `Features`, `CarriedOver`, `JoinedLabel` and `label_entry` from `features`, and what
 `evaluate` exports.

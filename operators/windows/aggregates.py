@@ -1,16 +1,25 @@
-"""The table of aggregates: name -> how each is read from a range of a log.
+"""The table of aggregates, and how they are read from ranges of a log.
 
-Lives here: one row per aggregate, the readers made of it, and what follows long windows of `mode`,
-`distinct`, `entropy` and quantiles.  Never here: where a range starts and ends (`ranges.py`), what is kept
-(`log.py`).
+Lives here: one row per aggregate; every window over a log as a range of its positions; the readers made of
+both.  Never here: what is kept and in which order (`log.py`), what is derived from a column
+(`prefix_sums.py`).
 
-A range can be read in two ways that agree to the bit: from the values themselves (few entries), or from a
-column's prefix sums and stacks (`prefix_sums.py`).  An aggregate without such lists is read from the values,
-and its window is followed once it is long: each value enters and leaves once.
+    log of one key             t0  t1  t2  t3  t4  t5      an event at t5
+    (t5 - 1h, t5]                      [-----------]       sliding: from the first entry after t5 - 1h
+    include_current=False              [-------]           the same, read before the event enters
+    shift="1h"             [-----------]                   the same, ending an hour before t5
+    tumbling("1h")                         |   [---]       from the full hour, which is inside
+    last_n(2)                                  [---]       the last two entries
 
-    log             a  b  c  d  e  f  g          window of the last event [c d e f]
-                          [--------]             window of this event     [d e f g]: g enters, c leaves
-                             [--------]
+`where=` is no range: only events that meet it enter the log of such a group.
+
+A range can be read in two ways that agree to the bit: from cells (few entries, see `PackedLogs`), or from a
+column's prefix sums and stacks.  A holistic aggregate has no such lists: it is read from the values, and its
+window is followed once it is long (`holistic.py`).
+
+Cost: windows remember where they started for the newest event, so an event in order passes each entry once
+per window.  `count`, `sum`, `mean`, `max` and `min` of all sliding windows over one column are read in one
+pass: with a loop and a call for each an event of job J takes a fifth longer.
 
 To add an aggregate: a row of `AGGREGATES`, its name in `window_kinds.py`, and its meaning in
 `tests/window_oracle.py`.
@@ -18,37 +27,41 @@ To add an aggregate: a row of `AGGREGATES`, its name in `window_kinds.py`, and i
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import Counter
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from heapq import nlargest
-from math import fsum, log2, sqrt
-from typing import Any, Final, NamedTuple, Protocol
+from dataclasses import dataclass
+from math import fsum, sqrt
+from typing import Any, Final, NamedTuple
 
 from operators.language.fields import Aggregate
+from operators.language.window_kinds import LastN, Tumbling
 from operators.windows.exact import variance_of
+from operators.windows.holistic import Followed, Frequencies, Ordered, entropy_of, mode_of, quantile_of
 from operators.windows.prefix_sums import Column, Derived
 
-__all__ = [
-    "AGGREGATES",
-    "Columns",
-    "Read",
-    "Target",
-    "derived_of",
-    "entropy_of",
-    "mode_of",
-    "quantile_of",
-    "readers_of",
-]
+__all__ = ["AGGREGATES", "Columns", "Target", "Write", "derived_of", "widths_of", "windows_writer"]
 
 FOLLOW_MIN: Final = 64
 """A window of this many entries is followed; a shorter one is read as fast."""
 
-Values = Sequence[Any]
+Times = Sequence[int]
 Columns = Sequence[Any]
-"""The columns of a log: sequences of values, or each a `Column`."""
-Read = Callable[[Columns, Sequence[int], int, dict[Any, Any]], None]
+"""The columns of a log, each a `Column`; or the cells of a packed one, entry after entry."""
+Starts = list[int]
+"""For each width of `widths_of` a position before which its window does not start; writing moves it on."""
+Out = dict[Any, Any]
+Write = Callable[[Times, Columns, Starts, int, int, int, Out], None]
+"""How windows that end at an event are written.
+
+(times, columns, starts, position after the last entry to see, first position kept, time of the event, where
+values go).
+"""
+Read = Callable[[Columns, Sequence[int], int, Out], None]
 """(columns, where each range starts, where all of them stop, where values go)."""
+TimeRead = Callable[[Times, Sequence[int], int, int, Out], None]
+"""(times, where each range starts, where all stop, time of the event, where values go)."""
+Bounds = Callable[[Times, int, int, int], tuple[int, int]]
+"""(times, first position kept, position after the last entry to see, time of the event) -> (start, stop)."""
 
 
 class Target(NamedTuple):
@@ -63,214 +76,32 @@ class Target(NamedTuple):
 class Rule(NamedTuple):
     """How one aggregate of one column is read."""
 
-    of_values: Callable[[Values, Any], Any]
+    of_values: Callable[[Sequence[Any], Any], Any]
     """(values that are present, at least one, oldest first; argument) -> value."""
     of_column: Callable[[Column, int, int], Any] | None = None
     """(column, start, stop) -> value of a range in which some are present."""
     derived: Derived = Derived()
-    """What `of_column` wants of a column."""
+    """What is wanted beside the values of a column."""
     follower: type[Frequencies | Ordered] | None = None
     """What follows long windows."""
     empty: float | None = None
     """The value of no values."""
 
 
-# -- values that are followed ---------------------------------------------------------------------------
-
-
-class Follower(Protocol):
-    """The values inside a window that moves on."""
-
-    def add(self, value: Any) -> None:
-        """Let one value in."""
-        ...
-
-    def remove(self, value: Any) -> None:
-        """Let one value out."""
-        ...
-
-    def value(self, kind: str, argument: Any, newest_first: Callable[[], Values]) -> Any:
-        """Return an aggregate, None where it is missing."""
-        ...
-
-
-class Frequencies:
-    """How often each value is inside.
-
-    >>> inside = Frequencies()
-    >>> for value in "abca":
-    ...     inside.add(value)
-    >>> inside.remove("b")
-    >>> inside.counts
-    {'a': 2, 'c': 1}
-    """
-
-    __slots__ = ("counts",)
-
-    def __init__(self) -> None:
-        self.counts: dict[Any, int] = {}
-
-    def add(self, value: Any) -> None:
-        """Let one value in."""
-        self.counts[value] = self.counts.get(value, 0) + 1
-
-    def remove(self, value: Any) -> None:
-        """Let one value out."""
-        left = self.counts[value] - 1
-        if left:
-            self.counts[value] = left
-        else:
-            del self.counts[value]
-
-    def value(self, kind: str, argument: Any, newest_first: Callable[[], Values]) -> Any:
-        """Return `distinct`, `entropy` or the `mode` of a rank."""
-        if kind == "distinct":
-            return len(self.counts)
-        if kind == "entropy":
-            return _entropy(self.counts) if self.counts else None
-        return self._mode(argument or 1, newest_first())
-
-    def _mode(self, rank: int, newest_first: Values) -> Any:
-        """Return the value of `rank`; of equally frequent ones the newest comes first."""
-        counts = self.counts
-        if len(counts) < rank:
-            return None
-        least = nlargest(rank, counts.values())[-1]
-        wanted = sum(count >= least for count in counts.values())
-        found: dict[Any, int] = {}
-        for value in newest_first:
-            if value is not None and value not in found and counts[value] >= least:
-                found[value] = counts[value]
-                if len(found) == wanted:
-                    break
-        return sorted(found, key=lambda value: -found[value])[rank - 1]
-
-
-class Ordered:
-    """The numbers inside, the smallest first.  Entering moves those that are larger: cheap up to 100,000."""
-
-    __slots__ = ("values",)
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-
-    def add(self, value: Any) -> None:
-        """Let one number in."""
-        insort(self.values, value)
-
-    def remove(self, value: Any) -> None:
-        """Let one number out."""
-        del self.values[bisect_left(self.values, value)]
-
-    def value(self, kind: str, argument: Any, newest_first: Callable[[], Values]) -> Any:  # noqa: ARG002
-        """Return `median` or the `quantile` of a share."""
-        if not self.values:
-            return None
-        return _quantile_of_ordered(self.values, 0.5 if kind == "median" else argument)
-
-
-class Followed:
-    """A window that is followed over one column: the entries from `start` to `stop` are inside."""
-
-    __slots__ = ("inside", "start", "stop")
-
-    def __init__(self, start: int, inside: Follower) -> None:
-        self.start = self.stop = start
-        self.inside = inside
-
-    def move(self, values: list[Any], start: int, stop: int) -> bool:
-        """Let the window move on to a range; return False, and stay, where that would be a step back."""
-        if start < self.start or stop < self.stop:
-            return False
-        for value in values[self.stop : stop]:
-            if value is not None:
-                self.inside.add(value)
-        for value in values[self.start : start]:
-            if value is not None:
-                self.inside.remove(value)
-        self.start, self.stop = start, stop
-        return True
-
-    def inserted(self, position: int, value: Any) -> None:
-        """Follow the column after a value was put before later ones."""
-        if position < self.start:
-            self.start += 1
-            self.stop += 1
-        elif position < self.stop:
-            self.stop += 1
-            if value is not None:
-                self.inside.add(value)
-
-    def trimmed(self, count: int) -> bool:
-        """Follow the column after its first values were cut off; return whether the window is still known."""
-        is_known = self.start >= count
-        self.start -= count
-        self.stop -= count
-        return is_known
-
-
-# -- the table ------------------------------------------------------------------------------------------
-
-
-def quantile_of(values: Values, share: float) -> float:
-    """Return the quantile, linear between neighbours (Hyndman and Fan's type 7).
-
-    >>> quantile_of([4.0, 1.0, 2.0], 0.75)
-    3.0
-    """
-    return _quantile_of_ordered(sorted(values), share)
-
-
-def _quantile_of_ordered(ordered: Values, share: float) -> float:
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    low = ordered[below]
-    found = low if place == below else low + (ordered[below + 1] - low) * (place - below)
-    return float(found) + 0.0  # one zero
-
-
-def mode_of(values: Values, rank: int) -> Any:
-    """Return the value that is `rank`-th in frequency, the newest of equally frequent ones first.
-
-    >>> mode_of(["a", "b", "a", "c", "b"], 1), mode_of(["a", "b", "a", "c", "b"], 2), mode_of(["a"], 2)
-    ('b', 'a', None)
-    """
-    ranked = Counter(values[::-1]).most_common(rank)
-    return ranked[rank - 1][0] if len(ranked) >= rank else None
-
-
-def entropy_of(values: Values) -> float:
-    """Return the entropy of the values' frequencies in bits (Shannon, 1948).
-
-    >>> entropy_of(["a", "b", "a", "b"]), entropy_of(["a", "a"])
-    (1.0, 0.0)
-    """
-    return _entropy(Counter(values))
-
-
-def _entropy(counts: dict[Any, int]) -> float:
-    total = sum(counts.values())
-    return 0.0 - fsum([count / total * log2(count / total) for count in counts.values()])
-
-
 def _std(column: Column, start: int, stop: int) -> float:
     return sqrt(column.variance(start, stop))
-
-
-def _present(values: Values) -> Values:
-    return [value for value in values if value is not None] if None in values else values
 
 
 _SQUARES: Final = Derived(squares=True)
 
 AGGREGATES: Final[dict[str, Rule]] = {
-    "sum": Rule(lambda values, _: fsum(values), derived=Derived(sums=True), empty=0.0),
-    "mean": Rule(lambda values, _: fsum(values) / len(values), derived=Derived(sums=True)),
+    "sum": Rule(lambda values, _: fsum(values), Column.sum, Derived(sums=True), empty=0.0),
+    "mean": Rule(lambda values, _: fsum(values) / len(values), Column.mean, Derived(sums=True)),
     "var": Rule(lambda values, _: variance_of(values), Column.variance, _SQUARES),
     "std": Rule(lambda values, _: sqrt(variance_of(values)), _std, _SQUARES),
     # `[::-1]`: the newest of equals, as in the stacks.
-    "min": Rule(lambda values, _: min(values[::-1]), derived=Derived(dips=True)),
-    "max": Rule(lambda values, _: max(values[::-1]), derived=Derived(peaks=True)),
+    "min": Rule(lambda values, _: min(values[::-1]), Column.min, Derived(dips=True)),
+    "max": Rule(lambda values, _: max(values[::-1]), Column.max, Derived(peaks=True)),
     "first": Rule(lambda values, _: values[0], Column.first),
     "last": Rule(lambda values, _: values[-1], Column.last),
     "distinct": Rule(lambda values, _: len(set(values)), follower=Frequencies, empty=0),
@@ -288,247 +119,387 @@ def derived_of(aggregates: Sequence[Aggregate], column: str | None) -> Derived:
     return Derived(*(any(flags) for flags in zip(*rules, strict=True))) if rules else Derived()
 
 
-# -- readers --------------------------------------------------------------------------------------------
+# -- all windows of a group ------------------------------------------------------------------------------
 
 
-class Place(NamedTuple):
-    """One target of a reader: the number of its range, and where the value goes."""
+def widths_of(targets: Sequence[Target]) -> tuple[int, ...]:
+    """Return the widths of the sliding windows of `targets`, the longest first."""
+    aggregates = [target.aggregate for target in targets]
+    return tuple(sorted({a.window_ms for a in aggregates if _bounds(a) is None}, reverse=True))
+
+
+def windows_writer(
+    targets: Sequence[Target], columns: Sequence[str | None], widths: Sequence[int], *, is_packed: bool
+) -> Write:
+    """Return how all windows of `targets` are written, over logs of `columns`.
+
+    `widths`: of the group's sliding windows.  `is_packed`: cells are read in place of columns.
+
+    >>> from operators.language.by import by
+    >>> hour = [Target("n", by("card").count("1h")), Target("sum", by("card").sum("amount", "1h"))]
+    >>> out = {}
+    >>> write = windows_writer(hour, ["amount"], widths_of(hour), is_packed=True)
+    >>> write([0, 50, 90], [0, 1.0, 50, 2.0, 90, 4.0], [0], 3, 0, 90, out)
+    >>> out
+    {'n': 3, 'sum': 7.0}
+    """
+    sliding: list[tuple[int, Target]] = []
+    others: dict[Any, list[tuple[int, Target]]] = {}
+    for target in targets:
+        aggregate = target.aggregate
+        if _bounds(aggregate) is None:
+            sliding.append((widths.index(aggregate.window_ms), target))
+        else:
+            window = (aggregate.span, aggregate.window_ms, aggregate.shift_ms)
+            others.setdefault(window, []).append((0, target))
+    slides = _slide_writers(sliding, columns, widths, len(columns) + 1 if is_packed else 0)
+    rest = [numbered for numbered in sliding if numbered[1].aggregate.kind not in _USUAL]
+    reads, time_reads = _readers(rest, columns, is_packed=is_packed)
+    found = [
+        (bounds, *_readers(mine, columns, is_packed=is_packed))
+        for mine in others.values()
+        if (bounds := _bounds(mine[0][1].aggregate)) is not None
+    ]
+    if len(slides) == 1 and not (reads or time_reads or found):
+        return slides[0]
+
+    def write(times: Times, kept: Columns, starts: Starts, stop: int, base: int, time: int, out: Out) -> None:
+        for slide in slides:
+            slide(times, kept, starts, stop, base, time, out)
+        for read in reads:
+            read(kept, starts, stop, out)
+        for time_read in time_reads:
+            time_read(times, starts, stop, time, out)
+        for bounds, bound_reads, bound_time_reads in found:
+            start, last = bounds(times, base, stop, time)
+            for read in bound_reads:
+                read(kept, (start,), last, out)
+            for time_read in bound_time_reads:
+                time_read(times, (start,), last, time, out)
+
+    return write
+
+
+def _bounds(aggregate: Aggregate) -> Bounds | None:
+    """Return how a window is found that does not slide to the event, None for one that does."""
+    width, shift = aggregate.window_ms, aggregate.shift_ms
+    match aggregate.span:
+        case Tumbling():
+            return lambda times, base, stop, time: (
+                bisect_left(times, time // width * width, base, stop),
+                stop,
+            )
+        case LastN(count):
+
+            def last(times: Times, base: int, stop: int, time: int) -> tuple[int, int]:
+                return max(bisect_right(times, time - width, base, stop), stop - count), stop
+
+            return last
+        case _ if shift:
+
+            def shifted(times: Times, base: int, stop: int, time: int) -> tuple[int, int]:
+                stop = bisect_right(times, time - shift, base, stop)
+                return bisect_right(times, time - shift - width, base, stop), stop
+
+            return shifted
+        case _:
+            return None
+
+
+# -- sliding windows, the usual aggregates in one pass -----------------------------------------------------
+
+
+class _Row(NamedTuple):
+    """One sliding window over one column: the names of its aggregates, None for one that is not wanted."""
 
     number: int
-    name: str | int
-    has_default: bool
+    width_ms: int
+    count: Any = None
+    sum: Any = None
+    mean: Any = None
+    extreme: Any = None
+    missing: tuple[Any, ...] = ()
+    """Names that are taken out where the window has no values."""
 
 
-class _Sums(NamedTuple):
-    """The sums and means of one column, those of one range together."""
+@dataclass(slots=True)
+class _Pass:
+    """What is read of one column in one pass: no more than one of maximum and minimum."""
 
-    both: Sequence[tuple[int, Any, Any]]
-    """(number of the range, name of the sum, name of the mean)."""
-    sums: Sequence[tuple[int, Any]]
-    means: Sequence[tuple[int, Any]]
-    places: Sequence[Place]
-    """Of the means."""
+    offset: int | None
+    """None where windows are only counted."""
+    extreme: str | None
+    rows: list[_Row]
+
+    def takes(self, offset: int | None, extreme: str | None) -> bool:
+        """Return whether an aggregate of a column (None: a count) can be read here."""
+        return (offset is None or self.offset == offset) and (
+            extreme is None or self.extreme in (None, extreme)
+        )
+
+    def add(self, number: int, width_ms: int, field: str, name: Any, missing: tuple[Any, ...]) -> None:
+        """Read one more aggregate."""
+        free = (
+            at for at, row in enumerate(self.rows) if row.number == number and getattr(row, field) is None
+        )
+        if (at := next(free, None)) is None:
+            at = len(self.rows)
+            self.rows.append(_Row(number, width_ms))
+        changed: dict[str, Any] = {field: name, "missing": (*self.rows[at].missing, *missing)}
+        self.rows[at] = self.rows[at]._replace(**changed)
 
 
-def readers_of(
-    targets: Sequence[tuple[int, Target]], columns: Sequence[str | None], *, is_indexed: bool
-) -> list[Read]:
-    """Return readers for valued targets, each with the number of its range, over logs of `columns`.
+_USUAL: Final = {"sum": "sum", "mean": "mean", "max": "extreme", "min": "extreme", "count": "count"}
+"""Aggregate -> field of `_Row`."""
 
-    `is_indexed`: each column of a log is a `Column`, otherwise a plain sequence of values.
+
+def _slide_writers(
+    sliding: Sequence[tuple[int, Target]], columns: Sequence[str | None], widths: Sequence[int], stride: int
+) -> list[Write]:
+    """Return how the usual aggregates of sliding windows are written.
+
+    The first pass moves all windows of `sliding` on.
     """
-    readers: list[Read] = []
-    families: dict[tuple[Any, ...], list[tuple[Place, Aggregate]]] = {}
-    for number, (name, aggregate, has_default) in targets:
-        kind = "sum" if aggregate.kind == "mean" else aggregate.kind
-        family = (kind, aggregate.column, aggregate.number, aggregate.by_column)
-        families.setdefault(family, []).append((Place(number, name, has_default), aggregate))
-    for members in families.values():
-        aggregate = members[0][1]
-        places = [place for place, _ in members]
-        offset = columns.index(aggregate.column)
-        if aggregate.by_column is not None:
-            other = columns.index(aggregate.by_column)
-            readers.append(_pair_reader(aggregate, offset, other, places, is_indexed=is_indexed))
-        elif aggregate.kind in ("sum", "mean"):
-            reader = _prefix_sum_reader if is_indexed else _sum_reader
-            readers.append(reader(offset, _sums_of(members)))
-        elif not is_indexed:
-            readers.append(_values_reader(aggregate, offset, places))
-        elif aggregate.kind in ("max", "min"):
-            readers.append(_stack_reader(aggregate, offset, places))
-        else:
-            readers.append(_column_reader(aggregate, offset, places))
-    return readers
+    passes: list[_Pass] = []
+    usual = [one for one in sliding if one[1].aggregate.kind in _USUAL]
+    for number, (name, aggregate, has_default) in sorted(
+        usual, key=lambda one: one[1].aggregate.kind == "count"
+    ):
+        field = _USUAL[aggregate.kind]
+        offset = columns.index(aggregate.column) if aggregate.is_valued else None
+        extreme = aggregate.kind if field == "extreme" else None
+        mine = next((one for one in passes if one.takes(offset, extreme)), None)
+        if mine is None:
+            passes.append(mine := _Pass(offset, extreme, []))
+        mine.extreme = mine.extreme or extreme
+        missing = () if has_default or field in ("count", "sum") else (name,)
+        mine.add(number, widths[number], field, name, missing)
+    if sliding and not passes:
+        passes.append(_Pass(None, None, []))
+    for number in {number for number, _ in sliding} - {row.number for one in passes[:1] for row in one.rows}:
+        passes[0].rows.append(_Row(number, widths[number]))
+    return [_slide_writer(one, stride) for one in passes]
 
 
-def _put(out: dict[Any, Any], place: Place, value: Any) -> None:
-    """Write a value, or take its name out where it is missing and has no default."""
-    if value is not None:
-        out[place.name] = value
-    elif not place.has_default:
-        out.pop(place.name, None)
-
-
-def _sums_of(members: Sequence[tuple[Place, Aggregate]]) -> _Sums:
-    sums = [place for place, aggregate in members if aggregate.kind == "sum"]
-    means = [place for place, aggregate in members if aggregate.kind == "mean"]
-    numbers = {place.number for place in sums} & {place.number for place in means}
-    sum_of = {place.number: place for place in sums if place.number in numbers}
-    mean_of = {place.number: place for place in means if place.number in numbers}
-    return _Sums(
-        tuple((number, sum_of[number].name, mean_of[number].name) for number in sum_of),
-        tuple((place.number, place.name) for place in sums if place not in sum_of.values()),
-        tuple((place.number, place.name) for place in means if place not in mean_of.values()),
-        tuple(means),
+def _slide_writer(one: _Pass, stride: int) -> Write:
+    rows = tuple(sorted(one.rows, key=lambda row: row.number))
+    if one.offset is None:
+        return _counting(rows)
+    is_max = None if one.extreme is None else one.extreme == "max"
+    return (
+        _over_cells(rows, one.offset + 1, stride, is_max)
+        if stride
+        else _over_column(rows, one.offset, is_max)
     )
 
 
-def _sum_reader(offset: int, wanted: _Sums) -> Read:
-    """Return how sums and means are read from values."""
-    both, sums, means, places = wanted
-    numbers = tuple(dict.fromkeys(number for number, *_ in (*both, *sums, *means)))
-    all_sums = (*sums, *((number, name) for number, name, _ in both))
+def _counting(rows: Sequence[_Row]) -> Write:
+    """Return how windows are moved on and counted."""
 
-    def read(columns: Columns, starts: Sequence[int], stop: int, out: dict[Any, Any]) -> None:
-        column, known = columns[offset], -1
-        if None not in column:
-            try:
-                for number, sum_name, mean_name in both:
-                    if (start := starts[number]) != known:
-                        known, count, total = start, stop - start, fsum(column[start:stop])
-                    out[sum_name] = total
-                    out[mean_name] = total / count
-                for number, name in sums:
-                    out[name] = fsum(column[starts[number] : stop])
-                for number, name in means:
-                    start = starts[number]
-                    out[name] = fsum(column[start:stop]) / (stop - start)
-            except ZeroDivisionError:  # an empty window has no mean
-                pass
-            else:
-                return
-        found = {number: _present(column[starts[number] : stop]) for number in numbers}
-        for number, name in all_sums:
-            out[name] = fsum(found[number])
-        for place in places:
-            values = found[place.number]
-            _put(out, place, fsum(values) / len(values) if values else None)
+    def write(times: Times, _: Columns, starts: Starts, stop: int, _base: int, time: int, out: Out) -> None:
+        for number, width, count_name, *_ in rows:
+            start, horizon = starts[number], time - width
+            while start < stop and times[start] <= horizon:
+                start += 1
+            starts[number] = start
+            if count_name is not None:
+                out[count_name] = stop - start
 
-    return read
+    return write
 
 
-def _prefix_sum_reader(offset: int, wanted: _Sums) -> Read:
-    """Return how sums and means are read from prefix sums."""
-    both, sums, means, places = wanted
-    all_sums = (*sums, *((number, name) for number, name, _ in both))
+def _over_cells(rows: Sequence[_Row], offset: int, stride: int, is_max: bool | None) -> Write:
+    """Return how the usual aggregates of one column are written from cells; equal windows are read once."""
+    is_summed = any(row.sum is not None or row.mean is not None for row in rows)
+    choose: Callable[[Sequence[Any]], Any] = max if is_max else min
 
-    def read(columns: Columns, starts: Sequence[int], stop: int, out: dict[Any, Any]) -> None:
-        column = columns[offset]
-        highs, lows = column.highs, column.lows
-        if highs is not None and column.present is None:
-            high, low = highs[stop], lows[stop]
-            try:
-                for number, sum_name, mean_name in both:
-                    start = starts[number]
-                    out[sum_name] = total = (high - highs[start]) + (low - lows[start])
-                    out[mean_name] = total / (stop - start)
-                for number, name in sums:
-                    start = starts[number]
-                    out[name] = (high - highs[start]) + (low - lows[start])
-                for number, name in means:
-                    start = starts[number]
-                    out[name] = ((high - highs[start]) + (low - lows[start])) / (stop - start)
-            except ZeroDivisionError:  # an empty window has no mean
-                pass
-            else:
-                return
-        for number, name in all_sums:
-            out[name] = column.sum(starts[number], stop)
-        for place in places:
-            start = starts[place.number]
-            count = column.count(start, stop)
-            _put(out, place, column.sum(start, stop) / count if count else None)
-
-    return read
-
-
-def _stack_reader(aggregate: Aggregate, offset: int, places: Sequence[Place]) -> Read:
-    """Return how the largest (smallest) value is read from a monotonic stack."""
-    is_max = aggregate.kind == "max"
-    choose: Callable[..., Any] = max if is_max else min
-
-    def read(columns: Columns, starts: Sequence[int], stop: int, out: dict[Any, Any]) -> None:
-        column = columns[offset]
-        stack, values = column.peaks if is_max else column.dips, column.values
-        if stop == len(values) and stack:
-            at = 0
-            try:
-                for number, name, _ in places:
-                    start = starts[number]
-                    if stack[at] < start:
-                        at += 1
-                        if stack[at] < start:
-                            at = bisect_left(stack, start, at + 1)
-                    out[name] = values[stack[at]]
-            except IndexError:  # an empty window has no largest
-                pass
-            else:
-                return
-        for place in places:  # entries after a range may hide its largest
-            start = starts[place.number]
-            _put(out, place, choose(_present(values[start:stop])[::-1], default=None))
-
-    return read
-
-
-def _values_reader(aggregate: Aggregate, offset: int, places: Sequence[Place]) -> Read:
-    """Return how an aggregate is read from values."""
-    rule, argument = AGGREGATES[aggregate.kind], aggregate.argument
-    reduce, empty = rule.of_values, rule.empty
-
-    def read(columns: Columns, starts: Sequence[int], stop: int, out: dict[Any, Any]) -> None:
-        column, known, value = columns[offset], -1, empty
-        for number, name, has_default in places:
-            if (start := starts[number]) != known:
-                values = column[start:stop]
-                if None in values:
+    def write(  # noqa: PLR0912  one pass over all that is asked of a column
+        times: Times, cells: Columns, starts: Starts, stop: int, _: int, time: int, out: Out
+    ) -> None:
+        newest_first, known = cells[offset : stop * stride : stride][::-1], -1
+        has_missing = None in newest_first
+        for number, width, count_name, sum_name, mean_name, extreme_name, missing in rows:
+            start, horizon = starts[number], time - width
+            while start < stop and times[start] <= horizon:
+                start += 1
+            starts[number] = start
+            if start != known:
+                known, values = start, newest_first[: stop - start]
+                if has_missing:
                     values = [value for value in values if value is not None]
-                known, value = start, reduce(values, argument) if values else empty
-            if value is not None:
-                out[name] = value
-            elif not has_default:
-                out.pop(name, None)
+                count = len(values)
+                if is_summed:
+                    total = fsum(values)
+                if is_max is not None and values:
+                    extreme = choose(values) if count > 1 else values[0]  # the newest of equals
+            if count_name is not None:
+                out[count_name] = stop - start
+            if sum_name is not None:
+                out[sum_name] = total
+            if count:
+                if mean_name is not None:
+                    out[mean_name] = total / count
+                if extreme_name is not None:
+                    out[extreme_name] = extreme
+            else:
+                for name in missing:
+                    out.pop(name, None)
 
+    return write
+
+
+def _over_column(rows: Sequence[_Row], offset: int, is_max: bool | None) -> Write:
+    """Return how the usual aggregates of one column are written from its prefix sums and a stack."""
+    is_summed = any(row.sum is not None or row.mean is not None for row in rows)
+
+    def write(  # noqa: PLR0912  one pass over all that is asked of a column
+        times: Times, columns: Columns, starts: Starts, stop: int, _: int, time: int, out: Out
+    ) -> None:
+        column = columns[offset]
+        values, highs, lows, present = column.values, column.highs, column.lows, column.present
+        stack, place = column.peaks if is_max else column.dips, 0
+        if highs is not None:
+            high, low = highs[stop], lows[stop]
+        for number, width, count_name, sum_name, mean_name, extreme_name, missing in rows:
+            start, horizon = starts[number], time - width
+            while start < stop and times[start] <= horizon:
+                start += 1
+            starts[number] = start
+            count = stop - start
+            if count_name is not None:
+                out[count_name] = count
+            if present is not None:
+                count = present[stop] - present[start]
+            if highs is not None:
+                total = (high - highs[start]) + (low - lows[start])
+            elif is_summed:
+                total = column.sum(start, stop)
+            if sum_name is not None:
+                out[sum_name] = total
+            if not count:
+                for name in missing:
+                    out.pop(name, None)
+                continue
+            if mean_name is not None:
+                out[mean_name] = total / count
+            if extreme_name is not None:
+                if stop < len(values):
+                    extreme = column.max(start, stop) if is_max else column.min(start, stop)
+                else:
+                    if stack[place] < start:
+                        place += 1
+                        if stack[place] < start:
+                            place = bisect_left(stack, start, place + 1)
+                    extreme = values[stack[place]]
+                out[extreme_name] = extreme
+
+    return write
+
+
+def _present(values: Sequence[Any]) -> Sequence[Any]:
+    return [value for value in values if value is not None] if None in values else values
+
+
+# -- any window, one aggregate at a time ----------------------------------------------------------------
+
+
+def _readers(
+    targets: Sequence[tuple[int, Target]], columns: Sequence[str | None], *, is_packed: bool
+) -> tuple[list[Read], list[TimeRead]]:
+    """Return how values are read for targets, each with the number of its range, and what looks at times."""
+    reads: list[Read] = []
+    time_reads: list[TimeRead] = []
+    for number, target in targets:
+        aggregate = target.aggregate
+        if not aggregate.is_valued:
+            time_reads.append(_time_reader(number, target))
+        elif is_packed or aggregate.by_column is not None:
+            reads.append(_values_reader(number, target, columns, is_packed=is_packed))
+        else:
+            reads.append(_column_reader(number, target, columns.index(aggregate.column)))
+    return reads, time_reads
+
+
+def _put(out: Out, target: Target, value: Any) -> None:
+    """Write a value, or take its name out where it is missing and has no default."""
+    if value is not None:
+        out[target.name] = value
+    elif not target.has_default:
+        out.pop(target.name, None)
+
+
+def _values_reader(number: int, target: Target, columns: Sequence[str | None], *, is_packed: bool) -> Read:
+    """Return how an aggregate is read from values, or from pairs of them: those of its two columns."""
+    aggregate, stride = target.aggregate, len(columns) + 1
+    offset, argument = columns.index(aggregate.column), aggregate.argument
+
+    def values_of(columns: Any, offset: int, start: int, stop: int) -> Sequence[Any]:
+        if is_packed:
+            values: Sequence[Any] = columns[start * stride + offset + 1 : stop * stride : stride]
+            return values
+        return columns[offset].values[start:stop]  # type: ignore[no-any-return]
+
+    def read(columns: Columns, starts: Sequence[int], stop: int, out: Out) -> None:
+        values = _present(values_of(columns, offset, starts[number], stop))
+        _put(out, target, reduce(values, argument) if values else empty)
+
+    def read_pair(columns: Columns, starts: Sequence[int], stop: int, out: Out) -> None:
+        start = starts[number]
+        keys, values = values_of(columns, other, start, stop), values_of(columns, offset, start, stop)
+        pairs = [pair for pair in zip(keys[::-1], values[::-1], strict=True) if None not in pair]
+        _put(out, target, max(pairs, key=lambda pair: pair[0] * sign)[1] if pairs else None)
+
+    if aggregate.by_column is not None:
+        other, sign = columns.index(aggregate.by_column), 1 if aggregate.kind == "arg_max" else -1
+        return read_pair
+    rule = AGGREGATES[aggregate.kind]
+    reduce, empty = rule.of_values, rule.empty
     return read
 
 
-def _column_reader(aggregate: Aggregate, offset: int, places: Sequence[Place]) -> Read:
+def _column_reader(number: int, target: Target, offset: int) -> Read:
     """Return how an aggregate is read from a column: by what is derived, or by following long windows."""
-    rule, kind, argument = AGGREGATES[aggregate.kind], aggregate.kind, aggregate.argument
+    name, function, argument = target.name, target.aggregate.kind, target.aggregate.argument
+    rule = AGGREGATES[function]
     of_column, reduce, make, empty = rule.of_column, rule.of_values, rule.follower, rule.empty
 
-    def followed(column: Column, place: Place, start: int, stop: int) -> Any:
+    def followed(column: Column, start: int, stop: int) -> Any:
         assert make is not None
         values, followers = column.values, column.followers
         if stop - start < FOLLOW_MIN:
-            followers.pop(place, None)
+            followers.pop(name, None)
         else:
-            window = followers.get(place)
+            window = followers.get(name)
             if window is None or start >= window.stop:
-                window = followers[place] = Followed(start, make())
+                window = followers[name] = Followed(start, make())
             if window.move(values, start, stop):
-                return window.inside.value(kind, argument, lambda: values[start:stop][::-1])
+                return window.inside.value(function, argument, lambda: values[start:stop][::-1])
         present = _present(values[start:stop])
         return reduce(present, argument) if present else empty
 
-    def read(columns: Columns, starts: Sequence[int], stop: int, out: dict[Any, Any]) -> None:
-        column = columns[offset]
-        for place in places:
-            start = starts[place.number]
-            if of_column is None:
-                value = followed(column, place, start, stop)
-            else:
-                value = of_column(column, start, stop) if column.count(start, stop) else empty
-            _put(out, place, value)
+    def read(columns: Columns, starts: Sequence[int], stop: int, out: Out) -> None:
+        column, start = columns[offset], starts[number]
+        if of_column is None:
+            value = followed(column, start, stop)
+        else:
+            value = of_column(column, start, stop) if column.count(start, stop) else empty
+        _put(out, target, value)
 
     return read
 
 
-def _pair_reader(
-    aggregate: Aggregate, offset: int, other: int, places: Sequence[Place], *, is_indexed: bool
-) -> Read:
-    """Return how the value with the largest (smallest) of another column is read: the newest of equals."""
-    sign = 1 if aggregate.kind == "arg_max" else -1
+def _time_reader(number: int, target: Target) -> TimeRead:
+    """Return how `count`, `rate` or `since_last` is read; the last is written before its event enters."""
+    aggregate, name = target.aggregate, target.name
+    width, shift = aggregate.window_ms, aggregate.shift_ms
 
-    def read(columns: Columns, starts: Sequence[int], stop: int, out: dict[Any, Any]) -> None:
-        keys, values = columns[other], columns[offset]
-        if is_indexed:
-            keys, values = keys.values, values.values
-        for place in places:
-            start = starts[place.number]
-            pairs = list(zip(keys[start:stop], values[start:stop], strict=True))[::-1]
-            pairs = [pair for pair in pairs if None not in pair]
-            _put(out, place, max(pairs, key=lambda pair: pair[0] * sign)[1] if pairs else None)
+    def count(_: Times, starts: Sequence[int], stop: int, _time: int, out: Out) -> None:
+        out[name] = stop - starts[number]
 
-    return read
+    def rate(_: Times, starts: Sequence[int], stop: int, _time: int, out: Out) -> None:
+        out[name] = (stop - starts[number]) * 1000 / width
+
+    def since_last(times: Times, starts: Sequence[int], stop: int, time: int, out: Out) -> None:
+        _put(out, target, time - shift - times[stop - 1] if stop > starts[number] else None)
+
+    return {"count": count, "rate": rate, "since_last": since_last}[aggregate.kind]

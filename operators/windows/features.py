@@ -198,15 +198,14 @@ class Features:
         `lookups` has one mapping per event, from `Lookup.address` to the stored value.
         """
         rows: list[dict[str, FeatureValue]] = []
-        stores, copy, newest = tuple(self._stores.values()), self._template.copy, self._watermark
+        copy, newest = self._template.copy, self._watermark
         for event in events:
-            watermark = event.watermark
+            value, watermark, out = event.value, event.watermark, copy()
             if watermark > newest:
                 newest = watermark
-                for store in stores:
+                for store in self._stores.values():
                     if watermark >= store.idle.due_ms:
                         store.forget(watermark)
-            value, out = event.value, copy()
             for step, key_of, row_of in self._entering:
                 step(key_of(value), event, row_of(value), out)
             for store, key_of, row_of, met in self._conditional:

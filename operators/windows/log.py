@@ -1,7 +1,7 @@
 """The logs of one key group: entries of each key, their order, and for how long they are kept.
 
 Lives here: what a key keeps, packed while it is little, and what an event, a label or the watermark does to
-it. Never here: what is read from a log (`ranges.py`, `aggregates.py`), features, clocks.
+it.  Never here: what is read from a log (`aggregates.py`), features, clocks.
 
     log of one key      t0  t1  t2  t3  t4          an event at t4; windows end there:
     (t4 - 1h, t4]           [---------------]       from the first entry after t4 - 1h
@@ -15,7 +15,7 @@ holds exact numbers, so values do not depend on the way they were reached: on ba
 of arrival within the grace.
 
 Packed keys are a second form of a log and stay for memory: 173 bytes per key with two entries, where lists
-and objects take 700 or more.  They are read by the same ranges.
+and objects take 700 or more.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise, repeat
 from struct import Struct
 from typing import Any, Final
 
 import msgspec
 
-from operators.windows.aggregates import Columns, Target, derived_of
+from operators.windows.aggregates import Columns, Target, Write, derived_of, widths_of, windows_writer
 from operators.windows.exact import Number, Split, split_for
 from operators.windows.keys import LONG_AGO, IdleKeys
-from operators.windows.prefix_sums import UNBOUNDED, Column
-from operators.windows.ranges import Ranges, widths_of
+from operators.windows.prefix_sums import Column
 from topics.messages import Event
 
 __all__ = ["Logs", "PackedLogs", "Row"]
@@ -41,8 +40,8 @@ __all__ = ["Logs", "PackedLogs", "Row"]
 Row = tuple[Any, ...]
 """The values of one event that a group looks at, one per column; None where missing."""
 
-INDEX_MIN: Final = 8
-"""A log of this many entries gets prefix sums; a shorter one is sliced as fast and is far smaller."""
+SPLIT_MIN: Final = 7
+"""Values of which it is told how large those of a column are: one would be too few."""
 TRIM_MIN: Final = 8
 """Forgotten entries are cut off a list when they are this many and half of it."""
 PACKED_MAX: Final = 7
@@ -52,21 +51,20 @@ REPACK_MAX: Final = 4
 CELL_BYTES: Final = 8
 """A time or a value of a packed log."""
 _CODES: Final[dict[type, str]] = {float: "d", int: "q"}
+_unpack_time: Final = Struct("<q").unpack_from
 
 
 class KeyLog:
-    """What one key keeps: times in order and columns beside them; entries before `base` are forgotten.
+    """What one key keeps: times in order and a `Column` of values each; entries before `base` are forgotten.
 
     `base` follows what is over at `watermark`, that of the last change, only when there are `room` entries.
     """
 
-    __slots__ = ("base", "changed", "columns", "is_indexed", "room", "starts", "times", "watermark")
+    __slots__ = ("base", "changed", "columns", "room", "starts", "times", "watermark")
 
-    def __init__(self, times: array[int], columns: list[Any], widths: int) -> None:
+    def __init__(self, times: array[int], columns: list[Column], widths: int) -> None:
         self.times = times
         self.columns = columns
-        """Plain lists, or each a `Column` where `is_indexed`."""
-        self.is_indexed = False
         self.base = 0
         self.room = 0
         self.watermark = LONG_AGO
@@ -84,15 +82,15 @@ class PackedLogs:
     >>> logs.put("a", [1_000, 1_001], [[2.5, 3.5]]), logs.put("b", [1_000], [[None]])
     (True, False)
     >>> len(logs.data["a"]), logs.entries("a"), logs.newest("a")
-    (32, ((1000, 1001), [(2.5, 3.5)]), 1001)
+    (32, ((1000, 1001), (1000, 2.5, 1001, 3.5)), 1001)
     """
 
     def __init__(self, *, width: int, entries_max: int) -> None:
         self.data: dict[str, bytes] = {}
         self.entries_max = entries_max
-        self._cells = width + 1
-        self._size = CELL_BYTES * self._cells
-        self._offsets = range(1, width + 1)
+        self.stride = width + 1
+        """Cells of an entry: its time, then its values."""
+        self._size = CELL_BYTES * self.stride
         self._adopt([float] * width)
 
     def _adopt(self, types: list[type]) -> None:
@@ -118,44 +116,49 @@ class PackedLogs:
         self.data[key] = b"".join([self._pack(time, *row) for time, row in zip(times, rows, strict=True)])
         return True
 
-    def entries(self, key: str) -> tuple[Sequence[int], list[Sequence[Any]]]:
-        """Return times and columns of `key`; empty if there are none."""
+    def entries(self, key: str) -> tuple[Sequence[int], Sequence[Any]]:
+        """Return times and cells of `key`; empty if there are none."""
         data = self.data.get(key, b"")
         cells = self._unpack[len(data) // self._size](data)
-        return cells[:: self._cells], [cells[at :: self._cells] for at in self._offsets]
+        return cells[:: self.stride], cells
 
     def newest(self, key: str) -> int:
         """Return the time of the newest entry of `key`, which has one."""
         data = self.data[key]
-        return int(self._unpack[len(data) // self._size](data)[-self._cells])
+        time: int = _unpack_time(data, len(data) - self._size)[0]
+        return time
 
     def append(
         self, key: str, time: int, horizon: int, row: Row
-    ) -> tuple[Sequence[int], list[Any], bool] | None:
+    ) -> tuple[Sequence[int], Sequence[Any], bool] | None:
         """Put an entry at the end of `key`, where those at or before `horizon` are forgotten.
 
-        Return times, columns and whether the key is new, or None, and change nothing, for an entry that does
+        Return times, cells and whether the key is new, or None, and change nothing, for an entry that does
         not fit: in its place, by its types, or because there are too many.
         """
-        if [*map(type, row)] != self._types and not self.accept(row):
-            return None
+        for value, expected in zip(row, self._types):  # noqa: B905  as many as there are columns
+            if type(value) is not expected:
+                if self.accept(row):
+                    break
+                return None
+        cells: tuple[Any, ...] = (time, *row)
         data = self.data.get(key)
         if data is None:
-            self.data[key] = self._pack(time, *row)
-            return (time,), [(value,) for value in row], True
-        data += self._pack(time, *row)
-        count, width = len(data) // self._size, self._cells
-        cells = self._unpack[count](data)
-        times = cells[::width]
+            self.data[key] = self._pack(*cells)
+            return (time,), cells, True
+        data += self._pack(*cells)
+        stride = self.stride
+        cells = self._unpack[len(data) // self._size](data)
+        times = cells[::stride]
         if time < times[-2]:
             return None
         if times[0] <= horizon:
             over = bisect_right(times, horizon)
-            data, cells, times = data[over * self._size :], cells[over * width :], times[over:]
+            data, cells, times = data[over * self._size :], cells[over * stride :], times[over:]
         if len(times) > self.entries_max:
             return None
         self.data[key] = data
-        return times, [cells[at::width] for at in self._offsets], False
+        return times, cells, False
 
 
 class Logs:
@@ -180,16 +183,21 @@ class Logs:
 
     def __init__(self, columns: Sequence[str | None], targets: Sequence[Target], event_max: int) -> None:
         aggregates = [target.aggregate for target in targets]
-        before = [target for target in targets if not target.aggregate.include_current]
-        after = [target for target in targets if target.aggregate.include_current]
         self._derived = [derived_of(aggregates, column) for column in columns]
         self._splits: list[Split | None] = [None] * len(columns)
-        widths = widths_of(targets)
-        self._before = [Ranges(before, columns, widths, is_indexed=indexed) for indexed in (False, True)]
-        """Windows that leave the event itself out: of plain lists, and of indexed columns."""
-        self._after = [Ranges(after, columns, widths, is_indexed=indexed) for indexed in (False, True)]
-        self._reads_before = bool(before)
-        self._widths = len(widths)
+        self._widths = widths_of(targets)
+        before = [target for target in targets if _leaves_event_out(target)]
+        after = [target for target in targets if not _leaves_event_out(target)]
+
+        def writer(targets: Sequence[Target], *, is_packed: bool) -> Write | None:
+            return windows_writer(targets, columns, self._widths, is_packed=is_packed) if targets else None
+
+        self._before = writer(before, is_packed=False)
+        """Windows that leave the event itself out."""
+        self._after = writer(after, is_packed=False)
+        self._packed_before = writer(before, is_packed=True)
+        self._packed_after = writer(after, is_packed=True)
+        self._zeros = [0] * len(self._widths)
         self._logs: dict[str, KeyLog] = {}
         self._packed = PackedLogs(width=len(columns), entries_max=min(PACKED_MAX, event_max))
         self._changed: set[str] = set()
@@ -221,13 +229,15 @@ class Logs:
         if log is None:
             entries = self._packed.append(key, time, watermark - self.width_max_ms, row)
             if entries is not None:
-                times, columns, is_new = entries
+                times, cells, is_new = entries
                 if is_new:
                     self.idle.file(key, time)
                 self._changed.add(key)
-                if self._reads_before:
-                    self._before[0].write(times, 0, columns, len(times) - 1, time, 0, out)
-                self._after[0].write(times, 0, columns, len(times), time, 1, out)
+                starts, stop = self._zeros[:], len(times)
+                if self._packed_before is not None:
+                    self._packed_before(times, cells, starts, stop - 1, 0, time, out)
+                if self._packed_after is not None:
+                    self._packed_after(times, cells, starts, stop, 0, time, out)
                 return
             log = self._unpack(key, time)
         times = log.times
@@ -237,50 +247,46 @@ class Logs:
         log.watermark = watermark
         if stop and time < times[-1]:
             self._step_back(log, time, row, out)
-        else:
-            if self._reads_before:
-                before = self._before[log.is_indexed]
-                before.write(times, log.base, log.columns, stop, time, 0, out)
-            times.append(time)
-            columns, offset = log.columns, 0
-            for value in row:
-                columns[offset].append(value)
-                offset += 1  # noqa: SIM113  a tuple for each value would cost more than its append
-            self._after[log.is_indexed].write_newest(times, columns, log.starts, log.base, time, out)
-        if not log.is_indexed and self._packed.accept(row):
-            self._pack(key, log)
+            return
+        columns = log.columns
+        if self._before is not None:
+            self._before(times, columns, log.starts, stop, log.base, time, out)
+        times.append(time)
+        offset = 0
+        for value in row:
+            columns[offset].append(value)
+            offset += 1  # noqa: SIM113  a tuple for each value would cost more than its append
+        if self._after is not None:
+            self._after(times, columns, log.starts, stop + 1, log.base, time, out)
 
     def _step_back(self, log: KeyLog, time: int, row: Row, out: dict[Any, Any]) -> None:
         """Enter an event before later ones and write its windows."""
         position = bisect_right(log.times, time, log.base)
-        if self._reads_before:
-            before = self._before[log.is_indexed]
-            before.write(log.times, log.base, log.columns, position, time, 0, out)
         self._insert(log, position, time, row)
-        after = self._after[log.is_indexed]
-        after.write(log.times, log.base, log.columns, position + 1, time, 1, out)
-
-    def _write(
-        self, times: Sequence[int], columns: Columns, stop: int, time: int, own: int, out: dict[Any, Any]
-    ) -> None:
-        """Write all windows of plain entries, of which the last is the event itself where `own` is 1."""
-        if self._reads_before:
-            self._before[0].write(times, 0, columns, stop - own, time, 0, out)
-        self._after[0].write(times, 0, columns, stop, time, own, out)
+        starts = self._starts(log.times, log.base, position, time)
+        if self._before is not None:
+            self._before(log.times, log.columns, starts, position, log.base, time, out)
+        if self._after is not None:
+            self._after(log.times, log.columns, starts, position + 1, log.base, time, out)
 
     def _show_late(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
-        times, columns = self._kept(key, event)
-        times.append(event.event_time)
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
-        self._write(times, columns, len(times), event.event_time, 1, out)
-
-    def _kept(self, key: str, event: Event) -> tuple[list[int], list[list[Any]]]:
-        """Return a copy of what is kept up to a late event, apart from laziness in forgetting."""
+        """Write the windows of an event that is not entered, over a copy of what is kept and itself."""
+        time = event.event_time
         times, columns, base = self._entries(key)
         base = bisect_right(times, event.watermark - self.width_max_ms, base)
-        end = bisect_right(times, event.event_time, base)
-        return list(times[base:end]), [list(column[base:end]) for column in columns]
+        stop = bisect_right(times, time, base)
+        seen, starts = [*times[base:stop], time], self._starts(times[base:stop], 0, stop - base, time)
+        rows = zip(*[column[base:stop] for column in columns], strict=True) if columns else repeat(())
+        entries = zip(seen, chain(rows, [row]), strict=False)
+        cells = [cell for time, values in entries for cell in (time, *values)]
+        if self._packed_before is not None:
+            self._packed_before(seen, cells, starts, len(seen) - 1, 0, time, out)
+        if self._packed_after is not None:
+            self._packed_after(seen, cells, starts, len(seen), 0, time, out)
+
+    def _starts(self, times: Sequence[int], base: int, stop: int, time: int) -> list[int]:
+        """Return where the sliding windows of any event start."""
+        return [bisect_right(times, time - width, base, stop) for width in self._widths]
 
     def enter(self, key: str, time: int, watermark: int, row: Row) -> None:
         """Enter what is no event of its own: a label.  One from before all windows changes nothing."""
@@ -296,36 +302,39 @@ class Logs:
                 return
             log = self._unpack(key, time)
         stop = self._make_ready(key, log, watermark)
-        if not stop or time >= log.times[-1]:
-            log.times.append(time)
-            for column, value in zip(log.columns, row, strict=True):
-                column.append(value)
-        else:
+        if stop and time < log.times[-1]:
             self._insert(log, bisect_right(log.times, time, log.base), time, row)
-        if not log.is_indexed and self._packed.accept(row):
-            self._pack(key, log)
+            return
+        log.times.append(time)
+        for column, value in zip(log.columns, row, strict=True):
+            column.append(value)
 
     def read(self, key: str, event: Event, out: dict[Any, Any]) -> None:
         """Write the windows that end at `event` into `out`, without entering anything."""
         time = event.event_time
         log = self._logs.get(key)
-        if event.late or log is None:
-            times, columns = self._kept(key, event) if event.late else self._packed.entries(key)
-            self._write(times, columns, bisect_right(times, time), time, 0, out)
-            return
-        times = log.times
-        stop = len(times) if not times or times[-1] <= time else bisect_right(times, time, log.base)
-        if self._reads_before:
-            self._before[log.is_indexed].write(times, log.base, log.columns, stop, time, 0, out)
-        self._after[log.is_indexed].write(times, log.base, log.columns, stop, time, 0, out)
+        kept: Columns
+        times: Sequence[int]
+        if log is None:
+            before, after, base = self._packed_before, self._packed_after, 0
+            times, kept = self._packed.entries(key)
+        else:
+            before, after, base, times, kept = self._before, self._after, log.base, log.times, log.columns
+        if event.late:
+            base = bisect_right(times, event.watermark - self.width_max_ms, base)
+        stop = bisect_right(times, time, base)
+        starts = self._starts(times, base, stop, time)
+        for write in (before, after):
+            if write is not None:
+                write(times, kept, starts, stop, base, time, out)
 
     def forget(self, watermark: int) -> None:
         """Forget the keys that have nothing left in any window at `watermark`."""
         horizon = watermark - self.width_max_ms
         for key, moved_on in self.idle.passed(watermark, self._newest):
             if not moved_on:
-                self._logs.pop(key, None)
-                self._packed.data.pop(key, None)
+                if self._packed.data.pop(key, None) is None:
+                    del self._logs[key]
                 self._changed.add(key)
                 self.evicted_keys += 1
                 continue
@@ -342,19 +351,21 @@ class Logs:
 
     def _unpack(self, key: str, time: int) -> KeyLog:
         """Return a new log for `key`, with the entries that it had packed."""
-        times, columns = self._packed.entries(key)
+        times, columns, _ = self._entries(key)
         if self._packed.data.pop(key, None) is None:
             self.idle.file(key, time)
-        log = self._logs[key] = KeyLog(array("q", times), [list(column) for column in columns], self._widths)
+        return self._keep(key, array("q", times), columns)
+
+    def _keep(self, key: str, times: array[int], columns: Sequence[Sequence[Any]]) -> KeyLog:
+        """Keep a log for `key`."""
+        log = self._logs[key] = KeyLog(times, self._indexed(columns), len(self._widths))
         return log
 
     def _pack(self, key: str, log: KeyLog) -> None:
         """Pack a key if its log is short and fits."""
         base = self._base(log)
-        if len(log.times) - base <= self._packed.entries_max:
-            columns = [column[base:] for column in _plain(log)]
-            if self._packed.put(key, log.times[base:], columns):
-                del self._logs[key]
+        if self._packed.put(key, log.times[base:], [column.values[base:] for column in log.columns]):
+            del self._logs[key]
 
     def _make_ready(self, key: str, log: KeyLog, watermark: int) -> int:
         """Make a log ready for one more entry; return the number of its entries, forgotten ones included."""
@@ -373,48 +384,37 @@ class Logs:
         if (excess := end - base - self._event_max + 1) > 0:
             base += excess
             self.evicted_events += excess
+            log.starts[:] = [max(start, base) for start in log.starts]
         log.base = base
-        log.starts[:] = [max(start, base) for start in log.starts]
         kept = end - base
-        spare = min(max(TRIM_MIN, kept // 4), self._event_max - kept)
+        room = min(max(TRIM_MIN, kept // 4), self._event_max - kept)
         if base >= TRIM_MIN and base * 2 >= end:
             self._trim(log)
-        if not log.is_indexed:
-            if kept >= INDEX_MIN:
-                self._index(log)
-            else:
-                spare = min(spare, INDEX_MIN - kept)
-        if log.is_indexed:
-            exact = min([column.room() for column in log.columns], default=UNBOUNDED)
-            if exact < spare:
+        for column in log.columns:
+            if column.room() < room or (kept >= SPLIT_MIN and column.wants_split):
                 self._trim(log)
-                self._index(log)
-                exact = min([column.room() for column in log.columns])
-            spare = min(spare, exact)
-        log.room = len(times) + spare
+                log.columns = self._indexed([column.values for column in log.columns])
+                room = min(room, *[column.room() for column in log.columns])
+                break
+        log.room = len(times) + room
 
     def _trim(self, log: KeyLog) -> None:
         """Cut what is forgotten off the lists."""
         count, log.base = log.base, 0
         del log.times[:count]
-        log.starts[:] = [start - count for start in log.starts]
+        log.starts[:] = [max(start - count, 0) for start in log.starts]
         for column in log.columns:
-            if log.is_indexed:
-                column.trim(count)
-            else:
-                del column[:count]
-        if log.is_indexed and any(column.is_wide for column in log.columns):
-            self._index(log)
+            column.trim(count)
+        if any(column.is_wide for column in log.columns):
+            log.columns = self._indexed([column.values for column in log.columns])
 
-    def _index(self, log: KeyLog) -> None:
-        """Give a log its prefix sums and stacks, or new ones."""
-        columns = []
-        for offset, (values, derived) in enumerate(zip(_plain(log), self._derived, strict=True)):
-            split = self._splits[offset]
-            if split is None and derived.sums and not derived.squares:
-                split = self._splits[offset] = split_for(values)
-            columns.append(Column(values, derived, split))
-        log.columns, log.is_indexed = columns, True
+    def _indexed(self, columns: Sequence[Sequence[Any]]) -> list[Column]:
+        """Return columns with their prefix sums and stacks."""
+        for offset, (values, derived) in enumerate(zip(columns, self._derived, strict=True)):
+            is_summed = derived.sums and not derived.squares
+            if is_summed and self._splits[offset] is None and len(values) >= SPLIT_MIN:
+                self._splits[offset] = split_for(values)
+        return [*map(Column, columns, self._derived, self._splits)]
 
     def _insert(self, log: KeyLog, position: int, time: int, row: Row) -> None:
         """Put an entry before later ones."""
@@ -426,10 +426,14 @@ class Logs:
         """Return the first entry that was not over at the last change."""
         return bisect_right(log.times, log.watermark - self.width_max_ms, log.base)
 
-    def _entries(self, key: str) -> tuple[Sequence[int], list[Any], int]:
-        """Return times, plain columns, and the position of the first entry that is kept."""
+    def _entries(self, key: str) -> tuple[Sequence[int], list[Sequence[Any]], int]:
+        """Return times, values by column, and the position of the first entry that is kept."""
         log = self._logs.get(key)
-        return (*self._packed.entries(key), 0) if log is None else (log.times, _plain(log), self._base(log))
+        if log is None:
+            times, cells = self._packed.entries(key)
+            stride = self._packed.stride
+            return times, [cells[at::stride] for at in range(1, stride)], 0
+        return log.times, [column.values for column in log.columns], self._base(log)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
@@ -460,7 +464,7 @@ class Logs:
             times = array("q", accumulate(steps))
             self.idle.file(key, times[-1])
             if not self._packed.put(key, times, columns):
-                self._logs[key] = KeyLog(times, columns, self._widths)
+                self._keep(key, times, columns)
 
     def _encode(self, key: str) -> bytes:
         times, columns, base = self._entries(key)
@@ -469,9 +473,9 @@ class Logs:
         return _encode((steps, [column[base:] for column in columns]))
 
 
-def _plain(log: KeyLog) -> list[Any]:
-    """Return the columns of a log as lists of values."""
-    return [column.values for column in log.columns] if log.is_indexed else log.columns
+def _leaves_event_out(target: Target) -> bool:
+    """Return whether the event itself is not in a window; it is not previous to itself either."""
+    return not target.aggregate.include_current or target.aggregate.kind == "since_last"
 
 
 _encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -30,6 +30,8 @@ UNBOUNDED: Final = 2**60
 """Entries that may be appended where no sum can leave its bounds."""
 ROOM_MIN: Final = 64
 """With room for fewer entries than this, two floats are not worth starting again for."""
+SURE_MAX: Final = 2**13
+"""Numbers that a `Split` takes and of which so many cannot leave its bounds."""
 
 
 class Derived(NamedTuple):
@@ -67,12 +69,12 @@ class Column:
         "values",
     )
 
-    def __init__(self, values: list[Any], derived: Derived, split: Split | None = None) -> None:
-        self.values = values
+    def __init__(self, values: Iterable[Any], derived: Derived, split: Split | None = None) -> None:
+        self.values: list[Any] = []
         self.followers: dict[Hashable, Any] = {}
         """Per reader of `aggregates.py`, what follows its window."""
         self._split = split
-        self._rounding = split[:3] if split is not None else (0.0, 0.0, 0.0)
+        self._rounding = (-split.value_max, *split[:3]) if split is not None else (0.0, 0.0, 0.0, 0.0)
         is_split = derived.sums and not derived.squares and split is not None
         self.highs: array[float] | None = array("d", (0.0,)) if is_split else None
         self.lows: array[float] | None = array("d", (0.0,)) if is_split else None
@@ -82,34 +84,22 @@ class Column:
         self.present: list[int] | None = None
         self.peaks: list[int] | None = [] if derived.peaks else None
         self.dips: list[int] | None = [] if derived.dips else None
-        self._derive()
-
-    def _derive(self) -> None:
-        """Compute all lists from the values."""
-        values = self.values
-        if None in values:
-            self.present = list(accumulate((value is not None for value in values), initial=0))
-        for position, value in enumerate(values):
-            if value is not None:
-                self._stack(position, value)
-        column = [value or 0.0 for value in values]
-        if self._split is not None and self.highs is not None:
-            parts = [part for value in column if (part := self._split.parts(value)) is not None]
-            self.highs = array("d", accumulate((high for high, _ in parts), initial=0.0))
-            self.lows = array("d", accumulate((low for _, low in parts), initial=0.0))
-            fits = len(parts) == len(column) and self._split.holds(_in_turn(self.highs, self.lows))
+        for value in values:
+            self.append(value)
+        if self.highs is not None and self.lows is not None and split is not None:
+            fits = len(self.values) <= SURE_MAX or split.holds(_in_turn(self.highs, self.lows))
             if not fits or self.room() < ROOM_MIN:
                 self._widen()
-        elif self.totals is not None:
-            units = [int(value * SCALE) for value in column]
-            self.totals = list(accumulate(units, initial=0))
-            if self.squares is not None:
-                self.squares = list(accumulate((unit * unit for unit in units), initial=0))
 
     @property
     def is_wide(self) -> bool:
         """Return whether sums are held as integers although two floats were hoped for."""
         return self._split is not None and self.totals is not None and self.squares is None
+
+    @property
+    def wants_split(self) -> bool:
+        """Return whether sums are held as integers because it was not known how large values are."""
+        return self._split is None and self.totals is not None and self.squares is None
 
     def room(self) -> int:
         """Return how many more values may be appended before the sums have to start from nothing."""
@@ -128,10 +118,10 @@ class Column:
         if (present := self.present) is not None:
             present.append(present[-1] + 1)
         if (highs := self.highs) is not None:
-            bound, coarse, fine = self._rounding
+            least, most, coarse, fine = self._rounding
             high = value + coarse - coarse
             low = value - high
-            if -bound <= value <= bound and low + fine - fine == low:
+            if least <= value <= most and low + fine - fine == low:
                 lows: Any = self.lows
                 highs.append(highs[position] + high)
                 lows.append(lows[position] + low)
@@ -160,17 +150,6 @@ class Column:
         for sums in prefixes:
             if sums is not None:
                 sums.append(sums[-1])
-
-    def _stack(self, position: int, value: Any) -> None:
-        values = self.values
-        if (peaks := self.peaks) is not None:
-            while peaks and values[peaks[-1]] <= value:
-                peaks.pop()
-            peaks.append(position)
-        if (dips := self.dips) is not None:
-            while dips and values[dips[-1]] >= value:
-                dips.pop()
-            dips.append(position)
 
     def _widen(self) -> None:
         """Hold sums as integers, which any number fits."""
@@ -247,6 +226,25 @@ class Column:
         totals = self.totals
         assert totals is not None
         return float(totals[stop] - totals[start]) * UNIT
+
+    def mean(self, start: int, stop: int) -> float:
+        """Return the mean of a range that has values."""
+        return self.sum(start, stop) / self.count(start, stop)
+
+    def max(self, start: int, stop: int) -> Any:
+        """Return the largest value of a range that has some, the newest of equals."""
+        return self._extreme(self.peaks, max, start, stop)
+
+    def min(self, start: int, stop: int) -> Any:
+        """Return the smallest value of a range that has some, the newest of equals."""
+        return self._extreme(self.dips, min, start, stop)
+
+    def _extreme(self, stack: list[int] | None, choose: Callable[..., Any], start: int, stop: int) -> Any:
+        values = self.values
+        if stop == len(values) and stack is not None:
+            return values[stack[bisect_left(stack, start)]]
+        # Entries after a range may hide its extreme.
+        return choose([value for value in values[start:stop] if value is not None][::-1])
 
     def variance(self, start: int, stop: int) -> float:
         """Return the variance, with n - 1, of a range that has values."""

@@ -18,7 +18,7 @@ from operators import by, field, last_n, tumbling
 from operators.language.expressions import Expression
 from operators.language.fields import Aggregate
 from operators.windows import aggregates as module
-from operators.windows.aggregates import entropy_of, mode_of, quantile_of
+from operators.windows.holistic import entropy_of, mode_of, quantile_of
 from topics.messages import Event
 
 card, every = by("card"), by()
