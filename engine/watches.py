@@ -1,7 +1,7 @@
 """What a worker logs about itself while it runs: lines with figures, at most one a minute for each subject.
 
 Lives here: counters that a person on call must hear of, dead letters by stage, labels that join no
-prediction.  Never here: counting for metrics (`counters.py`), the race (`race_view.py`), a clock.
+prediction.  Never here: counting for metrics (`engine/metrics.py`), the race (`race_view.py`), a clock.
 
 A record under another key than its own is taken all the same.  With one partition that changes nothing; with
 several, the windows of its key and the label of an event may lie on another one, where the label joins

@@ -1,7 +1,7 @@
 """The table of all topics: role, name, value, partitions and retention of each.
 
 Lives here: what a topic is called and how it must be configured.  Never here: a broker
-(`engine/kafka.py` creates and checks), message fields (`messages.py`).
+(`engine/kafka/topic_admin.py` creates and checks), message fields (`messages.py`).
 
 Names are `<pipeline>.<dataset>`: dots between levels, dashes in words, no underscores,
 because Kafka's metrics cannot tell `.` and `_` apart.
@@ -57,7 +57,7 @@ FOREVER_MS = -1
 MESSAGE_BYTES_DEFAULT = 1_048_588
 """Kafka's `max.message.bytes` where nobody has set it."""
 REASON_BYTES = 65_536
-"""What a dead letter is larger than its record, at most, but for headers without end."""
+"""By how much a dead letter is larger than its record, at most, unless it has very many headers."""
 
 
 class TopicPlan(NamedTuple):

@@ -110,7 +110,7 @@ class Rejected(NamedTuple):
 
 
 def _too_large(value: bytes) -> str:
-    """Return what limit `value` breaks, or the empty string.  Counting bytes bounds both from above."""
+    """Return which limit `value` breaks, or "".  Counting bytes bounds depth and keys from above."""
     size = len(value)
     if size > BYTES_MAX:
         return f"message of {size} bytes is larger than {BYTES_MAX}"
@@ -122,7 +122,7 @@ def _too_large(value: bytes) -> str:
 
 
 def _nesting(value: bytes) -> str:
-    """Count depth and keys exactly, outside of strings."""
+    """Return which limit `value` breaks, or "", by its exact depth and number of keys."""
     bare = _QUOTED.sub(b"", value)
     if (keys := bare.count(b":")) > KEYS_MAX:
         return f"message with {keys} keys has more than {KEYS_MAX}"
@@ -267,8 +267,8 @@ class EventDecoder:
     def decode_all(self, records: Iterable[Record]) -> list[Decoded | Rejected]:
         """Return for each record, in order, the event or why it is none.
 
-        What nearly every event is (small and flat, its id and key short text, its time a whole number) is
-        looked at in place; whatever is not goes to the function that knows all cases.
+        Nearly every event is small and flat, its id and key are short text and its time is a whole number:
+        that is checked here; all others go to the functions that check every case.
         """
         parse, numbers, binary = self._decode, self._numbers, self._task == "binary"
         id_at, time_at, key_at, label_at = self._indexes

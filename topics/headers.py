@@ -71,7 +71,7 @@ LETTER_BYTES_MIN = 4_096
 """A letter without value, key and headers of its own always fits this."""
 KEY_MAX = 1_024
 CUT_BYTES = 512
-"""What the headers about what was cut take."""
+"""Bytes of the headers that say what was cut."""
 
 
 class HeaderMeaning(NamedTuple):
@@ -145,7 +145,7 @@ MEANINGS = (
 
 
 def record_type_of(headers: Headers) -> RecordType | None:
-    """Return what a record of a claimed log is, or None where its header names no such type."""
+    """Return the type of a record of a claimed log, or None where its header names none."""
     for name, value in headers:
         if name == RECORD_TYPE:
             return _RECORD_TYPES.get(value)
@@ -153,7 +153,7 @@ def record_type_of(headers: Headers) -> RecordType | None:
 
 
 def traced(headers: Headers) -> Headers:
-    """Return the W3C trace context among `headers`, to be passed on unchanged; too long, it is none."""
+    """Return the W3C trace context among `headers`, to be passed on unchanged, without what is too long."""
     if not headers:
         return ()
     return tuple(header for header in headers if header[0] in _TRACE and len(header[1] or b"") <= TRACE_MAX)
@@ -196,7 +196,7 @@ def dead_letter(record: Record, *, stage: str, exception: str, message: str) -> 
 
 
 class Refusal(NamedTuple):
-    """Why a record is a dead letter, and where it lay."""
+    """The reason of a dead letter, and the record's topic, partition and offset."""
 
     stage: str
     exception: str
@@ -207,7 +207,7 @@ class Refusal(NamedTuple):
 
 
 def refusal_of(headers: Headers) -> Refusal:
-    """Return what the headers of a dead letter say; what is missing is empty, or -1.
+    """Return the reason that the headers of a dead letter hold; what is missing is empty, or -1.
 
     >>> refused = Record("e", 0, 7, None, None, b"")
     >>> refusal_of(dead_letter(refused, stage="decode", exception="ValueError", message="no"))

@@ -4,9 +4,8 @@ Lives here: how a value reads in a store that knows only text, and what one line
 static features must be.  Never here: stores (`engine/stores/hashes.py`), which row holds at which
 time (`operators/asof.py`).
 
-Strategy: a value takes the same way whether it comes from a store or from a file, through
-its text.  So a model meets the same value in a backtest and when it serves: "12" is the
-number 12 in both, true is 1.
+Strategy: a value is read from its text, whether it comes from a store or from a file.  So a model
+gets the same value in a backtest and when it serves: "12" is the number 12 in both, true is 1.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 class StaticRow(Struct, frozen=True, gc=False):
-    """What became known of one key at one time."""
+    """The fields of one key that became known at one time."""
 
     key: str
     """The key of the hash: "merchant:7"."""

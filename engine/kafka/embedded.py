@@ -1,7 +1,7 @@
 """The embedded broker: one Tansu process, in memory, on the loopback, for demos and fast tests.
 
 Lives here: finding the binary, starting it on a free port, waiting until it answers,
-stopping it by its own process id.  Never here: clients (`kafka.py`), production.
+stopping it by its own process id.  Never here: clients (`client.py`), production.
 
 Strategy: the port is asked of the kernel and released just before the start; should
 another process take it in between, the broker ends at once and the next port is tried.

@@ -2,7 +2,7 @@
 
 Lives here: in which order the shell does things, and what it does when partitions come and
 go.  Never here: what a record means (`scorer.py`, `learner.py`), how Kafka is spoken to
-(`kafka.py`), how the log is followed (`follower.py`).
+(`engine/kafka`), how the log is followed (`follower.py`).
 
 Two loops share the models: this one answers, `Follower.follow` learns what it reads back
 from the examples log.  Both run on one thread; `models` is held while a run is answered and

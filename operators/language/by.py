@@ -44,10 +44,10 @@ from operators.language.fields import (
     without_descriptions,
 )
 from operators.language.window_kinds import (
-    Kind,
+    AggregateFunction,
     Session,
     Span,
-    allowed_kinds,
+    functions_of,
 )
 from topics.durations import Duration, duration_ms
 from topics.errors import DefinitionError
@@ -198,34 +198,36 @@ class Key:
         return self._aggregate("arg_min", of, window, entering, _column("arg_min", by))
 
     def _counting(
-        self, kind: Kind, of: _Source | Window, window: Window | None, entering: Entering
+        self, function: AggregateFunction, of: _Source | Window, window: Window | None, entering: Entering
     ) -> Aggregate:
         """Build what needs no value: of one argument it is the window; of two, only `label` matters."""
         if window is None:
             if not isinstance(of, str | int | Span):
-                raise DefinitionError(f"{kind}({of!r}) has no window", hint=f'write {kind}({of!r}, "1h")')
-            return self._aggregate(kind, None, of, entering)
+                raise DefinitionError(
+                    f"{function}({of!r}) has no window", hint=f'write {function}({of!r}, "1h")'
+                )
+            return self._aggregate(function, None, of, entering)
         if not isinstance(of, str | Field | LabelSource):
             raise DefinitionError(
-                f"{kind}({of!r}, ...) of what?", hint=f'write {kind}("1h") or {kind}(label, "1h")'
+                f"{function}({of!r}, ...) of what?", hint=f'write {function}("1h") or {function}(label, "1h")'
             )
-        return self._aggregate(kind, of, window, entering)
+        return self._aggregate(function, of, window, entering)
 
     def _aggregate(
         self,
-        kind: Kind,
+        function: AggregateFunction,
         of: _Source | None,
         window: Window,
         entering: Entering,
         argument: float | str | Expression | None = None,
     ) -> Aggregate:
-        place = f"{self!r}.{kind}"
+        place = f"{self!r}.{function}"
         include_current, where, shift_ms = _entering(place, **entering)
         span = window if isinstance(window, Span) else None
-        if kind not in allowed_kinds(span):
+        if function not in functions_of(span):
             raise DefinitionError(
-                f"{place}: {window!r} has no {kind}",
-                hint=f'use a duration such as "1h", or one of {", ".join(sorted(allowed_kinds(span)))}',
+                f"{place}: {window!r} has no {function}",
+                hint=f'use a duration such as "1h", or one of {", ".join(sorted(functions_of(span)))}',
             )
         window_ms = _width_ms(place, window)
         if shift_ms and span is not None:
@@ -236,7 +238,7 @@ class Key:
             raise DefinitionError(
                 f"{place}: a shifted window never includes the event", hint="leave include_current out"
             )
-        source = of if of is None or isinstance(of, LabelSource) else _column(kind, of)
+        source = of if of is None or isinstance(of, LabelSource) else _column(function, of)
         is_of_labels = reads_labels(source)
         if is_of_labels and isinstance(argument, str | Expression):
             raise DefinitionError(
@@ -246,7 +248,7 @@ class Key:
         if is_of_labels and isinstance(span, Session):
             raise DefinitionError(f"{place}: sessions are of events", hint="use another kind of window")
         return Aggregate(
-            kind, self.fields, source, window_ms, include_current, where, shift_ms, span, argument
+            function, self.fields, source, window_ms, include_current, where, shift_ms, span, argument
         )
 
     def __repr__(self) -> str:
@@ -289,7 +291,7 @@ def _entering(
         raise DefinitionError(f"{place}: shift: {error.message}", hint=error.hint) from None
 
 
-def _column(kind: Kind, of: object) -> str | Expression:
+def _column(function: AggregateFunction, of: object) -> str | Expression:
     """Return what to aggregate: the name of a field, or an expression, whose words mean nothing here."""
     if isinstance(of, Expression):
         of = without_descriptions(of)
@@ -297,9 +299,9 @@ def _column(kind: Kind, of: object) -> str | Expression:
         return of.name
     if isinstance(of, str | Expression):
         return of
-    fix = f"{kind}(indicator(...), ...)" if isinstance(of, Condition) else f'{kind}("amount", "1h")'
+    fix = f"{function}(indicator(...), ...)" if isinstance(of, Condition) else f'{function}("amount", "1h")'
     raise DefinitionError(
-        f"{kind} of {of!r}: only a field, an expression over fields, or `label` can be aggregated",
+        f"{function} of {of!r}: only a field, an expression over fields, or `label` can be aggregated",
         hint=f"write the field's name or an expression, as in {fix}",
     )
 

@@ -57,14 +57,14 @@ OWNER_MAX: Final = 200
 
 
 class Description(NamedTuple):
-    """What a person says of a feature, by `.describe(...)`; empty where nothing was said."""
+    """The words of `.describe(...)` about a feature; empty without any."""
 
     text: str = ""
     owner: str = ""
 
 
 class CatalogueEntry(NamedTuple):
-    """What is known of one feature."""
+    """One feature in the catalogue."""
 
     name: str
     expression: str
@@ -91,7 +91,7 @@ class CatalogueEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FeatureContext:
-    """What decides values besides the expressions."""
+    """The parts of a definition, besides expressions, that decide the values of features."""
 
     time: str
     """The event's field of its time."""
@@ -217,7 +217,7 @@ class _Versions:
         return text_digest("\n".join(lines))
 
     def _changing(self, name: str) -> tuple[list[Rule], list[str]]:
-        """Return the rules that have a say in a feature's value, and the features that these look at."""
+        """Return the rules that may change a feature's value, and the other features that they read."""
         wanted: set[Expression] = {Feature(name)}
         rules: list[Rule] = []
         while True:
@@ -280,7 +280,7 @@ def _window(aggregate: Aggregate) -> str:
 
 
 def _bound(aggregate: Aggregate, store: StoreName, entries: int) -> str:
-    """Return what is kept for it per key at most, where so many `entries` may be."""
+    """Return what an aggregate keeps per key at most, as text; `entries` is the bound of a log."""
     match store, aggregate.span:
         case "tiles", Tiled(width_ms, step_ms):
             return f"{width_ms // step_ms + 1:,} tiles"

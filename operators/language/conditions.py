@@ -1,7 +1,7 @@
 """Conditions on one event's own fields: what `where=` takes, said as immutable values.
 
 Lives here: what a condition is and how it reads.  Never here: expressions (`fields.py` compares
-them), how a condition is decided (`calculation.py`).
+them), how a condition is decided (`operators/windows/evaluate.py`).
 
 Conditions have three values, as in SQL: a comparison with a missing value is unknown, and so is
 its negation; an event enters a window only where the condition is known to be met.

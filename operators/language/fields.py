@@ -28,7 +28,7 @@ from operators.language.expressions import (
     literal,
     quote,
 )
-from operators.language.window_kinds import Kind, Span
+from operators.language.window_kinds import AggregateFunction, Span
 from topics.durations import duration_text, offset_minutes, offset_text
 from topics.errors import DefinitionError
 from topics.messages import FeatureValue
@@ -216,11 +216,11 @@ class Aggregate(Expression):
     """One number about the events (or labels) of one key within `(t - window, t]`, or within a `span`.
 
     `of` is a field's name, what is calculated from the event's fields, `label`, or None where no value is
-    needed; `argument` is what the kind needs besides: the share of a quantile, the rank of a mode, what
+    needed; `argument` is what the function needs besides: the share of a quantile, the rank of a mode, what
     `arg_max` looks at.
     """
 
-    kind: Kind
+    kind: AggregateFunction
     keys: tuple[str, ...]
     of: str | Expression | LabelSource | None
     window_ms: int
@@ -228,7 +228,7 @@ class Aggregate(Expression):
     where: Condition | None = None
     shift_ms: int = 0
     span: Span | None = None
-    """Another kind of window than a sliding one."""
+    """The window, where it is no sliding one."""
     argument: float | str | Expression | None = None
     column: str | None = field(init=False)
     """The name of the column that it reads: a field's, or an expression's text; None for labels."""

@@ -69,7 +69,7 @@ _TILED: Final = frozenset(
 )
 """Aggregates of a tumbling window that are kept as a tile, without the entries."""
 _ALL_READ: Final = frozenset(("arg_max", "arg_min"))
-"""Aggregates of a log that read all entries of a window at each event."""
+"""Functions of a log that read all entries of a window at each event."""
 
 
 class FeatureRow(NamedTuple):
@@ -116,7 +116,7 @@ class Group:
 
     @property
     def label_key(self) -> str:
-        """Return what the key is made of under which a label waits to enter, as text; empty for `by()`."""
+        """Return, as text, the fields and types of the key under which a label waits; "" for `by()`."""
         read, where = set(self.keys), ""
         if self.where is not None:
             read |= {node.name for node in nodes(self.where) if isinstance(node, Field)}
@@ -126,17 +126,17 @@ class Group:
 
     @property
     def calculated(self) -> dict[str, Expression]:
-        """Return the columns that are no fields, and what each is calculated from."""
+        """Return the columns that are calculated, and the expression of each."""
         return {repr(of): of for aggregate in self.aggregates for of in aggregate.calculated}
 
     @property
     def window_max_ms(self) -> int:
-        """Return how far back the longest window reaches."""
+        """Return how far back the longest window reaches, in ms."""
         return max(aggregate.reach_ms for aggregate in self.aggregates)
 
     @property
     def entry_bytes(self) -> int:
-        """Return about how much memory one kept entry takes; 0 where entries are not kept one by one."""
+        """Return the bytes of memory of one entry, estimated; 0 where entries are not kept one by one."""
         if self.store != "log":
             return 0
         squared = {a.column for a in self.aggregates if a.kind in ("var", "std")}
@@ -146,7 +146,7 @@ class Group:
 
     @property
     def key_bytes(self) -> int:
-        """Return about how much memory one key takes at most where entries are not kept one by one.
+        """Return the bytes of memory of one key at most, estimated, where entries are not kept one by one.
 
         Besides, entries within the grace are kept for a while, and sketches as large as they get.
         """
@@ -158,7 +158,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class FeaturePlan:
-    """All that is known of a pipeline's features before the first event."""
+    """The compiled features of a pipeline: expressions, groups of windows, look-ups, limits."""
 
     features: tuple[tuple[str, Expression], ...]
     groups: tuple[Group, ...]
@@ -170,7 +170,7 @@ class FeaturePlan:
 
     @property
     def group_of(self) -> dict[Aggregate, Group]:
-        """Return the group in which each aggregate is kept, made anew: take it once, before a loop."""
+        """Return the group of each aggregate, computed at each call: take it once, before a loop."""
         return {aggregate: group for group in self.groups for aggregate in group.aggregates}
 
     @property
@@ -185,12 +185,12 @@ class FeaturePlan:
 
     @property
     def label_keys(self) -> tuple[str, ...]:
-        """Return what these keys are made of: a plan where it is the same has the same keys."""
+        """Return these keys as text: two plans with equal ones keep labels under the same keys."""
         return tuple(group.label_key for group in self.groups if group.source == "labels")
 
     @property
     def window_max_ms(self) -> int:
-        """Return the longest window of all, 0 without windows."""
+        """Return the reach of the longest window of all in ms, 0 without windows."""
         return max((group.window_max_ms for group in self.groups), default=0)
 
     @property
@@ -200,12 +200,12 @@ class FeaturePlan:
 
     @property
     def bytes_per_event(self) -> int:
-        """Return about how much memory one event and its label take while they are kept."""
+        """Return the bytes of memory of one event and its label while they are kept, estimated."""
         return sum(group.entry_bytes for group in self.groups)
 
     @property
     def bytes_per_key(self) -> int:
-        """Return about how much memory a key takes, at most, besides its entries."""
+        """Return the bytes of memory of a key at most, besides its entries, estimated."""
         return sum(group.key_bytes for group in self.groups)
 
     def feature_types(self, event_type: type[msgspec.Struct]) -> dict[str, type]:
@@ -307,7 +307,7 @@ class FeaturePlan:
 
 
 def _cost(aggregate: Aggregate, store: StoreName) -> str:
-    """Return what one event costs."""
+    """Return the cost of one event for an aggregate, as `headrace check` prints it."""
     if store == "tiles" and isinstance(aggregate.span, Tiled):
         return "constant, tiles once a step"
     if store != "log":

@@ -107,19 +107,19 @@ class Rule:
 
     @property
     def place(self) -> str:
-        """Return where it stands, for messages."""
+        """Return the name of the rule as messages show it."""
         return f"rule `{self.name}`"
 
     @property
     def check(self) -> str:
-        """Return which check it makes."""
+        """Return the name of the check: `between`, `one_of`, `matches`, `required` or `condition`."""
         if isinstance(self.of, Condition):
             return "condition"
         return next(check for check in _CHECKS if getattr(self, check) not in (None, False))
 
     @property
     def target(self) -> Field | Feature | None:
-        """Return whose value `clip` and `null` change: the left side of a condition."""
+        """Return the field or feature that `clip` and `null` change: of a condition its left side."""
         of: object = self.of
         if isinstance(of, Comparison):
             of = of.left
@@ -131,12 +131,12 @@ class Rule:
         return any(isinstance(part, Feature) for part in self.parts())
 
     def parts(self) -> Iterator[Expression]:
-        """Return all expressions that it is made of."""
+        """Return all expressions that the rule reads."""
         return nodes(self.of)
 
     @property
     def demand(self) -> str:
-        """Return what must hold, as it stands in a definition."""
+        """Return the condition of the rule as text, as it stands in a definition."""
         if isinstance(self.of, Condition):
             return repr(self.of)
         value = getattr(self, self.check)

@@ -2,7 +2,7 @@
 
 Lives here: the words `cross`, `coalesce`, `indicator` and `apply`, their nodes, and what they refuse at once.
 Never here: transforms of one expression (`expressions.py`), types (`types.py`), values of events
-(`calculation.py`).
+(`operators/windows/evaluate.py`).
 
 >>> from operators import field
 >>> cross(field("origin"), field("carrier")).hashed(512)

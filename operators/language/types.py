@@ -292,9 +292,9 @@ class FieldTypes:
         return self.check(of, place, inside=True)
 
     def check_condition(self, condition: Condition, place: str, *, own: bool = True) -> None:
-        """Raise DefinitionError if `condition` compares what cannot be compared.
+        """Raise DefinitionError if `condition` compares values of types that do not go together.
 
-        With `own` it looks at the event's own fields and nothing else.
+        With `own` it may read the event's own fields only.
         """
         look = self._own if own else self._any
         match condition:
@@ -394,7 +394,7 @@ class FieldTypes:
 
 
 def _refuse_among(expression: Expression, refused: tuple[type, ...], place: str, fix: str) -> None:
-    """Raise DefinitionError if a part of `expression` is of a class that is more than the event itself."""
+    """Raise DefinitionError if a part of `expression` is of a class in `refused`."""
     for part in nodes(expression):
         if isinstance(part, refused):
             raise DefinitionError(f"{place}: {part!r} is not of the event itself", hint=fix)

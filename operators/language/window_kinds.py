@@ -21,22 +21,22 @@ from topics.durations import Duration, duration_ms, duration_text
 from topics.errors import DefinitionError
 
 __all__ = [
+    "AggregateFunction",
     "Decay",
-    "Kind",
     "LastN",
     "Session",
     "Span",
     "Tiled",
     "Tumbling",
-    "allowed_kinds",
     "decay",
+    "functions_of",
     "last_n",
     "session",
     "tiled",
     "tumbling",
 ]
 
-Kind = Literal[
+AggregateFunction = Literal[
     "count",
     "sum",
     "mean",
@@ -64,7 +64,7 @@ LAST_N_MAX: Final = 10_000
 HALF_LIVES: Final = 64
 """A key idle for so many half-lives is forgotten: its weights are below a double's precision."""
 
-_SUMMED: Final = frozenset[Kind](
+_SUMMED: Final = frozenset[AggregateFunction](
     (
         "count",
         "sum",
@@ -82,9 +82,9 @@ _SUMMED: Final = frozenset[Kind](
         "arg_min",
     )
 )
-_ALL: Final = _SUMMED | frozenset[Kind](("since_last", "mode", "entropy"))
-_RATE: Final = frozenset[Kind](("rate",))
-_SINCE: Final = frozenset[Kind](("since_last",))
+_ALL: Final = _SUMMED | frozenset[AggregateFunction](("since_last", "mode", "entropy"))
+_RATE: Final = frozenset[AggregateFunction](("rate",))
+_SINCE: Final = frozenset[AggregateFunction](("since_last",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Tumbling:
 
     @property
     def window_ms(self) -> int:
-        """Return how long an entry may be looked at."""
+        """Return how long an entry may be in the window, in ms."""
         return self.width_ms
 
     def __repr__(self) -> str:
@@ -110,7 +110,7 @@ class Session:
 
     @property
     def window_ms(self) -> int:
-        """Return how long after its last event a session may go on."""
+        """Return how long after its last event a session may go on, in ms."""
         return self.gap_ms
 
     def __repr__(self) -> str:
@@ -126,7 +126,7 @@ class LastN:
 
     @property
     def window_ms(self) -> int:
-        """Return how long an entry may be looked at."""
+        """Return how long an entry may be in the window, in ms."""
         return self.within_ms
 
     def __repr__(self) -> str:
@@ -141,7 +141,7 @@ class Decay:
 
     @property
     def window_ms(self) -> int:
-        """Return the age at which an entry counts for nothing."""
+        """Return the age, in ms, at which an entry has no weight left."""
         return self.half_life_ms * HALF_LIVES
 
     def __repr__(self) -> str:
@@ -157,7 +157,7 @@ class Tiled:
 
     @property
     def window_ms(self) -> int:
-        """Return how long an entry may be looked at."""
+        """Return how long an entry may be in the window, in ms."""
         return self.width_ms + self.step_ms
 
     def __repr__(self) -> str:
@@ -167,8 +167,8 @@ class Tiled:
 Span = Tumbling | Session | LastN | Decay | Tiled
 
 
-def allowed_kinds(span: Span | None) -> frozenset[Kind]:
-    """Return the aggregates that a kind of window has; None is a sliding window."""
+def functions_of(span: Span | None) -> frozenset[AggregateFunction]:
+    """Return the aggregate functions that a window of this kind has; None is a sliding window."""
     match span:
         case None:
             return _ALL | _RATE
@@ -181,7 +181,7 @@ def allowed_kinds(span: Span | None) -> frozenset[Kind]:
         case Session():
             return _SUMMED
         case Decay():
-            return frozenset[Kind](("count", "sum", "mean"))
+            return frozenset[AggregateFunction](("count", "sum", "mean"))
 
 
 def tumbling(width: Duration) -> Tumbling:

@@ -113,14 +113,14 @@ class FeatureRules:
 
 
 class CheckedDecoder:
-    """A decoder of events that applies the field rules: what it gives is what everybody sees."""
+    """A decoder of events that applies the field rules: windows, features and models see its values."""
 
     def __init__(self, decoder: EventDecoder, rules: FieldRules) -> None:
         self._decode_all = decoder.decode_all
         self._check_all = rules.check_all
 
     def decode(self, record: Record) -> Decoded | Rejected:
-        """Return the event, or why it is none."""
+        """Return the event, or the reason why the record is none."""
         return self.decode_all((record,))[0]
 
     def decode_all(self, records: Iterable[Record]) -> list[Decoded | Rejected]:
@@ -226,7 +226,7 @@ def _find_unmet(condition: Condition) -> Find:
 
 
 def _find_uncompared(relation: Callable[[Any, Any], bool], left: Column, right: Column) -> Find:
-    """Two columns side by side: the usual pairwise rule, at half the cost of a condition."""
+    """Return the check of two columns, pair by pair: half the cost of a condition."""
 
     def holds(a: Any, b: Any) -> bool:
         try:
@@ -253,7 +253,7 @@ def _find_uncompared(relation: Callable[[Any, Any], bool], left: Column, right: 
 
 
 def _act_on_event(rule: Rule, hints: Mapping[str, Any]) -> Act | None:
-    """Return what a rule does to an event; None where it does nothing."""
+    """Return the function that changes an event as a rule says; None where the rule changes nothing."""
     target = rule.target
     if target is None or rule.action in ("dead_letter", "flag"):
         return None
@@ -280,14 +280,14 @@ def _act_on_row(rule: Rule, feature_types: Mapping[str, type]) -> Act | None:
 
 
 def _clipped(rule: Rule, hint: Any) -> Callable[[Any], FeatureValue]:
-    """Return the nearest bound, of the field's own type, of a value that lies outside."""
+    """Return the function from a value outside a rule's range to the nearest bound, in the field's type."""
     assert rule.between is not None
     low, high = (None if bound is None else msgspec.convert(bound, hint) for bound in rule.between)
     return lambda value: low if low is not None and value < low else high  # type: ignore[return-value]
 
 
 def _reason(rule: Rule, event: Any) -> str:
-    """Return why an event is refused, with the values that broke the rule."""
+    """Return the reason why an event is refused, with the values that broke the rule."""
     fields = dict.fromkeys(part for part in rule.parts() if isinstance(part, Field))
     shown = ", ".join(f"{part!r} is {repr(getattr(event, part.name))[:SHOWN_MAX]}" for part in fields)
     return f"rule {rule.name} is broken ({rule.demand}): {shown}"

@@ -24,7 +24,7 @@ from topics.messages import Task
 __all__ = ["RulePlan", "compile_rules"]
 
 RULES_MAX: Final = 200
-"""Every event meets every rule."""
+"""Rules of one pipeline: every event is checked against each."""
 
 
 class RulePlan(NamedTuple):
@@ -182,6 +182,6 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _operands(leaf: Comparison | IsMissing) -> list[Expression]:
-    """Return what is compared."""
+    """Return the expressions that a comparison compares."""
     found = (leaf.left, leaf.right) if isinstance(leaf, Comparison) else (leaf.of,)
     return [operand for operand in found if isinstance(operand, Expression)]

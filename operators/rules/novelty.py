@@ -40,7 +40,7 @@ _KEYS: Final = ""
 
 
 class Told(NamedTuple):
-    """Something new, reported once."""
+    """A novelty, reported once."""
 
     kind: AlertKind
     field: str
@@ -96,7 +96,7 @@ class Novelty:
     def step(
         self, events: Sequence[Event], crcs: Sequence[int], payloads: Mapping[int, bytes | None]
     ) -> list[Told]:
-        """Look at admitted events; return what is new, in their order.
+        """Take admitted events; return what is new in them, in their order.
 
         `crcs` are checksums of their bytes, which `payloads` holds by offset; it may be empty where
         `schema` is off.
@@ -185,7 +185,7 @@ class Novelty:
         return entries
 
     def delta(self) -> StateDelta:
-        """Return what came since the last call: nothing is ever forgotten."""
+        """Return the entries since the last call; none is ever removed."""
         changes: StateDelta = dict.fromkeys(self._changed, b"")
         if _META in changes:
             changes[_META] = self._encode_meta()

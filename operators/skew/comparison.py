@@ -1,4 +1,4 @@
-"""Served features beside their recomputation from the raw events, for a sample of keys.
+"""The comparison of served features with their recomputation from the raw events, for a sample of keys.
 
 Lives here: which features of which events are compared, the labels that had come by then, and when two values
 agree.  Never here: the windows of sampled keys (`sample.py`), topics (`engine/offline/skew.py`).
@@ -48,7 +48,7 @@ EARLY_MAX: Final = 100_000
 TRIES_MAX: Final = 64
 """Labels that may have come to the worker later than their time says, of one key."""
 SWEEP_EVENTS: Final = 10_000
-"""So often idle keys are forgotten."""
+"""Events between two removals of idle keys."""
 UNKNOWN: Final = "(unknown)"
 """Stands for all names that are not of the definition: a topic must not make metrics."""
 RELATIVE: Final = 1e-9
@@ -64,7 +64,7 @@ Keys = Mapping[SampledWindows, SampledKey | None]
 
 
 class Found(NamedTuple):
-    """One feature of one event."""
+    """The comparison of one feature of one event."""
 
     feature: str
     outcome: Outcome
@@ -73,7 +73,7 @@ class Found(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """What of a pipeline, besides its plan, decides which features can be told."""
+    """The parts of a pipeline, besides its plan, that decide which features can be compared."""
 
     topic_key: str
     partitions: int
@@ -89,7 +89,7 @@ class _Waiting(NamedTuple):
 
     event_time: int
     keys: tuple[tuple[SampledKey, tuple[str | None, ...]] | None, ...]
-    """For all windows over labels its key, and under which keys a label enters; None: not in the sample."""
+    """For each window over labels: the event's key, and the keys of its label; None: not in the sample."""
 
 
 class _Feature(NamedTuple):
@@ -182,7 +182,7 @@ class Skew:
         return True
 
     def event(self, event: Decoded, answer: Prediction | None, *, same_version: bool = True) -> list[Found]:
-        """Take the next event of the log with what was served for it; return what was found of the sample.
+        """Take the next event of the log and its answer; return the comparisons of its sampled features.
 
         None: it was not answered, so it was refused, and changed nothing.
         """
@@ -215,7 +215,7 @@ class Skew:
         return found or [Found(feature.name, "unchecked") for feature in told]
 
     def label(self, label: Label) -> None:
-        """Take the next label, in its turn."""
+        """Take the next label, in the order of time."""
         if not self._labelled or label.event_id in self._early:
             return
         if label.event_id not in self._seen:
@@ -230,7 +230,7 @@ class Skew:
     # -- what is remembered -----------------------------------------------------------------------
 
     def _enter(self, event: Event, keys: Keys) -> AggregateValues:
-        """Enter an event into the windows of its sampled keys; return all windows of these keys."""
+        """Enter an event into the windows of its sampled keys; return the values of all their aggregates."""
         values: AggregateValues = {}
         for windows, key in keys.items():
             if key is not None:
@@ -238,7 +238,7 @@ class Skew:
         return values
 
     def _wait(self, event: Decoded, known: Event, keys: Keys) -> None:
-        """Remember an event for its repeats and its label, which may be here already."""
+        """Keep an event for its repeats and its label; enter the label if it came before."""
         if event.event_time + self._scope.wait_ms < self._watermark:
             return  # beyond the horizon: answered, not joined
         waiting = _Waiting(
@@ -267,7 +267,7 @@ class Skew:
                 windows.enter(key, SampledLabel(offset, self._watermark, joined))
 
     def _expire(self) -> None:
-        """Forget events beyond the horizon; one without a label gets the implicit one, if there is one."""
+        """Remove events beyond the horizon; enter the implicit label, if any, of one without a label."""
         due = self._watermark - self._scope.wait_ms
         while self._order and self._order[0][0] < due:
             time, event_id = heappop(self._order)
@@ -352,7 +352,7 @@ class Skew:
     def _outcome(
         self, feature: _Feature, event: Event, values: AggregateValues, served: Mapping[str, FeatureValue]
     ) -> Found:
-        """Compare one feature with what the windows' `values` make of it."""
+        """Return how the served value of a feature compares with that computed from `values`."""
         name = feature.name
         expected, given = self._evaluate[name](event.value, values, {}), served.get(name)
         return Found(name, _agreement(expected, given, is_summed=feature.is_summed), expected, given)

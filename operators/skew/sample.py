@@ -36,11 +36,11 @@ __all__ = [
 ]
 
 ENTRIES_MAX: Final = 10_000
-"""Entries of one key.  A key with more is not looked at until the oldest of them are over."""
+"""Entries of one key.  A key with more is not compared until the oldest of them have left its windows."""
 SAMPLED_KEYS_MAX: Final = 100_000
-"""Keys of one group; further ones are not looked at.  Ask for one in more where it comes to this."""
+"""Keys of one group; further ones are not compared.  A larger `one_in` samples fewer."""
 TOTAL_MAX: Final = 1_000_000
-"""Entries of one group, some 300 bytes each; a key that would add to them is not looked at for a while."""
+"""Entries of one group, some 300 bytes each; a key that would exceed it is not compared for a while."""
 UNREAD: Final = -1
 """In place of a label's offset, where no record said it."""
 
@@ -52,7 +52,7 @@ AggregateValues = dict[int, FeatureValue]
 
 
 def in_sample(key: SampledKey, one_in: int) -> bool:
-    """Return whether a key is looked at; the one key of all events always is.
+    """Return whether a key is in the sample; the one key of all events always is.
 
     >>> [number for number in range(40) if in_sample((f"card-{number}",), 10)]
     [5, 6, 13, 23]
@@ -123,11 +123,11 @@ class SampledWindows:
         return key if in_sample(key, self._one_in) else None
 
     def is_known(self, key: SampledKey, time: int) -> bool:
-        """Return whether the windows of a key at `time` hold all that they should."""
+        """Return whether the windows of a key at `time` hold every entry that they should."""
         return time > self._unsure.get(key, -1 if key in self._newest else self._turned_away)
 
     def take(self, key: SampledKey, event: Event) -> AggregateValues:
-        """Enter one event of a key in the sample, if there is room, and return its windows."""
+        """Enter one event of a sampled key, if there is room; return the values of its windows."""
         if not self._has_room(key, event.event_time, event.watermark):
             return {}
         evicted = self._features.evicted_events
@@ -137,7 +137,7 @@ class SampledWindows:
         return found
 
     def read(self, event: Event) -> AggregateValues:
-        """Return the windows of an event; it enters those over events."""
+        """Return the values of an event's windows; the event enters windows over events."""
         return _numbered(self._features, event)
 
     def label_keys(self, event: Event) -> tuple[str | None, ...]:
@@ -145,7 +145,7 @@ class SampledWindows:
         return self._features.label_keys(event)
 
     def enter(self, key: SampledKey, label: SampledLabel) -> None:
-        """Enter one label of a key in the sample, if there is room."""
+        """Enter one label of a sampled key, if there is room."""
         time = label.joined.label_time
         if not self._has_room(key, time, label.watermark):
             return
@@ -167,13 +167,13 @@ class SampledWindows:
         return {one.offset for one in labels if one.joined.label_time <= time and one.offset != UNREAD}
 
     def read_before(self, key: SampledKey, event: Event, offset: int) -> AggregateValues:
-        """Return the windows of an event as they are with the labels from before `offset` alone."""
+        """Return the values of an event's windows with only the labels before `offset`."""
         self._trial.restore(self._empty)
         self._trial.step_labels([one.joined for one in self._labels.get(key, ()) if one.offset < offset])
         return _numbered(self._trial, event)
 
     def doubt(self, key: SampledKey, time: int) -> None:
-        """Take note that an entry at `time` may be missing, or one too many."""
+        """Record that an entry at `time` may be missing from the windows of a key, or in them wrongly."""
         until = _NEVER_AGAIN if self._has_sessions else time + self._reach_ms
         if key in self._newest or len(self._unsure) < self._keys_max:
             self._unsure[key] = max(until, self._unsure.get(key, -1))
@@ -181,7 +181,7 @@ class SampledWindows:
             self._turned_away = max(until, self._turned_away)
 
     def sweep(self, watermark: int) -> None:
-        """Forget keys of which no entry can be looked at any more."""
+        """Remove the keys whose entries no window can hold any more."""
         over = watermark - self._reach_ms
         self._unsure = {key: until for key, until in self._unsure.items() if until >= watermark}
         for key in [key for key, newest in self._newest.items() if newest <= over]:
@@ -189,7 +189,7 @@ class SampledWindows:
             self._labels.pop(key, None)
 
     def _has_room(self, key: SampledKey, time: int, watermark: int) -> bool:
-        """Return whether an entry may be kept; else its key is in doubt."""
+        """Return whether there is room for an entry; otherwise mark its key as doubtful."""
         times, over = self._times, watermark - self._reach_ms
         while times and times[0] <= over:
             times.popleft()

@@ -261,14 +261,14 @@ def _first(inputs: Sequence[Evaluate]) -> Evaluate:
 
 
 def _application(of: Apply, inputs: Sequence[Evaluate], counts: Counts) -> Evaluate:
-    function, kind, name = of.function, of.returns, of.name
+    function, returns, name = of.function, of.returns, of.name
 
     def applied(value: Any, out: Out, looked_up: Mapping[str, object]) -> FeatureValue | None:
         found = [inner(value, out, looked_up) for inner in inputs]
         if None in found:
             return None
         try:
-            return returned(function(*found), kind)
+            return returned(function(*found), returns)
         except Exception:  # noqa: BLE001  one event's feature is missing, and counted; the stream goes on
             counts[FUNCTION_FAILURES, name] += 1
             return None
@@ -395,8 +395,8 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("×", "\\×")
 
 
-def returned(value: object, kind: type) -> FeatureValue | None:
-    """Return what a function of the user's gave as `kind`; None is missing.
+def returned(value: object, returns: type) -> FeatureValue | None:
+    """Return what a function of the user's gave as `returns`; None is missing.
 
     >>> returned(3, float), returned(None, int)
     (3.0, None)
@@ -405,18 +405,18 @@ def returned(value: object, kind: type) -> FeatureValue | None:
     """
     if value is None:
         return None
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if returns is float and isinstance(value, int | float) and not isinstance(value, bool):
         value = float(value)
         if isfinite(value):
             return value
-    elif kind is bool and isinstance(value, bool):
+    elif returns is bool and isinstance(value, bool):
         return value
-    elif kind is int and isinstance(value, int) and not isinstance(value, bool):
+    elif returns is int and isinstance(value, int) and not isinstance(value, bool):
         if -WHOLE_MAX <= value <= WHOLE_MAX:
             return int(value)
-    elif kind is str and isinstance(value, str) and len(value) <= TEXT_MAX:
+    elif returns is str and isinstance(value, str) and len(value) <= TEXT_MAX:
         return str(value)
-    raise ValueError(f"{type(value).__name__}, not {kind.__name__}, or not finite, or too large")
+    raise ValueError(f"{type(value).__name__}, not {returns.__name__}, or not finite, or too large")
 
 
 def time_part(part: Part, offset_min: int) -> Callable[[Any], FeatureValue | None]:
