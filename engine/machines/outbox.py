@@ -33,7 +33,7 @@ from topics.messages import (
     Score,
 )
 
-__all__ = ["EXAMPLES_PARTITION", "Outbox", "Refusals", "Scored"]
+__all__ = ["EXAMPLES_PARTITION", "Outbox", "Scored"]
 
 EXAMPLES_PARTITION = 0
 """One global model: every scorer writes to one examples partition."""
@@ -48,24 +48,27 @@ class Outbox:
 
     def __init__(
         self,
-        pipeline_name: str,
+        pipeline: Pipeline,
         partition: int,
         writer: Writer,
         suppression: Suppression,
-        threshold: float | None,
-        features_version: str,
+        counts: Counter[tuple[str, str]],
     ) -> None:
+        """`counts` gets what was refused."""
         self.writer = writer
         self.suppression = suppression
         self._partition = partition
-        self._prefix = f"{pipeline_name}:"
-        self._threshold = threshold
-        self._source = f"headrace/{pipeline_name}"
+        self._counts = counts
+        self._prefix = f"{pipeline.name}:"
+        self._threshold = pipeline.threshold if pipeline.task == "binary" else None
+        self._events_topic, self._labels_topic = pipeline.events.name, pipeline.labels.topic or ""
+        self._labels = pipeline.labels
+        source = f"headrace/{pipeline.name}"
         self._prediction_headers = (
-            *headers.cloud_event("dev.headrace.prediction", self._source),
-            (headers.FEATURES, features_version.encode()),
+            *headers.cloud_event("dev.headrace.prediction", source),
+            (headers.FEATURES, pipeline.features_version.encode()),
         )
-        self._alert_headers = headers.cloud_event("dev.headrace.alert", self._source)
+        self._alert_headers = headers.cloud_event("dev.headrace.alert", source)
         self._predictions_log = ("predictions", partition)
         self._examples_log = ("examples", EXAMPLES_PARTITION)
         self.flags: dict[int, tuple[str, ...]] = {}
@@ -259,56 +262,35 @@ class Outbox:
             if self.fold_at_once is not None:
                 self.fold_at_once(report)
 
-    def refuse(self, record: Record, *, stage: str, exception: str, message: str) -> None:
+    # -- dead letters -----------------------------------------------------------------------------
+
+    def refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
         """Send a record to the dead letters as it came, with the reason in its headers."""
+        self._counts["dead_letters", stage] += 1
         reason = headers.dead_letter(record, stage=stage, exception=exception, message=message)
         self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, None))
 
-
-class Refusals:
-    """Dead letters of one events partition; `counts` gets how many of each."""
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        partition: int,
-        outbox: Outbox,
-        counts: Counter[tuple[str, str]],
-    ) -> None:
-        self._partition = partition
-        self._outbox = outbox
-        self._counts = counts
-        self._events_topic = pipeline.events.name
-        self._labels_topic = pipeline.labels.topic or ""
-        self._pending_max = pipeline.labels.pending_max
-        self._early_max = pipeline.labels.early_max
-        self._wait_ms = pipeline.labels.wait_ms
-
-    def refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
-        """Send a record to the dead letters as it came."""
-        self._counts["dead_letters", stage] += 1
-        self._outbox.refuse(record, stage=stage, exception=exception, message=message)
-
-    def label(self, record: Record, rejected: Rejected) -> None:
+    def refuse_label(self, record: Record, rejected: Rejected) -> None:
         """Refuse a record that is no label, or a label of a time in the future."""
         if rejected.stage == "time":
             self._counts["labels", "ahead"] += 1
         self.refuse(record, rejected.stage, rejected.exception, rejected.message)
 
-    def conflicting(self, record: Record, event_id: str) -> None:
+    def refuse_conflicting(self, record: Record, event_id: str) -> None:
         """Refuse an event whose id came before with other content."""
         self._counts["events", "conflicting"] += 1
         reason = f"event id {event_id} came before with other content; the first one holds"
         self.refuse(record, "duplicate", "ValueError", reason)
 
-    def unusable(self, record: Record, event_id: str, outcome: str) -> None:
+    def refuse_unusable(self, record: Record, event_id: str, outcome: str) -> None:
         """Refuse a label that joins nothing."""
         self._counts["labels", outcome] += 1
-        why = f"dated more than {self._wait_ms} ms after it" if outcome == "late" else "the first one holds"
+        wait_ms = self._labels.wait_ms
+        why = f"dated more than {wait_ms} ms after it" if outcome == "late" else "the first one holds"
         reason = f"{outcome} label for event {event_id}: {why}"
         self.refuse(record, "join", "ValueError", reason)
 
-    def given_up(self, waiting: WaitingAnswer) -> None:
+    def refuse_given_up(self, waiting: WaitingAnswer) -> None:
         """Send a prediction that waits no longer to the dead letters, at its event's offset.
 
         The event itself has not been kept.
@@ -316,7 +298,7 @@ class Refusals:
         answer = waiting.prediction
         reason = (
             f"answer {answer.prediction_id} was given up before its label came: "
-            f"more than {self._pending_max} wait"
+            f"more than {self._labels.pending_max} wait"
         )
         record = Record(
             self._events_topic,
@@ -328,23 +310,23 @@ class Refusals:
         )
         self.refuse(record, "join", "OverflowError", reason)
 
-    def no_room(self, record: Record, event_id: str) -> None:
+    def refuse_no_room(self, record: Record, event_id: str) -> None:
         """Refuse a label whose event has not come, as too many wait for theirs."""
         self._counts["labels", "given_up"] += 1
         reason = (
-            f"no event {event_id} has come, and no more than {self._early_max} labels, or "
+            f"no event {event_id} has come, and no more than {self._labels.early_max} labels, or "
             f"{EARLY_BYTES_MAX:,} bytes of them, wait for their events"
         )
         self.refuse(record, "join", "OverflowError", reason)
 
-    def late(self, early: EarlyLabel) -> None:
+    def refuse_late(self, early: EarlyLabel) -> None:
         """Refuse a label that came before its event and was late, as its event shows."""
-        self.unusable(self._record_of(early), early.label.event_id, "late")
+        self.refuse_unusable(self._record_of(early), early.label.event_id, "late")
 
-    def unmatched(self, early: EarlyLabel) -> None:
+    def refuse_unmatched(self, early: EarlyLabel) -> None:
         """Refuse a label whose event never came, or had been forgotten, its own wait over."""
         self._counts["labels", "unmatched"] += 1
-        known, wait_ms = early.label.event_id, self._wait_ms
+        known, wait_ms = early.label.event_id, self._labels.wait_ms
         reason = f"no event {known} waited for this label, nor came within {wait_ms} ms of its time"
         self.refuse(self._record_of(early), "join", "LookupError", reason)
 

@@ -21,7 +21,7 @@ from engine.definition.pipeline import Pipeline
 from engine.machines.admission import Admission, EventRead, Intake, LabelRead, Position, Run, new_join
 from engine.machines.checks import Checks
 from engine.machines.learner import Learner
-from engine.machines.outbox import Outbox, Refusals, Scored
+from engine.machines.outbox import Outbox, Scored
 from engine.machines.prequential import Prequential
 from operators.claims.rule import Suppression, Writer
 from operators.join.join import EarlyLabel, Join, Joined
@@ -66,15 +66,17 @@ class Scorer(Composite[Position]):
         plan = plan or pipeline.plan
         self.pipeline = pipeline
         self.partition = partition
-        threshold = pipeline.threshold if pipeline.task == "binary" else None
-        version = pipeline.features_version
-        self.outbox = Outbox(pipeline.name, partition, writer, suppression, threshold, version)
-        self._suppression = suppression
         self.counts: Counter[tuple[str, str]] = Counter()
         """What happened, by (metric, label): the shell exports it; no part of the state."""
+        self.outbox = Outbox(pipeline, partition, writer, suppression, self.counts)
+        self._suppression = suppression
         self._inside = pipeline.labels.field is not None
-        decoders, ahead_ms = (pipeline.event_decoder(), pipeline.label_decoder()), pipeline.max_ahead_ms
-        self.intake = Intake(*decoders, max_ahead_ms=ahead_ms, stopwatch=self._stopwatch)
+        self.intake = Intake(
+            pipeline.event_decoder(),
+            pipeline.label_decoder(),
+            max_ahead_ms=pipeline.max_ahead_ms,
+            stopwatch=self._stopwatch,
+        )
         self.features = Features(plan, self.counts)
         self.join: Join[WaitingAnswer] = new_join(pipeline, self.counts, stored=stored)
         position = Position()
@@ -91,7 +93,6 @@ class Scorer(Composite[Position]):
         self._row_by_row = False
         """Whether labels inside events are learned here, before the next event."""
         self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
-        self._refusals = Refusals(pipeline, partition, self.outbox, self.counts)
         self._shadows_sent = pipeline.shadow_predictions
         self.scored: list[Scored] = []
         """What the last run answered, with every candidate's score."""
@@ -161,7 +162,7 @@ class Scorer(Composite[Position]):
         for number, read in enumerate(run):
             decoded = read.decoded
             if isinstance(decoded, Rejected):
-                self._refusals.refuse(read.record, decoded.stage, decoded.exception, decoded.message)
+                self.outbox.refuse(read.record, decoded.stage, decoded.exception, decoded.message)
                 continue
             event_id = decoded.event_id
             if event_id in admitted or event_id in answered or seen(event_id) is not None:
@@ -196,7 +197,7 @@ class Scorer(Composite[Position]):
             return False
         self.counts["events", "duplicate"] += 1
         if waiting.payload_crc != crc32(record.value or b""):
-            self._refusals.conflicting(record, decoded.event_id)
+            self.outbox.refuse_conflicting(record, decoded.event_id)
         if self._suppression.answered(decoded.event_id, record.offset) is None:
             self.outbox.again(waiting.prediction, record)
             self.counts["predictions", "again"] += 1
@@ -219,7 +220,7 @@ class Scorer(Composite[Position]):
         for joined in implicit:
             self._learnable(joined, "implicit")
         for early in unmatched:
-            self._refusals.unmatched(early)
+            self.outbox.refuse_unmatched(early)
 
     def _answer(self, now_ms: int) -> None:
         """Compute features of the admitted events, answer them, and keep them until they are opened."""
@@ -272,7 +273,7 @@ class Scorer(Composite[Position]):
         self.label_delays_ms += [0] * len(answered)
         self.counts.update([("predictions", answer.served_by) for answer, _, _ in answered])
         for given_up in self.join.answered_all(kept):
-            self._refusals.given_up(given_up)
+            self.outbox.refuse_given_up(given_up)
         if self._label_windows:
             for event in events:
                 assert event.label is not None
@@ -335,10 +336,10 @@ class Scorer(Composite[Position]):
     def _open_answer(self, waiting: WaitingAnswer, label: LabelValue | None) -> None:
         """Let an answer wait for its label; join it if it is here already."""
         for given_up in self.join.open(waiting):
-            self._refusals.given_up(given_up)
+            self.outbox.refuse_given_up(given_up)
         joined = self.join.meet_early(waiting)
         if isinstance(joined, EarlyLabel):
-            self._refusals.late(joined)
+            self.outbox.refuse_late(joined)
             joined = None
         if label is not None:
             joined = self.join.close(waiting, label, waiting.event_time)
@@ -349,7 +350,7 @@ class Scorer(Composite[Position]):
         """Join a label that has come, or refuse it."""
         record, decoded = read.record, read.decoded
         if isinstance(decoded, Rejected):
-            self._refusals.label(record, decoded)
+            self.outbox.refuse_label(record, decoded)
             return
         outcome, joined = self.join.label(decoded, key=record.key, value=record.value)
         if joined is not None:
@@ -359,9 +360,9 @@ class Scorer(Composite[Position]):
         elif outcome == "early":
             self.counts["labels", outcome] += 1
         elif outcome == "given_up":
-            self._refusals.no_room(record, decoded.event_id)
+            self.outbox.refuse_no_room(record, decoded.event_id)
         else:
-            self._refusals.unusable(record, decoded.event_id, outcome)
+            self.outbox.refuse_unusable(record, decoded.event_id, outcome)
 
     def _learnable(self, joined: Joined[WaitingAnswer], outcome: str) -> None:
         """Let a label enter the windows and write its example."""

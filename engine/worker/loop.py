@@ -51,6 +51,8 @@ PREPARE_SHARE = 0.2
 and went before needs no encoding."""
 COMMANDS_MAX = 100
 """Commands that wait for the loop; more wait in their topic."""
+SHADOWS_QUICK_S = 0.005
+"""Answers do not wait for the shadows of a run that take longer; quick ones are not worth a batch."""
 STALLED_S = 60.0
 """A loop that has not turned for this long is not alive."""
 
@@ -261,13 +263,15 @@ class Worker:
                 values = together(stored, values)
             async with self._models:
                 # 2 step   3 send
-                steps = partition.step(run, _now_ms(), values)
+                steps = partition.scorer.step(run, _now_ms(), values)
                 await self._dispatch.put(next(steps))
                 if partition.answers_first:
                     await self._dispatch.answers()
                 self._observe(run, polled_s)
-                for out in steps:
-                    await self._dispatch.put(out)
+                started_s = time.monotonic()
+                if (follows := next(steps, None)) is not None:
+                    partition.shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
+                    await self._dispatch.put(follows)
             self._served.put(partition.scorer.scored)
             if self._saved_ago() >= 1 - PREPARE_SHARE:
                 partition.prepare_checkpoint()

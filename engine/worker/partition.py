@@ -7,9 +7,8 @@ state from takeover to checkpoint.  Never here: how it is taken over (`owned_par
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -38,8 +37,6 @@ CATCHING_UP_MS = 10_000
 tells of new labels can be days.  Younger ones are not delayed by asking."""
 PREPARED_MAX = 500
 """Entries encoded for a checkpoint with a run, some 3 ms: four times as many as can come with one."""
-SHADOWS_QUICK_S = 0.005
-"""Answers do not wait for the shadows of a run that take longer; quick ones are not worth a batch."""
 PLACES_MAX = 1_000
 """Skips are for single records; beyond, something else is wrong."""
 
@@ -163,7 +160,8 @@ class Partition:
         self._intake.skip = inputs.skip
         self._paused: set[LogPartition] = set()
         """Input partitions held back because their queue is full."""
-        self._shadows_slow = False
+        self.shadows_slow = False
+        """Whether the shadows of the last run took longer than a batch is worth."""
 
     @property
     def pending(self) -> int:
@@ -173,7 +171,7 @@ class Partition:
     @property
     def answers_first(self) -> bool:
         """Whether answers should leave before the shadows score: these take long, or no other run waits."""
-        return self._shadows_slow or not self._intake
+        return self.shadows_slow or not self._intake
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -246,15 +244,6 @@ class Partition:
             source.unread((self._inputs.events, self.number)),
             labels is not None and source.unread((labels, self.number)),
         )
-
-    def step(self, run: Run, now_ms: int, lookups: Values | None) -> Iterator[list[Outgoing]]:
-        """Take one run; yield what leaves at once, then what follows from it, as `Scorer.step` does."""
-        steps = self.scorer.step(run, now_ms, lookups)
-        yield next(steps)
-        started_s = time.monotonic()
-        for out in steps:
-            self._shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
-            yield out
 
     def absorb_counts(self, absorb: Callable[[Counter[tuple[str, str]]], None]) -> None:
         """Pass the counts since the last call to `absorb`."""
