@@ -39,8 +39,7 @@ from operators.models.scoring import Candidate, PredictorOf, Roster, itself
 from operators.race.arena import Arena, Promotion
 from operators.race.evaluation import Evaluation, loss_of
 from operators.race.evidence import Evidence
-from operators.race.learning import Learning
-from operators.race.lessons import Lessons
+from operators.race.learning import Learning, Lessons
 from operators.state import StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
 from topics.codec import command_id, decode_claim, decode_command, decode_example, decode_quarantine
@@ -284,24 +283,13 @@ class Learner:
         self._check_going()
         return self.quarantined(value, self._pass(1))
 
-    def fold_taught(self, examples: Sequence[Example], lessons: Lessons) -> tuple[int, list[Decision]]:
-        """Fold examples of the next rows of `lessons`, up to a change of line-up.
+    def fold_taught(self, examples: Sequence[Example], lessons: Lessons) -> tuple[int, Sequence[Decision]]:
+        """Fold examples of the next rows of `lessons`, up to one after which something is decided.
 
         Returns how many, and what was decided.  Raises as `fold_at_once`.
         """
         self._check_going()
-        revision, first, folded = self.roster.revision, self._place.position, 0
-        decisions: list[Decision] = []
-        learn, train = self.learning.learn, lessons.train
-        started = self._stopwatch.clock()
-        for folded, example in enumerate(examples, 1):
-            decided = learn(example, first + folded - 1, train)
-            if decided:
-                decisions += decided
-                lessons.catch_up()
-                if self.roster.revision != revision:
-                    break
-        self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
+        folded, decisions = self.learning.learn(examples, self._place.position, lessons)
         self._count(examples[:folded])
         self._pass(folded)
         return folded, decisions

@@ -1,13 +1,13 @@
 """Predict, learn, next: a run of events that carry their labels, where the learner is at hand.
 
 Lives here: answers and examples of such a run, stretch by stretch of one line-up.  Never here:
-events whose labels come later (`scorer.py`), what models make of a row (`operators/race/lessons.py`),
-what an example does to the race (`operators/race/learning.py`).
+events whose labels come later (`scorer.py`), what models make of a row and what an example does to the race
+(`operators/race/learning.py`).
 
     lessons    every candidate scores and learns all rows, each on its own
     stretch    rows up to the next failure: answered by whoever serves now, made into examples
-    examples   act one by one; where one changes the line-up, the rest of the stretch is made anew
-               by the one that holds from there
+    examples   act one by one; where one decides something, the rest of the stretch is made anew by
+               the line-up that holds from there
 
 Row by row and run by run give the same bytes.  (A. P. Dawid, "Statistical theory: the prequential
 approach", 1984, gave the order its name.)
@@ -24,7 +24,7 @@ from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
 from operators.join.pending import Answered
 from operators.models.scoring import Roster, Served, labels_of
-from operators.race.lessons import Lessons, Serving
+from operators.race.learning import Lessons, Serving
 from topics.messages import Decision, Event, Example, FeatureValues, LabelValue, Quarantine, Score
 
 __all__ = ["Prequential"]
@@ -84,20 +84,19 @@ class Prequential:
     ) -> list[Scored]:
         """Answer and learn from `row` on, as far as the present line-up holds."""
         outbox = self._outbox
-        serving = lessons.serving(row)
+        serving = lessons.serving()
         alone = serving.failures or serving.candidate is None
-        until = row + 1 if alone else lessons.even_until(row)
+        until = row + 1 if alone else lessons.even_until()
         events = events[row:until]
         answers = outbox.number(
-            events, lessons.rows[row:until], self._served(row, until, serving, lessons), now_ms
+            events, lessons.rows[row:until], self._served(until, serving, lessons), now_ms
         )
         if serving.failures:
             self._counts.update(("model_failures", f"score {failure.name}") for failure in serving.failures)
             outbox.quarantine(answers[0], serving.failures)
-            lessons.catch_up()
         scored = [
             (answer, event.key, scores)
-            for answer, event, scores in zip(answers, events, self._scores(row, until, lessons), strict=True)
+            for answer, event, scores in zip(answers, events, self._scores(until, lessons), strict=True)
         ]
         labels, times = lessons.labels[row:until], [event.event_time for event in events]
         examples = outbox.number_examples(scored, labels, times)
@@ -119,7 +118,7 @@ class Prequential:
             for event, label, answer in zip(events, labels, sent, strict=True)
         ]
 
-    def _served(self, row: int, until: int, serving: Serving, lessons: Lessons) -> list[Served]:
+    def _served(self, until: int, serving: Serving, lessons: Lessons) -> list[Served]:
         """Return what is said of each row: by one candidate, which learns each before the next."""
         candidate, served_by, _ = serving
         if candidate is None:
@@ -128,19 +127,19 @@ class Prequential:
             (label,) = labels_of(self._task, [score], self._threshold)
             return [Served(score, label, served_by, "prior", 0, prior.updates, not prior.updates)]
         name, version = candidate.name, candidate.version
-        scores = lessons.column(name, row, until)
+        scores = lessons.column(name, until)
         labels = labels_of(self._task, scores, self._threshold)
         return [
             Served(score, label, served_by, name, version, updates, score is None)
             for updates, (score, label) in enumerate(zip(scores, labels, strict=True), candidate.updates)
         ]
 
-    def _scores(self, row: int, until: int, lessons: Lessons) -> list[dict[str, Score]]:
+    def _scores(self, until: int, lessons: Lessons) -> list[dict[str, Score]]:
         """Return what every candidate said of each row."""
-        names = lessons.racing_at(row)
+        names = lessons.healthy()
         if len(names) == 1:
             name = names[0]
-            return [{name: score} for score in lessons.column(name, row, until)]
-        columns = [lessons.column(name, row, until) for name in names]
+            return [{name: score} for score in lessons.column(name, until)]
+        columns = [lessons.column(name, until) for name in names]
         found = [dict(zip(names, scores, strict=True)) for scores in zip(*columns, strict=True)]
-        return found or [{} for _ in range(row, until)]
+        return found or [{} for _ in range(lessons.row, until)]

@@ -74,7 +74,7 @@ class Candidate:
     pipeline that this one is a clone of (itself, for the first ones).
     """
 
-    __slots__ = ("calls", "definition", "model", "name", "predictor", "updates", "version")
+    __slots__ = ("definition", "model", "name", "predictor", "updates", "version")
 
     def __init__(
         self,
@@ -92,8 +92,6 @@ class Candidate:
         self.version = version
         self.updates = updates
         self.definition = definition or name
-        self.calls: Any = None
-        """How `model` is called, found out once (`operators/race/lessons.py`)."""
 
 
 class _PriorState(msgspec.Struct):

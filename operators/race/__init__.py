@@ -4,6 +4,6 @@ Lives here: what one example does to metrics, detectors, models and the decision
 Never here: who answers an event (`operators/models`), where examples come from
 (`engine/machines/learner.py`).
 
-Read in this order: `learning` (the order), `evaluation` (test), `lessons` (train), `evidence` (weigh),
-`arena` (decide).  Others may import everything here.
+Read in this order: `learning` (the order, train), `evaluation` (test), `evidence` (weigh), `arena` (decide).
+Others may import everything here.
 """

@@ -4,10 +4,9 @@ Lives here: how wrong one score was, as a number in [0, 1] that curves, detector
 quality as people read it, all from scores served at event time.  Never here: decisions (they rest on
 `evidence.py`), models, clocks.
 
-Strategy: an example is one append; rows are counted by the column when a batch has gathered or
-somebody asks, which changes no bit, for each metric and each curve still sees them in their order.
-The recent window is a ring of raw (label, scores) from which metrics are computed only when
-somebody asks.
+Strategy: examples are counted by the column, which changes no bit, for each metric and each curve still sees
+them in their order.  The recent window is a ring of raw (label, scores) from which metrics are computed only
+when somebody asks.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ __all__ = [
     "Evaluation",
     "Loss",
     "LossName",
+    "Losses",
     "ScaledError",
     "brier",
     "default_metrics",
@@ -48,6 +48,8 @@ LossName = Literal["brier", "log", "zero_one"]
 """The comparisons a classification task can choose from; regression has one, the scaled error."""
 Loss = Callable[[LabelValue, Score], float | None]
 """(label, score) -> loss in [0, 1], or None where the score holds no opinion."""
+Losses = tuple[float | None, Mapping[str, float | None]]
+"""Of one example: the loss of what was served, and by name those of the candidates in the race."""
 
 PROBABILITY_MIN = 1e-3
 """Log loss is cut here: one confident mistake must not outweigh a thousand good answers."""
@@ -194,8 +196,6 @@ BUCKETS_MAX = 256
 
 Point = tuple[int, float, int]
 """(start of the bucket in ms, mean loss, examples)."""
-Losses = Mapping[str, Sequence[float | None]]
-"""Columns of losses by series."""
 Cells = dict[str, tuple[float, int]]
 """(sum, count) of the losses of each series in one bucket."""
 _NO_CELL = (0.0, 0)
@@ -214,7 +214,7 @@ class Curve:
         self.width_ms = 1
         self.buckets: dict[int, Cells] = {}
 
-    def extend(self, times_ms: Sequence[int], losses: Losses) -> None:
+    def extend(self, times_ms: Sequence[int], losses: Mapping[str, Sequence[float | None]]) -> None:
         """Count examples in their order, those without an opinion (None) left out.
 
         Neighbours mostly share a bucket.
@@ -225,11 +225,13 @@ class Curve:
             end = self._same_bucket(times_ms, start, number)
             cells = self._bucket(number)
             for name, column in losses.items():
-                total, count = cells.get(name, _NO_CELL)
-                known = [loss for loss in column[start:end] if loss is not None]
-                for loss in known:  # one after the other: `sum` rounds in another way from Python 3.12 on
-                    total += loss
+                known: Sequence[Any] = column[start:end]
+                if None in known:
+                    known = [loss for loss in known if loss is not None]
                 if known:
+                    total, count = cells.get(name, _NO_CELL)
+                    for loss in known:  # one by one: `sum` rounds in another way from Python 3.12 on
+                        total += loss
                     cells[name] = (total, count + len(known))
             start = end
 
@@ -278,8 +280,6 @@ SERVED = "served"
 """The name under which what was answered is evaluated, whoever answered; no candidate's name."""
 RECENT_MAX = 1_000
 """Examples in the recent window: a percent of accuracy is ten of them."""
-ROWS_MAX = 64
-"""Examples that wait to be counted together: the cost of setting out is shared, the memory small."""
 _Recent = tuple[LabelValue, Score, dict[str, Score]]
 
 
@@ -369,8 +369,7 @@ class Evaluation(WholeState):
     at `threshold`, others the score.  Scores that are None (cold start) are counted and left
     out, as River's `progressive_val_score` does.  Examples whose event lies before `warmup_offset`
     are left out of the cumulative metrics only.  `dump` and `load` turn River's metrics into
-    bytes and back.  An error of a metric is raised when rows are counted: by the update that fills
-    the batch, or by whoever asks.
+    bytes and back.
     """
 
     def __init__(
@@ -390,57 +389,32 @@ class Evaluation(WholeState):
         self._warmup_offset = warmup_offset
         self._cards: dict[str, _Card] = {}
         self._recent: deque[_Recent] = deque(maxlen=RECENT_MAX)
-        self._by_event_time = Curve()
-        self._by_label_time = Curve()
-        self._examples: list[Example] = []
-        """Not yet counted, few more than `ROWS_MAX`; whoever reads calls `_catch_up` first."""
-        self._served_losses: list[float | None] = []
-        """Losses of what was served with each of them ..."""
-        self._losses: list[Mapping[str, float | None]] = []
-        """... and of candidates, the same in each."""
+        self.by_event_time = Curve()
+        self.by_label_time = Curve()
 
-    def add(self, example: Example, served_loss: float | None, losses: Mapping[str, float | None]) -> None:
-        """Count an example, with the loss of what was served and of every candidate in the race.
+    def add(self, examples: Sequence[Example], losses: Sequence[Losses]) -> None:
+        """Count examples, each with its losses: of what was served, and of every candidate in the race.
 
-        Each of these candidates has a score in the example; other scores are not counted.
+        Each of these candidates has a score in its example; other scores are not counted.
         """
         self._dirty = True
-        if self._losses and self._losses[0].keys() != losses.keys():
-            self._catch_up()
-        self._examples.append(example)
-        self._served_losses.append(served_loss)
-        self._losses.append(losses)
-        if len(self._examples) >= ROWS_MAX:
-            self._catch_up()
-
-    def _catch_up(self) -> None:
-        """Count the rows that wait."""
-        if not self._examples:
-            return
-        examples, names = self._examples, list(self._losses[0])
-        losses = {name: [of_example[name] for of_example in self._losses] for name in names}
-        losses = {SERVED: self._served_losses, **losses}
-        self._clear()
-        self._by_event_time.extend([example.event_time for example in examples], losses)
-        self._by_label_time.extend([example.label_time for example in examples], losses)
-        rows = [
-            (
-                e.label,
-                e.served_score,
-                # mostly all of them
-                e.scores if len(e.scores) == len(names) else {name: e.scores[name] for name in names},
-            )
-            for e in examples
-        ]
+        columns = {SERVED: [of_served for of_served, _ in losses]}
+        for name in dict.fromkeys(chain.from_iterable([of_each for _, of_each in losses])):
+            columns[name] = [of_each.get(name) for _, of_each in losses]
+        self.by_event_time.extend([example.event_time for example in examples], columns)
+        self.by_label_time.extend([example.label_time for example in examples], columns)
+        rows: list[_Recent] = []
+        for example, (_, of_each) in zip(examples, losses, strict=True):
+            scores = example.scores
+            if len(scores) > len(of_each):
+                scores = {name: scores[name] for name in of_each}
+            rows.append((example.label, example.served_score, scores))
         self._recent.extend(rows)
         if self._warmup_offset:
-            warm = [e.event_offset >= self._warmup_offset for e in examples]
+            warm = [example.event_offset >= self._warmup_offset for example in examples]
             rows, examples = list(compress(rows, warm)), list(compress(examples, warm))
         if rows:
             self._count(self._cards, rows, examples[0].model_name)
-
-    def _clear(self) -> None:
-        self._examples, self._served_losses, self._losses = [], [], []
 
     def _count(self, cards: dict[str, _Card], rows: Sequence[_Recent], champion: str = "") -> None:
         """Update the cards of all series in `rows`, series by series.
@@ -477,36 +451,20 @@ class Evaluation(WholeState):
     def _label_of(self, score: Score) -> LabelValue | None:
         return label_of(self._task, score, self._threshold)
 
-    @property
-    def by_event_time(self) -> Curve:
-        """Return the curve of losses by event time."""
-        self._catch_up()
-        return self._by_event_time
-
-    @property
-    def by_label_time(self) -> Curve:
-        """Return the curve of losses by label time."""
-        self._catch_up()
-        return self._by_label_time
-
     def served_scores(self) -> dict[str, float]:
         """Return the metrics of what was served over the whole run, by River's class names."""
-        self._catch_up()
         return _values(self._cards[SERVED].metrics) if SERVED in self._cards else {}
 
     def model_scores(self) -> dict[str, dict[str, float]]:
         """Return every candidate's metrics over the whole run, by candidate and River's class names."""
-        self._catch_up()
         return {name: _values(card.metrics) for name, card in self._cards.items() if name != SERVED}
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return (examples counted, cold starts left out) by series."""
-        self._catch_up()
         return {name: (card.examples, card.cold) for name, card in self._cards.items()}
 
     def recent_scores(self) -> dict[str, dict[str, float]]:
         """Return the metrics of the last `RECENT_MAX` examples by series (`SERVED` too), computed now."""
-        self._catch_up()
         cards: dict[str, _Card] = {}
         if self._recent:
             self._count(cards, list(self._recent))
@@ -517,7 +475,6 @@ class Evaluation(WholeState):
 
         Brier for classification, absolute error for regression: for ranking candidates only.
         """
-        self._catch_up()
         total, count = 0.0, 0
         for label, _, scores in self._recent:
             score = scores.get(name)
@@ -534,20 +491,18 @@ class Evaluation(WholeState):
 
     def forget(self, name: str) -> None:
         """Drop the metrics of a candidate that has retired; curves keep what they have."""
-        self._catch_up()
         self._cards.pop(name, None)
         self._dirty = True
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state: River's metrics, the recent window, the curves."""
-        self._catch_up()
         # Sorted: series begin in another order where rows are counted by the column.
         cards = {name: (card.metrics, card.examples, card.cold) for name, card in sorted(self._cards.items())}
         curves = [
             _CurveState(
                 curve.width_ms, {start: dict(sorted(cells.items())) for start, cells in curve.buckets.items()}
             )
-            for curve in (self._by_event_time, self._by_label_time)
+            for curve in (self.by_event_time, self.by_label_time)
         ]
         return {
             "metrics": self._dump(cards),
@@ -557,14 +512,13 @@ class Evaluation(WholeState):
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        self._clear()
         cards = self._load(entries["metrics"])
         known = {id(parts[0]): _Card(*parts) for parts in cards.values()}  # two of them may be one
         self._cards = {name: known[id(parts[0])] for name, parts in cards.items()}
         recent = msgspec.msgpack.decode(entries["recent"], type=list[_Recent])
         self._recent = deque(recent, maxlen=RECENT_MAX)
         curves = msgspec.msgpack.decode(entries["curves"], type=list[_CurveState])
-        for curve, state in zip((self._by_event_time, self._by_label_time), curves, strict=True):
+        for curve, state in zip((self.by_event_time, self.by_label_time), curves, strict=True):
             curve.width_ms = state.width_ms
             curve.buckets = state.buckets
         self._dirty = False

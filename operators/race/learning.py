@@ -1,16 +1,19 @@
-"""Test, then train: what one example does to metrics, detectors, models and the race.
+"""Test, then train: what examples do to metrics, detectors, models and the race.
 
-Lives here: the order.  Never here: bytes, offsets to read next (`engine/machines/learner.py`), what any of
-the steps does in itself.
-
-Strategy: every step sees the scores served at event time and the state the steps before it left;
-only step 3 changes a model, and scores are never taken again, so nothing is judged on an example it
-has learned.
+Lives here: the order, and the training itself.  Never here: bytes, offsets to read next
+(`engine/machines/learner.py`), what the other steps do in themselves.
 
     1 test    2 detect    3 train    4 weigh    5 decide
 
-`Learning.learn` is this order, one example at a time.  What it is given for step 3 is the training itself
-or, for a run of events that carry their labels, the account of a training that went before (`lessons.py`).
+Every step sees the scores served at event time and the state that the steps before it left.  Only step 3
+changes a model, and scores are never taken again, so nothing is judged on an example it has learned.
+
+Candidates do not see one another, and what is decided at a row changes who serves and who races from the
+next row on, never a model.  So training may run ahead of the other steps (`Lessons`): all rows of one
+candidate, then all of the next, which keeps each model's data in the processor's cache; a row counts as
+learned when the other steps have reached it.  A challenger that starts at a row catches up with the rows
+behind it, a candidate that fails has stopped where it failed.  Of events that carry their labels, the same
+loop takes the scores, each before its row is learned.
 """
 
 from __future__ import annotations
@@ -18,24 +21,177 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 
 from operators.drift.detectors import Detection, DriftWatch
-from operators.models.scoring import Candidate, label_of, reason_of, score_function
+from operators.models.guards import without_guard
+from operators.models.scoring import (
+    Candidate,
+    Failure,
+    Roster,
+    ScoreOf,
+    ServedBy,
+    label_of,
+    reason_of,
+    score_function,
+)
 from operators.race.arena import Arena, Moment
-from operators.race.evaluation import Evaluation, Loss, ScaledError, loss_of
+from operators.race.evaluation import Evaluation, Loss, Losses, ScaledError, loss_of
 from operators.race.evidence import Evidence, Verdict
-from operators.race.lessons import Lessons, Sick
 from operators.state import StateEntries, WholeState
 from operators.stopwatch import Stopwatch
-from topics.messages import Command, Decision, Example, FeatureValues, LabelValue, Task
+from topics.messages import Command, Decision, Example, FeatureValues, LabelValue, Score, Task
 
-__all__ = ["Learning"]
+__all__ = ["Learning", "Lessons", "Serving"]
 
-Train = Callable[[Example], Sequence[Sick]]
-"""Lets the candidates of the race learn an example, and returns those that failed at it."""
+Rows = Sequence[FeatureValues]
+Labels = Sequence[LabelValue]
+Sick = tuple[str, str]
+"""Name of a candidate that could not learn, and the reason."""
+
+
+class Serving(NamedTuple):
+    """Who answers a row, and who failed at it."""
+
+    candidate: Candidate | None
+    """None: nobody is left, the prior answers."""
+    served_by: ServedBy
+    failures: tuple[Failure, ...]
+
+
+class Lessons:
+    """Rows with their labels, learned by each candidate on its own; `row` is the next to count as learned.
+
+    `names`, where given, are all that rows can have: they are to be answered, so each is scored before it is
+    learned.
+
+    >>> from river import linear_model
+    >>> roster = Roster("binary", [Candidate("a", linear_model.LogisticRegression(), version=1)], "a")
+    >>> lessons = Lessons("binary", roster, [{"x": 1.0}, {"x": 1.0}], [True, True], Stopwatch(), {"x"})
+    >>> [round(score, 2) for score in lessons.column("a", 2)]
+    [0.5, 0.5]
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        roster: Roster,
+        rows: Sequence[FeatureValues],
+        labels: Sequence[LabelValue],
+        stopwatch: Stopwatch,
+        names: AbstractSet[str] | None = None,
+    ) -> None:
+        self.rows = rows
+        self.labels = labels
+        self.row = 0
+        self.sick: dict[int, list[Sick]] = {}
+        """By row, the candidates that could not learn it."""
+        self._failed: dict[str, tuple[int, str]] = {}
+        """Candidates that could not score a row, nor learned it: the row and the reason."""
+        self._begun: dict[str, int] = {}
+        """The row from which on a candidate has learned ..."""
+        self._scores: dict[str, list[Score]] = {}
+        """... and scored, up to where it failed."""
+        self._task: Task = task
+        self._roster = roster
+        self._names = names
+        self._stopwatch = stopwatch
+        self._revision = -1
+        """Of the line-up that `_racing` is of."""
+        self._racing: list[Candidate] = []
+        self.follow()
+
+    def follow(self) -> None:
+        """Look at the line-up again: candidates that race and have not begun do so at the next row."""
+        if self._roster.revision == self._revision:
+            return
+        self._revision = self._roster.revision
+        self._racing = self._roster.racing()
+        for candidate in self._racing:
+            if candidate.name not in self._begun:
+                self._teach(candidate)
+
+    def _teach(self, candidate: Candidate) -> None:
+        """Let a candidate score and learn all rows from the next one on, as far as it can."""
+        name, first, clock = candidate.name, self.row, self._stopwatch.clock
+        scores: list[Score] = []
+        self._begun[name], self._scores[name] = first, scores
+        started = clock()
+        score_of, learn_one = self._calls_of(candidate)
+        for row, (features, label) in enumerate(
+            zip(self.rows[first:], self.labels[first:], strict=True), first
+        ):
+            try:
+                if score_of is not None:
+                    scores.append(score_of(features))
+                learn_one(features, label)
+            except Exception as error:  # noqa: BLE001 a user's model may raise anything; the others go on
+                if score_of is not None and len(scores) == row - first:
+                    self._failed[name] = (row, reason_of(error))
+                else:
+                    self.sick.setdefault(row, []).append((name, f"learning: {reason_of(error)}"))
+                break
+        self._stopwatch.models["learn" if score_of is None else "score_and_learn", name] += clock() - started
+
+    def _calls_of(self, candidate: Candidate) -> tuple[ScoreOf | None, Callable[[Any, Any], object]]:
+        """Return how a candidate is scored and taught; a guard that changes nothing here is left out."""
+        if self._names is None:
+            return None, candidate.model.learn_one
+        model = without_guard(candidate.model, self._names)
+        predictor = model if candidate.predictor is candidate.model else candidate.predictor
+        return score_function(self._task, predictor), model.learn_one
+
+    def count(self, rows: int) -> Sequence[Sick]:
+        """Count the next `rows` as learned; return who could not learn the last of them.
+
+        Whoever could not learn one before has left the race there.
+        """
+        self.row += rows
+        sick = [one for one in self.sick.get(self.row - 1, ()) if self._roster.healthy(one[0])]
+        for candidate in self._racing:
+            candidate.updates += rows
+        for name, _ in sick:
+            self._roster.candidates[name].updates -= 1
+        return sick
+
+    # -- rows that are answered -------------------------------------------------------------------
+
+    def even_until(self) -> int:
+        """Return the first row after the next that not all have scored who have scored the next."""
+        stops = [row for row, _ in self._failed.values() if row > self.row]
+        stops += [row + 1 for row in self.sick if row >= self.row]
+        return min([*stops, len(self.rows)])
+
+    def column(self, name: str, until: int) -> list[Score]:
+        """Return a candidate's scores of the next rows up to `until`."""
+        begun = self._begun[name]
+        return self._scores[name][self.row - begun : until - begun]
+
+    def healthy(self) -> list[str]:
+        """Return who has a score of the next row, in order of start."""
+        failed, row = self._failed, self.row
+        return [c.name for c in self._racing if c.name not in failed or failed[c.name][0] > row]
+
+    def serving(self) -> Serving:
+        """Return who answers the next row: the champion, an earlier one, or nobody.
+
+        Failures stand in the order in which they show: down the chain, then among the shadows.
+        """
+        self.follow()
+        roster, healthy = self._roster, self.healthy()
+        chain = [name for name in (roster.champion, *roster.previous) if roster.healthy(name)]
+        found = next((name for name in chain if name in healthy), None)
+        failed = chain if found is None else chain[: chain.index(found)]
+        failed += [c.name for c in self._racing if c.name not in {*healthy, *failed}]
+        failures = tuple(
+            Failure(name, roster.candidates[name].version, self._failed[name][1]) for name in failed
+        )
+        if found is None:
+            return Serving(None, "prior", failures)
+        served_by: ServedBy = "champion" if found == roster.champion else "previous"
+        return Serving(roster.candidates[found], served_by, failures)
 
 
 class _State(msgspec.Struct):
@@ -96,20 +252,19 @@ class Learning(WholeState):
         self._evidence = evidence
         self._watching = bool(watch.detections)
         self._scale = self.loss if isinstance(self.loss, ScaledError) else None
-        self._revision = -1
-        """Of the line-up that `_learners` are of."""
-        self._learners: list[tuple[Candidate, Callable[[FeatureValues, LabelValue], object]]] = []
 
     def lessons(
-        self, rows: Sequence[FeatureValues], labels: Sequence[LabelValue], names: AbstractSet[str]
+        self,
+        rows: Sequence[FeatureValues],
+        labels: Sequence[LabelValue],
+        names: AbstractSet[str] | None = None,
     ) -> Lessons:
-        """Let every candidate score and learn rows, of which `learn` is told next; nothing else changes yet.
+        """Let every candidate learn rows, of which `learn` is told next; nothing else changes yet.
 
-        `names` are all that the rows can have.
+        `names`, where given, are all that the rows can have: they are to be answered, so they are scored too.
         """
         started = self._stopwatch.clock()
-        score_of = partial(score_function, self._task)
-        lessons = Lessons(self._roster, rows, labels, score_of, names, self._stopwatch)
+        lessons = Lessons(self._task, self._roster, rows, labels, self._stopwatch, names)
         self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
         return lessons
 
@@ -118,48 +273,66 @@ class Learning(WholeState):
 
         `offset` is that of the first.
         """
-        started = self._stopwatch.clock()
+        lessons = self.lessons([x.features for x in examples], [x.label for x in examples])
         decisions: list[Decision] = []
-        for at, example in enumerate(examples, offset):
-            decisions += self.learn(example, at, self._train)
-        self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
+        while (row := lessons.row) < len(examples):
+            decisions += self.learn(examples[row:], offset + row, lessons)[1]
         return decisions
 
-    def learn(self, example: Example, offset: int, train: Train) -> Sequence[Decision]:
-        """Test and learn the example at `offset` of the log; return what was decided, mostly nothing.
+    def learn(
+        self, examples: Sequence[Example], offset: int, lessons: Lessons
+    ) -> tuple[int, Sequence[Decision]]:
+        """Test and learn the examples of the next rows of `lessons`, up to one that leads to a decision.
 
-        `train` lets the candidates learn it.  The roster may be another afterwards: whoever makes the next
-        example looks at it again.
+        `offset` is that of the first.  Returns how many were learned, and what was decided, mostly nothing.
+        The roster may be another afterwards: whoever makes the next example looks at it again.
         """
-        champion = self._roster.champion
-        # 1 test
-        losses = self._test(example)
-        # 2 detect
-        alarms = self._detect(example, losses.get(champion)) if self._watching else ()
-        # 3 train
-        sick = train(example)
-        self._learned(example)
-        # 4 weigh
-        proven = self._evidence.update(champion, losses, example.label_time)
-        # 5 decide
-        if not (sick or alarms or proven):
-            return ()
-        return self._decide(offset, sick, alarms, proven)
+        started = self._stopwatch.clock()
+        lessons.follow()
+        champion, racing = self._roster.champion, {candidate.name for candidate in self._roster.racing()}
+        loss, weigh = self.loss, self._evidence.update
+        tested: list[Losses] = []
+        alarms: Sequence[Detection] = ()
+        for row, example in enumerate(examples, lessons.row):
+            # 1 test
+            label, served = example.label, example.served_score
+            of_served = loss(label, served)
+            losses = {
+                name: of_served if score is served else loss(label, score)
+                for name, score in example.scores.items()
+                if name in racing
+            }
+            tested.append((of_served, losses))
+            if self._scale is not None:
+                self._scale.update(label)
+            # 2 detect
+            if self._watching:
+                alarms = self._detect(example, losses.get(champion))
+            # 3 train: every candidate has learned it, or failed at it
+            failed = row in lessons.sick
+            # 4 weigh
+            proven = weigh(champion, losses, example.label_time)
+            # 5 decide
+            if failed or alarms or proven:
+                break
+        learned = examples[: len(tested)]
+        sick = self._learned(learned, tested, lessons)
+        decisions = self._decide(offset + len(learned) - 1, sick, alarms, proven)
+        self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
+        return len(learned), decisions
 
-    def _test(self, example: Example) -> dict[str, float | None]:
-        """Count the scores served at event time; return the losses of who is still in the race."""
-        label, served, loss = example.label, example.served_score, self.loss
-        candidates, quarantined = self._roster.candidates, self._roster.quarantined
-        of_served = loss(label, served)
-        losses = {
-            name: of_served if score is served else loss(label, score)
-            for name, score in example.scores.items()
-            if name in candidates and name not in quarantined
-        }
-        self._evaluation.add(example, of_served, losses)
-        if self._scale is not None:
-            self._scale.update(label)
-        return losses
+    def _learned(
+        self, learned: Sequence[Example], tested: Sequence[Losses], lessons: Lessons
+    ) -> Sequence[Sick]:
+        """Count what was tested and learned; return who failed at the last of it."""
+        self._dirty = True
+        self._evaluation.add(learned, tested)
+        prior_update = self._roster.prior.update
+        for example in learned:
+            prior_update(example.label)
+        self.examples += len(learned)
+        self.time = max(self.time, *[example.label_time for example in learned])
+        return lessons.count(len(learned))
 
     def _detect(self, example: Example, loss: float | None) -> list[Detection]:
         """Show the detectors the champion's score and its loss."""
@@ -167,42 +340,16 @@ class Learning(WholeState):
         wrong = label_of(self._task, score, self._threshold) != example.label
         return self._watch.update(example, loss, wrong=wrong)
 
-    def _train(self, example: Example) -> list[Sick]:
-        """Let every healthy candidate learn; return those that failed at it."""
-        if self._roster.revision != self._revision:
-            self._bind()
-        features, label, clock = example.features, example.label, self._stopwatch.clock
-        sick: list[Sick] = []
-        for candidate, learn_one in self._learners:
-            started = clock()
-            try:
-                learn_one(features, label)
-            except Exception as error:  # noqa: BLE001 a user's model may raise anything; the others go on
-                sick.append((candidate.name, f"learning: {reason_of(error)}"))
-            else:
-                candidate.updates += 1
-            self._stopwatch.models["learn", candidate.name] += clock() - started
-        return sick
-
-    def _learned(self, example: Example) -> None:
-        """Count an example that every candidate has learned, and let the prior learn it."""
-        self._roster.prior.update(example.label)
-        self.examples += 1
-        self.time = max(self.time, example.label_time)
-        self._dirty = True
-
-    def _bind(self) -> None:
-        """Look up how each candidate of the present line-up learns."""
-        self._revision = self._roster.revision
-        self._learners = [(candidate, candidate.model.learn_one) for candidate in self._roster.racing()]
-
     def _decide(
         self,
         offset: int,
         sick: Sequence[Sick],
         alarms: Sequence[Detection],
-        proven: list[Verdict],
-    ) -> list[Decision]:
+        proven: Sequence[Verdict],
+    ) -> Sequence[Decision]:
+        """Let the arena act on what was seen at the last row, if anything was."""
+        if not (sick or alarms or proven):
+            return ()
         arena, champion = self._arena, self._roster.champion
         at = self.moment(offset)
         decisions = arena.alarms(at, alarms, self._evaluation.recent_loss)

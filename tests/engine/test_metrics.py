@@ -138,7 +138,7 @@ def test_scores_come_from_the_leader_alone(follower: Follower, leading: bool) ->
     follower.leading = leading
     scores = {"linear": 0.7, "tree": 0.4, "adaptive": 0.5}
     example = Example("e", "k", 1, 2, True, {}, scores, 0.5, "champion", "adaptive", 0, 0, 0, 1, 0)
-    follower.learner.evaluation.add(example, 0.1, dict.fromkeys(scores, 0.1))
+    follower.learner.evaluation.add([example], [(0.1, dict.fromkeys(scores, 0.1))])
     status = follower.status(lag={}, pending=0, partitions=1)
     assert (("linear", "ROCAUC", "all") in status.scores) == leading
     assert (("served", "ROCAUC", "recent") in status.scores) == leading

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river import datasets, evaluate, linear_model, metrics, preprocessing
 
+from operators.models.digest import digest
 from operators.models.scoring import label_of
 from operators.race.evaluation import (
     BUCKETS_MAX,
     DEVIATIONS_MAX,
     RECENT_MAX,
-    ROWS_MAX,
     SERVED,
     Brier,
     Curve,
@@ -42,7 +42,7 @@ def evaluation(task="binary", chosen=None, **settings):
 
 
 def feed(found, label, n=0, served=None, **scores):
-    found.add(example(n, label, scores, served), None, dict.fromkeys(scores))
+    found.add([example(n, label, scores, served)], [(None, dict.fromkeys(scores))])
 
 
 @pytest.mark.parametrize(
@@ -143,50 +143,69 @@ def test_a_curve_is_the_mean_of_each_bucket(rows):
 def test_both_curves_see_their_own_time():
     found = evaluation()
     for n in range(10):
-        found.add(example(n, True, {"a": 0.5}, 0.5, time=n), 0.25, {"a": 0.25})
+        found.add([example(n, True, {"a": 0.5}, 0.5, time=n)], [(0.25, {"a": 0.25})])
     assert found.by_event_time.points(SERVED)[0] == (0, 0.25, 1)
     assert found.by_label_time.points(SERVED)[0] == (5, 0.25, 1)
 
 
-def test_asking_at_any_moment_changes_nothing():
+ROWS = 64
+"""Examples of a batch."""
+
+
+def state_of(found):
+    """The state to the bit; of metrics by what they hold: pickle tells equal objects from shared ones."""
+    entries = found.snapshot()
+    return entries | {"metrics": digest(pickle.loads(entries["metrics"]))}
+
+
+def test_rows_are_counted_the_same_in_batches_and_one_by_one_and_asking_changes_nothing():
     rng = random.Random(8)
-    asked, left = evaluation(warmup_offset=5), evaluation(warmup_offset=5)
-    for n in range(3 * ROWS_MAX + 1):
+    single, batched = evaluation(warmup_offset=5), evaluation(warmup_offset=5)
+    batch = []
+    for n in range(3 * ROWS + 1):
         scores = {name: rng.choice([None, rng.random()]) for name in rng.sample("abc", rng.randint(0, 3))}
         row = example(n, rng.random() < 0.5, scores, rng.random(), time=rng.randrange(10**6))
-        losses = {name: brier(row.label, score) for name, score in scores.items()}
-        asked.add(row, 0.5, losses)
-        left.add(row, 0.5, losses)
+        losses = (0.5, {name: brier(row.label, score) for name, score in scores.items()})
+        single.add([row], [losses])
+        batch.append((row, losses))
         if rng.random() < 0.05:
-            asked.snapshot()
-        if rng.random() < 0.01:
-            asked.forget("c")
-            left.forget("c")
-    assert asked.snapshot() == left.snapshot()
+            single.snapshot()
+        forget = rng.random() < 0.01
+        if forget or rng.random() < 0.04 or n == 3 * ROWS:
+            batched.add(*zip(*batch, strict=True))
+            batch.clear()
+        if forget:
+            single.forget("c")
+            batched.forget("c")
+    assert state_of(single) == state_of(batched)
 
 
-@pytest.mark.parametrize("differ", [0, 1, ROWS_MAX // 2, ROWS_MAX, 3 * ROWS_MAX])
-@pytest.mark.parametrize("restored", [1, ROWS_MAX + 7, 2 * ROWS_MAX])
+@pytest.mark.parametrize("differ", [0, 1, ROWS // 2, ROWS, 3 * ROWS])
+@pytest.mark.parametrize("restored", [1, ROWS + 7, 2 * ROWS])
 def test_what_is_served_is_counted_apart_from_the_first_difference_on(differ, restored):
     rng = random.Random(differ)
-    asked, left, again = evaluation(), evaluation(), evaluation()
+    single, batched, again = evaluation(), evaluation(), evaluation()
+    batch = []
     truth = {name: [metric.clone() for metric in default_metrics("binary")] for name in ("a", "b", SERVED)}
-    for n in range(3 * ROWS_MAX):
+    for n in range(3 * ROWS):
         label, scores = rng.random() < 0.5, {"a": rng.random(), "b": rng.random()}
         served = scores["b" if n == differ else "a"]
         for name, score in (scores | {SERVED: served}).items():
             for metric in truth[name]:
                 metric.update(label, score > 0.5 if metric.requires_labels else score)
-        for found in (asked, left, again):
+        for found in (single, again):
             feed(found, label, n, served, **scores)
-        asked.snapshot()
+        batch.append((example(n, label, scores, served), (None, dict.fromkeys(scores))))
+        if len(batch) == ROWS:
+            batched.add(*zip(*batch, strict=True))
+            batch.clear()
         if n == restored:
-            again.restore(left.snapshot())
-    for found in (asked, left, again):
+            again.restore(single.snapshot())
+    for found in (single, batched, again):
         cards = found.model_scores() | {SERVED: found.served_scores()}
         expected = {name: {type(m).__name__: m.get() for m in kept} for name, kept in truth.items()}
         assert cards == expected
-    assert asked.snapshot() == left.snapshot() == again.snapshot()
+    assert state_of(single) == state_of(batched) == state_of(again)
 
 
 def test_a_retired_candidate_is_forgotten():
@@ -203,7 +222,7 @@ def test_restored_evaluation_goes_on_to_the_bit(cut):
 
     def step(found, n):
         y, p = rows[n]
-        found.add(example(n, y, {"a": p}, p, time=n * 1_000), brier(y, p), {"a": brier(y, p)})
+        found.add([example(n, y, {"a": p}, p, time=n * 1_000)], [(brier(y, p), {"a": brier(y, p)})])
 
     whole, again, entries = evaluation(), evaluation(), {}
     for n in range(cut):
