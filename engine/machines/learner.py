@@ -35,7 +35,7 @@ from river import metrics as river_metrics
 from operators.claims.rule import Reader
 from operators.drift.detectors import Drift, DriftWatch
 from operators.models.digest import digest
-from operators.models.scoring import Candidate, PredictorOf, Roster, itself
+from operators.models.scoring import Candidate, Roster
 from operators.race.arena import Arena, Promotion
 from operators.race.evaluation import Evaluation, loss_of
 from operators.race.evidence import Evidence
@@ -75,9 +75,9 @@ def _no_store(_: Any) -> Any:
 class Learner:
     """All candidates of one examples partition, and the race between them.
 
-    `models` are fresh and shared with nobody; `predictor_of` gives the object that scores for a
-    model (`operators.models.guards`).  `dump` and `load` turn models, metrics and detectors into bytes and
-    back (`operators.models.artefacts`).  `roster` is live: a scorer of the same process may read it.
+    `models` are fresh, shared with nobody, and in the guards they need (`operators.models.guards`).  `dump`
+    and `load` turn models, metrics and detectors into bytes and back (`operators.models.artefacts`).
+    `roster` is live: a scorer of the same process may read it.
     """
 
     def __init__(
@@ -92,7 +92,6 @@ class Learner:
         metrics: Sequence[river_metrics.base.Metric] | None = None,
         partition: int = 0,
         threshold: float = 0.5,
-        predictor_of: PredictorOf = itself,
         dump: Callable[[Any], bytes] = _no_store,
         load: Callable[[bytes], Any] = _no_store,
         warmup_offset: int = 0,
@@ -101,11 +100,10 @@ class Learner:
         self._stopwatch = stopwatch or Stopwatch()
         promotion = promotion or Promotion()
         candidates = [
-            Candidate(name, model, version=number, predictor=predictor_of(model))
-            for number, (name, model) in enumerate(models.items(), 1)
+            Candidate(name, model, version=number) for number, (name, model) in enumerate(models.items(), 1)
         ]
         self.roster = Roster(task, candidates, champion)
-        self.arena = Arena(pipeline, partition, self.roster, promotion, predictor_of)
+        self.arena = Arena(pipeline, partition, self.roster, promotion)
         self.evaluation = Evaluation(
             task, metrics, dump, load, threshold=threshold, warmup_offset=warmup_offset
         )
@@ -122,7 +120,6 @@ class Learner:
             self._stopwatch,
         )
         self.reader = Reader()
-        self._predictor_of = predictor_of
         self._dump, self._load = dump, load
         self._place = _Place()
         self._parts = (self.arena, self.learning, self.evaluation, self.watch, self.evidence)
@@ -352,7 +349,6 @@ class Learner:
         self.arena.restore(entries)
         for name, candidate in self.roster.candidates.items():
             candidate.model = self._load(entries[MODEL + name])
-            candidate.predictor = self._predictor_of(candidate.model)
         for part in self._parts[1:]:
             part.restore(entries)
         self.reader.restore(

@@ -6,8 +6,8 @@ changes the roster, nobody else does).  Scoring leaves every model as it was.
 
 Strategy: the roster is plain data plus `revision`, one integer that moves with every change of line-up;
 whoever binds a function per candidate binds again only when it has moved, never per event.  Scoring has two
-phases: `serve` asks the champion alone, so that a batch's answers can leave before `shadow` asks the others;
-the champion's own score is not computed twice.
+phases: `serve` asks the champion alone, so that a batch's answers can leave before `shadow_all` asks the
+others; the champion's own score is not computed twice.
 
     champion ──fails──> earlier champions, newest first ──all fail──> prior
 """
@@ -21,8 +21,9 @@ from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 from msgspec import Struct
-from river import base, compose, stats
+from river import base, stats
 
+from operators.models.guards import last_step
 from operators.state import StateEntries
 from operators.stopwatch import Stopwatch
 from topics.messages import FeatureValues, LabelValue, Score, Task
@@ -30,7 +31,6 @@ from topics.messages import FeatureValues, LabelValue, Score, Task
 __all__ = [
     "Candidate",
     "Failure",
-    "PredictorOf",
     "Prior",
     "Roster",
     "ScoreOf",
@@ -38,15 +38,12 @@ __all__ = [
     "Served",
     "ServedBy",
     "Shadowed",
-    "itself",
     "label_of",
     "labels_of",
     "reason_of",
     "score_function",
 ]
 
-PredictorOf = Callable[[Any], Any]
-"""Model -> the object that scores for it: the model itself, or a guard around it."""
 ServedBy = Literal["champion", "previous", "prior"]
 ScoreOf = Callable[[FeatureValues], Score]
 
@@ -60,21 +57,16 @@ JUST_ABOVE_HALF = nextafter(0.5, 1.0)
 # -- the line-up ------------------------------------------------------------------------------------
 
 
-def itself(model: Any) -> Any:
-    """Return `model`: the predictor of a model that predicting leaves as it was."""
-    return model
-
-
 class Candidate:
     """One model in the race.
 
     `name` is unique in the roster; `version` numbers candidates in the order they started,
     from 1, so it changes only when another model serves; `updates` is the number of labels
-    learned.  `model` learns, `predictor` scores.  `definition` names the model of the
+    learned.  `definition` names the model of the
     pipeline that this one is a clone of (itself, for the first ones).
     """
 
-    __slots__ = ("definition", "model", "name", "predictor", "updates", "version")
+    __slots__ = ("definition", "model", "name", "updates", "version")
 
     def __init__(
         self,
@@ -82,13 +74,11 @@ class Candidate:
         model: Any,
         *,
         version: int,
-        predictor: Any = None,
         updates: int = 0,
         definition: str | None = None,
     ) -> None:
         self.name = name
         self.model = model
-        self.predictor = model if predictor is None else predictor
         self.version = version
         self.updates = updates
         self.definition = definition or name
@@ -253,7 +243,7 @@ class Scoring:
     >>> served = scoring.serve({"x": 1.0})
     >>> served.score, served.label, served.served_by
     (0.5, False, 'champion')
-    >>> scoring.shadow({"x": 1.0}, served.model_name, served.score).scores
+    >>> scoring.shadow_all([({"x": 1.0}, served.model_name, served.score)])[0].scores
     {'a': 0.5}
     """
 
@@ -271,7 +261,7 @@ class Scoring:
         roster = self._roster
         self._revision = roster.revision
         self._score_of: dict[str, ScoreOf] = {
-            candidate.name: score_function(self._task, candidate.predictor) for candidate in roster.racing()
+            candidate.name: score_function(self._task, candidate.model) for candidate in roster.racing()
         }
         self._chain()
 
@@ -320,10 +310,6 @@ class Scoring:
         label = label_of(self._task, score, self._threshold)
         return Served(score, label, "prior", "prior", 0, prior.updates, not prior.updates, failures)
 
-    def shadow(self, x: FeatureValues, model_name: str, served_score: Score) -> Shadowed:
-        """Return every candidate's score of an event that `model_name` answered with `served_score`."""
-        return self.shadow_all([(x, model_name, served_score)])[0]
-
     def shadow_all(self, answered: Sequence[tuple[FeatureValues, str, Score]]) -> list[Shadowed]:
         """Return every candidate's score of each event, with who answered it and the score that served.
 
@@ -346,12 +332,10 @@ class Scoring:
         return [Shadowed(found, failures.get(row, ())) for row, found in enumerate(scores)]
 
     def _fail(self, candidate: Candidate, error: Exception) -> Failure:
-        self._skip(candidate.name)
-        return Failure(candidate.name, candidate.version, reason_of(error))
-
-    def _skip(self, name: str) -> None:
-        del self._score_of[name]
+        """Skip a candidate from now on."""
+        del self._score_of[candidate.name]
         self._chain()
+        return Failure(candidate.name, candidate.version, reason_of(error))
 
 
 def reason_of(error: Exception) -> str:
@@ -359,26 +343,30 @@ def reason_of(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARS_MAX]
 
 
-def score_function(task: Task, predictor: Any) -> ScoreOf:
+def score_function(task: Task, model: Any) -> ScoreOf:
     """Return the function features -> `Score` of one River model (or its guard).
 
     The function raises whatever the model raises, and ValueError for a number that is not finite.
     """
     if task == "regression":
-        return _regression(predictor.predict_one)
-    return (_binary if task == "binary" else _multiclass)(_chances(predictor))
+        return _regression(model.predict_one)
+    return (_binary if task == "binary" else _multiclass)(_chances(model))
 
 
-def _chances(predictor: Any) -> Callable[[FeatureValues], Any]:
+def _chances(model: Any) -> Callable[[FeatureValues], Any]:
     """Return `predict_proba_one`, or a stand-in for classifiers that only name a label (all on one)."""
 
     def certain(x: FeatureValues) -> dict[Any, float]:
-        label = predictor.predict_one(x)
+        label = model.predict_one(x)
         return {} if label is None else {label: 1.0}
 
-    predict = getattr(predictor, "predict_proba_one", None)
+    predict = getattr(model, "predict_proba_one", None)
     if predict is None:
         return certain
+    classifier = last_step(model)
+    own = getattr(type(classifier), "predict_proba_one", None)
+    if isinstance(classifier, base.Classifier) and own not in (None, base.Classifier.predict_proba_one):
+        return predict  # type: ignore[no-any-return]
     named_only = False
 
     def first(x: FeatureValues) -> Any:
@@ -392,15 +380,7 @@ def _chances(predictor: Any) -> Callable[[FeatureValues], Any]:
             named_only = True
             return certain(x)
 
-    return predict if _has_chances(predictor) else first
-
-
-def _has_chances(predictor: Any) -> bool:
-    """Return whether a classifier, at the end of its pipeline, has probabilities of its own."""
-    while isinstance(predictor, compose.Pipeline):
-        predictor = next(reversed(predictor.steps.values()))
-    own = getattr(type(predictor), "predict_proba_one", None)
-    return isinstance(predictor, base.Classifier) and own not in (None, base.Classifier.predict_proba_one)
+    return first
 
 
 def _binary(probabilities: Callable[[FeatureValues], Any]) -> ScoreOf:

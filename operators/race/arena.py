@@ -24,7 +24,7 @@ from zlib import crc32
 import msgspec
 
 from operators.drift.detectors import Detection
-from operators.models.scoring import Candidate, PredictorOf, Roster, itself
+from operators.models.scoring import Candidate, Roster
 from operators.race.evidence import Promotion, Verdict
 from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
@@ -65,73 +65,6 @@ class Moment(NamedTuple):
     """Largest label time so far, ms."""
     examples: int
     """Examples learned so far."""
-
-
-class _Decisions:
-    """Write decisions of one examples partition; `numbered` is (offset, number) of the last one.
-
-    >>> decisions = _Decisions("flights:0", Roster("binary", [Candidate("a", None, version=1)], "a"))
-    >>> at = Moment(offset=7, time=0, examples=0)
-    >>> [decisions.write(at, "drift.detected", "a", "").decision_id for _ in range(2)]
-    ['flights:0:7:0', 'flights:0:7:1']
-    """
-
-    def __init__(self, log: str, roster: Roster) -> None:
-        self.numbered = (-1, 0)
-        self._log = log
-        self._roster = roster
-
-    def write(
-        self,
-        at: Moment,
-        decision_type: DecisionType,
-        name: str,
-        reason: str,
-        command: Command | None = None,
-        evidence: dict[str, float | int | str] | None = None,
-        replaced: Candidate | None = None,
-    ) -> Decision:
-        """Return a decision about candidate `name`, with the next number at its offset."""
-        offset, number = self.numbered
-        number = number + 1 if offset == at.offset else 0
-        self.numbered = (at.offset, number)
-        found = dict(evidence or {})
-        if command is not None:
-            found |= {"command_id": command.command_id, "command_time": command.time}
-        return Decision(
-            f"{self._log}:{at.offset}:{number}",
-            decision_type,
-            at.time,
-            name,
-            self._roster.candidates[name].version,
-            at.examples,
-            reason[:REASON_MAX],
-            command.actor if command is not None and command.actor else ACTOR,
-            at.offset,
-            from_model=replaced.name if replaced is not None else None,
-            from_version=replaced.version if replaced is not None else None,
-            evidence=found,
-        )
-
-    def backlog(self, at: Moment, records: int) -> Decision:
-        """Return that `records` of the log wait while learning is paused.
-
-        The record at this offset is folded after the pause and may lead to decisions then, so this
-        one has no number of theirs.
-        """
-        champion = self._roster.champion
-        return Decision(
-            f"{self._log}:{at.offset}:backlog",
-            "learning.backlog",
-            at.time,
-            champion,
-            self._roster.candidates[champion].version,
-            at.examples,
-            f"{records:,} records logged since the pause are not learned",
-            ACTOR,
-            at.offset,
-            evidence={"records": records},
-        )
 
 
 class _Racer(msgspec.Struct):
@@ -176,19 +109,19 @@ class Arena:
         partition: int,
         roster: Roster,
         promotion: Promotion,
-        predictor_of: PredictorOf = itself,
     ) -> None:
         self.roster = roster
         self.paused = False
         self.pinned = False
         self.states: dict[str, State] = dict.fromkeys(roster.candidates, "challenger")
         self.states[roster.champion] = "champion"
-        self._decisions = _Decisions(f"{pipeline}:{partition}", roster)
+        self._log = f"{pipeline}:{partition}"
+        self._numbered = (-1, 0)
+        """Offset and number of the last decision."""
         self._promotion = promotion
         cooldown = promotion.cooldown
         self._cooldown_ms = duration_ms(cooldown) if isinstance(cooldown, str) else None
         self._cooldown_examples = cooldown if isinstance(cooldown, int) else 0
-        self._predictor_of = predictor_of
         self._version_next = len(roster.candidates) + 1
         self._last_swap: Moment | None = None
         self._last_start: Moment | None = None
@@ -244,7 +177,7 @@ class Arena:
         roster.quarantined.add(name)
         roster.previous = tuple(other for other in roster.previous if other != name)
         alias: dict[str, float | int | str] = {"alias": state}
-        decisions = [self._decisions.write(at, "model.quarantined", name, reason, evidence=alias)]
+        decisions = [self._write(at, "model.quarantined", name, reason, evidence=alias)]
         if state == "champion":
             if self.pinned:
                 decisions.append(self._unpin(at, name, "quarantine"))
@@ -259,7 +192,7 @@ class Arena:
         decisions: list[Decision] = []
         for alarm in found:
             decisions.append(
-                self._decisions.write(
+                self._write(
                     at,
                     "drift.improved" if alarm.improved else "drift.detected",
                     self.roster.champion,
@@ -293,13 +226,13 @@ class Arena:
         else:
             refusal = f"command_id `{command.command_id}` was another command's"
         if refusal:
-            return [self._decisions.write(at, "command.refused", self.roster.champion, refusal, command)]
+            return [self._write(at, "command.refused", self.roster.champion, refusal, command)]
         word, reason = command.command, command.reason or command.command
         match word:
             case "pause" | "resume":
                 self.paused = word == "pause"
                 decision_type: DecisionType = "learning.paused" if self.paused else "learning.resumed"
-                return [self._decisions.write(at, decision_type, self.roster.champion, reason, command)]
+                return [self._write(at, decision_type, self.roster.champion, reason, command)]
             case "unpin":
                 self._last_swap = at
                 return [self._unpin(at, self.roster.champion, reason, command)]
@@ -309,19 +242,33 @@ class Arena:
             decisions.append(self._crown(chosen, at, reason, command))
         if word == "pin":
             self.pinned = True
-            decisions.append(
-                self._decisions.write(at, "champion.pinned", self.roster.champion, reason, command)
-            )
+            decisions.append(self._write(at, "champion.pinned", self.roster.champion, reason, command))
         return decisions
 
     def refuse(self, at: Moment, reason: str, command_id: str) -> Decision:
         """Return the answer to what is no command; its id, if it has one, may come again."""
         evidence: dict[str, float | int | str] = {"command_id": command_id} if command_id else {}
-        return self._decisions.write(at, "command.refused", self.roster.champion, reason, evidence=evidence)
+        return self._write(at, "command.refused", self.roster.champion, reason, evidence=evidence)
 
     def backlog(self, at: Moment, records: int) -> Decision:
-        """Return the warning that `records` of the log wait for the end of a pause."""
-        return self._decisions.backlog(at, records)
+        """Return the warning that `records` of the log wait for the end of a pause.
+
+        The record at this offset is folded after the pause and may lead to decisions then, so this
+        one has no number of theirs.
+        """
+        champion = self.roster.champion
+        return Decision(
+            f"{self._log}:{at.offset}:backlog",
+            "learning.backlog",
+            at.time,
+            champion,
+            self.roster.candidates[champion].version,
+            at.examples,
+            f"{records:,} records logged since the pause are not learned",
+            ACTOR,
+            at.offset,
+            evidence={"records": records},
+        )
 
     # -- how it is done ----------------------------------------------------------------------------
 
@@ -350,7 +297,7 @@ class Arena:
 
     def _unpin(self, at: Moment, name: str, reason: str, command: Command | None = None) -> Decision:
         self.pinned = False
-        return self._decisions.write(at, "champion.unpinned", name, reason, command)
+        return self._write(at, "champion.unpinned", name, reason, command)
 
     def _crown(
         self,
@@ -375,7 +322,7 @@ class Arena:
         roster.previous = others[:PREVIOUS_MAX]
         self._last_swap = at
         decision_type: DecisionType = "model.rolled_back" if rollback else "model.promoted"
-        return self._decisions.write(at, decision_type, name, reason, command, evidence, replaced=old)
+        return self._write(at, decision_type, name, reason, command, evidence, replaced=old)
 
     def _start_challenger(self, at: Moment, recent_loss: RecentLoss) -> list[Decision]:
         """Start a clone of the champion's definition; in a full field the worst clone makes room."""
@@ -387,26 +334,53 @@ class Arena:
         clones = [c for c in roster.racing() if c.name not in {c.definition, roster.champion}]
         if len(clones) >= most:
             worst = max(clones, key=lambda candidate: recent_loss(candidate.name))
-            decisions.append(self._decisions.write(at, "challenger.retired", worst.name, "drift"))
+            decisions.append(self._write(at, "challenger.retired", worst.name, "drift"))
             self._move(worst.name, "retire")
             del roster.candidates[worst.name], self.states[worst.name]
             roster.previous = tuple(other for other in roster.previous if other != worst.name)
         champion = roster.candidates[roster.champion]
         while (name := f"{champion.definition}-{self._version_next}") in roster.candidates:
             self._version_next += 1
-        model = champion.model.clone()
         roster.candidates[name] = Candidate(
-            name,
-            model,
-            version=self._version_next,
-            predictor=self._predictor_of(model),
-            definition=champion.definition,
+            name, champion.model.clone(), version=self._version_next, definition=champion.definition
         )
         self.states[name] = "challenger"
         self._version_next += 1
         self._last_start = at
         roster.revision += 1
-        return [*decisions, self._decisions.write(at, "challenger.started", name, "drift")]
+        return [*decisions, self._write(at, "challenger.started", name, "drift")]
+
+    def _write(
+        self,
+        at: Moment,
+        decision_type: DecisionType,
+        name: str,
+        reason: str,
+        command: Command | None = None,
+        evidence: dict[str, float | int | str] | None = None,
+        replaced: Candidate | None = None,
+    ) -> Decision:
+        """Return a decision about candidate `name`, numbered at its offset."""
+        offset, number = self._numbered
+        number = number + 1 if offset == at.offset else 0
+        self._numbered = (at.offset, number)
+        found = dict(evidence or {})
+        if command is not None:
+            found |= {"command_id": command.command_id, "command_time": command.time}
+        return Decision(
+            f"{self._log}:{at.offset}:{number}",
+            decision_type,
+            at.time,
+            name,
+            self.roster.candidates[name].version,
+            at.examples,
+            reason[:REASON_MAX],
+            command.actor if command is not None and command.actor else ACTOR,
+            at.offset,
+            from_model=replaced.name if replaced is not None else None,
+            from_version=replaced.version if replaced is not None else None,
+            evidence=found,
+        )
 
     def _move(self, name: str, step: Step) -> None:
         """Take one step of the table; KeyError is a bug, never data."""
@@ -437,7 +411,7 @@ class Arena:
             self._last_start,
             self.paused,
             self._commands,
-            self._decisions.numbered,
+            self._numbered,
             self.pinned,
         )
         return {"arena": msgspec.msgpack.encode(state)}
@@ -455,15 +429,13 @@ class Arena:
         self._saved = entries["arena"]
         state = msgspec.msgpack.decode(entries["arena"], type=_ArenaState)
         roster = self.roster
-        known = {name: (c.model, c.predictor) for name, c in roster.candidates.items()}
+        models = {name: candidate.model for name, candidate in roster.candidates.items()}
         roster.candidates.clear()
         for racer in state.racers:
-            model, predictor = known.get(racer.name, (None, None))
             roster.candidates[racer.name] = Candidate(
                 racer.name,
-                model,
+                models.get(racer.name),
                 version=racer.version,
-                predictor=predictor,
                 updates=racer.updates,
                 definition=racer.definition,
             )
@@ -475,5 +447,5 @@ class Arena:
         self._last_swap, self._last_start = state.last_swap, state.last_start
         self.paused = state.paused
         self._commands = state.commands
-        self._decisions.numbered = state.numbered
+        self._numbered = state.numbered
         self.pinned = state.pinned

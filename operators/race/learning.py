@@ -140,8 +140,7 @@ class Lessons:
         if self._names is None:
             return None, candidate.model.learn_one
         model = without_guard(candidate.model, self._names)
-        predictor = model if candidate.predictor is candidate.model else candidate.predictor
-        return score_function(self._task, predictor), model.learn_one
+        return score_function(self._task, model), model.learn_one
 
     def count(self, rows: int) -> Sequence[Sick]:
         """Count the next `rows` as learned; return who could not learn the last of them.

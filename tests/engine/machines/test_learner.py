@@ -371,12 +371,6 @@ def test_warm_up_and_metrics_are_passed_on():
     assert found.evaluation.served_scores().keys() == {"Accuracy"}
 
 
-def test_a_predictor_scores_for_its_model():
-    seen = []
-    found = learner(predictor_of=lambda model: seen.append(model) or model)
-    assert [candidate.model for candidate in found.roster.candidates.values()] == seen
-
-
 def test_without_a_store_nothing_is_stored():
     found = Learner(pipeline="p", task="binary", models=models(), champion="tree")
     with pytest.raises(ModelError, match="without a way to store"):

@@ -19,12 +19,12 @@ RISEN = Detection("ADWIN", "loss", False, 0.1, 0.3, 500, 1)
 FALLEN = RISEN._replace(improved=True)
 
 
-def arena(names="abc", predictor_of=lambda model: model, **settings):
+def arena(names="abc", **settings):
     candidates = [
         Candidate(name, linear_model.LogisticRegression(), version=n) for n, name in enumerate(names, 1)
     ]
     promotion = Promotion(**{"min_examples": 10, "cooldown": 100, **settings})
-    return Arena("p", 3, Roster("binary", candidates, names[0]), promotion, predictor_of)
+    return Arena("p", 3, Roster("binary", candidates, names[0]), promotion)
 
 
 def at(n):
@@ -300,8 +300,7 @@ def test_drift_is_an_alarm_and_by_default_nothing_more():
 
 
 def test_a_risen_loss_may_start_a_clone_and_the_worst_clone_makes_room():
-    guarded = []
-    found = arena(fresh_challengers_max=2, predictor_of=lambda model: guarded.append(model) or "guard")
+    found = arena(fresh_challengers_max=2)
     found.roster.candidates["a"].model.learn_one({"x": 1.0}, True)
 
     def drifts(n):
@@ -313,9 +312,8 @@ def test_a_risen_loss_may_start_a_clone_and_the_worst_clone_makes_room():
 
     assert drifts(100) == [("challenger.started", "a-4")]
     fresh = found.roster.candidates["a-4"]
-    assert (fresh.version, fresh.updates, fresh.definition, fresh.predictor) == (4, 0, "a", "guard")
+    assert (fresh.version, fresh.updates, fresh.definition) == (4, 0, "a")
     assert fresh.model.weights == {}
-    assert guarded == [fresh.model]
     assert drifts(150) == [], "one per cool-down"
     assert drifts(200) == [("challenger.started", "a-5")]
     assert drifts(300) == [("challenger.retired", "a-4"), ("challenger.started", "a-6")]

@@ -49,7 +49,7 @@ class Race:
     def row(self, x, y):
         n = self.learning.examples
         served = self.scoring.serve(x)
-        scores = self.scoring.shadow(x, served.model_name, served.score).scores
+        scores = self.scoring.shadow_all([(x, served.model_name, served.score)])[0].scores
         example = Example(
             str(n),
             "k",
