@@ -113,7 +113,7 @@ class Worker:
         self._ready = False
         self._stopping = asyncio.Event()
         self._commands: asyncio.Queue[tuple[bytes, asyncio.Future[None]]] = asyncio.Queue(COMMANDS_MAX)
-        """Commands that wait to be written into the examples log, and whom to tell that it has them."""
+        """Commands yet to be written into the examples log, each with the future that is resolved then."""
         self._turned_s = time.monotonic()
         self._saved_s = 0.0
 
@@ -301,7 +301,7 @@ class Worker:
     # -- commands ---------------------------------------------------------------------------------
 
     async def ask(self, value: bytes) -> None:
-        """Hand over a command as it came; returns when the examples log has it."""
+        """Queue the bytes of a command; returns when the examples log has it."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self._commands.put((value[: COMMAND_BYTES_MAX + 1], done))  # one too many is refused there
         await done
