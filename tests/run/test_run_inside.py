@@ -53,6 +53,8 @@ SOURCE = """
 """
 CORRELATED = "losses are correlated from block to block: swaps come more often than promised"
 """Frauds of these payments change for good half-way, so blocks of losses are alike."""
+NOT_COMMITTED = "offsets were not committed; lag tools see old ones"
+"""A checkpoint that is written while partitions move: nothing is lost by it."""
 EVENTS = 2_500
 AHEAD_MAX = 300
 """Published and not answered: so that the kill comes amid work, and amid the stream."""
@@ -117,12 +119,14 @@ async def killed_half_way(kafka: KafkaSettings, folder: Path) -> None:
             publishing = asyncio.create_task(publish(kafka, messages[: EVENTS * 2 // 3]))
             await until(lambda: watch.counted(predictions) > half, "half of the answers", worker=worker)
             worker.kill()
+            logs = [worker.log]
         await publishing
         await publish(kafka, messages[EVENTS * 2 // 3 :])
         assert watch.counted(predictions) < EVENTS, "killed too late to prove anything"
         with worker:
             await until(lambda: watch.counted(examples) >= EVENTS, "all learned", worker=worker)
             assert await worker.stop() == 0, worker.said()
+            logs.append(worker.log)
 
     answers = counting(await read_topic(kafka, predictions))
     expected = {row["event_id"]: row for row in backtested(folder, pipeline, messages)}
@@ -133,7 +137,13 @@ async def killed_half_way(kafka: KafkaSettings, folder: Path) -> None:
     assert {row["model_name"] for row in served} == {"tree", "linear"}, "no swap: too easy"
     assert any(row["late"] for row in served)
     log = await read_topic(kafka, examples)
-    assert claims_of(log) == [1, 2]
+    # Each start claims.  On a busy machine a worker may get no processor for longer than its session of two
+    # seconds: the group takes its partition back and gives it again, and it claims again.  Nothing else makes
+    # one claim.
+    moved = sum(len(worker.logged("partitions revoked", log=one)) for one in logs)
+    claims = claims_of(log)
+    assert claims == sorted(set(claims))
+    assert 2 <= len(claims) <= 2 + moved
     lessons = counting(log, "example")
     assert [(i, x["features"], x["served_score"]) for i, x in lessons.items()] == [
         (i, row["features"], row["prediction_score"]) for i, row in expected.items()
@@ -141,4 +151,5 @@ async def killed_half_way(kafka: KafkaSettings, folder: Path) -> None:
     digests, learned = await saved_digests(file, worker.state_dir)
     assert (digests, learned) == folded_digests(file, log)
     assert learned == EVENTS
-    assert {line["event"] for line in worker.complaints()} <= {CORRELATED}
+    told = {CORRELATED, NOT_COMMITTED} if moved else {CORRELATED}
+    assert {line["event"] for line in worker.complaints()} <= told
