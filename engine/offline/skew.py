@@ -33,7 +33,7 @@ from engine.settings import KafkaSettings
 from operators.claims.rule import Reader
 from operators.language.fields import Feature
 from operators.rekeying.merge import NEVER
-from operators.skew.comparison import Found, Scope, Skew
+from operators.skew.comparison import FeatureCheck, Scope, Skew
 from topics import headers
 from topics.codec import Decoded, Rejected, decode_claim, decode_prediction
 from topics.messages import Label, Prediction, Record
@@ -53,7 +53,7 @@ class Difference(NamedTuple):
     partition: int
     event_id: str
     event_offset: int
-    found: Found
+    found: FeatureCheck
 
 
 class SkewCounts:
@@ -66,7 +66,7 @@ class SkewCounts:
         """The newest differences."""
         self._names = names
 
-    def add(self, partition: int, event_id: str, event_offset: int, found: list[Found]) -> None:
+    def add(self, partition: int, event_id: str, event_offset: int, found: list[FeatureCheck]) -> None:
         """Count one event's features."""
         self.features.update((one.feature, one.outcome) for one in found)
         self.examples.extend(

@@ -16,7 +16,7 @@ Equal meaning must give equal text: it is shown by `headrace check` and digested
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from string import Formatter
 from typing import Any, Literal, NoReturn
@@ -45,6 +45,7 @@ __all__ = [
     "nodes",
     "parts",
     "reads_labels",
+    "rewritten",
     "windows_of",
     "without_descriptions",
 ]
@@ -333,22 +334,31 @@ def windows_of(of: Any) -> tuple[Aggregate, ...]:
 
 
 def without_descriptions(of: Any) -> Any:
-    """Return an expression or a condition as it is without `.describe(...)`, all the way down.
+    """Return an expression or a condition without `.describe(...)`, at every depth.
 
     >>> whole = (Field("amount").describe("in EUR") + 1).describe("sum", owner="risk")
     >>> without_descriptions(whole)
     field("amount") + 1
     """
-    if isinstance(of, Described):
-        return without_descriptions(of.of)
+    return rewritten(of, lambda part: without_descriptions(part.of) if isinstance(part, Described) else part)
+
+
+def rewritten(of: Any, change: Callable[[Any], Any]) -> Any:
+    """Return an expression or a condition with `change` applied to it, or else to its parts at every depth.
+
+    `change` returns what stands in place of a part; a part that it returns itself is searched further.
+    """
+    new = change(of)
+    if new is not of:
+        return new
     if isinstance(of, tuple):
-        found = tuple(map(without_descriptions, of))
-        return found if any(a is not b for a, b in zip(found, of, strict=True)) else of
+        parts_of = tuple(rewritten(part, change) for part in of)
+        return parts_of if any(a is not b for a, b in zip(parts_of, of, strict=True)) else of
     if not is_dataclass(of) or isinstance(of, type):
         return of
     changed = {}
     for entry in fields(of):
         part = getattr(of, entry.name)
-        if entry.init and (found := without_descriptions(part)) is not part:
-            changed[entry.name] = found
+        if entry.init and (new := rewritten(part, change)) is not part:
+            changed[entry.name] = new
     return replace(of, **changed) if changed else of

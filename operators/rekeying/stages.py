@@ -19,12 +19,10 @@ up from a store.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from operators.language.conditions import Condition
-from operators.language.expressions import Expression
-from operators.language.fields import Aggregate, Lookup, windows_of
+from operators.language.fields import Aggregate, Lookup, rewritten, windows_of
 from operators.language.plan import FeaturePlan
 from topics.messages import FeatureValue
 
@@ -111,8 +109,11 @@ def plan_stages(plan: FeaturePlan, key: str) -> Stages:
         groups = tuple(group for group in plan.groups if keys[group.keys] == stage_keys)
         return replace(plan, features=features, groups=groups, lookups=())
 
+    def answered(part: Any) -> Any:
+        return Lookup(_STORE, numbers[part]) if isinstance(part, Aggregate) else part
+
     others = [stage_keys for stage_keys in shared if stage_keys != (key,)]
-    answer = tuple((name, _answered(expression, numbers)) for name, expression in plan.features)
+    answer = tuple((name, rewritten(expression, answered)) for name, expression in plan.features)
     return Stages(
         part((key,)) if (key,) in shared else None,
         tuple(Stage(number, stage_keys, part(stage_keys)) for number, stage_keys in enumerate(others, 1)),
@@ -128,31 +129,15 @@ def looked_up(values: Mapping[str, FeatureValue]) -> dict[str, object]:
 def _stage_keys(groups: tuple[tuple[str, ...], ...], key: str) -> dict[tuple[str, ...], tuple[str, ...]]:
     """Return the key of the stage that computes each group: the topic's, or the shortest part of its own."""
     chosen: list[tuple[str, ...]] = []
-    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    stage_keys: dict[tuple[str, ...], tuple[str, ...]] = {}
     for group in sorted(groups, key=len):
         if key in group:
-            found[group] = (key,)
+            stage_keys[group] = (key,)
             continue
         # `by()` is part of every key, but would send all of them to one partition.
         serving = next((keys for keys in chosen if keys and set(keys) <= set(group)), None)
         if serving is None:
             serving = group
             chosen.append(group)
-        found[group] = serving
-    return found
-
-
-def _answered(expression: Any, numbers: Mapping[Aggregate, str]) -> Any:
-    """Return an expression with look-ups in place of its aggregates, at every depth."""
-    if isinstance(expression, Aggregate):
-        return Lookup(_STORE, numbers[expression])
-    if isinstance(expression, tuple):
-        return tuple(_answered(part, numbers) for part in expression)
-    if not isinstance(expression, Expression | Condition):
-        return expression
-    changed = {}
-    for entry in fields(expression):  # type: ignore[arg-type]  # every node is a dataclass
-        part = getattr(expression, entry.name)
-        if (found := _answered(part, numbers)) is not part:
-            changed[entry.name] = found
-    return replace(expression, **changed) if changed else expression  # type: ignore[type-var]
+        stage_keys[group] = serving
+    return stage_keys

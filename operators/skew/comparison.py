@@ -38,7 +38,7 @@ from operators.windows.features import JoinedLabel, label_entry
 from topics.codec import Decoded
 from topics.messages import Event, FeatureValue, Label, LabelValue, Prediction
 
-__all__ = ["UNKNOWN", "Found", "Outcome", "Scope", "Skew"]
+__all__ = ["UNKNOWN", "FeatureCheck", "Outcome", "Scope", "Skew"]
 
 Outcome = Literal["match", "mismatch", "missing", "extra", "unchecked"]
 """`missing`: it should have been served; `extra`: it should not."""
@@ -63,7 +63,7 @@ Keys = Mapping[SampledWindows, SampledKey | None]
 """The key of one event in each of the windows, None where it is not in the sample."""
 
 
-class Found(NamedTuple):
+class FeatureCheck(NamedTuple):
     """The comparison of one feature of one event."""
 
     feature: str
@@ -98,7 +98,7 @@ class _Feature(NamedTuple):
     name: str
     expression: Expression
     reads: tuple[tuple[SampledWindows, Aggregate], ...]
-    can_be_told: bool
+    is_comparable: bool
 
     @property
     def of_labels(self) -> bool:
@@ -128,8 +128,8 @@ class Skew:
     ...         "p", str(number), number, 0, "m", 1, 0, "", 0.5, None, "", {"n": count}, number, 1, number
     ...     )
     ...     print(skew.event(event, answer))
-    [Found(feature='n', outcome='match', expected=1, served=1)]
-    [Found(feature='n', outcome='mismatch', expected=2, served=5)]
+    [FeatureCheck(feature='n', outcome='match', expected=1, served=1)]
+    [FeatureCheck(feature='n', outcome='mismatch', expected=2, served=5)]
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Skew:
                 name,
                 expression,
                 tuple((windows[one.keys, one.source], one) for one in windows_of(expression)),
-                self._can_be_told(name, expression),
+                self._is_comparable(name, expression),
             )
             for name, expression in plan.features
         ]
@@ -167,7 +167,7 @@ class Skew:
     def _watermark(self) -> int:
         return self._time_max - self._plan.grace_ms
 
-    def _can_be_told(self, name: str, expression: Expression) -> bool:
+    def _is_comparable(self, name: str, expression: Expression) -> bool:
         if name in self._scope.changed:
             return False
         for part in nodes(expression):
@@ -181,7 +181,9 @@ class Skew:
                 return False
         return True
 
-    def event(self, event: Decoded, answer: Prediction | None, *, same_version: bool = True) -> list[Found]:
+    def event(
+        self, event: Decoded, answer: Prediction | None, *, same_version: bool = True
+    ) -> list[FeatureCheck]:
         """Take the next event of the log and its answer; return the comparisons of its sampled features.
 
         None: it was not answered, so it was refused, and changed nothing.
@@ -198,21 +200,21 @@ class Skew:
         too_old = time < self._watermark
         late = answer.late or too_old
         keys = {windows: windows.key_of(value) for windows in self._windows}
-        told = [feature for feature in self._features if self._in_sample(feature, keys, event.event_id)]
-        known = Event(event.event_id, time, event.key, value, self._events, self._watermark, late)
-        found: list[Found] = []
+        sampled = [feature for feature in self._features if self._in_sample(feature, keys, event.event_id)]
+        admitted = Event(event.event_id, time, event.key, value, self._events, self._watermark, late)
+        outcomes: list[FeatureCheck] = []
         if not late:
-            values = self._enter(known, keys)
-            if told and same_version:
-                found = self._compared(known, told, keys, values, answer.features)
+            values = self._enter(admitted, keys)
+            if sampled and same_version:
+                outcomes = self._compared(admitted, sampled, keys, values, answer.features)
         elif not too_old and self._scope.partitions > 1:
             # With several partitions it may be late for the windows of some key only; nobody says of which.
             for windows, key in keys.items():
                 if key is not None and windows.source == "events":
                     windows.doubt(key, time)
-        if any(key is not None for key in keys.values()) or told:
-            self._wait(event, known, keys)
-        return found or [Found(feature.name, "unchecked") for feature in told]
+        if any(key is not None for key in keys.values()) or sampled:
+            self._wait(event, admitted, keys)
+        return outcomes or [FeatureCheck(feature.name, "unchecked") for feature in sampled]
 
     def label(self, label: Label) -> None:
         """Take the next label, in the order of time."""
@@ -237,14 +239,14 @@ class Skew:
                 values |= windows.take(key, event) if windows.source == "events" else windows.read(event)
         return values
 
-    def _wait(self, event: Decoded, known: Event, keys: Keys) -> None:
+    def _wait(self, event: Decoded, admitted: Event, keys: Keys) -> None:
         """Keep an event for its repeats and its label; enter the label if it came before."""
         if event.event_time + self._scope.wait_ms < self._watermark:
             return  # beyond the horizon: answered, not joined
         waiting = _Waiting(
             event.event_time,
             tuple(
-                None if (key := keys[windows]) is None else (key, windows.label_keys(known))
+                None if (key := keys[windows]) is None else (key, windows.label_keys(admitted))
                 for windows in self._labelled
             ),
         )
@@ -260,9 +262,9 @@ class Skew:
     ) -> None:
         self._seen[event_id] = None
         value = label_entry(label)
-        for windows, known in zip(self._labelled, waiting.keys, strict=True):
-            if known is not None:
-                key, label_keys = known
+        for windows, label_key in zip(self._labelled, waiting.keys, strict=True):
+            if label_key is not None:
+                key, label_keys = label_key
                 joined = JoinedLabel(label_keys, label_time, value)
                 windows.enter(key, SampledLabel(offset, self._watermark, joined))
 
@@ -291,32 +293,32 @@ class Skew:
     def _compared(
         self,
         event: Event,
-        told: list[_Feature],
+        sampled: list[_Feature],
         keys: Keys,
         values: AggregateValues,
         served: Mapping[str, FeatureValue],
-    ) -> list[Found]:
-        sure = [feature for feature in told if self._is_known(feature, event.event_time, keys)]
-        found = {feature.name: Found(feature.name, "unchecked") for feature in told}
+    ) -> list[FeatureCheck]:
+        sure = [feature for feature in sampled if self._is_complete(feature, event.event_time, keys)]
+        outcomes = {feature.name: FeatureCheck(feature.name, "unchecked") for feature in sampled}
         of_labels = [feature for feature in sure if feature.of_labels]
-        found.update((feature.name, self._outcome(feature, event, values, served)) for feature in sure)
-        odd = any(found[feature.name].outcome != "match" for feature in of_labels)
+        outcomes.update((feature.name, self._outcome(feature, event, values, served)) for feature in sure)
+        odd = any(outcomes[feature.name].outcome != "match" for feature in of_labels)
         if odd and not self._scope.labels_inside:
             for before in self._beginnings(of_labels, event, keys, values):
                 tried = [self._outcome(feature, event, before, served) for feature in of_labels]
                 if all(one.outcome == "match" for one in tried):
-                    found.update((one.feature, one) for one in tried)
+                    outcomes.update((one.feature, one) for one in tried)
                     break
         names = {feature.name for feature in self._features}
-        unknown = [Found(UNKNOWN, "extra", None, served[name]) for name in served if name not in names]
-        return [*found.values(), *unknown]
+        unknown = [FeatureCheck(UNKNOWN, "extra", None, served[name]) for name in served if name not in names]
+        return [*outcomes.values(), *unknown]
 
-    def _is_known(self, feature: _Feature, time: int, keys: Keys) -> bool:
-        if not feature.can_be_told:
+    def _is_complete(self, feature: _Feature, time: int, keys: Keys) -> bool:
+        if not feature.is_comparable:
             return False
         for windows, aggregate in feature.reads:
             key = keys[windows]
-            if key is not None and not windows.is_known(key, time):
+            if key is not None and not windows.is_complete(key, time):
                 return False
             if self.complete_from_ms is None:
                 continue
@@ -351,11 +353,11 @@ class Skew:
 
     def _outcome(
         self, feature: _Feature, event: Event, values: AggregateValues, served: Mapping[str, FeatureValue]
-    ) -> Found:
+    ) -> FeatureCheck:
         """Return how the served value of a feature compares with that computed from `values`."""
         name = feature.name
         expected, given = self._evaluate[name](event.value, values, {}), served.get(name)
-        return Found(name, _agreement(expected, given, is_summed=feature.is_summed), expected, given)
+        return FeatureCheck(name, _agreement(expected, given, is_summed=feature.is_summed), expected, given)
 
 
 def _agreement(expected: FeatureValue | None, served: FeatureValue | None, *, is_summed: bool) -> Outcome:

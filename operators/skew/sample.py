@@ -111,7 +111,7 @@ class SampledWindows:
         self._times: deque[int] = deque()
         """Times of all entries that a window may look at, as they entered."""
         self._unsure: dict[SampledKey, int] = {}
-        """Until when a window of a key may hold, or lack, an entry that is not known, ms."""
+        """Until when a window of a key may hold, or lack, an entry wrongly, ms."""
         self._turned_away = -1
         """The same for keys that are new: some were not looked at for want of room."""
         self._one_in, self._keys_max, self._total_max = one_in, keys_max, total_max
@@ -122,7 +122,7 @@ class SampledWindows:
         key = self._key_of(value)
         return key if in_sample(key, self._one_in) else None
 
-    def is_known(self, key: SampledKey, time: int) -> bool:
+    def is_complete(self, key: SampledKey, time: int) -> bool:
         """Return whether the windows of a key at `time` hold every entry that they should."""
         return time > self._unsure.get(key, -1 if key in self._newest else self._turned_away)
 
@@ -131,10 +131,10 @@ class SampledWindows:
         if not self._has_room(key, event.event_time, event.watermark):
             return {}
         evicted = self._features.evicted_events
-        found = self.read(event)
+        values = self.read(event)
         if self._features.evicted_events > evicted:
             self.doubt(key, event.event_time)
-        return found
+        return values
 
     def read(self, event: Event) -> AggregateValues:
         """Return the values of an event's windows; the event enters windows over events."""

@@ -30,7 +30,7 @@ def event(card: str, time: int, watermark: int | None = None) -> Event:
 def enter(windows: SampledWindows, card: str, time: int) -> Any:
     """Enter an event of a card; return the value of its window, and whether it is known."""
     values = windows.take((card,), event(card, time))
-    return values.get(0), windows.is_known((card,), time)
+    return values.get(0), windows.is_complete((card,), time)
 
 
 def test_about_one_key_of_as_many_is_in_the_sample_and_the_key_of_all_always() -> None:
@@ -51,7 +51,7 @@ def test_a_key_with_too_many_entries_is_in_doubt_until_those_that_made_room_are_
     assert [enter(windows, "a", time) for time in range(3)] == [(1, True), (2, True), (3, True)]
     assert enter(windows, "a", 4) == (3, False)
     assert enter(windows, "b", 5) == (1, True)
-    assert [windows.is_known(("a",), time) for time in (54, 55)] == [False, True]
+    assert [windows.is_complete(("a",), time) for time in (54, 55)] == [False, True]
     assert enter(windows, "a", 60) == (1, True)
 
 
@@ -59,21 +59,21 @@ def test_a_doubt_lasts_as_long_as_the_window() -> None:
     windows = windows_of(CARD.count(50))
     windows.doubt(("a",), 10)
     windows.sweep(60)
-    assert [windows.is_known(("a",), time) for time in (60, 61)] == [False, True]
+    assert [windows.is_complete(("a",), time) for time in (60, 61)] == [False, True]
 
 
 def test_a_session_in_doubt_is_never_known_again() -> None:
     windows = windows_of(CARD.count(session(5)))
     windows.doubt(("a",), 10)
     windows.sweep(1_000_000)
-    assert not windows.is_known(("a",), 1_000_000)
+    assert not windows.is_complete(("a",), 1_000_000)
 
 
 def test_beyond_the_limit_of_all_entries_the_keys_that_add_to_them_are_in_doubt() -> None:
     windows = windows_of(CARD.count(50), total_max=3)
     assert [enter(windows, key, 0) for key in "aab"] == [(1, True), (2, True), (1, True)]
     assert [enter(windows, key, 1)[1] for key in "ca"] == [False, False]
-    assert windows.is_known(("b",), 2)
+    assert windows.is_complete(("b",), 2)
     assert enter(windows, "b", 60) == (1, True)  # what was over has made room
     assert enter(windows, "a", 60) == (1, True)
 
@@ -85,7 +85,7 @@ def test_beyond_the_limit_of_keys_a_new_one_is_known_once_all_its_entries_were_l
     assert enter(windows, "c", 11) == (None, False)
     windows.sweep(55)  # `a` is idle, so there is room again
     assert enter(windows, "c", 55) == (1, False)
-    assert windows.is_known(("c",), 62)
+    assert windows.is_complete(("c",), 62)
 
 
 @pytest.mark.parametrize(("offset", "count"), [(0, 1), (1, 2), (7, 3), (8, 4)])

@@ -34,7 +34,7 @@ from operators import (
     tumbling,
 )
 from operators.language.expressions import Expression
-from operators.skew.comparison import UNKNOWN, Found, Scope, Skew
+from operators.skew.comparison import UNKNOWN, FeatureCheck, Scope, Skew
 from topics import headers
 from topics.codec import Decoded, decode_prediction
 from topics.messages import Event, FeatureValues, Prediction, Record
@@ -97,7 +97,7 @@ def compared(
     rows: Sequence[FeatureValues],
     partitions: int = 1,
     **settings: Any,
-) -> list[list[Found]]:
+) -> list[list[FeatureCheck]]:
     """Let a check see a history and what was served for it."""
     plan = features_of(definition).plan
     skew = Skew(plan, Scope("card", partitions, HOUR_MS), **settings)
@@ -178,7 +178,7 @@ def test_a_session_that_may_have_one_more_is_never_told_again() -> None:
 
 def test_an_unknown_name_is_extra_under_one_name() -> None:
     (found,) = compared({"n": CARD.count("1s")}, line(1), [{"n": 1, "invented": 2}])
-    assert found == [Found("n", "match", 1, 1), Found(UNKNOWN, "extra", None, 2)]
+    assert found == [FeatureCheck("n", "match", 1, 1), FeatureCheck(UNKNOWN, "extra", None, 2)]
 
 
 def test_where_the_log_begins_late_windows_are_told_when_they_are_full() -> None:
@@ -340,7 +340,7 @@ def test_a_wrong_risk_is_found() -> None:
     counts = checked(PIPELINE, [*answers[:-1], replace(answers[-1], value=value)], events, labels)
     assert counts.features["risk", "mismatch"] == counts.skewed == 1
     assert counts.examples[0].event_id == last.event_id
-    assert counts.examples[0].found == Found("risk", "mismatch", 1.0, 0.75)
+    assert counts.examples[0].found == FeatureCheck("risk", "mismatch", 1.0, 0.75)
 
 
 def test_what_a_rule_may_change_is_unchecked() -> None:
