@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from engine.definition.streams import Labels
+from engine.metrics import Counts
 from topics.headers import Refusal, refusal_of
 from topics.messages import Headers, Outgoing
 
@@ -41,9 +42,6 @@ UNMATCHED_SHARE_MAX = 0.05
 """Beyond this, models learn from a selection."""
 LABELS_MIN = 20
 """Of fewer labels a share says nothing: the span grows until there are so many."""
-
-Counts = Mapping[tuple[str, str], int]
-"""By (metric, label), as a worker counts; they only grow."""
 
 log = structlog.get_logger("headrace")
 
@@ -275,14 +273,14 @@ class LabelWatch:
     def __init__(self) -> None:
         self._pace = Pace()
         self._started = False
-        self._before: Counter[tuple[str, str]] = Counter()
+        self._before: Counts = Counter()
 
-    def tell(self, counts: Counter[tuple[str, str]], now_s: float) -> None:
+    def tell(self, counts: Counts, now_s: float) -> None:
         """Log the finding of `look`, if any."""
         if (found := self.look(now_s, counts)) is not None:
             log.warning("labels find no prediction", **found._asdict())
 
-    def look(self, now_s: float, counts: Counter[tuple[str, str]]) -> Unmatched | None:
+    def look(self, now_s: float, counts: Counts) -> Unmatched | None:
         """Return a finding about the labels since the last look; None within EVERY_S of it, without looking.
 
         The first call only begins the span.  `counts` only grow; `now_s` is of a monotonic clock.
