@@ -56,7 +56,7 @@ READER = "reader/"
 
 
 class _Place(msgspec.Struct):
-    """Where the learner stands in its log."""
+    """The positions of the learner in its log."""
 
     position: int = 0
     """Next offset to fold."""
@@ -138,17 +138,17 @@ class Learner:
 
     @property
     def paused(self) -> bool:
-        """Return whether a pause command holds the learner."""
+        """Return whether learning is paused by a command."""
         return self.arena.paused
 
     @property
     def pinned(self) -> bool:
-        """Return whether a pin command holds the champion."""
+        """Return whether the champion is pinned by a command."""
         return self.arena.pinned
 
     @property
     def counts(self) -> Counter[tuple[str, str]]:
-        """Return what happened, by (metric, label): the shell exports and empties it."""
+        """Return the counts by (metric, label), which the shell exports and clears."""
         return self.learning.counts
 
     @property
@@ -168,7 +168,7 @@ class Learner:
 
         Records before `reading` are passed over.  After each call the shell compares `reading` with
         the end of what it handed in: a resume ends the call and sends the shell back to `position`.
-        Raises ModelError if it does not go.
+        Raises ModelError if it does not go back.
         """
         decisions: list[Decision] = []
         place = self._place
@@ -194,7 +194,7 @@ class Learner:
         return decisions + self._step(examples)
 
     def _step(self, examples: list[Example]) -> list[Decision]:
-        """Learn the examples, if any, that end where `reading` stands, and begin a new list."""
+        """Learn the listed examples, which end at `reading`, and clear the list."""
         if not examples:
             return []
         decisions = self.learning.step(examples, self._place.reading - len(examples))
@@ -212,7 +212,7 @@ class Learner:
         return example if counts else None
 
     def _look_ahead(self, record: Record) -> list[Decision]:
-        """Let commands act during a pause; everything else waits for its turn, and is counted."""
+        """Carry out a command during a pause; every other record waits for the resume and is counted."""
         place = self._place
         waited = place.reading - place.position
         place.reading = record.offset + 1
@@ -225,7 +225,7 @@ class Learner:
         return decisions
 
     def _check_nothing_skipped(self, record: Record) -> None:
-        """After a resume, what lay behind the pause comes first; the resume itself ends that stretch."""
+        """Raise ModelError if records between a pause and its resume were skipped."""
         if self._place.position < self._place.commands_done <= record.offset:
             raise ModelError(
                 f"records from offset {self._place.position} on have not been folded",
@@ -236,7 +236,7 @@ class Learner:
             )
 
     def _fold_other(self, record_type: RecordType, record: Record) -> list[Decision]:
-        """Fold what is no example."""
+        """Fold a record that is no example; return the decisions."""
         value = record.value or b""
         try:
             match record_type:
@@ -262,7 +262,7 @@ class Learner:
             return [self.arena.refuse(at, str(error), command_id(value))]
 
     def quarantined(self, report: Quarantine, offset: int) -> list[Decision]:
-        """Fold a scorer's report, if it counts."""
+        """Fold a scorer's report of a failed candidate, if it counts; return the decisions."""
         if not self.reader.counts(report.source_partition, report.claim, report.sequence):
             return []
         return self.learning.quarantine(report.model_name, report.reason, offset)
@@ -270,7 +270,7 @@ class Learner:
     # -- labels inside events (`prequential.py`) --------------------------------------------------
 
     def fold_at_once(self, value: Example | Quarantine) -> Sequence[Decision]:
-        """Fold what this process writes to the log next, at the next offset, undecoded.
+        """Fold a message that this process writes to the log next, at the next offset.
 
         Raises ModelError during a pause, ClaimError for an example that does not count.
         """
@@ -305,7 +305,7 @@ class Learner:
             raise ModelError("learning is paused", hint="wait for resume", offset=self._place.reading)
 
     def _pass(self, count: int) -> int:
-        """Take the next offsets; return the first."""
+        """Advance the positions by `count` offsets; return the first of them."""
         first = self._place.position
         self._place.position = self._place.reading = first + count
         return first

@@ -1,4 +1,4 @@
-"""Predict, learn, next: a run of events that carry their labels, where the learner is at hand.
+"""Prequential learning: a run of events that carry their labels, predicted and learned one after the other.
 
 Lives here: answers and examples of such a run, stretch by stretch of one line-up.  Never here:
 events whose labels come later (`scorer.py`), what models make of a row and what an example does to the race
@@ -60,14 +60,14 @@ class Prequential:
         self._outbox.fold_at_once = None if learner is None else self._fold
 
     def _fold(self, value: Example | Quarantine) -> None:
-        """Let the learner fold one record that was made."""
+        """Fold one message that was made here with the learner."""
         assert self._learner is not None
         self._decided(self._learner.fold_at_once(value))
 
     def answer(
         self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int
     ) -> tuple[list[Scored], list[Answered]]:
-        """Answer events, which all carry labels, and learn them; return that, and what repeats need."""
+        """Answer events that all carry labels, and learn them; return answers, and entries for repeats."""
         assert self._learner is not None
         labels = cast("list[LabelValue]", [event.label for event in events])
         lessons = self._learner.learning.lessons(rows, labels, self._names)
@@ -82,7 +82,7 @@ class Prequential:
     def _stretch(
         self, events: Sequence[Event], row: int, now_ms: int, lessons: Lessons, learner: Learner
     ) -> list[Scored]:
-        """Answer and learn from `row` on, as far as the present line-up holds."""
+        """Answer and learn the rows from `row` on, up to a change of the line-up."""
         outbox = self._outbox
         serving = lessons.serving()
         alone = serving.failures or serving.candidate is None
@@ -119,7 +119,7 @@ class Prequential:
         ]
 
     def _served(self, until: int, serving: Serving, lessons: Lessons) -> list[Served]:
-        """Return what is said of each row: by one candidate, which learns each before the next."""
+        """Return the answer to each row by one candidate, which learns each row before the next."""
         candidate, served_by, _ = serving
         if candidate is None:
             prior = self._roster.prior
@@ -135,7 +135,7 @@ class Prequential:
         ]
 
     def _scores(self, until: int, lessons: Lessons) -> list[dict[str, Score]]:
-        """Return what every candidate said of each row."""
+        """Return every candidate's score of each row."""
         names = lessons.healthy()
         if len(names) == 1:
             name = names[0]

@@ -40,7 +40,7 @@ _NEVER = 1 << 62
 
 
 class Scorer(Composite[Position]):
-    """Everything one events partition needs to answer and to make examples.
+    """The state machine that answers the events of one partition and makes their examples.
 
     Examples leave with `step`, and the learner reads them back from the log.  Where labels
     come inside events, it can be given the learner by `learn_with`, which then learns row by row.
@@ -189,7 +189,7 @@ class Scorer(Composite[Position]):
         self._expire(run[-1].record.offset, now_ms)
 
     def _answered_again(self, record: Record, decoded: Decoded) -> bool:
-        """Answer an event id seen within the horizon once more; nothing else changes."""
+        """Answer a repeated event again, if its id was seen within the horizon; nothing else changes."""
         if decoded.event_id in self._answered:
             self._open_answers()
         waiting = self.admission.seen(decoded.event_id)
@@ -204,7 +204,7 @@ class Scorer(Composite[Position]):
         return True
 
     def _expire(self, at_offset: int, now_ms: int) -> None:
-        """Forget what the watermark has passed; where that could be seen by events in hand, they go first."""
+        """Expire entries that the watermark has passed, after the admitted events that could see them."""
         join, watermark = self.join, self.admission.watermark
         first = join.entries.first
         passed = first is not None and first[0] + join.wait_ms < watermark
@@ -266,7 +266,7 @@ class Scorer(Composite[Position]):
             start = end
 
     def _answer_labelled(self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int) -> None:
-        """Answer events that carry their label and learn them; the entries are there for duplicates."""
+        """Answer events that carry their label and learn them; their entries only serve duplicates."""
         answered, kept = self._prequential.answer(events, rows, now_ms)
         self.scored += answered
         self.counts["labels", "joined"] += len(answered)
@@ -280,7 +280,7 @@ class Scorer(Composite[Position]):
                 self._enter_windows(self.features.label_keys(event), event.event_time, event.label)
 
     def _answer_unlabelled(self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int) -> None:
-        """Answer events whose labels come later; in a replay one, as an earlier owner did if it did."""
+        """Answer events whose labels come later; in a replay a single event, as an earlier owner may have."""
         logged = None
         if self._suppression.replaying:
             logged = self._suppression.answered(events[0].event_id, events[0].offset)
@@ -296,7 +296,7 @@ class Scorer(Composite[Position]):
     def _serve(
         self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int
     ) -> Sequence[Prediction]:
-        """Send what the champion, or who stands in for it, says of each event; return the answers."""
+        """Send the answer of the champion, or of its fallback, to each event; return the answers."""
         started = self._stopwatch.clock()
         served = self.scoring.serve_all(rows)
         self._stopwatch.steps["score"] += self._stopwatch.clock() - started
@@ -311,7 +311,7 @@ class Scorer(Composite[Position]):
     # -- shadows and labels -----------------------------------------------------------------------
 
     def _open_answers(self) -> None:
-        """Let every candidate score the answered events, open their entries, and join labels already here."""
+        """Score the answered events with all candidates, open their entries, join labels that came before."""
         if not self._answered:
             return
         answered = list(self._answered.values())
@@ -334,7 +334,7 @@ class Scorer(Composite[Position]):
             self._open_answer(waiting, event.label)
 
     def _open_answer(self, waiting: WaitingAnswer, label: LabelValue | None) -> None:
-        """Let an answer wait for its label; join it if it is here already."""
+        """Open the entry of an answer; join its label if that came before."""
         for given_up in self.join.open(waiting):
             self.outbox.refuse_given_up(given_up)
         joined = self.join.meet_early(waiting)
@@ -347,7 +347,7 @@ class Scorer(Composite[Position]):
             self._learnable(joined, "joined")
 
     def _label(self, read: LabelRead) -> None:
-        """Join a label that has come, or refuse it."""
+        """Join a label to its answer, or refuse it."""
         record, decoded = read.record, read.decoded
         if isinstance(decoded, Rejected):
             self.outbox.refuse_label(record, decoded)
@@ -365,7 +365,7 @@ class Scorer(Composite[Position]):
             self.outbox.refuse_unusable(record, decoded.event_id, outcome)
 
     def _learnable(self, joined: Joined[WaitingAnswer], outcome: str) -> None:
-        """Let a label enter the windows and write its example."""
+        """Enter a joined label into the windows and write its example."""
         self.counts["labels", outcome] += 1
         self.label_delays_ms.append(joined.label_time - joined.waiting.event_time)
         if self._label_windows:

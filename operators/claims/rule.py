@@ -72,7 +72,7 @@ class LogPosition(Struct, frozen=True):
 
     @property
     def log(self) -> Log:
-        """Return which log partition it is."""
+        """Return the log partition."""
         return self.target, self.partition
 
 
@@ -117,7 +117,7 @@ class Reader:
         self._changes.change(source)
 
     def counts(self, source: int, claim: int, sequence: int) -> bool:
-        """Return whether a record counts, and move on if it does."""
+        """Return whether a record counts; if it does, the next sequence number is expected."""
         held, following = self._sources.get(source, _NONE)
         if claim != held or sequence < following or following == GAP or held == 0:
             return False
@@ -129,7 +129,7 @@ class Reader:
         return True
 
     def count_all(self, source: int, claim: int, sequence: int, count: int) -> bool:
-        """Move on by `count` records numbered from `sequence`; False, and no move, if one does not count."""
+        """Return whether `count` records numbered from `sequence` all count; if not, nothing changes."""
         held, following = self._sources.get(source, _NONE)
         if held == 0 or (claim, sequence) != (held, following):
             return False
@@ -142,7 +142,7 @@ class Reader:
         return {str(source): _encode(state) for source, state in self._sources.items()}
 
     def delta(self) -> StateDelta:
-        """Return the sources that moved since the last call."""
+        """Return the entries of the sources that changed since the last call."""
         return self._changes.delta(self._sources, str, _encode)
 
     def restore(self, entries: StateEntries) -> None:
@@ -152,7 +152,7 @@ class Reader:
 
 
 class Writer:
-    """Numbers what one owner writes, per log partition, and knows how far the log has taken it.
+    """The sequence numbers of one owner's records, per log partition, and how far they are acknowledged.
 
     >>> writer = Writer(source=3, claim=7)
     >>> writer.next(("examples", 0)), writer.next(("examples", 0)), writer.next(("predictions", 3))
@@ -196,7 +196,7 @@ class Writer:
         self.skip(log, offset + 1)
 
     def skip(self, log: Log, position: int) -> None:
-        """Take that nothing before `position` is left to read in `log`."""
+        """Set that nothing before `position` is left to read in `log`."""
         self._positions[log] = max(position, self.position(log))
 
     def position(self, log: Log) -> int:
@@ -256,7 +256,7 @@ class LoggedMessages:
         return self.ids.pop(found, None) is not None
 
     def forget(self, possible: Callable[[RekeyingId, str], bool]) -> None:
-        """Forget what a replay can make no more; `possible` gets a record and a label's event id."""
+        """Forget records that a replay cannot make again; `possible` gets a record and a label's event id."""
         self.ids = {found: event_id for found, event_id in self.ids.items() if possible(found, event_id)}
 
 
@@ -350,7 +350,7 @@ class Suppression:
         return True
 
     def passed(self, events_position: int, labels_position: int, waits: Callable[[str], bool]) -> None:
-        """Forget what a replay that has read up to these positions can make no more.
+        """Forget the entries that a replay which has read up to these positions cannot make again.
 
         An answer and a quarantine: their event was read.  An example: its event, its label and the
         event that ended its wait were read, and `waits(event_id)` says that the join does not wait for
@@ -373,7 +373,7 @@ class Suppression:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Let go of the order of entries once none is left; it can be large and is never asked again."""
+        """Free the order of entries once none is left: it can be large, and is not needed again."""
         self.replaying = bool(self._answers or self._examples or self._quarantines)
         if not self.replaying:
             for order in (self._answers_due, self._quarantines_due, self._examples_due, self._labels_due):

@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 TRIES_MAX = 8
-"""Each further try means that another owner claimed in between: more than a few is a duel."""
+"""Each further try means that another owner claimed in between; after this many the takeover fails."""
 _DELETED = "records were deleted before they were read: --accept-lost-records goes on without them"
 _ANOTHER = (
     "the log was made anew, or this is another cluster: bring it back, or begin with its first records, with"
@@ -109,7 +109,7 @@ class Fence(NamedTuple):
 
 
 class LoadCheckpoint(NamedTuple):
-    """LoadCheckpoint the last checkpoint.  Answer: a `CheckpointLogs`, or None where none was saved."""
+    """Load the last checkpoint.  Answer: a `CheckpointLogs`, or None where none was saved."""
 
 
 class FindBounds(NamedTuple):
@@ -178,7 +178,7 @@ Request = Look | Fence | LoadCheckpoint | FindBounds | WriteClaim | ReadLog | Se
 
 
 class Cut(NamedTuple):
-    """How far an owner had come when its state was captured."""
+    """The progress of an owner at the moment when its state was captured."""
 
     numbered: Mapping[Log, int]
     replayed: bool
@@ -186,7 +186,7 @@ class Cut(NamedTuple):
 
 
 class Watch:
-    """How far the owner knows its predictions log to hold no newer claim."""
+    """The position up to which the owner's predictions log holds no newer claim."""
 
     def __init__(self, position: int) -> None:
         self.position = position
@@ -196,7 +196,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Takeover:
-    """What an owner starts with."""
+    """The result of a takeover, with which an owner starts."""
 
     claim: int
     checkpoint: Any
@@ -291,7 +291,7 @@ def takeover(
 
 
 def cut(owner: Takeover) -> Cut:
-    """Return how far the owner has come; call it where its state is captured."""
+    """Return the progress of the owner; call it at the moment when its state is captured."""
     return Cut(owner.writer.numbered.copy(), owner.suppression.empty)
 
 
@@ -336,7 +336,7 @@ def log_positions(owner: Takeover, at: Cut) -> tuple[LogPosition, ...]:
 def fits(
     source: int, *, inputs: Sequence[str] = (), accept_newer: bool = False, accept_lost: bool = False
 ) -> Generator[Request, Any, None]:
-    """Look whether the store fits the predictions log, and touch nothing: for a worker that owns nothing yet.
+    """Check that the store fits the predictions log and change nothing: for a worker that owns nothing yet.
 
     The end of the log is enough: an owner's records carry its claim.  Raises what `takeover` would
     raise at its first step.
@@ -411,7 +411,7 @@ def _store_is_behind(source: int, stored: Stored, logged: int, untouched: str = 
 
 
 class _Replay:
-    """What the logs hold of one source after a checkpoint."""
+    """The records of one source that the logs hold after a checkpoint."""
 
     def __init__(
         self,

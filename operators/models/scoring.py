@@ -1,4 +1,4 @@
-"""The line-up of the race, and its scores: who races, who answers an event, what the others say of it.
+"""The line-up of the race, and the scores of its candidates for an event.
 
 Lives here: candidates with their models, the prior, champion and earlier champions; how a model's answer
 becomes a `Score` and a label; the fallback chain.  Never here: learning, features, decisions (`arena.py`
@@ -177,7 +177,7 @@ class Roster:
 
 
 class Failure(NamedTuple):
-    """One candidate that raised or answered with a number that is none."""
+    """The failure of one candidate: it raised, or its score was not finite."""
 
     name: str
     version: int
@@ -189,15 +189,15 @@ class Served(Struct, frozen=True, gc=False):
 
     score: Score
     label: LabelValue | None
-    """What River's own `predict_one` says; None while there is no opinion."""
+    """The label that River's own `predict_one` gives; None without an opinion."""
     served_by: ServedBy
     model_name: str
     model_version: int
     model_updates: int
     cold_start: bool
-    """True if nothing was learned that this answer could rest on; kept out of metrics."""
+    """Whether the answer rests on no learned label; such answers are kept out of metrics."""
     failures: tuple[Failure, ...] = ()
-    """Who failed on the way; each is reported once per line-up."""
+    """Candidates that failed before one answered; each is reported once per line-up."""
 
 
 class Shadowed(Struct, frozen=True, gc=False):
@@ -266,7 +266,7 @@ class Scoring:
         self._chain()
 
     def _chain(self) -> None:
-        """Put those who may answer in order: the first one answers, the others stand behind it."""
+        """Set the fallback chain: the candidates that may answer, in order."""
         roster = self._roster
         names = (roster.champion, *roster.previous)
         chain = [(roster.candidates[name], self._score_of[name]) for name in names if name in self._score_of]
@@ -332,14 +332,14 @@ class Scoring:
         return [Shadowed(found, failures.get(row, ())) for row, found in enumerate(scores)]
 
     def _fail(self, candidate: Candidate, error: Exception) -> Failure:
-        """Skip a candidate from now on."""
+        """Record a failure and skip the candidate until the line-up changes."""
         del self._score_of[candidate.name]
         self._chain()
         return Failure(candidate.name, candidate.version, reason_of(error))
 
 
 def reason_of(error: Exception) -> str:
-    """Return an exception as the reason of a quarantine: one line, cut."""
+    """Return an exception as the reason of a quarantine: one line of REASON_CHARS_MAX at most."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARS_MAX]
 
 

@@ -1,4 +1,4 @@
-"""The race: test, detect, train, weigh, decide.
+"""The race of candidates: test, detect, train, weigh, decide.
 
 Lives here: what one example does to metrics, detectors, models and the decision who serves.
 Never here: who answers an event (`operators/models`), where examples come from

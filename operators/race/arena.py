@@ -51,13 +51,13 @@ COMMANDS_MAX = 1_024
 RecentLoss = Callable[[str], float]
 """Candidate name -> mean loss in the recent window, infinite if there is none."""
 ACTOR = "headrace"
-"""Who decided what nobody asked for."""
+"""The actor of decisions that no command asked for."""
 REASON_MAX = 500
-"""Characters of a reason: errors may quote what a person has sent."""
+"""Characters of a reason: errors may quote what was sent."""
 
 
 class Moment(NamedTuple):
-    """Where in the log a decision is taken."""
+    """The position in the log at which a decision is taken."""
 
     offset: int
     """Of the record that led to it."""
@@ -68,7 +68,7 @@ class Moment(NamedTuple):
 
 
 class _Racer(msgspec.Struct):
-    """What a checkpoint keeps of one candidate; its model is an entry of its own."""
+    """The state of one candidate in a checkpoint; its model is an entry of its own."""
 
     name: str
     version: int
@@ -163,7 +163,7 @@ class Arena:
         return []
 
     def quarantine(self, at: Moment, name: str, reason: str, recent_loss: RecentLoss) -> list[Decision]:
-        """Take a sick candidate out of the race; a sick champion is succeeded at once.
+        """Take a candidate that failed out of the race; a champion is succeeded at once.
 
         The successor is the newest earlier champion that is healthy, else the healthy candidate of
         the lowest recent loss; with nobody left the prior answers.  A pin ends.  Nothing happens to a
@@ -188,7 +188,7 @@ class Arena:
         return decisions
 
     def alarms(self, at: Moment, found: Sequence[Detection], recent_loss: RecentLoss) -> list[Decision]:
-        """Record what the detectors saw; a risen loss may start a fresh challenger."""
+        """Write a decision for each alarm of the detectors; a risen loss may start a fresh challenger."""
         decisions: list[Decision] = []
         for alarm in found:
             decisions.append(
@@ -210,7 +210,7 @@ class Arena:
         return decisions
 
     def command(self, at: Moment, command: Command) -> list[Decision]:
-        """Do what a person asked for, once per command id.
+        """Carry out a command, once per command id.
 
         A command that cannot be done is refused, and so is another one under an id that was used.
         """
@@ -246,7 +246,7 @@ class Arena:
         return decisions
 
     def refuse(self, at: Moment, reason: str, command_id: str) -> Decision:
-        """Return the answer to what is no command; its id, if it has one, may come again."""
+        """Return the refusal of what is no command; its id, if it has one, may come again."""
         evidence: dict[str, float | int | str] = {"command_id": command_id} if command_id else {}
         return self._write(at, "command.refused", self.roster.champion, reason, evidence=evidence)
 
@@ -307,7 +307,7 @@ class Arena:
         command: Command | None = None,
         evidence: dict[str, float | int | str] | None = None,
     ) -> Decision:
-        """Let `name` serve from now on."""
+        """Make `name` the champion and return the decision."""
         roster = self.roster
         old = roster.candidates[roster.champion]
         rollback = command is not None and command.command == "rollback"

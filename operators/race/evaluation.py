@@ -1,4 +1,4 @@
-"""How good is every candidate, and what was served: bounded losses, River's metrics, two curves.
+"""The quality of every candidate and of what was served: bounded losses, River's metrics, two curves.
 
 Lives here: how wrong one score was, as a number in [0, 1] that curves, detectors and evidence compare;
 quality as people read it, all from scores served at event time.  Never here: decisions (they rest on
@@ -140,7 +140,7 @@ class ScaledError:
         self.deviation = stats.Var()
 
     def update(self, label: LabelValue) -> None:
-        """Remember one label, after its losses have been taken."""
+        """Add one label to the scale, after its losses have been computed."""
         self.deviation.update(float(label))
 
     def __call__(self, label: LabelValue, score: Score) -> float | None:

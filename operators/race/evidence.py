@@ -60,7 +60,7 @@ RECENT_BLOCKS_MAX = 32
 EVIDENCE_MAX = 1e15
 """Wealth stops growing here, far above any threshold; cutting it only makes swaps rarer."""
 CORRELATION_MAX = 0.2
-"""Neighbouring blocks that are correlated more than this are no witnesses of their own."""
+"""Neighbouring blocks that are correlated more than this are not independent evidence."""
 CORRELATION_DEVIATIONS = 3.0
 """How many standard errors (1 / sqrt(blocks)) a correlation must be above zero to be believed."""
 CORRELATION_SEEN_MAX = 0.98
@@ -123,7 +123,7 @@ class Verdict(NamedTuple):
 
     name: str
     evidence: float
-    """Its own wealth, mean over the betting fractions."""
+    """The challenger's wealth, the mean over the betting fractions."""
     threshold: float
     """In blocks: `false_swap_every` over the mean number of examples in a block."""
     effect: float
@@ -157,7 +157,7 @@ class Neighbours(msgspec.Struct):
     """Sum of each value times the one before it."""
 
     def add(self, value: float) -> None:
-        """Take the next value."""
+        """Add the next value."""
         if self.count:
             self.products += value * self.last
         else:
@@ -169,7 +169,7 @@ class Neighbours(msgspec.Struct):
 
     @property
     def correlation(self) -> float:
-        """Return it, 0.0 where values do not vary."""
+        """Return the correlation, 0.0 where values do not vary."""
         if self.count < 2:
             return 0.0
         mean = self.total / self.count
@@ -181,7 +181,7 @@ class Neighbours(msgspec.Struct):
 
     @property
     def blocks_wanted(self) -> int:
-        """Return how many of these blocks should be one; 1 where they are long enough, or too few to tell."""
+        """Return how many blocks should be joined; 1 where they are long enough, or too few to tell."""
         found = self.correlation
         if self.count < 2 or found <= max(CORRELATION_MAX, CORRELATION_DEVIATIONS / math.sqrt(self.count)):
             return 1
@@ -206,7 +206,7 @@ class _Duel(msgspec.Struct):
     neighbours: Neighbours = msgspec.field(default_factory=Neighbours)
 
     def close_block(self) -> None:
-        """Bet on the open block, then let it join the scale."""
+        """Bet on the open block, then add it to the scale."""
         difference = self.total / self.count
         z = 0.0
         if self.blocks >= SCALE_BLOCKS_MIN and self.squares > 0.0:
@@ -267,7 +267,7 @@ class Evidence(WholeState):
         self._state = _State()
 
     def update(self, champion: str, losses: Mapping[str, float | None], label_time: int) -> list[Verdict]:
-        """Weigh one example; return the challengers proven better, most evidence first, mostly none.
+        """Add the losses of one example; return challengers proven better, most evidence first, mostly none.
 
         `losses` holds every candidate's bounded loss on this example, None where it had no opinion.
         A block of label time closes with the first example of a later one; earlier label times
@@ -318,7 +318,7 @@ class Evidence(WholeState):
 
     @property
     def threshold(self) -> float:
-        """Return the threshold in blocks; the block in the making counts where it is the only one."""
+        """Return the threshold in blocks; the open block counts where it is the only one."""
         state = self._state
         if not state.blocks_closed:
             return float(self._false_swap_every)
@@ -350,13 +350,13 @@ class Evidence(WholeState):
         )
 
     def _block_of(self, blocks: int) -> int | str:
-        """Return the `evidence_block` that holds so many of the present ones; "" for one."""
+        """Return the `evidence_block` that is `blocks` times the present one, as text; "" for one."""
         if blocks == 1:
             return ""
         return self._size * blocks if self._span_ms is None else duration_text(self._span_ms * blocks)
 
     def compared(self) -> list[Verdict]:
-        """Return how every comparison with the present champion stands, proven or not."""
+        """Return the verdict on every challenger, proven better or not."""
         return [self._verdict(name, duel, self.threshold) for name, duel in self._state.duels.items()]
 
     def standing(self) -> dict[str, float]:
@@ -364,13 +364,13 @@ class Evidence(WholeState):
         return {name: duel.evidence / self.threshold for name, duel in self._state.duels.items()}
 
     def start_over(self) -> None:
-        """Forget all comparisons: another champion serves.  The mean size of blocks is kept."""
+        """Restart all comparisons: another champion serves.  The mean size of blocks is kept."""
         state = self._state
         state.duels, state.compared = {}, 0
         self._dirty = True
 
     def forget(self, name: str) -> None:
-        """Drop a challenger that has left the race; the others' bar does not fall by it."""
+        """Drop a challenger that has left the race; the threshold of the others stays."""
         self._dirty |= self._state.duels.pop(name, None) is not None
 
     def snapshot(self) -> dict[str, bytes]:

@@ -53,10 +53,10 @@ Sick = tuple[str, str]
 
 
 class Serving(NamedTuple):
-    """Who answers a row, and who failed at it."""
+    """The candidate that answers a row, and those that failed at it."""
 
     candidate: Candidate | None
-    """None: nobody is left, the prior answers."""
+    """None where no healthy candidate is left: the prior answers."""
     served_by: ServedBy
     failures: tuple[Failure, ...]
 
@@ -104,7 +104,7 @@ class Lessons:
         self.follow()
 
     def follow(self) -> None:
-        """Look at the line-up again: candidates that race and have not begun do so at the next row."""
+        """Follow a changed line-up: candidates that are new in the race begin with the next row."""
         if self._roster.revision == self._revision:
             return
         self._revision = self._roster.revision
@@ -114,7 +114,7 @@ class Lessons:
                 self._teach(candidate)
 
     def _teach(self, candidate: Candidate) -> None:
-        """Let a candidate score and learn all rows from the next one on, as far as it can."""
+        """Score and learn all rows from the next one on with a candidate, up to one at which it fails."""
         name, first, clock = candidate.name, self.row, self._stopwatch.clock
         scores: list[Score] = []
         self._begun[name], self._scores[name] = first, scores
@@ -136,16 +136,16 @@ class Lessons:
         self._stopwatch.models["learn" if score_of is None else "score_and_learn", name] += clock() - started
 
     def _calls_of(self, candidate: Candidate) -> tuple[ScoreOf | None, Callable[[Any, Any], object]]:
-        """Return how a candidate is scored and taught; a guard that changes nothing here is left out."""
+        """Return the functions that score and teach a candidate, without a guard that changes nothing."""
         if self._names is None:
             return None, candidate.model.learn_one
         model = without_guard(candidate.model, self._names)
         return score_function(self._task, model), model.learn_one
 
     def count(self, rows: int) -> Sequence[Sick]:
-        """Count the next `rows` as learned; return who could not learn the last of them.
+        """Count the next `rows` as learned; return the candidates that could not learn the last of them.
 
-        Whoever could not learn one before has left the race there.
+        One that could not learn an earlier row has left the race there.
         """
         self.row += rows
         sick = [one for one in self.sick.get(self.row - 1, ()) if self._roster.healthy(one[0])]
@@ -158,7 +158,7 @@ class Lessons:
     # -- rows that are answered -------------------------------------------------------------------
 
     def even_until(self) -> int:
-        """Return the first row after the next that not all have scored who have scored the next."""
+        """Return the end of the rows that the same candidates have scored as the next row."""
         stops = [row for row, _ in self._failed.values() if row > self.row]
         stops += [row + 1 for row in self.sick if row >= self.row]
         return min([*stops, len(self.rows)])
@@ -169,14 +169,14 @@ class Lessons:
         return self._scores[name][self.row - begun : until - begun]
 
     def healthy(self) -> list[str]:
-        """Return who has a score of the next row, in order of start."""
+        """Return the candidates that have a score of the next row, in order of start."""
         failed, row = self._failed, self.row
         return [c.name for c in self._racing if c.name not in failed or failed[c.name][0] > row]
 
     def serving(self) -> Serving:
-        """Return who answers the next row: the champion, an earlier one, or nobody.
+        """Return which candidate answers the next row: the champion, an earlier champion, or none.
 
-        Failures stand in the order in which they show: down the chain, then among the shadows.
+        Failures are in the order in which they are met: down the fallback chain, then among the shadows.
         """
         self.follow()
         roster, healthy = self._roster, self.healthy()
@@ -258,7 +258,7 @@ class Learning(WholeState):
         labels: Sequence[LabelValue],
         names: AbstractSet[str] | None = None,
     ) -> Lessons:
-        """Let every candidate learn rows, of which `learn` is told next; nothing else changes yet.
+        """Return rows that every candidate has learned, for `learn`; nothing else changes yet.
 
         `names`, where given, are all that the rows can have: they are to be answered, so they are scored too.
         """
@@ -283,8 +283,8 @@ class Learning(WholeState):
     ) -> tuple[int, Sequence[Decision]]:
         """Test and learn the examples of the next rows of `lessons`, up to one that leads to a decision.
 
-        `offset` is that of the first.  Returns how many were learned, and what was decided, mostly nothing.
-        The roster may be another afterwards: whoever makes the next example looks at it again.
+        `offset` is that of the first.  Returns how many were learned, and the decisions, mostly none.  The
+        roster may have changed afterwards: the next example must be made with the new one.
         """
         started = self._stopwatch.clock()
         lessons.follow()
@@ -323,7 +323,7 @@ class Learning(WholeState):
     def _learned(
         self, learned: Sequence[Example], tested: Sequence[Losses], lessons: Lessons
     ) -> Sequence[Sick]:
-        """Count what was tested and learned; return who failed at the last of it."""
+        """Count tested and learned examples; return the candidates that failed at the last one."""
         self._dirty = True
         self._evaluation.add(learned, tested)
         prior_update = self._roster.prior.update
@@ -334,7 +334,7 @@ class Learning(WholeState):
         return lessons.count(len(learned))
 
     def _detect(self, example: Example, loss: float | None) -> list[Detection]:
-        """Show the detectors the champion's score and its loss."""
+        """Feed the detectors the champion's score and its loss; return their alarms."""
         score = example.scores.get(self._roster.champion)
         wrong = label_of(self._task, score, self._threshold) != example.label
         return self._watch.update(example, loss, wrong=wrong)
@@ -346,7 +346,7 @@ class Learning(WholeState):
         alarms: Sequence[Detection],
         proven: Sequence[Verdict],
     ) -> Sequence[Decision]:
-        """Let the arena act on what was seen at the last row, if anything was."""
+        """Pass failures, alarms and proofs of the last row to the arena; return the decisions."""
         if not (sick or alarms or proven):
             return ()
         arena, champion = self._arena, self._roster.champion
@@ -366,16 +366,16 @@ class Learning(WholeState):
         return self._follow(champion, self._arena.quarantine(at, name, reason, self._evaluation.recent_loss))
 
     def command(self, command: Command, offset: int) -> list[Decision]:
-        """Do what a person asked for."""
+        """Carry out a command; return the decisions."""
         champion = self._roster.champion
         return self._follow(champion, self._arena.command(self.moment(offset), command))
 
     def moment(self, offset: int) -> Moment:
-        """Return where the learner stands when it takes the record at `offset`."""
+        """Return the moment of a decision at the record at `offset`."""
         return Moment(offset, self.time, self.examples)
 
     def _follow(self, champion: str, decisions: list[Decision]) -> list[Decision]:
-        """Let comparison and detectors follow decisions: they are about the present champion."""
+        """Restart comparisons and detectors after decisions that change the champion or the line-up."""
         for decision in decisions:
             if decision.type in {"model.quarantined", "challenger.retired"}:
                 self._evidence.forget(decision.model_name)
@@ -389,7 +389,7 @@ class Learning(WholeState):
         return decisions
 
     def snapshot(self) -> dict[str, bytes]:
-        """Return what is remembered here: counts, the prior, the scale of regression losses."""
+        """Return the state of this object: counts, the prior, the scale of regression losses."""
         scale = None if self._scale is None else self._scale.state()
         own = _State(self.examples, self.time, scale)
         return {"learning": msgspec.msgpack.encode(own), **self._roster.prior.snapshot()}
