@@ -14,17 +14,19 @@ ends of that moment, so that a second answer is seen too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
+from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.partitioner import murmur2
 from msgspec import Struct
 
-from engine.kafka.client import REFUSED, bounds, broker_error, connected, reading, stopped
+from engine.kafka.client import REFUSED, assigned_consumer, bounds, broker_error, connected, stopped
 from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
 from loadtest.bench.feed import Feed, LabelFeed
@@ -32,7 +34,7 @@ from loadtest.bench.ledger import Account, Answer, AskedEvent, Latency, Ledger
 from topics.errors import BrokerError
 from topics.headers import record_type_of
 
-__all__ = ["LabelLoad", "Load", "LoadOutcome", "OpenLoop"]
+__all__ = ["LabelLoad", "Load", "LoadOutcome", "OpenLoop", "connected_producer"]
 
 LEAD_S = 0.2
 """Between the last preparation and the first event."""
@@ -106,6 +108,16 @@ class _Untold(NamedTuple):
     label_time: int
 
 
+@contextlib.asynccontextmanager
+async def connected_producer(kafka: KafkaSettings) -> AsyncGenerator[Any]:
+    """Connect a producer as any client has it, none of the engine's.  Raises BrokerError."""
+    producer = await connected(lambda: AIOKafkaProducer(**kafka.aiokafka_options(), acks="all"), kafka)
+    try:
+        yield producer
+    finally:
+        await stopped(producer, kafka)
+
+
 class OpenLoop:
     """One run against a running worker; call `run` once.
 
@@ -137,23 +149,16 @@ class OpenLoop:
 
     async def run(self, load: Load) -> LoadOutcome:
         """Send the load, read the answers, and return what came of it."""
-        consumer = await connected(self._consumer, self._kafka)
-        try:
-            producer = await connected(self._producer, self._kafka)
+        async with assigned_consumer(self._kafka) as consumer, connected_producer(self._kafka) as producer:
+            events, predictions = await self._partitions()
+            await self._stand_at_ends(consumer, predictions)
+            started_ns = time.monotonic_ns() + int(LEAD_S * 1e9)
+            reader = asyncio.create_task(self._read(consumer, load.patience_s))
             try:
-                events, predictions = await self._partitions()
-                await self._stand_at_ends(consumer, predictions)
-                started_ns = time.monotonic_ns() + int(LEAD_S * 1e9)
-                reader = asyncio.create_task(self._read(consumer, load.patience_s))
-                try:
-                    await self._send(producer, load, started_ns, events)
-                    await reader
-                finally:
-                    reader.cancel()
+                await self._send(producer, load, started_ns, events)
+                await reader
             finally:
-                await stopped(producer, self._kafka)
-        finally:
-            await stopped(consumer, self._kafka)
+                reader.cancel()
         seconds = max(0, self._last_answer_ns - started_ns) / 1e9
         return LoadOutcome(
             self.ledger.account(),
@@ -164,12 +169,6 @@ class OpenLoop:
             self._behind,
             self._told,
         )
-
-    def _consumer(self) -> Any:
-        return AIOKafkaConsumer(**self._kafka.aiokafka_options(), group_id=None, **reading(self._kafka))
-
-    def _producer(self) -> Any:
-        return AIOKafkaProducer(**self._kafka.aiokafka_options(), acks="all")
 
     async def _partitions(self) -> tuple[int, int]:
         """Return how many partitions the events and the predictions topic have."""

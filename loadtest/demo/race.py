@@ -35,6 +35,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from rich.console import Console
 from rich.live import Live
 
+from engine.kafka.client import assigned_consumer
 from engine.kafka.sink import Sink
 from engine.offline.publish import FileLine, send_step
 from engine.settings import KafkaSettings
@@ -166,7 +167,10 @@ class Race:
         """
         self._sample = sample
         self._figures = Figures(Ledger(CATALOG.pipeline), sample.truth, sample.times)
-        async with _consumer(kafka) as consumer, _sink(kafka) as sink:
+        held = [TopicPartition(topic, 0) for topic in READ]
+        quick = kafka.model_copy(update={"fetch_max_wait_ms": FETCH_WAIT_MS})
+        async with assigned_consumer(quick, held) as consumer, _sink(kafka) as sink:
+            await consumer.seek_to_beginning(*held)
             work = asyncio.create_task(self._publish_all(sink))
             others = [
                 asyncio.create_task(loop)
@@ -351,17 +355,3 @@ async def _sink(kafka: KafkaSettings) -> AsyncIterator[Sink]:
         yield sink
     finally:
         await sink.stop()
-
-
-@contextlib.asynccontextmanager
-async def _consumer(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaConsumer]:
-    """Read what the worker writes for others from its beginning, in no group."""
-    consumer = AIOKafkaConsumer(
-        **kafka.aiokafka_options(), auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
-    )
-    await consumer.start()
-    try:
-        consumer.assign([TopicPartition(topic, 0) for topic in READ])
-        yield consumer
-    finally:
-        await consumer.stop()

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 
-from engine.kafka.client import REFUSED, bounds, connected, reading, stopped
+from engine.kafka.client import REFUSED, assigned_consumer, bounds
 from engine.kafka.topic_admin import ensure_topics
 from engine.settings import KafkaSettings
+from loadtest.bench.openloop import connected_producer
 from loadtest.bench.sandbox import delete_topics
 from loadtest.worker import WorkerProcess, worker_command
 from topics.catalog import FOREVER_MS, Catalog
@@ -82,12 +83,11 @@ async def measure(
     kafka: KafkaSettings, name: str, contestant: Contestant, events: Sequence[bytes]
 ) -> Throughput:
     """Run one contestant over the events.  Raises BrokerError where it fails or answers too little."""
-    async with _topics(kafka, name), _client(kafka, _consumer) as consumer:
-        async with _client(kafka, _producer) as producer:
-            await _fill(producer, f"{name}.transactions", events)
-        answers = TopicPartition(f"{name}.predictions", 0)
-        consumer.assign([answers])
+    answers = TopicPartition(f"{name}.predictions", 0)
+    async with _topics(kafka, name), assigned_consumer(kafka, [answers]) as consumer:
         consumer.seek(answers, 0)
+        async with connected_producer(kafka) as producer:
+            await _fill(producer, f"{name}.transactions", events)
         with (
             tempfile.TemporaryDirectory(prefix="job-j-") as folder,
             WorkerProcess(contestant.command, kafka, Path(folder), contestant.environment) as process,
@@ -118,23 +118,6 @@ async def _topics(kafka: KafkaSettings, name: str) -> AsyncIterator[None]:
         yield
     finally:
         await delete_topics(kafka, [topic.name for topic in plan])
-
-
-@contextlib.asynccontextmanager
-async def _client(kafka: KafkaSettings, make: Any) -> AsyncIterator[Any]:
-    client = await connected(lambda: make(kafka.aiokafka_options()), kafka)
-    try:
-        yield client
-    finally:
-        await stopped(client, kafka)
-
-
-def _consumer(options: dict[str, Any]) -> Any:
-    return AIOKafkaConsumer(**options, group_id=None, **reading(KafkaSettings()))
-
-
-def _producer(options: dict[str, Any]) -> Any:
-    return AIOKafkaProducer(**options, acks="all")
 
 
 async def _fill(producer: Any, topic: str, events: Sequence[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -83,20 +84,25 @@ def java_is_new_enough() -> bool:
 
 
 def have_jars() -> bool:
-    """Kafka's jars are in the cache, or Maven can bring them (43 MB, once)."""
+    """Kafka's jars are in the cache, or Maven can bring them (43 MB, once, by one process of several)."""
     if any(JARS.glob("kafka_2.13-*.jar")):
         return True
     if not shutil.which("mvn"):
         return False
-    partial = JARS.with_suffix(f".{os.getpid()}")
-    command = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
-    done = subprocess.run(
-        [*command, f"-DoutputDirectory={partial}"], check=False, timeout=DOWNLOAD_DEADLINE_S
-    ).returncode
-    if done == 0 and not JARS.exists():
-        partial.rename(JARS)  # whole or not at all
-    shutil.rmtree(partial, ignore_errors=True)
-    return done == 0
+    JARS.parent.mkdir(parents=True, exist_ok=True)
+    with (JARS.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if JARS.exists():
+            return True
+        partial = JARS.with_suffix(f".{os.getpid()}")
+        command = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
+        done = subprocess.run(
+            [*command, f"-DoutputDirectory={partial}"], check=False, timeout=DOWNLOAD_DEADLINE_S
+        ).returncode
+        if done == 0:
+            partial.rename(JARS)  # whole or not at all
+        shutil.rmtree(partial, ignore_errors=True)
+        return done == 0
 
 
 class NativeKafka:
