@@ -5,8 +5,7 @@ field names (`topics`), in which order things happen (`engine/machines`), a cloc
 
 Read in this order: `language` (what a definition says), `windows` (events to features), `join` (log and
 wait), `models` (who answers), `race` (who should), `drift`, `rules`, `claims` (who may write), `rekeying`,
-`skew`; `asof` (what held when) and `stopwatch` by themselves; `state` is what all of them promise: snapshot,
-restore, delta.
+`skew`; `stopwatch` by itself; `state` is what all of them promise: snapshot, restore, delta.
 
 The names below are the feature language of a user's file.
 """

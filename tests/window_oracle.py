@@ -108,19 +108,19 @@ def expected(aggregate: Aggregate, history: Iterable[Event], meanings: Meanings 
 
 def value_at(aggregate: Aggregate, entries: list[Entry], time: int, meanings: Meanings) -> Any:
     """Return the value of `aggregate` at `time`, of the entries up to then in order."""
-    if not aggregate.include_current or aggregate.kind == "since_last":
+    if not aggregate.include_current or aggregate.function == "since_last":
         entries = [entry for entry in entries if not entry.is_own]
     if aggregate.where is not None:
         entries = [entry for entry in entries if meanings[repr(aggregate.where)](entry.value)]
     if isinstance(aggregate.span, Decay):
         return decayed(aggregate, entries, time, meanings)
     inside = window_of(aggregate, entries, time)
-    if aggregate.kind in ("count", "rate"):
+    if aggregate.function in ("count", "rate"):
         width = aggregate.span.width_ms if isinstance(aggregate.span, Tiled) else aggregate.window_ms
-        return len(inside) if aggregate.kind == "count" else len(inside) * 1000 / width
-    if aggregate.kind == "since_last":
+        return len(inside) if aggregate.function == "count" else len(inside) * 1000 / width
+    if aggregate.function == "since_last":
         return time - inside[-1].time if inside else None
-    if aggregate.kind in ("arg_max", "arg_min"):
+    if aggregate.function in ("arg_max", "arg_min"):
         return extreme(aggregate, inside, meanings)
     values = [value_in(entry, aggregate.of, meanings) for entry in inside]
     return reduce(aggregate, [value for value in values if value is not None])
@@ -163,7 +163,7 @@ def extreme(aggregate: Aggregate, inside: list[Entry], meanings: Meanings) -> An
         by, value = (value_in(entry, of, meanings) for of in (aggregate.argument, aggregate.of))
         if by is None or value is None:
             continue
-        if best is None or (by >= best[0] if aggregate.kind == "arg_max" else by <= best[0]):
+        if best is None or (by >= best[0] if aggregate.function == "arg_max" else by <= best[0]):
             best = (by, value)
     return None if best is None else best[1]
 
@@ -175,15 +175,15 @@ def decayed(aggregate: Aggregate, entries: list[Entry], time: int, meanings: Mea
         value = 1.0 if aggregate.of is None else value_in(entry, aggregate.of, meanings)
         if value is not None:
             weighted.append((2.0 ** -((time - entry.time) / aggregate.span.half_life_ms), value))
-    if aggregate.kind == "count":
+    if aggregate.function == "count":
         return math.fsum(weight for weight, _ in weighted)
     total = math.fsum(weight * value for weight, value in weighted)
     weight = math.fsum(weight for weight, _ in weighted)
-    return total if aggregate.kind == "sum" else total / weight if weight else None
+    return total if aggregate.function == "sum" else total / weight if weight else None
 
 
 def reduce(aggregate: Aggregate, values: list[Any]) -> Any:
-    kind = aggregate.kind
+    kind = aggregate.function
     if kind == "sum":
         return math.fsum(values)
     if kind == "distinct":
@@ -223,9 +223,9 @@ def quantile(values: list[float], share: float, *, is_exact: bool) -> float:
 
 def tolerance(aggregate: Aggregate) -> tuple[float, float]:
     """Return the relative and absolute error that are promised; (0, 0) is to the bit."""
-    if aggregate.kind in ("median", "quantile"):
+    if aggregate.function in ("median", "quantile"):
         return (1e-9, 1e-9) if not isinstance(aggregate.span, Tiled | Session) else (1 / 128, 0.0)
-    if aggregate.kind == "entropy":
+    if aggregate.function == "entropy":
         return 1e-12, 1e-12
     return (1e-9, 1e-5) if isinstance(aggregate.span, Decay) else (0.0, 0.0)
 

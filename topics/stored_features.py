@@ -2,7 +2,7 @@
 
 Lives here: how a value reads in a store that knows only text, and what one line of a file of
 static features must be.  Never here: stores (`engine/stores/hashes.py`), which row holds at which
-time (`operators/asof.py`).
+time (`operators/windows/asof.py`).
 
 Strategy: a value is read from its text, whether it comes from a store or from a file.  So a model
 gets the same value in a backtest and when it serves: "12" is the number 12 in both, true is 1.

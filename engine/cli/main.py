@@ -119,7 +119,7 @@ def backtest(
     from engine.host.garbage import search_rarely  # noqa: PLC0415
     from engine.offline.backtest import backtest as run_backtest  # noqa: PLC0415
     from engine.offline.json_lines import read_static  # noqa: PLC0415
-    from operators.asof import AsOf  # noqa: PLC0415
+    from operators.windows.asof import AsOf  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
     search_rarely()

@@ -31,9 +31,9 @@ from engine.stores.entry_tables import Spill
 from engine.stores.lookups import StaticHistory
 from engine.watches import DeadLetters
 from engine.worker.assembly import build_learner
-from operators.asof import AsOf
 from operators.claims.rule import Suppression, Writer
 from operators.stopwatch import Stopwatch
+from operators.windows.asof import AsOf
 from operators.windows.evaluate import FUNCTION_FAILURES
 from topics import headers
 from topics.codec import Rejected, encode, encode_json

@@ -31,8 +31,8 @@ from operators.rekeying.merge import NEVER, Merge, Taken
 from operators.rekeying.pending_values import PendingValues
 from operators.rekeying.stages import Stages
 from operators.state import Composite, Operator, StateEntries, StoredEntries
-from operators.windows.evaluate import Counts, key_reader
-from operators.windows.features import Features, JoinedLabel, label_entry
+from operators.windows.evaluate import Counts
+from operators.windows.features import Features, JoinedLabel, key_reader, label_entry
 from topics.codec import Decoded, Rejected
 from topics.messages import Event, Outgoing, Record
 from topics.rekeying import (

@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from engine.settings import Settings
-from operators.asof import AsOf
+from operators.windows.asof import AsOf
 from topics.errors import SettingsError
 from topics.stored_features import StaticRow, StoredValue, parsed, stored_text
 

@@ -2,7 +2,7 @@
 
 Lives here: which values a run's events need, one question per run, a cache, a deadline; the same from timed
 rows.  Never here: stores (`hashes.py`), files, defaults (the features' own), which row holds when
-(`operators/asof.py`).
+(`operators/windows/asof.py`).
 
 Strategy.  A value that cannot be had in time is missing, never waited for: predictions go
 out with the feature's default, and the outcome is counted.  After a failure the store is
@@ -26,8 +26,8 @@ from redis.exceptions import RedisError
 from engine.machines.admission import Run
 from engine.settings import Settings
 from engine.stores.hashes import Hashes, give_up, static_store
-from operators.asof import AsOf
 from operators.language.fields import Lookup
+from operators.windows.asof import AsOf
 from topics.codec import Decoded
 from topics.stored_features import StoredValue, parsed
 

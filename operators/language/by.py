@@ -148,7 +148,7 @@ class Key:
     def distinct(self, of: _Source, window: Window, **entering: Unpack[Entering]) -> Aggregate:
         """Return the number of different values, 0 when empty.
 
-        Exact; in tiles and sessions as exact as `sketches.py` says.
+        Exact; in tiles and sessions as exact as `summaries.py` says.
         """
         return self._aggregate("distinct", of, window, entering)
 
@@ -176,7 +176,7 @@ class Key:
         """Return the value that the share `q` of the values are at or below, missing when empty.
 
         Linear between neighbours (Hyndman and Fan's type 7, as numpy); in tiles and sessions as exact
-        as `sketches.py` says.
+        as `summaries.py` says.
         """
         if type(q) not in {int, float} or not 0 <= q <= 1:
             raise DefinitionError(f"{self!r}.quantile: {q!r} is no share", hint="give a number from 0 to 1")

@@ -262,7 +262,7 @@ def _outermost(expression: Expression) -> str:
         case Default(of):
             return _outermost(of)
         case Aggregate():
-            return expression.kind
+            return expression.function
         case TimePart():
             return expression.part
         case Math():

@@ -221,7 +221,7 @@ class Aggregate(Expression):
     `arg_max` looks at.
     """
 
-    kind: AggregateFunction
+    function: AggregateFunction
     keys: tuple[str, ...]
     of: str | Expression | LabelSource | None
     window_ms: int
@@ -264,7 +264,7 @@ class Aggregate(Expression):
     @property
     def is_valued(self) -> bool:
         """Return whether it is about values, not only about when there were events."""
-        return self.kind not in ("count", "rate", "since_last")
+        return self.function not in ("count", "rate", "since_last")
 
     @property
     def window_text(self) -> str:
@@ -282,11 +282,11 @@ class Aggregate(Expression):
         parts = []
         if self.of is not None:
             parts.append(quote(self.of) if isinstance(self.of, str) else repr(self.of))
-        if self.argument is not None and self.kind != "mode":
+        if self.argument is not None and self.function != "mode":
             given = self.argument
             parts.append(repr(given) if isinstance(given, Expression) else literal(given))
         parts.append(self.window_text)
-        if self.argument is not None and self.kind == "mode":
+        if self.argument is not None and self.function == "mode":
             parts.append(f"rank={self.argument}")
         if not self.include_current:
             parts.append("include_current=False")
@@ -294,7 +294,7 @@ class Aggregate(Expression):
             parts.append(f"where={self.where!r}")
         if self.shift_ms:
             parts.append(f'shift="{duration_text(self.shift_ms)}"')
-        return f"by({keys}).{self.kind}({', '.join(parts)})"
+        return f"by({keys}).{self.function}({', '.join(parts)})"
 
 
 def reads_labels(of: object) -> bool:

@@ -139,8 +139,8 @@ class Group:
         """Return the bytes of memory of one entry, estimated; 0 where entries are not kept one by one."""
         if self.store != "log":
             return 0
-        squared = {a.column for a in self.aggregates if a.kind in ("var", "std")}
-        summed = {a.column for a in self.aggregates if a.kind in ("sum", "mean")} - squared
+        squared = {a.column for a in self.aggregates if a.function in ("var", "std")}
+        summed = {a.column for a in self.aggregates if a.function in ("sum", "mean")} - squared
         running = SUM_BYTES * len(summed) + SQUARES_BYTES * len(squared)
         return EVENT_BYTES + VALUE_BYTES * len(self.columns) + running
 
@@ -312,9 +312,9 @@ def _cost(aggregate: Aggregate, store: StoreName) -> str:
         return "constant, tiles once a step"
     if store != "log":
         return "constant"
-    if aggregate.kind in ("mode", "entropy"):
+    if aggregate.function in ("mode", "entropy"):
         return "different values"
-    return "entries in the window" if aggregate.kind in _ALL_READ else "constant"
+    return "entries in the window" if aggregate.function in _ALL_READ else "constant"
 
 
 def compile_features(
@@ -411,7 +411,7 @@ def _group_key(aggregate: Aggregate) -> _GroupKey:
 def _store_of(aggregate: Aggregate) -> tuple[StoreName, int]:
     """Return the cheapest exact way to keep an aggregate."""
     match aggregate.span:
-        case Tumbling(width_ms) if aggregate.kind in _TILED:
+        case Tumbling(width_ms) if aggregate.function in _TILED:
             return "tiles", width_ms
         case Tiled(_, step_ms):
             return "tiles", step_ms

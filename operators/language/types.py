@@ -246,20 +246,20 @@ class FieldTypes:
             self.check_condition(aggregate.where, place)
         if aggregate.of is not None:
             of_type = self._check_aggregated(aggregate, aggregate.of, place)
-            if aggregate.kind in _OF_VALUES:
+            if aggregate.function in _OF_VALUES:
                 return of_type
-        is_whole = aggregate.kind in _WHOLE and not isinstance(aggregate.span, Decay)
+        is_whole = aggregate.function in _WHOLE and not isinstance(aggregate.span, Decay)
         return int if is_whole else float
 
     def _check_aggregated(self, aggregate: Aggregate, of: str | Expression | LabelSource, place: str) -> type:
         """Return the type of the values `of` that a window aggregates."""
         of_type = self.column(of, place)
-        if isinstance(of, LabelSource) and of_type is str and aggregate.kind in _OF_NUMBERS:
+        if isinstance(of, LabelSource) and of_type is str and aggregate.function in _OF_NUMBERS:
             raise DefinitionError(
                 f"{place}: a class label is no number",
                 hint='use last, first or mode; the share of a class is mean(indicator(label == "a"), "1h")',
             )
-        if aggregate.kind in _OF_NUMBERS and of_type not in _COUNTABLE:
+        if aggregate.function in _OF_NUMBERS and of_type not in _COUNTABLE:
             self._refuse_column(of, place, "is no number", "aggregate a number, or count")
         if aggregate.is_valued and of_type in (datetime, object):
             self._refuse_column(of, place, "is no number and no text", "aggregate a number or text, or count")
@@ -338,9 +338,11 @@ class FieldTypes:
 
     def _may_be_empty(self, aggregate: Aggregate) -> bool:
         """Return whether a window may hold no value: the event itself is in it, unless it is kept out."""
-        if aggregate.kind in _NEVER_EMPTY:
+        if aggregate.function in _NEVER_EMPTY:
             return False
-        if aggregate.kind == "since_last" or (aggregate.kind == "mode" and aggregate.argument is not None):
+        if aggregate.function == "since_last" or (
+            aggregate.function == "mode" and aggregate.argument is not None
+        ):
             return True
         kept_out = aggregate.where is not None or aggregate.shift_ms > 0 or not aggregate.include_current
         if kept_out or aggregate.source == "labels":

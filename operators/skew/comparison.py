@@ -108,7 +108,7 @@ class _Feature(NamedTuple):
     @property
     def is_summed(self) -> bool:
         """Return whether it reads an aggregate that is calculated."""
-        return any(one.kind in _SUMMED or isinstance(one.span, Decay) for _, one in self.reads)
+        return any(one.function in _SUMMED or isinstance(one.span, Decay) for _, one in self.reads)
 
 
 class Skew:
@@ -175,7 +175,7 @@ class Skew:
                 return False
             if not isinstance(part, Aggregate):
                 continue
-            if part.kind in _SKETCHED and isinstance(part.span, Tiled | Session):
+            if part.function in _SKETCHED and isinstance(part.span, Tiled | Session):
                 return False
             if self._scope.partitions > 1 and self._scope.topic_key not in part.keys:
                 return False

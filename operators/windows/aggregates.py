@@ -115,7 +115,9 @@ AGGREGATES: Final[dict[str, Rule]] = {
 
 def derived_of(aggregates: Sequence[Aggregate], column: str | None) -> Derived:
     """Return what is kept beside the values of `column` for these aggregates."""
-    rules = [AGGREGATES[a.kind].derived for a in aggregates if a.kind in AGGREGATES and a.column == column]
+    rules = [
+        AGGREGATES[a.function].derived for a in aggregates if a.function in AGGREGATES and a.column == column
+    ]
     return Derived(*(any(flags) for flags in zip(*rules, strict=True))) if rules else Derived()
 
 
@@ -153,7 +155,7 @@ def windows_writer(
             window = (aggregate.span, aggregate.window_ms, aggregate.shift_ms)
             others.setdefault(window, []).append((0, target))
     slides = _slide_writers(sliding, columns, widths, len(columns) + 1 if is_packed else 0)
-    rest = [numbered for numbered in sliding if numbered[1].aggregate.kind not in _USUAL]
+    rest = [numbered for numbered in sliding if numbered[1].aggregate.function not in _USUAL]
     reads, time_reads = _readers(rest, columns, is_packed=is_packed)
     found = [
         (bounds, *_readers(mine, columns, is_packed=is_packed))
@@ -261,13 +263,13 @@ def _slide_writers(
     The first pass moves all windows of `sliding` on.
     """
     passes: list[_Pass] = []
-    usual = [one for one in sliding if one[1].aggregate.kind in _USUAL]
+    usual = [one for one in sliding if one[1].aggregate.function in _USUAL]
     for number, (name, aggregate, has_default) in sorted(
-        usual, key=lambda one: one[1].aggregate.kind == "count"
+        usual, key=lambda one: one[1].aggregate.function == "count"
     ):
-        field = _USUAL[aggregate.kind]
+        field = _USUAL[aggregate.function]
         offset = columns.index(aggregate.column) if aggregate.is_valued else None
-        extreme = aggregate.kind if field == "extreme" else None
+        extreme = aggregate.function if field == "extreme" else None
         mine = next((one for one in passes if one.takes(offset, extreme)), None)
         if mine is None:
             passes.append(mine := _Pass(offset, extreme, []))
@@ -450,16 +452,16 @@ def _values_reader(number: int, target: Target, columns: Sequence[str | None], *
         _put(out, target, max(pairs, key=lambda pair: pair[0] * sign)[1] if pairs else None)
 
     if aggregate.by_column is not None:
-        other, sign = columns.index(aggregate.by_column), 1 if aggregate.kind == "arg_max" else -1
+        other, sign = columns.index(aggregate.by_column), 1 if aggregate.function == "arg_max" else -1
         return read_pair
-    rule = AGGREGATES[aggregate.kind]
+    rule = AGGREGATES[aggregate.function]
     reduce, empty = rule.of_values, rule.empty
     return read
 
 
 def _column_reader(number: int, target: Target, offset: int) -> Read:
     """Return how an aggregate is read from a column: by what is derived, or by following long windows."""
-    name, function, argument = target.name, target.aggregate.kind, target.aggregate.argument
+    name, function, argument = target.name, target.aggregate.function, target.aggregate.argument
     rule = AGGREGATES[function]
     of_column, reduce, make, empty = rule.of_column, rule.of_values, rule.follower, rule.empty
 
@@ -502,4 +504,4 @@ def _time_reader(number: int, target: Target) -> TimeRead:
     def since_last(times: Times, starts: Sequence[int], stop: int, time: int, out: Out) -> None:
         _put(out, target, time - shift - times[stop - 1] if stop > starts[number] else None)
 
-    return {"count": count, "rate": rate, "since_last": since_last}[aggregate.kind]
+    return {"count": count, "rate": rate, "since_last": since_last}[aggregate.function]

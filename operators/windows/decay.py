@@ -96,9 +96,9 @@ class DecayFold:
             if aggregate.include_current is before:
                 continue
             factor = 2.0 ** (-age / self._measures[place][0])
-            if aggregate.kind == "count":
+            if aggregate.function == "count":
                 out[name] = decayed.weights[place] * factor
-            elif aggregate.kind == "sum":
+            elif aggregate.function == "sum":
                 out[name] = decayed.sums[place] * factor
             elif decayed.weights[place] > 0.0:
                 out[name] = decayed.sums[place] / decayed.weights[place]

@@ -1,7 +1,7 @@
 """Expressions and conditions over one event, as functions.
 
 Lives here: how an expression is computed from the event, its aggregates and looked-up values; how a condition
-is decided; which key and which values of an event enter a store.  Never here: windows, memory, what a
+is decided.  Never here: which values enter a window (`features.py`), windows, memory, what a
 definition may say (`operators/language`).
 
 Missing is None.  Logarithms, sines and cosines are the platform's: another C library may round the last bit
@@ -35,9 +35,8 @@ from operators.language.expressions import (
     Transform,
 )
 from operators.language.fields import Aggregate, Feature, Field, LabelTerm, Lookup, Part, TimePart
-from operators.language.plan import Group
 from operators.language.transforms import Apply, Coalesce, Cross, Indicator
-from operators.windows.exact import VALUE_MAX, Number, as_number
+from operators.windows.exact import TEXT_MAX, Number
 from topics.messages import FeatureValue
 
 __all__ = [
@@ -48,13 +47,10 @@ __all__ = [
     "Out",
     "calculation",
     "category_bucket",
-    "columns_of",
     "complete",
     "crossed",
-    "key_reader",
     "mapped",
     "predicate",
-    "readers",
 ]
 
 Out = dict[Any, Any]
@@ -69,8 +65,6 @@ Counts = Counter[tuple[str, str]]
 """What happened, by (`FUNCTION_FAILURES`, name of the user's function)."""
 FUNCTION_FAILURES: Final = "function_failures"
 
-TEXT_MAX: Final = 256
-"""Characters of a text that a window keeps and tells apart, and that a user's function may return."""
 NOTHING: Final[dict[Any, Any]] = {}
 """In place of aggregates and looked-up values where none are looked at."""
 
@@ -453,80 +447,3 @@ _PARTS: Final[dict[Part, Callable[[Any], FeatureValue]]] = {
     "day": lambda time: _date(time).day,
     "month": lambda time: _date(time).month,
 }
-
-
-# -- what of an event enters a store ----------------------------------------------------------------------
-
-
-def readers(
-    group: Group, counts: Counts | None = None
-) -> tuple[Callable[[Any], str], Callable[[Any], tuple[Any, ...]], Decide | None]:
-    """Return how an event's key and row are read for a group, and whether it enters; None: every one does.
-
-    `counts` gets the failures of the user's functions.
-    """
-    met = None if group.where is None else predicate(group.where)
-    row_of = _calculated_row(group, counts) if group.calculated else _row_of(group)
-    return key_reader(group.keys, are_text=group.keys_are_text), row_of, met
-
-
-def columns_of(group: Group) -> tuple[str | None, ...]:
-    """Return the columns of a group in the order in which rows have them: by name."""
-    return tuple(sorted(group.columns, key=str))
-
-
-def key_reader(keys: Sequence[str], *, are_text: bool = False) -> Callable[[Any], str]:
-    """Return how an event's key is read.
-
-    One field is its own text.  Several are joined with the length of each but the last, so that
-    different values never make the same key.
-
-    >>> from types import SimpleNamespace
-    >>> key_reader(["a", "b"])(SimpleNamespace(a="xy", b=3)), key_reader([])(None)
-    ('2:xy,3', '')
-    """
-    if not keys:
-        return lambda _: ""
-    get: Callable[[Any], Any] = attrgetter(*keys)
-    if len(keys) == 1:
-        return get if are_text else lambda value: str(get(value))
-
-    def joined(value: Any) -> str:
-        *head, last = map(str, get(value))
-        return "".join([f"{len(part)}:{part}," for part in head]) + last
-
-    return joined
-
-
-def _row_of(group: Group) -> Callable[[Any], tuple[Any, ...]]:
-    """Return how an event's values (a label's value) for a group's columns are read."""
-    columns = columns_of(group)
-    if not columns:
-        return lambda _: ()
-    if group.source == "labels":
-        return lambda value: (as_value(value),)
-    get: Callable[[Any], Any] = attrgetter(*(name or "" for name in columns))
-    if len(columns) > 1:
-        return lambda value: tuple(map(as_value, get(value)))
-
-    # The usual number first: a call of `as_value` costs as much as all else here.
-    return lambda value: (
-        (number,) if type(number := get(value)) is float and 1 <= number <= VALUE_MAX else (as_value(number),)
-    )
-
-
-def _calculated_row(group: Group, counts: Counts | None) -> Callable[[Any], tuple[Any, ...]]:
-    """Return how a row is made where columns are calculated from an event's fields."""
-    calculated = group.calculated
-    of = [LabelTerm() if name is None else calculated.get(name, Field(name)) for name in columns_of(group)]
-    found = [calculation(one, {}, counts) for one in of]
-    return lambda value: tuple([as_value(evaluate(value, NOTHING, NOTHING)) for evaluate in found])
-
-
-def as_value(value: Any) -> Any:
-    """Return `value` as it enters a window, None where it may not.
-
-    >>> as_value("a" * 300) == "a" * 256, as_value(float("inf"))
-    (True, None)
-    """
-    return value[:TEXT_MAX] if isinstance(value, str) else as_number(value)

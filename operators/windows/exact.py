@@ -1,4 +1,4 @@
-"""Exact sums: which numbers may enter a window, and how their sums and squares are held.
+"""Exact sums: which values may enter a window, and how sums and squares of numbers are held.
 
 Lives here: pure functions of numbers.  Never here: time, keys, memory.
 
@@ -30,7 +30,7 @@ __all__ = [
     "VALUE_MIN",
     "Number",
     "Split",
-    "as_number",
+    "as_value",
     "split_for",
     "variance",
     "variance_of",
@@ -45,14 +45,18 @@ VALUE_MIN: Final = 2.0**-200
 """A number nearer to zero than this (6e-61) enters windows as 0.0."""
 VALUE_MAX: Final = 1e15
 """A number beyond this counts as missing (decoders refuse it): whole numbers up to it are exact doubles."""
+TEXT_MAX: Final = 256
+"""Characters of a text that a window keeps and tells apart, and that a user's function may return."""
 
 
-def as_number(value: Number | None) -> Number | None:
-    """Return `value` as it enters a window, None where it may not.
+def as_value(value: Any) -> Any:
+    """Return a number or a text as it enters a window, None where it may not.
 
-    >>> as_number(3), as_number(1e-90), as_number(float("nan"))
-    (3, 0.0, None)
+    >>> as_value(3), as_value(1e-90), as_value(float("nan")), as_value("a" * 300) == "a" * 256
+    (3, 0.0, None, True)
     """
+    if isinstance(value, str):
+        return value[:TEXT_MAX]
     if value is None or not -VALUE_MAX <= value <= VALUE_MAX:
         return None
     if -VALUE_MIN < value < VALUE_MIN and value:

@@ -13,17 +13,19 @@ The template has every feature's name in the order of the definition, with its d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from operators.language.expressions import Default, Expression
-from operators.language.fields import Aggregate, windows_of
+from operators.language.fields import Aggregate, Field, LabelTerm, windows_of
 from operators.language.plan import FeaturePlan, Group
 from operators.state import StateDelta, StateEntries
 from operators.windows.aggregates import Target
 from operators.windows.decay import DecayFold
-from operators.windows.evaluate import NOTHING, Counts, Out, calculation, columns_of, complete, readers
+from operators.windows.evaluate import NOTHING, Counts, Decide, Out, calculation, complete, predicate
+from operators.windows.exact import VALUE_MAX, as_value
 from operators.windows.keys import LONG_AGO, Keyed
 from operators.windows.log import Logs, Row
 from operators.windows.reorder import ReorderBuffer
@@ -32,7 +34,7 @@ from operators.windows.tiles import Tiles
 from topics.errors import CheckpointError
 from topics.messages import Event, FeatureValue, LabelValue
 
-__all__ = ["CarriedOver", "Features", "JoinedLabel", "label_entry"]
+__all__ = ["CarriedOver", "Features", "JoinedLabel", "key_reader", "label_entry"]
 
 META: Final = "meta"
 """The entry that is no key's."""
@@ -335,3 +337,71 @@ def _store(group: Group, targets: Sequence[Target], event_max: int) -> Store:
             return Keyed(ReorderBuffer(SessionFold(columns, targets, gap_ms=group.unit_ms), event_max))
         case "decay":
             return Keyed(ReorderBuffer(DecayFold(columns, targets), event_max))
+
+
+# -- what of an event enters a store ----------------------------------------------------------------------
+
+
+def readers(
+    group: Group, counts: Counts | None = None
+) -> tuple[Callable[[Any], str], Callable[[Any], tuple[Any, ...]], Decide | None]:
+    """Return how an event's key and row are read for a group, and whether it enters; None: every one does.
+
+    `counts` gets the failures of the user's functions.
+    """
+    met = None if group.where is None else predicate(group.where)
+    row_of = _calculated_row(group, counts) if group.calculated else _row_of(group)
+    return key_reader(group.keys, are_text=group.keys_are_text), row_of, met
+
+
+def columns_of(group: Group) -> tuple[str | None, ...]:
+    """Return the columns of a group in the order in which rows have them: by name."""
+    return tuple(sorted(group.columns, key=str))
+
+
+def key_reader(keys: Sequence[str], *, are_text: bool = False) -> Callable[[Any], str]:
+    """Return how an event's key is read.
+
+    One field is its own text.  Several are joined with the length of each but the last, so that
+    different values never make the same key.
+
+    >>> from types import SimpleNamespace
+    >>> key_reader(["a", "b"])(SimpleNamespace(a="xy", b=3)), key_reader([])(None)
+    ('2:xy,3', '')
+    """
+    if not keys:
+        return lambda _: ""
+    get: Callable[[Any], Any] = attrgetter(*keys)
+    if len(keys) == 1:
+        return get if are_text else lambda value: str(get(value))
+
+    def joined(value: Any) -> str:
+        *head, last = map(str, get(value))
+        return "".join([f"{len(part)}:{part}," for part in head]) + last
+
+    return joined
+
+
+def _row_of(group: Group) -> Callable[[Any], tuple[Any, ...]]:
+    """Return how an event's values (a label's value) for a group's columns are read."""
+    columns = columns_of(group)
+    if not columns:
+        return lambda _: ()
+    if group.source == "labels":
+        return lambda value: (as_value(value),)
+    get: Callable[[Any], Any] = attrgetter(*(name or "" for name in columns))
+    if len(columns) > 1:
+        return lambda value: tuple(map(as_value, get(value)))
+
+    # The usual number first: a call of `as_value` costs as much as all else here.
+    return lambda value: (
+        (number,) if type(number := get(value)) is float and 1 <= number <= VALUE_MAX else (as_value(number),)
+    )
+
+
+def _calculated_row(group: Group, counts: Counts | None) -> Callable[[Any], tuple[Any, ...]]:
+    """Return how a row is made where columns are calculated from an event's fields."""
+    calculated = group.calculated
+    of = [LabelTerm() if name is None else calculated.get(name, Field(name)) for name in columns_of(group)]
+    found = [calculation(one, {}, counts) for one in of]
+    return lambda value: tuple([as_value(evaluate(value, NOTHING, NOTHING)) for evaluate in found])

@@ -95,14 +95,14 @@ class PackedLogs:
 
     def _adopt(self, types: list[type]) -> None:
         self._types = types
-        entry = "q" + "".join([_CODES[kind] for kind in types])
+        entry = "q" + "".join([_CODES[each] for each in types])
         self._pack = Struct("<" + entry).pack
         self._unpack = [Struct("<" + entry * count).unpack for count in range(self.entries_max + 2)]
 
     def accept(self, row: Iterable[Number | None]) -> bool:
         """Return whether a row has the types of all packed ones; the first one may change them."""
         types = [*map(type, row)]
-        if types != self._types and not self.data and all(kind in _CODES for kind in types):
+        if types != self._types and not self.data and all(each in _CODES for each in types):
             self._adopt(types)
         return types == self._types
 
@@ -475,7 +475,7 @@ class Logs:
 
 def _leaves_event_out(target: Target) -> bool:
     """Return whether the event itself is not in a window; it is not previous to itself either."""
-    return not target.aggregate.include_current or target.aggregate.kind == "since_last"
+    return not target.aggregate.include_current or target.aggregate.function == "since_last"
 
 
 _encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode

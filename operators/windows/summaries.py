@@ -1,32 +1,57 @@
 """What a stretch of one key's entries comes to, without the entries: summaries that can be added up.
 
-Lives here: the mergeable form of each aggregate.  Never here: which stretch (`tiles.py`, `sessions.py`).
+Lives here: the mergeable form of each aggregate, two sketches among them.  Never here: which stretch
+(`tiles.py`, `sessions.py`).
 
 Strategy: a summary is a function of the set of its entries alone (sums are exact integers, see `exact.py`;
-extremes, first and last carry their times; sketches are those of `sketches.py`).  So entries may come
-in any order, and summaries may be merged in any order, with the same bits.
+extremes, first and last carry their times; sketches hash values by BLAKE2, never by `hash`).  So entries may
+come in any order, summaries may be merged in any order, and processes agree, with the same bits.
+
+No library that is kept does that for sketches.  River's `sketch.NUnique` looks at 22 bits of its hash: of 4
+million different values it tells 3 % too few, of 8 million 17 %, and never more than 9 million.  A stored
+theta sketch of `datasketches` cannot be updated; its quantile sketches are random.  A t-digest (`fastdigest`,
+100 centroids) is 2 % off at p99 and 7 % at p99.9 on lognormal values, and depends on the order of values and
+merges, so a restored worker would serve other numbers.  HdrHistogram holds whole numbers of a known range.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from math import sqrt
+from hashlib import blake2b
+from math import frexp, ldexp, sqrt
+from struct import pack
 from typing import Any, Final, NamedTuple
 
 from operators.language.fields import Aggregate
 from operators.windows.aggregates import Target
-from operators.windows.exact import SCALE, UNIT, variance
+from operators.windows.exact import SCALE, UNIT, Number, variance
 from operators.windows.keys import Row
-from operators.windows.sketches import (
-    add_hash,
-    bucket_of,
-    distinct_of,
-    histogram_quantile,
-    merged_hashes,
-    value_hash,
-)
 
-__all__ = ["Layout", "Measure", "Summary", "layout_of", "value_of"]
+__all__ = [
+    "DISTINCT_EXACT",
+    "QUANTILE_ERROR",
+    "Layout",
+    "Measure",
+    "Summary",
+    "add_hash",
+    "bucket_of",
+    "distinct_of",
+    "histogram_quantile",
+    "layout_of",
+    "merged_hashes",
+    "value_hash",
+    "value_of",
+]
+
+DISTINCT_EXACT: Final = 512
+"""Below so many different values the count is exact; from there on it errs by 1 / sqrt(510), 4.4 %."""
+QUANTILE_ERROR: Final = 1 / 128
+"""A quantile is the value at the nearest rank, to this relative error."""
+
+_PER_OCTAVE: Final = 64
+_OCTAVES: Final = 300
+"""Numbers in windows are 0 or at least 2**-200 from it."""
 
 Cell = Any
 """What one measure remembers: a list or dict that is changed in place, empty without entries."""
@@ -132,14 +157,14 @@ def layout_of(targets: Sequence[Target], columns: Sequence[str | None]) -> Layou
 
 def value_of(aggregate: Aggregate, layout: Layout, columns: Sequence[str | None]) -> Callable[[Summary], Any]:
     """Return how `aggregate` is read from a summary, None where it is missing."""
-    kind, argument = aggregate.kind, aggregate.argument
-    if kind == "count":
+    function, argument = aggregate.function, aggregate.argument
+    if function == "count":
         return lambda summary: summary.count
-    if kind == "rate":
+    if function == "rate":
         width_ms = aggregate.window_ms - getattr(aggregate.span, "step_ms", 0)
         return lambda summary: summary.count * 1000 / width_ms
     place = layout.index(_measure(aggregate, columns))
-    read, empty = _READ[kind], {"sum": 0.0, "distinct": 0}.get(kind)
+    read, empty = _READ[function], {"sum": 0.0, "distinct": 0}.get(function)
 
     def value(summary: Summary) -> Any:
         cell = summary.cells[place]
@@ -149,11 +174,100 @@ def value_of(aggregate: Aggregate, layout: Layout, columns: Sequence[str | None]
 
 
 def _measure(aggregate: Aggregate, columns: Sequence[str | None]) -> Measure:
-    family = _FAMILY.get(aggregate.kind, aggregate.kind)
+    family = _FAMILY.get(aggregate.function, aggregate.function)
     by_column = aggregate.by_column
     return Measure(
         family, columns.index(aggregate.column), -1 if by_column is None else columns.index(by_column)
     )
+
+
+# -- sketches: how many different values, and which quantiles -----------------------------------------------
+
+
+def value_hash(value: Number | str) -> int:
+    """Return 64 bits that equal values share, whatever the process.
+
+    >>> value_hash(1) == value_hash(1.0) == value_hash(True) != value_hash("1")
+    True
+    """
+    if isinstance(value, str):
+        data = b"t" + value.encode(errors="surrogatepass")
+    else:
+        data = b"n" + pack("<d", value + 0.0)
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
+
+
+def add_hash(hashes: list[int], found: int) -> None:
+    """Enter one value's hash; kept are the DISTINCT_EXACT smallest, in order.
+
+    Bar-Yossef et al., "Counting distinct elements in a data stream" (2002); as k minimum values
+    in Beyer et al., "On synopses for distinct-value estimation under multiset operations" (2007).
+    """
+    place = bisect_left(hashes, found)
+    if place == DISTINCT_EXACT or (place < len(hashes) and hashes[place] == found):
+        return
+    hashes.insert(place, found)
+    del hashes[DISTINCT_EXACT:]
+
+
+def merged_hashes(one: list[int], other: list[int]) -> list[int]:
+    """Return the hashes that would be kept of the values of both."""
+    return sorted({*one, *other})[:DISTINCT_EXACT]
+
+
+def distinct_of(hashes: list[int]) -> int:
+    """Return the number of different values: exact below DISTINCT_EXACT, else an estimate.
+
+    >>> hashes = []
+    >>> for value in range(300):
+    ...     add_hash(hashes, value_hash(value % 100))
+    >>> distinct_of(hashes)
+    100
+    """
+    if len(hashes) < DISTINCT_EXACT:
+        return len(hashes)
+    return round((DISTINCT_EXACT - 1) * 2**64 / hashes[-1])
+
+
+def bucket_of(value: Number) -> int:
+    """Return the bucket of a number: 64 of equal width between powers of two, 0 for zero.
+
+    Hartmann and Schlossnagle, "Circllhist: a log-linear histogram data structure" (2020), in base 2.
+
+    >>> [bucket_of(value) - bucket_of(1.0) for value in (1.0, 1.01, 1.02, 2.0)]
+    [0, 0, 1, 64]
+    """
+    if not value:
+        return 0
+    mantissa, exponent = frexp(abs(value))
+    bucket = (exponent + _OCTAVES) * _PER_OCTAVE + int((mantissa - 0.5) * 2 * _PER_OCTAVE) + 1
+    return bucket if value > 0 else -bucket
+
+
+def histogram_quantile(counts: dict[int, int], share: float) -> float:
+    """Return the value at the rank nearest to `share`, within QUANTILE_ERROR of it.
+
+    >>> counts = {bucket_of(value): 1 for value in (1.0, 2.0, 100.0)}
+    >>> round(histogram_quantile(counts, 0.5), 1)
+    2.0
+    """
+    rank = int(share * (sum(counts.values()) - 1) + 0.5)
+    for bucket in sorted(counts):
+        rank -= counts[bucket]
+        if rank < 0:
+            return _middle(bucket)
+    raise AssertionError(counts)
+
+
+def _middle(bucket: int) -> float:
+    if not bucket:
+        return 0.0
+    octave, place = divmod(abs(bucket) - 1, _PER_OCTAVE)
+    value = ldexp(0.5 + (place + 0.5) / (2 * _PER_OCTAVE), octave - _OCTAVES)
+    return value if bucket > 0 else -value
+
+
+# -- cells of the families ------------------------------------------------------------------------------
 
 
 def _add_to_sums(cell: Cell, _time: int, value: Any, _by: Any) -> None:
@@ -220,7 +334,7 @@ def _merge_hashes(cell: Cell, more: list[int]) -> None:
 
 
 class _Family(NamedTuple):
-    """How the cells of one kind are made, filled and merged."""
+    """How the cells of one family are made, filled and merged."""
 
     new: Callable[[], Cell]
     add: Callable[[Cell, int, Any, Any], None]

@@ -118,7 +118,7 @@ def compare(found: Any, aggregate: Aggregate, event: Event, joined: list[tuple[E
     in_order = sorted(met, key=lambda pair: pair[0])
     entries = [Entry(time, value) for time, value in in_order if time <= event.event_time]
     bare = Aggregate(
-        aggregate.kind, aggregate.keys, aggregate.of, aggregate.window_ms,
+        aggregate.function, aggregate.keys, aggregate.of, aggregate.window_ms,
         shift_ms=aggregate.shift_ms, span=aggregate.span, argument=aggregate.argument,
     )  # fmt: skip
     newest = entries[-1].time if entries else 0

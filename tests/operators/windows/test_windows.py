@@ -82,15 +82,15 @@ class Oracle:
         return out
 
     def value(self, aggregate: Aggregate, inside: list[Any], before: list[Any], step: Step) -> Any:
-        if aggregate.kind == "count":
+        if aggregate.function == "count":
             return len(inside)
-        if aggregate.kind == "rate":
+        if aggregate.function == "rate":
             return float(Fraction(1000 * len(inside), aggregate.window_ms))
-        if aggregate.kind == "since_last":
+        if aggregate.function == "since_last":
             recent = [entry for entry in before if entry[0] > step.time - aggregate.window_ms]
             return step.time - recent[-1][0] if recent else None
         column = self.columns.index(aggregate.of if isinstance(aggregate.of, str) else None)
-        return reduce(aggregate.kind, [e[2][column] for e in inside if e[2][column] is not None])
+        return reduce(aggregate.function, [e[2][column] for e in inside if e[2][column] is not None])
 
 
 def reduce(kind: str, values: list[float]) -> Any:
@@ -203,7 +203,7 @@ def long_history(seed: int, size: int = 1500) -> list[Step]:
 
 def test_a_long_history_equals_its_definition() -> None:
     steps = long_history(seed=7, size=500)
-    wanted = [a for a in TWO_COLUMNS if a.kind not in ("var", "mean") or a.window_ms == 150]
+    wanted = [a for a in TWO_COLUMNS if a.function not in ("var", "mean") or a.window_ms == 150]
     oracle = Oracle(["a", "b"], wanted, 90)
     assert run(build(["a", "b"], wanted, 90), steps) == [oracle.see(step, own=True) for step in steps]
     assert oracle.evicted > 0

@@ -8,7 +8,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.windows.sketches import (
+from operators.windows.summaries import (
     DISTINCT_EXACT,
     QUANTILE_ERROR,
     add_hash,
@@ -47,7 +47,7 @@ def test_many_different_values_are_counted_within_four_standard_errors() -> None
 
 
 def test_hashes_are_the_same_in_every_process() -> None:
-    code = "from operators.windows.sketches import value_hash; print(value_hash('shop'), value_hash(2.5))"
+    code = "from operators.windows.summaries import value_hash; print(value_hash('shop'), value_hash(2.5))"
     found = {
         subprocess.check_output([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed})
         for seed in ("1", "2")

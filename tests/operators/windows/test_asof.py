@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.asof import AsOf
+from operators.windows.asof import AsOf
 from topics.stored_features import StaticRow, StoredValue
 
 KEYS, FIELDS, TIMES = st.sampled_from(["a", "b"]), st.sampled_from(["x", "y"]), st.integers(0, 12)
