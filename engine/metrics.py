@@ -165,9 +165,10 @@ class Metrics(Collector):
         )
         info.add_metric([version("headrace"), version("river"), self._pipeline], 1.0)
         yield info
+        counts = sorted({**self.counts, **self.seconds}.items())
         for counted_as, name, documentation, labels, _ in COUNTERS:
             family = CounterMetricFamily(name, documentation, labels=labels)
-            for (counted, value), count in sorted({**self.counts, **self.seconds}.items()):
+            for (counted, value), count in counts:
                 if counted == counted_as:
                     family.add_metric(value.split(" ", len(labels) - 1), count)
             yield family

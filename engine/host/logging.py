@@ -31,7 +31,7 @@ REMEMBERED_MAX = 256
 
 
 class Repeats(logging.Filter):
-    """A log filter: of equal lines of a library one passes every `every_s` seconds, with a count of the rest.
+    """A log filter: of equal lines of a library one passes every ten seconds, with a count of the rest.
 
     Lines are equal if logger, level and text are, numbers apart: correlation ids and offsets grow.
     The count comes with the next line that is shown.
@@ -45,11 +45,8 @@ class Repeats(logging.Filter):
     'no broker at b:1 (2 more like it left out)'
     """
 
-    def __init__(
-        self, every_s: float = REPEATED_EVERY_S, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._every_s = every_s
         self._clock = clock
         self._shown: OrderedDict[tuple[str, int, str], tuple[float, int]] = OrderedDict()
         """Line -> when it was last shown, and how many have been left out since."""
@@ -62,7 +59,7 @@ class Repeats(logging.Filter):
         line = record.name, record.levelno, _NUMBERS.sub("#", message)
         now_s = self._clock()
         shown_s, left_out = self._shown.pop(line, (float("-inf"), 0))
-        shows = now_s - shown_s >= self._every_s
+        shows = now_s - shown_s >= REPEATED_EVERY_S
         self._shown[line] = (now_s, 0) if shows else (shown_s, left_out + 1)
         if len(self._shown) > REMEMBERED_MAX:
             self._shown.popitem(last=False)

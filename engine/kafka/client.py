@@ -28,18 +28,19 @@ from topics.errors import BrokerError
 __all__ = [
     "REFUSED",
     "LogPartition",
-    "answered",
+    "ask_broker",
     "assigned_consumer",
     "bounds",
     "broker_error",
     "broker_wait",
-    "connected",
+    "connect",
+    "consumer_options",
+    "disconnect",
     "exact_ends",
     "install_connection_check",
     "last_answer_s",
     "log_outages",
-    "reading",
-    "stopped",
+    "open_client",
     "unanswered_s",
 ]
 
@@ -183,7 +184,7 @@ async def log_outages(deadline_ms: int) -> None:
 # -- connecting, asking, leaving ------------------------------------------------------------------
 
 
-async def connected(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms: int = 0) -> Any:
+async def connect(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms: int = 0) -> Any:
     """Return `make()`, a client of aiokafka, started.
 
     A broker that cannot be reached is tried again, with a new client, until
@@ -205,17 +206,17 @@ async def _connected(make: Callable[[], Any], kafka: KafkaSettings, longest_ms: 
             async with asyncio.timeout_at(deadline + longest_ms / 1000):
                 await client.start()
         except (kafka_errors.KafkaConnectionError, OSError) as error:  # TimeoutError is an OSError
-            await stopped(client, kafka)
+            await disconnect(client, kafka)
             if loop.time() + wait >= deadline:
                 raise BrokerError(
                     f"no Kafka answers at {kafka.bootstrap_servers}: {str(error) or type(error).__name__}",
                     hint="start it, or set HEADRACE_KAFKA__BOOTSTRAP_SERVERS=host:port",
                 ) from error
         except REFUSED as error:
-            await stopped(client, kafka)
+            await disconnect(client, kafka)
             raise broker_error(error, "connecting", kafka) from error
         except BaseException:
-            await stopped(client, kafka)
+            await disconnect(client, kafka)
             raise
         else:
             return client
@@ -223,7 +224,7 @@ async def _connected(make: Callable[[], Any], kafka: KafkaSettings, longest_ms: 
         wait = min(wait * 2, RETRY_MAX_S)
 
 
-async def answered(ask: Callable[[], Awaitable[_Answer]], doing: str, kafka: KafkaSettings) -> _Answer:
+async def ask_broker(ask: Callable[[], Awaitable[_Answer]], doing: str, kafka: KafkaSettings) -> _Answer:
     """Return the result of `ask()`; a broker that is away is asked again until `connect_deadline_ms`.
 
     Raises BrokerError.
@@ -241,7 +242,7 @@ async def answered(ask: Callable[[], Awaitable[_Answer]], doing: str, kafka: Kaf
             await asyncio.sleep(RETRY_MAX_S)
 
 
-async def stopped(client: Any, kafka: KafkaSettings) -> None:
+async def disconnect(client: Any, kafka: KafkaSettings) -> None:
     """Close a client, waiting `stop_deadline_ms` at most."""
     if client is None:
         return
@@ -255,16 +256,26 @@ async def stopped(client: Any, kafka: KafkaSettings) -> None:
         goodbye.cancel()
 
 
+@asynccontextmanager
+async def open_client(make: Callable[[], Any], kafka: KafkaSettings) -> AsyncGenerator[Any]:
+    """Connect `make()`, a client of aiokafka, for the block.  Raises BrokerError as `connect`."""
+    client = await connect(make, kafka)
+    try:
+        yield client
+    finally:
+        await disconnect(client, kafka)
+
+
 def _looked_at(done: asyncio.Future[Any]) -> None:
     """Retrieve the exception of a finished task, so that asyncio does not log it."""
     if not done.cancelled():
         done.exception()
 
 
-def reading(kafka: KafkaSettings) -> dict[str, Any]:
+def consumer_options(kafka: KafkaSettings) -> dict[str, Any]:
     """Return the arguments of every consumer: no automatic commit or reset, no aborted records."""
     install_bounded_batches()
-    return {
+    return kafka.aiokafka_options() | {
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
         "isolation_level": "read_committed",
@@ -284,7 +295,7 @@ async def bounds(
         ends = await consumer.end_offsets(wanted)
         return {tp: (starts[tp], ends[tp]) for tp in wanted}
 
-    return await answered(ask, "asking for the bounds of logs", kafka)
+    return await ask_broker(ask, "asking for the bounds of logs", kafka)
 
 
 @asynccontextmanager
@@ -294,14 +305,11 @@ async def assigned_consumer(
     """Connect a consumer without a group that is assigned these partitions.  Raises BrokerError."""
 
     def make() -> Any:
-        return AIOKafkaConsumer(**kafka.aiokafka_options(), **reading(kafka))
+        return AIOKafkaConsumer(**consumer_options(kafka))
 
-    consumer = await connected(make, kafka)
-    try:
+    async with open_client(make, kafka) as consumer:
         consumer.assign(list(partitions))
         yield consumer
-    finally:
-        await stopped(consumer, kafka)
 
 
 async def exact_ends(
@@ -321,7 +329,7 @@ async def exact_ends(
             while silent := [tp for tp in ends if consumer.highwater(tp) is None]:
                 await consumer.getmany(*silent, timeout_ms=PROBE_MS)
 
-        await answered(ask, "asking for the ends of logs", kafka)
+        await ask_broker(ask, "asking for the ends of logs", kafka)
         for tp, end in reported.items():
             ends[tp] = max(end, consumer.last_stable_offset(tp) or 0)
     return ends

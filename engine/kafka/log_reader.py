@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 from aiokafka import TopicPartition
 
-from engine.kafka.client import REFUSED, answered, assigned_consumer, bounds, broker_error, exact_ends
+from engine.kafka.client import REFUSED, ask_broker, assigned_consumer, bounds, broker_error, exact_ends
 from engine.kafka.source import checked_positions, records_of
 from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
@@ -77,7 +77,7 @@ async def records_at(
                         there = first if first is not None and first.offset == offsets[tp] else None
                         found[tp] = (*limits[tp], there)
 
-        await answered(ask, "reading records again", kafka)
+        await ask_broker(ask, "reading records again", kafka)
     return found
 
 

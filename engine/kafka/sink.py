@@ -41,7 +41,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
-from engine.kafka.client import REFUSED, LogPartition, broker_error, broker_wait, connected, stopped
+from engine.kafka.client import REFUSED, LogPartition, broker_error, broker_wait, connect, disconnect
 from engine.kafka.topic_admin import ENVELOPE_BYTES, LETTER_LIMIT_MIN, TopicLimits, record_too_large
 from engine.settings import KafkaSettings
 from operators.stopwatch import Stopwatch
@@ -130,7 +130,7 @@ class Sink:
     async def start(self) -> None:
         """Connect.  Raises BrokerError."""
         try:
-            self._producer = await connected(self._make, self._kafka)
+            self._producer = await connect(self._make, self._kafka)
         except BrokerError as error:
             if isinstance(error.__cause__, kafka_errors.UnknownError):
                 error.hint = "this broker takes no idempotent producer: kafka.enable_idempotence = false"
@@ -151,7 +151,7 @@ class Sink:
 
     async def stop(self) -> None:
         """Wait for acknowledgements until the deadline, then close."""
-        await stopped(self._producer, self._kafka)
+        await disconnect(self._producer, self._kafka)
 
     async def partitions(self, topic: str) -> int:
         """Return how many partitions a topic has, as of the first call: later ones would move keys."""

@@ -30,10 +30,10 @@ from engine.kafka.client import (
     LogPartition,
     bounds,
     broker_error,
-    connected,
+    connect,
+    consumer_options,
+    disconnect,
     exact_ends,
-    reading,
-    stopped,
 )
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
@@ -166,12 +166,12 @@ class Source:
 
     async def start(self) -> None:
         """Join the group; returns when partitions are assigned.  Raises BrokerError."""
-        await connected(self._make, self._at_start, longest_ms=self._kafka.rebalance_timeout_ms)
+        await connect(self._make, self._at_start, longest_ms=self._kafka.rebalance_timeout_ms)
 
     def _make(self) -> Any:
         kafka = self._kafka
         self._consumer = AIOKafkaConsumer(
-            **kafka.aiokafka_options(),
+            **consumer_options(kafka),
             group_id=self._group,
             group_instance_id=kafka.group_instance_id,
             partition_assignment_strategy=(RangePartitionAssignor,),
@@ -179,7 +179,6 @@ class Source:
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
             rebalance_timeout_ms=kafka.rebalance_timeout_ms,
             max_poll_interval_ms=kafka.max_poll_interval_ms,
-            **reading(kafka),
         )
         self._consumer.subscribe(self._topics, listener=_Rebalance(self))
         return self._consumer
@@ -193,7 +192,7 @@ class Source:
             with suppress(*REFUSED, asyncio.CancelledError):
                 self._fetch.result()
             self._fetch = None
-        await stopped(self._consumer, self._kafka)
+        await disconnect(self._consumer, self._kafka)
 
     @property
     def assignment(self) -> frozenset[LogPartition]:

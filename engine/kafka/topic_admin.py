@@ -21,7 +21,7 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from engine.kafka.client import answered, connected, stopped
+from engine.kafka.client import ask_broker, open_client
 from engine.settings import KafkaSettings
 from topics.catalog import FOREVER_MS, MESSAGE_BYTES_DEFAULT, Catalog, Role, TopicPlan
 from topics.codec import decode_example, decode_prediction
@@ -106,11 +106,8 @@ class TopicState(NamedTuple):
 
 async def _asked(kafka: KafkaSettings, ask: Callable[[Any], Awaitable[_Answer]]) -> _Answer:
     """Return what `ask` returns of a client of its own."""
-    client = await connected(lambda: AIOKafkaAdminClient(**kafka.aiokafka_options()), kafka)
-    try:
-        return await answered(lambda: ask(client), "asking for topics", kafka)
-    finally:
-        await stopped(client, kafka)
+    async with open_client(lambda: AIOKafkaAdminClient(**kafka.aiokafka_options()), kafka) as client:
+        return await ask_broker(lambda: ask(client), "asking for topics", kafka)
 
 
 async def partition_counts(kafka: KafkaSettings, names: Iterable[str]) -> dict[str, int | None]:

@@ -14,11 +14,10 @@ ends of that moment, so that a second answer is seen too.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,7 +25,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.partitioner import murmur2
 from msgspec import Struct
 
-from engine.kafka.client import REFUSED, assigned_consumer, bounds, broker_error, connected, stopped
+from engine.kafka.client import REFUSED, assigned_consumer, bounds, broker_error, open_client
 from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
 from loadtest.bench.feed import Feed, LabelFeed
@@ -108,14 +107,9 @@ class _Untold(NamedTuple):
     label_time: int
 
 
-@contextlib.asynccontextmanager
-async def connected_producer(kafka: KafkaSettings) -> AsyncGenerator[Any]:
+def connected_producer(kafka: KafkaSettings) -> AbstractAsyncContextManager[Any]:
     """Connect a producer as any client has it, none of the engine's.  Raises BrokerError."""
-    producer = await connected(lambda: AIOKafkaProducer(**kafka.aiokafka_options(), acks="all"), kafka)
-    try:
-        yield producer
-    finally:
-        await stopped(producer, kafka)
+    return open_client(lambda: AIOKafkaProducer(**kafka.aiokafka_options(), acks="all"), kafka)
 
 
 class OpenLoop:

@@ -26,7 +26,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
-from engine.kafka.client import REFUSED, broker_error, connected, stopped
+from engine.kafka.client import REFUSED, broker_error, open_client
 from engine.kafka.topic_admin import ensure_topics, partition_counts
 from engine.settings import KafkaSettings
 from loadtest.worker import WorkerPage, WorkerProcess, worker_command
@@ -123,13 +123,12 @@ async def delete_topics(kafka: KafkaSettings, planned: list[str]) -> None:
     """Delete those of the topics that were created: nobody else knows their suffix."""
     counts = await partition_counts(kafka, planned)
     names = [name for name in planned if counts[name] is not None]
-    client = await connected(lambda: AIOKafkaAdminClient(**kafka.aiokafka_options()), kafka)
-    try:
-        response = await client.delete_topics(names)
-    except REFUSED as error:
-        raise broker_error(error, f"deleting the load test's topics {', '.join(names)}", kafka) from error
-    finally:
-        await stopped(client, kafka)
+    async with open_client(lambda: AIOKafkaAdminClient(**kafka.aiokafka_options()), kafka) as client:
+        try:
+            response = await client.delete_topics(names)
+        except REFUSED as error:
+            doing = f"deleting the load test's topics {', '.join(names)}"
+            raise broker_error(error, doing, kafka) from error
     if refused := [name for name, code in response.topic_error_codes if code]:
         raise BrokerError(
             f"the broker did not delete {', '.join(refused)}",
