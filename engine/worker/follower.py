@@ -35,6 +35,7 @@ from engine.race_view import RaceView
 from engine.settings import Settings
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
 from engine.worker.assembly import build_learner, probe_models, signing_key
+from operators.models.digest import digest
 from operators.state import StateDelta
 from operators.stopwatch import Stopwatch
 from topics import headers
@@ -276,7 +277,7 @@ class Follower:
             model_name=champion.name,
             version=champion.version,
             updates=champion.updates,
-            digest=self.learner.digests()[champion.name],
+            digest=digest(champion.model),
             river=version("river"),
             learned_to=self.learner.position,
             features=tuple(self._pipeline.features),

@@ -201,7 +201,7 @@ Cells = dict[str, tuple[float, int]]
 _NO_CELL = (0.0, 0)
 
 
-class Curve:
+class Curve(msgspec.Struct):
     """Mean loss of every series over time, in at most `BUCKETS_MAX` buckets of equal width.
 
     >>> curve = Curve()
@@ -210,9 +210,8 @@ class Curve:
     (4, (996, 1.0, 4))
     """
 
-    def __init__(self) -> None:
-        self.width_ms = 1
-        self.buckets: dict[int, Cells] = {}
+    width_ms: int = 1
+    buckets: dict[int, Cells] = {}
 
     def extend(self, times_ms: Sequence[int], losses: Mapping[str, Sequence[float | None]]) -> None:
         """Count examples in their order, those without an opinion (None) left out.
@@ -320,11 +319,6 @@ _DEFAULTS: dict[Task, tuple[Callable[[], Any], ...]] = {
 def default_metrics(task: Task) -> list[metrics.base.Metric]:
     """Return the metrics of a task where the user names none."""
     return [metric() for metric in _DEFAULTS[task]]
-
-
-class _CurveState(msgspec.Struct):
-    width_ms: int
-    buckets: dict[int, Cells]
 
 
 class _Card:
@@ -499,7 +493,7 @@ class Evaluation(WholeState):
         # Sorted: series begin in another order where rows are counted by the column.
         cards = {name: (card.metrics, card.examples, card.cold) for name, card in sorted(self._cards.items())}
         curves = [
-            _CurveState(
+            Curve(
                 curve.width_ms, {start: dict(sorted(cells.items())) for start, cells in curve.buckets.items()}
             )
             for curve in (self.by_event_time, self.by_label_time)
@@ -517,10 +511,8 @@ class Evaluation(WholeState):
         self._cards = {name: known[id(parts[0])] for name, parts in cards.items()}
         recent = msgspec.msgpack.decode(entries["recent"], type=list[_Recent])
         self._recent = deque(recent, maxlen=RECENT_MAX)
-        curves = msgspec.msgpack.decode(entries["curves"], type=list[_CurveState])
-        for curve, state in zip((self.by_event_time, self.by_label_time), curves, strict=True):
-            curve.width_ms = state.width_ms
-            curve.buckets = state.buckets
+        curves = msgspec.msgpack.decode(entries["curves"], type=tuple[Curve, Curve])
+        self.by_event_time, self.by_label_time = curves
         self._dirty = False
 
 

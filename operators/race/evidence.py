@@ -275,20 +275,20 @@ class Evidence(WholeState):
         """
         state = self._state
         self._dirty = True
-        closed = False
+        closed = state.blocks_closed
         if self._span_ms is not None:
             block = label_time // self._span_ms
             if state.block is None:
                 state.block = block
             elif block > state.block:
-                closed = self._close_block()
+                self._close_block()
                 state.block = block
         state.block_examples += 1
         if len(losses) > 1:
             self._compare(champion, losses)
         if self._span_ms is None and state.block_examples >= self._size:
-            closed = self._close_block()
-        return self._verdicts() if closed else []
+            self._close_block()
+        return self._verdicts() if state.blocks_closed > closed else []
 
     def _compare(self, champion: str, losses: Mapping[str, float | None]) -> None:
         state = self._state
@@ -306,7 +306,7 @@ class Evidence(WholeState):
             duel.total += of_champion - loss
             duel.count += 1
 
-    def _close_block(self) -> bool:
+    def _close_block(self) -> None:
         state = self._state
         state.blocks_closed += 1
         state.examples_closed += state.block_examples
@@ -314,7 +314,6 @@ class Evidence(WholeState):
         for duel in state.duels.values():
             if duel.count:
                 duel.close_block()
-        return True
 
     @property
     def threshold(self) -> float:
