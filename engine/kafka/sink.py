@@ -171,23 +171,9 @@ class Sink:
         if self._failure is not None:
             raise self._failure
         if partition is None:
-            await self._send_by_key(topic, records)
-        else:
-            await self._lane(topic, partition, records)
-
-    async def _send_by_key(self, topic: str, records: Sequence[Outgoing]) -> None:
-        count = await self.partitions(topic)
-        runs: dict[int, list[Outgoing]] = {}
-        for record in records:
-            if record.key is None:
-                self._keyless = number = (self._keyless + 1) % count
-            else:
-                number = partition_of(record.key, count)
-            runs.setdefault(number, []).append(record)
-        for number, run in runs.items():
-            await self._lane(topic, number, run)
-
-    async def _lane(self, topic: str, partition: int, records: Sequence[Outgoing]) -> None:
+            for number, run in (await self._by_key(topic, records)).items():
+                await self.send(topic, number, run)
+            return
         lane = self._lanes.setdefault((topic, partition), asyncio.Lock())
         try:
             async with lane, asyncio.timeout(self._kafka.flush_deadline_ms / 1000):
@@ -203,6 +189,18 @@ class Sink:
         except BaseException:
             self._failure = BrokerError(f"a write to {topic} was broken off", hint="build a new Sink")
             raise
+
+    async def _by_key(self, topic: str, records: Sequence[Outgoing]) -> dict[int, list[Outgoing]]:
+        """Return the records by the partition of their keys; those without a key go round."""
+        count = await self.partitions(topic)
+        runs: dict[int, list[Outgoing]] = {}
+        for record in records:
+            if record.key is None:
+                self._keyless = number = (self._keyless + 1) % count
+            else:
+                number = partition_of(record.key, count)
+            runs.setdefault(number, []).append(record)
+        return runs
 
     async def _placed(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
         """Give a batch to aiokafka, however long the one before it waits: aiokafka gives up sooner."""

@@ -240,8 +240,7 @@ class Scorer(Composite[Position]):
                 answer(events[part], rows[part], now_ms)
         else:
             self._answer_unlabelled(events, rows, now_ms)
-        if not self._answered:
-            self._oldest = _NEVER
+        self._oldest = min([event.event_time for _, event in self._answered.values()], default=_NEVER)
         late = sum([event.late for event in events])
         self.counts["events", "late"] += late
         self.counts["events", "accepted"] += len(events) - late
