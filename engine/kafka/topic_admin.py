@@ -38,9 +38,9 @@ __all__ = [
     "ensure_topics",
     "limits_of",
     "partition_counts",
+    "prepare_topics",
     "record_too_large",
     "topic_states",
-    "usable_topics",
 ]
 
 EXISTS = 36
@@ -252,7 +252,7 @@ def limits_of(configs: Mapping[str, str | None]) -> TopicLimits:
     )
 
 
-async def usable_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> dict[str, TopicLimits]:
+async def prepare_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> dict[str, TopicLimits]:
     """Create what is missing and ours, and return what each topic takes.
 
     Raises BrokerError for topics that are not as they must be.

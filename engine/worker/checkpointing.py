@@ -28,7 +28,7 @@ from engine.kafka.source import Source
 from engine.stores.online_features import ServedFeatures
 from engine.worker.follower import Follower, LearnerDelta
 from engine.worker.owned_partitions import OwnedPartitions
-from engine.worker.partition import Captured
+from engine.worker.partition import PartitionDelta
 from topics.errors import BrokerError
 
 __all__ = ["CheckpointWriter"]
@@ -40,7 +40,7 @@ class _Checkpoint(NamedTuple):
     """The captured state of everything owned, as of one moment."""
 
     sent: Mark
-    partitions: list[Captured]
+    partitions: list[PartitionDelta]
     learned: LearnerDelta
     positions: dict[LogPartition, int]
     """Where to read on in each topic."""

@@ -44,7 +44,15 @@ from topics.errors import CheckpointError, HeadraceError
 from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
 from topics.rekeying import decode_rekeying
 
-__all__ = ["Claiming", "Fingerprint", "Loaded", "ScorerMeta", "check_same_logs", "decode_meta", "fingerprint"]
+__all__ = [
+    "ClaimExecutor",
+    "Fingerprint",
+    "ScorerCheckpoint",
+    "ScorerMeta",
+    "check_same_logs",
+    "decode_meta",
+    "fingerprint",
+]
 
 REKEYING_LOGS = ("rekey", "rekeyed")
 
@@ -82,7 +90,7 @@ class ScorerMeta(msgspec.Struct, frozen=True):
 decode_meta = msgspec.json.Decoder(ScorerMeta).decode
 
 
-class Loaded:
+class ScorerCheckpoint:
     """A checkpoint as a takeover sees it."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -91,7 +99,7 @@ class Loaded:
         self.logs = self.meta.logs
 
 
-class Claiming:
+class ClaimExecutor:
     """Carries out the requests of the claim protocol, with Kafka and a checkpoint store."""
 
     def __init__(self, catalog: Catalog, kafka: KafkaSettings, sink: Sink, source: Source) -> None:
@@ -164,7 +172,7 @@ class Claiming:
                 return (await store.fence(above=above)).claim
             case claims.LoadCheckpoint():
                 checkpoint = await store.load()
-                return None if checkpoint is None else Loaded(checkpoint)
+                return None if checkpoint is None else ScorerCheckpoint(checkpoint)
             case claims.FindBounds(target, partition):
                 return await self._find_bounds(target, partition)
             case claims.WriteClaim(target, partition, value):

@@ -22,7 +22,7 @@ from engine.host.garbage import search_rarely
 from engine.kafka.client import LogPartition, last_answer_s, log_outages, unanswered_s
 from engine.kafka.sink import Dispatch, Sink
 from engine.kafka.source import Source
-from engine.kafka.topic_admin import usable_topics
+from engine.kafka.topic_admin import prepare_topics
 from engine.machines.admission import Run
 from engine.metrics import Metrics, Status
 from engine.settings import NOTHING_ACCEPTED, Accepted, Settings
@@ -32,7 +32,7 @@ from engine.watches import CountWatch, LabelWatch, LetterWatch, counted_lines
 from engine.worker.checkpointing import CheckpointWriter
 from engine.worker.follower import Follower
 from engine.worker.owned_partitions import OwnedPartitions
-from engine.worker.partition import Inputs, Partition, Place, together
+from engine.worker.partition import Inputs, Partition, Place, merge_values
 from topics import headers
 from topics.codec import COMMAND_BYTES_MAX, command_id
 from topics.errors import BrokerError, ClaimError, HeadraceError
@@ -156,7 +156,7 @@ class Worker:
     async def _prepare(self) -> None:
         """Create our topics, check the user's, connect, and join the group if the stores fit the logs."""
         plan = self.pipeline.catalog.plan(events=self.pipeline.events.partitions)
-        self._dispatch.limit(await usable_topics(self.settings.kafka, plan))
+        self._dispatch.limit(await prepare_topics(self.settings.kafka, plan))
         await self._sink.start()
         for topic in plan:  # known by now, each can be written to in an outage
             await self._sink.partitions(topic.name)
@@ -260,7 +260,7 @@ class Worker:
         while self._ready and (found := partition.next_run(self._source)) is not None:
             run, values = found
             if self.pipeline.plan.lookups and (stored := await self._static.of(run)) is not None:
-                values = together(stored, values)
+                values = merge_values(stored, values)
             async with self._models:
                 # 2 step   3 send
                 steps = partition.scorer.step(run, _now_ms(), values)

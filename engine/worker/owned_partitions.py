@@ -21,7 +21,7 @@ from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.settings import Accepted, Settings
 from engine.stores.checkpoints import CheckpointStore
-from engine.worker.claim import Claiming, Fingerprint, Loaded, check_same_logs, decode_meta
+from engine.worker.claim import ClaimExecutor, Fingerprint, ScorerCheckpoint, check_same_logs, decode_meta
 from engine.worker.follower import Follower
 from engine.worker.partition import Inputs, Partition
 from operators.claims.takeover import Takeover, fits, takeover
@@ -30,7 +30,7 @@ from operators.state import StateDelta, StateEntries, StoredEntries, named, unde
 from operators.windows.features import Features
 from topics.errors import ClaimError
 
-__all__ = ["OwnedPartitions", "carried_over", "difference"]
+__all__ = ["OwnedPartitions", "carry_over", "difference"]
 
 TAKEOVERS_MAX = 5
 """Times another owner may come first before this one gives up and lets the process end."""
@@ -67,7 +67,7 @@ class OwnedPartitions:
         self._roles = ("events",) if pipeline.labels.topic is None else ("events", "labels")
         self._definition = pipeline.scorer_definition()
         self._stores: dict[int, CheckpointStore] = {}
-        self._claiming = Claiming(pipeline.catalog, settings.kafka, sink, source)
+        self._claims = ClaimExecutor(pipeline.catalog, settings.kafka, sink, source)
 
     async def look(self) -> None:
         """Check that the stores fit the logs, for every partition the group may assign; change nothing.
@@ -83,7 +83,7 @@ class OwnedPartitions:
                 accept_newer=accepted.newer_claims,
                 accept_lost=accepted.lost_records,
             )
-            await self._claiming.run(protocol, self._store(number))
+            await self._claims.run(protocol, self._store(number))
         await self._check_read(range(self.count))
 
     async def _check_read(self, numbers: Iterable[int]) -> None:
@@ -131,7 +131,7 @@ class OwnedPartitions:
                 accept_lost=self._accepted.lost_records,
                 suppressed_max=self._settings.replay_max,
             )
-            taken: Takeover | None = await self._claiming.run(protocol, store)
+            taken: Takeover | None = await self._claims.run(protocol, store)
             if taken is not None:
                 return self._restored(number, taken, store)
         raise ClaimError(
@@ -161,14 +161,14 @@ class OwnedPartitions:
                 logged=taken.suppression.rekeyed,
                 stored=store.stored(ROUTERS_JOIN),
             )
-        loaded: Loaded | None = taken.checkpoint
+        loaded: ScorerCheckpoint | None = taken.checkpoint
         unsaved: StateDelta = {}
         if loaded is not None:
             entries: StateEntries = loaded.entries
             accept, meta = self._accepted.changed_features, loaded.meta
             changes = check_definition(meta.definition, self._definition, store.path, accept_features=accept)
             if changes:
-                entries = carried_over(entries, scorer.features, store.stored(JOIN), changes, number)
+                entries = carry_over(entries, scorer.features, store.stored(JOIN), changes, number)
                 unsaved = difference(loaded.entries, entries)
             scorer.restore(entries)
             if rekeying is not None:
@@ -186,7 +186,7 @@ class OwnedPartitions:
             events_position=scorer.position.events,
             logged_since=len(taken.suppression),
         )
-        predictions = (self._claiming.topic("predictions"), number)
+        predictions = (self._claims.topic("predictions"), number)
         return Partition(
             self._inputs,
             scorer,
@@ -194,7 +194,7 @@ class OwnedPartitions:
             # The checkpoint has been restored: its bytes need not be kept as well.
             replace(taken, checkpoint=None),
             store,
-            self._claiming,
+            self._claims,
             definition=self._definition,
             read=None if loaded is None else loaded.meta.read,
             written_before=self._sink.mark().records[predictions],
@@ -219,7 +219,7 @@ class OwnedPartitions:
 # -- a checkpoint of a definition with other features ----------------------------------------------
 
 
-def carried_over(
+def carry_over(
     entries: StateEntries,
     features: Features,
     stored: StoredEntries,

@@ -22,13 +22,13 @@ from engine.machines.admission import Run
 from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.stores.checkpoints import CheckpointStore
-from engine.worker.claim import Claiming, Fingerprint, ScorerMeta, fingerprint
+from engine.worker.claim import ClaimExecutor, Fingerprint, ScorerMeta, fingerprint
 from operators.claims.takeover import Cut, Takeover, cut, log_positions
 from operators.state import StateDelta, named
 from topics.errors import BrokerError, ClaimError, SettingsError
 from topics.messages import Outgoing, Record
 
-__all__ = ["Captured", "Inputs", "Partition", "Place", "places", "together"]
+__all__ = ["Inputs", "Partition", "PartitionDelta", "Place", "merge_values", "places"]
 
 BUFFERED_MAX = 10_000
 """Decoded records of one topic and partition held back while the other queue is waited for."""
@@ -131,7 +131,7 @@ class Partition:
         rekeying: Rekeying | None,
         takeover: Takeover,
         store: CheckpointStore,
-        claiming: Claiming,
+        claims: ClaimExecutor,
         *,
         definition: dict[str, str],
         read: Mapping[str, Fingerprint] | None,
@@ -149,7 +149,7 @@ class Partition:
         self._rekeying = rekeying
         self._takeover = takeover
         self._store = store
-        self._claiming = claiming
+        self._claims = claims
         self._definition = definition
         self._written_before = written_before
         self._inputs = inputs
@@ -272,7 +272,7 @@ class Partition:
         """Encode some of what the next `capture` will hold."""
         self.scorer.join.prepare(PREPARED_MAX)
 
-    def capture(self) -> Captured:
+    def capture(self) -> PartitionDelta:
         """Return what has changed, and the positions; all records made so far must have been sent.
 
         What is captured here is in no later capture: it is saved, or the owner ends.
@@ -282,16 +282,16 @@ class Partition:
         if self._rekeying is not None:
             self._rekeying.tidy()
             delta |= named({"rekeying": self._rekeying.delta()})
-        return Captured(self, cut(self._takeover), delta, self._read.copy())
+        return PartitionDelta(self, cut(self._takeover), delta, self._read.copy())
 
-    async def save(self, captured: Captured, written: Mapping[LogPartition, Written]) -> None:
+    async def save(self, captured: PartitionDelta, written: Mapping[LogPartition, Written]) -> None:
         """Write a checkpoint of what was captured; `written` is all that had been sent by then.
 
         Raises ClaimError if another owner has fenced, or has announced itself in the log.
         """
         owner, at = self._takeover, captured.cut
-        self._claiming.acknowledge(owner.writer, written)
-        if not await self._claiming.still_owner(owner, at, self._store, written_before=self._written_before):
+        self._claims.acknowledge(owner.writer, written)
+        if not await self._claims.still_owner(owner, at, self._store, written_before=self._written_before):
             raise ClaimError(
                 f"another owner has announced itself on partition {self.number}",
                 hint="nothing to do: this one claims again if the partition is still its own",
@@ -307,7 +307,7 @@ class Partition:
             self._rekeying.router.committed()
 
 
-class Captured(NamedTuple):
+class PartitionDelta(NamedTuple):
     """The captured changes of one partition for a checkpoint, as of one moment."""
 
     partition: Partition
@@ -316,7 +316,7 @@ class Captured(NamedTuple):
     read: dict[str, Record | Fingerprint]
 
 
-def together(stored: Values, values: Values | None) -> Values:
+def merge_values(stored: Values, values: Values | None) -> Values:
     """Return what was looked up and, where something was, what was computed elsewhere, per event."""
     if values is None:
         return stored

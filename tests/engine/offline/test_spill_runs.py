@@ -12,8 +12,8 @@ from engine import Labels, Pipeline, Topic
 from engine.machines.scorer import Scorer
 from engine.offline.backtest import LocalRun
 from engine.stores.checkpoints import CheckpointStore
-from engine.worker.claim import Loaded, ScorerMeta
-from engine.worker.owned_partitions import APART, JOIN, carried_over, difference
+from engine.worker.claim import ScorerCheckpoint, ScorerMeta
+from engine.worker.owned_partitions import APART, JOIN, carry_over, difference
 from operators import by, field, label
 from operators.claims.rule import Suppression, Writer
 from operators.join.pending import decode_entry
@@ -158,9 +158,9 @@ def test_a_label_window_by_another_key_is_carried_over_to_answers_on_disk(tmp_pa
         await store.save(claim, msgspec.json.encode(meta), first.delta())
         found = await store.load()
         assert found is not None
-        loaded = Loaded(found)
+        loaded = ScorerCheckpoint(found)
         second = scorer(new, first.outbox.writer)
-        entries = carried_over(loaded.entries, second.features, store.stored(JOIN), (), 0)
+        entries = carry_over(loaded.entries, second.features, store.stored(JOIN), (), 0)
         second.restore(entries)
         assert (second.join.away, second.join.pending) == (0, first.join.pending)
         delta = difference(loaded.entries, entries) | second.delta()

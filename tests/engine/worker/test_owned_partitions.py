@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_spill import KeptInDict
 
-from engine.worker.owned_partitions import carried_over, difference
+from engine.worker.owned_partitions import carry_over, difference
 from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
 from operators.join.join import Join
 from operators.join.pending import WaitingAnswer
@@ -284,7 +284,7 @@ def test_waiting_predictions_know_their_keys_where_they_can(
     join.open(WaitingAnswer.of(answer, "a", Features(old).label_keys(event), 7, {}))
     entries = named({"features": Features(old).snapshot(), "join": join.snapshot(), "rest": {"x": b"1"}})
     features = Features(new)
-    found = carried_over(entries, features, KeptInDict(), (), 0)
+    found = carry_over(entries, features, KeptInDict(), (), 0)
     assert found["rest/x"] == b"1"
     join.restore(under("join", found))
     _, joined = join.label(Label("e", True, 600, 0), key=None, value=None)

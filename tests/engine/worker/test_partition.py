@@ -12,7 +12,7 @@ from river import linear_model
 
 from engine import Labels, Pipeline, Topic
 from engine.worker import partition as partition_file
-from engine.worker.partition import PLACES_MAX, Inputs, Partition, places, together
+from engine.worker.partition import PLACES_MAX, Inputs, Partition, merge_values, places
 from operators import field
 from topics.errors import BrokerError, SettingsError
 from topics.messages import Record
@@ -97,8 +97,8 @@ def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
 
 
 def test_what_is_stored_and_what_came_from_elsewhere_are_put_together() -> None:
-    assert together([{"a": 1}], None) == [{"a": 1}]
-    assert together([{"a": 1}, {}], [{"b": 2}, {"b": 3}]) == [{"a": 1, "b": 2}, {"b": 3}]
+    assert merge_values([{"a": 1}], None) == [{"a": 1}]
+    assert merge_values([{"a": 1}, {}], [{"b": 2}, {"b": 3}]) == [{"a": 1, "b": 2}, {"b": 3}]
 
 
 # -- records left out ------------------------------------------------------------------------------
