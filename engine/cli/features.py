@@ -6,6 +6,7 @@ entry says (`operators/language/catalogue.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,8 @@ HEADINGS = (
     *("feature", "version", "type", "definition", "fields"),
     *("looks back", "kept per key", "owner", "description"),
 )
+CODE = ("feature", "version", "definition")
+"""Columns of a page that are set as code."""
 
 
 @features_app.command("list")
@@ -42,12 +45,12 @@ def features_list(file: PipelineFile, json: Json = False) -> None:
         print_json(catalogue(pipeline))
         return
     if not out.is_terminal:
-        for row in [COLUMNS, *map(_row, pipeline.book)]:
+        for row in [COLUMNS, *(_row(entry, COLUMNS) for entry in pipeline.book)]:
             typer.echo("\t".join(row))
         return
     table = table_of(*COLUMNS)
     for entry in pipeline.book:
-        table.add_row(*map(Text, _row(entry)))
+        table.add_row(*map(Text, _row(entry, COLUMNS)))
     out.print(table)
     out.print(f"\n{len(pipeline.book)} features, version {pipeline.features_version}")
 
@@ -68,8 +71,9 @@ def features_show(
     if json:
         print_json(entry._asdict())
         return
-    for label, text in _lines(entry):
-        typer.echo(f"{label:<14} {text}".rstrip())
+    for label, text in _texts(entry).items():
+        if label != "window":  # `looks back` says it too
+            typer.echo(f"{label:<14} {text}".rstrip())
 
 
 @features_app.command("export")
@@ -109,57 +113,39 @@ def markdown(pipeline: Pipeline) -> str:
         "|---" * len(HEADINGS) + "|",
     ]
     for entry in pipeline.book:
+        row = [cell.replace("|", r"\|") for cell in _row(entry, HEADINGS)]
         cells = (
-            f"`{entry.name}`",
-            f"`{entry.version}`",
-            entry.type,
-            f"`{entry.expression}`",
-            ", ".join(entry.source_fields),
-            _back(entry),
-            entry.bound,
-            entry.owner,
-            entry.description,
+            f"`{cell}`" if heading in CODE else cell for heading, cell in zip(HEADINGS, row, strict=True)
         )
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
-
-
-def _row(entry: CatalogueEntry) -> tuple[str, ...]:
-    """Return one line of the list; words may hold line breaks and tabs, a line may not."""
-    cells = (
-        entry.name,
-        entry.version,
-        entry.type,
-        entry.key,
-        entry.window,
-        entry.expression,
-        entry.owner,
-        entry.description,
-    )
-    return tuple(" ".join(cell.split()) for cell in cells)
-
-
-def _lines(entry: CatalogueEntry) -> list[tuple[str, str]]:
+def _texts(entry: CatalogueEntry) -> dict[str, str]:
+    """Return all that is known of a feature, by what a column of it is called."""
     default = "none: left out where it is missing" if entry.default is None else repr(entry.default)
-    return [
-        ("feature", entry.name),
-        ("version", entry.version),
-        ("description", entry.description),
-        ("owner", entry.owner),
-        ("definition", entry.expression),
-        ("type", entry.type),
-        ("kind", entry.kind),
-        ("source", entry.source),
-        ("fields", ", ".join(entry.source_fields)),
-        ("key", entry.key),
-        ("looks back", _back(entry)),
-        ("kept per key", entry.bound),
-        ("default", default),
-    ]
+    return {
+        "feature": entry.name,
+        "version": entry.version,
+        "description": entry.description,
+        "owner": entry.owner,
+        "definition": entry.expression,
+        "type": entry.type,
+        "kind": entry.kind,
+        "source": entry.source,
+        "fields": ", ".join(entry.source_fields),
+        "key": entry.key,
+        "window": entry.window,
+        "looks back": _back(entry),
+        "kept per key": entry.bound,
+        "default": default,
+    }
+
+
+def _row(entry: CatalogueEntry, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return one line of a table; words may hold line breaks and tabs, a line may not."""
+    texts = _texts(entry)
+    return tuple(" ".join(texts[column].split()) for column in columns)
 
 
 def _back(entry: CatalogueEntry) -> str:
