@@ -192,36 +192,33 @@ async def connect(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms: 
     Raises BrokerError naming the address.
     """
     install_connection_check()
-    with broker_wait():
-        return await _connected(make, kafka, longest_ms)
-
-
-async def _connected(make: Callable[[], Any], kafka: KafkaSettings, longest_ms: int) -> Any:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + kafka.connect_deadline_ms / 1000
     wait = RETRY_FIRST_S
-    while True:
-        client = make()
-        try:
-            async with asyncio.timeout_at(deadline + longest_ms / 1000):
-                await client.start()
-        except (kafka_errors.KafkaConnectionError, OSError) as error:  # TimeoutError is an OSError
-            await disconnect(client, kafka)
-            if loop.time() + wait >= deadline:
-                raise BrokerError(
-                    f"no Kafka answers at {kafka.bootstrap_servers}: {str(error) or type(error).__name__}",
-                    hint="start it, or set HEADRACE_KAFKA__BOOTSTRAP_SERVERS=host:port",
-                ) from error
-        except REFUSED as error:
-            await disconnect(client, kafka)
-            raise broker_error(error, "connecting", kafka) from error
-        except BaseException:
-            await disconnect(client, kafka)
-            raise
-        else:
-            return client
-        await asyncio.sleep(wait)
-        wait = min(wait * 2, RETRY_MAX_S)
+    with broker_wait():
+        while True:
+            client = make()
+            try:
+                async with asyncio.timeout_at(deadline + longest_ms / 1000):
+                    await client.start()
+            except (kafka_errors.KafkaConnectionError, OSError) as error:  # TimeoutError is an OSError
+                await disconnect(client, kafka)
+                if loop.time() + wait >= deadline:
+                    reason = str(error) or type(error).__name__
+                    raise BrokerError(
+                        f"no Kafka answers at {kafka.bootstrap_servers}: {reason}",
+                        hint="start it, or set HEADRACE_KAFKA__BOOTSTRAP_SERVERS=host:port",
+                    ) from error
+            except REFUSED as error:
+                await disconnect(client, kafka)
+                raise broker_error(error, "connecting", kafka) from error
+            except BaseException:
+                await disconnect(client, kafka)
+                raise
+            else:
+                return client
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, RETRY_MAX_S)
 
 
 async def ask_broker(ask: Callable[[], Awaitable[_Answer]], doing: str, kafka: KafkaSettings) -> _Answer:
@@ -249,7 +246,7 @@ async def disconnect(client: Any, kafka: KafkaSettings) -> None:
     stop = getattr(client, "stop", None) or client.close
     # A task of its own: the cancellation of aiokafka's inner tasks comes out of it as if it were ours.
     goodbye = asyncio.ensure_future(stop())
-    goodbye.add_done_callback(_looked_at)
+    goodbye.add_done_callback(_retrieve_exception)
     try:
         await asyncio.wait({goodbye}, timeout=kafka.stop_deadline_ms / 1000)
     finally:
@@ -266,7 +263,7 @@ async def open_client(make: Callable[[], Any], kafka: KafkaSettings) -> AsyncGen
         await disconnect(client, kafka)
 
 
-def _looked_at(done: asyncio.Future[Any]) -> None:
+def _retrieve_exception(done: asyncio.Future[Any]) -> None:
     """Retrieve the exception of a finished task, so that asyncio does not log it."""
     if not done.cancelled():
         done.exception()

@@ -104,7 +104,7 @@ class TopicState(NamedTuple):
         return f"{state:8} {self.plan.name}  partitions={self.plan.partitions}  {settings}"
 
 
-async def _asked(kafka: KafkaSettings, ask: Callable[[Any], Awaitable[_Answer]]) -> _Answer:
+async def _ask_admin(kafka: KafkaSettings, ask: Callable[[Any], Awaitable[_Answer]]) -> _Answer:
     """Return what `ask` returns of a client of its own."""
     async with open_client(lambda: AIOKafkaAdminClient(**kafka.aiokafka_options()), kafka) as client:
         return await ask_broker(lambda: ask(client), "asking for topics", kafka)
@@ -113,7 +113,7 @@ async def _asked(kafka: KafkaSettings, ask: Callable[[Any], Awaitable[_Answer]])
 async def partition_counts(kafka: KafkaSettings, names: Iterable[str]) -> dict[str, int | None]:
     """Return how many partitions each topic has; None where there is no such topic.  Raises BrokerError."""
     wanted = list(names)
-    return await _asked(kafka, lambda client: _counts(client, wanted))
+    return await _ask_admin(kafka, lambda client: _counts(client, wanted))
 
 
 async def _counts(client: Any, names: list[str]) -> dict[str, int | None]:
@@ -135,7 +135,7 @@ async def topic_states(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tuple
         configs = await _configs(client, [name for name, count in counts.items() if count is not None])
         return tuple(TopicState(topic, counts[topic.name], configs.get(topic.name, {})) for topic in plan)
 
-    return await _asked(kafka, ask)
+    return await _ask_admin(kafka, ask)
 
 
 async def _configs(client: Any, names: list[str]) -> dict[str, dict[str, str]]:
@@ -162,7 +162,7 @@ async def ensure_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tupl
         raise BrokerError("; ".join(problem.what for problem in wrong), hint=fixes)
     missing = [state.plan for state in states if state.missing]
     if missing:
-        await _asked(kafka, lambda client: _create(client, kafka, missing))
+        await _ask_admin(kafka, lambda client: _create(client, kafka, missing))
     return tuple(topic.name for topic in missing)
 
 

@@ -133,13 +133,13 @@ class OwnedPartitions:
             )
             taken: Takeover | None = await self._claims.run(protocol, store)
             if taken is not None:
-                return self._restored(number, taken, store)
+                return self._restore(number, taken, store)
         raise ClaimError(
             f"event partition {number} was claimed by another owner {TAKEOVERS_MAX} times",
             hint="is a second deployment of this pipeline running against the same topics?",
         )
 
-    def _restored(self, number: int, taken: Takeover, store: CheckpointStore) -> Partition:
+    def _restore(self, number: int, taken: Takeover, store: CheckpointStore) -> Partition:
         stages = self._pipeline.stages
         scorer = Scorer(
             self._pipeline,
