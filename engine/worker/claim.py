@@ -29,7 +29,6 @@ from engine.kafka.source import Source
 from engine.settings import KafkaSettings
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
 from operators.claims.rule import LogPosition, Writer
-from operators.claims.takeover import Bounds, Cut, LogBatch, LogRecord, Sent, Stored, Takeover, still_owner
 from topics import headers
 from topics.catalog import Catalog
 from topics.codec import (
@@ -119,7 +118,7 @@ class ClaimExecutor:
         return await self._carry_out_all(protocol, lambda request: self._carry_out(request, store))
 
     async def still_owner(
-        self, owner: Takeover, at: Cut, store: CheckpointStore, *, written_before: int
+        self, owner: claims.Takeover, at: claims.Cut, store: CheckpointStore, *, written_before: int
     ) -> bool:
         """Ask the log, by the open connection: this is before every checkpoint.
 
@@ -130,14 +129,14 @@ class ClaimExecutor:
         async def carry_out(request: claims.Request) -> Any:
             match request:
                 case claims.FindBounds(target, number):
-                    return Bounds(*(await self._source.bounds((self.topic(target), number))))
+                    return claims.Bounds(*(await self._source.bounds((self.topic(target), number))))
                 case claims.Settle(target, number):
                     sent = (await self._sink.written_to(self._sink.mark()))[self.topic(target), number]
-                    return Sent(sent.records - written_before, sent.offset + 1)
+                    return claims.Sent(sent.records - written_before, sent.offset + 1)
                 case _:
                     return await self._carry_out(request, store)
 
-        return bool(await self._carry_out_all(still_owner(owner, at), carry_out))
+        return bool(await self._carry_out_all(claims.still_owner(owner, at), carry_out))
 
     def acknowledge(self, writer: Writer, written: Mapping[LogPartition, Written]) -> None:
         """Pass acknowledged offsets to a writer.  Raises ClaimError if records were written out of order."""
@@ -167,7 +166,7 @@ class ClaimExecutor:
             case claims.Look():
                 claim, meta = await store.look()
                 logs = () if meta is None else decode_meta(meta).logs
-                return Stored(claim, logs, f" {store.path}")
+                return claims.Stored(claim, logs, f" {store.path}")
             case claims.Fence(above):
                 return (await store.fence(above=above)).claim
             case claims.LoadCheckpoint():
@@ -180,14 +179,14 @@ class ClaimExecutor:
             case claims.ReadLog(target, partition, position, until):
                 return await self._read(target, partition, position, until)
 
-    async def _find_bounds(self, target: Any, partition: int) -> Bounds:
+    async def _find_bounds(self, target: Any, partition: int) -> claims.Bounds:
         """Ask once for all partitions of an internal topic: whether they reach back to the checkpoint."""
         found = self._bounds.get(target)
         if found is None:
             found = await log_bounds(self._kafka, self.topic(target))
             if target in REKEYING_LOGS:
                 self._bounds[target] = found
-        return Bounds(*found[partition])
+        return claims.Bounds(*found[partition])
 
     async def _write_claim(self, target: Any, partition: int, value: Claim) -> int:
         topic = self.topic(target)
@@ -196,7 +195,7 @@ class ClaimExecutor:
         await self._sink.send(topic, partition, [record])
         return (await self._sink.flush())[topic, partition]
 
-    async def _read(self, target: Any, partition: int, position: int, until: int) -> LogBatch:
+    async def _read(self, target: Any, partition: int, position: int, until: int) -> claims.LogBatch:
         """Return what one fetch brings; the reader stays open for the next."""
         if self._reader is None or self._reads_on != (target, partition, position, until):
             await self._close()
@@ -206,7 +205,9 @@ class ClaimExecutor:
         self._reads_on = (target, partition, position, until)
         decode = decode_rekeying if target in REKEYING_LOGS else _decoded
         values = ((record.offset, decode(record)) for record in fetched or ())
-        return LogBatch([LogRecord(offset, value) for offset, value in values if value is not None], position)
+        return claims.LogBatch(
+            [claims.LogRecord(offset, value) for offset, value in values if value is not None], position
+        )
 
     async def _close(self) -> None:
         """Close the reader that the last request has left open."""
