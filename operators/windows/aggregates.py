@@ -319,7 +319,7 @@ def _over_cells(rows: Sequence[_Row], offset: int, stride: int, is_max: bool | N
         times: Times, cells: Columns, starts: Starts, stop: int, _: int, time: int, out: Out
     ) -> None:
         newest_first, known = cells[offset : stop * stride : stride][::-1], -1
-        has_missing = None in newest_first
+        has_missing = type(cells) is list and None in newest_first  # packed cells, a tuple, miss nothing
         for number, width, count_name, sum_name, mean_name, extreme_name, missing in rows:
             start, horizon = starts[number], time - width
             while start < stop and times[start] <= horizon:
@@ -332,6 +332,7 @@ def _over_cells(rows: Sequence[_Row], offset: int, stride: int, is_max: bool | N
                 count = len(values)
                 if is_summed:
                     total = fsum(values)
+                    mean = total / count if count else None
                 if is_max is not None and values:
                     extreme = choose(values) if count > 1 else values[0]  # the newest of equals
             if count_name is not None:
@@ -340,7 +341,7 @@ def _over_cells(rows: Sequence[_Row], offset: int, stride: int, is_max: bool | N
                 out[sum_name] = total
             if count:
                 if mean_name is not None:
-                    out[mean_name] = total / count
+                    out[mean_name] = mean
                 if extreme_name is not None:
                     out[extreme_name] = extreme
             else:
@@ -359,7 +360,7 @@ def _over_column(rows: Sequence[_Row], offset: int, is_max: bool | None) -> Writ
     ) -> None:
         column = columns[offset]
         values, highs, lows, present = column.values, column.highs, column.lows, column.present
-        stack, place = column.peaks if is_max else column.dips, 0
+        stack, place, is_end = column.peaks if is_max else column.dips, 0, stop == len(values)
         if highs is not None:
             high, low = highs[stop], lows[stop]
         for number, width, count_name, sum_name, mean_name, extreme_name, missing in rows:
@@ -385,15 +386,14 @@ def _over_column(rows: Sequence[_Row], offset: int, is_max: bool | None) -> Writ
             if mean_name is not None:
                 out[mean_name] = total / count
             if extreme_name is not None:
-                if stop < len(values):
-                    extreme = column.max(start, stop) if is_max else column.min(start, stop)
-                else:
+                if is_end:
                     if stack[place] < start:
                         place += 1
                         if stack[place] < start:
                             place = bisect_left(stack, start, place + 1)
-                    extreme = values[stack[place]]
-                out[extreme_name] = extreme
+                    out[extreme_name] = values[stack[place]]
+                else:
+                    out[extreme_name] = column.max(start, stop) if is_max else column.min(start, stop)
 
     return write
 

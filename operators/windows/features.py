@@ -164,6 +164,7 @@ class Features:
                 self._entering.append((store.step, key_of, row_of))
             else:
                 self._conditional.append(_GroupReader(store, key_of, row_of, met))
+        self._all_stores = tuple(self._stores.values())
         self._counts = counts
         self._evictions_counted = (0, 0)
         self._watermark = LONG_AGO
@@ -205,7 +206,7 @@ class Features:
             value, watermark, out = event.value, event.watermark, copy()
             if watermark > newest:
                 newest = watermark
-                for store in self._stores.values():
+                for store in self._all_stores:
                     if watermark >= store.idle.due_ms:
                         store.forget(watermark)
             for step, key_of, row_of in self._entering:

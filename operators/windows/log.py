@@ -122,11 +122,10 @@ class PackedLogs:
         cells = self._unpack[len(data) // self._size](data)
         return cells[:: self.stride], cells
 
-    def newest(self, key: str) -> int:
-        """Return the time of the newest entry of `key`, which has one."""
-        data = self.data[key]
-        time: int = _unpack_time(data, len(data) - self._size)[0]
-        return time
+    def newest(self, key: str) -> int | None:
+        """Return the time of the newest entry of `key`, None if it has none."""
+        data = self.data.get(key)
+        return None if data is None else _unpack_time(data, len(data) - self._size)[0]
 
     def append(
         self, key: str, time: int, horizon: int, row: Row
@@ -344,8 +343,8 @@ class Logs:
 
     def _newest(self, key: str) -> int:
         """Return the time of a key's newest entry."""
-        log = self._logs.get(key)
-        return self._packed.newest(key) if log is None else log.times[-1]
+        time = self._packed.newest(key)
+        return self._logs[key].times[-1] if time is None else time
 
     # -- the life of one log ----------------------------------------------------------------------------
 
