@@ -1,6 +1,6 @@
 """Exponentially decayed counts, sums and means: every entry weighs half as much after each half-life.
 
-Lives here: the decayed sums of one key.  Never here: waiting for the watermark (`reorder.py`).
+Lives here: the decayed sums of one key.  Never here: waiting for the watermark (`keyed_state.py`).
 
     sum at t  =  sum over entries i at or before t of   x_i * 2 ** -((t - t_i) / half-life)
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from operators.language.window_kinds import Decay
 from operators.windows.aggregates import Target
-from operators.windows.keys import Row
+from operators.windows.keyed_state import Row
 
 __all__ = ["DecayFold", "DecaySums", "measures_of"]
 
@@ -41,8 +41,8 @@ class DecayFold:
 
     >>> from operators.language.by import by
     >>> from operators.language.window_kinds import decay
-    >>> from operators.windows.keys import Keyed
-    >>> from operators.windows.reorder import ReorderBuffer
+    >>> from operators.windows.keyed_state import Keyed
+    >>> from operators.windows.keyed_state import ReorderBuffer
     >>> from topics.messages import Event
     >>> total = by("card").sum("amount", decay("10ms"))
     >>> kept = Keyed(ReorderBuffer(DecayFold(["amount"], [Target("sum", total)]), event_max=100))

@@ -26,9 +26,8 @@ from operators.windows.aggregates import Target
 from operators.windows.decay import DecayFold
 from operators.windows.evaluate import NOTHING, Counts, Decide, Out, calculation, complete, predicate
 from operators.windows.exact import VALUE_MAX, as_value
-from operators.windows.keys import LONG_AGO, Keyed
-from operators.windows.log import Logs, Row
-from operators.windows.reorder import ReorderBuffer
+from operators.windows.keyed_state import LONG_AGO, Keyed, ReorderBuffer, Row
+from operators.windows.log import Logs
 from operators.windows.sessions import SessionFold
 from operators.windows.tiles import Tiles
 from topics.errors import CheckpointError

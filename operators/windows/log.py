@@ -31,14 +31,11 @@ import msgspec
 
 from operators.windows.aggregates import Columns, Target, Write, derived_of, widths_of, windows_writer
 from operators.windows.exact import Number, Split, split_for
-from operators.windows.keys import LONG_AGO, IdleKeys
+from operators.windows.keyed_state import LONG_AGO, IdleKeys, Row
 from operators.windows.prefix_sums import Column
 from topics.messages import Event
 
-__all__ = ["Logs", "PackedLogs", "Row"]
-
-Row = tuple[Any, ...]
-"""The values of one event that a group looks at, one per column; None where missing."""
+__all__ = ["Logs", "PackedLogs"]
 
 SPLIT_MIN: Final = 7
 """Values of which it is told how large those of a column are: one would be too few."""
@@ -60,15 +57,15 @@ class KeyLog:
     `base` follows what is over at `watermark`, that of the last change, only when there are `room` entries.
     """
 
-    __slots__ = ("base", "changed", "columns", "room", "starts", "times", "watermark")
+    __slots__ = ("base", "columns", "room", "starts", "times", "watermark")
 
     def __init__(self, times: array[int], columns: list[Column], widths: int) -> None:
         self.times = times
         self.columns = columns
         self.base = 0
         self.room = 0
+        """With so many entries, forget some first; 0: nobody knows yet that the key changes."""
         self.watermark = LONG_AGO
-        self.changed = False
         self.starts = [0] * widths
         """No window of the newest entry or a later one starts before these, the longest first."""
 
@@ -241,8 +238,8 @@ class Logs:
             log = self._unpack(key, time)
         times = log.times
         stop = len(times)
-        if stop >= log.room or not log.changed:
-            stop = self._make_ready(key, log, watermark)
+        if stop >= log.room:
+            stop = self._make_room(key, log, watermark)
         log.watermark = watermark
         if stop and time < times[-1]:
             self._step_back(log, time, row, out)
@@ -300,7 +297,10 @@ class Logs:
                 self._changed.add(key)
                 return
             log = self._unpack(key, time)
-        stop = self._make_ready(key, log, watermark)
+        stop = len(log.times)
+        if stop >= log.room:
+            stop = self._make_room(key, log, watermark)
+        log.watermark = watermark
         if stop and time < log.times[-1]:
             self._insert(log, bisect_right(log.times, time, log.base), time, row)
             return
@@ -353,11 +353,7 @@ class Logs:
         times, columns, _ = self._entries(key)
         if self._packed.data.pop(key, None) is None:
             self.idle.file(key, time)
-        return self._keep(key, array("q", times), columns)
-
-    def _keep(self, key: str, times: array[int], columns: Sequence[Sequence[Any]]) -> KeyLog:
-        """Keep a log for `key`."""
-        log = self._logs[key] = KeyLog(times, self._indexed(columns), len(self._widths))
+        log = self._logs[key] = KeyLog(array("q", times), self._indexed(columns), len(self._widths))
         return log
 
     def _pack(self, key: str, log: KeyLog) -> None:
@@ -366,18 +362,12 @@ class Logs:
         if self._packed.put(key, log.times[base:], [column.values[base:] for column in log.columns]):
             del self._logs[key]
 
-    def _make_ready(self, key: str, log: KeyLog, watermark: int) -> int:
-        """Make a log ready for one more entry; return the number of its entries, forgotten ones included."""
-        if not log.changed:
-            log.changed = True
-            self._changed.add(key)
-        log.watermark = watermark
-        if len(log.times) >= log.room:
-            self._make_room(log, watermark)
-        return len(log.times)
+    def _make_room(self, key: str, log: KeyLog, watermark: int) -> int:
+        """Forget what is over or too much, and say when to come again; return how many entries are left.
 
-    def _make_room(self, log: KeyLog, watermark: int) -> None:
-        """Forget what is over or too much, and say when to come again."""
+        Forgotten ones that are not cut off yet are among them.
+        """
+        self._changed.add(key)
         times, end = log.times, len(log.times)
         base = bisect_right(times, watermark - self.width_max_ms, log.base)
         if (excess := end - base - self._event_max + 1) > 0:
@@ -396,6 +386,7 @@ class Logs:
                 room = min(room, *[column.room() for column in log.columns])
                 break
         log.room = len(times) + room
+        return len(times)
 
     def _trim(self, log: KeyLog) -> None:
         """Cut what is forgotten off the lists."""
@@ -446,7 +437,7 @@ class Logs:
         for key in self._changed:
             log = self._logs.get(key)
             if log is not None:
-                log.changed = False
+                log.room = 0
             is_kept = log is not None or key in self._packed.data
             found.append((key, self._encode(key) if is_kept else None))
         self._changed.clear()
@@ -463,7 +454,7 @@ class Logs:
             times = array("q", accumulate(steps))
             self.idle.file(key, times[-1])
             if not self._packed.put(key, times, columns):
-                self._keep(key, times, columns)
+                self._logs[key] = KeyLog(times, self._indexed(columns), len(self._widths))
 
     def _encode(self, key: str) -> bytes:
         times, columns, base = self._entries(key)

@@ -1,7 +1,7 @@
 """Sessions: events that follow each other without a long pause.
 
-Lives here: the session that goes on.  Never here: waiting for the watermark (`reorder.py`), what a session
-comes to (`summaries.py`).
+Lives here: the session that goes on.  Never here: waiting for the watermark (`keyed_state.py`), what a
+session comes to (`summaries.py`).
 
     events        x  x x      x     x x   x        gap of "30m"
     session       |----|      |-----------]        an event 30m after the last one is still inside
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from operators.windows.aggregates import Target
-from operators.windows.keys import Row
+from operators.windows.keyed_state import Row
 from operators.windows.summaries import Summary, layout_of, value_of
 
 __all__ = ["OpenSession", "SessionFold"]
@@ -38,8 +38,8 @@ class SessionFold:
 
     >>> from operators.language.by import by
     >>> from operators.language.window_kinds import session
-    >>> from operators.windows.keys import Keyed
-    >>> from operators.windows.reorder import ReorderBuffer
+    >>> from operators.windows.keyed_state import Keyed
+    >>> from operators.windows.keyed_state import ReorderBuffer
     >>> from topics.messages import Event
     >>> clicks = by("user").count(session("10ms"))
     >>> kept = Keyed(ReorderBuffer(SessionFold([], [Target("clicks", clicks)], gap_ms=10), event_max=100))

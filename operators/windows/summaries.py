@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 from operators.language.fields import Aggregate
 from operators.windows.aggregates import Target
 from operators.windows.exact import SCALE, UNIT, Number, variance
-from operators.windows.keys import Row
+from operators.windows.keyed_state import Row
 
 __all__ = [
     "DISTINCT_EXACT",

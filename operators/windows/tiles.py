@@ -1,7 +1,7 @@
 """Windows made of tiles: memory that does not grow with the rate of events.
 
 Lives here: the tiles of one key, and the windows that are put together from them.  Never here: what a tile
-remembers (`summaries.py`), keys (`keys.py`).
+remembers (`summaries.py`), keys (`keyed_state.py`).
 
     tiles of 10m           |-----|-----|-----|-----|--x       an event at x
     tiled("30m", "10m")       (.)|-----|-----|-----|--]       30m back is at (.): from the tile's begin on
@@ -30,7 +30,7 @@ import msgspec
 
 from operators.language.window_kinds import Span, Tiled
 from operators.windows.aggregates import Target
-from operators.windows.keys import Row
+from operators.windows.keyed_state import Row
 from operators.windows.summaries import Summary, layout_of, value_of
 
 __all__ = ["KeyTiles", "Tiles"]
@@ -76,7 +76,7 @@ class Tiles:
 
     >>> from operators.language.by import by
     >>> from operators.language.window_kinds import tiled
-    >>> from operators.windows.keys import Keyed
+    >>> from operators.windows.keyed_state import Keyed
     >>> from topics.messages import Event
     >>> total = by("card").sum("amount", tiled("20ms", step="10ms"))
     >>> kept = Keyed(Tiles(["amount"], [Target("sum", total)], step_ms=10, event_max=100))
