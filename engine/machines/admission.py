@@ -1,8 +1,8 @@
 """Admission: from the records of a partition to events that have their place in its order.
 
 Lives here: the two queues of records, decoded a run at a time, what is refused before it has a place, which
-head goes next; the watermark, whether an event came before, is late, or waits for a label, and whether its
-record lies under its key.  Never here: bytes (`topics/codec.py`), polling (`engine/worker/loop.py`), what is
+head goes next; the watermark, whether an event is late, or waits for a label, and whether its record lies
+under its key.  Never here: bytes (`topics/codec.py`), polling (`engine/worker/loop.py`), what is
 done about any of it (`scorer.py`, `engine/rekeying/router.py`).
 
 1. One order for two topics (as Kafka Streams chooses between partitions, KIP-695): the older head goes first,
@@ -35,15 +35,15 @@ The scorer and the router of one partition take the same records, and so admit t
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Generic, NamedTuple, TypeVar, cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 from zlib import crc32
 
 from msgspec import Struct
 
 from engine.definition.pipeline import Pipeline
-from operators.join.join import Join, Open
-from operators.join.pending import Answered
+from operators.join.join import Join
+from operators.join.pending import Open
 from operators.rules.apply import CheckedDecoder
 from operators.state import StoredEntries
 from operators.stopwatch import Stopwatch
@@ -187,7 +187,8 @@ class Intake:
         found = self._decode_others(records) if self.skip else self._decode_events(records)
         for record, decoded in zip(records, found, strict=True):
             time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.event_time
-            if record.timestamp_ms is not None and time - _arrival(record, now_ms) > max_ahead_ms:
+            stamp = record.timestamp_ms
+            if stamp is not None and time - (min(now_ms, stamp)) > max_ahead_ms:
                 refused = self._far_ahead(record, time, now_ms)
                 self._events.append(EventRead(record, refused._replace(hits=decoded.hits), _AT_ONCE))
             else:
@@ -285,11 +286,6 @@ class Admission(Generic[Open]):
     def watermark(self) -> int:
         """Return the watermark: largest event time seen minus grace, ms."""
         return self._position.time_max - self._grace_ms
-
-    @property
-    def seen(self) -> Callable[[str], Open | Answered | None]:
-        """Return the look-up of event ids: their entries, None for new ones; as of `Join.expire`."""
-        return cast("Callable[[str], Open | Answered | None]", self._join.entries.known)
 
     def admit(self, read: EventRead, decoded: Decoded) -> Event:
         """Return the event of a record whose id is new; its time advances the watermark."""

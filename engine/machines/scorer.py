@@ -155,7 +155,7 @@ class Scorer(Composite[Position]):
         """Admit events one by one; answer them together until one of them must see what another did."""
         if self._checks is not None:
             self._checks.read(run)
-        join, admit, seen = self.join, self.admission.admit, self.admission.seen
+        join, admit, seen = self.join, self.admission.admit, self.join.entries.known
         admitted, answered = self._admitted, self._answered
         early = join.early
         watched = early or join.implicit is not None
@@ -192,7 +192,7 @@ class Scorer(Composite[Position]):
         """Answer a repeated event again, if its id was seen within the horizon; nothing else changes."""
         if decoded.event_id in self._answered:
             self._open_answers()
-        waiting = self.admission.seen(decoded.event_id)
+        waiting = self.join.entries.known(decoded.event_id)
         if waiting is None:
             return False
         self.counts["events", "duplicate"] += 1

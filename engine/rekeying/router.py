@@ -163,7 +163,7 @@ class Router(Composite[_RouterPosition]):
 
     def _event(self, read: EventRead) -> None:
         record, decoded = read.record, read.decoded
-        if isinstance(decoded, Rejected) or self._admission.seen(decoded.event_id) is not None:
+        if isinstance(decoded, Rejected) or self._join.entries.known(decoded.event_id) is not None:
             return
         if self._hold.idle(0):
             self._go(self._hold.progress(0, NEVER, idle=False))

@@ -245,19 +245,19 @@ class Worker:
     # -- one turn ---------------------------------------------------------------------------------
 
     def _offer(self, batches: dict[LogPartition, list[Record]]) -> None:
-        """Hand what was polled to the scorers; hold a topic back while its queue is full."""
+        """Hand what was polled to the scorers."""
         now_ms = _now_ms()
         for (topic, number), records in batches.items():
             if (partition := self.partitions.owned.get(number)) is not None:
                 partition.offer(topic, records, now_ms)
-        for partition in self.partitions.owned.values():
-            partition.hold_back(self._source)
 
     async def _advance(self, partition: Partition, polled_s: float) -> None:
         """Answer every run that is ready, while the partition is ours."""
-        if self._ready and self._inputs.rekey is not None:
-            await self._dispatch.put(partition.route(self._source, _now_ms()))
-        while self._ready and (found := partition.next_run(self._source)) is not None:
+        if self._ready:
+            partition.look(self._source)
+            if self._inputs.rekey is not None:
+                await self._dispatch.put(partition.route(_now_ms()))
+        while self._ready and (found := partition.next_run()) is not None:
             run, values = found
             if self.pipeline.plan.lookups and (stored := await self._static.of(run)) is not None:
                 values = merge_values(stored, values)

@@ -158,6 +158,8 @@ class Partition:
         self._unsaved = unsaved
         self._intake = scorer.intake if rekeying is None else rekeying.intake
         self._intake.skip = inputs.skip
+        self._unread: dict[str | None, bool] = {None: False}
+        """Whether each topic has records that no poll has handed out, as of the last `look`; None is none."""
         self._paused: set[LogPartition] = set()
         """Input partitions held back because their queue is full."""
         self.shadows_slow = False
@@ -199,13 +201,14 @@ class Partition:
                     offset=record.offset,
                 )
 
-    def hold_back(self, source: Source) -> None:
-        """Pause each topic whose queue is full, and resume it when it is not."""
+    def look(self, source: Source) -> None:
+        """Note which topics have more to read; pause one whose queue is full, resume it when it is not."""
         buffered = {self._inputs.events: self._intake.events_buffered}
         if self._inputs.labels is not None:
             buffered[self._inputs.labels] = self._intake.labels_buffered
         for topic, count in buffered.items():
             partition = (topic, self.number)
+            self._unread[topic] = source.unread(partition)
             if count > BUFFERED_MAX and partition not in self._paused:
                 source.pause([partition])
                 self._paused.add(partition)
@@ -213,37 +216,31 @@ class Partition:
                 source.resume([partition])
                 self._paused.discard(partition)
 
-    def route(self, source: Source, now_ms: int) -> list[Outgoing]:
+    def route(self, now_ms: int) -> list[Outgoing]:
         """Return the records for the owners of the events' other keys, of which there must be some."""
         assert self._rekeying is not None
-        events_unread, labels_unread = self._unread(source)
         return self._rekeying.turn(
             now_ms,
-            events_unread=events_unread,
-            labels_unread=labels_unread,
+            events_unread=self._unread[self._inputs.events],
+            labels_unread=self._unread[self._inputs.labels],
             idle_after_ms=self._inputs.idle_after_ms,
         )
 
-    def next_run(self, source: Source) -> tuple[Run, Values | None] | None:
+    def next_run(self) -> tuple[Run, Values | None] | None:
         """Take the next run that can be answered, with what other partitions computed for its events."""
         values: Values | None = None
         if self._rekeying is not None:
             run, values = self._rekeying.next_run() or (None, None)
         else:
-            events_unread, labels_unread = self._unread(source)
-            run = self._intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
+            unread, inputs = self._unread, self._inputs
+            run = self._intake.next_run(
+                events_unread=unread[inputs.events], labels_unread=unread[inputs.labels]
+            )
         if run is None:
             return None
         last = (run.events or run.labels)[-1].record
         self._read[last.topic] = last
         return run, values
-
-    def _unread(self, source: Source) -> tuple[bool, bool]:
-        labels = self._inputs.labels
-        return (
-            source.unread((self._inputs.events, self.number)),
-            labels is not None and source.unread((labels, self.number)),
-        )
 
     def absorb_counts(self, absorb: Callable[[Counter[tuple[str, str]]], None]) -> None:
         """Pass the counts since the last call to `absorb`."""

@@ -25,16 +25,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Generic, Literal, TypeVar, cast
+from typing import Generic, Literal
 
 import msgspec
 from msgspec import Struct
 
-from operators.join.pending import PENDING_MAX, RESIDENT_MAX, Answered, Entry, Pending, Waiting
+from operators.join.pending import PENDING_MAX, RESIDENT_MAX, Answered, Open, Pending
 from operators.state import Changes, StateDelta, StoredEntries
 from topics.messages import Label, LabelValue
 
-__all__ = ["EARLY_MAX", "EarlyLabel", "Join", "Joined", "LabelOutcome", "Open"]
+__all__ = ["EARLY_MAX", "EarlyLabel", "Join", "Joined", "LabelOutcome"]
 
 EARLY_MAX = 100_000
 """Labels of one partition that wait for their events unless the definition says otherwise, in memory, some
@@ -45,9 +45,6 @@ PASSED_MAX = 1_000
 """Deadlines of early labels that have met their events, beyond as many as there are labels."""
 
 LabelOutcome = Literal["joined", "early", "late", "duplicate", "conflicting", "given_up"]
-
-
-Open = TypeVar("Open", bound=Waiting)
 
 
 class EarlyLabel(Struct, frozen=True, gc=False):
@@ -76,6 +73,7 @@ class Joined(Struct, Generic[Open], frozen=True, gc=False):
 class Join(Generic[Open]):
     """Events waiting for labels, and labels waiting for events.
 
+    >>> from operators.join.pending import Waiting
     >>> join: Join[Waiting] = Join(wait_ms=1000, implicit=None)
     >>> join.open(Waiting("e1", event_time=100, event_offset=0, keys=()))
     []
@@ -108,7 +106,7 @@ class Join(Generic[Open]):
         self.implicit = implicit
         self.early_max = early_max
         self.counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
-        self.entries = Pending(wait_ms, pending_max, stored, resident_max)
+        self.entries: Pending[Open] = Pending(wait_ms, pending_max, stored, resident_max)
         """What has been opened and not forgotten."""
         self.early = 0
         """How many labels wait for their event."""
@@ -127,7 +125,7 @@ class Join(Generic[Open]):
     @property
     def known(self) -> Callable[[str], Open | Answered | None]:
         """Return the look-up of an event's entry by its id, which gives None after the horizon."""
-        return cast("Callable[[str], Open | Answered | None]", self.entries.known)
+        return self.entries.known
 
     @property
     def pending(self) -> int:
@@ -204,7 +202,7 @@ class Join(Generic[Open]):
         self, label: Label, *, key: bytes | None, value: bytes | None
     ) -> tuple[LabelOutcome, Joined[Open] | None]:
         """Take one label in log order; return what became of it."""
-        waiting = self.known(label.event_id)
+        waiting = self.entries.known(label.event_id)
         if waiting is None:
             first = self._early.get(label.event_id)
             if first is not None:
@@ -266,10 +264,9 @@ class Join(Generic[Open]):
             for waiting in unlabelled
         ], unmatched
 
-    def _unlabelled(self, entries: Sequence[Entry]) -> list[Open]:
+    def _unlabelled(self, entries: Sequence[Open | Answered]) -> list[Open]:
         """Return the entries that still wait for their label."""
-        waiting = [entry for entry in entries if isinstance(entry, Waiting) and entry.label is None]
-        return cast("list[Open]", waiting)  # what was opened here comes back
+        return [entry for entry in entries if not isinstance(entry, Answered) and entry.label is None]
 
     def _close(self, waiting: Open, label: LabelValue, label_time: int, offset: int) -> Joined[Open]:
         waiting.label = label

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -42,6 +42,7 @@ __all__ = [
     "RESIDENT_MAX",
     "Answered",
     "Entry",
+    "Open",
     "Pending",
     "Waiting",
     "WaitingAnswer",
@@ -126,6 +127,8 @@ class Answered(Struct, frozen=True, gc=False, array_like=True, tag="answered"):
 
 
 Entry = Waiting | WaitingAnswer | Answered
+Open = TypeVar("Open", bound=Waiting)
+"""What is opened when an event is answered."""
 _Expiry = tuple[int, int, str]
 """(event time, offset, event id): the order in which entries expire."""
 
@@ -137,7 +140,7 @@ END_NAME: Final = "w0"
 """Before and after the name of every value."""
 
 encode_entry = msgspec.msgpack.Encoder().encode
-decode_entry = msgspec.msgpack.Decoder(Entry).decode
+decode_entry: Callable[[bytes], Any] = msgspec.msgpack.Decoder(Entry).decode
 
 
 def with_keys(data: bytes, before: Sequence[str], after: Sequence[str]) -> bytes:
@@ -186,7 +189,7 @@ def _expiry_at(event_id: str, digits: bytes) -> _Expiry:
 # -- which of them are where ------------------------------------------------------------------------
 
 
-class Pending:
+class Pending(Generic[Open]):
     """Answered events of one partition, each until the watermark has passed its time plus `wait_ms`.
 
     `stored` reads what the last committed checkpoint holds of them; without it all are in memory.
@@ -206,8 +209,8 @@ class Pending:
         """The expiry of the entry that expires next."""
         self.away = 0
         """Entries that are stored only."""
-        self._entries: dict[str, Entry] = {}
-        self.known: Callable[[str], Entry | None] = self._entries.get
+        self._entries: dict[str, Open | Answered] = {}
+        self.known: Callable[[str], Open | Answered | None] = self._entries.get
         """Return the entry of an event that was answered within the horizon."""
         self._in_order: deque[_Expiry] = deque()
         """Places in memory, each later than the one before."""
@@ -234,14 +237,14 @@ class Pending:
         """Return whether more entries are in memory than RESIDENT_MAX, and they can be stored."""
         return len(self._entries) > self.resident_max
 
-    def add(self, entries: Sequence[Entry]) -> list[Entry]:
+    def add(self, entries: Sequence[Open | Answered]) -> list[Open | Answered]:
         """Add new entries, in log order; return the entries that were removed to make room.
 
         Their ids must be new, and all different.
         """
         held, added, in_order = self._entries, self._changes.add, self._in_order
         newest = in_order[-1] if in_order else _FIRST
-        given_up: list[Entry] = []
+        given_up: list[Open | Answered] = []
         crowded = len(held) + self.away + len(entries) > self.pending_max
         for entry in entries:
             if crowded and (excess := len(self) + 1 - self.pending_max) > 0:
@@ -259,13 +262,13 @@ class Pending:
         self._look()
         return given_up
 
-    def change(self, entry: Entry) -> None:
+    def change(self, entry: Open) -> None:
         """Record that an entry in memory has changed; does nothing for one that was removed."""
         expiry = _expiry_of(entry)
         if self._entries.get(expiry[2]) is entry:
             self._changes.change(expiry)
 
-    def expire(self, watermark: int) -> list[Entry]:
+    def expire(self, watermark: int) -> list[Open | Answered]:
         """Remove the entries whose deadline the watermark has passed; return them by deadline."""
         in_order, others = self._in_order, self._others
         due = watermark - self.wait_ms
@@ -280,12 +283,12 @@ class Pending:
             gone.append(self._pop())
         return gone
 
-    def _pop(self) -> Entry:
+    def _pop(self) -> Open | Answered:
         """Remove the entry that expires next and return it."""
         expiry = self.first
         assert expiry is not None
         if expiry[2] not in self._entries:
-            entry: Entry = decode_entry(self._heads.popleft()[1])
+            entry: Open | Answered = decode_entry(self._heads.popleft()[1])
             self._changes.remove(expiry)
             self._count_away(-1)
         else:
@@ -309,7 +312,7 @@ class Pending:
                 first = head
         self.first = first
 
-    def _drop(self, expiries: Sequence[_Expiry]) -> list[Entry]:
+    def _drop(self, expiries: Sequence[_Expiry]) -> list[Open | Answered]:
         """Remove entries from memory and return them."""
         for expiry in expiries:
             self._changes.remove(expiry)
@@ -338,7 +341,7 @@ class Pending:
             self._count_away(-1)
         self._absent = frozenset(missing).difference(self._entries)
 
-    def _find(self, event_id: str) -> Entry | None:
+    def _find(self, event_id: str) -> Open | Answered | None:
         """Return the entry of an event, from memory or as stored; None if there is none."""
         entry = self._entries.get(event_id)
         if entry is None and event_id not in self._absent:

@@ -82,17 +82,19 @@ def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
     )
     paused: list[Any] = []
     source: Any = SimpleNamespace(
-        pause=paused.extend, resume=lambda gone: [paused.remove(one) for one in gone]
+        pause=paused.extend,
+        resume=lambda gone: [paused.remove(one) for one in gone],
+        unread=lambda _: False,
     )
     record = Record("", 0, 0, None, None, b"")
     for count, topic in enumerate(reads.topics, 1):
         partition.offer(topic, count * [record], NOW_MS)
     assert [len(part) for part in (queue.events, queue.labels, messages, values)] == [1, 2, 3, 4]
     for _ in range(2):
-        partition.hold_back(source)
+        partition.look(source)
         assert paused == [("rides.labels", 0)]
     queue.labels.clear()
-    partition.hold_back(source)
+    partition.look(source)
     assert paused == []
 
 
