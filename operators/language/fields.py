@@ -273,7 +273,7 @@ class Aggregate(Expression):
 
     def _parts(self) -> tuple[object, ...]:
         # Columns are kept under their texts: two that are written differently, as 1 and 1.0, are two.
-        mine = Expression._parts(self)
+        mine = Expression._parts(self)  # noqa: SLF001 - a class with slots has no super()
         texts = (repr(part) if isinstance(part, Expression) else part for part in mine)
         return tuple(LabelSource if isinstance(part, LabelSource) else part for part in texts)
 
