@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from operators.join.join import Join
+from operators.join.pending import SPILLED
 from topics.codec import encode_json
 from topics.errors import CheckpointError
 
@@ -195,10 +196,6 @@ class Apart:
         first = self._prefix + prefix
         ((count,),) = self._query(_HOW_MANY, (first, first[:-1] + chr(ord(first[-1]) + 1)))
         return int(count)
-
-
-SPILLED = ("w/", "i/")
-"""Entries of a join that may leave memory."""
 
 
 class Spill:

@@ -25,7 +25,7 @@ from engine.worker.claim import ClaimExecutor, Fingerprint, ScorerCheckpoint, ch
 from engine.worker.follower import Follower
 from engine.worker.partition import Inputs, Partition
 from operators.claims.takeover import Takeover, fits, takeover
-from operators.join.pending import END_NAME, FIRST_NAME, entries_apart, with_keys
+from operators.join.pending import END_NAME, FIRST_NAME, SPILLED, entries_apart, with_keys
 from operators.state import StateDelta, StateEntries, StoredEntries, named, under
 from operators.windows.features import Features
 from topics.errors import ClaimError
@@ -36,7 +36,7 @@ TAKEOVERS_MAX = 5
 """Times another owner may come first before this one gives up and lets the process end."""
 
 JOIN, ROUTERS_JOIN = "join/", "rekeying/router/join/"
-APART = tuple(join + kind for join in (JOIN, ROUTERS_JOIN) for kind in ("w/", "i/"))
+APART = tuple(join + kind for join in (JOIN, ROUTERS_JOIN) for kind in SPILLED)
 """Names of entries that a restore leaves on disk: answers that wait for labels."""
 
 log = structlog.get_logger("headrace")

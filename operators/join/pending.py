@@ -40,6 +40,7 @@ __all__ = [
     "FIRST_NAME",
     "PENDING_MAX",
     "RESIDENT_MAX",
+    "SPILLED",
     "Answered",
     "Entry",
     "Open",
@@ -138,6 +139,8 @@ _ID_AT: Final = 26
 FIRST_NAME: Final = "w/"
 END_NAME: Final = "w0"
 """Before and after the name of every value."""
+SPILLED: Final = (FIRST_NAME, "i/")
+"""Prefixes of the names of the entries that may leave memory: values, and their places in the order."""
 
 encode_entry = msgspec.msgpack.Encoder().encode
 decode_entry: Callable[[bytes], Any] = msgspec.msgpack.Decoder(Entry).decode
