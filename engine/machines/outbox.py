@@ -33,7 +33,7 @@ from topics.messages import (
     Score,
 )
 
-__all__ = ["EXAMPLES_PARTITION", "Outbox", "Scored"]
+__all__ = ["Outbox", "Scored"]
 
 EXAMPLES_PARTITION = 0
 """One global model: every scorer writes to one examples partition."""

@@ -254,7 +254,7 @@ class Worker:
     async def _advance(self, partition: Partition, polled_s: float) -> None:
         """Answer every run that is ready, while the partition is ours."""
         if self._ready:
-            partition.look(self._source)
+            partition.check_inputs(self._source)
             if self._inputs.rekey is not None:
                 await self._dispatch.put(partition.route(_now_ms()))
         while self._ready and (found := partition.next_run()) is not None:

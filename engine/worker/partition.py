@@ -159,7 +159,7 @@ class Partition:
         self._intake = scorer.intake if rekeying is None else rekeying.intake
         self._intake.skip = inputs.skip
         self._unread: dict[str | None, bool] = {None: False}
-        """Whether each topic has records that no poll has handed out, as of the last `look`; None is none."""
+        """Whether a topic has records that no poll has handed out, by the last `check_inputs`."""
         self._paused: set[LogPartition] = set()
         """Input partitions held back because their queue is full."""
         self.shadows_slow = False
@@ -201,7 +201,7 @@ class Partition:
                     offset=record.offset,
                 )
 
-    def look(self, source: Source) -> None:
+    def check_inputs(self, source: Source) -> None:
         """Note which topics have more to read; pause one whose queue is full, resume it when it is not."""
         buffered = {self._inputs.events: self._intake.events_buffered}
         if self._inputs.labels is not None:

@@ -91,10 +91,10 @@ def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
         partition.offer(topic, count * [record], NOW_MS)
     assert [len(part) for part in (queue.events, queue.labels, messages, values)] == [1, 2, 3, 4]
     for _ in range(2):
-        partition.look(source)
+        partition.check_inputs(source)
         assert paused == [("rides.labels", 0)]
     queue.labels.clear()
-    partition.look(source)
+    partition.check_inputs(source)
     assert paused == []
 
 
