@@ -103,8 +103,8 @@ class RaceView:
         sick = learner.roster.quarantined
         return {
             (name, metric, window): value
-            for window, found in (("all", overall), ("recent", self._recent_scores(learner)))
-            for name, values in found.items()
+            for window, by_model in (("all", overall), ("recent", self._recent_scores(learner)))
+            for name, values in by_model.items()
             if name not in sick
             for metric, value in values.items()
         }

@@ -288,13 +288,13 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
 
 def _check_names() -> None:
     """Raise SettingsError for variables that are no setting: they would be defaults in silence."""
-    known = set()
-    for name, found in Settings.model_fields.items():
-        known.add(f"{ENV_PREFIX}{name.upper()}")
-        if isinstance(found.annotation, type) and issubclass(found.annotation, BaseModel):
-            parts = found.annotation.model_fields
-            known.update(f"{ENV_PREFIX}{name.upper()}__{part.upper()}" for part in parts)
-    wrong = _misspelt(os.environ, known)
+    names = set()
+    for name, field in Settings.model_fields.items():
+        names.add(f"{ENV_PREFIX}{name.upper()}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            parts = field.annotation.model_fields
+            names.update(f"{ENV_PREFIX}{name.upper()}__{part.upper()}" for part in parts)
+    wrong = _misspelt(os.environ, names)
     if wrong:
         meant = [f"did you mean {name}?" for name in wrong.values() if name]
         raise SettingsError(
@@ -303,7 +303,7 @@ def _check_names() -> None:
         )
 
 
-def _misspelt(environment: Mapping[str, str], known: Collection[str]) -> dict[str, str]:
+def _misspelt(environment: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     """Return variables of ours that are no setting, with the one that was likely meant, or "".
 
     Left alone are those of Kubernetes (a service called `headrace-web` gives
@@ -314,16 +314,16 @@ def _misspelt(environment: Mapping[str, str], known: Collection[str]) -> dict[st
     >>> _misspelt(given, ["HEADRACE_STATE_DIR", "HEADRACE_WEB__PORT"])
     {'HEADRACE_STATEDIR': 'HEADRACE_STATE_DIR'}
     """
-    found, short = {}, [name.removeprefix(ENV_PREFIX) for name in known]
+    misspelt, short = {}, [name.removeprefix(ENV_PREFIX) for name in names]
     for name, value in sorted(environment.items()):
         upper = name.upper()
-        if not upper.startswith(ENV_PREFIX) or upper in known or upper in OTHERS or upper.startswith(FAUST):
+        if not upper.startswith(ENV_PREFIX) or upper in names or upper in OTHERS or upper.startswith(FAUST):
             continue
         if _SERVICE.search(upper) or (upper.endswith("_PORT") and _ADDRESS.match(value)):
             continue
         close = difflib.get_close_matches(upper.removeprefix(ENV_PREFIX), short, 1, 0.7)
-        found[name] = ENV_PREFIX + close[0] if close else ""
-    return found
+        misspelt[name] = ENV_PREFIX + close[0] if close else ""
+    return misspelt
 
 
 def _where(path: Path) -> str:

@@ -148,9 +148,9 @@ class DeadLetters:
         self.first: dict[str, Refusal] = {}
         """By stage; at most one of each."""
 
-    def add(self, found: Headers) -> Refusal:
+    def add(self, headers: Headers) -> Refusal:
         """Count a dead letter by its headers; return what they say."""
-        refusal = refusal_of(found)
+        refusal = refusal_of(headers)
         self.counts[refusal.stage] += 1
         self.first.setdefault(refusal.stage, refusal)
         return refusal
@@ -228,13 +228,13 @@ def unmatched(span: Counts) -> Unmatched | None:
     labels = {label: count for (metric, label), count in span.items() if metric == "labels"}
     joined, early, late = (labels.get(name, 0) for name in ("joined", "early", "late"))
     alone = labels.get("unmatched", 0) + late
-    known = joined + alone + labels.get("duplicate", 0) + labels.get("conflicting", 0)
-    if known < LABELS_MIN:
+    judged = joined + alone + labels.get("duplicate", 0) + labels.get("conflicting", 0)
+    if judged < LABELS_MIN:
         if joined or early < LABELS_MIN:
             return None
         cause = "no event with the id of any of these labels has been read"
         return Unmatched(early, early, 1.0, cause, _COMPARE)
-    share = alone / known
+    share = alone / judged
     if share <= UNMATCHED_SHARE_MAX:
         return None
     given_up = span.get(("predictions_dropped", "given_up"), 0)
@@ -245,7 +245,7 @@ def unmatched(span: Counts) -> Unmatched | None:
         cause, fix = "they came when their predictions had waited for `wait` and were forgotten", _WAIT
     else:
         cause, fix = "no event with their ids was read in time", _COMPARE
-    return Unmatched(known, alone, round(share, 4), cause, fix)
+    return Unmatched(judged, alone, round(share, 4), cause, fix)
 
 
 _COMPARE = (
@@ -264,8 +264,8 @@ class LabelWatch:
     >>> watch = LabelWatch()
     >>> watch.look(0.0, Counter())
     >>> counts = Counter({("labels", "joined"): 90, ("labels", "unmatched"): 10})
-    >>> found = watch.look(60.0, counts)
-    >>> found.labels, found.unmatched, found.share
+    >>> finding = watch.look(60.0, counts)
+    >>> finding.labels, finding.unmatched, finding.share
     (100, 10, 0.1)
     >>> watch.look(119.0, counts)
     """
@@ -277,8 +277,8 @@ class LabelWatch:
 
     def tell(self, counts: Counts, now_s: float) -> None:
         """Log the finding of `look`, if any."""
-        if (found := self.look(now_s, counts)) is not None:
-            log.warning("labels find no prediction", **found._asdict())
+        if (finding := self.look(now_s, counts)) is not None:
+            log.warning("labels find no prediction", **finding._asdict())
 
     def look(self, now_s: float, counts: Counts) -> Unmatched | None:
         """Return a finding about the labels since the last look; None within EVERY_S of it, without looking.
@@ -294,10 +294,10 @@ class LabelWatch:
         span = Counter(
             {key: count - self._before[key] for key, count in counts.items() if key[0] in _WATCHED}
         )
-        found = unmatched(span)
-        if found is not None or sum(count for key, count in span.items() if key[1] in _FATES) >= LABELS_MIN:
+        finding = unmatched(span)
+        if finding is not None or sum(count for key, count in span.items() if key[1] in _FATES) >= LABELS_MIN:
             self._before = Counter({key: counts[key] for key in span})
-        return found
+        return finding
 
 
 _WATCHED = ("labels", "predictions_dropped")

@@ -66,19 +66,19 @@ _ROOMS = ("topics", "operators", "engine", "loadtest")
 def _take_rooms(home: Path) -> None:
     """Import the four packages that lie in `home`.  Raises ImportError where another has a name of theirs."""
     for room in _ROOMS:
-        found = sys.modules.get(room)
-        if found is None:
+        loaded = sys.modules.get(room)
+        if loaded is None:
             spec = PathFinder.find_spec(room, [str(home)])
             if spec is None or spec.loader is None:
                 raise ImportError(f"Headrace's package {room!r} is not in {home}; fix: install headrace anew")
-            found = sys.modules[room] = module_from_spec(spec)
+            loaded = sys.modules[room] = module_from_spec(spec)
             try:
-                spec.loader.exec_module(found)
+                spec.loader.exec_module(loaded)
             except BaseException:
                 del sys.modules[room]
                 raise
-        elif found.__file__ is None or Path(found.__file__).resolve().parent != home / room:
-            place = found.__file__ or ", ".join(found.__path__)
+        elif loaded.__file__ is None or Path(loaded.__file__).resolve().parent != home / room:
+            place = loaded.__file__ or ", ".join(loaded.__path__)
             raise ImportError(
                 f"{room!r} is a package of Headrace, and {place} has been imported under its name; "
                 f"fix: rename that one, or `import headrace` first"

@@ -239,12 +239,12 @@ class EventDecoder:
         label: str | None = None,
         task: Task = "binary",
     ) -> None:
-        known = {field.name for field in msgspec.structs.fields(event_type)}
+        names_of_fields = {field.name for field in msgspec.structs.fields(event_type)}
         for name in (event_id, event_time, key, *((label,) if label else ())):
-            if name not in known:
+            if name not in names_of_fields:
                 raise DefinitionError(
                     f"{event_type.__name__} has no field `{name}`",
-                    hint=f"name one of: {', '.join(sorted(known))}",
+                    hint=f"name one of: {', '.join(sorted(names_of_fields))}",
                 )
         self._decode = msgspec.json.Decoder(event_type).decode
         self._id, self._key = event_id, key
@@ -256,7 +256,7 @@ class EventDecoder:
         hints = get_type_hints(event_type)
         self._numbers = tuple(
             (name, indexes[name])
-            for name in sorted(known - {event_id, event_time, key, label})
+            for name in sorted(names_of_fields - {event_id, event_time, key, label})
             if _may_be_number(hints.get(name, Any))
         )
 
@@ -272,7 +272,7 @@ class EventDecoder:
         """
         parse, numbers, binary = self._decode, self._numbers, self._task == "binary"
         id_at, time_at, key_at, label_at = self._indexes
-        found: list[Decoded | Rejected] = []
+        events: list[Decoded | Rejected] = []
         for record in records:
             payload = record.value
             if (
@@ -284,7 +284,7 @@ class EventDecoder:
             ):
                 checked = _payload(record, "decode", "event")
                 if isinstance(checked, Rejected):
-                    found.append(checked)
+                    events.append(checked)
                     continue
                 payload = checked
             try:
@@ -305,10 +305,10 @@ class EventDecoder:
                 if label is not None and not (binary and type(label) is bool):
                     label = label_value(label, self._task)
             except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
-                found.append(_rejected(record, error))
+                events.append(_rejected(record, error))
                 continue
-            found.append(Decoded(event_id, event_time, key, value, label))
-        return found
+            events.append(Decoded(event_id, event_time, key, value, label))
+        return events
 
 
 def _may_be_number(hint: object) -> bool:

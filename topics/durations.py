@@ -30,8 +30,8 @@ def duration_ms(text: Duration) -> int:
 
     Raises DefinitionError if `text` is no span, negative, or longer than ten years.
     """
-    if isinstance(text, str) and (found := _TEXT.fullmatch(text)):
-        span = int(found[1]) * _UNITS_MS[found[2]]
+    if isinstance(text, str) and (match := _TEXT.fullmatch(text)):
+        span = int(match[1]) * _UNITS_MS[match[2]]
     elif isinstance(text, int) and not isinstance(text, bool) and text >= 0:
         span = text
     else:
@@ -64,15 +64,15 @@ def offset_minutes(text: str) -> int:
 
     Raises DefinitionError for any other text, such as the name of a zone.
     """
-    found = _OFFSET.fullmatch(str(text))
-    if found is None:
+    match = _OFFSET.fullmatch(str(text))
+    if match is None:
         raise DefinitionError(
             f"{text!r} is no offset from UTC",
             hint='write hours and minutes such as "+02:00"; a zone with summer time has no fixed one: '
             "send the local hour as a field where it matters",
         )
-    minutes = int(found[2]) * 60 + int(found[3])
-    return minutes if found[1] == "+" else -minutes
+    minutes = int(match[2]) * 60 + int(match[3])
+    return minutes if match[1] == "+" else -minutes
 
 
 def offset_text(minutes: int) -> str:

@@ -213,9 +213,9 @@ def refusal_of(headers: Headers) -> Refusal:
     >>> refusal_of(dead_letter(refused, stage="decode", exception="ValueError", message="no"))
     Refusal(stage='decode', exception='ValueError', message='no', topic='e', partition=0, offset=7)
     """
-    found = dict(headers)
+    by_name = dict(headers)
     stage, exception, message, topic, partition, offset = (
-        found.get(name, b"").decode(errors="replace")
+        by_name.get(name, b"").decode(errors="replace")
         for name in (
             "headrace.errors.stage",
             *(

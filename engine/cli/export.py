@@ -120,22 +120,22 @@ def components(
 ) -> Components:
     """Return the schemas of these types and of what they refer to, with every field's meaning."""
     types = list(dict.fromkeys(types))
-    refs, found = msgspec.json.schema_components(types, ref_template=ref_template)
+    refs, schemas = msgspec.json.schema_components(types, ref_template=ref_template)
     names = {
         message_type: ref["$ref"].rpartition("/")[2] for message_type, ref in zip(types, refs, strict=True)
     }
-    for schema in found.values():
+    for schema in schemas.values():
         if "description" in schema:
             schema["description"] = _first(schema["description"])
     for message_type in types:
-        properties = found[names[message_type]].get("properties", {})
+        properties = schemas[names[message_type]].get("properties", {})
         for name, said in field_docs(message_type).items():
             if name in properties:
                 properties[name] = {"description": said} | properties[name]
         if pipeline is not None and issubclass(message_type, LabelMessage):
             name = pipeline.labels.label
             properties[name] = {"description": properties[name]["description"], **_label(pipeline)}
-    return Components(found, names)
+    return Components(schemas, names)
 
 
 def _label(pipeline: Pipeline) -> dict[str, Any]:

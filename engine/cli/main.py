@@ -267,8 +267,8 @@ def _run_registered(name: str, arguments: list[str]) -> None:
     """
     from importlib.metadata import entry_points  # noqa: PLC0415
 
-    found = next(iter(entry_points(group="headrace.commands", name=name)), None)
-    if found is None:
+    registered = next(iter(entry_points(group="headrace.commands", name=name)), None)
+    if registered is None:
         raise SettingsError(
             f"this installation of headrace knows no command `{name}`",
             hint=f"install it anew: pip install 'headrace[{name}]'",
@@ -278,7 +278,7 @@ def _run_registered(name: str, arguments: list[str]) -> None:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    command.command(name=name)(found.load())
+    command.command(name=name)(registered.load())
     command(args=arguments, prog_name=f"headrace {name}")
 
 

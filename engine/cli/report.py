@@ -263,10 +263,10 @@ def print_report(report: dict[str, Any]) -> None:
 
 def _print_race(report: dict[str, Any]) -> None:
     """Print what happened to the candidates, and what the swaps rest on."""
-    for model, found in report["quarantined"].items():
+    for model, left in report["quarantined"].items():
         out.print(
-            f"[bold red]{model} ({found['alias']}) was quarantined at example {found['examples']:,}:[/] "
-            f"{escape(found['reason'])}"
+            f"[bold red]{model} ({left['alias']}) was quarantined at example {left['examples']:,}:[/] "
+            f"{escape(left['reason'])}"
         )
     for drift in report["drifts"][-5:]:
         out.print(f"{_when(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
@@ -278,7 +278,7 @@ def _print_race(report: dict[str, Any]) -> None:
             f"after {swap['examples']:,} examples ({swap['reason']})"
         )
     if report["correlated"]:
-        worst = max(report["correlated"], key=lambda found: found["correlation"])
+        worst = max(report["correlated"], key=lambda correlated: correlated["correlation"])
         out.print(
             f"[bold yellow]warning:[/] losses of {worst['model']} and {worst['champion']} are correlated "
             f"from block to block ({worst['correlation']:.2f} over {worst['blocks']:,} blocks), so that "
@@ -296,8 +296,8 @@ def print_diagnosis(diagnosis: dict[str, Any]) -> None:
 
 def _mark(model: str, report: dict[str, Any]) -> str:
     """Return the mark behind a model's name in the table."""
-    if (found := report["quarantined"].get(model)) is not None:
-        return f" (quarantined at example {found['examples']:,})"
+    if (quarantine := report["quarantined"].get(model)) is not None:
+        return f" (quarantined at example {quarantine['examples']:,})"
     return " (champion)" if model == report["champion"] else ""
 
 

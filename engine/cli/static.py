@@ -54,7 +54,7 @@ def static_get(
     """Print what the store has of a key, as one JSON object; exit code 1 if that is nothing."""
     from engine.stores.hashes import static_of  # noqa: PLC0415
 
-    found = asyncio.run(static_of(key, settings_of(config, redis_url=redis_url, state_dir=state_dir)))
-    print_json(found)
-    if not found:
+    fields = asyncio.run(static_of(key, settings_of(config, redis_url=redis_url, state_dir=state_dir)))
+    print_json(fields)
+    if not fields:
         raise typer.Exit(1)

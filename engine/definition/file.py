@@ -64,8 +64,8 @@ def _namesake(folder: Path) -> str:
     """Return what to do about a neighbour of the user's file that Headrace's own package hides, or ""."""
     for room in ("topics", "operators", "engine", "loadtest", "headrace"):
         for place in (folder / room, folder / f"{room}.py"):
-            found = sys.modules.get(room)
-            own = Path(found.__file__ or "").resolve().parent if found is not None else None
+            loaded = sys.modules.get(room)
+            own = Path(loaded.__file__ or "").resolve().parent if loaded is not None else None
             if place.exists() and own not in {None, place.resolve()}:
                 return f"`import {room}` is Headrace's package {room} here, not {place}: rename that one"
     return ""
@@ -87,11 +87,11 @@ def _meant(error: Exception) -> str:
     """Return a suggestion for a misspelt attribute of an object; empty where there is none."""
     if not isinstance(error, AttributeError) or not error.name or isinstance(error.obj, ModuleType):
         return ""
-    known = [name for name in dir(error.obj) if not name.startswith("_")]
-    close = difflib.get_close_matches(error.name, known, 1)
+    attributes = [name for name in dir(error.obj) if not name.startswith("_")]
+    close = difflib.get_close_matches(error.name, attributes, 1)
     if close:
         return f"did you mean `{close[0]}`?"
-    return f"it has: {', '.join(known)}" if 0 < len(known) <= NAMED_MAX else ""
+    return f"it has: {', '.join(attributes)}" if 0 < len(attributes) <= NAMED_MAX else ""
 
 
 @contextlib.contextmanager

@@ -152,8 +152,8 @@ def _verdict(view: Any, reason: str) -> Any:
 def check_port(host: str, port: int, *, hint: str) -> None:
     """Raise SettingsError, with `hint`, if `host` and `port` cannot be listened on at this moment."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, socket_type, protocol, _, address = found[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, socket_type, protocol, _, address = addresses[0]
         with socket.socket(family, socket_type, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio's servers do
             probe.bind(address)

@@ -115,11 +115,11 @@ def broker_error(error: BaseException, doing: str, kafka: KafkaSettings) -> Brok
             hint=f"is Kafka at {kafka.bootstrap_servers} up and not overloaded?",
         )
     said = str(error) or type(error).__name__
-    found = BrokerError(
+    raised = BrokerError(
         f"{doing}: {said}", hint=hint or f"look at the log of Kafka at {kafka.bootstrap_servers}"
     )
-    found.__cause__ = error
-    return found
+    raised.__cause__ = error
+    return raised
 
 
 # -- waits under way ------------------------------------------------------------------------------

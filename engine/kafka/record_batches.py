@@ -181,8 +181,8 @@ def _lenient(raw: bytes, batch: Any) -> Iterator[_Record]:
         headers = []
         for _ in range(count):
             name, at = _bytes(data, at)
-            found, at = _bytes(data, at)
-            headers.append(((name or b"").decode(errors="replace"), found))
+            data_of, at = _bytes(data, at)
+            headers.append(((name or b"").decode(errors="replace"), data_of))
         if at != end:
             raise ValueError("a record is longer or shorter than it says")
         timestamp = batch.max_timestamp if batch.timestamp_type else batch.first_timestamp + later_ms

@@ -239,7 +239,7 @@ class Sink:
         record it wrote there.  Raises BrokerError if any write failed or the deadline passed.
         """
         written = await self.written_to(self.mark())
-        return {partition: found.offset for partition, found in written.items()}
+        return {partition: last.offset for partition, last in written.items()}
 
     def mark(self) -> Mark:
         """Return what has been sent by now, for `written_to`."""

@@ -73,7 +73,7 @@ def records_of(tp: TopicPartition, fetched: Sequence[Any]) -> list[Record]:
 async def checked_positions(
     kafka: KafkaSettings,
     positions: Mapping[TopicPartition, int | None],
-    found: Mapping[TopicPartition, tuple[int, int]],
+    bounds_of: Mapping[TopicPartition, tuple[int, int]],
     *,
     accept_lost: bool = False,
 ) -> dict[TopicPartition, int]:
@@ -83,11 +83,11 @@ async def checked_positions(
     Raises BrokerError before a log's start otherwise, and past its end (emptied, or another log): going
     on silently would lose or repeat records.
     """
-    asked = {tp: found[tp][0] if position is None else position for tp, position in positions.items()}
-    beyond = {tp: found[tp][1] for tp, position in asked.items() if position > found[tp][1]}
+    asked = {tp: bounds_of[tp][0] if position is None else position for tp, position in positions.items()}
+    beyond = {tp: bounds_of[tp][1] for tp, position in asked.items() if position > bounds_of[tp][1]}
     ends = await exact_ends(kafka, beyond) if beyond else {}
     for tp, position in asked.items():
-        start = found[tp][0]
+        start = bounds_of[tp][0]
         if position < start and accept_lost:
             log.warning(
                 "records were deleted before they were read: going on without them",
@@ -209,12 +209,12 @@ class Source:
         """
         wanted = {TopicPartition(*partition): offset for partition, offset in positions.items()}
         limits = await bounds(self._consumer, wanted, self._kafka)
-        found = await checked_positions(self._kafka, wanted, limits, accept_lost=accept_lost)
+        checked = await checked_positions(self._kafka, wanted, limits, accept_lost=accept_lost)
         while self._fetch is not None and not wanted.keys().isdisjoint(self._fetching):
             await asyncio.wait({self._fetch})
             await self._take()
         held = self._consumer.assignment()
-        for tp, position in found.items():
+        for tp, position in checked.items():
             if self._rebalancing or tp not in held:
                 raise BrokerError(
                     "the partition is not assigned to this worker any more",
@@ -227,7 +227,7 @@ class Source:
             self._paused.discard(tp)
             self._open[tp] = _Buffer(position, limits[tp][1])
         self._changed.set()
-        return dict(found)
+        return dict(checked)
 
     async def poll(self, timeout_ms: int, records_max: int) -> dict[LogPartition, list[Record]]:
         """Return up to `records_max` records, in log order per partition, shared out fairly.
@@ -402,13 +402,13 @@ class Source:
     def _topics_changed(self) -> BrokerError | None:
         """Return the error for a topic that was deleted or has another number of partitions now, or None."""
         for topic in self._topics:
-            found = len(self._consumer.partitions_for_topic(topic) or ())
-            known = self._counts.setdefault(topic, found)
-            if found == 0:
+            count = len(self._consumer.partitions_for_topic(topic) or ())
+            before = self._counts.setdefault(topic, count)
+            if count == 0:
                 return BrokerError("the topic was deleted while it was read", hint="restore it", topic=topic)
-            if found != known:
+            if count != before:
                 return BrokerError(
-                    f"the topic has {found} partitions now, it had {known}: keys have moved between them",
+                    f"the topic has {count} partitions now, it had {before}: keys have moved between them",
                     hint="state is kept by partition: start anew, on topics with that many partitions",
                     topic=topic,
                 )

@@ -118,8 +118,8 @@ async def partition_counts(kafka: KafkaSettings, names: Iterable[str]) -> dict[s
 
 async def _counts(client: Any, names: list[str]) -> dict[str, int | None]:
     existing = set(await client.list_topics())  # asking for a missing one by name may create it
-    known = [name for name in names if name in existing]
-    described = await client.describe_topics(known) if known else []
+    existing_names = [name for name in names if name in existing]
+    described = await client.describe_topics(existing_names) if existing_names else []
     counts: dict[str, int | None] = dict.fromkeys(names)
     for topic in described:
         if topic["error_code"] != UNKNOWN_TOPIC and topic["partitions"]:
@@ -201,10 +201,10 @@ async def _create(client: Any, kafka: KafkaSettings, missing: Sequence[TopicPlan
             raise BrokerError(f"the topic cannot be created: {reason}", hint="create it by hand", topic=name)
     wanted = {topic.name: topic.partitions for topic in missing}
     async with asyncio.timeout(APPEAR_DEADLINE_S):
-        while (found := await _counts(client, list(wanted))) != wanted:
-            if wrong := [name for name, count in found.items() if count not in {None, wanted[name]}]:
+        while (counts := await _counts(client, list(wanted))) != wanted:
+            if wrong := [name for name, count in counts.items() if count not in {None, wanted[name]}]:
                 raise BrokerError(
-                    f"another process created it with {found[wrong[0]]} partitions, not {wanted[wrong[0]]}",
+                    f"another process created it with {counts[wrong[0]]} partitions, not {wanted[wrong[0]]}",
                     hint="start all workers with one definition",
                     topic=wrong[0],
                 )
@@ -274,13 +274,13 @@ def check_limits(states: Sequence[TopicState]) -> list[str]:
     """
     wrong: list[tuple[str, int, str]] = []
     warnings: list[str] = []
-    found: dict[Role, TopicLimits] = {}
+    limits_by_role: dict[Role, TopicLimits] = {}
     for state in states:
         if state.missing:
             continue
         plan = state.plan
         warnings += state.warnings
-        found[plan.role] = limits = limits_of(state.configs)
+        limits_by_role[plan.role] = limits = limits_of(state.configs)
         needed = plan.bytes_needed and plan.bytes_needed + ENVELOPE_BYTES
         if plan.role == "dead-letters":
             needed = LETTER_BYTES_MIN
@@ -296,9 +296,9 @@ def check_limits(states: Sequence[TopicState]) -> list[str]:
             for name, _, needs in wrong
         )
         raise BrokerError(f"the largest record would be refused: {said}", hint=fixes)
-    letters = found.get("dead-letters")
+    letters = limits_by_role.get("dead-letters")
     for role in ("events", "labels"):
-        users = found.get(role)
+        users = limits_by_role.get(role)
         if letters is not None and users is not None and letters.bytes_max < users.bytes_max:
             warnings.append(
                 f"{role} takes records of {users.bytes_max} bytes, dead letters {letters.bytes_max}:"

@@ -184,8 +184,8 @@ class Intake:
         started = self._stopwatch.clock()
         now_ms, max_ahead_ms, take = self._now_ms, self._max_ahead_ms, self._records.popleft
         records = [take() for _ in range(min(len(self._records), RUN_MAX))]
-        found = self._decode_others(records) if self.skip else self._decode_events(records)
-        for record, decoded in zip(records, found, strict=True):
+        decoded_records = self._decode_others(records) if self.skip else self._decode_events(records)
+        for record, decoded in zip(records, decoded_records, strict=True):
             time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.event_time
             stamp = record.timestamp_ms
             if stamp is not None and time - (min(now_ms, stamp)) > max_ahead_ms:

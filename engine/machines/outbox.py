@@ -117,7 +117,7 @@ class Outbox:
     def _flagged(self, answers: list[Prediction]) -> list[Prediction]:
         """Return the answers with the flags of their events."""
         return [
-            replace(answer, flags=found) if (found := self.flags.get(answer.event_offset)) else answer
+            replace(answer, flags=flags) if (flags := self.flags.get(answer.event_offset)) else answer
             for answer in answers
         ]
 
@@ -144,10 +144,10 @@ class Outbox:
 
     def _outgoing(self, answer: Prediction, data: bytes, key: bytes | None, came: Headers) -> Outgoing:
         """Return an answer's record; `key` and `came` are the key and the headers of its event's."""
-        found = (*self._prediction_headers, ("ce_id", answer.prediction_id.encode()))
+        sent_headers = (*self._prediction_headers, ("ce_id", answer.prediction_id.encode()))
         if came:
-            found += headers.traced(came)
-        return Outgoing("predictions", self._partition, key, data, found, answer.event_time)
+            sent_headers += headers.traced(came)
+        return Outgoing("predictions", self._partition, key, data, sent_headers, answer.event_time)
 
     def shadow(self, answer: Prediction, key: str, scores: dict[str, Score]) -> None:
         """Send the scores of the other candidates to the topic of shadow predictions, which nobody serves."""

@@ -141,5 +141,5 @@ class Prequential:
             name = names[0]
             return [{name: score} for score in lessons.column(name, until)]
         columns = [lessons.column(name, until) for name in names]
-        found = [dict(zip(names, scores, strict=True)) for scores in zip(*columns, strict=True)]
-        return found or [{} for _ in range(lessons.row, until)]
+        rows = [dict(zip(names, scores, strict=True)) for scores in zip(*columns, strict=True)]
+        return rows or [{} for _ in range(lessons.row, until)]

@@ -113,7 +113,7 @@ class LocalRun:
     def _written(self, lessons: Sequence[Outgoing]) -> list[Record]:
         """Return records as they lie in the examples log."""
         topic = self._examples_topic
-        records = [found.written(topic, 0, next(self._offsets)) for found in lessons]
+        records = [outgoing.written(topic, 0, next(self._offsets)) for outgoing in lessons]
         if self.examples is not None:
             self.examples += records
         return records
@@ -273,12 +273,12 @@ class Backtest:
             {
                 "model": model,
                 "champion": champion,
-                "correlation": found["correlation"],
-                "blocks": found["blocks"],
-                "evidence_block": found["block_wanted"],
+                "correlation": comparison["correlation"],
+                "blocks": comparison["blocks"],
+                "evidence_block": comparison["block_wanted"],
             }
-            for model, champion, found in (*swaps, *now)
-            if found.get("block_wanted")
+            for model, champion, comparison in (*swaps, *now)
+            if comparison.get("block_wanted")
         ]
 
     def _model_scores(self) -> dict[str, dict[str, float]]:

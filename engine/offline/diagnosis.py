@@ -235,7 +235,7 @@ def _labels(facts: Facts, inputs: InputFiles) -> Iterator[Cause]:
     if facts.inside:
         return
     head, name = inputs.labels, inputs.labels_name
-    known, _, time = inputs.label_names
+    id_name, _, time = inputs.label_names
     if head.missing and sum(head.missing.values()) > head.objects / 2:
         lacking = ", ".join(f"`{field}`" for field in sorted(head.missing))
         yield Cause(
@@ -254,7 +254,7 @@ def _labels(facts: Facts, inputs: InputFiles) -> Iterator[Cause]:
         else:
             yield Cause(
                 f"labels of {name} are refused: {facts.first.get('label', '')}",
-                f"a label message has `{known}`, a label that fits task={facts.task!r}, and `{time}` in ms",
+                f"a label message has `{id_name}`, a label that fits task={facts.task!r}, and `{time}` in ms",
             )
     elif facts.labels_lost or facts.expired:
         yield from _between(facts, inputs)
@@ -287,10 +287,12 @@ def _task(facts: Facts, head: FirstLines) -> Cause | None:
 def _between(facts: Facts, inputs: InputFiles) -> Iterator[Cause]:
     """Yield why labels and events that are fine in themselves do not meet."""
     events, labels = inputs.events, inputs.labels
-    common = sum(known in events.ids for known in labels.ids)
+    common = sum(event_id in events.ids for event_id in labels.ids)
     if labels.ids and events.ids and common < len(labels.ids) * COMMON_SHARE:
-        ours = next((known for known in events.ids if known not in labels.ids), next(iter(events.ids)))
-        theirs = next(known for known in labels.ids if known not in events.ids)
+        ours = next(
+            (event_id for event_id in events.ids if event_id not in labels.ids), next(iter(events.ids))
+        )
+        theirs = next(event_id for event_id in labels.ids if event_id not in events.ids)
         few = (
             "no label has" if not common else f"only {common:,} of the first {len(labels.ids):,} labels have"
         )

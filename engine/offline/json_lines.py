@@ -149,15 +149,15 @@ def head_of(lines: Iterable[bytes], names: Names) -> FirstLines:
         head.objects += 1
         head.fields = head.fields or tuple(map(str, row))
         head.missing.update(name for name in names.required if name not in row)
-        known: Any = row.get(names.id)
+        event_id: Any = row.get(names.id)
         time: Any = row.get(names.time)
         is_number = isinstance(time, int | float) and not isinstance(time, bool)
         head.seconds += is_number and SECONDS_LOOK // 100 < time < SECONDS_LOOK
         at = _time(time)
-        if isinstance(known, str | int):
-            head.ids.setdefault(str(known))
+        if isinstance(event_id, str | int):
+            head.ids.setdefault(str(event_id))
             if at is not None:
-                head.times.setdefault(str(known), at)
+                head.times.setdefault(str(event_id), at)
         if at is not None:
             head.backwards += at < newest
             newest = max(newest, at)
@@ -202,4 +202,4 @@ def _label_form(label: object) -> str:
 def delays_ms(events: FirstLines, labels: FirstLines) -> Sequence[int]:
     """Return label time minus event time of all labels whose event is known, smallest first."""
     times = events.times
-    return sorted(at - times[known] for known, at in labels.times.items() if known in times)
+    return sorted(at - times[event_id] for event_id, at in labels.times.items() if event_id in times)

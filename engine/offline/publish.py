@@ -264,7 +264,7 @@ def _outgoing(line: bytes, key: str | None, time: str | None) -> Outgoing:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError:
         fields = {}
-    found = fields.get(key) if key and isinstance(fields, dict) else None
+    key_value = fields.get(key) if key and isinstance(fields, dict) else None
     timestamp_ms = int(clock.time() * 1_000)
     if time and isinstance(fields, dict) and time in fields:
         try:
@@ -274,7 +274,7 @@ def _outgoing(line: bytes, key: str | None, time: str | None) -> Outgoing:
                 f"field `{time}` of a line is no time: {error}", hint="leave --time out"
             ) from None
     return Outgoing(
-        "dead-letters", None, None if found is None else str(found).encode(), line, (), timestamp_ms
+        "dead-letters", None, None if key_value is None else str(key_value).encode(), line, (), timestamp_ms
     )
 
 

@@ -53,7 +53,7 @@ class Difference(NamedTuple):
     partition: int
     event_id: str
     event_offset: int
-    found: FeatureCheck
+    check: FeatureCheck
 
 
 class SkewCounts:
@@ -66,11 +66,11 @@ class SkewCounts:
         """The newest differences."""
         self._names = names
 
-    def add(self, partition: int, event_id: str, event_offset: int, found: list[FeatureCheck]) -> None:
+    def add(self, partition: int, event_id: str, event_offset: int, checks: list[FeatureCheck]) -> None:
         """Count one event's features."""
-        self.features.update((one.feature, one.outcome) for one in found)
+        self.features.update((one.feature, one.outcome) for one in checks)
         self.examples.extend(
-            Difference(partition, event_id, event_offset, one) for one in found if one.outcome in SKEWED
+            Difference(partition, event_id, event_offset, one) for one in checks if one.outcome in SKEWED
         )
 
     @property
@@ -99,7 +99,7 @@ class SkewCounts:
                     "partition": one.partition,
                     "event_id": one.event_id,
                     "event_offset": one.event_offset,
-                    **one.found._asdict(),
+                    **one.check._asdict(),
                 }
                 for one in self.examples
             ],
@@ -251,9 +251,9 @@ class PartitionSkew:
     def _look(self, decoded: Decoded, offset: int, answer: Prediction, *, same_version: bool) -> None:
         if not self.is_whole and self.skew.complete_from_ms is None:
             self.skew.complete_from_ms = decoded.event_time
-        found = self.skew.event(decoded, answer, same_version=same_version)
-        self._counts.events["checked" if found else "passed"] += 1
-        self._counts.add(self._partition, decoded.event_id, offset, found)
+        checks = self.skew.event(decoded, answer, same_version=same_version)
+        self._counts.events["checked" if checks else "passed"] += 1
+        self._counts.add(self._partition, decoded.event_id, offset, checks)
 
 
 class _Logs:
@@ -290,13 +290,13 @@ class _Logs:
         """Return the next records of a log, LOOK_RECORDS at most, up to its end."""
         start = self._at[topic]
         until = min(ends[topic], start + LOOK_RECORDS)
-        found: list[Record] = []
+        taken: list[Record] = []
         if start < until:
             async with aclosing(read_log(self._kafka, topic, self._partition, start, until)) as chunks:
                 async for records in chunks:
-                    found += records
+                    taken += records
             self._at[topic] = until
-        return found
+        return taken
 
 
 class _Check:
@@ -314,7 +314,7 @@ class _Check:
         """Read all logs up to their present ends, and compare."""
         bounds = {topic: await log_bounds(self._kafka, topic) for topic in self._topics}
         for partition in bounds[self._topics[0]]:
-            here = {topic: found[partition] for topic, found in bounds.items()}
+            here = {topic: by_partition[partition] for topic, by_partition in bounds.items()}
             if partition not in self._partitions:
                 begin = {topic: start for topic, (start, _) in here.items()}
                 is_whole = not any(begin.values())

@@ -87,17 +87,17 @@ class Enricher(Composite[_EnricherPosition]):
         late = message.late or taken.late
         self.position.frontier = max(self.position.frontier, message.order.time)
         self.counts["rekeyed", "late" if late else "in_time"] += 1
-        found = self._decode(
+        decoded = self._decode(
             Record("", message.source_partition, message.event_offset, None, None, bytes(message.event))
         )
         values: dict[str, FeatureValue] = {}
-        if isinstance(found, Decoded):
+        if isinstance(decoded, Decoded):
             watermark = self.position.frontier - self._grace_ms
             event = Event(
-                found.event_id,
-                found.event_time,
-                found.key,
-                found.value,
+                decoded.event_id,
+                decoded.event_time,
+                decoded.key,
+                decoded.value,
                 message.event_offset,
                 watermark,
                 late,
@@ -115,9 +115,9 @@ class Enricher(Composite[_EnricherPosition]):
             said = Progress(self.partition, self._merge.horizon, idle=False)
             self._outbox.send("rekeyed", partition, None, said)
 
-    def may_send(self, found: RekeyingId) -> bool:
+    def may_send(self, message: RekeyingId) -> bool:
         """Return whether a replay may still make this record, which the log has."""
-        _, stage, source, offset = found
+        _, stage, source, offset = message
         return not self.caught_up or any(
             (item.order.stage, item.source_partition, item.event_offset) == (stage, source, offset)
             for _, item in self._merge.held

@@ -169,9 +169,9 @@ class Rekeying(Composite[_RekeyingPosition]):
                 offset = read.record.offset
                 if labels or not complete(offset):
                     break
-                found, late = self._pending.take(offset)
+                computed, late = self._pending.take(offset)
                 self.position.taken = offset + 1
-                values.append(looked_up(found))
+                values.append(looked_up(computed))
                 events.append(replace(read, late=True) if late else read)
             waiting.popleft()
         return (Run(events, labels), values) if events or labels else None
@@ -182,7 +182,7 @@ class Rekeying(Composite[_RekeyingPosition]):
         if not logged.empty:
             logged.forget(self._possible)
 
-    def _possible(self, found: RekeyingId, event_id: str) -> bool:
-        if found[0] == "values":
-            return self.enricher.may_send(found)
-        return self.router.may_send(found, event_id)
+    def _possible(self, message: RekeyingId, event_id: str) -> bool:
+        if message[0] == "values":
+            return self.enricher.may_send(message)
+        return self.router.may_send(message, event_id)

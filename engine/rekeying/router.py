@@ -78,7 +78,11 @@ class RekeyingOutbox:
         self, target: Literal["rekey", "rekeyed"], partition: int, key: bytes | None, message: RekeyingMessage
     ) -> None:
         """Send one record, unless it stands in the log."""
-        if not self.logged.empty and (found := message_id(message)) is not None and self.logged.once(found):
+        if (
+            not self.logged.empty
+            and (identity := message_id(message)) is not None
+            and self.logged.once(identity)
+        ):
             return
         message.claim = self.writer.claim
         message.sequence = self.writer.next((target, partition))
@@ -312,9 +316,9 @@ class Router(Composite[_RouterPosition]):
         for partition in range(self._partitions):
             self._outbox.send("rekey", partition, None, Progress(self.partition, time, idle))
 
-    def may_send(self, found: RekeyingId, event_id: str) -> bool:
+    def may_send(self, message: RekeyingId, event_id: str) -> bool:
         """Return whether a replay may still make this record, which the log has."""
-        name, _, _, offset = found
+        name, _, _, offset = message
         if offset >= self.position.events:
             return True
         if name == "label" and self._join.waits(event_id):

@@ -204,14 +204,14 @@ class CheckpointStore:
             return None
         claim, meta, tally = head
         entries: dict[str, bytes] = {}
-        found = 0
+        total = 0
         for name, value, checksum in database.execute("SELECT name, value, sum FROM entry"):
             if checksum != checksum_of(name, value):
                 raise self._corrupt(f"entry {name!r} does not match its checksum")
             entries[name] = value
-            found += checksum
+            total += checksum
         (apart,) = database.execute("SELECT count(*) FROM apart").fetchone()
-        if Tally(len(entries), found % SUM_MODULUS, apart) != tally:
+        if Tally(len(entries), total % SUM_MODULUS, apart) != tally:
             raise self._corrupt(
                 f"{len(entries)} and {apart} entries were found, {tally.rows} and {tally.apart} were written"
             )

@@ -179,12 +179,12 @@ class Apart:
         for name in wanted:
             places.append((at, len(name)))
             at += len(name)
-        found: dict[str, bytes] = {}
+        values: dict[str, bytes] = {}
         for text, value, checksum in self._query(_GET, (encode_json(places).decode(), b"".join(wanted))):
             if checksum != checksum_of(text, value):
                 raise self._damaged(f"entry {text!r} does not match its checksum")
-            found[text[cut:]] = value
-        return found
+            values[text[cut:]] = value
+        return values
 
     def scan(self, after: str, before: str, count: int) -> list[str]:
         """Return the first `count` names between `after` and `before`, both excluded, in order."""

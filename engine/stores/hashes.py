@@ -247,10 +247,10 @@ async def load_static(rows: Iterable[StaticRow], settings: Settings) -> tuple[in
     Fields that no row names stay.  All rows are read before anything is written.  Raises SettingsError where
     the store does not take them.
     """
-    known = AsOf(rows)
+    history = AsOf(rows)
     store = static_store(settings)
     try:
-        return known.rows, await store.put(known.newest())
+        return history.rows, await store.put(history.newest())
     except (OSError, RedisError, sqlite3.Error) as error:
         raise _refused(store, error) from error
     finally:

@@ -101,8 +101,8 @@ class Lookups:
         if not self._reading.done():
             self._slow = True
             return self._unavailable(addresses)
-        found = self._reading.result()
-        return self._unavailable(addresses) if found is None else found
+        read = self._reading.result()
+        return self._unavailable(addresses) if read is None else read
 
     async def _read(self, addresses: Sequence[Address]) -> dict[Address, StoredValue] | None:
         """Return values from the store and cache them; None after an error."""
@@ -118,18 +118,18 @@ class Lookups:
             self._asked_again_at = self._clock() + PAUSE_MS / 1000
             return None
         self._slow = self._clock() - asked_at > self._deadline_s
-        found: dict[Address, StoredValue] = {}
+        read: dict[Address, StoredValue] = {}
         until = self._clock() + self._ttl_s
         for (key, names), texts in zip(wanted.items(), answers, strict=True):
             for name, text in zip(names, texts, strict=True):
                 value = None if text is None else parsed(text)
                 self.outcomes["missing" if value is None else "found"] += 1
-                found[key, name] = value
+                read[key, name] = value
                 self._cache.pop((key, name), None)
                 self._cache[key, name] = (until, value)
         while len(self._cache) > CACHED_MAX:
             del self._cache[next(iter(self._cache))]
-        return found
+        return read
 
     def _unavailable(self, addresses: Sequence[Address]) -> dict[Address, StoredValue]:
         """Return what the cache still has, however old: better than a default."""
@@ -173,8 +173,8 @@ class StaticFeatures:
             self._wanted.addresses(read.decoded.value) if isinstance(read.decoded, Decoded) else {}
             for read in run.events
         ]
-        found = await self._lookups.fetch([address for row in rows for address in row.values()])
-        return [{name: found[address] for name, address in row.items()} for row in rows]
+        values = await self._lookups.fetch([address for row in rows for address in row.values()])
+        return [{name: values[address] for name, address in row.items()} for row in rows]
 
     async def close(self) -> None:
         """Close the store's connection."""

@@ -102,8 +102,8 @@ class ServedFeatures:
             return
         waiting = self._waiting
         for answer, key, _ in scored:
-            known = waiting.get(key)
-            if known is None or known.event_time <= answer.event_time:
+            waiting_answer = waiting.get(key)
+            if waiting_answer is None or waiting_answer.event_time <= answer.event_time:
                 waiting[key] = answer
         self._bound()
         self._start()
@@ -169,8 +169,8 @@ class ServedFeatures:
     def _put_back(self, batch: dict[str, Prediction]) -> None:
         """Queue a failed batch again; rows that came meanwhile replace older ones of the same key."""
         for key, answer in self._waiting.items():
-            known = batch.get(key)
-            if known is None or known.event_time <= answer.event_time:
+            failed = batch.get(key)
+            if failed is None or failed.event_time <= answer.event_time:
                 batch[key] = answer
         self._waiting = batch
         self._bound()

@@ -39,10 +39,10 @@ def build_learner(
     those of `probe_models`, for who builds more than one learner; without them it is asked.  Raises
     DefinitionError for a model that cannot do its work.
     """
-    found = probe_models(pipeline) if reports is None else reports
+    reports_of = probe_models(pipeline) if reports is None else reports
     # Others than those that serve were tried: looking into an object's `__dict__`, as the probe's digests do,
     # makes its attributes slower for good (CPython 3.11: a tenth of a small model's time).
-    models = {name: guarded(model, found[name]) for name, model in pipeline.fresh_models().items()}
+    models = {name: guarded(model, reports_of[name]) for name, model in pipeline.fresh_models().items()}
     stored = (
         *models.values(),
         *(pipeline.metrics or default_metrics(pipeline.task)),

@@ -215,11 +215,11 @@ class Follower:
         """
         if learned.sent_to is None:
             return
-        found = written[self._topic, PARTITION].offset
-        if found >= learned.sent_to:
+        offset = written[self._topic, PARTITION].offset
+        if offset >= learned.sent_to:
             self._restored = False
             raise ClaimError(
-                f"the last example lies at offset {found}, not before {learned.sent_to}: another process"
+                f"the last example lies at offset {offset}, not before {learned.sent_to}: another process"
                 " writes the log",
                 hint="nothing to do: the learner goes back to its checkpoint and follows the log",
                 topic=self._topic,

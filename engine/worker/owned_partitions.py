@@ -88,12 +88,12 @@ class OwnedPartitions:
 
     async def _check_read(self, numbers: Iterable[int]) -> None:
         """Check that the topics are those that the checkpoints of these partitions have read."""
-        known: dict[LogPartition, Fingerprint] = {}
+        read: dict[LogPartition, Fingerprint] = {}
         for number in numbers:
             _, meta = await self._store(number).look()
             if meta is not None:
-                known |= {(topic, number): kept for topic, kept in decode_meta(meta).read.items()}
-        await check_same_logs(self._settings.kafka, known)
+                read |= {(topic, number): kept for topic, kept in decode_meta(meta).read.items()}
+        await check_same_logs(self._settings.kafka, read)
 
     def _store(self, number: int) -> CheckpointStore:
         """Return the checkpoints of a partition."""
@@ -235,24 +235,24 @@ def carry_over(
     `stored` are the entries of the join that a restore leaves on disk: they are among those returned where
     their keys change.
     """
-    found = features.carried_over(under("features", entries))
+    carried = features.carried_over(under("features", entries))
     join, after = under("join", entries), features.plan.label_keys
-    if found.label_keys != after:
+    if carried.label_keys != after:
         # All at once, this once: every answer gets other keys.
         join |= dict(entries_apart(stored, FIRST_NAME, END_NAME))
         for name, data in join.items():
             if name.startswith(FIRST_NAME):
-                join[name] = with_keys(data, found.label_keys, after)
+                join[name] = with_keys(data, carried.label_keys, after)
     log.warning(
         "features changed",
         partition=partition,
         changes=[str(change) for change in changes],
-        filling=list(found.filling),
-        keys=found.keys,
-        keys_dropped=found.keys_dropped,
+        filling=list(carried.filling),
+        keys=carried.keys,
+        keys_dropped=carried.keys_dropped,
     )
     rest = {name: data for name, data in entries.items() if not name.startswith(("features/", "join/"))}
-    return rest | named({"features": found.entries, "join": join})
+    return rest | named({"features": carried.entries, "join": join})
 
 
 def difference(old: StateEntries, new: StateEntries) -> StateDelta:

@@ -55,7 +55,7 @@ def places(given: Iterable[str], pipeline: Pipeline) -> frozenset[Place]:
     """
     catalog = pipeline.catalog
     topics = [catalog[role] for role in ("events", "labels") if role in catalog]
-    found: set[Place] = set()
+    named: set[Place] = set()
     for text in given:
         topic, _, place = text.partition(":")
         partition, _, offset = place.partition(":")
@@ -69,13 +69,13 @@ def places(given: Iterable[str], pipeline: Pipeline) -> frozenset[Place]:
                 f"{text!r}: {topic} has the partitions 0 to {pipeline.events.partitions - 1}",
                 hint="take the place from the worker's message or from a dead letter's headers",
             )
-        found.add((topic, int(partition), int(offset)))
-    if len(found) > PLACES_MAX:
+        named.add((topic, int(partition), int(offset)))
+    if len(named) > PLACES_MAX:
         raise SettingsError(
-            f"{len(found)} records to skip are more than {PLACES_MAX}",
+            f"{len(named)} records to skip are more than {PLACES_MAX}",
             hint="more than single records are bad: what do they have in common?",
         )
-    return frozenset(found)
+    return frozenset(named)
 
 
 class Inputs:

@@ -86,8 +86,8 @@ def _delay(delay_ms: float | None) -> str:
 
 
 def _columns(candidates: Sequence[ModelFigures]) -> list[str]:
-    known = list(dict.fromkeys(name for candidate in candidates for name in candidate.scores))
-    return [name for name in SCORES_SHOWN if name in known] or known[: len(SCORES_SHOWN)]
+    scored = list(dict.fromkeys(name for candidate in candidates for name in candidate.scores))
+    return [name for name in SCORES_SHOWN if name in scored] or scored[: len(SCORES_SHOWN)]
 
 
 def evidence_text(candidate: ModelFigures) -> str:

@@ -92,9 +92,9 @@ class Reader:
     [False, False, False]
     """
 
-    def __init__(self, *known: tuple[int, int, int]) -> None:
-        """Begin knowing `(source, claim, next sequence)` of each source in `known`."""
-        self._sources = {source: (claim, sequence) for source, claim, sequence in known}
+    def __init__(self, *sources: tuple[int, int, int]) -> None:
+        """Begin knowing `(source, claim, next sequence)` of each of `sources`."""
+        self._sources = {source: (claim, sequence) for source, claim, sequence in sources}
         self._changes = Changes[int]()
 
     def highest(self, source: int) -> int:
@@ -241,23 +241,25 @@ class LoggedMessages:
 
     def add(self, message: RekeyingMessage) -> None:
         """Take a record that counts.  Raises ClaimError beyond the limit."""
-        found = message_id(message)
-        if found is None:
+        identity = message_id(message)
+        if identity is None:
             return
         if len(self.ids) >= self._logged_max:
             raise ClaimError(
                 f"more than {self._logged_max} records were re-keyed since the checkpoint",
                 hint="restore a newer checkpoint, or raise HEADRACE_REPLAY_MAX (200 bytes of memory each)",
             )
-        self.ids[found] = message.event_id if isinstance(message, RekeyedLabel) else ""
+        self.ids[identity] = message.event_id if isinstance(message, RekeyedLabel) else ""
 
-    def once(self, found: RekeyingId) -> bool:
+    def once(self, identity: RekeyingId) -> bool:
         """Return, once, whether this record is logged."""
-        return self.ids.pop(found, None) is not None
+        return self.ids.pop(identity, None) is not None
 
     def forget(self, possible: Callable[[RekeyingId, str], bool]) -> None:
         """Forget records that a replay cannot make again; `possible` gets a record and a label's event id."""
-        self.ids = {found: event_id for found, event_id in self.ids.items() if possible(found, event_id)}
+        self.ids = {
+            identity: event_id for identity, event_id in self.ids.items() if possible(identity, event_id)
+        }
 
 
 class Suppression:
@@ -326,12 +328,12 @@ class Suppression:
 
     def answered(self, event_id: str, event_offset: int) -> Prediction | None:
         """Return the logged answer to the event record at `event_offset`, once: use it, do not send it."""
-        found = self._answers.get(event_offset)
-        if found is None or found.event_id != event_id:
+        answer = self._answers.get(event_offset)
+        if answer is None or answer.event_id != event_id:
             return None
         del self._answers[event_offset]
         self._tidy()
-        return found
+        return answer
 
     def exampled(self, event_id: str, event_offset: int) -> bool:
         """Return, once, whether the example of the event record at `event_offset` is logged."""

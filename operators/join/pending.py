@@ -155,8 +155,8 @@ def with_keys(data: bytes, before: Sequence[str], after: Sequence[str]) -> bytes
     entry = decode_entry(data)
     if not isinstance(entry, Waiting):
         return data
-    known = dict(zip(before, entry.keys, strict=True)) | {"": ""}
-    entry.keys = tuple(known.get(made_of) for made_of in after)
+    keys_of = dict(zip(before, entry.keys, strict=True)) | {"": ""}
+    entry.keys = tuple(keys_of.get(made_of) for made_of in after)
     return encode_entry(entry)
 
 
@@ -330,9 +330,9 @@ class Pending(Generic[Open]):
         if not self.away or self._stored is None:
             return
         missing = [event_id for event_id in event_ids if event_id not in self._entries]
-        found = self._stored.get(["i/" + event_id for event_id in missing]) if missing else {}
+        stored = self._stored.get(["i/" + event_id for event_id in missing]) if missing else {}
         expiries = {}
-        for name, data in found.items():
+        for name, data in stored.items():
             expiry = _expiry_at(name[2:], data)
             if expiry not in self._changes.removed and expiry not in self._going:
                 expiries[_name_of(expiry)] = expiry
@@ -380,14 +380,14 @@ class Pending(Generic[Open]):
     def _read(self, names: Sequence[str]) -> list[tuple[str, bytes]]:
         """Return stored entries by name, in the order asked for."""
         assert self._stored is not None
-        found = self._stored.get(names)
-        lost = [name for name in names if name not in found]
+        stored = self._stored.get(names)
+        lost = [name for name in names if name not in stored]
         if lost:
             raise CheckpointError(
                 f"the answer to event {_expiry_in_name(lost[0])[2]} is not where it was stored",
                 hint="another process has changed the checkpoint file, or it is damaged: start again",
             )
-        return [(name, found[name]) for name in names]
+        return [(name, stored[name]) for name in names]
 
     def _count_away(self, by: int) -> None:
         self.away += by

@@ -198,11 +198,11 @@ class _Versions:
         """Return the version of one feature."""
         rules, others = self._changing(name)
         expressions = [self._expressions[name], *(self._expressions[other] for other in others)]
-        found = [part for expression in expressions for part in nodes(expression)]
-        windows = [part for part in found if isinstance(part, Aggregate)]
+        parts_read = [part for expression in expressions for part in nodes(expression)]
+        windows = [part for part in parts_read if isinstance(part, Aggregate)]
         read = {
             field
-            for part in [*found, *(part for rule in rules for part in rule.parts())]
+            for part in [*parts_read, *(part for rule in rules for part in rule.parts())]
             for field in _named_by(part)
         }
         lines = (

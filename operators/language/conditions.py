@@ -133,10 +133,10 @@ class Not(Condition):
 
 def any_of(conditions: Sequence[Condition]) -> Condition:
     """Return the condition that one or more of `conditions`, at least one, are met."""
-    found = conditions[0]
+    joined = conditions[0]
     for condition in conditions[1:]:
-        found |= condition
-    return found
+        joined |= condition
+    return joined
 
 
 def leaves_of(condition: Condition) -> Iterator[Comparison | IsMissing]:

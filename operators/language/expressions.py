@@ -302,14 +302,14 @@ class Bucket(Expression):
     boundaries: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        found = self.boundaries
-        rising = all(map(_is_number, found)) and all(a < b for a, b in pairwise(found))
-        if not rising or not 1 <= len(found) <= BOUNDARIES_MAX:
+        given = self.boundaries
+        rising = all(map(_is_number, given)) and all(a < b for a, b in pairwise(given))
+        if not rising or not 1 <= len(given) <= BOUNDARIES_MAX:
             raise DefinitionError(
-                f"{inner_text(self.of)}.bucket: {len(found)} boundaries, not all finite and increasing",
+                f"{inner_text(self.of)}.bucket: {len(given)} boundaries, not all finite and increasing",
                 hint=f"give 1 to {BOUNDARIES_MAX:,} increasing numbers, as in bucket([0, 10, 100])",
             )
-        object.__setattr__(self, "boundaries", tuple(map(_plain, found)))
+        object.__setattr__(self, "boundaries", tuple(map(_plain, given)))
 
     def __repr__(self) -> str:
         return f"{inner_text(self.of)}.bucket([{', '.join(map(repr, self.boundaries))}])"

@@ -167,8 +167,8 @@ def apply(function: Callable[..., object], *inputs: Expression, returns: Returne
 
 
 def _checked(place: str, inputs: tuple[object, ...], least: int = 2) -> tuple[Expression, ...]:
-    found = tuple(one for one in inputs if isinstance(one, Expression))
-    if len(found) < len(inputs):
+    expressions = tuple(one for one in inputs if isinstance(one, Expression))
+    if len(expressions) < len(inputs):
         wrong = next(one for one in inputs if not isinstance(one, Expression))
         fix = f"field({quote(wrong)})" if isinstance(wrong, str) else 'expressions such as field("amount")'
         raise DefinitionError(
@@ -179,7 +179,7 @@ def _checked(place: str, inputs: tuple[object, ...], least: int = 2) -> tuple[Ex
         raise DefinitionError(
             f"{place} of {len(inputs)} expressions", hint=f"give {least} to {INPUTS_MAX} of them"
         )
-    return found
+    return expressions
 
 
 def _listed(inputs: tuple[Expression, ...]) -> str:

@@ -203,10 +203,10 @@ class FieldTypes:
                 raise DefinitionError(f"{place}: {expression!r} is unknown", hint="use by, field and lookup")
 
     def _category(self, expression: Expression, place: str) -> None:
-        found = self.check(expression, place, inside=True)
-        if found in (datetime, object):
+        of_type = self.check(expression, place, inside=True)
+        if of_type in (datetime, object):
             raise DefinitionError(
-                f"{place}: {expression!r} is {type_text(found)}, not a category",
+                f"{place}: {expression!r} is {type_text(of_type)}, not a category",
                 hint="use text, a number or a bool",
             )
 
@@ -221,22 +221,24 @@ class FieldTypes:
         return types.pop() if len(types) == 1 else float
 
     def _number(self, expression: Expression, place: str) -> type:
-        found = self.check(expression, place, inside=True)
-        if found not in _COUNTABLE:
+        of_type = self.check(expression, place, inside=True)
+        if of_type not in _COUNTABLE:
             raise DefinitionError(
-                f"{place}: {expression!r} is {type_text(found)}, not a number",
+                f"{place}: {expression!r} is {type_text(of_type)}, not a number",
                 hint="calculate with numbers only",
             )
-        return found
+        return of_type
 
     def _check_field(self, name: str, place: str, inside: bool) -> type:
-        found = self._type_of(name, place)
-        if found in (datetime, object) and not inside:
+        of_type = self._type_of(name, place)
+        if of_type in (datetime, object) and not inside:
             fix = (
-                "use .hour() or .weekday()" if found is datetime else "use a field of bool, int, float or str"
+                "use .hour() or .weekday()"
+                if of_type is datetime
+                else "use a field of bool, int, float or str"
             )
             self._refuse(name, place, "is no feature value", fix)
-        return found
+        return of_type
 
     def _check_aggregate(self, aggregate: Aggregate, place: str) -> type:
         place = f"{place}: {aggregate!r}"
@@ -376,7 +378,7 @@ class FieldTypes:
 
     def _type_of(self, name: str, place: str) -> type:
         """Return the type of the field `name`; raise DefinitionError if there is none."""
-        if (found := self._types.get(name)) is None:
+        if (of_type := self._types.get(name)) is None:
             near = get_close_matches(name, self._types, n=3, cutoff=0.5)
             hint = (
                 f"did you mean {' or '.join(map(repr, near))}?"
@@ -384,7 +386,7 @@ class FieldTypes:
                 else f"it has {', '.join(self._types)}"
             )
             raise DefinitionError(f"{place}: {self._type_name} has no field {name!r}", hint=hint)
-        return found
+        return of_type
 
     def _refuse(self, name: str, place: str, wrong: str, fix: str) -> None:
         raise DefinitionError(f"{place}: {self._type_name}.{name} ({self._declared[name]}) {wrong}", hint=fix)

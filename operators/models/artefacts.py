@@ -242,7 +242,7 @@ def _anchors(model: object) -> list[object]:
     HoeffdingTreeRegressor with a time among its features) is a list hundreds of nodes deep.
     What has been pickled before is only referred to, so inner parts first bounds the recursion.
     """
-    found: list[object] = []
+    anchors: list[object] = []
     seen: dict[int, object] = {}
     stack: list[tuple[object, int]] = [(model, 0)]
     while stack and len(seen) < NODES_MAX:
@@ -251,10 +251,10 @@ def _anchors(model: object) -> list[object]:
             continue
         seen[id(part)] = part
         if levels >= ANCHOR_LEVELS and not isinstance(part, dict | list | tuple | set | frozenset):
-            found.append(part)
+            anchors.append(part)
             levels = 0
         stack.extend((child, levels + 1) for child in children(part))
-    return found[::-1]
+    return anchors[::-1]
 
 
 def unseeded(class_: type) -> Any:
@@ -278,20 +278,20 @@ def bound_method(owner: Any, name: str) -> MethodType:
     """Return the method `name` of a River object or class: `getattr` for that and nothing else."""
     class_ = owner if isinstance(owner, type) else type(owner)
     for base in class_.__mro__:
-        found = vars(base).get(name)
-        function = found.__func__ if isinstance(found, classmethod) else found
+        attribute = vars(base).get(name)
+        function = attribute.__func__ if isinstance(attribute, classmethod) else attribute
         if isinstance(function, FunctionType) and function.__module__.startswith("river."):
             return MethodType(function, owner)
-        if found is not None:
+        if attribute is not None:
             break
     raise ModelError(f"{class_.__name__}.{name} is no method of River", hint="load the version before it")
 
 
 def static_function(class_: type, name: str) -> FunctionType:
     """Return the static method `name` of a River class; pickle would name it with a dot."""
-    found = vars(class_).get(name)
-    if isinstance(found, staticmethod) and isinstance(found.__func__, FunctionType):
-        function = found.__func__
+    attribute = vars(class_).get(name)
+    if isinstance(attribute, staticmethod) and isinstance(attribute.__func__, FunctionType):
+        function = attribute.__func__
         if function.__module__.startswith("river."):
             return function
     raise ModelError(

@@ -145,8 +145,8 @@ def _walk(root: object) -> bytes:
                 if (level := level_of.get(identity)) is not None:
                     token = b"^" + (len(stack) - level).to_bytes(4, "little")
                     frame.low = min(frame.low, level)
-                elif (known := done.get(identity)) is not None:
-                    token = known[1]
+                elif (finished := done.get(identity)) is not None:
+                    token = finished[1]
                 else:
                     break
             tokens.append(token)

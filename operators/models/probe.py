@@ -282,7 +282,7 @@ def _members(part: Any) -> list[Any]:
 
 def _parts(model: Any) -> list[Any]:
     """Return `model` and every River object inside it."""
-    found: list[Any] = []
+    models: list[Any] = []
     seen: set[int] = set()
     stack = [model]
     while stack and len(seen) < PARTS_MAX:
@@ -291,13 +291,13 @@ def _parts(model: Any) -> list[Any]:
             continue
         seen.add(id(part))
         if isinstance(part, base.Base):
-            found.append(part)
+            models.append(part)
             stack.extend(getattr(part, "__dict__", {}).values())
         elif isinstance(part, dict):
             stack.extend(part.values())
         elif isinstance(part, list | tuple):
             stack.extend(part)
-    return found
+    return models
 
 
 # -- the smoke test ----------------------------------------------------------------------------------

@@ -329,7 +329,7 @@ class Scoring:
             except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
                 failures[row] = (*failures.get(row, ()), self._fail(self._roster.candidates[name], error))
             self._stopwatch.models["score", name] += self._stopwatch.clock() - started
-        return [Shadowed(found, failures.get(row, ())) for row, found in enumerate(scores)]
+        return [Shadowed(by_name, failures.get(row, ())) for row, by_name in enumerate(scores)]
 
     def _fail(self, candidate: Candidate, error: Exception) -> Failure:
         """Record a failure and skip the candidate until the line-up changes."""

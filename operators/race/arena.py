@@ -187,10 +187,10 @@ class Arena:
                 decisions.append(self._crown(successors[0], at, "quarantine"))
         return decisions
 
-    def alarms(self, at: Moment, found: Sequence[Detection], recent_loss: RecentLoss) -> list[Decision]:
+    def alarms(self, at: Moment, detections: Sequence[Detection], recent_loss: RecentLoss) -> list[Decision]:
         """Write a decision for each alarm of the detectors; a risen loss may start a fresh challenger."""
         decisions: list[Decision] = []
-        for alarm in found:
+        for alarm in detections:
             decisions.append(
                 self._write(
                     at,
@@ -215,10 +215,10 @@ class Arena:
         A command that cannot be done is refused, and so is another one under an id that was used.
         """
         asked = crc32(f"{command.command} {command.model_name}".encode())
-        known = self._commands.get(command.command_id)
-        if known == asked:
+        asked_before = self._commands.get(command.command_id)
+        if asked_before == asked:
             return []
-        if known is None:
+        if asked_before is None:
             refusal = self._refusal(command)
             self._commands[command.command_id] = asked
             if len(self._commands) > COMMANDS_MAX:
@@ -364,9 +364,9 @@ class Arena:
         offset, number = self._numbered
         number = number + 1 if offset == at.offset else 0
         self._numbered = (at.offset, number)
-        found = dict(evidence or {})
+        recorded = dict(evidence or {})
         if command is not None:
-            found |= {"command_id": command.command_id, "command_time": command.time}
+            recorded |= {"command_id": command.command_id, "command_time": command.time}
         return Decision(
             f"{self._log}:{at.offset}:{number}",
             decision_type,
@@ -379,7 +379,7 @@ class Arena:
             at.offset,
             from_model=replaced.name if replaced is not None else None,
             from_version=replaced.version if replaced is not None else None,
-            evidence=found,
+            evidence=recorded,
         )
 
     def _move(self, name: str, step: Step) -> None:
@@ -440,7 +440,7 @@ class Arena:
                 definition=racer.definition,
             )
         self.states = {racer.name: racer.state for racer in state.racers}
-        roster.quarantined = {name for name, found in self.states.items() if found == "quarantined"}
+        roster.quarantined = {name for name, state in self.states.items() if state == "quarantined"}
         roster.champion, roster.previous = state.champion, state.previous
         roster.revision += 1
         self._version_next = state.version_next

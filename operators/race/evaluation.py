@@ -224,14 +224,14 @@ class Curve(msgspec.Struct):
             end = self._same_bucket(times_ms, start, number)
             cells = self._bucket(number)
             for name, column in losses.items():
-                known: Sequence[Any] = column[start:end]
-                if None in known:
-                    known = [loss for loss in known if loss is not None]
-                if known:
+                opinions: Sequence[Any] = column[start:end]
+                if None in opinions:
+                    opinions = [loss for loss in opinions if loss is not None]
+                if opinions:
                     total, count = cells.get(name, _NO_CELL)
-                    for loss in known:  # one by one: `sum` rounds in another way from Python 3.12 on
+                    for loss in opinions:  # one by one: `sum` rounds in another way from Python 3.12 on
                         total += loss
-                    cells[name] = (total, count + len(known))
+                    cells[name] = (total, count + len(opinions))
             start = end
 
     def _same_bucket(self, times_ms: Sequence[int], start: int, number: int) -> int:
@@ -326,8 +326,8 @@ class _Card:
 
     __slots__ = ("cold", "examples", "metrics", "of_labels", "of_scores")
 
-    def __init__(self, found: Sequence[metrics.base.Metric], examples: int = 0, cold: int = 0) -> None:
-        self.metrics = list(found)
+    def __init__(self, of_river: Sequence[metrics.base.Metric], examples: int = 0, cold: int = 0) -> None:
+        self.metrics = list(of_river)
         self.examples = examples
         self.cold = cold
         self.of_labels = [m.update for m in self.metrics if getattr(m, "requires_labels", False)]
@@ -507,8 +507,8 @@ class Evaluation(WholeState):
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
         cards = self._load(entries["metrics"])
-        known = {id(parts[0]): _Card(*parts) for parts in cards.values()}  # two of them may be one
-        self._cards = {name: known[id(parts[0])] for name, parts in cards.items()}
+        cards_by_id = {id(parts[0]): _Card(*parts) for parts in cards.values()}  # two of them may be one
+        self._cards = {name: cards_by_id[id(parts[0])] for name, parts in cards.items()}
         recent = msgspec.msgpack.decode(entries["recent"], type=list[_Recent])
         self._recent = deque(recent, maxlen=RECENT_MAX)
         curves = msgspec.msgpack.decode(entries["curves"], type=tuple[Curve, Curve])
@@ -516,5 +516,5 @@ class Evaluation(WholeState):
         self._dirty = False
 
 
-def _values(found: Sequence[metrics.base.Metric]) -> dict[str, float]:
-    return {type(metric).__name__: float(metric.get()) for metric in found}
+def _values(of_river: Sequence[metrics.base.Metric]) -> dict[str, float]:
+    return {type(metric).__name__: float(metric.get()) for metric in of_river}

@@ -182,11 +182,13 @@ class Neighbours(msgspec.Struct):
     @property
     def blocks_wanted(self) -> int:
         """Return how many blocks should be joined; 1 where they are long enough, or too few to tell."""
-        found = self.correlation
-        if self.count < 2 or found <= max(CORRELATION_MAX, CORRELATION_DEVIATIONS / math.sqrt(self.count)):
+        correlation = self.correlation
+        if self.count < 2 or correlation <= max(
+            CORRELATION_MAX, CORRELATION_DEVIATIONS / math.sqrt(self.count)
+        ):
             return 1
-        found = min(found, CORRELATION_SEEN_MAX)
-        return math.ceil(2.0 * (1.0 + found) / (1.0 - found))
+        correlation = min(correlation, CORRELATION_SEEN_MAX)
+        return math.ceil(2.0 * (1.0 + correlation) / (1.0 - correlation))
 
 
 class _Duel(msgspec.Struct):

@@ -181,16 +181,16 @@ class Lessons:
         self.follow()
         roster, healthy = self._roster, self.healthy()
         chain = [name for name in (roster.champion, *roster.previous) if roster.healthy(name)]
-        found = next((name for name in chain if name in healthy), None)
-        failed = chain if found is None else chain[: chain.index(found)]
+        answering = next((name for name in chain if name in healthy), None)
+        failed = chain if answering is None else chain[: chain.index(answering)]
         failed += [c.name for c in self._racing if c.name not in {*healthy, *failed}]
         failures = tuple(
             Failure(name, roster.candidates[name].version, self._failed[name][1]) for name in failed
         )
-        if found is None:
+        if answering is None:
             return Serving(None, "prior", failures)
-        served_by: ServedBy = "champion" if found == roster.champion else "previous"
-        return Serving(roster.candidates[found], served_by, failures)
+        served_by: ServedBy = "champion" if answering == roster.champion else "previous"
+        return Serving(roster.candidates[answering], served_by, failures)
 
 
 class _State(msgspec.Struct):

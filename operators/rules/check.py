@@ -96,10 +96,10 @@ def _check_features(rule: Rule, feature_types: Mapping[str, type]) -> None:
             )
     if isinstance(rule.of, Condition):
         for leaf in leaves_of(rule.of):
-            found = {_comparable(operand, feature_types, rule.place) for operand in _operands(leaf)}
-            if len(found) > 1:
+            compared = {_comparable(operand, feature_types, rule.place) for operand in _operands(leaf)}
+            if len(compared) > 1:
                 raise DefinitionError(
-                    f"{rule.place}: {leaf!r} compares {' with '.join(sorted(found))}",
+                    f"{rule.place}: {leaf!r} compares {' with '.join(sorted(compared))}",
                     hint="compare numbers with numbers and text with text",
                 )
 
@@ -112,12 +112,12 @@ def _comparable(of: Expression, feature_types: Mapping[str, type], place: str) -
         case Feature(name):
             return "text" if feature_types[name] is str else "number"
         case Negative(part):
-            found = {_comparable(part, feature_types, place)}
+            compared = {_comparable(part, feature_types, place)}
         case Arithmetic(_, left, right):
-            found = {_comparable(part, feature_types, place) for part in (left, right)}
+            compared = {_comparable(part, feature_types, place) for part in (left, right)}
         case _:
             raise DefinitionError(f"{place}: {of!r} is no feature", hint='use feature("...") and numbers')
-    if "text" in found:
+    if "text" in compared:
         raise DefinitionError(f"{place}: {of!r} calculates with text", hint="calculate with numbers only")
     return "number"
 
@@ -183,5 +183,5 @@ def _fits(value: object, hint: Any) -> bool:
 
 def _operands(leaf: Comparison | IsMissing) -> list[Expression]:
     """Return the expressions that a comparison compares."""
-    found = (leaf.left, leaf.right) if isinstance(leaf, Comparison) else (leaf.of,)
-    return [operand for operand in found if isinstance(operand, Expression)]
+    operands = (leaf.left, leaf.right) if isinstance(leaf, Comparison) else (leaf.of,)
+    return [operand for operand in operands if isinstance(operand, Expression)]
