@@ -35,7 +35,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import engine.worker.loop
 from engine.definition.pipeline import Pipeline
 from engine.kafka.embedded import free_port
-from engine.kafka.sink import Sink
+from engine.kafka.sink import open_sink
 from engine.kafka.topic_admin import ensure_topics
 from engine.metrics import Metrics
 from engine.offline.backtest import backtest
@@ -312,9 +312,7 @@ async def publish(
     pace: Callable[[int], Awaitable[None]] | None = None,
 ) -> None:
     """Publish in order, in small slices; `pace(published)` is awaited after each."""
-    sink = Sink(kafka)
-    await sink.start()
-    try:
+    async with open_sink(kafka) as sink:
         for start in range(0, len(messages), SLICE_RECORDS):
             part = messages[start : start + SLICE_RECORDS]
             for (topic, partition), run in itertools.groupby(
@@ -325,5 +323,3 @@ async def publish(
             await sink.flush()
             if pace is not None:
                 await pace(start + len(part))
-    finally:
-        await sink.stop()

@@ -29,8 +29,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -50,7 +50,7 @@ from topics.errors import BrokerError
 from topics.headers import fitted, record_bytes
 from topics.messages import Outgoing, OutgoingRole
 
-__all__ = ["Dispatch", "LetterSink", "Mark", "Sink", "Written", "partition_of"]
+__all__ = ["Dispatch", "LetterSink", "Mark", "Sink", "Written", "open_sink", "partition_of"]
 
 BATCH_BYTES_MAX = 524_288
 """Half of what brokers take in one batch by default (`message.max.bytes` 1 MiB)."""
@@ -279,6 +279,17 @@ class Sink:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+@asynccontextmanager
+async def open_sink(kafka: KafkaSettings) -> AsyncGenerator[Sink]:
+    """Start a sink for the block and stop it at its end.  Raises BrokerError."""
+    sink = Sink(kafka)
+    await sink.start()
+    try:
+        yield sink
+    finally:
+        await sink.stop()
 
 
 class LetterSink:

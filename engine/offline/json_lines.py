@@ -32,6 +32,7 @@ __all__ = [
     "Names",
     "delays_ms",
     "head_of",
+    "json_object",
     "lines_of",
     "read_lines",
     "read_static",
@@ -143,7 +144,7 @@ def head_of(lines: Iterable[bytes], names: Names) -> FirstLines:
     for line in lines:
         head.lines += 1
         head.first = head.first or line[:SHOWN_MAX].decode(errors="replace")
-        row = _object(line)
+        row = json_object(line)
         if row is None:
             continue
         head.objects += 1
@@ -169,7 +170,8 @@ def head_of(lines: Iterable[bytes], names: Names) -> FirstLines:
     return head
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
+def json_object(line: bytes) -> dict[str, Any] | None:
+    """Return the fields of a line, or None where it is no JSON object."""
     try:
         row = orjson.loads(line)
     except ValueError:

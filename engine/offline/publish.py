@@ -27,9 +27,9 @@ import msgspec
 import orjson
 
 from engine.definition.pipeline import Pipeline
-from engine.kafka.sink import Sink
+from engine.kafka.sink import Sink, open_sink
 from engine.kafka.topic_admin import TopicState, ensure_topics, topic_states
-from engine.offline.json_lines import lines_of
+from engine.offline.json_lines import json_object, lines_of
 from engine.settings import KafkaSettings
 from topics.catalog import FOREVER_MS, Catalog
 from topics.codec import time_ms
@@ -121,13 +121,9 @@ async def send_files(
     await ensure_topics(kafka, plan)  # both are the user's: it looks, and makes none
     files = PipelineFiles(pipeline)
     lines = files.keyed(merged(files.events(events), files.labels(labels)))
-    sink = Sink(kafka)
-    await sink.start()
-    try:
+    async with open_sink(kafka) as sink:
         for step in steps(lines):
             await send_step(sink, catalog, step)
-    finally:
-        await sink.stop()
     states = await topic_states(kafka, plan)
     notes = *files.notes(), *deleted_soon(states, files.oldest_ms, clock.time_ns() // 1_000_000)
     return Published(files.counts["events"], files.counts["labels"], notes)
@@ -243,30 +239,21 @@ async def send_file(
     `key` and `time` name fields of the line; the record's timestamp is the latter, or now.  Lines are sent
     as they are, valid or not.  Raises SettingsError for a file that cannot be read, BrokerError otherwise.
     """
-    sink = Sink(kafka)
-    await sink.start()
-    sent = 0
-    try:
-        lines = _lines(file)
+    sent, lines = 0, _lines(file)
+    async with open_sink(kafka) as sink:
         while batch := list(itertools.islice(lines, SEND_BATCH)):
-            records = [_outgoing(line, key, time) for line in batch]
-            await sink.send(topic, None, records)
-            sent += len(records)
+            await sink.send(topic, None, [_outgoing(line, key, time) for line in batch])
+            sent += len(batch)
         await sink.flush()
-    finally:
-        await sink.stop()
     return sent
 
 
 def _outgoing(line: bytes, key: str | None, time: str | None) -> Outgoing:
     """Return the record of a line; one that is no JSON object has no key and becomes a dead letter later."""
-    try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        fields = {}
-    key_value = fields.get(key) if key and isinstance(fields, dict) else None
+    fields = json_object(line) or {}
+    key_value = fields.get(key) if key else None
     timestamp_ms = int(clock.time() * 1_000)
-    if time and isinstance(fields, dict) and time in fields:
+    if time and time in fields:
         try:
             timestamp_ms = time_ms(fields[time])
         except ValueError as error:

@@ -24,10 +24,9 @@ the same, because something else holds it up, the feed waits for it (`ahead_max`
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -36,7 +35,7 @@ from rich.console import Console
 from rich.live import Live
 
 from engine.kafka.client import assigned_consumer
-from engine.kafka.sink import Sink
+from engine.kafka.sink import Sink, open_sink
 from engine.offline.publish import FileLine, send_step
 from engine.settings import KafkaSettings
 from loadtest.bench.ledger import Ledger
@@ -44,9 +43,10 @@ from loadtest.demo.figures import CATALOG, Figures, Sample, ServedAnswer
 from loadtest.demo.view import Frame, decision_line, live_view, plain_line, summary_lines
 from loadtest.worker import WorkerPage, WorkerProcess
 from operators.claims.rule import Reader
+from topics.codec import decode_claim
 from topics.errors import BrokerError
 from topics.headers import record_type_of
-from topics.messages import Claim, Decision
+from topics.messages import Decision
 
 __all__ = ["FeedPace", "Flood", "Race", "TwoThirds"]
 
@@ -169,7 +169,7 @@ class Race:
         self._figures = Figures(Ledger(CATALOG.pipeline), sample.truth, sample.times)
         held = [TopicPartition(topic, 0) for topic in READ]
         quick = kafka.model_copy(update={"fetch_max_wait_ms": FETCH_WAIT_MS})
-        async with assigned_consumer(quick, held) as consumer, _sink(kafka) as sink:
+        async with assigned_consumer(quick, held) as consumer, open_sink(kafka) as sink:
             await consumer.seek_to_beginning(*held)
             work = asyncio.create_task(self._publish_all(sink))
             others = [
@@ -227,7 +227,6 @@ class Race:
         predictions, dead_letters = CATALOG["predictions"], CATALOG["dead-letters"]
         decode_answer = msgspec.json.Decoder(ServedAnswer).decode
         decode_decision = msgspec.json.Decoder(Decision).decode
-        decode_claim = msgspec.json.Decoder(Claim).decode
         reader = Reader()
         while True:
             for partition, records in (await consumer.getmany(timeout_ms=1_000)).items():
@@ -345,13 +344,3 @@ def next_slice(lines: Iterator[FileLine], count: int) -> tuple[list[FileLine], l
         if len(events) == count:
             break
     return labels, events
-
-
-@contextlib.asynccontextmanager
-async def _sink(kafka: KafkaSettings) -> AsyncIterator[Sink]:
-    sink = Sink(kafka)
-    await sink.start()
-    try:
-        yield sink
-    finally:
-        await sink.stop()

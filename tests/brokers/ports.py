@@ -12,7 +12,6 @@ import pytest
 
 from engine.kafka.client import LogPartition
 from engine.kafka.log_reader import log_bounds, read_log
-from engine.kafka.sink import Sink
 from engine.kafka.source import Source
 from engine.kafka.topic_admin import ensure_topics
 from engine.settings import KafkaSettings
@@ -74,16 +73,6 @@ class Owner:
             while not holds():
                 self.changed.clear()
                 await self.changed.wait()
-
-
-@asynccontextmanager
-async def sink_to(kafka: KafkaSettings) -> AsyncGenerator[Sink]:
-    sink = Sink(kafka)
-    await sink.start()
-    try:
-        yield sink
-    finally:
-        await sink.stop()
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
-from brokers.ports import fresh, made, sink_to
+from brokers.ports import fresh, made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
@@ -26,6 +26,7 @@ from engine import Labels, Pipeline, Topic
 from engine.cli.export import MESSAGES, asyncapi, field_docs, json_schema
 from engine.cli.main import app
 from engine.definition.file import load_pipeline
+from engine.kafka.sink import open_sink
 from engine.offline.backtest import LocalRun
 from engine.settings import KafkaSettings
 from operators import by, field
@@ -401,7 +402,7 @@ def prediction(event_id: str, sequence: int) -> Outgoing:
 async def publish_answers(kafka: KafkaSettings, topic: str) -> None:
     claim = Outgoing("predictions", 0, None, encode(Claim(0, -1)), headers.CLAIM, 1_700_000_000_000)
     await made(kafka, topic)
-    async with sink_to(kafka) as sink:
+    async with open_sink(kafka) as sink:
         await sink.send(topic, 0, [claim, prediction("a", 0), prediction("a", 1), claim, prediction("b", 2)])
         await sink.flush()
 

@@ -16,7 +16,7 @@ from running import CHECKOUT, Message, Worker, fresh_name, make_topics, publish,
 
 from engine.definition.file import load_pipeline
 from engine.kafka.embedded import free_port
-from engine.kafka.sink import Sink
+from engine.kafka.sink import open_sink
 from engine.offline.skew import SkewMetrics, check_once, follow
 from engine.settings import KafkaSettings
 from loadtest.worker import environment
@@ -195,12 +195,10 @@ def test_a_doctored_answer_is_found_and_named(served: Path, tansu: KafkaSettings
             "sequence": last["sequence"] + 1,
             "features": {"amount": value["amount"], "count": 77, "risk": 0.25, "invented": 1},
         }
-        sink = Sink(tansu)
-        await sink.start()
         out = Outgoing("predictions", 0, extra.key, json.dumps(doctored).encode(), (), extra.time)
-        await sink.send(catalog["predictions"], 0, [out])
-        await sink.flush()
-        await sink.stop()
+        async with open_sink(tansu) as sink:
+            await sink.send(catalog["predictions"], 0, [out])
+            await sink.flush()
 
     asyncio.run(doctor())
     done = command(served, tansu, "--one-in", "1")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from brokers.ports import WAIT_S, Owner, fresh, made, numbered, run, sink_to, source_of
+from brokers.ports import WAIT_S, Owner, fresh, made, numbered, run, source_of
 
 from engine.kafka.embedded import EmbeddedBroker, free_port
 from engine.kafka.log_reader import log_bounds
-from engine.kafka.sink import Sink
+from engine.kafka.sink import Sink, open_sink
 from engine.kafka.source import Source
 from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
@@ -46,7 +46,7 @@ def test_a_broker_that_stops_answering_ends_every_wait() -> None:
         topic = fresh("frozen")
         await made(kafka, topic)
         assert frozen.pid is not None
-        async with sink_to(kafka) as sink, source_of(kafka, topic) as (source, _):
+        async with open_sink(kafka) as sink, source_of(kafka, topic) as (source, _):
             await source.seek({(topic, 0): None})
             os.kill(frozen.pid, signal.SIGSTOP)
             async with asyncio.timeout(WAIT_S):

@@ -6,9 +6,10 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from brokers.ports import WAIT_S, fresh, made, numbered, run, sink_to, values
+from brokers.ports import WAIT_S, fresh, made, numbered, run, values
 
 from engine.kafka.log_reader import log_bounds, read_log
+from engine.kafka.sink import open_sink
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 
@@ -17,7 +18,7 @@ def test_a_log_is_read_from_and_up_to_a_position(broker: KafkaSettings) -> None:
     async def play() -> None:
         topic = fresh("log")
         await made(broker, topic, partitions=2)
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             await sink.send(topic, 1, numbered(3_000))
             await sink.flush()
         assert await log_bounds(broker, topic) == {0: (0, 0), 1: (0, 3_000)}
@@ -34,7 +35,7 @@ def test_a_log_can_be_followed(broker: KafkaSettings) -> None:
     async def play() -> None:
         topic = fresh("follow")
         await made(broker, topic)
-        async with sink_to(broker) as sink, aclosing(read_log(broker, topic, 0, 0)) as following:
+        async with open_sink(broker) as sink, aclosing(read_log(broker, topic, 0, 0)) as following:
             for turn in range(3):
                 await sink.send(topic, 0, numbered(1, turn))
                 await sink.flush()

@@ -9,11 +9,11 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
-from brokers.ports import fresh, made, numbered, record, run, sink_to, values, whole
+from brokers.ports import fresh, made, numbered, record, run, values, whole
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.kafka.sink import Sink, partition_of
+from engine.kafka.sink import Sink, open_sink, partition_of
 from engine.kafka.topic_admin import TopicLimits
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
@@ -36,7 +36,7 @@ def test_a_record_comes_back_as_it_was_sent(broker: KafkaSettings) -> None:
             record(b"", b"", (("empty", b""),)),
             record(b"\x00\xff", bytes(range(256)), (("ümlaut", "é".encode()),), 0),
         ]
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             await sink.send(topic, 0, sent)
             assert await sink.flush() == {(topic, 0): 4}
         found = await whole(broker, topic)
@@ -52,7 +52,7 @@ def test_order_holds_over_many_batches_and_flush_knows_the_last_offset(broker: K
     async def play() -> None:
         topic = fresh("order")
         await made(broker, topic, partitions=2)
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             padding = b"x" * 2_000
             for start in range(0, 2_000, 500):
                 runs = [record(value=b"%d" % n, headers=(("p", padding),)) for n in range(start, start + 500)]
@@ -70,7 +70,7 @@ def test_a_mark_knows_nothing_of_what_is_sent_after_it(broker: KafkaSettings) ->
     async def play() -> None:
         topic = fresh("mark")
         await made(broker, topic, partitions=2)
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             nothing = sink.mark()
             await sink.send(topic, 0, numbered(3))
             await sink.send(topic, 1, numbered(1))
@@ -88,7 +88,7 @@ def test_runs_sent_at_the_same_time_stay_whole(broker: KafkaSettings) -> None:
     async def play() -> None:
         topic = fresh("whole-runs")
         await made(broker, topic)
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             await asyncio.gather(*(sink.send(topic, 0, numbered(50, 50 * n)) for n in range(10)))
             await sink.flush()
         assert values(await whole(broker, topic)) == list(range(500))
@@ -101,7 +101,7 @@ def test_keys_go_where_aiokafkas_own_partitioner_sends_them(broker: KafkaSetting
         ours, theirs = fresh("ours"), fresh("theirs")
         await made(broker, ours, theirs, partitions=5)
         keys = [b"%d" % n for n in range(60)] + [b"", "Zürich".encode()]
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             await sink.send(ours, None, [record(key, key) for key in keys])
             await sink.flush()
         async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap_servers) as producer:
@@ -119,7 +119,7 @@ def test_records_without_key_are_spread(broker: KafkaSettings) -> None:
     async def play() -> None:
         topic = fresh("keyless")
         await made(broker, topic, partitions=3)
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             await sink.send(topic, None, [record(None, b"%d" % n) for n in range(9)])
             assert await sink.flush() == {(topic, n): 2 for n in range(3)}
 
@@ -136,7 +136,7 @@ def test_an_unknown_partition_fails_the_sink_for_good(broker: KafkaSettings) -> 
     async def play() -> None:
         topic = fresh("unknown-partition")
         await made(broker, topic)
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             with pytest.raises(BrokerError, match=topic):
                 await sink.send(topic, 7, numbered(1))
             with pytest.raises(BrokerError):
@@ -153,7 +153,7 @@ def test_a_record_the_broker_refuses_is_an_error_at_the_flush(kafka: KafkaSettin
     async def play() -> None:
         topic = fresh("too-large")
         await made(kafka, topic)
-        async with sink_to(kafka) as sink:
+        async with open_sink(kafka) as sink:
             await sink.send(topic, 0, [record(value=b"x" * 2_000_000)])
             with pytest.raises(BrokerError, match=r"max\.message\.bytes"):
                 await sink.flush()
@@ -168,7 +168,7 @@ def test_a_time_the_broker_refuses_is_an_error_with_the_setting(kafka: KafkaSett
     async def play() -> None:
         topic = fresh("ahead")
         await made(kafka, topic)
-        async with sink_to(kafka) as sink:
+        async with open_sink(kafka) as sink:
             await sink.send(topic, 0, [record(timestamp_ms=now_ms() + 2 * HOUR_MS)])
             with pytest.raises(BrokerError, match=r"raise message\.timestamp\.after\.max\.ms"):
                 await sink.flush()
@@ -181,7 +181,7 @@ def test_where_limits_are_known_times_are_clamped_and_batches_kept_small(broker:
         topic = fresh("limited")
         await made(broker, topic)
         before_ms = now_ms()
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             sink.limits = {topic: TopicLimits(bytes_max=5_000, behind_ms=HOUR_MS)}
             stamps = (0, -5_000, before_ms - 60_000, before_ms + 2 * HOUR_MS, 1 << 61)
             sent = [record(value=b"%d" % n, timestamp_ms=stamp) for n, stamp in enumerate(stamps)]
@@ -205,7 +205,7 @@ def test_batches_are_no_larger_than_a_topic_that_takes_little(kafka: KafkaSettin
         await admin.start()
         await admin.create_topics([NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": "5000"})])
         await admin.close()
-        async with sink_to(kafka) as sink:
+        async with open_sink(kafka) as sink:
             sink.limits = {topic: TopicLimits(bytes_max=5_000)}
             await sink.send(
                 topic, 0, [record(value=b"%d" % n, headers=(("p", b"x" * 1_500),)) for n in range(50)]
@@ -220,7 +220,7 @@ def test_a_send_that_was_broken_off_fails_the_sink(broker: KafkaSettings) -> Non
     async def play() -> None:
         topic = fresh("broken-off")
         await made(broker, topic)
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             await sink.send(topic, 0, numbered(1))
             sending = asyncio.ensure_future(sink.send(topic, 0, [record(value=b"x" * 600_000)] * 9))
             await asyncio.sleep(0)

@@ -16,7 +16,6 @@ from brokers.ports import (
     poll_until_refused,
     polled,
     run,
-    sink_to,
     source_of,
     until_read,
     values,
@@ -24,6 +23,7 @@ from brokers.ports import (
 )
 
 from engine.kafka.client import LogPartition
+from engine.kafka.sink import open_sink
 from engine.kafka.source import Source
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
@@ -34,7 +34,7 @@ def test_a_partition_is_silent_until_it_is_sought(broker: KafkaSettings) -> None
     async def play() -> None:
         topic = fresh("silent")
         await made(broker, topic)
-        async with sink_to(broker) as sink, source_of(broker, topic) as (source, owner):
+        async with open_sink(broker) as sink, source_of(broker, topic) as (source, owner):
             await sink.send(topic, 0, numbered(10))
             await sink.flush()
             assert owner.held == source.assignment == {(topic, 0)}
@@ -50,7 +50,7 @@ def test_seeking_positions_commits_and_resuming(broker: KafkaSettings) -> None:
         topic, group = fresh("resume"), fresh("group")
         at = (topic, 0)
         await made(broker, topic)
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             await sink.send(topic, 0, numbered(100))
             await sink.flush()
         async with source_of(broker, topic, group=group) as (source, _):
@@ -80,7 +80,7 @@ def test_a_position_past_the_end_is_refused(broker: KafkaSettings, position: int
     async def play() -> None:
         topic = fresh("past-the-end")
         await made(broker, topic)
-        async with sink_to(broker) as sink, source_of(broker, topic) as (source, _):
+        async with open_sink(broker) as sink, source_of(broker, topic) as (source, _):
             await sink.send(topic, 0, numbered(10))
             await sink.flush()
             with pytest.raises(BrokerError, match="the log ends at 10"):
@@ -97,7 +97,7 @@ def test_a_position_before_the_start_is_refused_with_the_number_lost(kafka: Kafk
     async def play() -> None:
         topic = fresh("deleted")
         await made(kafka, topic)
-        async with sink_to(kafka) as sink, source_of(kafka, topic) as (source, _):
+        async with open_sink(kafka) as sink, source_of(kafka, topic) as (source, _):
             await sink.send(topic, 0, numbered(10))
             await sink.flush()
             admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers)
@@ -117,7 +117,7 @@ def test_polls_share_out_fairly_and_keep_their_bound(kafka: KafkaSettings) -> No
     async def play() -> None:
         topic = fresh("fair")
         await made(kafka, topic, partitions=4)
-        async with sink_to(kafka) as sink, source_of(kafka, topic) as (source, owner):
+        async with open_sink(kafka) as sink, source_of(kafka, topic) as (source, owner):
             for partition in range(4):
                 await sink.send(topic, partition, numbered(1_000))
             await sink.flush()
@@ -141,7 +141,7 @@ def test_a_paused_partition_is_silent_and_loses_nothing(broker: KafkaSettings) -
         topic = fresh("paused")
         await made(broker, topic, partitions=2)
         one, two = (topic, 0), (topic, 1)
-        async with sink_to(broker) as sink, source_of(broker, topic) as (source, _):
+        async with open_sink(broker) as sink, source_of(broker, topic) as (source, _):
             for partition in (0, 1):
                 await sink.send(topic, partition, numbered(100))
             await sink.flush()
@@ -167,7 +167,7 @@ def test_a_poll_with_nothing_to_read_ends_in_time(broker: KafkaSettings) -> None
             for _ in range(3):
                 async with asyncio.timeout(WAIT_S):
                     assert await source.poll(20, 100) == {}
-            async with sink_to(broker) as sink:
+            async with open_sink(broker) as sink:
                 await sink.send(topic, 0, numbered(1))
                 await sink.flush()
             assert values((await polled(source, 1))[topic, 0]) == [0]
@@ -181,7 +181,7 @@ def test_two_members_share_both_topics_partition_by_partition(broker: KafkaSetti
     async def play() -> None:
         events, labels, group = fresh("events"), fresh("labels"), fresh("group")
         await made(broker, events, labels, partitions=4)
-        async with sink_to(broker) as sink, source_of(broker, events, labels, group=group) as (first, one):
+        async with open_sink(broker) as sink, source_of(broker, events, labels, group=group) as (first, one):
             assert len(one.held) == 8
             for partition in range(4):
                 await sink.send(events, partition, numbered(20))
@@ -364,7 +364,7 @@ def test_nothing_reads_with_a_groups_committed_offset(broker: KafkaSettings) -> 
     async def play() -> None:
         topic, group = fresh("committed"), fresh("group")
         await made(broker, topic)
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             await sink.send(topic, 0, numbered(10))
             await sink.flush()
         async with AIOKafkaConsumer(bootstrap_servers=broker.bootstrap_servers, group_id=group) as other:

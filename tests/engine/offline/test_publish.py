@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from brokers.ports import fresh, made, polled, record, run, sink_to, source_of, until_read
+from brokers.ports import fresh, made, polled, record, run, source_of, until_read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from engine import Labels, Pipeline, Topic
 from engine.cli.main import app
+from engine.kafka.sink import open_sink
 from engine.kafka.topic_admin import TopicState
 from engine.offline.publish import SLICE_RECORDS, FileLine, Published, deleted_soon, merged, send_files, steps
 from engine.settings import KafkaSettings
@@ -248,7 +249,7 @@ def test_an_old_event_waits_for_labels_that_were_there_before_it(broker: KafkaSe
         events, labels = (pipeline.events.name, 0), (pipeline.labels.topic or "", 0)
         await made(broker, events[0], labels[0])
         inputs, now_ms = Inputs(pipeline, idle_after_ms=5_000), START
-        async with sink_to(broker) as sink, source_of(broker, events[0], labels[0]) as (source, _):
+        async with open_sink(broker) as sink, source_of(broker, events[0], labels[0]) as (source, _):
             await source.seek({events: None, labels: None})
             await until_read(source, labels)
             for topic, _number in (labels, events):
@@ -279,7 +280,7 @@ def test_a_backlog_is_looked_beside_once(tansu: KafkaSettings, monkeypatch: pyte
         import engine.kafka.source
 
         bounds = engine.kafka.source.bounds
-        async with sink_to(tansu) as sink, source_of(tansu, one[0], other[0]) as (source, _):
+        async with open_sink(tansu) as sink, source_of(tansu, one[0], other[0]) as (source, _):
             await sink.send(one[0], 0, [record() for _ in range(50)])
             await sink.flush()
             await source.seek({one: None, other: None})

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from brokers.ports import fresh, made, numbered, record, sink_to, whole
+from brokers.ports import fresh, made, numbered, record, whole
 from structlog.testing import capture_logs
 
+from engine.kafka.sink import open_sink
 from engine.settings import KafkaSettings
 from engine.worker.claim import check_same_logs, fingerprint
 from topics.errors import CheckpointError
@@ -35,7 +36,7 @@ def test_the_same_log_is_known_again_and_another_is_refused(broker: KafkaSetting
     async def play() -> None:
         topic, longer, shorter, empty = (fresh(name) for name in ("one", "longer", "shorter", "empty"))
         await made(broker, topic, longer, shorter, empty)
-        async with sink_to(broker) as sink:
+        async with open_sink(broker) as sink:
             await sink.send(topic, 0, numbered(5))
             await sink.send(longer, 0, numbered(9, 1))
             await sink.send(shorter, 0, numbered(3))
@@ -64,7 +65,7 @@ def test_a_record_that_was_deleted_is_told_and_no_error(kafka: KafkaSettings) ->
     async def play() -> None:
         topic = fresh("deleted")
         await made(kafka, topic)
-        async with sink_to(kafka) as sink:
+        async with open_sink(kafka) as sink:
             await sink.send(topic, 0, [*numbered(5), record()])
             await sink.flush()
         read = fingerprint((await whole(kafka, topic))[2])
