@@ -167,7 +167,7 @@ class ModelFigures(NamedTuple):
 
     name: str
     version: int
-    kind: str
+    class_name: str
     alias: str
     labels: int
     scores: Mapping[str, float]
@@ -237,7 +237,7 @@ def read_page(text: str) -> WorkerPage:
         ModelFigures(
             name=name,
             version=int(labels.get("version", "0")),
-            kind=labels.get("kind", ""),
+            class_name=labels.get("kind", ""),
             alias=labels.get("alias", ""),
             labels=updates.get(name, 0),
             scores=scores[name],

@@ -36,7 +36,7 @@ TAKEOVERS_MAX = 5
 """Times another owner may come first before this one gives up and lets the process end."""
 
 JOIN, ROUTERS_JOIN = "join/", "rekeying/router/join/"
-APART = tuple(join + kind for join in (JOIN, ROUTERS_JOIN) for kind in SPILLED)
+APART = tuple(join + prefix for join in (JOIN, ROUTERS_JOIN) for prefix in SPILLED)
 """Names of entries that a restore leaves on disk: answers that wait for labels."""
 
 log = structlog.get_logger("headrace")

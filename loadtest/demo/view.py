@@ -111,7 +111,7 @@ def model_table(page: WorkerPage) -> Table:
             candidate.alias,
             candidate.name,
             str(candidate.version),
-            Text(candidate.kind, no_wrap=True, overflow="ellipsis"),
+            Text(candidate.class_name, no_wrap=True, overflow="ellipsis"),
             *(f"{candidate.scores[name]:.4f}" if name in candidate.scores else "-" for name in metrics),
             f"{candidate.labels:,}",
             evidence_text(candidate),

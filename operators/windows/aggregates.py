@@ -65,16 +65,16 @@ Bounds = Callable[[Times, int, int, int], tuple[int, int]]
 
 
 class Target(NamedTuple):
-    """Where an aggregate goes."""
+    """One aggregate and the name under which its value is written."""
 
     name: str | int
     aggregate: Aggregate
     has_default: bool = False
-    """A missing value leaves what is there; otherwise it takes the name out."""
+    """Whether a missing value leaves the default in the output; otherwise the name is removed."""
 
 
 class Rule(NamedTuple):
-    """How one aggregate of one column is read."""
+    """The ways to read one aggregate of one column."""
 
     of_values: Callable[[Sequence[Any], Any], Any]
     """(values that are present, at least one, oldest first; argument) -> value."""
@@ -114,7 +114,7 @@ AGGREGATES: Final[dict[str, Rule]] = {
 
 
 def derived_of(aggregates: Sequence[Aggregate], column: str | None) -> Derived:
-    """Return what is kept beside the values of `column` for these aggregates."""
+    """Return the lists that are kept beside the values of `column` for these aggregates."""
     rules = [
         AGGREGATES[a.function].derived for a in aggregates if a.function in AGGREGATES and a.column == column
     ]
@@ -183,7 +183,7 @@ def windows_writer(
 
 
 def _bounds(aggregate: Aggregate) -> Bounds | None:
-    """Return how a window is found that does not slide to the event, None for one that does."""
+    """Return the function that gives the range of a window that does not slide; None for one that does."""
     width, shift = aggregate.window_ms, aggregate.shift_ms
     match aggregate.span:
         case Tumbling():
@@ -226,7 +226,7 @@ class _Row(NamedTuple):
 
 @dataclass(slots=True)
 class _Pass:
-    """What is read of one column in one pass: no more than one of maximum and minimum."""
+    """The aggregates that are read of one column in one pass: at most one of maximum and minimum."""
 
     offset: int | None
     """None where windows are only counted."""
@@ -240,7 +240,7 @@ class _Pass:
         )
 
     def add(self, number: int, width_ms: int, field: str, name: Any, missing: tuple[Any, ...]) -> None:
-        """Read one more aggregate."""
+        """Add one more aggregate to the pass."""
         free = (
             at for at, row in enumerate(self.rows) if row.number == number and getattr(row, field) is None
         )
@@ -296,7 +296,7 @@ def _slide_writer(one: _Pass, stride: int) -> Write:
 
 
 def _counting(rows: Sequence[_Row]) -> Write:
-    """Return how windows are moved on and counted."""
+    """Return the function that moves windows on and writes their counts."""
 
     def write(times: Times, _: Columns, starts: Starts, stop: int, _base: int, time: int, out: Out) -> None:
         for number, width, count_name, *_ in rows:
@@ -311,7 +311,7 @@ def _counting(rows: Sequence[_Row]) -> Write:
 
 
 def _over_cells(rows: Sequence[_Row], offset: int, stride: int, is_max: bool | None) -> Write:
-    """Return how the usual aggregates of one column are written from cells; equal windows are read once."""
+    """Return the function that writes the usual aggregates of cells; equal windows are read once."""
     is_summed = any(row.sum is not None or row.mean is not None for row in rows)
     choose: Callable[[Sequence[Any]], Any] = max if is_max else min
 
@@ -352,7 +352,7 @@ def _over_cells(rows: Sequence[_Row], offset: int, stride: int, is_max: bool | N
 
 
 def _over_column(rows: Sequence[_Row], offset: int, is_max: bool | None) -> Write:
-    """Return how the usual aggregates of one column are written from its prefix sums and a stack."""
+    """Return the function that writes the usual aggregates of a column from its prefix sums and a stack."""
     is_summed = any(row.sum is not None or row.mean is not None for row in rows)
 
     def write(  # noqa: PLR0912  one pass over all that is asked of a column
@@ -423,7 +423,7 @@ def _readers(
 
 
 def _put(out: Out, target: Target, value: Any) -> None:
-    """Write a value, or take its name out where it is missing and has no default."""
+    """Write a value, or remove its name where it is missing and has no default."""
     if value is not None:
         out[target.name] = value
     elif not target.has_default:

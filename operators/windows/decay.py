@@ -65,11 +65,11 @@ class DecayFold:
         return DecaySums(-1, [0.0] * len(self._measures), [0.0] * len(self._measures))
 
     def copy(self, decayed: DecaySums) -> DecaySums:
-        """Return sums of their own."""
+        """Return a copy of the sums."""
         return DecaySums(decayed.time, decayed.weights[:], decayed.sums[:])
 
     def add(self, decayed: DecaySums, time: int, row: Row) -> None:
-        """Move the landmark to `time` and add one entry; one from before it comes with less weight."""
+        """Move the landmark to `time` and add one entry; one from before the landmark gets less weight."""
         age = max(0, decayed.time - time)
         gap = max(0, time - decayed.time)
         weights, sums = decayed.weights, decayed.sums
@@ -86,7 +86,7 @@ class DecayFold:
         decayed.time = max(decayed.time, time)
 
     def seen_late(self, decayed: DecaySums, _time: int) -> DecaySums:
-        """Return all that is folded: a late event sees it as of the landmark."""
+        """Return the sums as they are: a late event sees them as of the landmark."""
         return decayed
 
     def write(self, decayed: DecaySums, time: int, out: dict[Any, Any], *, before: bool) -> None:
@@ -116,7 +116,7 @@ class DecayFold:
 
 
 def measures_of(targets: Sequence[Target], columns: Sequence[str | None]) -> tuple[Measure, ...]:
-    """Return what is summed for `targets`."""
+    """Return the measures that are summed for `targets`."""
     return tuple(dict.fromkeys(_measure(target, columns) for target in targets))
 
 

@@ -66,7 +66,7 @@ Counts = Counter[tuple[str, str]]
 FUNCTION_FAILURES: Final = "function_failures"
 
 NOTHING: Final[dict[Any, Any]] = {}
-"""In place of aggregates and looked-up values where none are looked at."""
+"""In place of aggregates and looked-up values where none are read."""
 
 
 HASH_BYTES: Final = 8
@@ -87,7 +87,7 @@ def complete(
     later: Sequence[tuple[str, Evaluate]],
     inner: Sequence[int],
 ) -> None:
-    """Calculate the features that follow from the windows in `out`, and take out what only they needed.
+    """Write the features that follow from the windows in `out`, and remove values that only they needed.
 
     `inner` are the numbers under which such windows stand.
     """
@@ -148,7 +148,7 @@ def _negation(decide: Decide) -> Decide:
 
 
 def _joined(left: Decide, right: Decide, *, decisive: bool) -> Decide:
-    """Return both (either) of two: what is decided by one of them needs no other."""
+    """Return both (either) of two conditions as a function: where one decides, the other is not needed."""
 
     def joined(value: Any, out: Out = NOTHING, looked_up: Mapping[str, object] = NOTHING) -> bool | None:
         a = left(value, out, looked_up)
@@ -326,7 +326,7 @@ def _stored(value: object, fallback: FeatureValue | None) -> FeatureValue | None
 
 
 def mapped(transform: Transform) -> Callable[[Any], FeatureValue | None]:
-    """Return what a transform makes of a value that is not missing, as a function.
+    """Return a transform as a function of a value that is not missing.
 
     >>> from operators import field
     >>> mapped(field("n").bucket([0]))(0), mapped(field("n").clip(None, 3))(7), mapped(field("n").abs())(-1)

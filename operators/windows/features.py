@@ -56,10 +56,10 @@ def label_entry(label: LabelValue) -> float | str:
 
 
 class GroupMeta(msgspec.Struct, frozen=True, array_like=True):
-    """What is remembered of one group besides its entries."""
+    """The counts and the reach of one group, stored besides its entries."""
 
     evicted_events: int = 0
-    """Entries that made room."""
+    """Entries that were removed to make room."""
     evicted_keys: int = 0
     """Idle keys that were forgotten."""
     reach_ms: int = 0
@@ -67,7 +67,7 @@ class GroupMeta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CarriedOver(NamedTuple):
-    """What of the state of another definition goes on."""
+    """The part of another definition's state that is carried over."""
 
     entries: dict[str, bytes]
     """For `Features.restore`."""
@@ -81,7 +81,7 @@ class CarriedOver(NamedTuple):
 
 
 class Meta(msgspec.Struct, frozen=True, array_like=True):
-    """What is remembered besides the logs."""
+    """The part of the state that is no key's."""
 
     watermark: int
     groups: dict[str, GroupMeta]
@@ -99,7 +99,7 @@ Step = Callable[[str, Event, Row, dict[Any, Any]], None]
 
 
 class _GroupReader(NamedTuple):
-    """A store, and what of an event or a label goes there."""
+    """A store, and the functions that read key and row of an event for it."""
 
     store: Store
     key_of: Callable[[Any], str]
@@ -286,7 +286,7 @@ class Features:
         return msgspec.msgpack.encode(Meta(self._watermark, groups, self.plan.label_keys))
 
     def carried_over(self, entries: StateEntries) -> CarriedOver:
-        """Return what goes on of `entries`, the state of a definition with other features.
+        """Return the part of `entries`, the state of a definition with other features, that is carried over.
 
         A group goes on if its name is the same: nothing that its bytes depend on has changed.  Any other
         begins empty.  Raises CheckpointError for what is no such state.
@@ -325,7 +325,7 @@ def _always(_: Any) -> bool:
 
 
 def _store(group: Group, targets: Sequence[Target], event_max: int) -> Store:
-    """Return what keeps the entries of a group; its state does not depend on the order of the definition."""
+    """Return the store of a group's entries; its state does not depend on the order of the definition."""
     columns = columns_of(group)
     targets = sorted(targets, key=lambda target: repr(target.aggregate))
     match group.store:
@@ -360,7 +360,7 @@ def columns_of(group: Group) -> tuple[str | None, ...]:
 
 
 def key_reader(keys: Sequence[str], *, are_text: bool = False) -> Callable[[Any], str]:
-    """Return how an event's key is read.
+    """Return the function that reads an event's key.
 
     One field is its own text.  Several are joined with the length of each but the last, so that
     different values never make the same key.
@@ -383,7 +383,7 @@ def key_reader(keys: Sequence[str], *, are_text: bool = False) -> Callable[[Any]
 
 
 def _row_of(group: Group) -> Callable[[Any], tuple[Any, ...]]:
-    """Return how an event's values (a label's value) for a group's columns are read."""
+    """Return the function that reads a group's columns from an event (or the value of a label)."""
     columns = columns_of(group)
     if not columns:
         return lambda _: ()
@@ -400,7 +400,7 @@ def _row_of(group: Group) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def _calculated_row(group: Group, counts: Counts | None) -> Callable[[Any], tuple[Any, ...]]:
-    """Return how a row is made where columns are calculated from an event's fields."""
+    """Return the function that makes a row where columns are calculated from an event's fields."""
     calculated = group.calculated
     of = [LabelTerm() if name is None else calculated.get(name, Field(name)) for name in columns_of(group)]
     found = [calculation(one, {}, counts) for one in of]

@@ -67,7 +67,7 @@ def _entropy(counts: dict[Any, int]) -> float:
 
 
 class _Inside(Protocol):
-    """The values inside a window that moves on."""
+    """The values inside a moving window."""
 
     def add(self, value: Any) -> None:
         """Let one value in."""
@@ -135,7 +135,7 @@ class Frequencies:
 
 
 class Ordered:
-    """The numbers inside, the smallest first.  Entering moves those that are larger: cheap up to 100,000."""
+    """The numbers inside the window, sorted.  Adding one moves the larger ones: cheap up to 100,000."""
 
     __slots__ = ("values",)
 
@@ -158,7 +158,7 @@ class Ordered:
 
 
 class Followed:
-    """A window that is followed over one column: the entries from `start` to `stop` are inside."""
+    """A window that is followed over one column: the entries from `start` to `stop` are in `inside`."""
 
     __slots__ = ("inside", "start", "stop")
 
@@ -167,7 +167,7 @@ class Followed:
         self.inside = inside
 
     def move(self, values: list[Any], start: int, stop: int) -> bool:
-        """Let the window move on to a range; return False, and stay, where that would be a step back."""
+        """Move the window to a later range; return False, and stay, where the range is an earlier one."""
         if start < self.start or stop < self.stop:
             return False
         for value in values[self.stop : stop]:

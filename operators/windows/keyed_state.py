@@ -1,6 +1,6 @@
 """Keyed state: one small value per key, the order in which entries reach it, and when it is forgotten.
 
-Lives here: keys by the time at which somebody must look after them; the map from key to state where that is
+Lives here: keys by the time at which they may be forgotten; the map from key to state where that is
 one small value (tiles, sessions, decay); how entries wait until none can come before them.  Never here: what
 a state is (`tiles.py`, `sessions.py`, `decay.py`), logs (`log.py`), clocks.
 
@@ -30,18 +30,18 @@ from topics.messages import Event
 __all__ = ["LONG_AGO", "Fold", "IdleKeys", "Kept", "KeyBuffer", "Keyed", "ReorderBuffer", "Row"]
 
 SPANS: Final = 64
-"""Idle keys are looked for this often per longest window: memory stays small and looking is free."""
+"""How often idle keys are looked for within the longest window: memory stays small at no cost."""
 LONG_AGO: Final = -(2**62)
 """Before all times."""
 
 State = TypeVar("State")
 Folded = TypeVar("Folded")
 Row = tuple[Any, ...]
-"""The values of one event that a group looks at, one per column; None where missing."""
+"""The values of one event that a group reads, one per column; None where missing."""
 
 
 class IdleKeys:
-    """Keys of which the newest entry may be `width_ms` behind the watermark.
+    """Keys, filed by time, whose newest entry may be `width_ms` behind the watermark.
 
     >>> idle, newest = IdleKeys(width_ms=64), {"a": 0, "b": 5}
     >>> for key, time in newest.items():
@@ -60,7 +60,7 @@ class IdleKeys:
         self._keys: dict[int, list[str]] = {}
 
     def file(self, key: str, time: int) -> None:
-        """Remember a key whose newest entry is at `time`."""
+        """File a key whose newest entry is at `time`."""
         span = time // self._span_ms
         if (waiting := self._keys.get(span)) is None:
             self._keys[span] = [key]
@@ -69,10 +69,9 @@ class IdleKeys:
             waiting.append(key)
 
     def passed(self, watermark: int, newest_of: Callable[[str], int]) -> Iterator[tuple[str, bool]]:
-        """Open the spans that are over at `watermark`; yield each key, and whether it has moved on.
+        """Open the spans that are over at `watermark`; yield each key, and whether it has a newer entry.
 
-        `newest_of` tells the time of a key's newest entry.  A key that has not moved on is no longer
-        remembered.
+        `newest_of` returns the time of a key's newest entry.  A key without a newer entry is filed no more.
         """
         while watermark >= self.due_ms:
             span = min(self._keys)
@@ -84,7 +83,7 @@ class IdleKeys:
             self._set_due()
 
     def clear(self) -> None:
-        """Remember no key."""
+        """Remove every key."""
         self._keys.clear()
         self._set_due()
 
@@ -94,21 +93,21 @@ class IdleKeys:
 
 
 class Kept(Protocol[State]):
-    """How one key's entries are kept and read."""
+    """The protocol of a store: how one key's entries are kept and read."""
 
     reach_ms: int
-    """A key whose newest entry lies so far behind the watermark has nothing to show."""
+    """A key whose newest entry lies this far behind the watermark has only empty windows."""
 
     def new(self) -> State:
         """Return the state of a key without entries."""
         ...
 
     def enter(self, state: State, time: int, watermark: int, row: Row) -> int:
-        """Enter one event or label; return how many entries made room for it."""
+        """Enter one event or label; return how many entries were removed to make room."""
         ...
 
     def look(self, state: State, time: int, out: dict[Any, Any]) -> None:
-        """Write what leaves the event itself out; called before the event enters."""
+        """Write the windows that leave the event itself out; called before the event enters."""
         ...
 
     def read(self, state: State, time: int, out: dict[Any, Any]) -> None:
@@ -116,7 +115,7 @@ class Kept(Protocol[State]):
         ...
 
     def seen_late(self, state: State, time: int, watermark: int) -> State:
-        """Return a copy of what a late event may see, apart from laziness in forgetting."""
+        """Return a copy of the state as a late event may see it; it may hold entries that are over."""
         ...
 
     def newest(self, state: State) -> int:
@@ -182,7 +181,7 @@ class Keyed(Generic[State]):
         self._kept.read(state, event.event_time, out)
 
     def forget(self, watermark: int) -> None:
-        """Forget the keys that have nothing left at `watermark`."""
+        """Forget the keys whose windows are all empty at `watermark`."""
         for key, moved_on in self.idle.passed(watermark, self._newest):
             if not moved_on:
                 del self._states[key]
@@ -228,17 +227,17 @@ class Keyed(Generic[State]):
 
 
 class Fold(Protocol[Folded]):
-    """What entries are folded into, and how it is read."""
+    """The protocol of a fold: a value into which entries are folded, and how it is read."""
 
     reach_ms: int
-    """After so long without an entry there is nothing to show."""
+    """After this long without an entry all windows are empty."""
 
     def new(self) -> Folded:
         """Return the value of no entries."""
         ...
 
     def copy(self, folded: Folded) -> Folded:
-        """Return a value of its own with the same content."""
+        """Return a copy of the folded value."""
         ...
 
     def add(self, folded: Folded, time: int, row: Row) -> None:
@@ -263,7 +262,7 @@ class Fold(Protocol[Folded]):
 
 
 class KeyBuffer(Generic[Folded]):
-    """What one key keeps: entries folded for good, entries that wait, and all of them together."""
+    """The state of one key: entries folded for good, entries that wait, and a fold of all of them."""
 
     __slots__ = ("folded", "head", "newest", "rows", "times")
 
@@ -277,7 +276,7 @@ class KeyBuffer(Generic[Folded]):
 
 
 class ReorderBuffer(Generic[Folded]):
-    """How the keys of one group are kept and read: a `Kept`.
+    """A `Kept` that folds entries in the order of their times, once the watermark has passed them.
 
     `event_max` bounds the entries that wait: the oldest are folded before the watermark has passed them,
     counted as having made room.
@@ -293,7 +292,7 @@ class ReorderBuffer(Generic[Folded]):
         return KeyBuffer(self._fold.new(), -1, [], [])
 
     def enter(self, state: KeyBuffer[Folded], time: int, watermark: int, row: Row) -> int:
-        """Let one entry wait, or fold it at once; fold what the watermark has passed."""
+        """Keep one entry waiting, or fold it at once; fold the entries that the watermark has passed."""
         add, times, rows = self._fold.add, state.times, state.rows
         if time >= state.newest:
             state.newest = time
@@ -320,7 +319,7 @@ class ReorderBuffer(Generic[Folded]):
         self._fold.write(self._seen(state, time), time, out, before=False)
 
     def _seen(self, state: KeyBuffer[Folded], time: int) -> Folded:
-        """Return the entries up to `time`, folded."""
+        """Return a fold of the entries up to `time`."""
         if time < state.newest:
             return self._together(state, bisect_right(state.times, time))
         if state.head is None:
@@ -344,7 +343,7 @@ class ReorderBuffer(Generic[Folded]):
         return state.newest
 
     def dump(self, state: KeyBuffer[Folded]) -> bytes:
-        """Return what is folded and what waits."""
+        """Return the folded value and the waiting entries as bytes."""
         return _pack((self._fold.dump(state.folded), state.newest, state.times, state.rows))
 
     def load(self, data: bytes) -> KeyBuffer[Folded]:

@@ -52,7 +52,7 @@ _unpack_time: Final = Struct("<q").unpack_from
 
 
 class KeyLog:
-    """What one key keeps: times in order and a `Column` of values each; entries before `base` are forgotten.
+    """The log of one key: times in order, and a `Column` of values each; entries before `base` are forgotten.
 
     `base` follows what is over at `watermark`, that of the last change, only when there are `room` entries.
     """
@@ -97,14 +97,14 @@ class PackedLogs:
         self._unpack = [Struct("<" + entry * count).unpack for count in range(self.entries_max + 2)]
 
     def accept(self, row: Iterable[Number | None]) -> bool:
-        """Return whether a row has the types of all packed ones; the first one may change them."""
+        """Return whether a row has the types of all packed rows; the first row sets them."""
         types = [*map(type, row)]
         if types != self._types and not self.data and all(each in _CODES for each in types):
             self._adopt(types)
         return types == self._types
 
     def put(self, key: str, times: Sequence[int], columns: Sequence[Sequence[Any]]) -> bool:
-        """Keep a short log; return whether it fits."""
+        """Pack a short log; return whether it fits."""
         if not 0 < len(times) <= self.entries_max:
             return False
         rows = list(zip(*columns, strict=True)) if columns else [()] * len(times)
@@ -127,7 +127,7 @@ class PackedLogs:
     def append(
         self, key: str, time: int, horizon: int, row: Row
     ) -> tuple[Sequence[int], Sequence[Any], bool] | None:
-        """Put an entry at the end of `key`, where those at or before `horizon` are forgotten.
+        """Append an entry to `key`, whose entries at or before `horizon` are forgotten.
 
         Return times, cells and whether the key is new, or None, and change nothing, for an entry that does
         not fit: in its place, by its types, or because there are too many.
@@ -328,7 +328,7 @@ class Logs:
                 write(times, kept, starts, stop, base, time, out)
 
     def forget(self, watermark: int) -> None:
-        """Forget the keys that have nothing left in any window at `watermark`."""
+        """Forget the keys whose windows are all empty at `watermark`."""
         horizon = watermark - self.width_max_ms
         for key, moved_on in self.idle.passed(watermark, self._newest):
             if not moved_on:
@@ -363,9 +363,9 @@ class Logs:
             del self._logs[key]
 
     def _make_room(self, key: str, log: KeyLog, watermark: int) -> int:
-        """Forget what is over or too much, and say when to come again; return how many entries are left.
+        """Forget entries that are over or too many, and set when to look again; return how many are left.
 
-        Forgotten ones that are not cut off yet are among them.
+        Forgotten entries that are not cut off yet are counted.
         """
         self._changed.add(key)
         times, end = log.times, len(log.times)
@@ -389,7 +389,7 @@ class Logs:
         return len(times)
 
     def _trim(self, log: KeyLog) -> None:
-        """Cut what is forgotten off the lists."""
+        """Cut the forgotten entries off the lists."""
         count, log.base = log.base, 0
         del log.times[:count]
         log.starts[:] = [max(start - count, 0) for start in log.starts]
@@ -407,7 +407,7 @@ class Logs:
         return [*map(Column, columns, self._derived, self._splits)]
 
     def _insert(self, log: KeyLog, position: int, time: int, row: Row) -> None:
-        """Put an entry before later ones."""
+        """Insert an entry before later ones."""
         log.times.insert(position, time)
         for column, value in zip(log.columns, row, strict=True):
             column.insert(position, value)
@@ -464,7 +464,7 @@ class Logs:
 
 
 def _leaves_event_out(target: Target) -> bool:
-    """Return whether the event itself is not in a window; it is not previous to itself either."""
+    """Return whether a window leaves the event itself out; `since_last` always does."""
     return not target.aggregate.include_current or target.aggregate.function == "since_last"
 
 

@@ -3,10 +3,10 @@
 Lives here: lists derived from a column, kept in step with it, so that a range is read at a cost that does not
 depend on its length.  Never here: times, windows, anything that could not be computed from the values again.
 
-    values      3   1   4   1   5          sum of the range [1, 4): prefix[4] - prefix[1] = 9 - 3 = 6 prefix
-    0   3   4   8   9   14 peaks                       4          positions larger than all after them: the
-    first one at or after the dips                    3   4          start of a range that reaches the end is
-    its maximum (dips: minimum)
+    values      3   1   4   1   5         sum of the range [1, 4): prefix[4] - prefix[1] = 9 - 3 = 6
+    prefix  0   3   4   8   9   14
+    peaks                       4         positions larger than all after them: the first one at or after the
+    dips                    3   4         start of a range that reaches the end is its maximum (dips: minimum)
 
 Strategy: sums are exact prefix sums (two floats per entry, or integers: see `exact.py`), so the sum of any
 range is one subtraction that leaves no error behind, and nothing is taken out when entries expire.  One stack
@@ -35,7 +35,7 @@ SURE_MAX: Final = 2**13
 
 
 class Derived(NamedTuple):
-    """Which lists are kept beside the values of a column."""
+    """The lists that are kept beside the values of a column."""
 
     sums: bool = False
     squares: bool = False
@@ -142,7 +142,7 @@ class Column:
             dips.append(position)
 
     def _append_missing(self) -> None:
-        """Follow the values after None was put at their end."""
+        """Update the derived lists after None was appended."""
         if self.present is None:
             self.present = list(range(len(self.values)))
         self.present.append(self.present[-1])
@@ -268,7 +268,7 @@ class Column:
 
 
 def _in_turn(highs: Iterable[float], lows: Iterable[float]) -> list[float]:
-    """Return highs and lows in one list."""
+    """Return highs and lows alternating in one list."""
     return [part for pair in zip(highs, lows, strict=True) for part in pair]
 
 

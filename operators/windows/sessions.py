@@ -23,7 +23,7 @@ __all__ = ["OpenSession", "SessionFold"]
 
 
 class OpenSession:
-    """The last session: its first and last time, and what its entries come to."""
+    """The last session: its first and last time, and the summary of its entries."""
 
     __slots__ = ("end", "start", "summary")
 
@@ -66,11 +66,11 @@ class SessionFold:
         return OpenSession(0, 0, Summary(self._layout))
 
     def copy(self, session: OpenSession) -> OpenSession:
-        """Return a session of its own with the same content."""
+        """Return a copy of the session."""
         return OpenSession(session.start, session.end, session.summary.copy(self._layout))
 
     def add(self, session: OpenSession, time: int, row: Row) -> None:
-        """Let the session go on, or begin a new one; an entry from before it belongs to one that is gone."""
+        """Add an entry to the session, or begin a new one; an entry from before the session is left out."""
         if not session.summary.count or time > session.end + self._gap_ms:
             session.start, session.end, session.summary = time, time, Summary(self._layout)
         elif time < session.start - self._gap_ms:

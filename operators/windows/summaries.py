@@ -1,4 +1,4 @@
-"""What a stretch of one key's entries comes to, without the entries: summaries that can be added up.
+"""Mergeable summaries: the aggregates of a stretch of one key's entries, without the entries.
 
 Lives here: the mergeable form of each aggregate, two sketches among them.  Never here: which stretch
 (`tiles.py`, `sessions.py`).
@@ -58,7 +58,7 @@ Cell = Any
 
 
 class Measure(NamedTuple):
-    """One thing that a summary remembers of one column."""
+    """One quantity that a summary holds of one column."""
 
     family: str
     offset: int
@@ -98,7 +98,7 @@ class Summary:
         self.cells: list[Cell] = [_FAMILIES[measure.family].new() for measure in layout]
 
     def add(self, layout: Layout, time: int, row: Row) -> None:
-        """Count one entry in."""
+        """Add one entry."""
         self.count += 1
         for (family, offset, by_offset), cell in zip(layout, self.cells, strict=True):
             value = row[offset]
@@ -106,7 +106,7 @@ class Summary:
                 _FAMILIES[family].add(cell, time, value, row[by_offset])
 
     def merge(self, layout: Layout, other: Summary) -> None:
-        """Count another stretch in."""
+        """Add the summary of another stretch."""
         self.count += other.count
         for measure, cell, more in zip(layout, self.cells, other.cells, strict=True):
             if more:
@@ -150,13 +150,13 @@ class Summary:
 
 
 def layout_of(targets: Sequence[Target], columns: Sequence[str | None]) -> Layout:
-    """Return what summaries have to remember for `targets`."""
+    """Return the measures that summaries need for `targets`."""
     measures = [_measure(target.aggregate, columns) for target in targets if target.aggregate.is_valued]
     return tuple(dict.fromkeys(measures))
 
 
 def value_of(aggregate: Aggregate, layout: Layout, columns: Sequence[str | None]) -> Callable[[Summary], Any]:
-    """Return how `aggregate` is read from a summary, None where it is missing."""
+    """Return the function that reads `aggregate` from a summary, and gives None where it is missing."""
     function, argument = aggregate.function, aggregate.argument
     if function == "count":
         return lambda summary: summary.count
@@ -334,7 +334,7 @@ def _merge_hashes(cell: Cell, more: list[int]) -> None:
 
 
 class _Family(NamedTuple):
-    """How the cells of one family are made, filled and merged."""
+    """The functions that make, fill and merge the cells of one family."""
 
     new: Callable[[], Cell]
     add: Callable[[Cell, int, Any, Any], None]

@@ -36,11 +36,11 @@ from operators.windows.summaries import Summary, layout_of, value_of
 __all__ = ["KeyTiles", "Tiles"]
 
 LEAVING_MAX: Final = 8
-"""A window that leaves more tiles at once is put together anew."""
+"""A window that leaves more tiles at once is summarised anew."""
 
 
 class KeyTiles:
-    """What one key keeps: tiles by number, entries that the watermark has not passed, and windows at work."""
+    """The state of one key: tiles by number, entries that the watermark has not passed, merged windows."""
 
     __slots__ = ("heads", "newest", "rows", "tiles", "times")
 
@@ -69,7 +69,7 @@ class _Output(NamedTuple):
 
 
 class Tiles:
-    """How one group's tiles of `step_ms` are kept and read: a `Kept`.
+    """A `Kept` that holds a group's entries as tiles of `step_ms`.
 
     `event_max` bounds the entries that wait for the watermark: the oldest go into their tile before,
     counted as having made room; an event out of order may then see them though they came later.
@@ -114,7 +114,7 @@ class Tiles:
         return KeyTiles(len(self._windows))
 
     def enter(self, state: KeyTiles, time: int, watermark: int, row: Row) -> int:
-        """Let one entry wait or put it into its tile; settle what the watermark has passed."""
+        """Add one entry to those that wait or to its tile; move the entries that the watermark has passed."""
         layout, times, rows = self._layout, state.times, state.rows
         if time >= state.newest:
             for number in range(len(self._windows)):
@@ -142,7 +142,7 @@ class Tiles:
         return crowded
 
     def _settle(self, state: KeyTiles, time: int, watermark: int, row: Row) -> None:
-        """Put one entry into its tile; a new tile is the moment to forget old ones."""
+        """Add one entry to its tile; where the tile is new, forget old ones."""
         tile = time // self._step_ms
         if (summary := state.tiles.get(tile)) is None:
             first = self._first_tile(watermark)
@@ -169,7 +169,7 @@ class Tiles:
                 _write(window.after, self._summary(state, number, time), out)
 
     def _summary(self, state: KeyTiles, number: int, time: int) -> Summary:
-        """Return all that one window holds at `time`."""
+        """Return the summary of one window at `time`."""
         first = (time - self._windows[number].width_ms) // self._step_ms
         if time < state.newest:
             return self._together(state, first, time)
@@ -180,7 +180,7 @@ class Tiles:
         return head[1]
 
     def _move_on(self, state: KeyTiles, number: int, time: int) -> None:
-        """Take out of a window the tiles that it has left behind at `time`, or forget its summary."""
+        """Remove the tiles from a window's summary that it has left at `time`, or drop the summary."""
         first = (time - self._windows[number].width_ms) // self._step_ms
         head = state.heads[number]
         if head is None or head[0] == first:
@@ -198,7 +198,7 @@ class Tiles:
         state.heads[number] = (first, summary)
 
     def _together(self, state: KeyTiles, first: int, time: int) -> Summary:
-        """Return the entries from tile `first` on up to `time`, put together anew."""
+        """Return a new summary of the entries from tile `first` on up to `time`."""
         layout, step_ms = self._layout, self._step_ms
         summary, last = Summary(layout), time // step_ms
         for tile, held in state.tiles.items():

@@ -91,7 +91,7 @@ def test_a_busy_frame_fits_a_small_terminal() -> None:
     for _ in range(100):
         known.decided(SWAP)
     scores = {"LogLoss": 0.5, "Brier": 0.2, "ROCAUC": 0.6}
-    long = ADAPTIVE._replace(kind="HoeffdingAdaptiveTreeClassifier", scores=scores)
+    long = ADAPTIVE._replace(class_name="HoeffdingAdaptiveTreeClassifier", scores=scores)
     lines = drawn(frame(PAGE._replace(candidates=(LINEAR, long, long)), known), width=80)
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
