@@ -36,9 +36,9 @@ from operators.claims.rule import Reader
 from operators.drift.detectors import Drift, DriftWatch
 from operators.models.digest import digest
 from operators.models.scoring import Candidate, Roster
-from operators.race.arena import Arena, Promotion
+from operators.race.arena import Arena
 from operators.race.evaluation import Evaluation, loss_of
-from operators.race.evidence import Evidence
+from operators.race.evidence import Evidence, Promotion
 from operators.race.learning import Learning, Lessons
 from operators.state import StateDelta, StateEntries
 from operators.stopwatch import Stopwatch

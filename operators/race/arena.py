@@ -30,7 +30,7 @@ from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
 from topics.messages import Command, Decision, DecisionType
 
-__all__ = ["TRANSITIONS", "Arena", "Moment", "Promotion", "State", "Step"]
+__all__ = ["TRANSITIONS", "Arena", "Moment"]
 
 State = Literal["challenger", "champion", "quarantined", "retired"]
 Step = Literal["promote", "dethrone", "quarantine", "retire"]

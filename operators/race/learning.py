@@ -46,8 +46,6 @@ from topics.messages import Command, Decision, Example, FeatureValues, LabelValu
 
 __all__ = ["Learning", "Lessons", "Serving"]
 
-Rows = Sequence[FeatureValues]
-Labels = Sequence[LabelValue]
 Sick = tuple[str, str]
 """Name of a candidate that could not learn, and the reason."""
 

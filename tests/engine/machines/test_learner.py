@@ -15,8 +15,8 @@ from engine.machines.learner import Learner
 from operators.drift.detectors import Drift
 from operators.models.artefacts import model_codec
 from operators.models.scoring import Scoring
-from operators.race.arena import Promotion
 from operators.race.evaluation import default_metrics
+from operators.race.evidence import Promotion
 from topics import headers
 from topics.codec import encode
 from topics.errors import ModelError

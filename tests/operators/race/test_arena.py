@@ -11,8 +11,8 @@ from river import linear_model
 
 from operators.drift.detectors import Detection
 from operators.models.scoring import Candidate, Roster
-from operators.race.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena, Moment, Promotion
-from operators.race.evidence import Verdict
+from operators.race.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena, Moment
+from operators.race.evidence import Promotion, Verdict
 from topics.messages import Command
 
 RISEN = Detection("ADWIN", "loss", False, 0.1, 0.3, 500, 1)

@@ -22,9 +22,9 @@ from river import (
 
 from operators.drift.detectors import Drift, DriftWatch
 from operators.models.scoring import Candidate, Roster, Scoring
-from operators.race.arena import Arena, Promotion
+from operators.race.arena import Arena
 from operators.race.evaluation import Brier, Evaluation, loss_of
-from operators.race.evidence import Evidence
+from operators.race.evidence import Evidence, Promotion
 from operators.race.learning import Learning
 from topics.messages import Example
 
