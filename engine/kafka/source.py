@@ -288,8 +288,7 @@ class Source:
             buffer = self._open.get(tp)
             if buffer is None:
                 continue
-            if records := fetched.get(tp):
-                buffer.records.extend(records_of(tp, records))
+            buffer.records.extend(records_of(tp, fetched.get(tp, ())))
             with suppress(kafka_errors.IllegalStateError):
                 buffer.ahead = await self._consumer.position(tp)
                 stable = self._consumer.last_stable_offset(tp)
@@ -324,7 +323,7 @@ class Source:
         `fetch_max_wait_ms` of polling) it may.  KeyError unless sought.
         """
         buffer = self._open[TopicPartition(*partition)]
-        return not buffer.known or buffer.position < buffer.end
+        return not buffer.known or bool(buffer.records) or buffer.ahead < buffer.end
 
     async def look_beside(self, partition: LogPartition, other: LogPartition) -> None:
         """Ask for the end of `other`: `unread` then covers all that is older than records of `partition`.

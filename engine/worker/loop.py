@@ -36,7 +36,7 @@ from engine.worker.partition import Inputs, Partition, Place, merge_values
 from topics import headers
 from topics.codec import COMMAND_BYTES_MAX, command_id
 from topics.errors import BrokerError, ClaimError, HeadraceError
-from topics.messages import Outgoing, Record
+from topics.messages import Outgoing
 
 __all__ = ["Worker"]
 
@@ -172,10 +172,12 @@ class Worker:
                     await self._take_over()
             # 1 poll
             batches = await self._source.poll(POLL_MS, POLL_MAX)
-            polled_s = time.monotonic()
-            await self._inputs.look_ahead(batches, self._source, _now_ms())
+            polled_s, now_ms = time.monotonic(), _now_ms()
+            await self._inputs.look_ahead(batches, self._source, now_ms)
             async with self._turn:
-                self._offer(batches)
+                for (topic, number), records in batches.items():
+                    if (partition := self.partitions.owned.get(number)) is not None:
+                        partition.offer(topic, records, now_ms)
                 for partition in list(self.partitions.owned.values()):
                     await self._advance(partition, polled_s)
                 self._count()
@@ -243,13 +245,6 @@ class Worker:
         return not self._moving
 
     # -- one turn ---------------------------------------------------------------------------------
-
-    def _offer(self, batches: dict[LogPartition, list[Record]]) -> None:
-        """Hand what was polled to the scorers."""
-        now_ms = _now_ms()
-        for (topic, number), records in batches.items():
-            if (partition := self.partitions.owned.get(number)) is not None:
-                partition.offer(topic, records, now_ms)
 
     async def _advance(self, partition: Partition, polled_s: float) -> None:
         """Answer every run that is ready, while the partition is ours."""
