@@ -152,9 +152,7 @@ class Paced(Sink):
     sent = 0
 
     async def send(self, topic: str, partition: int | None, records: Sequence[Outgoing]) -> None:
-        if (
-            topic == self.events and partition is not None
-        ):  # records that go by their keys come again with one
+        if topic == self.events and partition is not None:  # what goes by its keys comes again with one
             self.sent += len(records)
         await super().send(topic, partition, records)
 
