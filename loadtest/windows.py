@@ -255,8 +255,8 @@ def steady(keys: int, batch: int) -> dict[str, float]:
     figures = []
     for events in _two_each(keys, STEADY_EVENTS, start=max(2 * keys, STEADY_EVENTS)):
         cpu = time.process_time()
-        for place in range(0, len(events), batch):
-            features.step_events(events[place : place + batch])
+        for start in range(0, len(events), batch):
+            features.step_events(events[start : start + batch])
         figures.append((time.process_time() - cpu) * 1e6 / len(events))
     return {"cpu_us": round(median(figures), 2)}
 

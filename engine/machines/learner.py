@@ -55,7 +55,7 @@ MODEL = "model/"
 READER = "reader/"
 
 
-class _Place(msgspec.Struct):
+class _Progress(msgspec.Struct):
     """The positions of the learner in its log."""
 
     position: int = 0
@@ -121,7 +121,7 @@ class Learner:
         )
         self.reader = Reader()
         self._dump, self._load = dump, load
-        self._place = _Place()
+        self._progress = _Progress()
         self._parts = (self.arena, self.learning, self.evaluation, self.watch, self.evidence)
         self._stored: dict[str, tuple[int, bool]] = {}
         """Models as of the last delta: name -> (updates, quarantined)."""
@@ -129,12 +129,12 @@ class Learner:
     @property
     def position(self) -> int:
         """Return the next offset to fold: every model has learned all before it."""
-        return self._place.position
+        return self._progress.position
 
     @property
     def reading(self) -> int:
         """Return the next offset to hand to `fold`; where it is not the end of the last batch, seek."""
-        return self._place.reading
+        return self._progress.reading
 
     @property
     def paused(self) -> bool:
@@ -159,7 +159,7 @@ class Learner:
     @property
     def refused(self) -> int:
         """Return the number of log records that were no valid messages; they change nothing else."""
-        return self._place.refused
+        return self._progress.refused
 
     # -- the log ----------------------------------------------------------------------------------
 
@@ -171,33 +171,33 @@ class Learner:
         Raises ModelError if it does not go back.
         """
         decisions: list[Decision] = []
-        place = self._place
+        progress = self._progress
         examples: list[Example] = []
         for record in records:
-            if record.offset < place.reading:
+            if record.offset < progress.reading:
                 continue
             if self.paused:
                 decisions += self._look_ahead(record)
-                if place.reading <= record.offset:
+                if progress.reading <= record.offset:
                     break  # a resume sends the shell back
                 continue
             self._check_nothing_skipped(record)
             record_type = None if record.value is None else record_type_of(record.headers)
             example = self._example(record) if record_type == "example" else None
-            if example is None or record.offset != place.reading:
+            if example is None or record.offset != progress.reading:
                 decisions += self._step(examples)
             if example is not None:
                 examples.append(example)
             elif record_type is not None:
                 decisions += self._fold_other(record_type, record)
-            place.position = place.reading = record.offset + 1
+            progress.position = progress.reading = record.offset + 1
         return decisions + self._step(examples)
 
     def _step(self, examples: list[Example]) -> list[Decision]:
         """Learn the listed examples, which end at `reading`, and clear the list."""
         if not examples:
             return []
-        decisions = self.learning.step(examples, self._place.reading - len(examples))
+        decisions = self.learning.step(examples, self._progress.reading - len(examples))
         examples.clear()
         return decisions
 
@@ -206,29 +206,29 @@ class Learner:
         try:
             example = decode_example(record.value or b"")
         except msgspec.MsgspecError:
-            self._place.refused += 1
+            self._progress.refused += 1
             return None
         counts = self.reader.counts(example.source_partition, example.claim, example.sequence)
         return example if counts else None
 
     def _look_ahead(self, record: Record) -> list[Decision]:
         """Carry out a command during a pause; every other record waits for the resume and is counted."""
-        place = self._place
-        waited = place.reading - place.position
-        place.reading = record.offset + 1
-        waiting = place.reading - place.position
+        progress = self._progress
+        waited = progress.reading - progress.position
+        progress.reading = record.offset + 1
+        waiting = progress.reading - progress.position
         decisions = self._command(record) if record_type_of(record.headers) == "command" else []
         if not self.paused:
-            place.commands_done, place.reading = place.reading, place.position
+            progress.commands_done, progress.reading = progress.reading, progress.position
         elif any(waited < told <= waiting for told in BACKLOGS_TOLD):
             decisions.append(self.arena.backlog(self.learning.moment(record.offset), waiting))
         return decisions
 
     def _check_nothing_skipped(self, record: Record) -> None:
         """Raise ModelError if records between a pause and its resume were skipped."""
-        if self._place.position < self._place.commands_done <= record.offset:
+        if self._progress.position < self._progress.commands_done <= record.offset:
             raise ModelError(
-                f"records from offset {self._place.position} on have not been folded",
+                f"records from offset {self._progress.position} on have not been folded",
                 hint="seek to `reading` after each fold",
                 topic=record.topic,
                 partition=record.partition,
@@ -246,10 +246,10 @@ class Learner:
                 case "quarantine":
                     return self.quarantined(decode_quarantine(value), record.offset)
                 case "command":
-                    if record.offset >= self._place.commands_done:
+                    if record.offset >= self._progress.commands_done:
                         return self._command(record)
         except msgspec.MsgspecError:
-            self._place.refused += 1
+            self._progress.refused += 1
         return []
 
     def _command(self, record: Record) -> list[Decision]:
@@ -257,7 +257,7 @@ class Learner:
         try:
             return self.learning.command(decode_command(value), record.offset)
         except ValueError as error:
-            self._place.refused += 1
+            self._progress.refused += 1
             at = self.learning.moment(record.offset)
             return [self.arena.refuse(at, str(error), command_id(value))]
 
@@ -286,7 +286,7 @@ class Learner:
         Returns how many, and what was decided.  Raises as `fold_at_once`.
         """
         self._check_going()
-        folded, decisions = self.learning.learn(examples, self._place.position, lessons)
+        folded, decisions = self.learning.learn(examples, self._progress.position, lessons)
         self._count(examples[:folded])
         self._pass(folded)
         return folded, decisions
@@ -302,12 +302,12 @@ class Learner:
 
     def _check_going(self) -> None:
         if self.paused:
-            raise ModelError("learning is paused", hint="wait for resume", offset=self._place.reading)
+            raise ModelError("learning is paused", hint="wait for resume", offset=self._progress.reading)
 
     def _pass(self, count: int) -> int:
         """Advance the positions by `count` offsets; return the first of them."""
-        first = self._place.position
-        self._place.position = self._place.reading = first + count
+        first = self._progress.position
+        self._progress.position = self._progress.reading = first + count
         return first
 
     # -- state ------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ class Learner:
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state: an entry per model, and one or more per part."""
         entries = {MODEL + name: self._dump(c.model) for name, c in self.roster.candidates.items()}
-        entries["place"] = msgspec.msgpack.encode(self._place)
+        entries["place"] = msgspec.msgpack.encode(self._progress)
         for part in self._parts:
             entries.update(part.snapshot())
         entries.update({READER + name: data for name, data in self.reader.snapshot().items()})
@@ -329,7 +329,7 @@ class Learner:
         """Return the entries that changed since the last call; a model only if it has learned."""
         candidates, sick = self.roster.candidates, self.roster.quarantined
         changed: StateDelta = {MODEL + name: None for name in self._stored if name not in candidates}
-        changed["place"] = msgspec.msgpack.encode(self._place)
+        changed["place"] = msgspec.msgpack.encode(self._progress)
         for name, candidate in candidates.items():
             # A lesson that failed may have half changed its model: quarantine is a change of its own.
             now = (candidate.updates, name in sick)
@@ -345,7 +345,7 @@ class Learner:
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state; the roster stays the same object, with other models in it."""
-        self._place = msgspec.msgpack.decode(entries["place"], type=_Place)
+        self._progress = msgspec.msgpack.decode(entries["place"], type=_Progress)
         self.arena.restore(entries)
         for name, candidate in self.roster.candidates.items():
             candidate.model = self._load(entries[MODEL + name])

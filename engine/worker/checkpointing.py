@@ -86,7 +86,7 @@ class CheckpointWriter:
             self._sink.mark(),
             [partition.capture() for partition in owned],
             self._follower.capture(),
-            {place: offset for partition in owned for place, offset in partition.positions().items()},
+            {read: offset for partition in owned for read, offset in partition.positions().items()},
         )
         self._writing = asyncio.create_task(self._write(checkpoint))
 

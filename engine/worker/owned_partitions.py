@@ -203,7 +203,7 @@ class OwnedPartitions:
 
     def starts(self) -> dict[LogPartition, int | None]:
         """Return where each topic of each partition is read on; None: from its earliest record."""
-        return {place: at for partition in self.owned.values() for place, at in partition.starts().items()}
+        return {read: at for partition in self.owned.values() for read, at in partition.starts().items()}
 
     @property
     def pending(self) -> int:

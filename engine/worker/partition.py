@@ -263,7 +263,7 @@ class Partition:
 
     def starts(self) -> dict[LogPartition, int | None]:
         """Return where each topic is read on after a takeover; None: from its earliest record."""
-        return {place: offset if self._restored else None for place, offset in self.positions().items()}
+        return {read: offset if self._restored else None for read, offset in self.positions().items()}
 
     def prepare_checkpoint(self) -> None:
         """Encode some of what the next `capture` will hold."""

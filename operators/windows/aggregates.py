@@ -360,7 +360,7 @@ def _over_column(rows: Sequence[_Row], offset: int, is_max: bool | None) -> Writ
     ) -> None:
         column = columns[offset]
         values, highs, lows, present = column.values, column.highs, column.lows, column.present
-        stack, place, is_end = column.peaks if is_max else column.dips, 0, stop == len(values)
+        stack, index, is_end = column.peaks if is_max else column.dips, 0, stop == len(values)
         if highs is not None:
             high, low = highs[stop], lows[stop]
         for number, width, count_name, sum_name, mean_name, extreme_name, missing in rows:
@@ -387,11 +387,11 @@ def _over_column(rows: Sequence[_Row], offset: int, is_max: bool | None) -> Writ
                 out[mean_name] = total / count
             if extreme_name is not None:
                 if is_end:
-                    if stack[place] < start:
-                        place += 1
-                        if stack[place] < start:
-                            place = bisect_left(stack, start, place + 1)
-                    out[extreme_name] = values[stack[place]]
+                    if stack[index] < start:
+                        index += 1
+                        if stack[index] < start:
+                            index = bisect_left(stack, start, index + 1)
+                    out[extreme_name] = values[stack[index]]
                 else:
                     out[extreme_name] = column.max(start, stop) if is_max else column.min(start, stop)
 

@@ -36,11 +36,11 @@ class _Column:
     def sort(self) -> None:
         """Sort the values by time; of equal times the later row comes last."""
         times = self.times
-        if all(times[place - 1] <= times[place] for place in range(1, len(times))):
+        if all(times[index - 1] <= times[index] for index in range(1, len(times))):
             return
         order = sorted(range(len(times)), key=times.__getitem__)
-        self.values = [self.values[place] for place in order]
-        self.times = array("q", (times[place] for place in order))
+        self.values = [self.values[index] for index in order]
+        self.times = array("q", (times[index] for index in order))
 
 
 class AsOf:
@@ -80,8 +80,8 @@ class AsOf:
         column = self._columns.get((key, name))
         if column is None:
             return None
-        place = bisect_right(column.times, time_ms)
-        return column.values[place - 1] if place else None
+        index = bisect_right(column.times, time_ms)
+        return column.values[index - 1] if index else None
 
     def newest(self) -> Iterator[tuple[str, str, StoredValue]]:
         """Yield key, field and its newest value, for every field of every key."""

@@ -73,16 +73,16 @@ class DecayFold:
         age = max(0, decayed.time - time)
         gap = max(0, time - decayed.time)
         weights, sums = decayed.weights, decayed.sums
-        for place, (half_life, offset) in enumerate(self._measures):
+        for index, (half_life, offset) in enumerate(self._measures):
             if gap:
                 factor = 2.0 ** (-gap / half_life)
-                weights[place] *= factor
-                sums[place] *= factor
+                weights[index] *= factor
+                sums[index] *= factor
             value = 0.0 if offset is None else row[offset]
             if value is not None:
                 weight = 2.0 ** (-age / half_life) if age else 1.0
-                weights[place] += weight
-                sums[place] += value * weight
+                weights[index] += weight
+                sums[index] += value * weight
         decayed.time = max(decayed.time, time)
 
     def seen_late(self, decayed: DecaySums, _time: int) -> DecaySums:
@@ -92,16 +92,16 @@ class DecayFold:
     def write(self, decayed: DecaySums, time: int, out: dict[Any, Any], *, before: bool) -> None:
         """Write the values as of `time`, or as of the landmark where that is later."""
         age = max(0, time - decayed.time)
-        for (name, aggregate, has_default), place in self._outputs:
+        for (name, aggregate, has_default), index in self._outputs:
             if aggregate.include_current is before:
                 continue
-            factor = 2.0 ** (-age / self._measures[place][0])
+            factor = 2.0 ** (-age / self._measures[index][0])
             if aggregate.function == "count":
-                out[name] = decayed.weights[place] * factor
+                out[name] = decayed.weights[index] * factor
             elif aggregate.function == "sum":
-                out[name] = decayed.sums[place] * factor
-            elif decayed.weights[place] > 0.0:
-                out[name] = decayed.sums[place] / decayed.weights[place]
+                out[name] = decayed.sums[index] * factor
+            elif decayed.weights[index] > 0.0:
+                out[name] = decayed.sums[index] / decayed.weights[index]
             elif not has_default:
                 out.pop(name, None)
 

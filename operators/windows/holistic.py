@@ -35,11 +35,11 @@ def quantile_of(values: Values, share: float) -> float:
 
 
 def _quantile_of_ordered(ordered: Values, share: float) -> float:
-    place = share * (len(ordered) - 1)
-    below = int(place)
+    rank = share * (len(ordered) - 1)
+    below = int(rank)
     low = ordered[below]
-    found = low if place == below else low + (ordered[below + 1] - low) * (place - below)
-    return float(found) + 0.0  # one zero
+    value = low if rank == below else low + (ordered[below + 1] - low) * (rank - below)
+    return float(value) + 0.0  # one zero
 
 
 def mode_of(values: Values, rank: int) -> Any:

@@ -300,9 +300,9 @@ class ReorderBuffer(Generic[Folded]):
                 add(state.head, time, row)
         else:
             state.head = None
-        place = bisect_right(times, time)
-        times.insert(place, time)
-        rows.insert(place, row)
+        index = bisect_right(times, time)
+        times.insert(index, time)
+        rows.insert(index, row)
         passed = bisect_right(times, watermark)
         crowded = max(0, len(times) - passed - self._event_max)
         for old in range(passed + crowded):
@@ -328,8 +328,8 @@ class ReorderBuffer(Generic[Folded]):
 
     def _together(self, state: KeyBuffer[Folded], waiting: int) -> Folded:
         folded = self._fold.copy(state.folded)
-        for place in range(waiting):
-            self._fold.add(folded, state.times[place], state.rows[place])
+        for index in range(waiting):
+            self._fold.add(folded, state.times[index], state.rows[index])
         return folded
 
     def seen_late(self, state: KeyBuffer[Folded], time: int, _watermark: int) -> KeyBuffer[Folded]:

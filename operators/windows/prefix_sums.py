@@ -186,17 +186,17 @@ class Column:
     def _insert_extreme(self, stack: list[int], sign: int, position: int) -> None:
         """Move the positions from `position` on by one, and put it in unless a later one hides it."""
         values = self.values
-        place = bisect_left(stack, position)
-        stack[place:] = [later + 1 for later in stack[place:]]
+        index = bisect_left(stack, position)
+        stack[index:] = [later + 1 for later in stack[index:]]
         if (value := values[position]) is None:
             return
         value *= sign
-        if place < len(stack) and values[stack[place]] * sign >= value:
+        if index < len(stack) and values[stack[index]] * sign >= value:
             return
-        first = place
+        first = index
         while first and values[stack[first - 1]] * sign <= value:
             first -= 1
-        stack[first:place] = [position]
+        stack[first:index] = [position]
 
     def trim(self, count: int) -> None:
         """Cut the first `count` values off."""

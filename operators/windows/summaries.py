@@ -163,11 +163,11 @@ def value_of(aggregate: Aggregate, layout: Layout, columns: Sequence[str | None]
     if function == "rate":
         width_ms = aggregate.window_ms - getattr(aggregate.span, "step_ms", 0)
         return lambda summary: summary.count * 1000 / width_ms
-    place = layout.index(_measure(aggregate, columns))
+    index = layout.index(_measure(aggregate, columns))
     read, empty = _READ[function], {"sum": 0.0, "distinct": 0}.get(function)
 
     def value(summary: Summary) -> Any:
-        cell = summary.cells[place]
+        cell = summary.cells[index]
         return read(cell, argument) if cell else empty
 
     return value
@@ -197,16 +197,16 @@ def value_hash(value: Number | str) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
-def add_hash(hashes: list[int], found: int) -> None:
+def add_hash(hashes: list[int], added: int) -> None:
     """Enter one value's hash; kept are the DISTINCT_EXACT smallest, in order.
 
     Bar-Yossef et al., "Counting distinct elements in a data stream" (2002); as k minimum values
     in Beyer et al., "On synopses for distinct-value estimation under multiset operations" (2007).
     """
-    place = bisect_left(hashes, found)
-    if place == DISTINCT_EXACT or (place < len(hashes) and hashes[place] == found):
+    index = bisect_left(hashes, added)
+    if index == DISTINCT_EXACT or (index < len(hashes) and hashes[index] == added):
         return
-    hashes.insert(place, found)
+    hashes.insert(index, added)
     del hashes[DISTINCT_EXACT:]
 
 
@@ -262,8 +262,8 @@ def histogram_quantile(counts: dict[int, int], share: float) -> float:
 def _middle(bucket: int) -> float:
     if not bucket:
         return 0.0
-    octave, place = divmod(abs(bucket) - 1, _PER_OCTAVE)
-    value = ldexp(0.5 + (place + 0.5) / (2 * _PER_OCTAVE), octave - _OCTAVES)
+    octave, step = divmod(abs(bucket) - 1, _PER_OCTAVE)
+    value = ldexp(0.5 + (step + 0.5) / (2 * _PER_OCTAVE), octave - _OCTAVES)
     return value if bucket > 0 else -value
 
 

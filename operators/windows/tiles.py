@@ -130,9 +130,9 @@ class Tiles:
             times.append(time)
             rows.append(row)
         else:
-            place = bisect_right(times, time)
-            times.insert(place, time)
-            rows.insert(place, row)
+            index = bisect_right(times, time)
+            times.insert(index, time)
+            rows.insert(index, row)
         passed = bisect_right(times, watermark)
         crowded = max(0, len(times) - passed - self._event_max)
         if passed + crowded:
