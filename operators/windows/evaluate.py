@@ -47,7 +47,6 @@ __all__ = [
     "Out",
     "calculation",
     "category_bucket",
-    "complete",
     "crossed",
     "mapped",
     "predicate",
@@ -78,26 +77,6 @@ _MINUTE_MS: Final = 60_000
 _DAY_MS: Final = 86_400_000
 _EPOCH: Final = datetime(1970, 1, 1)
 _FUNCTIONS: Final[dict[str, Callable[[Any], Any]]] = {"log": log, "log1p": log1p, "sqrt": sqrt, "abs": abs}
-
-
-def complete(
-    out: Out,
-    value: Any,
-    looked_up: Mapping[str, object],
-    later: Sequence[tuple[str, Evaluate]],
-    inner: Sequence[int],
-) -> None:
-    """Write the features that follow from the windows in `out`, and remove values that only they needed.
-
-    `inner` are the numbers under which such windows stand.
-    """
-    for name, evaluate in later:
-        if (found := evaluate(value, out, looked_up)) is None:
-            del out[name]
-        else:
-            out[name] = found
-    for number in inner:
-        out.pop(number, None)
 
 
 def predicate(condition: Condition, of: Callable[[Expression], Evaluate] | None = None) -> Decide:
@@ -180,8 +159,7 @@ def calculation(
         case Constant(constant):
             return lambda *_: constant
         case Field(name):
-            get = attrgetter(name)
-            return lambda value, _out, _looked_up: _finite(get(value))
+            return _field(attrgetter(name))
         case LabelTerm():
             return lambda label, _out, _looked_up: label  # where labels enter, it stands for the event
         case Feature(name):
@@ -206,6 +184,14 @@ def calculation(
             return lambda _value, _out, looked_up: _stored(looked_up.get(address), fallback)
         case _:
             return _transformation(expression, of, Counter() if counts is None else counts)
+
+
+def _field(get: Callable[[Any], Any]) -> Evaluate:
+    def found(value: Any, _out: Out, _looked_up: Mapping[str, object]) -> FeatureValue | None:
+        field = get(value)
+        return None if isinstance(field, float) and not isfinite(field) else field
+
+    return found
 
 
 def _transformation(expression: Expression, of: Callable[[Expression], Evaluate], counts: Counts) -> Evaluate:

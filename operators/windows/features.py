@@ -24,7 +24,7 @@ from operators.language.plan import FeaturePlan, Group
 from operators.state import StateDelta, StateEntries
 from operators.windows.aggregates import Target
 from operators.windows.decay import DecayFold
-from operators.windows.evaluate import NOTHING, Counts, Decide, Out, calculation, complete, predicate
+from operators.windows.evaluate import NOTHING, Counts, Decide, Out, calculation, predicate
 from operators.windows.exact import VALUE_MAX, as_value
 from operators.windows.keyed_state import LONG_AGO, Keyed, ReorderBuffer, Row
 from operators.windows.log import Logs
@@ -192,7 +192,7 @@ class Features:
         """Return how many keys are kept, over all groups."""
         return sum(map(len, self._stores.values()))
 
-    def step_events(
+    def step_events(  # noqa: PLR0912  the order of things for one event, and all of it
         self, events: Sequence[Event], lookups: Sequence[Mapping[str, object]] | None = None
     ) -> list[dict[str, FeatureValue]]:
         """Enter `events` one after the other and return each one's features, as of its own time.
@@ -217,9 +217,14 @@ class Features:
                     store.read(key_of(value), event, out)
             for store, key_of, _, _ in self._labels:
                 store.read(key_of(value), event, out)
-            if self._later:
-                looked_up = NOTHING if lookups is None else lookups[len(rows)]
-                complete(out, value, looked_up, self._later, self._numbers)
+            looked_up = NOTHING if lookups is None else lookups[len(rows)]
+            for name, evaluate in self._later:
+                if (found := evaluate(value, out, looked_up)) is None:
+                    del out[name]
+                else:
+                    out[name] = found
+            for number in self._numbers:
+                out.pop(number, None)
             rows.append(out)
         if newest > self._watermark:
             self._watermark, self._meta_changed = newest, True
