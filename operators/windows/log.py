@@ -282,7 +282,12 @@ class Logs:
 
     def _starts(self, times: Sequence[int], base: int, stop: int, time: int) -> list[int]:
         """Return where the sliding windows of any event start."""
-        return [bisect_right(times, time - width, base, stop) for width in self._widths]
+        starts, start = [], base
+        for width in self._widths:
+            if start < stop and times[start] <= time - width:
+                start = bisect_right(times, time - width, start + 1, stop)
+            starts.append(start)
+        return starts
 
     def enter(self, key: str, time: int, watermark: int, row: Row) -> None:
         """Enter what is no event of its own: a label.  One from before all windows changes nothing."""
@@ -317,15 +322,19 @@ class Logs:
         if log is None:
             before, after, base = self._packed_before, self._packed_after, 0
             times, kept = self._packed.entries(key)
+            starts, stop = self._zeros[:], bisect_right(times, time)
         else:
             before, after, base, times, kept = self._before, self._after, log.base, log.times, log.columns
+            stop = len(times) if not times or times[-1] <= time else bisect_right(times, time, base)
+            starts = self._starts(times, base, stop, time)
         if event.late:
             base = bisect_right(times, event.watermark - self.width_max_ms, base)
-        stop = bisect_right(times, time, base)
-        starts = self._starts(times, base, stop, time)
-        for write in (before, after):
-            if write is not None:
-                write(times, kept, starts, stop, base, time, out)
+            stop = max(stop, base)
+            starts = self._starts(times, base, stop, time)
+        if before is not None:
+            before(times, kept, starts, stop, base, time, out)
+        if after is not None:
+            after(times, kept, starts, stop, base, time, out)
 
     def forget(self, watermark: int) -> None:
         """Forget the keys whose windows are all empty at `watermark`."""
