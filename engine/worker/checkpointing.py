@@ -36,7 +36,7 @@ __all__ = ["CheckpointWriter"]
 log = structlog.get_logger("headrace")
 
 
-class _Checkpoint(NamedTuple):
+class _Capture(NamedTuple):
     """The captured state of everything owned, as of one moment."""
 
     sent: Mark
@@ -82,7 +82,7 @@ class CheckpointWriter:
         """
         assert self._writing is None
         owned = self._partitions.owned.values()
-        checkpoint = _Checkpoint(
+        checkpoint = _Capture(
             self._sink.mark(),
             [partition.capture() for partition in owned],
             self._follower.capture(),
@@ -111,7 +111,7 @@ class CheckpointWriter:
             if not writing.cancelled():
                 writing.exception()
 
-    async def _write(self, checkpoint: _Checkpoint) -> None:
+    async def _write(self, checkpoint: _Capture) -> None:
         """Wait for acknowledgements, check the ownership, store, commit: in this order."""
         # 4 flush
         written = await self._sink.written_to(checkpoint.sent)

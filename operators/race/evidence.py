@@ -236,7 +236,7 @@ class _Duel(msgspec.Struct):
         return math.fsum(self.recent) / len(self.recent) if self.recent else 0.0
 
 
-class _State(msgspec.Struct):
+class _EvidenceState(msgspec.Struct):
     duels: dict[str, _Duel] = {}
     compared: int = 0
     """Challengers compared since the last swap, those that left included: the mean is over all of them."""
@@ -266,7 +266,7 @@ class Evidence(WholeState):
         self._span_ms = duration_ms(block) if isinstance(block, str) else None
         self._size = block if isinstance(block, int) else 0
         self._false_swap_every = promotion.false_swap_every
-        self._state = _State()
+        self._state = _EvidenceState()
 
     def update(self, champion: str, losses: Mapping[str, float | None], label_time: int) -> list[Verdict]:
         """Add the losses of one example; return challengers proven better, most evidence first, mostly none.
@@ -380,5 +380,5 @@ class Evidence(WholeState):
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        self._state = msgspec.msgpack.decode(entries["evidence"], type=_State)
+        self._state = msgspec.msgpack.decode(entries["evidence"], type=_EvidenceState)
         self._dirty = False

@@ -191,7 +191,7 @@ class Lessons:
         return Serving(roster.candidates[answering], served_by, failures)
 
 
-class _State(msgspec.Struct):
+class _LearningState(msgspec.Struct):
     examples: int
     time: int
     scale: tuple[float, float, float] | None = None
@@ -389,12 +389,12 @@ class Learning(WholeState):
     def snapshot(self) -> dict[str, bytes]:
         """Return the state of this object: counts, the prior, the scale of regression losses."""
         scale = None if self._scale is None else self._scale.state()
-        own = _State(self.examples, self.time, scale)
+        own = _LearningState(self.examples, self.time, scale)
         return {"learning": msgspec.msgpack.encode(own), **self._roster.prior.snapshot()}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state; the line-up has been restored before."""
-        own = msgspec.msgpack.decode(entries["learning"], type=_State)
+        own = msgspec.msgpack.decode(entries["learning"], type=_LearningState)
         self.examples, self.time = own.examples, own.time
         if self._scale is not None and own.scale is not None:
             self._scale.restore(own.scale)

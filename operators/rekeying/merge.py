@@ -47,7 +47,7 @@ class Taken(NamedTuple, Generic[Item]):
     """Whether it came after the horizon had passed it."""
 
 
-class _Meta(Struct, frozen=True, array_like=True):
+class _MergeMeta(Struct, frozen=True, array_like=True):
     horizon: int
     sources: tuple[tuple[int, bool], ...]
 
@@ -151,7 +151,7 @@ class Merge(Generic[Item]):
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the state by that of a merge of as many sources."""
-        meta = msgspec.json.decode(entries["meta"], type=_Meta)
+        meta = msgspec.json.decode(entries["meta"], type=_MergeMeta)
         self.horizon = meta.horizon
         self._progress = [at for at, _ in meta.sources]
         self._idle = [idle for _, idle in meta.sources]
@@ -161,7 +161,7 @@ class Merge(Generic[Item]):
         self._changes.clear()
 
     def _meta(self) -> bytes:
-        return self._encode(_Meta(self.horizon, tuple(zip(self._progress, self._idle, strict=True))))
+        return self._encode(_MergeMeta(self.horizon, tuple(zip(self._progress, self._idle, strict=True))))
 
 
 def _name(order: Order) -> str:

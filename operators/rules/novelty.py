@@ -50,7 +50,7 @@ class Told(NamedTuple):
     """Of the event, in its run, that showed it."""
 
 
-class _Meta(msgspec.Struct, array_like=True):
+class _NoveltyMeta(msgspec.Struct, array_like=True):
     seen: int
     """Events so far, no more than `learning`."""
     always: list[str] | None
@@ -196,7 +196,7 @@ class Novelty:
         """Replace the whole state.  Raises CheckpointError if `entries` are not of these alerts."""
         self._clear()
         try:
-            meta = msgspec.msgpack.decode(entries[_META], type=_Meta)
+            meta = msgspec.msgpack.decode(entries[_META], type=_NoveltyMeta)
             for entry in entries:
                 part, _, rest = entry.partition("/")
                 if part == "key":
@@ -215,4 +215,4 @@ class Novelty:
 
     def _encode_meta(self) -> bytes:
         always = None if self._always is None else sorted(self._always)
-        return msgspec.msgpack.encode(_Meta(self._seen, always, sorted(self._full)))
+        return msgspec.msgpack.encode(_NoveltyMeta(self._seen, always, sorted(self._full)))

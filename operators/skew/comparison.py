@@ -28,6 +28,7 @@ from collections.abc import Collection, Iterator, Mapping
 from heapq import heappop, heappush
 from typing import Final, Literal, NamedTuple
 
+from operators.join.join import EARLY_MAX
 from operators.language.expressions import Expression
 from operators.language.fields import Aggregate, Lookup, nodes, windows_of
 from operators.language.plan import FeaturePlan
@@ -43,8 +44,6 @@ __all__ = ["UNKNOWN", "FeatureCheck", "Outcome", "Scope", "Skew"]
 Outcome = Literal["match", "mismatch", "missing", "extra", "unchecked"]
 """`missing`: it should have been served; `extra`: it should not."""
 
-EARLY_MAX: Final = 100_000
-"""Labels whose event has not come, or is not in the sample; the oldest go first."""
 TRIES_MAX: Final = 64
 """Labels that may have come to the worker later than their time says, of one key."""
 SWEEP_EVENTS: Final = 10_000

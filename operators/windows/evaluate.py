@@ -36,7 +36,7 @@ from operators.language.expressions import (
 )
 from operators.language.fields import Aggregate, Feature, Field, LabelTerm, Lookup, Part, TimePart
 from operators.language.transforms import Apply, Coalesce, Cross, Indicator
-from operators.windows.exact import TEXT_MAX, Number
+from operators.windows.exact import WINDOW_TEXT_MAX, Number
 from topics.messages import FeatureValue
 
 __all__ = [
@@ -394,7 +394,7 @@ def returned(value: object, returns: type) -> FeatureValue | None:
     elif returns is int and isinstance(value, int) and not isinstance(value, bool):
         if -WHOLE_MAX <= value <= WHOLE_MAX:
             return int(value)
-    elif returns is str and isinstance(value, str) and len(value) <= TEXT_MAX:
+    elif returns is str and isinstance(value, str) and len(value) <= WINDOW_TEXT_MAX:
         return str(value)
     raise ValueError(f"{type(value).__name__}, not {returns.__name__}, or not finite, or too large")
 

@@ -45,7 +45,7 @@ VALUE_MIN: Final = 2.0**-200
 """A number nearer to zero than this (6e-61) enters windows as 0.0."""
 VALUE_MAX: Final = 1e15
 """A number beyond this counts as missing (decoders refuse it): whole numbers up to it are exact doubles."""
-TEXT_MAX: Final = 256
+WINDOW_TEXT_MAX: Final = 256
 """Characters of a text that a window keeps and tells apart, and that a user's function may return."""
 
 
@@ -56,7 +56,7 @@ def as_value(value: Any) -> Any:
     (3, 0.0, None, True)
     """
     if isinstance(value, str):
-        return value[:TEXT_MAX]
+        return value[:WINDOW_TEXT_MAX]
     if value is None or not -VALUE_MAX <= value <= VALUE_MAX:
         return None
     if -VALUE_MIN < value < VALUE_MIN and value:
