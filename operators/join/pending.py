@@ -445,8 +445,8 @@ class Pending(Generic[Open]):
     def prepare(self, count: int) -> None:
         """Encode up to `count` changed entries for the next `delta`; what changes again is encoded again.
 
-        All at once they would hold the loop for 60 ms for each 1,000 events a second between two checkpoints
-        of 5 s: with 2,000 events a second that is 65 ms more at the 99th percentile.
+        Between two checkpoints of 5 s, 2,000 events a second change 10,000 entries: with 100,000 waiting,
+        `delta` holds the loop for 51 ms of processor time, and for 18 ms where all are encoded already.
         """
         changed, entries = self._changes.written, self._entries
         for _ in range(min(count, len(changed))):
