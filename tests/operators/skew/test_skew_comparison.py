@@ -340,7 +340,7 @@ def test_a_wrong_risk_is_found() -> None:
     counts = checked(PIPELINE, [*answers[:-1], replace(answers[-1], value=value)], events, labels)
     assert counts.features["risk", "mismatch"] == counts.skewed == 1
     assert counts.examples[0].event_id == last.event_id
-    assert counts.examples[0].found == FeatureCheck("risk", "mismatch", 1.0, 0.75)
+    assert counts.examples[0].check == FeatureCheck("risk", "mismatch", 1.0, 0.75)
 
 
 def test_what_a_rule_may_change_is_unchecked() -> None:
