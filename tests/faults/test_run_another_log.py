@@ -27,7 +27,7 @@ def test_a_topic_made_anew_with_more_records_is_another_log(kafka: KafkaSettings
         file = write_pipeline(tmp_path, SOURCE, name=fresh_name("anew"))
         pipeline = load_pipeline(file)
         events, predictions = pipeline.events.name, pipeline.catalog["predictions"]
-        await settled(kafka, Worker(file, kafka, tmp_path), pipeline, BEFORE)
+        await settled(kafka, tmp_path / "state", pipeline, BEFORE)
         await delete_topic(kafka, events)
         await make_topics(kafka, pipeline)
         others = readings(pipeline, BEFORE + AFTER)[BEFORE:]
@@ -63,7 +63,7 @@ def test_a_lost_store_and_deleted_events_are_refused_with_counts_until_accepted(
         pipeline = load_pipeline(file)
         events, predictions = pipeline.events.name, pipeline.catalog["predictions"]
         worker = Worker(file, kafka, tmp_path)
-        await settled(kafka, worker, pipeline, BEFORE)
+        await settled(kafka, worker.state_dir, pipeline, BEFORE)
         await delete(kafka, events, before=30)
         await publish(kafka, readings(pipeline, BEFORE + AFTER)[BEFORE:])
         with worker:  # with its store it has read what was deleted
@@ -98,7 +98,7 @@ def test_unread_records_that_were_deleted_are_gone_on_without_where_accepted(
         pipeline = load_pipeline(file)
         events, predictions = pipeline.events.name, pipeline.catalog["predictions"]
         worker = Worker(file, kafka, tmp_path)
-        await settled(kafka, worker, pipeline, BEFORE)
+        await settled(kafka, worker.state_dir, pipeline, BEFORE)
         await publish(kafka, readings(pipeline, BEFORE + AFTER)[BEFORE:])
         await delete(kafka, events, before=BEFORE + 10)
         worker.start()

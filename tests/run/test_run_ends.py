@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from reading import watching
-from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
+from running import Message, Worker, fresh_name, in_process, make_topics, publish, until, write_pipeline
 
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka.embedded import EmbeddedBroker, free_port
-from engine.settings import KafkaSettings
+from engine.settings import KafkaSettings, Settings
 
 SOURCE = """
     from msgspec import Struct
@@ -52,17 +52,18 @@ def readings(pipeline: Pipeline, count: int) -> list[Message]:
     return messages
 
 
-async def settled(kafka: KafkaSettings, worker: Worker, pipeline: Pipeline, count: int) -> None:
+async def settled(kafka: KafkaSettings, state_dir: Path, pipeline: Pipeline, count: int) -> None:
     """Let a worker answer some events, save and leave."""
+    predictions = pipeline.catalog["predictions"]
     await make_topics(kafka, pipeline)
-    async with watching(kafka, pipeline.catalog["predictions"]) as watch:
-        with worker:
-            await worker.ready()
-            await publish(kafka, readings(pipeline, count))
-            await until(
-                lambda: watch.counted(pipeline.catalog["predictions"]) == count, "answers", worker=worker
-            )
-            assert await worker.stop() == 0, worker.said()
+    async with (
+        watching(kafka, predictions) as watch,
+        in_process(pipeline, Settings(kafka=kafka, state_dir=state_dir)) as (worker, running),
+    ):
+        await publish(kafka, readings(pipeline, count))
+        await until(lambda: watch.counted(predictions) == count, "answers")
+        worker.stop()
+        await running
 
 
 def test_without_a_broker_a_start_gives_up_and_names_the_address(tmp_path: Path) -> None:
@@ -108,8 +109,7 @@ def test_logs_that_are_gone_are_refused(tmp_path: Path) -> None:
         file = write_pipeline(tmp_path, SOURCE, name=fresh_name("emptied"))
         pipeline = load_pipeline(file)
         with EmbeddedBroker() as broker:
-            worker = Worker(file, broker.kafka_settings(), tmp_path)
-            await settled(broker.kafka_settings(), worker, pipeline, 50)
+            await settled(broker.kafka_settings(), tmp_path / "state", pipeline, 50)
         with EmbeddedBroker() as broker:
             await make_topics(broker.kafka_settings(), pipeline)
             with Worker(file, broker.kafka_settings(), tmp_path, name="later") as worker:
@@ -161,7 +161,7 @@ def test_checkpoints_of_another_definition_are_refused(tansu: KafkaSettings, tmp
         name = fresh_name("edited")
         file = write_pipeline(tmp_path, SOURCE, name=name)
         pipeline = load_pipeline(file)
-        await settled(tansu, Worker(file, tansu, tmp_path), pipeline, 50)
+        await settled(tansu, tmp_path / "state", pipeline, 50)
         for now, says in (
             (SOURCE.replace('"1h"', '"2h"'), "feature mean changed ("),
             (SOURCE.replace("LogisticRegression()", "LogisticRegression(l2=0.1)"), "models.linear changed"),

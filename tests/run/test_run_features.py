@@ -7,11 +7,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from reading import counting, read_topic
-from running import Message, Worker, backtested, fresh_name, make_topics, publish, until, write_pipeline
+from reading import counting, read_topic, watching
+from running import (
+    Message,
+    Worker,
+    backtested,
+    fresh_name,
+    in_process,
+    make_topics,
+    publish,
+    until,
+    write_pipeline,
+)
 
 from engine.definition.file import load_pipeline
-from engine.settings import KafkaSettings
+from engine.settings import KafkaSettings, Settings
 from topics import headers
 
 SOURCE = """
@@ -91,15 +101,18 @@ def test_a_changed_feature_is_refused_and_then_accepted(tansu: KafkaSettings, tm
 
     async def play() -> list[Any]:
         await make_topics(tansu, first)
-        worker = Worker(file, tansu, tmp_path)
-        with worker:
-            await worker.ready()
+        before = Settings(kafka=tansu, state_dir=tmp_path / "state")
+        predictions = first.catalog["predictions"]
+        async with (
+            watching(tansu, predictions) as watch,
+            in_process(first, before) as (started, running),
+        ):
             await publish(tansu, messages[:cut])
-            await until(lambda: answered(worker) == CUT, "the first half is answered", worker=worker)
-            assert await worker.stop() == 0, worker.said()
-
-            write_pipeline(tmp_path, new, name=name)
-            worker.start()
+            await until(lambda: watch.counted(predictions) == CUT, "the first half is answered")
+            started.stop()
+            await running
+        write_pipeline(tmp_path, new, name=name)
+        with Worker(file, tansu, tmp_path) as worker:
             assert await worker.ended() == 1
             assert "feature most is new, feature longer is new, feature spent is new" in worker.said()
             assert "feature default changed (" in worker.said()
