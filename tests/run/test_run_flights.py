@@ -56,6 +56,8 @@ SOURCE = f"""
 DEPARTURES, MORE, WAITING = 3_000, 300, 1_000
 AHEAD_MAX = 400
 """Events published and not answered yet: less than a day of departures, far inside the labels' wait."""
+MORE_AHEAD_MAX = 50
+"""So that some of the later events are answered once labels of others have been learned."""
 
 
 def label_windows(pipeline: Pipeline) -> set[str]:
@@ -93,7 +95,7 @@ async def flights_live(kafka: KafkaSettings, folder: Path) -> None:
     with worker:
         await worker.ready()
         assert worker.logged("partition claimed")[-1]["events_position"] == DEPARTURES
-        await stream(kafka, worker, pipeline, more, already=DEPARTURES)
+        await stream(kafka, worker, pipeline, more, already=DEPARTURES, ahead_max=MORE_AHEAD_MAX)
         assert await worker.stop() == 0, worker.said()
     raw = await read_topic(kafka, predictions)
     later = counting(raw)
@@ -133,7 +135,13 @@ async def flights_waiting(kafka: KafkaSettings, folder: Path) -> None:
 
 
 async def stream(
-    kafka: KafkaSettings, worker: Worker, pipeline: Pipeline, messages: list[Message], *, already: int
+    kafka: KafkaSettings,
+    worker: Worker,
+    pipeline: Pipeline,
+    messages: list[Message],
+    *,
+    already: int,
+    ahead_max: int = AHEAD_MAX,
 ) -> None:
     """Publish at the worker's pace, until all is answered and learned."""
     predictions, examples = pipeline.catalog["predictions"], pipeline.catalog["examples"]
@@ -144,8 +152,11 @@ async def stream(
 
         async def pace(published: int) -> None:
             await until(
-                lambda: watch.counted(predictions) >= sent[published] - AHEAD_MAX,
-                f"answers to {sent[published]} events",
+                lambda: (
+                    watch.counted(predictions) >= sent[published] - ahead_max
+                    and worker.metrics()["headrace_examples_total"] >= watch.counted(examples)
+                ),
+                f"answers to {sent[published]} events, and what is joined learned",
                 worker=worker,
             )
 
