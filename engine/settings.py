@@ -247,7 +247,7 @@ class Settings(BaseSettings):
 
 
 class Accepted(NamedTuple):
-    """What the one who starts a worker has said yes to."""
+    """The risks that were accepted when the worker was started."""
 
     newer_claims: bool = False
     """The logs hold newer claims than the checkpoints."""

@@ -98,7 +98,7 @@ class WorkerProcess:
         self.stop()
 
     def stop(self) -> int | None:
-        """Let it drain and leave; return its exit code, None if it was never started or is long gone."""
+        """Drain and stop the worker; return its exit code, None if it was not started or has ended."""
         process, self._process = self._process, None
         if process is None:
             return None
@@ -115,7 +115,7 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """What it ended with; None while it runs."""
+        """The exit code; None while it runs."""
         return None if self._process is None else self._process.poll()
 
     def check(self) -> None:

@@ -34,7 +34,7 @@ __all__ = [
 StateEntries = Mapping[str, bytes]
 """The whole state of an operator: entry name -> bytes."""
 StateDelta = dict[str, bytes | None]
-"""What changed: entry name -> new bytes, or None where the entry is gone."""
+"""The changes of an operator's state: entry name -> new bytes, or None where the entry is gone."""
 
 
 class Operator(Protocol):

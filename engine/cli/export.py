@@ -57,7 +57,7 @@ MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {
     "rekey": (RekeyedEvent, RekeyedLabel, Progress, Claim),
     "rekeyed": (RekeyedValues, Claim),
 }
-"""What lies on each topic of ours; dead letters are the bytes of others."""
+"""The message types of each topic of ours; dead letters are the bytes of others."""
 _CLASSES: Mapping[type | None, Any] = {None: ["string", "integer", "boolean"], str: "string", int: "integer"}
 ASYNCAPI = "3.0.0"
 KAFKA_BINDING = "0.5.0"

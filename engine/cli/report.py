@@ -45,7 +45,7 @@ __all__ = [
 RATES_PER_S = (1, 10, 100, 1_000)
 """Events per second of one partition."""
 ROW_BYTES = 310
-"""What names, index and half-filled pages of a checkpoint file add to an answer: measured."""
+"""Bytes that names, index and half-filled pages of a checkpoint file add to an answer: measured."""
 MEMORY_FACTOR = 2
 """An answer in memory, as objects, beside its bytes on disk: measured with 13 features."""
 

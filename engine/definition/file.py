@@ -96,7 +96,7 @@ def _meant(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let the user's file import its neighbours, as it could when run by itself."""
+    """Make the neighbours of the user's file importable, as they are when it is run by itself."""
     sys.path.insert(0, str(folder))
     try:
         yield

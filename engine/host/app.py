@@ -37,7 +37,7 @@ from topics.errors import HeadraceError, SettingsError
 __all__ = ["check_port", "run_worker"]
 
 EXIT_AFTER_DRAIN_S = 5.0
-"""What Faust gets to close its own clients once the data plane has drained."""
+"""Seconds that Faust gets to close its own clients once the data plane has drained."""
 EXPOSITION = "text/plain; version=0.0.4"
 """Prometheus' text format; the charset is added by the server."""
 PORT_HINT = "set HEADRACE_WEB__PORT (and HEADRACE_WEB__HOST), or give --web-port; 0 takes a free port"

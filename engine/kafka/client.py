@@ -59,7 +59,7 @@ PROBE_MS = 10
 """Longest wait of a fetch that is only after the end of the log."""
 
 REFUSED = (kafka_errors.KafkaError, AssertionError, ValueError)
-"""What aiokafka raises: its own errors, and bare assertions for unknown partitions and fenced producers."""
+"""Errors that aiokafka raises: its own, and bare assertions for unknown partitions and fenced producers."""
 
 AWAY = (
     TimeoutError,
@@ -71,7 +71,7 @@ AWAY = (
     kafka_errors.RequestTimedOutError,
     kafka_errors.StaleMetadata,
 )
-"""What a broker that is away looks like: it is asked again."""
+"""Errors of a broker that is away: it is asked again."""
 
 _Answer = TypeVar("_Answer")
 

@@ -84,7 +84,7 @@ class Written(NamedTuple):
     """The records that a Sink has written to one partition, all acknowledged."""
 
     records: int
-    """How many since the Sink was started."""
+    """The number of records since the Sink was started."""
     offset: int
     """Where the last of them lies."""
 
@@ -114,15 +114,15 @@ class Sink:
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self.limits: Mapping[str, TopicLimits] = {}
-        """What topics take, by name: there, timestamps are clamped and batches kept small enough."""
+        """The limits of topics, by name: timestamps are clamped and batches kept small enough for them."""
         self._kafka = kafka
         self._producer: Any = None
         self._lanes: dict[LogPartition, asyncio.Lock] = {}
         self._counts: dict[str, int] = {}
         self._unacknowledged: dict[asyncio.Future[Any], _Batch] = {}
-        """What is on its way."""
+        """Batches that are not acknowledged yet."""
         self._records: dict[LogPartition, int] = {}
-        """How many were sent."""
+        """The number of records sent."""
         self._last: dict[LogPartition, int] = {}
         self._keyless = 0
         self._failure: BrokerError | None = None
@@ -297,9 +297,9 @@ class LetterSink:
 
     def __init__(self, kafka: KafkaSettings, topic: str) -> None:
         self.limits = TopicLimits()
-        """What the topic takes: set once it is known, and halved where it takes less."""
+        """The limits of the topic: set once they are known; `bytes_max` is halved where it takes less."""
         self.counts: Counter[tuple[str, str]] = Counter()
-        """How many letters were cut; the worker exports it."""
+        """The number of letters that were cut, which the worker exports."""
         self._told = False
         self._kafka = kafka.model_copy(update={"enable_idempotence": False})
         self._topic = topic
@@ -391,7 +391,7 @@ class Dispatch:
         self._topics = {role: topic for topic, role in catalog.roles.items()}
         self._stopwatch = stopwatch
         self._lanes: dict[tuple[OutgoingRole, int | None], list[Outgoing]] = {}
-        """What has gathered since the last turn, examples apart."""
+        """Records queued since the last turn, without examples."""
         self._gathered = 0
         self._examples: list[Outgoing] = []
         self._behind: list[Outgoing] = []

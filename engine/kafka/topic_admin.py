@@ -77,7 +77,7 @@ class TopicState(NamedTuple):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What works but is likely not meant."""
+        """Settings that work but are likely not meant."""
         if self.missing:
             return ()
         said: list[str] = []

@@ -39,7 +39,7 @@ class Checks:
         alerts = pipeline.alerts
         self.novelty = None if alerts is None else Novelty(alerts, pipeline.events.type)
         self.parts: dict[str, Operator] = {} if self.novelty is None else {"novelty": self.novelty}
-        """What must be in a checkpoint, by name."""
+        """The parts that a checkpoint must hold, by name."""
         self._schema = alerts is not None and alerts.schema
         self._payloads: Mapping[int, bytes | None] = {}
         self._prefix = f"{pipeline.name}:"

@@ -51,7 +51,7 @@ class Prequential:
         self._decided: Callable[[Sequence[Decision]], object] = len
 
     def learn_with(self, learner: Learner | None, decided: Callable[[Sequence[Decision]], object]) -> None:
-        """Let `learner` fold each record of the examples log before it is sent; None ends that.
+        """Set the learner that folds each record of the examples log before it is sent; None for none.
 
         `decided` is called after every step, with what was decided, mostly nothing.  Nobody else may
         write to the examples log meanwhile.

@@ -67,7 +67,7 @@ class Scorer(Composite[Position]):
         self.pipeline = pipeline
         self.partition = partition
         self.counts: Counter[tuple[str, str]] = Counter()
-        """What happened, by (metric, label): the shell exports it; no part of the state."""
+        """Counts by (metric, label), which the shell exports; no part of the state."""
         self.outbox = Outbox(pipeline, partition, writer, suppression, self.counts)
         self._suppression = suppression
         self._inside = pipeline.labels.field is not None
@@ -95,7 +95,7 @@ class Scorer(Composite[Position]):
         self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
         self._shadows_sent = pipeline.shadow_predictions
         self.scored: list[Scored] = []
-        """What the last run answered, with every candidate's score."""
+        """The answers of the last run, with every candidate's score."""
         self.label_delays_ms: list[int] = []
         """Delays of the labels the last run joined; the shell exports them."""
         self._admitted: dict[str, Event] = {}
@@ -108,7 +108,7 @@ class Scorer(Composite[Position]):
         """Smallest event time of all these, ms: the first entry to expire, once they are open."""
 
     def learn_with(self, learner: Learner | None, decided: Callable[[Sequence[Decision]], object]) -> None:
-        """Let `learner` learn labels inside events before the next event; None ends that.
+        """Set the learner that learns labels inside events before the next event; None for none.
 
         `decided` gets what it decides.
         """

@@ -363,7 +363,7 @@ def plain_letter(refusal: Refusal, value: bytes | None) -> dict[str, Any]:
 
 
 def _inputs(pipeline: Pipeline, events: Path, labels: Path | None) -> InputFiles:
-    """Look at the first lines of the files again."""
+    """Return the first lines of both files, read again."""
 
     def head(path: Path | None) -> list[bytes]:
         lines = () if path is None else lines_of(path)

@@ -30,7 +30,7 @@ _UNITS_MS = (1_000, 60_000, 3_600_000, 86_400_000)
 
 
 class Facts(NamedTuple):
-    """What a run counted."""
+    """The counts of a run."""
 
     task: Task
     wait_ms: int

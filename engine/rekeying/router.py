@@ -55,7 +55,7 @@ PROGRESS_EVERY_MS = 25
 """Progress goes to every partition of the stages: often enough that a hold is short, not with every run."""
 
 Held = RekeyedEvent | RekeyedLabel
-"""What waits for its turn, here and at the other end."""
+"""An item that is held until its turn, here and in the enricher."""
 
 
 class _RouterPosition(Position):
@@ -123,7 +123,7 @@ class Router(Composite[_RouterPosition]):
         position = _RouterPosition()
         self._admission = Admission(pipeline, position, self._join)
         self.committed = self._join.committed
-        """Take note that every delta so far is stored."""
+        """Record that every delta so far is stored."""
         self._hold: Merge[Held] = Merge(1, Held, held_max=HELD_MAX)
         self._own = Features(stages.own, counts) if stages.own is not None else None
         parts: dict[str, Operator] = {"join": self._join, "hold": self._hold}

@@ -206,7 +206,7 @@ class Spill:
 
     def __init__(self) -> None:
         self.stored = Apart(self._query, CheckpointError, "")
-        """What the join reads."""
+        """The entries in the file, as the join reads them."""
         self._tally = EMPTY_TALLY
         self._connection: sqlite3.Connection | None = None
 

@@ -146,7 +146,7 @@ class Follower:
         self.read_back()
 
     def learn_row_by_row(self, scorers: Sequence[Scorer]) -> None:
-        """Let scorers of all partitions, whose events carry their labels, learn before they send.
+        """Make the scorers of all partitions, whose events carry their labels, learn before they send.
 
         During a pause they do not: the log is followed.
         """

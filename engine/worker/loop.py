@@ -102,7 +102,7 @@ class Worker:
         self._turn = asyncio.Lock()
         """Held for one turn of the loop, and while partitions are given up."""
         self._assigned: frozenset[LogPartition] | None = None
-        """What the group has given and nobody has taken over yet."""
+        """Partitions that the group has assigned and that are not taken over yet."""
         self._moving = False
         """The group has taken partitions back and given none since."""
         letters = LetterWatch(catalog["dead-letters"])

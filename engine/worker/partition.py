@@ -45,7 +45,7 @@ log = structlog.get_logger("headrace")
 Place = tuple[str, int, int]
 """Topic, partition and offset of one record."""
 Values = Sequence[Mapping[str, object]]
-"""What was looked up or computed elsewhere, one mapping an event."""
+"""Looked-up values, and those computed on other partitions: one mapping an event."""
 
 
 def places(given: Iterable[str], pipeline: Pipeline) -> frozenset[Place]:

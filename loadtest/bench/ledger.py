@@ -55,7 +55,7 @@ class AskedEvent(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a prediction says about its event, and where it lay."""
+    """A prediction's event, answer and position in the log."""
 
     prediction_id: str
     event_id: str

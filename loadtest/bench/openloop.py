@@ -46,7 +46,7 @@ SETTLE_S = 1.0
 
 
 class Load(NamedTuple):
-    """What is sent, and how long answers may take."""
+    """The load: what is sent, at which rate, and how long answers may take."""
 
     rate: float
     """Events per second."""
@@ -71,7 +71,7 @@ class LabelLoad(NamedTuple):
 
 
 class LoadOutcome(NamedTuple):
-    """What came out of a run."""
+    """The result of a run."""
 
     account: Account
     latency: Latency

@@ -34,7 +34,7 @@ SENDER_LATE_MS = 200.0
 
 
 class Measured(NamedTuple):
-    """What a run comes to."""
+    """The figures of a run."""
 
     rate: float
     """Events per second that were to be offered."""
@@ -57,11 +57,11 @@ class Measured(NamedTuple):
 
 
 class LoadVerdict(NamedTuple):
-    """What to conclude."""
+    """The conclusion, in a sentence."""
 
     sustained: bool
     limit: Limit
-    """Who could not keep up; empty where the rate was sustained."""
+    """The parts that did not keep up; empty where the rate was sustained."""
     text: str
 
 

@@ -41,7 +41,7 @@ _ENDED = object()
 
 
 class Timing(NamedTuple):
-    """What one loop took."""
+    """The time of one loop."""
 
     wall_s: float
     cpu_s: float

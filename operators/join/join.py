@@ -107,7 +107,7 @@ class Join(Generic[Open]):
         self.early_max = early_max
         self.counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
         self.entries: Pending[Open] = Pending(wait_ms, pending_max, stored, resident_max)
-        """What has been opened and not forgotten."""
+        """The entries that were opened and have not expired."""
         self.early = 0
         """How many labels wait for their event."""
         self.recall = self.entries.recall
@@ -115,7 +115,7 @@ class Join(Generic[Open]):
         self.prepare = self.entries.prepare
         """Encode up to so many changed entries for the next `delta`."""
         self.committed = self.entries.committed
-        """Take note that every delta so far is stored."""
+        """Record that every delta so far is stored."""
         self._early: dict[str, EarlyLabel] = {}
         self._early_due: list[tuple[int, int, str]] = []
         """Heap of (deadline, offset, event id)."""

@@ -42,7 +42,7 @@ RELATIONS: Final[Mapping[Relation, Callable[[Any, Any], bool]]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-"""What each says of two values."""
+"""The function of two values for each relation."""
 
 
 class Operand(Protocol):
@@ -55,7 +55,7 @@ class Operand(Protocol):
 
 
 class Condition:
-    """What is true, false or unknown of an event."""
+    """A statement about an event that is true, false or unknown."""
 
     __slots__ = ()
 

@@ -63,7 +63,7 @@ DIGITS: Final = 12
 """48 bits: by chance two of 1,000 versions are equal once in 500 million catalogues."""
 
 StoreName = Literal["log", "tiles", "sessions", "decay"]
-"""What keeps the entries: the file of `operators/windows` that is called like it."""
+"""The store of a group's entries: the file of `operators/windows` of that name."""
 _TILED: Final = frozenset(
     ("count", "sum", "mean", "min", "max", "var", "std", "first", "last", "arg_max", "arg_min")
 )
@@ -163,7 +163,7 @@ class FeaturePlan:
     features: tuple[tuple[str, Expression], ...]
     groups: tuple[Group, ...]
     lookups: tuple[Lookup, ...]
-    """What is to be looked up, each `address` once."""
+    """Look-ups, each `address` once."""
     grace_ms: int
     max_events_per_key: int
     task: Task

@@ -145,7 +145,7 @@ def _pairs(table: str) -> AllowList:
 
 
 BASE = _pairs(_BUILT_WHILE_LEARNING)
-"""What every list holds."""
+"""The pairs that every list holds."""
 _OTHERS = _pairs(_HARMLESS)
 
 

@@ -84,7 +84,7 @@ class ProbeReport(NamedTuple):
     changes: tuple[Moment, ...]
     """When predicting changed the bare model, or raised before it was taught."""
     error: str = ""
-    """What the model raised at made-up events, if it did: it may not fit the features."""
+    """The error of the model at made-up events, if any: it may not fit the features."""
 
     def __str__(self) -> str:
         """Return the result as a sentence for `headrace check`."""

@@ -238,7 +238,7 @@ class Learning(WholeState):
         self.examples = 0
         self.time = 0
         self.counts: Counter[tuple[str, str]] = Counter()
-        """What happened, by (metric, label): the shell exports it; no part of the state."""
+        """Counts by (metric, label), which the shell exports; no part of the state."""
         self.loss = loss or loss_of(task)
         self._task: Task = task
         self._threshold = threshold

@@ -113,7 +113,7 @@ class SampledWindows:
         self._unsure: dict[SampledKey, int] = {}
         """Until when a window of a key may hold, or lack, an entry wrongly, ms."""
         self._turned_away = -1
-        """The same for keys that are new: some were not looked at for want of room."""
+        """The same for new keys: until then some of their entries may have been left out for want of room."""
         self._one_in, self._keys_max, self._total_max = one_in, keys_max, total_max
         self._key_of = _key_of(keys)
 

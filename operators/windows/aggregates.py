@@ -81,9 +81,9 @@ class Rule(NamedTuple):
     of_column: Callable[[Column, int, int], Any] | None = None
     """(column, start, stop) -> value of a range in which some are present."""
     derived: Derived = Derived()
-    """What is wanted beside the values of a column."""
+    """The lists that are needed beside the values of a column."""
     follower: type[Frequencies | Ordered] | None = None
-    """What follows long windows."""
+    """The object that follows long windows, if there is one."""
     empty: float | None = None
     """The value of no values."""
 

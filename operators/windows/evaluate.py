@@ -61,7 +61,7 @@ Decide = Callable[..., bool | None]
 """The arguments of `Evaluate` (the event alone will do where nothing else is looked at) -> met, not met, or
 unknown."""
 Counts = Counter[tuple[str, str]]
-"""What happened, by (`FUNCTION_FAILURES`, name of the user's function)."""
+"""Counts by (`FUNCTION_FAILURES`, name of the user's function)."""
 FUNCTION_FAILURES: Final = "function_failures"
 
 NOTHING: Final[dict[Any, Any]] = {}
@@ -71,7 +71,7 @@ NOTHING: Final[dict[Any, Any]] = {}
 HASH_BYTES: Final = 8
 """Of a digest: with at most 2**24 buckets the remainder favours none by more than 2**-40."""
 WHOLE_MAX: Final = 2**63 - 1
-"""What a checkpoint holds of a whole number."""
+"""The largest whole number that a checkpoint holds."""
 
 _MINUTE_MS: Final = 60_000
 _DAY_MS: Final = 86_400_000

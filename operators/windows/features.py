@@ -63,7 +63,7 @@ class GroupMeta(msgspec.Struct, frozen=True, array_like=True):
     evicted_keys: int = 0
     """Idle keys that were forgotten."""
     reach_ms: int = 0
-    """How far back its longest window looked."""
+    """How far back its longest window looked, in ms."""
 
 
 class CarriedOver(NamedTuple):
@@ -91,7 +91,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
 
 
 Store = Logs | Keyed[Any]
-"""What keeps the entries of one group."""
+"""The store of one group's entries."""
 
 
 Step = Callable[[str, Event, Row, dict[Any, Any]], None]
@@ -148,7 +148,7 @@ class Features:
         self._numbers = tuple(numbers.values())
         self._later = [(name, calculation(expression, numbers, counts)) for name, expression in later]
         self._stores: dict[str, Store] = {}
-        """What keeps each group, by the name of the group."""
+        """The store of each group, by the name of the group."""
         self._entering: list[tuple[Step, Callable[[Any], str], Callable[[Any], Row]]] = []
         """Per group that every event enters: its step, and how an event's key and row are read."""
         self._conditional: list[_GroupReader] = []

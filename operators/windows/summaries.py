@@ -124,7 +124,7 @@ class Summary:
         return True
 
     def copy(self, layout: Layout) -> Summary:
-        """Return a summary of its own with the same content."""
+        """Return a copy of the summary."""
         made = Summary(layout)
         made.merge(layout, self)
         return made
@@ -369,7 +369,7 @@ _TAKE_OUT: Final[dict[str, Callable[[Cell, Any], bool]]] = {
     "distinct": lambda _cell, _less: False,
     **dict.fromkeys(("first", "last", "min", "max", "arg_max", "arg_min"), _is_elsewhere),
 }
-"""How a stretch goes: whether that can be."""
+"""By family: takes the cell of an older stretch out of a cell; False where that cannot be done."""
 
 _READ: Final[dict[str, Callable[[Cell, Any], Any]]] = {
     "sum": lambda cell, _: float(cell[1]) * UNIT,
