@@ -49,6 +49,9 @@ CELL_BYTES: Final = 8
 """A time or a value of a packed log."""
 _CODES: Final[dict[type, str]] = {float: "d", int: "q"}
 _unpack_time: Final = Struct("<q").unpack_from
+_encode: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder().encode
+_decode_cells: Final = msgspec.msgpack.Decoder(list[Any]).decode
+NO_CELLS: Final = _encode([])
 
 
 class KeyLog:
@@ -71,19 +74,23 @@ class KeyLog:
 
 
 class PackedLogs:
-    """Short logs of one group, one bytes object per key: entry after entry, times and values of 8 bytes each.
+    """Short logs of one group, one bytes object per key: entry after entry, its time and its values.
 
-    The types of a group's first row are those of all packed rows, so that values come back as what they were.
+    Numbers are cells of 8 bytes each; the types of a group's first row of numbers are those of all such
+    rows, so that values come back as what they were.  A key with any other row is kept as MessagePack.
 
     >>> logs = PackedLogs(width=1, entries_max=2)
-    >>> logs.put("a", [1_000, 1_001], [[2.5, 3.5]]), logs.put("b", [1_000], [[None]])
-    (True, False)
-    >>> len(logs.data["a"]), logs.entries("a"), logs.newest("a")
-    (32, ((1000, 1001), (1000, 2.5, 1001, 3.5)), 1001)
+    >>> logs.put("a", [1_000, 1_001], [[2.5, 3.5]]), logs.put("b", [1_000], [["x"]])
+    (True, True)
+    >>> len(logs.data["a"]), logs.entries("a"), logs.newest("a"), logs.entries("b")
+    (32, ((1000, 1001), (1000, 2.5, 1001, 3.5)), 1001, ([1000], [1000, 'x']))
     """
 
     def __init__(self, *, width: int, entries_max: int) -> None:
         self.data: dict[str, bytes] = {}
+        """Keys of numbers."""
+        self.mixed: dict[str, bytes] = {}
+        """Keys with missing values, texts, or numbers of another type."""
         self.entries_max = entries_max
         self.stride = width + 1
         """Cells of an entry: its time, then its values."""
@@ -108,21 +115,37 @@ class PackedLogs:
         if not 0 < len(times) <= self.entries_max:
             return False
         rows = list(zip(*columns, strict=True)) if columns else [()] * len(times)
-        if not self.accept(rows[-1]) or any([*map(type, row)] != self._types for row in rows):
-            return False
-        self.data[key] = b"".join([self._pack(time, *row) for time, row in zip(times, rows, strict=True)])
+        entries = [(time, *row) for time, row in zip(times, rows, strict=True)]
+        if self.accept(rows[-1]) and all([*map(type, row)] == self._types for row in rows):
+            self.data[key] = b"".join([self._pack(*entry) for entry in entries])
+        else:
+            self.mixed[key] = _encode([*chain.from_iterable(entries)])
         return True
 
+    def pop(self, key: str) -> bool:
+        """Remove a key; return whether it was here."""
+        return self.data.pop(key, None) is not None or self.mixed.pop(key, None) is not None
+
+    def keys(self) -> list[str]:
+        """Return all keys."""
+        return [*self.data, *self.mixed]
+
     def entries(self, key: str) -> tuple[Sequence[int], Sequence[Any]]:
-        """Return times and cells of `key`; empty if there are none."""
-        data = self.data.get(key, b"")
-        cells = self._unpack[len(data) // self._size](data)
+        """Return times and cells of `key`, tuples where all are numbers; empty if there are none."""
+        data = self.data.get(key)
+        if data is None:
+            cells: Sequence[Any] = _decode_cells(self.mixed.get(key, NO_CELLS))
+        else:
+            cells = self._unpack[len(data) // self._size](data)
         return cells[:: self.stride], cells
 
     def newest(self, key: str) -> int | None:
         """Return the time of the newest entry of `key`, None if it has none."""
-        data = self.data.get(key)
-        return None if data is None else _unpack_time(data, len(data) - self._size)[0]
+        if (data := self.data.get(key)) is not None:
+            time: int = _unpack_time(data, len(data) - self._size)[0]
+            return time
+        times, _ = self.entries(key)
+        return times[-1] if times else None
 
     def append(
         self, key: str, time: int, horizon: int, row: Row
@@ -130,16 +153,18 @@ class PackedLogs:
         """Append an entry to `key`, whose entries at or before `horizon` are forgotten.
 
         Return times, cells and whether the key is new, or None, and change nothing, for an entry that does
-        not fit: in its place, by its types, or because there are too many.
+        not fit: in its place, or because there are too many.
         """
         for value, expected in zip(row, self._types):  # noqa: B905  as many as there are columns
             if type(value) is not expected:
                 if self.accept(row):
                     break
-                return None
+                return self._append_mixed(key, time, horizon, row)
         cells: tuple[Any, ...] = (time, *row)
         data = self.data.get(key)
         if data is None:
+            if key in self.mixed:
+                return self._append_mixed(key, time, horizon, row)
             self.data[key] = self._pack(*cells)
             return (time,), cells, True
         data += self._pack(*cells)
@@ -155,6 +180,20 @@ class PackedLogs:
             return None
         self.data[key] = data
         return times, cells, False
+
+    def _append_mixed(
+        self, key: str, time: int, horizon: int, row: Row
+    ) -> tuple[Sequence[int], Sequence[Any], bool] | None:
+        known, cells = self.entries(key)
+        if known and time < known[-1]:
+            return None
+        over = bisect_right(known, horizon)
+        if len(known) - over >= self.entries_max:
+            return None
+        times, cells = [*known[over:], time], [*cells[over * self.stride :], time, *row]
+        self.data.pop(key, None)
+        self.mixed[key] = _encode(cells)
+        return times, cells, not known
 
 
 class Logs:
@@ -205,7 +244,7 @@ class Logs:
         self.evicted_keys = 0
 
     def __len__(self) -> int:
-        return len(self._logs) + len(self._packed.data)
+        return len(self._logs) + len(self._packed.data) + len(self._packed.mixed)
 
     @property
     def changed(self) -> bool:
@@ -322,15 +361,12 @@ class Logs:
         if log is None:
             before, after, base = self._packed_before, self._packed_after, 0
             times, kept = self._packed.entries(key)
-            starts, stop = self._zeros[:], bisect_right(times, time)
         else:
             before, after, base, times, kept = self._before, self._after, log.base, log.times, log.columns
-            stop = len(times) if not times or times[-1] <= time else bisect_right(times, time, base)
-            starts = self._starts(times, base, stop, time)
         if event.late:
             base = bisect_right(times, event.watermark - self.width_max_ms, base)
-            stop = max(stop, base)
-            starts = self._starts(times, base, stop, time)
+        stop = len(times) if not times or times[-1] <= time else bisect_right(times, time, base)
+        starts = self._starts(times, base, stop, time)
         if before is not None:
             before(times, kept, starts, stop, base, time, out)
         if after is not None:
@@ -341,7 +377,7 @@ class Logs:
         horizon = watermark - self.width_max_ms
         for key, moved_on in self.idle.passed(watermark, self._newest):
             if not moved_on:
-                if self._packed.data.pop(key, None) is None:
+                if not self._packed.pop(key):
                     del self._logs[key]
                 self._changed.add(key)
                 self.evicted_keys += 1
@@ -360,7 +396,7 @@ class Logs:
     def _unpack(self, key: str, time: int) -> KeyLog:
         """Return a new log for `key`, with the entries that it had packed."""
         times, columns, _ = self._entries(key)
-        if self._packed.data.pop(key, None) is None:
+        if not self._packed.pop(key):
             self.idle.file(key, time)
         log = self._logs[key] = KeyLog(array("q", times), self._indexed(columns), len(self._widths))
         return log
@@ -438,7 +474,7 @@ class Logs:
 
     def entries(self) -> Iterable[tuple[str, bytes]]:
         """Return every key and its log as bytes."""
-        return ((key, self._encode(key)) for key in (*self._logs, *self._packed.data))
+        return ((key, self._encode(key)) for key in (*self._logs, *self._packed.keys()))
 
     def changes(self) -> list[tuple[str, bytes | None]]:
         """Return the keys that changed since the last call, None for those forgotten."""
@@ -447,14 +483,14 @@ class Logs:
             log = self._logs.get(key)
             if log is not None:
                 log.room = 0
-            is_kept = log is not None or key in self._packed.data
+            is_kept = log is not None or key in self._packed.data or key in self._packed.mixed
             found.append((key, self._encode(key) if is_kept else None))
         self._changed.clear()
         return found
 
     def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
         """Replace all logs by those of `entries`."""
-        for kept in (self._logs, self._packed.data, self._changed, self.idle):
+        for kept in (self._logs, self._packed.data, self._packed.mixed, self._changed, self.idle):
             kept.clear()
         for key, data in entries:
             steps, columns = _decode(data)
@@ -477,5 +513,4 @@ def _leaves_event_out(target: Target) -> bool:
     return not target.aggregate.include_current or target.aggregate.function == "since_last"
 
 
-_encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[list[int], list[list[int | float | bool | str | None]]]).decode

@@ -31,17 +31,35 @@ def test_entries_come_back_as_they_were(times: list[int]) -> None:
     assert repr([list(cells[at::3]) for at in (1, 2)]) == repr(columns)
 
 
-def test_other_types_and_too_many_are_refused() -> None:
+def test_too_many_are_refused_and_other_types_come_back_as_they_were() -> None:
     logs = PackedLogs(width=1, entries_max=2)
-    assert not logs.put("none", [1], [[None]])
-    assert not logs.put("mixed", [1, 2], [[1, 2.0]])
     assert not logs.put("many", [1, 2, 3], [[1, 2, 3]])
     assert logs.put("ints", [1], [[7]])
-    assert not logs.put("floats", [1], [[7.0]])
-    assert not logs.put("bool", [1], [[True]])
+    others: dict[str, list[object]] = {
+        "none": [None],
+        "mixed": [1, 2.0],
+        "floats": [7.0],
+        "bool": [True],
+        "text": ["é"],
+    }
+    for key, values in others.items():
+        assert logs.put(key, [*range(1, len(values) + 1)], [values])
     assert list(logs.data) == ["ints"]
+    assert repr({key: list(logs.entries(key)[1][1::2]) for key in others}) == repr(others)
     logs.data.clear()
-    assert logs.put("floats", [1], [[7.0]])
+    assert logs.put("other", [1], [[7.0]])
+    assert list(logs.data) == ["other"]
+
+
+def test_a_key_of_numbers_takes_another_row_and_is_still_one_key() -> None:
+    logs = PackedLogs(width=1, entries_max=3)
+    assert logs.append("a", 1, 0, (2.5,)) == ((1,), (1, 2.5), True)
+    assert logs.append("a", 2, 0, (None,)) == ([1, 2], [1, 2.5, 2, None], False)
+    assert logs.append("a", 3, 1, (4.5,)) == ([2, 3], [2, None, 3, 4.5], False)
+    assert logs.append("a", 2, 1, (None,)) is None
+    assert (logs.keys(), logs.newest("a")) == (["a"], 3)
+    assert logs.pop("a")
+    assert not logs.pop("a")
 
 
 class Payment(msgspec.Struct):
