@@ -240,6 +240,7 @@ class Planted:
         (b"c__builtin__\neval\n.", "builtins.eval"),
         (b"\x80\x05\x8c\x08builtins\x8c\x07__class\x93.", "builtins.__class"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "payload",  # some bytes are of this process alone
 )
 def test_planted_calls_are_refused_by_name(payload: bytes, named: str) -> None:
     with pytest.raises(ModelError) as caught:

@@ -183,7 +183,7 @@ def _canonical(value: object) -> object:
         (math.sin, math.cos),
         ("x" * 100, "x" * 101),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_these_differ(one: object, other: object) -> None:
     assert digest(one) != digest(other)
