@@ -281,7 +281,7 @@ class Logs:
             stop = self._make_room(key, log, watermark)
         log.watermark = watermark
         if stop and time < times[-1]:
-            self._step_back(log, time, row, out)
+            self._step_back(key, log, time, row, out)
             return
         columns = log.columns
         if self._before is not None:
@@ -294,7 +294,7 @@ class Logs:
         if self._after is not None:
             self._after(times, columns, log.starts, stop + 1, log.base, time, out)
 
-    def _step_back(self, log: KeyLog, time: int, row: Row, out: dict[Any, Any]) -> None:
+    def _step_back(self, key: str, log: KeyLog, time: int, row: Row, out: dict[Any, Any]) -> None:
         """Enter an event before later ones and write its windows."""
         position = bisect_right(log.times, time, log.base)
         self._insert(log, position, time, row)
@@ -303,6 +303,7 @@ class Logs:
             self._before(log.times, log.columns, starts, position, log.base, time, out)
         if self._after is not None:
             self._after(log.times, log.columns, starts, position + 1, log.base, time, out)
+        self._pack(key, log)
 
     def _show_late(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
         """Write the windows of an event that is not entered, over a copy of what is kept and itself."""
@@ -347,6 +348,7 @@ class Logs:
         log.watermark = watermark
         if stop and time < log.times[-1]:
             self._insert(log, bisect_right(log.times, time, log.base), time, row)
+            self._pack(key, log)
             return
         log.times.append(time)
         for column, value in zip(log.columns, row, strict=True):
@@ -404,6 +406,8 @@ class Logs:
     def _pack(self, key: str, log: KeyLog) -> None:
         """Pack a key if its log is short and fits."""
         base = self._base(log)
+        if len(log.times) - base > self._packed.entries_max:
+            return
         if self._packed.put(key, log.times[base:], [column.values[base:] for column in log.columns]):
             del self._logs[key]
 
