@@ -17,16 +17,9 @@ from engine.kafka.client import LOGGED_EVERY_S
 pytestmark = pytest.mark.kafka
 
 DEPARTURES = 3_000
-OUTAGE_S = 15.0
+OUTAGE_S = 45.0
 """Longer than a session, a request, a flush and a connection are waited for."""
-REQUEST_S = 4.0
-PATIENCE = {
-    "kafka__request_timeout_ms": round(1e3 * REQUEST_S),
-    "kafka__max_poll_interval_ms": 6_000,
-    "kafka__flush_deadline_ms": 5_000,
-    "kafka__connect_deadline_ms": 10_000,
-    "drain_deadline_ms": 8_000,
-}
+PATIENCE = {"kafka__request_timeout_ms": 10_000, "kafka__max_poll_interval_ms": 15_000}
 """Shorter than the outage, as they are beside one of minutes: requests fail, members leave the group."""
 LOG_BYTES_MAX = 100_000
 
@@ -74,7 +67,7 @@ async def outage(server: NativeKafka, stream: Stream, folder: Path) -> None:
             await until(lambda: watch.commands["after"], "a command", worker=one)
             for worker in workers:
                 (over,) = worker.logged("a broker answers again")
-                assert over["silent_s"] > OUTAGE_S - REQUEST_S
+                assert over["silent_s"] > OUTAGE_S - 10
                 said = len(worker.logged("no broker answers: holding still"))
                 assert 1 <= said <= 1 + over["silent_s"] // LOGGED_EVERY_S
                 assert worker.log.stat().st_size < LOG_BYTES_MAX

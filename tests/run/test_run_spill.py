@@ -56,11 +56,12 @@ def fraud(topic: str, number: int) -> Message:
     return Message(topic, time, b"c", json.dumps(value).encode())
 
 
+@pytest.mark.kafka
 def test_answers_that_wait_on_disk_join_after_a_takeover(
-    tansu: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine.machines.admission, "Join", partial(Join, resident_max=RESIDENT_MAX))
-    asyncio.run(scenario(tansu, tmp_path))
+    asyncio.run(scenario(kafka, tmp_path))
 
 
 async def scenario(kafka: KafkaSettings, folder: Path) -> None:
