@@ -19,7 +19,7 @@ window is followed once it is long (`holistic.py`).
 
 Cost: windows remember where they started for the newest event, so an event in order passes each entry once
 per window.  `count`, `sum`, `mean`, `max` and `min` of all sliding windows over one column are read in one
-pass: with a loop and a call for each an event of job J takes a fifth longer.
+pass, without a loop and a call for each.
 
 To add an aggregate: a row of `AGGREGATES`, its name in `window_kinds.py`, and its meaning in
 `tests/window_oracle.py`.
