@@ -294,11 +294,10 @@ class Learning(WholeState):
             # 1 test
             label, served = example.label, example.served_score
             of_served = loss(label, served)
-            losses = {
-                name: of_served if score is served else loss(label, score)
-                for name, score in example.scores.items()
-                if name in racing
-            }
+            losses: dict[str, float | None] = {}
+            for name, score in example.scores.items():
+                if name in racing:
+                    losses[name] = of_served if score is served else loss(label, score)
             tested.append((of_served, losses))
             if self._scale is not None:
                 self._scale.update(label)
