@@ -168,8 +168,7 @@ class Sink:
 
         Records for one partition lie in the log one behind the other.  Raises BrokerError.
         """
-        if self._failure is not None:
-            raise self._failure
+        self._check()
         if partition is None:
             for number, run in (await self._by_key(topic, records)).items():
                 await self.send(topic, number, run)
@@ -486,17 +485,15 @@ def _pack(batch: Any, records: Sequence[Outgoing], start: int, limits: TopicLimi
         # Never later than now: how far ahead a broker takes times differs, and the true one is in the value.
         latest_ms = time.time_ns() // 1_000_000
         earliest_ms = max(0, latest_ms - limits.age_max_ms)
-    narrow = limits is not None and limits.record_bytes_max < BATCH_BYTES_MAX
     for index in range(start, len(records)):
         record = records[index]
         stamp = record.timestamp_ms
         if stamp is not None and not earliest_ms <= stamp <= latest_ms:
             stamp = min(max(stamp, earliest_ms), latest_ms)
-        if narrow and limits is not None and _full(batch, record, limits):
+        if limits is not None and limits.record_bytes_max < BATCH_BYTES_MAX and _full(batch, record, limits):
             batch.close()
             return index
-        headers = [*record.headers]
-        if append(timestamp=stamp, key=record.key, value=record.value, headers=headers) is None:
+        if append(timestamp=stamp, key=record.key, value=record.value, headers=[*record.headers]) is None:
             return index
     batch.close()
     return len(records)

@@ -296,9 +296,7 @@ class Scorer(Composite[Position]):
         self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int
     ) -> Sequence[Prediction]:
         """Send the answer of the champion, or of its fallback, to each event; return the answers."""
-        started = self._stopwatch.clock()
         served = self.scoring.serve_all(rows)
-        self._stopwatch.steps["score"] += self._stopwatch.clock() - started
         answers = self.outbox.number(events, rows, served, now_ms)
         self.outbox.send(answers, events)
         for answer, one in zip(answers, served, strict=True):
@@ -316,11 +314,9 @@ class Scorer(Composite[Position]):
         answered = list(self._answered.values())
         self._answered.clear()
         self._oldest = _NEVER
-        started = self._stopwatch.clock()
         shadowed = self.scoring.shadow_all(
             [(answer.features, answer.model_name, answer.prediction_score) for answer, _ in answered]
         )
-        self._stopwatch.steps["shadows"] += self._stopwatch.clock() - started
         for (answer, event), shadows in zip(answered, shadowed, strict=True):
             if shadows.failures:
                 self._failed(answer, shadows.failures)

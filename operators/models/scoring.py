@@ -279,8 +279,10 @@ class Scoring:
         """Return the answer to each event of a run; nothing is learned in between."""
         started = self._stopwatch.clock()
         served = [self.serve(x) for x in rows]
+        spent_s = self._stopwatch.clock() - started
+        self._stopwatch.steps["score"] += spent_s
         if served and served[0].served_by != "prior":
-            self._stopwatch.models["score", served[0].model_name] += self._stopwatch.clock() - started
+            self._stopwatch.models["score", served[0].model_name] += spent_s
         return served
 
     def serve(self, x: FeatureValues) -> Served:
@@ -328,7 +330,9 @@ class Scoring:
                     scores[row][name] = served_score if name == model_name else score_of(x)
             except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
                 failures[row] = (*failures.get(row, ()), self._fail(self._roster.candidates[name], error))
-            self._stopwatch.models["score", name] += self._stopwatch.clock() - started
+            spent_s = self._stopwatch.clock() - started
+            self._stopwatch.steps["shadows"] += spent_s
+            self._stopwatch.models["score", name] += spent_s
         return [Shadowed(by_name, failures.get(row, ())) for row, by_name in enumerate(scores)]
 
     def _fail(self, candidate: Candidate, error: Exception) -> Failure:

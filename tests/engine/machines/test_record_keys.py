@@ -8,13 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from river import linear_model
+from test_scorer import scorer_of
 
 from engine import Labels, Pipeline, Topic
 from engine.machines.admission import Admission, Position
-from engine.machines.scorer import Scorer
-from engine.worker.assembly import build_learner
 from operators import field
-from operators.claims.rule import Suppression, Writer
 from operators.join.join import Join
 from operators.join.pending import Waiting
 from topics.codec import encode_json
@@ -40,13 +38,7 @@ def pipeline_of(partitions: int) -> Pipeline:
 
 def counted(partitions: int, event_key: bytes | None, label_key: bytes | None) -> tuple[Counter[Any], int]:
     pipeline = pipeline_of(partitions)
-    scorer = Scorer(
-        pipeline,
-        partition=0,
-        roster=build_learner(pipeline).roster,
-        writer=Writer(0, 1),
-        suppression=Suppression(),
-    )
+    scorer = scorer_of(pipeline)
     now = 1_700_000_000_000
     event = {"event_id": "e", "event_time": now, "origin": "JFK", "distance": 1.0}
     label = {"event_id": "e", "label": True, "label_time": now + 5}
