@@ -89,7 +89,7 @@ class RaceView:
                 updates=candidate.updates,
                 evidence=standing.get(candidate.name, 0.0),
             )
-            for candidate in roster.candidates.values()
+            for candidate in roster.racers.values()
         ]
 
     def scores(self, learner: Learner) -> dict[tuple[str, str, str], float]:

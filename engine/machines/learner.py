@@ -35,7 +35,7 @@ from river import metrics as river_metrics
 from operators.claims.rule import Reader
 from operators.drift.detectors import Drift, DriftWatch
 from operators.models.digest import digest
-from operators.models.scoring import Candidate, Roster
+from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena
 from operators.race.evaluation import Evaluation, loss_of
 from operators.race.evidence import Evidence, Promotion
@@ -100,7 +100,7 @@ class Learner:
         self._stopwatch = stopwatch or Stopwatch()
         promotion = promotion or Promotion()
         candidates = [
-            Candidate(name, model, version=number) for number, (name, model) in enumerate(models.items(), 1)
+            Racer(name, model, version=number) for number, (name, model) in enumerate(models.items(), 1)
         ]
         self.roster = Roster(task, candidates, champion)
         self.arena = Arena(pipeline, partition, self.roster, promotion)
@@ -314,11 +314,11 @@ class Learner:
 
     def digests(self) -> dict[str, str]:
         """Return the structural digest of every candidate's model, by name."""
-        return {name: digest(candidate.model) for name, candidate in self.roster.candidates.items()}
+        return {name: digest(candidate.model) for name, candidate in self.roster.racers.items()}
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state: an entry per model, and one or more per part."""
-        entries = {MODEL + name: self._dump(c.model) for name, c in self.roster.candidates.items()}
+        entries = {MODEL + name: self._dump(c.model) for name, c in self.roster.racers.items()}
         entries["place"] = msgspec.msgpack.encode(self._progress)
         for part in self._parts:
             entries.update(part.snapshot())
@@ -327,7 +327,7 @@ class Learner:
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call; a model only if it has learned."""
-        candidates, sick = self.roster.candidates, self.roster.quarantined
+        candidates, sick = self.roster.racers, self.roster.quarantined
         changed: StateDelta = {MODEL + name: None for name in self._stored if name not in candidates}
         changed["place"] = msgspec.msgpack.encode(self._progress)
         for name, candidate in candidates.items():
@@ -347,7 +347,7 @@ class Learner:
         """Replace the whole state; the roster stays the same object, with other models in it."""
         self._progress = msgspec.msgpack.decode(entries["place"], type=_Progress)
         self.arena.restore(entries)
-        for name, candidate in self.roster.candidates.items():
+        for name, candidate in self.roster.racers.items():
             candidate.model = self._load(entries[MODEL + name])
         for part in self._parts[1:]:
             part.restore(entries)
@@ -356,5 +356,5 @@ class Learner:
         )
         self._stored = {
             name: (candidate.updates, name in self.roster.quarantined)
-            for name, candidate in self.roster.candidates.items()
+            for name, candidate in self.roster.racers.items()
         }

@@ -285,7 +285,7 @@ class Backtest:
         """Return every candidate's metrics; none of one in quarantine, which answered other examples."""
         learner = self.run.learner
         scores, roster = learner.evaluation.model_scores(), learner.roster
-        return {name: scores.get(name, {}) if roster.healthy(name) else {} for name in roster.candidates}
+        return {name: scores.get(name, {}) if roster.healthy(name) else {} for name in roster.racers}
 
 
 def backtest(

@@ -270,7 +270,7 @@ class Follower:
 
     def _pointer(self, time_ms: int) -> Outgoing:
         roster = self.learner.roster
-        champion = roster.candidates[roster.champion]
+        champion = roster.racers[roster.champion]
         pointer = ModelPointer(
             pipeline=self._pipeline.name,
             alias="champion",

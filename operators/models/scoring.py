@@ -29,9 +29,9 @@ from operators.stopwatch import Stopwatch
 from topics.messages import FeatureValues, LabelValue, Score, Task
 
 __all__ = [
-    "Candidate",
     "Failure",
     "Prior",
+    "Racer",
     "Roster",
     "ScoreOf",
     "Scoring",
@@ -57,7 +57,7 @@ JUST_ABOVE_HALF = nextafter(0.5, 1.0)
 # -- the line-up ------------------------------------------------------------------------------------
 
 
-class Candidate:
+class Racer:
     """One model in the race.
 
     `name` is unique in the roster; `version` numbers candidates in the order they started,
@@ -149,15 +149,15 @@ class Roster:
     rollback.  `quarantined` names candidates that neither score nor learn.  Only
     `operators.race.arena` changes a roster while it races.
 
-    >>> roster = Roster("binary", [Candidate("a", None, version=1)], champion="a")
+    >>> roster = Roster("binary", [Racer("a", None, version=1)], champion="a")
     >>> roster.healthy("a"), roster.revision
     (True, 0)
     """
 
-    __slots__ = ("candidates", "champion", "previous", "prior", "quarantined", "revision")
+    __slots__ = ("champion", "previous", "prior", "quarantined", "racers", "revision")
 
-    def __init__(self, task: Task, candidates: Iterable[Candidate], champion: str) -> None:
-        self.candidates = {candidate.name: candidate for candidate in candidates}
+    def __init__(self, task: Task, candidates: Iterable[Racer], champion: str) -> None:
+        self.racers = {candidate.name: candidate for candidate in candidates}
         self.champion = champion
         self.previous: tuple[str, ...] = ()
         self.quarantined: set[str] = set()
@@ -166,11 +166,11 @@ class Roster:
 
     def healthy(self, name: str) -> bool:
         """Return whether a candidate of this name may score and learn."""
-        return name in self.candidates and name not in self.quarantined
+        return name in self.racers and name not in self.quarantined
 
-    def racing(self) -> list[Candidate]:
+    def racing(self) -> list[Racer]:
         """Return the candidates that score and learn, in order of start."""
-        return [c for c in self.candidates.values() if c.name not in self.quarantined]
+        return [c for c in self.racers.values() if c.name not in self.quarantined]
 
 
 # -- scores and labels --------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class Scoring:
     `Failure` and skipped until the line-up changes; the learner decides about its quarantine.
 
     >>> from river import linear_model
-    >>> roster = Roster("binary", [Candidate("a", linear_model.LogisticRegression(), version=1)], "a")
+    >>> roster = Roster("binary", [Racer("a", linear_model.LogisticRegression(), version=1)], "a")
     >>> scoring = Scoring("binary", roster)
     >>> served = scoring.serve({"x": 1.0})
     >>> served.score, served.label, served.served_by
@@ -269,7 +269,7 @@ class Scoring:
         """Set the fallback chain: the candidates that may answer, in order."""
         roster = self._roster
         names = (roster.champion, *roster.previous)
-        chain = [(roster.candidates[name], self._score_of[name]) for name in names if name in self._score_of]
+        chain = [(roster.racers[name], self._score_of[name]) for name in names if name in self._score_of]
         self._first = chain[0] if chain else None
         self._first_role: ServedBy = (
             "champion" if chain and chain[0][0].name == roster.champion else "previous"
@@ -329,13 +329,13 @@ class Scoring:
                 for row, (x, model_name, served_score) in enumerate(answered):
                     scores[row][name] = served_score if name == model_name else score_of(x)
             except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
-                failures[row] = (*failures.get(row, ()), self._fail(self._roster.candidates[name], error))
+                failures[row] = (*failures.get(row, ()), self._fail(self._roster.racers[name], error))
             spent_s = self._stopwatch.clock() - started
             self._stopwatch.steps["shadows"] += spent_s
             self._stopwatch.models["score", name] += spent_s
         return [Shadowed(by_name, failures.get(row, ())) for row, by_name in enumerate(scores)]
 
-    def _fail(self, candidate: Candidate, error: Exception) -> Failure:
+    def _fail(self, candidate: Racer, error: Exception) -> Failure:
         """Record a failure and skip the candidate until the line-up changes."""
         del self._score_of[candidate.name]
         self._chain()

@@ -24,7 +24,7 @@ from zlib import crc32
 import msgspec
 
 from operators.drift.detectors import Detection
-from operators.models.scoring import Candidate, Roster
+from operators.models.scoring import Racer, Roster
 from operators.race.evidence import Promotion, Verdict
 from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
@@ -49,7 +49,7 @@ PREVIOUS_MAX = 8
 COMMANDS_MAX = 1_024
 """Command ids remembered to ignore repeats; retries come within seconds, not a thousand commands later."""
 RecentLoss = Callable[[str], float]
-"""Candidate name -> mean loss in the recent window, infinite if there is none."""
+"""Racer name -> mean loss in the recent window, infinite if there is none."""
 ACTOR = "headrace"
 """The actor of decisions that no command asked for."""
 REASON_MAX = 500
@@ -67,7 +67,7 @@ class Moment(NamedTuple):
     """Examples learned so far."""
 
 
-class _Racer(msgspec.Struct):
+class _RacerState(msgspec.Struct):
     """The state of one candidate in a checkpoint; its model is an entry of its own."""
 
     name: str
@@ -78,7 +78,7 @@ class _Racer(msgspec.Struct):
 
 
 class _ArenaState(msgspec.Struct):
-    racers: list[_Racer]
+    racers: list[_RacerState]
     champion: str
     previous: tuple[str, ...]
     version_next: int
@@ -94,7 +94,7 @@ class _ArenaState(msgspec.Struct):
 class Arena:
     """Decide about candidates and keep the roster in line.
 
-    >>> roster = Roster("binary", [Candidate(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
+    >>> roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
     >>> arena = Arena("flights", 0, roster, Promotion())
     >>> command = Command("c1", "promote", 0, model_name="b", actor="kim", reason="holiday")
     >>> [(d.decision_id, d.type, d.from_model) for d in arena.command(Moment(7, 0, 0), command)]
@@ -113,7 +113,7 @@ class Arena:
         self.roster = roster
         self.paused = False
         self.pinned = False
-        self.states: dict[str, State] = dict.fromkeys(roster.candidates, "challenger")
+        self.states: dict[str, State] = dict.fromkeys(roster.racers, "challenger")
         self.states[roster.champion] = "champion"
         self._log = f"{pipeline}:{partition}"
         self._numbered = (-1, 0)
@@ -122,7 +122,7 @@ class Arena:
         cooldown = promotion.cooldown
         self._cooldown_ms = duration_ms(cooldown) if isinstance(cooldown, str) else None
         self._cooldown_examples = cooldown if isinstance(cooldown, int) else 0
-        self._version_next = len(roster.candidates) + 1
+        self._version_next = len(roster.racers) + 1
         self._last_swap: Moment | None = None
         self._last_start: Moment | None = None
         self._commands: dict[str, int] = {}
@@ -262,7 +262,7 @@ class Arena:
             "learning.backlog",
             at.time,
             champion,
-            self.roster.candidates[champion].version,
+            self.roster.racers[champion].version,
             at.examples,
             f"{records:,} records logged since the pause are not learned",
             ACTOR,
@@ -309,7 +309,7 @@ class Arena:
     ) -> Decision:
         """Make `name` the champion and return the decision."""
         roster = self.roster
-        old = roster.candidates[roster.champion]
+        old = roster.racers[roster.champion]
         rollback = command is not None and command.command == "rollback"
         others = tuple(other for other in roster.previous if other != name)
         self._move(name, "promote")
@@ -336,12 +336,12 @@ class Arena:
             worst = max(clones, key=lambda candidate: recent_loss(candidate.name))
             decisions.append(self._write(at, "challenger.retired", worst.name, "drift"))
             self._move(worst.name, "retire")
-            del roster.candidates[worst.name], self.states[worst.name]
+            del roster.racers[worst.name], self.states[worst.name]
             roster.previous = tuple(other for other in roster.previous if other != worst.name)
-        champion = roster.candidates[roster.champion]
-        while (name := f"{champion.definition}-{self._version_next}") in roster.candidates:
+        champion = roster.racers[roster.champion]
+        while (name := f"{champion.definition}-{self._version_next}") in roster.racers:
             self._version_next += 1
-        roster.candidates[name] = Candidate(
+        roster.racers[name] = Racer(
             name, champion.model.clone(), version=self._version_next, definition=champion.definition
         )
         self.states[name] = "challenger"
@@ -358,7 +358,7 @@ class Arena:
         reason: str,
         command: Command | None = None,
         evidence: dict[str, float | int | str] | None = None,
-        replaced: Candidate | None = None,
+        replaced: Racer | None = None,
     ) -> Decision:
         """Return a decision about candidate `name`, numbered at its offset."""
         offset, number = self._numbered
@@ -372,7 +372,7 @@ class Arena:
             decision_type,
             at.time,
             name,
-            self.roster.candidates[name].version,
+            self.roster.racers[name].version,
             at.examples,
             reason[:REASON_MAX],
             command.actor if command is not None and command.actor else ACTOR,
@@ -401,8 +401,8 @@ class Arena:
         roster = self.roster
         state = _ArenaState(
             [
-                _Racer(c.name, c.version, c.definition, self.states[c.name], c.updates)
-                for c in roster.candidates.values()
+                _RacerState(c.name, c.version, c.definition, self.states[c.name], c.updates)
+                for c in roster.racers.values()
             ],
             roster.champion,
             roster.previous,
@@ -429,10 +429,10 @@ class Arena:
         self._saved = entries["arena"]
         state = msgspec.msgpack.decode(entries["arena"], type=_ArenaState)
         roster = self.roster
-        models = {name: candidate.model for name, candidate in roster.candidates.items()}
-        roster.candidates.clear()
+        models = {name: candidate.model for name, candidate in roster.racers.items()}
+        roster.racers.clear()
         for racer in state.racers:
-            roster.candidates[racer.name] = Candidate(
+            roster.racers[racer.name] = Racer(
                 racer.name,
                 models.get(racer.name),
                 version=racer.version,

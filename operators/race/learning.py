@@ -28,8 +28,8 @@ import msgspec
 from operators.drift.detectors import Detection, DriftWatch
 from operators.models.guards import without_guard
 from operators.models.scoring import (
-    Candidate,
     Failure,
+    Racer,
     Roster,
     ScoreOf,
     ServedBy,
@@ -53,7 +53,7 @@ Sick = tuple[str, str]
 class Serving(NamedTuple):
     """The candidate that answers a row, and those that failed at it."""
 
-    candidate: Candidate | None
+    candidate: Racer | None
     """None where no healthy candidate is left: the prior answers."""
     served_by: ServedBy
     failures: tuple[Failure, ...]
@@ -66,7 +66,7 @@ class Lessons:
     learned.
 
     >>> from river import linear_model
-    >>> roster = Roster("binary", [Candidate("a", linear_model.LogisticRegression(), version=1)], "a")
+    >>> roster = Roster("binary", [Racer("a", linear_model.LogisticRegression(), version=1)], "a")
     >>> lessons = Lessons("binary", roster, [{"x": 1.0}, {"x": 1.0}], [True, True], Stopwatch(), {"x"})
     >>> [round(score, 2) for score in lessons.column("a", 2)]
     [0.5, 0.5]
@@ -98,7 +98,7 @@ class Lessons:
         self._stopwatch = stopwatch
         self._revision = -1
         """Of the line-up that `_racing` is of."""
-        self._racing: list[Candidate] = []
+        self._racing: list[Racer] = []
         self.follow()
 
     def follow(self) -> None:
@@ -111,7 +111,7 @@ class Lessons:
             if candidate.name not in self._begun:
                 self._teach(candidate)
 
-    def _teach(self, candidate: Candidate) -> None:
+    def _teach(self, candidate: Racer) -> None:
         """Score and learn all rows from the next one on with a candidate, up to one at which it fails."""
         name, first, clock = candidate.name, self.row, self._stopwatch.clock
         scores: list[Score] = []
@@ -133,7 +133,7 @@ class Lessons:
                 break
         self._stopwatch.models["learn" if score_of is None else "score_and_learn", name] += clock() - started
 
-    def _calls_of(self, candidate: Candidate) -> tuple[ScoreOf | None, Callable[[Any, Any], object]]:
+    def _calls_of(self, candidate: Racer) -> tuple[ScoreOf | None, Callable[[Any, Any], object]]:
         """Return the functions that score and teach a candidate, without a guard that changes nothing."""
         if self._names is None:
             return None, candidate.model.learn_one
@@ -150,7 +150,7 @@ class Lessons:
         for candidate in self._racing:
             candidate.updates += rows
         for name, _ in sick:
-            self._roster.candidates[name].updates -= 1
+            self._roster.racers[name].updates -= 1
         return sick
 
     # -- rows that are answered -------------------------------------------------------------------
@@ -182,13 +182,11 @@ class Lessons:
         answering = next((name for name in chain if name in healthy), None)
         failed = chain if answering is None else chain[: chain.index(answering)]
         failed += [c.name for c in self._racing if c.name not in {*healthy, *failed}]
-        failures = tuple(
-            Failure(name, roster.candidates[name].version, self._failed[name][1]) for name in failed
-        )
+        failures = tuple(Failure(name, roster.racers[name].version, self._failed[name][1]) for name in failed)
         if answering is None:
             return Serving(None, "prior", failures)
         served_by: ServedBy = "champion" if answering == roster.champion else "previous"
-        return Serving(roster.candidates[answering], served_by, failures)
+        return Serving(roster.racers[answering], served_by, failures)
 
 
 class _LearningState(msgspec.Struct):
@@ -205,9 +203,9 @@ class Learning(WholeState):
 
     >>> import pickle
     >>> from river import linear_model, metrics
-    >>> from operators.models.scoring import Candidate, Roster
+    >>> from operators.models.scoring import Racer, Roster
     >>> from operators.race.evidence import Promotion
-    >>> roster = Roster("binary", [Candidate("a", linear_model.LogisticRegression(), version=1)], "a")
+    >>> roster = Roster("binary", [Racer("a", linear_model.LogisticRegression(), version=1)], "a")
     >>> learning = Learning(
     ...     "binary",
     ...     Arena("flights", 0, roster, Promotion()),
@@ -219,7 +217,7 @@ class Learning(WholeState):
     >>> example = Example("e1", "k", 0, 9, True, x, scores, 0.5, "champion", "a", 0, 0, 0, 1, 0)
     >>> learning.step([example], offset=1)
     []
-    >>> learning.examples, roster.candidates["a"].updates, roster.prior.score()
+    >>> learning.examples, roster.racers["a"].updates, roster.prior.score()
     (1, 1, 1.0)
     """
 

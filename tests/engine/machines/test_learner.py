@@ -289,9 +289,9 @@ def test_a_restored_learner_says_what_changed():
 def test_a_retired_model_is_gone_from_the_delta():
     found = learner()
     found.delta()
-    found.roster.candidates["tree-3"] = found.roster.candidates["linear"]
+    found.roster.racers["tree-3"] = found.roster.racers["linear"]
     assert found.delta()["model/tree-3"] is not None
-    del found.roster.candidates["tree-3"]
+    del found.roster.racers["tree-3"]
     assert found.delta()["model/tree-3"] is None
 
 
@@ -360,8 +360,8 @@ def test_a_quarantine_must_count_too():
     assert (quarantined.type, quarantined.model_name, quarantined.offset) == ("model.quarantined", "tree", 1)
     assert (promoted.type, promoted.model_name) == ("model.promoted", "linear")
     assert found.fold([record(3, example(0, claim=1, sequence=2), headers.EXAMPLE)]) == []
-    assert found.roster.candidates["tree"].updates == 0
-    assert found.roster.candidates["linear"].updates == 1
+    assert found.roster.racers["tree"].updates == 0
+    assert found.roster.racers["linear"].updates == 1
 
 
 def test_warm_up_and_metrics_are_passed_on():

@@ -131,7 +131,7 @@ class Seen:
         self.sent = {target: [record for record in out if record.target == target] for target in LOGS}
         self.decisions = decisions
         self.digests = learner.digests()
-        self.updates = {name: c.updates for name, c in learner.roster.candidates.items()}
+        self.updates = {name: c.updates for name, c in learner.roster.racers.items()}
         self.line_up = (learner.roster.champion, learner.roster.previous, learner.roster.quarantined)
         self.state = {**learner.snapshot(), **scorer.snapshot()}
         self.counts = Counter({name: count for name, count in scorer.counts.items() if count})

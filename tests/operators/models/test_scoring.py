@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river import base, linear_model, tree
 
-from operators.models.scoring import CLASSES_MAX, Candidate, Prior, Roster, Scoring, label_of, score_function
+from operators.models.scoring import CLASSES_MAX, Prior, Racer, Roster, Scoring, label_of, score_function
 
 
 def shadow(scoring, x, model_name, served_score):
@@ -47,7 +47,7 @@ class LabelOnly(base.Classifier):
 
 
 def racing(task="binary", threshold=0.5, **models):
-    candidates = [Candidate(name, model, version=n) for n, (name, model) in enumerate(models.items(), 1)]
+    candidates = [Racer(name, model, version=n) for n, (name, model) in enumerate(models.items(), 1)]
     roster = Roster(task, candidates, next(iter(models)))
     return roster, Scoring(task, roster, threshold)
 
@@ -183,7 +183,7 @@ def test_the_new_champion_answers_the_next_event():
     roster, scoring = racing(a=Fixed({True: 0.9, False: 0.1}), b=Fixed({True: 0.2, False: 0.8}))
     assert scoring.serve({}).model_name == "a"
     roster.champion = "b"
-    roster.candidates["b"].updates = 7
+    roster.racers["b"].updates = 7
     roster.revision += 1
     served = scoring.serve({})
     assert (served.model_name, served.model_version, served.model_updates, served.score) == ("b", 2, 7, 0.2)
@@ -236,7 +236,7 @@ def test_restored_prior_goes_on_to_the_bit(task, labels):
 
 
 def test_racing_leaves_out_the_quarantined_in_order_of_start():
-    roster = Roster("binary", [Candidate(n, None, version=v) for v, n in enumerate("cab", 1)], "c")
+    roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("cab", 1)], "c")
     roster.quarantined.add("a")
     assert [candidate.name for candidate in roster.racing()] == ["c", "b"]
     assert [roster.healthy(name) for name in ("c", "a", "zzz")] == [True, False, False]

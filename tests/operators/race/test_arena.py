@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from river import linear_model
 
 from operators.drift.detectors import Detection
-from operators.models.scoring import Candidate, Roster
+from operators.models.scoring import Racer, Roster
 from operators.race.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena, Moment
 from operators.race.evidence import Promotion, Verdict
 from topics.messages import Command
@@ -21,7 +21,7 @@ FALLEN = RISEN._replace(improved=True)
 
 def arena(names="abc", **settings):
     candidates = [
-        Candidate(name, linear_model.LogisticRegression(), version=n) for n, name in enumerate(names, 1)
+        Racer(name, linear_model.LogisticRegression(), version=n) for n, name in enumerate(names, 1)
     ]
     promotion = Promotion(**{"min_examples": 10, "cooldown": 100, **settings})
     return Arena("p", 3, Roster("binary", candidates, names[0]), promotion)
@@ -296,12 +296,12 @@ def test_drift_is_an_alarm_and_by_default_nothing_more():
         ("drift.improved", "ADWIN on loss"),
     ]
     assert decisions[0].evidence == {"before": 0.1, "after": 0.3, "examples": 500, "detections": 1}
-    assert len(found.roster.candidates) == 3
+    assert len(found.roster.racers) == 3
 
 
 def test_a_risen_loss_may_start_a_clone_and_the_worst_clone_makes_room():
     found = arena(fresh_challengers_max=2)
-    found.roster.candidates["a"].model.learn_one({"x": 1.0}, True)
+    found.roster.racers["a"].model.learn_one({"x": 1.0}, True)
 
     def drifts(n):
         return [
@@ -311,15 +311,15 @@ def test_a_risen_loss_may_start_a_clone_and_the_worst_clone_makes_room():
         ]
 
     assert drifts(100) == [("challenger.started", "a-4")]
-    fresh = found.roster.candidates["a-4"]
+    fresh = found.roster.racers["a-4"]
     assert (fresh.version, fresh.updates, fresh.definition) == (4, 0, "a")
     assert fresh.model.weights == {}
     assert drifts(150) == [], "one per cool-down"
     assert drifts(200) == [("challenger.started", "a-5")]
     assert drifts(300) == [("challenger.retired", "a-4"), ("challenger.started", "a-6")]
-    assert list(found.roster.candidates) == ["a", "b", "c", "a-5", "a-6"]
+    assert list(found.roster.racers) == ["a", "b", "c", "a-5", "a-6"]
     assert found.alarms(at(900), [FALLEN], same_loss)[0].type == "drift.improved"
-    assert list(found.roster.candidates) == ["a", "b", "c", "a-5", "a-6"]
+    assert list(found.roster.racers) == ["a", "b", "c", "a-5", "a-6"]
 
 
 def test_a_clone_of_a_clone_is_named_after_the_first():
@@ -327,7 +327,7 @@ def test_a_clone_of_a_clone_is_named_after_the_first():
     found.alarms(at(100), [RISEN], same_loss)
     command(found, "promote", 101, "a-4")
     found.alarms(at(300), [RISEN], same_loss)
-    assert "a-5" in found.roster.candidates
+    assert "a-5" in found.roster.racers
 
 
 def test_other_alarms_start_nothing():
@@ -382,7 +382,7 @@ def test_the_roster_never_lies(acts, cut):
         decisions = do(found, n, kind, name)
         if twin is not None:
             # Models are entries of their own: a restored line-up gets them from the learner.
-            for candidate in twin.roster.candidates.values():
+            for candidate in twin.roster.racers.values():
                 candidate.model = linear_model.LogisticRegression()
             assert do(twin, n, kind, name) == decisions
         ids += [decision.decision_id for decision in decisions]
@@ -391,7 +391,7 @@ def test_the_roster_never_lies(acts, cut):
             assert kind in {"promote", "rollback", "pin", "quarantine"}
         pinned = roster.champion if found.pinned else None
         assert pinned is None or states[pinned] == "champion"
-        assert states.keys() == roster.candidates.keys()
+        assert states.keys() == roster.racers.keys()
         champions = [other for other, state in states.items() if state == "champion"]
         if champions:
             assert champions == [roster.champion]
@@ -401,6 +401,6 @@ def test_the_roster_never_lies(acts, cut):
         assert roster.quarantined == {other for other, state in states.items() if state == "quarantined"}
         assert all(states[other] == "challenger" for other in roster.previous)
         assert len(roster.previous) <= PREVIOUS_MAX
-        versions = [candidate.version for candidate in roster.candidates.values()]
+        versions = [candidate.version for candidate in roster.racers.values()]
         assert versions == sorted(set(versions))
     assert len(ids) == len(set(ids))

@@ -24,7 +24,7 @@ from engine.metrics import Metrics
 from engine.offline.backtest import backtest
 from engine.race_view import RaceView
 from operators import field
-from operators.models.scoring import Candidate, Roster
+from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena, Moment
 from operators.race.evidence import BETS, CORRELATION_MAX, DEVIATIONS, Evidence, Neighbours, Promotion
 from topics.durations import duration_ms
@@ -265,7 +265,7 @@ def test_evidence_names_the_block_to_set_and_is_content_with_it(block: int | str
 
 
 def test_a_swap_on_correlated_evidence_is_a_warning_with_the_block() -> None:
-    roster = Roster("binary", [Candidate(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
+    roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
     promotion = Promotion(false_swap_every=50, evidence_block=32, min_examples=1, cooldown=0)
     evidence, arena = Evidence(promotion), Arena("q", 0, roster, promotion)
     rng, better, decisions = random.Random(5), 0.1, []

@@ -21,7 +21,7 @@ from river import (
 )
 
 from operators.drift.detectors import Drift, DriftWatch
-from operators.models.scoring import Candidate, Roster, Scoring
+from operators.models.scoring import Racer, Roster, Scoring
 from operators.race.arena import Arena
 from operators.race.evaluation import Brier, Evaluation, loss_of
 from operators.race.evidence import Evidence, Promotion
@@ -34,7 +34,7 @@ class Race:
 
     def __init__(self, task, models, chosen=None, drifts=(), **promotion):
         settings = Promotion(**promotion)
-        candidates = [Candidate(name, model, version=n) for n, (name, model) in enumerate(models.items(), 1)]
+        candidates = [Racer(name, model, version=n) for n, (name, model) in enumerate(models.items(), 1)]
         self.roster = Roster(task, candidates, next(iter(models)))
         self.arena = Arena("p", 0, self.roster, settings)
         self.evaluation = Evaluation(task, chosen, pickle.dumps, pickle.loads)
@@ -125,7 +125,7 @@ def test_an_example_is_tested_before_it_is_learned():
         race.row({"n": n}, True)
     assert [served.score for served in race.served] == [0.0, 0.1, 0.2]
     assert [served.model_updates for served in race.served] == [0, 1, 2]
-    model = race.roster.candidates["a"].model
+    model = race.roster.racers["a"].model
     assert model.learned == [({"n": n}, True) for n in range(3)]
     assert race.roster.prior.score() == 1.0
 
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_learn_leaves_and_the_others_go_on():
         ("model.promoted", "good", "quarantine", 3),
     ]
     assert [served.model_name for served in race.served] == ["weak"] * 4 + ["good"] * 2
-    assert (race.roster.candidates["weak"].updates, race.roster.candidates["good"].updates) == (3, 6)
+    assert (race.roster.racers["weak"].updates, race.roster.racers["good"].updates) == (3, 6)
     assert race.evaluation.counts()["weak"] == (4, 0)
 
 
@@ -212,10 +212,10 @@ def test_only_a_risen_loss_starts_a_challenger(model, kind, clones):
     kinds = [decision.type for decision in race.decisions]
     assert kinds[0] == kind
     assert kinds.count("challenger.started") == clones
-    assert len(race.roster.candidates) == 1 + clones
+    assert len(race.roster.racers) == 1 + clones
     assert race.roster.champion == "a", "drift never swaps"
     if clones:
-        assert race.roster.candidates["a-2"].updates == 2_300 - 1 - race.decisions[0].offset
+        assert race.roster.racers["a-2"].updates == 2_300 - 1 - race.decisions[0].offset
 
 
 def test_scores_of_who_has_left_are_not_counted():
