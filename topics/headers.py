@@ -112,8 +112,12 @@ MEANINGS = (
     HeaderMeaning(
         "content-type", ("predictions", "shadow-predictions", "models", "alerts"), "`application/json`."
     ),
-    HeaderMeaning("traceparent", ("predictions",), "W3C trace context of the event, passed on."),
-    HeaderMeaning("tracestate", ("predictions",), "W3C trace context of the event, passed on."),
+    HeaderMeaning(
+        "traceparent", ("predictions", "examples", "decisions"), "W3C trace context of the event, passed on."
+    ),
+    HeaderMeaning(
+        "tracestate", ("predictions", "examples", "decisions"), "W3C trace context of the event, passed on."
+    ),
     HeaderMeaning(
         "headrace.errors.stage", ("dead-letters",), "Step that refused, as in `headrace_dead_letters_total`."
     ),

@@ -192,6 +192,12 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     """Every candidate's score; only in files written by a backtest."""
     flags: tuple[str, ...] = ()
     """Names of the rules with action "flag" that the event or its features broke."""
+    policy: str = ""
+    """Serving policy that picked who answers; empty where the champion answers all."""
+    policy_revision: int = 0
+    """Revision of the policy's table by which it was picked."""
+    propensity: float | None = None
+    """Probability with which the policy picks the candidate that answered."""
 
 
 class Example(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -229,6 +235,16 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     """Number of this record under its claim, from 0."""
     expired_at_offset: int = -1
     """Implicit labels: offset of the event whose watermark ended the wait."""
+    model_version: int = 0
+    """Version of the candidate that answered, as in the prediction."""
+    model_updates: int = 0
+    """Labels that it had learned when it answered."""
+    policy: str = ""
+    """Serving policy that picked who answers, as in the prediction."""
+    policy_revision: int = 0
+    """Revision of the policy's table, as in the prediction."""
+    propensity: float | None = None
+    """Probability with which the policy picks the candidate that answered, as in the prediction."""
 
 
 class Claim(Struct, frozen=True, gc=False):

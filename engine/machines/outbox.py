@@ -73,8 +73,9 @@ class Outbox:
         self._examples_log = ("examples", EXAMPLES_PARTITION)
         self.flags: dict[int, tuple[str, ...]] = {}
         """Flags of the answers to come, by the offset of their event."""
-        self.fold_at_once: Callable[[Example | Quarantine], object] | None = None
-        """Gets each record of the examples log when it is made; None: the learner reads it back."""
+        self.fold_at_once: Callable[[Example | Quarantine, Headers], object] | None = None
+        """Gets each record of the examples log, and the trace of its event, when it is made; None: the
+        learner reads it back."""
         self._out: list[Outgoing] = []
 
     def drain(self) -> list[Outgoing]:
@@ -178,9 +179,9 @@ class Outbox:
             joined.label_offset,
             joined.expired_at_offset,
         )
-        self.write(examples)
+        self.write(examples, [waiting.trace])
         if self.fold_at_once is not None:
-            self.fold_at_once(examples[0])
+            self.fold_at_once(examples[0], waiting.trace)
 
     def number_examples(
         self,
@@ -215,12 +216,20 @@ class Outbox:
                     claim,
                     number,
                     expired_at_offset,
+                    answer.model_version,
+                    answer.model_updates,
+                    answer.policy,
+                    answer.policy_revision,
+                    answer.propensity,
                 )
             )
         return examples
 
-    def write(self, examples: Sequence[Example]) -> None:
-        """Write the examples that `number_examples` gave, or the first of them, to the training log."""
+    def write(self, examples: Sequence[Example], traces: Sequence[Headers]) -> None:
+        """Write the examples that `number_examples` gave, or the first of them, to the training log.
+
+        `traces` are the trace contexts of their events.
+        """
         self.writer.numbered[self._examples_log] += len(examples)
         self._out += [
             Outgoing(
@@ -228,10 +237,10 @@ class Outbox:
                 EXAMPLES_PARTITION,
                 example.key.encode(),
                 encode(example),
-                headers.EXAMPLE,
+                (*headers.EXAMPLE, *trace) if trace else headers.EXAMPLE,
                 example.label_time,
             )
-            for example in examples
+            for example, trace in zip(examples, traces, strict=True)
         ]
 
     def quarantine(self, answer: Prediction, failures: Sequence[Failure]) -> None:
@@ -260,7 +269,7 @@ class Outbox:
                 )
             )
             if self.fold_at_once is not None:
-                self.fold_at_once(report)
+                self.fold_at_once(report, ())
 
     # -- dead letters -----------------------------------------------------------------------------
 

@@ -25,9 +25,17 @@ from engine.machines.outbox import Outbox, Scored
 from operators.join.pending import Answered
 from operators.models.scoring import Roster, Served, labels_of
 from operators.race.learning import Lessons, Serving
-from topics.messages import Decision, Event, Example, FeatureValues, LabelValue, Quarantine, Score
+from topics.headers import traced
+from topics.messages import Decision, Event, Example, FeatureValues, Headers, LabelValue, Quarantine, Score
 
-__all__ = ["Prequential"]
+__all__ = ["Decided", "Prequential", "nothing_follows"]
+
+Decided = Callable[[Sequence[Decision], Headers], object]
+"""Gets what was decided, and the trace context of the event that led to it."""
+
+
+def nothing_follows(decisions: Sequence[Decision], trace: Headers) -> None:
+    """Take decisions where nobody learns row by row."""
 
 
 class Prequential:
@@ -48,21 +56,21 @@ class Prequential:
         self._shadows_sent = pipeline.shadow_predictions
         self._names = frozenset(name for name, _ in pipeline.plan.features)
         self._learner: Learner | None = None
-        self._decided: Callable[[Sequence[Decision]], object] = len
+        self._decided: Decided = nothing_follows
 
-    def learn_with(self, learner: Learner | None, decided: Callable[[Sequence[Decision]], object]) -> None:
+    def learn_with(self, learner: Learner | None, decided: Decided) -> None:
         """Set the learner that folds each record of the examples log before it is sent; None for none.
 
-        `decided` is called after every step, with what was decided, mostly nothing.  Nobody else may
-        write to the examples log meanwhile.
+        `decided` is called after every step, with what was decided, mostly nothing, and the trace of the
+        event that led to it.  Nobody else may write to the examples log meanwhile.
         """
         self._learner, self._decided = learner, decided
         self._outbox.fold_at_once = None if learner is None else self._fold
 
-    def _fold(self, value: Example | Quarantine) -> None:
+    def _fold(self, value: Example | Quarantine, trace: Headers) -> None:
         """Fold one message that was made here with the learner."""
         assert self._learner is not None
-        self._decided(self._learner.fold_at_once(value))
+        self._decided(self._learner.fold_at_once(value), trace)
 
     def answer(
         self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int
@@ -101,9 +109,10 @@ class Prequential:
         labels, times = lessons.labels[row:until], [event.event_time for event in events]
         examples = outbox.number_examples(scored, labels, times)
         folded, decisions = learner.fold_taught(examples, lessons)
+        traces = [traced(event.headers) for event in events[:folded]]
         if decisions:
-            self._decided(decisions)
-        outbox.write(examples[:folded])
+            self._decided(decisions, traces[-1])
+        outbox.write(examples[:folded], traces)
         return scored[:folded]
 
     def _send(

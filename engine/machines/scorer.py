@@ -13,7 +13,7 @@ A batch of n equals n batches of one: the shell may cut runs wherever it likes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from zlib import crc32
 
@@ -22,7 +22,7 @@ from engine.machines.admission import Admission, EventRead, Intake, LabelRead, P
 from engine.machines.checks import Checks
 from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
-from engine.machines.prequential import Prequential
+from engine.machines.prequential import Decided, Prequential
 from operators.claims.rule import Suppression, Writer
 from operators.join.join import EarlyLabel, Join, Joined
 from operators.join.pending import WaitingAnswer
@@ -32,7 +32,8 @@ from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
 from operators.windows.features import Features, JoinedLabel, label_entry
 from topics.codec import Decoded, Rejected
-from topics.messages import Decision, Event, FeatureValues, LabelValue, Outgoing, Prediction, Record
+from topics.headers import traced
+from topics.messages import Event, FeatureValues, LabelValue, Outgoing, Prediction, Record
 
 __all__ = ["Scorer"]
 
@@ -107,10 +108,10 @@ class Scorer(Composite[Position]):
         self._oldest = _NEVER
         """Smallest event time of all these, ms: the first entry to expire, once they are open."""
 
-    def learn_with(self, learner: Learner | None, decided: Callable[[Sequence[Decision]], object]) -> None:
+    def learn_with(self, learner: Learner | None, decided: Decided) -> None:
         """Set the learner that learns labels inside events before the next event; None for none.
 
-        `decided` gets what it decides.
+        `decided` gets what it decides, and the trace context of the event that led to it.
         """
         self._row_by_row = learner is not None
         self._prequential.learn_with(learner, decided)
@@ -325,7 +326,9 @@ class Scorer(Composite[Position]):
             if self._shadows_sent:
                 self.outbox.shadow(*scored)
             keys = self.features.label_keys(event) if self._label_windows else ()
-            waiting = WaitingAnswer.of(answer, event.key, keys, event.payload_crc, shadows.scores)
+            waiting = WaitingAnswer.of(
+                answer, event.key, keys, event.payload_crc, shadows.scores, traced(event.headers)
+            )
             self._open_answer(waiting, event.label)
 
     def _open_answer(self, waiting: WaitingAnswer, label: LabelValue | None) -> None:

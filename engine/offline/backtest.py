@@ -85,7 +85,7 @@ class LocalRun:
         self._inside = inside
         self._static = StaticHistory(pipeline.plan.lookups, static) if static is not None else None
         if inside:
-            self.scorer.learn_with(self.learner, self.decisions.extend)
+            self.scorer.learn_with(self.learner, lambda decisions, _: self.decisions.extend(decisions))
         self._fold([Outgoing("examples", 0, None, encode(Claim(0, BACKTEST_CLAIM)), headers.CLAIM, 0)])
 
     def advance(self, *, events_unread: bool = False, labels_unread: bool = False) -> list[Outgoing] | None:

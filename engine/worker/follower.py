@@ -41,7 +41,7 @@ from operators.stopwatch import Stopwatch
 from topics import headers
 from topics.codec import encode
 from topics.errors import ClaimError
-from topics.messages import Decision, ModelPointer, Outgoing
+from topics.messages import Decision, Headers, ModelPointer, Outgoing, Record
 
 __all__ = ["Follower", "LearnerDelta"]
 
@@ -95,7 +95,8 @@ class Follower:
         self._restored = False
         self._following = asyncio.Event()
         self._moved = asyncio.Event()
-        self._decisions: list[Decision] = []
+        self._decisions: list[tuple[Decision, Headers]] = []
+        """What was decided and is not written yet, with the trace context of what led to it."""
         self._pointer_due = False
         """Whether the models topic may name another champion than ours, or none."""
         self._row_by_row: list[Scorer] = []
@@ -184,7 +185,8 @@ class Follower:
                     async with self.models:
                         if self.learner is not learner or (until is None and not self._following.is_set()):
                             return
-                        self._decided(learner.fold(part))
+                        if decisions := learner.fold(part):
+                            self._decided_at(part, decisions)
                     self._moved.set()
                     if learner.reading < part[-1].offset + 1:
                         return
@@ -245,10 +247,16 @@ class Follower:
 
     # -- what the leader writes -------------------------------------------------------------------
 
-    def _decided(self, decisions: Sequence[Decision]) -> None:
+    def _decided(self, decisions: Sequence[Decision], trace: Headers = ()) -> None:
         self.race.decided(decisions, self.learner.roster)
         if self.leading:
-            self._decisions += decisions
+            self._decisions += [(decision, trace) for decision in decisions]
+
+    def _decided_at(self, records: Sequence[Record], decisions: Sequence[Decision]) -> None:
+        """Take what was decided at records of the log, in their order."""
+        traces = {record.offset: headers.traced(record.headers) for record in records}
+        for decision in decisions:
+            self._decided([decision], traces.get(decision.offset, ()))
 
     def take_decisions(self) -> list[Outgoing]:
         """Return the decisions since the last call as records, and a pointer if the champion may be another.
@@ -258,10 +266,10 @@ class Follower:
         decisions, self._decisions = self._decisions, []
         key = self._pipeline.name.encode()
         out = [
-            Outgoing("decisions", PARTITION, key, encode(decision), (), decision.time)
-            for decision in decisions
+            Outgoing("decisions", PARTITION, key, encode(decision), trace, decision.time)
+            for decision, trace in decisions
         ]
-        if any(decision.type in {"model.promoted", "model.rolled_back"} for decision in decisions):
+        if any(decision.type in {"model.promoted", "model.rolled_back"} for decision, _ in decisions):
             self._pointer_due = True
         if self._pointer_due and self.leading:
             self._pointer_due = False

@@ -33,7 +33,7 @@ from msgspec import Struct
 from operators.state import Changes, StateDelta, StoredEntries
 from topics.codec import decode_prediction
 from topics.errors import CheckpointError
-from topics.messages import LabelValue, Prediction, Score
+from topics.messages import Headers, LabelValue, Prediction, Score
 
 __all__ = [
     "END_NAME",
@@ -87,6 +87,8 @@ class WaitingAnswer(Waiting, gc=False, array_like=True, kw_only=True, tag="answe
     payload_crc: int
     """CRC-32 of the event's bytes, to tell a repeat from another event under the same id."""
     scores: dict[str, Score]
+    trace: Headers = ()
+    """W3C trace context that the event came with, for its example."""
 
     @classmethod
     def of(
@@ -96,6 +98,7 @@ class WaitingAnswer(Waiting, gc=False, array_like=True, kw_only=True, tag="answe
         keys: tuple[str | None, ...],
         payload_crc: int,
         scores: dict[str, Score],
+        trace: Headers = (),
     ) -> WaitingAnswer:
         """Return the entry of an answer to an event of this key, with every candidate's score."""
         return cls(
@@ -107,6 +110,7 @@ class WaitingAnswer(Waiting, gc=False, array_like=True, kw_only=True, tag="answe
             key=key,
             payload_crc=payload_crc,
             scores=scores,
+            trace=trace,
         )
 
 

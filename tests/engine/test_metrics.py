@@ -146,6 +146,17 @@ def test_scores_come_from_the_leader_alone(follower: Follower, leading: bool) ->
     assert len(status.models) == 3
 
 
+def test_a_decision_carries_the_trace_of_the_record_that_led_to_it(follower: Follower) -> None:
+    trace, follower.leading = (("traceparent", b"00-1-1-01"),), True
+    record = Record("t", 0, 7, 1, None, b"", (("headrace-kind", b"example"), *trace))
+    told = [
+        Decision("d", "drift.detected", 1, "linear", 1, 1, "ADWIN on loss", "headrace", n) for n in (7, 8)
+    ]
+    follower._decided_at([record, msgspec.structs.replace(record, offset=8, headers=())], told)
+    sent = [one for one in follower.take_decisions() if one.target == "decisions"]
+    assert [one.headers for one in sent] == [trace, ()]
+
+
 def test_a_decision_is_logged_as_loud_as_it_matters(follower: Follower) -> None:
     def told(kind: str, reason: str) -> Decision:
         return Decision("d", kind, 1, "linear", 1, 1, reason, "headrace", 1)  # type: ignore[arg-type]

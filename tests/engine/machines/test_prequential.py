@@ -172,7 +172,7 @@ def learned_at_once(pipeline: Pipeline, events: list[Record], size: int) -> Seen
     learner, scorer, claim = parts(pipeline)
     learner.fold([claim])
     decisions: list[Decision] = []
-    scorer.learn_with(learner, decisions.extend)
+    scorer.learn_with(learner, lambda decided, _: decisions.extend(decided))
     out: list[Outgoing] = []
     for start in range(0, len(events), size):
         scorer.intake.offer_events(events[start : start + size])

@@ -308,6 +308,21 @@ def test_what_is_learned_is_what_was_served() -> None:
     assert (example.event_offset, example.label_offset, example.sequence) == (0, 7, 0)
 
 
+def test_an_example_says_who_answered_in_which_state_and_of_which_trace() -> None:
+    trace = (("traceparent", b"00-1-1-01"), ("tracestate", b"a=1"))
+    asked = replace(event(0, "a", 1_000), headers=(*trace, ("other", b"x")))
+    scorer = scorer_of(DROP)
+    out = play(scorer, runs_of(scorer, [asked], []))
+    restored = scorer_of(DROP)
+    restored.restore(scorer.snapshot())
+    out += play(restored, runs_of(restored, [], [label_of(0, "a", 2_000)]))
+    (answer,), (learned,) = (by_target(out)[target] for target in ("predictions", "examples"))
+    prediction, example = decode_prediction(answer.value or b""), decode_example(learned.value or b"")
+    assert (example.model_version, example.model_updates) == (1, 0)
+    assert example.model_version == prediction.model_version
+    assert learned.headers == (("headrace-kind", b"example"), *trace)
+
+
 def test_a_replay_reuses_logged_answers_and_sends_only_what_is_missing() -> None:
     events = [event(n, f"e{n}", 1_000 + n) for n in range(4)]
     labels = [label_of(n, f"e{n}", 5_000 + n) for n in range(4)]
