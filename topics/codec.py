@@ -408,9 +408,9 @@ _identified: Callable[[bytes], _Identified] = msgspec.json.Decoder(_Identified).
 def decode_command(value: bytes) -> Command:
     """Return the command that is `value`.
 
-    >>> decode_command(b'{"command_id": "1", "command": "un", "time": 0}')
+    >>> decode_command(b'{"command_id": "1", "command": "un", "time": 0}')  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: Invalid enum value 'un' - at `$.command`: promote | rollback | pin | unpin | pause | resume
+    ValueError: Invalid enum value 'un' - at `$.command`: promote | rollback | pin | unpin | ...
 
     Raises ValueError with the reason if it is no command.
     """

@@ -64,7 +64,19 @@ OutgoingRole = Literal[
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
 RecordType = Literal["example", "claim", "quarantine", "command"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
-CommandWord = Literal["promote", "rollback", "pin", "unpin", "pause", "resume"]
+CommandWord = Literal[
+    "promote",
+    "rollback",
+    "pin",
+    "unpin",
+    "pause",
+    "resume",
+    "retire",
+    "release",
+    "approve",
+    "refuse",
+    "weights",
+]
 DecisionType = Literal[
     "drift.detected",
     "drift.improved",
@@ -293,6 +305,12 @@ class Command(Struct, frozen=True, omit_defaults=True, gc=False):
     """Who asks."""
     reason: str = ""
     """Why."""
+    to: str | None = None
+    """`rollback`: the good version to return to, `VERSION@UPDATES`."""
+    proposal_id: str | None = None
+    """`approve`, `refuse`: the proposal, by the id of the decision that opened it."""
+    weights: dict[str, float] | None = None
+    """`weights`: the weight of each candidate in a blend of fixed weights."""
 
 
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):

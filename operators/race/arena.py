@@ -8,7 +8,7 @@ Strategy: four things can happen to a candidate, and the table says from which s
 
     challenger ──promote──> champion ──dethrone──> challenger      the dethroned stays in the race
     challenger, champion ──quarantine──> quarantined               scores and learns no more
-    challenger ──retire──> retired                                 leaves the roster
+    challenger, quarantined ──retire──> retired                    leaves the roster
 
 A swap by evidence, a command, a rollback and a quarantined champion's succession are one
 mechanism, `_crown`, with different reasons.  While a champion is pinned, evidence swaps nothing: only
@@ -18,19 +18,20 @@ a person's word or a quarantine does, and the quarantine ends the pin.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 from zlib import crc32
 
 import msgspec
 
 from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
+from operators.race.decisions import ACTOR, Evidenced, Minutes, Moment
 from operators.race.evidence import Promotion, Verdict
 from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
 from topics.messages import Command, Decision, DecisionType
 
-__all__ = ["TRANSITIONS", "Arena", "Moment"]
+__all__ = ["TRANSITIONS", "Arena"]
 
 State = Literal["challenger", "champion", "quarantined", "retired"]
 Step = Literal["promote", "dethrone", "quarantine", "retire"]
@@ -41,8 +42,9 @@ TRANSITIONS: dict[tuple[State, Step], State] = {
     ("challenger", "quarantine"): "quarantined",
     ("champion", "quarantine"): "quarantined",
     ("challenger", "retire"): "retired",
+    ("quarantined", "retire"): "retired",
 }
-"""What is not in the table cannot happen.  A quarantined model stays for the audit, not for the race."""
+"""What is not in the table cannot happen.  The sick stay for the audit until a person retires them."""
 
 PREVIOUS_MAX = 8
 """Earlier champions remembered for fallback and rollback; older ones have had eight better successors."""
@@ -50,21 +52,6 @@ COMMANDS_MAX = 1_024
 """Command ids remembered to ignore repeats; retries come within seconds, not a thousand commands later."""
 RecentLoss = Callable[[str], float]
 """Racer name -> mean loss in the recent window, infinite if there is none."""
-ACTOR = "headrace"
-"""The actor of decisions that no command asked for."""
-REASON_MAX = 500
-"""Characters of a reason: errors may quote what was sent."""
-
-
-class Moment(NamedTuple):
-    """The position in the log at which a decision is taken."""
-
-    offset: int
-    """Of the record that led to it."""
-    time: int
-    """Largest label time so far, ms."""
-    examples: int
-    """Examples learned so far."""
 
 
 class _RacerState(msgspec.Struct):
@@ -91,6 +78,13 @@ class _ArenaState(msgspec.Struct):
     pinned: bool = False
 
 
+def _checksum(command: Command) -> int:
+    """Return what tells a repeat of a command from another one under its id."""
+    told = (command.to, command.proposal_id, command.weights)
+    more = f" {told}" if any(part is not None for part in told) else ""
+    return crc32(f"{command.command} {command.model_name}{more}".encode())
+
+
 class Arena:
     """Decide about candidates and keep the roster in line.
 
@@ -115,9 +109,7 @@ class Arena:
         self.pinned = False
         self.states: dict[str, State] = dict.fromkeys(roster.racers, "challenger")
         self.states[roster.champion] = "champion"
-        self._log = f"{pipeline}:{partition}"
-        self._numbered = (-1, 0)
-        """Offset and number of the last decision."""
+        self.minutes = Minutes(pipeline, partition)
         self._promotion = promotion
         cooldown = promotion.cooldown
         self._cooldown_ms = duration_ms(cooldown) if isinstance(cooldown, str) else None
@@ -176,7 +168,7 @@ class Arena:
         self._move(name, "quarantine")
         roster.quarantined.add(name)
         roster.previous = tuple(other for other in roster.previous if other != name)
-        alias: dict[str, float | int | str] = {"alias": state}
+        alias: Evidenced = {"alias": state}
         decisions = [self._write(at, "model.quarantined", name, reason, evidence=alias)]
         if state == "champion":
             if self.pinned:
@@ -214,7 +206,7 @@ class Arena:
 
         A command that cannot be done is refused, and so is another one under an id that was used.
         """
-        asked = crc32(f"{command.command} {command.model_name}".encode())
+        asked = _checksum(command)
         asked_before = self._commands.get(command.command_id)
         if asked_before == asked:
             return []
@@ -236,6 +228,9 @@ class Arena:
             case "unpin":
                 self._last_swap = at
                 return [self._unpin(at, self.roster.champion, reason, command)]
+            case "retire":
+                assert command.model_name is not None
+                return [self._retire(at, command.model_name, reason, command)]
         chosen = self.roster.previous[0] if word == "rollback" else command.model_name
         decisions = []
         if chosen is not None and chosen != self.roster.champion:
@@ -247,7 +242,7 @@ class Arena:
 
     def refuse(self, at: Moment, reason: str, command_id: str) -> Decision:
         """Return the refusal of what is no command; its id, if it has one, may come again."""
-        evidence: dict[str, float | int | str] = {"command_id": command_id} if command_id else {}
+        evidence: Evidenced = {"command_id": command_id} if command_id else {}
         return self._write(at, "command.refused", self.roster.champion, reason, evidence=evidence)
 
     def backlog(self, at: Moment, records: int) -> Decision:
@@ -258,7 +253,7 @@ class Arena:
         """
         champion = self.roster.champion
         return Decision(
-            f"{self._log}:{at.offset}:backlog",
+            f"{self.minutes.log}:{at.offset}:backlog",
             "learning.backlog",
             at.time,
             champion,
@@ -284,8 +279,10 @@ class Arena:
                 return "" if self.pinned else "no champion is pinned"
             case "rollback":
                 return "" if self.roster.previous else "there is no earlier champion"
-            case "promote" if name is None:
-                return "promote needs a model_name"
+            case "approve" | "refuse":
+                return f"there is no open proposal `{command.proposal_id}`"
+            case "promote" | "retire" | "release" | "weights" if name is None:
+                return f"{command.command} needs a model_name"
             case "pin" if name in {None, champion}:
                 if self.pinned:
                     return f"`{champion}` is pinned already"
@@ -293,6 +290,13 @@ class Arena:
         state = self.states.get(name or "")
         if state is None:
             return f"there is no candidate `{name}`"
+        match command.command:
+            case "retire":
+                return "" if state != "champion" and name != champion else f"`{name}` is {state}"
+            case "release":
+                return f"`{name}` is {state}" if state != "quarantined" else "it has no good version"
+            case "weights":
+                return f"`{name}` is no blend of fixed weights"
         return "" if state == "challenger" else f"`{name}` is {state}"
 
     def _unpin(self, at: Moment, name: str, reason: str, command: Command | None = None) -> Decision:
@@ -305,7 +309,7 @@ class Arena:
         at: Moment,
         reason: str,
         command: Command | None = None,
-        evidence: dict[str, float | int | str] | None = None,
+        evidence: Evidenced | None = None,
     ) -> Decision:
         """Make `name` the champion and return the decision."""
         roster = self.roster
@@ -324,6 +328,16 @@ class Arena:
         decision_type: DecisionType = "model.rolled_back" if rollback else "model.promoted"
         return self._write(at, decision_type, name, reason, command, evidence, replaced=old)
 
+    def _retire(self, at: Moment, name: str, reason: str, command: Command | None = None) -> Decision:
+        """Take a candidate that does not serve out of the roster and return the decision."""
+        decision = self._write(at, "challenger.retired", name, reason, command)
+        roster = self.roster
+        self._move(name, "retire")
+        del roster.racers[name], self.states[name]
+        roster.quarantined.discard(name)
+        roster.previous = tuple(other for other in roster.previous if other != name)
+        return decision
+
     def _start_challenger(self, at: Moment, recent_loss: RecentLoss) -> list[Decision]:
         """Start a clone of the champion's definition; in a full field the worst clone makes room."""
         most = self._promotion.fresh_challengers_max
@@ -334,10 +348,7 @@ class Arena:
         clones = [c for c in roster.racing() if c.name not in {c.definition, roster.champion}]
         if len(clones) >= most:
             worst = max(clones, key=lambda candidate: recent_loss(candidate.name))
-            decisions.append(self._write(at, "challenger.retired", worst.name, "drift"))
-            self._move(worst.name, "retire")
-            del roster.racers[worst.name], self.states[worst.name]
-            roster.previous = tuple(other for other in roster.previous if other != worst.name)
+            decisions.append(self._retire(at, worst.name, "drift"))
         champion = roster.racers[roster.champion]
         while (name := f"{champion.definition}-{self._version_next}") in roster.racers:
             self._version_next += 1
@@ -357,29 +368,12 @@ class Arena:
         name: str,
         reason: str,
         command: Command | None = None,
-        evidence: dict[str, float | int | str] | None = None,
+        evidence: Evidenced | None = None,
         replaced: Racer | None = None,
     ) -> Decision:
         """Return a decision about candidate `name`, numbered at its offset."""
-        offset, number = self._numbered
-        number = number + 1 if offset == at.offset else 0
-        self._numbered = (at.offset, number)
-        recorded = dict(evidence or {})
-        if command is not None:
-            recorded |= {"command_id": command.command_id, "command_time": command.time}
-        return Decision(
-            f"{self._log}:{at.offset}:{number}",
-            decision_type,
-            at.time,
-            name,
-            self.roster.racers[name].version,
-            at.examples,
-            reason[:REASON_MAX],
-            command.actor if command is not None and command.actor else ACTOR,
-            at.offset,
-            from_model=replaced.name if replaced is not None else None,
-            from_version=replaced.version if replaced is not None else None,
-            evidence=recorded,
+        return self.minutes.write(
+            at, decision_type, self.roster.racers[name], reason, command, evidence, replaced
         )
 
     def _move(self, name: str, step: Step) -> None:
@@ -411,7 +405,7 @@ class Arena:
             self._last_start,
             self.paused,
             self._commands,
-            self._numbered,
+            self.minutes.numbered,
             self.pinned,
         )
         return {"arena": msgspec.msgpack.encode(state)}
@@ -447,5 +441,5 @@ class Arena:
         self._last_swap, self._last_start = state.last_swap, state.last_start
         self.paused = state.paused
         self._commands = state.commands
-        self._numbered = state.numbered
+        self.minutes.numbered = state.numbered
         self.pinned = state.pinned

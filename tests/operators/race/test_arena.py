@@ -11,7 +11,8 @@ from river import linear_model
 
 from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
-from operators.race.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena, Moment
+from operators.race.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena
+from operators.race.decisions import Moment
 from operators.race.evidence import Promotion, Verdict
 from topics.messages import Command
 
@@ -121,6 +122,12 @@ def test_rollback_goes_back_step_by_step_and_not_in_circles():
         ("promote", "c", "`c` is quarantined"),
         ("rollback", None, "there is no earlier champion"),
         ("promote", None, "promote needs a model_name"),
+        ("retire", None, "retire needs a model_name"),
+        ("retire", "a", "`a` is champion"),
+        ("retire", "zzz", "there is no candidate `zzz`"),
+        ("release", "b", "`b` is challenger"),
+        ("weights", "b", "`b` is no blend of fixed weights"),
+        ("approve", None, "there is no open proposal `None`"),
         ("resume", None, "learning is not paused"),
         ("pin", "c", "`c` is quarantined"),
         ("pin", "zzz", "there is no candidate `zzz`"),
@@ -137,6 +144,21 @@ def test_what_cannot_be_done_is_refused_with_the_reason(name, model, reason):
         7,
     )
     assert found.roster.champion == "a"
+
+
+def test_who_is_retired_is_gone_from_the_roster_the_sick_too():
+    found = arena()
+    command(found, "promote", 1, "b")
+    found.quarantine(at(2), "c", "sick", same_loss)
+    revision = found.roster.revision
+    for n, name in ((3, "a"), (4, "c")):
+        [decision] = command(found, "retire", n, name)
+        assert (decision.type, decision.model_name, decision.reason) == ("challenger.retired", name, "retire")
+        assert decision.actor == "kim"
+    assert list(found.roster.racers) == list(found.states) == ["b"]
+    assert (found.roster.previous, found.roster.quarantined) == ((), set())
+    assert found.roster.revision > revision
+    assert command(found, "retire", 5, "b")[0].reason == "`b` is champion"
 
 
 def test_pause_and_resume():
@@ -342,8 +364,9 @@ def test_a_sick_champion_is_not_cloned():
     assert [decision.type for decision in found.alarms(at(200), [RISEN], same_loss)] == ["drift.detected"]
 
 
-def test_the_table_has_no_way_out_of_quarantine_or_retirement():
-    assert {before for before, _ in TRANSITIONS} == {"challenger", "champion"}
+def test_the_table_has_no_way_out_of_retirement():
+    assert {before for before, _ in TRANSITIONS} == {"challenger", "champion", "quarantined"}
+    assert [step for before, step in TRANSITIONS if before == "quarantined"] == ["retire"]
     assert set(TRANSITIONS.values()) == {"champion", "challenger", "quarantined", "retired"}
 
 
@@ -356,6 +379,7 @@ act = st.one_of(
     st.tuples(st.just("pause"), st.none()),
     st.tuples(st.just("pin"), st.sampled_from(["a", "b", None])),
     st.tuples(st.just("unpin"), st.none()),
+    st.tuples(st.just("retire"), st.sampled_from("abcd")),
 )
 
 
