@@ -4,7 +4,6 @@ Lives here: what one example does to metrics, detectors, models and the decision
 Never here: who answers an event (`operators/models`), where examples come from
 (`engine/machines/learner.py`).
 
-Read in this order: `learning` (the order, train), `evaluation` (test), `evidence` (weigh), `arena` (decide),
-`decisions` (write down).
+Read in this order: `learning` (the order, train), `evaluation` (test), `evidence` (weigh), `arena` (decide).
 Others may import everything here.
 """

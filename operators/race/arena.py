@@ -18,20 +18,19 @@ a person's word or a quarantine does, and the quarantine ends the pin.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 from zlib import crc32
 
 import msgspec
 
 from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
-from operators.race.decisions import ACTOR, Evidenced, Minutes, Moment
 from operators.race.evidence import Promotion, Verdict
 from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
 from topics.messages import Command, Decision, DecisionType
 
-__all__ = ["TRANSITIONS", "Arena"]
+__all__ = ["ACTOR", "TRANSITIONS", "Arena", "Evidenced", "Minutes", "Moment"]
 
 State = Literal["challenger", "champion", "quarantined", "retired"]
 Step = Literal["promote", "dethrone", "quarantine", "retire"]
@@ -52,6 +51,71 @@ COMMANDS_MAX = 1_024
 """Command ids remembered to ignore repeats; retries come within seconds, not a thousand commands later."""
 RecentLoss = Callable[[str], float]
 """Racer name -> mean loss in the recent window, infinite if there is none."""
+
+
+ACTOR = "headrace"
+"""The actor of decisions that no command asked for."""
+REASON_MAX = 500
+"""Characters of a reason: errors may quote what was sent."""
+Evidenced = dict[str, float | int | str]
+"""The figures behind a decision, by name."""
+
+
+class Moment(NamedTuple):
+    """The position in the log at which a decision is taken."""
+
+    offset: int
+    """Of the record that led to it."""
+    time: int
+    """Largest label time so far, ms."""
+    examples: int
+    """Examples learned so far."""
+
+
+class Minutes:
+    """Write decisions, numbered from 0 at each offset.
+
+    >>> minutes, racer = Minutes("flights", 0), Racer("a", None, version=1)
+    >>> [minutes.write(Moment(7, 0, 0), "model.promoted", racer, "evidence").decision_id for _ in range(2)]
+    ['flights:0:7:0', 'flights:0:7:1']
+    """
+
+    def __init__(self, pipeline: str, partition: int) -> None:
+        self.log = f"{pipeline}:{partition}"
+        self.numbered = (-1, 0)
+        """Offset and number of the last decision; a part of the arena's state."""
+
+    def write(
+        self,
+        at: Moment,
+        decision_type: DecisionType,
+        racer: Racer,
+        reason: str,
+        command: Command | None = None,
+        evidence: Evidenced | None = None,
+        replaced: Racer | None = None,
+    ) -> Decision:
+        """Return the next decision at its offset, about a racer as it is now."""
+        offset, number = self.numbered
+        number = number + 1 if offset == at.offset else 0
+        self.numbered = (at.offset, number)
+        recorded = dict(evidence or {})
+        if command is not None:
+            recorded |= {"command_id": command.command_id, "command_time": command.time}
+        return Decision(
+            f"{self.log}:{at.offset}:{number}",
+            decision_type,
+            at.time,
+            racer.name,
+            racer.version,
+            at.examples,
+            reason[:REASON_MAX],
+            command.actor if command is not None and command.actor else ACTOR,
+            at.offset,
+            from_model=replaced.name if replaced is not None else None,
+            from_version=replaced.version if replaced is not None else None,
+            evidence=recorded,
+        )
 
 
 class _RacerState(msgspec.Struct):

@@ -37,8 +37,7 @@ from operators.models.scoring import (
     reason_of,
     score_function,
 )
-from operators.race.arena import Arena
-from operators.race.decisions import Moment
+from operators.race.arena import Arena, Moment
 from operators.race.evaluation import Evaluation, Loss, Losses, ScaledError, loss_of
 from operators.race.evidence import Evidence, Verdict
 from operators.state import StateEntries, WholeState

@@ -11,8 +11,7 @@ from river import linear_model
 
 from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
-from operators.race.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena
-from operators.race.decisions import Moment
+from operators.race.arena import COMMANDS_MAX, PREVIOUS_MAX, TRANSITIONS, Arena, Moment
 from operators.race.evidence import Promotion, Verdict
 from topics.messages import Command
 
