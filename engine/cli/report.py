@@ -75,7 +75,7 @@ def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str,
         "events": pipeline.events.name,
         "labels": pipeline.labels.topic or f"field `{pipeline.labels.field}` of the event",
         "wait_ms": pipeline.labels.wait_ms,
-        "champion": pipeline.champion,
+        "champion": pipeline.field.first_champion,
         "models": {name: type(model).__name__ for name, model in pipeline.models.items()},
         "scoring": {name: str(report) for name, report in probed.items() if report.guards},
         "rules": [

@@ -1,13 +1,14 @@
-"""A definition's models and detectors: which may race, at which task, watched by what, and their text.
+"""A definition's models and detectors: which may race, at which task, watched by what.
 
-Lives here: the checks of River's objects that need no event, the task that follows from them, their
-parameters in canonical form.  Never here: whether a model can take the pipeline's features
-(`operators/models/probe.py` tries it), what it learns, its state (`operators/models/digest.py`).
+Lives here: the checks of River's objects that need no event, and the task that follows from them.  Never
+here: what else a candidate says (`operators/race/candidates.py`), whether a model can take the pipeline's
+features (`operators/models/probe.py` tries it), what it learns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, get_args, get_type_hints
 
@@ -16,17 +17,12 @@ from river import active, base, multiclass
 
 from operators.drift.detectors import FEATURE, Drift
 from operators.models.guards import last_step
+from operators.models.parameters import unseeded_parts
+from operators.race.candidates import Candidate, candidate_of
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = [
-    "check_detectors",
-    "check_model_classes",
-    "checked_models",
-    "model_text",
-    "task_of",
-    "unseeded_parts",
-]
+__all__ = ["check_detectors", "check_model_classes", "checked_candidates", "task_of"]
 
 CANDIDATES_MAX = 16
 """Every candidate scores every event; more than this is a search, not a race."""
@@ -36,31 +32,51 @@ _SEVERAL = (multiclass.OneVsRestClassifier, multiclass.OneVsOneClassifier, multi
 """Nobody wraps a classifier in these for two classes."""
 
 
-def checked_models(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Return clones of the models.  Raises DefinitionError for what is no model that can be replayed."""
+def checked_candidates(models: Mapping[str, Any], champion: str | None) -> dict[str, Candidate]:
+    """Return `models` as candidates with clones of their models, by name.
+
+    Raises DefinitionError for what is no model that can be replayed, and for a champion that is none of them.
+    """
     if not models:
         raise DefinitionError("a pipeline without models", hint='give models={"name": a River model}')
     if len(models) > CANDIDATES_MAX:
         raise DefinitionError(
             f"{len(models)} models are more than {CANDIDATES_MAX}", hint="race fewer candidates at once"
         )
-    for name, model in models.items():
-        if name in RESERVED:
-            raise DefinitionError(
-                f"no model can be called `{name}`: it means what was served by any of them",
-                hint="rename the model",
-            )
-        if not isinstance(model, base.Estimator):
-            raise DefinitionError(
-                f"model `{name}` is a {type(model).__name__}, not a River estimator",
-                hint="pass an object such as river.linear_model.LogisticRegression()",
-            )
-        if places := list(unseeded_parts(model)):
-            raise DefinitionError(
-                f"model `{name}` is random without a seed ({', '.join(places)})",
-                hint="pass seed=42 or any other: the same log must give the same models again",
-            )
-    return {name: model.clone() for name, model in models.items()}
+    candidates = {name: candidate_of(model) for name, model in models.items()}
+    first = champion if champion is not None else next(iter(candidates))
+    if first not in candidates:
+        raise DefinitionError(f"champion `{first}` is no model", hint=f"name one of: {', '.join(models)}")
+    of_champion = candidates[first].model
+    for name, candidate in candidates.items():
+        model = of_champion if candidate.model is None else candidate.model
+        _check_model(name, model)
+        candidates[name] = replace(candidate, model=model.clone())
+    return candidates
+
+
+def _check_model(name: str, model: Any) -> None:
+    """Raise DefinitionError for what is no model that can be replayed."""
+    if name in RESERVED:
+        raise DefinitionError(
+            f"no model can be called `{name}`: it means what was served by any of them",
+            hint="rename the model",
+        )
+    if model is None:
+        raise DefinitionError(
+            f"model `{name}` is a copy of the champion, and the champion it is",
+            hint="give it a River estimator, or name another champion",
+        )
+    if not isinstance(model, base.Estimator):
+        raise DefinitionError(
+            f"model `{name}` is a {type(model).__name__}, not a River estimator",
+            hint="pass an object such as river.linear_model.LogisticRegression()",
+        )
+    if places := list(unseeded_parts(model)):
+        raise DefinitionError(
+            f"model `{name}` is random without a seed ({', '.join(places)})",
+            hint="pass seed=42 or any other: the same log must give the same models again",
+        )
 
 
 def task_of(models: Mapping[str, Any], event_type: type[msgspec.Struct], label_field: str | None) -> Task:
@@ -164,61 +180,3 @@ def _check_watched(detector: str, feature: str, feature_types: Mapping[str, type
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
-
-
-def model_text(value: Any) -> str:
-    """Return a River object as its class and constructor arguments, all the way down.
-
-    `repr` will not do: River cuts long ones, and raises for some (`SelectType(int, float)` in 0.26.1).
-
-    >>> from river import optim
-    >>> model_text(optim.SGD(0.01))
-    "river.optim.sgd.SGD(lr=[river.optim.schedulers.Constant, {'learning_rate': 0.01}])"
-    """
-    if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
-    if (parts := _parts(value)) is not None:
-        inner = ", ".join(f"{name}={model_text(part)}" for name, part in parts.items())
-        return f"{model_text(type(value))}({inner})"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key!r}: {model_text(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(model_text, value)) + "]"
-    if callable(value):
-        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-    return repr(value)
-
-
-def unseeded_parts(value: Any, path: str = "") -> Iterator[str]:
-    """Yield the path of each part of a model that draws random numbers without a seed.
-
-    >>> from river import forest, preprocessing
-    >>> list(unseeded_parts(preprocessing.StandardScaler() | forest.ARFClassifier()))
-    ['Pipeline.ARFClassifier.seed']
-    """
-    parts = _parts(value)
-    if parts is not None:
-        path = f"{path}{type(value).__name__}."
-    elif isinstance(value, Mapping):
-        parts = value
-    elif isinstance(value, list | tuple):
-        # A part as River's `_get_params` hands it out: its class and its arguments.
-        if len(value) == 2 and isinstance(value[0], type):
-            path, value = f"{path}{value[0].__name__}.", value[1:]
-        for part in value:
-            yield from unseeded_parts(part, path)
-        return
-    for name, part in (parts or {}).items():
-        if name == "seed" and part is None:
-            yield f"{path}seed"
-        yield from unseeded_parts(part, path)
-
-
-def _parts(value: Any) -> Mapping[str, Any] | None:
-    """Return the parts of a River object: its steps, its members, or its arguments."""
-    if isinstance(value, type):
-        return None
-    for members in ("steps", "transformers"):
-        if isinstance(getattr(value, members, None), Mapping):
-            return {str(name): part for name, part in getattr(value, members).items()}
-    return value._get_params() if hasattr(value, "_get_params") else None

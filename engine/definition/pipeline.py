@@ -22,8 +22,7 @@ from river import metrics
 from engine.definition.candidates import (
     check_detectors,
     check_model_classes,
-    checked_models,
-    model_text,
+    checked_candidates,
     task_of,
 )
 from engine.definition.streams import Labels, Topic
@@ -33,7 +32,9 @@ from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features, text_digest
 from operators.language.rules import Alerts, Rule
 from operators.language.types import event_fields
+from operators.race.candidates import Candidate
 from operators.race.evidence import Promotion
+from operators.race.field import RaceField
 from operators.rekeying.stages import Stages, plan_stages
 from operators.rules.apply import CheckedDecoder, FieldRules
 from operators.rules.check import RulePlan, compile_rules
@@ -127,15 +128,13 @@ class Pipeline:
     book: tuple[CatalogueEntry, ...] = field(init=False, repr=False)
     """The catalogue of the features, with their versions."""
     catalog: Catalog = field(init=False, repr=False)
+    candidates: Mapping[str, Candidate] = field(init=False, repr=False)
+    """The models with what is said of each: how it starts, whether it learns."""
 
     def __post_init__(self) -> None:
         """Check every part and compile the features."""
-        models = checked_models(self.models)
-        champion = self.champion if self.champion is not None else next(iter(models))
-        if champion not in models:
-            raise DefinitionError(
-                f"champion `{champion}` is no model", hint=f"name one of: {', '.join(models)}"
-            )
+        candidates = checked_candidates(self.models, self.champion)
+        models = {name: candidate.model for name, candidate in candidates.items()}
         task = self.task if str(self.task) else task_of(models, self.events.type, self.labels.field)
         check_model_classes(models, task)
         plan = compile_features(
@@ -168,7 +167,7 @@ class Pipeline:
         book = feature_book(self.features, plan, self.events.type, context)
         for name, value in (
             ("models", models),
-            ("champion", champion),
+            ("candidates", candidates),
             ("task", task),
             ("plan", plan),
             ("stages", stages),
@@ -232,7 +231,8 @@ class Pipeline:
     def scorer_definition(self) -> dict[str, str]:
         """Return the digest of each part that a scorer's state depends on, by name; of features the version.
 
-        Fields that no feature reads are no part of it: an event may get new ones.
+        Fields that no feature reads are no part of it, an event may get new ones; nor are rules, which keep
+        nothing: where they change what a feature is, its version says so.
         """
         events, labels = self.events, self.labels
         types = event_fields(events.type)
@@ -250,7 +250,6 @@ class Pipeline:
                 (plan.features, [one.name for one in plan.groups]) for plan in plans if plan is not None
             ]
             parts["stages"] = f"{events.partitions} {windows}"
-        parts.update((f"rules.{rule.name}", f"{at} {rule!r}") for at, rule in enumerate(self.rules))
         if self.alerts is not None:
             parts["alerts"] = self.alerts
         return {
@@ -258,19 +257,23 @@ class Pipeline:
         } | self._feature_versions()
 
     def learner_definition(self) -> dict[str, str]:
-        """Return the digest of each part that a learner's state depends on, by name."""
-        parts: dict[str, str] = {
-            "task": self.task,
-            "champion": str(self.champion),
-            "promotion": repr(self.promotion),
-            "threshold": repr(self.threshold),
-            "drift": " ".join(f"{entry.on} {model_text(entry.detector)}" for entry in self.drift),
-            "metrics": " ".join(model_text(metric) for metric in self.metrics or ()),
-        }
-        parts.update((f"models.{name}", model_text(model)) for name, model in self.models.items())
-        return {
-            name: text_digest(part, PART_DIGITS) for name, part in parts.items()
-        } | self._feature_versions()
+        """Return the digest of each part that a learner's state depends on, by name: what is answered.
+
+        Who races and how is no part of it: that is the field, which may change while the race runs.
+        """
+        return {"task": text_digest(self.task, PART_DIGITS)} | self._feature_versions()
+
+    @property
+    def field(self) -> RaceField:
+        """Return who races and by which settings: all that may change at a restart."""
+        return RaceField(
+            self.candidates,
+            champion=self.champion,
+            promotion=self.promotion,
+            drift=self.drift,
+            metrics=self.metrics,
+            threshold=self.threshold,
+        )
 
     def _feature_versions(self) -> dict[str, str]:
         return {FEATURE_PART + entry.name: entry.version for entry in self.book}

@@ -30,15 +30,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from river import metrics as river_metrics
 
 from operators.claims.rule import Reader
-from operators.drift.detectors import Drift, DriftWatch
+from operators.drift.detectors import DriftWatch
 from operators.models.digest import digest
 from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena
 from operators.race.evaluation import Evaluation, loss_of
-from operators.race.evidence import Evidence, Promotion
+from operators.race.evidence import Evidence
+from operators.race.field import RaceField
 from operators.race.learning import Learning, Lessons
 from operators.state import StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
@@ -75,9 +75,9 @@ def _no_store(_: Any) -> Any:
 class Learner:
     """All candidates of one examples partition, and the race between them.
 
-    `models` are fresh, shared with nobody, and in the guards they need (`operators.models.guards`).  `dump`
-    and `load` turn models, metrics and detectors into bytes and back (`operators.models.artefacts`).
-    `roster` is live: a scorer of the same process may read it.
+    `models` are those of the field's candidates: fresh, shared with nobody, and in the guards they need
+    (`operators.models.guards`).  `dump` and `load` turn models, metrics and detectors into bytes and back
+    (`operators.models.artefacts`).  `roster` is live: a scorer of the same process may read it.
     """
 
     def __init__(
@@ -85,29 +85,26 @@ class Learner:
         *,
         pipeline: str,
         task: Task,
+        field: RaceField,
         models: Mapping[str, Any],
-        champion: str,
-        drifts: Sequence[Drift] = (),
-        promotion: Promotion | None = None,
-        metrics: Sequence[river_metrics.base.Metric] | None = None,
         partition: int = 0,
-        threshold: float = 0.5,
         dump: Callable[[Any], bytes] = _no_store,
         load: Callable[[bytes], Any] = _no_store,
         warmup_offset: int = 0,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self._stopwatch = stopwatch or Stopwatch()
-        promotion = promotion or Promotion()
+        self.field = field
+        promotion, threshold = field.promotion, field.threshold
         candidates = [
             Racer(name, model, version=number) for number, (name, model) in enumerate(models.items(), 1)
         ]
-        self.roster = Roster(task, candidates, champion)
+        self.roster = Roster(task, candidates, field.first_champion)
         self.arena = Arena(pipeline, partition, self.roster, promotion)
         self.evaluation = Evaluation(
-            task, metrics, dump, load, threshold=threshold, warmup_offset=warmup_offset
+            task, field.metrics, dump, load, threshold=threshold, warmup_offset=warmup_offset
         )
-        self.watch = DriftWatch(drifts, dump, load)
+        self.watch = DriftWatch(field.drift, dump, load)
         self.evidence = Evidence(promotion)
         self.learning = Learning(
             task,

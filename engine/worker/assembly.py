@@ -49,16 +49,11 @@ def build_learner(
         *(drift.detector for drift in pipeline.drift),
     )
     dump, load = model_codec(key or secrets.token_bytes(KEY_BYTES), stored)
-    assert pipeline.champion is not None
     return Learner(
         pipeline=pipeline.name,
         task=pipeline.task,
+        field=pipeline.field,
         models=models,
-        champion=pipeline.champion,
-        drifts=pipeline.drift,
-        promotion=pipeline.promotion,
-        metrics=pipeline.metrics,
-        threshold=pipeline.threshold,
         dump=dump,
         load=load,
         warmup_offset=warmup_offset,

@@ -4,6 +4,7 @@ Lives here: what one example does to metrics, detectors, models and the decision
 Never here: who answers an event (`operators/models`), where examples come from
 (`engine/machines/learner.py`).
 
-Read in this order: `learning` (the order, train), `evaluation` (test), `evidence` (weigh), `arena` (decide).
+Read in this order: `candidates` and `field` (what a definition says), `learning` (the order, train),
+`evaluation` (test), `evidence` (weigh), `arena` (decide).
 Others may import everything here.
 """

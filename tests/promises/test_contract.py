@@ -37,6 +37,7 @@ from operators.join.pending import Pending, Waiting, WaitingAnswer
 from operators.language.plan import compile_features
 from operators.language.rules import Alerts
 from operators.race.evidence import Promotion
+from operators.race.field import RaceField
 from operators.rekeying.merge import Merge
 from operators.rekeying.pending_values import PendingValues
 from operators.rules.novelty import Novelty
@@ -167,16 +168,20 @@ def feed_join(made: Join, item: Any) -> Any:
 
 
 def make_learner() -> Learner:
+    models = {
+        "nb": naive_bayes.GaussianNB(),
+        "lr": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+    }
     return Learner(
         pipeline="p",
         task="binary",
-        models={
-            "nb": naive_bayes.GaussianNB(),
-            "lr": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
-        },
-        champion="nb",
-        drifts=[Drift(drift.ADWIN(clock=4))],
-        promotion=Promotion(false_swap_every=50, evidence_block=4, min_examples=10, cooldown=10),
+        models=models,
+        field=RaceField.of(
+            models,
+            champion="nb",
+            drift=[Drift(drift.ADWIN(clock=4))],
+            promotion=Promotion(false_swap_every=50, evidence_block=4, min_examples=10, cooldown=10),
+        ),
         dump=pickle.dumps,
         load=pickle.loads,
     )

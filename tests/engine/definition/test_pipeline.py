@@ -36,7 +36,7 @@ def pipeline(**changes: Any) -> Pipeline:
 
 def test_what_is_left_out_follows_from_the_rest() -> None:
     made = pipeline()
-    assert (made.champion, made.task, made.implicit_label) == ("lr", "binary", None)
+    assert (made.field.first_champion, made.task, made.implicit_label) == ("lr", "binary", None)
     assert (made.grace_ms, made.max_ahead_ms, made.labels.wait_ms) == (60_000, 60_000, 86_400_000)
     assert made.catalog["examples"] == "pay.examples"
 
@@ -123,12 +123,14 @@ def test_definitions_differ_where_they_differ() -> None:
     changed = {
         name for name, part in one.learner_definition().items() if other.learner_definition()[name] != part
     }
-    assert changed == {"features.n", "models.lr"}
+    assert changed == {"features.n"}
+    assert one.field.field_id == pipeline().field.field_id != other.field.field_id
+    assert one.field.difference(other.field) == (("lr",), ("lr",), {})
 
 
 def test_select_type_whose_repr_river_cannot_print_is_no_obstacle() -> None:
     model = compose.SelectType(int, float) | linear_model.LogisticRegression()
-    assert "models.m" in pipeline(models={"m": model}).learner_definition()
+    assert "SelectType" in pipeline(models={"m": model}).field.parts()["candidates.m"]
 
 
 # -- two definitions --------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import fields
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from operators.models.artefacts import model_codec
 from operators.models.scoring import Scoring
 from operators.race.evaluation import default_metrics
 from operators.race.evidence import Promotion
+from operators.race.field import RaceField
 from topics import headers
 from topics.codec import encode
 from topics.errors import ModelError
@@ -32,23 +34,24 @@ def models():
     }
 
 
+FIELD = {one.name for one in fields(RaceField)}
+
+
 def learner(**given_settings):
     drifts = [Drift(drift.ADWIN(clock=1))]
     parts = (*models().values(), *default_metrics("binary"), *(entry.detector for entry in drifts))
     dump, load = model_codec(b"k" * 32, parts)
-    fixed = {
-        "pipeline": "p",
-        "task": "binary",
-        "models": models(),
+    fixed = {"pipeline": "p", "task": "binary", "models": models(), "dump": dump, "load": load}
+    settings = {
         "champion": "tree",
-        "drifts": drifts,
+        "drift": drifts,
         "promotion": Promotion(
             false_swap_every=60, evidence_block=5, min_examples=20, cooldown=20, fresh_challengers_max=1
         ),
-        "dump": dump,
-        "load": load,
     }
-    return Learner(**{**fixed, **given_settings})
+    settings |= {name: given for name, given in given_settings.items() if name in FIELD}
+    fixed |= {name: given for name, given in given_settings.items() if name not in FIELD}
+    return Learner(field=RaceField.of(fixed["models"], **settings), **fixed)
 
 
 def record(offset, message, kind):
@@ -191,10 +194,10 @@ def test_a_rollback_during_a_pause_acts_at_once_and_only_once():
 
 def test_a_pin_holds_against_evidence_and_the_race_begins_anew_with_the_unpin():
     """Without the pin `linear` takes over before example 120: it is proven long before the unpin."""
-    plain = learner(drifts=())
+    plain = learner(drift=())
     promoted = [d.offset for d in shell(plain, history(120)) if d.type == "model.promoted"]
     assert promoted
-    found = learner(drifts=())
+    found = learner(drift=())
     log = history(220, at_1=command("pin", 1), at_100=command("unpin", 2))
     decisions = found.fold(log[:100])
     assert [d.type for d in decisions] == ["champion.pinned"]
@@ -372,6 +375,6 @@ def test_warm_up_and_metrics_are_passed_on():
 
 
 def test_without_a_store_nothing_is_stored():
-    found = Learner(pipeline="p", task="binary", models=models(), champion="tree")
+    found = Learner(pipeline="p", task="binary", models=models(), field=RaceField.of(models()))
     with pytest.raises(ModelError, match="without a way to store"):
         found.snapshot()

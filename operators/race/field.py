@@ -1,0 +1,137 @@
+"""The field: who races, and by which settings; all that may change while the race runs.
+
+Lives here: the field as a value, its text part by part, its id, how two fields differ.  Never here: what a
+change does (`arena.py` lets racers in and out), where a change is written (`engine/worker/follower.py`).
+
+Two fields are the same if they say the same: models by their class and arguments, settings by their values.
+A racer stays in the race while its candidate's model and release stay; whether it learns and what it may cost
+are settings, and how it starts says nothing once it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from river import metrics as river_metrics
+
+from operators.drift.detectors import Drift
+from operators.models.parameters import model_text
+from operators.race.candidates import Candidate, Challenge, candidate_of, start_text
+from operators.race.evidence import Promotion
+
+__all__ = ["Difference", "RaceField", "candidate_text"]
+
+FIELD_DIGITS = 32
+"""Of the id of a field: it names an artefact."""
+
+
+class Difference(NamedTuple):
+    """The change from one field to another."""
+
+    entering: tuple[str, ...]
+    """Candidates that are new, or whose model is another now, in the order of the file."""
+    retiring: tuple[str, ...]
+    """Candidates that are gone, or whose model is another now."""
+    settings: dict[str, tuple[str, str]]
+    """Other parts that differ, by name: their text before and after."""
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Return the candidates that keep their name and have another model."""
+        return tuple(name for name in self.entering if name in self.retiring)
+
+
+@dataclass(frozen=True, eq=False)
+class RaceField:
+    """Everything of the race that a definition says.
+
+    >>> from river import linear_model
+    >>> first = RaceField.of({"a": linear_model.LogisticRegression()}, champion="a")
+    >>> second = RaceField.of({"a": linear_model.LogisticRegression(l2=0.1), "b": linear_model.Perceptron()})
+    >>> change = first.difference(second)
+    >>> change.entering, change.retiring, sorted(change.settings)
+    (('a', 'b'), ('a',), ['champion', 'order'])
+    """
+
+    candidates: Mapping[str, Candidate]
+    """By name, in the order of the file."""
+    champion: str | None = None
+    """Who serves first; None where the file names nobody."""
+    opening: str = "leader"
+    promotion: Promotion = field(default_factory=Promotion)
+    challenges: Sequence[Challenge] = ()
+    serving: Any = None
+    drift: Sequence[Drift] = ()
+    metrics: Sequence[river_metrics.base.Metric] | None = None
+    threshold: float = 0.5
+    deadline: Any = None
+
+    @classmethod
+    def of(cls, models: Mapping[str, Any], **settings: Any) -> RaceField:
+        """Return the field of `models` as a file writes them: River estimators or candidates, by name."""
+        return cls({name: candidate_of(model) for name, model in models.items()}, **settings)
+
+    @property
+    def first_champion(self) -> str:
+        """Return who serves first: the candidate that is named, or the first of all."""
+        return self.champion if self.champion is not None else next(iter(self.candidates))
+
+    def parts(self) -> dict[str, str]:
+        """Return the text of each part, by name."""
+        texts = {
+            "order": " ".join(self.candidates),
+            "champion": self.champion or "",
+            "opening": self.opening,
+            "promotion": model_text(self.promotion),
+            "challenges": " ".join(map(model_text, self.challenges)),
+            "serving": _optional(self.serving),
+            "drift": " ".join(map(model_text, self.drift)),
+            "metrics": " ".join(map(model_text, self.metrics or ())),
+            "threshold": repr(self.threshold),
+            "deadline": _optional(self.deadline),
+        }
+        for name, candidate in self.candidates.items():
+            texts[f"candidates.{name}"] = candidate_text(candidate)
+            texts[f"candidates.{name}.settings"] = settings_text(candidate)
+        return texts
+
+    @property
+    def field_id(self) -> str:
+        """Return the digest of all parts; two fields with one id are the same."""
+        text = repr(sorted(self.parts().items()))
+        return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:FIELD_DIGITS]
+
+    def difference(self, after: RaceField) -> Difference:
+        """Return what must be done to make `after` of this field."""
+        old = {name: candidate_text(candidate) for name, candidate in self.candidates.items()}
+        new = {name: candidate_text(candidate) for name, candidate in after.candidates.items()}
+        texts_before, texts_after = self.parts(), after.parts()
+        apart = {f"candidates.{name}" for name in old | new}
+        apart |= {f"candidates.{name}.settings" for name in old.keys() ^ new.keys()}
+        return Difference(
+            tuple(name for name, text in new.items() if old.get(name) != text),
+            tuple(name for name, text in old.items() if new.get(name) != text),
+            {
+                part: (texts_before.get(part, ""), texts_after.get(part, ""))
+                for part in texts_before | texts_after
+                if part not in apart and texts_before.get(part) != texts_after.get(part)
+            },
+        )
+
+
+def candidate_text(candidate: Candidate) -> str:
+    """Return the text by which a racer is still the candidate's: its model, and whether it is released."""
+    release = "" if candidate.release is None else f" {model_text(candidate.release)}"
+    return model_text(candidate.model) + release
+
+
+def settings_text(candidate: Candidate) -> str:
+    """Return the text of what a candidate says beside its model."""
+    return f"start={start_text(candidate.start)} learn={candidate.learn} budget_ms={candidate.budget_ms}"
+
+
+def _optional(value: Any) -> str:
+    return "" if value is None else model_text(value)
