@@ -4,6 +4,6 @@ Lives here: the roster, scoring and its fallbacks, guards, the probe and the smo
 artefacts. Never here: learning and decisions (`operators/race`), files and stores (`engine/stores`), models
 of our own.
 
-Read in this order: `scoring`, `guards`, `probe`; then `parameters`, `digest`, `artefacts`, `allowlist`.
-Others may import everything here.
+Read in this order: `scoring`, `table` (who is picked), `guards`, `probe`; then `parameters`, `digest`,
+`artefacts`, `allowlist`. Others may import everything here.
 """

@@ -5,6 +5,6 @@ Never here: who answers an event (`operators/models`), where examples come from
 (`engine/machines/learner.py`).
 
 Read in this order: `candidates` and `field` (what a definition says), `learning` (the order, train),
-`evaluation` (test), `evidence` (weigh), `arena` (decide).
+`evaluation` (test), `evidence` (weigh), `arena` (decide); `routing` (who answers meanwhile).
 Others may import everything here.
 """
