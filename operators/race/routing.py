@@ -33,7 +33,6 @@ __all__ = [
     "Bandit",
     "Canary",
     "Guard",
-    "Outcome",
     "Policy",
     "Routing",
     "Serve",

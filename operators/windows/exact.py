@@ -9,7 +9,7 @@ rounded sum (what `math.fsum` gives).  The running sums of `log.py` are such int
 so that a value is a function of the window's content alone, however it was reached.
 
 Integers of that size cost four times a float, so everyday numbers are held as two floats each
-(`Split`): `high`, the value rounded to a coarse unit, and `low`, the rest, a whole number of fine
+(`ExactSplit`): `high`, the value rounded to a coarse unit, and `low`, the rest, a whole number of fine
 units.  As long as sums stay below 2**53 of their units every addition of highs and of lows is exact
 (Sterbenz; Rump, Ogita and Oishi, "Accurate floating-point summation", 2008, section 3), and the sum
 of both, one rounded addition, is again the correctly rounded sum.  What does not fit is held
@@ -28,8 +28,8 @@ __all__ = [
     "UNIT",
     "VALUE_MAX",
     "VALUE_MIN",
+    "ExactSplit",
     "Number",
-    "Split",
     "as_value",
     "split_for",
     "variance",
@@ -64,7 +64,7 @@ def as_value(value: Any) -> Any:
     return value
 
 
-class Split(NamedTuple):
+class ExactSplit(NamedTuple):
     """How the numbers of one column are held as two floats.
 
     With a scale of 1 a value of at most 2**20 is `high`, a multiple of 2**-19, and `low`, at most
@@ -114,11 +114,11 @@ class Split(NamedTuple):
         )
 
 
-def split_for(values: Iterable[Any]) -> Split:
+def split_for(values: Iterable[Any]) -> ExactSplit:
     """Return a split for numbers like `values`: up to a thousand times the largest of them."""
     largest = max((abs(value) for value in values if value), default=1.0)
     scale = ldexp(1.0, frexp(largest)[1] - 11)
-    return Split(
+    return ExactSplit(
         value_max=2.0**20 * scale,
         round_high=1.5 * 2.0**33 * scale,
         round_low=1.5 * 2.0**-7 * scale,

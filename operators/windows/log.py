@@ -30,7 +30,7 @@ from typing import Any, Final
 import msgspec
 
 from operators.windows.aggregates import Columns, Target, Write, derived_of, widths_of, windows_writer
-from operators.windows.exact import Number, Split, split_for
+from operators.windows.exact import ExactSplit, Number, split_for
 from operators.windows.keyed_state import LONG_AGO, IdleKeys, Row
 from operators.windows.prefix_sums import Column
 from topics.messages import Event
@@ -219,7 +219,7 @@ class Logs:
     def __init__(self, columns: Sequence[str | None], targets: Sequence[Target], event_max: int) -> None:
         aggregates = [target.aggregate for target in targets]
         self._derived = [derived_of(aggregates, column) for column in columns]
-        self._splits: list[Split | None] = [None] * len(columns)
+        self._splits: list[ExactSplit | None] = [None] * len(columns)
         self._widths = widths_of(targets)
         before = [target for target in targets if _leaves_event_out(target)]
         after = [target for target in targets if not _leaves_event_out(target)]

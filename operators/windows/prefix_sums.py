@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable, Iterable
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
-from operators.windows.exact import SCALE, UNIT, Split, variance
+from operators.windows.exact import SCALE, UNIT, ExactSplit, variance
 
 __all__ = ["UNBOUNDED", "Column", "Derived"]
 
@@ -31,7 +31,7 @@ UNBOUNDED: Final = 2**60
 ROOM_MIN: Final = 64
 """With room for fewer entries than this, two floats are not worth starting again for."""
 SURE_MAX: Final = 2**13
-"""Numbers that a `Split` takes and of which so many cannot leave its bounds."""
+"""Numbers that a `ExactSplit` takes and of which so many cannot leave its bounds."""
 
 
 class Derived(NamedTuple):
@@ -69,7 +69,7 @@ class Column:
         "values",
     )
 
-    def __init__(self, values: Iterable[Any], derived: Derived, split: Split | None = None) -> None:
+    def __init__(self, values: Iterable[Any], derived: Derived, split: ExactSplit | None = None) -> None:
         self.values: list[Any] = []
         self.followers: dict[Hashable, Any] = {}
         """Per reader of `aggregates.py`, what follows its window."""
