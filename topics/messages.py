@@ -366,14 +366,14 @@ class Alert(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ModelPointer(Struct, frozen=True, omit_defaults=True, gc=False):
-    """The compacted record under `<pipeline>@champion`: who serves, and from where it came."""
+    """The compacted record under `<pipeline>@<alias>`: who serves or served, and from where it came."""
 
     pipeline: str
     """Name of the pipeline."""
     alias: str
-    """`champion`."""
+    """`champion`, or `v` and a version: the state in which it last became champion."""
     model_name: str
-    """Candidate that serves."""
+    """Candidate that serves, or served."""
     version: int
     """Its version, as on predictions."""
     updates: int
@@ -388,3 +388,7 @@ class ModelPointer(Struct, frozen=True, omit_defaults=True, gc=False):
     """Names of the features, in the definition's order."""
     features_version: str = ""
     """Of all features together, as predictions carry it in a header."""
+    definition: str = ""
+    """The model's class and all its constructor arguments, as text."""
+    libraries: dict[str, str] = {}
+    """Versions of `headrace`, `numpy`, `python` and `river` that wrote this."""

@@ -7,22 +7,29 @@ learner or a guard does.
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
 from engine.settings import Settings
 from operators.models.artefacts import model_codec
+from operators.models.digest import digest
+from operators.models.parameters import model_text
 from operators.models.probe import ProbeReport, check_model, guarded, probe, samples_for
 from operators.race.evaluation import default_metrics
 from operators.stopwatch import Stopwatch
 from topics.errors import SettingsError
+from topics.messages import ModelPointer
 
-__all__ = ["build_learner", "signing_key"]
+__all__ = ["build_learner", "libraries", "pointer_of", "signing_key"]
 
 KEY_BYTES = 32
+LIBRARIES = ("headrace", "numpy", "river")
+"""What decides what a model computes, besides Python."""
 
 
 def build_learner(
@@ -74,6 +81,31 @@ def probe_models(pipeline: Pipeline) -> dict[str, ProbeReport]:
         tried = model if report.error else guarded(model, report)
         check_model(name, tried, types, optional, task)
     return reports
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions by which models compute here."""
+    return {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+
+
+def pointer_of(pipeline: Pipeline, learner: Learner) -> ModelPointer:
+    """Return who serves as of where the learner stands, in which state."""
+    champion = learner.roster.racers[learner.roster.champion]
+    defined = pipeline.models.get(champion.definition)
+    return ModelPointer(
+        pipeline=pipeline.name,
+        alias="champion",
+        model_name=champion.name,
+        version=champion.version,
+        updates=champion.updates,
+        digest=digest(champion.model),
+        river=version("river"),
+        learned_to=learner.position,
+        features=tuple(pipeline.features),
+        features_version=pipeline.features_version,
+        definition="" if defined is None else model_text(defined),
+        libraries=libraries(),
+    )
 
 
 def signing_key(settings: Settings) -> bytes:

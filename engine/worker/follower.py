@@ -18,11 +18,11 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from importlib.metadata import version
 from typing import NamedTuple
 
 import structlog
 from msgspec import json
+from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline, check_definition
 from engine.kafka.client import LogPartition
@@ -34,8 +34,8 @@ from engine.metrics import Metrics, Status
 from engine.race_view import RaceView
 from engine.settings import Settings
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
-from engine.worker.assembly import build_learner, probe_models, signing_key
-from operators.models.digest import digest
+from engine.worker.assembly import build_learner, pointer_of, probe_models, signing_key
+from operators.race.learning import CROWNING
 from operators.state import StateDelta
 from operators.stopwatch import Stopwatch
 from topics import headers
@@ -269,30 +269,19 @@ class Follower:
             Outgoing("decisions", PARTITION, key, encode(decision), trace, decision.time)
             for decision, trace in decisions
         ]
-        if any(decision.type in {"model.promoted", "model.rolled_back"} for decision, _ in decisions):
-            self._pointer_due = True
-        if self._pointer_due and self.leading:
+        crowned = any(decision.type in CROWNING for decision, _ in decisions)
+        if self.leading and (crowned or self._pointer_due):
             self._pointer_due = False
-            out.append(self._pointer(self.learner.learning.time or int(time.time() * 1000)))
+            time_ms = self.learner.learning.time or int(time.time() * 1000)
+            champion = pointer_of(self._pipeline, self.learner)
+            out.append(self._pointer(champion, time_ms))
+            if crowned:  # this one stays: compaction replaces it by the next of the same version only
+                out.append(self._pointer(replace(champion, alias=f"v{champion.version}"), time_ms))
         return out
 
-    def _pointer(self, time_ms: int) -> Outgoing:
-        roster = self.learner.roster
-        champion = roster.racers[roster.champion]
-        pointer = ModelPointer(
-            pipeline=self._pipeline.name,
-            alias="champion",
-            model_name=champion.name,
-            version=champion.version,
-            updates=champion.updates,
-            digest=digest(champion.model),
-            river=version("river"),
-            learned_to=self.learner.position,
-            features=tuple(self._pipeline.features),
-            features_version=self._pipeline.features_version,
-        )
-        key = f"{self._pipeline.name}@champion".encode()
-        source = headers.cloud_event("dev.headrace.model", f"headrace/{self._pipeline.name}")
+    def _pointer(self, pointer: ModelPointer, time_ms: int) -> Outgoing:
+        key = f"{pointer.pipeline}@{pointer.alias}".encode()
+        source = headers.cloud_event("dev.headrace.model", f"headrace/{pointer.pipeline}")
         return Outgoing("models", 0, key, encode(pointer), source, time_ms)
 
     async def save(self, learned: LearnerDelta) -> None:

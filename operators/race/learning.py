@@ -19,11 +19,13 @@ loop takes the scores, each before its row is learned.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from math import isfinite
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from operators.drift.detectors import Detection, DriftWatch
 from operators.models.guards import without_guard
@@ -44,7 +46,16 @@ from operators.state import StateEntries, WholeState
 from operators.stopwatch import Stopwatch
 from topics.messages import Command, Decision, Example, FeatureValues, LabelValue, Score, Task
 
-__all__ = ["Learning", "Lessons", "Serving"]
+__all__ = ["CROWNING", "FROM", "METRIC", "UPDATES", "Learning", "Lessons", "Serving", "with_figures"]
+
+CROWNING = frozenset({"model.promoted", "model.rolled_back"})
+"""Decisions after which another model is champion."""
+UPDATES = "updates"
+"""In their evidence: labels that the model had learned ..."""
+METRIC = "metric."
+"""... and, before River's name of each metric, its value over all examples of the model so far ..."""
+FROM = "from_"
+"""... and, before both, those of the champion before."""
 
 Sick = tuple[str, str]
 """Name of a candidate that could not learn, and the reason."""
@@ -378,10 +389,15 @@ class Learning(WholeState):
                 self._evaluation.forget(decision.model_name)
             if decision.type == "champion.unpinned":
                 self._evidence.start_over()  # what was weighed while nothing could follow decides nothing
-        if self._roster.champion != champion:
-            self._evidence.start_over()
-            self._watch.start_over()
-        return decisions
+        if self._roster.champion == champion:
+            return decisions
+        self._evidence.start_over()
+        self._watch.start_over()
+        scores = self._evaluation.model_scores()
+        return [
+            with_figures(decision, self._roster, scores) if decision.type in CROWNING else decision
+            for decision in decisions
+        ]
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the state of this object: counts, the prior, the scale of regression losses."""
@@ -397,3 +413,26 @@ class Learning(WholeState):
             self._scale.restore(own.scale)
         self._roster.prior.restore(entries)
         self._dirty = False
+
+
+def with_figures(decision: Decision, roster: Roster, scores: Mapping[str, Mapping[str, float]]) -> Decision:
+    """Return a change of champion with the lessons and metrics of both models in its evidence.
+
+    So nobody has to fold the log to say how good a model was when it was promoted.  `scores` are metrics by
+    model and name; what is not finite is left out, as JSON has no word for it.
+
+    >>> roster = Roster("binary", [Racer("a", None, version=1, updates=9)], "a")
+    >>> decision = Decision("f:0:7:0", "model.promoted", 0, "a", 1, 9, "evidence", "headrace", 7)
+    >>> with_figures(decision, roster, {"a": {"Accuracy": 0.5}}).evidence
+    {'updates': 9, 'metric.Accuracy': 0.5}
+    """
+    figures: dict[str, float | int | str] = {}
+    for prefix, name in (("", decision.model_name), (FROM, decision.from_model)):
+        racer = roster.racers.get(name or "")
+        if racer is None:
+            continue
+        figures[prefix + UPDATES] = racer.updates
+        for metric, value in scores.get(racer.name, {}).items():
+            if isfinite(value):
+                figures[prefix + METRIC + metric] = value
+    return replace(decision, evidence=decision.evidence | figures)

@@ -209,7 +209,13 @@ async def commands(told: Told) -> None:
     assert (digests, learned) == folded_digests(told.file, log)
     assert learned == told.events
     pointers = decoded(await read_topic(told.kafka, told.catalog["models"]))
-    assert [pointer["model_name"] for pointer in pointers] == ["linear", "tree", "linear", "tree"]
+    named = [(pointer["alias"], pointer["model_name"]) for pointer in pointers]
+    assert named[0] == ("champion", "linear")
+    assert named[1:] == [
+        pair
+        for v, name in ((2, "tree"), (1, "linear"), (2, "tree"))
+        for pair in (("champion", name), (f"v{v}", name))
+    ]
 
 
 async def told_by(kafka: KafkaSettings, folder: Path, source: str, scenario: Callable[[Told], Any]) -> None:
