@@ -99,7 +99,7 @@ class Learner:
         candidates = [
             Racer(name, model, version=number) for number, (name, model) in enumerate(models.items(), 1)
         ]
-        self.roster = Roster(task, candidates, field.first_champion)
+        self.roster = Roster(task, candidates, field.first_champion, threshold)
         self.arena = Arena(pipeline, partition, self.roster, promotion)
         self.evaluation = Evaluation(
             task, field.metrics, dump, load, threshold=threshold, warmup_offset=warmup_offset

@@ -16,7 +16,7 @@ from engine.definition.pipeline import Pipeline
 from operators.claims.rule import Suppression, Writer
 from operators.join.join import EARLY_BYTES_MAX, EarlyLabel, Joined
 from operators.join.pending import WaitingAnswer
-from operators.models.scoring import Failure, Served
+from operators.models.scoring import Failure, Roster, Served
 from topics import headers
 from topics.codec import Rejected, encode
 from topics.messages import (
@@ -52,15 +52,17 @@ class Outbox:
         partition: int,
         writer: Writer,
         suppression: Suppression,
+        roster: Roster,
         counts: Counter[tuple[str, str]],
     ) -> None:
-        """`counts` gets what was refused."""
+        """`roster` says from which score on a label is true; `counts` gets what was refused."""
         self.writer = writer
         self.suppression = suppression
         self._partition = partition
         self._counts = counts
         self._prefix = f"{pipeline.name}:"
-        self._threshold = pipeline.threshold if pipeline.task == "binary" else None
+        self._roster = roster
+        self._binary = pipeline.task == "binary"
         self._events_topic, self._labels_topic = pipeline.events.name, pipeline.labels.topic or ""
         self._labels = pipeline.labels
         source = f"headrace/{pipeline.name}"
@@ -87,7 +89,8 @@ class Outbox:
         self, events: Sequence[Event], rows: Sequence[FeatureValues], served: Sequence[Served], now_ms: int
     ) -> list[Prediction]:
         """Return the answers to events, numbered: `send` must follow, with all or the first of them."""
-        prefix, threshold, claim = self._prefix, self._threshold, self.writer.claim
+        prefix, first = self._prefix, self.writer.numbered[self._predictions_log]
+        claim, threshold = self.writer.claim, self._roster.threshold if self._binary else None
         answers = [
             Prediction(  # by position: 0.3 us against 1.6 by keywords, for each event
                 prefix + event.event_id,
@@ -109,9 +112,7 @@ class Outbox:
                 one.cold_start,
                 event.late,
             )
-            for sequence, (event, features, one) in enumerate(
-                zip(events, rows, served, strict=True), self.writer.numbered[self._predictions_log]
-            )
+            for sequence, (event, features, one) in enumerate(zip(events, rows, served, strict=True), first)
         ]
         return self._flagged(answers) if self.flags else answers
 

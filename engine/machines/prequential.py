@@ -16,14 +16,15 @@ approach", 1984, gave the order its name.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import cast
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
 from operators.join.pending import Answered
-from operators.models.scoring import Roster, Served, labels_of
+from operators.models.scoring import Racer, Roster, Served, labels_of
 from operators.race.learning import Lessons, Serving
 from topics.headers import traced
 from topics.messages import Decision, Event, Example, FeatureValues, Headers, LabelValue, Quarantine, Score
@@ -49,7 +50,6 @@ class Prequential:
         counts: Counter[tuple[str, str]],
     ) -> None:
         self._task = pipeline.task
-        self._threshold = pipeline.threshold
         self._outbox = outbox
         self._roster = roster
         self._counts = counts
@@ -133,14 +133,14 @@ class Prequential:
         if candidate is None:
             prior = self._roster.prior
             score = prior.score()
-            (label,) = labels_of(self._task, [score], self._threshold)
+            (label,) = labels_of(self._task, [score], self._roster.threshold)
             return [Served(score, label, served_by, "prior", 0, prior.updates, not prior.updates)]
         name, version = candidate.name, candidate.version
         scores = lessons.column(name, until)
-        labels = labels_of(self._task, scores, self._threshold)
+        labels = labels_of(self._task, scores, self._roster.threshold)
         return [
             Served(score, label, served_by, name, version, updates, score is None)
-            for updates, (score, label) in enumerate(zip(scores, labels, strict=True), candidate.updates)
+            for updates, score, label in zip(_updates(candidate, len(scores)), scores, labels, strict=True)
         ]
 
     def _scores(self, until: int, lessons: Lessons) -> list[dict[str, Score]]:
@@ -152,3 +152,9 @@ class Prequential:
         columns = [lessons.column(name, until) for name in names]
         rows = [dict(zip(names, scores, strict=True)) for scores in zip(*columns, strict=True)]
         return rows or [{} for _ in range(lessons.row, until)]
+
+
+def _updates(candidate: Racer, rows: int) -> Iterable[int]:
+    """Return how many labels a candidate has learned before each of the next rows."""
+    first = candidate.updates
+    return range(first, first + rows) if candidate.learns else repeat(first, rows)

@@ -69,7 +69,7 @@ class Scorer(Composite[Position]):
         self.partition = partition
         self.counts: Counter[tuple[str, str]] = Counter()
         """Counts by (metric, label), which the shell exports; no part of the state."""
-        self.outbox = Outbox(pipeline, partition, writer, suppression, self.counts)
+        self.outbox = Outbox(pipeline, partition, writer, suppression, roster, self.counts)
         self._suppression = suppression
         self._inside = pipeline.labels.field is not None
         self.intake = Intake(
@@ -82,7 +82,7 @@ class Scorer(Composite[Position]):
         self.join: Join[WaitingAnswer] = new_join(pipeline, self.counts, stored=stored)
         position = Position()
         self.admission = Admission(pipeline, position, self.join, self.counts)
-        self.scoring = Scoring(pipeline.task, roster, pipeline.threshold, self._stopwatch)
+        self.scoring = Scoring(pipeline.task, roster, self._stopwatch)
         self._checks: Checks | None = None
         parts: dict[str, Operator] = {"features": self.features, "join": self.join}
         if pipeline.rules or pipeline.alerts is not None:

@@ -63,10 +63,11 @@ class Racer:
     `name` is unique in the roster; `version` numbers candidates in the order they started,
     from 1, so it changes only when another model serves; `updates` is the number of labels
     learned.  `definition` names the model of the
-    pipeline that this one is a clone of (itself, for the first ones).
+    pipeline that this one is a clone of (itself, for the first ones).  One that does not learn (`learns`) is
+    scored and judged as it started.
     """
 
-    __slots__ = ("definition", "model", "name", "updates", "version")
+    __slots__ = ("definition", "learns", "model", "name", "updates", "version")
 
     def __init__(
         self,
@@ -76,8 +77,10 @@ class Racer:
         version: int,
         updates: int = 0,
         definition: str | None = None,
+        learns: bool = True,
     ) -> None:
         self.name = name
+        self.learns = learns
         self.model = model
         self.version = version
         self.updates = updates
@@ -146,17 +149,20 @@ class Roster:
     """The line-up: every candidate in order of start, the champion, the earlier champions, the prior.
 
     `previous` holds earlier champions, newest first: the fallback chain and the aim of a
-    rollback.  `quarantined` names candidates that neither score nor learn.  Only
-    `operators.race.arena` changes a roster while it races.
+    rollback.  `quarantined` names candidates that neither score nor learn.  `threshold` is the
+    binary score from which on a label is true.  Only `operators.race` changes a roster while it races.
 
     >>> roster = Roster("binary", [Racer("a", None, version=1)], champion="a")
     >>> roster.healthy("a"), roster.revision
     (True, 0)
     """
 
-    __slots__ = ("champion", "previous", "prior", "quarantined", "racers", "revision")
+    __slots__ = ("champion", "previous", "prior", "quarantined", "racers", "revision", "threshold")
 
-    def __init__(self, task: Task, candidates: Iterable[Racer], champion: str) -> None:
+    def __init__(
+        self, task: Task, candidates: Iterable[Racer], champion: str, threshold: float = 0.5
+    ) -> None:
+        self.threshold = threshold
         self.racers = {candidate.name: candidate for candidate in candidates}
         self.champion = champion
         self.previous: tuple[str, ...] = ()
@@ -247,19 +253,17 @@ class Scoring:
     {'a': 0.5}
     """
 
-    def __init__(
-        self, task: Task, roster: Roster, threshold: float = 0.5, stopwatch: Stopwatch | None = None
-    ) -> None:
+    def __init__(self, task: Task, roster: Roster, stopwatch: Stopwatch | None = None) -> None:
         self._stopwatch = stopwatch or Stopwatch()
         self._task: Task = task
         self._roster = roster
-        self._threshold = threshold
         self._bind()
 
     def _bind(self) -> None:
         """Bind one scoring function per healthy candidate of the present line-up."""
         roster = self._roster
         self._revision = roster.revision
+        self._threshold = roster.threshold
         self._score_of: dict[str, ScoreOf] = {
             candidate.name: score_function(self._task, candidate.model) for candidate in roster.racing()
         }

@@ -126,6 +126,7 @@ class _RacerState(msgspec.Struct):
     definition: str
     state: State
     updates: int
+    learns: bool = True
 
 
 class _ArenaState(msgspec.Struct):
@@ -459,7 +460,7 @@ class Arena:
         roster = self.roster
         state = _ArenaState(
             [
-                _RacerState(c.name, c.version, c.definition, self.states[c.name], c.updates)
+                _RacerState(c.name, c.version, c.definition, self.states[c.name], c.updates, c.learns)
                 for c in roster.racers.values()
             ],
             roster.champion,
@@ -496,6 +497,7 @@ class Arena:
                 version=racer.version,
                 updates=racer.updates,
                 definition=racer.definition,
+                learns=racer.learns,
             )
         self.states = {racer.name: racer.state for racer in state.racers}
         roster.quarantined = {name for name, state in self.states.items() if state == "quarantined"}

@@ -127,6 +127,8 @@ class Lessons:
         name, first, clock = candidate.name, self.row, self._stopwatch.clock
         scores: list[Score] = []
         self._begun[name], self._scores[name] = first, scores
+        if self._names is None and not candidate.learns:
+            return
         started = clock()
         score_of, learn_one = self._calls_of(candidate)
         for row, (features, label) in enumerate(
@@ -149,7 +151,7 @@ class Lessons:
         if self._names is None:
             return None, candidate.model.learn_one
         model = without_guard(candidate.model, self._names)
-        return score_function(self._task, model), model.learn_one
+        return score_function(self._task, model), model.learn_one if candidate.learns else _no_lesson
 
     def count(self, rows: int) -> Sequence[Sick]:
         """Count the next `rows` as learned; return the candidates that could not learn the last of them.
@@ -159,7 +161,8 @@ class Lessons:
         self.row += rows
         sick = [one for one in self.sick.get(self.row - 1, ()) if self._roster.healthy(one[0])]
         for candidate in self._racing:
-            candidate.updates += rows
+            if candidate.learns:
+                candidate.updates += rows
         for name, _ in sick:
             self._roster.racers[name].updates -= 1
         return sick
@@ -198,6 +201,10 @@ class Lessons:
             return Serving(None, "prior", failures)
         served_by: ServedBy = "champion" if answering == roster.champion else "previous"
         return Serving(roster.racers[answering], served_by, failures)
+
+
+def _no_lesson(_features: FeatureValues, _label: LabelValue) -> None:
+    """Leave a model that never learns as it is."""
 
 
 class _LearningState(msgspec.Struct):

@@ -49,7 +49,8 @@ class LabelOnly(base.Classifier):
 def racing(task="binary", threshold=0.5, **models):
     candidates = [Racer(name, model, version=n) for n, (name, model) in enumerate(models.items(), 1)]
     roster = Roster(task, candidates, next(iter(models)))
-    return roster, Scoring(task, roster, threshold)
+    roster.threshold = threshold
+    return roster, Scoring(task, roster)
 
 
 probability = st.floats(0, 1)
