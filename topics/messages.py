@@ -210,6 +210,8 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     """Revision of the policy's table by which it was picked."""
     propensity: float | None = None
     """Probability with which the policy picks the candidate that answered."""
+    weights: dict[str, float] | None = None
+    """A blend that answered: what the score of each other candidate counted for; they sum to 1."""
 
 
 class Example(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -114,13 +114,13 @@ class Outbox:
             )
             for sequence, (event, features, one) in enumerate(zip(events, rows, served, strict=True), first)
         ]
-        return self._flagged(answers) if self.flags else answers
+        return self._full(answers, served) if self.flags or any(one.weights for one in served) else answers
 
-    def _flagged(self, answers: list[Prediction]) -> list[Prediction]:
-        """Return the answers with the flags of their events."""
+    def _full(self, answers: Sequence[Prediction], served: Sequence[Served]) -> list[Prediction]:
+        """Return the answers with the flags of their events and the weights of a blend."""
         return [
-            replace(answer, flags=flags) if (flags := self.flags.get(answer.event_offset)) else answer
-            for answer in answers
+            replace(answer, flags=self.flags.get(answer.event_offset, ()), weights=one.weights)
+            for answer, one in zip(answers, served, strict=True)
         ]
 
     def alert(self, alert: Alert) -> None:
@@ -155,7 +155,13 @@ class Outbox:
         """Send the scores of the other candidates to the topic of shadow predictions, which nobody serves."""
         for name, score in scores.items():
             if name != answer.model_name:
-                seen = replace(answer, model_name=name, model_alias="challenger", prediction_score=score)
+                seen = replace(
+                    answer,
+                    model_name=name,
+                    model_alias="challenger",
+                    prediction_score=score,
+                    weights=None,
+                )
                 self._out.append(
                     Outgoing(
                         "shadow-predictions",

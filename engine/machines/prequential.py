@@ -16,14 +16,17 @@ approach", 1984, gave the order its name.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import cast
+
+from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
 from operators.join.pending import Answered
+from operators.models.mixture import Blended
 from operators.models.scoring import Racer, Roster, Served, labels_of
 from operators.race.learning import Lessons, Serving
 from topics.headers import traced
@@ -96,15 +99,16 @@ class Prequential:
         alone = serving.failures or serving.candidate is None
         until = row + 1 if alone else lessons.even_until()
         events = events[row:until]
+        rows = self._scores(until, lessons)
+        blended = lessons.blend(rows) if lessons.blends else {}
         answers = outbox.number(
-            events, lessons.rows[row:until], self._served(until, serving, lessons), now_ms
+            events, lessons.rows[row:until], self._served(until, serving, lessons, blended), now_ms
         )
         if serving.failures:
             self._counts.update(("model_failures", f"score {failure.name}") for failure in serving.failures)
             outbox.quarantine(answers[0], serving.failures)
         scored = [
-            (answer, event.key, scores)
-            for answer, event, scores in zip(answers, events, self._scores(until, lessons), strict=True)
+            (answer, event.key, scores) for answer, event, scores in zip(answers, events, rows, strict=True)
         ]
         labels, times = lessons.labels[row:until], [event.event_time for event in events]
         examples = outbox.number_examples(scored, labels, times)
@@ -127,7 +131,9 @@ class Prequential:
             for event, label, answer in zip(events, labels, sent, strict=True)
         ]
 
-    def _served(self, until: int, serving: Serving, lessons: Lessons) -> list[Served]:
+    def _served(
+        self, until: int, serving: Serving, lessons: Lessons, blended: Mapping[str, Sequence[Blended]]
+    ) -> list[Served]:
         """Return the answer to each row by one candidate, which learns each row before the next."""
         candidate, served_by, _ = serving
         if candidate is None:
@@ -136,15 +142,19 @@ class Prequential:
             (label,) = labels_of(self._task, [score], self._roster.threshold)
             return [Served(score, label, served_by, "prior", 0, prior.updates, not prior.updates)]
         name, version = candidate.name, candidate.version
-        scores = lessons.column(name, until)
+        said = blended.get(name)
+        scores = lessons.column(name, until) if said is None else [one.score for one in said]
         labels = labels_of(self._task, scores, self._roster.threshold)
-        return [
+        served = [
             Served(score, label, served_by, name, version, updates, score is None)
             for updates, score, label in zip(_updates(candidate, len(scores)), scores, labels, strict=True)
         ]
+        if said is None:
+            return served
+        return [replace(one, weights=by.weights or None) for one, by in zip(served, said, strict=True)]
 
     def _scores(self, until: int, lessons: Lessons) -> list[dict[str, Score]]:
-        """Return every candidate's score of each row."""
+        """Return the score of each row of every candidate that has one of its own."""
         names = lessons.healthy()
         if len(names) == 1:
             name = names[0]

@@ -27,17 +27,19 @@ from operators.claims.rule import Suppression, Writer
 from operators.join.join import EarlyLabel, Join, Joined
 from operators.join.pending import WaitingAnswer
 from operators.language.plan import FeaturePlan
-from operators.models.scoring import Failure, Roster, Scoring
+from operators.models.scoring import Failure, Reply, Roster, Scoring
 from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
 from operators.windows.features import Features, JoinedLabel, label_entry
 from topics.codec import Decoded, Rejected
 from topics.headers import traced
-from topics.messages import Event, FeatureValues, LabelValue, Outgoing, Prediction, Record
+from topics.messages import Event, FeatureValues, LabelValue, Outgoing, Prediction, Record, Score
 
 __all__ = ["Scorer"]
 
 _NEVER = 1 << 62
+_NOTHING_TAKEN: Mapping[str, Score] = {}
+_Given = tuple[Prediction, Mapping[str, Score]]
 
 
 class Scorer(Composite[Position]):
@@ -103,8 +105,9 @@ class Scorer(Composite[Position]):
         """Events that wait to be answered together, by id."""
         self._lookups: list[Mapping[str, object]] = []
         """One for each of them."""
-        self._answered: dict[str, tuple[Prediction, Event]] = {}
-        """Answered events that no shadow has scored and the join does not hold yet, by id."""
+        self._answered: dict[str, tuple[Prediction, Event, Mapping[str, Score]]] = {}
+        """Answered events that no shadow has scored and the join does not hold yet, by id, with the scores
+        that a blend's answer took."""
         self._oldest = _NEVER
         """Smallest event time of all these, ms: the first entry to expire, once they are open."""
 
@@ -241,7 +244,7 @@ class Scorer(Composite[Position]):
                 answer(events[part], rows[part], now_ms)
         else:
             self._answer_unlabelled(events, rows, now_ms)
-        self._oldest = min([event.event_time for _, event in self._answered.values()], default=_NEVER)
+        self._oldest = min([event.event_time for _, event, _ in self._answered.values()], default=_NEVER)
         late = sum([event.late for event in events])
         self.counts["events", "late"] += late
         self.counts["events", "accepted"] += len(events) - late
@@ -284,19 +287,17 @@ class Scorer(Composite[Position]):
         logged = None
         if self._suppression.replaying:
             logged = self._suppression.answered(events[0].event_id, events[0].offset)
-        answers = self._serve(events, rows, now_ms) if logged is None else [logged]
-        for event, answer in zip(events, answers, strict=True):
+        answers = self._serve(events, rows, now_ms) if logged is None else [(logged, _NOTHING_TAKEN)]
+        for event, (answer, taken) in zip(events, answers, strict=True):
             if self.admission.waits(event):
-                self._answered[event.event_id] = (answer, event)
+                self._answered[event.event_id] = (answer, event, taken)
             else:
                 self.counts["events", "beyond_horizon"] += 1
         if self._one_by_one or self._row_by_row:
             self._open_answers()
 
-    def _serve(
-        self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int
-    ) -> Sequence[Prediction]:
-        """Send the answer of the champion, or of its fallback, to each event; return the answers."""
+    def _serve(self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int) -> list[_Given]:
+        """Send the answer to each event; return the answers, each with the scores that a blend took."""
         served = self.scoring.serve_all(rows)
         answers = self.outbox.number(events, rows, served, now_ms)
         self.outbox.send(answers, events)
@@ -304,7 +305,7 @@ class Scorer(Composite[Position]):
             self.counts["predictions", one.served_by] += 1
             if one.failures:
                 self._failed(answer, one.failures)
-        return answers
+        return [(answer, one.scores) for answer, one in zip(answers, served, strict=True)]
 
     # -- shadows and labels -----------------------------------------------------------------------
 
@@ -316,9 +317,12 @@ class Scorer(Composite[Position]):
         self._answered.clear()
         self._oldest = _NEVER
         shadowed = self.scoring.shadow_all(
-            [(answer.features, answer.model_name, answer.prediction_score) for answer, _ in answered]
+            [
+                Reply(answer.features, answer.model_name, answer.prediction_score, taken)
+                for answer, _, taken in answered
+            ]
         )
-        for (answer, event), shadows in zip(answered, shadowed, strict=True):
+        for (answer, event, _), shadows in zip(answered, shadowed, strict=True):
             if shadows.failures:
                 self._failed(answer, shadows.failures)
             scored = (answer, event.key, shadows.scores)

@@ -1,9 +1,9 @@
 """River's models kept honest: who races, who answers, what predicting does to a model, how one is stored.
 
-Lives here: the roster, scoring and its fallbacks, guards, the probe and the smoke test, digests, signed
-artefacts. Never here: learning and decisions (`operators/race`), files and stores (`engine/stores`), models
-of our own.
+Lives here: the roster, scoring and its fallbacks, the weights of a blend, guards, the probe and the smoke
+test, digests, signed artefacts. Never here: learning and decisions (`operators/race`), files and stores
+(`engine/stores`), models of our own.
 
-Read in this order: `scoring`, `table` (who is picked), `guards`, `probe`; then `parameters`, `digest`,
-`artefacts`, `allowlist`. Others may import everything here.
+Read in this order: `scoring`, `mixture`, `table` (who is picked), `guards`, `probe`; then `parameters`,
+`digest`, `artefacts`, `allowlist`. Others may import everything here.
 """

@@ -7,7 +7,8 @@ changes the roster, nobody else does).  Scoring leaves every model as it was.
 Strategy: the roster is plain data plus `revision`, one integer that moves with every change of line-up;
 whoever binds a function per candidate binds again only when it has moved, never per event.  Scoring has two
 phases: `serve` asks the champion alone, so that a batch's answers can leave before `shadow_all` asks the
-others; the champion's own score is not computed twice.
+others; no score is computed twice.  A blend takes none: where it serves, the racers that it is of are asked
+first, and where one of them fails the others' scores make the answer.
 
     champion ──fails──> earlier champions, newest first ──all fail──> prior
 """
@@ -15,15 +16,17 @@ others; the champion's own score is not computed twice.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite, nextafter
 from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from river import base, stats
 
 from operators.models.guards import last_step
+from operators.models.mixture import Mixture
 from operators.state import StateEntries
 from operators.stopwatch import Stopwatch
 from topics.messages import FeatureValues, LabelValue, Score, Task
@@ -32,6 +35,7 @@ __all__ = [
     "Failure",
     "Prior",
     "Racer",
+    "Reply",
     "Roster",
     "ScoreOf",
     "Scoring",
@@ -178,6 +182,19 @@ class Roster:
         """Return the candidates that score and learn, in order of start."""
         return [c for c in self.racers.values() if c.name not in self.quarantined]
 
+    def voices(self) -> list[str]:
+        """Return the names of those that score and learn features, in order of start: all but blends."""
+        return [c.name for c in self.racing() if not isinstance(c.model, Mixture)]
+
+    def blends(self) -> list[tuple[Racer, Mixture, tuple[str, ...]]]:
+        """Return the racers that blend the scores of others, each with the names of those in the race."""
+        voices = self.voices()
+        return [
+            (racer, racer.model, racer.model.members(voices))
+            for racer in self.racing()
+            if isinstance(racer.model, Mixture)
+        ]
+
 
 # -- scores and labels --------------------------------------------------------------------------------
 
@@ -204,6 +221,20 @@ class Served(Struct, frozen=True, gc=False):
     """Whether the answer rests on no learned label; such answers are kept out of metrics."""
     failures: tuple[Failure, ...] = ()
     """Candidates that failed before one answered; each is reported once per line-up."""
+    weights: dict[str, float] | None = None
+    """Of a blend's answer: what the score of each other counted for."""
+    scores: Mapping[str, Score] = {}
+    """Of a blend's answer: the scores of the others, taken for it."""
+
+
+class Reply(NamedTuple):
+    """An answered event, for `shadow_all`."""
+
+    x: FeatureValues
+    model_name: str
+    score: Score
+    scores: Mapping[str, Score] = {}
+    """The scores of others that were taken for the answer."""
 
 
 class Shadowed(Struct, frozen=True, gc=False):
@@ -249,7 +280,7 @@ class Scoring:
     >>> served = scoring.serve({"x": 1.0})
     >>> served.score, served.label, served.served_by
     (0.5, False, 'champion')
-    >>> scoring.shadow_all([({"x": 1.0}, served.model_name, served.score)])[0].scores
+    >>> scoring.shadow_all([Reply({"x": 1.0}, served.model_name, served.score)])[0].scores
     {'a': 0.5}
     """
 
@@ -264,35 +295,46 @@ class Scoring:
         roster = self._roster
         self._revision = roster.revision
         self._threshold = roster.threshold
+        self._voices = roster.voices()
+        self._blends = roster.blends()
         self._score_of: dict[str, ScoreOf] = {
-            candidate.name: score_function(self._task, candidate.model) for candidate in roster.racing()
+            name: score_function(self._task, roster.racers[name].model) for name in self._voices
         }
         self._chain()
 
     def _chain(self) -> None:
-        """Set the fallback chain: the candidates that may answer, in order."""
+        """Set who answers: the first of champion and earlier champions that can."""
         roster = self._roster
-        names = (roster.champion, *roster.previous)
-        chain = [(roster.racers[name], self._score_of[name]) for name in names if name in self._score_of]
-        self._first = chain[0] if chain else None
-        self._first_role: ServedBy = (
-            "champion" if chain and chain[0][0].name == roster.champion else "previous"
-        )
+        self._first: tuple[Racer, ScoreOf] | None = None
+        self._blend: tuple[Racer, Mixture, tuple[str, ...]] | None = None
+        """The blend that answers; None where a model does, or nobody."""
+        blends = {racer.name: (racer, mixture, members) for racer, mixture, members in self._blends}
+        for name in (roster.champion, *roster.previous):
+            self._first_role: ServedBy = "champion" if name == roster.champion else "previous"
+            if name in self._score_of:
+                self._first = roster.racers[name], self._score_of[name]
+                return
+            if name in blends and not self._score_of.keys().isdisjoint(blends[name][2]):
+                self._blend = blends[name]
+                return
 
     def serve_all(self, rows: Sequence[FeatureValues]) -> list[Served]:
         """Return the answer to each event of a run; nothing is learned in between."""
         started = self._stopwatch.clock()
-        served = [self.serve(x) for x in rows]
+        if self._roster.revision != self._revision:
+            self._bind()
+        served = [self._serve(x) for x in rows] if self._blend is None else self._blended(rows)
         spent_s = self._stopwatch.clock() - started
         self._stopwatch.steps["score"] += spent_s
-        if served and served[0].served_by != "prior":
+        if served and served[0].served_by != "prior" and self._blend is None:
             self._stopwatch.models["score", served[0].model_name] += spent_s
         return served
 
     def serve(self, x: FeatureValues) -> Served:
         """Return the answer to one event; it always has one."""
-        if self._roster.revision != self._revision:
-            self._bind()
+        return self.serve_all([x])[0]
+
+    def _serve(self, x: FeatureValues) -> Served:
         failures: tuple[Failure, ...] = ()
         while self._first is not None:
             candidate, score_of = self._first
@@ -311,32 +353,92 @@ class Scoring:
                 score is None,
                 failures,
             )
+        if self._blend is not None:
+            return self._after(failures, self._blended([x])[0])
         prior = self._roster.prior
         score = prior.score()
         label = label_of(self._task, score, self._threshold)
         return Served(score, label, "prior", "prior", 0, prior.updates, not prior.updates, failures)
 
-    def shadow_all(self, answered: Sequence[tuple[FeatureValues, str, Score]]) -> list[Shadowed]:
-        """Return every candidate's score of each event, with who answered it and the score that served.
+    def _blended(self, rows: Sequence[FeatureValues]) -> list[Served]:
+        """Return the answer to each event by the blend; by the next in the chain where all members failed."""
+        assert self._blend is not None
+        (racer, mixture, members), role = self._blend, self._first_role
+        taken: list[dict[str, Score]] = [{} for _ in rows]
+        failures: dict[int, tuple[Failure, ...]] = {}
+        for name in members:
+            if name in self._score_of:
+                self._ask(name, rows, taken, failures)
+        served: list[Served] = []
+        for row, (x, scores) in enumerate(zip(rows, taken, strict=True)):
+            failed = failures.get(row, ())
+            if not scores:
+                served.append(self._after(failed, self._serve(x)))
+                continue
+            score, weights = mixture.blend(scores, members)
+            label = label_of(self._task, score, self._threshold)
+            cold = score is None
+            served.append(
+                Served(
+                    score,
+                    label,
+                    role,
+                    racer.name,
+                    racer.version,
+                    racer.updates,
+                    cold,
+                    failed,
+                    weights or None,
+                    scores,
+                )
+            )
+        return served
 
-        Must run before any later label is learned, as `serve` did; the score that served is reused.  One
+    def _after(self, failures: tuple[Failure, ...], served: Served) -> Served:
+        """Return an answer with the failures before it."""
+        return replace(served, failures=failures + served.failures) if failures else served
+
+    def _ask(
+        self,
+        name: str,
+        rows: Sequence[FeatureValues],
+        scores: Sequence[dict[str, Score]],
+        failures: dict[int, tuple[Failure, ...]],
+    ) -> None:
+        """Enter a racer's scores of rows that have none, up to a row at which it fails."""
+        started, score_of, row = self._stopwatch.clock(), self._score_of[name], 0
+        try:
+            for row, x in enumerate(rows):
+                if name not in scores[row]:
+                    scores[row][name] = score_of(x)
+        except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
+            failures[row] = (*failures.get(row, ()), self._fail(self._roster.racers[name], error))
+        self._stopwatch.models["score", name] += self._stopwatch.clock() - started
+
+    def shadow_all(self, answered: Sequence[Reply]) -> list[Shadowed]:
+        """Return every candidate's score of each event, with who answered it and the scores taken for that.
+
+        Must run before any later label is learned, as `serve` did; what was taken is not taken again.  One
         candidate after the other: they do not see each other, and each finds its data in the cache.
         """
         if self._roster.revision != self._revision:
             self._bind()
         scores: list[dict[str, Score]] = [{} for _ in answered]
         failures: dict[int, tuple[Failure, ...]] = {}
-        for name, score_of in list(self._score_of.items()):
-            started = self._stopwatch.clock()
-            row = 0
-            try:
-                for row, (x, model_name, served_score) in enumerate(answered):
-                    scores[row][name] = served_score if name == model_name else score_of(x)
-            except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
-                failures[row] = (*failures.get(row, ()), self._fail(self._roster.racers[name], error))
-            spent_s = self._stopwatch.clock() - started
-            self._stopwatch.steps["shadows"] += spent_s
-            self._stopwatch.models["score", name] += spent_s
+        started, rows = self._stopwatch.clock(), [one.x for one in answered]
+        for name in self._voices:
+            for one, by_name in zip(answered, scores, strict=True):
+                if one.model_name == name:
+                    by_name[name] = one.score
+                elif name in one.scores:
+                    by_name[name] = one.scores[name]
+            if name in self._score_of:
+                self._ask(name, rows, scores, failures)
+        for racer, mixture, members in self._blends:
+            for one, by_name in zip(answered, scores, strict=True):
+                served = one.model_name == racer.name
+                by_name[racer.name] = one.score if served else mixture.blend(by_name, members).score
+        self._stopwatch.steps["shadows"] += self._stopwatch.clock() - started
         return [Shadowed(by_name, failures.get(row, ())) for row, by_name in enumerate(scores)]
 
     def _fail(self, candidate: Racer, error: Exception) -> Failure:

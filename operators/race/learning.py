@@ -14,6 +14,9 @@ candidate, then all of the next, which keeps each model's data in the processor'
 learned when the other steps have reached it.  A challenger that starts at a row catches up with the rows
 behind it, a candidate that fails has stopped where it failed.  Of events that carry their labels, the same
 loop takes the scores, each before its row is learned.
+
+A blend does see the others: its weights follow their scores, row by row, when the rows count as learned.
+What it says of rows that are not learned yet is worked out on a copy.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from msgspec.structs import replace
 
 from operators.drift.detectors import Detection, DriftWatch
 from operators.models.guards import without_guard
+from operators.models.mixture import Blended, Mixture
 from operators.models.scoring import (
     Failure,
     Racer,
@@ -110,6 +114,8 @@ class Lessons:
         self._revision = -1
         """Of the line-up that `_racing` is of."""
         self._racing: list[Racer] = []
+        self.blends: list[tuple[Racer, Mixture, tuple[str, ...]]] = []
+        """Those of them that blend the scores of others, and of whom."""
         self.follow()
 
     def follow(self) -> None:
@@ -118,9 +124,11 @@ class Lessons:
             return
         self._revision = self._roster.revision
         self._racing = self._roster.racing()
-        for candidate in self._racing:
-            if candidate.name not in self._begun:
-                self._teach(candidate)
+        self.blends = self._roster.blends()
+        self._voices = self._roster.voices()
+        for name in self._voices:
+            if name not in self._begun:
+                self._teach(self._roster.racers[name])
 
     def _teach(self, candidate: Racer) -> None:
         """Score and learn all rows from the next one on with a candidate, up to one at which it fails."""
@@ -181,9 +189,27 @@ class Lessons:
         return self._scores[name][self.row - begun : until - begun]
 
     def healthy(self) -> list[str]:
-        """Return the candidates that have a score of the next row, in order of start."""
+        """Return the candidates that have a score of their own of the next row, in order of start."""
         failed, row = self._failed, self.row
-        return [c.name for c in self._racing if c.name not in failed or failed[c.name][0] > row]
+        return [name for name in self._voices if name not in failed or failed[name][0] > row]
+
+    def blend(self, rows: Sequence[dict[str, Score]]) -> dict[str, list[Blended]]:
+        """Enter every blend's score of the next rows into `rows`, and return what they say, by name.
+
+        Each row is scored with the weights that the labels before it leave.
+        """
+        blended: dict[str, list[Blended]] = {}
+        for racer, mixture, members in self.blends:
+            ahead, said = mixture.copy(), []
+            for scores, label in zip(rows, self.labels[self.row :], strict=False):
+                said.append(ahead.blend(scores, members))
+                if racer.learns:
+                    ahead.learn(scores, label, members)
+            blended[racer.name] = said
+        for name, said in blended.items():
+            for scores, one in zip(rows, said, strict=True):
+                scores[name] = one.score
+        return blended
 
     def serving(self) -> Serving:
         """Return which candidate answers the next row: the champion, an earlier champion, or none.
@@ -192,10 +218,17 @@ class Lessons:
         """
         self.follow()
         roster, healthy = self._roster, self.healthy()
-        chain = [name for name in (roster.champion, *roster.previous) if roster.healthy(name)]
-        answering = next((name for name in chain if name in healthy), None)
-        failed = chain if answering is None else chain[: chain.index(answering)]
-        failed += [c.name for c in self._racing if c.name not in {*healthy, *failed}]
+        blends = {racer.name: members for racer, _, members in self.blends}
+        failed: list[str] = []
+        answering = None
+        for name in (roster.champion, *roster.previous):
+            if roster.healthy(name):
+                asked = blends.get(name, (name,))
+                failed += [one for one in asked if one not in healthy and one not in failed]
+                if not set(asked).isdisjoint(healthy):
+                    answering = name
+                    break
+        failed += [name for name in self._voices if name not in healthy and name not in failed]
         failures = tuple(Failure(name, roster.racers[name].version, self._failed[name][1]) for name in failed)
         if answering is None:
             return Serving(None, "prior", failures)
@@ -342,9 +375,21 @@ class Learning(WholeState):
         prior_update = self._roster.prior.update
         for example in learned:
             prior_update(example.label)
+        for blend in lessons.blends:
+            self._weigh(learned, *blend)
         self.examples += len(learned)
         self.time = max(self.time, *[example.label_time for example in learned])
         return lessons.count(len(learned))
+
+    def _weigh(
+        self, learned: Sequence[Example], blend: Racer, mixture: Mixture, members: Sequence[str]
+    ) -> None:
+        """Teach a blend's weights from the scores served with each example; count those without a say."""
+        for example in learned:
+            for name in mixture.left_out(example.scores, members):
+                self.counts["blend_left_out", f"{blend.name} {name}"] += 1
+            if blend.learns:
+                mixture.learn(example.scores, example.label, members)
 
     def _detect(self, example: Example, loss: float | None) -> list[Detection]:
         """Feed the detectors the champion's score and its loss; return their alarms."""

@@ -10,11 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river import base, linear_model, tree
 
-from operators.models.scoring import CLASSES_MAX, Prior, Racer, Roster, Scoring, label_of, score_function
+from operators.models.scoring import (
+    CLASSES_MAX,
+    Prior,
+    Racer,
+    Reply,
+    Roster,
+    Scoring,
+    label_of,
+    score_function,
+)
 
 
 def shadow(scoring, x, model_name, served_score):
-    return scoring.shadow_all([(x, model_name, served_score)])[0]
+    return scoring.shadow_all([Reply(x, model_name, served_score)])[0]
 
 
 class Fixed(base.Classifier):

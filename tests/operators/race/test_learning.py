@@ -21,7 +21,7 @@ from river import (
 )
 
 from operators.drift.detectors import Drift, DriftWatch
-from operators.models.scoring import Racer, Roster, Scoring
+from operators.models.scoring import Racer, Reply, Roster, Scoring
 from operators.race.arena import Arena
 from operators.race.evaluation import Brier, Evaluation, loss_of
 from operators.race.evidence import Evidence, Promotion
@@ -49,7 +49,7 @@ class Race:
     def row(self, x, y):
         n = self.learning.examples
         served = self.scoring.serve(x)
-        scores = self.scoring.shadow_all([(x, served.model_name, served.score)])[0].scores
+        scores = self.scoring.shadow_all([Reply(x, served.model_name, served.score, served.scores)])[0].scores
         example = Example(
             str(n),
             "k",
