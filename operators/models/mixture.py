@@ -64,7 +64,7 @@ class Mixture:
     >>> for _ in range(20):
     ...     mixture.learn({"tree": 0.25, "linear": 0.75}, True, pair)
     >>> {name: round(weight, 2) for name, weight in mixture.shares(pair).items()}
-    {'tree': 0.02, 'linear': 0.98}
+    {'tree': 0.03, 'linear': 0.97}
     """
 
     __slots__ = ("_deviation", "_high", "_low", "_task", "eta", "fixed", "of", "share", "weights")
