@@ -36,11 +36,13 @@ from operators.drift.detectors import DriftWatch
 from operators.models.digest import digest
 from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena
+from operators.race.commands import Commands
 from operators.race.evaluation import Evaluation, loss_of
 from operators.race.evidence import Evidence
 from operators.race.field import RaceField
+from operators.race.good_versions import GoodVersions
 from operators.race.learning import Learning, Lessons
-from operators.state import StateDelta, StateEntries
+from operators.state import Operator, StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
 from topics.codec import command_id, decode_claim, decode_command, decode_example, decode_quarantine
 from topics.errors import ClaimError, ModelError
@@ -100,11 +102,13 @@ class Learner:
             Racer(name, model, version=number) for number, (name, model) in enumerate(models.items(), 1)
         ]
         self.roster = Roster(task, candidates, field.first_champion, threshold)
-        self.arena = Arena(pipeline, partition, self.roster, promotion)
+        self.arena = Arena(pipeline, partition, self.roster, promotion, field.challenges)
         self.evaluation = Evaluation(
             task, field.metrics, dump, load, threshold=threshold, warmup_offset=warmup_offset
         )
         self.watch = DriftWatch(field.drift, dump, load)
+        self.good = GoodVersions(dump, load, self.roster)
+        self.commands = Commands(self.arena, self.good)
         self.evidence = Evidence(promotion)
         self.learning = Learning(
             task,
@@ -115,13 +119,22 @@ class Learner:
             loss_of(task, promotion.loss, threshold),
             threshold,
             self._stopwatch,
+            (self.good,),
         )
         self.reader = Reader()
         self._dump, self._load = dump, load
         self._progress = _Progress()
-        self._parts = (self.arena, self.learning, self.evaluation, self.watch, self.evidence)
-        self._stored: dict[str, tuple[int, bool]] = {}
-        """Models as of the last delta: name -> (updates, quarantined)."""
+        self._parts: tuple[Operator, ...] = (
+            self.arena,
+            self.learning,
+            self.evaluation,
+            self.watch,
+            self.evidence,
+            self.good,
+            self.commands,
+        )
+        self._stored: dict[str, tuple[int, int, bool]] = {}
+        """Models as of the last delta: name -> (version, updates, quarantined)."""
 
     @property
     def position(self) -> int:
@@ -252,11 +265,12 @@ class Learner:
     def _command(self, record: Record) -> list[Decision]:
         value = record.value or b""
         try:
-            return self.learning.command(decode_command(value), record.offset)
+            command = decode_command(value)
         except ValueError as error:
             self._progress.refused += 1
             at = self.learning.moment(record.offset)
-            return [self.arena.refuse(at, str(error), command_id(value))]
+            return [self.commands.refuse(at, str(error), command_id(value))]
+        return self.learning.act(record.offset, lambda at: self.commands.act(at, command))
 
     def quarantined(self, report: Quarantine, offset: int) -> list[Decision]:
         """Fold a scorer's report of a failed candidate, if it counts; return the decisions."""
@@ -329,7 +343,7 @@ class Learner:
         changed["place"] = msgspec.msgpack.encode(self._progress)
         for name, candidate in candidates.items():
             # A lesson that failed may have half changed its model: quarantine is a change of its own.
-            now = (candidate.updates, name in sick)
+            now = (candidate.version, candidate.updates, name in sick)
             if self._stored.get(name) != now:
                 changed[MODEL + name] = self._dump(candidate.model)
                 self._stored[name] = now
@@ -352,6 +366,6 @@ class Learner:
             {name.removeprefix(READER): data for name, data in entries.items() if name.startswith(READER)}
         )
         self._stored = {
-            name: (candidate.updates, name in self.roster.quarantined)
+            name: (candidate.version, candidate.updates, name in self.roster.quarantined)
             for name, candidate in self.roster.racers.items()
         }

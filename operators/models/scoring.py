@@ -67,11 +67,11 @@ class Racer:
     `name` is unique in the roster; `version` numbers candidates in the order they started,
     from 1, so it changes only when another model serves; `updates` is the number of labels
     learned.  `definition` names the model of the
-    pipeline that this one is a clone of (itself, for the first ones).  One that does not learn (`learns`) is
-    scored and judged as it started.
+    pipeline that this one is a clone of (itself, for the first ones).  One that does not learn (`learns`)
+    scores as it is; a twin learns for `twin_of`; `challenge` is the challenge that started it, as text.
     """
 
-    __slots__ = ("definition", "learns", "model", "name", "updates", "version")
+    __slots__ = ("challenge", "definition", "learns", "model", "name", "twin_of", "updates", "version")
 
     def __init__(
         self,
@@ -82,13 +82,17 @@ class Racer:
         updates: int = 0,
         definition: str | None = None,
         learns: bool = True,
+        twin_of: str = "",
+        challenge: str = "",
     ) -> None:
         self.name = name
-        self.learns = learns
         self.model = model
         self.version = version
         self.updates = updates
         self.definition = definition or name
+        self.learns = learns
+        self.twin_of = twin_of
+        self.challenge = challenge
 
 
 class _PriorState(msgspec.Struct):

@@ -4,27 +4,30 @@ Lives here: the table of states and the only code that changes a `Roster` while 
 change is a `Decision`, numbered at its place in the log.  Never here: statistics (`evidence.py`,
 `detectors.py`), scores, clocks: times are label times.
 
-Strategy: four things can happen to a candidate, and the table says from which state they may.
+Strategy: few things can happen to a candidate, and the table says from which state they may.
 
     challenger ──promote──> champion ──dethrone──> challenger      the dethroned stays in the race
-    challenger, champion ──quarantine──> quarantined               scores and learns no more
-    challenger, quarantined ──retire──> retired                    leaves the roster
+    challenger, champion, twin ──quarantine──> quarantined         scores and learns no more
+    quarantined ──readmit──> challenger, ──rejoin──> twin          from its last good version
+    challenger, twin, quarantined ──retire──> retired              leaves the roster
+
+A twin learns for a released candidate (`release.py`) and never serves itself.
 
 A swap by evidence, a command, a rollback and a quarantined champion's succession are one
-mechanism, `_crown`, with different reasons.  While a champion is pinned, evidence swaps nothing: only
+mechanism, `crown`, with different reasons.  While a champion is pinned, evidence swaps nothing: only
 a person's word or a quarantine does, and the quarantine ends the pin.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
-from zlib import crc32
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
+from operators.race.candidates import Challenge, Drifted
 from operators.race.evidence import Promotion, Verdict
 from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
@@ -32,27 +35,27 @@ from topics.messages import Command, Decision, DecisionType
 
 __all__ = ["ACTOR", "TRANSITIONS", "Arena", "Evidenced", "Minutes", "Moment"]
 
-State = Literal["challenger", "champion", "quarantined", "retired"]
-Step = Literal["promote", "dethrone", "quarantine", "retire"]
+State = Literal["challenger", "champion", "twin", "quarantined", "retired"]
+Step = Literal["promote", "dethrone", "quarantine", "readmit", "rejoin", "retire"]
 
 TRANSITIONS: dict[tuple[State, Step], State] = {
     ("challenger", "promote"): "champion",
     ("champion", "dethrone"): "challenger",
     ("challenger", "quarantine"): "quarantined",
     ("champion", "quarantine"): "quarantined",
+    ("twin", "quarantine"): "quarantined",
+    ("quarantined", "readmit"): "challenger",
+    ("quarantined", "rejoin"): "twin",
     ("challenger", "retire"): "retired",
+    ("twin", "retire"): "retired",
     ("quarantined", "retire"): "retired",
 }
 """What is not in the table cannot happen.  The sick stay for the audit until a person retires them."""
 
 PREVIOUS_MAX = 8
 """Earlier champions remembered for fallback and rollback; older ones have had eight better successors."""
-COMMANDS_MAX = 1_024
-"""Command ids remembered to ignore repeats; retries come within seconds, not a thousand commands later."""
 RecentLoss = Callable[[str], float]
 """Racer name -> mean loss in the recent window, infinite if there is none."""
-
-
 ACTOR = "headrace"
 """The actor of decisions that no command asked for."""
 REASON_MAX = 500
@@ -127,6 +130,8 @@ class _RacerState(msgspec.Struct):
     state: State
     updates: int
     learns: bool = True
+    twin_of: str = ""
+    challenge: str = ""
 
 
 class _ArenaState(msgspec.Struct):
@@ -137,17 +142,32 @@ class _ArenaState(msgspec.Struct):
     last_swap: Moment | None
     last_start: Moment | None
     paused: bool
-    commands: dict[str, int]
-    """Ids, oldest first, each with a checksum of what was asked."""
     numbered: tuple[int, int]
     pinned: bool = False
 
 
-def _checksum(command: Command) -> int:
-    """Return what tells a repeat of a command from another one under its id."""
-    told = (command.to, command.proposal_id, command.weights)
-    more = f" {told}" if any(part is not None for part in told) else ""
-    return crc32(f"{command.command} {command.model_name}{more}".encode())
+def _figures(verdict: Verdict) -> Evidenced:
+    """Return the figures of a verdict, as the record of a swap has them."""
+    return {
+        "evidence": verdict.evidence,
+        "threshold": verdict.threshold,
+        "effect": verdict.effect,
+        "examples": verdict.examples,
+        "blocks": verdict.blocks,
+        "correlation": verdict.correlation,
+        **({"block_wanted": verdict.block_wanted} if verdict.block_wanted else {}),
+    }
+
+
+class Approval(Protocol):
+    """What may stand between a proof and the swap."""
+
+    def asked(self, at: Moment, name: str, evidence: Evidenced) -> tuple[bool, list[Decision]]:
+        """Return whether `name` may be promoted now, and what was decided on being asked.
+
+        Adds figures to `evidence`.
+        """
+        ...
 
 
 class Arena:
@@ -155,9 +175,9 @@ class Arena:
 
     >>> roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
     >>> arena = Arena("flights", 0, roster, Promotion())
-    >>> command = Command("c1", "promote", 0, model_name="b", actor="kim", reason="holiday")
-    >>> [(d.decision_id, d.type, d.from_model) for d in arena.command(Moment(7, 0, 0), command)]
-    [('flights:0:7:0', 'model.promoted', 'a')]
+    >>> decision = arena.crown("b", Moment(7, 0, 0), "holiday")
+    >>> decision.decision_id, decision.type, decision.from_model
+    ('flights:0:7:0', 'model.promoted', 'a')
     >>> roster.champion, roster.previous, arena.states
     ('b', ('a',), {'a': 'challenger', 'b': 'champion'})
     """
@@ -168,21 +188,30 @@ class Arena:
         partition: int,
         roster: Roster,
         promotion: Promotion,
+        challenges: Sequence[Challenge] = (),
     ) -> None:
         self.roster = roster
         self.paused = False
         self.pinned = False
-        self.states: dict[str, State] = dict.fromkeys(roster.racers, "challenger")
+        self.approval: Approval | None = None
+        """What stands between a proof and the swap, where the pipeline asks for something."""
+        self.states: dict[str, State] = {
+            name: "twin" if racer.twin_of else "challenger" for name, racer in roster.racers.items()
+        }
         self.states[roster.champion] = "champion"
         self.minutes = Minutes(pipeline, partition)
         self._promotion = promotion
+        most = promotion.fresh_challengers_max
+        self._on_drift = [
+            *([Challenge(Drifted(), max=most)] if most else []),
+            *(one for one in challenges if isinstance(one.when, Drifted) and one.start == "fresh"),
+        ]
         cooldown = promotion.cooldown
         self._cooldown_ms = duration_ms(cooldown) if isinstance(cooldown, str) else None
         self._cooldown_examples = cooldown if isinstance(cooldown, int) else 0
         self._version_next = len(roster.racers) + 1
         self._last_swap: Moment | None = None
         self._last_start: Moment | None = None
-        self._commands: dict[str, int] = {}
         self._saved = b""
 
     # -- what can lead to a decision ---------------------------------------------------------------
@@ -195,29 +224,21 @@ class Arena:
         if not proven or self.pinned or not self._rested(self._last_swap, at):
             return []
         promotion = self._promotion
+        decisions: list[Decision] = []
         for verdict in proven:
             if (
                 self.states.get(verdict.name) == "challenger"
                 and verdict.examples >= promotion.min_examples
                 and verdict.effect >= promotion.min_effect
             ):
-                return [
-                    self._crown(
-                        verdict.name,
-                        at,
-                        "evidence",
-                        evidence={
-                            "evidence": verdict.evidence,
-                            "threshold": verdict.threshold,
-                            "effect": verdict.effect,
-                            "examples": verdict.examples,
-                            "blocks": verdict.blocks,
-                            "correlation": verdict.correlation,
-                            **({"block_wanted": verdict.block_wanted} if verdict.block_wanted else {}),
-                        },
-                    )
-                ]
-        return []
+                figures = _figures(verdict)
+                if self.approval is not None:
+                    passed, told = self.approval.asked(at, verdict.name, figures)
+                    decisions += told
+                    if not passed:
+                        continue
+                return [*decisions, self.crown(verdict.name, at, "evidence", figures)]
+        return decisions
 
     def quarantine(self, at: Moment, name: str, reason: str, recent_loss: RecentLoss) -> list[Decision]:
         """Take a candidate that failed out of the race; a champion is succeeded at once.
@@ -227,29 +248,29 @@ class Arena:
         candidate that is unknown or in quarantine already (several scorers may report it).
         """
         state = self.states.get(name)
-        if state not in {"champion", "challenger"}:
+        if state not in {"champion", "challenger", "twin"}:
             return []
         roster = self.roster
         self._move(name, "quarantine")
         roster.quarantined.add(name)
         roster.previous = tuple(other for other in roster.previous if other != name)
         alias: Evidenced = {"alias": state}
-        decisions = [self._write(at, "model.quarantined", name, reason, evidence=alias)]
+        decisions = [self.write(at, "model.quarantined", name, reason, evidence=alias)]
         if state == "champion":
             if self.pinned:
                 decisions.append(self._unpin(at, name, "quarantine"))
-            ranked = sorted(roster.racing(), key=lambda candidate: recent_loss(candidate.name))
-            successors = (*roster.previous, *(candidate.name for candidate in ranked))
+            healthy = [other for other, state in self.states.items() if state == "challenger"]
+            successors = (*roster.previous, *sorted(healthy, key=recent_loss))
             if successors:
-                decisions.append(self._crown(successors[0], at, "quarantine"))
+                decisions.append(self.crown(successors[0], at, "quarantine"))
         return decisions
 
     def alarms(self, at: Moment, detections: Sequence[Detection], recent_loss: RecentLoss) -> list[Decision]:
-        """Write a decision for each alarm of the detectors; a risen loss may start a fresh challenger."""
+        """Write a decision for each alarm of the detectors; a risen loss may start fresh challengers."""
         decisions: list[Decision] = []
         for alarm in detections:
             decisions.append(
-                self._write(
+                self.write(
                     at,
                     "drift.improved" if alarm.improved else "drift.detected",
                     self.roster.champion,
@@ -262,53 +283,10 @@ class Arena:
                     },
                 )
             )
-            if alarm.on == "loss" and not alarm.improved:
-                decisions += self._start_challenger(at, recent_loss)
+            if alarm.on == "loss" and not alarm.improved and self._rested(self._last_start, at):
+                for challenge in self._on_drift:
+                    decisions += self.start(at, challenge, "drift", recent_loss)
         return decisions
-
-    def command(self, at: Moment, command: Command) -> list[Decision]:
-        """Carry out a command, once per command id.
-
-        A command that cannot be done is refused, and so is another one under an id that was used.
-        """
-        asked = _checksum(command)
-        asked_before = self._commands.get(command.command_id)
-        if asked_before == asked:
-            return []
-        if asked_before is None:
-            refusal = self._refusal(command)
-            self._commands[command.command_id] = asked
-            if len(self._commands) > COMMANDS_MAX:
-                del self._commands[next(iter(self._commands))]
-        else:
-            refusal = f"command_id `{command.command_id}` was another command's"
-        if refusal:
-            return [self._write(at, "command.refused", self.roster.champion, refusal, command)]
-        word, reason = command.command, command.reason or command.command
-        match word:
-            case "pause" | "resume":
-                self.paused = word == "pause"
-                decision_type: DecisionType = "learning.paused" if self.paused else "learning.resumed"
-                return [self._write(at, decision_type, self.roster.champion, reason, command)]
-            case "unpin":
-                self._last_swap = at
-                return [self._unpin(at, self.roster.champion, reason, command)]
-            case "retire":
-                assert command.model_name is not None
-                return [self._retire(at, command.model_name, reason, command)]
-        chosen = self.roster.previous[0] if word == "rollback" else command.model_name
-        decisions = []
-        if chosen is not None and chosen != self.roster.champion:
-            decisions.append(self._crown(chosen, at, reason, command))
-        if word == "pin":
-            self.pinned = True
-            decisions.append(self._write(at, "champion.pinned", self.roster.champion, reason, command))
-        return decisions
-
-    def refuse(self, at: Moment, reason: str, command_id: str) -> Decision:
-        """Return the refusal of what is no command; its id, if it has one, may come again."""
-        evidence: Evidenced = {"command_id": command_id} if command_id else {}
-        return self._write(at, "command.refused", self.roster.champion, reason, evidence=evidence)
 
     def backlog(self, at: Moment, records: int) -> Decision:
         """Return the warning that `records` of the log wait for the end of a pause.
@@ -332,49 +310,27 @@ class Arena:
 
     # -- how it is done ----------------------------------------------------------------------------
 
-    def _refusal(self, command: Command) -> str:
-        """Return why a command cannot be done, empty if it can."""
-        name, champion = command.model_name, self.roster.champion
-        match command.command:
-            case "pause":
-                return "learning is paused already" if self.paused else ""
-            case "resume":
-                return "" if self.paused else "learning is not paused"
-            case "unpin":
-                return "" if self.pinned else "no champion is pinned"
-            case "rollback":
-                return "" if self.roster.previous else "there is no earlier champion"
-            case "approve" | "refuse":
-                return f"there is no open proposal `{command.proposal_id}`"
-            case "promote" | "retire" | "release" | "weights" if name is None:
-                return f"{command.command} needs a model_name"
-            case "pin" if name in {None, champion}:
-                if self.pinned:
-                    return f"`{champion}` is pinned already"
-                return "" if self.states[champion] == "champion" else f"`{champion}` is quarantined"
-        state = self.states.get(name or "")
-        if state is None:
-            return f"there is no candidate `{name}`"
-        match command.command:
-            case "retire":
-                return "" if state != "champion" and name != champion else f"`{name}` is {state}"
-            case "release":
-                return f"`{name}` is {state}" if state != "quarantined" else "it has no good version"
-            case "weights":
-                return f"`{name}` is no blend of fixed weights"
-        return "" if state == "challenger" else f"`{name}` is {state}"
+    def pin(self, at: Moment, reason: str, command: Command) -> Decision:
+        """Keep the champion against evidence and return the decision."""
+        self.pinned = True
+        return self.write(at, "champion.pinned", self.roster.champion, reason, command)
+
+    def unpin(self, at: Moment, reason: str, command: Command) -> Decision:
+        """Let evidence decide again, from here on, and return the decision."""
+        self._last_swap = at
+        return self._unpin(at, self.roster.champion, reason, command)
 
     def _unpin(self, at: Moment, name: str, reason: str, command: Command | None = None) -> Decision:
         self.pinned = False
-        return self._write(at, "champion.unpinned", name, reason, command)
+        return self.write(at, "champion.unpinned", name, reason, command)
 
-    def _crown(
+    def crown(
         self,
         name: str,
         at: Moment,
         reason: str,
-        command: Command | None = None,
         evidence: Evidenced | None = None,
+        command: Command | None = None,
     ) -> Decision:
         """Make `name` the champion and return the decision."""
         roster = self.roster
@@ -382,7 +338,7 @@ class Arena:
         rollback = command is not None and command.command == "rollback"
         others = tuple(other for other in roster.previous if other != name)
         self._move(name, "promote")
-        if self.states[old.name] == "champion":
+        if old.name != name and self.states[old.name] == "champion":
             self._move(old.name, "dethrone")
             if not rollback:
                 # A champion that was rolled back is no place to fall back to.
@@ -391,42 +347,82 @@ class Arena:
         roster.previous = others[:PREVIOUS_MAX]
         self._last_swap = at
         decision_type: DecisionType = "model.rolled_back" if rollback else "model.promoted"
-        return self._write(at, decision_type, name, reason, command, evidence, replaced=old)
+        return self.write(at, decision_type, name, reason, command, evidence, replaced=old)
 
-    def _retire(self, at: Moment, name: str, reason: str, command: Command | None = None) -> Decision:
-        """Take a candidate that does not serve out of the roster and return the decision."""
-        decision = self._write(at, "challenger.retired", name, reason, command)
+    def retire(self, at: Moment, name: str, reason: str, command: Command | None = None) -> list[Decision]:
+        """Take a candidate that does not serve out of the roster, and its twin with it."""
         roster = self.roster
-        self._move(name, "retire")
-        del roster.racers[name], self.states[name]
+        decisions = []
+        for leaving in [name, *(twin.name for twin in roster.racers.values() if twin.twin_of == name)]:
+            decisions.append(self.write(at, "challenger.retired", leaving, reason, command))
+            self._move(leaving, "retire")
+            del roster.racers[leaving], self.states[leaving]
+            roster.quarantined.discard(leaving)
+            roster.previous = tuple(other for other in roster.previous if other != leaving)
+        return decisions
+
+    def readmit(
+        self, at: Moment, name: str, reason: str, evidence: Evidenced, command: Command
+    ) -> list[Decision]:
+        """Let a candidate in again that was in quarantine; where nobody serves, it does."""
+        roster = self.roster
+        self._move(name, "rejoin" if roster.racers[name].twin_of else "readmit")
         roster.quarantined.discard(name)
-        roster.previous = tuple(other for other in roster.previous if other != name)
-        return decision
+        decisions = [self.write(at, "model.released", name, reason, command, evidence)]
+        if self.states[name] == "challenger" and self.states[roster.champion] != "champion":
+            decisions.append(self.crown(name, at, reason, command=command))
+        return decisions
 
-    def _start_challenger(self, at: Moment, recent_loss: RecentLoss) -> list[Decision]:
-        """Start a clone of the champion's definition; in a full field the worst clone makes room."""
-        most = self._promotion.fresh_challengers_max
-        roster = self.roster
-        if not most or self.states[roster.champion] != "champion" or not self._rested(self._last_start, at):
+    def renew(self, name: str, model: Any, updates: int) -> Racer:
+        """Give a racer another model, as a version of its own, and return the racer as it was."""
+        racer = self.roster.racers[name]
+        before = Racer(name, None, version=racer.version, updates=racer.updates, definition=racer.definition)
+        racer.model, racer.updates, racer.version = model, updates, self._version_next
+        self._version_next += 1
+        self.roster.revision += 1
+        return before
+
+    def start(
+        self,
+        at: Moment,
+        challenge: Challenge,
+        reason: str,
+        recent_loss: RecentLoss,
+        evidence: Evidenced | None = None,
+        copied: Callable[[Any], Any] | None = None,
+    ) -> list[Decision]:
+        """Start a challenger as a challenge says; in a full field the worst of its challengers makes room.
+
+        `copied` returns a copy of a model with what it has learned; without it the challenger has learned
+        nothing.  Nobody starts for a candidate that is in quarantine or gone.
+        """
+        roster, mark = self.roster, repr(challenge)
+        of = roster.champion if challenge.of == "champion" else challenge.of
+        if not roster.healthy(of):
             return []
         decisions = []
-        clones = [c for c in roster.racing() if c.name not in {c.definition, roster.champion}]
-        if len(clones) >= most:
-            worst = max(clones, key=lambda candidate: recent_loss(candidate.name))
-            decisions.append(self._retire(at, worst.name, "drift"))
-        champion = roster.racers[roster.champion]
-        while (name := f"{champion.definition}-{self._version_next}") in roster.racers:
+        started = [c for c in roster.racing() if c.challenge == mark and c.name != roster.champion]
+        if len(started) >= challenge.max:
+            worst = max(started, key=lambda racer: recent_loss(racer.name))
+            decisions += self.retire(at, worst.name, reason)
+        original = roster.racers[of]
+        while (name := f"{original.definition}-{self._version_next}") in roster.racers:
             self._version_next += 1
         roster.racers[name] = Racer(
-            name, champion.model.clone(), version=self._version_next, definition=champion.definition
+            name,
+            original.model.clone() if copied is None else copied(original.model),
+            version=self._version_next,
+            updates=0 if copied is None else original.updates,
+            definition=original.definition,
+            challenge=mark,
         )
         self.states[name] = "challenger"
         self._version_next += 1
         self._last_start = at
         roster.revision += 1
-        return [*decisions, self._write(at, "challenger.started", name, "drift")]
+        return [*decisions, self.write(at, "challenger.started", name, reason, evidence=evidence)]
 
-    def _write(
+    def write(
         self,
         at: Moment,
         decision_type: DecisionType,
@@ -460,7 +456,16 @@ class Arena:
         roster = self.roster
         state = _ArenaState(
             [
-                _RacerState(c.name, c.version, c.definition, self.states[c.name], c.updates, c.learns)
+                _RacerState(
+                    c.name,
+                    c.version,
+                    c.definition,
+                    self.states[c.name],
+                    c.updates,
+                    c.learns,
+                    c.twin_of,
+                    c.challenge,
+                )
                 for c in roster.racers.values()
             ],
             roster.champion,
@@ -469,7 +474,6 @@ class Arena:
             self._last_swap,
             self._last_start,
             self.paused,
-            self._commands,
             self.minutes.numbered,
             self.pinned,
         )
@@ -498,6 +502,8 @@ class Arena:
                 updates=racer.updates,
                 definition=racer.definition,
                 learns=racer.learns,
+                twin_of=racer.twin_of,
+                challenge=racer.challenge,
             )
         self.states = {racer.name: racer.state for racer in state.racers}
         roster.quarantined = {name for name, state in self.states.items() if state == "quarantined"}
@@ -506,6 +512,5 @@ class Arena:
         self._version_next = state.version_next
         self._last_swap, self._last_start = state.last_swap, state.last_start
         self.paused = state.paused
-        self._commands = state.commands
         self.minutes.numbered = state.numbered
         self.pinned = state.pinned

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -48,9 +48,20 @@ from operators.race.evaluation import Evaluation, Loss, Losses, ScaledError, los
 from operators.race.evidence import Evidence, Verdict
 from operators.state import StateEntries, WholeState
 from operators.stopwatch import Stopwatch
-from topics.messages import Command, Decision, Example, FeatureValues, LabelValue, Score, Task
+from topics.messages import Decision, Example, FeatureValues, LabelValue, Score, Task
 
-__all__ = ["CROWNING", "FROM", "METRIC", "UPDATES", "Learning", "Lessons", "Serving", "with_figures"]
+__all__ = [
+    "CROWNING",
+    "FROM",
+    "METRIC",
+    "UPDATES",
+    "Companion",
+    "Learning",
+    "Lessons",
+    "Observer",
+    "Serving",
+    "with_figures",
+]
 
 CROWNING = frozenset({"model.promoted", "model.rolled_back"})
 """Decisions after which another model is champion."""
@@ -61,8 +72,41 @@ METRIC = "metric."
 FROM = "from_"
 """... and, before both, those of the champion before."""
 
+FORGOTTEN = frozenset({"model.quarantined", "challenger.retired", "version.restored", "model.released"})
+"""Decisions after which what was weighed of a candidate is not of what races under its name."""
 Sick = tuple[str, str]
 """Name of a candidate that could not learn, and the reason."""
+
+
+_UNBOUNDED = 1 << 62
+
+
+class Companion(Protocol):
+    """What goes along with the race and acts at stops: after so many examples, whatever their batches.
+
+    At a stop every model is as of the last example, no row further, so it may be copied or replaced.
+    """
+
+    @property
+    def stops(self) -> Sequence[int]:
+        """Return the numbers of examples between its stops; it looks at `at.examples` to know its own."""
+        ...
+
+    def stop(self, at: Moment) -> list[Decision]:
+        """Act at a stop of anybody's; return what was decided."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Drop what is kept of a candidate that has left the race."""
+        ...
+
+
+class Observer(Companion, Protocol):
+    """A companion that sees every example."""
+
+    def observe(self, examples: Sequence[Example], tested: Sequence[Losses]) -> None:
+        """Take note of examples that were learned, with their losses."""
+        ...
 
 
 class Serving(NamedTuple):
@@ -95,10 +139,13 @@ class Lessons:
         labels: Sequence[LabelValue],
         stopwatch: Stopwatch,
         names: AbstractSet[str] | None = None,
+        room: Callable[[], int] = lambda: _UNBOUNDED,
     ) -> None:
         self.rows = rows
         self.labels = labels
         self.row = 0
+        self.until = 0
+        """The end of the rows that have been learned: models are then as of the row before it."""
         self.sick: dict[int, list[Sick]] = {}
         """By row, the candidates that could not learn it."""
         self._failed: dict[str, tuple[int, str]] = {}
@@ -110,6 +157,7 @@ class Lessons:
         self._task: Task = task
         self._roster = roster
         self._names = names
+        self._room = room
         self._stopwatch = stopwatch
         self._revision = -1
         """Of the line-up that `_racing` is of."""
@@ -119,8 +167,14 @@ class Lessons:
         self.follow()
 
     def follow(self) -> None:
-        """Follow a changed line-up: candidates that are new in the race begin with the next row."""
-        if self._roster.revision == self._revision:
+        """Follow a changed line-up: candidates that are new in the race begin with the next row.
+
+        At a stop all of them go on from here, with the models that they now have.
+        """
+        if self.row == self.until < len(self.rows):
+            self.until = min(self.row + self._room(), len(self.rows))
+            self._begun.clear()
+        elif self._roster.revision == self._revision:
             return
         self._revision = self._roster.revision
         self._racing = self._roster.racing()
@@ -139,8 +193,9 @@ class Lessons:
             return
         started = clock()
         score_of, learn_one = self._calls_of(candidate)
+        until = self.until
         for row, (features, label) in enumerate(
-            zip(self.rows[first:], self.labels[first:], strict=True), first
+            zip(self.rows[first:until], self.labels[first:until], strict=True), first
         ):
             try:
                 if score_of is not None:
@@ -181,7 +236,7 @@ class Lessons:
         """Return the end of the rows that the same candidates have scored as the next row."""
         stops = [row for row, _ in self._failed.values() if row > self.row]
         stops += [row + 1 for row in self.sick if row >= self.row]
-        return min([*stops, len(self.rows)])
+        return min([*stops, self.until])
 
     def column(self, name: str, until: int) -> list[Score]:
         """Return a candidate's scores of the next rows up to `until`."""
@@ -282,8 +337,13 @@ class Learning(WholeState):
         loss: Loss | None = None,
         threshold: float = 0.5,
         stopwatch: Stopwatch | None = None,
+        companions: Sequence[Companion] = (),
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._stopwatch = stopwatch or Stopwatch()
+        self._observers = observers
+        self._companions = (*companions, *observers)
+        self._stops = sorted({every for companion in self._companions for every in companion.stops})
         self.examples = 0
         self.time = 0
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -310,9 +370,13 @@ class Learning(WholeState):
         `names`, where given, are all that the rows can have: they are to be answered, so they are scored too.
         """
         started = self._stopwatch.clock()
-        lessons = Lessons(self._task, self._roster, rows, labels, self._stopwatch, names)
+        lessons = Lessons(self._task, self._roster, rows, labels, self._stopwatch, names, self.room)
         self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
         return lessons
+
+    def room(self) -> int:
+        """Return how many examples may be learned up to the next stop."""
+        return min([every - self.examples % every for every in self._stops], default=_UNBOUNDED)
 
     def step(self, examples: Sequence[Example], offset: int) -> list[Decision]:
         """Test and learn examples that lie side by side in the log; return what was decided.
@@ -336,7 +400,9 @@ class Learning(WholeState):
         started = self._stopwatch.clock()
         lessons.follow()
         champion, racing = self._roster.champion, {candidate.name for candidate in self._roster.racing()}
+        twins = [name for name, state in self._arena.states.items() if state == "twin"]
         loss, weigh = self.loss, self._evidence.update
+        examples = examples[: lessons.until - lessons.row]
         tested: list[Losses] = []
         alarms: Sequence[Detection] = ()
         for row, example in enumerate(examples, lessons.row):
@@ -356,7 +422,8 @@ class Learning(WholeState):
             # 3 train: every candidate has learned it, or failed at it
             failed = row in lessons.sick
             # 4 weigh
-            proven = weigh(champion, losses, example.label_time)
+            weighed = {n: lost for n, lost in losses.items() if n not in twins} if twins else losses
+            proven = weigh(champion, weighed, example.label_time)
             # 5 decide
             if failed or alarms or proven:
                 break
@@ -379,6 +446,8 @@ class Learning(WholeState):
             self._weigh(learned, *blend)
         self.examples += len(learned)
         self.time = max(self.time, *[example.label_time for example in learned])
+        for observer in self._observers:
+            observer.observe(learned, tested)
         return lessons.count(len(learned))
 
     def _weigh(
@@ -405,7 +474,8 @@ class Learning(WholeState):
         proven: Sequence[Verdict],
     ) -> Sequence[Decision]:
         """Pass failures, alarms and proofs of the last row to the arena; return the decisions."""
-        if not (sick or alarms or proven):
+        stopped = any(not self.examples % every for every in self._stops)
+        if not (sick or alarms or proven or stopped):
             return ()
         arena, champion = self._arena, self._roster.champion
         at = self.moment(offset)
@@ -415,6 +485,9 @@ class Learning(WholeState):
             decisions += arena.quarantine(at, name, reason, self._evaluation.recent_loss)
         if self._roster.champion == champion:
             decisions += arena.swap(at, proven)
+        if stopped:
+            for companion in self._companions:
+                decisions += companion.stop(at)
         return self._follow(champion, decisions)
 
     def quarantine(self, name: str, reason: str, offset: int) -> list[Decision]:
@@ -423,10 +496,10 @@ class Learning(WholeState):
         at = self.moment(offset)
         return self._follow(champion, self._arena.quarantine(at, name, reason, self._evaluation.recent_loss))
 
-    def command(self, command: Command, offset: int) -> list[Decision]:
-        """Carry out a command; return the decisions."""
+    def act(self, offset: int, act: Callable[[Moment], list[Decision]]) -> list[Decision]:
+        """Let something act on the race at the record at `offset`; return the decisions, and follow them."""
         champion = self._roster.champion
-        return self._follow(champion, self._arena.command(self.moment(offset), command))
+        return self._follow(champion, act(self.moment(offset)))
 
     def moment(self, offset: int) -> Moment:
         """Return the moment of a decision at the record at `offset`."""
@@ -435,13 +508,16 @@ class Learning(WholeState):
     def _follow(self, champion: str, decisions: list[Decision]) -> list[Decision]:
         """Restart comparisons and detectors after decisions that change the champion or the line-up."""
         for decision in decisions:
-            if decision.type in {"model.quarantined", "challenger.retired"}:
+            if decision.type in FORGOTTEN:
                 self._evidence.forget(decision.model_name)
             if decision.type == "challenger.retired":
                 self._evaluation.forget(decision.model_name)
+                for companion in self._companions:
+                    companion.forget(decision.model_name)
             if decision.type == "champion.unpinned":
                 self._evidence.start_over()  # what was weighed while nothing could follow decides nothing
-        if self._roster.champion == champion:
+        restored = [d.model_name for d in decisions if d.type == "version.restored"]
+        if self._roster.champion == champion and champion not in restored:
             return decisions
         self._evidence.start_over()
         self._watch.start_over()

@@ -200,7 +200,8 @@ def learner_inputs(rng: random.Random) -> list[Any]:
 
 
 def learner_parts(made: Learner) -> tuple[type, ...]:
-    parts = (made.arena, made.evaluation, made.watch, made.evidence, made.learning, made.reader)
+    race = (made.arena, made.evaluation, made.watch, made.evidence, made.learning)
+    parts = (*race, made.good, made.commands, made.reader)
     return tuple(type(part) for part in parts)
 
 
