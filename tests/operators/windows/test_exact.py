@@ -8,7 +8,7 @@ from math import fsum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.windows.exact import Split, split_for
+from operators.windows.exact import ExactSplit, split_for
 
 scales = st.integers(-20, 40).map(lambda exponent: 2.0**exponent)
 everyday = st.lists(
@@ -34,7 +34,7 @@ def test_any_range_of_two_float_sums_rounds_like_the_exact_sum(
     assert (sums[-2] - sums[2 * cut]) + (sums[-1] - sums[2 * cut + 1]) == fsum(values[cut:])
 
 
-def worst_case(split: Split, value: float) -> tuple[float, float]:
+def worst_case(split: ExactSplit, value: float) -> tuple[float, float]:
     """Return the sums after as many of `value` as there is said to be room for."""
     parts = split.parts(value)
     assert parts is not None
