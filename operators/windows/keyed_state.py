@@ -20,7 +20,7 @@ in order; one out of order folds the waiting entries again.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -46,8 +46,8 @@ class IdleKeys:
     >>> idle, newest = IdleKeys(width_ms=64), {"a": 0, "b": 5}
     >>> for key, time in newest.items():
     ...     idle.file(key, time)
-    >>> idle.due_ms, list(idle.passed(64, newest.__getitem__))
-    (64, [('a', False)])
+    >>> idle.due_ms, idle.passed(64, newest.__getitem__)
+    (64, (['a'], []))
     """
 
     __slots__ = ("_keys", "_span_ms", "_width_ms", "due_ms")
@@ -62,25 +62,31 @@ class IdleKeys:
     def file(self, key: str, time: int) -> None:
         """File a key whose newest entry is at `time`."""
         span = time // self._span_ms
-        if (waiting := self._keys.get(span)) is None:
+        try:
+            self._keys[span].append(key)
+        except KeyError:
             self._keys[span] = [key]
             self._set_due()
-        else:
-            waiting.append(key)
 
-    def passed(self, watermark: int, newest_of: Callable[[str], int]) -> Iterator[tuple[str, bool]]:
-        """Open the spans that are over at `watermark`; yield each key, and whether it has a newer entry.
+    def passed(self, watermark: int, newest_of: Callable[[str], int]) -> tuple[list[str], list[str]]:
+        """Open the spans that are over at `watermark`; return the keys without a newer entry, and the others.
 
         `newest_of` returns the time of a key's newest entry.  A key without a newer entry is filed no more.
         """
+        idle: list[str] = []
+        others: list[str] = []
+        span_ms, spans = self._span_ms, self._keys
         while watermark >= self.due_ms:
-            span = min(self._keys)
-            for key in self._keys.pop(span):
-                span_now = newest_of(key) // self._span_ms
+            span = min(spans)
+            for key in spans.pop(span):
+                span_now = newest_of(key) // span_ms
                 if span_now > span:
-                    self._keys.setdefault(span_now, []).append(key)
-                yield key, span_now > span
+                    spans.setdefault(span_now, []).append(key)
+                    others.append(key)
+                else:
+                    idle.append(key)
             self._set_due()
+        return idle, others
 
     def clear(self) -> None:
         """Remove every key."""
@@ -182,11 +188,11 @@ class Keyed(Generic[State]):
 
     def forget(self, watermark: int) -> None:
         """Forget the keys whose windows are all empty at `watermark`."""
-        for key, moved_on in self.idle.passed(watermark, self._newest):
-            if not moved_on:
-                del self._states[key]
-                self._changed.add(key)
-                self.evicted_keys += 1
+        idle, _ = self.idle.passed(watermark, self._newest)
+        for key in idle:
+            del self._states[key]
+        self._changed.update(idle)
+        self.evicted_keys += len(idle)
 
     def _newest(self, key: str) -> int:
         """Return the time of a key's newest entry."""

@@ -268,7 +268,7 @@ class Logs:
                 if is_new:
                     self.idle.file(key, time)
                 self._changed.add(key)
-                starts, stop = self._zeros[:], len(times)
+                starts, stop = [*self._zeros], len(times)
                 if self._packed_before is not None:
                     self._packed_before(times, cells, starts, stop - 1, 0, time, out)
                 if self._packed_after is not None:
@@ -376,14 +376,14 @@ class Logs:
 
     def forget(self, watermark: int) -> None:
         """Forget the keys whose windows are all empty at `watermark`."""
+        idle, others = self.idle.passed(watermark, self._newest)
+        for key in idle:
+            if not self._packed.pop(key):
+                del self._logs[key]
+        self._changed.update(idle)
+        self.evicted_keys += len(idle)
         horizon = watermark - self.width_max_ms
-        for key, moved_on in self.idle.passed(watermark, self._newest):
-            if not moved_on:
-                if not self._packed.pop(key):
-                    del self._logs[key]
-                self._changed.add(key)
-                self.evicted_keys += 1
-                continue
+        for key in others:
             log = self._logs.get(key)
             if log is not None and bisect_right(log.times, horizon) > len(log.times) - REPACK_MAX:
                 self._pack(key, log)
