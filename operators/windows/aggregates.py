@@ -311,15 +311,37 @@ def _counting(rows: Sequence[_Row]) -> Write:
 
 
 def _over_cells(rows: Sequence[_Row], offset: int, stride: int, is_max: bool | None) -> Write:
-    """Return the function that writes the usual aggregates of cells; equal windows are read once."""
+    """Return the function that writes the usual aggregates of cells; equal windows are read once.
+
+    All are equal where no entry is older than the narrowest: so they are for a key that is new.
+    """
     is_summed = any(row.sum is not None or row.mean is not None for row in rows)
     choose: Callable[[Sequence[Any]], Any] = max if is_max else min
+    narrowest = rows[-1].width_ms
+    counts, sums, means, extremes = [
+        [name for name in names if name is not None] for names in [*zip(*rows, strict=True)][2:6]
+    ]
 
-    def write(  # noqa: PLR0912  one pass over all that is asked of a column
-        times: Times, cells: Columns, starts: Starts, stop: int, _: int, time: int, out: Out
-    ) -> None:
-        newest_first, known = cells[offset : stop * stride : stride][::-1], -1
+    def write_equal(values: Sequence[Any], count: int, out: Out) -> None:
+        for name in counts:
+            out[name] = count
+        if is_summed:
+            total = fsum(values)
+            for name in sums:
+                out[name] = total
+            for name in means:
+                out[name] = total / count
+        if is_max is not None:
+            extreme = choose(values)  # the newest of equals
+            for name in extremes:
+                out[name] = extreme
+
+    def write(times: Times, cells: Columns, starts: Starts, stop: int, _: int, time: int, out: Out) -> None:
+        newest_first, known = cells[(stop - 1) * stride + offset :: -stride], -1
         has_missing = type(cells) is list and None in newest_first  # packed cells, a tuple, miss nothing
+        if stop and not (starts[0] or has_missing) and times[0] > time - narrowest:
+            write_equal(newest_first, stop, out)
+            return
         for number, width, count_name, sum_name, mean_name, extreme_name, missing in rows:
             start, horizon = starts[number], time - width
             while start < stop and times[start] <= horizon:
@@ -327,12 +349,9 @@ def _over_cells(rows: Sequence[_Row], offset: int, stride: int, is_max: bool | N
             starts[number] = start
             if start != known:
                 known, values = start, newest_first[: stop - start]
-                if has_missing:
-                    values = [value for value in values if value is not None]
+                values = _present(values) if has_missing else values
                 count = len(values)
-                if is_summed:
-                    total = fsum(values)
-                    mean = total / count if count else None
+                total = fsum(values) if is_summed else 0.0
                 if is_max is not None and values:
                     extreme = choose(values) if count > 1 else values[0]  # the newest of equals
             if count_name is not None:
@@ -341,7 +360,7 @@ def _over_cells(rows: Sequence[_Row], offset: int, stride: int, is_max: bool | N
                 out[sum_name] = total
             if count:
                 if mean_name is not None:
-                    out[mean_name] = mean
+                    out[mean_name] = total / count
                 if extreme_name is not None:
                     out[extreme_name] = extreme
             else:

@@ -217,14 +217,15 @@ class Features:
                     store.read(key_of(value), event, out)
             for store, key_of, _, _ in self._labels:
                 store.read(key_of(value), event, out)
-            looked_up = NOTHING if lookups is None else lookups[len(rows)]
-            for name, evaluate in self._later:
-                if (found := evaluate(value, out, looked_up)) is None:
-                    del out[name]
-                else:
-                    out[name] = found
-            for number in self._numbers:
-                out.pop(number, None)
+            if self._later:
+                looked_up = NOTHING if lookups is None else lookups[len(rows)]
+                for name, evaluate in self._later:
+                    if (found := evaluate(value, out, looked_up)) is None:
+                        del out[name]
+                    else:
+                        out[name] = found
+                for number in self._numbers:
+                    out.pop(number, None)
             rows.append(out)
         if newest > self._watermark:
             self._watermark, self._meta_changed = newest, True
