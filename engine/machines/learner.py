@@ -42,6 +42,7 @@ from operators.race.evidence import Evidence
 from operators.race.field import RaceField
 from operators.race.good_versions import GoodVersions
 from operators.race.learning import Learning, Lessons
+from operators.race.release import Releases, with_twins
 from operators.state import Operator, StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
 from topics.codec import command_id, decode_claim, decode_command, decode_example, decode_quarantine
@@ -101,6 +102,7 @@ class Learner:
         candidates = [
             Racer(name, model, version=number) for number, (name, model) in enumerate(models.items(), 1)
         ]
+        candidates = with_twins(candidates, field.candidates, lambda model: load(dump(model)))
         self.roster = Roster(task, candidates, field.first_champion, threshold)
         self.arena = Arena(pipeline, partition, self.roster, promotion, field.challenges)
         self.evaluation = Evaluation(
@@ -109,6 +111,7 @@ class Learner:
         self.watch = DriftWatch(field.drift, dump, load)
         self.good = GoodVersions(dump, load, self.roster)
         self.commands = Commands(self.arena, self.good)
+        self.releases = Releases(self.arena, field.candidates, self.good.copied)
         self.evidence = Evidence(promotion)
         self.learning = Learning(
             task,
@@ -120,6 +123,7 @@ class Learner:
             threshold,
             self._stopwatch,
             (self.good,),
+            (self.releases,) if self.releases.stops else (),
         )
         self.reader = Reader()
         self._dump, self._load = dump, load
@@ -132,6 +136,7 @@ class Learner:
             self.evidence,
             self.good,
             self.commands,
+            self.releases,
         )
         self._stored: dict[str, tuple[int, int, bool]] = {}
         """Models as of the last delta: name -> (version, updates, quarantined)."""

@@ -94,6 +94,11 @@ class Racer:
         self.twin_of = twin_of
         self.challenge = challenge
 
+    @property
+    def label(self) -> str:
+        """Return the name of its present state, `VERSION@UPDATES`."""
+        return f"{self.version}@{self.updates}"
+
 
 class _PriorState(msgspec.Struct):
     updates: int

@@ -6,6 +6,7 @@ Never here: who answers an event (`operators/models`), where examples come from
 
 Read in this order: `candidates` and `field` (what a definition says), `learning` (the order, train),
 `evaluation` (test), `evidence` (weigh), `arena` (decide); `routing` (who answers meanwhile),
-`good_versions` (what one can go back to), `commands` (what a person may ask).
+`good_versions` (what one can go back to), `release` (a version that stands
+while its twin learns), `commands` (what a person may ask).
 Others may import everything here.
 """

@@ -33,7 +33,7 @@ from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
 from topics.messages import Command, Decision, DecisionType
 
-__all__ = ["ACTOR", "TRANSITIONS", "Arena", "Evidenced", "Minutes", "Moment"]
+__all__ = ["ACTOR", "TRANSITIONS", "Arena", "DecisionLog", "Evidenced", "Moment"]
 
 State = Literal["challenger", "champion", "twin", "quarantined", "retired"]
 Step = Literal["promote", "dethrone", "quarantine", "readmit", "rejoin", "retire"]
@@ -75,16 +75,16 @@ class Moment(NamedTuple):
     """Examples learned so far."""
 
 
-class Minutes:
+class DecisionLog:
     """Write decisions, numbered from 0 at each offset.
 
-    >>> minutes, racer = Minutes("flights", 0), Racer("a", None, version=1)
-    >>> [minutes.write(Moment(7, 0, 0), "model.promoted", racer, "evidence").decision_id for _ in range(2)]
+    >>> log, racer = DecisionLog("flights", 0), Racer("a", None, version=1)
+    >>> [log.write(Moment(7, 0, 0), "model.promoted", racer, "evidence").decision_id for _ in range(2)]
     ['flights:0:7:0', 'flights:0:7:1']
     """
 
     def __init__(self, pipeline: str, partition: int) -> None:
-        self.log = f"{pipeline}:{partition}"
+        self.name = f"{pipeline}:{partition}"
         self.numbered = (-1, 0)
         """Offset and number of the last decision; a part of the arena's state."""
 
@@ -106,7 +106,7 @@ class Minutes:
         if command is not None:
             recorded |= {"command_id": command.command_id, "command_time": command.time}
         return Decision(
-            f"{self.log}:{at.offset}:{number}",
+            f"{self.name}:{at.offset}:{number}",
             decision_type,
             at.time,
             racer.name,
@@ -199,7 +199,7 @@ class Arena:
             name: "twin" if racer.twin_of else "challenger" for name, racer in roster.racers.items()
         }
         self.states[roster.champion] = "champion"
-        self.minutes = Minutes(pipeline, partition)
+        self.log = DecisionLog(pipeline, partition)
         self._promotion = promotion
         most = promotion.fresh_challengers_max
         self._on_drift = [
@@ -296,7 +296,7 @@ class Arena:
         """
         champion = self.roster.champion
         return Decision(
-            f"{self.minutes.log}:{at.offset}:backlog",
+            f"{self.log.name}:{at.offset}:backlog",
             "learning.backlog",
             at.time,
             champion,
@@ -433,7 +433,7 @@ class Arena:
         replaced: Racer | None = None,
     ) -> Decision:
         """Return a decision about candidate `name`, numbered at its offset."""
-        return self.minutes.write(
+        return self.log.write(
             at, decision_type, self.roster.racers[name], reason, command, evidence, replaced
         )
 
@@ -474,7 +474,7 @@ class Arena:
             self._last_swap,
             self._last_start,
             self.paused,
-            self.minutes.numbered,
+            self.log.numbered,
             self.pinned,
         )
         return {"arena": msgspec.msgpack.encode(state)}
@@ -512,5 +512,5 @@ class Arena:
         self._version_next = state.version_next
         self._last_swap, self._last_start = state.last_swap, state.last_start
         self.paused = state.paused
-        self.minutes.numbered = state.numbered
+        self.log.numbered = state.numbered
         self.pinned = state.pinned

@@ -161,7 +161,7 @@ class Commands(WholeState):
         assert found is not None
         name, good = found
         before = arena.renew(name, self._good.model(name, good), good.updates)
-        evidence = self._good.figures(name, good) | {"replaced": f"{before.version}@{before.updates}"}
+        evidence = self._good.figures(name, good) | {"replaced": before.label}
         decisions = [
             arena.write(at, "version.restored", name, _reason(command), command, evidence, replaced=before)
         ]
@@ -185,7 +185,7 @@ class Commands(WholeState):
         else:
             before = arena.renew(name, arena.roster.racers[name].model.clone(), 0)
             evidence = {"restored": "fresh", "updates": 0}
-        evidence["replaced"] = f"{before.version}@{before.updates}"
+        evidence["replaced"] = before.label
         return arena.readmit(at, name, _reason(command), evidence, command)
 
     _ACTS: dict[str, Callable[[Commands, Moment, Command], list[Decision]]] = {  # noqa: RUF012 never changed

@@ -36,6 +36,7 @@ from operators.join.join import Join
 from operators.join.pending import Pending, Waiting, WaitingAnswer
 from operators.language.plan import compile_features
 from operators.language.rules import Alerts
+from operators.race.candidates import Candidate, Release
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
 from operators.rekeying.merge import Merge
@@ -177,7 +178,7 @@ def make_learner() -> Learner:
         task="binary",
         models=models,
         field=RaceField.of(
-            models,
+            {**models, "nb": Candidate(models["nb"], release=Release(every=10))},
             champion="nb",
             drift=[Drift(drift.ADWIN(clock=4))],
             promotion=Promotion(false_swap_every=50, evidence_block=4, min_examples=10, cooldown=10),
@@ -192,8 +193,9 @@ def learner_inputs(rng: random.Random) -> list[Any]:
     for number in range(STEPS):
         x = {"a": rng.random(), "b": rng.random()}
         example = Example(
-            f"e{number}", "k", number, number + 5, x["a"] > 0.5, x, {"nb": rng.random(), "lr": x["a"]},
-            0.5, "champion", "nb", 0, number, number, 1, number,
+            f"e{number}", "k", number, number + 5, x["a"] > 0.5, x,
+            {"nb": rng.random(), "lr": x["a"], "nb-twin": rng.random()}, 0.5,
+            "champion", "nb", 0, number, number, 1, number,
         )  # fmt: skip
         records.append(Record("x", 0, number + 1, number, None, encode(example), headers.EXAMPLE))
     return records
@@ -201,7 +203,7 @@ def learner_inputs(rng: random.Random) -> list[Any]:
 
 def learner_parts(made: Learner) -> tuple[type, ...]:
     race = (made.arena, made.evaluation, made.watch, made.evidence, made.learning)
-    parts = (*race, made.good, made.commands, made.reader)
+    parts = (*race, made.good, made.commands, made.releases, made.reader)
     return tuple(type(part) for part in parts)
 
 

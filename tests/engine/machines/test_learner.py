@@ -51,7 +51,7 @@ def learner(**given_settings):
     }
     settings |= {name: given for name, given in given_settings.items() if name in FIELD}
     fixed |= {name: given for name, given in given_settings.items() if name not in FIELD}
-    return Learner(field=RaceField.of(fixed["models"], **settings), **fixed)
+    return Learner(**{"field": RaceField.of(fixed["models"], **settings)} | fixed)
 
 
 def record(offset, message, kind):
