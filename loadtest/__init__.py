@@ -3,6 +3,7 @@
 Lives here: what makes load, counts answers and compares.  Never here: anything a worker needs.
 
 Read in this order: `bench` (a load test of any pipeline), `demo` (a race to watch), `worker` (the worker
-that all of them start, and what it tells), `signals` (how a command is ended), `job_j` (beside peers, in one
-run), `windows` (windows alone).  Nobody else imports from here.
+that all of them start, and what it tells), `signals` (how a command is ended), `learning` (real streams
+beside simple rules), `job_j` (beside peers, in one run), `windows` (windows alone).  Nobody else imports from
+here.
 """

@@ -1,0 +1,8 @@
+"""What the learning is worth: real streams through the backtest, beside simple rules on the same scores.
+
+Lives here: the streams, the rules, the tables of `docs/learning-results.md` (`python -m loadtest.learning`).
+Never here: what decides about champions (`operators/race`); simulations of evidence.
+
+Read in this order: `streams` (what is raced), `course` (one run, row by row), `rules` (who else might have
+answered), `page`, `__main__`.
+"""

@@ -1,0 +1,99 @@
+"""The tables of `docs/learning-results.md`: made from figures, put between their marks.
+
+Lives here: Markdown.  Never here: how figures come about.
+
+    <!-- made: NAME (COMMAND) -->      a part of the page that one command writes; what stands outside
+    ...                                of all parts is written by people
+    <!-- end: NAME -->
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from loadtest.learning.rules import METRICS, Answers, Worth
+from topics.errors import SettingsError
+from topics.messages import Task
+
+__all__ = ["goals_table", "put", "streams_table"]
+
+SWAPS_MAX = 6
+"""The goal: at most so many swaps on a stream."""
+SWAPS_NAMED_MAX = 6
+"""Swaps of a stream whose times are written out."""
+
+
+def streams_table(found: Mapping[str, tuple[Task, Answers]]) -> str:
+    """Return the table of all streams: loss, and in brackets what a user reads."""
+    head = [
+        "stream", "rows", "served", "first champion", "best single", "last label", "window rule",
+        "swaps (after so many labels)", "swaps of the window rule",
+    ]  # fmt: skip
+    rows = []
+    for title, (task, answers) in found.items():
+        told = [
+            _outcome(task, outcome) for outcome in (answers.first, answers.best, answers.last, answers.window)
+        ]
+        told[1] = f"{told[1]} {answers.best_name}"
+        rows.append(
+            [title, f"{answers.rows:,}", f"**{_outcome(task, answers.served)}**", *told,
+             _swaps(answers.served), str(len(answers.window.swaps))]
+        )  # fmt: skip
+    return _table(head, rows)
+
+
+def goals_table(found: Mapping[str, tuple[Task, Answers]]) -> str:
+    """Return the two goals that streams decide, stream by stream: met or missed."""
+    rows = []
+    for title, (_, answers) in found.items():
+        margin = answers.served.loss / answers.best.loss - 1.0
+        swaps = len(answers.served.swaps)
+        rows.append(
+            [title, f"{_met(margin <= 0.0)} ({margin:+.1%})", f"{_met(swaps <= SWAPS_MAX)} ({swaps})"]
+        )
+    return _table(["stream", "served loss below the best single", f"at most {SWAPS_MAX} swaps"], rows)
+
+
+def put(page: Path, name: str, text: str) -> None:
+    """Replace the part `name` of the page.  Raises SettingsError where the page has no such part."""
+    part = re.compile(
+        rf"(<!-- made: {re.escape(name)} .*?-->\n).*?(<!-- end: {re.escape(name)} -->)", re.DOTALL
+    )
+    try:
+        before = page.read_text()
+    except OSError as error:
+        raise SettingsError(f"cannot read {page}: {error.strerror}", hint="give --page FILE") from None
+    after, count = part.subn(lambda found: f"{found[1]}\n{text.strip()}\n\n{found[2]}", before)
+    if count != 1:
+        raise SettingsError(
+            f"{page} has {count} parts called `{name}`",
+            hint=f"write `<!-- made: {name} -->` and `<!-- end: {name} -->` where it belongs, once",
+        )
+    page.write_text(after)
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "**missed**"
+
+
+def _outcome(task: Task, outcome: Worth) -> str:
+    metric = f"{outcome.metric:.1f}" if METRICS[task] == "MAE" else _share(outcome.metric, 3)
+    return f"{_share(outcome.loss, 4)} ({metric})"
+
+
+def _share(value: float, digits: int) -> str:
+    """Return a number without the zero before its point, as tables of losses have it."""
+    return f"{value:.{digits}f}".removeprefix("0")
+
+
+def _swaps(served: Worth) -> str:
+    named = " ".join(f"{after:,}" for after in served.swaps[:SWAPS_NAMED_MAX])
+    more = f" and {len(served.swaps) - SWAPS_NAMED_MAX} more" if len(served.swaps) > SWAPS_NAMED_MAX else ""
+    return f"{len(served.swaps)}" + (f" ({named}{more})" if named else "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

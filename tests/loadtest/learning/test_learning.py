@@ -1,0 +1,140 @@
+"""The rules beside the race, each against its definition in a few lines; the page's parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from river import metrics
+
+from engine.offline.backtest import backtest
+from loadtest.learning import rules
+from loadtest.learning.course import Course, course_of
+from loadtest.learning.page import goals_table, put, streams_table
+from loadtest.learning.rules import outcomes
+from loadtest.learning.streams import STREAMS
+from topics.errors import SettingsError
+
+
+@st.composite
+def courses(draw: st.DrawFn) -> Course:
+    """A binary run of two candidates whose labels come some rows late, and in another order."""
+    rows = draw(st.integers(1, 60))
+    shares = st.lists(st.floats(0, 1), min_size=rows, max_size=rows)
+    known = [(row + draw(st.integers(1, 5)), row) for row in range(rows)]
+    steps = sorted([(row, 1, row, False) for row in range(rows)] + [(at, 0, row, True) for at, row in known])
+    return Course(
+        "binary",
+        ["a", "b"],
+        draw(st.lists(st.booleans(), min_size=rows, max_size=rows)),
+        {"a": draw(shares), "b": draw(shares)},
+        draw(shares),
+        [(row, label) for _, _, row, label in steps],
+        [],
+    )
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+@given(courses())
+def test_served_and_singles_are_means_of_their_own_scores(course: Course) -> None:
+    found = outcomes(course)
+    columns: dict[str, list[Any]] = {**course.scores, "served": course.served}
+    losses = {
+        name: mean([(label - score) ** 2 for label, score in zip(course.labels, column, strict=True)])
+        for name, column in columns.items()
+    }
+    assert found.served.loss == pytest.approx(losses["served"])
+    assert found.first.loss == pytest.approx(losses["a"])
+    assert found.best.loss == pytest.approx(min(losses["a"], losses["b"]))
+    hits = [(score > 0.5) == label for label, score in zip(course.labels, columns["served"], strict=True)]
+    assert found.served.metric == pytest.approx(mean(hits))
+
+
+@given(courses())
+def test_the_last_label_is_that_known_before_the_answer(course: Course) -> None:
+    wrong, last = [], None
+    for row, known in course.steps:
+        if known:
+            last = course.labels[row]
+        elif last is not None:
+            wrong.append(last != course.labels[row])
+    if wrong:
+        assert outcomes(course).last.loss == pytest.approx(mean(wrong))
+
+
+@given(courses(), st.integers(1, 8))
+def test_the_window_rule_looks_only_at_the_last_labels_that_are_known(course: Course, window: int) -> None:
+    champion, known_rows, answers, swaps = "a", [], {}, []
+    other = {"a": "b", "b": "a"}
+    for row, known in course.steps:
+        if not known:
+            answers[row] = course.scores[champion][row]
+            continue
+        known_rows.append(row)
+        recent = known_rows[-window:]
+        loss = {
+            name: sum((course.labels[at] - scores[at]) ** 2 for at in recent)  # type: ignore[operator]
+            for name, scores in course.scores.items()
+        }
+        ahead = loss[champion] - loss[other[champion]] - rules.MARGIN * window
+        if abs(ahead) < 1e-9:
+            return  # rounding decides
+        if len(recent) == window and ahead > 0:
+            champion = other[champion]
+            swaps.append(len(known_rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "WINDOW", window)
+        found = outcomes(course).window
+    assert found.swaps == tuple(swaps)
+    expected = [(course.labels[row] - score) ** 2 for row, score in answers.items()]
+    assert found.loss == pytest.approx(mean(expected))
+
+
+@pytest.mark.data
+def test_a_course_is_the_backtest_row_by_row(data_dir: Path, tmp_path: Path) -> None:
+    stream = next(one for one in STREAMS if one.name == "elec2-late")
+    events, labels = (list(lines)[:1_500] for lines in stream.records(data_dir))
+    pipeline = stream.pipeline()
+    course = course_of(pipeline, events, labels)
+    files = tmp_path / "events.jsonl", tmp_path / "labels.jsonl"
+    for path, lines in zip(files, (events, labels), strict=True):
+        path.write_bytes(b"\n".join(lines))
+    report = backtest(pipeline, *files)
+    assert len(course.labels) == report["examples"]
+    for name, column in {**course.scores, "served": course.served}.items():
+        metric = metrics.Accuracy()
+        for label, score in zip(course.labels, column, strict=True):
+            if score is not None:
+                metric.update(label, score > 0.5)  # type: ignore[operator]
+        told = report["served"] if name == "served" else report["models"][name]
+        assert metric.get() == told["Accuracy"]
+
+
+def test_a_part_of_the_page_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    before = "# A\n<!-- made: goals (x) -->\nold\n<!-- end: goals -->\n<!-- made: b -->\nb\n<!-- end: b -->\n"
+    page.write_text(before)
+    put(page, "goals", "new\\1")
+    assert page.read_text() == before.replace("old", "\nnew\\1\n")
+    with pytest.raises(SettingsError, match="0 parts called `streams`"):
+        put(page, "streams", "x")
+
+
+def test_what_is_missed_is_said() -> None:
+    course = Course(
+        "binary", ["a"], [True, False], {"a": [0.9, 0.2]}, [0.8, 0.2], [(0, False), (1, False), (0, True)], []
+    )
+    found = {"toy": ("binary", outcomes(course))}
+    assert "**missed** (+60.0%) | met (0)" in goals_table(found)  # type: ignore[arg-type]
+    assert streams_table(found).splitlines()[2].startswith("| toy | 2 | **.0400 (1.000)** | .0250")  # type: ignore[arg-type]
+
+
+def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="electricity"):
+        STREAMS[0].records(tmp_path)
