@@ -19,6 +19,7 @@ import typer
 
 from engine.cli.export import export_app
 from engine.cli.features import features_app
+from engine.cli.offline import Events, LabelLines, Recorded, Static, compare, freshness
 from engine.cli.options import Config, Json, PipelineFile, Servers, print_json, settings_of
 from engine.cli.records import send, tail
 from engine.cli.skew import skew
@@ -45,6 +46,7 @@ app.add_typer(static_app, name="static")
 app.add_typer(features_app, name="features")
 app.add_typer(export_app, name="export")
 app.command()(skew)
+app.command()(freshness)
 app.command()(send)
 app.command()(tail)
 
@@ -93,28 +95,43 @@ def check(file: PipelineFile, json: Json = False) -> None:
 @app.command()
 def backtest(
     file: PipelineFile,
-    events: Annotated[Path, typer.Option(help="Event messages, one JSON object a line (.gz too).")],
-    labels: Annotated[
-        Path | None, typer.Option(help="Label messages, one JSON object a line (.gz too).")
-    ] = None,
-    static: Annotated[
-        Path | None,
-        typer.Option(
-            help='What lookups find as of each event: lines of {"key", "time", "fields"} (.gz too).'
-        ),
-    ] = None,
+    events: Events = None,
+    labels: LabelLines = None,
+    static: Static = None,
     warmup: Annotated[int, typer.Option(min=0, help="Leave the first N events out of the metrics.")] = 0,
     features_out: Annotated[Path | None, typer.Option(help="Write each event's features here.")] = None,
     predictions_out: Annotated[Path | None, typer.Option(help="Write each prediction here.")] = None,
     dead_letters_out: Annotated[
         Path | None, typer.Option(help="Write each refused record here, with the reason.")
     ] = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHANGE",
+            help="Compare: challenger=FILE.py:NAME, champion=NAME, promotion=Promotion(...); repeatable.",
+        ),
+    ] = None,
+    recording: Recorded = None,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
     json: Json = False,
 ) -> None:
     """Run a pipeline over files: the same state machines, no broker.
 
     Exit code 1, and a diagnosis, where nothing was learned or most of the input came to nothing.
     """
+    if what_if:
+        if warmup or features_out or predictions_out or dead_letters_out:
+            raise SettingsError(
+                "--what-if compares two races and writes nothing", hint="leave --warmup and --*-out out"
+            )
+        pipeline = load_pipeline(file)
+        compare(pipeline, what_if, events, labels, static, recording, config, bootstrap_servers, json=json)
+        return
+    if events is None or recording is not None:
+        raise SettingsError(
+            "a backtest without --what-if reads events", hint="give --events FILE, and no --recording"
+        )
     from engine.cli.report import print_diagnosis, print_report, progress  # noqa: PLC0415
     from engine.host.garbage import search_rarely  # noqa: PLC0415
     from engine.offline.backtest import backtest as run_backtest  # noqa: PLC0415

@@ -37,6 +37,7 @@ __all__ = [
     "print_plan",
     "print_report",
     "progress",
+    "swap_line",
     "table_of",
     "waiting_at",
     "waiting_text",
@@ -273,10 +274,7 @@ def _print_race(report: dict[str, Any]) -> None:
     if len(report["drifts"]) > 5:
         out.print(f"... {len(report['drifts'])} drift alarms in all")
     for swap in report["swaps"]:
-        out.print(
-            f"{_when(swap['time'])}  {swap['type']}  {swap['from']} -> {swap['to']} "
-            f"after {swap['examples']:,} examples ({swap['reason']})"
-        )
+        out.print(swap_line(swap))
     if report["correlated"]:
         worst = max(report["correlated"], key=lambda correlated: correlated["correlation"])
         out.print(
@@ -285,6 +283,14 @@ def _print_race(report: dict[str, Any]) -> None:
             f"swaps come more often than promised\n"
             f"  fix: Promotion(evidence_block={worst['evidence_block']!r}, ...)"
         )
+
+
+def swap_line(swap: Mapping[str, Any]) -> str:
+    """Return a swap of a report as one line."""
+    return (
+        f"{_when(swap['time'])}  {swap['type']}  {swap['from']} -> {swap['to']} "
+        f"after {swap['examples']:,} examples ({swap['reason']})"
+    )
 
 
 def print_diagnosis(diagnosis: dict[str, Any]) -> None:

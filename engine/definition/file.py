@@ -20,7 +20,7 @@ from topics.errors import DefinitionError, HeadraceError
 if TYPE_CHECKING:
     from engine.definition.pipeline import Pipeline
 
-__all__ = ["load_pipeline"]
+__all__ = ["load_module", "load_pipeline"]
 
 NAMED_MAX = 40
 """Attributes named where none is close to what was written."""
@@ -33,9 +33,22 @@ def load_pipeline(path: Path) -> Pipeline:
     """
     from engine.definition.pipeline import Pipeline  # noqa: PLC0415 - River takes seconds to import
 
+    pipeline = getattr(load_module(path), "pipeline", None)
+    if not isinstance(pipeline, Pipeline):
+        raise DefinitionError(
+            f"{path} has no `pipeline`", hint="end the file with `pipeline = Pipeline(name=..., ...)`"
+        )
+    return pipeline
+
+
+def load_module(path: Path, name: str = "headrace_pipeline") -> ModuleType:
+    """Run the user's file and return it as a module of this name.
+
+    Raises DefinitionError naming the file where it is missing or fails.
+    """
     if not path.is_file():
         raise DefinitionError(f"there is no file {path}", hint="give the path of your pipeline's Python file")
-    spec = importlib.util.spec_from_file_location("headrace_pipeline", path)
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -52,12 +65,7 @@ def load_pipeline(path: Path) -> Pipeline:
                 f"{path}{_line(path, error)} does not run: {type(error).__name__}: {error}",
                 hint=_meant(error) or _namesake(path.parent) or f"`python {path}` shows where",
             ) from error
-    pipeline = getattr(module, "pipeline", None)
-    if not isinstance(pipeline, Pipeline):
-        raise DefinitionError(
-            f"{path} has no `pipeline`", hint="end the file with `pipeline = Pipeline(name=..., ...)`"
-        )
-    return pipeline
+    return module
 
 
 def _namesake(folder: Path) -> str:

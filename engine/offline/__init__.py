@@ -1,9 +1,9 @@
-"""Runs over files and logs, without a worker: backtest, the skew check, publishing, diagnosis.
+"""Runs over files and logs, without a worker: backtest, questions to a past, skew, publishing, diagnosis.
 
 Lives here: the same state machines fed from files, and the words for runs that failed.
 Never here: the arguments of commands (`engine/cli`).
 
-Read in this order: `json_lines`, `backtest`, `diagnosis`; `replay` (recorded logs); `publish` and
-`skew` stand alone.  Others may
-import everything here.
+Read in this order: `json_lines`, `backtest`, `diagnosis`; then `replay` (recorded logs), `rerun` (a past
+raced once more), `comparison`, `what_if`, `freshness` with `chart`; `publish` and `skew` stand alone.  Others
+may import everything here.
 """

@@ -41,7 +41,7 @@ from topics.errors import SettingsError
 from topics.headers import Refusal
 from topics.messages import Claim, Decision, Outgoing, Record
 
-__all__ = ["Backtest", "LocalRun", "backtest", "plain_letter"]
+__all__ = ["Backtest", "LocalRun", "backtest", "plain_letter", "race_report"]
 
 BACKTEST_CLAIM = 1
 """A backtest owns its partition from the start."""
@@ -127,8 +127,15 @@ def _last_time(run: Run) -> int:
 class Backtest:
     """One backtest: what it read, what it found, and the report of both."""
 
-    def __init__(self, pipeline: Pipeline, *, warmup: int = 0, static: AsOf | None = None) -> None:
-        self.run = LocalRun(pipeline, warmup=warmup, static=static)
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        warmup: int = 0,
+        static: AsOf | None = None,
+        keep_examples: bool = False,
+    ) -> None:
+        self.run = LocalRun(pipeline, warmup=warmup, static=static, keep_examples=keep_examples)
         self.dead_letters = DeadLetters()
         self.events = self.labels = 0
         self.seconds = 0.0
@@ -172,6 +179,39 @@ class Backtest:
                 on_progress(before - len(intake))
         self.seconds = time.perf_counter() - started
 
+    def play_files(
+        self,
+        events: Path,
+        labels: Path | None,
+        *,
+        on_scored: Callable[[Sequence[Scored]], None] | None = None,
+        on_refused: Callable[[Refusal, bytes | None], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Drive both files to their ends; `on_progress` gets records of a run, and bytes read of both files.
+
+        Raises SettingsError where the pipeline needs a labels file and none is given, or the other way round.
+        """
+        pipeline = self.run.pipeline
+        inside = pipeline.labels.field is not None
+        if inside != (labels is None):
+            raise SettingsError(
+                "labels come inside the events" if inside else "no labels file",
+                hint="leave --labels out" if inside else "give --labels FILE with one label message per line",
+            )
+        read = {"events": 0, "labels": 0}
+        self.play(
+            read_lines(events, pipeline.events.name, lambda bytes_read: read.update(events=bytes_read)),
+            ()
+            if labels is None
+            else read_lines(
+                labels, pipeline.labels.topic or "", lambda bytes_read: read.update(labels=bytes_read)
+            ),
+            on_scored=on_scored,
+            on_refused=on_refused,
+            on_progress=(lambda count: on_progress(count, sum(read.values()))) if on_progress else None,
+        )
+
     def facts(self) -> Facts:
         """Return what a diagnosis goes by."""
         pipeline, scorer = self.run.pipeline, self.run.scorer
@@ -195,43 +235,9 @@ class Backtest:
             "labels": self.labels,
             "examples": learner.examples,
             "seconds": round(self.seconds, 3),
-            "champion": learner.roster.champion,
-            "swaps": [
-                {
-                    "time": decision.time,
-                    "examples": decision.examples,
-                    "from": decision.from_model,
-                    "to": decision.model_name,
-                    "type": decision.type,
-                    "reason": decision.reason,
-                    "evidence": decision.evidence,
-                }
-                for decision in self.run.decisions
-                if decision.type in {"model.promoted", "model.rolled_back"}
-            ],
-            "drifts": [
-                {
-                    "time": decision.time,
-                    "examples": decision.examples,
-                    "type": decision.type,
-                    "model": decision.model_name,
-                    "reason": decision.reason,
-                }
-                for decision in self.run.decisions
-                if decision.type.startswith("drift.")
-            ],
+            **race_report(learner.roster.champion, self.run.decisions),
             "served": learner.evaluation.served_scores(),
             "models": self._model_scores(),
-            "quarantined": {
-                decision.model_name: {
-                    "time": decision.time,
-                    "examples": decision.examples,
-                    "alias": decision.evidence["alias"],
-                    "reason": decision.reason,
-                }
-                for decision in self.run.decisions
-                if decision.type == "model.quarantined"
-            },
             "model_seconds": self._model_seconds(),
             "correlated": self._correlated(),
             "rules": {
@@ -288,6 +294,48 @@ class Backtest:
         return {name: scores.get(name, {}) if roster.healthy(name) else {} for name in roster.racers}
 
 
+def race_report(champion: str, decisions: Iterable[Decision]) -> dict[str, Any]:
+    """Return how a race went as one plain object: who leads at its end, swaps, drifts, who left."""
+    decisions = list(decisions)
+    return {
+        "champion": champion,
+        "swaps": [
+            {
+                "time": decision.time,
+                "examples": decision.examples,
+                "from": decision.from_model,
+                "to": decision.model_name,
+                "type": decision.type,
+                "reason": decision.reason,
+                "evidence": decision.evidence,
+            }
+            for decision in decisions
+            if decision.type in {"model.promoted", "model.rolled_back"}
+        ],
+        "drifts": [
+            {
+                "time": decision.time,
+                "examples": decision.examples,
+                "type": decision.type,
+                "model": decision.model_name,
+                "reason": decision.reason,
+            }
+            for decision in decisions
+            if decision.type.startswith("drift.")
+        ],
+        "quarantined": {
+            decision.model_name: {
+                "time": decision.time,
+                "examples": decision.examples,
+                "alias": decision.evidence["alias"],
+                "reason": decision.reason,
+            }
+            for decision in decisions
+            if decision.type == "model.quarantined"
+        },
+    }
+
+
 def backtest(
     pipeline: Pipeline,
     events: Path,
@@ -309,12 +357,6 @@ def backtest(
     The report's `diagnosis` says why a run failed, and is None where it did not.  Raises SettingsError
     where the pipeline needs a labels file and none is given, or the other way round.
     """
-    inside = pipeline.labels.field is not None
-    if inside != (labels is None):
-        raise SettingsError(
-            "labels come inside the events" if inside else "no labels file",
-            hint="leave --labels out" if inside else "give --labels FILE with one label message per line",
-        )
 
     def write(scored: Sequence[Scored]) -> None:
         for answer, _, scores in scored:
@@ -328,19 +370,17 @@ def backtest(
         assert dead_letters_out is not None
         dead_letters_out.write(encode_json(plain_letter(refusal, value)) + b"\n")
 
-    read = {"events": 0, "labels": 0}
     result = Backtest(pipeline, warmup=warmup, static=static)
-    labels_topic = pipeline.labels.topic or ""
-    result.play(
-        read_lines(events, pipeline.events.name, lambda bytes_read: read.update(events=bytes_read)),
-        read_lines(labels, labels_topic, lambda bytes_read: read.update(labels=bytes_read))
-        if labels is not None
-        else (),
+    result.play_files(
+        events,
+        labels,
         on_scored=write if features_out or predictions_out else None,
         on_refused=write_refused if dead_letters_out is not None else None,
-        on_progress=(lambda count: on_progress(count, sum(read.values()))) if on_progress else None,
+        on_progress=on_progress,
     )
-    files = {pipeline.events.name: str(events)} | ({} if labels is None else {labels_topic: str(labels)})
+    files = {pipeline.events.name: str(events)} | (
+        {} if labels is None else {pipeline.labels.topic or "": str(labels)}
+    )
     facts = result.facts()
     failed = failures(facts)
     return result.report() | {

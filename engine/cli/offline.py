@@ -1,0 +1,207 @@
+"""`headrace freshness` and `headrace backtest --what-if`: questions to a past.
+
+Lives here: where the past comes from, tables, the picture's file.  Never here: the answers
+(`engine/offline/what_if.py`, `engine/offline/freshness.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.cli.options import Config, Json, PipelineFile, Servers, print_json, settings_of
+from engine.definition.file import load_pipeline
+from topics.durations import duration_ms
+from topics.errors import SettingsError
+
+if TYPE_CHECKING:
+    from engine.definition.pipeline import Pipeline
+    from engine.offline.rerun import Past
+
+__all__ = ["Events", "LabelLines", "Recorded", "Static", "compare", "freshness"]
+
+Events = Annotated[Path | None, typer.Option(help="Event messages, one JSON object a line (.gz too).")]
+LabelLines = Annotated[
+    Path | None, typer.Option("--labels", help="Label messages, one JSON object a line (.gz too).")
+]
+Static = Annotated[
+    Path | None,
+    typer.Option(help='What lookups find as of each event: lines of {"key", "time", "fields"} (.gz too).'),
+]
+Recorded = Annotated[
+    Path | None,
+    typer.Option(
+        "--recording", help="Folder with the examples log; without it and --events, the pipeline's topic."
+    ),
+]
+FIGURES_SHOWN = 3
+"""Loss and metrics in a table of a terminal's width; `--json` has all."""
+SAME_SHARE = 0.999
+"""Below this share of scores that come out as recorded, the answer is said to be approximate."""
+
+
+def freshness(
+    file: PipelineFile,
+    events: Events = None,
+    labels: LabelLines = None,
+    static: Static = None,
+    recording: Recorded = None,
+    withhold: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPAN", help="Withhold updates for so long: 1h, 1d, 7d; repeatable."),
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Draw loss against what is withheld here.")] = None,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show what later updates cost: the race with everything learned withheld for an hour, a day, a week."""
+    from engine.offline.freshness import SPANS, freshness_report, picture  # noqa: PLC0415
+
+    pipeline = load_pipeline(file)
+    spans = {span: duration_ms(span) for span in withhold or SPANS}
+    past = _past_told(pipeline, events, labels, static, recording, config, bootstrap_servers)
+    told = None if json else lambda span: typer.echo(f"withheld {span} ...", err=True)
+    report = freshness_report(pipeline, past, spans, told)
+    if svg is not None:
+        try:
+            svg.write_text(picture(report, f"{pipeline.name}: loss against freshness"))
+        except OSError as error:
+            raise SettingsError(f"cannot write {svg}: {error.strerror}", hint="check the folder") from None
+    if json:
+        print_json(report)
+    else:
+        _print_freshness(report)
+
+
+def compare(
+    pipeline: Pipeline,
+    changes: list[str],
+    events: Path | None,
+    labels: Path | None,
+    static: Path | None,
+    recording: Path | None,
+    config: Config,
+    servers: Servers,
+    *,
+    json: bool,
+) -> None:
+    """Print what a past came to, and what it would have come to with changes."""
+    from engine.offline.what_if import asked_of, what_if_report  # noqa: PLC0415
+
+    asked = asked_of(pipeline, changes)
+    past = _past_told(pipeline, events, labels, static, recording, config, servers)
+    report = what_if_report(pipeline, asked, past)
+    if json:
+        print_json(report)
+    else:
+        _print_what_if(report)
+
+
+def _past_told(
+    pipeline: Pipeline,
+    events: Path | None,
+    labels: Path | None,
+    static: Path | None,
+    recording: Path | None,
+    config: Config,
+    servers: Servers,
+) -> Past:
+    """Return the past that is asked about: of files, of a recording, or of the pipeline's own topic."""
+    from engine.cli.report import progress  # noqa: PLC0415
+    from engine.host.garbage import search_rarely  # noqa: PLC0415
+    from engine.offline.json_lines import read_static  # noqa: PLC0415
+    from engine.offline.rerun import logged_records, past_of, past_of_files  # noqa: PLC0415
+    from operators.windows.asof import AsOf  # noqa: PLC0415
+
+    search_rarely()
+    if events is None:
+        if labels is not None or static is not None:
+            raise SettingsError("there are no events", hint="give --events FILE too, or neither of the files")
+        kafka = None if recording is not None else settings_of(config, servers).kafka
+        return past_of(pipeline, asyncio.run(logged_records(pipeline, recording, kafka)))
+    if recording is not None:
+        raise SettingsError("there are two pasts", hint="give --events FILE or --recording FOLDER")
+    size = sum(path.stat().st_size for path in (events, labels) if path is not None and path.is_file())
+    with progress(size) as advance:
+        return past_of_files(
+            pipeline,
+            events,
+            labels,
+            static=AsOf(read_static(static)) if static is not None else None,
+            on_progress=advance,
+        )
+
+
+def _print_what_if(report: dict[str, Any]) -> None:
+    """Print both runs side by side: loss and metrics, then the swaps of each."""
+    from engine.cli.report import out, swap_line, table_of  # noqa: PLC0415
+
+    before, after = report["recorded"], report["what_if"]
+    figures = _figures(before)[:FIGURES_SHOWN]
+    table = table_of("", numbers=[head for figure in figures for head in (figure, "what if")])
+    for name in dict.fromkeys([*before["series"], *after["series"]]):
+        cells = [_cell(run, name, figure) for figure in figures for run in (before, after)]
+        table.add_row(name, *cells, style="bold" if name == "served" else None)
+    out.print(
+        f"what if: {', '.join(report['changes'])}\n{report['rows']:,} of {report['examples']:,} examples: "
+        "those that both answered with something learned\n",
+        markup=False,
+    )
+    out.print(table)
+    for title, run in (("recorded", before), ("what if", after)):
+        out.print(f"\n{title}: {len(run['swaps'])} swaps, {run['champion']} at the end", markup=False)
+        for swap in run["swaps"]:
+            out.print(f"  {swap_line(swap)}", markup=False)
+    _print_sameness(report)
+
+
+def _print_freshness(report: dict[str, Any]) -> None:
+    from engine.cli.report import out, table_of  # noqa: PLC0415
+
+    runs = report["runs"]
+    figures = _figures(runs[0])[:FIGURES_SHOWN]
+    names = list(dict.fromkeys(name for run in runs for name in run["series"] if name != "served"))
+    table = table_of("withheld", numbers=(*figures, *names, "swaps"))
+    for run in runs:
+        cells = [_cell(run, "served", figure) for figure in figures]
+        cells += [_cell(run, name, "loss") for name in names]
+        table.add_row(run["withheld"], *cells, str(len(run["swaps"])))
+    out.print(f"served: {', '.join(figures)}; by candidate: loss\n", markup=False)
+    out.print(table)
+    fresh, latest = (run["series"]["served"]["loss"] for run in (runs[0], runs[-1]))
+    out.print(
+        f"\nupdates withheld for {runs[-1]['withheld']} cost {latest - fresh:+.4f} of served loss, over "
+        f"{report['rows']:,} of {report['examples']:,} examples: those that all runs answered with something "
+        "learned"
+    )
+    _print_sameness(report)
+
+
+def _print_sameness(report: dict[str, Any]) -> None:
+    """Warn where the past could not be told to the bit: some scores came out otherwise than recorded."""
+    from engine.cli.report import out  # noqa: PLC0415
+
+    compared, same = report["scores_compared"], report["scores_same"]
+    if same < compared * SAME_SHARE:
+        out.print(
+            f"\nwarning: {compared - same:,} of {compared:,} recorded scores come out otherwise, so this is "
+            "an approximation: the log does not say what was known when each event was answered",
+            markup=False,
+        )
+
+
+def _figures(run: dict[str, Any]) -> list[str]:
+    """Return the figures that a run has: its loss and its metrics."""
+    return ["loss", *run["series"]["served"]["metrics"]]
+
+
+def _cell(run: dict[str, Any], name: str, figure: str) -> str:
+    series = run["series"].get(name)
+    if series is None:
+        return ""
+    value = series["loss"] if figure == "loss" else series["metrics"].get(figure)
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,318 @@
+"""A recorded examples log, raced once more: by other candidates or rules, or with models of an earlier time.
+
+Lives here: where in the log each event was answered, and the fold that scores every event anew at its place,
+always before its label is learned.  Never here: reading logs (`replay.py`), what may be asked (`what_if.py`,
+`freshness.py`), tables.
+
+Examples lie in the log in the order of their labels, not of their events.  The *place* of an event is the
+number of records that the learner had folded when the event was answered; what a candidate may score it with
+is what it had learned up to there, and never more:
+
+    records      0 e1   1 e2   2 e3   3 e4   4 e5        e4 was answered when two labels were known:
+    places       e1 0   e2 0   e3 1   e4 2   e5 2        by models that had learned e1 and e2
+
+A place is known from the record: version and updates of the model that answered name one state, and the fold
+of the log (`Past.fold`) meets it.  Where that leaves a choice (a model that does not learn, the prior, an old
+log without these fields), it is the newest place at which no label later than the event had come.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from engine.definition.pipeline import Pipeline
+from engine.machines.learner import Learner
+from engine.offline.backtest import Backtest
+from engine.offline.replay import recorded_logs, topic_logs
+from engine.settings import KafkaSettings
+from engine.worker.assembly import build_learner
+from operators.claims.rule import Reader
+from operators.models.probe import ProbeReport
+from operators.models.scoring import Reply, Scoring
+from operators.windows.asof import AsOf
+from topics.codec import decode_claim, decode_command, decode_example, decode_quarantine, encode
+from topics.errors import ModelError, SettingsError
+from topics.headers import record_type_of
+from topics.messages import Decision, Example, Record
+
+__all__ = ["Past", "Rerun", "logged_records", "past_of", "past_of_files", "rerun"]
+
+NOBODY = ""
+"""No candidate's name."""
+State = tuple[int, int]
+"""Version of a model and the labels that it has learned."""
+
+
+class Past(NamedTuple):
+    """A recorded log: its records, the examples that count, and what its own fold came to."""
+
+    records: Sequence[Record]
+    rows: Sequence[int]
+    """Index of each example that counts, in log order."""
+    examples: Sequence[Example]
+    """These examples."""
+    places: Sequence[int]
+    """Place of each."""
+    times: Sequence[int]
+    """Of each record, the largest label time up to it and with it, ms."""
+    learner: Learner
+    """As the log left it."""
+    decisions: Sequence[Decision]
+
+    def withheld(self, span_ms: int) -> list[int]:
+        """Return the places at which events would be answered, were lessons held back for `span_ms`."""
+        if not span_ms:
+            return list(self.places)
+        return [
+            min(place, bisect_right(self.times, example.event_time - span_ms))
+            for place, example in zip(self.places, self.examples, strict=True)
+        ]
+
+
+class Rerun(NamedTuple):
+    """What came of a second race over the same labels."""
+
+    learner: Learner
+    decisions: list[Decision]
+    examples: list[Example]
+    """In log order, with the answers and scores of this race."""
+    compared: int
+    """Scores that the record has too, by candidates that were to give the same ones ..."""
+    same: int
+    """... and that came out the same, to the bit."""
+
+
+# -- what is recorded -----------------------------------------------------------------------------
+
+
+def past_of_files(
+    pipeline: Pipeline,
+    events: Path,
+    labels: Path | None,
+    *,
+    static: AsOf | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Past:
+    """Return the past of a backtest of these files; see `engine.offline.backtest.backtest`."""
+    run = Backtest(pipeline, static=static, keep_examples=True)
+    run.play_files(events, labels, on_progress=on_progress)
+    return past_of(pipeline, run.run.examples or ())
+
+
+async def logged_records(
+    pipeline: Pipeline, recording: Path | None, kafka: KafkaSettings | None
+) -> list[Record]:
+    """Return the examples log of a recording, or of the pipeline's topic where `recording` is None.
+
+    The whole log is held in memory.  Raises SettingsError for no log or for several.
+    """
+    if recording is not None:
+        logs = recorded_logs(pipeline, "examples", recording)
+    else:
+        assert kafka is not None
+        logs = await topic_logs(pipeline, "examples", kafka)
+    if len(logs) != 1:
+        raise SettingsError(
+            f"{len(logs)} examples logs are there, one is wanted",
+            hint="record it: headrace tail TOPIC --from-beginning --headers --claims > FOLDER/examples.jsonl",
+        )
+    return [record async for records in logs[0].read() for record in records]
+
+
+def past_of(pipeline: Pipeline, records: Sequence[Record]) -> Past:
+    """Return the past that these records of one examples partition tell, from the first record on.
+
+    Raises ModelError for a log that holds no example that counts, that was paused, or that begins late.
+    """
+    if records and records[0].offset:
+        raise ModelError(
+            f"the examples log begins at offset {records[0].offset}: what was learned before is not known",
+            hint="give the log from its first record on",
+            topic=records[0].topic,
+        )
+    rows, examples = _counted(records)
+    if not examples:
+        raise ModelError(
+            f"{len(records):,} records of the examples log hold no example that counts",
+            hint="claim records say which do: record with `headrace tail TOPIC --headers --claims`",
+        )
+    times = _label_times(records, rows, examples)
+    learner, decisions, stood = _folded(pipeline, records, {_state(example) for example in examples})
+    places = []
+    for row, example in zip(rows, examples, strict=True):
+        first, last = stood.get(_state(example), (0, row))
+        by_time = bisect_right(times, example.event_time)
+        places.append(min(max(by_time, first), last, row))
+    return Past(records, rows, examples, places, times, learner, decisions)
+
+
+def _state(example: Example) -> State:
+    """Return the state that answered an event; version 0 where the record does not name one."""
+    return example.model_version, example.model_updates
+
+
+def _counted(records: Iterable[Record]) -> tuple[list[int], list[Example]]:
+    """Return index and value of each example that counts.  Raises ModelError for a log with a pause."""
+    reader = Reader()
+    rows, examples = [], []
+    for row, record in enumerate(records):
+        value = record.value or b""
+        try:
+            match record_type_of(record.headers):
+                case "claim":
+                    claim = decode_claim(value)
+                    reader.claim(claim.source_partition, claim.claim)
+                case "example":
+                    example = decode_example(value)
+                    if reader.counts(example.source_partition, example.claim, example.sequence):
+                        rows.append(row)
+                        examples.append(example)
+                case "quarantine":
+                    report = decode_quarantine(value)
+                    reader.counts(report.source_partition, report.claim, report.sequence)
+                case "command" if decode_command(value).command == "pause":
+                    raise ModelError(
+                        "learning was paused by a command, which no other race would have known of",
+                        hint="ask about a log without a pause",
+                        topic=record.topic,
+                        partition=record.partition,
+                        offset=record.offset,
+                    )
+        except (msgspec.MsgspecError, ValueError):
+            continue  # the learner counts it as refused
+    return rows, examples
+
+
+def _label_times(records: Sequence[Record], rows: Sequence[int], examples: Sequence[Example]) -> list[int]:
+    """Return the largest label time up to each record and with it."""
+    own = [0] * len(records)
+    for row, example in zip(rows, examples, strict=True):
+        own[row] = example.label_time
+    return list(itertools.accumulate(own, max))
+
+
+def _folded(
+    pipeline: Pipeline, records: Sequence[Record], asked: Collection[State]
+) -> tuple[Learner, list[Decision], dict[State, tuple[int, int]]]:
+    """Fold the log; return the learner, what it decided, and first and last place of the asked states."""
+    learner = build_learner(pipeline)
+    decisions: list[Decision] = []
+    stood: dict[State, tuple[int, int]] = {}
+    for place in range(len(records) + 1):
+        for racer in learner.roster.racers.values():
+            state = racer.version, racer.updates
+            if state in asked:
+                stood[state] = (stood.get(state, (place, place))[0], place)
+        decisions += learner.fold(records[place : place + 1])
+    return learner, decisions, stood
+
+
+# -- and once more --------------------------------------------------------------------------------
+
+
+def rerun(
+    pipeline: Pipeline,
+    past: Past,
+    places: Sequence[int],
+    *,
+    as_recorded: Collection[str] = (),
+    reports: Mapping[str, ProbeReport] | None = None,
+) -> Rerun:
+    """Race `pipeline`'s candidates over a past, every event answered at the place given for it.
+
+    `as_recorded` names candidates whose scores should come out as recorded; these are compared.
+    """
+    learner = build_learner(pipeline, reports=reports)
+    race = _Race(pipeline, learner, past, as_recorded)
+    examples = past.examples
+    order = sorted(
+        range(len(examples)),
+        key=lambda at: (places[at], examples[at].source_partition, examples[at].event_offset),
+    )
+    folded = 0
+    for place, group in itertools.groupby(order, key=places.__getitem__):
+        race.fold(folded, place)
+        race.answer(list(group))
+        folded = place
+    race.fold(folded, len(past.records))
+    return Rerun(learner, race.decisions, race.examples, race.compared, race.same)
+
+
+class _Race:
+    """One second race: answers by its own models, and their examples in place of those recorded."""
+
+    def __init__(
+        self, pipeline: Pipeline, learner: Learner, past: Past, as_recorded: Collection[str]
+    ) -> None:
+        self._learner, self._past = learner, past
+        self._as_recorded = tuple(as_recorded)
+        self._scoring = Scoring(pipeline.task, learner.roster)
+        self._records = [self._without_verdict(record) for record in past.records]
+        self.decisions: list[Decision] = []
+        self.examples = list(past.examples)
+        self.compared = self.same = 0
+
+    def fold(self, start: int, end: int) -> None:
+        """Let the learner read the records from `start` to `end`."""
+        if start < end:
+            self.decisions += self._learner.fold(self._records[start:end])
+
+    def answer(self, numbers: Sequence[int]) -> None:
+        """Score events with what has been folded so far and put the answers into their examples."""
+        examples = [self._past.examples[number] for number in numbers]
+        served = self._scoring.serve_all([example.features for example in examples])
+        shadowed = self._scoring.shadow_all(
+            [
+                Reply(example.features, one.model_name, one.score, one.scores)
+                for example, one in zip(examples, served, strict=True)
+            ]
+        )
+        for number, example, one, shadows in zip(numbers, examples, served, shadowed, strict=True):
+            for failure in (*one.failures, *shadows.failures):
+                self._failed(failure.name, failure.reason)
+            for name in self._as_recorded:
+                if name in example.scores:
+                    self.compared += 1
+                    self.same += example.scores[name] == shadows.scores.get(name)
+            answered = replace(
+                example,
+                scores=shadows.scores,
+                served_score=one.score,
+                served_by=one.served_by,
+                model_name=one.model_name,
+                model_version=one.model_version,
+                model_updates=one.model_updates,
+            )
+            self.examples[number] = answered
+            row = self._past.rows[number]
+            record = self._records[row]
+            self._records[row] = replace(record, value=encode(answered))
+
+    def _without_verdict(self, record: Record) -> Record:
+        """Return a record as this race may read it: a quarantine of a model that is another here hits nobody.
+
+        The record stays, since those behind it are numbered.
+        """
+        if record_type_of(record.headers) != "quarantine":
+            return record
+        try:
+            report = decode_quarantine(record.value or b"")
+        except msgspec.MsgspecError:
+            return record
+        if report.model_name in self._as_recorded:
+            return record
+        return replace(record, value=encode(replace(report, model_name=NOBODY)))
+
+    def _failed(self, name: str, reason: str) -> None:
+        """Let a candidate that failed at an event leave the race, unless the record does so itself."""
+        if name in self._as_recorded:
+            return
+        offset = max(self._learner.position - 1, 0)
+        self.decisions += self._learner.learning.quarantine(name, reason, offset)

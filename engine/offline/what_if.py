@@ -1,0 +1,121 @@
+"""What would have happened: the same past with another candidate, champion, promotion or serving policy.
+
+Lives here: what can be asked for and what cannot, and both runs side by side.  Never here: reading files and
+logs, the second fold (`rerun.py`), tables.
+
+    challenger=FILE.py:NAME    the candidate NAME of another pipeline file, or an object NAME of any file; it
+                               races from the first record on, and takes the place of one of its own name
+    champion=NAME              serves first
+    promotion=Promotion(...)   or FILE.py:NAME; as in a pipeline file, with plain values
+
+Labels do not depend on who answered, in every pipeline whose labels come from outside: so they can be used
+again.  What was recorded is never taken for what another model would have scored.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from river import base
+
+from engine.definition.file import load_module
+from engine.definition.pipeline import Pipeline
+from engine.offline.backtest import race_report
+from engine.offline.comparison import on_same_rows
+from engine.offline.rerun import Past, rerun
+from engine.worker.assembly import probe_models
+from operators.models.probe import ProbeReport
+from operators.race.evidence import Promotion
+from topics.errors import DefinitionError
+
+__all__ = ["Asked", "asked_of", "what_if_report"]
+
+FORMS = "challenger=FILE.py:NAME, champion=NAME, promotion=Promotion(...)"
+
+
+class Asked(NamedTuple):
+    """A pipeline as somebody wonders about it."""
+
+    pipeline: Pipeline
+    changes: tuple[str, ...]
+    """As they were asked for."""
+    others: frozenset[str]
+    """Candidates that are not those of the record."""
+    reports: Mapping[str, ProbeReport]
+    """What scoring does to each model: they have been tried."""
+
+
+def asked_of(pipeline: Pipeline, changes: Sequence[str]) -> Asked:
+    """Return the pipeline with these changes.  Raises DefinitionError for what cannot be asked."""
+    models = dict(pipeline.models)
+    options: dict[str, Any] = {}
+    others: set[str] = set()
+    for change in changes:
+        what, _, told = change.partition("=")
+        match what.strip():
+            case "challenger":
+                name, model = _named(told)
+                models[name] = model
+                others.add(name)
+            case "champion":
+                options["champion"] = told
+            case "promotion":
+                options["promotion"] = _value(told, {"Promotion": Promotion})
+            case _:
+                raise DefinitionError(f"`{change}` cannot be asked", hint=f"ask one of: {FORMS}")
+    asked = dataclasses.replace(pipeline, models=models, **options)
+    return Asked(asked, tuple(changes), frozenset(others), probe_models(asked))
+
+
+def what_if_report(pipeline: Pipeline, asked: Asked, past: Past) -> dict[str, Any]:
+    """Return what a past came to and what it would have come to, as one plain object."""
+    unchanged = [name for name in pipeline.models if name not in asked.others]
+    again = rerun(asked.pipeline, past, past.places, as_recorded=unchanged, reports=asked.reports)
+    rows, (recorded, otherwise) = on_same_rows(pipeline, [past.examples, again.examples])
+    return {
+        "changes": list(asked.changes),
+        "examples": len(past.examples),
+        "rows": rows,
+        "recorded": {**race_report(past.learner.roster.champion, past.decisions), "series": recorded},
+        "what_if": {**race_report(again.learner.roster.champion, again.decisions), "series": otherwise},
+        "scores_compared": again.compared,
+        "scores_same": again.same,
+    }
+
+
+def _named(told: str) -> tuple[str, Any]:
+    """Return name and value of `FILE.py:NAME`: a candidate of the file's pipeline, or an object of it."""
+    file, separator, name = told.rpartition(":")
+    if not separator or not name:
+        raise DefinitionError(f"`{told}` names no object of a file", hint="write FILE.py:NAME")
+    module = load_module(Path(file), f"headrace_asked_{Path(file).stem}")
+    pipeline = getattr(module, "pipeline", None)
+    candidates: Mapping[str, Any] = pipeline.models if isinstance(pipeline, Pipeline) else {}
+    found = candidates.get(name, getattr(module, name, None))
+    if found is None:
+        has = [*candidates, *(one for one, value in vars(module).items() if isinstance(value, base.Base))]
+        raise DefinitionError(
+            f"{file} has no `{name}`",
+            hint=f"it has: {', '.join(dict.fromkeys(has))}" if has else "name a candidate or an object of it",
+        )
+    return name, found
+
+
+def _value(told: str, known: Mapping[str, Callable[..., Any]]) -> Any:
+    """Return the value of `Class(...)` with plain values, or of `FILE.py:NAME`."""
+    if "(" not in told:
+        return _named(told)[1]
+    try:
+        call: Any = ast.parse(told.strip(), mode="eval").body
+        values = [ast.literal_eval(value) for value in call.args]
+        options = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
+        return known[call.func.id](*values, **options)
+    except (SyntaxError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise DefinitionError(
+            f"cannot read `{told}`: {type(error).__name__} {error}",
+            hint=f"write {next(iter(known))}(...) with plain values, or FILE.py:NAME",
+        ) from None
