@@ -22,16 +22,37 @@ if TYPE_CHECKING:
     from operators.drift.detectors import Drift
     from operators.language.rules import Alerts, Rule
     from operators.race.evidence import Promotion
+    from operators.race.routing import Bandit, Canary, Guard, Shadow, Split, Switchback
 
-__all__ = ["Alerts", "Drift", "Labels", "Pipeline", "Promotion", "Rule", "Topic"]
+__all__ = [
+    "Alerts",
+    "Bandit",
+    "Canary",
+    "Drift",
+    "Guard",
+    "Labels",
+    "Pipeline",
+    "Promotion",
+    "Rule",
+    "Shadow",
+    "Split",
+    "Switchback",
+    "Topic",
+]
 
 _HOMES = {
     "Alerts": "operators.language.rules",
+    "Bandit": "operators.race.routing",
+    "Canary": "operators.race.routing",
     "Drift": "operators.drift.detectors",
+    "Guard": "operators.race.routing",
     "Labels": "engine.definition.streams",
     "Pipeline": "engine.definition.pipeline",
     "Promotion": "operators.race.evidence",
     "Rule": "operators.language.rules",
+    "Shadow": "operators.race.routing",
+    "Split": "operators.race.routing",
+    "Switchback": "operators.race.routing",
     "Topic": "engine.definition.streams",
 }
 

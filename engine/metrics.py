@@ -27,6 +27,7 @@ from engine.kafka.client import unanswered_s
 from operators.language.fields import nodes
 from operators.language.plan import FeaturePlan
 from operators.language.transforms import Apply
+from operators.race.routing import arms_of
 from operators.stopwatch import Stopwatch
 from topics.messages import AlertKind
 
@@ -117,6 +118,10 @@ class Status(NamedTuple):
     pinned: bool = False
     champion_quarantined: bool = False
     """Whether the champion has failed with no candidate to succeed it: the prior answers."""
+    shares: tuple[tuple[str, float], ...] = ()
+    """Share of the events that each candidate is picked for; empty where the champion answers all."""
+    policy_revision: int = 0
+    """Of the table with these shares."""
 
 
 class Metrics(Collector):
@@ -243,7 +248,15 @@ def _model_gauges(status: Status) -> Iterator[Metric]:
         evidence.add_metric([model.name], model.evidence)
     for labels, value in status.scores.items():
         scores.add_metric(labels, value)
-    yield from (info, updates, evidence, scores)
+    shares = GaugeMetricFamily(
+        "headrace_serving_share", "Share of the events that it is picked for.", labels=["model"]
+    )
+    for name, share in status.shares:
+        shares.add_metric([name], share)
+    yield from (info, updates, evidence, scores, shares)
+    yield GaugeMetricFamily(
+        "headrace_policy_revision", "Of the serving policy's table.", value=status.policy_revision
+    )
 
 
 # -- counters -------------------------------------------------------------------------------------
@@ -302,7 +315,14 @@ COUNTERS = (
         "headrace_predictions",
         "Predictions sent, by who answered.",
         ("served_by",),
-        _always("champion", "previous", "prior", "again"),
+        _always("champion", "arm", "previous", "prior", "again"),
+    ),
+    CounterFamily(
+        "arms",
+        "headrace_arm_predictions",
+        "Predictions as the serving policy picked, by model.",
+        ("model",),
+        lambda pipeline: arms_of(pipeline.serving),
     ),
     CounterFamily(
         "labels",
@@ -393,7 +413,7 @@ COUNTERS = (
         "headrace_promotions",
         "Champion swaps, by reason.",
         ("reason",),
-        _always("evidence", "quarantine", "command"),
+        _always("evidence", "quarantine", "command", "canary", "split", "switchback"),
     ),
     CounterFamily(
         "commands",

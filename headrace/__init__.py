@@ -18,7 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine import Alerts, Drift, Labels, Pipeline, Promotion, Rule, Topic
+    from engine import (
+        Alerts,
+        Bandit,
+        Canary,
+        Drift,
+        Guard,
+        Labels,
+        Pipeline,
+        Promotion,
+        Rule,
+        Shadow,
+        Split,
+        Switchback,
+        Topic,
+    )
     from operators import (
         apply,
         by,
@@ -38,11 +52,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alerts",
+    "Bandit",
+    "Canary",
     "Drift",
+    "Guard",
     "Labels",
     "Pipeline",
     "Promotion",
     "Rule",
+    "Shadow",
+    "Split",
+    "Switchback",
     "Topic",
     "apply",
     "by",

@@ -94,6 +94,12 @@ DecisionType = Literal[
     "learning.paused",
     "learning.resumed",
     "learning.backlog",
+    "canary.started",
+    "canary.stepped",
+    "canary.aborted",
+    "canary.done",
+    "split.decided",
+    "switchback.decided",
     "command.refused",
 ]
 AlertKind = Literal["new_category", "too_many_categories", "new_field", "missing_field", "too_many_fields"]
@@ -189,7 +195,8 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     prediction_label: LabelValue | None
     """The label that the score means; null without a score."""
     served_by: str
-    """`champion`, `previous` (an earlier champion) or `prior` (no model could answer)."""
+    """`champion`, `arm` (picked by the serving policy), `previous` (an earlier champion) or `prior` (no model
+    could answer)."""
     features: FeatureValues
     """The features as served, by name; a missing one is left out."""
     event_offset: int

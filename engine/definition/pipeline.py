@@ -35,6 +35,7 @@ from operators.language.types import event_fields
 from operators.race.candidates import Candidate
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
+from operators.race.routing import Policy, Shadow, check_serving
 from operators.rekeying.stages import Stages, plan_stages
 from operators.rules.apply import CheckedDecoder, FieldRules
 from operators.rules.check import RulePlan, compile_rules
@@ -82,6 +83,8 @@ class Pipeline:
         Detectors and what they watch: a `Drift` each.
     `promotion`
         When a challenger takes over: a `Promotion`.
+    `serving`
+        Who answers: `Shadow()` (the champion), a `Canary`, a `Split`, a `Switchback` or a `Bandit`.
     `metrics`
         River metrics of every model and of what was served, cloned; None takes the task's usual ones.
     `threshold`
@@ -111,6 +114,7 @@ class Pipeline:
     champion: str | None = None
     drift: Sequence[Drift] = ()
     promotion: Promotion = field(default_factory=Promotion)
+    serving: Policy = field(default_factory=Shadow)
     metrics: Sequence[metrics.base.Metric] | None = None
     threshold: float = 0.5
     topics: Mapping[str, str] = field(default_factory=dict)
@@ -176,6 +180,7 @@ class Pipeline:
             ("catalog", catalog),
         ):
             object.__setattr__(self, name, value)
+        check_serving(self.serving, models, task)
         check_detectors(self.drift, plan.feature_types(self.events.type), task)
         self._check_label()
         self._check_served()
@@ -270,6 +275,7 @@ class Pipeline:
             self.candidates,
             champion=self.champion,
             promotion=self.promotion,
+            serving=self.serving,
             drift=self.drift,
             metrics=self.metrics,
             threshold=self.threshold,

@@ -43,6 +43,8 @@ from operators.race.field import RaceField
 from operators.race.good_versions import GoodVersions
 from operators.race.learning import Learning, Lessons
 from operators.race.release import Releases, with_twins
+from operators.serving.courses import Setting
+from operators.serving.routes import routing_of
 from operators.state import Operator, StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
 from topics.codec import command_id, decode_claim, decode_command, decode_example, decode_quarantine
@@ -94,8 +96,10 @@ class Learner:
         dump: Callable[[Any], bytes] = _no_store,
         load: Callable[[bytes], Any] = _no_store,
         warmup_offset: int = 0,
+        wait_ms: int = 0,
         stopwatch: Stopwatch | None = None,
     ) -> None:
+        """`wait_ms` is how long after its event a label may come."""
         self._stopwatch = stopwatch or Stopwatch()
         self.field = field
         promotion, threshold = field.promotion, field.threshold
@@ -128,7 +132,15 @@ class Learner:
         self.reader = Reader()
         self._dump, self._load = dump, load
         self._progress = _Progress()
-        self._parts: tuple[Operator, ...] = (
+        self.routing = self.learning.routing = routing_of(
+            field.serving,
+            Setting(pipeline, self.arena, wait_ms),
+            task=task,
+            threshold=threshold,
+            dump=dump,
+            load=load,
+        )
+        parts = (
             self.arena,
             self.learning,
             self.evaluation,
@@ -137,7 +149,9 @@ class Learner:
             self.good,
             self.commands,
             self.releases,
+            self.routing,
         )
+        self._parts: tuple[Operator, ...] = tuple(part for part in parts if part is not None)
         self._stored: dict[str, tuple[int, int, bool]] = {}
         """Models as of the last delta: name -> (version, updates, quarantined)."""
 

@@ -91,7 +91,7 @@ class Outbox:
         """Return the answers to events, numbered: `send` must follow, with all or the first of them."""
         prefix, first = self._prefix, self.writer.numbered[self._predictions_log]
         claim, threshold = self.writer.claim, self._roster.threshold if self._binary else None
-        answers = [
+        made = [
             Prediction(  # by position: 0.3 us against 1.6 by keywords, for each event
                 prefix + event.event_id,
                 event.event_id,
@@ -114,13 +114,19 @@ class Outbox:
             )
             for sequence, (event, features, one) in enumerate(zip(events, rows, served, strict=True), first)
         ]
-        return self._full(answers, served) if self.flags or any(one.weights for one in served) else answers
+        return self._full(made, served) if self.flags or any(s.weights or s.pick for s in served) else made
 
     def _full(self, answers: Sequence[Prediction], served: Sequence[Served]) -> list[Prediction]:
-        """Return the answers with the flags of their events and the weights of a blend."""
-        return [
+        """Return the answers with the flags of their events, the weights of a blend, and who was picked."""
+        full = [
             replace(answer, flags=self.flags.get(answer.event_offset, ()), weights=one.weights)
             for answer, one in zip(answers, served, strict=True)
+        ]
+        return [
+            replace(answer, policy=pick.policy, policy_revision=pick.revision, propensity=pick.propensity)
+            if (pick := one.pick) is not None
+            else answer
+            for answer, one in zip(full, served, strict=True)
         ]
 
     def alert(self, alert: Alert) -> None:

@@ -27,7 +27,7 @@ from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
 from operators.join.pending import Answered
 from operators.models.mixture import Blended
-from operators.models.scoring import Racer, Roster, Served, labels_of
+from operators.models.scoring import Racer, Roster, Served, labels_of, served_as_picked
 from operators.race.learning import Lessons, Serving
 from topics.headers import traced
 from topics.messages import Decision, Event, Example, FeatureValues, Headers, LabelValue, Quarantine, Score
@@ -101,9 +101,10 @@ class Prequential:
         events = events[row:until]
         rows = self._scores(until, lessons)
         blended = lessons.blend(rows) if lessons.blends else {}
-        answers = outbox.number(
-            events, lessons.rows[row:until], self._served(until, serving, lessons, blended), now_ms
-        )
+        served = self._served(until, serving, lessons, blended)
+        if self._roster.routing is not None:
+            served = self._picked(events, served, rows, blended)
+        answers = outbox.number(events, lessons.rows[row:until], served, now_ms)
         if serving.failures:
             self._counts.update(("model_failures", f"score {failure.name}") for failure in serving.failures)
             outbox.quarantine(answers[0], serving.failures)
@@ -152,6 +153,28 @@ class Prequential:
         if said is None:
             return served
         return [replace(one, weights=by.weights or None) for one, by in zip(served, said, strict=True)]
+
+    def _picked(
+        self,
+        events: Sequence[Event],
+        served: Sequence[Served],
+        rows: Sequence[Mapping[str, Score]],
+        blended: Mapping[str, Sequence[Blended]],
+    ) -> list[Served]:
+        """Return the answers by whom the serving policy picks; `served` are those of the chain."""
+        table, roster, picked = self._roster.routing, self._roster, []
+        assert table is not None
+        for number, (event, one, scores) in enumerate(zip(events, served, rows, strict=True)):
+            pick = table.pick(event.key, event.event_id, event.event_time)
+            if pick.name not in scores:
+                picked.append(one)
+                continue
+            racer, said = roster.racers[pick.name], blended.get(pick.name)
+            updates = racer.updates + (number if racer.learns else 0)
+            answer = served_as_picked(self._task, roster, racer, updates, scores[pick.name], pick)
+            picked.append(answer if said is None else replace(answer, weights=said[number].weights or None))
+        self._counts.update(("arms", one.model_name) for one in picked if one.pick is not None)
+        return picked
 
     def _scores(self, until: int, lessons: Lessons) -> list[dict[str, Score]]:
         """Return the score of each row of every candidate that has one of its own."""

@@ -27,7 +27,7 @@ from operators.claims.rule import Suppression, Writer
 from operators.join.join import EarlyLabel, Join, Joined
 from operators.join.pending import WaitingAnswer
 from operators.language.plan import FeaturePlan
-from operators.models.scoring import Failure, Reply, Roster, Scoring
+from operators.models.scoring import Failure, Reply, Roster, Scoring, Served
 from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
 from operators.windows.features import Features, JoinedLabel, label_entry
@@ -73,6 +73,7 @@ class Scorer(Composite[Position]):
         """Counts by (metric, label), which the shell exports; no part of the state."""
         self.outbox = Outbox(pipeline, partition, writer, suppression, roster, self.counts)
         self._suppression = suppression
+        self._roster = roster
         self._inside = pipeline.labels.field is not None
         self.intake = Intake(
             pipeline.event_decoder(),
@@ -298,7 +299,7 @@ class Scorer(Composite[Position]):
 
     def _serve(self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int) -> list[_Given]:
         """Send the answer to each event; return the answers, each with the scores that a blend took."""
-        served = self.scoring.serve_all(rows)
+        served = self.scoring.serve_all(rows) if self._roster.routing is None else self._pick(events, rows)
         answers = self.outbox.number(events, rows, served, now_ms)
         self.outbox.send(answers, events)
         for answer, one in zip(answers, served, strict=True):
@@ -306,6 +307,15 @@ class Scorer(Composite[Position]):
             if one.failures:
                 self._failed(answer, one.failures)
         return [(answer, one.scores) for answer, one in zip(answers, served, strict=True)]
+
+    def _pick(self, events: Sequence[Event], rows: Sequence[FeatureValues]) -> list[Served]:
+        """Return the answers by whom the serving policy picks."""
+        table = self._roster.routing
+        assert table is not None
+        picks = [table.pick(event.key, event.event_id, event.event_time) for event in events]
+        served = self.scoring.serve_picked(rows, picks)
+        self.counts.update(("arms", one.model_name) for one in served if one.pick is not None)
+        return served
 
     # -- shadows and labels -----------------------------------------------------------------------
 

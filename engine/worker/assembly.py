@@ -21,6 +21,7 @@ from operators.models.digest import digest
 from operators.models.parameters import model_text
 from operators.models.probe import ProbeReport, check_model, guarded, probe, samples_for
 from operators.race.evaluation import default_metrics
+from operators.race.routing import Bandit
 from operators.stopwatch import Stopwatch
 from topics.errors import SettingsError
 from topics.messages import ModelPointer
@@ -54,6 +55,7 @@ def build_learner(
         *models.values(),
         *(pipeline.metrics or default_metrics(pipeline.task)),
         *(drift.detector for drift in pipeline.drift),
+        *([serving.policy.reward_obj] if isinstance(serving := pipeline.serving, Bandit) else ()),
     )
     dump, load = model_codec(key or secrets.token_bytes(KEY_BYTES), stored)
     return Learner(
@@ -64,6 +66,7 @@ def build_learner(
         dump=dump,
         load=load,
         warmup_offset=warmup_offset,
+        wait_ms=pipeline.labels.wait_ms,
         stopwatch=stopwatch,
     )
 

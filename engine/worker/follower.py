@@ -310,6 +310,8 @@ class Follower:
             pinned=learner.pinned,
             champion_quarantined=roster.champion in roster.quarantined,
             models=self.race.candidates(learner),
+            shares=roster.routing.shares if roster.routing is not None else (),
+            policy_revision=roster.routing.revision if roster.routing is not None else 0,
             # Every worker has the same models: exported by each, sums and averages would count them again.
             scores=self.race.scores(learner) if self.leading else {},
         )

@@ -27,6 +27,7 @@ from river import base, stats
 
 from operators.models.guards import last_step
 from operators.models.mixture import Mixture
+from operators.models.table import Pick, Table
 from operators.state import StateEntries
 from operators.stopwatch import Stopwatch
 from topics.messages import FeatureValues, LabelValue, Score, Task
@@ -46,9 +47,11 @@ __all__ = [
     "labels_of",
     "reason_of",
     "score_function",
+    "served_as_picked",
 ]
 
-ServedBy = Literal["champion", "previous", "prior"]
+ServedBy = Literal["champion", "arm", "previous", "backup", "prior"]
+"""`arm`: a candidate that the serving policy picked; `backup`: the one for events past the deadline."""
 ScoreOf = Callable[[FeatureValues], Score]
 
 CLASSES_MAX = 1_000
@@ -170,7 +173,16 @@ class Roster:
     (True, 0)
     """
 
-    __slots__ = ("champion", "previous", "prior", "quarantined", "racers", "revision", "threshold")
+    __slots__ = (
+        "champion",
+        "previous",
+        "prior",
+        "quarantined",
+        "racers",
+        "revision",
+        "routing",
+        "threshold",
+    )
 
     def __init__(
         self, task: Task, candidates: Iterable[Racer], champion: str, threshold: float = 0.5
@@ -182,6 +194,8 @@ class Roster:
         self.quarantined: set[str] = set()
         self.prior = Prior(task)
         self.revision = 0
+        self.routing: Table | None = None
+        """Who answers which event; None: the champion answers all."""
 
     def healthy(self, name: str) -> bool:
         """Return whether a candidate of this name may score and learn."""
@@ -234,6 +248,8 @@ class Served(Struct, frozen=True, gc=False):
     """Of a blend's answer: what the score of each other counted for."""
     scores: Mapping[str, Score] = {}
     """Of a blend's answer: the scores of the others, taken for it."""
+    pick: Pick | None = None
+    """Whom the serving policy had picked, where that one answered."""
 
 
 class Reply(NamedTuple):
@@ -275,6 +291,25 @@ def labels_of(task: Task, scores: Sequence[Score], threshold: float) -> list[Lab
     if task == "binary" and None not in scores:
         return [score > threshold for score in cast("Sequence[float]", scores)]
     return [label_of(task, score, threshold) for score in scores]
+
+
+def served_as_picked(
+    task: Task, roster: Roster, candidate: Racer, updates: int, score: Score, pick: Pick
+) -> Served:
+    """Return a candidate's score as the answer to an event for which it was picked.
+
+    `updates` is how much it had learned then.
+    """
+    return Served(
+        score,
+        label_of(task, score, roster.threshold),
+        "champion" if candidate.name == roster.champion else "arm",
+        candidate.name,
+        candidate.version,
+        updates,
+        score is None,
+        pick=pick,
+    )
 
 
 class Scoring:
@@ -369,10 +404,42 @@ class Scoring:
         label = label_of(self._task, score, self._threshold)
         return Served(score, label, "prior", "prior", 0, prior.updates, not prior.updates, failures)
 
+    def serve_picked(self, rows: Sequence[FeatureValues], picks: Sequence[Pick]) -> list[Served]:
+        """Return the answer to each event of a run by whom the serving policy picked, or by the champion."""
+        started = self._stopwatch.clock()
+        if self._roster.revision != self._revision:
+            self._bind()
+        served = [self._serve_picked(x, pick) for x, pick in zip(rows, picks, strict=True)]
+        self._stopwatch.steps["score"] += self._stopwatch.clock() - started
+        return served
+
+    def _serve_picked(self, x: FeatureValues, pick: Pick) -> Served:
+        """Return a candidate's answer; where it has none, that of the chain."""
+        racer = self._roster.racers.get(pick.name)
+        for blend in self._blends:
+            if racer is blend[0]:
+                role: ServedBy = "champion" if racer.name == self._roster.champion else "arm"
+                (one,) = self._blended_by(blend, role, [x])
+                return replace(one, pick=pick) if one.model_name == racer.name else one
+        if racer is None or pick.name not in self._score_of:
+            return self._serve(x)
+        taken: list[dict[str, Score]] = [{}]
+        failures: dict[int, tuple[Failure, ...]] = {}
+        self._ask(racer.name, [x], taken, failures)
+        if not taken[0]:
+            return self._after(failures[0], self._serve(x))
+        return served_as_picked(self._task, self._roster, racer, racer.updates, taken[0][racer.name], pick)
+
     def _blended(self, rows: Sequence[FeatureValues]) -> list[Served]:
-        """Return the answer to each event by the blend; by the next in the chain where all members failed."""
+        """Return the answer to each event by the blend that is first in the chain."""
         assert self._blend is not None
-        (racer, mixture, members), role = self._blend, self._first_role
+        return self._blended_by(self._blend, self._first_role, rows)
+
+    def _blended_by(
+        self, blend: tuple[Racer, Mixture, tuple[str, ...]], role: ServedBy, rows: Sequence[FeatureValues]
+    ) -> list[Served]:
+        """Return the answer to each event by a blend; by the next in the chain where all members failed."""
+        racer, mixture, members = blend
         taken: list[dict[str, Score]] = [{} for _ in rows]
         failures: dict[int, tuple[Failure, ...]] = {}
         for name in members:

@@ -212,6 +212,8 @@ class Arena:
         self._version_next = len(roster.racers) + 1
         self._last_swap: Moment | None = None
         self._last_start: Moment | None = None
+        self.canary: Callable[[Moment, str, Evidenced], list[Decision]] | None = None
+        """Takes a swap that is due where a challenger goes up step by step; None: it is champion at once."""
         self._saved = b""
 
     # -- what can lead to a decision ---------------------------------------------------------------
@@ -237,7 +239,7 @@ class Arena:
                     decisions += told
                     if not passed:
                         continue
-                return [*decisions, self.crown(verdict.name, at, "evidence", figures)]
+                return [*decisions, *self.succeed(verdict.name, at, "evidence", figures)]
         return decisions
 
     def quarantine(self, at: Moment, name: str, reason: str, recent_loss: RecentLoss) -> list[Decision]:
@@ -307,6 +309,12 @@ class Arena:
             at.offset,
             evidence={"records": records},
         )
+
+    def succeed(self, name: str, at: Moment, reason: str, evidence: Evidenced) -> list[Decision]:
+        """Make `name` the champion, step by step where a canary goes before, and return the decisions."""
+        if self.canary is not None:
+            return self.canary(at, name, evidence)
+        return [self.crown(name, at, reason, evidence)]
 
     # -- how it is done ----------------------------------------------------------------------------
 

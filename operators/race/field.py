@@ -21,6 +21,7 @@ from operators.drift.detectors import Drift
 from operators.models.parameters import model_text
 from operators.race.candidates import Candidate, Challenge, candidate_of, start_text
 from operators.race.evidence import Promotion
+from operators.race.routing import Policy
 
 __all__ = ["Difference", "RaceField", "candidate_text"]
 
@@ -63,7 +64,7 @@ class RaceField:
     opening: str = "leader"
     promotion: Promotion = field(default_factory=Promotion)
     challenges: Sequence[Challenge] = ()
-    serving: Any = None
+    serving: Policy | None = None
     drift: Sequence[Drift] = ()
     metrics: Sequence[river_metrics.base.Metric] | None = None
     threshold: float = 0.5

@@ -46,6 +46,7 @@ from operators.models.scoring import (
 from operators.race.arena import Arena, Moment
 from operators.race.evaluation import Evaluation, Loss, Losses, ScaledError, loss_of
 from operators.race.evidence import Evidence, Verdict
+from operators.race.routing import Routing
 from operators.state import StateEntries, WholeState
 from operators.stopwatch import Stopwatch
 from topics.messages import Decision, Example, FeatureValues, LabelValue, Score, Task
@@ -74,6 +75,8 @@ FROM = "from_"
 
 FORGOTTEN = frozenset({"model.quarantined", "challenger.retired", "version.restored", "model.released"})
 """Decisions after which what was weighed of a candidate is not of what races under its name."""
+UNWEIGHED = frozenset({"backup"})
+"""Tiers whose answers came too late to say anything about who is better: those of the hours under load."""
 Sick = tuple[str, str]
 """Name of a candidate that could not learn, and the reason."""
 
@@ -356,6 +359,8 @@ class Learning(WholeState):
         self._evaluation = evaluation
         self._watch = watch
         self._evidence = evidence
+        self.routing: Routing | None = None
+        """Who answers meanwhile; None where the champion answers all."""
         self._watching = bool(watch.detections)
         self._scale = self.loss if isinstance(self.loss, ScaledError) else None
 
@@ -405,6 +410,7 @@ class Learning(WholeState):
         examples = examples[: lessons.until - lessons.row]
         tested: list[Losses] = []
         alarms: Sequence[Detection] = ()
+        routing, turn = self.routing, False
         for row, example in enumerate(examples, lessons.row):
             # 1 test
             label, served = example.label, example.served_score
@@ -422,14 +428,18 @@ class Learning(WholeState):
             # 3 train: every candidate has learned it, or failed at it
             failed = row in lessons.sick
             # 4 weigh
-            weighed = {n: lost for n, lost in losses.items() if n not in twins} if twins else losses
-            proven = weigh(champion, weighed, example.label_time)
+            if example.served_by in UNWEIGHED:
+                proven: Sequence[Verdict] = ()
+            else:
+                weighed = {n: lost for n, lost in losses.items() if n not in twins} if twins else losses
+                proven = weigh(champion, weighed, example.label_time)
+                turn = routing is not None and routing.observe(example, losses)
             # 5 decide
-            if failed or alarms or proven:
+            if failed or alarms or proven or turn:
                 break
         learned = examples[: len(tested)]
         sick = self._learned(learned, tested, lessons)
-        decisions = self._decide(offset + len(learned) - 1, sick, alarms, proven)
+        decisions = self._decide(offset + len(learned) - 1, sick, alarms, proven, turn=turn)
         self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
         return len(learned), decisions
 
@@ -472,19 +482,26 @@ class Learning(WholeState):
         sick: Sequence[Sick],
         alarms: Sequence[Detection],
         proven: Sequence[Verdict],
+        *,
+        turn: bool,
     ) -> Sequence[Decision]:
-        """Pass failures, alarms and proofs of the last row to the arena; return the decisions."""
+        """Pass failures, alarms and proofs of the last row to the arena; return the decisions.
+
+        `turn` says whether the serving policy has something to do.
+        """
         stopped = any(not self.examples % every for every in self._stops)
-        if not (sick or alarms or proven or stopped):
+        if not (sick or alarms or proven or stopped or turn):
             return ()
-        arena, champion = self._arena, self._roster.champion
+        arena, champion, routing = self._arena, self._roster.champion, self.routing
         at = self.moment(offset)
         decisions = arena.alarms(at, alarms, self._evaluation.recent_loss)
         for name, reason in sick:
             self.counts["model_failures", f"learn {name}"] += 1
             decisions += arena.quarantine(at, name, reason, self._evaluation.recent_loss)
-        if self._roster.champion == champion:
+        if self._roster.champion == champion and (routing is None or routing.paired):
             decisions += arena.swap(at, proven)
+        if turn and routing is not None:
+            decisions += routing.act(at)
         if stopped:
             for companion in self._companions:
                 decisions += companion.stop(at)
@@ -507,7 +524,11 @@ class Learning(WholeState):
 
     def _follow(self, champion: str, decisions: list[Decision]) -> list[Decision]:
         """Restart comparisons and detectors after decisions that change the champion or the line-up."""
+        if self.routing is not None and decisions:
+            decisions = decisions + self.routing.decided(self.moment(decisions[0].offset), decisions)
         for decision in decisions:
+            if decision.type == "canary.aborted":
+                self._evidence.forget(str(decision.evidence["challenger"]))
             if decision.type in FORGOTTEN:
                 self._evidence.forget(decision.model_name)
             if decision.type == "challenger.retired":

@@ -39,6 +39,7 @@ __all__ = [
     "Shadow",
     "Split",
     "Switchback",
+    "arms_of",
     "check_serving",
 ]
 
@@ -174,8 +175,12 @@ class Switchback:
         Length of a block.
     `washout`
         The first part of each block is answered and not counted: what the arm before has left behind.
-    `outcome`, `reward`, `error`
-        As in `Split`.
+    `outcome`
+        What an outcome is worth, as in `Split`.
+    `reward`
+        Smallest and largest label, as in `Split`.
+    `error`
+        Probability that an arm wins that is not better, however often and long one looks.
     `min_pairs`
         Pairs of blocks before anything is decided.
     """
@@ -217,8 +222,10 @@ class Bandit:
         policy measurable afterwards.
     `every`
         Rewards between two tables.
-    `outcome`, `reward`
+    `outcome`
         As in `Split`; `"shared"` rewards every arm with each label, as all of them score every event.
+    `reward`
+        Smallest and largest label, as in `Split`.
     """
 
     policy: Any

@@ -272,6 +272,7 @@ def families() -> list[Any]:
         paused=False,
         models=[ModelStatus("linear", 1, "LogisticRegression", "champion", 7, 0.5)],
         scores={("linear", "ROCAUC", "all"): 0.6},
+        shares=(("linear", 1.0),),
     )
     metrics.status = lambda: status
     counts = SkewCounts(())

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from river import drift, linear_model, naive_bayes, preprocessing
+from river import bandit, drift, linear_model, naive_bayes, preprocessing, proba
 
 import operators
 from engine.machines.learner import Learner
@@ -36,12 +36,18 @@ from operators.join.join import Join
 from operators.join.pending import Pending, Waiting, WaitingAnswer
 from operators.language.plan import compile_features
 from operators.language.rules import Alerts
+from operators.models.scoring import Racer, Roster
+from operators.race.arena import Arena, Moment
 from operators.race.candidates import Candidate, Release
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
+from operators.race.routing import Bandit, Canary, Guard, Policy, Split, Switchback
 from operators.rekeying.merge import Merge
 from operators.rekeying.pending_values import PendingValues
 from operators.rules.novelty import Novelty
+from operators.serving.canary import CanaryCourse
+from operators.serving.courses import Course, Setting
+from operators.serving.routes import routing_of
 from operators.state import Composite
 from operators.windows.features import Features, JoinedLabel
 from topics import headers
@@ -266,7 +272,58 @@ def feed_reader(made: Reader, item: tuple[int, int, int]) -> Any:
     return made.claim(*item[:2]) if item[2] < 0 else made.counts(*item)
 
 
+SERVING: dict[str, Policy] = {
+    "canary": Canary(steps=(0.2, 0.5, 1.0), hold=40, guards=[Guard(0.1, slice=("a", 1))]),
+    "split": Split({"a": 0.5, "b": 0.3, "c": 0.2}, outcome="served", min_examples=20),
+    "switchback": Switchback(("a", "b"), block=10, washout=2),
+    "bandit": Bandit(bandit.ThompsonSampling(proba.Beta()), every=7, outcome="served"),
+    "greedy": Bandit(bandit.EpsilonGreedy(0.2), every=7),
+}
+
+
+def make_course(name: str) -> Any:
+    roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("abc", 1)], "a")
+    setting = Setting("p", Arena("p", 0, roster, Promotion()), 5)
+    course = routing_of(
+        SERVING[name], setting, task="binary", threshold=0.5, dump=pickle.dumps, load=pickle.loads
+    )
+    if isinstance(course, CanaryCourse):
+        course.begin(Moment(0, 0, 0), "b", {})
+        course.delta()
+    return course
+
+
+def course_inputs(rng: random.Random) -> list[Any]:
+    return [
+        (
+            Example(
+                f"e{n}", f"k{rng.randrange(30)}", n, n + rng.randrange(9), rng.random() < 0.5,
+                {"a": rng.randrange(2)}, {}, 0.5, "arm", "", 0, n, n, 1, n,
+            ),
+            {name: rng.random() for name in "abc"},
+        )
+        for n in range(STEPS)
+    ]  # fmt: skip
+
+
+def feed_course(made: Any, item: Any) -> Any:
+    example, losses = item
+    if (table := made.table) is not None:
+        pick = table.pick(example.key, example.event_id, example.event_time)
+        example = msgspec.structs.replace(
+            example, model_name=pick.name, policy=pick.policy, policy_revision=pick.revision,
+            propensity=pick.propensity,
+        )  # fmt: skip
+    at = Moment(example.event_offset, example.label_time, example.event_offset)
+    decided = made.act(at) if made.observe(example, losses) else []
+    return [(one.type, one.model_name, one.evidence) for one in decided], made.table
+
+
 CASES = {
+    **{
+        name: Case(lambda name=name: make_course(name), course_inputs, feed_course)  # type: ignore[misc]
+        for name in SERVING
+    },
     "composite": Case(
         lambda: Composite(Payment("a", 0.0), {"even": Reader(), "odd": Reader()}),
         reader_inputs,
@@ -304,7 +361,7 @@ def discovered() -> set[type]:
 
 def test_every_operator_has_a_case() -> None:
     covered = {kind for case in CASES.values() for kind in case.covers(case.make())}
-    assert discovered() <= covered
+    assert discovered() <= covered | {Course}
     assert len(discovered()) >= 7
 
 

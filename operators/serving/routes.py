@@ -1,0 +1,42 @@
+"""The state machine of each policy.
+
+Lives here: which class runs what a definition says.  Never here: anything that it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from operators.race.routing import Bandit, Canary, Policy, Routing, Split, Switchback
+from operators.serving.bandits import BanditCourse
+from operators.serving.canary import CanaryCourse
+from operators.serving.courses import Setting
+from operators.serving.split import SplitCourse
+from operators.serving.switchback import SwitchbackCourse
+from topics.messages import Task
+
+__all__ = ["routing_of"]
+
+
+def routing_of(
+    policy: Policy | None,
+    setting: Setting,
+    *,
+    task: Task,
+    threshold: float,
+    dump: Callable[[Any], bytes],
+    load: Callable[[bytes], Any],
+) -> Routing | None:
+    """Return the state machine of a policy, its first table in place; None where the champion answers all."""
+    setting.arena.roster.routing = setting.arena.canary = None
+    match policy:
+        case Canary():
+            return CanaryCourse(policy, setting, task, threshold)
+        case Split():
+            return SplitCourse(policy, setting)
+        case Switchback():
+            return SwitchbackCourse(policy, setting)
+        case Bandit():
+            return BanditCourse(policy, setting, dump, load)
+    return None
