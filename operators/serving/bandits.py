@@ -25,7 +25,7 @@ from river import bandit, proba
 from operators.models.table import number_of, share_of
 from operators.race.arena import Moment
 from operators.race.routing import Bandit
-from operators.serving.courses import Course, CourseState, LossByName, Scale, Setting, reward_of_loss
+from operators.serving.courses import CourseState, LossByName, PolicyCourse, Scale, Setting, reward_of_loss
 from operators.state import StateEntries
 from topics.messages import Decision, Example
 
@@ -45,7 +45,7 @@ class _BanditState(CourseState):
     """Examples rewarded since the last table."""
 
 
-class BanditCourse(Course[_BanditState]):
+class BanditCourse(PolicyCourse[_BanditState]):
     """A bandit that runs.
 
     `dump` and `load` turn River's reward objects into bytes and back.

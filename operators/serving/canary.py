@@ -21,7 +21,7 @@ import msgspec
 from operators.race.arena import Evidenced, Moment
 from operators.race.evaluation import Loss, loss_of
 from operators.race.routing import Canary, Guard
-from operators.serving.courses import ENTERING, Course, CourseState, LossByName, Setting
+from operators.serving.courses import ENTERING, CourseState, LossByName, PolicyCourse, Setting
 from operators.serving.intervals import MeanInterval
 from topics.durations import duration_ms
 from topics.messages import Decision, Example, Task
@@ -61,7 +61,7 @@ class _CanaryState(CourseState):
     up: _Canary | None = None
 
 
-class CanaryCourse(Course[_CanaryState]):
+class CanaryCourse(PolicyCourse[_CanaryState]):
     """Canaries, one at a time."""
 
     kind = "canary"

@@ -20,7 +20,7 @@ from operators.serving.intervals import Interval
 from operators.state import StateEntries, WholeState
 from topics.messages import Decision, DecisionType, Example
 
-__all__ = ["ENTERING", "Course", "CourseState", "LossByName", "Scale", "Setting", "reward_of_loss"]
+__all__ = ["ENTERING", "CourseState", "LossByName", "PolicyCourse", "Scale", "Setting", "reward_of_loss"]
 
 ENTRY = "routing"
 """Name of the state in a checkpoint."""
@@ -94,7 +94,7 @@ class CourseState(msgspec.Struct):
 State = TypeVar("State", bound=CourseState)
 
 
-class Course(WholeState, Generic[State]):
+class PolicyCourse(WholeState, Generic[State]):
     """The state machine of a policy; its table is always that of the roster."""
 
     kind = ""

@@ -19,7 +19,7 @@ import msgspec
 from operators.models.table import number_of
 from operators.race.arena import Evidenced, Moment
 from operators.race.routing import Split
-from operators.serving.courses import Course, CourseState, LossByName, Scale, Setting
+from operators.serving.courses import CourseState, LossByName, PolicyCourse, Scale, Setting
 from operators.serving.intervals import BUCKETS, ArmSums, Interval, arm_difference
 from topics.messages import Decision, Example
 
@@ -34,7 +34,7 @@ class _SplitState(CourseState):
     unchecked: int = 0
 
 
-class SplitCourse(Course[_SplitState]):
+class SplitCourse(PolicyCourse[_SplitState]):
     """A split that runs.
 
     >>> from operators.models.scoring import Racer, Roster

@@ -20,7 +20,7 @@ import msgspec
 
 from operators.race.arena import Evidenced, Moment
 from operators.race.routing import Switchback
-from operators.serving.courses import Course, CourseState, LossByName, Scale, Setting
+from operators.serving.courses import CourseState, LossByName, PolicyCourse, Scale, Setting
 from operators.serving.intervals import Interval, MeanInterval
 from topics.durations import duration_ms
 from topics.messages import Decision, Example
@@ -54,7 +54,7 @@ class _SwitchbackState(CourseState):
     """Outcomes of pairs that had been counted: left out."""
 
 
-class SwitchbackCourse(Course[_SwitchbackState]):
+class SwitchbackCourse(PolicyCourse[_SwitchbackState]):
     """A switchback that runs."""
 
     kind = "switchback"
