@@ -108,7 +108,7 @@ def backtest(
         list[str] | None,
         typer.Option(
             metavar="CHANGE",
-            help="Compare: challenger=FILE.py:NAME, champion=NAME, promotion=Promotion(...); repeatable.",
+            help="Compare with challenger=FILE.py:NAME, champion=, promotion=, serving=; repeatable.",
         ),
     ] = None,
     recording: Recorded = None,

@@ -35,14 +35,14 @@ from engine.settings import KafkaSettings
 from engine.worker.assembly import build_learner
 from operators.claims.rule import Reader
 from operators.models.probe import ProbeReport
-from operators.models.scoring import Reply, Scoring
+from operators.models.scoring import Reply, Scoring, Served
 from operators.windows.asof import AsOf
 from topics.codec import decode_claim, decode_command, decode_example, decode_quarantine, encode
-from topics.errors import ModelError, SettingsError
+from topics.errors import DefinitionError, ModelError, SettingsError
 from topics.headers import record_type_of
-from topics.messages import Decision, Example, Record
+from topics.messages import Decision, Example, Record, Score
 
-__all__ = ["Past", "Rerun", "logged_records", "past_of", "past_of_files", "rerun"]
+__all__ = ["Past", "Rerun", "check_labels", "logged_records", "past_of", "past_of_files", "rerun"]
 
 NOBODY = ""
 """No candidate's name."""
@@ -131,6 +131,7 @@ def past_of(pipeline: Pipeline, records: Sequence[Record]) -> Past:
 
     Raises ModelError for a log that holds no example that counts, that was paused, or that begins late.
     """
+    check_labels(pipeline)
     if records and records[0].offset:
         raise ModelError(
             f"the examples log begins at offset {records[0].offset}: what was learned before is not known",
@@ -151,6 +152,16 @@ def past_of(pipeline: Pipeline, records: Sequence[Record]) -> Past:
         by_time = bisect_right(times, example.event_time)
         places.append(min(max(by_time, first), last, row))
     return Past(records, rows, examples, places, times, learner, decisions)
+
+
+def check_labels(pipeline: Pipeline) -> None:
+    """Raise DefinitionError where what was answered decided what the labels are."""
+    if getattr(pipeline.serving, "outcome", "shared") == "served":
+        raise DefinitionError(
+            'serving has outcome="served": a label is there only for the one who answered, so nobody knows '
+            "what would have come of another answer",
+            hint="compare the arms by what each was served for: their propensities are on the examples",
+        )
 
 
 def _state(example: Example) -> State:
@@ -267,7 +278,12 @@ class _Race:
     def answer(self, numbers: Sequence[int]) -> None:
         """Score events with what has been folded so far and put the answers into their examples."""
         examples = [self._past.examples[number] for number in numbers]
-        served = self._scoring.serve_all([example.features for example in examples])
+        rows, table = [example.features for example in examples], self._learner.roster.routing
+        if table is None:
+            served = self._scoring.serve_all(rows)
+        else:
+            picks = [table.pick(one.key, one.event_id, one.event_time) for one in examples]
+            served = self._scoring.serve_picked(rows, picks)
         shadowed = self._scoring.shadow_all(
             [
                 Reply(example.features, one.model_name, one.score, one.scores)
@@ -281,15 +297,7 @@ class _Race:
                 if name in example.scores:
                     self.compared += 1
                     self.same += example.scores[name] == shadows.scores.get(name)
-            answered = replace(
-                example,
-                scores=shadows.scores,
-                served_score=one.score,
-                served_by=one.served_by,
-                model_name=one.model_name,
-                model_version=one.model_version,
-                model_updates=one.model_updates,
-            )
+            answered = _answered(example, one, shadows.scores)
             self.examples[number] = answered
             row = self._past.rows[number]
             record = self._records[row]
@@ -316,3 +324,20 @@ class _Race:
             return
         offset = max(self._learner.position - 1, 0)
         self.decisions += self._learner.learning.quarantine(name, reason, offset)
+
+
+def _answered(example: Example, one: Served, scores: dict[str, Score]) -> Example:
+    """Return an example with another answer and other scores."""
+    pick = one.pick
+    return replace(
+        example,
+        scores=scores,
+        served_score=one.score,
+        served_by=one.served_by,
+        model_name=one.model_name,
+        model_version=one.model_version,
+        model_updates=one.model_updates,
+        policy="" if pick is None else pick.policy,
+        policy_revision=0 if pick is None else pick.revision,
+        propensity=None if pick is None else pick.propensity,
+    )

@@ -7,9 +7,11 @@ logs, the second fold (`rerun.py`), tables.
                                races from the first record on, and takes the place of one of its own name
     champion=NAME              serves first
     promotion=Promotion(...)   or FILE.py:NAME; as in a pipeline file, with plain values
+    serving=Split({...})       the same, of any policy
 
-Labels do not depend on who answered, in every pipeline whose labels come from outside: so they can be used
-again.  What was recorded is never taken for what another model would have scored.
+Labels that come from outside do not depend on who answered, so they can be used again; where they do
+(`outcome="served"`), nothing can be asked.  What was recorded is never taken for what another model would
+have scored.
 """
 
 from __future__ import annotations
@@ -26,15 +28,18 @@ from engine.definition.file import load_module
 from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import race_report
 from engine.offline.comparison import on_same_rows
-from engine.offline.rerun import Past, rerun
+from engine.offline.rerun import Past, check_labels, rerun
 from engine.worker.assembly import probe_models
 from operators.models.probe import ProbeReport
 from operators.race.evidence import Promotion
+from operators.race.routing import Canary, Shadow, Split, Switchback
 from topics.errors import DefinitionError
 
 __all__ = ["Asked", "asked_of", "what_if_report"]
 
-FORMS = "challenger=FILE.py:NAME, champion=NAME, promotion=Promotion(...)"
+FORMS = "challenger=FILE.py:NAME, champion=NAME, promotion=Promotion(...), serving=Split({...})"
+POLICIES = {"Shadow": Shadow, "Canary": Canary, "Split": Split, "Switchback": Switchback}
+"""Those whose settings are plain values; a bandit's are not, so it is named in a file."""
 
 
 class Asked(NamedTuple):
@@ -51,7 +56,7 @@ class Asked(NamedTuple):
 
 def asked_of(pipeline: Pipeline, changes: Sequence[str]) -> Asked:
     """Return the pipeline with these changes.  Raises DefinitionError for what cannot be asked."""
-    models = dict(pipeline.models)
+    models: dict[str, Any] = dict(pipeline.candidates)
     options: dict[str, Any] = {}
     others: set[str] = set()
     for change in changes:
@@ -65,9 +70,13 @@ def asked_of(pipeline: Pipeline, changes: Sequence[str]) -> Asked:
                 options["champion"] = told
             case "promotion":
                 options["promotion"] = _value(told, {"Promotion": Promotion})
+            case "serving":
+                options["serving"] = _value(told, POLICIES)
             case _:
                 raise DefinitionError(f"`{change}` cannot be asked", hint=f"ask one of: {FORMS}")
     asked = dataclasses.replace(pipeline, models=models, **options)
+    check_labels(pipeline)
+    check_labels(asked)
     return Asked(asked, tuple(changes), frozenset(others), probe_models(asked))
 
 
@@ -94,7 +103,7 @@ def _named(told: str) -> tuple[str, Any]:
         raise DefinitionError(f"`{told}` names no object of a file", hint="write FILE.py:NAME")
     module = load_module(Path(file), f"headrace_asked_{Path(file).stem}")
     pipeline = getattr(module, "pipeline", None)
-    candidates: Mapping[str, Any] = pipeline.models if isinstance(pipeline, Pipeline) else {}
+    candidates: Mapping[str, Any] = pipeline.candidates if isinstance(pipeline, Pipeline) else {}
     found = candidates.get(name, getattr(module, name, None))
     if found is None:
         has = [*candidates, *(one for one, value in vars(module).items() if isinstance(value, base.Base))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from engine.cli.main import app
 from engine.definition.file import load_pipeline
 from engine.offline.backtest import Backtest
 from engine.offline.replay import Recording
+from engine.offline.what_if import asked_of
+from operators.race.candidates import Candidate
 from topics.errors import HeadraceError
 
 PIPELINE = """
@@ -132,6 +135,8 @@ def test_freshness_as_table_json_and_picture(folder: Path, tmp_path: Path) -> No
         (["--what-if", "champion=linear", "--warmup", "3"], "leave --warmup"),
         (["--what-if", "champion=linear", "--recording", "nowhere"], "there is no recording"),
         (["--what-if", "champion=linear", "--labels", "l.jsonl"], "there are no events"),
+        (["--what-if", "serving=Split({'tree': 0.5, 'linear': 0.5}, outcome='served')"], 'outcome="served"'),
+        (["--what-if", "serving=Bandit(open)"], "cannot read"),
         ([], "a backtest without --what-if reads events"),
     ],
 )
@@ -140,6 +145,16 @@ def test_what_cannot_be_asked_is_refused_with_a_fix(folder: Path, words: list[st
     done = typed("backtest", folder / "rows.py", *words)
     assert isinstance(done.exception, HeadraceError), done.output
     assert told in str(done.exception)
+
+
+def test_what_is_not_asked_about_stays_as_the_file_says(folder: Path) -> None:
+    pipeline = load_pipeline(folder / "rows.py")
+    frozen = Candidate(pipeline.models["linear"], learn="never")
+    asked_about = replace(pipeline, models={**pipeline.models, "linear": frozen})
+    asked = asked_of(asked_about, [f"challenger={folder / 'other.py'}:bayes"])
+    assert asked.pipeline.candidates["linear"].learn == "never"
+    assert list(asked.pipeline.candidates) == ["tree", "linear", "bayes"]
+    assert asked.others == {"bayes"}
 
 
 def test_withholding_more_than_there_is_says_so(folder: Path) -> None:

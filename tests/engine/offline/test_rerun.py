@@ -16,10 +16,12 @@ from engine.machines.learner import Learner
 from engine.offline.backtest import Backtest
 from engine.offline.rerun import past_of, rerun
 from operators import field
+from operators.race.routing import Canary, Split
 from topics.errors import ModelError
 from topics.messages import Record
 
 ROW_MS = 60_000
+CHANGES = {"model.promoted", "canary.started", "split.decided"}
 
 
 class Row(msgspec.Struct):
@@ -89,7 +91,16 @@ def assert_same(one: Learner, other: Learner) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"wait": "4m", "on_timeout": False}, {"wait": "3m"}, {"inside": True}], ids=str
+    "options",
+    [
+        {},
+        {"wait": "4m", "on_timeout": False},
+        {"wait": "3m"},
+        {"inside": True},
+        {"serving": Split({"tree": 0.5, "linear": 0.5}, min_examples=100)},
+        {"serving": Canary(steps=(0.2, 1.0), hold=20)},
+    ],
+    ids=str,
 )
 def test_a_rerun_of_the_same_field_is_the_record_to_the_bit(options: dict[str, Any]) -> None:
     pipeline = race(**options)
@@ -100,7 +111,7 @@ def test_a_rerun_of_the_same_field_is_the_record_to_the_bit(options: dict[str, A
         events = recorded("rows.events", [row | {"label": truth.get(row["event_id"], False)} for row in rows])
         labels = []
     run = raced(pipeline, events, labels)
-    assert any(decision.type == "model.promoted" for decision in run.run.decisions)
+    assert any(decision.type in CHANGES for decision in run.run.decisions)
     past = past_of(pipeline, run.run.examples or [])
     assert past.decisions == run.run.decisions
     again = rerun(pipeline, past, past.places, as_recorded=list(pipeline.models))
@@ -118,6 +129,7 @@ def test_a_newcomer_scores_as_if_it_had_raced_from_the_start() -> None:
         models={**pipeline.models, "quick": linear_model.Perceptron()},
         promotion=Promotion(false_swap_every=500, evidence_block=4, min_examples=32, cooldown=32),
         champion="linear",
+        serving=Canary(steps=(0.2, 1.0), hold=20),
     )
     oracle = raced(asked, events, labels).run
     again = rerun(asked, past, past.places, as_recorded=list(pipeline.models))
