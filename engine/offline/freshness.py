@@ -16,8 +16,8 @@ from typing import Any
 from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import race_report
 from engine.offline.chart import line_chart
-from engine.offline.comparison import on_same_rows
 from engine.offline.rerun import Past, Rerun, rerun
+from engine.offline.same_rows import on_same_rows
 from engine.worker.assembly import probe_models
 from topics.errors import ModelError
 

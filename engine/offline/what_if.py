@@ -27,8 +27,8 @@ from river import base
 from engine.definition.file import load_module
 from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import race_report
-from engine.offline.comparison import on_same_rows
 from engine.offline.rerun import Past, check_labels, rerun
+from engine.offline.same_rows import on_same_rows
 from engine.worker.assembly import probe_models
 from operators.models.probe import ProbeReport
 from operators.race.evidence import Promotion
