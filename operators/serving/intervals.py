@@ -30,7 +30,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-__all__ = ["ArmSums", "Interval", "MeanInterval", "arm_difference"]
+__all__ = ["ArmSums", "Interval", "MeanInterval", "arm_difference", "arm_differences"]
 
 BET_MAX = 0.5
 """Largest bet of the sequence, as its authors advise."""
@@ -122,7 +122,7 @@ class ArmSums(msgspec.Struct):
         return self.total / self.count if self.count else 0.0
 
 
-Sums = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+_Sums = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def arm_difference(a: ArmSums, b: ArmSums, error: float) -> Interval:
@@ -137,13 +137,13 @@ def arm_difference(a: ArmSums, b: ArmSums, error: float) -> Interval:
     if min(sum(map(bool, arm.counts)) for arm in (a, b)) < BUCKETS_MIN:
         return Interval(-1.0, 1.0, a.mean - b.mean)
     sums = [(np.array(arm.counts, dtype=float), np.array(arm.sums)) for arm in (a, b)]
-    low, high, middle = differences(*sums[0], *sums[1], error)
+    low, high, middle = arm_differences(*sums[0], *sums[1], error)
     return Interval(float(low), float(high), float(middle))
 
 
-def differences(
-    counts_a: Sums, sums_a: Sums, counts_b: Sums, sums_b: Sums, error: float
-) -> tuple[Sums, Sums, Sums]:
+def arm_differences(
+    counts_a: _Sums, sums_a: _Sums, counts_b: _Sums, sums_b: _Sums, error: float
+) -> tuple[_Sums, _Sums, _Sums]:
     """Return the ends and the middle of the intervals of many comparisons; buckets are the last axis."""
     (mean_a, variance_a), (mean_b, variance_b) = _ratio(counts_a, sums_a), _ratio(counts_b, sums_b)
     middle = mean_a - mean_b
@@ -151,7 +151,7 @@ def differences(
     return np.maximum(middle - half, -1.0), np.minimum(middle + half, 1.0), middle
 
 
-def half_width(variance: Sums, error: float) -> Sums:
+def half_width(variance: _Sums, error: float) -> _Sums:
     """Return half the width of the interval around an estimate of this variance."""
     log_error = 2.0 * math.log(1.0 / error)
     mixed = DEVIATION_TIGHTEST**-2 / (log_error + math.log1p(log_error))
@@ -160,7 +160,7 @@ def half_width(variance: Sums, error: float) -> Sums:
     return np.asarray(np.sqrt(inside) / information)
 
 
-def _ratio(counts: Sums, sums: Sums) -> tuple[Sums, Sums]:
+def _ratio(counts: _Sums, sums: _Sums) -> tuple[_Sums, _Sums]:
     """Return the mean over all and its variance, buckets being the independent witnesses."""
     count = counts.sum(-1)
     mean = sums.sum(-1) / count

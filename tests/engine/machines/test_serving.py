@@ -1,0 +1,225 @@
+"""Who is picked is the same however runs are cut, after a restore, and in a replay; examples say it."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import chain
+from typing import Any
+
+import msgspec
+import pytest
+from river import bandit, linear_model, naive_bayes, proba
+
+from engine import Bandit, Canary, Labels, Pipeline, Promotion, Split, Switchback, Topic
+from engine.machines.learner import Learner
+from engine.machines.scorer import Scorer
+from engine.worker.assembly import build_learner
+from operators import field
+from operators.claims.rule import Suppression, Writer
+from operators.race.routing import Policy
+from topics import headers
+from topics.codec import decode_example, decode_prediction, encode
+from topics.messages import Claim, Decision, Outgoing, Record
+
+NOW_MS = 10_000_000
+EVENTS = 400
+KEY = b"k" * 32
+POLICIES: dict[str, Policy] = {
+    "canary": Canary(steps=(0.2, 0.5, 1.0), hold=60),
+    "split": Split({"lr": 0.5, "nb": 0.5}, min_examples=60),
+    "switchback": Switchback(("lr", "nb"), block=20_000, washout=2_000, min_pairs=3),
+    "bandit": Bandit(bandit.ThompsonSampling(proba.Beta()), every=20, explore=0.1),
+}
+
+
+class Visit(msgspec.Struct):
+    event_id: str
+    event_time: int
+    user: str
+    amount: float
+    bought: bool | None = None
+
+
+def pipeline(serving: Policy, labels: Labels | None = None) -> Pipeline:
+    return Pipeline(
+        name="shop",
+        events=Topic("shop.visits", Visit, key="user"),
+        labels=labels or Labels("shop.labels", wait="1m"),
+        features={"amount": field("amount")},
+        models={"lr": linear_model.LogisticRegression(), "nb": naive_bayes.GaussianNB()},
+        champion="lr",
+        promotion=Promotion(false_swap_every=30, evidence_block=4, min_examples=40, cooldown=20),
+        serving=serving,
+    )
+
+
+def world() -> tuple[list[Record], list[Record]]:
+    """Visits, one each second, and what came of them five seconds later; `nb` sees it sooner than `lr`."""
+    rng = random.Random(4)
+    events, labels = [], []
+    for n in range(EVENTS):
+        amount = rng.uniform(-2.0, 2.0)
+        user, time = f"u{rng.randrange(40)}", 1_000 * n
+        value = {"event_id": f"e{n}", "event_time": time, "user": user, "amount": amount}
+        bought = abs(amount) < 1.0
+        events.append(
+            Record("shop.visits", 0, n, time, user.encode(), json.dumps(value | {"bought": bought}).encode())
+        )
+        told = {"event_id": f"e{n}", "label": bought, "label_time": time + 5_000}
+        labels.append(Record("shop.labels", 0, n, time + 5_000, user.encode(), json.dumps(told).encode()))
+    return events, labels
+
+
+class Shop:
+    """A scorer and the learner beside it, which reads back what is written."""
+
+    def __init__(self, made: Pipeline, claim: int = 1, suppression: Suppression | None = None) -> None:
+        self.pipeline = made
+        self.learner: Learner = build_learner(made, key=KEY)
+        self.scorer = self.scorer_of(claim, suppression)
+        self.out: list[Outgoing] = []
+        self.decisions: list[Decision] = []
+        self.log: list[Record] = []
+        self.fold([Outgoing("examples", 0, None, encode(Claim(0, claim)), headers.CLAIM, 0)])
+
+    def scorer_of(self, claim: int, suppression: Suppression | None = None) -> Scorer:
+        return Scorer(
+            self.pipeline,
+            partition=0,
+            roster=self.learner.roster,
+            writer=Writer(0, claim),
+            suppression=suppression or Suppression(),
+        )
+
+    def fold(self, sent: list[Outgoing]) -> None:
+        records = [
+            one.written("examples", 0, len(self.log) + n)
+            for n, one in enumerate(one for one in sent if one.target == "examples")
+        ]
+        self.log += records
+        self.decisions += self.learner.fold(records)
+
+    def run(self, size: int, *, restore_at: int | None = None) -> None:
+        """Offer all records in slices of `size` seconds; at `restore_at` go on from a checkpoint."""
+        events, labels = world()
+        for start in range(0, EVENTS + 10, size):
+            if restore_at is not None and start <= restore_at < start + size:
+                state, learned = self.scorer.snapshot(), self.learner.snapshot()
+                numbered = self.scorer.outbox.writer.numbered
+                self.learner = build_learner(self.pipeline, key=KEY)
+                self.learner.restore(learned)
+                self.scorer = self.scorer_of(1)
+                self.scorer.restore(state)
+                self.scorer.outbox.writer.numbered.update(numbered)
+            self.scorer.intake.offer_events(events[start : start + size])
+            self.scorer.intake.offer_labels(labels[max(start - 5, 0) : max(start + size - 5, 0)])
+            while run := self.scorer.intake.next_run(events_unread=False, labels_unread=False):
+                sent = [*chain.from_iterable(self.scorer.step(run, NOW_MS))]
+                self.out += sent
+                self.fold(sent)
+
+    def targets(self, target: str) -> list[bytes]:
+        return [one.value or b"" for one in self.out if one.target == target]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_answer_says_who_was_picked_and_the_log_holds_the_same(name: str) -> None:
+    shop = Shop(pipeline(POLICIES[name]))
+    shop.run(5)
+    predictions = {p.event_id: p for p in map(decode_prediction, shop.targets("predictions"))}
+    examples = [*map(decode_example, shop.targets("examples"))]
+    assert len(predictions) == EVENTS
+    assert len(examples) >= EVENTS - 5
+    for example in examples:
+        answer = predictions[example.event_id]
+        assert (example.policy, example.policy_revision, example.propensity) == (
+            answer.policy,
+            answer.policy_revision,
+            answer.propensity,
+        )
+        assert (example.model_version, example.model_updates) == (answer.model_version, answer.model_updates)
+        assert example.scores[answer.model_name] == answer.prediction_score
+    picked = [p for p in predictions.values() if p.policy]
+    assert {p.policy for p in picked} == {name}
+    assert {p.model_name for p in picked} == {"lr", "nb"}
+    assert {p.served_by for p in picked} <= {"champion", "arm"}
+    if name == "canary":
+        types = [one.type for one in shop.decisions]
+        assert {"canary.started", "canary.stepped", "canary.done", "model.promoted"} <= {*types}
+    if name == "bandit":
+        assert max(p.policy_revision for p in picked) > 10
+    assert sum(shop.scorer.counts["arms", model] for model in ("lr", "nb")) == len(picked)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_restore_in_the_middle_changes_nothing(name: str) -> None:
+    whole, cut = Shop(pipeline(POLICIES[name])), Shop(pipeline(POLICIES[name]))
+    whole.run(5)
+    cut.run(5, restore_at=random.Random(name).randrange(20, EVENTS))
+    assert cut.out == whole.out
+    assert cut.decisions == whole.decisions
+    assert cut.learner.snapshot().keys() == whole.learner.snapshot().keys()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_log_alone_gives_the_same_decisions_however_it_is_cut(name: str) -> None:
+    shop = Shop(pipeline(POLICIES[name]))
+    shop.run(7)
+    for size in (1, 13, len(shop.log)):
+        learner = build_learner(shop.pipeline, key=KEY)
+        found: list[Decision] = []
+        for start in range(0, len(shop.log), size):
+            found += learner.fold(shop.log[start : start + size])
+        assert found == shop.decisions
+        assert learner.roster.routing == shop.learner.roster.routing
+        assert learner.digests() == shop.learner.digests()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_replay_reuses_the_logged_answers_whatever_the_table_says_now(name: str) -> None:
+    """A new owner without a checkpoint answers nothing again, though its table has gone on."""
+    shop = Shop(pipeline(POLICIES[name]))
+    shop.run(5)
+    answered = [*map(decode_prediction, shop.targets("predictions"))]
+    suppression = Suppression()
+    for answer in answered:
+        suppression.add(answer)
+    for example in map(decode_example, shop.targets("examples")):
+        suppression.add(example)
+    scorer = shop.scorer_of(2, suppression)
+    events, labels = world()
+    again: list[Outgoing] = []
+    for start in range(0, EVENTS, 5):
+        scorer.intake.offer_events(events[start : start + 5])
+        scorer.intake.offer_labels(labels[max(start - 5, 0) : start])
+        while run := scorer.intake.next_run(events_unread=False, labels_unread=False):
+            again += chain.from_iterable(scorer.step(run, NOW_MS))
+    assert not [one for one in again if one.target in {"predictions", "examples"}]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("size", [1, 64])
+def test_labels_inside_events_are_answered_by_the_same_picks_in_any_run(name: str, size: int) -> None:
+    made = pipeline(POLICIES[name], Labels(field="bought"))
+
+    def answers(size: int) -> list[Any]:
+        shop = Shop(made)
+        shop.scorer.learn_with(shop.learner, lambda decided, _: shop.decisions.extend(decided))
+        events, _ = world()
+        for start in range(0, EVENTS, size):
+            shop.scorer.intake.offer_events(events[start : start + size])
+            while run := shop.scorer.intake.next_run(events_unread=False, labels_unread=False):
+                shop.out += chain.from_iterable(shop.scorer.step(run, NOW_MS))
+        logged = [
+            one.written("examples", 0, n + 1)
+            for n, one in enumerate(one for one in shop.out if one.target == "examples")
+        ]
+        fresh = build_learner(made, key=KEY)
+        claim = Outgoing("examples", 0, None, encode(Claim(0, 1)), headers.CLAIM, 0).written("examples", 0, 0)
+        assert fresh.fold([claim, *logged]) == shop.decisions
+        return [shop.targets("predictions"), shop.targets("examples"), shop.decisions]
+
+    assert answers(size) == answers(17)
+    predictions = [*map(decode_prediction, answers(size)[0])]
+    assert {p.model_name for p in predictions if p.policy} == {"lr", "nb"}
