@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from operators.drift.detectors import Drift
     from operators.language.rules import Alerts, Rule
     from operators.race.evidence import Promotion
+    from operators.race.losses import Quantile
     from operators.race.routing import Bandit, Canary, Guard, Shadow, Split, Switchback
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Labels",
     "Pipeline",
     "Promotion",
+    "Quantile",
     "Rule",
     "Shadow",
     "Split",
@@ -49,6 +51,7 @@ _HOMES = {
     "Labels": "engine.definition.streams",
     "Pipeline": "engine.definition.pipeline",
     "Promotion": "operators.race.evidence",
+    "Quantile": "operators.race.losses",
     "Rule": "operators.language.rules",
     "Shadow": "operators.race.routing",
     "Split": "operators.race.routing",

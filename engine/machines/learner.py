@@ -37,11 +37,12 @@ from operators.models.digest import digest
 from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena
 from operators.race.commands import Commands
-from operators.race.evaluation import Evaluation, loss_of
+from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence
 from operators.race.field import RaceField
 from operators.race.good_versions import GoodVersions
 from operators.race.learning import Learning, Lessons
+from operators.race.losses import loss_of
 from operators.race.release import Releases, with_twins
 from operators.serving.courses import Setting
 from operators.serving.routes import routing_of

@@ -12,7 +12,8 @@ from typing import Any
 
 from engine.definition.pipeline import Pipeline
 from operators.models.scoring import label_of
-from operators.race.evaluation import SERVED, ScaledError, default_metrics, loss_of
+from operators.race.evaluation import SERVED, default_metrics
+from operators.race.losses import ScaledError, loss_of
 from topics.messages import Example, LabelValue, Score
 
 __all__ = ["on_same_rows"]

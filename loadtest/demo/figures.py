@@ -23,7 +23,7 @@ from engine.definition.pipeline import Pipeline
 from engine.offline.publish import FileLine, PipelineFiles, merged
 from engine.watches import DeadLetters, letter_lines
 from loadtest.bench.ledger import Answer, AskedEvent, Ledger
-from operators.race.evaluation import brier
+from operators.race.losses import brier
 from topics.catalog import Catalog
 from topics.errors import SettingsError
 from topics.messages import Decision, Score

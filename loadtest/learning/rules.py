@@ -19,7 +19,7 @@ from river import stats
 
 from loadtest.learning.course import Course
 from operators.models.scoring import label_of
-from operators.race.evaluation import DEVIATIONS_MAX, brier, multiclass_brier
+from operators.race.losses import ERROR_UNIT, brier, multiclass_brier
 from topics.messages import LabelValue, Score, Task
 
 __all__ = ["Answers", "Worth", "outcomes"]
@@ -121,7 +121,7 @@ def _loss(task: Task, label: LabelValue, score: Score, scale: float) -> Loss:
         return None
     if task == "regression":
         assert isinstance(score, float)
-        return abs(float(label) - score) / (DEVIATIONS_MAX * scale)
+        return abs(float(label) - score) / (ERROR_UNIT * scale)
     return (brier if task == "binary" else multiclass_brier)(label, score)
 
 

@@ -1,8 +1,7 @@
-"""The quality of every candidate and of what was served: bounded losses, River's metrics, two curves.
+"""The quality of every candidate and of what was served: River's metrics, two curves.
 
-Lives here: how wrong one score was, as a number in [0, 1] that curves, detectors and evidence compare;
-quality as people read it, all from scores served at event time.  Never here: decisions (they rest on
-`evidence.py`), models, clocks.
+Lives here: quality as people read it, all from scores served at event time.  Never here: how wrong one score
+was (`losses.py`), decisions (they rest on `evidence.py`), models, clocks.
 
 Strategy: examples are counted by the column, which changes no bit, for each metric and each curve still sees
 them in their order.  The recent window is a ring of raw (label, scores) from which metrics are computed only
@@ -16,15 +15,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain, compress
-from typing import Any, Literal, cast
+from typing import Any
 
 import msgspec
-from river import metrics, stats
+from river import metrics
 from river.metrics.base import BinaryMetric, MeanMetric
 
 from operators.models.scoring import label_of
+from operators.race.losses import Losses, brier, multiclass_brier
 from operators.state import StateEntries, WholeState
-from topics.errors import DefinitionError
 from topics.messages import Example, LabelValue, Score, Task
 
 __all__ = [
@@ -32,162 +31,8 @@ __all__ = [
     "Brier",
     "Curve",
     "Evaluation",
-    "Loss",
-    "LossName",
-    "Losses",
-    "ScaledError",
-    "brier",
     "default_metrics",
-    "loss_of",
-    "multiclass_brier",
 ]
-
-# -- losses ------------------------------------------------------------------------------------------
-
-LossName = Literal["brier", "log", "zero_one"]
-"""The comparisons a classification task can choose from; regression has one, the scaled error."""
-Loss = Callable[[LabelValue, Score], float | None]
-"""(label, score) -> loss in [0, 1], or None where the score holds no opinion."""
-Losses = tuple[float | None, Mapping[str, float | None]]
-"""Of one example: the loss of what was served, and by name those of the candidates in the race."""
-
-PROBABILITY_MIN = 1e-3
-"""Log loss is cut here: one confident mistake must not outweigh a thousand good answers."""
-DEVIATIONS_MAX = 4.0
-"""A regression error of this many standard deviations of the label counts as wholly wrong."""
-_LOG_WORST = -math.log(PROBABILITY_MIN)
-
-
-def brier(label: LabelValue, score: Score) -> float | None:
-    """Return the squared distance of P(True) from the truth, the Brier score of one answer.
-
-    >>> brier(True, 0.5)
-    0.25
-    >>> brier(True, None) is None
-    True
-    """
-    if score is None:
-        return None
-    error = (1.0 if label else 0.0) - score  # type: ignore[operator]  # a binary score is a number
-    return 1.0 if error > 1.0 or error < -1.0 else error * error
-
-
-def _log(label: LabelValue, score: Score) -> float | None:
-    if score is None:
-        return None
-    truth = cast("float", score) if label else 1.0 - cast("float", score)
-    return -math.log(min(max(truth, PROBABILITY_MIN), 1.0)) / _LOG_WORST
-
-
-def _zero_one_at(threshold: float) -> Loss:
-    """Return the loss of a binary answer, which is True above `threshold`."""
-
-    def zero_one(label: LabelValue, score: Score) -> float | None:
-        if score is None:
-            return None
-        return 0.0 if (cast("float", score) > threshold) == bool(label) else 1.0
-
-    return zero_one
-
-
-def multiclass_brier(label: LabelValue, score: Score) -> float | None:
-    """Return half the squared distance between the class probabilities and the truth.
-
-    Half, so that it lies in [0, 1] (Brier, 1950, whose own form reaches 2).
-
-    >>> multiclass_brier("cat", {"cat": 1.0, "dog": 0.0})
-    0.0
-    >>> multiclass_brier("ant", {"cat": 1.0})
-    1.0
-    """
-    if score is None:
-        return None
-    chances = cast("dict[str, float]", score)
-    total = 0.0 if label in chances else 1.0
-    for name, chance in chances.items():
-        error = (1.0 if name == label else 0.0) - chance
-        total += error * error
-    return min(total / 2.0, 1.0)
-
-
-def _multiclass_log(label: LabelValue, score: Score) -> float | None:
-    if score is None:
-        return None
-    return _log(True, cast("dict[str, float]", score).get(cast("str", label), 0.0))
-
-
-def _multiclass_zero_one(label: LabelValue, score: Score) -> float | None:
-    if score is None:
-        return None
-    chances = cast("dict[str, float]", score)
-    return 0.0 if max(chances, key=chances.__getitem__) == label else 1.0
-
-
-class ScaledError:
-    """Absolute error of a regression in units of the labels' running deviation, cut at `DEVIATIONS_MAX`.
-
-    The scale is of the labels *before* the one at hand, so it cannot be chosen by it.
-    The first two labels have no scale: their loss is None.
-
-    >>> loss = ScaledError()
-    >>> for label in (1.0, 2.0, 3.0):
-    ...     loss.update(label)
-    >>> loss(4.0, 2.0)
-    0.5
-    """
-
-    def __init__(self) -> None:
-        self.deviation = stats.Var()
-
-    def update(self, label: LabelValue) -> None:
-        """Add one label to the scale, after its losses have been computed."""
-        self.deviation.update(float(label))
-
-    def __call__(self, label: LabelValue, score: Score) -> float | None:
-        """Return the loss, or None where there is no score or no scale yet."""
-        variance = self.deviation.get()
-        if score is None or variance <= 0.0:
-            return None
-        error = abs(float(label) - cast("float", score))
-        return min(error / (DEVIATIONS_MAX * math.sqrt(variance)), 1.0)
-
-    def state(self) -> tuple[float, float, float]:
-        """Return (count, mean, sum of squared deviations)."""
-        return self.deviation.mean.n, self.deviation.mean.get(), self.deviation._S
-
-    def restore(self, state: tuple[float, float, float]) -> None:
-        """Replace the state, to the bit (River's own `_from_state` rounds)."""
-        count, mean, squares = state
-        self.deviation.mean = stats.Mean._from_state(count, mean)
-        self.deviation._S = squares
-
-
-_CLASSIFICATION: dict[tuple[Task, LossName], Loss] = {
-    ("binary", "brier"): brier,
-    ("binary", "log"): _log,
-    ("multiclass", "brier"): multiclass_brier,
-    ("multiclass", "log"): _multiclass_log,
-    ("multiclass", "zero_one"): _multiclass_zero_one,
-}
-
-
-def loss_of(task: Task, name: LossName = "brier", threshold: float = 0.5) -> Loss:
-    """Return the loss of a classification task by name, or a fresh `ScaledError` for regression.
-
-    `threshold` is where a binary score becomes the label True.  Raises DefinitionError for a name that is
-    none.
-
-    >>> loss_of("binary", "zero_one", threshold=0.2)(True, 0.3)
-    0.0
-    """
-    if task == "regression":
-        return ScaledError()
-    if (task, name) == ("binary", "zero_one"):
-        return _zero_one_at(threshold)
-    if (task, name) not in _CLASSIFICATION:
-        raise DefinitionError(f"there is no loss `{name}`", hint="use one of: brier, log, zero_one")
-    return _CLASSIFICATION[task, name]
-
 
 # -- curves ------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from operators.race.evaluation import LossName
+from operators.race.losses import Objective, check_objective
 from operators.state import StateEntries, WholeState
 from topics.durations import duration_ms, duration_text
 from topics.errors import DefinitionError
@@ -83,7 +83,9 @@ class Promotion:
     `cooldown`
         Examples, or a span of label time, between any swap and the next by evidence.
     `loss`
-        What is compared: `"brier"`, `"log"` (cut) or `"zero_one"`; regression compares scaled errors.
+        What is compared: `"brier"`, `"log"` (cut), `"zero_one"` (the label at the pipeline's `threshold`), a
+        cost matrix `{(truth, answer): cost}`, or any River metric that is a mean over rows.  Regression
+        compares absolute errors where nothing else is said, or those of a quantile, `Quantile(0.9)`.
     `fresh_challengers_max`
         How many clones started because the champion's loss drifted may race at once; 0 starts none.
         When the field is full the worst of them retires.  At most one starts per cool-down.
@@ -94,11 +96,12 @@ class Promotion:
     min_examples: int = 1_000
     min_effect: float = 0.0
     cooldown: int | str = 1_000
-    loss: LossName = "brier"
+    loss: Objective = "brier"
     fresh_challengers_max: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.  Raises DefinitionError."""
+        check_objective(self.loss)
         for name, least in (
             ("false_swap_every", 1),
             ("min_examples", 1),

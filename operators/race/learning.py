@@ -44,8 +44,9 @@ from operators.models.scoring import (
     score_function,
 )
 from operators.race.arena import Arena, Moment
-from operators.race.evaluation import Evaluation, Loss, Losses, ScaledError, loss_of
+from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence, Verdict
+from operators.race.losses import Loss, Losses, ScaledError, loss_of
 from operators.race.routing import Routing
 from operators.state import StateEntries, WholeState
 from operators.stopwatch import Stopwatch
@@ -77,6 +78,8 @@ FORGOTTEN = frozenset({"model.quarantined", "challenger.retired", "version.resto
 """Decisions after which what was weighed of a candidate is not of what races under its name."""
 UNWEIGHED = frozenset({"backup"})
 """Tiers whose answers came too late to say anything about who is better: those of the hours under load."""
+ERROR_MAX = 1.0
+"""Detectors see a scaled error up to here: one disaster must not hide every later change from them."""
 Sick = tuple[str, str]
 """Name of a candidate that could not learn, and the reason."""
 
@@ -474,6 +477,8 @@ class Learning(WholeState):
         """Feed the detectors the champion's score and its loss; return their alarms."""
         score = example.scores.get(self._roster.champion)
         wrong = label_of(self._task, score, self._threshold) != example.label
+        if self._scale is not None and loss is not None:
+            loss = min(loss, ERROR_MAX)
         return self._watch.update(example, loss, wrong=wrong)
 
     def _decide(

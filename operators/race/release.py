@@ -32,7 +32,7 @@ import msgspec
 from operators.models.scoring import Racer
 from operators.race.arena import Arena, Evidenced, Moment
 from operators.race.candidates import Candidate, Release
-from operators.race.evaluation import Losses
+from operators.race.losses import Losses
 from operators.state import StateEntries, WholeState
 from topics.messages import Decision, Example
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from river import bandit, proba, stats
 
 from operators.models.table import Table
-from operators.race.evaluation import LossName
+from operators.race.losses import LossName
 from operators.state import Operator
 from topics.durations import duration_ms
 from topics.errors import DefinitionError

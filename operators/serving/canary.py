@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import msgspec
 
 from operators.race.arena import Evidenced, Moment
-from operators.race.evaluation import Loss, loss_of
+from operators.race.losses import Loss, loss_of
 from operators.race.routing import Canary, Guard
 from operators.serving.courses import ENTERING, CourseState, LossByName, PolicyCourse, Setting
 from operators.serving.intervals import MeanInterval

@@ -25,6 +25,7 @@ from headrace import (
     Guard,
     Labels,
     Promotion,
+    Quantile,
     Rule,
     Split,
     Switchback,
@@ -36,7 +37,21 @@ from operators.language.fields import Field, LabelSource
 from topics.messages import Record
 
 PAGE = DOCUMENTS["docs/pipeline.md"]
-CLASSES = (Pipeline, Topic, Labels, Promotion, Drift, Canary, Guard, Split, Switchback, Bandit, Rule, Alerts)
+CLASSES = (
+    Pipeline,
+    Topic,
+    Labels,
+    Promotion,
+    Quantile,
+    Drift,
+    Canary,
+    Guard,
+    Split,
+    Switchback,
+    Bandit,
+    Rule,
+    Alerts,
+)
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
 OPTION = re.compile(r"^`(\w+)`\n((?:    .*\n?|\n)+)", re.MULTILINE)
 NAMES_OF_TYPES = {
@@ -53,6 +68,7 @@ NAMES_OF_TYPES = {
     "Condition | Field": "condition or None", "Duration": "str or int", "str | int": "str or int",
     "int | str": "int or str", "Alerts | None": "`Alerts` or None", "str | None": "str or None",
     "str | int | None": "str, int or None", "Promotion": "`Promotion`", "Topic": "`Topic`",
+    "Objective": "str, cost matrix, `Quantile` or a River metric",
     "Labels": "`Labels`",
     "Sequence[Drift]": "list of `Drift`", "Sequence[Rule]": "list of `Rule`", "Sequence[str]": "list of str",
     "Policy": "a serving policy", "Sequence[float]": "list of float", "Sequence[Guard]": "list of `Guard`",

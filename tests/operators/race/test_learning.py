@@ -23,9 +23,10 @@ from river import (
 from operators.drift.detectors import Drift, DriftWatch
 from operators.models.scoring import Racer, Reply, Roster, Scoring
 from operators.race.arena import Arena
-from operators.race.evaluation import Brier, Evaluation, loss_of
+from operators.race.evaluation import Brier, Evaluation
 from operators.race.evidence import Evidence, Promotion
 from operators.race.learning import Learning
+from operators.race.losses import loss_of
 from topics.messages import Example
 
 
