@@ -5,7 +5,8 @@ reads a clock or can fail because of the world.  Never here: what a message is (
 events (`operators`).
 
 Read in this order: `definition` (what a pipeline file says), `machines` (scorer and learner, pure), `worker`
-(the loop around them), `kafka`, `stores`; then `rekeying`, `host`, `offline` and `cli`.  Beside them lie
+(the loop around them), `kafka`, `stores`; then `rekeying`, `host`, `offline`, `lineage`
+(versions and predictions, asked of the logs) and `cli`.  Beside them lie
 `settings` (the surroundings), `metrics`, `watches` and `race_view` (what is told).
 
 The names below are what a user's file needs besides the feature language of `operators`.  They are

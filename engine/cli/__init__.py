@@ -3,6 +3,6 @@
 Lives here: arguments in, words, tables and exit codes out.  Never here: the work itself.
 
 Read in this order: `main` and `options`; then the commands: `report` (of `backtest` and `check`),
-`offline` (questions to a past), `features`, `export`, `static`, `skew`, `records` (`send` and `tail`).  Only
-`headrace` imports from here.
+`offline` (questions to a past), `features`, `export`, `static`, `skew`, `records` (`send` and `tail`),
+`models` (reads), `deciding` (acts), `explain`.  Only `headrace` imports from here.
 """

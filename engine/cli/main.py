@@ -17,10 +17,12 @@ from typing import IO, Annotated, Any
 
 import typer
 
+from engine.cli.deciding import models_app
+from engine.cli.explain import explain
 from engine.cli.export import export_app
 from engine.cli.features import features_app
-from engine.cli.offline import Events, LabelLines, Recorded, Static, compare, freshness
-from engine.cli.options import Config, Json, PipelineFile, Servers, print_json, settings_of
+from engine.cli.offline import Events, LabelLines, Static, compare, freshness
+from engine.cli.options import Config, Json, PipelineFile, Recorded, Servers, print_json, settings_of
 from engine.cli.records import send, tail
 from engine.cli.skew import skew
 from engine.cli.static import static_app
@@ -45,6 +47,8 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(static_app, name="static")
 app.add_typer(features_app, name="features")
 app.add_typer(export_app, name="export")
+app.add_typer(models_app, name="models")
+app.command()(explain)
 app.command()(skew)
 app.command()(freshness)
 app.command()(send)
@@ -114,6 +118,10 @@ def backtest(
     recording: Recorded = None,
     bootstrap_servers: Servers = None,
     config: Config = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write what a worker would have written to its topics here."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a pipeline over files: the same state machines, no broker.
@@ -121,9 +129,10 @@ def backtest(
     Exit code 1, and a diagnosis, where nothing was learned or most of the input came to nothing.
     """
     if what_if:
-        if warmup or features_out or predictions_out or dead_letters_out:
+        if warmup or features_out or predictions_out or dead_letters_out or record:
             raise SettingsError(
-                "--what-if compares two races and writes nothing", hint="leave --warmup and --*-out out"
+                "--what-if compares two races and writes nothing",
+                hint="leave --warmup, --record and --*-out out",
             )
         pipeline = load_pipeline(file)
         compare(pipeline, what_if, events, labels, static, recording, config, bootstrap_servers, json=json)
@@ -136,6 +145,7 @@ def backtest(
     from engine.host.garbage import search_rarely  # noqa: PLC0415
     from engine.offline.backtest import backtest as run_backtest  # noqa: PLC0415
     from engine.offline.json_lines import read_static  # noqa: PLC0415
+    from engine.offline.recording import Recording  # noqa: PLC0415
     from operators.windows.asof import AsOf  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
@@ -145,6 +155,7 @@ def backtest(
         _writer(features_out) as features,
         _writer(predictions_out) as predictions,
         _writer(dead_letters_out) as dead_letters,
+        Recording(record, pipeline) if record is not None else contextlib.nullcontext() as written,
         progress(size) as advance,
     ):
         report = run_backtest(
@@ -156,6 +167,7 @@ def backtest(
             features_out=features,
             predictions_out=predictions,
             dead_letters_out=dead_letters,
+            recording=written,
             on_progress=advance,
         )
     if json:

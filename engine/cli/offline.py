@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.options import Config, Json, PipelineFile, Servers, print_json, settings_of
+from engine.cli.options import Config, Json, PipelineFile, Recorded, Servers, print_json, settings_of
 from engine.definition.file import load_pipeline
 from topics.durations import duration_ms
 from topics.errors import SettingsError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from engine.definition.pipeline import Pipeline
     from engine.offline.rerun import Past
 
-__all__ = ["Events", "LabelLines", "Recorded", "Static", "compare", "freshness"]
+__all__ = ["Events", "LabelLines", "Static", "compare", "freshness"]
 
 Events = Annotated[Path | None, typer.Option(help="Event messages, one JSON object a line (.gz too).")]
 LabelLines = Annotated[
@@ -30,12 +30,6 @@ LabelLines = Annotated[
 Static = Annotated[
     Path | None,
     typer.Option(help='What lookups find as of each event: lines of {"key", "time", "fields"} (.gz too).'),
-]
-Recorded = Annotated[
-    Path | None,
-    typer.Option(
-        "--recording", help="Folder with the examples log; without it and --events, the pipeline's topic."
-    ),
 ]
 FIGURES_SHOWN = 3
 """Loss and metrics in a table of a terminal's width; `--json` has all."""

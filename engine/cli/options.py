@@ -14,10 +14,16 @@ import typer
 if TYPE_CHECKING:
     from engine.settings import Settings
 
-__all__ = ["Config", "Json", "PipelineFile", "Servers", "print_json", "settings_of"]
+__all__ = ["Config", "Json", "PipelineFile", "Recorded", "Servers", "print_json", "settings_of"]
 
 PipelineFile = Annotated[
     Path, typer.Argument(metavar="PIPELINE.py", help="File with `pipeline = Pipeline(...)`.")
+]
+Recorded = Annotated[
+    Path | None,
+    typer.Option(
+        "--recording", metavar="FOLDER", help="Read this recording (`backtest --record`), not the topics."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Servers = Annotated[

@@ -36,6 +36,7 @@ __all__ = [
     "print_diagnosis",
     "print_plan",
     "print_report",
+    "print_table",
     "progress",
     "swap_line",
     "table_of",
@@ -50,6 +51,9 @@ ROW_BYTES = 310
 MEMORY_FACTOR = 2
 """An answer in memory, as objects, beside its bytes on disk: measured with 13 features."""
 
+WIDE = 10_000
+"""Columns where nobody looks at a terminal: no row is as long."""
+
 out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False)
 
@@ -62,6 +66,12 @@ def table_of(*columns: str, numbers: Sequence[str] = ()) -> Table:
     for column in numbers:
         table.add_column(column, justify="right")
     return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table: as wide as a terminal, or else each row on one line, to be searched."""
+    console = out if out.is_terminal else Console(width=WIDE, highlight=False)
+    console.print(table)
 
 
 def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str, Any]:

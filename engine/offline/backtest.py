@@ -27,6 +27,7 @@ from engine.machines.outbox import Scored
 from engine.machines.scorer import Scorer
 from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures
 from engine.offline.json_lines import HEAD_LINES_MAX, Names, head_of, lines_of, read_lines
+from engine.offline.recording import Recording
 from engine.stores.entry_tables import Spill
 from engine.stores.lookups import StaticHistory
 from engine.watches import DeadLetters
@@ -53,7 +54,7 @@ class LocalRun:
     """Scorer and learner of one partition, joined by an examples log in memory.
 
     Feed records, then call `advance` until it returns None.  `examples` keeps the log if asked to.
-    `static` is what look-ups find; without it they are missing.
+    `static` is what look-ups find; without it they are missing.  `recording` gets what a worker would write.
     """
 
     def __init__(
@@ -63,12 +64,16 @@ class LocalRun:
         warmup: int = 0,
         keep_examples: bool = False,
         static: AsOf | None = None,
+        recording: Recording | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.stopwatch = Stopwatch(time.perf_counter)
         self.learner = build_learner(pipeline, warmup_offset=warmup, stopwatch=self.stopwatch)
         self.decisions: list[Decision] = []
         self.examples: list[Record] | None = [] if keep_examples else None
+        self._recording = recording
+        self._recorded = 0
+        """Decisions that are in the recording."""
         self._examples_topic = pipeline.catalog["examples"]
         self._offsets = itertools.count()
         inside = pipeline.labels.field is not None
@@ -87,6 +92,8 @@ class LocalRun:
         if inside:
             self.scorer.learn_with(self.learner, lambda decisions, _: self.decisions.extend(decisions))
         self._fold([Outgoing("examples", 0, None, encode(Claim(0, BACKTEST_CLAIM)), headers.CLAIM, 0)])
+        if recording is not None:
+            recording.point(self.learner)
 
     def advance(self, *, events_unread: bool = False, labels_unread: bool = False) -> list[Outgoing] | None:
         """Take the next run; return what leaves it, or None if there is nothing to take."""
@@ -97,13 +104,17 @@ class LocalRun:
         out = list(itertools.chain.from_iterable(self.scorer.step(run, _last_time(run), looked_up)))
         if self.scorer.join.overfull:
             self._spill.relieve(self.scorer.join)
-        if self._inside and self.examples is None:
+        if self._inside and self.examples is None and self._recording is None:
             return out  # learned when they were made
         lessons = [record for record in out if record.target == "examples"]
         if self._inside:
             self._written(lessons)
         else:
             self._fold(lessons)
+        if self._recording is not None:
+            self._recording.add("predictions", (one for one in out if one.target == "predictions"))
+            self._recording.decided(self.decisions[self._recorded :], self.learner)
+            self._recorded = len(self.decisions)
         return out
 
     def _fold(self, lessons: Sequence[Outgoing]) -> None:
@@ -112,6 +123,8 @@ class LocalRun:
 
     def _written(self, lessons: Sequence[Outgoing]) -> list[Record]:
         """Return records as they lie in the examples log."""
+        if self._recording is not None:
+            self._recording.add("examples", lessons)
         topic = self._examples_topic
         records = [outgoing.written(topic, 0, next(self._offsets)) for outgoing in lessons]
         if self.examples is not None:
@@ -134,8 +147,11 @@ class Backtest:
         warmup: int = 0,
         static: AsOf | None = None,
         keep_examples: bool = False,
+        recording: Recording | None = None,
     ) -> None:
-        self.run = LocalRun(pipeline, warmup=warmup, static=static, keep_examples=keep_examples)
+        self.run = LocalRun(
+            pipeline, warmup=warmup, static=static, keep_examples=keep_examples, recording=recording
+        )
         self.dead_letters = DeadLetters()
         self.events = self.labels = 0
         self.seconds = 0.0
@@ -346,13 +362,15 @@ def backtest(
     features_out: IO[bytes] | None = None,
     predictions_out: IO[bytes] | None = None,
     dead_letters_out: IO[bytes] | None = None,
+    recording: Recording | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Run `pipeline` over files and return the report.
 
     `static` answers look-ups as of each event's time; without it they are missing.
     `features_out` gets one line `{"event_id", "features"}` per answered event, `predictions_out` the
-    prediction message plus every candidate's score, `dead_letters_out` each refused record with the reason.
+    prediction message plus every candidate's score, `dead_letters_out` each refused record with the reason,
+    `recording` what a worker would have written to its topics.
     `on_progress` is told the number of records of each run and the bytes of both files read so far.
     The report's `diagnosis` says why a run failed, and is None where it did not.  Raises SettingsError
     where the pipeline needs a labels file and none is given, or the other way round.
@@ -370,7 +388,7 @@ def backtest(
         assert dead_letters_out is not None
         dead_letters_out.write(encode_json(plain_letter(refusal, value)) + b"\n")
 
-    result = Backtest(pipeline, warmup=warmup, static=static)
+    result = Backtest(pipeline, warmup=warmup, static=static, recording=recording)
     result.play_files(
         events,
         labels,
@@ -381,6 +399,8 @@ def backtest(
     files = {pipeline.events.name: str(events)} | (
         {} if labels is None else {pipeline.labels.topic or "": str(labels)}
     )
+    if recording is not None:
+        recording.point(result.run.learner)
     facts = result.facts()
     failed = failures(facts)
     return result.report() | {

@@ -16,10 +16,10 @@ the labels that it has learned, `VERSION@UPDATES`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
-from typing import IO, Protocol, Self
+from typing import Protocol
 
 import msgspec
 import orjson
@@ -41,7 +41,6 @@ __all__ = [
     "FileLog",
     "KafkaLog",
     "ReadableLog",
-    "Recording",
     "Replay",
     "recorded_line",
     "recorded_logs",
@@ -52,7 +51,6 @@ SLICE_RECORDS = 64
 """Records folded at once: between two slices others get their turn, as in a worker."""
 BATCH_LINES = 1_000
 """Lines of a file that are read at once."""
-RECORDED: tuple[Role, ...] = ("examples", "decisions", "models", "predictions")
 
 
 class ReadableLog(Protocol):
@@ -92,38 +90,6 @@ def recorded_line(record: Record) -> bytes:
             "headers": {name: value.decode(errors="replace") for name, value in record.headers},
         }
     )
-
-
-class Recording:
-    """Writes a recording; use it as a context.  Raises SettingsError where the folder cannot be written."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open = ExitStack()
-        self._files: dict[Role, IO[bytes]] = {}
-
-    def __enter__(self) -> Self:
-        """Make the folder and its files, empty."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for role in RECORDED:
-                self._files[role] = self._open.enter_context((self._folder / f"{role}.jsonl").open("wb"))
-        except OSError as error:
-            self._open.close()
-            raise SettingsError(
-                f"cannot write {self._folder}: {error.strerror}", hint="give another folder"
-            ) from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the files."""
-        self._open.close()
-
-    def add(self, role: Role, records: Iterable[Record]) -> None:
-        """Write records of one topic."""
-        file = self._files[role]
-        for record in records:
-            file.write(recorded_line(record) + b"\n")
 
 
 class FileLog:
@@ -233,6 +199,7 @@ class Replay:
         self, pipeline: Pipeline, log: ReadableLog, on_folded: Callable[[int], object] | None = None
     ) -> None:
         self.learner: Learner = build_learner(pipeline)
+        self.task = pipeline.task
         self.decisions: list[Decision] = []
         self._log = log
         self._on_folded = on_folded

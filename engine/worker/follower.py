@@ -35,7 +35,7 @@ from engine.race_view import RaceView
 from engine.settings import Settings
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
 from engine.worker.assembly import build_learner, pointer_of, probe_models, signing_key
-from operators.race.learning import CROWNING
+from operators.race.learning import is_succession
 from operators.state import StateDelta
 from operators.stopwatch import Stopwatch
 from topics import headers
@@ -269,7 +269,7 @@ class Follower:
             Outgoing("decisions", PARTITION, key, encode(decision), trace, decision.time)
             for decision, trace in decisions
         ]
-        crowned = any(decision.type in CROWNING for decision, _ in decisions)
+        crowned = is_succession((decision for decision, _ in decisions), self.learner.roster.champion)
         if self.leading and (crowned or self._pointer_due):
             self._pointer_due = False
             time_ms = self.learner.learning.time or int(time.time() * 1000)

@@ -30,7 +30,7 @@ from river.tree.splitter.nominal_splitter_classif import NominalSplitterClassif
 
 from topics.messages import FeatureValue, FeatureValues, LabelValue
 
-__all__ = ["Copied", "FirstLesson", "KnownNames", "KnownValues", "last_step", "without_guard"]
+__all__ = ["Copied", "FirstLesson", "KnownNames", "KnownValues", "bare", "last_step", "without_guard"]
 
 KNOWN_MAX = 1_000_000
 """Names (or values) a guard knows, about 100 bytes each; the model keeps more for each of them."""
@@ -171,6 +171,18 @@ def without_guard(model: Any, names: AbstractSet[str]) -> Any:
     return without_guard(model.model, names) if unneeded else model
 
 
+def bare(model: Any) -> Any:
+    """Return a model without its guards, as River knows it.
+
+    >>> from river import linear_model
+    >>> type(bare(FirstLesson(KnownNames(linear_model.LinearRegression())))).__name__
+    'LinearRegression'
+    """
+    while isinstance(model, FirstLesson | KnownNames | KnownValues | Copied):
+        model = model.model
+    return model
+
+
 def last_step(model: Any) -> Any:
     """Return the estimator that learns the label: the last step of a pipeline, without guards.
 
@@ -179,13 +191,9 @@ def last_step(model: Any) -> Any:
     >>> type(last_step(guarded)).__name__
     'LogisticRegression'
     """
-    while True:
-        if isinstance(model, (FirstLesson, KnownNames, KnownValues, Copied)):
-            model = model.model
-        elif hasattr(model, "steps"):
-            model = list(model.steps.values())[-1]
-        else:
-            return model
+    while hasattr(model := bare(model), "steps"):
+        model = list(model.steps.values())[-1]
+    return model
 
 
 class Copied:

@@ -6,11 +6,15 @@ model has learned (`digest.py`), whether it can do its work (`probe.py`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-__all__ = ["model_text", "unseeded_parts"]
+__all__ = ["model_text", "parameters_of", "unseeded_parts"]
+
+_CALL = re.compile(r"([A-Za-z_][\w.]*)\((.*)\)", re.DOTALL)
+_OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 
 
 def model_text(value: Any) -> str:
@@ -37,6 +41,51 @@ def model_text(value: Any) -> str:
     if callable(value):
         return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     return repr(value)
+
+
+def parameters_of(text: str) -> dict[str, str]:
+    """Return the classes and arguments in a text of `model_text`, by where they stand.
+
+    >>> text = "river.compose.pipeline.Pipeline(Scaler=a.Scaler(with_std=True), Log=a.Log(l2=0.0))"
+    >>> parameters_of(text)["Scaler.with_std"], parameters_of(text)["class"], parameters_of(text)["Log"]
+    ('True', 'river.compose.pipeline.Pipeline', 'a.Log')
+    """
+    return dict(_placed("", text))
+
+
+def _placed(path: str, text: str) -> Iterator[tuple[str, str]]:
+    """Yield (place, class or value) of every part of a text."""
+    inner: list[tuple[str, str]] = []
+    if called := _CALL.fullmatch(text):
+        text = called[1]
+        inner = [(name, value) for name, _, value in (one.partition("=") for one in _items(called[2]))]
+    elif text.startswith("[") and len(pair := _items(text[1:-1])) == 2 and pair[1].startswith("{"):
+        # A part as River hands it out: its class and its arguments.
+        text = pair[0]
+        named = (one.partition(": ") for one in _items(pair[1][1:-1]))
+        inner = [(name.strip("'\""), value) for name, _, value in named]
+    yield path or "class", text
+    for name, value in inner:
+        yield from _placed(f"{path}.{name}" if path else name, value)
+
+
+def _items(text: str) -> list[str]:
+    """Return what stands between the commas of a text that are in no bracket and no quotes."""
+    items, start, depth, quote, escaped = [], 0, 0, "", False
+    for at, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote and not escaped else quote
+            escaped = char == "\\" and not escaped
+        elif char in "'\"":
+            quote = char
+        elif char in _OPEN:
+            depth += 1
+        elif char in _CLOSE:
+            depth -= 1
+        elif char == "," and not depth:
+            items.append(text[start:at].strip())
+            start = at + 1
+    return [*items, last] if (last := text[start:].strip()) else items
 
 
 def unseeded_parts(value: Any, path: str = "") -> Iterator[str]:

@@ -22,7 +22,7 @@ What it says of rows that are not learned yet is worked out on a copy.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
@@ -55,18 +55,25 @@ from topics.messages import Decision, Example, FeatureValues, LabelValue, Score,
 __all__ = [
     "CROWNING",
     "FROM",
+    "MEASURED",
     "METRIC",
+    "REPLACING",
     "UPDATES",
     "Companion",
     "Learning",
     "Lessons",
     "Observer",
     "Serving",
+    "is_succession",
     "with_figures",
 ]
 
 CROWNING = frozenset({"model.promoted", "model.rolled_back"})
-"""Decisions after which another model is champion."""
+"""Decisions after which another candidate is champion."""
+REPLACING = frozenset({"model.released", "version.released", "version.restored"})
+"""Decisions after which a candidate has another model, as a version of its own."""
+MEASURED = CROWNING | REPLACING
+"""Decisions that say what the model had learned and scored."""
 UPDATES = "updates"
 """In their evidence: labels that the model had learned ..."""
 METRIC = "metric."
@@ -543,13 +550,14 @@ class Learning(WholeState):
             if decision.type == "champion.unpinned":
                 self._evidence.start_over()  # what was weighed while nothing could follow decides nothing
         restored = [d.model_name for d in decisions if d.type == "version.restored"]
-        if self._roster.champion == champion and champion not in restored:
+        if self._roster.champion != champion or champion in restored:
+            self._evidence.start_over()
+            self._watch.start_over()
+        if not any(decision.type in MEASURED for decision in decisions):
             return decisions
-        self._evidence.start_over()
-        self._watch.start_over()
         scores = self._evaluation.model_scores()
         return [
-            with_figures(decision, self._roster, scores) if decision.type in CROWNING else decision
+            with_figures(decision, self._roster, scores) if decision.type in MEASURED else decision
             for decision in decisions
         ]
 
@@ -569,8 +577,15 @@ class Learning(WholeState):
         self._dirty = False
 
 
+def is_succession(decisions: Iterable[Decision], champion: str) -> bool:
+    """Return whether decisions made another model champion: another candidate, or its next version."""
+    return any(
+        one.type in CROWNING or (one.type in REPLACING and one.model_name == champion) for one in decisions
+    )
+
+
 def with_figures(decision: Decision, roster: Roster, scores: Mapping[str, Mapping[str, float]]) -> Decision:
-    """Return a change of champion with the lessons and metrics of both models in its evidence.
+    """Return a decision with the lessons and metrics of its model, and of a champion before, as evidence.
 
     So nobody has to fold the log to say how good a model was when it was promoted.  `scores` are metrics by
     model and name; what is not finite is left out, as JSON has no word for it.
@@ -581,7 +596,8 @@ def with_figures(decision: Decision, roster: Roster, scores: Mapping[str, Mappin
     {'updates': 9, 'metric.Accuracy': 0.5}
     """
     figures: dict[str, float | int | str] = {}
-    for prefix, name in (("", decision.model_name), (FROM, decision.from_model)):
+    before = decision.from_model if decision.from_model != decision.model_name else None
+    for prefix, name in (("", decision.model_name), (FROM, before)):
         racer = roster.racers.get(name or "")
         if racer is None:
             continue

@@ -1,0 +1,174 @@
+"""`headrace explain PREDICTION_ID`: everything that is known of one answer.
+
+Lives here: arguments and words.  Never here: the facts (`engine/lineage/explanation.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+
+from engine.cli.models import logs_from
+from engine.cli.options import Config, Json, PipelineFile, Recorded, Servers, print_json
+
+if TYPE_CHECKING:
+    from engine.lineage.sources import PipelineLogs
+
+__all__ = ["explain"]
+
+SHOWN_MAX = 20
+"""Contributions that are printed; `--json` has all."""
+CLASSES_SHOWN = 3
+"""Classes of a score that are printed, the likeliest."""
+
+
+def explain(
+    file: PipelineFile,
+    prediction_id: Annotated[
+        str,
+        typer.Argument(metavar="PREDICTION_ID", help="As on the predictions topic, or the event's id."),
+    ],
+    fold: Annotated[
+        bool,
+        typer.Option(
+            "--fold/--no-fold", help="Fold the examples log for contributions and for what was learned."
+        ),
+    ] = True,
+    recording: Recorded = None,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Explain one prediction: features, who answered and why, its label, what was learned of it.
+
+    Folding takes as long as learning all before it did; --no-fold says what the records say at once.
+    """
+    _, logs = logs_from(file, recording, config, bootstrap_servers)
+    told = asyncio.run(_explained(logs, prediction_id, fold=fold))
+    if json:
+        print_json(told)
+    else:
+        _print(told)
+
+
+async def _explained(logs: PipelineLogs, prediction_id: str, *, fold: bool) -> dict[str, Any]:
+    from engine.lineage.explanation import explained, replayed  # noqa: PLC0415
+
+    answer = await logs.prediction(prediction_id)
+    example = await logs.example(answer.message)
+    told = explained(logs.pipeline, await logs.history(), answer, example)
+    event = await logs.event(answer)
+    if event is not None and event.value is not None:
+        told["event"]["value"] = orjson.Fragment(event.value)
+    if fold:
+        told |= await replayed(await logs.replay(), answer.message, example)
+    return told
+
+
+def _print(told: Mapping[str, Any]) -> None:
+    """Print an explanation, in the order in which things happened."""
+    from rich.text import Text  # noqa: PLC0415
+
+    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
+
+    event, answer, served = told["event"], told["answer"], told["served"]
+    out.print(f"[bold]{told['prediction_id']}[/]")
+    late = ", late: in no window" if event["late"] else ""
+    place = f"partition {event['partition']} offset {event['offset']}"
+    out.print(f"event     {event['event_id']} at {_when(event['time'])}, {place}{late}", markup=False)
+    if "value" in event:
+        out.print(f"          {orjson.dumps(event['value']).decode()}", markup=False)
+    threshold = f", threshold {answer['threshold']}" if answer["threshold"] is not None else ""
+    out.print(f"answer    {_score(answer['score'])} -> {answer['label']}{threshold}", markup=False)
+    state = f"{served['version']}@{served['updates']}"
+    out.print(f"served by {served['model']} ({state}): {served['why']}", markup=False)
+    _print_reign(served)
+    revision, propensity = served["policy_revision"], served["propensity"]
+    out.print(f"policy    {served['policy']}, revision {revision}, propensity {propensity:g}")
+    table = table_of("feature", "value", "window", "key", "definition", "version")
+    for one in told["features"]:
+        value = "missing" if one["value"] is None else str(one["value"])
+        row = one["name"], value, one["window"], one["key"], one["definition"], one["version"]
+        table.add_row(*map(Text, row))
+    out.print()
+    print_table(table)
+    _print_contributions(told)
+    _print_outcome(told)
+
+
+def _print_reign(served: Mapping[str, Any]) -> None:
+    from engine.cli.report import out  # noqa: PLC0415
+
+    reign = served["champion_since"]
+    if reign is None:
+        return
+    since = (
+        "the start" if reign["from"] is None else f"{_when(reign['from'])} (offset {reign['from_offset']:,})"
+    )
+    out.print(f"champion  since {since}: {reign['reason']}", markup=False)
+
+
+def _print_contributions(told: Mapping[str, Any]) -> None:
+
+    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
+
+    for one in told.get("contributions", ()):
+        label = f" of {one['label']}" if one["label"] else ""
+        out.print(f"\nlinear predictor{label}: {one['total']:.4f}, intercept {one['intercept']:.4f}")
+        table = table_of("input", numbers=("weight", "value", "contribution"))
+        for part in one["features"][:SHOWN_MAX]:
+            table.add_row(
+                part["name"], *(f"{part[name]:.4f}" for name in ("weight", "value", "contribution"))
+            )
+        print_table(table)
+        if len(one["features"]) > SHOWN_MAX:
+            out.print(f"and {len(one['features']) - SHOWN_MAX} smaller ones: --json")
+    if told.get("path"):
+        out.print(f"\nway through the tree:\n{told['path']}", markup=False)
+
+
+def _print_outcome(told: Mapping[str, Any]) -> None:
+    from rich.text import Text  # noqa: PLC0415
+
+    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
+
+    label, learned = told["label"], told.get("learned") or {}
+    out.print()
+    if label is None:
+        out.print("label     none yet: nothing was learned of it")
+    else:
+        implicit = ", assumed: none came in time" if label["implicit"] else ""
+        when = f"{_when(label['time'])}, {label['delay']} after the event{implicit}"
+        place = f"offset {label['example_offset']:,} of the examples log"
+        out.print(f"label     {label['label']} at {when}; learned at {place}", markup=False)
+    table = table_of("model", numbers=("served", "before the lesson", "after it"))
+    for name, score in told["scores"].items():
+        lesson = learned.get(name, {})
+        table.add_row(Text(name), *map(_score, (score, lesson.get("before"), lesson.get("after"))))
+    print_table(table)
+    decision = told["next_decision"]
+    if decision is not None:
+        out.print(
+            f"\nnext decision: {decision['type']} {decision['model']} at offset {decision['offset']:,}: "
+            f"{decision['reason']}",
+            markup=False,
+        )
+
+
+def _score(score: Any) -> str:
+    if score is None:
+        return ""
+    if isinstance(score, dict):
+        return " ".join(
+            f"{name} {chance:.3f}" for name, chance in sorted(score.items(), key=lambda one: -one[1])[:3]
+        )
+    return f"{score:.4f}"
+
+
+def _when(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

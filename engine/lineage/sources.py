@@ -1,0 +1,153 @@
+"""What is asked of a pipeline's logs, at a broker or in a recording: decisions, pointers, one prediction.
+
+Lives here: which log answers which question, and what a recording without decisions is folded for.  Never
+here: reading (`replay.py`), what the answers mean (`history.py`, `explanation.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+import orjson
+from aiokafka import TopicPartition
+
+from engine.definition.pipeline import Pipeline
+from engine.kafka.log_reader import records_at
+from engine.lineage.history import History, history_of, measured_now
+from engine.offline.replay import ReadableLog, Replay, recorded_logs, topic_logs
+from engine.settings import KafkaSettings
+from topics import headers
+from topics.catalog import Role
+from topics.codec import decode_example, decode_prediction
+from topics.errors import SettingsError
+from topics.messages import Decision, Example, ModelPointer, Prediction, Record
+
+__all__ = ["Found", "PipelineLogs"]
+
+Message = TypeVar("Message", bound=msgspec.Struct)
+decode_decision: Callable[[bytes], Decision] = msgspec.json.Decoder(Decision).decode
+decode_pointer: Callable[[bytes], ModelPointer] = msgspec.json.Decoder(ModelPointer).decode
+
+
+class Found(NamedTuple, Generic[Message]):
+    """A message and its record."""
+
+    message: Message
+    record: Record
+
+
+class PipelineLogs:
+    """The logs of one pipeline: of a recording, or of a broker where `folder` is None.
+
+    `on_read` is told now and then how many records more have been looked at.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        kafka: KafkaSettings,
+        folder: Path | None = None,
+        on_read: Callable[[int], object] | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self._kafka, self._folder, self._on_read = kafka, folder, on_read
+
+    async def logs(self, role: Role) -> list[ReadableLog]:
+        """Return the logs of a topic, one a partition; none where a recording has no file of it."""
+        if self._folder is not None:
+            return recorded_logs(self.pipeline, role, self._folder)
+        return await topic_logs(self.pipeline, role, self._kafka)
+
+    async def replay(self) -> Replay:
+        """Return a fresh learner before the examples log.
+
+        Raises SettingsError where a recording has none.
+        """
+        logs = await self.logs("examples")
+        if not logs:
+            raise SettingsError(
+                f"{self._folder} holds no examples.jsonl", hint="record the examples topic as well"
+            )
+        return Replay(self.pipeline, logs[0], self._on_read)
+
+    async def history(self, *, fold: bool = False) -> History:
+        """Return the history of the versions.
+
+        `fold`: with what each has learned and scored at the end of the examples log.  A recording without
+        decisions is folded for them.
+        """
+        decided = [record async for record in self._records("decisions")]
+        decisions = [decode_decision(record.value) for record in decided if record.value]
+        undecided = self._folder is not None and not await self.logs("decisions")
+        replay = await self.replay() if fold or undecided else None
+        if replay is not None:
+            await replay.to(None)
+            decisions = replay.decisions if undecided else decisions
+        pointed = [record async for record in self._records("models")]
+        pointers = [decode_pointer(record.value) for record in pointed if record.value]
+        history = history_of(self.pipeline, decisions, pointers)
+        if replay is not None:
+            measured_now(history, replay.learner)
+        return history
+
+    async def prediction(self, asked: str) -> Found[Prediction]:
+        """Return a prediction by its id, or by its event's id.
+
+        Of several records of one id the first under the highest claim is the answer.  Raises SettingsError
+        where there is none.
+        """
+        event_id = asked.removeprefix(f"{self.pipeline.name}:")
+        found: Found[Prediction] | None = None
+        async for record in self._naming("predictions", event_id):
+            if headers.record_type_of(record.headers) == "claim":
+                continue
+            answer = decode_prediction(record.value or b"")
+            if answer.event_id == event_id and (found is None or answer.claim > found.message.claim):
+                found = Found(answer, record)
+        if found is None:
+            raise SettingsError(
+                f"there is no prediction `{asked}` in {self._folder or self.pipeline.catalog['predictions']}",
+                hint="give a prediction_id or an event_id as they stand on the predictions topic; retention "
+                "may have removed it",
+            )
+        return found
+
+    async def example(self, answer: Prediction) -> Found[Example] | None:
+        """Return the example that was made of a prediction, or None where no label has come."""
+        found: Found[Example] | None = None
+        async for record in self._naming("examples", answer.event_id):
+            if headers.record_type_of(record.headers) != "example":
+                continue
+            example = decode_example(record.value or b"")
+            same = (example.event_id, example.event_offset) == (answer.event_id, answer.event_offset)
+            if same and (found is None or example.claim > found.message.claim):
+                found = Found(example, record)
+        return found
+
+    async def event(self, answer: Found[Prediction]) -> Record | None:
+        """Return the event that a prediction answers; None in a recording, and where retention took it."""
+        if self._folder is not None:
+            return None
+        place = TopicPartition(self.pipeline.events.name, answer.record.partition)
+        at = {place: answer.message.event_offset}
+        return (await records_at(self._kafka, at))[place][2]
+
+    async def _naming(self, role: Role, event_id: str) -> AsyncGenerator[Record]:
+        """Yield the records whose bytes hold an event's id: most are passed over without decoding."""
+        wanted = orjson.dumps(event_id)
+        async for record in self._records(role):
+            if record.value is not None and wanted in record.value:
+                yield record
+
+    async def _records(self, role: Role) -> AsyncGenerator[Record]:
+        for log in await self.logs(role):
+            async with aclosing(log.read()) as batches:
+                async for records in batches:
+                    if self._on_read is not None:
+                        self._on_read(len(records))
+                    for record in records:
+                        yield record
