@@ -30,6 +30,7 @@ from topics.messages import (
     Command,
     CommandWord,
     Example,
+    FieldChange,
     Label,
     LabelValue,
     Prediction,
@@ -55,6 +56,7 @@ __all__ = [
     "decode_claim",
     "decode_command",
     "decode_example",
+    "decode_field",
     "decode_prediction",
     "decode_quarantine",
     "encode",
@@ -389,6 +391,7 @@ encode: Callable[[Struct], bytes] = _encoder.encode
 decode_prediction: Callable[[bytes], Prediction] = msgspec.json.Decoder(Prediction).decode
 decode_example: Callable[[bytes], Example] = msgspec.json.Decoder(Example).decode
 decode_claim: Callable[[bytes], Claim] = msgspec.json.Decoder(Claim).decode
+decode_field: Callable[[bytes], FieldChange] = msgspec.json.Decoder(FieldChange).decode
 decode_quarantine: Callable[[bytes], Quarantine] = msgspec.json.Decoder(Quarantine).decode
 
 

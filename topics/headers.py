@@ -21,6 +21,7 @@ __all__ = [
     "COMMAND",
     "EXAMPLE",
     "FEATURES",
+    "FIELD",
     "LETTER_BYTES_MIN",
     "MEANINGS",
     "QUARANTINE",
@@ -45,11 +46,13 @@ EXAMPLE: Headers = ((RECORD_TYPE, b"example"),)
 CLAIM: Headers = ((RECORD_TYPE, b"claim"),)
 QUARANTINE: Headers = ((RECORD_TYPE, b"quarantine"),)
 COMMAND: Headers = ((RECORD_TYPE, b"command"),)
+FIELD: Headers = ((RECORD_TYPE, b"field"),)
 _RECORD_TYPES: dict[bytes, RecordType] = {
     b"example": "example",
     b"claim": "claim",
     b"quarantine": "quarantine",
     b"command": "command",
+    b"field": "field",
 }
 _TRACE = ("traceparent", "tracestate")
 TRACE_MAX = 512
@@ -87,8 +90,8 @@ MEANINGS = (
     HeaderMeaning(
         RECORD_TYPE,
         ("examples", "predictions", "rekey", "rekeyed"),
-        "What the record is: `example`, `quarantine`, `command` or `claim`. On predictions only claim records"
-        " have it.",
+        "What the record is: `example`, `quarantine`, `command`, `field` or `claim`. On predictions only"
+        " claim records have it.",
     ),
     HeaderMeaning(
         FEATURES,

@@ -22,10 +22,12 @@ __all__ = [
     "CommandWord",
     "Decision",
     "DecisionType",
+    "Entrant",
     "Event",
     "Example",
     "FeatureValue",
     "FeatureValues",
+    "FieldChange",
     "Headers",
     "Label",
     "LabelValue",
@@ -62,7 +64,7 @@ OutgoingRole = Literal[
     "alerts",
 ]
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
-RecordType = Literal["example", "claim", "quarantine", "command"]
+RecordType = Literal["example", "claim", "quarantine", "command", "field"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
 CommandWord = Literal[
     "promote",
@@ -101,6 +103,10 @@ DecisionType = Literal[
     "split.decided",
     "switchback.decided",
     "command.refused",
+    "field.changed",
+    "field.refused",
+    "candidate.entered",
+    "candidate.retired",
 ]
 AlertKind = Literal["new_category", "too_many_categories", "new_field", "missing_field", "too_many_fields"]
 
@@ -223,6 +229,8 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     """Probability with which the policy picks the candidate that answered."""
     weights: dict[str, float] | None = None
     """A blend that answered: what the score of each other candidate counted for; they sum to 1."""
+    lineup: int = 0
+    """How often, before it was answered, a candidate's name had been given to another model."""
 
 
 class Example(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -270,6 +278,8 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     """Revision of the policy's table, as in the prediction."""
     propensity: float | None = None
     """Probability with which the policy picks the candidate that answered, as in the prediction."""
+    lineup: int = 0
+    """As in the prediction: a score of a model that has left says nothing about the one that got its name."""
 
 
 class Claim(Struct, frozen=True, gc=False):
@@ -324,6 +334,46 @@ class Command(Struct, frozen=True, omit_defaults=True, gc=False):
     """`approve`, `refuse`: the proposal, by the id of the decision that opened it."""
     weights: dict[str, float] | None = None
     """`weights`: the weight of each candidate in a blend of fixed weights."""
+
+
+class Entrant(Struct, frozen=True, omit_defaults=True, gc=False):
+    """A candidate that a field record lets into the race, and what it has learned before."""
+
+    name: str
+    """Its name."""
+    definition: str
+    """Its model: class and arguments, all the way down."""
+    start: str
+    """How it starts, as the file says."""
+    artefact: str = ""
+    """Structural digest of the state it brings, which names an artefact; empty where it brings none."""
+    updates: int = 0
+    """Labels that this state has learned."""
+    learned_from: int = -1
+    """First offset of the examples log that it has learned; -1 for none."""
+    learned_to: int = -1
+    """Next offset of the examples log that it has not learned; what lies between there and here never is."""
+
+
+class FieldChange(Struct, frozen=True, omit_defaults=True, gc=False):
+    """The leader's file says another field: it holds from this offset on, in every process and replay."""
+
+    field_id: str
+    """Digest of the field from here on, which names its artefact; a repeat changes nothing."""
+    time: int
+    """Wall clock of the leader when it wrote this, ms; never used in state."""
+    before: str = ""
+    """Digest of the field that the leader had; empty on the first record, which says how the log begins."""
+    entering: tuple[Entrant, ...] = ()
+    """Candidates that begin to race."""
+    retiring: tuple[str, ...] = ()
+    """Candidates that leave the race, those whose model is another now among them."""
+    waiting: tuple[str, ...] = ()
+    """Candidates that learn the log first; a later record of the same field lets them in."""
+    settings_before: dict[str, str] = {}
+    """Settings that change, by name, as they were."""
+    settings_after: dict[str, str] = {}
+    """The same settings as they are from here on."""
 
 
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -31,7 +31,9 @@ from topics.messages import (
     Claim,
     Command,
     Decision,
+    Entrant,
     Example,
+    FieldChange,
     ModelPointer,
     Prediction,
     Quarantine,
@@ -49,7 +51,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {
     "predictions": (Prediction, Claim),
     "shadow-predictions": (Prediction,),
-    "examples": (Example, Quarantine, Command, Claim),
+    "examples": (Example, Quarantine, Command, FieldChange, Claim),
     "decisions": (Decision,),
     "models": (ModelPointer,),
     "commands": (Command,),
@@ -58,6 +60,8 @@ MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {
     "rekeyed": (RekeyedValues, Claim),
 }
 """The message types of each topic of ours; dead letters are the bytes of others."""
+_PARTS: Mapping[type[Struct], type[Struct]] = {FieldChange: Entrant}
+"""Structs that lie inside a message, by the message."""
 _CLASSES: Mapping[type | None, Any] = {None: ["string", "integer", "boolean"], str: "string", int: "integer"}
 ASYNCAPI = "3.0.0"
 KAFKA_BINDING = "0.5.0"
@@ -120,6 +124,7 @@ def components(
 ) -> Components:
     """Return the schemas of these types and of what they refer to, with every field's meaning."""
     types = list(dict.fromkeys(types))
+    types += [_PARTS[one] for one in types if one in _PARTS]
     refs, schemas = msgspec.json.schema_components(types, ref_template=ref_template)
     names = {
         message_type: ref["$ref"].rpartition("/")[2] for message_type, ref in zip(types, refs, strict=True)

@@ -4,11 +4,12 @@ Lives here: which record of the log means what, and which one is next.  Never he
 example does (`operators/race/learning.py`), reading the log, publishing models, clocks.
 
 The learner is a pure function of its log: same records, same models, same decisions, however
-the records are cut into batches.  Records of four types change it, each at its own offset
+the records are cut into batches.  Records of five types change it, each at its own offset
 (examples and quarantines only if they count, `operators/claims/rule.py`):
 
     example ──> test, then train     quarantine ──> a sick candidate leaves
     claim ────> who may write        command ─────> promote, rollback, pin, unpin, pause, resume
+    field ────> who races, and by which settings (`field_records.py`)
 
 Pause.  `position` is the next offset to fold, `reading` the next offset the shell must hand in.
 They are equal but for a pause: then `position` stands still behind the pause command while
@@ -26,20 +27,21 @@ and commands up to the resume, which have acted, are passed over.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from engine.machines.field_records import FieldRecords, FieldSource, about_change, refusal
 from operators.claims.rule import Reader
 from operators.drift.detectors import DriftWatch
 from operators.models.digest import digest
-from operators.models.scoring import Racer, Roster
+from operators.models.scoring import Prior, Racer, Roster
 from operators.race.arena import Arena
 from operators.race.commands import Commands
 from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence
-from operators.race.field import RaceField
+from operators.race.field import FieldStep, RaceField
 from operators.race.good_versions import GoodVersions
 from operators.race.learning import Learning, Lessons
 from operators.race.losses import loss_of
@@ -48,10 +50,17 @@ from operators.serving.courses import Setting
 from operators.serving.routes import routing_of
 from operators.state import Operator, StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
-from topics.codec import command_id, decode_claim, decode_command, decode_example, decode_quarantine
+from topics.codec import (
+    command_id,
+    decode_claim,
+    decode_command,
+    decode_example,
+    decode_field,
+    decode_quarantine,
+)
 from topics.errors import ClaimError, ModelError
 from topics.headers import record_type_of
-from topics.messages import Decision, Example, Quarantine, Record, RecordType, Task
+from topics.messages import Decision, Example, FieldChange, Quarantine, Record, RecordType, Task
 
 __all__ = ["Learner"]
 
@@ -74,16 +83,11 @@ class _Progress(msgspec.Struct):
     """Records of the log that were no valid messages."""
 
 
-def _no_store(_: Any) -> Any:
-    raise ModelError("this learner was built without a way to store models", hint="pass dump and load")
-
-
 class Learner:
     """All candidates of one examples partition, and the race between them.
 
-    `models` are those of the field's candidates: fresh, shared with nobody, and in the guards they need
-    (`operators.models.guards`).  `dump` and `load` turn models, metrics and detectors into bytes and back
-    (`operators.models.artefacts`).  `roster` is live: a scorer of the same process may read it.
+    `field` is that of our file; the log may have begun with another, and end with a third.  `source` has the
+    models of each.  `roster` is live, the same object all the time: a scorer of the same process may read it.
     """
 
     def __init__(
@@ -92,54 +96,78 @@ class Learner:
         pipeline: str,
         task: Task,
         field: RaceField,
-        models: Mapping[str, Any],
+        source: FieldSource,
         partition: int = 0,
-        dump: Callable[[Any], bytes] = _no_store,
-        load: Callable[[bytes], Any] = _no_store,
         warmup_offset: int = 0,
         wait_ms: int = 0,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         """`wait_ms` is how long after its event a label may come."""
+        self._pipeline, self._task, self._partition = pipeline, task, partition
+        self._warmup_offset, self._wait_ms = warmup_offset, wait_ms
         self._stopwatch = stopwatch or Stopwatch()
-        self.field = field
-        promotion, threshold = field.promotion, field.threshold
-        candidates = [
-            Racer(name, model, version=number) for number, (name, model) in enumerate(models.items(), 1)
+        self._source = source
+        self.fields = FieldRecords(field, source)
+        """Which field holds."""
+        self.roster = Roster(task, (), field.first_champion)
+        self.reader = Reader()
+        self._progress = _Progress()
+        self._stored: dict[str, tuple[int, int, bool]] = {}
+        """Models as of the last delta: name -> (version, updates, quarantined)."""
+        self._gone: StateDelta = {}
+        """Entries of parts that were there before all was folded again."""
+        self._begin(field)
+
+    def _begin(self, field: RaceField) -> None:
+        """Build every part anew, for a race that begins with this field."""
+        roster, promotion = self.roster, field.promotion
+        self._codec = self._source.codec(field)
+        racers = [
+            Racer(name, self._source.fresh(field, name), version=number, learns=candidate.learns)
+            for number, (name, candidate) in enumerate(field.candidates.items(), 1)
         ]
-        candidates = with_twins(candidates, field.candidates, lambda model: load(dump(model)))
-        self.roster = Roster(task, candidates, field.first_champion, threshold)
-        self.arena = Arena(pipeline, partition, self.roster, promotion, field.challenges)
+        copied = lambda model: self._load(self._dump(model))  # noqa: E731
+        roster.racers = {racer.name: racer for racer in with_twins(racers, field.candidates, copied)}
+        roster.champion, roster.previous, roster.quarantined = field.first_champion, (), set()
+        roster.prior = Prior(self._task)
+        roster.threshold = field.threshold
+        roster.revision += 1
+        self.arena = Arena(self._pipeline, self._partition, roster, promotion, field.challenges)
         self.evaluation = Evaluation(
-            task, field.metrics, dump, load, threshold=threshold, warmup_offset=warmup_offset
+            self._task,
+            field.metrics,
+            self._dump,
+            self._load,
+            threshold=field.threshold,
+            warmup_offset=self._warmup_offset,
         )
-        self.watch = DriftWatch(field.drift, dump, load)
-        self.good = GoodVersions(dump, load, self.roster)
+        self.watch = DriftWatch(field.drift, self._dump, self._load)
+        self.good = GoodVersions(self._dump, self._load, roster)
         self.commands = Commands(self.arena, self.good)
         self.releases = Releases(self.arena, field.candidates, self.good.copied)
         self.evidence = Evidence(promotion)
         self.learning = Learning(
-            task,
+            self._task,
             self.arena,
             self.evaluation,
             self.watch,
             self.evidence,
-            loss_of(task, promotion.loss, threshold),
-            threshold,
+            loss_of(self._task, promotion.loss, field.threshold),
+            field.threshold,
             self._stopwatch,
-            (self.good,),
-            (self.releases,) if self.releases.stops else (),
         )
-        self.reader = Reader()
-        self._dump, self._load = dump, load
-        self._progress = _Progress()
+        self._accompany()
+        self._route(field)
+
+    def _route(self, field: RaceField) -> None:
+        """Answer by the field's policy from here on."""
         self.routing = self.learning.routing = routing_of(
             field.serving,
-            Setting(pipeline, self.arena, wait_ms),
-            task=task,
-            threshold=threshold,
-            dump=dump,
-            load=load,
+            Setting(self._pipeline, self.arena, self._wait_ms),
+            task=self._task,
+            threshold=field.threshold,
+            dump=self._dump,
+            load=self._load,
         )
         parts = (
             self.arena,
@@ -151,10 +179,19 @@ class Learner:
             self.commands,
             self.releases,
             self.routing,
+            self.fields,
         )
         self._parts: tuple[Operator, ...] = tuple(part for part in parts if part is not None)
-        self._stored: dict[str, tuple[int, int, bool]] = {}
-        """Models as of the last delta: name -> (version, updates, quarantined)."""
+
+    def _accompany(self) -> None:
+        """Let those go along with the race whom the field asks for."""
+        self.learning.accompany((self.good,), (self.releases,) if self.releases.stops else ())
+
+    def _dump(self, value: Any) -> bytes:
+        return self._codec[0](value)
+
+    def _load(self, data: bytes) -> Any:
+        return self._codec[1](data)
 
     @property
     def position(self) -> int:
@@ -165,6 +202,11 @@ class Learner:
     def reading(self) -> int:
         """Return the next offset to hand to `fold`; where it is not the end of the last batch, seek."""
         return self._progress.reading
+
+    @property
+    def field(self) -> RaceField:
+        """Return the field that holds: who races, and how."""
+        return self.fields.field
 
     @property
     def paused(self) -> bool:
@@ -197,7 +239,8 @@ class Learner:
         """Fold records of the log, in offset order; return what was decided.
 
         Records before `reading` are passed over.  After each call the shell compares `reading` with
-        the end of what it handed in: a resume ends the call and sends the shell back to `position`.
+        the end of what it handed in: a resume ends the call and sends the shell back to `position`, and so
+        does a first field record of another field than our file's, back to the start.
         Raises ModelError if it does not go back.
         """
         decisions: list[Decision] = []
@@ -220,6 +263,8 @@ class Learner:
                 examples.append(example)
             elif record_type is not None:
                 decisions += self._fold_other(record_type, record)
+                if progress is not self._progress:
+                    return []  # the log began with another field: all is folded again
             progress.position = progress.reading = record.offset + 1
         return decisions + self._step(examples)
 
@@ -275,6 +320,8 @@ class Learner:
                     self.reader.claim(claim.source_partition, claim.claim)
                 case "quarantine":
                     return self.quarantined(decode_quarantine(value), record.offset)
+                case "field":
+                    return self._change_field(decode_field(value), record.offset)
                 case "command":
                     if record.offset >= self._progress.commands_done:
                         return self._command(record)
@@ -291,6 +338,54 @@ class Learner:
             at = self.learning.moment(record.offset)
             return [self.commands.refuse(at, str(error), command_id(value))]
         return self.learning.act(record.offset, lambda at: self.commands.act(at, command))
+
+    def _change_field(self, change: FieldChange, offset: int) -> list[Decision]:
+        """Fold a change of the field; return the decisions, none for a repeat."""
+        fields = self.fields
+        if fields.first:
+            self._first_field(change)
+            return []
+        step = fields.step(change, self.roster, self._codec)
+        fields.count()
+        if step is None:
+            return []
+        about = about_change(step)
+        if refused := self.refusal_of(step):
+            at, champion = self.learning.moment(offset), self.roster.champion
+            return [self.arena.write(at, "field.refused", champion, refused, evidence=about)]
+        decisions = self.learning.change_field(step, offset, about)
+        fields.done(step)
+        self._codec = self._source.codec(step.after)
+        self.releases.follow(step.after.candidates)
+        self._accompany()
+        if "serving" in step.settings:
+            before = {} if self.routing is None else self.routing.snapshot()
+            self._gone |= dict.fromkeys(before)
+            self._route(step.after)
+        return decisions
+
+    def refusal_of(self, step: FieldStep) -> str:
+        """Return why a change of the field cannot be carried out; empty if it can."""
+        return refusal(step, self.roster) or self.arena.field_refusal(step.leaving, step.champion)
+
+    def planned(self, change: FieldChange) -> FieldStep | None:
+        """Return what a change of the field would do here and now; None where it is a repeat."""
+        return self.fields.step(change, self.roster, self._codec)
+
+    def _first_field(self, change: FieldChange) -> None:
+        """Fold the record that says with which field the log began; if it was another, fold all again."""
+        fields, roster = self.fields, self.roster
+        if change.field_id != fields.field.field_id:
+            self._gone = dict.fromkeys(self._entries_of_parts())
+            fields.begin(fields.found(change.field_id))
+            self._begin(fields.field)
+            self._progress, self.reader = _Progress(), Reader()
+            return
+        fields.count()
+        for name, (model, updates) in fields.begun(change).items():
+            racer = roster.racers[name]
+            racer.model, racer.updates = model, updates
+        roster.revision += 1
 
     def quarantined(self, report: Quarantine, offset: int) -> list[Decision]:
         """Fold a scorer's report of a failed candidate, if it counts; return the decisions."""
@@ -351,15 +446,19 @@ class Learner:
         """Return the whole state: an entry per model, and one or more per part."""
         entries = {MODEL + name: self._dump(c.model) for name, c in self.roster.racers.items()}
         entries["place"] = msgspec.msgpack.encode(self._progress)
+        return entries | self._entries_of_parts()
+
+    def _entries_of_parts(self) -> dict[str, bytes]:
+        entries = {READER + name: data for name, data in self.reader.snapshot().items()}
         for part in self._parts:
             entries.update(part.snapshot())
-        entries.update({READER + name: data for name, data in self.reader.snapshot().items()})
         return entries
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call; a model only if it has learned."""
         candidates, sick = self.roster.racers, self.roster.quarantined
-        changed: StateDelta = {MODEL + name: None for name in self._stored if name not in candidates}
+        changed, self._gone = self._gone, {}
+        changed |= {MODEL + name: None for name in self._stored if name not in candidates}
         changed["place"] = msgspec.msgpack.encode(self._progress)
         for name, candidate in candidates.items():
             # A lesson that failed may have half changed its model: quarantine is a change of its own.
@@ -377,6 +476,8 @@ class Learner:
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state; the roster stays the same object, with other models in it."""
         self._progress = msgspec.msgpack.decode(entries["place"], type=_Progress)
+        self.fields.restore(entries)
+        self._begin(self.field)
         self.arena.restore(entries)
         for name, candidate in self.roster.racers.items():
             candidate.model = self._load(entries[MODEL + name])

@@ -114,12 +114,17 @@ class Outbox:
             )
             for sequence, (event, features, one) in enumerate(zip(events, rows, served, strict=True), first)
         ]
-        return self._full(made, served) if self.flags or any(s.weights or s.pick for s in served) else made
+        return self._full(made, served) if self._more(served) else made
+
+    def _more(self, served: Sequence[Served]) -> bool:
+        """Return whether answers carry more than they always do."""
+        return bool(self.flags or self._roster.lineup) or any(one.weights or one.pick for one in served)
 
     def _full(self, answers: Sequence[Prediction], served: Sequence[Served]) -> list[Prediction]:
-        """Return the answers with the flags of their events, the weights of a blend, and who was picked."""
+        """Return answers with flags of their events, weights of a blend, whose names were whose, the pick."""
+        flags, lineup = self.flags, self._roster.lineup
         full = [
-            replace(answer, flags=self.flags.get(answer.event_offset, ()), weights=one.weights)
+            replace(answer, flags=flags.get(answer.event_offset, ()), weights=one.weights, lineup=lineup)
             for answer, one in zip(answers, served, strict=True)
         ]
         return [
@@ -234,6 +239,7 @@ class Outbox:
                     answer.policy,
                     answer.policy_revision,
                     answer.propensity,
+                    answer.lineup,
                 )
             )
         return examples

@@ -18,7 +18,7 @@ from engine.offline.backtest import race_report
 from engine.offline.chart import line_chart
 from engine.offline.rerun import Past, Rerun, rerun
 from engine.offline.same_rows import on_same_rows
-from engine.worker.assembly import probe_models
+from engine.worker.workshop import Workshop
 from topics.errors import ModelError
 
 __all__ = ["SPANS", "freshness_report", "picture"]
@@ -39,14 +39,14 @@ def freshness_report(
 
     `on_run` is told each span before its run.  Raises ModelError where nothing was learned in time.
     """
-    reports = probe_models(pipeline)
+    source = Workshop(pipeline)
     in_order = sorted(spans_ms.items(), key=lambda one: one[1])
     runs: dict[str, Rerun] = {}
     for span, span_ms in [(FRESH, 0), *in_order]:
         if on_run is not None:
             on_run(span)
         names = () if span_ms else tuple(pipeline.models)
-        runs[span] = rerun(pipeline, past, past.withheld(span_ms), as_recorded=names, reports=reports)
+        runs[span] = rerun(pipeline, past, past.withheld(span_ms), as_recorded=names, source=source)
     rows, series = on_same_rows(pipeline, [run.examples for run in runs.values()])
     if not rows:
         raise ModelError(

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +28,13 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
+from engine.machines.field_records import FieldSource
 from engine.machines.learner import Learner
 from engine.offline.backtest import Backtest
 from engine.offline.replay import recorded_logs, topic_logs
 from engine.settings import KafkaSettings
 from engine.worker.assembly import build_learner
 from operators.claims.rule import Reader
-from operators.models.probe import ProbeReport
 from operators.models.scoring import Reply, Scoring, Served
 from operators.windows.asof import AsOf
 from topics.codec import decode_claim, decode_command, decode_example, decode_quarantine, encode
@@ -234,13 +234,13 @@ def rerun(
     places: Sequence[int],
     *,
     as_recorded: Collection[str] = (),
-    reports: Mapping[str, ProbeReport] | None = None,
+    source: FieldSource | None = None,
 ) -> Rerun:
     """Race `pipeline`'s candidates over a past, every event answered at the place given for it.
 
     `as_recorded` names candidates whose scores should come out as recorded; these are compared.
     """
-    learner = build_learner(pipeline, reports=reports)
+    learner = build_learner(pipeline, source=source)
     race = _Race(pipeline, learner, past, as_recorded)
     examples = past.examples
     order = sorted(
@@ -304,11 +304,15 @@ class _Race:
             self._records[row] = replace(record, value=encode(answered))
 
     def _without_verdict(self, record: Record) -> Record:
-        """Return a record as this race may read it: a quarantine of a model that is another here hits nobody.
+        """Return a record as this race may read it: a quarantine of a model that is another here hits nobody,
+        and no other field is raced than the one that is asked about.
 
         The record stays, since those behind it are numbered.
         """
-        if record_type_of(record.headers) != "quarantine":
+        record_type = record_type_of(record.headers)
+        if record_type == "field":
+            return replace(record, value=None)
+        if record_type != "quarantine":
             return record
         try:
             report = decode_quarantine(record.value or b"")

@@ -29,8 +29,7 @@ from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import race_report
 from engine.offline.rerun import Past, check_labels, rerun
 from engine.offline.same_rows import on_same_rows
-from engine.worker.assembly import probe_models
-from operators.models.probe import ProbeReport
+from engine.worker.workshop import Workshop
 from operators.race.evidence import Promotion
 from operators.race.routing import Canary, Shadow, Split, Switchback
 from topics.errors import DefinitionError
@@ -50,8 +49,8 @@ class Asked(NamedTuple):
     """As they were asked for."""
     others: frozenset[str]
     """Candidates that are not those of the record."""
-    reports: Mapping[str, ProbeReport]
-    """What scoring does to each model: they have been tried."""
+    source: Workshop
+    """Of its models, which have been tried."""
 
 
 def asked_of(pipeline: Pipeline, changes: Sequence[str]) -> Asked:
@@ -77,13 +76,20 @@ def asked_of(pipeline: Pipeline, changes: Sequence[str]) -> Asked:
     asked = dataclasses.replace(pipeline, models=models, **options)
     check_labels(pipeline)
     check_labels(asked)
-    return Asked(asked, tuple(changes), frozenset(others), probe_models(asked))
+    return Asked(asked, tuple(changes), frozenset(others), _tried(asked))
+
+
+def _tried(pipeline: Pipeline) -> Workshop:
+    """Return the source of a pipeline's models.  Raises DefinitionError for one that cannot do its work."""
+    workshop = Workshop(pipeline)
+    workshop.codec(pipeline.field)
+    return workshop
 
 
 def what_if_report(pipeline: Pipeline, asked: Asked, past: Past) -> dict[str, Any]:
     """Return what a past came to and what it would have come to, as one plain object."""
     unchanged = [name for name in pipeline.models if name not in asked.others]
-    again = rerun(asked.pipeline, past, past.places, as_recorded=unchanged, reports=asked.reports)
+    again = rerun(asked.pipeline, past, past.places, as_recorded=unchanged, source=asked.source)
     rows, (recorded, otherwise) = on_same_rows(pipeline, [past.examples, again.examples])
     return {
         "changes": list(asked.changes),

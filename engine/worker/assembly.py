@@ -1,7 +1,6 @@
 """Parts put together: a learner from a definition, and the key that signs what it stores.
 
-Lives here: the trial of fresh models and the choice of their guards.  Never here: what a
-learner or a guard does.
+Never here: what a learner does, where it finds its models (`workshop.py`).
 """
 
 from __future__ import annotations
@@ -9,26 +8,22 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from engine.definition.pipeline import Pipeline
+from engine.machines.field_records import FieldSource
 from engine.machines.learner import Learner
 from engine.settings import Settings
-from operators.models.artefacts import model_codec
+from engine.worker.workshop import KEY_BYTES, Workshop
 from operators.models.digest import digest
 from operators.models.parameters import model_text
-from operators.models.probe import ProbeReport, check_model, guarded, probe, samples_for
-from operators.race.evaluation import default_metrics
-from operators.race.routing import Bandit
 from operators.stopwatch import Stopwatch
 from topics.errors import SettingsError
 from topics.messages import ModelPointer
 
 __all__ = ["build_learner", "libraries", "pointer_of", "signing_key"]
 
-KEY_BYTES = 32
 LIBRARIES = ("headrace", "numpy", "river")
 """What decides what a model computes, besides Python."""
 
@@ -39,51 +34,22 @@ def build_learner(
     key: bytes | None = None,
     warmup_offset: int = 0,
     stopwatch: Stopwatch | None = None,
-    reports: Mapping[str, ProbeReport] | None = None,
+    source: FieldSource | None = None,
 ) -> Learner:
-    """Return a learner with fresh models, each behind the guard that its probe asks for.
+    """Return a learner of the pipeline's field: fresh models, each behind the guard that its probe asks for.
 
-    `key` signs what `snapshot` stores; None takes a new one, for state that outlives nothing.  `reports` are
-    those of `probe_models`, for who builds more than one learner; without them it is asked.  Raises
-    DefinitionError for a model that cannot do its work.
+    `source` is for who builds more than one learner; without it, it is a `Workshop` without artefacts.
+    Raises DefinitionError for a model that cannot do its work.
     """
-    reports_of = probe_models(pipeline) if reports is None else reports
-    # Others than those that serve were tried: looking into an object's `__dict__`, as the probe's digests do,
-    # makes its attributes slower for good (CPython 3.11: a tenth of a small model's time).
-    models = {name: guarded(model, reports_of[name]) for name, model in pipeline.fresh_models().items()}
-    stored = (
-        *models.values(),
-        *(pipeline.metrics or default_metrics(pipeline.task)),
-        *(drift.detector for drift in pipeline.drift),
-        *([serving.policy.reward_obj] if isinstance(serving := pipeline.serving, Bandit) else ()),
-    )
-    dump, load = model_codec(key or secrets.token_bytes(KEY_BYTES), stored)
     return Learner(
         pipeline=pipeline.name,
         task=pipeline.task,
         field=pipeline.field,
-        models=models,
-        dump=dump,
-        load=load,
+        source=source or Workshop(pipeline, key=key),
         warmup_offset=warmup_offset,
         wait_ms=pipeline.labels.wait_ms,
         stopwatch=stopwatch,
     )
-
-
-def probe_models(pipeline: Pipeline) -> dict[str, ProbeReport]:
-    """Return what scoring does to each model, tried on made-up rows of the pipeline's features.
-
-    Raises DefinitionError for a model that cannot score and learn them.
-    """
-    types, optional, task = pipeline.feature_types(), pipeline.optional_features(), pipeline.task
-    samples = samples_for(types)
-    reports: dict[str, ProbeReport] = {}
-    for name, model in pipeline.fresh_models().items():
-        report = reports[name] = probe(model, samples, task)
-        tried = model if report.error else guarded(model, report)
-        check_model(name, tried, types, optional, task)
-    return reports
 
 
 def libraries() -> dict[str, str]:
@@ -94,7 +60,7 @@ def libraries() -> dict[str, str]:
 def pointer_of(pipeline: Pipeline, learner: Learner) -> ModelPointer:
     """Return who serves as of where the learner stands, in which state."""
     champion = learner.roster.racers[learner.roster.champion]
-    defined = pipeline.models.get(champion.definition)
+    defined = learner.field.candidates.get(champion.definition)
     return ModelPointer(
         pipeline=pipeline.name,
         alias="champion",
@@ -106,7 +72,7 @@ def pointer_of(pipeline: Pipeline, learner: Learner) -> ModelPointer:
         learned_to=learner.position,
         features=tuple(pipeline.features),
         features_version=pipeline.features_version,
-        definition="" if defined is None else model_text(defined),
+        definition="" if defined is None else model_text(defined.model),
         libraries=libraries(),
     )
 

@@ -33,8 +33,10 @@ from engine.machines.scorer import Scorer
 from engine.metrics import Metrics, Status
 from engine.race_view import RaceView
 from engine.settings import Settings
+from engine.stores.artefacts import Artefacts
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
-from engine.worker.assembly import build_learner, pointer_of, probe_models, signing_key
+from engine.worker.assembly import build_learner, pointer_of, signing_key
+from engine.worker.workshop import Workshop
 from operators.race.learning import is_succession
 from operators.state import StateDelta
 from operators.stopwatch import Stopwatch
@@ -88,7 +90,8 @@ class Follower:
         self._accept_features = accept_features
         self.stopwatch = Stopwatch(time.perf_counter)
         """Of everything in this process that answers and learns."""
-        self._reports = probe_models(pipeline)
+        self._artefacts = Artefacts(settings.state_dir, pipeline.name)
+        self._workshop = Workshop(pipeline, key=self._key, stored=self._artefacts)
         """Kept: a restore builds the learner anew, and to try every model takes half a second each."""
         self.learner: Learner = self._fresh_learner()
         self._claim = 0
@@ -139,7 +142,7 @@ class Follower:
         self._restored = True
 
     def _fresh_learner(self) -> Learner:
-        return build_learner(self._pipeline, key=self._key, stopwatch=self.stopwatch, reports=self._reports)
+        return build_learner(self._pipeline, stopwatch=self.stopwatch, source=self._workshop)
 
     def release(self) -> None:
         """Stop leading: partitions have moved."""

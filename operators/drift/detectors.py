@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 from river.base import BinaryDriftDetector, DriftDetector
 
-from operators.state import StateEntries, WholeState
+from operators.state import StateDelta, StateEntries, WholeState
 from topics.errors import DefinitionError
 from topics.messages import Example, FeatureValue, LabelValue
 
@@ -143,11 +143,23 @@ class DriftWatch(WholeState):
     def __init__(
         self, drifts: Sequence[Drift], dump: Callable[[Any], bytes], load: Callable[[bytes], Any]
     ) -> None:
-        self._watches = [_Watch(drift) for drift in drifts]
+        self._dump, self._load = dump, load
+        self._watches: list[_Watch] = []
+        self._entries = 0
+        """Detectors that the last delta or the restored state holds."""
+        self.change(drifts, [None] * len(drifts))
+
+    def change(self, drifts: Sequence[Drift], kept: Sequence[int | None]) -> None:
+        """Watch by these detectors from here on; `kept` numbers the one before that each is, or none."""
+        before = self._watches
+        self._watches = [
+            _Watch(drift) if number is None else before[number]
+            for drift, number in zip(drifts, kept, strict=True)
+        ]
+        self._dirty = True
         self._on_loss = [watch for watch in self._watches if watch.drift.on == "loss"]
         self._on_label = [watch for watch in self._watches if watch.drift.on == "label"]
         self._on_feature = [(watch, watch.feature) for watch in self._watches if watch.feature is not None]
-        self._dump, self._load = dump, load
 
     @property
     def detections(self) -> dict[tuple[str, str], int]:
@@ -195,8 +207,15 @@ class DriftWatch(WholeState):
             for number, watch in enumerate(self._watches)
         }
 
+    def delta(self) -> StateDelta:
+        """Return the whole state if it changed since the last call."""
+        gone: StateDelta = {f"drift/{number}": None for number in range(len(self._watches), self._entries)}
+        self._entries = len(self._watches)
+        return gone | super().delta()
+
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
+        self._entries = len(self._watches)
         for number, watch in enumerate(self._watches):
             state = msgspec.msgpack.decode(entries[f"drift/{number}"], type=_WatchState)
             watch.detector = self._load(state.detector)

@@ -41,6 +41,7 @@ __all__ = [
     "dump",
     "globals_of",
     "load",
+    "meta_of",
     "model_codec",
     "static_function",
     "unseeded",
@@ -108,6 +109,15 @@ def load(data: bytes, *, key: bytes, allowed: AllowList) -> tuple[Any, dict[str,
             hint="run the versions that stored it, or learn the model again from the examples log",
         )
     return _Unpickler(payload, allowed).model(), meta
+
+
+def meta_of(data: bytes, *, key: bytes) -> dict[str, Any]:
+    """Return the meta of an artefact that `dump` signed with the same key; its model is not looked at.
+
+    Raises ModelError as `load`, but for another River or Python.
+    """
+    _check_key(key)
+    return msgspec.json.decode(_verified(data, key)[0], type=dict[str, Any])
 
 
 def _verified(data: bytes, key: bytes) -> tuple[bytes, bytes]:

@@ -72,9 +72,20 @@ class Racer:
     learned.  `definition` names the model of the
     pipeline that this one is a clone of (itself, for the first ones).  One that does not learn (`learns`)
     scores as it is; a twin learns for `twin_of`; `challenge` is the challenge that started it, as text.
+    One whose name had another model before is judged only by answers given from line-up `since` on.
     """
 
-    __slots__ = ("challenge", "definition", "learns", "model", "name", "twin_of", "updates", "version")
+    __slots__ = (
+        "challenge",
+        "definition",
+        "learns",
+        "model",
+        "name",
+        "since",
+        "twin_of",
+        "updates",
+        "version",
+    )
 
     def __init__(
         self,
@@ -87,8 +98,10 @@ class Racer:
         learns: bool = True,
         twin_of: str = "",
         challenge: str = "",
+        since: int = 0,
     ) -> None:
         self.name = name
+        self.since = since
         self.model = model
         self.version = version
         self.updates = updates
@@ -166,7 +179,8 @@ class Roster:
 
     `previous` holds earlier champions, newest first: the fallback chain and the aim of a
     rollback.  `quarantined` names candidates that neither score nor learn.  `threshold` is the
-    binary score from which on a label is true.  Only `operators.race` changes a roster while it races.
+    binary score from which on a label is true.  `lineup` counts how often a name has been given to another
+    model.  Only `operators.race` changes a roster while it races.
 
     >>> roster = Roster("binary", [Racer("a", None, version=1)], champion="a")
     >>> roster.healthy("a"), roster.revision
@@ -175,6 +189,7 @@ class Roster:
 
     __slots__ = (
         "champion",
+        "lineup",
         "previous",
         "prior",
         "quarantined",
@@ -188,6 +203,7 @@ class Roster:
         self, task: Task, candidates: Iterable[Racer], champion: str, threshold: float = 0.5
     ) -> None:
         self.threshold = threshold
+        self.lineup = 0
         self.racers = {candidate.name: candidate for candidate in candidates}
         self.champion = champion
         self.previous: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ a person's word or a quarantine does, and the quarantine ends the pin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -29,6 +29,7 @@ from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
 from operators.race.candidates import Challenge, Drifted
 from operators.race.evidence import Promotion, Verdict
+from operators.race.field import FieldStep, Newcomer
 from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
 from topics.messages import Command, Decision, DecisionType
@@ -58,6 +59,8 @@ RecentLoss = Callable[[str], float]
 """Racer name -> mean loss in the recent window, infinite if there is none."""
 ACTOR = "headrace"
 """The actor of decisions that no command asked for."""
+THE_FILE = "the file"
+"""The reason of decisions that a changed definition asked for."""
 REASON_MAX = 500
 """Characters of a reason: errors may quote what was sent."""
 Evidenced = dict[str, float | int | str]
@@ -132,6 +135,7 @@ class _RacerState(msgspec.Struct):
     learns: bool = True
     twin_of: str = ""
     challenge: str = ""
+    since: int = 0
 
 
 class _ArenaState(msgspec.Struct):
@@ -144,6 +148,7 @@ class _ArenaState(msgspec.Struct):
     paused: bool
     numbered: tuple[int, int]
     pinned: bool = False
+    lineup: int = 0
 
 
 def _figures(verdict: Verdict) -> Evidenced:
@@ -200,6 +205,15 @@ class Arena:
         }
         self.states[roster.champion] = "champion"
         self.log = DecisionLog(pipeline, partition)
+        self._settle(promotion, challenges)
+        self._version_next = len(roster.racers) + 1
+        self._last_swap: Moment | None = None
+        self._last_start: Moment | None = None
+        self.canary: Callable[[Moment, str, Evidenced], list[Decision]] | None = None
+        """Takes a swap that is due where a challenger goes up step by step; None: it is champion at once."""
+        self._saved = b""
+
+    def _settle(self, promotion: Promotion, challenges: Sequence[Challenge]) -> None:
         self._promotion = promotion
         most = promotion.fresh_challengers_max
         self._on_drift = [
@@ -209,12 +223,6 @@ class Arena:
         cooldown = promotion.cooldown
         self._cooldown_ms = duration_ms(cooldown) if isinstance(cooldown, str) else None
         self._cooldown_examples = cooldown if isinstance(cooldown, int) else 0
-        self._version_next = len(roster.racers) + 1
-        self._last_swap: Moment | None = None
-        self._last_start: Moment | None = None
-        self.canary: Callable[[Moment, str, Evidenced], list[Decision]] | None = None
-        """Takes a swap that is due where a challenger goes up step by step; None: it is champion at once."""
-        self._saved = b""
 
     # -- what can lead to a decision ---------------------------------------------------------------
 
@@ -357,12 +365,67 @@ class Arena:
         decision_type: DecisionType = "model.rolled_back" if rollback else "model.promoted"
         return self.write(at, decision_type, name, reason, command, evidence, replaced=old)
 
-    def retire(self, at: Moment, name: str, reason: str, command: Command | None = None) -> list[Decision]:
+    def change(self, at: Moment, step: FieldStep, about: Evidenced) -> list[Decision]:
+        """Let racers in and out as a change of the field says; `about` says what changes.
+
+        The caller has asked `field_refusal`.
+        """
+        decisions = [self.write(at, "field.changed", self.roster.champion, THE_FILE, evidence=about)]
+        if step.champion is not None:
+            decisions.append(self.crown(step.champion, at, THE_FILE))
+        for name in step.leaving:
+            decisions += self.retire(at, name, THE_FILE, decision_type="candidate.retired")
+        for newcomer in step.newcomers:
+            decisions += self._enter(at, newcomer)
+        self._settle(step.after.promotion, step.after.challenges)
+        return decisions
+
+    def field_refusal(self, leaving: Collection[str], champion: str | None) -> str:
+        """Return why racers cannot leave or a file's champion cannot be it; empty if all can."""
+        serving = self.roster.champion
+        if champion is not None and (self.states.get(champion) != "challenger" or champion in leaving):
+            state = self.states.get(champion)
+            return f"`{champion}` cannot be the champion: it " + (
+                "is not racing yet" if state is None else "leaves" if champion in leaving else f"is {state}"
+            )
+        if serving in leaving and champion is None:
+            return f"`{serving}` is the champion, and the file has it no more, or another model of that name"
+        return ""
+
+    def _enter(self, at: Moment, newcomer: Newcomer) -> list[Decision]:
+        """Put a racer of the next version into the roster, and a twin of it if it is to have one."""
+        name, roster = newcomer.name, self.roster
+        roster.lineup += newcomer.reused
+        since = roster.lineup if newcomer.reused else 0
+        entering = Racer(name, newcomer.model, version=0, learns=newcomer.learns, since=since)
+        racers = [entering]
+        if newcomer.twin is not None:
+            twin, model = newcomer.twin
+            racers.append(Racer(twin, model, version=0, definition=name, twin_of=name, since=since))
+        decisions = []
+        for racer in racers:
+            racer.version, racer.updates = self._version_next, newcomer.updates
+            self._version_next += 1
+            roster.racers[racer.name] = racer
+            self.states[racer.name] = "twin" if racer.twin_of else "challenger"
+            evidence = newcomer.evidence
+            decisions.append(self.write(at, "candidate.entered", racer.name, THE_FILE, evidence=evidence))
+        roster.revision += 1
+        return decisions
+
+    def retire(
+        self,
+        at: Moment,
+        name: str,
+        reason: str,
+        command: Command | None = None,
+        decision_type: DecisionType = "challenger.retired",
+    ) -> list[Decision]:
         """Take a candidate that does not serve out of the roster, and its twin with it."""
         roster = self.roster
         decisions = []
         for leaving in [name, *(twin.name for twin in roster.racers.values() if twin.twin_of == name)]:
-            decisions.append(self.write(at, "challenger.retired", leaving, reason, command))
+            decisions.append(self.write(at, decision_type, leaving, reason, command))
             self._move(leaving, "retire")
             del roster.racers[leaving], self.states[leaving]
             roster.quarantined.discard(leaving)
@@ -473,6 +536,7 @@ class Arena:
                     c.learns,
                     c.twin_of,
                     c.challenge,
+                    c.since,
                 )
                 for c in roster.racers.values()
             ],
@@ -484,6 +548,7 @@ class Arena:
             self.paused,
             self.log.numbered,
             self.pinned,
+            roster.lineup,
         )
         return {"arena": msgspec.msgpack.encode(state)}
 
@@ -512,10 +577,11 @@ class Arena:
                 learns=racer.learns,
                 twin_of=racer.twin_of,
                 challenge=racer.challenge,
+                since=racer.since,
             )
         self.states = {racer.name: racer.state for racer in state.racers}
         roster.quarantined = {name for name, state in self.states.items() if state == "quarantined"}
-        roster.champion, roster.previous = state.champion, state.previous
+        roster.champion, roster.previous, roster.lineup = state.champion, state.previous, state.lineup
         roster.revision += 1
         self._version_next = state.version_next
         self._last_swap, self._last_start = state.last_swap, state.last_start

@@ -128,6 +128,11 @@ class Candidate:
             )
 
     @property
+    def learns(self) -> bool:
+        """Return whether the racer of its name learns: one that is released leaves that to its twin."""
+        return self.learn == "always" and self.release is None
+
+    @property
     def warms(self) -> bool:
         """Return whether it learns the examples log, or a part of it, before it enters."""
         return isinstance(self.start, str) and self.start not in {"fresh", "champion"}

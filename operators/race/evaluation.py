@@ -21,6 +21,7 @@ import msgspec
 from river import metrics
 from river.metrics.base import BinaryMetric, MeanMetric
 
+from operators.models.parameters import model_text
 from operators.models.scoring import label_of
 from operators.race.losses import Losses, brier, multiclass_brier
 from operators.state import StateEntries, WholeState
@@ -328,9 +329,23 @@ class Evaluation(WholeState):
         loss = (brier if self._task == "binary" else multiclass_brier)(label, score)
         return math.inf if loss is None else loss
 
+    def change(self, chosen: Sequence[metrics.base.Metric] | None, threshold: float) -> None:
+        """Go on with other metrics, which begin here, and another threshold."""
+        before = [model_text(metric) for metric in self._chosen]
+        self._chosen = list(default_metrics(self._task) if chosen is None else chosen)
+        self._threshold = threshold
+        if [model_text(metric) for metric in self._chosen] != before:
+            self._cards.clear()
+        self._dirty = True
+
     def forget(self, name: str) -> None:
-        """Drop the metrics of a candidate that has retired; curves keep what they have."""
+        """Drop the metrics and recent scores of a candidate that has retired; curves keep what they have."""
         self._cards.pop(name, None)
+        recent = [
+            (label, served, {other: score for other, score in scores.items() if other != name})
+            for label, served, scores in self._recent
+        ]
+        self._recent = deque(recent, maxlen=RECENT_MAX)
         self._dirty = True
 
     def snapshot(self) -> dict[str, bytes]:

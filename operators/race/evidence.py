@@ -42,6 +42,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from operators.models.parameters import model_text
 from operators.race.losses import Objective, check_objective
 from operators.state import StateEntries, WholeState
 from topics.durations import duration_ms, duration_text
@@ -265,11 +266,24 @@ class Evidence(WholeState):
     """
 
     def __init__(self, promotion: Promotion) -> None:
+        self._settle(promotion)
+        self._state = _EvidenceState()
+
+    def _settle(self, promotion: Promotion) -> None:
         block = promotion.evidence_block
         self._span_ms = duration_ms(block) if isinstance(block, str) else None
         self._size = block if isinstance(block, int) else 0
         self._false_swap_every = promotion.false_swap_every
-        self._state = _EvidenceState()
+        self._compares = model_text((block, promotion.loss))
+        """What the state rests on."""
+
+    def change(self, promotion: Promotion) -> None:
+        """Go on by other settings: comparisons go on where blocks and losses stay, else they start over."""
+        compared = self._compares
+        self._settle(promotion)
+        if self._compares != compared:
+            self._state = _EvidenceState()
+            self._dirty = True
 
     def update(self, champion: str, losses: Mapping[str, float | None], label_time: int) -> list[Verdict]:
         """Add the losses of one example; return challengers proven better, most evidence first, mostly none.

@@ -23,7 +23,7 @@ from operators.race.candidates import Candidate, Challenge, candidate_of, start_
 from operators.race.evidence import Promotion
 from operators.race.routing import Policy
 
-__all__ = ["Difference", "RaceField", "candidate_text"]
+__all__ = ["Difference", "FieldStep", "Newcomer", "RaceField", "candidate_text"]
 
 FIELD_DIGITS = 32
 """Of the id of a field: it names an artefact."""
@@ -121,6 +121,39 @@ class RaceField:
                 if part not in apart and texts_before.get(part) != texts_after.get(part)
             },
         )
+
+
+class Newcomer(NamedTuple):
+    """A racer that a change of the field lets in."""
+
+    name: str
+    model: Any
+    """In its guards; what it has learned is in it."""
+    updates: int
+    """Labels that it has learned."""
+    learns: bool
+    twin: tuple[str, Any] | None
+    """Name and model of the twin that learns for it, where it is released."""
+    reused: bool
+    """Whether its name has been another model's."""
+    evidence: dict[str, float | int | str]
+    """How it starts, for the decision."""
+
+
+class FieldStep(NamedTuple):
+    """A change of the field as it acts on the race."""
+
+    before: RaceField
+    after: RaceField
+    newcomers: tuple[Newcomer, ...]
+    leaving: tuple[str, ...]
+    """Racers that leave, clones of a candidate that leaves among them."""
+    champion: str | None
+    """Who is promoted by it."""
+    settings: dict[str, tuple[str, str]]
+    """As in a `Difference`."""
+    waiting: tuple[str, ...]
+    """Candidates that learn the log before they enter."""
 
 
 def candidate_text(candidate: Candidate) -> str:

@@ -33,6 +33,7 @@ from msgspec.structs import replace
 from operators.drift.detectors import Detection, DriftWatch
 from operators.models.guards import without_guard
 from operators.models.mixture import Blended, Mixture
+from operators.models.parameters import model_text
 from operators.models.scoring import (
     Failure,
     Racer,
@@ -43,9 +44,10 @@ from operators.models.scoring import (
     reason_of,
     score_function,
 )
-from operators.race.arena import Arena, Moment
+from operators.race.arena import Arena, Evidenced, Moment
 from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence, Verdict
+from operators.race.field import FieldStep
 from operators.race.losses import Loss, Losses, ScaledError, loss_of
 from operators.race.routing import Routing
 from operators.state import StateEntries, WholeState
@@ -81,7 +83,9 @@ METRIC = "metric."
 FROM = "from_"
 """... and, before both, those of the champion before."""
 
-FORGOTTEN = frozenset({"model.quarantined", "challenger.retired", "version.restored", "model.released"})
+RETIRING = frozenset({"challenger.retired", "candidate.retired"})
+"""Decisions by which a racer leaves."""
+FORGOTTEN = RETIRING | {"model.quarantined", "version.restored", "model.released"}
 """Decisions after which what was weighed of a candidate is not of what races under its name."""
 UNWEIGHED = frozenset({"backup"})
 """Tiers whose answers came too late to say anything about who is better: those of the hours under load."""
@@ -308,6 +312,11 @@ def _no_lesson(_features: FeatureValues, _label: LabelValue) -> None:
     """Leave a model that never learns as it is."""
 
 
+def _scored(racing: Sequence[Racer], example: Example) -> set[str]:
+    """Return who of those in the race may have a score in an example: it may be of a model that has left."""
+    return {candidate.name for candidate in racing if example.lineup >= candidate.since}
+
+
 class _LearningState(msgspec.Struct):
     examples: int
     time: int
@@ -354,9 +363,7 @@ class Learning(WholeState):
         observers: Sequence[Observer] = (),
     ) -> None:
         self._stopwatch = stopwatch or Stopwatch()
-        self._observers = observers
-        self._companions = (*companions, *observers)
-        self._stops = sorted({every for companion in self._companions for every in companion.stops})
+        self.accompany(companions, observers)
         self.examples = 0
         self.time = 0
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -373,6 +380,12 @@ class Learning(WholeState):
         """Who answers meanwhile; None where the champion answers all."""
         self._watching = bool(watch.detections)
         self._scale = self.loss if isinstance(self.loss, ScaledError) else None
+
+    def accompany(self, companions: Sequence[Companion], observers: Sequence[Observer]) -> None:
+        """Let these go along with the race from here on, and nobody else."""
+        self._observers = observers
+        self._companions = (*companions, *observers)
+        self._stops = sorted({every for companion in self._companions for every in companion.stops})
 
     def lessons(
         self,
@@ -414,7 +427,9 @@ class Learning(WholeState):
         """
         started = self._stopwatch.clock()
         lessons.follow()
-        champion, racing = self._roster.champion, {candidate.name for candidate in self._roster.racing()}
+        champion, all_racing = self._roster.champion, self._roster.racing()
+        racing = {candidate.name for candidate in all_racing}
+        renamed = any(candidate.since for candidate in all_racing)
         twins = [name for name, state in self._arena.states.items() if state == "twin"]
         loss, weigh = self.loss, self._evidence.update
         examples = examples[: lessons.until - lessons.row]
@@ -426,6 +441,8 @@ class Learning(WholeState):
             label, served = example.label, example.served_score
             of_served = loss(label, served)
             losses: dict[str, float | None] = {}
+            if renamed:
+                racing = _scored(all_racing, example)
             for name, score in example.scores.items():
                 if name in racing:
                     losses[name] = of_served if score is served else loss(label, score)
@@ -530,6 +547,30 @@ class Learning(WholeState):
         champion = self._roster.champion
         return self._follow(champion, act(self.moment(offset)))
 
+    def change_field(self, step: FieldStep, offset: int, about: Evidenced) -> list[Decision]:
+        """Carry out a change of the field that `Arena.field_refusal` has nothing against."""
+        champion, after = self._roster.champion, step.after
+        decisions = self._arena.change(self.moment(offset), step, about)
+        self._roster.threshold = self._threshold = after.threshold
+        self._roster.revision += 1
+        if "promotion" in step.settings:
+            self._evidence.change(after.promotion)
+        if "metrics" in step.settings or "threshold" in step.settings:
+            self._evaluation.change(after.metrics, after.threshold)
+        if "drift" in step.settings:
+            texts = [model_text(drift) for drift in step.before.drift]
+            kept = [
+                texts.index(text) if (text := model_text(drift)) in texts else None for drift in after.drift
+            ]
+            self._watch.change(after.drift, kept)
+            self._watching = bool(self._watch.detections)
+        if self._scale is None:
+            self.loss = loss_of(self._task, after.promotion.loss, after.threshold)
+        for racer in self._roster.racers.values():
+            if racer.name in after.candidates:
+                racer.learns = after.candidates[racer.name].learns
+        return self._follow(champion, decisions)
+
     def moment(self, offset: int) -> Moment:
         """Return the moment of a decision at the record at `offset`."""
         return Moment(offset, self.time, self.examples)
@@ -543,7 +584,7 @@ class Learning(WholeState):
                 self._evidence.forget(str(decision.evidence["challenger"]))
             if decision.type in FORGOTTEN:
                 self._evidence.forget(decision.model_name)
-            if decision.type == "challenger.retired":
+            if decision.type in RETIRING:
                 self._evaluation.forget(decision.model_name)
                 for companion in self._companions:
                     companion.forget(decision.model_name)

@@ -34,11 +34,13 @@ from topics import headers
 from topics.catalog import Role
 from topics.codec import LabelMessage, encode
 from topics.headers import MEANINGS
-from topics.messages import Claim, Outgoing, Prediction, Record
+from topics.messages import Claim, Entrant, Outgoing, Prediction, Record
 
 DOCUMENT = DOCUMENTS["docs/messages.md"]
 TYPES = [*dict.fromkeys(kind for kinds in MESSAGES.values() for kind in kinds)]
-DOCUMENTED = [kind for kind in TYPES if kind.__module__ != "topics.rekeying"]
+PARTS = [Entrant]
+"""Structs inside messages."""
+DOCUMENTED = [kind for kind in (*TYPES, *PARTS) if kind.__module__ != "topics.rekeying"]
 READ_DEADLINE_S = 60.0
 
 
@@ -48,6 +50,9 @@ READ_DEADLINE_S = 60.0
 def type_text(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(type_text(one) for one in schema["anyOf"])
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "object":

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from fields import Source
 from river import bandit, drift, linear_model, naive_bayes, preprocessing, proba
 
 import operators
@@ -182,15 +183,13 @@ def make_learner() -> Learner:
     return Learner(
         pipeline="p",
         task="binary",
-        models=models,
+        source=Source(),
         field=RaceField.of(
             {**models, "nb": Candidate(models["nb"], release=Release(every=10))},
             champion="nb",
             drift=[Drift(drift.ADWIN(clock=4))],
             promotion=Promotion(false_swap_every=50, evidence_block=4, min_examples=10, cooldown=10),
         ),
-        dump=pickle.dumps,
-        load=pickle.loads,
     )
 
 

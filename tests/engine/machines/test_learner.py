@@ -7,6 +7,7 @@ import random
 from dataclasses import fields
 
 import pytest
+from fields import Source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -14,9 +15,7 @@ from river import drift, linear_model, metrics, preprocessing, tree
 
 from engine.machines.learner import Learner
 from operators.drift.detectors import Drift
-from operators.models.artefacts import model_codec
 from operators.models.scoring import Scoring
-from operators.race.evaluation import default_metrics
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
 from topics import headers
@@ -38,20 +37,17 @@ FIELD = {one.name for one in fields(RaceField)}
 
 
 def learner(**given_settings):
-    drifts = [Drift(drift.ADWIN(clock=1))]
-    parts = (*models().values(), *default_metrics("binary"), *(entry.detector for entry in drifts))
-    dump, load = model_codec(b"k" * 32, parts)
-    fixed = {"pipeline": "p", "task": "binary", "models": models(), "dump": dump, "load": load}
+    fixed = {"pipeline": "p", "task": "binary", "source": Source()}
     settings = {
         "champion": "tree",
-        "drift": drifts,
+        "drift": [Drift(drift.ADWIN(clock=1))],
         "promotion": Promotion(
             false_swap_every=60, evidence_block=5, min_examples=20, cooldown=20, fresh_challengers_max=1
         ),
     }
     settings |= {name: given for name, given in given_settings.items() if name in FIELD}
     fixed |= {name: given for name, given in given_settings.items() if name not in FIELD}
-    return Learner(**{"field": RaceField.of(fixed["models"], **settings)} | fixed)
+    return Learner(**{"field": RaceField.of(fixed.pop("models", models()), **settings)} | fixed)
 
 
 def record(offset, message, kind):
@@ -372,9 +368,3 @@ def test_warm_up_and_metrics_are_passed_on():
     found.fold(history())
     assert found.evaluation.counts()["linear"][0] == 119
     assert found.evaluation.served_scores().keys() == {"Accuracy"}
-
-
-def test_without_a_store_nothing_is_stored():
-    found = Learner(pipeline="p", task="binary", models=models(), field=RaceField.of(models()))
-    with pytest.raises(ModelError, match="without a way to store"):
-        found.snapshot()

@@ -1,0 +1,93 @@
+"""Signed bytes by name: models that bring a state, and whole fields.
+
+Lives here: the directory, and a field as one artefact.  Never here: how a model is pickled and signed
+(`operators/models/artefacts.py`), who names what (`engine/machines/field_records.py`).
+
+A name is a structural digest of what lies under it, so what is there is never changed: it is written once,
+beside its place, and moved there whole.  All workers of a pipeline share the directory, as they share the
+checkpoints beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from operators.models.allowlist import denied
+from operators.models.artefacts import dump, globals_of, load, meta_of
+from operators.race.field import RaceField
+from topics.errors import ModelError
+
+__all__ = ["Artefacts", "dump_field", "load_field"]
+
+_NAME = re.compile(r"[0-9a-f]{16,128}")
+"""What a digest looks like; anything else is no name of ours, and might walk out of the directory."""
+
+
+class Artefacts:
+    """The artefacts of one pipeline under its state directory."""
+
+    def __init__(self, state_dir: Path, pipeline: str) -> None:
+        self.directory = state_dir / pipeline / "artefacts"
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store bytes under a name, unless they are there.  Raises ModelError where they cannot be."""
+        path = self._path(name)
+        beside = path.with_suffix(f".{os.getpid()}")
+        try:
+            if path.exists():
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError as error:
+            raise ModelError(
+                f"cannot store artefact {path}: {error.strerror}",
+                hint="make room, or make the directory writable",
+            ) from error
+
+    def get(self, name: str) -> bytes:
+        """Return the bytes of a name.  Raises ModelError where there are none."""
+        path = self._path(name)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ModelError(
+                f"cannot read artefact {path}: {error.strerror}",
+                hint="bring back the state directory of the workers, or start with the file that says this "
+                "field: the examples log names models that are nowhere else",
+            ) from error
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ModelError(f"{name!r} is no name of an artefact", hint="look for what else writes the log")
+        return self.directory / name
+
+
+def dump_field(field: RaceField, key: bytes) -> bytes:
+    """Return a field as an artefact: fresh models, settings, and what these are made of."""
+    meta = {"field": field.field_id, "names": sorted(globals_of(field))}
+    return dump(field, key=key, meta=meta)
+
+
+def load_field(data: bytes, key: bytes, field_id: str) -> RaceField:
+    """Return the field of this id that `dump_field` wrote.
+
+    What it may name is what its writer, who has the key and loaded a pipeline file, named there; never what
+    no stored model may.  Raises ModelError for anything else.
+    """
+    meta = meta_of(data, key=key)
+    names = frozenset((str(module), str(name)) for module, name in meta.get("names", ()))
+    if any(denied(module, name) for module, name in names):
+        raise ModelError("the field names what no stored model may", hint="do not trust the bytes")
+    field, _ = load(data, key=key, allowed=names)
+    if not isinstance(field, RaceField) or field.field_id != field_id:
+        raise ModelError(
+            f"the artefact holds another field than {field_id}",
+            hint="run the code that stored it: a class may have other arguments now",
+        )
+    return field

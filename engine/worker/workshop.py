@@ -1,0 +1,106 @@
+"""Where a learner of this process finds models: made, tried and guarded here, or stored.
+
+Lives here: the trial of fresh models and the choice of their guards, the codec of a field, the way to stored
+fields and states.  Never here: what a learner or a guard does, files (`engine/stores/artefacts.py`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from engine.definition.pipeline import Pipeline
+from engine.machines.field_records import Codec
+from engine.stores.artefacts import Artefacts, load_field
+from operators.models.artefacts import model_codec
+from operators.models.digest import digest
+from operators.models.parameters import model_text
+from operators.models.probe import ProbeReport, check_model, guarded, probe, samples_for
+from operators.race.evaluation import default_metrics
+from operators.race.field import RaceField
+from operators.race.routing import Bandit
+from topics.errors import ModelError
+
+__all__ = ["KEY_BYTES", "Workshop", "probe_models"]
+
+KEY_BYTES = 32
+
+
+class Workshop:
+    """Models, codecs and fields of one pipeline, for a learner: a `FieldSource`.
+
+    `key` signs what is stored; None takes a new one, for state that outlives nothing.  `stored` has the
+    artefacts by digest; without it none are found.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, *, key: bytes | None = None, stored: Artefacts | None = None
+    ) -> None:
+        self._pipeline = pipeline
+        self._key = key or secrets.token_bytes(KEY_BYTES)
+        self._stored = stored
+        self._reports: dict[str, ProbeReport] = {}
+        """By the text of a model: to try one takes half a second."""
+
+    def fresh(self, field: RaceField, name: str) -> Any:
+        """Return the model of a candidate, in its guards, that has learned nothing.
+
+        Raises DefinitionError for a model that cannot do its work.
+        """
+        model = field.candidates[name].model
+        # Another than the one that serves is tried: looking into an object's `__dict__`, as the probe's
+        # digests do, makes its attributes slower for good (CPython 3.11: a tenth of a small model's time).
+        return guarded(model.clone(), self._report(name, model))
+
+    def _report(self, name: str, model: Any) -> ProbeReport:
+        text = model_text(model)
+        if text not in self._reports:
+            self._reports[text] = probed(self._pipeline, name, model.clone())
+        return self._reports[text]
+
+    def codec(self, field: RaceField) -> Codec:
+        """Return the functions that store and load the models, metrics and detectors of a field."""
+        return model_codec(
+            self._key,
+            (
+                *(self.fresh(field, name) for name in field.candidates),
+                *(field.metrics or default_metrics(self._pipeline.task)),
+                *(drift.detector for drift in field.drift),
+                *([field.serving.policy.reward_obj] if isinstance(field.serving, Bandit) else ()),
+            ),
+        )
+
+    def field(self, field_id: str) -> RaceField:
+        """Return the field that was stored under its id.  Raises ModelError where there is none."""
+        return load_field(self._bytes(field_id), self._key, field_id)
+
+    def model(self, field: RaceField, artefact: str) -> Any:
+        """Return a model of the field, in its guards, that was stored.  Raises ModelError where it is not."""
+        model = self.codec(field)[1](self._bytes(artefact))
+        if (found := digest(model)) != artefact:
+            raise ModelError(
+                f"the artefact {artefact} holds a model of digest {found}",
+                hint="bring back the directory of artefacts as it was",
+            )
+        return model
+
+    def _bytes(self, name: str) -> bytes:
+        if self._stored is None:
+            raise ModelError(f"there is no artefact {name}", hint="give the directory that has it")
+        return self._stored.get(name)
+
+
+def probe_models(pipeline: Pipeline) -> dict[str, ProbeReport]:
+    """Return what scoring does to each model, tried on made-up rows of the pipeline's features.
+
+    Raises DefinitionError for a model that cannot score and learn them.
+    """
+    return {name: probed(pipeline, name, model) for name, model in pipeline.fresh_models().items()}
+
+
+def probed(pipeline: Pipeline, name: str, model: Any) -> ProbeReport:
+    """Return what scoring does to a model, as `probe_models` does for all; the model is used up."""
+    types, optional, task = pipeline.feature_types(), pipeline.optional_features(), pipeline.task
+    report = probe(model, samples_for(types), task)
+    check_model(name, model if report.error else guarded(model, report), types, optional, task)
+    return report

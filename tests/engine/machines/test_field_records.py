@@ -1,0 +1,283 @@
+"""A change of the field acts at its record: whatever file a process has, however the log is cut."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from fields import Source
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from river import drift, linear_model, metrics, naive_bayes, tree
+
+from engine.machines.field_records import Brought, change_of
+from engine.machines.learner import Learner
+from operators.drift.detectors import Drift
+from operators.models.digest import digest
+from operators.race.candidates import Candidate
+from operators.race.evidence import Promotion
+from operators.race.field import RaceField
+from topics import headers
+from topics.codec import encode
+from topics.errors import ModelError
+from topics.messages import Decision, Example, FieldChange, Record
+
+TREE = tree.HoeffdingTreeClassifier(grace_period=20)
+LINEAR = linear_model.LogisticRegression()
+QUIET = Promotion(false_swap_every=1_000_000)
+FIRST = RaceField.of({"tree": TREE, "linear": LINEAR}, champion="tree", promotion=QUIET)
+SECOND = RaceField.of(
+    {
+        "tree": TREE,
+        "linear": linear_model.LogisticRegression(l2=0.1),
+        "copy": Candidate(TREE, start="champion"),
+        "frozen": Candidate(TREE, start="champion", learn="never"),
+        "bayes": naive_bayes.GaussianNB(),
+    },
+    champion="tree",
+    promotion=Promotion(false_swap_every=50, evidence_block=4, min_examples=10, cooldown=10),
+    drift=[Drift(drift.ADWIN(clock=4))],
+    metrics=[metrics.Accuracy()],
+    threshold=0.4,
+)
+THIRD = RaceField.of({"bayes": naive_bayes.GaussianNB(), "tree": TREE}, champion="bayes", promotion=QUIET)
+
+
+def example(number: int, *, lineup: int = 0) -> Example:
+    rng = random.Random(number)
+    x = {"a": rng.gauss(0, 1), "b": rng.random()}
+    truth = x["a"] > 0.2
+    names = ("tree", "linear", "copy", "frozen", "bayes")
+    scores = {name: min(max(0.5 + (0.3 if truth else -0.3) * rng.random(), 0.0), 1.0) for name in names}
+    return Example(
+        f"e{number}", "k", number, number + 5, truth, x, scores, scores["tree"], "champion", "tree",
+        0, number, -1, 1, number, lineup=lineup,
+    )  # fmt: skip
+
+
+def change(before: RaceField | None, after: RaceField, **more: Any) -> FieldChange:
+    return FieldChange(after.field_id, 0, "" if before is None else before.field_id, **more)
+
+
+def log(*messages: Example | FieldChange) -> list[Record]:
+    """Messages as they lie in the log; examples are numbered as they count."""
+    records, sequence = [], 0
+    for offset, message in enumerate(messages):
+        kind = headers.FIELD
+        if isinstance(message, Example):
+            message, kind = replace(message, sequence=sequence), headers.EXAMPLE  # noqa: PLW2901
+            sequence += 1
+        records.append(Record("p.examples", 0, offset, 0, b"k", encode(message), kind))
+    return records
+
+
+WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
+"""A case takes a second, and says what it is as it stands."""
+CLAIM = b'{"source_partition":0,"claim":1}'
+
+
+def claimed(records: list[Record]) -> list[Record]:
+    """The same log behind a claim."""
+    later = [replace(record, offset=record.offset + 1) for record in records]
+    return [Record("p.examples", 0, 0, 0, b"k", CLAIM, headers.CLAIM), *later]
+
+
+def learner(own: RaceField = FIRST, source: Source | None = None) -> Learner:
+    return Learner(
+        pipeline="p", task="binary", field=own, source=source or Source(fields=[FIRST, SECOND, THIRD])
+    )
+
+
+def fold(found: Learner, records: list[Record], cuts: tuple[int, ...] = ()) -> list[Decision]:
+    """Fold a log in parts, going back where the learner says so."""
+    decisions: list[Decision] = []
+    ends = sorted({*cuts, len(records)})
+    while found.reading < len(records):
+        end = next(end for end in ends if end > found.reading)
+        decisions += found.fold(records[found.reading : end])
+    return decisions
+
+
+def state(found: Learner) -> tuple[Any, ...]:
+    roster = found.roster
+    return (
+        found.digests(),
+        [(c.name, c.version, c.updates, c.learns, c.since) for c in roster.racers.values()],
+        roster.champion,
+        roster.threshold,
+        found.evaluation.model_scores(),
+        found.evidence.snapshot(),
+        found.field.field_id,
+        found.fields.waiting,
+    )
+
+
+WHOLE = claimed(
+    log(
+        change(None, FIRST),
+        *map(example, range(60)),
+        change(FIRST, SECOND),
+        *(example(number, lineup=1) for number in range(60, 160)),
+        change(FIRST, SECOND),  # a repeat
+        *(example(number, lineup=1) for number in range(160, 200)),
+        change(SECOND, THIRD),
+        *(example(number, lineup=1) for number in range(200, 230)),
+    )
+)
+
+
+def test_what_enters_is_a_fold_from_its_record_on() -> None:
+    found = learner()
+    decisions = fold(found, WHOLE[:204])
+    racers = found.roster.racers
+    lessons = [example(number) for number in range(60, 200)]
+    bayes, linear = naive_bayes.GaussianNB(), linear_model.LogisticRegression(l2=0.1)
+    for one in lessons:
+        bayes.learn_one(one.features, one.label)
+        linear.learn_one(one.features, one.label)
+    assert digest(racers["bayes"].model) == digest(bayes)
+    assert digest(racers["linear"].model) == digest(linear)
+    assert digest(racers["copy"].model) == digest(racers["tree"].model)
+    frozen = TREE.clone()
+    for one in map(example, range(60)):
+        frozen.learn_one(one.features, one.label)
+    assert digest(racers["frozen"].model) == digest(frozen)
+    assert {name: racer.updates for name, racer in racers.items()} == {
+        "tree": 200, "linear": 140, "copy": 200, "frozen": 60, "bayes": 140,
+    }  # fmt: skip
+    assert {name: racer.version for name, racer in racers.items()} == {
+        "tree": 1, "linear": 3, "copy": 4, "frozen": 5, "bayes": 6,
+    }  # fmt: skip
+    told = [(one.type, one.model_name, one.offset) for one in decisions if one.offset == 62]
+    assert told == [
+        ("field.changed", "tree", 62),
+        ("candidate.retired", "linear", 62),
+        ("candidate.entered", "linear", 62),
+        ("candidate.entered", "copy", 62),
+        ("candidate.entered", "frozen", 62),
+        ("candidate.entered", "bayes", 62),
+    ]
+    evidence = decisions[0].evidence
+    assert (evidence["field"], evidence["before"]) == (SECOND.field_id, FIRST.field_id)
+    assert "false_swap_every=50" in str(evidence["promotion.after"])
+    assert evidence["threshold.before"] == "0.5"
+    assert found.roster.threshold == 0.4
+    assert set(found.evaluation.served_scores()) == {"Accuracy"}
+
+
+def test_a_champion_that_the_file_names_is_promoted_where_the_last_one_leaves() -> None:
+    found = learner()
+    decisions = fold(found, WHOLE)
+    assert found.roster.champion == "bayes"
+    assert list(found.roster.racers) == ["tree", "bayes"]
+    told = [(one.type, one.model_name) for one in decisions if one.offset > 203]
+    assert (told[0][0], told[1]) == ("field.changed", ("model.promoted", "bayes"))
+    assert sorted(told[2:]) == [("candidate.retired", name) for name in ("copy", "frozen", "linear")]
+
+
+@settings(deadline=None, max_examples=20, phases=WITHOUT_SHRINKING)
+@given(
+    own=st.sampled_from([FIRST, SECOND, THIRD]),
+    cuts=st.lists(st.integers(1, len(WHOLE) - 1), max_size=5),
+    restored=st.lists(
+        st.tuples(st.integers(1, len(WHOLE) - 1), st.sampled_from([FIRST, SECOND, THIRD])), max_size=3
+    ),
+)
+def test_files_cuts_and_restores_change_nothing(
+    own: RaceField, cuts: list[int], restored: list[tuple[int, RaceField]]
+) -> None:
+    expected = learner()
+    fold(expected, WHOLE)
+    found = learner(own)
+    entries: dict[str, bytes] = {}
+    for at, file in sorted(restored, key=lambda pair: pair[0]):
+        fold(found, WHOLE[:at], tuple(cut for cut in cuts if cut < at))
+        for name, data in found.delta().items():
+            if data is None:
+                entries.pop(name, None)
+            else:
+                entries[name] = data
+        assert entries.keys() == found.snapshot().keys()
+        found = learner(file)
+        found.restore(entries)
+    fold(found, WHOLE, tuple(cuts))
+    assert state(found) == state(expected)
+
+
+@pytest.mark.parametrize(
+    ("after", "says"),
+    [
+        (RaceField.of({"linear": LINEAR}, champion=None), "`tree` is the champion"),
+        (RaceField.of({"tree": tree.HoeffdingTreeClassifier(), "linear": LINEAR}), "`tree` is the champion"),
+        (RaceField.of({"new": TREE, "linear": LINEAR}, champion="new"), "`new` cannot be the champion"),
+        (
+            RaceField.of({"tree": TREE, "b": Candidate(LINEAR, start="champion")}, champion="tree"),
+            "`b` starts as a copy",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_of_it_happens(after: RaceField, says: str) -> None:
+    records = claimed(log(change(None, FIRST), *map(example, range(30)), change(FIRST, after)))
+    found = learner(source=Source(fields=[FIRST, after]))
+    fold(found, records[:-1])
+    before = state(found)
+    (decision,) = found.fold(records[-1:])
+    assert decision.type == "field.refused"
+    assert says in decision.reason
+    assert state(found) == before
+
+
+def test_who_waits_enters_by_a_second_record_with_what_it_has_learned() -> None:
+    second = RaceField.of(
+        {"tree": TREE, "bayes": Candidate(naive_bayes.GaussianNB(), start="log")}, champion="tree"
+    )
+    source = Source(fields=[second])
+    only = RaceField.of({"tree": TREE}, champion="tree")
+    warm = naive_bayes.GaussianNB()
+    for one in map(example, range(40)):
+        warm.learn_one(one.features, one.label)
+    found = learner(only, source)
+    begun = [change(None, only), *map(example, range(30)), change(only, second, waiting=("bayes",))]
+    fold(found, claimed(log(*begun)))
+    assert list(found.roster.racers) == ["tree"]
+    assert found.fields.waiting == ("bayes",)
+    brought = {"bayes": Brought(source.put(second, warm), 40, 2, 45)}
+    asked = change(second, second)
+    draft = found.planned(replace(asked, entering=(entering("bayes", brought["bayes"]),)))
+    assert draft is not None
+    record = change_of(draft, 0, brought, ())
+    later = [*map(example, range(30, 45)), record, record, *map(example, range(45, 50))]
+    decisions = fold(found, claimed(log(*begun, *later)))
+    racer = found.roster.racers["bayes"]
+    assert (racer.updates, found.fields.waiting) == (45, ())
+    for one in map(example, range(45, 50)):
+        warm.learn_one(one.features, one.label)
+    assert digest(racer.model) == digest(warm)
+    entered = [one for one in decisions if one.type == "candidate.entered"]
+    assert len(entered) == 1
+    assert entered[0].evidence["learned_to"] == 45
+
+
+def entering(name: str, brought: Brought) -> Any:
+    from topics.messages import Entrant
+
+    return Entrant(name, "", "log", **brought._asdict())
+
+
+def test_a_score_of_the_model_that_had_the_name_before_judges_nobody() -> None:
+    late = [example(number) for number in range(60, 80)]
+    now = [example(number, lineup=1) for number in range(80, 90)]
+    records = claimed(log(change(None, FIRST), *map(example, range(60)), change(FIRST, SECOND), *late, *now))
+    found = learner()
+    fold(found, records)
+    assert found.evaluation.counts()["linear"][0] == 10
+    assert found.evaluation.counts()["bayes"][0] == 30
+    assert found.roster.racers["linear"].updates == 30
+
+
+def test_a_field_that_is_nowhere_is_an_error_that_says_so() -> None:
+    found = learner(source=Source(fields=[FIRST]))
+    with pytest.raises(ModelError, match="no field"):
+        fold(found, WHOLE)
