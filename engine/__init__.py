@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from operators.language.rules import Alerts, Rule
     from operators.race.evidence import Promotion
     from operators.race.losses import Quantile
-    from operators.race.routing import Bandit, Canary, Guard, Shadow, Split, Switchback
+    from operators.race.routing import Bandit, Canary, Guard, Serve, Shadow, Split, Switchback
 
 __all__ = [
     "Alerts",
@@ -37,6 +37,7 @@ __all__ = [
     "Promotion",
     "Quantile",
     "Rule",
+    "Serve",
     "Shadow",
     "Split",
     "Switchback",
@@ -54,6 +55,7 @@ _HOMES = {
     "Promotion": "operators.race.evidence",
     "Quantile": "operators.race.losses",
     "Rule": "operators.language.rules",
+    "Serve": "operators.race.routing",
     "Shadow": "operators.race.routing",
     "Split": "operators.race.routing",
     "Switchback": "operators.race.routing",

@@ -315,7 +315,7 @@ COUNTERS = (
         "headrace_predictions",
         "Predictions sent, by who answered.",
         ("served_by",),
-        _always("champion", "arm", "previous", "prior", "again"),
+        _always("champion", "arm", "previous", "backup", "prior", "again"),
     ),
     CounterFamily(
         "arms",

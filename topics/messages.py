@@ -201,8 +201,8 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     prediction_label: LabelValue | None
     """The label that the score means; null without a score."""
     served_by: str
-    """`champion`, `arm` (picked by the serving policy), `previous` (an earlier champion) or `prior` (no model
-    could answer)."""
+    """`champion`, `arm` (picked by the serving policy), `previous` (an earlier champion), `backup` (past the
+    deadline) or `prior` (no model could answer)."""
     features: FeatureValues
     """The features as served, by name; a missing one is left out."""
     event_offset: int

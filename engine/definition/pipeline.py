@@ -35,7 +35,7 @@ from operators.language.types import event_fields
 from operators.race.candidates import Candidate
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
-from operators.race.routing import Policy, Shadow, check_serving
+from operators.race.routing import Policy, Serve, Shadow, check_backup, check_serving
 from operators.rekeying.stages import Stages, plan_stages
 from operators.rules.apply import CheckedDecoder, FieldRules
 from operators.rules.check import RulePlan, compile_rules
@@ -85,6 +85,8 @@ class Pipeline:
         When a challenger takes over: a `Promotion`.
     `serving`
         Who answers: `Shadow()` (the champion), a `Canary`, a `Split`, a `Switchback` or a `Bandit`.
+    `deadline`
+        Until when an answer is worth waiting for: a `Serve`; None waits.
     `metrics`
         River metrics of every model and of what was served, cloned; None takes the task's usual ones.
     `threshold`
@@ -115,6 +117,7 @@ class Pipeline:
     drift: Sequence[Drift] = ()
     promotion: Promotion = field(default_factory=Promotion)
     serving: Policy = field(default_factory=Shadow)
+    deadline: Serve | None = None
     metrics: Sequence[metrics.base.Metric] | None = None
     threshold: float = 0.5
     topics: Mapping[str, str] = field(default_factory=dict)
@@ -181,6 +184,8 @@ class Pipeline:
         ):
             object.__setattr__(self, name, value)
         check_serving(self.serving, models, task)
+        if self.deadline is not None:
+            check_backup(self.deadline, models, inside=self.labels.field is not None)
         check_detectors(self.drift, plan.feature_types(self.events.type), task)
         self._check_label()
         self._check_served()
@@ -276,6 +281,7 @@ class Pipeline:
             champion=self.champion,
             promotion=self.promotion,
             serving=self.serving,
+            deadline=self.deadline,
             drift=self.drift,
             metrics=self.metrics,
             threshold=self.threshold,

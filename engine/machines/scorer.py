@@ -28,6 +28,7 @@ from operators.join.join import EarlyLabel, Join, Joined
 from operators.join.pending import WaitingAnswer
 from operators.language.plan import FeaturePlan
 from operators.models.scoring import Failure, Reply, Roster, Scoring, Served
+from operators.models.table import Table
 from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
 from operators.windows.features import Features, JoinedLabel, label_entry
@@ -74,6 +75,8 @@ class Scorer(Composite[Position]):
         self.outbox = Outbox(pipeline, partition, writer, suppression, roster, self.counts)
         self._suppression = suppression
         self._roster = roster
+        self._all: Table | None = None
+        """The table with which the champion answers all."""
         self._inside = pipeline.labels.field is not None
         self.intake = Intake(
             pipeline.event_decoder(),
@@ -299,7 +302,9 @@ class Scorer(Composite[Position]):
 
     def _serve(self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int) -> list[_Given]:
         """Send the answer to each event; return the answers, each with the scores that a blend took."""
-        served = self.scoring.serve_all(rows) if self._roster.routing is None else self._pick(events, rows)
+        served = (
+            self.scoring.serve_all(rows) if self._roster.routing is self._all else self._pick(events, rows)
+        )
         answers = self.outbox.number(events, rows, served, now_ms)
         self.outbox.send(answers, events)
         for answer, one in zip(answers, served, strict=True):

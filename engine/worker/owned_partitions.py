@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -17,6 +18,7 @@ from engine.definition.pipeline import Change, Pipeline, check_definition
 from engine.kafka.client import LogPartition
 from engine.kafka.sink import Sink
 from engine.kafka.source import Source
+from engine.machines.punctual import PunctualScorer
 from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.settings import Accepted, Settings
@@ -141,7 +143,8 @@ class OwnedPartitions:
 
     def _restore(self, number: int, taken: Takeover, store: CheckpointStore) -> Partition:
         stages = self._pipeline.stages
-        scorer = Scorer(
+        deadline = self._pipeline.deadline
+        scorer = (Scorer if deadline is None else partial(PunctualScorer, deadline))(
             self._pipeline,
             partition=number,
             roster=self._follower.learner.roster,

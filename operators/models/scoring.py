@@ -415,10 +415,34 @@ class Scoring:
             )
         if self._blend is not None:
             return self._after(failures, self._blended([x])[0])
+        return self._prior(failures)
+
+    def _prior(self, failures: tuple[Failure, ...]) -> Served:
+        """Return the answer without any model."""
         prior = self._roster.prior
         score = prior.score()
         label = label_of(self._task, score, self._threshold)
         return Served(score, label, "prior", "prior", 0, prior.updates, not prior.updates, failures)
+
+    def serve_backup(self, rows: Sequence[FeatureValues], name: str) -> list[Served]:
+        """Return the answers to events past their deadline: those of candidate `name`, else the prior's."""
+        started = self._stopwatch.clock()
+        if self._roster.revision != self._revision:
+            self._bind()
+        served = [self._serve_backup(x, name) for x in rows]
+        self._stopwatch.steps["score"] += self._stopwatch.clock() - started
+        return served
+
+    def _serve_backup(self, x: FeatureValues, name: str) -> Served:
+        taken: list[dict[str, Score]] = [{}]
+        failures: dict[int, tuple[Failure, ...]] = {}
+        if name in self._score_of:
+            self._ask(name, [x], taken, failures)
+        if not taken[0]:
+            return self._prior(failures.get(0, ()))
+        racer, score = self._roster.racers[name], taken[0][name]
+        label = label_of(self._task, score, self._threshold)
+        return Served(score, label, "backup", name, racer.version, racer.updates, score is None)
 
     def serve_picked(self, rows: Sequence[FeatureValues], picks: Sequence[Pick]) -> list[Served]:
         """Return the answer to each event of a run by whom the serving policy picked, or by the champion."""

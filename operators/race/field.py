@@ -21,7 +21,7 @@ from operators.drift.detectors import Drift
 from operators.models.parameters import model_text
 from operators.race.candidates import Candidate, Challenge, candidate_of, start_text
 from operators.race.evidence import Promotion
-from operators.race.routing import Policy
+from operators.race.routing import Policy, Serve
 
 __all__ = ["Difference", "FieldStep", "Newcomer", "RaceField", "candidate_text"]
 
@@ -68,7 +68,7 @@ class RaceField:
     drift: Sequence[Drift] = ()
     metrics: Sequence[river_metrics.base.Metric] | None = None
     threshold: float = 0.5
-    deadline: Any = None
+    deadline: Serve | None = None
 
     @classmethod
     def of(cls, models: Mapping[str, Any], **settings: Any) -> RaceField:

@@ -40,6 +40,7 @@ __all__ = [
     "Split",
     "Switchback",
     "arms_of",
+    "check_backup",
     "check_serving",
 ]
 
@@ -302,6 +303,24 @@ def check_serving(policy: Policy, names: Iterable[str], task: Task) -> None:
         raise DefinitionError(
             'serving has outcome="served" and the task is multiclass: a class is no reward',
             hint='use outcome="shared", or a binary or regression task whose label is the reward',
+        )
+
+
+def check_backup(serve: Serve, models: Mapping[str, Any], *, inside: bool) -> None:
+    """Refuse a deadline that cannot be kept.  Raises DefinitionError.
+
+    `inside` says whether labels come inside events, where answers and lessons take turns.
+    """
+    own = [name for name, model in models.items() if hasattr(model, "predict_one")]
+    if serve.backup not in own:
+        raise DefinitionError(
+            f"deadline.backup is `{serve.backup}`, which is no model that scores by itself",
+            hint=f"name one of: {', '.join(own)}",
+        )
+    if inside:
+        raise DefinitionError(
+            "a deadline is given and labels come inside events, which are learned one after the other",
+            hint="leave the deadline out, or let labels come on a topic of their own",
         )
 
 

@@ -66,8 +66,8 @@ def visits(events: str, labels: str) -> list[Message]:
         user, amount, time = f"u{rng.randrange(300)}", rng.uniform(-2.0, 2.0), start + 1_000 * n
         value = {"event_id": f"e{n}", "event_time": time, "user": user, "amount": amount}
         told = {"event_id": f"e{n}", "label": abs(amount) < 1.0, "label_time": time + 5_000}
-        rows.append((time, Message(events, user.encode(), json.dumps(value).encode(), time)))
-        rows.append((time + 5_000, Message(labels, user.encode(), json.dumps(told).encode(), time + 5_000)))
+        rows.append((time, Message(events, time, user.encode(), json.dumps(value).encode())))
+        rows.append((time + 5_000, Message(labels, time + 5_000, user.encode(), json.dumps(told).encode())))
     return [message for _, message in sorted(rows, key=lambda row: row[0])]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -11,8 +13,9 @@ import msgspec
 import pytest
 from river import bandit, linear_model, naive_bayes, proba
 
-from engine import Bandit, Canary, Labels, Pipeline, Promotion, Split, Switchback, Topic
+from engine import Bandit, Canary, Labels, Pipeline, Promotion, Serve, Shadow, Split, Switchback, Topic
 from engine.machines.learner import Learner
+from engine.machines.punctual import PunctualScorer
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
 from operators import field
@@ -20,6 +23,7 @@ from operators.claims.rule import Suppression, Writer
 from operators.race.routing import Policy
 from topics import headers
 from topics.codec import decode_example, decode_prediction, encode
+from topics.errors import DefinitionError
 from topics.messages import Claim, Decision, Outgoing, Record
 
 NOW_MS = 10_000_000
@@ -84,7 +88,8 @@ class Shop:
         self.fold([Outgoing("examples", 0, None, encode(Claim(0, claim)), headers.CLAIM, 0)])
 
     def scorer_of(self, claim: int, suppression: Suppression | None = None) -> Scorer:
-        return Scorer(
+        deadline = self.pipeline.deadline
+        return (Scorer if deadline is None else partial(PunctualScorer, deadline))(
             self.pipeline,
             partition=0,
             roster=self.learner.roster,
@@ -223,3 +228,78 @@ def test_labels_inside_events_are_answered_by_the_same_picks_in_any_run(name: st
     assert answers(size) == answers(17)
     predictions = [*map(decode_prediction, answers(size)[0])]
     assert {p.model_name for p in predictions if p.policy} == {"lr", "nb"}
+
+
+# -- a deadline ---------------------------------------------------------------------------------------
+
+
+class Broken(linear_model.LogisticRegression):
+    """Fails at visits as they come, not at those that a probe makes up."""
+
+    def predict_proba_one(self, x: Any) -> Any:
+        if x["amount"] in {json.loads(one.value or b"")["amount"] for one in world()[0][:2]}:
+            raise RuntimeError("a visit")
+        return super().predict_proba_one(x)
+
+
+@pytest.mark.parametrize("serving", [Shadow(), POLICIES["split"]])
+def test_an_event_past_the_deadline_is_answered_by_the_backup(serving: Policy) -> None:
+    shop = Shop(replace(pipeline(serving), deadline=Serve("1s", backup="nb"), task="binary"))
+    events, labels = world()
+    ages = [0, 1_000, 1_001, 50_000, 5]
+    asked = [
+        msgspec.structs.replace(one, timestamp_ms=NOW_MS - age)
+        for one, age in zip(events, ages, strict=False)
+    ]
+    shop.scorer.intake.offer_events([*asked, msgspec.structs.replace(events[5], timestamp_ms=None)])
+    shop.scorer.intake.offer_labels(labels[:6])
+    while run := shop.scorer.intake.next_run(events_unread=False, labels_unread=False):
+        shop.out += chain.from_iterable(shop.scorer.step(run, NOW_MS))
+    answers = [*map(decode_prediction, shop.targets("predictions"))]
+    assert [one.served_by == "backup" for one in answers] == [False, False, True, True, False, False]
+    late = [one for one in answers if one.served_by == "backup"]
+    assert {(one.model_name, one.policy, one.propensity) for one in late} == {("nb", "", None)}
+    assert shop.scorer.counts["predictions", "backup"] == 2
+    learned = [*map(decode_example, shop.targets("examples"))]
+    assert [one.served_by for one in learned] == [one.served_by for one in answers]
+    assert all(one.scores.keys() == {"lr", "nb"} for one in learned)
+
+
+def test_after_the_backup_comes_the_prior() -> None:
+    made = replace(pipeline(Shadow()), deadline=Serve("1s", backup="nb"), task="binary")
+    shop = Shop(replace(made, models={"lr": made.models["lr"], "nb": Broken()}))
+    events, _ = world()
+    shop.scorer.intake.offer_events([msgspec.structs.replace(one, timestamp_ms=0) for one in events[:2]])
+    while run := shop.scorer.intake.next_run(events_unread=False, labels_unread=False):
+        shop.out += chain.from_iterable(shop.scorer.step(run, NOW_MS))
+    assert [one.served_by for one in map(decode_prediction, shop.targets("predictions"))] == ["prior"] * 2
+    assert shop.targets("examples")
+
+
+def test_what_the_backup_answered_is_no_evidence() -> None:
+    shop = Shop(pipeline(POLICIES["canary"]))
+    shop.run(5)
+    assert {"canary.started"} <= {one.type for one in shop.decisions}
+    learner = build_learner(shop.pipeline, key=KEY)
+    late = [
+        msgspec.structs.replace(
+            one, value=encode(msgspec.structs.replace(decode_example(one.value or b""), served_by="backup"))
+        )
+        if number
+        else one
+        for number, one in enumerate(shop.log)
+    ]
+    assert not learner.fold(late)
+    assert learner.digests() == shop.learner.digests()
+
+
+@pytest.mark.parametrize(
+    ("labels", "backup", "told"),
+    [
+        (None, "tree", "`tree`, which is no model"),
+        (Labels(field="bought"), "nb", "labels come inside events"),
+    ],
+)
+def test_a_deadline_that_cannot_be_kept_is_refused(labels: Labels | None, backup: str, told: str) -> None:
+    with pytest.raises(DefinitionError, match=told):
+        replace(pipeline(Shadow(), labels), deadline=Serve("1s", backup=backup), task="binary")
