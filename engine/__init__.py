@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.definition.streams import Labels, Topic
     from operators.drift.detectors import Drift
     from operators.language.rules import Alerts, Rule
+    from operators.race.candidates import Challenge, Drifted, Every, Release, Worse
     from operators.race.evidence import Promotion
     from operators.race.losses import Quantile
     from operators.race.routing import Bandit, Canary, Guard, Serve, Shadow, Split, Switchback
@@ -30,36 +31,46 @@ __all__ = [
     "Alerts",
     "Bandit",
     "Canary",
+    "Challenge",
     "Drift",
+    "Drifted",
+    "Every",
     "Guard",
     "Labels",
     "Pipeline",
     "Promotion",
     "Quantile",
+    "Release",
     "Rule",
     "Serve",
     "Shadow",
     "Split",
     "Switchback",
     "Topic",
+    "Worse",
 ]
 
 _HOMES = {
     "Alerts": "operators.language.rules",
     "Bandit": "operators.race.routing",
     "Canary": "operators.race.routing",
+    "Challenge": "operators.race.candidates",
     "Drift": "operators.drift.detectors",
+    "Drifted": "operators.race.candidates",
+    "Every": "operators.race.candidates",
     "Guard": "operators.race.routing",
     "Labels": "engine.definition.streams",
     "Pipeline": "engine.definition.pipeline",
     "Promotion": "operators.race.evidence",
     "Quantile": "operators.race.losses",
+    "Release": "operators.race.candidates",
     "Rule": "operators.language.rules",
     "Serve": "operators.race.routing",
     "Shadow": "operators.race.routing",
     "Split": "operators.race.routing",
     "Switchback": "operators.race.routing",
     "Topic": "engine.definition.streams",
+    "Worse": "operators.race.candidates",
 }
 
 if not TYPE_CHECKING:

@@ -404,7 +404,7 @@ COUNTERS = (
         ("detector", "direction", "subject"),
         lambda pipeline: (
             f"{type(drift.detector).__name__} {direction} {drift.on}"
-            for drift in pipeline.drift
+            for drift in pipeline.field.drift
             for direction in (("worse", "better") if drift.on == "loss" else ("worse",))
         ),
     ),

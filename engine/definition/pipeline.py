@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from river import metrics
+from river import drift, metrics
 
 from engine.definition.candidates import (
     check_detectors,
@@ -32,7 +32,7 @@ from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features, text_digest
 from operators.language.rules import Alerts, Rule
 from operators.language.types import event_fields
-from operators.race.candidates import Candidate
+from operators.race.candidates import Candidate, Challenge, check_challenges
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
 from operators.race.routing import Policy, Serve, Shadow, check_backup, check_serving
@@ -80,13 +80,15 @@ class Pipeline:
     `champion`
         The name of the model that serves first; None is the first one.
     `drift`
-        Detectors and what they watch: a `Drift` each.
+        Detectors and what they watch: a `Drift` each; None is River's ADWIN on the loss.
     `promotion`
         When a challenger takes over: a `Promotion`.
     `serving`
         Who answers: `Shadow()` (the champion), a `Canary`, a `Split`, a `Switchback` or a `Bandit`.
     `deadline`
         Until when an answer is worth waiting for: a `Serve`; None waits.
+    `challenges`
+        Challengers that start by themselves: a `Challenge` each.
     `metrics`
         River metrics of every model and of what was served, cloned; None takes the task's usual ones.
     `threshold`
@@ -114,10 +116,11 @@ class Pipeline:
     features: Mapping[str, Expression]
     models: Mapping[str, Any]
     champion: str | None = None
-    drift: Sequence[Drift] = ()
+    drift: Sequence[Drift] | None = None
     promotion: Promotion = field(default_factory=Promotion)
     serving: Policy = field(default_factory=Shadow)
     deadline: Serve | None = None
+    challenges: Sequence[Challenge] = ()
     metrics: Sequence[metrics.base.Metric] | None = None
     threshold: float = 0.5
     topics: Mapping[str, str] = field(default_factory=dict)
@@ -142,6 +145,7 @@ class Pipeline:
         """Check every part and compile the features."""
         candidates = checked_candidates(self.models, self.champion)
         models = {name: candidate.model for name, candidate in candidates.items()}
+        check_challenges(self.challenges, list(candidates))
         task = self.task if str(self.task) else task_of(models, self.events.type, self.labels.field)
         check_model_classes(models, task)
         plan = compile_features(
@@ -186,7 +190,7 @@ class Pipeline:
         check_serving(self.serving, models, task)
         if self.deadline is not None:
             check_backup(self.deadline, models, inside=self.labels.field is not None)
-        check_detectors(self.drift, plan.feature_types(self.events.type), task)
+        check_detectors(self.field.drift, plan.feature_types(self.events.type), task)
         self._check_label()
         self._check_served()
         self.event_decoder()
@@ -282,7 +286,10 @@ class Pipeline:
             promotion=self.promotion,
             serving=self.serving,
             deadline=self.deadline,
-            drift=self.drift,
+            challenges=self.challenges,
+            drift=(Drift(drift.ADWIN()),)  # type: ignore[no-untyped-call]  # River has no types here
+            if self.drift is None
+            else self.drift,
             metrics=self.metrics,
             threshold=self.threshold,
         )

@@ -38,6 +38,7 @@ from operators.drift.detectors import DriftWatch
 from operators.models.digest import digest
 from operators.models.scoring import Prior, Racer, Roster
 from operators.race.arena import Arena
+from operators.race.challenges import Challenges
 from operators.race.commands import Commands
 from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence
@@ -145,6 +146,9 @@ class Learner:
         self.good = GoodVersions(self._dump, self._load, roster)
         self.commands = Commands(self.arena, self.good)
         self.releases = Releases(self.arena, field.candidates, self.good.copied)
+        self.challenges = Challenges(
+            self.arena, field.challenges, self.good.copied, self.evaluation.recent_loss
+        )
         self.evidence = Evidence(promotion)
         self.learning = Learning(
             self._task,
@@ -180,12 +184,14 @@ class Learner:
             self.releases,
             self.routing,
             self.fields,
+            self.challenges,
         )
         self._parts: tuple[Operator, ...] = tuple(part for part in parts if part is not None)
 
     def _accompany(self) -> None:
         """Let those go along with the race whom the field asks for."""
-        self.learning.accompany((self.good,), (self.releases,) if self.releases.stops else ())
+        observers = [part for part in (self.releases, self.challenges) if part.stops]
+        self.learning.accompany((self.good,), observers)
 
     def _dump(self, value: Any) -> bytes:
         return self._codec[0](value)
@@ -357,6 +363,7 @@ class Learner:
         fields.done(step)
         self._codec = self._source.codec(step.after)
         self.releases.follow(step.after.candidates)
+        self.challenges.follow(step.after.challenges)
         self._accompany()
         if "serving" in step.settings:
             before = {} if self.routing is None else self.routing.snapshot()

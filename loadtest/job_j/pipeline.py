@@ -41,5 +41,6 @@ pipeline = Pipeline(
     labels=Labels(field="label"),
     features=features,
     models={"linear": preprocessing.StandardScaler() | linear_model.LogisticRegression()},
+    drift=(),  # the peers' job has no detector
     metrics=[metrics.LogLoss()],  # type: ignore[no-untyped-call]  # River is typed in part
 )

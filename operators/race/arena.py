@@ -34,7 +34,7 @@ from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
 from topics.messages import Command, Decision, DecisionType
 
-__all__ = ["ACTOR", "TRANSITIONS", "Arena", "DecisionLog", "Evidenced", "Moment"]
+__all__ = ["ACTOR", "TRANSITIONS", "Arena", "DecisionLog", "Evidenced", "Moment", "RecentLoss"]
 
 State = Literal["challenger", "champion", "twin", "quarantined", "retired"]
 Step = Literal["promote", "dethrone", "quarantine", "readmit", "rejoin", "retire"]
@@ -149,6 +149,7 @@ class _ArenaState(msgspec.Struct):
     numbered: tuple[int, int]
     pinned: bool = False
     lineup: int = 0
+    risen: int = 0
 
 
 def _figures(verdict: Verdict) -> Evidenced:
@@ -198,6 +199,8 @@ class Arena:
         self.roster = roster
         self.paused = False
         self.pinned = False
+        self.risen = 0
+        """Alarms that the loss has risen."""
         self.approval: Approval | None = None
         """What stands between a proof and the swap, where the pipeline asks for something."""
         self.states: dict[str, State] = {
@@ -293,10 +296,16 @@ class Arena:
                     },
                 )
             )
-            if alarm.on == "loss" and not alarm.improved and self._rested(self._last_start, at):
-                for challenge in self._on_drift:
-                    decisions += self.start(at, challenge, "drift", recent_loss)
+            if alarm.on == "loss" and not alarm.improved:
+                self.risen += 1
+                if self.may_start(at):
+                    for challenge in self._on_drift:
+                        decisions += self.start(at, challenge, "drift", recent_loss)
         return decisions
+
+    def may_start(self, at: Moment) -> bool:
+        """Return whether the last start of a challenger is long enough ago for another one after a drift."""
+        return self._rested(self._last_start, at)
 
     def backlog(self, at: Moment, records: int) -> Decision:
         """Return the warning that `records` of the log wait for the end of a pause.
@@ -549,6 +558,7 @@ class Arena:
             self.log.numbered,
             self.pinned,
             roster.lineup,
+            self.risen,
         )
         return {"arena": msgspec.msgpack.encode(state)}
 
@@ -588,3 +598,4 @@ class Arena:
         self.paused = state.paused
         self.log.numbered = state.numbered
         self.pinned = state.pinned
+        self.risen = state.risen

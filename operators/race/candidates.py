@@ -174,12 +174,12 @@ class Drifted:
 
 @dataclass(frozen=True)
 class Worse:
-    """A challenger starts when the champion has become worse than it was.
+    """A challenger starts when what is served has become worse than it was.
 
     `by`
         By how much its recent mean loss exceeds that of the time before, in units of the loss.
     `than`
-        The time before: a number of examples, or a span of label time.
+        The time before: a number of examples, or a span of label time.  A 32nd part of it is recent.
     """
 
     by: float

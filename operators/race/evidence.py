@@ -98,7 +98,7 @@ class Promotion:
     min_effect: float = 0.0
     cooldown: int | str = 1_000
     loss: Objective = "brier"
-    fresh_challengers_max: int = 0
+    fresh_challengers_max: int = 1
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.  Raises DefinitionError."""

@@ -77,7 +77,7 @@ class GoodVersions:
         self._kept: dict[str, list[GoodVersion]] = {}
         self._models: dict[Place, bytes] = {}
         self._changes = Changes[Place]()
-        self._listed = False
+        self._listed = True
         """Whether the list was changed since the last delta."""
 
     def copied(self, model: Any) -> Any:
@@ -158,12 +158,11 @@ class GoodVersions:
         return self._list() | self._changes.delta(self._models, _entry, bytes)
 
     def _list(self) -> dict[str, bytes]:
-        return {GOOD: msgspec.msgpack.encode(self._kept)} if self._kept else {}
+        return {GOOD: msgspec.msgpack.encode(self._kept)}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        kept = entries.get(GOOD)
-        self._kept = {} if kept is None else msgspec.msgpack.decode(kept, type=dict[str, list[GoodVersion]])
+        self._kept = msgspec.msgpack.decode(entries[GOOD], type=dict[str, list[GoodVersion]])
         self._models = {
             (name, good.label): entries[_entry((name, good.label))]
             for name, of_racer in self._kept.items()

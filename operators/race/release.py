@@ -229,10 +229,9 @@ class Releases(WholeState):
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        return {"releases": msgspec.msgpack.encode(self._watches)} if self._watches else {}
+        return {"releases": msgspec.msgpack.encode(self._watches)}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        stored = entries.get("releases")
-        self._watches = {} if stored is None else msgspec.msgpack.decode(stored, type=dict[str, _Watch])
+        self._watches = msgspec.msgpack.decode(entries["releases"], type=dict[str, _Watch])
         self._dirty = False

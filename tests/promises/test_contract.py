@@ -39,7 +39,7 @@ from operators.language.plan import compile_features
 from operators.language.rules import Alerts
 from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena, Moment
-from operators.race.candidates import Candidate, Release
+from operators.race.candidates import Candidate, Challenge, Every, Release, Worse
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
 from operators.race.routing import Bandit, Canary, Guard, Policy, Split, Switchback
@@ -189,6 +189,7 @@ def make_learner() -> Learner:
             champion="nb",
             drift=[Drift(drift.ADWIN(clock=4))],
             promotion=Promotion(false_swap_every=50, evidence_block=4, min_examples=10, cooldown=10),
+            challenges=[Challenge(Every(40), start="champion", of="lr"), Challenge(Worse(0.1, than=32))],
         ),
     )
 
@@ -208,7 +209,7 @@ def learner_inputs(rng: random.Random) -> list[Any]:
 
 def learner_parts(made: Learner) -> tuple[type, ...]:
     race = (made.arena, made.evaluation, made.watch, made.evidence, made.learning)
-    parts = (*race, made.good, made.commands, made.releases, made.reader)
+    parts = (*race, made.good, made.commands, made.releases, made.challenges, made.reader)
     return tuple(type(part) for part in parts)
 
 

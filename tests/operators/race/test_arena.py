@@ -317,8 +317,8 @@ def test_reports_about_the_sick_or_unknown_change_nothing():
     assert found.snapshot() == before
 
 
-def test_drift_is_an_alarm_and_by_default_nothing_more():
-    found = arena()
+def test_drift_is_an_alarm_and_nothing_more_where_nobody_may_start():
+    found = arena(fresh_challengers_max=0)
     decisions = found.alarms(at(5), [RISEN, FALLEN], same_loss)
     assert [(decision.type, decision.reason) for decision in decisions] == [
         ("drift.detected", "ADWIN on loss"),
