@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.definition.streams import Labels, Topic
     from operators.drift.detectors import Drift
     from operators.language.rules import Alerts, Rule
+    from operators.race.blend import Blend
     from operators.race.candidates import Challenge, Drifted, Every, Release, Worse
     from operators.race.evidence import Promotion
     from operators.race.losses import Quantile
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Alerts",
     "Bandit",
+    "Blend",
     "Canary",
     "Challenge",
     "Drift",
@@ -53,6 +55,7 @@ __all__ = [
 _HOMES = {
     "Alerts": "operators.language.rules",
     "Bandit": "operators.race.routing",
+    "Blend": "operators.race.blend",
     "Canary": "operators.race.routing",
     "Challenge": "operators.race.candidates",
     "Drift": "operators.drift.detectors",

@@ -22,6 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from engine.definition.candidates import scoring_models
 from engine.definition.pipeline import Pipeline
 from engine.kafka.client import unanswered_s
 from operators.language.fields import nodes
@@ -288,6 +289,13 @@ def _functions(plan: FeaturePlan) -> Iterator[str]:
         yield from (part.name for part in nodes(expression) if isinstance(part, Apply))
 
 
+def _left_out(pipeline: Pipeline) -> Iterator[str]:
+    """Return every blend with every model whose values may be too far out for it."""
+    if pipeline.task == "regression":
+        scoring = scoring_models(pipeline.models)
+        yield from (f"{blend} {name}" for blend in pipeline.models.keys() - scoring for name in scoring)
+
+
 COUNTERS = (
     CounterFamily(
         "events",
@@ -396,6 +404,13 @@ COUNTERS = (
         "Candidates that raised or gave no number.",
         ("step", "model"),
         lambda pipeline: (f"{step} {name}" for name in pipeline.models for step in ("score", "learn")),
+    ),
+    CounterFamily(
+        "blend_left_out",
+        "headrace_blend_left_out",
+        "Values too far out to have a say in a blend.",
+        ("blend", "model"),
+        _left_out,
     ),
     CounterFamily(
         "drifts",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine import (
         Alerts,
         Bandit,
+        Blend,
         Canary,
         Challenge,
         Drift,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Alerts",
     "Bandit",
+    "Blend",
     "Canary",
     "Challenge",
     "Drift",

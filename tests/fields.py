@@ -7,6 +7,7 @@ from typing import Any
 
 from operators.models.artefacts import model_codec
 from operators.models.digest import digest
+from operators.race.blend import Blend
 from operators.race.evaluation import default_metrics
 from operators.race.field import RaceField
 from topics.errors import ModelError
@@ -25,7 +26,8 @@ class Source:
         """Functions that return a state, by its digest."""
 
     def fresh(self, field: RaceField, name: str) -> Any:
-        return field.candidates[name].model.clone()
+        model = field.candidates[name].model
+        return model.mixture(self.task) if isinstance(model, Blend) else model.clone()
 
     def codec(self, field: RaceField) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
         parts = (

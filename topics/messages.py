@@ -80,6 +80,8 @@ CommandWord = Literal[
     "weights",
 ]
 DecisionType = Literal[
+    "opening.started",
+    "blend.weighed",
     "drift.detected",
     "drift.improved",
     "challenger.started",

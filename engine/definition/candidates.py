@@ -18,11 +18,12 @@ from river import active, base, multiclass
 from operators.drift.detectors import FEATURE, Drift
 from operators.models.guards import last_step
 from operators.models.parameters import unseeded_parts
+from operators.race.blend import Blend, OpeningName, check_blends, first_of, with_blend
 from operators.race.candidates import Candidate, candidate_of
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["check_detectors", "check_model_classes", "checked_candidates", "task_of"]
+__all__ = ["check_detectors", "check_model_classes", "checked_candidates", "scoring_models", "task_of"]
 
 CANDIDATES_MAX = 16
 """Every candidate scores every event; more than this is a search, not a race."""
@@ -32,8 +33,10 @@ _SEVERAL = (multiclass.OneVsRestClassifier, multiclass.OneVsOneClassifier, multi
 """Nobody wraps a classifier in these for two classes."""
 
 
-def checked_candidates(models: Mapping[str, Any], champion: str | None) -> dict[str, Candidate]:
-    """Return `models` as candidates with clones of their models, by name.
+def checked_candidates(
+    models: Mapping[str, Any], champion: str | None, opening: OpeningName = "blend"
+) -> dict[str, Candidate]:
+    """Return `models` as candidates with clones of their models, by name, and the blend that opens the race.
 
     Raises DefinitionError for what is no model that can be replayed, and for a champion that is none of them.
     """
@@ -43,15 +46,21 @@ def checked_candidates(models: Mapping[str, Any], champion: str | None) -> dict[
         raise DefinitionError(
             f"{len(models)} models are more than {CANDIDATES_MAX}", hint="race fewer candidates at once"
         )
-    candidates = {name: candidate_of(model) for name, model in models.items()}
-    first = champion if champion is not None else next(iter(candidates))
+    if opening not in get_args(OpeningName):
+        raise DefinitionError(f"opening is {opening!r}", hint='use "blend" or "leader", or name a champion')
+    candidates = with_blend({name: candidate_of(model) for name, model in models.items()}, champion, opening)
+    first = champion if champion is not None else first_of(candidates, opening)
     if first not in candidates:
         raise DefinitionError(f"champion `{first}` is no model", hint=f"name one of: {', '.join(models)}")
     of_champion = candidates[first].model
     for name, candidate in candidates.items():
-        model = of_champion if candidate.model is None else candidate.model
+        model = candidate.model
+        if model is None:
+            # A blend is no model that a copy could be of: refused like a champion that copies itself.
+            model = None if isinstance(of_champion, Blend) else of_champion
         _check_model(name, model)
         candidates[name] = replace(candidate, model=model.clone())
+    check_blends(candidates)
     return candidates
 
 
@@ -64,9 +73,11 @@ def _check_model(name: str, model: Any) -> None:
         )
     if model is None:
         raise DefinitionError(
-            f"model `{name}` is a copy of the champion, and the champion it is",
+            f"model `{name}` is a copy of the champion, and that is itself or a blend",
             hint="give it a River estimator, or name another champion",
         )
+    if isinstance(model, Blend):
+        return
     if not isinstance(model, base.Estimator):
         raise DefinitionError(
             f"model `{name}` is a {type(model).__name__}, not a River estimator",
@@ -79,6 +90,11 @@ def _check_model(name: str, model: Any) -> None:
         )
 
 
+def scoring_models(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the models that score features by themselves: all but blends."""
+    return {name: model for name, model in models.items() if not isinstance(model, Blend)}
+
+
 def task_of(models: Mapping[str, Any], event_type: type[msgspec.Struct], label_field: str | None) -> Task:
     """Return the task that River's classes name; `label_field` is that of labels inside events.
 
@@ -86,6 +102,7 @@ def task_of(models: Mapping[str, Any], event_type: type[msgspec.Struct], label_f
     wrappers that make several classes of two (one-vs-rest), or a text label inside the event, mean
     multiclass, anything else binary.
     """
+    models = scoring_models(models)
     lasts = {name: last_step(model) for name, model in models.items()}
     for name, last in lasts.items():
         if not isinstance(last, base.Regressor | base.Classifier):
@@ -122,7 +139,7 @@ def check_model_classes(models: Mapping[str, Any], task: Task) -> None:
             f"there is no task {task!r}", hint=f"use one of: {', '.join(get_args(Task))}, or leave task out"
         )
     wanted = base.Regressor if task == "regression" else base.Classifier
-    for name, model in models.items():
+    for name, model in scoring_models(models).items():
         last = last_step(model)
         if not isinstance(last, wanted):
             raise DefinitionError(

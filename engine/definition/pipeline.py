@@ -32,6 +32,7 @@ from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features, text_digest
 from operators.language.rules import Alerts, Rule
 from operators.language.types import event_fields
+from operators.race.blend import Blend, OpeningName
 from operators.race.candidates import Candidate, Challenge, check_challenges
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
@@ -76,9 +77,12 @@ class Pipeline:
     `features`
         Names and expressions, in the order in which models see them.
     `models`
-        Names and River estimators, which are cloned.
+        Names and River estimators, which are cloned, or a `Blend` of the others.
     `champion`
-        The name of the model that serves first; None is the first one.
+        The name of the model that serves first; None leaves it to `opening`.
+    `opening`
+        Who serves before anything is proven, where no champion is named: `"blend"`, a blend of all, which
+        joins the models under this name if none is defined, or `"leader"`, the one of the lowest loss so far.
     `drift`
         Detectors and what they watch: a `Drift` each; None is River's ADWIN on the loss.
     `promotion`
@@ -116,6 +120,7 @@ class Pipeline:
     features: Mapping[str, Expression]
     models: Mapping[str, Any]
     champion: str | None = None
+    opening: OpeningName = "blend"
     drift: Sequence[Drift] | None = None
     promotion: Promotion = field(default_factory=Promotion)
     serving: Policy = field(default_factory=Shadow)
@@ -143,7 +148,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         """Check every part and compile the features."""
-        candidates = checked_candidates(self.models, self.champion)
+        candidates = checked_candidates(self.models, self.champion, self.opening)
         models = {name: candidate.model for name, candidate in candidates.items()}
         check_challenges(self.challenges, list(candidates))
         task = self.task if str(self.task) else task_of(models, self.events.type, self.labels.field)
@@ -240,7 +245,10 @@ class Pipeline:
 
     def fresh_models(self) -> dict[str, Any]:
         """Return new clones of the models, as defined: nothing learned, nothing shared."""
-        return {name: model.clone() for name, model in self.models.items()}
+        return {
+            name: model.mixture(self.task) if isinstance(model, Blend) else model.clone()
+            for name, model in self.models.items()
+        }
 
     def scorer_definition(self) -> dict[str, str]:
         """Return the digest of each part that a scorer's state depends on, by name; of features the version.
@@ -283,6 +291,7 @@ class Pipeline:
         return RaceField(
             self.candidates,
             champion=self.champion,
+            opening=self.opening,
             promotion=self.promotion,
             serving=self.serving,
             deadline=self.deadline,

@@ -36,6 +36,7 @@ from engine.machines.field_records import FieldRecords, FieldSource, about_chang
 from operators.claims.rule import Reader
 from operators.drift.detectors import DriftWatch
 from operators.models.digest import digest
+from operators.models.mixture import Mixture
 from operators.models.scoring import Prior, Racer, Roster
 from operators.race.arena import Arena
 from operators.race.challenges import Challenges
@@ -46,6 +47,7 @@ from operators.race.field import FieldStep, RaceField
 from operators.race.good_versions import GoodVersions
 from operators.race.learning import Learning, Lessons
 from operators.race.losses import loss_of
+from operators.race.opening import Opening
 from operators.race.release import Releases, with_twins
 from operators.serving.courses import Setting
 from operators.serving.routes import routing_of
@@ -113,8 +115,8 @@ class Learner:
         self.roster = Roster(task, (), field.first_champion)
         self.reader = Reader()
         self._progress = _Progress()
-        self._stored: dict[str, tuple[int, int, bool]] = {}
-        """Models as of the last delta: name -> (version, updates, quarantined)."""
+        self._stored: dict[str, tuple[int, int, bool, tuple[str, ...]]] = {}
+        """Models as of the last delta: name -> (version, updates, quarantined, whom it weighs)."""
         self._gone: StateDelta = {}
         """Entries of parts that were there before all was folded again."""
         self._begin(field)
@@ -150,6 +152,7 @@ class Learner:
             self.arena, field.challenges, self.good.copied, self.evaluation.recent_loss
         )
         self.evidence = Evidence(promotion)
+        self.opening = None if field.opens is None else Opening(field.opens)
         self.learning = Learning(
             self._task,
             self.arena,
@@ -159,6 +162,7 @@ class Learner:
             loss_of(self._task, promotion.loss, field.threshold),
             field.threshold,
             self._stopwatch,
+            opening=self.opening,
         )
         self._accompany()
         self._route(field)
@@ -185,6 +189,7 @@ class Learner:
             self.routing,
             self.fields,
             self.challenges,
+            self.opening,
         )
         self._parts: tuple[Operator, ...] = tuple(part for part in parts if part is not None)
 
@@ -469,7 +474,7 @@ class Learner:
         changed["place"] = msgspec.msgpack.encode(self._progress)
         for name, candidate in candidates.items():
             # A lesson that failed may have half changed its model: quarantine is a change of its own.
-            now = (candidate.version, candidate.updates, name in sick)
+            now = (candidate.version, candidate.updates, name in sick, _names_of(candidate))
             if self._stored.get(name) != now:
                 changed[MODEL + name] = self._dump(candidate.model)
                 self._stored[name] = now
@@ -494,6 +499,16 @@ class Learner:
             {name.removeprefix(READER): data for name, data in entries.items() if name.startswith(READER)}
         )
         self._stored = {
-            name: (candidate.version, candidate.updates, name in self.roster.quarantined)
+            name: (
+                candidate.version,
+                candidate.updates,
+                name in self.roster.quarantined,
+                _names_of(candidate),
+            )
             for name, candidate in self.roster.racers.items()
         }
+
+
+def _names_of(racer: Racer) -> tuple[str, ...]:
+    """Return whom a blend weighs: one that leaves takes its weight along, whatever was learned since."""
+    return tuple(racer.model.weights) if isinstance(racer.model, Mixture) else ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from engine.definition.candidates import scoring_models
 from engine.definition.pipeline import Pipeline
 from engine.machines.field_records import Codec
 from engine.stores.artefacts import Artefacts, load_field
@@ -16,6 +17,7 @@ from operators.models.artefacts import model_codec
 from operators.models.digest import digest
 from operators.models.parameters import model_text
 from operators.models.probe import ProbeReport, check_model, guarded, probe, samples_for
+from operators.race.blend import Blend
 from operators.race.evaluation import default_metrics
 from operators.race.field import RaceField
 from operators.race.routing import Bandit
@@ -48,6 +50,8 @@ class Workshop:
         Raises DefinitionError for a model that cannot do its work.
         """
         model = field.candidates[name].model
+        if isinstance(model, Blend):
+            return model.mixture(self._pipeline.task)
         # Another than the one that serves is tried: looking into an object's `__dict__`, as the probe's
         # digests do, makes its attributes slower for good (CPython 3.11: a tenth of a small model's time).
         return guarded(model.clone(), self._report(name, model))
@@ -95,7 +99,9 @@ def probe_models(pipeline: Pipeline) -> dict[str, ProbeReport]:
 
     Raises DefinitionError for a model that cannot score and learn them.
     """
-    return {name: probed(pipeline, name, model) for name, model in pipeline.fresh_models().items()}
+    return {
+        name: probed(pipeline, name, model.clone()) for name, model in scoring_models(pipeline.models).items()
+    }
 
 
 def probed(pipeline: Pipeline, name: str, model: Any) -> ProbeReport:

@@ -213,6 +213,10 @@ class Mixture:
             other._deviation = copy.deepcopy(self._deviation)
         return other
 
+    def forget(self, name: str) -> None:
+        """Drop the weight of a racer that has left: another of its name begins like any newcomer."""
+        self.weights = {other: weight for other, weight in self.weights.items() if other != name}
+
     def clone(self) -> Mixture:
         """Return the same mixture, nothing learned."""
         return Mixture(self._task, eta=self.eta, share=self.share, of=self.of, fixed=self.fixed)

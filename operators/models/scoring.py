@@ -225,9 +225,19 @@ class Roster:
         """Return the names of those that score and learn features, in order of start: all but blends."""
         return [c.name for c in self.racing() if not isinstance(c.model, Mixture)]
 
+    def voice_of(self, name: str) -> str:
+        """Return the racer whose model `name` stands for: its own, or for a blend that of the most weight."""
+        for racer, mixture, members in self.blends():
+            if racer.name == name and (shares := mixture.shares(members)):
+                return max(shares, key=shares.__getitem__)
+        return name
+
     def blends(self) -> list[tuple[Racer, Mixture, tuple[str, ...]]]:
-        """Return the racers that blend the scores of others, each with the names of those in the race."""
-        voices = self.voices()
+        """Return the racers that blend the scores of others, each with the names of those in the race.
+
+        A twin has no say: it never serves.
+        """
+        voices = [name for name in self.voices() if self.racers[name].twin_of == ""]
         return [
             (racer, racer.model, racer.model.members(voices))
             for racer in self.racing()

@@ -333,6 +333,19 @@ class Arena:
             return self.canary(at, name, evidence)
         return [self.crown(name, at, reason, evidence)]
 
+    def open(self, at: Moment, name: str, kind: str, evidence: Evidenced) -> Decision:
+        """Let a candidate serve while nothing is proven; that is no swap, and none of its rules hold."""
+        roster = self.roster
+        old = roster.racers[roster.champion]
+        if name == old.name:
+            return self.write(at, "opening.started", name, kind, evidence=evidence)
+        self._move(name, "promote")
+        if self.states[old.name] == "champion":
+            self._move(old.name, "dethrone")
+        others = tuple(other for other in (old.name, *roster.previous) if other != name)
+        roster.champion, roster.previous = name, others[:PREVIOUS_MAX]
+        return self.write(at, "opening.started", name, kind, evidence=evidence, replaced=old)
+
     # -- how it is done ----------------------------------------------------------------------------
 
     def pin(self, at: Moment, reason: str, command: Command) -> Decision:
@@ -477,7 +490,7 @@ class Arena:
         nothing.  Nobody starts for a candidate that is in quarantine or gone.
         """
         roster, mark = self.roster, repr(challenge)
-        of = roster.champion if challenge.of == "champion" else challenge.of
+        of = roster.voice_of(roster.champion if challenge.of == "champion" else challenge.of)
         if not roster.healthy(of):
             return []
         decisions = []

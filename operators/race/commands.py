@@ -6,11 +6,12 @@ line-up changes (`arena.py`), bytes (`topics/codec.py`), a word on the command l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from zlib import crc32
 
 import msgspec
 
+from operators.models.mixture import Mixture
 from operators.race.arena import Arena, Evidenced, Moment
 from operators.race.good_versions import GoodVersions
 from operators.state import StateEntries, WholeState
@@ -93,6 +94,8 @@ class Commands(WholeState):
                 return f"there is no open proposal `{command.proposal_id}`"
             case "promote" | "retire" | "release" | "weights" if name is None:
                 return f"{command.command} needs a model_name"
+            case "weights":
+                return self._no_weights(name or "", command.weights or {})
             case "pin" if name in {None, champion}:
                 if arena.pinned:
                     return f"`{champion}` is pinned already"
@@ -105,8 +108,6 @@ class Commands(WholeState):
         state = arena.states.get(name)
         if state is None:
             return f"there is no candidate `{name}`"
-        if word == "weights":
-            return f"`{name}` is no blend of fixed weights"
         if word == "release":
             return "" if state == "quarantined" else f"`{name}` is {state}"
         if word == "retire":
@@ -115,6 +116,16 @@ class Commands(WholeState):
                 return f"`{name}` learns for `{twin_of}`, and is retired with it"
             return "" if name != arena.roster.champion else f"`{name}` is {state}"
         return "" if state == "challenger" else f"`{name}` is {state}"
+
+    def _no_weights(self, name: str, weights: Mapping[str, float]) -> str:
+        """Return why a candidate cannot have these weights, empty if it can."""
+        racer = self._arena.roster.racers.get(name)
+        if racer is None:
+            return f"there is no candidate `{name}`"
+        if not isinstance(racer.model, Mixture):
+            return f"`{name}` is no blend of fixed weights"
+        refusal = racer.model.refusal(weights)
+        return f"`{name}`: {refusal}" if refusal else ""
 
     def _no_version(self, label: str, name: str | None) -> str:
         """Return why the race cannot go back to a version, empty if it can."""
@@ -188,6 +199,17 @@ class Commands(WholeState):
         evidence["replaced"] = before.label
         return arena.readmit(at, name, _reason(command), evidence, command)
 
+    def _weigh(self, at: Moment, command: Command) -> list[Decision]:
+        """Give a blend other fixed weights, as a version of its own."""
+        assert command.model_name is not None
+        arena, name, weights = self._arena, command.model_name, command.weights or {}
+        before = arena.roster.racers[name]
+        mixture = before.model.copy()
+        mixture.reweigh(weights)
+        replaced = arena.renew(name, mixture, before.updates)
+        evidence: Evidenced = {**weights, "replaced": replaced.label}
+        return [arena.write(at, "blend.weighed", name, _reason(command), command, evidence, replaced)]
+
     _ACTS: dict[str, Callable[[Commands, Moment, Command], list[Decision]]] = {  # noqa: RUF012 never changed
         "pause": _pause,
         "resume": _pause,
@@ -197,6 +219,7 @@ class Commands(WholeState):
         "rollback": _rollback,
         "retire": _retire,
         "release": _release,
+        "weights": _weigh,
     }
 
     # -- state -------------------------------------------------------------------------------------

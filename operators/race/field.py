@@ -19,6 +19,7 @@ from river import metrics as river_metrics
 
 from operators.drift.detectors import Drift
 from operators.models.parameters import model_text
+from operators.race.blend import OpeningName, first_blend, first_of
 from operators.race.candidates import Candidate, Challenge, candidate_of, start_text
 from operators.race.evidence import Promotion
 from operators.race.routing import Policy, Serve
@@ -61,7 +62,8 @@ class RaceField:
     """By name, in the order of the file."""
     champion: str | None = None
     """Who serves first; None where the file names nobody."""
-    opening: str = "leader"
+    opening: OpeningName = "blend"
+    """Who serves first where nobody is named."""
     promotion: Promotion = field(default_factory=Promotion)
     challenges: Sequence[Challenge] = ()
     serving: Policy | None = None
@@ -77,8 +79,17 @@ class RaceField:
 
     @property
     def first_champion(self) -> str:
-        """Return who serves first: the candidate that is named, or the first of all."""
-        return self.champion if self.champion is not None else next(iter(self.candidates))
+        """Return who serves first: the candidate that is named, a blend that opens, or the first of all."""
+        if self.champion is not None:
+            return self.champion
+        return first_of(self.candidates, self.opening)
+
+    @property
+    def opens(self) -> OpeningName | None:
+        """Return how the race opens; None where who serves first is named, or there is no choice."""
+        if self.champion is not None or len(self.candidates) == 1:
+            return None
+        return None if self.opening == "blend" and first_blend(self.candidates) is None else self.opening
 
     def parts(self) -> dict[str, str]:
         """Return the text of each part, by name."""

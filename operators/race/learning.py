@@ -49,6 +49,7 @@ from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence, Verdict
 from operators.race.field import FieldStep
 from operators.race.losses import Loss, Losses, ScaledError, loss_of
+from operators.race.opening import Opening
 from operators.race.routing import Routing
 from operators.state import StateEntries, WholeState
 from operators.stopwatch import Stopwatch
@@ -317,6 +318,12 @@ def _scored(racing: Sequence[Racer], example: Example) -> set[str]:
     return {candidate.name for candidate in racing if example.lineup >= candidate.since}
 
 
+def _names_a_champion(decision: Decision) -> bool:
+    """Return whether a decision ends the opening: a verdict or a person's word, no succession of the sick."""
+    succession = decision.reason == "quarantine" and "command_id" not in decision.evidence
+    return decision.type in {*CROWNING, "champion.pinned"} and not succession
+
+
 class _LearningState(msgspec.Struct):
     examples: int
     time: int
@@ -361,9 +368,12 @@ class Learning(WholeState):
         stopwatch: Stopwatch | None = None,
         companions: Sequence[Companion] = (),
         observers: Sequence[Observer] = (),
+        opening: Opening | None = None,
     ) -> None:
+        """`opening` is that of a race whose definition names no champion."""
         self._stopwatch = stopwatch or Stopwatch()
         self.accompany(companions, observers)
+        self._opening = opening
         self.examples = 0
         self.time = 0
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -436,6 +446,7 @@ class Learning(WholeState):
         tested: list[Losses] = []
         alarms: Sequence[Detection] = ()
         routing, turn = self.routing, False
+        opening, leads = self._opening, None
         for row, example in enumerate(examples, lessons.row):
             # 1 test
             label, served = example.label, example.served_score
@@ -461,12 +472,15 @@ class Learning(WholeState):
                 weighed = {n: lost for n, lost in losses.items() if n not in twins} if twins else losses
                 proven = weigh(champion, weighed, example.label_time)
                 turn = routing is not None and routing.observe(example, losses)
+                leads = None if opening is None else opening.add(champion, weighed)
             # 5 decide
-            if failed or alarms or proven or turn:
+            if failed or alarms or proven or turn or leads:
                 break
         learned = examples[: len(tested)]
         sick = self._learned(learned, tested, lessons)
         decisions = self._decide(offset + len(learned) - 1, sick, alarms, proven, turn=turn)
+        if leads is not None and self._roster.champion == champion:
+            decisions = [*decisions, *self._open(offset + len(learned) - 1, leads)]
         self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
         return len(learned), decisions
 
@@ -491,11 +505,24 @@ class Learning(WholeState):
         self, learned: Sequence[Example], blend: Racer, mixture: Mixture, members: Sequence[str]
     ) -> None:
         """Teach a blend's weights from the scores served with each example; count those without a say."""
+        since = {name: racer.since for name in members if (racer := self._roster.racers[name]).since}
         for example in learned:
-            for name in mixture.left_out(example.scores, members):
+            scores = example.scores
+            if since:
+                # A score under the name of a model that has left says nothing of the one that has it now.
+                scores = {name: one for name, one in scores.items() if example.lineup >= since.get(name, 0)}
+            for name in mixture.left_out(scores, members):
                 self.counts["blend_left_out", f"{blend.name} {name}"] += 1
             if blend.learns:
-                mixture.learn(example.scores, example.label, members)
+                mixture.learn(scores, example.label, members)
+
+    def _open(self, offset: int, name: str) -> list[Decision]:
+        """Let a candidate serve until something is proven, if it can."""
+        opening, champion = self._opening, self._roster.champion
+        if opening is None or opening.kind is None or not self._roster.healthy(name):
+            return []
+        told = self._arena.open(self.moment(offset), name, opening.kind, dict(opening.sums))
+        return self._follow(champion, [told])
 
     def _detect(self, example: Example, loss: float | None) -> list[Detection]:
         """Feed the detectors the champion's score and its loss; return their alarms."""
@@ -566,6 +593,8 @@ class Learning(WholeState):
             self._watching = bool(self._watch.detections)
         if self._scale is None:
             self.loss = loss_of(self._task, after.promotion.loss, after.threshold)
+        if self._opening is not None and after.champion is not None:
+            self._opening.end()
         for racer in self._roster.racers.values():
             if racer.name in after.candidates:
                 racer.learns = after.candidates[racer.name].learns
@@ -586,10 +615,14 @@ class Learning(WholeState):
                 self._evidence.forget(decision.model_name)
             if decision.type in RETIRING:
                 self._evaluation.forget(decision.model_name)
+                for _, mixture, _ in self._roster.blends():
+                    mixture.forget(decision.model_name)
                 for companion in self._companions:
                     companion.forget(decision.model_name)
             if decision.type == "champion.unpinned":
                 self._evidence.start_over()  # what was weighed while nothing could follow decides nothing
+        if self._opening is not None and any(map(_names_a_champion, decisions)):
+            self._opening.end()
         restored = [d.model_name for d in decisions if d.type == "version.restored"]
         if self._roster.champion != champion or champion in restored:
             self._evidence.start_over()

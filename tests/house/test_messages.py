@@ -340,6 +340,7 @@ def sent_by_a_scorer() -> list[Outgoing]:
         labels=Labels("cards.labels", wait="1d"),
         features={"n": by("card_number").count("1h"), "amount": field("amount")},
         models={"linear": linear_model.LogisticRegression(), "other": linear_model.Perceptron()},
+        champion="linear",
         shadow_predictions=True,
     )
     run = LocalRun(pipeline)

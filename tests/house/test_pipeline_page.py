@@ -20,6 +20,7 @@ from engine.offline.backtest import Backtest
 from headrace import (
     Alerts,
     Bandit,
+    Blend,
     Canary,
     Challenge,
     Drift,
@@ -44,8 +45,8 @@ from topics.messages import Record
 
 PAGE = DOCUMENTS["docs/pipeline.md"]
 CLASSES = (
-    Pipeline, Topic, Labels, Promotion, Quantile, Release, Challenge, Every, Drifted, Worse, Drift, Canary,
-    Guard, Split, Switchback, Bandit, Serve, Rule, Alerts,
+    Pipeline, Topic, Labels, Promotion, Quantile, Blend, Release, Challenge, Every, Drifted, Worse, Drift,
+    Canary, Guard, Split, Switchback, Bandit, Serve, Rule, Alerts,
 )  # fmt: skip
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
 OPTION = re.compile(r"^`(\w+)`\n((?:    .*\n?|\n)+)", re.MULTILINE)
@@ -64,7 +65,8 @@ NAMES_OF_TYPES = {
     "int | str": "int or str", "Alerts | None": "`Alerts` or None", "str | None": "str or None",
     "str | int | None": "str, int or None", "Promotion": "`Promotion`", "Topic": "`Topic`",
     "Objective": "str, cost matrix, `Quantile` or a River metric",
-    "Labels": "`Labels`",
+    "Labels": "`Labels`", "OpeningName": "str",
+    "Sequence[str] | None": "list of str or None", "Mapping[str, float] | None": "dict of float or None",
     "Sequence[Drift] | None": "list of `Drift` or None", "Sequence[Challenge]": "list of `Challenge`",
     "Trigger": "`Every`, `Drifted` or `Worse`", "Literal['fresh', 'champion']": "str",
     "Sequence[Rule]": "list of `Rule`", "Sequence[str]": "list of str",

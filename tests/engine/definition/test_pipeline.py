@@ -36,7 +36,7 @@ def pipeline(**changes: Any) -> Pipeline:
 
 def test_what_is_left_out_follows_from_the_rest() -> None:
     made = pipeline()
-    assert (made.field.first_champion, made.task, made.implicit_label) == ("lr", "binary", None)
+    assert (made.field.first_champion, made.task, made.implicit_label) == ("blend", "binary", None)
     assert (made.grace_ms, made.max_ahead_ms, made.labels.wait_ms) == (60_000, 60_000, 86_400_000)
     assert made.catalog["examples"] == "pay.examples"
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from river import drift, linear_model, metrics, naive_bayes, tree
 
-from engine import Drift, Labels, Pipeline, Promotion, Topic
+from engine import Blend, Drift, Labels, Pipeline, Promotion, Topic
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
@@ -65,7 +65,8 @@ class BrittleLearner(naive_bayes.GaussianNB):
             raise ArithmeticError("cannot learn")
 
 
-def definition(task: str, *, label_windows: bool) -> Pipeline:
+def definition(task: str, *, label_windows: bool, **opens: Any) -> Pipeline:
+    """`opens` is what a race without a named champion says; the first model is named where it is left out."""
     features: dict[str, Any] = {"value": field("value"), "n": by("sensor").count("1m")}
     if label_windows:
         features["mean"] = by("sensor").mean(label, "1m").default(0.0)
@@ -80,8 +81,15 @@ def definition(task: str, *, label_windows: bool) -> Pipeline:
             "tree": tree.HoeffdingTreeRegressor(grace_period=20),
             "lr": linear_model.LinearRegression(),
         }
+    if not opens:
+        opens = {"champion": next(iter(models))}
+    elif opens.pop("blends", False):
+        # Two more beside the one that joins: of some, and by fixed weights; the first of them opens.
+        some = list(models)[-2:]
+        models |= {"some": Blend(of=some), "fixed": Blend(weights=dict(zip(some, (2, 1), strict=True)))}
     return Pipeline(
         name="rain",
+        **opens,
         events=Topic("rain.readings", Reading, key="sensor", grace="2s", max_ahead="1h"),
         labels=Labels(field="wet" if task == "binary" else "level", wait="20s"),
         features=features,
@@ -183,14 +191,23 @@ def learned_at_once(pipeline: Pipeline, events: list[Record], size: int) -> Seen
 
 @pytest.mark.parametrize("size", [1, 5, 64])
 @pytest.mark.parametrize(
-    ("task", "label_windows", "broken"),
-    [("binary", False, True), ("binary", False, False), ("binary", True, True), ("regression", False, False)],
+    ("task", "label_windows", "broken", "opens"),
+    [
+        ("binary", False, True, {}),
+        ("binary", False, False, {}),
+        ("binary", True, True, {}),
+        ("regression", False, False, {}),
+        ("binary", False, True, {"opening": "blend"}),
+        ("binary", True, False, {"opening": "blend", "blends": True}),
+        ("binary", False, True, {"opening": "leader"}),
+        ("regression", False, False, {"opening": "blend", "blends": True}),
+    ],
 )
 @pytest.mark.parametrize("seed", SEEDS)
 def test_runs_learned_at_once_equal_the_log_folded_record_by_record(
-    task: str, label_windows: bool, broken: bool, size: int, seed: int
+    task: str, label_windows: bool, broken: bool, opens: dict[str, Any], size: int, seed: int
 ) -> None:
-    pipeline = definition(task, label_windows=label_windows)
+    pipeline = definition(task, label_windows=label_windows, **opens)
     events = history(seed, broken=broken)
     expected, found = read_back(pipeline, events), learned_at_once(pipeline, events, size)
     assert found.decisions == expected.decisions

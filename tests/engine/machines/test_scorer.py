@@ -35,7 +35,7 @@ class Payment(msgspec.Struct):
     fraud: bool | None = None
 
 
-def definition(labels: Labels) -> Pipeline:
+def definition(labels: Labels, champion: str | None = "lr") -> Pipeline:
     return Pipeline(
         name="pay",
         events=Topic("pay.events", Payment, key="card", grace="10s", max_ahead="1h"),
@@ -51,10 +51,12 @@ def definition(labels: Labels) -> Pipeline:
             "lr": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
             "nb": naive_bayes.GaussianNB(),
         },
+        champion=champion,
     )
 
 
 DROP = definition(Labels("pay.labels", wait=WAIT_MS))
+BLENDED = definition(Labels("pay.labels", wait=WAIT_MS), champion=None)
 IMPLICIT = definition(Labels("pay.labels", wait=WAIT_MS, on_timeout=False))
 NO_LABEL_WINDOWS = Pipeline(
     name="pay",
@@ -147,7 +149,9 @@ label_lists = st.lists(
 )
 
 
-@pytest.mark.parametrize("pipeline", [DROP, IMPLICIT, INSIDE], ids=["drop", "implicit", "inside"])
+@pytest.mark.parametrize(
+    "pipeline", [DROP, IMPLICIT, INSIDE, BLENDED], ids=["drop", "implicit", "inside", "blended"]
+)
 @settings(max_examples=60, deadline=None)
 @given(
     rows=event_lists,
@@ -358,6 +362,7 @@ def test_a_sick_model_is_reported_and_the_event_is_answered() -> None:
         labels=Labels("pay.labels", wait="1h"),
         features={"amount": field("amount")},
         models={"sick": Sick(), "well": linear_model.LogisticRegression()},
+        champion="sick",
     )
     scorer = scorer_of(pipeline)
     out = play(scorer, runs_of(scorer, [event(0, "e0", 1_000), event(1, "e1", 2_000, amount=500.0)], []))

@@ -317,6 +317,7 @@ def test_a_backtest_warns_of_blocks_that_are_too_short(
             labels=Labels(field="label"),
             features={"x": field("x")},
             models={"no": Constant(0.3), "yes": Constant(0.7)},
+            champion="no",
             promotion=Promotion(evidence_block=20, min_examples=2_000),
         ),
         tmp_path / "events.jsonl",
