@@ -4,5 +4,5 @@ Lives here: arguments in, words, tables and exit codes out.  Never here: the wor
 
 Read in this order: `main` and `options`; then the commands: `report` (of `backtest` and `check`),
 `offline` (questions to a past), `features`, `export`, `static`, `skew`, `records` (`send` and `tail`),
-`models` (reads), `deciding` (acts), `explain`.  Only `headrace` imports from here.
+`models` (reads), `deciding` (acts), `explain`, `evaluate`.  Only `headrace` imports from here.
 """

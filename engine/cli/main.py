@@ -18,6 +18,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from engine.cli.deciding import models_app
+from engine.cli.evaluate import evaluate
 from engine.cli.explain import explain
 from engine.cli.export import export_app
 from engine.cli.features import features_app
@@ -51,6 +52,7 @@ app.add_typer(models_app, name="models")
 app.command()(explain)
 app.command()(skew)
 app.command()(freshness)
+app.command()(evaluate)
 app.command()(send)
 app.command()(tail)
 

@@ -11,7 +11,6 @@ differs from one process to the next.
 from __future__ import annotations
 
 from hashlib import blake2b
-from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -77,8 +76,9 @@ class Table(Struct, frozen=True):
             name, share = self.shares[self._turn(event_time // self.block_ms)]
             return Pick(name, self.policy, self.revision, share)
         place = share_of(self.salt, key if self.unit == "key" else event_id)
-        ends = accumulate(share for _, share in self.shares)
-        for (name, share), end in zip(self.shares, ends, strict=True):
+        end = 0.0
+        for name, share in self.shares:
+            end += share
             if place < end:
                 return Pick(name, self.policy, self.revision, share)
         name, share = next(arm for arm in reversed(self.shares) if arm[1] > 0.0)

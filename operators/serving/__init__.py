@@ -5,5 +5,6 @@ the intervals they decide by.  Never here: what a definition says (`operators/ra
 one event (`operators/models/table.py`), who is champion (`operators/race/arena.py`).
 
 Read in this order: `routes` (which one runs), `courses` (what all share), `split`, `switchback`, `canary`,
-`bandits`; `intervals` (when is a difference proven).  Others may import everything here.
+`bandits`; `intervals` (when is a difference proven); `off_policy` (what another policy would
+have given).  Others may import everything here.
 """

@@ -142,7 +142,7 @@ def check_answers(answers_log: list[Any], examples_log: list[Any], policy: str) 
             "model_version",
             "model_updates",
         ):
-            assert lesson.get(told) == answer.get(told), (event_id, told)
+            assert (lesson.get(told) or 0) == (answer.get(told) or 0), (event_id, told)
         assert lesson["scores"][answer["model_name"]] == answer["prediction_score"]
         if answer.get("policy"):
             assert answer["policy"] == policy

@@ -1,0 +1,56 @@
+"""`headrace evaluate --off-policy`: what another serving policy would have given.
+
+Lives here: the arguments and the table.  Never here: the estimates (`engine/offline/off_policy.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from engine.cli.options import Config, Json, PipelineFile, Recorded, Servers, print_json, settings_of
+from engine.definition.file import load_pipeline
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    file: PipelineFile,
+    off_policy: Annotated[
+        list[str],
+        typer.Option("--off-policy", metavar="SHARES", help="A policy: tree=0.3,linear=0.7; repeatable."),
+    ],
+    recording: Recorded = None,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Estimate the reward of other serving policies from what was logged under the one that ran."""
+    from engine.offline.off_policy import evaluation_report  # noqa: PLC0415
+    from engine.offline.rerun import logged_records  # noqa: PLC0415
+
+    pipeline = load_pipeline(file)
+    kafka = None if recording is not None else settings_of(config, bootstrap_servers).kafka
+    report = evaluation_report(pipeline, asyncio.run(logged_records(pipeline, recording, kafka)), off_policy)
+    if json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+def _print(report: dict[str, Any]) -> None:
+    from engine.cli.report import out, table_of  # noqa: PLC0415
+
+    out.print(
+        f"{report['rows']:,} of {report['examples']:,} examples say how likely their answer was, "
+        f"of {report['keys']:,} keys; their mean reward is {report['logged']:.4f}\n",
+        markup=False,
+    )
+    table = table_of("policy", "estimate", numbers=["reward", "low", "high", "effective"])
+    for text, by_method in report["policies"].items():
+        for method, one in by_method.items():
+            ends = (f"{one[end]:.4f}" for end in ("value", "low", "high"))
+            table.add_row(text, method, *ends, f"{one['effective']:,.0f}")
+    out.print(table)
