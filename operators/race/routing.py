@@ -367,8 +367,10 @@ def _check_outcome(name: str, outcome: str, reward: tuple[float, float]) -> None
 class Routing(Operator, Protocol):
     """The state machine behind a policy, folded by the learner; its table is `roster.routing`."""
 
-    paired: bool
-    """Whether evidence by pairs may swap: the label does not depend on who answered."""
+    @property
+    def paired(self) -> bool:
+        """Return whether evidence by pairs may swap now: the label does not depend on who answered."""
+        ...
 
     @property
     def table(self) -> Table | None:

@@ -61,7 +61,6 @@ class BanditCourse(PolicyCourse[_BanditState]):
         load: Callable[[bytes], Any],
     ) -> None:
         super().__init__(policy, setting, _BanditState())
-        self.paired = policy.outcome == "shared"
         self._policy = policy
         self._scale = Scale(policy.outcome, *policy.reward)
         self._salt = f"{setting.pipeline}/bandit"

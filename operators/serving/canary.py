@@ -76,6 +76,11 @@ class CanaryCourse(PolicyCourse[_CanaryState]):
         self._hold_ms = duration_ms(policy.hold) if isinstance(policy.hold, str) else None
         self._arena.canary = self.begin
 
+    @property
+    def paired(self) -> bool:
+        """Return whether another swap may come due: not while one is under way."""
+        return self._state.up is None
+
     # -- up ---------------------------------------------------------------------------------------
 
     def begin(self, at: Moment, name: str, evidence: Evidenced) -> list[Decision]:

@@ -101,15 +101,20 @@ class PolicyCourse(WholeState, Generic[State]):
 
     kind = ""
     """Name of the policy on predictions."""
-    paired = True
 
     def __init__(self, policy: Policy, setting: Setting, state: State) -> None:
         self._setting = setting
+        self._outcome: Outcome = getattr(policy, "outcome", "shared")
         self._arena = setting.arena
         self._roster = setting.arena.roster
         state.settings = model_text(policy)
         state.revision, state.begun = setting.revision, setting.revision + 1
         self._state: State = state
+
+    @property
+    def paired(self) -> bool:
+        """Return whether evidence by pairs may swap now: the label does not depend on who answered."""
+        return self._outcome == "shared"
 
     @property
     def table(self) -> Table | None:

@@ -51,7 +51,6 @@ class SplitCourse(PolicyCourse[_SplitState]):
 
     def __init__(self, policy: Split, setting: Setting) -> None:
         super().__init__(policy, setting, _SplitState())
-        self.paired = policy.outcome == "shared"
         self._policy = policy
         self._scale = Scale(policy.outcome, *policy.reward)
         self._salt = f"{setting.pipeline}/split/buckets"

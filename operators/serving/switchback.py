@@ -61,7 +61,6 @@ class SwitchbackCourse(PolicyCourse[_SwitchbackState]):
 
     def __init__(self, policy: Switchback, setting: Setting) -> None:
         super().__init__(policy, setting, _SwitchbackState())
-        self.paired = policy.outcome == "shared"
         self._policy = policy
         self._scale = Scale(policy.outcome, *policy.reward)
         self._block_ms, self._washout_ms = duration_ms(policy.block), duration_ms(policy.washout)

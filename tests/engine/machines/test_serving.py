@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from river import bandit, linear_model, naive_bayes, proba
 
-from engine import Bandit, Canary, Labels, Pipeline, Promotion, Serve, Shadow, Split, Switchback, Topic
+from engine import Bandit, Blend, Canary, Labels, Pipeline, Promotion, Serve, Shadow, Split, Switchback, Topic
 from engine.machines.learner import Learner
 from engine.machines.punctual import PunctualScorer
 from engine.machines.scorer import Scorer
@@ -303,3 +303,32 @@ def test_what_the_backup_answered_is_no_evidence() -> None:
 def test_a_deadline_that_cannot_be_kept_is_refused(labels: Labels | None, backup: str, told: str) -> None:
     with pytest.raises(DefinitionError, match=told):
         replace(pipeline(Shadow(), labels), deadline=Serve("1s", backup=backup), task="binary")
+
+
+# -- a blend as an arm --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_blend_may_be_an_arm(inside: bool) -> None:
+    made = replace(
+        pipeline(Shadow(), Labels(field="bought") if inside else None),
+        models={"lr": linear_model.LogisticRegression(), "nb": naive_bayes.GaussianNB(), "blend": Blend()},
+        serving=Split({"nb": 0.5, "blend": 0.5}),
+        task="binary",
+    )
+    shop = Shop(made)
+    if inside:
+        shop.scorer.learn_with(shop.learner, lambda decided, _: shop.decisions.extend(decided))
+        shop.scorer.intake.offer_events(world()[0])
+        while run := shop.scorer.intake.next_run(events_unread=False, labels_unread=False):
+            shop.out += chain.from_iterable(shop.scorer.step(run, NOW_MS))
+    else:
+        shop.run(5)
+    answers = [*map(decode_prediction, shop.targets("predictions"))]
+    blended = [one for one in answers if one.model_name == "blend"]
+    assert {one.served_by for one in blended} <= {"arm", "champion"}, "once proven, it is the champion too"
+    assert {one.propensity for one in blended} == {0.5}
+    assert all(one.weights is not None and set(one.weights) <= {"lr", "nb"} for one in blended[5:])
+    assert 0.2 * EVENTS < len(blended) < 0.8 * EVENTS
+    learned = {one.event_id: one for one in map(decode_example, shop.targets("examples"))}
+    assert all(learned[one.event_id].scores["blend"] == one.prediction_score for one in blended[:-9])

@@ -260,7 +260,9 @@ def test_a_guard_breaks_where_only_its_slice_is_worse() -> None:
 )
 def test_a_canary_ends_with_its_challenger_or_its_champion(act: str, reason: str) -> None:
     course, roster = course_of(Canary(), "abc")
+    assert course.paired
     assert [one.type for one in course.begin(Moment(1, 0, 0), "b", {})] == ["canary.started"]
+    assert not course.paired
     assert course.begin(Moment(2, 0, 0), "c", {}) == []
     arena, at = course._arena, Moment(3, 0, 0)
     done = (
