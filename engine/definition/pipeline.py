@@ -36,7 +36,15 @@ from operators.race.blend import Blend, OpeningName
 from operators.race.candidates import Candidate, Challenge, check_challenges
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
-from operators.race.routing import Policy, Serve, Shadow, check_backup, check_serving
+from operators.race.routing import (
+    Canary,
+    Policy,
+    Serve,
+    Shadow,
+    check_backup,
+    check_guards,
+    check_serving,
+)
 from operators.rekeying.stages import Stages, plan_stages
 from operators.rules.apply import CheckedDecoder, FieldRules
 from operators.rules.check import RulePlan, compile_rules
@@ -195,7 +203,10 @@ class Pipeline:
         check_serving(self.serving, models, task)
         if self.deadline is not None:
             check_backup(self.deadline, models, inside=self.labels.field is not None)
-        check_detectors(self.field.drift, plan.feature_types(self.events.type), task)
+        types = plan.feature_types(self.events.type)
+        check_detectors(self.field.drift, types, task)
+        guards = self.serving.guards if isinstance(self.serving, Canary) else ()
+        check_guards((*self.promotion.veto, *guards), types, task)
         self._check_label()
         self._check_served()
         self.event_decoder()

@@ -23,8 +23,8 @@ from operators.models.parameters import model_text
 from operators.models.scoring import Roster
 from operators.race.candidates import start_text
 from operators.race.field import FieldStep, Newcomer, RaceField
-from operators.race.release import twin_name
 from operators.state import StateEntries, WholeState
+from operators.successors.release import twin_name
 from topics.messages import Entrant, FieldChange
 
 __all__ = [

@@ -38,21 +38,22 @@ from operators.drift.detectors import DriftWatch
 from operators.models.digest import digest
 from operators.models.mixture import Mixture
 from operators.models.scoring import Prior, Racer, Roster
+from operators.race.approval import Approvals
 from operators.race.arena import Arena
-from operators.race.challenges import Challenges
 from operators.race.commands import Commands
 from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence
 from operators.race.field import FieldStep, RaceField
 from operators.race.good_versions import GoodVersions
-from operators.race.learning import Learning, Lessons
+from operators.race.learning import Learning, Lessons, Observer
 from operators.race.losses import loss_of
 from operators.race.opening import Opening
-from operators.race.release import Releases, with_twins
 from operators.serving.courses import Setting
 from operators.serving.routes import routing_of
 from operators.state import Operator, StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
+from operators.successors.challenges import Challenges
+from operators.successors.release import Releases, with_twins
 from topics.codec import (
     command_id,
     decode_claim,
@@ -146,7 +147,8 @@ class Learner:
         )
         self.watch = DriftWatch(field.drift, self._dump, self._load)
         self.good = GoodVersions(self._dump, self._load, roster)
-        self.commands = Commands(self.arena, self.good)
+        self.approvals = Approvals(promotion, self.arena, self._task, field.threshold, self.evaluation.churn)
+        self.commands = Commands(self.arena, self.good, self.approvals)
         self.releases = Releases(self.arena, field.candidates, self.good.copied)
         self.challenges = Challenges(
             self.arena, field.challenges, self.good.copied, self.evaluation.recent_loss
@@ -190,12 +192,16 @@ class Learner:
             self.fields,
             self.challenges,
             self.opening,
+            self.approvals,
         )
         self._parts: tuple[Operator, ...] = tuple(part for part in parts if part is not None)
 
     def _accompany(self) -> None:
         """Let those go along with the race whom the field asks for."""
-        observers = [part for part in (self.releases, self.challenges) if part.stops]
+        observers: list[Observer] = [part for part in (self.releases, self.challenges) if part.stops]
+        self.arena.approval = self.approvals if self.approvals.asks else None
+        if self.approvals.asks or self.approvals.stops:
+            observers.append(self.approvals)
         self.learning.accompany((self.good,), observers)
 
     def _dump(self, value: Any) -> bytes:
@@ -369,6 +375,7 @@ class Learner:
         self._codec = self._source.codec(step.after)
         self.releases.follow(step.after.candidates)
         self.challenges.follow(step.after.challenges)
+        self.approvals.follow(step.after.promotion, step.after.threshold)
         self._accompany()
         if "serving" in step.settings:
             before = {} if self.routing is None else self.routing.snapshot()

@@ -11,7 +11,7 @@ Strategy: few things can happen to a candidate, and the table says from which st
     quarantined ──readmit──> challenger, ──rejoin──> twin          from its last good version
     challenger, twin, quarantined ──retire──> retired              leaves the roster
 
-A twin learns for a released candidate (`release.py`) and never serves itself.
+A twin learns for a released candidate (`operators/successors/release.py`) and never serves itself.
 
 A swap by evidence, a command, a rollback and a quarantined champion's succession are one
 mechanism, `crown`, with different reasons.  While a champion is pinned, evidence swaps nothing: only
@@ -327,11 +327,13 @@ class Arena:
             evidence={"records": records},
         )
 
-    def succeed(self, name: str, at: Moment, reason: str, evidence: Evidenced) -> list[Decision]:
+    def succeed(
+        self, name: str, at: Moment, reason: str, evidence: Evidenced, command: Command | None = None
+    ) -> list[Decision]:
         """Make `name` the champion, step by step where a canary goes before, and return the decisions."""
         if self.canary is not None:
             return self.canary(at, name, evidence)
-        return [self.crown(name, at, reason, evidence)]
+        return [self.crown(name, at, reason, evidence, command)]
 
     def open(self, at: Moment, name: str, kind: str, evidence: Evidenced) -> Decision:
         """Let a candidate serve while nothing is proven; that is no swap, and none of its rules hold."""

@@ -12,6 +12,7 @@ from zlib import crc32
 import msgspec
 
 from operators.models.mixture import Mixture
+from operators.race.approval import Approvals
 from operators.race.arena import Arena, Evidenced, Moment
 from operators.race.good_versions import GoodVersions
 from operators.state import StateEntries, WholeState
@@ -30,9 +31,9 @@ class Commands(WholeState):
     >>> from operators.models.scoring import Racer, Roster
     >>> from operators.race.evidence import Promotion
     >>> roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
-    >>> commands = Commands(
-    ...     Arena("flights", 0, roster, Promotion()), GoodVersions(pickle.dumps, pickle.loads, roster)
-    ... )
+    >>> arena = Arena("flights", 0, roster, Promotion())
+    >>> approvals = Approvals(Promotion(), arena, "binary", 0.5, lambda champion, challenger: None)
+    >>> commands = Commands(arena, GoodVersions(pickle.dumps, pickle.loads, roster), approvals)
     >>> command = Command("c1", "promote", 0, model_name="b", actor="kim", reason="holiday")
     >>> [(d.decision_id, d.type, d.from_model) for d in commands.act(Moment(7, 0, 0), command)]
     [('flights:0:7:0', 'model.promoted', 'a')]
@@ -40,9 +41,10 @@ class Commands(WholeState):
     ('b', ('a',), [])
     """
 
-    def __init__(self, arena: Arena, good: GoodVersions) -> None:
+    def __init__(self, arena: Arena, good: GoodVersions, approvals: Approvals) -> None:
         self._arena = arena
         self._good = good
+        self._approvals = approvals
         self._asked: dict[str, int] = {}
         """Ids, oldest first, each with a checksum of what was asked."""
 
@@ -91,7 +93,7 @@ class Commands(WholeState):
             case "rollback":
                 return "" if arena.roster.previous else "there is no earlier champion"
             case "approve" | "refuse":
-                return f"there is no open proposal `{command.proposal_id}`"
+                return self._approvals.refusal(command)
             case "promote" | "retire" | "release" | "weights" if name is None:
                 return f"{command.command} needs a model_name"
             case "weights":
@@ -210,6 +212,9 @@ class Commands(WholeState):
         evidence: Evidenced = {**weights, "replaced": replaced.label}
         return [arena.write(at, "blend.weighed", name, _reason(command), command, evidence, replaced)]
 
+    def _answer(self, at: Moment, command: Command) -> list[Decision]:
+        return self._approvals.answer(at, command)
+
     _ACTS: dict[str, Callable[[Commands, Moment, Command], list[Decision]]] = {  # noqa: RUF012 never changed
         "pause": _pause,
         "resume": _pause,
@@ -220,6 +225,8 @@ class Commands(WholeState):
         "retire": _retire,
         "release": _release,
         "weights": _weigh,
+        "approve": _answer,
+        "refuse": _answer,
     }
 
     # -- state -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ when somebody asks.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -123,6 +124,8 @@ class Curve(msgspec.Struct):
 
 SERVED = "served"
 """The name under which what was answered is evaluated, whoever answered; no candidate's name."""
+CHURN_DEVIATIONS = 0.1
+"""Two answers of a regression that lie a tenth of the labels' deviation apart are two answers."""
 RECENT_MAX = 1_000
 """Examples in the recent window: a percent of accuracy is ten of them."""
 _Recent = tuple[LabelValue, Score, dict[str, Score]]
@@ -322,6 +325,25 @@ class Evaluation(WholeState):
                 total += self._error(label, score)
                 count += 1
         return total / count if count else math.inf
+
+    def churn(self, before: str, after: str) -> float | None:
+        """Return the share of the recent window's answers whose label differs between two candidates.
+
+        Answers of a regression differ where they lie more than `CHURN_DEVIATIONS` deviations of the window's
+        labels apart.  None where the two have no rows in common.
+        """
+        pairs = [
+            (scores[before], scores[after])
+            for _, _, scores in self._recent
+            if scores.get(before) is not None and scores.get(after) is not None
+        ]
+        if not pairs:
+            return None
+        if self._task == "regression":
+            labels = [float(label) for label, _, _ in self._recent]
+            apart = CHURN_DEVIATIONS * statistics.pstdev(labels)
+            return sum(abs(one - other) > apart for one, other in pairs) / len(pairs)  # type: ignore[operator]
+        return sum(self._label_of(one) != self._label_of(other) for one, other in pairs) / len(pairs)
 
     def _error(self, label: LabelValue, score: float | dict[str, float]) -> float:
         if self._task == "regression":

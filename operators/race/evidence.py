@@ -36,14 +36,15 @@ was.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from operators.models.parameters import model_text
 from operators.race.losses import Objective, check_objective
+from operators.race.routing import Guard
 from operators.state import StateEntries, WholeState
 from topics.durations import duration_ms, duration_text
 from topics.errors import DefinitionError
@@ -90,6 +91,15 @@ class Promotion:
     `fresh_challengers_max`
         How many clones started because the champion's loss drifted may race at once; 0 starts none.
         When the field is full the worst of them retires.  At most one starts per cool-down.
+    `approve`
+        `"evidence"`: what has proven better is promoted; `"manual"`: it is proposed, and a person decides.
+    `proposal_expires`
+        How long a proposal waits for an answer: a number of examples, or a span of label time.
+    `veto`
+        Where a challenger must not be worse than the champion: a `Guard` each, on the last 1,000 rows that it
+        looks at.
+    `churn_max`
+        The largest share of recent answers that may differ under a new champion; None is any.
     """
 
     false_swap_every: int = 1_000_000
@@ -99,6 +109,10 @@ class Promotion:
     cooldown: int | str = 1_000
     loss: Objective = "brier"
     fresh_challengers_max: int = 1
+    approve: Literal["evidence", "manual"] = "evidence"
+    proposal_expires: int | str = "7d"
+    veto: Sequence[Guard] = ()
+    churn_max: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.  Raises DefinitionError."""
@@ -113,13 +127,26 @@ class Promotion:
                 raise DefinitionError(
                     f"promotion.{name} is {getattr(self, name)}", hint=f"give {least} or more"
                 )
-        for name, least in (("evidence_block", 1), ("cooldown", 0)):
+        for name, least in (("evidence_block", 1), ("cooldown", 0), ("proposal_expires", 1)):
             value = getattr(self, name)
             size = duration_ms(value) if isinstance(value, str) else value
             if size < least:
                 raise DefinitionError(
                     f"promotion.{name} is {value!r}", hint='give a number of examples or a span such as "1d"'
                 )
+        self._check_approval()
+
+    def _check_approval(self) -> None:
+        object.__setattr__(self, "veto", tuple(self.veto))
+        if self.approve not in {"evidence", "manual"}:
+            raise DefinitionError(f"promotion.approve is {self.approve!r}", hint='use "evidence" or "manual"')
+        for guard in self.veto:
+            if not isinstance(guard, Guard):
+                raise DefinitionError(
+                    f"promotion.veto has {guard!r}", hint='give Guard(0.02, slice=("carrier", "AA")) each'
+                )
+        if self.churn_max is not None and not 0.0 <= self.churn_max <= 1.0:
+            raise DefinitionError(f"promotion.churn_max is {self.churn_max!r}", hint="give a share, 0 to 1")
 
 
 class Verdict(NamedTuple):

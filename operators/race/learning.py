@@ -86,12 +86,21 @@ FROM = "from_"
 
 RETIRING = frozenset({"challenger.retired", "candidate.retired"})
 """Decisions by which a racer leaves."""
-FORGOTTEN = RETIRING | {"model.quarantined", "version.restored", "model.released"}
-"""Decisions after which what was weighed of a candidate is not of what races under its name."""
+FORGOTTEN = RETIRING | {
+    "model.quarantined",
+    "version.restored",
+    "model.released",
+    "proposal.refused",
+    "proposal.expired",
+}
+"""Decisions after which what was weighed of a candidate counts no more: another model races under its name,
+or it must prove itself anew."""
 UNWEIGHED = frozenset({"backup"})
 """Tiers whose answers came too late to say anything about who is better: those of the hours under load."""
 ERROR_MAX = 1.0
 """Detectors see a scaled error up to here: one disaster must not hide every later change from them."""
+CHURN = "churn"
+"""In the evidence of a swap: the share of recent answers whose label differs between the two models."""
 Sick = tuple[str, str]
 """Name of a candidate that could not learn, and the reason."""
 
@@ -631,9 +640,19 @@ class Learning(WholeState):
             return decisions
         scores = self._evaluation.model_scores()
         return [
-            with_figures(decision, self._roster, scores) if decision.type in MEASURED else decision
+            with_figures(self._with_churn(decision), self._roster, scores)
+            if decision.type in MEASURED
+            else decision
             for decision in decisions
         ]
+
+    def _with_churn(self, decision: Decision) -> Decision:
+        """Return a swap with the share of recent answers that would have differed."""
+        before, evidence = decision.from_model, decision.evidence
+        if decision.type not in CROWNING or before is None or CHURN in evidence:
+            return decision
+        churn = self._evaluation.churn(before, decision.model_name)
+        return decision if churn is None else replace(decision, evidence=evidence | {CHURN: churn})
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the state of this object: counts, the prior, the scale of regression losses."""

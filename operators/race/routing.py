@@ -41,6 +41,7 @@ __all__ = [
     "Switchback",
     "arms_of",
     "check_backup",
+    "check_guards",
     "check_serving",
 ]
 
@@ -90,6 +91,21 @@ class Guard:
         """Return what it looks at, in words."""
         rows = f" where {self.slice[0]} is {self.slice[1]!r}" if self.slice is not None else ""
         return f"{self.loss or 'loss'}{rows}"
+
+
+def check_guards(guards: Iterable[Guard], feature_types: Mapping[str, type], task: Task) -> None:
+    """Raise DefinitionError for a guard that would look at nothing, or by a loss that the task has not."""
+    for guard in guards:
+        if guard.slice is not None and guard.slice[0] not in feature_types:
+            raise DefinitionError(
+                f"a guard looks at rows by `{guard.slice[0]}`, which is no feature",
+                hint=f"name one of: {', '.join(list(feature_types)[:10])}",
+            )
+        if guard.loss is not None and task == "regression":
+            raise DefinitionError(
+                f"a guard compares by `{guard.loss}`, and a regression has no such loss",
+                hint="leave loss out: it is the one of the promotion",
+            )
 
 
 @dataclass(frozen=True)

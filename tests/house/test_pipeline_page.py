@@ -68,6 +68,7 @@ NAMES_OF_TYPES = {
     "Labels": "`Labels`", "OpeningName": "str",
     "Sequence[str] | None": "list of str or None", "Mapping[str, float] | None": "dict of float or None",
     "Sequence[Drift] | None": "list of `Drift` or None", "Sequence[Challenge]": "list of `Challenge`",
+    "Literal['evidence', 'manual']": "str", "float | None": "float or None",
     "Trigger": "`Every`, `Drifted` or `Worse`", "Literal['fresh', 'champion']": "str",
     "Sequence[Rule]": "list of `Rule`", "Sequence[str]": "list of str",
     "Policy": "a serving policy", "Serve | None": "`Serve` or None",

@@ -188,7 +188,9 @@ def make_learner() -> Learner:
             {**models, "nb": Candidate(models["nb"], release=Release(every=10))},
             champion="nb",
             drift=[Drift(drift.ADWIN(clock=4))],
-            promotion=Promotion(false_swap_every=50, evidence_block=4, min_examples=10, cooldown=10),
+            promotion=Promotion(
+                false_swap_every=50, evidence_block=4, min_examples=10, cooldown=10, veto=[Guard(0.3)]
+            ),
             challenges=[Challenge(Every(40), start="champion", of="lr"), Challenge(Worse(0.1, than=32))],
         ),
     )
@@ -209,7 +211,7 @@ def learner_inputs(rng: random.Random) -> list[Any]:
 
 def learner_parts(made: Learner) -> tuple[type, ...]:
     race = (made.arena, made.evaluation, made.watch, made.evidence, made.learning)
-    parts = (*race, made.good, made.commands, made.releases, made.challenges, made.reader)
+    parts = (*race, made.good, made.commands, made.releases, made.challenges, made.approvals, made.reader)
     return tuple(type(part) for part in parts)
 
 

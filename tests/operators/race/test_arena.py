@@ -12,6 +12,7 @@ from river import linear_model
 
 from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
+from operators.race.approval import Approvals
 from operators.race.arena import PREVIOUS_MAX, TRANSITIONS, Arena, Moment
 from operators.race.commands import COMMANDS_MAX, Commands
 from operators.race.evidence import Promotion, Verdict
@@ -29,7 +30,9 @@ def arena(names="abc", **settings):
     promotion = Promotion(**{"min_examples": 10, "cooldown": 100, **settings})
     roster = Roster("binary", candidates, names[0])
     found = Arena("p", 3, roster, promotion)
-    found.commands = Commands(found, GoodVersions(pickle.dumps, pickle.loads, roster))
+    found.approvals = Approvals(promotion, found, "binary", 0.5, lambda _, __: 0.25)
+    found.approval = found.approvals if found.approvals.asks else None
+    found.commands = Commands(found, GoodVersions(pickle.dumps, pickle.loads, roster), found.approvals)
     return found
 
 

@@ -235,3 +235,27 @@ def test_restored_evaluation_goes_on_to_the_bit(cut):
     for name in ("by_event_time", "by_label_time"):
         assert getattr(again, name).points("a") == getattr(whole, name).points("a")
         assert getattr(again, name).buckets == getattr(whole, name).buckets
+
+
+@pytest.mark.parametrize(
+    ("task", "pairs", "churn"),
+    [
+        ("binary", [(0.4, 0.6), (0.6, 0.7), (0.2, None), (0.1, 0.2)], 1 / 3),
+        (
+            "multiclass",
+            [({"a": 0.6, "b": 0.4}, {"a": 0.4, "b": 0.6}), ({"a": 1.0}, {"a": 0.9, "b": 0.1})],
+            0.5,
+        ),
+        ("regression", [(1.0, 1.01), (1.0, 1.2), (5.0, 5.0), (5.0, 1.0)], 0.5),
+        ("binary", [(0.4, None)], None),
+        ("binary", [], None),
+    ],
+)
+def test_churn_is_the_share_of_answers_that_would_differ(task, pairs, churn):
+    found = Evaluation(task, [], pickle.dumps, pickle.loads)
+    labels = {"binary": [True, False], "multiclass": ["a", "b"], "regression": [0.0, 2.0]}[task]
+    for n, (before, after) in enumerate(pairs):
+        scores = {"x": before, "y": after}
+        example = Example("e", "k", n, n, labels[n % 2], {}, scores, before, "champion", "x", 0, n, n, 1, n)
+        found.add([example], [(0.1, {"x": 0.1, "y": 0.1})])
+    assert found.churn("x", "y") == (None if churn is None else pytest.approx(churn))

@@ -11,8 +11,8 @@ from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena, Moment
 from operators.race.candidates import Challenge, Drifted, Every, Worse
-from operators.race.challenges import BEFORE_MIN, BUCKETS, DEVIATIONS, LOOK_EVERY, Challenges
 from operators.race.evidence import Promotion
+from operators.successors.challenges import BEFORE_MIN, BUCKETS, DEVIATIONS, LOOK_EVERY, Challenges
 from topics.messages import Example
 
 RISEN = Detection("ADWIN", "loss", False, 0.1, 0.3, 500, 1)
