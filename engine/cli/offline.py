@@ -20,6 +20,7 @@ from topics.errors import SettingsError
 if TYPE_CHECKING:
     from engine.definition.pipeline import Pipeline
     from engine.offline.rerun import Past
+    from engine.settings import Settings
 
 __all__ = ["Events", "LabelLines", "Static", "compare", "freshness"]
 
@@ -54,12 +55,14 @@ def freshness(
 ) -> None:
     """Show what later updates cost: the race with everything learned withheld for an hour, a day, a week."""
     from engine.offline.freshness import SPANS, freshness_report, picture  # noqa: PLC0415
+    from engine.offline.rerun import workshop_of  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
     spans = {span: duration_ms(span) for span in withhold or SPANS}
-    past = _past_told(pipeline, events, labels, static, recording, config, bootstrap_servers)
+    settings = settings_of(config, bootstrap_servers)
+    past = _past_told(pipeline, events, labels, static, recording, settings)
     told = None if json else lambda span: typer.echo(f"withheld {span} ...", err=True)
-    report = freshness_report(pipeline, past, spans, told)
+    report = freshness_report(pipeline, past, spans, on_run=told, source=workshop_of(pipeline, settings))
     if svg is not None:
         try:
             svg.write_text(picture(report, f"{pipeline.name}: loss against freshness"))
@@ -86,8 +89,9 @@ def compare(
     """Print what a past came to, and what it would have come to with changes."""
     from engine.offline.what_if import asked_of, what_if_report  # noqa: PLC0415
 
-    asked = asked_of(pipeline, changes)
-    past = _past_told(pipeline, events, labels, static, recording, config, servers)
+    settings = settings_of(config, servers)
+    asked = asked_of(pipeline, changes, settings)
+    past = _past_told(pipeline, events, labels, static, recording, settings)
     report = what_if_report(pipeline, asked, past)
     if json:
         print_json(report)
@@ -101,22 +105,23 @@ def _past_told(
     labels: Path | None,
     static: Path | None,
     recording: Path | None,
-    config: Config,
-    servers: Servers,
+    settings: Settings,
 ) -> Past:
     """Return the past that is asked about: of files, of a recording, or of the pipeline's own topic."""
     from engine.cli.report import progress  # noqa: PLC0415
     from engine.host.garbage import search_rarely  # noqa: PLC0415
     from engine.offline.json_lines import read_static  # noqa: PLC0415
-    from engine.offline.rerun import logged_records, past_of, past_of_files  # noqa: PLC0415
+    from engine.offline.rerun import logged_records, past_of, past_of_files, workshop_of  # noqa: PLC0415
     from operators.windows.asof import AsOf  # noqa: PLC0415
 
     search_rarely()
     if events is None:
         if labels is not None or static is not None:
             raise SettingsError("there are no events", hint="give --events FILE too, or neither of the files")
-        kafka = None if recording is not None else settings_of(config, servers).kafka
-        return past_of(pipeline, asyncio.run(logged_records(pipeline, recording, kafka)))
+        records = asyncio.run(
+            logged_records(pipeline, recording, settings.kafka if recording is None else None)
+        )
+        return past_of(pipeline, records, workshop_of(pipeline, settings))
     if recording is not None:
         raise SettingsError("there are two pasts", hint="give --events FILE or --recording FOLDER")
     size = sum(path.stat().st_size for path in (events, labels) if path is not None and path.is_file())
@@ -146,6 +151,12 @@ def _print_what_if(report: dict[str, Any]) -> None:
         markup=False,
     )
     out.print(table)
+    if report["field_changes_left_out"]:
+        out.print(
+            f"\nnote: {report['field_changes_left_out']} changes of the field are in the log; what if, its "
+            "field races from the first record on",
+            markup=False,
+        )
     for title, run in (("recorded", before), ("what if", after)):
         out.print(f"\n{title}: {len(run['swaps'])} swaps, {run['champion']} at the end", markup=False)
         for swap in run["swaps"]:

@@ -33,13 +33,17 @@ def freshness_report(
     pipeline: Pipeline,
     past: Past,
     spans_ms: Mapping[str, int],
+    *,
     on_run: Callable[[str], object] | None = None,
+    source: Workshop | None = None,
 ) -> dict[str, Any]:
     """Return the race for each span withheld, and for none, as one plain object.
 
-    `on_run` is told each span before its run.  Raises ModelError where nothing was learned in time.
+    `on_run` is told each span before its run, `source` has the states that the log names.
+
+    Raises ModelError where nothing was learned in time.
     """
-    source = Workshop(pipeline)
+    source = source or Workshop(pipeline)
     in_order = sorted(spans_ms.items(), key=lambda one: one[1])
     runs: dict[str, Rerun] = {}
     for span, span_ms in [(FRESH, 0), *in_order]:

@@ -19,7 +19,7 @@ log without these fields), it is the newest place at which no label later than t
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,17 +32,35 @@ from engine.machines.field_records import FieldSource
 from engine.machines.learner import Learner
 from engine.offline.backtest import Backtest
 from engine.offline.replay import recorded_logs, topic_logs
-from engine.settings import KafkaSettings
-from engine.worker.assembly import build_learner
+from engine.settings import KafkaSettings, Settings
+from engine.stores.artefacts import Artefacts
+from engine.worker.assembly import build_learner, signing_key
+from engine.worker.workshop import Workshop
 from operators.claims.rule import Reader
 from operators.models.scoring import Reply, Scoring, Served
 from operators.windows.asof import AsOf
-from topics.codec import decode_claim, decode_command, decode_example, decode_quarantine, encode
+from topics.codec import (
+    decode_claim,
+    decode_command,
+    decode_example,
+    decode_field,
+    decode_quarantine,
+    encode,
+)
 from topics.errors import DefinitionError, ModelError, SettingsError
 from topics.headers import record_type_of
 from topics.messages import Decision, Example, Record, Score
 
-__all__ = ["Past", "Rerun", "check_labels", "logged_records", "past_of", "past_of_files", "rerun"]
+__all__ = [
+    "Past",
+    "Rerun",
+    "check_labels",
+    "logged_records",
+    "past_of",
+    "past_of_files",
+    "rerun",
+    "workshop_of",
+]
 
 NOBODY = ""
 """No candidate's name."""
@@ -65,6 +83,11 @@ class Past(NamedTuple):
     learner: Learner
     """As the log left it."""
     decisions: Sequence[Decision]
+
+    @property
+    def field_changes(self) -> int:
+        """Return how often the field changed while this was recorded."""
+        return sum(decision.type == "field.changed" for decision in self.decisions)
 
     def withheld(self, span_ms: int) -> list[int]:
         """Return the places at which events would be answered, were lessons held back for `span_ms`."""
@@ -126,9 +149,10 @@ async def logged_records(
     return [record async for records in logs[0].read() for record in records]
 
 
-def past_of(pipeline: Pipeline, records: Sequence[Record]) -> Past:
+def past_of(pipeline: Pipeline, records: Sequence[Record], source: FieldSource | None = None) -> Past:
     """Return the past that these records of one examples partition tell, from the first record on.
 
+    `source` has the fields and states that the log names and this pipeline's file does not.
     Raises ModelError for a log that holds no example that counts, that was paused, or that begins late.
     """
     check_labels(pipeline)
@@ -145,13 +169,27 @@ def past_of(pipeline: Pipeline, records: Sequence[Record]) -> Past:
             hint="claim records say which do: record with `headrace tail TOPIC --headers --claims`",
         )
     times = _label_times(records, rows, examples)
-    learner, decisions, stood = _folded(pipeline, records, {_state(example) for example in examples})
+    learner = build_learner(pipeline, source=source)
+    decisions, stood = _folded(learner, records, {_state(example) for example in examples})
     places = []
     for row, example in zip(rows, examples, strict=True):
         first, last = stood.get(_state(example), (0, row))
         by_time = bisect_right(times, example.event_time)
         places.append(min(max(by_time, first), last, row))
     return Past(records, rows, examples, places, times, learner, decisions)
+
+
+def workshop_of(pipeline: Pipeline, settings: Settings | None = None) -> Workshop:
+    """Return the source of a pipeline's models, with the fields and states that this machine has stored.
+
+    A log may name these where its pipeline's file does not.
+    """
+    if settings is None:
+        return Workshop(pipeline)
+    stored = Artefacts(settings.state_dir, pipeline.name)
+    if not stored.directory.is_dir():
+        return Workshop(pipeline)
+    return Workshop(pipeline, key=signing_key(settings), stored=stored)
 
 
 def check_labels(pipeline: Pipeline) -> None:
@@ -210,19 +248,27 @@ def _label_times(records: Sequence[Record], rows: Sequence[int], examples: Seque
 
 
 def _folded(
-    pipeline: Pipeline, records: Sequence[Record], asked: Collection[State]
-) -> tuple[Learner, list[Decision], dict[State, tuple[int, int]]]:
-    """Fold the log; return the learner, what it decided, and first and last place of the asked states."""
-    learner = build_learner(pipeline)
+    learner: Learner, records: Sequence[Record], asked: Collection[State]
+) -> tuple[list[Decision], dict[State, tuple[int, int]]]:
+    """Fold the log; return what was decided, and first and last place of the asked states."""
     decisions: list[Decision] = []
     stood: dict[State, tuple[int, int]] = {}
-    for place in range(len(records) + 1):
+    offsets = [record.offset for record in records]
+    place = 0
+    while True:
         for racer in learner.roster.racers.values():
             state = racer.version, racer.updates
             if state in asked:
                 stood[state] = (stood.get(state, (place, place))[0], place)
+        if place == len(records):
+            return decisions, stood
         decisions += learner.fold(records[place : place + 1])
-    return learner, decisions, stood
+        if learner.reading > offsets[place]:
+            place += 1
+        else:  # the log began with another field than the file's
+            place = bisect_left(offsets, learner.reading)
+            decisions.clear()
+            stood.clear()
 
 
 # -- and once more --------------------------------------------------------------------------------
@@ -265,7 +311,8 @@ class _Race:
         self._learner, self._past = learner, past
         self._as_recorded = tuple(as_recorded)
         self._scoring = Scoring(pipeline.task, learner.roster)
-        self._records = [self._without_verdict(record) for record in past.records]
+        self._backup = None if pipeline.deadline is None else pipeline.deadline.backup
+        self._records = [self._as_here(record) for record in past.records]
         self.decisions: list[Decision] = []
         self.examples = list(past.examples)
         self.compared = self.same = 0
@@ -278,12 +325,7 @@ class _Race:
     def answer(self, numbers: Sequence[int]) -> None:
         """Score events with what has been folded so far and put the answers into their examples."""
         examples = [self._past.examples[number] for number in numbers]
-        rows, table = [example.features for example in examples], self._learner.roster.routing
-        if table is None:
-            served = self._scoring.serve_all(rows)
-        else:
-            picks = [table.pick(one.key, one.event_id, one.event_time) for one in examples]
-            served = self._scoring.serve_picked(rows, picks)
+        served = self._served(examples)
         shadowed = self._scoring.shadow_all(
             [
                 Reply(example.features, one.model_name, one.score, one.scores)
@@ -297,30 +339,49 @@ class _Race:
                 if name in example.scores:
                     self.compared += 1
                     self.same += example.scores[name] == shadows.scores.get(name)
-            answered = _answered(example, one, shadows.scores)
+            answered = _answered(example, one, shadows.scores, self._learner.roster.lineup)
             self.examples[number] = answered
             row = self._past.rows[number]
             record = self._records[row]
             self._records[row] = replace(record, value=encode(answered))
 
-    def _without_verdict(self, record: Record) -> Record:
-        """Return a record as this race may read it: a quarantine of a model that is another here hits nobody,
-        and no other field is raced than the one that is asked about.
+    def _served(self, examples: Sequence[Example]) -> list[Served]:
+        """Return the answers: by the backup to those that were overdue, which no other race changes."""
+        late = [self._backup is not None and example.served_by == "backup" for example in examples]
+        overdue = [example.features for example, is_late in zip(examples, late, strict=True) if is_late]
+        asked = [example for example, is_late in zip(examples, late, strict=True) if not is_late]
+        rows, table = [example.features for example in asked], self._learner.roster.routing
+        if table is None:
+            in_time = iter(self._scoring.serve_all(rows))
+        else:
+            picks = [table.pick(one.key, one.event_id, one.event_time) for one in asked]
+            in_time = iter(self._scoring.serve_picked(rows, picks))
+        by_backup = iter(self._scoring.serve_backup(overdue, self._backup or ""))
+        return [next(by_backup if is_late else in_time) for is_late in late]
 
-        The record stays, since those behind it are numbered.
+    def _as_here(self, record: Record) -> Record:
+        """Return a record as this race may read it.
+
+        Its field holds from the first record on: that one says so, and which models bring a state; a later
+        change is none of this race's.  A quarantine of a model that is another here hits nobody; its record
+        stays, since those behind it are numbered.
         """
-        record_type = record_type_of(record.headers)
-        if record_type == "field":
-            return replace(record, value=None)
-        if record_type != "quarantine":
-            return record
         try:
-            report = decode_quarantine(record.value or b"")
+            match record_type_of(record.headers):
+                case "field":
+                    first = decode_field(record.value or b"")
+                    if first.before:
+                        return replace(record, value=None)
+                    entering = tuple(one for one in first.entering if one.name in self._as_recorded)
+                    here = self._learner.fields.own.field_id
+                    return replace(record, value=encode(replace(first, field_id=here, entering=entering)))
+                case "quarantine":
+                    report = decode_quarantine(record.value or b"")
+                    if report.model_name not in self._as_recorded:
+                        return replace(record, value=encode(replace(report, model_name=NOBODY)))
         except msgspec.MsgspecError:
-            return record
-        if report.model_name in self._as_recorded:
-            return record
-        return replace(record, value=encode(replace(report, model_name=NOBODY)))
+            pass  # the learner counts it as refused
+        return record
 
     def _failed(self, name: str, reason: str) -> None:
         """Let a candidate that failed at an event leave the race, unless the record does so itself."""
@@ -330,8 +391,8 @@ class _Race:
         self.decisions += self._learner.learning.quarantine(name, reason, offset)
 
 
-def _answered(example: Example, one: Served, scores: dict[str, Score]) -> Example:
-    """Return an example with another answer and other scores."""
+def _answered(example: Example, one: Served, scores: dict[str, Score], lineup: int) -> Example:
+    """Return an example with another answer and other scores, of a line-up."""
     pick = one.pick
     return replace(
         example,
@@ -344,4 +405,5 @@ def _answered(example: Example, one: Served, scores: dict[str, Score]) -> Exampl
         policy="" if pick is None else pick.policy,
         policy_revision=0 if pick is None else pick.revision,
         propensity=None if pick is None else pick.propensity,
+        lineup=lineup,
     )

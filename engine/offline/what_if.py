@@ -27,8 +27,9 @@ from river import base
 from engine.definition.file import load_module
 from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import race_report
-from engine.offline.rerun import Past, check_labels, rerun
+from engine.offline.rerun import Past, check_labels, rerun, workshop_of
 from engine.offline.same_rows import on_same_rows
+from engine.settings import Settings
 from engine.worker.workshop import Workshop
 from operators.race.evidence import Promotion
 from operators.race.routing import Canary, Shadow, Split, Switchback
@@ -53,8 +54,11 @@ class Asked(NamedTuple):
     """Of its models, which have been tried."""
 
 
-def asked_of(pipeline: Pipeline, changes: Sequence[str]) -> Asked:
-    """Return the pipeline with these changes.  Raises DefinitionError for what cannot be asked."""
+def asked_of(pipeline: Pipeline, changes: Sequence[str], settings: Settings | None = None) -> Asked:
+    """Return the pipeline with these changes; `settings` say where states are stored that a log may name.
+
+    Raises DefinitionError for what cannot be asked.
+    """
     models: dict[str, Any] = dict(pipeline.candidates)
     options: dict[str, Any] = {}
     others: set[str] = set()
@@ -76,14 +80,9 @@ def asked_of(pipeline: Pipeline, changes: Sequence[str]) -> Asked:
     asked = dataclasses.replace(pipeline, models=models, **options)
     check_labels(pipeline)
     check_labels(asked)
-    return Asked(asked, tuple(changes), frozenset(others), _tried(asked))
-
-
-def _tried(pipeline: Pipeline) -> Workshop:
-    """Return the source of a pipeline's models.  Raises DefinitionError for one that cannot do its work."""
-    workshop = Workshop(pipeline)
-    workshop.codec(pipeline.field)
-    return workshop
+    workshop = workshop_of(asked, settings)
+    workshop.codec(asked.field)  # a model that cannot do its work is named before the past is read
+    return Asked(asked, tuple(changes), frozenset(others), workshop)
 
 
 def what_if_report(pipeline: Pipeline, asked: Asked, past: Past) -> dict[str, Any]:
@@ -95,6 +94,7 @@ def what_if_report(pipeline: Pipeline, asked: Asked, past: Past) -> dict[str, An
         "changes": list(asked.changes),
         "examples": len(past.examples),
         "rows": rows,
+        "field_changes_left_out": past.field_changes,
         "recorded": {**race_report(past.learner.roster.champion, past.decisions), "series": recorded},
         "what_if": {**race_report(again.learner.roster.champion, again.decisions), "series": otherwise},
         "scores_compared": again.compared,

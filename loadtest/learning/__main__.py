@@ -10,18 +10,25 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from loadtest.learning.course import course_of
-from loadtest.learning.page import goals_table, put, streams_table
+from engine.offline.backtest import Backtest
+from engine.offline.freshness import SPANS, freshness_report, picture
+from engine.offline.rerun import past_of
+from loadtest.learning.course import course_of, records_of_lines
+from loadtest.learning.page import freshness_table, goals_table, put, streams_table
 from loadtest.learning.rules import Answers, outcomes
 from loadtest.learning.streams import STREAMS, Stream
+from operators.race.blend import Blend
 from topics.codec import encode_json
+from topics.durations import duration_ms
 from topics.errors import HeadraceError, SettingsError
 from topics.messages import Task
 
+PICTURE = "freshness.svg"
+"""Beside the page."""
 PAGE = Path(__file__).parents[2] / "docs" / "learning-results.md"
 
 
@@ -47,6 +54,9 @@ def main(
     if not stream:
         put(page, "streams", streams_table(found))
         put(page, "goals", goals_table(found))
+        report = _freshness(STREAMS[0], data)
+        put(page, "freshness", freshness_table(report))
+        page.with_name(PICTURE).write_text(picture(report, f"{STREAMS[0].name}: loss against freshness"))
     if json:
         typer.echo(encode_json(_plain(found)).decode())
     else:
@@ -55,7 +65,18 @@ def main(
 
 def _measured(stream: Stream, data: Path) -> tuple[Task, Answers]:
     pipeline = stream.pipeline()
-    return pipeline.task, outcomes(course_of(pipeline, *stream.records(data)))
+    blends = frozenset(name for name, one in pipeline.candidates.items() if isinstance(one.model, Blend))
+    return pipeline.task, outcomes(course_of(pipeline, *stream.records(data)), blends)
+
+
+def _freshness(stream: Stream, data: Path) -> dict[str, Any]:
+    """Return what `headrace freshness` says of a stream."""
+    pipeline = stream.pipeline()
+    run = Backtest(pipeline, keep_examples=True)
+    events, labels = stream.records(data)
+    run.play([records_of_lines(pipeline.events.name, events)], [records_of_lines("labels", labels)])
+    past = past_of(pipeline, run.run.examples or ())
+    return freshness_report(pipeline, past, {span: duration_ms(span) for span in SPANS})
 
 
 def _plain(found: Mapping[str, tuple[Task, Answers]]) -> dict[str, object]:

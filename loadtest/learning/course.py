@@ -14,7 +14,7 @@ from engine.offline.backtest import LocalRun
 from topics.codec import decode_example
 from topics.messages import Decision, Example, LabelValue, Record, Score, Task
 
-__all__ = ["Course", "course_of"]
+__all__ = ["Course", "course_of", "records_of_lines"]
 
 
 class Course(NamedTuple):
@@ -36,8 +36,8 @@ def course_of(pipeline: Pipeline, events: Iterable[bytes], labels: Iterable[byte
     """Return the run of a pipeline over lines of events and labels; rows that no label met are left out."""
     run = LocalRun(pipeline)
     first = run.learner.roster.champion
-    run.scorer.intake.offer_events(_records(pipeline.events.name, events))
-    run.scorer.intake.offer_labels(_records(pipeline.labels.topic or "", labels))
+    run.scorer.intake.offer_events(records_of_lines(pipeline.events.name, events))
+    run.scorer.intake.offer_labels(records_of_lines(pipeline.labels.topic or "", labels))
     order: list[tuple[str, bool]] = []
     examples: dict[str, Example] = {}
     while (out := run.advance()) is not None:
@@ -66,5 +66,6 @@ def course_of(pipeline: Pipeline, events: Iterable[bytes], labels: Iterable[byte
     )
 
 
-def _records(topic: str, lines: Iterable[bytes]) -> Iterable[Record]:
-    return (Record(topic, 0, number, None, None, line) for number, line in enumerate(lines))
+def records_of_lines(topic: str, lines: Iterable[bytes]) -> list[Record]:
+    """Return lines as the records of a topic."""
+    return [Record(topic, 0, number, None, None, line) for number, line in enumerate(lines)]

@@ -12,12 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from loadtest.learning.rules import METRICS, Answers, Worth
+from operators.race.evaluation import SERVED
 from topics.errors import SettingsError
 from topics.messages import Task
 
-__all__ = ["goals_table", "put", "streams_table"]
+__all__ = ["freshness_table", "goals_table", "put", "streams_table"]
 
 SWAPS_MAX = 6
 """The goal: at most so many swaps on a stream."""
@@ -54,6 +56,23 @@ def goals_table(found: Mapping[str, tuple[Task, Answers]]) -> str:
             [title, f"{_met(margin <= 0.0)} ({margin:+.1%})", f"{_met(swaps <= SWAPS_MAX)} ({swaps})"]
         )
     return _table(["stream", "served loss below the best single", f"at most {SWAPS_MAX} swaps"], rows)
+
+
+def freshness_table(report: Mapping[str, Any]) -> str:
+    """Return loss and accuracy of what was served, and each candidate's loss, by what was withheld."""
+    runs = report["runs"]
+    names = list(dict.fromkeys(name for run in runs for name in run["series"] if name != SERVED))
+    rows = []
+    for run in runs:
+        served, others = run["series"][SERVED], [run["series"].get(name) for name in names]
+        rows.append(
+            [
+                run["withheld"],
+                f"**{_share(served['loss'], 4)} ({_share(served['metrics']['Accuracy'], 3)})**",
+                *("" if one is None else _share(one["loss"], 4) for one in others),
+            ]
+        )
+    return _table(["withheld", "served", *names], rows)
 
 
 def put(page: Path, name: str, text: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 from river import base, linear_model, optim, preprocessing, tree
 
-from engine import Labels, Pipeline, Topic
+from engine import Labels, Pipeline, Promotion, Topic
 from operators import field
 from topics.codec import encode_json
 from topics.errors import SettingsError
@@ -143,9 +144,11 @@ def _flights(_: Path) -> tuple[Iterable[bytes], Iterable[bytes]]:
 
 
 def _flights_race() -> Pipeline:
+    """Return the README's pipeline with the defaults of a race, as on the other streams."""
     from engine.definition.file import load_pipeline  # noqa: PLC0415 - it runs a user's file
 
-    return load_pipeline(_FLIGHTS / "pipeline.py")
+    pipeline = load_pipeline(_FLIGHTS / "pipeline.py")
+    return replace(pipeline, champion=None, drift=(), promotion=Promotion())
 
 
 def _table(path: Path) -> Iterator[dict[str, str]]:

@@ -38,7 +38,7 @@ SOURCE = """
     pipeline = Pipeline(
         name="NAME",
         events=Topic("NAME.visits", Visit, key="user", partitions=2),
-        labels=Labels("NAME.bought", wait="1m"),
+        labels=Labels("NAME.bought", wait="1h"),
         features={"amount": field("amount"), "seen": by("user").count("1h")},
         models={"lr": linear_model.LogisticRegression(), "nb": naive_bayes.GaussianNB()},
         champion="lr",
@@ -49,7 +49,7 @@ SOURCE = """
 POLICIES = {
     "canary": "Canary(steps=(0.2, 0.5, 1.0), hold=400)",
     "split": 'Split({"lr": 0.5, "nb": 0.5}, min_examples=200)',
-    "switchback": 'Switchback(("lr", "nb"), block="12s", washout="2s", min_pairs=10)',
+    "switchback": 'Switchback(("lr", "nb"), block="30s", washout="3s", min_pairs=10)',
     "bandit": "Bandit(bandit.ThompsonSampling(proba.Beta()), every=50, explore=0.1)",
 }
 DECIDED = {"canary": "canary.done", "split": "split.decided", "switchback": "switchback.decided"}
@@ -120,8 +120,9 @@ async def serve(kafka: KafkaSettings, folder: Path, policy: str) -> None:
     check_decisions(file, log, await read_topic(kafka, decided), policy)
     assert (await saved_digests(file, worker.state_dir)) == folded_digests(file, log)
     assert shown["headrace_policy_revision"] >= (policy == "bandit") * 20
-    answered = sum(shown[f"headrace_arm_predictions_total{{{arm}}}"] for arm in ("lr", "nb"))
-    assert answered >= (policy == "bandit") * (VISITS - KILLS[-1]) / 2, "since the last start"
+    assert sum(shown[f"headrace_arm_predictions_total{{{arm}}}"] for arm in ("lr", "nb")) >= (
+        0 if policy == "canary" else 1
+    )
 
 
 def check_answers(answers_log: list[Any], examples_log: list[Any], policy: str) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from engine.cli.main import app
 from engine.definition.file import load_pipeline
 from engine.offline.backtest import Backtest
-from engine.offline.replay import Recording
+from engine.offline.replay import recorded_line
 from engine.offline.what_if import asked_of
 from operators.race.candidates import Candidate
 from topics.errors import HeadraceError
@@ -63,8 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             labels.write(json.dumps(label) + "\n")
     run = Backtest(load_pipeline(folder / "rows.py"), keep_examples=True)
     run.play_files(folder / "events.jsonl", folder / "labels.jsonl")
-    with Recording(folder / "recording") as recording:
-        recording.add("examples", run.run.examples or ())
+    (folder / "recording").mkdir()
+    lines = [recorded_line(record) + b"\n" for record in run.run.examples or ()]
+    (folder / "recording" / "examples.jsonl").write_bytes(b"".join(lines))
     return folder
 
 

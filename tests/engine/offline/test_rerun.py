@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from fields import Source
+from msgspec.structs import replace
 from river import drift, linear_model, optim, preprocessing, tree
 
 from engine import Drift, Labels, Pipeline, Promotion, Topic
@@ -17,11 +19,13 @@ from engine.offline.backtest import Backtest
 from engine.offline.rerun import past_of, rerun
 from operators import field
 from operators.race.routing import Canary, Split
+from topics import headers
+from topics.codec import encode
 from topics.errors import ModelError
-from topics.messages import Record
+from topics.messages import Entrant, FieldChange, Record
 
 ROW_MS = 60_000
-CHANGES = {"model.promoted", "canary.started", "split.decided"}
+CHANGES = {"model.promoted", "opening.started", "canary.started", "split.decided"}
 
 
 class Row(msgspec.Struct):
@@ -97,6 +101,8 @@ def assert_same(one: Learner, other: Learner) -> None:
         {"wait": "4m", "on_timeout": False},
         {"wait": "3m"},
         {"inside": True},
+        {"champion": None},
+        {"champion": None, "opening": "leader"},
         {"serving": Split({"tree": 0.5, "linear": 0.5}, min_examples=100)},
         {"serving": Canary(steps=(0.2, 1.0), hold=20)},
     ],
@@ -116,7 +122,7 @@ def test_a_rerun_of_the_same_field_is_the_record_to_the_bit(options: dict[str, A
     assert past.decisions == run.run.decisions
     again = rerun(pipeline, past, past.places, as_recorded=list(pipeline.models))
     assert again.decisions == run.run.decisions
-    assert again.same == again.compared == 2 * len(past.examples)
+    assert again.same == again.compared == len(pipeline.models) * len(past.examples)
     assert_same(again.learner, run.run.learner)
 
 
@@ -175,6 +181,58 @@ def test_withheld_lessons_are_those_of_a_loop_over_bare_river(span_ms: int) -> N
             name: chances.get(True, 0.0) if chances else None for name, chances in scores[number].items()
         }
         assert example.scores == expected
+
+
+def with_records(log: Sequence[Record], more: dict[int, FieldChange]) -> list[Record]:
+    """The log with changes of the field before records of these numbers; offsets move on."""
+    records: list[Record] = []
+    for number, record in enumerate(log):
+        if number in more:
+            change = encode(more[number])
+            records.append(Record("t", 0, 0, None, None, change, headers.FIELD))
+        records.append(record)
+    return [replace(record, offset=offset) for offset, record in enumerate(records)]
+
+
+def test_what_a_candidate_brought_it_has_here_too() -> None:
+    """The first record names the state that a model began with; another change of the field is left out."""
+    pipeline = race()
+    source = Source(fields=[pipeline.field, race(champion="linear").field])
+    brought = raced(pipeline, *stream(200, seed=9)).run.learner.roster.racers["linear"]
+    artefact = source.put(pipeline.field, brought.model)
+    run = Backtest(pipeline, keep_examples=True)
+    racer = run.run.learner.roster.racers["linear"]
+    racer.model, racer.updates = source.model(pipeline.field, artefact), brought.updates
+    run.run.learner.roster.revision += 1
+    events, labels = stream(400)
+    run.play([events], [labels])
+    entrant = Entrant("linear", "", "artefact x", artefact=artefact, updates=brought.updates)
+    log = with_records(
+        run.run.examples or (),
+        {
+            1: FieldChange(pipeline.field.field_id, 0, entering=(entrant,)),
+            350: FieldChange(race(champion="linear").field.field_id, 0, before=pipeline.field.field_id),
+        },
+    )
+    past = past_of(pipeline, log, source)
+    again = rerun(pipeline, past, past.places, as_recorded=list(pipeline.models), source=source)
+    assert past.field_changes == 1
+    assert again.same == again.compared > 0
+    assert [one.type for one in again.decisions] == [one.type for one in run.run.decisions]
+
+
+def test_a_log_that_began_with_another_field_is_told_by_that_one() -> None:
+    pipeline = race()
+    now = race(models={**pipeline.models, "new": linear_model.Perceptron()})
+    source = Source(fields=[pipeline.field, now.field])
+    run = raced(pipeline, *stream(300)).run
+    log = with_records(run.examples or (), {1: FieldChange(pipeline.field.field_id, 0)})
+    past = past_of(now, log, source)
+    assert [one.type for one in past.decisions] == [one.type for one in run.decisions]
+    assert past.learner.evaluation.model_scores() == run.learner.evaluation.model_scores()
+    again = rerun(now, past, past.places, as_recorded=list(pipeline.models), source=source)
+    assert again.same == again.compared == len(pipeline.models) * len(past.examples)
+    assert set(again.learner.digests()) == {"tree", "linear", "new"}
 
 
 def test_a_log_that_does_not_tell_enough_is_refused() -> None:
