@@ -488,6 +488,7 @@ class Arena:
     ) -> list[Decision]:
         """Start a challenger as a challenge says; in a full field the worst of its challengers makes room.
 
+        Neither the champion does nor, where that is a blend, the challenger that it listens to most.
         `copied` returns a copy of a model with what it has learned; without it the challenger has learned
         nothing.  Nobody starts for a candidate that is in quarantine or gone.
         """
@@ -496,7 +497,7 @@ class Arena:
         if not roster.healthy(of):
             return []
         decisions = []
-        started = [c for c in roster.racing() if c.challenge == mark and c.name != roster.champion]
+        started = [c for c in roster.racing() if c.challenge == mark and c.name not in {roster.champion, of}]
         if len(started) >= challenge.max:
             worst = max(started, key=lambda racer: recent_loss(racer.name))
             decisions += self.retire(at, worst.name, reason)

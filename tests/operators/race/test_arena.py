@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from river import linear_model
 
 from operators.drift.detectors import Detection
+from operators.models.mixture import Mixture
 from operators.models.scoring import Racer, Roster
 from operators.race.approval import Approvals
 from operators.race.arena import PREVIOUS_MAX, TRANSITIONS, Arena, Moment
+from operators.race.candidates import Challenge, Drifted
 from operators.race.commands import COMMANDS_MAX, Commands
 from operators.race.evidence import Promotion, Verdict
 from operators.race.good_versions import GoodVersions
@@ -440,3 +442,15 @@ def test_the_roster_never_lies(acts, cut):
         versions = [candidate.version for candidate in roster.racers.values()]
         assert len(versions) == len(set(versions))
     assert len(ids) == len(set(ids))
+
+
+def test_the_challenger_that_a_blend_listens_to_most_makes_no_room() -> None:
+    """Else the best voice would be thrown out by the alarm that asks for another one."""
+    mixture = Mixture("binary", eta=0.5, share=0.01, of=["a", "a-3"])
+    mixture.weights = {"a": 0.2, "a-3": 0.8}
+    racers = [Racer("a", linear_model.LogisticRegression(), version=1), Racer("blend", mixture, version=2)]
+    challenge = Challenge(Drifted(), max=1)
+    started = Arena("p", 0, Roster("binary", racers, "blend"), Promotion(), [challenge])
+    for number in range(3):
+        started.start(Moment(number, 0, number), challenge, "drift", lambda _: 0.5)
+    assert list(started.roster.racers) == ["a", "blend", "a-3", "a-5"]
