@@ -173,7 +173,7 @@ class Commands(WholeState):
         found = self._good.find(command.to, command.model_name)
         assert found is not None
         name, good = found
-        before = arena.renew(name, self._good.model(name, good), good.updates)
+        before = arena.take_back(name, self._good.model(name, good), good.updates)
         evidence = self._good.figures(name, good) | {"replaced": before.label}
         decisions = [
             arena.write(at, "version.restored", name, _reason(command), command, evidence, replaced=before)
@@ -193,10 +193,10 @@ class Commands(WholeState):
         kept = self._good.of(name)
         if kept:
             good = kept[-1]
-            before = arena.renew(name, self._good.model(name, good), good.updates)
+            before = arena.take_back(name, self._good.model(name, good), good.updates)
             evidence: Evidenced = self._good.figures(name, good)
         else:
-            before = arena.renew(name, arena.roster.racers[name].model.clone(), 0)
+            before = arena.take_back(name, arena.roster.racers[name].model.clone(), 0)
             evidence = {"restored": "fresh", "updates": 0}
         evidence["replaced"] = before.label
         return arena.readmit(at, name, _reason(command), evidence, command)
