@@ -42,6 +42,7 @@ from operators.race.arena import Arena, Moment
 from operators.race.candidates import Candidate, Challenge, Every, Release, Worse
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
+from operators.race.opening import Opening
 from operators.race.routing import Bandit, Canary, Guard, Policy, Split, Switchback
 from operators.rekeying.merge import Merge
 from operators.rekeying.pending_values import PendingValues
@@ -346,6 +347,11 @@ CASES = {
         lambda _: (Join, Pending),
     ),
     "reader": Case(Reader, reader_inputs, feed_reader),
+    "opening": Case(
+        lambda: Opening("leader"),
+        lambda rng: [{"a": rng.random(), "b": rng.random()} for _ in range(STEPS)],
+        lambda made, item: made.add("a", item),
+    ),
     "learner": Case(make_learner, learner_inputs, lambda made, item: made.fold([item]), learner_parts),
 }
 
