@@ -135,6 +135,35 @@ def models_rollback(
     _send(file, order, timeout, dry_run=dry_run, servers=bootstrap_servers, config=config, json=json)
 
 
+@models_app.command("weights")
+def models_weights(
+    file: PipelineFile,
+    model: Annotated[str, typer.Argument(metavar="BLEND", help="A blend of fixed weights.")],
+    weights: Annotated[
+        list[str], typer.Argument(metavar="MODEL=WEIGHT...", help="The weight of each of its models.")
+    ],
+    reason: Reason = "",
+    actor: Actor = None,
+    timeout: Timeout = TIMEOUT_S,
+    dry_run: DryRun = False,
+    bootstrap_servers: Servers = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Give the models of a blend other weights."""
+    given: dict[str, float] = {}
+    for one in weights:
+        name, equals, number = one.rpartition("=")
+        try:
+            given[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise typer.BadParameter(f"{one!r} is no MODEL=WEIGHT, such as tree=0.7")
+    order = _order("weights", reason, actor, model_name=model, weights=given)
+    _send(file, order, timeout, dry_run=dry_run, servers=bootstrap_servers, config=config, json=json)
+
+
 def _order(word: CommandWord, reason: str, actor: str | None, **about: Any) -> dict[str, Any]:
     """Return the fields of a command."""
     return {"command": word, "reason": reason, "actor": _user() if actor is None else actor, **about}

@@ -121,10 +121,13 @@ def models_show(
     """Show all that is recorded of one version: parameters, metrics, states, decisions."""
     history = _history(file, recording, config, bootstrap_servers, fold=fold)
     shown = history.version(version)
+    good = history.good.get(shown.name, [])
     if json:
-        print_json(shown.plain())
+        print_json(shown.plain() | ({"good_versions": good} if fold else {}))
         return
     _print_version(shown)
+    if good:
+        typer.echo(f"\ngood versions, for `models rollback --to`: {', '.join(good)}")
     typer.echo(f"\nnext: headrace models card {file} {shown.version}")
 
 

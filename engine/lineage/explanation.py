@@ -45,6 +45,7 @@ def explained(
             "partition": record.partition,
             "offset": prediction.event_offset,
             "late": prediction.late,
+            "traceparent": dict(record.headers).get("traceparent", b"").decode(),
         },
         "answer": {
             "score": prediction.prediction_score,

@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
-from engine.worker.assembly import libraries
+from engine.worker.assembly import build_learner, libraries
 from operators.models.digest import digest
 from operators.models.parameters import model_text, parameters_of
+from operators.models.probe import ProbeReport
+from operators.models.scoring import Roster
 from operators.race.learning import CROWNING, FROM, METRIC, REPLACING, UPDATES
 from topics.errors import SettingsError
 from topics.messages import Decision, ModelPointer
@@ -121,7 +123,7 @@ class Version:
     definition: str = ""
     """Class and arguments as text; empty where no record and no file says them."""
     state: str = "challenger"
-    """`champion`, `challenger`, `quarantined`, `retired`, or `replaced` by the candidate's next version."""
+    """`champion`, `challenger`, `twin`, `quarantined`, `retired`, or `replaced` by the next of its name."""
     decisions: list[Decision] = field(default_factory=list)
     """Those that are about it."""
     states: list[State] = field(default_factory=list)
@@ -200,6 +202,8 @@ class History:
     """Oldest first; the last has not ended."""
     decisions: list[Decision] = field(default_factory=list)
     """Each once, in their order."""
+    good: dict[str, list[str]] = field(default_factory=dict)
+    """Good versions by model, as `VERSION@UPDATES`, oldest first; known by a fold alone."""
 
     @property
     def champion(self) -> Version:
@@ -246,6 +250,12 @@ def state_asked(asked: str) -> int | None:
     return int(updates)
 
 
+def first_line_up(pipeline: Pipeline) -> Roster:
+    """Return the racers of a first start, in the order of their versions; nothing is tried on them."""
+    untried = dict.fromkeys([*pipeline.models, *pipeline.field.candidates], ProbeReport((), ()))
+    return build_learner(pipeline, reports=untried).roster
+
+
 def history_of(
     pipeline: Pipeline,
     decisions: Iterable[Decision],
@@ -257,13 +267,15 @@ def history_of(
     `definitions` are texts of models that entered by a record of the field, by name and offset of the record.
     """
     history = History(pipeline.name)
-    texts = {name: model_text(model) for name, model in pipeline.models.items()}
-    first = pipeline.field.first_champion
-    for number, (name, text) in enumerate(texts.items(), 1):
-        state = "champion" if name == first else "challenger"
-        history.versions[number] = Version(number, name, text, state)
-        if name == first:
-            history.reigns.append(Reign(number, name, None, None))
+    texts = {name: model_text(one.model) for name, one in pipeline.field.candidates.items()}
+    roster = first_line_up(pipeline)
+    for racer in roster.racers.values():
+        state = "twin" if racer.twin_of else "challenger"
+        text = texts.get(racer.definition, "")
+        history.versions[racer.version] = Version(racer.version, racer.name, text, state)
+    first = history.versions[roster.racers[roster.champion].version]
+    first.state = "champion"
+    history.reigns.append(Reign(first.version, first.name, None, None))
     seen: set[str] = set()
     for decision in decisions:
         if decision.decision_id in seen:
@@ -324,6 +336,8 @@ def _replace(history: History, version: Version, decision: Decision) -> None:
             continue
         if other.state == "champion":
             _crown(history, version, decision)
+        elif other.state == "twin":
+            version.state = "twin"
         other.state = REPLACED
 
 
@@ -366,6 +380,7 @@ def _point(history: History, pointer: ModelPointer) -> None:
 def measured_now(history: History, learner: Learner) -> None:
     """Add what every version that races has learned and scored where a learner stands, by its fold."""
     scores, learning = learner.evaluation.model_scores(), learner.learning
+    history.good = {name: [one.label for one in learner.good.of(name)] for name in learner.roster.racers}
     for racer in learner.roster.racers.values():
         version = history.versions.get(racer.version)
         if version is None:

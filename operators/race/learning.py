@@ -638,7 +638,10 @@ class Learning(WholeState):
             self._watch.start_over()
         if not any(decision.type in MEASURED for decision in decisions):
             return decisions
-        scores = self._evaluation.model_scores()
+        counts = self._evaluation.counts()
+        scores = {
+            name: figures for name, figures in self._evaluation.model_scores().items() if counts[name][0]
+        }
         return [
             with_figures(self._with_churn(decision), self._roster, scores)
             if decision.type in MEASURED
