@@ -53,7 +53,7 @@ def logs_from(
     from engine.lineage.sources import PipelineLogs  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
-    return pipeline, PipelineLogs(pipeline, settings_of(config, servers).kafka, recording)
+    return pipeline, PipelineLogs(pipeline, settings_of(config, servers), recording)
 
 
 def _history(

@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
-from engine.worker.assembly import build_learner, libraries
+from engine.worker.assembly import libraries
 from operators.models.digest import digest
 from operators.models.parameters import model_text, parameters_of
-from operators.models.probe import ProbeReport
-from operators.models.scoring import Roster
+from operators.models.scoring import Racer
+from operators.race.field import RaceField
 from operators.race.learning import CROWNING, FROM, METRIC, REPLACING, UPDATES
+from operators.successors.release import with_twins
 from topics.errors import SettingsError
 from topics.messages import Decision, ModelPointer
 
@@ -49,6 +50,8 @@ LEAVING = {
     "candidate.retired": "retired",
 }
 """Decisions after which a version races no more, and what it is then."""
+OPENING = "opening.started"
+"""Who serves while nothing is proven: a reign, and no swap."""
 REPLACED = "replaced"
 """What a version is after the next one of the same candidate took its place."""
 FOLD = "fold"
@@ -250,32 +253,38 @@ def state_asked(asked: str) -> int | None:
     return int(updates)
 
 
-def first_line_up(pipeline: Pipeline) -> Roster:
-    """Return the racers of a first start, in the order of their versions; nothing is tried on them."""
-    untried = dict.fromkeys([*pipeline.models, *pipeline.field.candidates], ProbeReport((), ()))
-    return build_learner(pipeline, reports=untried).roster
+def first_line_up(field: RaceField) -> list[Racer]:
+    """Return the racers with which a race of this field begins, without models, by their versions."""
+    racers = [Racer(name, None, version=number) for number, name in enumerate(field.candidates, 1)]
+    return with_twins(racers, field.candidates, lambda model: model)
 
 
 def history_of(
     pipeline: Pipeline,
     decisions: Iterable[Decision],
     pointers: Iterable[ModelPointer] = (),
+    *,
+    field: RaceField | None = None,
     definitions: Mapping[tuple[str, int], str] | None = None,
 ) -> History:
     """Return the history that decisions, in their order, and pointers tell.
 
-    `definitions` are texts of models that entered by a record of the field, by name and offset of the record.
+    `field` is that with which the log begins; without it, the file's.  `definitions` are texts of models that
+    entered by a record of the field, by name and offset of the record.
     """
     history = History(pipeline.name)
-    texts = {name: model_text(one.model) for name, one in pipeline.field.candidates.items()}
-    roster = first_line_up(pipeline)
-    for racer in roster.racers.values():
+    field = field or pipeline.field
+    texts = {
+        name: model_text(one.model)
+        for name, one in (*pipeline.field.candidates.items(), *field.candidates.items())
+    }
+    for racer in first_line_up(field):
         state = "twin" if racer.twin_of else "challenger"
-        text = texts.get(racer.definition, "")
-        history.versions[racer.version] = Version(racer.version, racer.name, text, state)
-    first = history.versions[roster.racers[roster.champion].version]
-    first.state = "champion"
-    history.reigns.append(Reign(first.version, first.name, None, None))
+        version = Version(racer.version, racer.name, texts[racer.definition], state)
+        history.versions[racer.version] = version
+        if racer.name == field.first_champion:
+            version.state = "champion"
+            history.reigns.append(Reign(version.version, version.name, None, None))
     seen: set[str] = set()
     for decision in decisions:
         if decision.decision_id in seen:
@@ -312,7 +321,7 @@ def _take(
         version.state = LEAVING[decision.type]
     elif decision.type in REPLACING:
         _replace(history, version, decision)
-    elif decision.type in CROWNING:
+    elif decision.type in CROWNING or (decision.type == OPENING and version.state != "champion"):
         _crown(history, version, decision)
 
 

@@ -6,7 +6,7 @@ here: reading (`replay.py`), what the answers mean (`history.py`, `explanation.p
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -19,15 +19,20 @@ from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import records_at
 from engine.lineage.history import History, history_of, measured_now
 from engine.offline.replay import ReadableLog, Replay, recorded_logs, topic_logs
-from engine.settings import KafkaSettings
+from engine.settings import Settings
+from engine.stores.artefacts import Artefacts
+from engine.worker.assembly import known_key
+from engine.worker.workshop import Workshop
+from operators.race.field import RaceField
 from topics import headers
 from topics.catalog import Role
-from topics.codec import decode_example, decode_prediction
+from topics.codec import decode_example, decode_field, decode_prediction
 from topics.errors import SettingsError
 from topics.messages import Decision, Example, ModelPointer, Prediction, Record
 
 __all__ = ["Found", "PipelineLogs"]
 
+ENTERED = "candidate.entered"
 Message = TypeVar("Message", bound=msgspec.Struct)
 decode_decision: Callable[[bytes], Decision] = msgspec.json.Decoder(Decision).decode
 decode_pointer: Callable[[bytes], ModelPointer] = msgspec.json.Decoder(ModelPointer).decode
@@ -49,12 +54,14 @@ class PipelineLogs:
     def __init__(
         self,
         pipeline: Pipeline,
-        kafka: KafkaSettings,
+        settings: Settings,
         folder: Path | None = None,
         on_read: Callable[[int], object] | None = None,
     ) -> None:
         self.pipeline = pipeline
-        self._kafka, self._folder, self._on_read = kafka, folder, on_read
+        self._kafka, self._folder, self._on_read = settings.kafka, folder, on_read
+        stored = Artefacts(settings.state_dir, pipeline.name)
+        self._source = Workshop(pipeline, key=known_key(settings), stored=stored)
 
     async def logs(self, role: Role) -> list[ReadableLog]:
         """Return the logs of a topic, one a partition; none where a recording has no file of it."""
@@ -72,7 +79,7 @@ class PipelineLogs:
             raise SettingsError(
                 f"{self._folder} holds no examples.jsonl", hint="record the examples topic as well"
             )
-        return Replay(self.pipeline, logs[0], self._on_read)
+        return Replay(self.pipeline, logs[0], self._on_read, self._source)
 
     async def history(self, *, fold: bool = False) -> History:
         """Return the history of the versions.
@@ -89,10 +96,43 @@ class PipelineLogs:
             decisions = replay.decisions if undecided else decisions
         pointed = [record async for record in self._records("models")]
         pointers = [decode_pointer(record.value) for record in pointed if record.value]
-        history = history_of(self.pipeline, decisions, pointers)
+        history = history_of(
+            self.pipeline,
+            decisions,
+            pointers,
+            field=await self._first_field(),
+            definitions=await self._definitions(decisions),
+        )
         if replay is not None:
             measured_now(history, replay.learner)
         return history
+
+    async def _first_field(self) -> RaceField | None:
+        """Return the field with which the examples log begins; None where no record says it.
+
+        Raises ModelError where it is another than the file's and its artefact is not there.
+        """
+        async for record in self._records("examples"):
+            kind = headers.record_type_of(record.headers)
+            if kind == "field":
+                change = decode_field(record.value or b"")
+                if change.field_id == self.pipeline.field.field_id:
+                    return None
+                return self._source.field(change.field_id)
+            if kind == "example":
+                break
+        return None
+
+    async def _definitions(self, decisions: Iterable[Decision]) -> dict[tuple[str, int], str]:
+        """Return the texts of models that entered by records of the field, by name and offset."""
+        texts: dict[tuple[str, int], str] = {}
+        for offset in sorted({one.offset for one in decisions if one.type == ENTERED}):
+            for log in await self.logs("examples"):
+                async with aclosing(log.read(offset)) as batches:
+                    record = (await anext(batches))[0]
+                for one in decode_field(record.value or b"").entering:
+                    texts[one.name, offset] = one.definition
+        return texts
 
     async def prediction(self, asked: str) -> Found[Prediction]:
         """Return a prediction by its id, or by its event's id.

@@ -27,6 +27,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import log_bounds, read_log
+from engine.machines.field_records import FieldSource
 from engine.machines.learner import Learner
 from engine.offline.json_lines import lines_of
 from engine.settings import KafkaSettings
@@ -191,14 +192,18 @@ async def topic_logs(pipeline: Pipeline, role: Role, kafka: KafkaSettings) -> li
 class Replay:
     """A learner and the examples log that it folds, from one place to the next.
 
-    `decisions` are all that were decided so far.  `on_folded` is told now and then how many records more
-    have been folded.
+    `decisions` are all that were decided so far.  `source` finds models and fields that the log names and
+    the file does not have.  `on_folded` is told now and then how many records more have been folded.
     """
 
     def __init__(
-        self, pipeline: Pipeline, log: ReadableLog, on_folded: Callable[[int], object] | None = None
+        self,
+        pipeline: Pipeline,
+        log: ReadableLog,
+        on_folded: Callable[[int], object] | None = None,
+        source: FieldSource | None = None,
     ) -> None:
-        self.learner: Learner = build_learner(pipeline)
+        self.learner: Learner = build_learner(pipeline, source=source)
         self.task = pipeline.task
         self.decisions: list[Decision] = []
         self._log = log
@@ -268,6 +273,8 @@ class Replay:
                     if not part:
                         return False
                     self.decisions += learner.fold(part)
+                    if not learner.reading:
+                        self.decisions.clear()  # the log began with another field: all is folded again
                     if self._on_folded is not None:
                         self._on_folded(len(part))
                     if learner.reading < part[-1].offset + 1:

@@ -22,8 +22,9 @@ from operators.stopwatch import Stopwatch
 from topics.errors import SettingsError
 from topics.messages import ModelPointer
 
-__all__ = ["build_learner", "libraries", "pointer_of", "signing_key"]
+__all__ = ["build_learner", "known_key", "libraries", "pointer_of", "signing_key"]
 
+KEY_FILE = "signing.key"
 LIBRARIES = ("headrace", "numpy", "river")
 """What decides what a model computes, besides Python."""
 
@@ -77,6 +78,12 @@ def pointer_of(pipeline: Pipeline, learner: Learner) -> ModelPointer:
     )
 
 
+def known_key(settings: Settings) -> bytes | None:
+    """Return the key by which a worker of these settings has signed; None where there is none yet."""
+    path = settings.state_dir / KEY_FILE
+    return signing_key(settings) if settings.signing_key is not None or path.is_file() else None
+
+
 def signing_key(settings: Settings) -> bytes:
     """Return the key of the settings, or that of the state directory, made at first use.
 
@@ -84,7 +91,7 @@ def signing_key(settings: Settings) -> bytes:
     """
     if settings.signing_key is not None:
         return settings.signing_key.get_secret_value().encode()
-    path = settings.state_dir / "signing.key"
+    path = settings.state_dir / KEY_FILE
     try:
         return _key_file(path)
     except OSError as error:

@@ -73,7 +73,7 @@ __all__ = [
 
 CROWNING = frozenset({"model.promoted", "model.rolled_back"})
 """Decisions after which another candidate is champion."""
-REPLACING = frozenset({"model.released", "version.released", "version.restored"})
+REPLACING = frozenset({"blend.weighed", "model.released", "version.released", "version.restored"})
 """Decisions after which a candidate has another model, as a version of its own."""
 MEASURED = CROWNING | REPLACING
 """Decisions that say what the model had learned and scored."""

@@ -38,6 +38,7 @@ SOURCE = """
             "linear": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
             "tree": tree.HoeffdingTreeClassifier(),
         },
+        champion="linear",
     )
 """
 

@@ -34,7 +34,7 @@ from engine.lineage.sources import PipelineLogs
 from engine.offline.backtest import LocalRun
 from engine.offline.recording import Recording
 from engine.offline.replay import FileLog, Replay
-from engine.settings import KafkaSettings
+from engine.settings import Settings
 from engine.worker.assembly import build_learner
 from operators.models.artefacts import allow_for, load
 from operators.models.digest import digest
@@ -65,6 +65,7 @@ pipeline = Pipeline(
         "tree": tree.HoeffdingTreeClassifier(grace_period=50, max_depth=4),
         "linear": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
     },
+    champion="tree",
     promotion=Promotion(false_swap_every=1_000_000_000),
 )
 """
@@ -113,7 +114,7 @@ class Run:
         run._fold([Outgoing("examples", 0, b"c", encode(command), headers.COMMAND, START)])
 
     def logs(self) -> PipelineLogs:
-        return PipelineLogs(self.pipeline, KafkaSettings(), self.folder)
+        return PipelineLogs(self.pipeline, Settings(), self.folder)
 
     def ask(self, *words: str, code: int = 0) -> str:
         group, *rest = words
@@ -243,7 +244,7 @@ def test_a_fold_adds_what_every_version_has_learned_by_now(recorded: Run) -> Non
 
 def test_a_recording_of_the_examples_alone_is_folded_for_its_decisions(recorded: Run, tmp_path: Path) -> None:
     (tmp_path / "examples.jsonl").symlink_to(recorded.folder / "examples.jsonl")
-    history = asyncio.run(PipelineLogs(recorded.pipeline, KafkaSettings(), tmp_path).history())
+    history = asyncio.run(PipelineLogs(recorded.pipeline, Settings(), tmp_path).history())
     assert history.decisions == recorded.run.decisions
 
 
@@ -272,7 +273,7 @@ def test_versions_that_no_file_names_come_from_decisions_and_pointers(recorded: 
     promoted = decision(11, "model.promoted", "linear-3", 3, from_model="tree", from_version=1)
     pointer = ModelPointer("trips", "v3", "linear-3", 3, 9, "d1", "0.26.1", 12, definition="a.B(c=1)")
     told = [started, entered, started, sick, promoted, promoted]
-    history = history_of(recorded.pipeline, told, [pointer], {("forest", 7): "x.Forest(n=3)"})
+    history = history_of(recorded.pipeline, told, [pointer], definitions={("forest", 7): "x.Forest(n=3)"})
     assert history.decisions == [started, entered, sick, promoted]
     assert {number: (one.name, one.state) for number, one in history.versions.items()} == {
         1: ("tree", "challenger"),
@@ -328,7 +329,7 @@ def test_a_changed_log_is_not_reproduced(recorded: Run, tmp_path: Path) -> None:
     changed = lines[100].replace(b'"distance":', b'"distance":1')
     assert changed != lines[100]
     (tmp_path / "examples.jsonl").write_bytes(b"".join([*lines[:100], changed, *lines[101:]]))
-    told = asyncio.run(reproduce(PipelineLogs(recorded.pipeline, KafkaSettings(), tmp_path), "2"))
+    told = asyncio.run(reproduce(PipelineLogs(recorded.pipeline, Settings(), tmp_path), "2"))
     assert not told["reproduced"]
     assert [row["equal"] for row in told["states"]] == [False]
 
