@@ -36,6 +36,7 @@ from topics.messages import (
     Prediction,
     Quarantine,
     Record,
+    Slow,
     Task,
 )
 
@@ -59,6 +60,7 @@ __all__ = [
     "decode_field",
     "decode_prediction",
     "decode_quarantine",
+    "decode_slow",
     "encode",
     "encode_json",
     "label_message",
@@ -392,6 +394,7 @@ decode_prediction: Callable[[bytes], Prediction] = msgspec.json.Decoder(Predicti
 decode_example: Callable[[bytes], Example] = msgspec.json.Decoder(Example).decode
 decode_claim: Callable[[bytes], Claim] = msgspec.json.Decoder(Claim).decode
 decode_field: Callable[[bytes], FieldChange] = msgspec.json.Decoder(FieldChange).decode
+decode_slow: Callable[[bytes], Slow] = msgspec.json.Decoder(Slow).decode
 decode_quarantine: Callable[[bytes], Quarantine] = msgspec.json.Decoder(Quarantine).decode
 
 

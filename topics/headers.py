@@ -27,6 +27,7 @@ __all__ = [
     "QUARANTINE",
     "REASON",
     "RECORD_TYPE",
+    "SLOW",
     "UNREADABLE",
     "HeaderMeaning",
     "Refusal",
@@ -47,12 +48,14 @@ CLAIM: Headers = ((RECORD_TYPE, b"claim"),)
 QUARANTINE: Headers = ((RECORD_TYPE, b"quarantine"),)
 COMMAND: Headers = ((RECORD_TYPE, b"command"),)
 FIELD: Headers = ((RECORD_TYPE, b"field"),)
+SLOW: Headers = ((RECORD_TYPE, b"slow"),)
 _RECORD_TYPES: dict[bytes, RecordType] = {
     b"example": "example",
     b"claim": "claim",
     b"quarantine": "quarantine",
     b"command": "command",
     b"field": "field",
+    b"slow": "slow",
 }
 _TRACE = ("traceparent", "tracestate")
 TRACE_MAX = 512
@@ -90,8 +93,8 @@ MEANINGS = (
     HeaderMeaning(
         RECORD_TYPE,
         ("examples", "predictions", "rekey", "rekeyed"),
-        "What the record is: `example`, `quarantine`, `command`, `field` or `claim`. On predictions only"
-        " claim records have it.",
+        "What the record is: `example`, `quarantine`, `command`, `field`, `slow` or `claim`. On predictions"
+        " only claim records have it.",
     ),
     HeaderMeaning(
         FEATURES,

@@ -39,6 +39,7 @@ __all__ = [
     "Record",
     "RecordType",
     "Score",
+    "Slow",
     "Task",
 ]
 
@@ -64,7 +65,7 @@ OutgoingRole = Literal[
     "alerts",
 ]
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
-RecordType = Literal["example", "claim", "quarantine", "command", "field"]
+RecordType = Literal["example", "claim", "quarantine", "command", "field", "slow"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
 CommandWord = Literal[
     "promote",
@@ -103,6 +104,7 @@ DecisionType = Literal[
     "learning.paused",
     "learning.resumed",
     "learning.backlog",
+    "model.over_budget",
     "canary.started",
     "canary.stepped",
     "canary.aborted",
@@ -318,6 +320,23 @@ class Quarantine(Struct, frozen=True, gc=False):
     """Claim of the scorer that wrote this."""
     sequence: int
     """Number of this record under its claim, from 0."""
+
+
+class Slow(Struct, frozen=True, gc=False):
+    """A worker measured that a candidate takes longer than it may; the learner acts on it at this offset."""
+
+    model_name: str
+    """The racer."""
+    model_version: int
+    """Its version."""
+    time: int
+    """When it was measured, ms, by the worker's clock."""
+    median_ms: float
+    """Milliseconds that its score and its lesson of one event take together, as the median."""
+    limit_ms: float
+    """Milliseconds that they may take: `budget_ms`."""
+    rows: int
+    """Events that were measured."""
 
 
 class Command(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -37,6 +37,7 @@ from topics.messages import (
     ModelPointer,
     Prediction,
     Quarantine,
+    Slow,
 )
 from topics.rekeying import Progress, RekeyedEvent, RekeyedLabel, RekeyedValues
 
@@ -51,7 +52,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {
     "predictions": (Prediction, Claim),
     "shadow-predictions": (Prediction,),
-    "examples": (Example, Quarantine, Command, FieldChange, Claim),
+    "examples": (Example, Quarantine, Command, FieldChange, Slow, Claim),
     "decisions": (Decision,),
     "models": (ModelPointer,),
     "commands": (Command,),

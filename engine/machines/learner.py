@@ -61,10 +61,11 @@ from topics.codec import (
     decode_example,
     decode_field,
     decode_quarantine,
+    decode_slow,
 )
 from topics.errors import ClaimError, ModelError
 from topics.headers import record_type_of
-from topics.messages import Decision, Example, FieldChange, Quarantine, Record, RecordType, Task
+from topics.messages import Decision, Example, FieldChange, Quarantine, Record, RecordType, Slow, Task
 
 __all__ = ["Learner"]
 
@@ -337,6 +338,8 @@ class Learner:
                     self.reader.claim(claim.source_partition, claim.claim)
                 case "quarantine":
                     return self.quarantined(decode_quarantine(value), record.offset)
+                case "slow":
+                    return self._over_budget(decode_slow(value), record.offset)
                 case "field":
                     return self._change_field(decode_field(value), record.offset)
                 case "command":
@@ -355,6 +358,10 @@ class Learner:
             at = self.learning.moment(record.offset)
             return [self.commands.refuse(at, str(error), command_id(value))]
         return self.learning.act(record.offset, lambda at: self.commands.act(at, command))
+
+    def _over_budget(self, report: Slow, offset: int) -> list[Decision]:
+        recent_loss = self.evaluation.recent_loss
+        return self.learning.act(offset, lambda at: self.arena.over_budget(at, report, recent_loss))
 
     def _change_field(self, change: FieldChange, offset: int) -> list[Decision]:
         """Fold a change of the field; return the decisions, none for a repeat."""

@@ -21,7 +21,7 @@ from operators.race.losses import ScaledError, loss_of
 from operators.race.routing import SHARES_TOLERANCE, Outcome
 from operators.serving.courses import REWARDED, Scale, reward_of_loss
 from operators.serving.off_policy import Logged, off_policy
-from topics.codec import decode_claim, decode_example
+from topics.codec import decode_claim, decode_example, decode_quarantine
 from topics.errors import ModelError, SettingsError
 from topics.headers import record_type_of
 from topics.messages import Example, Record, Score
@@ -85,6 +85,9 @@ def _counting(reader: Reader, record: Record) -> Example | None:
             case "claim":
                 claim = decode_claim(record.value or b"")
                 reader.claim(claim.source_partition, claim.claim)
+            case "quarantine":
+                report = decode_quarantine(record.value or b"")
+                reader.counts(report.source_partition, report.claim, report.sequence)
             case "example":
                 example = decode_example(record.value or b"")
                 if reader.counts(example.source_partition, example.claim, example.sequence):

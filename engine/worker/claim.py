@@ -231,7 +231,7 @@ class ClaimExecutor:
 
 
 def _decoded(record: Record) -> Claim | Prediction | Example | Quarantine | Command | None:
-    """Return the value of a log's record; None for a change of the field, and for no message of ours."""
+    """Return the value of a log's record; None for what no owner writes, and for no message of ours."""
     if record.value is None:
         return None
     try:
@@ -244,7 +244,7 @@ def _decoded(record: Record) -> Claim | Prediction | Example | Quarantine | Comm
                 return decode_quarantine(record.value)
             case "command":
                 return decode_command(record.value)
-            case "field":
+            case "field" | "slow":
                 return None
             case None:
                 return decode_prediction(record.value)

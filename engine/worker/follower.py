@@ -36,6 +36,7 @@ from engine.settings import Settings
 from engine.stores.artefacts import Artefacts
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
 from engine.worker.assembly import build_learner, pointer_of, signing_key
+from engine.worker.budgets import Budgets
 from engine.worker.workshop import Workshop
 from operators.race.learning import is_succession
 from operators.state import StateDelta
@@ -98,6 +99,10 @@ class Follower:
         self._restored = False
         self._following = asyncio.Event()
         self._moved = asyncio.Event()
+        self._budgets: Budgets | None = None
+        """The times of candidates that have a budget; None where none has."""
+        self._measured = 0
+        """Examples learned when they were measured last."""
         self._decisions: list[tuple[Decision, Headers]] = []
         """What was decided and is not written yet, with the trace context of what led to it."""
         self._pointer_due = False
@@ -260,6 +265,28 @@ class Follower:
         traces = {record.offset: headers.traced(record.headers) for record in records}
         for decision in decisions:
             self._decided([decision], traces.get(decision.offset, ()))
+
+    def measure(self, scored: int) -> list[Outgoing]:
+        """Return records about racers that are over their budget; `scored` events since the last call."""
+        limits_ms = {
+            name: one.budget_ms
+            for name, one in self.learner.field.candidates.items()
+            if one.budget_ms is not None
+        }
+        if not limits_ms:
+            return []
+        if self._budgets is None or self._budgets.limits_ms != limits_ms:
+            self._budgets = Budgets(limits_ms)
+            self._measured = self.learner.examples
+        learned, self._measured = self.learner.examples - self._measured, self.learner.examples
+        self._budgets.measure(self.stopwatch.models, scored=scored, learned=max(learned, 0))
+        if not self.leading or self.learner.paused:
+            return []
+        now_ms = int(time.time() * 1000)
+        return [
+            Outgoing("examples", PARTITION, slow.model_name.encode(), encode(slow), headers.SLOW, now_ms)
+            for slow in self._budgets.over(self.learner.roster.racers, now_ms)
+        ]
 
     def take_decisions(self) -> list[Outgoing]:
         """Return the decisions since the last call as records, and a pointer if the champion may be another.

@@ -114,6 +114,9 @@ class Worker:
         self._stopping = asyncio.Event()
         self._commands: asyncio.Queue[tuple[bytes, asyncio.Future[None]]] = asyncio.Queue(COMMANDS_MAX)
         """Commands yet to be written into the examples log, each with the future that is resolved then."""
+        self._slow: list[Outgoing] = []
+        """Records about candidates over their budget, yet to be written into the examples log."""
+        self._answered = 0
         self._turned_s = time.monotonic()
         self._saved_s = 0.0
 
@@ -184,6 +187,8 @@ class Worker:
                 await self._dispatch.put(self.follower.take_decisions())
                 await self._dispatch.turn()
                 await self._write_commands()
+                while self._slow:
+                    await self._write_logged(self._slow.pop())
                 await self._save_beside()
             self._turned_s = time.monotonic()
         async with self._turn:
@@ -280,6 +285,10 @@ class Worker:
         self.metrics.absorb(self._served.counts)
         self.metrics.absorb(self._dispatch.counts)
         self.metrics.absorb(self.follower.learner.counts)
+        counts = self.metrics.counts
+        answered = sum(n for (name, by), n in counts.items() if name == "predictions" and by != "again")
+        self._slow += self.follower.measure(answered - self._answered)
+        self._answered = answered
         self.metrics.absorb_seconds(self.follower.stopwatch)
         for outcome, count in self._static.counts.items():
             self.metrics.counts["lookups", outcome] = count
@@ -304,15 +313,19 @@ class Worker:
     async def _write_commands(self) -> None:
         while not self._commands.empty():
             value, done = self._commands.get_nowait()
-            if self.follower.row_by_row:
-                await self._save()  # compares places in the log, before the command is read back from there
             record_key = command_id(value).encode()
-            await self._dispatch.put([Outgoing("examples", 0, record_key, value, headers.COMMAND, _now_ms())])
-            await self._dispatch.all()
-            await self._sink.flush()
-            await self.follower.command_written()
+            await self._write_logged(Outgoing("examples", 0, record_key, value, headers.COMMAND, _now_ms()))
             if not done.done():
                 done.set_result(None)
+
+    async def _write_logged(self, record: Outgoing) -> None:
+        """Write a record that no scorer made into the examples log, and see that it is folded."""
+        if self.follower.row_by_row:
+            await self._save()  # compares places in the log, before the record is read back from there
+        await self._dispatch.put([record])
+        await self._dispatch.all()
+        await self._sink.flush()
+        await self.follower.command_written()
 
     # -- saving -----------------------------------------------------------------------------------
 

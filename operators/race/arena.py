@@ -32,7 +32,7 @@ from operators.race.evidence import Promotion, Verdict
 from operators.race.field import FieldStep, Newcomer
 from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
-from topics.messages import Command, Decision, DecisionType
+from topics.messages import Command, Decision, DecisionType, Slow
 
 __all__ = ["ACTOR", "TRANSITIONS", "Arena", "DecisionLog", "Evidenced", "Moment", "RecentLoss"]
 
@@ -277,6 +277,32 @@ class Arena:
             if successors:
                 decisions.append(self.crown(successors[0], at, "quarantine"))
         return decisions
+
+    def over_budget(self, at: Moment, report: Slow, recent_loss: RecentLoss) -> list[Decision]:
+        """Take a candidate out of the race that is slower than it may be, with its twin.
+
+        A champion is quarantined, so that the next in line serves; where nobody is left to serve, it stays.
+        Nothing happens to one that has left, or is another version by now.
+        """
+        slow = self.roster.racers.get(report.model_name)
+        if slow is None or slow.version != report.model_version or slow.name in self.roster.quarantined:
+            return []
+        name = slow.twin_of or slow.name
+        evidence: Evidenced = {
+            "median_ms": report.median_ms,
+            "limit_ms": report.limit_ms,
+            "rows": report.rows,
+        }
+        alone = not any(other != name and state == "challenger" for other, state in self.states.items())
+        stays = name == self.roster.champion and alone
+        reason = f"takes {report.median_ms:.3g} ms an event, {report.limit_ms:g} allowed"
+        told = f"{reason}; nobody else could serve" if stays else reason
+        decisions = [self.write(at, "model.over_budget", slow.name, told, evidence=evidence)]
+        if stays:
+            return decisions
+        if name == self.roster.champion:
+            return decisions + self.quarantine(at, name, reason, recent_loss)
+        return decisions + self.retire(at, name, reason)
 
     def alarms(self, at: Moment, detections: Sequence[Detection], recent_loss: RecentLoss) -> list[Decision]:
         """Write a decision for each alarm of the detectors; a risen loss may start fresh challengers."""

@@ -162,3 +162,71 @@ def check_decisions(file: Path, examples_log: list[Any], decided: list[Any], pol
     assert [*written.values()] == expected
     if policy in DECIDED:
         assert DECIDED[policy] in {one["type"] for one in expected}
+
+
+SLOW_SOURCE = """
+    import time
+
+    from msgspec import Struct
+    from river import linear_model, naive_bayes
+
+    from engine import Labels, Pipeline, Topic
+    from operators import field
+    from operators.race.candidates import Candidate
+
+
+    class Visit(Struct):
+        event_id: str
+        event_time: int
+        user: str
+        amount: float
+
+
+    class Thorough(naive_bayes.GaussianNB):
+        def predict_proba_one(self, x):
+            time.sleep(0.01)
+            return super().predict_proba_one(x)
+
+
+    pipeline = Pipeline(
+        name="NAME",
+        events=Topic("NAME.visits", Visit, key="user", partitions=1),
+        labels=Labels("NAME.bought", wait="1m"),
+        features={"amount": field("amount")},
+        models={"lr": linear_model.LogisticRegression(), "nb": Candidate(Thorough(), budget_ms=4)},
+        champion="lr",
+    )
+"""
+
+
+def test_a_model_over_its_budget_leaves_by_a_record(kafka: KafkaSettings, tmp_path: Path) -> None:
+    asyncio.run(too_slow(kafka, tmp_path))
+
+
+async def too_slow(kafka: KafkaSettings, folder: Path) -> None:
+    file = write_pipeline(folder, SLOW_SOURCE, name=fresh_name("slow"))
+    pipeline = load_pipeline(file)
+    await make_topics(kafka, pipeline)
+    predictions, examples = pipeline.catalog["predictions"], pipeline.catalog["examples"]
+    worker = Worker(file, kafka, folder)
+    async with watching(kafka, predictions) as watch:
+        with worker:
+            await worker.ready()
+            messages = visits(pipeline.events.name, pipeline.labels.topic or "")[:2_000]
+            sent = [0]
+            for message in messages:
+                sent.append(sent[-1] + (message.topic == pipeline.events.name))
+
+            async def pace(published: int) -> None:
+                await until(
+                    lambda: watch.answered(predictions) >= sent[published] - 20, "answers", worker=worker
+                )
+
+            await publish(kafka, messages, pace=pace)
+            await until(lambda: worker.logged("model.over_budget"), "the budget", worker=worker)
+            assert await worker.stop() == 0
+    log = await read_topic(kafka, examples)
+    check_decisions(file, log, await read_topic(kafka, pipeline.catalog["decisions"]), "slow")
+    types = [json.loads(one.value)["type"] for one in await read_topic(kafka, pipeline.catalog["decisions"])]
+    assert types == ["model.over_budget", "challenger.retired"]
+    assert [header for one in log for header in one.headers if header[1] == b"slow"]

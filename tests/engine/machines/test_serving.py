@@ -24,7 +24,7 @@ from operators.race.routing import Policy
 from topics import headers
 from topics.codec import decode_example, decode_prediction, encode
 from topics.errors import DefinitionError
-from topics.messages import Claim, Decision, Outgoing, Record
+from topics.messages import Claim, Decision, Outgoing, Record, Slow
 
 NOW_MS = 10_000_000
 EVENTS = 400
@@ -332,3 +332,50 @@ def test_a_blend_may_be_an_arm(inside: bool) -> None:
     assert 0.2 * EVENTS < len(blended) < 0.8 * EVENTS
     learned = {one.event_id: one for one in map(decode_example, shop.targets("examples"))}
     assert all(learned[one.event_id].scores["blend"] == one.prediction_score for one in blended[:-9])
+
+
+# -- a budget -----------------------------------------------------------------------------------------
+
+
+def slow(name: str, offset: int, version: int) -> Record:
+    report = Slow(name, version, 0, 5.0, 2.0, 300)
+    return Record("examples", 0, offset, 0, name.encode(), encode(report), headers.SLOW)
+
+
+def shop_with(*names: str, serving: Policy | None = None) -> Learner:
+    models = {name: linear_model.LogisticRegression() for name in names}
+    return build_learner(replace(pipeline(serving or Shadow()), models=models, champion=names[0]), key=KEY)
+
+
+def test_a_candidate_over_its_budget_is_retired_once() -> None:
+    learner = shop_with("lr", "nb")
+    decisions = learner.fold([slow("nb", 0, 7), slow("nb", 1, 2), slow("nb", 2, 2)])
+    assert [(one.type, one.model_name, one.offset) for one in decisions] == [
+        ("model.over_budget", "nb", 1),
+        ("challenger.retired", "nb", 1),
+    ]
+    assert decisions[0].reason == "takes 5 ms an event, 2 allowed"
+    assert decisions[0].evidence["median_ms"] == 5.0
+    assert "nb" not in learner.roster.racers
+
+
+def test_a_champion_over_its_budget_gives_way_if_somebody_can_serve() -> None:
+    learner = shop_with("lr", "nb")
+    decisions = learner.fold([slow("lr", 0, 1)])
+    assert [one.type for one in decisions] == ["model.over_budget", "model.quarantined", "model.promoted"]
+    assert learner.roster.champion == "nb"
+    alone = shop_with("lr")
+    decisions = alone.fold([slow("lr", 0, 1)])
+    assert [one.type for one in decisions] == ["model.over_budget"]
+    assert decisions[0].reason.endswith("; nobody else could serve")
+    assert alone.roster.healthy("lr")
+
+
+def test_a_canary_that_is_too_slow_is_taken_back() -> None:
+    learner = shop_with("lr", "nb", serving=Canary())
+    assert learner.arena.canary is not None
+    learner.arena.canary(learner.learning.moment(0), "nb", {})
+    assert learner.roster.routing is not None
+    decisions = learner.fold([slow("nb", 0, 2)])
+    assert [one.type for one in decisions] == ["model.over_budget", "challenger.retired", "canary.aborted"]
+    assert learner.roster.routing is None

@@ -1,0 +1,79 @@
+"""Candidates that take longer than they may: measured here, written into the examples log, judged there.
+
+Lives here: the median time that each racer's score and lesson of one event take.  Never here: what follows
+(`operators/race/arena.py`): time is no function of a log, so what was measured becomes a record of it.
+
+Strategy: the stopwatch sums seconds by racer over a turn of the loop; over the rows of that turn they are one
+value.  The median over the last `TURNS` turns that had rows knows nothing of a pause of the machine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from statistics import median
+
+from operators.models.scoring import Racer
+from topics.messages import Slow
+
+__all__ = ["Budgets"]
+
+TURNS = 51
+"""Turns over which the median is taken."""
+TURNS_MIN = 11
+ROWS_MIN = 100
+"""Rows before anything is said of a racer: the first ones warm up."""
+LEARNING = ("learn", "score_and_learn")
+
+
+class Budgets:
+    """The times of the racers that have a budget.
+
+    >>> from operators.models.scoring import Racer
+    >>> budgets, tree = Budgets({"tree": 2.0}), Racer("tree", None, version=3)
+    >>> for _ in range(11):
+    ...     budgets.measure({("score", "tree"): 0.02, ("learn", "tree"): 0.03}, scored=10, learned=10)
+    >>> [(slow.model_name, slow.median_ms, slow.limit_ms) for slow in budgets.over({"tree": tree}, 5)]
+    [('tree', 5.0, 2.0)]
+    >>> budgets.over({"tree": tree}, 6)
+    []
+    """
+
+    def __init__(self, limits_ms: Mapping[str, float]) -> None:
+        """`limits_ms` are the budgets of candidates, by name."""
+        self.limits_ms = limits_ms
+        self._spent_ms: dict[tuple[str, str], deque[float]] = {}
+        """By what was done and the racer's name: milliseconds a row, turn by turn."""
+        self._rows: dict[tuple[str, str], int] = {}
+        self._told: set[tuple[str, int]] = set()
+
+    def measure(self, seconds: Mapping[tuple[str, str], float], *, scored: int, learned: int) -> None:
+        """Add the seconds of one turn, by what was done and whose model did it, and its rows."""
+        for (step, name), spent_s in seconds.items():
+            rows = learned if step in LEARNING else scored
+            if rows:
+                values = self._spent_ms.setdefault((step, name), deque(maxlen=TURNS))
+                values.append(1_000.0 * spent_s / rows)
+                self._rows[step, name] = self._rows.get((step, name), 0) + rows
+
+    def over(self, racers: Mapping[str, Racer], now_ms: int) -> list[Slow]:
+        """Return the racers that are over their budget, each version once."""
+        found = []
+        for racer in racers.values():
+            limit_ms = self.limits_ms.get(racer.definition)
+            spent_ms = self._median_ms(racer.name)
+            version = (racer.name, racer.version)
+            if limit_ms is None or spent_ms <= limit_ms or version in self._told:
+                continue
+            self._told.add(version)
+            rows = max(count for (_, name), count in self._rows.items() if name == racer.name)
+            found.append(Slow(racer.name, racer.version, now_ms, spent_ms, limit_ms, rows))
+        return found
+
+    def _median_ms(self, name: str) -> float:
+        """Return the median time of a score and of a lesson together; 0.0 while too little is known."""
+        return sum(
+            median(values)
+            for (step, named), values in self._spent_ms.items()
+            if named == name and len(values) >= TURNS_MIN and self._rows[step, named] >= ROWS_MIN
+        )
