@@ -187,8 +187,6 @@ class Worker:
                 await self._dispatch.put(self.follower.take_decisions())
                 await self._dispatch.turn()
                 await self._write_commands()
-                while self._slow:
-                    await self._write_logged(self._slow.pop())
                 await self._save_beside()
             self._turned_s = time.monotonic()
         async with self._turn:
@@ -311,6 +309,8 @@ class Worker:
         await done
 
     async def _write_commands(self) -> None:
+        while self._slow:
+            await self._write_logged(self._slow.pop())
         while not self._commands.empty():
             value, done = self._commands.get_nowait()
             record_key = command_id(value).encode()
