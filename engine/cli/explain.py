@@ -90,6 +90,9 @@ def _print(told: Mapping[str, Any]) -> None:
     _print_reign(served)
     revision, propensity = served["policy_revision"], served["propensity"]
     out.print(f"policy    {served['policy']}, revision {revision}, propensity {propensity:g}")
+    if served["weights"]:
+        weights = sorted(served["weights"].items(), key=lambda one: -one[1])
+        out.print(f"weights   {', '.join(f'{name} {weight:.3f}' for name, weight in weights)}", markup=False)
     table = table_of("feature", "value", "window", "key", "definition", "version")
     for one in told["features"]:
         value = "missing" if one["value"] is None else str(one["value"])

@@ -149,6 +149,7 @@ def models_history(
                 "pipeline": history.pipeline,
                 "reigns": [reign.plain() for reign in history.reigns],
                 "decisions": [_plain(decision) for decision in history.decisions],
+                "open_proposals": [one.decision_id for one in history.open_proposals],
             }
         )
         return
@@ -172,6 +173,8 @@ def models_history(
     out.print(f"\n{len(history.decisions)} decisions")
     if history.decisions:
         print_table(table)
+    for one in history.open_proposals:
+        typer.echo(f"\n{one.model_name} is proposed: headrace models approve {file} {one.decision_id}")
 
 
 @models_app.command("diff")

@@ -9,7 +9,7 @@ over the example (the scores before and after the lesson).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.definition.pipeline import Pipeline
@@ -17,7 +17,7 @@ from engine.lineage.history import History, Reign
 from engine.lineage.sources import Found
 from engine.offline.replay import Replay
 from operators.models.contributions import LinearScore, linear_scores, tree_path
-from operators.models.scoring import score_function
+from operators.models.scoring import Reply, Scoring
 from topics.durations import duration_text
 from topics.messages import Decision, Example, Prediction, Score
 
@@ -25,6 +25,7 @@ __all__ = ["explained", "replayed"]
 
 SERVED_BY = {
     "champion": "it was the champion",
+    "arm": "the serving policy picked it for this key or event",
     "previous": "the champion could not answer, and it was champion before",
     "prior": "no model could answer: this is the frequency of labels, or their mean",
     "backup": "the event came too late for the champion: the deadline's backup answered",
@@ -81,6 +82,7 @@ def _served(history: History, prediction: Prediction, example: Found[Example] | 
         "champion_since": None if reign is None else reign.plain(),
         "policy": prediction.policy or "shadow",
         "policy_revision": prediction.policy_revision,
+        "weights": prediction.weights,
         "propensity": 1.0 if prediction.propensity is None else prediction.propensity,
     }
 
@@ -182,15 +184,10 @@ async def replayed(replay: Replay, prediction: Prediction, example: Found[Exampl
     return told
 
 
-def _scored(replay: Replay, example: Example) -> dict[str, Score]:
-    """Return what every model that races says of an example now; None where it fails."""
-    scores: dict[str, Score] = {}
-    for racer in replay.learner.roster.racing():
-        try:
-            scores[racer.name] = score_function(replay.task, racer.model)(example.features)
-        except Exception:  # noqa: BLE001 a user's model may raise anything; the others are told
-            scores[racer.name] = None
-    return scores
+def _scored(replay: Replay, example: Example) -> Mapping[str, Score]:
+    """Return what every racer says of an example now, blends too; one that fails says nothing."""
+    scoring = Scoring(replay.task, replay.learner.roster)
+    return scoring.shadow_all([Reply(example.features, "", None)])[0].scores
 
 
 def _plain(scores: Sequence[LinearScore]) -> list[dict[str, Any]]:

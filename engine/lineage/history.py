@@ -52,6 +52,7 @@ LEAVING = {
 """Decisions after which a version races no more, and what it is then."""
 OPENING = "opening.started"
 """Who serves while nothing is proven: a reign, and no swap."""
+PROPOSALS_ENDED = frozenset({"proposal.accepted", "proposal.refused", "proposal.expired"})
 REPLACED = "replaced"
 """What a version is after the next one of the same candidate took its place."""
 FOLD = "fold"
@@ -212,6 +213,14 @@ class History:
     def champion(self) -> Version:
         """Return the version that serves."""
         return self.versions[self.reigns[-1].version]
+
+    @property
+    def open_proposals(self) -> list[Decision]:
+        """Return the proposals that wait for a person's word."""
+        answered = {one.evidence.get("proposal_id") for one in self.decisions if one.type in PROPOSALS_ENDED}
+        return [
+            one for one in self.decisions if one.type == "proposal.opened" and one.decision_id not in answered
+        ]
 
     def version(self, asked: str) -> Version:
         """Return the version that is meant: its number, `champion`, or a name (then the newest of it).

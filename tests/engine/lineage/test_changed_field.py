@@ -13,9 +13,11 @@ from msgspec.structs import replace
 from river import linear_model, naive_bayes, tree
 
 from engine import Labels, Pipeline, Topic
-from engine.lineage.history import first_line_up
+from engine.lineage.explanation import explained, replayed
+from engine.lineage.history import first_line_up, history_of
 from engine.lineage.sources import PipelineLogs
 from engine.offline.backtest import LocalRun
+from engine.offline.recording import Recording
 from engine.offline.replay import recorded_line
 from engine.settings import Settings
 from engine.stores.artefacts import Artefacts, dump_field
@@ -26,7 +28,7 @@ from operators.race.candidates import Candidate, Release
 from topics import headers
 from topics.codec import encode
 from topics.errors import ModelError
-from topics.messages import Entrant, FieldChange, Record
+from topics.messages import Decision, Entrant, FieldChange, Record
 
 EVENTS, START = 120, 1_700_000_000_000
 KEY = "sixteen bytes or more"
@@ -141,6 +143,47 @@ def test_a_field_that_is_nowhere_is_named(recording: Path) -> None:
     with pytest.raises(ModelError, match="cannot read artefact"):
         asyncio.run(logs.history())
     assert not (recording / "none").exists()
+
+
+def test_an_answer_of_a_blend_is_explained_with_its_weights(tmp_path: Path) -> None:
+    made = pipeline(
+        {
+            "tree": tree.HoeffdingTreeClassifier(grace_period=20),
+            "linear": linear_model.LogisticRegression(),
+        }
+    )
+    with Recording(tmp_path, made) as recording:
+        examples_of(LocalRun(made, recording=recording))
+    logs = PipelineLogs(made, Settings(state_dir=tmp_path / "none"), tmp_path)
+
+    async def ask() -> dict[str, Any]:
+        answer = await logs.prediction("e100")
+        example = await logs.example(answer.message)
+        told = explained(made, await logs.history(), answer, example)
+        return told | await replayed(await logs.replay(), answer.message, example)
+
+    told = asyncio.run(ask())
+    assert told["served"]["model"] == "blend"
+    assert set(told["served"]["weights"]) == {"tree", "linear"}
+    assert told["contributions"] == []
+    lesson = told["learned"]
+    assert set(lesson) == {"tree", "linear", "blend"}
+    assert all(lesson[name]["before"] != lesson[name]["after"] for name in ("linear", "blend"))
+    # A label comes before the next event here, so what was served is what stood before the lesson.
+    assert {name: one["before"] for name, one in lesson.items()} == told["scores"]
+
+
+def test_proposals_that_wait_are_told() -> None:
+    def decided(number: int, kind: Any, **evidence: str) -> Decision:
+        return Decision(f"d{number}", kind, 0, "linear", 2, 0, "why", "kim", number, evidence=dict(evidence))
+
+    opened = [decided(number, "proposal.opened") for number in (1, 2, 3, 4)]
+    ended = [
+        decided(5, "proposal.refused", proposal_id="d1"),
+        decided(6, "proposal.expired", proposal_id="d2"),
+        decided(7, "proposal.accepted", proposal_id="d4"),
+    ]
+    assert history_of(first(), [*opened, *ended]).open_proposals == [opened[2]]
 
 
 @pytest.mark.parametrize(
