@@ -241,15 +241,7 @@ def print_plan(plan: Sequence[TopicPlan]) -> None:
 
 def print_report(report: dict[str, Any]) -> None:
     """Print a backtest's result as River users expect it: one row a model, one column a metric."""
-    metrics = list(report["served"])
-    table = table_of("model", numbers=metrics)
-    table.add_column("seconds", justify="right", style="dim")
-    table.add_row("served", *(_number(report["served"][name]) for name in metrics), "", style="bold")
-    for model, scores in report["models"].items():
-        mark = _mark(model, report)
-        seconds = report["model_seconds"].get(model, 0.0)
-        table.add_row(model + mark, *(_number(scores.get(name)) for name in metrics), f"{seconds:.1f}")
-    out.print(table)
+    _print_scores(report)
     rate = report["events"] / report["seconds"] if report["seconds"] else 0.0
     out.print(
         f"\n{report['events']:,} events, {report['labels']:,} labels, {report['examples']:,} examples, "
@@ -272,12 +264,46 @@ def print_report(report: dict[str, Any]) -> None:
     _print_race(report)
 
 
+def _print_scores(report: dict[str, Any]) -> None:
+    """Print what was served, every model and the baselines, on the same rows; first what decides."""
+    metrics, rows = list(report["served"]), report["rows"]
+    counted = len(set(rows.values())) > 1
+    table = table_of("model", numbers=["loss", *metrics, *(["rows"] if counted else [])])
+    table.add_column("seconds", justify="right", style="dim")
+
+    def add(
+        name: str, scores: Mapping[str, float], *, shown: str, seconds: str = "", style: str = ""
+    ) -> None:
+        numbers = [_number(report["losses"].get(name)), *(_number(scores.get(metric)) for metric in metrics)]
+        if counted:
+            numbers.append(f"{rows[name]:,}" if name in rows else "")
+        table.add_row(shown, *numbers, seconds, style=style)
+
+    add("served", report["served"], shown="served", style="bold")
+    for model, scores in report["models"].items():
+        seconds = report["model_seconds"].get(model, 0.0)
+        add(model, scores, shown=model + _mark(model, report), seconds=f"{seconds:.1f}")
+    for name, scores in report["baselines"].items():
+        add(name, scores, shown=name, style="dim")
+    out.print(table)
+    left_out = report["rows_left_out"]
+    out.print(
+        f"loss: {report['judged_by']}"
+        + (f"; left out are examples on which a model had no opinion: {left_out:,}" if left_out else "")
+    )
+
+
 def _print_race(report: dict[str, Any]) -> None:
     """Print what happened to the candidates, and what the swaps rest on."""
     for model, left in report["quarantined"].items():
         out.print(
             f"[bold red]{model} ({left['alias']}) was quarantined at example {left['examples']:,}:[/] "
             f"{escape(left['reason'])}"
+        )
+    for opening in report["openings"][-5:]:
+        out.print(
+            f"{_when(opening['time'])}  opening.started  {opening['model']} ({opening['reason']}) serves "
+            f"until something is proven better"
         )
     for drift in report["drifts"][-5:]:
         out.print(f"{_when(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")

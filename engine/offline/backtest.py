@@ -25,6 +25,7 @@ from engine.definition.pipeline import Pipeline
 from engine.machines.admission import Run
 from engine.machines.outbox import Scored
 from engine.machines.scorer import Scorer
+from engine.offline.comparison import Comparison
 from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures
 from engine.offline.json_lines import HEAD_LINES_MAX, Names, head_of, lines_of, read_lines
 from engine.offline.recording import Recording
@@ -37,7 +38,7 @@ from operators.stopwatch import Stopwatch
 from operators.windows.asof import AsOf
 from operators.windows.evaluate import FUNCTION_FAILURES
 from topics import headers
-from topics.codec import Rejected, encode, encode_json
+from topics.codec import Rejected, decode_example, encode, encode_json
 from topics.errors import SettingsError
 from topics.headers import Refusal
 from topics.messages import Claim, Decision, Outgoing, Record
@@ -152,6 +153,7 @@ class Backtest:
         self.run = LocalRun(
             pipeline, warmup=warmup, static=static, keep_examples=keep_examples, recording=recording
         )
+        self.comparison = Comparison(pipeline, warmup)
         self.dead_letters = DeadLetters()
         self.events = self.labels = 0
         self.seconds = 0.0
@@ -185,7 +187,9 @@ class Backtest:
             if out is None:
                 break
             for record in out:
-                if record.target == "dead-letters":
+                if record.target == "examples" and headers.record_type_of(record.headers) == "example":
+                    self.comparison.add(decode_example(record.value or b""))
+                elif record.target == "dead-letters":
                     refusal = self.dead_letters.add(record.headers)
                     if on_refused is not None:
                         on_refused(refusal, record.value)
@@ -246,14 +250,14 @@ class Backtest:
     def report(self) -> dict[str, Any]:
         """Return the result as one plain object, metrics by River's class names."""
         learner, counts = self.run.learner, self.run.scorer.counts
+        roster = learner.roster
         return {
             "events": self.events,
             "labels": self.labels,
             "examples": learner.examples,
             "seconds": round(self.seconds, 3),
             **race_report(learner.roster.champion, self.run.decisions),
-            "served": learner.evaluation.served_scores(),
-            "models": self._model_scores(),
+            **self.comparison.report(learner.evaluation, list(roster.racers), roster.quarantined),
             "model_seconds": self._model_seconds(),
             "correlated": self._correlated(),
             "rules": {
@@ -303,12 +307,6 @@ class Backtest:
             if comparison.get("block_wanted")
         ]
 
-    def _model_scores(self) -> dict[str, dict[str, float]]:
-        """Return every candidate's metrics; none of one in quarantine, which answered other examples."""
-        learner = self.run.learner
-        scores, roster = learner.evaluation.model_scores(), learner.roster
-        return {name: scores.get(name, {}) if roster.healthy(name) else {} for name in roster.racers}
-
 
 def race_report(champion: str, decisions: Iterable[Decision]) -> dict[str, Any]:
     """Return how a race went as one plain object: who leads at its end, swaps, drifts, who left."""
@@ -327,6 +325,16 @@ def race_report(champion: str, decisions: Iterable[Decision]) -> dict[str, Any]:
             }
             for decision in decisions
             if decision.type in {"model.promoted", "model.rolled_back"}
+        ],
+        "openings": [
+            {
+                "time": decision.time,
+                "examples": decision.examples,
+                "model": decision.model_name,
+                "reason": decision.reason,
+            }
+            for decision in decisions
+            if decision.type == "opening.started"
         ],
         "drifts": [
             {

@@ -226,10 +226,14 @@ class Roster:
         return [c.name for c in self.racing() if not isinstance(c.model, Mixture)]
 
     def voice_of(self, name: str) -> str:
-        """Return the racer whose model `name` stands for: its own, or for a blend that of the most weight."""
+        """Return the racer whose model `name` stands for: its own, or of a blend that of the most weight.
+
+        Empty for a blend of nobody.
+        """
         for racer, mixture, members in self.blends():
-            if racer.name == name and (shares := mixture.shares(members)):
-                return max(shares, key=shares.__getitem__)
+            if racer.name == name:
+                shares = mixture.shares(members)
+                return max(shares, key=shares.__getitem__) if shares else ""
         return name
 
     def blends(self) -> list[tuple[Racer, Mixture, tuple[str, ...]]]:

@@ -302,6 +302,35 @@ class Evaluation(WholeState):
         """Return every candidate's metrics over the whole run, by candidate and River's class names."""
         return {name: _values(card.metrics) for name, card in self._cards.items() if name != SERVED}
 
+    def scores_without(self, rows: Sequence[_Recent]) -> dict[str, dict[str, float]]:
+        """Return the metrics by series (`SERVED` too) as if these rows had not come.
+
+        Rows are (label, what was served, scores by candidate), and have been counted.  A metric that cannot
+        take a row back keeps them all.
+        """
+        return {
+            name: {
+                type(metric).__name__: float(self._without(metric, name, rows).get())
+                for metric in card.metrics
+            }
+            for name, card in self._cards.items()
+        }
+
+    def _without(
+        self, metric: metrics.base.Metric, name: str, rows: Sequence[_Recent]
+    ) -> metrics.base.Metric:
+        """Return a metric as if these rows of a series had not come."""
+        shorter, of_labels = deepcopy(metric), getattr(metric, "requires_labels", False)
+        for label, served, scores in rows:
+            score = served if name == SERVED else scores.get(name)
+            if score is None:
+                continue
+            try:
+                shorter.revert(label, self._label_of(score) if of_labels else score)
+            except NotImplementedError:
+                return metric
+        return shorter
+
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return (examples counted, cold starts left out) by series."""
         return {name: (card.examples, card.cold) for name, card in self._cards.items()}

@@ -56,7 +56,7 @@ def definition(names: Iterable[str], models: dict[str, Any], *, delayed: bool, *
         labels=Labels("rows.labels", wait="3650d") if delayed else Labels(field="label"),
         features={name: field(name) for name in names},
         models=models,
-        **{"champion": next(iter(models))} | options,
+        **{"champion": next(iter(models)), "drift": ()} | options,
     )
 
 
