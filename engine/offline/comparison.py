@@ -5,7 +5,8 @@ is promoted (that rests on `operators/race/evidence.py`), what a worker exports 
 
 A row counts if every candidate in the race had an opinion on it, so that none is compared on rows that suit
 it, as those after its cold start would.  Where the numbers of rows still differ, as for a candidate that came
-half-way, they stand beside the names.
+half-way, they stand beside the names.  `on_own_rows` is what River's `progressive_val_score` says of each
+model alone: only its own cold start is left out.
 
 The baselines never serve.  They know of each event what was known then, by label time:
 
@@ -227,6 +228,9 @@ class Comparison:
             "models": {
                 name: self._with_kappas(name, scores[name]) if name in scores and name not in sick else {}
                 for name in names
+            },
+            "on_own_rows": {
+                name: found for name, found in evaluation.model_scores().items() if name in compared
             },
             "baselines": {name: self._with_kappas(name, found) for name, found in baselines.items()},
             "losses": {name: one.loss / one.judged if one.judged else None for name, one in series.items()},

@@ -20,6 +20,7 @@ REPORT = [
     "champion",
     "judged_by",
     "baselines",
+    "on_own_rows",
     "losses",
     "rows",
     "rows_left_out",

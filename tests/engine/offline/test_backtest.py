@@ -119,8 +119,11 @@ def test_elec2_to_four_digits(
     pipeline = definition(elec2[0][0], models, delayed=True, metrics=[metrics.Accuracy()])
     events, labels = lines(tmp_path, elec2, delay + 1)
     report = backtest(pipeline, events, labels)
-    found = {name: round(scores["Accuracy"], 4) for name, scores in report["models"].items()}
+    found = {name: round(scores["Accuracy"], 4) for name, scores in report["on_own_rows"].items()}
     assert found == expected
+    compared = {name: scores["Accuracy"] for name, scores in report["models"].items()}
+    assert compared == pytest.approx(expected, abs=1e-4)
+    assert len(set(report["rows"].values())) == 1
     assert report["examples"] == report["events"] == len(elec2)
     assert report["served"]["Accuracy"] > 0.7
 
