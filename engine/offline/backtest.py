@@ -25,10 +25,10 @@ from engine.definition.pipeline import Pipeline
 from engine.machines.admission import Run
 from engine.machines.outbox import Scored
 from engine.machines.scorer import Scorer
-from engine.offline.comparison import Comparison
 from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures
 from engine.offline.json_lines import HEAD_LINES_MAX, Names, head_of, lines_of, read_lines
 from engine.offline.recording import Recording
+from engine.offline.score_table import ScoreTable
 from engine.stores.entry_tables import Spill
 from engine.stores.lookups import StaticHistory
 from engine.watches import DeadLetters
@@ -153,7 +153,7 @@ class Backtest:
         self.run = LocalRun(
             pipeline, warmup=warmup, static=static, keep_examples=keep_examples, recording=recording
         )
-        self.comparison = Comparison(pipeline, warmup)
+        self.score_table = ScoreTable(pipeline, warmup)
         self.dead_letters = DeadLetters()
         self.events = self.labels = 0
         self.seconds = 0.0
@@ -188,7 +188,7 @@ class Backtest:
                 break
             for record in out:
                 if record.target == "examples" and headers.record_type_of(record.headers) == "example":
-                    self.comparison.add(decode_example(record.value or b""))
+                    self.score_table.add(decode_example(record.value or b""))
                 elif record.target == "dead-letters":
                     refusal = self.dead_letters.add(record.headers)
                     if on_refused is not None:
@@ -257,7 +257,7 @@ class Backtest:
             "examples": learner.examples,
             "seconds": round(self.seconds, 3),
             **race_report(learner.roster.champion, self.run.decisions),
-            **self.comparison.report(learner.evaluation, list(roster.racers), roster.quarantined),
+            **self.score_table.report(learner.evaluation, list(roster.racers), roster.quarantined),
             "model_seconds": self._model_seconds(),
             "correlated": self._correlated(),
             "rules": {

@@ -38,7 +38,7 @@ from operators.race.evaluation import SERVED, Evaluation, default_metrics
 from operators.race.losses import judged_by, loss_of
 from topics.messages import Example, LabelValue, Score, Task
 
-__all__ = ["Comparison"]
+__all__ = ["ScoreTable"]
 
 BASELINES: dict[Task, tuple[str, ...]] = {
     "binary": ("prior", "last class", "zero rule"),
@@ -124,7 +124,7 @@ class _Series:
         """Rows that have a loss: the first labels of a regression have no scale."""
 
 
-class Comparison:
+class ScoreTable:
     """Every model of one run and the baselines, on the rows on which all candidates had an opinion."""
 
     def __init__(self, pipeline: Pipeline, warmup_offset: int = 0) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from river import linear_model, metrics, tree
 
 from engine import Labels, Pipeline, Topic
-from engine.offline.comparison import KNOWN_MAX, Comparison, _Known
+from engine.offline.score_table import KNOWN_MAX, ScoreTable, _Known
 from operators import field
 from operators.race.evaluation import SERVED, Evaluation, default_metrics
 from topics.messages import Example, LabelValue, Score, Task
@@ -75,12 +75,12 @@ def examples(task: Task, count: int, seed: int) -> list[Example]:
 
 def compared(task: Task, rows: list[Example], **settings: Any) -> dict[str, Any]:
     pipeline = definition(task)
-    comparison = Comparison(pipeline, **settings)
+    table = ScoreTable(pipeline, **settings)
     evaluation = Evaluation(task, None, lambda _: b"", lambda _: None, **settings)
     for row in rows:
-        comparison.add(row)
+        table.add(row)
         evaluation.add([row], [(None, dict.fromkeys(row.scores))])
-    return comparison.report(evaluation, ["a", "b"], ())
+    return table.report(evaluation, ["a", "b"], ())
 
 
 @pytest.mark.parametrize("task", MODELS)
@@ -188,11 +188,11 @@ def test_the_sick_are_not_compared_and_a_metric_that_takes_nothing_back_keeps_it
 
     rows = examples("binary", 100, 1)
     evaluation = Evaluation("binary", [Kept()], lambda _: b"", lambda _: None)
-    comparison = Comparison(definition("binary"))
+    table = ScoreTable(definition("binary"))
     for row in rows:
-        comparison.add(row)
+        table.add(row)
         evaluation.add([row], [(None, dict.fromkeys(row.scores))])
-    report = comparison.report(evaluation, ["a", "b"], {"b"})
+    report = table.report(evaluation, ["a", "b"], {"b"})
     assert report["models"]["b"] == {}
     assert "b" not in report["rows"]
     assert report["models"]["a"]["Kept"] == evaluation.model_scores()["a"]["Kept"]
