@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from river import bandit, proba, stats
@@ -245,7 +245,7 @@ class Bandit:
         Smallest and largest label, as in `Split`.
     """
 
-    policy: Any
+    policy: Any = field(repr=False)  # River's own fails before the first reward
     arms: Sequence[str] = ()
     explore: float = 0.01
     every: int = 100

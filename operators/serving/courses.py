@@ -41,6 +41,8 @@ class Setting(NamedTuple):
     arena: Arena
     wait_ms: int
     """How long after an event its label may come, ms."""
+    revision: int = 0
+    """Of the last table before: another policy of the same kind may have set it."""
 
 
 class Scale(NamedTuple):
@@ -106,6 +108,7 @@ class PolicyCourse(WholeState, Generic[State]):
         self._arena = setting.arena
         self._roster = setting.arena.roster
         state.settings = model_text(policy)
+        state.revision, state.begun = setting.revision, setting.revision + 1
         self._state: State = state
 
     @property

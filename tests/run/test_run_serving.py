@@ -13,6 +13,7 @@ from reading import claims_of, counting, folded_digests, read_topic, saved_diges
 from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
 from engine.definition.file import load_pipeline
+from engine.definition.pipeline import Pipeline
 from engine.settings import KafkaSettings
 from engine.worker.assembly import build_learner
 from topics.codec import encode
@@ -38,21 +39,23 @@ SOURCE = """
     pipeline = Pipeline(
         name="NAME",
         events=Topic("NAME.visits", Visit, key="user", partitions=2),
-        labels=Labels("NAME.bought", wait="1h"),
+        labels=Labels("NAME.bought", wait="1m"),
         features={"amount": field("amount"), "seen": by("user").count("1h")},
         models={"lr": linear_model.LogisticRegression(), "nb": naive_bayes.GaussianNB()},
         champion="lr",
-        promotion=Promotion(false_swap_every=100, evidence_block=8, min_examples=200, cooldown=100),
+        promotion=Promotion(false_swap_every=100, evidence_block=8, min_examples=200, cooldown=100, APPROVE),
         serving=SERVING,
     )
 """
 POLICIES = {
     "canary": "Canary(steps=(0.2, 0.5, 1.0), hold=400)",
     "split": 'Split({"lr": 0.5, "nb": 0.5}, min_examples=200)',
-    "switchback": 'Switchback(("lr", "nb"), block="30s", washout="3s", min_pairs=10)',
+    "switchback": 'Switchback(("lr", "nb"), block="12s", washout="2s", min_pairs=10)',
+    "manual": "Canary(steps=(0.2, 1.0), hold=400)",
     "bandit": "Bandit(bandit.ThompsonSampling(proba.Beta()), every=50, explore=0.1)",
 }
-DECIDED = {"canary": "canary.done", "split": "split.decided", "switchback": "switchback.decided"}
+DECIDED = {"canary": "canary.done", "split": "split.decided", "switchback": "switchback.decided",
+           "manual": "proposal.accepted"}  # fmt: skip
 VISITS = 4_000
 KILLS = (800, 2_000, 2_900)
 AHEAD_MAX = 300
@@ -80,9 +83,12 @@ def test_a_policy_survives_kills_with_the_decisions_of_its_log(
 
 async def serve(kafka: KafkaSettings, folder: Path, policy: str) -> None:
     name = fresh_name("serving")
-    file = write_pipeline(folder, SOURCE.replace("SERVING", POLICIES[policy]), name=name)
+    approve = 'approve="manual"' if policy == "manual" else 'approve="evidence"'
+    source = SOURCE.replace("SERVING", POLICIES[policy]).replace("APPROVE", approve)
+    file = write_pipeline(folder, source, name=name)
     pipeline = load_pipeline(file)
     await make_topics(kafka, pipeline)
+    answering = asyncio.create_task(approved(kafka, pipeline)) if policy == "manual" else None
     predictions, examples, decided = (
         pipeline.catalog[role] for role in ("predictions", "examples", "decisions")
     )
@@ -109,6 +115,8 @@ async def serve(kafka: KafkaSettings, folder: Path, policy: str) -> None:
 
             await publish(kafka, messages, pace=pace)
             assert not kills
+            if answering is not None:
+                await answering
             await until(lambda: watch.counted(examples) >= VISITS, "every example", worker=worker)
             await until(
                 lambda: worker.metrics()["headrace_examples_total"] >= VISITS, "learned", worker=worker
@@ -120,9 +128,22 @@ async def serve(kafka: KafkaSettings, folder: Path, policy: str) -> None:
     check_decisions(file, log, await read_topic(kafka, decided), policy)
     assert (await saved_digests(file, worker.state_dir)) == folded_digests(file, log)
     assert shown["headrace_policy_revision"] >= (policy == "bandit") * 20
-    assert sum(shown[f"headrace_arm_predictions_total{{{arm}}}"] for arm in ("lr", "nb")) >= (
-        0 if policy == "canary" else 1
-    )
+    answered = sum(shown[f"headrace_arm_predictions_total{{{arm}}}"] for arm in ("lr", "nb"))
+    assert answered >= (policy == "bandit") * (VISITS - KILLS[-1]) / 2, "since the last start"
+
+
+async def approved(kafka: KafkaSettings, pipeline: Pipeline) -> None:
+    """Say yes to the first proposal, when it is there, twice."""
+    topic = pipeline.catalog["decisions"]
+    while True:
+        told = [json.loads(one.value) for one in await read_topic(kafka, topic)]
+        opened = [one["decision_id"] for one in told if one["type"] == "proposal.opened"]
+        if opened:
+            break
+        await asyncio.sleep(0.2)
+    command = {"command_id": "yes", "command": "approve", "time": 1, "proposal_id": opened[0], "actor": "kim"}
+    message = Message(pipeline.catalog["commands"], 1, b"c", json.dumps(command).encode())
+    await publish(kafka, [message, message])
 
 
 def check_answers(answers_log: list[Any], examples_log: list[Any], policy: str) -> None:
@@ -145,7 +166,7 @@ def check_answers(answers_log: list[Any], examples_log: list[Any], policy: str) 
             assert (lesson.get(told) or 0) == (answer.get(told) or 0), (event_id, told)
         assert lesson["scores"][answer["model_name"]] == answer["prediction_score"]
         if answer.get("policy"):
-            assert answer["policy"] == policy
+            assert answer["policy"] == ("canary" if policy == "manual" else policy)
             picked.add(answer["model_name"])
     assert picked == {"lr", "nb"}
 

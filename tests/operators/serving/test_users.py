@@ -309,3 +309,22 @@ def test_a_bandit_of_a_shared_label_learns_of_all_arms_at_once() -> None:
         step(course, example_of(number, "k", number, True, told), losses)
     assert roster.routing is not None
     assert dict(roster.routing.shares)["c"] == pytest.approx(0.98 + 0.02 / 3)
+
+
+# -- another policy -----------------------------------------------------------------------------------
+
+
+def test_what_was_picked_by_a_policy_before_says_nothing_about_the_next() -> None:
+    """Its answers come in for as long as labels are waited for, and its revisions went before."""
+    first, roster = course_of(Split({"a": 0.5, "b": 0.5}, outcome="served"))
+    _, told = asked(roster, 0, "k", 0)
+    setting = Setting("shop", first._arena, 0)
+    policy = Split({"a": 0.9, "b": 0.1}, outcome="served")
+    second = routing_of(policy, setting, task="binary", threshold=0.5, dump=pickle.dumps, load=pickle.loads)
+    assert isinstance(second, SplitCourse)
+    assert roster.routing is not None
+    assert roster.routing.revision == told["policy_revision"] + 1
+    second.observe(example_of(0, "k", 0, True, told), {})
+    _, told = asked(roster, 1, "k", 1)
+    second.observe(example_of(1, "k", 1, True, told), {})
+    assert sum(arm.count for arm in second._state.arms.values()) == 1
