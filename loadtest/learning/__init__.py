@@ -4,5 +4,5 @@ Lives here: the streams, the rules, the tables of `docs/learning-results.md` (`p
 Never here: what decides about champions (`operators/race`); simulations of evidence.
 
 Read in this order: `streams` (what is raced), `course` (one run, row by row), `rules` (who else might have
-answered), `page`, `__main__`.
+answered), `releases` (the loop of the book), `page`, `__main__`.
 """

@@ -18,7 +18,8 @@ from engine.offline.backtest import Backtest
 from engine.offline.freshness import SPANS, freshness_report, picture
 from engine.offline.rerun import past_of
 from loadtest.learning.course import course_of, records_of_lines
-from loadtest.learning.page import freshness_table, goals_table, put, streams_table
+from loadtest.learning.page import freshness_table, goals_table, put, releases_table, streams_table
+from loadtest.learning.releases import released
 from loadtest.learning.rules import Answers, outcomes
 from loadtest.learning.streams import STREAMS, Stream
 from operators.race.blend import Blend
@@ -29,6 +30,10 @@ from topics.messages import Task
 
 PICTURE = "freshness.svg"
 """Beside the page."""
+RELEASED = ("elec2", "weather")
+"""Streams on which the loop of the book is measured ..."""
+RELEASE_EVERY = 1_024
+"""... with the release points of the book."""
 PAGE = Path(__file__).parents[2] / "docs" / "learning-results.md"
 
 
@@ -57,6 +62,10 @@ def main(
         report = _freshness(STREAMS[0], data)
         put(page, "freshness", freshness_table(report))
         page.with_name(PICTURE).write_text(picture(report, f"{STREAMS[0].name}: loss against freshness"))
+        loops = [one for one in STREAMS if one.name in RELEASED]
+        put(
+            page, "releases", releases_table({one.title: released(one, data, RELEASE_EVERY) for one in loops})
+        )
     if json:
         typer.echo(encode_json(_plain(found)).decode())
     else:

@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtest.learning.releases import Released
 from loadtest.learning.rules import METRICS, Answers, Worth
 from operators.race.evaluation import SERVED
 from topics.errors import SettingsError
 from topics.messages import Task
 
-__all__ = ["freshness_table", "goals_table", "put", "streams_table"]
+__all__ = ["freshness_table", "goals_table", "put", "releases_table", "streams_table"]
 
 SWAPS_MAX = 6
 """The goal: at most so many swaps on a stream."""
@@ -73,6 +74,18 @@ def freshness_table(report: Mapping[str, Any]) -> str:
             ]
         )
     return _table(["withheld", "served", *names], rows)
+
+
+def releases_table(found: Mapping[str, Mapping[str, Released]]) -> str:
+    """Return what it costs to serve released versions, and what the gate is worth, by stream and model."""
+    head = ["stream", "model", "learns always", "released", "released without the gate", "versions", "held",
+            "set back"]  # fmt: skip
+    rows = [
+        [title, name, *(_share(loss, 4) for loss in one[:3]), *map(str, one[3:])]
+        for title, by_name in found.items()
+        for name, one in by_name.items()
+    ]
+    return _table(head, rows)
 
 
 def put(page: Path, name: str, text: str) -> None:

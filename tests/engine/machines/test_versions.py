@@ -9,8 +9,10 @@ from test_learner import command, history, learner, models, shell, state_of
 
 from operators.models.digest import digest
 from operators.race import good_versions
-from operators.race.candidates import Candidate, Release
+from operators.race.candidates import Candidate, Challenge, Drifted, Every, Release, Worse
+from operators.race.evidence import Promotion
 from operators.race.field import RaceField
+from operators.race.routing import Guard
 from topics.codec import decode_example
 from topics.messages import Command, Quarantine
 
@@ -69,13 +71,63 @@ def test_the_log_has_all_of_it():
     assert versions == sorted(set(versions)), "never used twice"
 
 
-@settings(max_examples=12, deadline=None)
-@given(st.sets(st.integers(1, SIZE - 1), max_size=8), st.integers(1, SIZE - 1))
-def test_batches_and_restores_change_nothing(cuts, restored_at):
+def asked():
+    """A person decides, a part of the rows is protected, and challengers start by themselves."""
+    promotion = Promotion(
+        false_swap_every=60,
+        evidence_block=5,
+        min_examples=20,
+        cooldown=20,
+        approve="manual",
+        proposal_expires=70,
+        veto=[Guard(0.3)],
+    )
+    challenges = [
+        Challenge(Every(50), start="champion"),
+        Challenge(Every("1m"), of="linear"),
+        Challenge(Drifted(), start="champion", of="linear"),
+        Challenge(Worse(by=0.05, than=3_200)),
+    ]
+    return learner(promotion=promotion, challenges=challenges)
+
+
+def answered(word):
+    """A log in which the first proposal is answered thirty records later."""
+    opened = next(d for d in shell(asked(), history(SIZE)) if d.type == "proposal.opened")
+    told = Command("said", word, 9, proposal_id=opened.decision_id, actor="kim")
+    return history(SIZE, **{f"at_{opened.offset + 30}": told})
+
+
+def test_a_person_decides_about_what_is_due():
+    plain, accepted, refused = (
+        kinds(shell(asked(), log)) for log in (history(SIZE), answered("approve"), answered("refuse"))
+    )
+    assert ("proposal.opened", "linear") in plain
+    assert ("proposal.expired", "linear") in plain
+    assert not [kind for kind, _ in plain if kind == "model.promoted"]
+    at = accepted.index(("proposal.accepted", "linear"))
+    assert accepted[at + 1] == ("model.promoted", "linear")
+    at = refused.index(("proposal.refused", "linear"))
+    assert ("model.promoted", "linear") not in refused
+    assert {kind for kind, _ in plain} >= {"challenger.started", "challenger.retired"}
+
+
+CASES = {
+    "versions": (released, lambda: history(SIZE, **ACTS)),
+    "accepted": (asked, lambda: answered("approve")),
+    "refused": (asked, lambda: answered("refuse")),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(max_examples=8, deadline=None)
+@given(cuts=st.sets(st.integers(1, SIZE - 1), max_size=8), restored_at=st.integers(1, SIZE - 1))
+def test_batches_and_restores_change_nothing(case, cuts, restored_at):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(good_versions, "GOOD_EVERY", EVERY)
-        log = history(SIZE, **ACTS)
-        whole, before, after, entries = released(), released(), released(), {}
+        made, log_of = CASES[case]
+        log = log_of()
+        whole, before, after, entries = made(), made(), made(), {}
         expected = shell(whole, log)
         decisions = []
         while before.reading < restored_at and before.position < restored_at:

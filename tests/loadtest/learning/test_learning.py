@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from river import metrics
+from river import linear_model, metrics, tree
 
 from engine.offline.backtest import backtest
 from loadtest.learning import rules
 from loadtest.learning.course import Course, course_of
-from loadtest.learning.page import goals_table, put, streams_table
+from loadtest.learning.page import goals_table, put, releases_table, streams_table
+from loadtest.learning.releases import released
 from loadtest.learning.rules import outcomes
-from loadtest.learning.streams import STREAMS
+from loadtest.learning.streams import STREAMS, Stream, lines_of_rows, race_of
+from operators.successors import release as gate
 from topics.errors import SettingsError
 
 
@@ -138,3 +140,20 @@ def test_what_is_missed_is_said() -> None:
 def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="electricity"):
         STREAMS[0].records(tmp_path)
+
+
+def test_releases_are_measured_with_and_without_their_gate() -> None:
+    def records(_: Path) -> tuple[list[bytes], list[bytes]]:
+        rows = [(n * 1_000, {"x": float(n % 7)}, n % 7 > 3, n * 1_000 + 1) for n in range(400)]
+        return lines_of_rows(rows)
+
+    models = {"linear": linear_model.LogisticRegression(), "tree": tree.HoeffdingTreeClassifier()}
+    found = released(Stream("s", "a stream", race_of("s", ("x",), models), records), Path(), every=100)
+    assert found.keys() == models.keys()
+    assert [one.versions + one.held for one in found.values()] == [4, 4]
+    linear = found["linear"]
+    assert linear.always < min(linear.gated, linear.ungated), "what has learned more knows more of this"
+    assert gate.WORSE_DEVIATIONS < 10, "the gate is back in its place"
+    head, _, *lines = releases_table({"a stream": found}).splitlines()
+    assert len(lines) == 2
+    assert {line.count("|") for line in (head, *lines)} == {9}
