@@ -27,9 +27,12 @@ DECISION_LEVELS: dict[str, int] = {
     "model.quarantined": logging.WARNING,
     "learning.backlog": logging.WARNING,
     "command.refused": logging.WARNING,
+    "proposal.opened": logging.WARNING,
     "drift.improved": logging.DEBUG,
+    "version.released": logging.DEBUG,
 }
-"""A lost model must be found among a hundred alarms; other decisions are INFO, and all are on the topic."""
+"""What waits for a person and a lost model must be found among a hundred alarms; other decisions are INFO,
+and all are on the topic."""
 
 log = structlog.get_logger("headrace")
 
@@ -63,6 +66,7 @@ class RaceView:
                 model=decision.model_name,
                 reason=decision.reason,
                 examples=decision.examples,
+                decision=decision.decision_id,
             )
             if "block_wanted" in decision.evidence:
                 log.warning(
