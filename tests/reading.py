@@ -17,10 +17,13 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from engine.definition.file import load_pipeline
+from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import log_bounds
 from engine.settings import KafkaSettings, Settings
+from engine.stores.artefacts import Artefacts
 from engine.stores.checkpoints import CheckpointStore
 from engine.worker.assembly import build_learner, signing_key
+from engine.worker.workshop import Workshop
 from topics.messages import Record
 
 READ_DEADLINE_S = 90.0
@@ -53,7 +56,9 @@ class Fold:
                 self.claims.append(value["claim"])
             return None
         return Read(
-            record_type == "command" or self._counts(source, value), record_type or "prediction", value
+            record_type in {"command", "field"} or self._counts(source, value),
+            record_type or "prediction",
+            value,
         )
 
     def _counts(self, source: int, value: Mapping[str, Any]) -> bool:
@@ -131,7 +136,7 @@ class Watch:
                     self._take(tp, fold.read(record))
 
     def _take(self, tp: TopicPartition, read: Read | None) -> None:
-        if read is None:
+        if read is None or read.record_type == "field":
             return
         if read.record_type == "command":
             self.commands[read.value["command_id"]] += 1
@@ -197,7 +202,7 @@ async def _consumer(kafka: KafkaSettings, topics: Iterable[str]) -> AsyncIterato
 async def saved_digests(file: Path, state_dir: Path) -> tuple[dict[str, str], int]:
     """Return the digests and the number of examples of the learner that a worker saved."""
     pipeline = load_pipeline(file)
-    learner = build_learner(pipeline, key=signing_key(Settings(state_dir=state_dir)))
+    learner = build_learner(pipeline, source=source_of(pipeline, state_dir))
     store = CheckpointStore(state_dir, pipeline.name, "learner", 0)
     checkpoint = await store.load()
     await store.close()
@@ -206,9 +211,21 @@ async def saved_digests(file: Path, state_dir: Path) -> tuple[dict[str, str], in
     return learner.digests(), learner.examples
 
 
-def folded_digests(file: Path, examples: Sequence[Any]) -> tuple[dict[str, str], int]:
-    """Return the digests and the number of examples of a fresh learner that folds an examples topic."""
-    learner = build_learner(load_pipeline(file))
+def source_of(pipeline: Pipeline, state_dir: Path) -> Workshop:
+    """Return where the workers of a state directory find models."""
+    key = signing_key(Settings(state_dir=state_dir))
+    return Workshop(pipeline, key=key, stored=Artefacts(state_dir, pipeline.name))
+
+
+def folded_digests(
+    file: Path, examples: Sequence[Any], *, state_dir: Path | None = None
+) -> tuple[dict[str, str], int]:
+    """Return the digests and the number of examples of a fresh learner that folds an examples topic.
+
+    `state_dir` has the artefacts that its field records name.
+    """
+    pipeline = load_pipeline(file)
+    learner = build_learner(pipeline, source=None if state_dir is None else source_of(pipeline, state_dir))
     log = [
         Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
         for r in examples

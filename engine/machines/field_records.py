@@ -34,7 +34,7 @@ __all__ = [
     "FieldSource",
     "about_change",
     "change_of",
-    "entering_of",
+    "entrant_of",
     "refusal",
 ]
 
@@ -89,6 +89,11 @@ class FieldRecords(WholeState):
         self.field = own
         self._source = source
         self._state = _FieldState(own.field_id)
+
+    @property
+    def field_id(self) -> str:
+        """Return the id of the field that holds."""
+        return self._state.field_id
 
     @property
     def waiting(self) -> tuple[str, ...]:
@@ -245,24 +250,22 @@ def _settings_of(step: FieldStep) -> tuple[dict[str, str], dict[str, str]]:
     )
 
 
-def change_of(
-    step: FieldStep, time_ms: int, brought: Mapping[str, Brought], waiting: tuple[str, ...]
-) -> FieldChange:
+def change_of(step: FieldStep, time_ms: int, brought: Mapping[str, Brought]) -> FieldChange:
     """Return the record of a step; `brought` is what its newcomers have learned before."""
     before, after = _settings_of(step)
     return FieldChange(
         step.after.field_id,
         time_ms,
         step.before.field_id,
-        tuple(entering_of(step.after, one.name, brought.get(one.name)) for one in step.newcomers),
+        tuple(entrant_of(step.after, one.name, brought.get(one.name)) for one in step.newcomers),
         step.leaving,
-        waiting,
+        step.waiting,
         before,
         after,
     )
 
 
-def entering_of(field: RaceField, name: str, brought: Brought | None) -> Entrant:
+def entrant_of(field: RaceField, name: str, brought: Brought | None) -> Entrant:
     """Return a newcomer as a record names it."""
     candidate = field.candidates[name]
     entering = Entrant(name, model_text(candidate.model), start_text(candidate.start))

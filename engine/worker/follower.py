@@ -37,6 +37,7 @@ from engine.stores.artefacts import Artefacts
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
 from engine.worker.assembly import build_learner, pointer_of, signing_key
 from engine.worker.budgets import Budgets
+from engine.worker.entry import Entries
 from engine.worker.workshop import Workshop
 from operators.race.learning import is_succession
 from operators.state import StateDelta
@@ -95,6 +96,10 @@ class Follower:
         self._workshop = Workshop(pipeline, key=self._key, stored=self._artefacts)
         """Kept: a restore builds the learner anew, and to try every model takes half a second each."""
         self.learner: Learner = self._fresh_learner()
+        self.entry = Entries(
+            pipeline.name, pipeline.field, self._workshop, self._artefacts, lambda: self.learner
+        )
+        """The way of candidates into the race."""
         self._claim = 0
         self._restored = False
         self._following = asyncio.Event()
@@ -133,6 +138,7 @@ class Follower:
         _, end = (await log_bounds(self._settings.kafka, self._topic))[PARTITION]
         while self.learner.reading < end:
             await self._read(self.learner.reading, end)
+        self.entry.look()
 
     def _restore(self, checkpoint: Checkpoint | None) -> None:
         """Replace the learner by the one a checkpoint holds; without one, by a new one."""
@@ -200,13 +206,17 @@ class Follower:
                         return
                     await asyncio.sleep(0)
 
+    async def warm(self) -> None:
+        """Teach the log to candidates that wait to enter, until cancelled."""
+        await self.entry.warm(self._settings.kafka, self._topic, lambda: self.leading, self.wait_until_near)
+
     @property
     def row_by_row(self) -> bool:
         """Return whether scorers learn before they send, and nobody reads the log back."""
         return bool(self._row_by_row)
 
-    async def command_written(self) -> None:
-        """Fold a command that was just written, unless the log is followed, which brings it."""
+    async def record_written(self) -> None:
+        """Fold a command or a field that was just written, unless the log is followed, which brings it."""
         if self._row_by_row:
             await self.catch_up()
             if self.learner.paused:

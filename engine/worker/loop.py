@@ -129,6 +129,7 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 beside = (
                     group.create_task(self.follower.follow()),
+                    group.create_task(self.follower.warm()),
                     group.create_task(log_outages(self.settings.kafka.outage_deadline_ms)),
                 )
                 try:
@@ -187,6 +188,7 @@ class Worker:
                 await self._dispatch.put(self.follower.take_decisions())
                 await self._dispatch.turn()
                 await self._write_commands()
+                await self._write_entries()
                 await self._save_beside()
             self._turned_s = time.monotonic()
         async with self._turn:
@@ -223,6 +225,7 @@ class Worker:
         # Leading may put a restored learner in place of this one: before scorers get its models.
         await self.follower.lead(0 in numbers)
         await self.follower.catch_up()
+        await self._settle_field()
         await self.partitions.take_over(numbers)
         await self.follower.catch_up()
         if self.pipeline.labels.field is not None and len(numbers) == self.partitions.count:
@@ -318,6 +321,13 @@ class Worker:
             if not done.done():
                 done.set_result(None)
 
+    async def _write_entries(self) -> None:
+        """Write the records that let candidates in which have learned the log."""
+        while not self.follower.entry.ready.empty():
+            record = self.follower.entry.ready.get_nowait()
+            if self.follower.leading:
+                await self._write_logged(record)
+
     async def _write_logged(self, record: Outgoing) -> None:
         """Write a record that no scorer made into the examples log, and see that it is folded."""
         if self.follower.row_by_row:
@@ -325,7 +335,15 @@ class Worker:
         await self._dispatch.put([record])
         await self._dispatch.all()
         await self._sink.flush()
-        await self.follower.command_written()
+        await self.follower.record_written()
+
+    async def _settle_field(self) -> None:
+        """Write our file's field into the examples log, where we lead and it is due, and fold it."""
+        if not self.follower.leading or (record := self.follower.entry.due()) is None:
+            return
+        await self._write_logged(record)
+        await self.follower.catch_up()
+        self.follower.entry.check_taken()
 
     # -- saving -----------------------------------------------------------------------------------
 

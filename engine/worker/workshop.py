@@ -7,17 +7,20 @@ fields and states.  Never here: what a learner or a guard does, files (`engine/s
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import Any
 
 from engine.definition.candidates import scoring_models
 from engine.definition.pipeline import Pipeline
 from engine.machines.field_records import Codec
-from engine.stores.artefacts import Artefacts, load_field
-from operators.models.artefacts import model_codec
+from engine.stores.artefacts import Artefacts, dump_field, load_field
+from operators.models.artefacts import allow_for, load, model_codec
 from operators.models.digest import digest
+from operators.models.guards import Copied, FirstLesson, KnownNames, KnownValues
 from operators.models.parameters import model_text
 from operators.models.probe import ProbeReport, check_model, guarded, probe, samples_for
 from operators.race.blend import Blend
+from operators.race.candidates import Artefact
 from operators.race.evaluation import default_metrics
 from operators.race.field import RaceField
 from operators.race.routing import Bandit
@@ -73,6 +76,47 @@ class Workshop:
                 *([field.serving.policy.reward_obj] if isinstance(field.serving, Bandit) else ()),
             ),
         )
+
+    def packed(self, field: RaceField) -> bytes:
+        """Return a field as an artefact."""
+        return dump_field(field, self._key)
+
+    def stored(self, field: RaceField, model: Any) -> tuple[str, bytes]:
+        """Return the structural digest of a model's state, and the state as an artefact."""
+        dump, load = self.codec(field)
+        data = dump(model)
+        return digest(load(data)), data  # a copy is looked into: a look makes an object slower for good
+
+    def imported(self, field: RaceField, name: str) -> tuple[Any, int]:
+        """Return the model of a candidate's file, in its guards, and the labels that it has learned.
+
+        Raises ModelError for a file that is not signed with our key, or holds another model than the
+        candidate's.
+        """
+        candidate = field.candidates[name]
+        assert isinstance(candidate.start, Artefact)
+        path = Path(candidate.start.path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ModelError(
+                f"candidate `{name}` starts from {path}, which cannot be read: {error.strerror}",
+                hint="give a path that every worker that may lead can read",
+            ) from error
+        allowed = allow_for([self.fresh(field, name), candidate.model])
+        model, meta = load(data, key=self._key, allowed=allowed)
+        bare = model
+        while isinstance(bare, FirstLesson | KnownNames | KnownValues | Copied):
+            bare = bare.model
+        if (found := model_text(bare)) != (wanted := model_text(candidate.model)):
+            raise ModelError(
+                f"{path} holds {found}, and candidate `{name}` is {wanted}",
+                hint="give the candidate the model that was stored, or start it fresh",
+            )
+        if model is bare and self._report(name, candidate.model).guards:
+            model = Copied(bare)  # a guard must have seen every lesson; this one is right without
+        updates = meta.get("updates", 0)
+        return model, updates if isinstance(updates, int) else 0
 
     def field(self, field_id: str) -> RaceField:
         """Return the field that was stored under its id.  Raises ModelError where there is none."""

@@ -247,7 +247,7 @@ def test_who_waits_enters_by_a_second_record_with_what_it_has_learned() -> None:
     asked = change(second, second)
     draft = found.planned(replace(asked, entering=(entering("bayes", brought["bayes"]),)))
     assert draft is not None
-    record = change_of(draft, 0, brought, ())
+    record = change_of(draft, 0, brought)
     later = [*map(example, range(30, 45)), record, record, *map(example, range(45, 50))]
     decisions = fold(found, claimed(log(*begun, *later)))
     racer = found.roster.racers["bayes"]

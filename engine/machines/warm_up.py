@@ -1,0 +1,94 @@
+"""A second fold of the examples log, beside the race: what a candidate learns before it enters.
+
+Lives here: which examples it learns, how far it has come.  Never here: reading the log and when to
+(`engine/worker/entry.py`), the race (`learner.py`).
+
+Claims are counted from the start of the log by the one rule (`operators/claims/rule.py`); learned is every
+example that counts, from the first whose label lies within the span on.  So offsets say all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from engine.machines.field_records import Brought
+from operators.claims.rule import Reader
+from operators.models.scoring import reason_of
+from topics.codec import decode_claim, decode_example, decode_quarantine
+from topics.headers import record_type_of
+from topics.messages import Example, Record
+
+__all__ = ["WarmUp"]
+
+
+class WarmUp:
+    """Candidates that learn the log, each from its own place in it.
+
+    `since_ms` is the label time from which on a candidate learns, by name.
+
+    >>> from river import linear_model
+    >>> warm = WarmUp({"a": linear_model.Perceptron()}, {"a": 0})
+    >>> warm.fold([Record("p.examples", 0, 7, 0, None, None)])
+    >>> warm.reading, warm.brought("a", "").updates
+    (8, 0)
+    """
+
+    def __init__(self, models: Mapping[str, Any], since_ms: Mapping[str, int]) -> None:
+        self.models = dict(models)
+        """In their guards; one that fails at a lesson leaves."""
+        self.failed: dict[str, str] = {}
+        """Reasons of those that failed, by name."""
+        self.reading = 0
+        """Next offset to fold."""
+        self._since_ms = since_ms
+        self._reader = Reader()
+        self._first: dict[str, int] = {}
+        self._updates = dict.fromkeys(models, 0)
+
+    def fold(self, records: Sequence[Record]) -> None:
+        """Learn records of the log, in offset order; those before `reading` are passed over."""
+        for record in records:
+            if record.offset < self.reading:
+                continue
+            self.reading = record.offset + 1
+            if record.value is not None and (example := self._counted(record, record.value)) is not None:
+                self._learn(example, record.offset)
+
+    def _counted(self, record: Record, value: bytes) -> Example | None:
+        """Return an example that counts; every numbered record is counted on the way."""
+        try:
+            match record_type_of(record.headers):
+                case "claim":
+                    claim = decode_claim(value)
+                    self._reader.claim(claim.source_partition, claim.claim)
+                case "quarantine":
+                    report = decode_quarantine(value)
+                    self._reader.counts(report.source_partition, report.claim, report.sequence)
+                case "example":
+                    example = decode_example(value)
+                    if self._reader.counts(example.source_partition, example.claim, example.sequence):
+                        return example
+        except msgspec.MsgspecError:
+            pass  # the learner counts it as refused
+        return None
+
+    def _learn(self, example: Example, offset: int) -> None:
+        for name, model in list(self.models.items()):
+            if name not in self._first:
+                if example.label_time < self._since_ms[name]:
+                    continue
+                self._first[name] = offset
+            try:
+                model.learn_one(example.features, example.label)
+            except Exception as error:  # noqa: BLE001 a user's model may raise anything; the others go on
+                self.failed[name] = reason_of(error)
+                del self.models[name]
+                continue
+            self._updates[name] += 1
+
+    def brought(self, name: str, artefact: str) -> Brought:
+        """Return what a candidate has learned so far, stored under the name of an artefact."""
+        return Brought(artefact, self._updates[name], self._first.get(name, self.reading), self.reading)

@@ -1,0 +1,225 @@
+"""Candidates on their way into a race that runs: when the file's field is written, who learns the log first.
+
+Lives here: the field record that is due, what is stored for it, the second reading of the log.  Never here:
+what a record does to the race (`learner.py`, `field_records.py`), where it is written (`loop.py`).
+
+Only the leader writes, and a file's field is written once: a process whose own field has been in place and
+was replaced never writes it again, so workers with an old and a new file, side by side in a rolling restart,
+do not take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
+from typing import Any
+
+import structlog
+
+from engine.kafka.log_reader import read_log
+from engine.machines.field_records import Brought, change_of, entrant_of
+from engine.machines.learner import Learner
+from engine.machines.warm_up import WarmUp
+from engine.settings import KafkaSettings
+from engine.stores.artefacts import Artefacts
+from engine.worker.workshop import Workshop
+from operators.race.candidates import Artefact
+from operators.race.field import RaceField
+from topics import headers
+from topics.codec import encode
+from topics.errors import DefinitionError
+from topics.messages import Entrant, FieldChange, Outgoing
+
+__all__ = ["Entries"]
+
+LOOK_S = 0.2
+"""How often it is looked whether candidates wait."""
+TOLD_EVERY_S = 10.0
+"""Between two lines about how far a candidate has come."""
+NEAR_RECORDS = 64
+"""A candidate enters when it is this near to where the race has learned: a slice of it."""
+log = structlog.get_logger("headrace")
+
+
+class Entries:
+    """The way of candidates into the race of this process, as far as it leads.
+
+    `own` is the field of this process' file, `learner` returns the learner of the moment.
+    """
+
+    def __init__(
+        self,
+        pipeline: str,
+        own: RaceField,
+        workshop: Workshop,
+        artefacts: Artefacts,
+        learner: Callable[[], Learner],
+    ) -> None:
+        self._pipeline = pipeline
+        self._own, self._own_id = own, own.field_id
+        self._workshop, self._artefacts = workshop, artefacts
+        self._learner = learner
+        self._proposes = True
+        """Whether our file's field has not been in place yet."""
+        self.ready: asyncio.Queue[Outgoing] = asyncio.Queue()
+        """Records that let candidates in which have learned the log, yet to be written."""
+        self.progress: dict[str, float] = {}
+        """Share of the log that a waiting candidate has read, by name."""
+        self._given_up: set[str] = set()
+        """Candidates that failed at a lesson of the log."""
+
+    def look(self) -> None:
+        """Take note of whether our file's field is in place, at the end of the log."""
+        if self._learner().fields.field_id == self._own_id:
+            self._proposes = False
+
+    # -- the file's field ---------------------------------------------------------------------------
+
+    def due(self) -> Outgoing | None:
+        """Return the field record that the leader must write now, None for none.
+
+        What it names is stored.  Raises DefinitionError where the file's field cannot follow the present one.
+        """
+        learner = self._learner()
+        self.look()
+        if learner.fields.first:
+            return self._record(self._first(learner))
+        if not self._proposes or learner.fields.field_id == self._own_id:
+            return None
+        return self._record(self._change(learner))
+
+    def check_taken(self) -> None:
+        """Raise DefinitionError where a record that was written has been refused after all."""
+        learner = self._learner()
+        if self._proposes and not learner.paused and learner.fields.field_id != self._own_id:
+            raise self._refused("the champion changed while it was written")
+
+    def _first(self, learner: Learner) -> FieldChange:
+        """Return the record that says with which field the log begins."""
+        field = learner.field
+        self._store_field(field)
+        return FieldChange(
+            learner.fields.field_id,
+            _now_ms(),
+            entering=tuple(
+                entrant_of(field, name, brought) for name, brought in self._imported(field, field.candidates)
+            ),
+        )
+
+    def _change(self, learner: Learner) -> FieldChange:
+        """Return the record of the change from the learner's field to our file's."""
+        field = self._own
+        entering = learner.field.difference(field).entering
+        brought = dict(self._imported(field, entering))
+        waiting = tuple(name for name in entering if field.candidates[name].warms and learner.examples)
+        named = tuple(entrant_of(field, name, one) for name, one in brought.items())
+        draft = FieldChange(self._own_id, _now_ms(), entering=named, waiting=waiting)
+        step = learner.planned(draft)
+        assert step is not None
+        if reason := learner.refusal_of(step):
+            raise self._refused(reason)
+        self._store_field(field)
+        return change_of(step, draft.time, brought)
+
+    def _refused(self, reason: str) -> DefinitionError:
+        return DefinitionError(
+            f"the race cannot go on with this file: {reason}",
+            hint="keep the champion in the file, or name another that is racing: champion=...; "
+            "`headrace models list` shows who is",
+        )
+
+    def _store_field(self, field: RaceField) -> None:
+        self._artefacts.put(field.field_id, self._workshop.packed(field))
+
+    def _imported(self, field: RaceField, names: Iterable[str]) -> list[tuple[str, Brought]]:
+        """Return what candidates bring that were learned elsewhere; their states are stored."""
+        found = []
+        for name in names:
+            if isinstance(field.candidates[name].start, Artefact):
+                model, updates = self._workshop.imported(field, name)
+                found.append((name, Brought(self._stored(field, model), updates)))
+        return found
+
+    def _stored(self, field: RaceField, model: Any) -> str:
+        """Store a model's state; return its digest."""
+        name, data = self._workshop.stored(field, model)
+        self._artefacts.put(name, data)
+        return name
+
+    def _record(self, change: FieldChange) -> Outgoing:
+        key = change.field_id.encode()
+        return Outgoing("examples", 0, key, encode(change), headers.FIELD, change.time)
+
+    # -- who learns the log first -------------------------------------------------------------------
+
+    async def warm(
+        self,
+        kafka: KafkaSettings,
+        topic: str,
+        leads: Callable[[], bool],
+        near: Callable[[int], Awaitable[object]],
+    ) -> None:
+        """Teach the log to candidates that wait, while this process leads, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            learner = self._learner()
+            waiting = [name for name in learner.fields.waiting if name not in self._given_up]
+            if waiting and leads() and self.ready.empty() and not learner.paused:
+                await self._warm_up(kafka, topic, learner, waiting, leads, near)
+
+    async def _warm_up(
+        self,
+        kafka: KafkaSettings,
+        topic: str,
+        learner: Learner,
+        names: list[str],
+        leads: Callable[[], bool],
+        near: Callable[[int], Awaitable[object]],
+    ) -> None:
+        """Read the log from its start; when near to the race, store the models and ask for their entry."""
+        field, field_id, now_ms = learner.field, learner.fields.field_id, learner.learning.time
+        spans = {name: field.candidates[name].warm_span_ms for name in names}
+        since = {name: now_ms - span if span is not None else -1 for name, span in spans.items()}
+        warm = WarmUp({name: self._workshop.fresh(field, name) for name in names}, since)
+        log.info("candidates learn the log", candidates=names, records=learner.reading)
+        told_s = time.monotonic()
+        async with aclosing(read_log(kafka, topic, 0, 0, None)) as batches:
+            async for records in batches:
+                for first in range(0, len(records), NEAR_RECORDS):
+                    started_s = time.monotonic()
+                    warm.fold(records[first : first + NEAR_RECORDS])
+                    # Answers and lessons have at least as much of the time.
+                    await asyncio.sleep(time.monotonic() - started_s)
+                    await near(NEAR_RECORDS)
+                    if self._learner() is not learner or not leads() or learner.fields.field_id != field_id:
+                        self.progress.clear()
+                        return
+                    share = min(warm.reading / max(learner.reading, 1), 1.0)
+                    self.progress = dict.fromkeys(warm.models, share)
+                    if time.monotonic() - told_s > TOLD_EVERY_S:
+                        told_s = time.monotonic()
+                        log.info("candidates learn the log", candidates=names, share=round(share, 3))
+                    if learner.reading - warm.reading <= NEAR_RECORDS:
+                        self._enter(field, field_id, warm)
+                        return
+
+    def _enter(self, field: RaceField, field_id: str, warm: WarmUp) -> None:
+        """Store what has learned the log, and ask for its entry."""
+        self.progress.clear()
+        for name, reason in warm.failed.items():
+            self._given_up.add(name)
+            log.error("a candidate failed at a lesson of the log and stays out", model=name, reason=reason)
+        entrants: list[Entrant] = []
+        for name, model in warm.models.items():
+            brought = warm.brought(name, self._stored(field, model))
+            entrants.append(entrant_of(field, name, brought))
+            log.info("a candidate has learned the log", model=name, **brought._asdict())
+        if entrants:
+            change = FieldChange(field_id, _now_ms(), field_id, tuple(entrants))
+            self.ready.put_nowait(self._record(change))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
