@@ -50,10 +50,11 @@ def logs_from(
     file: Path, recording: Path | None, config: Path | None, servers: str | None
 ) -> tuple[Pipeline, PipelineLogs]:
     """Return a pipeline and its logs, of a recording or of a broker."""
+    from engine.cli.report import counting  # noqa: PLC0415
     from engine.lineage.sources import PipelineLogs  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
-    return pipeline, PipelineLogs(pipeline, settings_of(config, servers), recording)
+    return pipeline, PipelineLogs(pipeline, settings_of(config, servers), recording, counting("read, folded"))
 
 
 def _history(

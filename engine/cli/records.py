@@ -40,6 +40,9 @@ def tail(
     count: Annotated[
         int | None, typer.Option("-n", "--count", min=1, help="Stop after so many records.")
     ] = None,
+    to_end: Annotated[
+        bool, typer.Option("--to-end", help="Stop where the topic ends now, instead of following it.")
+    ] = False,
     headers: Annotated[bool, typer.Option("--headers", help="Show headers too.")] = False,
     claims: Annotated[
         bool, typer.Option("--claims", help="Show the claim records of workers too (docs/messages.md).")
@@ -53,6 +56,7 @@ def tail(
                 settings.kafka,
                 topic,
                 from_beginning=from_beginning,
+                to_end=to_end,
                 count=count,
                 headers=headers,
                 claims=claims,
@@ -113,36 +117,52 @@ def send(
 
 
 async def _tail(
-    kafka: KafkaSettings, topic: str, *, from_beginning: bool, count: int | None, headers: bool, claims: bool
+    kafka: KafkaSettings,
+    topic: str,
+    *,
+    from_beginning: bool,
+    to_end: bool,
+    count: int | None,
+    headers: bool,
+    claims: bool,
 ) -> None:
-    """Print the records of `topic`, one JSON object a line, until `count` of them or interrupted.
+    """Print the records of `topic`, one JSON object a line, until `count` of them, its end or interrupted.
 
     Without `claims` the claim records of workers are left out, and the end says how many.
     """
     from engine.kafka.log_reader import log_bounds, read_log  # noqa: PLC0415
     from topics.headers import record_type_of  # noqa: PLC0415
 
-    queue: asyncio.Queue[Record] = asyncio.Queue(maxsize=WAITING_MAX)
+    queue: asyncio.Queue[Record | None] = asyncio.Queue(maxsize=WAITING_MAX)
     hidden = 0
 
-    async def follow(partition: int, start: int) -> None:
+    async def follow(partition: int, start: int, until: int | None) -> None:
         nonlocal hidden
-        async for records in read_log(kafka, topic, partition, start):
+        async for records in read_log(kafka, topic, partition, start, until):
             for record in records:
                 if not claims and record_type_of(record.headers) == "claim":
                     hidden += 1
                 else:
                     await queue.put(record)
 
+    async def tell_the_end(following: list[asyncio.Task[None]]) -> None:
+        await asyncio.wait(following)
+        await queue.put(None)
+
     bounds = await log_bounds(kafka, topic)
+    first = {number: (start if from_beginning else end, end) for number, (start, end) in bounds.items()}
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(follow(partition, start if from_beginning else end))
-                for partition, (start, end) in bounds.items()
+                group.create_task(follow(partition, start, end if to_end else None))
+                for partition, (start, end) in first.items()
             ]
+            tasks.append(group.create_task(tell_the_end(tasks[:])))
             for _ in itertools.repeat(None) if count is None else range(count):
-                line = orjson.dumps(_shown(await queue.get(), headers=headers))
+                record = await queue.get()
+                if record is None:
+                    break
+                line = orjson.dumps(_shown(record, headers=headers))
                 sys.stdout.write(line.decode() + "\n")
                 if queue.empty():
                     sys.stdout.flush()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bytes_per_answer",
+    "counting",
     "describe",
     "out",
     "print_description",
@@ -51,6 +52,8 @@ ROW_BYTES = 310
 MEMORY_FACTOR = 2
 """An answer in memory, as objects, beside its bytes on disk: measured with 13 features."""
 
+COUNT_EVERY_S = 0.5
+"""Between two looks at how far a reading is."""
 WIDE = 10_000
 """Columns where nobody looks at a terminal: no row is as long."""
 
@@ -365,6 +368,25 @@ def progress(bytes_total: int) -> Iterator[Callable[[int, int], None] | None]:
             bar.update(task, completed=bytes_read, records=records, rate=rate)
 
         yield advance
+
+
+def counting(what: str) -> Callable[[int], None] | None:
+    """Return a function that shows how many records have been read, on a terminal; None where there is none.
+
+    It takes the number of records since the last call.
+    """
+    if not _err.is_terminal:
+        return None
+    records, shown_s = 0, time.perf_counter()
+
+    def count(more: int) -> None:
+        nonlocal records, shown_s
+        records += more
+        if time.perf_counter() - shown_s > COUNT_EVERY_S:
+            shown_s = time.perf_counter()
+            _err.print(f"{what}: {records:,} records", end="\r", markup=False)
+
+    return count
 
 
 def _number(value: float | None) -> str:

@@ -119,14 +119,14 @@ class FileLog:
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise SettingsError(
                 f"{self._path}, line {number + 1} is no record: {error}",
-                hint=f"record it with: headrace tail {self._topic} --from-beginning --headers --claims",
+                hint=f"headrace tail {self._topic} --from-beginning --to-end --headers --claims records it",
             ) from None
         if read.value is UNSET:
             return Record(self._topic, 0, number, None, None, line, self._kind)
         if self._kind and not read.headers:
             raise SettingsError(
                 f"{self._path}, line {number + 1} has no headers, which say what the record is",
-                hint=f"record it with: headrace tail {self._topic} --from-beginning --headers --claims",
+                hint=f"headrace tail {self._topic} --from-beginning --to-end --headers --claims records it",
             )
         value = bytes(read.value)
         return Record(
@@ -174,7 +174,7 @@ def recorded_logs(pipeline: Pipeline, role: Role, folder: Path) -> list[Readable
         raise SettingsError(
             f"there is no recording {folder}",
             hint="headrace backtest PIPELINE.py --record FOLDER ... makes one; so does, for each topic, "
-            "headrace tail TOPIC --from-beginning --headers --claims",
+            "headrace tail TOPIC --from-beginning --to-end --headers --claims",
         )
     path = file_of(folder, role)
     if path is None:

@@ -54,6 +54,12 @@ class Asking:
         runner = CliRunner(env=self._environment)
         return await asyncio.to_thread(runner.invoke, app, [*words, "--json"])
 
+    async def tail(self, topic: str) -> str:
+        words = ["tail", topic, "--from-beginning", "--to-end", "--headers", "--claims"]
+        done = await asyncio.to_thread(CliRunner(env=self._environment).invoke, app, words)
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.stdout
+
     async def models(self, word: str, *words: str, code: int = 0) -> Any:
         done = await self.run("models", word, str(self.file), *words)
         assert done.exit_code == code, (done.output, done.exception)
@@ -116,6 +122,15 @@ async def asked(kafka: KafkaSettings, folder: Path) -> None:
             told = await asking.models("reproduce", version)
             assert told["reproduced"], told
             assert told["states"], version
+        # The same questions to a recording of the topics.
+        recording = folder / "recording"
+        recording.mkdir()
+        for role in ("examples", "decisions", "models", "predictions"):
+            recorded = await asking.tail(f"{name}.{role}")
+            (recording / f"{role}.jsonl").write_text(recorded)
+        offline = ("--recording", str(recording))
+        assert await asking.models("history", *offline) == history
+        assert (await asking.models("reproduce", "linear", *offline))["reproduced"]
     late = await asking.run("models", "rollback", str(file), "--timeout", "1")
     assert late.exit_code == 1
     assert "no decision answered command" in str(late.exception)
