@@ -30,6 +30,7 @@ SCORES_SHOWN = ("LogLoss", "Brier", "ROCAUC")
 """In this order where the worker has them; the first three it has otherwise."""
 _HOUR_MS = 3_600_000
 _TITLES = {
+    "opening.started": "opens",
     "drift.detected": "drift",
     "drift.improved": "better",
     "challenger.started": "started",
