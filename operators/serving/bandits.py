@@ -49,6 +49,20 @@ class BanditCourse(PolicyCourse[_BanditState]):
     """A bandit that runs.
 
     `dump` and `load` turn River's reward objects into bytes and back.
+
+    >>> import pickle
+    >>> from operators.models.scoring import Racer, Roster
+    >>> from operators.race.arena import Arena
+    >>> from operators.race.evidence import Promotion
+    >>> roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
+    >>> setting = Setting("shop", Arena("shop", 0, roster, Promotion()), 0)
+    >>> policy = Bandit(bandit.UCB(0.1), explore=0.02, every=1)
+    >>> course = BanditCourse(policy, setting, pickle.dumps, pickle.loads)
+    >>> example = Example("e", "k", 0, 9, True, {}, {}, 0.5, "arm", "a", 0, 0, 0, 1, 0)
+    >>> course.observe(example, {"a": 0.9, "b": 0.1}), course.act(Moment(7, 0, 0))
+    (True, [])
+    >>> [(name, round(share, 2)) for name, share in roster.routing.shares]
+    [('a', 0.01), ('b', 0.99)]
     """
 
     kind = "bandit"

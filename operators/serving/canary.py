@@ -62,7 +62,19 @@ class _CanaryState(CourseState):
 
 
 class CanaryCourse(PolicyCourse[_CanaryState]):
-    """Canaries, one at a time."""
+    """Canaries, one at a time.
+
+    >>> from operators.models.scoring import Racer, Roster
+    >>> from operators.race.arena import Arena
+    >>> from operators.race.evidence import Promotion
+    >>> roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
+    >>> setting = Setting("shop", Arena("shop", 0, roster, Promotion()), 0)
+    >>> canary = CanaryCourse(Canary(steps=(0.1, 1.0), hold=500), setting, "binary", 0.5)
+    >>> [decision.type for decision in canary.begin(Moment(7, 0, 0), "b", {"effect": 0.1})]
+    ['canary.started']
+    >>> roster.routing.shares, canary.begin(Moment(8, 0, 0), "b", {})
+    ((('b', 0.1), ('a', 0.9)), [])
+    """
 
     kind = "canary"
 

@@ -55,7 +55,20 @@ class _SwitchbackState(CourseState):
 
 
 class SwitchbackCourse(PolicyCourse[_SwitchbackState]):
-    """A switchback that runs."""
+    """A switchback that runs.
+
+    >>> from operators.models.scoring import Racer, Roster
+    >>> from operators.race.arena import Arena
+    >>> from operators.race.evidence import Promotion
+    >>> roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
+    >>> setting = Setting("shop", Arena("shop", 0, roster, Promotion()), 0)
+    >>> switchback = SwitchbackCourse(Switchback(("a", "b"), block="1h"), setting)
+    >>> hours = [roster.routing.pick("k", "e", hour * 3_600_000).name for hour in range(4)]
+    >>> sorted(hours[:2]), sorted(hours[2:])
+    (['a', 'b'], ['a', 'b'])
+    >>> switchback.interval().excludes_zero
+    False
+    """
 
     kind = "switchback"
 
