@@ -70,6 +70,7 @@ class LocalRun:
         self.pipeline = pipeline
         self.stopwatch = Stopwatch(time.perf_counter)
         self.learner = build_learner(pipeline, warmup_offset=warmup, stopwatch=self.stopwatch)
+        self.learner.keep_no_versions()
         self.decisions: list[Decision] = []
         self.examples: list[Record] | None = [] if keep_examples else None
         self._recording = recording

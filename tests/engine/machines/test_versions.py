@@ -170,6 +170,16 @@ def test_a_good_version_is_the_model_as_it_was_then():
             assert digest(found.good.model(name, one)) == seen[name, one.label]
 
 
+def test_a_learner_that_keeps_no_versions_decides_the_same():
+    log = history(SIZE)
+    plain, found = released(), released()
+    found.keep_no_versions()
+    assert shell(found, log) == shell(plain, log)
+    assert state_of(found) == state_of(plain)
+    assert kept(plain)["linear"]
+    assert kept(found) == {name: [] for name in found.roster.racers}
+
+
 @pytest.mark.parametrize("champion", ["tree", "linear"])
 def test_a_restored_model_goes_on_from_where_it_was(champion):
     """It learns what comes after, as a learner would that had seen nothing in between."""
