@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from operators.drift.detectors import Drift
     from operators.language.rules import Alerts, Rule
     from operators.race.blend import Blend
-    from operators.race.candidates import Challenge, Drifted, Every, Release, Worse
+    from operators.race.candidates import Artefact, Candidate, Challenge, Drifted, Every, Release, Worse
     from operators.race.evidence import Promotion
     from operators.race.losses import Quantile
     from operators.race.routing import Bandit, Canary, Guard, Serve, Shadow, Split, Switchback
 
 __all__ = [
     "Alerts",
+    "Artefact",
     "Bandit",
     "Blend",
     "Canary",
+    "Candidate",
     "Challenge",
     "Drift",
     "Drifted",
@@ -54,9 +56,11 @@ __all__ = [
 
 _HOMES = {
     "Alerts": "operators.language.rules",
+    "Artefact": "operators.race.candidates",
     "Bandit": "operators.race.routing",
     "Blend": "operators.race.blend",
     "Canary": "operators.race.routing",
+    "Candidate": "operators.race.candidates",
     "Challenge": "operators.race.candidates",
     "Drift": "operators.drift.detectors",
     "Drifted": "operators.race.candidates",

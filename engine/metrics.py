@@ -123,6 +123,8 @@ class Status(NamedTuple):
     """Share of the events that each candidate is picked for; empty where the champion answers all."""
     policy_revision: int = 0
     """Of the table with these shares."""
+    learning_log: tuple[tuple[str, float], ...] = ()
+    """Share of the examples log that each candidate has learned which waits to enter."""
 
 
 class Metrics(Collector):
@@ -254,7 +256,14 @@ def _model_gauges(status: Status) -> Iterator[Metric]:
     )
     for name, share in status.shares:
         shares.add_metric([name], share)
-    yield from (info, updates, evidence, scores, shares)
+    progress = GaugeMetricFamily(
+        "headrace_candidate_log_share",
+        "Share of the log learned by one that waits to enter.",
+        labels=["model"],
+    )
+    for name, share in status.learning_log:
+        progress.add_metric([name], share)
+    yield from (info, updates, evidence, scores, shares, progress)
     yield GaugeMetricFamily(
         "headrace_policy_revision", "Of the serving policy's table.", value=status.policy_revision
     )

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine import (
         Alerts,
+        Artefact,
         Bandit,
         Blend,
         Canary,
+        Candidate,
         Challenge,
         Drift,
         Drifted,
@@ -60,9 +62,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alerts",
+    "Artefact",
     "Bandit",
     "Blend",
     "Canary",
+    "Candidate",
     "Challenge",
     "Drift",
     "Drifted",

@@ -349,6 +349,7 @@ class Follower:
             paused=learner.paused,
             pinned=learner.pinned,
             champion_quarantined=roster.champion in roster.quarantined,
+            learning_log=tuple(self.entry.progress.items()),
             models=self.race.candidates(learner),
             shares=roster.routing.shares if roster.routing is not None else (),
             policy_revision=roster.routing.revision if roster.routing is not None else 0,

@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 Learn = Literal["always", "never"]
+Model = Any
+"""A River estimator, a `Blend`, or None."""
 STARTS = ("fresh", "champion", "log")
 """The words for a start; a span of label time such as "7d" and an `Artefact` are the others."""
 
@@ -97,7 +99,7 @@ class Candidate:
         Whether a version serves unchanged while its twin learns: a `Release`, or None.
     """
 
-    model: Any = None
+    model: Model = None
     start: Start = "fresh"
     learn: Learn = "always"
     budget_ms: float | None = None

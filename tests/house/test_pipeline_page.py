@@ -19,9 +19,11 @@ from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import Backtest
 from headrace import (
     Alerts,
+    Artefact,
     Bandit,
     Blend,
     Canary,
+    Candidate,
     Challenge,
     Drift,
     Drifted,
@@ -45,8 +47,8 @@ from topics.messages import Record
 
 PAGE = DOCUMENTS["docs/pipeline.md"]
 CLASSES = (
-    Pipeline, Topic, Labels, Promotion, Quantile, Blend, Release, Challenge, Every, Drifted, Worse, Drift,
-    Canary, Guard, Split, Switchback, Bandit, Serve, Rule, Alerts,
+    Pipeline, Topic, Labels, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge, Every,
+    Drifted, Worse, Drift, Canary, Guard, Split, Switchback, Bandit, Serve, Rule, Alerts,
 )  # fmt: skip
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
 OPTION = re.compile(r"^`(\w+)`\n((?:    .*\n?|\n)+)", re.MULTILINE)

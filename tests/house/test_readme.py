@@ -273,6 +273,7 @@ def families() -> list[Any]:
         models=[ModelStatus("linear", 1, "LogisticRegression", "champion", 7, 0.5)],
         scores={("linear", "ROCAUC", "all"): 0.6},
         shares=(("linear", 1.0),),
+        learning_log=(("bayes", 0.5),),
     )
     metrics.status = lambda: status
     counts = SkewCounts(())
