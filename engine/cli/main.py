@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ from engine.cli.evaluate import evaluate
 from engine.cli.explain import explain
 from engine.cli.export import export_app
 from engine.cli.features import features_app
-from engine.cli.offline import Events, LabelLines, Static, compare, freshness
+from engine.cli.offline import Events, LabelLines, Static, compare, freshness, save_models
 from engine.cli.options import Config, Json, PipelineFile, Recorded, Servers, print_json, settings_of
 from engine.cli.records import send, tail
 from engine.cli.skew import skew
@@ -30,6 +30,9 @@ from engine.cli.static import static_app
 from engine.definition.file import load_pipeline
 from engine.settings import Accepted
 from topics.errors import DefinitionError, HeadraceError, SettingsError
+
+if TYPE_CHECKING:
+    from engine.machines.learner import Learner
 
 __all__ = ["app", "main"]
 
@@ -118,6 +121,9 @@ def backtest(
         ),
     ] = None,
     recording: Recorded = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Save the learned models here, for `headrace run --from-backtest`.")
+    ] = None,
     bootstrap_servers: Servers = None,
     config: Config = None,
     record: Annotated[
@@ -131,10 +137,10 @@ def backtest(
     Exit code 1, and a diagnosis, where nothing was learned or most of the input came to nothing.
     """
     if what_if:
-        if warmup or features_out or predictions_out or dead_letters_out or record:
+        if warmup or features_out or predictions_out or dead_letters_out or record or save:
             raise SettingsError(
                 "--what-if compares two races and writes nothing",
-                hint="leave --warmup, --record and --*-out out",
+                hint="leave --warmup, --record, --save and --*-out out",
             )
         pipeline = load_pipeline(file)
         compare(pipeline, what_if, events, labels, static, recording, config, bootstrap_servers, json=json)
@@ -151,6 +157,7 @@ def backtest(
     from operators.windows.asof import AsOf  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
+    learners: list[Learner] = []
     search_rarely()
     size = sum(path.stat().st_size for path in (events, labels) if path is not None and path.is_file())
     with (
@@ -171,6 +178,7 @@ def backtest(
             dead_letters_out=dead_letters,
             recording=written,
             on_progress=advance,
+            on_end=None if save is None else learners.append,
         )
     if json:
         print_json(report)
@@ -179,8 +187,11 @@ def backtest(
     if report["diagnosis"] is not None:
         print_diagnosis(report["diagnosis"])
         raise typer.Exit(1)
+    if save is not None:
+        save_models(pipeline, learners[0], save, config)
     if not json:
-        typer.echo(f"\nnext: headrace topics create {file}   then   headrace run {file}")
+        begin = "" if save is None else f" --from-backtest {save}"
+        typer.echo(f"\nnext: headrace topics create {file}   then   headrace run {file}{begin}")
 
 
 @contextlib.contextmanager
@@ -211,6 +222,9 @@ def run(
     accept_changed_features: Annotated[
         bool, typer.Option(help="Go on although features have changed; see `headrace features list`.")
     ] = False,
+    from_backtest: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Start with what `backtest --save` has learned.")
+    ] = None,
     skip: Annotated[
         list[str] | None,
         typer.Option(metavar="TOPIC:PARTITION:OFFSET", help="Make this record a dead letter; repeatable."),
@@ -225,6 +239,10 @@ def run(
         web = settings.web.model_copy(update={"port": web_port})
         settings = settings.model_copy(update={"web": web})
     pipeline = load_pipeline(file)
+    if from_backtest is not None:
+        from engine.stores.saved import started_from  # noqa: PLC0415
+
+        pipeline = started_from(pipeline, from_backtest)
     run_worker(
         pipeline,
         settings,

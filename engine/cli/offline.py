@@ -19,10 +19,11 @@ from topics.errors import SettingsError
 
 if TYPE_CHECKING:
     from engine.definition.pipeline import Pipeline
+    from engine.machines.learner import Learner
     from engine.offline.rerun import Past
     from engine.settings import Settings
 
-__all__ = ["Events", "LabelLines", "Static", "compare", "freshness"]
+__all__ = ["Events", "LabelLines", "Static", "compare", "freshness", "save_models"]
 
 Events = Annotated[Path | None, typer.Option(help="Event messages, one JSON object a line (.gz too).")]
 LabelLines = Annotated[
@@ -97,6 +98,15 @@ def compare(
         print_json(report)
     else:
         _print_what_if(report)
+
+
+def save_models(pipeline: Pipeline, learner: Learner, folder: Path, config: Config) -> None:
+    """Save the models of a backtest, signed as a worker of these settings signs, and say so."""
+    from engine.stores.saved import save  # noqa: PLC0415
+    from engine.worker.assembly import signing_key  # noqa: PLC0415
+
+    saved = save(pipeline, learner, folder, signing_key(settings_of(config)))
+    typer.echo(f"saved {', '.join(saved.models)} in {folder}: {saved.examples:,} examples learned", err=True)
 
 
 def _past_told(

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.admission import Run
+from engine.machines.learner import Learner
 from engine.machines.outbox import Scored
 from engine.machines.scorer import Scorer
 from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures
@@ -373,6 +374,7 @@ def backtest(
     dead_letters_out: IO[bytes] | None = None,
     recording: Recording | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_end: Callable[[Learner], object] | None = None,
 ) -> dict[str, Any]:
     """Run `pipeline` over files and return the report.
 
@@ -380,7 +382,8 @@ def backtest(
     `features_out` gets one line `{"event_id", "features"}` per answered event, `predictions_out` the
     prediction message plus every candidate's score, `dead_letters_out` each refused record with the reason,
     `recording` what a worker would have written to its topics.
-    `on_progress` is told the number of records of each run and the bytes of both files read so far.
+    `on_progress` is told the number of records of each run and the bytes of both files read so far,
+    `on_end` is handed the learner as the run has left it.
     The report's `diagnosis` says why a run failed, and is None where it did not.  Raises SettingsError
     where the pipeline needs a labels file and none is given, or the other way round.
     """
@@ -405,6 +408,8 @@ def backtest(
         on_refused=write_refused if dead_letters_out is not None else None,
         on_progress=on_progress,
     )
+    if on_end is not None:
+        on_end(result.run.learner)
     files = {pipeline.events.name: str(events)} | (
         {} if labels is None else {pipeline.labels.topic or "": str(labels)}
     )

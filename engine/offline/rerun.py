@@ -45,6 +45,7 @@ from topics.codec import (
     decode_example,
     decode_field,
     decode_quarantine,
+    decode_slow,
     encode,
 )
 from topics.errors import DefinitionError, ModelError, SettingsError
@@ -363,8 +364,8 @@ class _Race:
         """Return a record as this race may read it.
 
         Its field holds from the first record on: that one says so, and which models bring a state; a later
-        change is none of this race's.  A quarantine of a model that is another here hits nobody; its record
-        stays, since those behind it are numbered.
+        change is none of this race's.  A quarantine of a model that is another here hits nobody (its record
+        stays, since those behind it are numbered), and nobody has measured how slow that is.
         """
         try:
             match record_type_of(record.headers):
@@ -375,6 +376,8 @@ class _Race:
                     entering = tuple(one for one in first.entering if one.name in self._as_recorded)
                     here = self._learner.fields.own.field_id
                     return replace(record, value=encode(replace(first, field_id=here, entering=entering)))
+                case "slow" if decode_slow(record.value or b"").model_name not in self._as_recorded:
+                    return replace(record, value=None)
                 case "quarantine":
                     report = decode_quarantine(record.value or b"")
                     if report.model_name not in self._as_recorded:

@@ -1,13 +1,18 @@
-"""What a worker wrote can be raced again: the same field gives the same scores and decisions, to the bit."""
+"""A worker's log is raced again to the bit; what a backtest learned starts a worker, and its log tells it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from pathlib import Path
 
-from reading import decoded, read_topic
+from paths import CHECKOUT
+from reading import counting, decoded, read_topic, saved_digests
 from running import (
     FLIGHTS,
+    Message,
     Worker,
     flights,
     fresh_name,
@@ -18,8 +23,8 @@ from running import (
 )
 
 from engine.definition.file import load_pipeline
-from engine.offline.rerun import logged_records, past_of, rerun
-from engine.settings import KafkaSettings
+from engine.offline.rerun import logged_records, past_of, rerun, workshop_of
+from engine.settings import KafkaSettings, Settings
 
 SOURCE = f"""
     import runpy
@@ -69,3 +74,87 @@ async def raced_again(kafka: KafkaSettings, folder: Path) -> None:
     assert again.same == again.compared
     assert again.decisions == past.decisions
     assert again.learner.digests() == past.learner.digests()
+
+
+# -- a backtest starts a worker ----------------------------------------------------------------------
+
+SAVED_SOURCE = f"""
+    import runpy
+    from dataclasses import replace
+
+    flights = runpy.run_path({str(FLIGHTS / "pipeline.py")!r})["pipeline"]
+    pipeline = replace(
+        flights,
+        name="NAME",
+        events=replace(flights.events, name="NAME.departures"),
+        labels=replace(flights.labels, topic="NAME.arrivals"),
+    )
+"""
+LEARNED, LIVE, MORE = 1_200, 400, 200
+
+
+def test_a_backtest_starts_a_pipeline(tansu: KafkaSettings, tmp_path: Path) -> None:
+    asyncio.run(started(tansu, tmp_path))
+
+
+async def started(kafka: KafkaSettings, folder: Path) -> None:
+    file = write_pipeline(folder, SAVED_SOURCE, name=fresh_name("saved"))
+    pipeline = load_pipeline(file)
+    topics = pipeline.events.name, pipeline.labels.topic or ""
+    worker = Worker(file, kafka, folder)
+    saved = json.loads(backtested(folder, file, worker, flights(*topics, departures=LEARNED), topics))
+    updates = {name: model["updates"] for name, model in saved["models"].items()}
+    assert set(updates) == {"adaptive", "tree", "linear"}
+    assert min(updates.values()) == LEARNED
+
+    await make_topics(kafka, pipeline)
+    worker.start("--from-backtest", str(folder / "saved"))
+    with worker:
+        await worker.ready()
+        await live(kafka, worker, flights(*topics, first=LEARNED, departures=LIVE), LIVE)
+        assert await worker.stop() == 0, worker.said()
+    answers = counting(await read_topic(kafka, pipeline.catalog["predictions"])).values()
+    assert len(answers) == LIVE
+    assert min(answer["model_updates"] for answer in answers) == LEARNED
+
+    with worker:  # a later start needs the folder no more
+        await worker.ready()
+        await live(kafka, worker, flights(*topics, first=LEARNED + LIVE, departures=MORE), LIVE + MORE)
+        assert await worker.stop() == 0, worker.said()
+    answers = counting(await read_topic(kafka, pipeline.catalog["predictions"])).values()
+    assert max(answer["model_updates"] for answer in answers) > LEARNED + LIVE
+
+    workshop = workshop_of(pipeline, Settings(state_dir=worker.state_dir))
+    past = past_of(pipeline, await logged_records(pipeline, None, kafka), workshop)
+    assert (past.learner.digests(), past.learner.examples) == await saved_digests(file, worker.state_dir)
+    again = rerun(pipeline, past, past.places, as_recorded=list(pipeline.models), source=workshop)
+    assert again.same == again.compared == 3 * len(past.examples)
+
+
+def backtested(
+    folder: Path, file: Path, worker: Worker, messages: list[Message], topics: tuple[str, str]
+) -> bytes:
+    """Run `headrace backtest --save` with the worker's settings; return what the folder says of itself."""
+    files = folder / "events.jsonl", folder / "labels.jsonl"
+    for topic, path in zip(topics, files, strict=True):
+        path.write_bytes(b"".join(m.value + b"\n" for m in messages if m.topic == topic and m.value))
+    command = [sys.executable, "-m", "headrace", "backtest", str(file), "--save", str(folder / "saved")]
+    command += ["--events", str(files[0]), "--labels", str(files[1])]
+    done = subprocess.run(
+        command,
+        env=worker._environment | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"headrace run {file} --from-backtest {folder / 'saved'}" in done.stdout.replace("\n", " ")
+    return (folder / "saved" / "saved.json").read_bytes()
+
+
+async def live(kafka: KafkaSettings, worker: Worker, messages: list[Message], answered: int) -> None:
+    """Publish, and wait until all are learned."""
+    await publish(kafka, messages)
+    await until(
+        lambda: worker.metrics().get("headrace_examples_total", 0) >= answered, "learned", worker=worker
+    )
