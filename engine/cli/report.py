@@ -57,6 +57,8 @@ COUNT_EVERY_S = 0.5
 WIDE = 10_000
 """Columns where nobody looks at a terminal: no row is as long."""
 
+TABLE_WIDTH_MAX = 400
+
 out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False)
 
@@ -288,12 +290,22 @@ def _print_scores(report: dict[str, Any]) -> None:
         add(model, scores, shown=model + _mark(model, report), seconds=f"{seconds:.1f}")
     for name, scores in report["baselines"].items():
         add(name, scores, shown=name, style="dim")
-    out.print(table)
+    _print_whole(table)
     left_out = report["rows_left_out"]
     out.print(
         f"loss: {report['judged_by']}"
         + (f"; left out are examples on which a model had no opinion: {left_out:,}" if left_out else "")
     )
+
+
+def _print_whole(table: Table) -> None:
+    """Print a table; where there is no terminal it takes the width that it needs: a cut figure says nothing."""
+    before = out.width
+    if not out.is_terminal:
+        out.width = TABLE_WIDTH_MAX
+        out.width = max(before, out.measure(table).maximum)
+    out.print(table)
+    out.width = before
 
 
 def _print_race(report: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def pipeline(*, inside: bool, champion: str | None = None, **models: Any) -> Pip
         labels=Labels(field="label") if inside else Labels("q.labels", wait="1h"),
         features={"x": field("x")},
         models=models or {"well": linear_model.LogisticRegression(), "s": Sick("score"), "l": Sick("learn")},
-        champion=champion,
+        champion=champion or next(iter(models or {"well": None})),
     )
 
 

@@ -57,6 +57,7 @@ SOURCE = """
                 for seed in range(SLOW_MODELS)
             },
         },
+        champion="tree",
     )
 """
 DEPARTURES = 3_000

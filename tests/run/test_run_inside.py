@@ -47,6 +47,7 @@ SOURCE = """
             "tree": tree.HoeffdingTreeClassifier(grace_period=50),
             "linear": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
         },
+        champion="tree",
         drift=[Drift(drift.ADWIN(), on="loss")],
         promotion=Promotion(false_swap_every=1_000, evidence_block=16, min_examples=64, cooldown=64),
     )

@@ -40,6 +40,7 @@ SOURCE = """
         labels=LABELS,
         features={"value": field("value")},
         models={"linear": linear_model.LogisticRegression(), "tree": tree.HoeffdingTreeClassifier()},
+        champion="linear",
     )
 """
 APART = SOURCE.replace("LABEL_FIELD", "").replace("LABELS", 'Labels("NAME.truths", wait="1h")')
