@@ -299,7 +299,7 @@ def _print_scores(report: dict[str, Any]) -> None:
 
 
 def _print_whole(table: Table) -> None:
-    """Print a table; where there is no terminal it takes the width that it needs: a cut figure says nothing."""
+    """Print a table, without a terminal in the width that it needs: a figure that is cut says nothing."""
     before = out.width
     if not out.is_terminal:
         out.width = TABLE_WIDTH_MAX
