@@ -71,6 +71,8 @@ NAMES_OF_TYPES = {
     "Sequence[str] | None": "list of str or None", "Mapping[str, float] | None": "dict of float or None",
     "Sequence[Drift] | None": "list of `Drift` or None", "Sequence[Challenge]": "list of `Challenge`",
     "Literal['evidence', 'manual']": "str", "float | None": "float or None",
+    "Model": "a River estimator or a `Blend`", "Start": "str or `Artefact`", "Learn": "str",
+    "Release | None": "`Release` or None",
     "Trigger": "`Every`, `Drifted` or `Worse`", "Literal['fresh', 'champion']": "str",
     "Sequence[Rule]": "list of `Rule`", "Sequence[str]": "list of str",
     "Policy": "a serving policy", "Serve | None": "`Serve` or None",
