@@ -156,7 +156,7 @@ class Learner:
         self.challenges = Challenges(
             self.arena, field.challenges, self.good.copied, self.evaluation.recent_loss
         )
-        self.evidence = Evidence(promotion)
+        self.evidence = Evidence(promotion, opening=field.champion is not None)
         self.opening = None if field.opens is None else Opening(field.opens)
         self.learning = Learning(
             self._task,

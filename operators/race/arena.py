@@ -161,6 +161,8 @@ def _figures(verdict: Verdict) -> Evidenced:
         "examples": verdict.examples,
         "blocks": verdict.blocks,
         "correlation": verdict.correlation,
+        "bar": verdict.bar,
+        **({"inflation": verdict.inflation} if verdict.inflation > 1.0 else {}),
         **({"block_wanted": verdict.block_wanted} if verdict.block_wanted else {}),
     }
 
@@ -237,11 +239,12 @@ class Arena:
         if not proven or self.pinned or not self._rested(self._last_swap, at):
             return []
         promotion = self._promotion
+        least_opening = promotion.opening_min_examples
         decisions: list[Decision] = []
         for verdict in proven:
             if (
                 self.states.get(verdict.name) == "challenger"
-                and verdict.examples >= promotion.min_examples
+                and verdict.examples >= (least_opening if verdict.opening else promotion.min_examples)
                 and verdict.effect >= promotion.min_effect
             ):
                 figures = _figures(verdict)

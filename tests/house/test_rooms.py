@@ -43,7 +43,7 @@ BELOW = {
 FOLDER_FILES_MAX = 15
 FUNCTION_LINES_MAX = 70
 EVENT_FILES_MAX, EVENT_LINES_MAX = 13, 810
-LABEL_FILES_MAX = 28
+LABEL_FILES_MAX = 29
 SHOWN = 12
 """Longest files and fattest classes that are printed."""
 

@@ -70,7 +70,7 @@ pipeline = Pipeline(
         "linear": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
     },
     champion="tree",
-    promotion=Promotion(false_swap_every=1_000_000_000),
+    promotion=Promotion(false_swap_every=1_000_000_000, opening_error=0),
 )
 """
 

@@ -26,7 +26,7 @@ from topics.messages import Decision, Example, FieldChange, Record
 
 TREE = tree.HoeffdingTreeClassifier(grace_period=20)
 LINEAR = linear_model.LogisticRegression()
-QUIET = Promotion(false_swap_every=1_000_000)
+QUIET = Promotion(false_swap_every=1_000_000, opening_error=0)
 FIRST = RaceField.of({"tree": TREE, "linear": LINEAR}, champion="tree", promotion=QUIET)
 SECOND = RaceField.of(
     {

@@ -163,7 +163,7 @@ def test_no_event_is_answered_by_who_has_learned_a_later_label() -> None:
 @pytest.mark.parametrize("span_ms", [0, 10 * ROW_MS, 100 * ROW_MS])
 def test_withheld_lessons_are_those_of_a_loop_over_bare_river(span_ms: int) -> None:
     events, labels = stream(400)
-    pipeline = race(promotion=Promotion(min_examples=10**6), drift=[])
+    pipeline = race(promotion=Promotion(min_examples=10**6, opening_error=0), drift=[])
     past = past_of(pipeline, raced(pipeline, events, labels).run.examples or [])
     again = rerun(pipeline, past, past.withheld(span_ms))
     models, learned, scores = pipeline.fresh_models(), 0, {}

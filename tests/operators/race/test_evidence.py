@@ -26,7 +26,8 @@ from engine.race_view import RaceView
 from operators import field
 from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena, Moment
-from operators.race.evidence import BETS, CORRELATION_MAX, DEVIATIONS, Evidence, Neighbours, Promotion
+from operators.race.correlation import CORRELATION_MAX, Neighbours
+from operators.race.evidence import BETS, DEVIATIONS, WATCH_SHARE, Evidence, Promotion
 from topics.durations import duration_ms
 from topics.errors import DefinitionError
 
@@ -116,7 +117,7 @@ def test_blocks_of_label_time_close_with_the_first_later_label():
             "a", {"a": 0.5, "b": 0.4}, max(0, n - 3) * day // 10
         )  # an old label joins the open block
     # Days 0 and 1 are closed: 20 examples of new labels and 20 of old ones, 20 a block.
-    assert evidence.threshold == pytest.approx(900 / 20)
+    assert evidence.threshold == pytest.approx(900 / (1 - WATCH_SHARE) / 20)  # the short watch has the rest
 
 
 def test_who_has_no_opinion_is_not_compared():
@@ -318,7 +319,7 @@ def test_a_backtest_warns_of_blocks_that_are_too_short(
             features={"x": field("x")},
             models={"no": Constant(0.3), "yes": Constant(0.7)},
             champion="no",
-            promotion=Promotion(evidence_block=20, min_examples=2_000),
+            promotion=Promotion(evidence_block=20, min_examples=2_000, opening_error=0),
         ),
         tmp_path / "events.jsonl",
         None,

@@ -40,7 +40,7 @@ class Race:
         self.arena = Arena("p", 0, self.roster, settings)
         self.evaluation = Evaluation(task, chosen, pickle.dumps, pickle.loads)
         self.watch = DriftWatch(drifts, pickle.dumps, pickle.loads)
-        self.evidence = Evidence(settings)
+        self.evidence = Evidence(settings, opening=True)
         loss = loss_of(task, settings.loss)
         self.learning = Learning(task, self.arena, self.evaluation, self.watch, self.evidence, loss)
         self.scoring = Scoring(task, self.roster)
