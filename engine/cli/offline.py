@@ -179,7 +179,7 @@ def _print_freshness(report: dict[str, Any]) -> None:
 
     runs = report["runs"]
     figures = _figures(runs[0])[:FIGURES_SHOWN]
-    names = list(dict.fromkeys(name for run in runs for name in run["series"] if name != "served"))
+    names = report["candidates"]
     table = table_of("withheld", numbers=(*figures, *names, "swaps"))
     for run in runs:
         cells = [_cell(run, "served", figure) for figure in figures]

@@ -18,6 +18,8 @@ FONT = ' font-family="sans-serif" font-size="12"'
 TICKS = 5
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999933", "#882255")
 """Told apart by colour-blind readers too (Okabe and Ito, "Color universal design", 2008); then again."""
+SPAN_MIN = 1e-6
+"""Values closer together than this, or than this share of them, are one."""
 LABEL_GAP = 14
 """Least distance of two names at the end of their lines, pixels."""
 
@@ -100,7 +102,7 @@ def _ticks(low: float, high: float) -> list[float]:
     >>> _ticks(0.121, 0.187)
     [0.12, 0.14, 0.16, 0.18, 0.2]
     """
-    span = (high - low) or abs(high) or 1.0
+    span = max(high - low, abs(high) * SPAN_MIN, SPAN_MIN)
     raw = span / (TICKS - 1)
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= raw)

@@ -19,6 +19,7 @@ from engine.offline.chart import line_chart
 from engine.offline.rerun import Past, Rerun, rerun
 from engine.offline.same_rows import on_same_rows
 from engine.worker.workshop import Workshop
+from operators.race.evaluation import SERVED
 from topics.errors import ModelError
 
 __all__ = ["SPANS", "freshness_report", "picture"]
@@ -60,6 +61,7 @@ def freshness_report(
     return {
         "examples": len(past.examples),
         "rows": rows,
+        "candidates": list(pipeline.models),
         "scores_compared": runs[FRESH].compared,
         "scores_same": runs[FRESH].same,
         "runs": [
@@ -75,9 +77,12 @@ def freshness_report(
 
 
 def picture(report: dict[str, Any], title: str) -> str:
-    """Return loss against what is withheld as SVG, a line for what was served and one for each candidate."""
+    """Return loss against what is withheld as SVG, a line for what was served and one for each candidate.
+
+    Challengers that started by themselves are others in each run: they have no line.
+    """
     runs = report["runs"]
-    names = list(dict.fromkeys(name for run in runs for name in run["series"]))
+    names = [SERVED, *report["candidates"]]
     return line_chart(
         title,
         x_title="updates withheld for",

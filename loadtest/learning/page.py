@@ -62,7 +62,7 @@ def goals_table(found: Mapping[str, tuple[Task, Answers]]) -> str:
 def freshness_table(report: Mapping[str, Any]) -> str:
     """Return loss and accuracy of what was served, and each candidate's loss, by what was withheld."""
     runs = report["runs"]
-    names = list(dict.fromkeys(name for run in runs for name in run["series"] if name != SERVED))
+    names = report["candidates"]
     rows = []
     for run in runs:
         served, others = run["series"][SERVED], [run["series"].get(name) for name in names]

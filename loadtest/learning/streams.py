@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from river import base, linear_model, optim, preprocessing, tree
+from river import base, datasets, linear_model, multiclass, optim, preprocessing, tree
 
 from engine import Labels, Pipeline, Promotion, Topic
 from operators import field
@@ -32,12 +33,13 @@ START_MS = 831_859_200_000
 """Where a stream without times of its own begins; only differences matter."""
 ELEC2_ROW_MS = HOUR_MS // 2
 ELEC2_DAY_ROWS = 48
-SEA_ROW_MS = 60_000
+SEA_ROW_MS = RIVER_ROW_MS = 60_000
 BIKES_LAGS = (1, 24, 168)
 """Hours back at which the demand is a feature: an hour, a day, a week; all known when the hour begins."""
 BIKES_FIELDS = ("hr", "workingday", "weathersit", "temp", "hum", "windspeed")
 WAIT = "3650d"
 _FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
+_NO_NAME = re.compile(r"\W")
 Row = tuple[int, dict[str, Any], Any, int]
 """Event time in ms, fields, label, label time in ms."""
 
@@ -60,6 +62,12 @@ def _classifiers() -> dict[str, base.Estimator]:
         | linear_model.LogisticRegression(optimizer=optim.SGD(LINEAR_RATE)),
         "adaptive": tree.HoeffdingAdaptiveTreeClassifier(seed=42),
     }
+
+
+def _of_several_classes() -> dict[str, base.Estimator]:
+    models = _classifiers()
+    scaler, linear = preprocessing.StandardScaler(), linear_model.LogisticRegression(optim.SGD(LINEAR_RATE))
+    return models | {"linear": scaler | multiclass.OneVsRestClassifier(linear)}
 
 
 def _regressors() -> dict[str, base.Estimator]:
@@ -135,6 +143,30 @@ def _bikes(folder: Path) -> Iterator[Row]:
         yield time, fields, demand[number], time + HOUR_MS
 
 
+def _river(dataset: Callable[[], Iterable[Any]]) -> Iterator[Row]:
+    """Yield the rows of a data set that River ships, one a minute, with the fields that are numbers."""
+    for number, (x, label) in enumerate(dataset()):
+        time = START_MS + number * RIVER_ROW_MS
+        yield time, _fields_of(x), label, time + RIVER_ROW_MS
+
+
+def _fields_of(x: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        "x_" + _NO_NAME.sub("_", name): float(value)
+        for name, value in x.items()
+        if isinstance(value, int | float)
+    }
+
+
+def _shipped(
+    name: str, dataset: Callable[[], Iterable[Any]], models: Mapping[str, Any], **options: Any
+) -> Stream:
+    """Return a stream of a data set that River ships, label after the row."""
+    first = next(iter(dataset()))[0]
+    race = race_of(name, list(_fields_of(first)), models, **options)
+    return Stream(name, f"{name} (ships with River)", race, lambda _: lines_of_rows(_river(dataset)))
+
+
 def _flights(_: Path) -> tuple[Iterable[bytes], Iterable[bytes]]:
     with (
         gzip.open(_FLIGHTS / "departures.jsonl.gz") as events,
@@ -198,4 +230,8 @@ STREAMS: tuple[Stream, ...] = (
         lambda folder: lines_of_rows(_bikes(folder)),
     ),
     Stream("flights", "flights, labels at landing", _flights_race, _flights),
+    _shipped("phishing", datasets.Phishing, _classifiers()),
+    _shipped("bananas", datasets.Bananas, _classifiers()),
+    _shipped("segments", datasets.ImageSegments, _of_several_classes(), task="multiclass"),
+    _shipped("approval", datasets.TrumpApproval, _regressors()),
 )

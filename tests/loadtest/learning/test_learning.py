@@ -109,12 +109,12 @@ def test_a_course_is_the_backtest_row_by_row(data_dir: Path, tmp_path: Path) -> 
         path.write_bytes(b"\n".join(lines))
     report = backtest(pipeline, *files)
     assert len(course.labels) == report["examples"]
-    for name, column in {**course.scores, "served": course.served}.items():
+    for name, column in course.scores.items():
         metric = metrics.Accuracy()
         for label, score in zip(course.labels, column, strict=True):
             if score is not None:
                 metric.update(label, score > 0.5)  # type: ignore[operator]
-        told = report["served"] if name == "served" else report["models"][name]
+        told = report["on_own_rows"][name]
         assert metric.get() == told["Accuracy"]
 
 
