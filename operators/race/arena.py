@@ -532,17 +532,15 @@ class Arena:
         nothing.  Nobody starts for a candidate that is in quarantine or gone.
         """
         roster, mark = self.roster, repr(challenge)
-        of = roster.champion if challenge.of == "champion" else challenge.of
-        if not roster.healthy(roster.voice_of(of)):
+        of = roster.voice_of(roster.champion if challenge.of == "champion" else challenge.of)
+        if not roster.healthy(of):
             return []
         decisions = []
         started = [c for c in roster.racing() if c.challenge == mark and c.name not in {roster.champion, of}]
         if len(started) >= challenge.max:
             worst = max(started, key=lambda racer: recent_loss(racer.name))
             decisions += self.retire(at, worst.name, reason)
-        original = roster.racers.get(roster.voice_of(of))
-        if original is None:
-            return decisions  # who has just made room was a blend's only voice
+        original = roster.racers[of]
         while (name := f"{original.definition}-{self._version_next}") in roster.racers:
             self._version_next += 1
         roster.racers[name] = Racer(
