@@ -97,6 +97,8 @@ class ModelStatus(NamedTuple):
     alias: str
     updates: int
     evidence: float
+    correlation: float
+    """Of neighbouring blocks of its duel with the champion."""
 
 
 class Status(NamedTuple):
@@ -240,6 +242,11 @@ def _model_gauges(status: Status) -> Iterator[Metric]:
     evidence = GaugeMetricFamily(
         "headrace_model_evidence", "Evidence against the champion; 1 swaps.", labels=["model"]
     )
+    correlation = GaugeMetricFamily(
+        "headrace_evidence_correlation",
+        "Correlation of neighbouring blocks of the duel with the champion.",
+        labels=["model"],
+    )
     scores = GaugeMetricFamily(
         "headrace_model_score",
         "River metrics, from the leader alone.",
@@ -249,6 +256,7 @@ def _model_gauges(status: Status) -> Iterator[Metric]:
         info.add_metric([model.name, str(model.version), model.class_name, model.alias], 1.0)
         updates.add_metric([model.name], model.updates)
         evidence.add_metric([model.name], model.evidence)
+        correlation.add_metric([model.name], model.correlation)
     for labels, value in status.scores.items():
         scores.add_metric(labels, value)
     shares = GaugeMetricFamily(
@@ -263,7 +271,7 @@ def _model_gauges(status: Status) -> Iterator[Metric]:
     )
     for name, share in status.learning_log:
         progress.add_metric([name], share)
-    yield from (info, updates, evidence, scores, shares, progress)
+    yield from (info, updates, evidence, correlation, scores, shares, progress)
     yield GaugeMetricFamily(
         "headrace_policy_revision", "Of the serving policy's table.", value=status.policy_revision
     )

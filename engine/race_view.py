@@ -84,6 +84,7 @@ class RaceView:
         """Return every candidate, those in quarantine too."""
         roster = learner.roster
         standing = learner.evidence.standing()
+        correlations = {duel.name: duel.correlation for duel in learner.evidence.compared()}
         return [
             ModelStatus(
                 name=candidate.name,
@@ -92,6 +93,7 @@ class RaceView:
                 alias=learner.arena.states[candidate.name],
                 updates=candidate.updates,
                 evidence=standing.get(candidate.name, 0.0),
+                correlation=correlations.get(candidate.name, 0.0),
             )
             for candidate in roster.racers.values()
         ]

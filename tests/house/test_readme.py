@@ -270,7 +270,7 @@ def families() -> list[Any]:
         partitions=1,
         leading=True,
         paused=False,
-        models=[ModelStatus("linear", 1, "LogisticRegression", "champion", 7, 0.5)],
+        models=[ModelStatus("linear", 1, "LogisticRegression", "champion", 7, 0.5, 0.1)],
         scores={("linear", "ROCAUC", "all"): 0.6},
         shares=(("linear", 1.0),),
         learning_log=(("bayes", 0.5),),
