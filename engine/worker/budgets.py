@@ -45,7 +45,10 @@ class Budgets:
         self._spent_ms: dict[tuple[str, str], deque[float]] = {}
         """By what was done and the racer's name: milliseconds a row, turn by turn."""
         self._rows: dict[tuple[str, str], int] = {}
-        self._told: set[tuple[str, int]] = set()
+        self._versions: dict[str, int] = {}
+        """The version of each racer that the times are of ..."""
+        self._told: set[str] = set()
+        """... and those that it was told of."""
 
     def measure(self, seconds: Mapping[tuple[str, str], float], *, scored: int, learned: int) -> None:
         """Add the seconds of one turn, by what was done and whose model did it, and its rows."""
@@ -58,17 +61,26 @@ class Budgets:
 
     def over(self, racers: Mapping[str, Racer], now_ms: int) -> list[Slow]:
         """Return the racers that are over their budget, each version once."""
+        self._follow({racer.name: racer.version for racer in racers.values()})
         found = []
         for racer in racers.values():
             limit_ms = self.limits_ms.get(racer.definition)
             spent_ms = self._median_ms(racer.name)
-            version = (racer.name, racer.version)
-            if limit_ms is None or spent_ms <= limit_ms or version in self._told:
+            if limit_ms is None or spent_ms <= limit_ms or racer.name in self._told:
                 continue
-            self._told.add(version)
+            self._told.add(racer.name)
             rows = max(count for (_, name), count in self._rows.items() if name == racer.name)
             found.append(Slow(racer.name, racer.version, now_ms, spent_ms, limit_ms, rows))
         return found
+
+    def _follow(self, versions: dict[str, int]) -> None:
+        """Drop the times of racers that have left, and of those that have another model since."""
+        before, self._versions = self._versions, versions
+        changed = {name for name, version in before.items() if versions.get(name) != version}
+        if changed:
+            self._told -= changed
+            for of_step in [key for key in self._spent_ms if key[1] in changed]:
+                del self._spent_ms[of_step], self._rows[of_step]
 
     def _median_ms(self, name: str) -> float:
         """Return the median time of a score and of a lesson together; 0.0 while too little is known."""
