@@ -135,7 +135,7 @@ class BanditCourse(PolicyCourse[_BanditState]):
         if changed is not None:
             for name in changed:
                 self._bandit._rewards.pop(name, None)
-                self._bandit._counts.pop(name, None)
+                self._bandit._n -= self._bandit._counts.pop(name, 0)
             self._share()
         return []
 

@@ -328,3 +328,31 @@ def test_what_was_picked_by_a_policy_before_says_nothing_about_the_next() -> Non
     _, told = asked(roster, 1, "k", 1)
     second.observe(example_of(1, "k", 1, True, told), {})
     assert sum(arm.count for arm in second._state.arms.values()) == 1
+
+
+def test_a_bandit_that_was_restored_pulls_like_one_that_was_not() -> None:
+    """Also after an arm's model was replaced: its rewards count for nothing, in neither of the two."""
+    policy = Bandit(bandit.UCB(1.0), every=1, explore=0.02)
+    live, roster = course_of(policy)
+    losses: dict[str, float | None] = {"a": 0.1, "b": 0.5}
+
+    def feed(course: Any, first: int, last: int) -> None:
+        for number in range(first, last):
+            step(
+                course, example_of(number, "k", number, True, {"served_by": "arm", "model_name": "a"}), losses
+            )
+
+    feed(live, 0, 40)
+    entered = live._arena.write(Moment(40, 0, 40), "candidate.entered", "b", "pipeline file")
+    live.decided(Moment(40, 0, 40), [entered])
+    feed(live, 40, 45)
+    restored, other = course_of(policy)
+    restored.restore(live.snapshot())
+    shares = []
+    for number in range(45, 80):
+        for course in (live, restored):
+            feed(course, number, number + 1)
+        assert roster.routing is not None
+        assert roster.routing == other.routing
+        shares.append(roster.routing.shares)
+    assert len(set(shares)) > 1
