@@ -215,7 +215,9 @@ class Mixture:
 
     def forget(self, name: str) -> None:
         """Drop the weight of a racer that has left: another of its name begins like any newcomer."""
-        self.weights = {other: weight for other, weight in self.weights.items() if other != name}
+        kept = {other: weight for other, weight in self.weights.items() if other != name}
+        total = sum(kept.values())
+        self.weights = {other: weight / total for other, weight in kept.items()} if total > 0.0 else {}
 
     def clone(self) -> Mixture:
         """Return the same mixture, nothing learned."""

@@ -237,8 +237,11 @@ class Approvals(WholeState):
         return "nobody has answered it" if late else ""
 
     def forget(self, name: str) -> None:
-        """Drop what was told of a candidate that has left the race; its proposal expires at the next look."""
+        """Drop what is known of a candidate that has left the race; its proposal expires at the next look."""
         self._dirty |= self._state.vetoed.pop(name, None) is not None
+        for rows in self._rows:
+            for row in rows:
+                self._dirty |= row.pop(name, None) is not None
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""

@@ -209,3 +209,13 @@ def test_copies_and_restored_mixtures_go_on_to_the_bit(task, rows, cut):
     learn(mixture, rows[cut:])
     assert digest(restored) == digest(copied) == digest(mixture)
     assert digest(mixture.clone()) == digest(Mixture(task, eta=0.5, share=0.01))
+
+
+def test_weights_sum_to_one_when_one_has_left_for_good():
+    mixture = Mixture("binary", eta=0.5, share=0.01)
+    mixture.learn({"a": 0.9, "b": 0.5, "c": 0.2}, True, ("a", "b", "c"))
+    mixture.forget("c")
+    assert sum(mixture.shares(("a", "b")).values()) == pytest.approx(1.0)
+    mixture.forget("a")
+    mixture.forget("b")
+    assert mixture.shares(("d", "e")) == {"d": 0.5, "e": 0.5}

@@ -287,3 +287,10 @@ def test_guards_that_would_look_at_nothing_are_refused():
     with pytest.raises(DefinitionError, match="a regression has no such loss"):
         check_guards([Guard(0.1, loss="log")], {"airport": str}, "regression")
     check_guards([SMALL, Guard(0.1)], {"airport": str}, "regression")
+
+
+def test_the_rows_of_a_model_that_has_left_are_not_those_of_the_next_of_its_name():
+    race = Race(veto=[SMALL])
+    race.see(rows(0.9, 500))
+    race.approvals.forget("b")
+    assert kinds(race.prove(1, "b")) == [("model.promoted", "b")]
