@@ -221,10 +221,12 @@ class Arena:
     def _settle(self, promotion: Promotion, challenges: Sequence[Challenge]) -> None:
         self._promotion = promotion
         most = promotion.fresh_challengers_max
-        self._on_drift = [
+        on_drift = [
             *([Challenge(Drifted(), max=most)] if most else []),
             *(one for one in challenges if isinstance(one.when, Drifted) and one.start == "fresh"),
         ]
+        # Two that say the same are one: the second would take the place of the first's challenger at once.
+        self._on_drift = list({repr(one): one for one in on_drift}.values())
         cooldown = promotion.cooldown
         self._cooldown_ms = duration_ms(cooldown) if isinstance(cooldown, str) else None
         self._cooldown_examples = cooldown if isinstance(cooldown, int) else 0

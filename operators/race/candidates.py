@@ -244,12 +244,18 @@ def candidate_of(value: Any) -> Candidate:
 
 
 def check_challenges(challenges: Sequence[Challenge], names: Sequence[str]) -> None:
-    """Raise DefinitionError for challengers of a candidate that is none of `names`."""
+    """Raise DefinitionError for challengers of a candidate that is none of `names`, and for two alike."""
+    seen: set[str] = set()
     for challenge in challenges:
         if not _is(challenge, Challenge):
             raise DefinitionError(
                 f"challenges has {challenge!r}", hint="give a list of Challenge(when=Every(10_000))"
             )
+        if repr(challenge) in seen:
+            raise DefinitionError(
+                f"challenges has {challenge!r} twice", hint="leave one out, or raise its max"
+            )
+        seen.add(repr(challenge))
         if challenge.of != "champion" and challenge.of not in names:
             raise DefinitionError(
                 f"Challenge.of is `{challenge.of}`, which is no candidate",

@@ -454,3 +454,10 @@ def test_the_challenger_that_a_blend_listens_to_most_makes_no_room() -> None:
     for number in range(3):
         started.start(Moment(number, 0, number), challenge, "drift", lambda _: 0.5)
     assert list(started.roster.racers) == ["a", "blend", "a-3", "a-5"]
+
+
+def test_a_challenge_that_says_what_the_default_says_starts_one_challenger():
+    roster = Roster("binary", [Racer("a", linear_model.LogisticRegression(), version=1)], "a")
+    found = Arena("p", 0, roster, Promotion(fresh_challengers_max=1), [Challenge(Drifted(), start="fresh")])
+    decisions = found.alarms(at(100), [RISEN], same_loss)
+    assert kinds(decisions) == [("drift.detected", "a"), ("challenger.started", "a-2")]

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena, Moment
-from operators.race.candidates import Challenge, Drifted, Every, Worse
+from operators.race.candidates import Challenge, Drifted, Every, Worse, check_challenges
 from operators.race.evidence import Promotion
 from operators.successors.challenges import BEFORE_MIN, BUCKETS, DEVIATIONS, LOOK_EVERY, Challenges
+from topics.errors import DefinitionError
 from topics.messages import Example
 
 RISEN = Detection("ADWIN", "loss", False, 0.1, 0.3, 500, 1)
@@ -189,3 +190,8 @@ def test_what_stays_in_another_field_remembers():
     day = 86_400_000
     assert [d.reason for d in found.stop(Moment(128, day, 128))] == ["every 1d"]
     assert [d.reason for d in found.stop(Moment(192, day + 7_200_000, 192))] == ["every 2h"]
+
+
+def test_two_challenges_that_say_the_same_are_refused():
+    with pytest.raises(DefinitionError, match="twice"):
+        check_challenges([Challenge(Every(100)), Challenge(Every(50)), Challenge(Every(100))], ["a"])
