@@ -413,15 +413,20 @@ class Learner:
         """Fold the record that says with which field the log began; if it was another, fold all again."""
         fields, roster = self.fields, self.roster
         if change.field_id != fields.field.field_id:
-            self._gone = dict.fromkeys(self._entries_of_parts())
+            self._gone = dict.fromkeys((*self._entries_of_parts(), *(MODEL + name for name in self._stored)))
+            self._stored.clear()  # a model of the same name and version may be another one
             fields.begin(fields.found(change.field_id))
             self._begin(fields.field)
             self._progress, self.reader = _Progress(), Reader()
             return
         fields.count()
-        for name, (model, updates) in fields.begun(change).items():
-            racer = roster.racers[name]
-            racer.model, racer.updates = model, updates
+        begun = fields.begun(change)
+        for racer in roster.racers.values():
+            if (name := racer.twin_of or racer.name) in begun:
+                model, updates = begun[name]
+                racer.model = self.good.copied(model) if racer.twin_of else model
+                racer.updates = updates
+                self._stored.pop(racer.name, None)
         roster.revision += 1
 
     def quarantined(self, report: Quarantine, offset: int) -> list[Decision]:

@@ -387,7 +387,7 @@ class Learning(WholeState):
         self.time = 0
         self.counts: Counter[tuple[str, str]] = Counter()
         """Counts by (metric, label), which the shell exports; no part of the state."""
-        self.loss = loss or loss_of(task)
+        self._judge_by(loss or loss_of(task))
         self._task: Task = task
         self._threshold = threshold
         self._arena = arena
@@ -398,7 +398,10 @@ class Learning(WholeState):
         self.routing: Routing | None = None
         """Who answers meanwhile; None where the champion answers all."""
         self._watching = bool(watch.detections)
-        self._scale = self.loss if isinstance(self.loss, ScaledError) else None
+
+    def _judge_by(self, loss: Loss) -> None:
+        self.loss = loss
+        self._scale = loss if isinstance(loss, ScaledError) else None
 
     def accompany(self, companions: Sequence[Companion], observers: Sequence[Observer]) -> None:
         """Let these go along with the race from here on, and nobody else."""
@@ -600,8 +603,10 @@ class Learning(WholeState):
             ]
             self._watch.change(after.drift, kept)
             self._watching = bool(self._watch.detections)
-        if self._scale is None:
-            self.loss = loss_of(self._task, after.promotion.loss, after.threshold)
+        loss = loss_of(self._task, after.promotion.loss, after.threshold)
+        if self._scale is not None and isinstance(loss, ScaledError):
+            loss.restore(self._scale.state())  # labels are on the same scale, whatever an error costs
+        self._judge_by(loss)
         if self._opening is not None and after.champion is not None:
             self._opening.end()
         for racer in self._roster.racers.values():

@@ -16,9 +16,10 @@ from engine.machines.field_records import Brought, change_of
 from engine.machines.learner import Learner
 from operators.drift.detectors import Drift
 from operators.models.digest import digest
-from operators.race.candidates import Candidate
+from operators.race.candidates import Candidate, Release
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
+from operators.race.losses import Quantile, ScaledError, loss_of
 from topics import headers
 from topics.codec import encode
 from topics.errors import ModelError
@@ -281,3 +282,63 @@ def test_a_field_that_is_nowhere_is_an_error_that_says_so() -> None:
     found = learner(source=Source(fields=[FIRST]))
     with pytest.raises(ModelError, match="no field"):
         fold(found, WHOLE)
+
+
+def test_what_a_released_candidate_brings_is_its_twins_too() -> None:
+    field = RaceField.of(
+        {"tree": TREE, "bayes": Candidate(naive_bayes.GaussianNB(), release=Release(every=64))},
+        champion="tree",
+    )
+    source, warm = Source(fields=[field]), naive_bayes.GaussianNB()
+    for one in map(example, range(40)):
+        warm.learn_one(one.features, one.label)
+    brought = entering("bayes", Brought(source.put(field, warm), 40))
+    found = learner(field, source)
+    stored = found.delta()
+    fold(found, claimed(log(change(None, field, entering=(brought,)))))
+    for name in ("bayes", "bayes-twin"):
+        racer = found.roster.racers[name]
+        assert (digest(racer.model), racer.updates) == (digest(warm), 40)
+    assert found.roster.racers["bayes"].model is not found.roster.racers["bayes-twin"].model
+    stored |= found.delta()
+    other = learner(field, source)
+    other.restore({name: data for name, data in stored.items() if data is not None})
+    assert other.digests() == found.digests()
+
+
+def test_a_checkpoint_before_the_log_was_read_says_nothing_of_its_first_field() -> None:
+    """Both fields have a first version of `linear`, of another model each."""
+    source = Source(fields=[FIRST, SECOND])
+    found = learner(SECOND, source)
+    stored = found.delta()
+    fold(found, claimed(log(change(None, FIRST))))
+    stored |= found.delta()
+    other = learner(SECOND, source)
+    other.restore({name: data for name, data in stored.items() if data is not None})
+    assert other.digests() == found.digests()
+
+
+@pytest.mark.parametrize("loss", [Quantile(0.9), "brier", metrics.MAE()])
+def test_another_loss_of_a_regression_judges_from_its_record_on(loss: Any) -> None:
+    def field(loss: Any) -> RaceField:
+        model = linear_model.LinearRegression()
+        return RaceField.of({"a": model}, champion="a", promotion=Promotion(loss=loss))
+
+    def number(n: int) -> Example:
+        return replace(example(n), label=float(n % 7), scores={"a": 2.0}, served_score=2.0, model_name="a")
+
+    before, after = field(Quantile(0.1)), field(loss)
+    source = Source("regression", [before, after])
+    found = Learner(pipeline="p", task="regression", field=before, source=source)
+    fold(
+        found,
+        claimed(log(change(None, before), *map(number, range(20)), change(before, after), number(20))),
+    )
+    expected = loss_of("regression", loss)
+    if isinstance(expected, ScaledError):
+        for n in range(21):
+            expected.update(float(n % 7))
+    assert found.learning.loss(5.0, 2.0) == expected(5.0, 2.0)
+    other = Learner(pipeline="p", task="regression", field=before, source=source)
+    other.restore(found.snapshot())
+    assert other.learning.loss(5.0, 2.0) == expected(5.0, 2.0)
