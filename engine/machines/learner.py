@@ -39,7 +39,7 @@ from operators.models.digest import digest
 from operators.models.mixture import Mixture
 from operators.models.scoring import Prior, Racer, Roster
 from operators.race.approval import Approvals
-from operators.race.arena import Arena
+from operators.race.arena import THE_FILE, Arena
 from operators.race.commands import Commands
 from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence
@@ -172,11 +172,11 @@ class Learner:
         self._accompany()
         self._route(field)
 
-    def _route(self, field: RaceField) -> None:
-        """Answer by the field's policy from here on."""
+    def _route(self, field: RaceField, revision: int = 0) -> None:
+        """Answer by the field's policy from here on; its tables are numbered behind `revision`."""
         self.routing = self.learning.routing = routing_of(
             field.serving,
-            Setting(self._pipeline, self.arena, self._wait_ms),
+            Setting(self._pipeline, self.arena, self._wait_ms, revision),
             task=self._task,
             threshold=field.threshold,
             dump=self._dump,
@@ -395,10 +395,19 @@ class Learner:
         self.challenges.follow(step.after.challenges)
         self.approvals.follow(step.after.promotion, step.after.threshold)
         self._accompany()
-        if "serving" in step.settings:
-            before = {} if self.routing is None else self.routing.snapshot()
-            self._gone |= dict.fromkeys(before)
-            self._route(step.after)
+        if "serving" in step.settings or "threshold" in step.settings:
+            decisions += self._change_policy(step.after, offset)
+        return decisions
+
+    def _change_policy(self, field: RaceField, offset: int) -> list[Decision]:
+        """Answer by another policy, or at another threshold; return what ends with the one before."""
+        before = self.routing
+        if before is None:
+            self._route(field)
+            return []
+        decisions = self.learning.act(offset, lambda at: before.end(at, THE_FILE))
+        self._gone |= dict.fromkeys(before.snapshot())
+        self._route(field, before.revision)
         return decisions
 
     def refusal_of(self, step: FieldStep) -> str:
@@ -525,6 +534,7 @@ class Learner:
             candidate.model = self._load(entries[MODEL + name])
         for part in self._parts[1:]:
             part.restore(entries)
+        self._accompany()  # what is open of another field's settings has its looks too
         self.reader.restore(
             {name.removeprefix(READER): data for name, data in entries.items() if name.startswith(READER)}
         )

@@ -34,7 +34,7 @@ from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
 from topics.messages import Command, Decision, DecisionType, Slow
 
-__all__ = ["ACTOR", "TRANSITIONS", "Arena", "DecisionLog", "Evidenced", "Moment", "RecentLoss"]
+__all__ = ["ACTOR", "THE_FILE", "TRANSITIONS", "Arena", "DecisionLog", "Evidenced", "Moment", "RecentLoss"]
 
 State = Literal["challenger", "champion", "twin", "quarantined", "retired"]
 Step = Literal["promote", "dethrone", "quarantine", "readmit", "rejoin", "retire"]

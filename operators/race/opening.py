@@ -105,6 +105,9 @@ class Opening(WholeState):
         return {"opening": msgspec.msgpack.encode(self._state)}
 
     def restore(self, entries: StateEntries) -> None:
-        """Replace the whole state."""
-        self._state = msgspec.msgpack.decode(entries["opening"], type=_OpeningState)
+        """Replace the whole state; there is none where a file named a champion once: that opening is over."""
+        if "opening" in entries:
+            self._state = msgspec.msgpack.decode(entries["opening"], type=_OpeningState)
+        else:
+            self._state.over = True
         self._dirty = False

@@ -393,6 +393,15 @@ class Routing(Operator, Protocol):
         """Return the table that holds now; None: the champion answers all."""
         ...
 
+    @property
+    def revision(self) -> int:
+        """Return the number of the last table; the next policy's go on from it."""
+        ...
+
+    def end(self, at: Moment, reason: str) -> list[Decision]:
+        """Make room for another policy; return what was under way and ends here."""
+        ...
+
     def observe(self, example: Example, losses: Mapping[str, float | None]) -> bool:
         """Add one example, with the loss of each candidate; return whether `act` has something to do."""
         ...

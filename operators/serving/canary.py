@@ -198,6 +198,11 @@ class CanaryCourse(PolicyCourse[_CanaryState]):
             return []
         return [self._abort(at, reason, up.watches[0], 0.0)]
 
+    def end(self, at: Moment, reason: str) -> list[Decision]:
+        """Take back a challenger that is on its way up."""
+        up = self._state.up
+        return [] if up is None else [self._abort(at, reason, up.watches[0], 0.0)]
+
     def _abort(self, at: Moment, reason: str, watch: MeanInterval, worse: float) -> Decision:
         up = self._state.up
         assert up is not None

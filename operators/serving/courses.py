@@ -42,7 +42,7 @@ class Setting(NamedTuple):
     wait_ms: int
     """How long after an event its label may come, ms."""
     revision: int = 0
-    """Of the last table before: another policy of the same kind may have set it."""
+    """Of the last table of the policy before, which may be of the same kind: this one's go on from it."""
 
 
 class Scale(NamedTuple):
@@ -120,6 +120,15 @@ class PolicyCourse(WholeState, Generic[State]):
     def table(self) -> Table | None:
         """Return the table that holds now; None: the champion answers all."""
         return self._state.table
+
+    @property
+    def revision(self) -> int:
+        """Return the number of the last table."""
+        return self._state.revision
+
+    def end(self, at: Moment, reason: str) -> list[Decision]:  # noqa: ARG002
+        """Make room for another policy; what this one knows of its arms ends with it."""
+        return []
 
     @abstractmethod
     def observe(self, example: Example, losses: LossByName) -> bool:

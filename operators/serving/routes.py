@@ -29,10 +29,7 @@ def routing_of(
     load: Callable[[bytes], Any],
 ) -> Routing | None:
     """Return the state machine of a policy, its first table in place; None where the champion answers all."""
-    roster = setting.arena.roster
-    if roster.routing is not None:
-        setting = setting._replace(revision=roster.routing.revision)
-    roster.routing = setting.arena.canary = None
+    setting.arena.roster.routing = setting.arena.canary = None
     match policy:
         case Canary():
             return CanaryCourse(policy, setting, task, threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace as replaced
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from operators.race.candidates import Candidate, Release
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
 from operators.race.losses import Quantile, ScaledError, loss_of
+from operators.race.routing import Canary, Split
 from topics import headers
 from topics.codec import encode
 from topics.errors import ModelError
@@ -342,3 +344,91 @@ def test_another_loss_of_a_regression_judges_from_its_record_on(loss: Any) -> No
     other = Learner(pipeline="p", task="regression", field=before, source=source)
     other.restore(found.snapshot())
     assert other.learning.loss(5.0, 2.0) == expected(5.0, 2.0)
+
+
+def test_a_file_that_names_no_champion_any_more_opens_nothing_after_a_restore_either() -> None:
+    named = RaceField.of({"tree": TREE, "linear": LINEAR}, champion="tree", promotion=QUIET)
+    unnamed = RaceField.of({"tree": TREE, "linear": LINEAR}, opening="leader", promotion=QUIET)
+    source = Source(fields=[named, unnamed])
+    records = claimed(
+        log(
+            change(None, named),
+            *map(example, range(30)),
+            change(named, unnamed),
+            *map(example, range(30, 200)),
+        )
+    )
+    found, other = learner(named, source), learner(unnamed, source)
+    fold(found, records[:33])
+    other.restore(found.snapshot())
+    decisions = [one.type for one in fold(found, records)]
+    assert [one.type for one in fold(other, records)] == decisions
+    assert state(found) == state(other)
+
+
+def test_a_policy_begins_alike_whatever_file_a_process_has() -> None:
+    """Revisions are on predictions and say which answers count, so they are a function of the log."""
+    first, second = (
+        RaceField.of(
+            {"tree": TREE, "linear": LINEAR}, champion="tree", promotion=QUIET, serving=Split(shares)
+        )
+        for shares in ({"tree": 0.5, "linear": 0.5}, {"tree": 0.9, "linear": 0.1})
+    )
+    source = Source(fields=[first, second])
+    records = claimed(log(change(None, first), *map(example, range(30)), change(first, second), example(30)))
+    tables = []
+    for own in (first, second):
+        found = learner(own, source)
+        fold(found, records[:20])
+        begun = found.roster.routing
+        other = learner(own, source)
+        other.restore(found.snapshot())
+        fold(other, records)
+        fold(found, records)
+        assert other.roster.routing == found.roster.routing
+        tables.append((begun, found.roster.routing))
+    assert tables[0] == tables[1]
+    assert [table.revision for table in tables[0] if table is not None] == [1, 2]
+
+
+def test_a_canary_that_another_policy_ends_says_so() -> None:
+    fields = [
+        RaceField.of({"tree": TREE, "linear": LINEAR}, champion="tree", promotion=QUIET, serving=policy)
+        for policy in (Canary(steps=(0.1, 1.0), hold=500), None)
+    ]
+    source = Source(fields=fields)
+    records = claimed(log(change(None, fields[0]), *map(example, range(30)), change(*fields), example(30)))
+    found = learner(fields[0], source)
+    fold(found, records[:20])
+    assert found.arena.canary is not None
+    found.learning.act(19, lambda at: found.arena.succeed("linear", at, "evidence", {}))
+    assert found.roster.routing is not None
+    assert [(one.type, one.reason) for one in fold(found, records)][-1] == ("canary.aborted", "the file")
+    assert found.roster.routing is found.arena.canary is None
+
+
+def test_a_proposal_that_no_field_asks_for_any_more_expires_after_a_restore_too() -> None:
+    asks, asks_nobody = (
+        RaceField.of(
+            {"tree": TREE, "linear": LINEAR}, champion="tree", promotion=replaced(QUIET, approve=approve)
+        )
+        for approve in ("manual", "evidence")
+    )
+    source = Source(fields=[asks, asks_nobody])
+    records = claimed(
+        log(
+            change(None, asks),
+            *map(example, range(10)),
+            change(asks, asks_nobody),
+            *map(example, range(10, 99)),
+        )
+    )
+    found = learner(asks, source)
+    fold(found, records[:6])
+    found.learning.act(5, lambda at: found.approvals.asked(at, "linear", {})[1])
+    fold(found, records[:14])
+    other = learner(asks, source)
+    other.restore(found.snapshot())
+    expired = [one.type for one in fold(found, records)]
+    assert expired == ["proposal.expired"]
+    assert [one.type for one in fold(other, records)] == expired

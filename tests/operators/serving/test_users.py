@@ -318,7 +318,7 @@ def test_what_was_picked_by_a_policy_before_says_nothing_about_the_next() -> Non
     """Its answers come in for as long as labels are waited for, and its revisions went before."""
     first, roster = course_of(Split({"a": 0.5, "b": 0.5}, outcome="served"))
     _, told = asked(roster, 0, "k", 0)
-    setting = Setting("shop", first._arena, 0)
+    setting = Setting("shop", first._arena, 0, first.revision)
     policy = Split({"a": 0.9, "b": 0.1}, outcome="served")
     second = routing_of(policy, setting, task="binary", threshold=0.5, dump=pickle.dumps, load=pickle.loads)
     assert isinstance(second, SplitCourse)
