@@ -244,7 +244,7 @@ def _model_gauges(status: Status) -> Iterator[Metric]:
     )
     correlation = GaugeMetricFamily(
         "headrace_evidence_correlation",
-        "Correlation of neighbouring blocks of the duel with the champion.",
+        "Correlation of neighbouring blocks of its duel.",
         labels=["model"],
     )
     scores = GaugeMetricFamily(

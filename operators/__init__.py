@@ -4,7 +4,7 @@ Lives here: what is remembered from one event to the next, and how it is compute
 field names (`topics`), in which order things happen (`engine/machines`), a clock, a file, a socket.
 
 Read in this order: `language` (what a definition says), `windows` (events to features), `join` (log and
-wait), `models` (who answers), `race` (who should), `successors` (who joins), `serving` (who does meanwhile),
+wait), `models` (who answers), `race` (who should), `versions` (who joins), `serving` (who does meanwhile),
 `drift`, `rules`, `claims` (who may write), `rekeying`, `skew`; `stopwatch` by itself; `state` is what all of
 them promise: snapshot, restore, delta.
 

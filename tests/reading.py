@@ -23,7 +23,7 @@ from engine.settings import KafkaSettings, Settings
 from engine.stores.artefacts import Artefacts
 from engine.stores.checkpoints import CheckpointStore
 from engine.worker.assembly import build_learner, signing_key
-from engine.worker.workshop import Workshop
+from engine.worker.model_factory import ModelFactory
 from topics.messages import Record
 
 READ_DEADLINE_S = 90.0
@@ -211,10 +211,10 @@ async def saved_digests(file: Path, state_dir: Path) -> tuple[dict[str, str], in
     return learner.digests(), learner.examples
 
 
-def source_of(pipeline: Pipeline, state_dir: Path) -> Workshop:
+def source_of(pipeline: Pipeline, state_dir: Path) -> ModelFactory:
     """Return where the workers of a state directory find models."""
     key = signing_key(Settings(state_dir=state_dir))
-    return Workshop(pipeline, key=key, stored=Artefacts(state_dir, pipeline.name))
+    return ModelFactory(pipeline, key=key, stored=Artefacts(state_dir, pipeline.name))
 
 
 def folded_digests(

@@ -90,7 +90,7 @@ def command(
 def check(file: PipelineFile, json: Json = False) -> None:
     """Validate a pipeline and try its models; list its features, windows and state size."""
     from engine.cli.report import describe, print_description  # noqa: PLC0415
-    from engine.worker.workshop import probe_models  # noqa: PLC0415
+    from engine.worker.model_factory import probe_models  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
     described = describe(pipeline, probe_models(pipeline))

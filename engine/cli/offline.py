@@ -56,14 +56,14 @@ def freshness(
 ) -> None:
     """Show what later updates cost: the race with everything learned withheld for an hour, a day, a week."""
     from engine.offline.freshness import SPANS, freshness_report, picture  # noqa: PLC0415
-    from engine.offline.rerun import workshop_of  # noqa: PLC0415
+    from engine.offline.rerun import model_factory_of  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
     spans = {span: duration_ms(span) for span in withhold or SPANS}
     settings = settings_of(config, bootstrap_servers)
     past = _past_told(pipeline, events, labels, static, recording, settings)
     told = None if json else lambda span: typer.echo(f"withheld {span} ...", err=True)
-    report = freshness_report(pipeline, past, spans, on_run=told, source=workshop_of(pipeline, settings))
+    report = freshness_report(pipeline, past, spans, on_run=told, source=model_factory_of(pipeline, settings))
     if svg is not None:
         try:
             svg.write_text(picture(report, f"{pipeline.name}: loss against freshness"))
@@ -121,7 +121,7 @@ def _past_told(
     from engine.cli.report import progress  # noqa: PLC0415
     from engine.host.garbage import search_rarely  # noqa: PLC0415
     from engine.offline.json_lines import read_static  # noqa: PLC0415
-    from engine.offline.rerun import logged_records, past_of, past_of_files, workshop_of  # noqa: PLC0415
+    from engine.offline.rerun import logged_records, model_factory_of, past_of, past_of_files  # noqa: PLC0415
     from operators.windows.asof import AsOf  # noqa: PLC0415
 
     search_rarely()
@@ -131,7 +131,7 @@ def _past_told(
         records = asyncio.run(
             logged_records(pipeline, recording, settings.kafka if recording is None else None)
         )
-        return past_of(pipeline, records, workshop_of(pipeline, settings))
+        return past_of(pipeline, records, model_factory_of(pipeline, settings))
     if recording is not None:
         raise SettingsError("there are two pasts", hint="give --events FILE or --recording FOLDER")
     size = sum(path.stat().st_size for path in (events, labels) if path is not None and path.is_file())

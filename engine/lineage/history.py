@@ -25,7 +25,7 @@ from operators.models.parameters import model_text, parameters_of
 from operators.models.scoring import Racer
 from operators.race.field import RaceField
 from operators.race.learning import CROWNING, FROM, METRIC, REPLACING, UPDATES
-from operators.successors.release import with_twins
+from operators.versions.release import with_twins
 from topics.errors import SettingsError
 from topics.messages import Decision, ModelPointer
 

@@ -24,7 +24,7 @@ from operators.models.scoring import Roster
 from operators.race.candidates import start_text
 from operators.race.field import FieldStep, Newcomer, RaceField
 from operators.state import StateEntries, WholeState
-from operators.successors.release import twin_name
+from operators.versions.release import twin_name
 from topics.messages import Entrant, FieldChange
 
 __all__ = [

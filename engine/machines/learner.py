@@ -48,12 +48,12 @@ from operators.race.good_versions import GoodVersions
 from operators.race.learning import Learning, Lessons, Observer
 from operators.race.losses import loss_of
 from operators.race.opening import Opening
-from operators.serving.courses import Setting
+from operators.serving.policy_machine import Setting
 from operators.serving.routes import routing_of
 from operators.state import Operator, StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
-from operators.successors.challenges import Challenges
-from operators.successors.release import Releases, with_twins
+from operators.versions.challenges import Challenges
+from operators.versions.release import Releases, with_twins
 from topics.codec import (
     command_id,
     decode_claim,

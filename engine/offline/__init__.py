@@ -4,6 +4,6 @@ Lives here: the same state machines fed from files, and the words for runs that 
 Never here: the arguments of commands (`engine/cli`).
 
 Read in this order: `json_lines`, `backtest`, `score_table`, `diagnosis`; then `replay` and `recording`
-(recorded logs), `rerun` (a past raced once more), `same_rows`, `what_if`, `freshness` with `chart`;
+(recorded logs), `rerun` (a past raced once more), `paired_comparison`, `what_if`, `freshness` with `chart`;
 `off_policy`, `publish` and `skew` stand alone.  Others may import everything here.
 """

@@ -16,9 +16,9 @@ from typing import Any
 from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import race_report
 from engine.offline.chart import line_chart
+from engine.offline.paired_comparison import paired_series
 from engine.offline.rerun import Past, Rerun, rerun
-from engine.offline.same_rows import on_same_rows
-from engine.worker.workshop import Workshop
+from engine.worker.model_factory import ModelFactory
 from operators.race.evaluation import SERVED
 from topics.errors import ModelError
 
@@ -36,7 +36,7 @@ def freshness_report(
     spans_ms: Mapping[str, int],
     *,
     on_run: Callable[[str], object] | None = None,
-    source: Workshop | None = None,
+    source: ModelFactory | None = None,
 ) -> dict[str, Any]:
     """Return the race for each span withheld, and for none, as one plain object.
 
@@ -44,7 +44,7 @@ def freshness_report(
 
     Raises ModelError where nothing was learned in time.
     """
-    source = source or Workshop(pipeline)
+    source = source or ModelFactory(pipeline)
     in_order = sorted(spans_ms.items(), key=lambda one: one[1])
     runs: dict[str, Rerun] = {}
     for span, span_ms in [(FRESH, 0), *in_order]:
@@ -52,7 +52,7 @@ def freshness_report(
             on_run(span)
         names = () if span_ms else tuple(pipeline.models)
         runs[span] = rerun(pipeline, past, past.withheld(span_ms), as_recorded=names, source=source)
-    rows, series = on_same_rows(pipeline, [run.examples for run in runs.values()])
+    rows, series = paired_series(pipeline, [run.examples for run in runs.values()])
     if not rows:
         raise ModelError(
             f"no event was answered by a model that had learned, with updates withheld for {span}",

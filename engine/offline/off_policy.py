@@ -19,8 +19,8 @@ from engine.definition.pipeline import Pipeline
 from operators.claims.rule import Reader
 from operators.race.losses import ScaledError, loss_of
 from operators.race.routing import SHARES_TOLERANCE, Outcome
-from operators.serving.courses import REWARDED, Scale, reward_of_loss
 from operators.serving.off_policy import Logged, off_policy
+from operators.serving.policy_machine import REWARDED, Scale, reward_of_loss
 from topics.codec import decode_claim, decode_example, decode_quarantine
 from topics.errors import ModelError, SettingsError
 from topics.headers import record_type_of

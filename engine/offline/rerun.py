@@ -35,7 +35,7 @@ from engine.offline.replay import recorded_logs, topic_logs
 from engine.settings import KafkaSettings, Settings
 from engine.stores.artefacts import Artefacts
 from engine.worker.assembly import build_learner, signing_key
-from engine.worker.workshop import Workshop
+from engine.worker.model_factory import ModelFactory
 from operators.claims.rule import Reader
 from operators.models.scoring import Reply, Scoring, Served
 from operators.windows.asof import AsOf
@@ -57,10 +57,10 @@ __all__ = [
     "Rerun",
     "check_labels",
     "logged_records",
+    "model_factory_of",
     "past_of",
     "past_of_files",
     "rerun",
-    "workshop_of",
 ]
 
 NOBODY = ""
@@ -180,17 +180,17 @@ def past_of(pipeline: Pipeline, records: Sequence[Record], source: FieldSource |
     return Past(records, rows, examples, places, times, learner, decisions)
 
 
-def workshop_of(pipeline: Pipeline, settings: Settings | None = None) -> Workshop:
+def model_factory_of(pipeline: Pipeline, settings: Settings | None = None) -> ModelFactory:
     """Return the source of a pipeline's models, with the fields and states that this machine has stored.
 
     A log may name these where its pipeline's file does not.
     """
     if settings is None:
-        return Workshop(pipeline)
+        return ModelFactory(pipeline)
     stored = Artefacts(settings.state_dir, pipeline.name)
     if not stored.directory.is_dir():
-        return Workshop(pipeline)
-    return Workshop(pipeline, key=signing_key(settings), stored=stored)
+        return ModelFactory(pipeline)
+    return ModelFactory(pipeline, key=signing_key(settings), stored=stored)
 
 
 def check_labels(pipeline: Pipeline) -> None:

@@ -27,10 +27,10 @@ from river import base
 from engine.definition.file import load_module
 from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import race_report
-from engine.offline.rerun import Past, check_labels, rerun, workshop_of
-from engine.offline.same_rows import on_same_rows
+from engine.offline.paired_comparison import paired_series
+from engine.offline.rerun import Past, check_labels, model_factory_of, rerun
 from engine.settings import Settings
-from engine.worker.workshop import Workshop
+from engine.worker.model_factory import ModelFactory
 from operators.race.evidence import Promotion
 from operators.race.routing import Canary, Shadow, Split, Switchback
 from topics.errors import DefinitionError
@@ -50,7 +50,7 @@ class Asked(NamedTuple):
     """As they were asked for."""
     others: frozenset[str]
     """Candidates that are not those of the record."""
-    source: Workshop
+    source: ModelFactory
     """Of its models, which have been tried."""
 
 
@@ -80,16 +80,16 @@ def asked_of(pipeline: Pipeline, changes: Sequence[str], settings: Settings | No
     asked = dataclasses.replace(pipeline, models=models, **options)
     check_labels(pipeline)
     check_labels(asked)
-    workshop = workshop_of(asked, settings)
-    workshop.codec(asked.field)  # a model that cannot do its work is named before the past is read
-    return Asked(asked, tuple(changes), frozenset(others), workshop)
+    factory = model_factory_of(asked, settings)
+    factory.codec(asked.field)  # a model that cannot do its work is named before the past is read
+    return Asked(asked, tuple(changes), frozenset(others), factory)
 
 
 def what_if_report(pipeline: Pipeline, asked: Asked, past: Past) -> dict[str, Any]:
     """Return what a past came to and what it would have come to, as one plain object."""
     unchanged = [name for name in pipeline.models if name not in asked.others]
     again = rerun(asked.pipeline, past, past.places, as_recorded=unchanged, source=asked.source)
-    rows, (recorded, otherwise) = on_same_rows(pipeline, [past.examples, again.examples])
+    rows, (recorded, otherwise) = paired_series(pipeline, [past.examples, again.examples])
     return {
         "changes": list(asked.changes),
         "examples": len(past.examples),

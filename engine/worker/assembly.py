@@ -1,6 +1,6 @@
 """Parts put together: a learner from a definition, and the key that signs what it stores.
 
-Never here: what a learner does, where it finds its models (`workshop.py`).
+Never here: what a learner does, where it finds its models (`model_factory.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.definition.pipeline import Pipeline
 from engine.machines.field_records import FieldSource
 from engine.machines.learner import Learner
 from engine.settings import Settings
-from engine.worker.workshop import KEY_BYTES, Workshop
+from engine.worker.model_factory import KEY_BYTES, ModelFactory
 from operators.models.digest import digest
 from operators.models.parameters import model_text
 from operators.stopwatch import Stopwatch
@@ -39,14 +39,14 @@ def build_learner(
 ) -> Learner:
     """Return a learner of the pipeline's field: fresh models, each behind the guard that its probe asks for.
 
-    `source` is for who builds more than one learner; without it, it is a `Workshop` without artefacts.
+    `source` is for who builds more than one learner; without it, it is a `ModelFactory` without artefacts.
     Raises DefinitionError for a model that cannot do its work.
     """
     return Learner(
         pipeline=pipeline.name,
         task=pipeline.task,
         field=pipeline.field,
-        source=source or Workshop(pipeline, key=key),
+        source=source or ModelFactory(pipeline, key=key),
         warmup_offset=warmup_offset,
         wait_ms=pipeline.labels.wait_ms,
         stopwatch=stopwatch,

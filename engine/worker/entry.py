@@ -24,7 +24,7 @@ from engine.machines.learner import Learner
 from engine.machines.warm_up import WarmUp
 from engine.settings import KafkaSettings
 from engine.stores.artefacts import Artefacts
-from engine.worker.workshop import Workshop
+from engine.worker.model_factory import ModelFactory
 from operators.race.candidates import Artefact
 from operators.race.field import RaceField
 from topics import headers
@@ -53,13 +53,13 @@ class Entries:
         self,
         pipeline: str,
         own: RaceField,
-        workshop: Workshop,
+        factory: ModelFactory,
         artefacts: Artefacts,
         learner: Callable[[], Learner],
     ) -> None:
         self._pipeline = pipeline
         self._own, self._own_id = own, own.field_id
-        self._workshop, self._artefacts = workshop, artefacts
+        self._factory, self._artefacts = factory, artefacts
         self._learner = learner
         self._proposes = True
         """Whether our file's field has not been in place yet."""
@@ -131,20 +131,20 @@ class Entries:
         )
 
     def _store_field(self, field: RaceField) -> None:
-        self._artefacts.put(field.field_id, self._workshop.packed(field))
+        self._artefacts.put(field.field_id, self._factory.packed(field))
 
     def _imported(self, field: RaceField, names: Iterable[str]) -> list[tuple[str, Brought]]:
         """Return what candidates bring that were learned elsewhere; their states are stored."""
         found = []
         for name in names:
             if isinstance(field.candidates[name].start, Artefact):
-                model, updates = self._workshop.imported(field, name)
+                model, updates = self._factory.imported(field, name)
                 found.append((name, Brought(self._stored(field, model), updates)))
         return found
 
     def _stored(self, field: RaceField, model: Any) -> str:
         """Store a model's state; return its digest."""
-        name, data = self._workshop.stored(field, model)
+        name, data = self._factory.stored(field, model)
         self._artefacts.put(name, data)
         return name
 
@@ -182,7 +182,7 @@ class Entries:
         field, field_id, now_ms = learner.field, learner.fields.field_id, learner.learning.time
         spans = {name: field.candidates[name].warm_span_ms for name in names}
         since = {name: now_ms - span if span is not None else -1 for name, span in spans.items()}
-        warm = WarmUp({name: self._workshop.fresh(field, name) for name in names}, since)
+        warm = WarmUp({name: self._factory.fresh(field, name) for name in names}, since)
         log.info("candidates learn the log", candidates=names, records=learner.reading)
         told_s = time.monotonic()
         async with aclosing(read_log(kafka, topic, 0, 0, None)) as batches:

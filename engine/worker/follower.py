@@ -38,7 +38,7 @@ from engine.stores.checkpoints import Checkpoint, CheckpointStore
 from engine.worker.assembly import build_learner, pointer_of, signing_key
 from engine.worker.budgets import Budgets
 from engine.worker.entry import Entries
-from engine.worker.workshop import Workshop
+from engine.worker.model_factory import ModelFactory
 from operators.race.learning import is_succession
 from operators.state import StateDelta
 from operators.stopwatch import Stopwatch
@@ -93,11 +93,11 @@ class Follower:
         self.stopwatch = Stopwatch(time.perf_counter)
         """Of everything in this process that answers and learns."""
         self._artefacts = Artefacts(settings.state_dir, pipeline.name)
-        self._workshop = Workshop(pipeline, key=self._key, stored=self._artefacts)
+        self._factory = ModelFactory(pipeline, key=self._key, stored=self._artefacts)
         """Kept: a restore builds the learner anew, and to try every model takes half a second each."""
         self.learner: Learner = self._fresh_learner()
         self.entry = Entries(
-            pipeline.name, pipeline.field, self._workshop, self._artefacts, lambda: self.learner
+            pipeline.name, pipeline.field, self._factory, self._artefacts, lambda: self.learner
         )
         """The way of candidates into the race."""
         self._claim = 0
@@ -153,7 +153,7 @@ class Follower:
         self._restored = True
 
     def _fresh_learner(self) -> Learner:
-        return build_learner(self._pipeline, stopwatch=self.stopwatch, source=self._workshop)
+        return build_learner(self._pipeline, stopwatch=self.stopwatch, source=self._factory)
 
     def release(self) -> None:
         """Stop leading: partitions have moved."""

@@ -18,7 +18,7 @@ from engine.definition.pipeline import Change, Pipeline, check_definition
 from engine.kafka.client import LogPartition
 from engine.kafka.sink import Sink
 from engine.kafka.source import Source
-from engine.machines.punctual import PunctualScorer
+from engine.machines.deadline_scorer import DeadlineScorer
 from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.settings import Accepted, Settings
@@ -144,7 +144,7 @@ class OwnedPartitions:
     def _restore(self, number: int, taken: Takeover, store: CheckpointStore) -> Partition:
         stages = self._pipeline.stages
         deadline = self._pipeline.deadline
-        scorer = (Scorer if deadline is None else partial(PunctualScorer, deadline))(
+        scorer = (Scorer if deadline is None else partial(DeadlineScorer, deadline))(
             self._pipeline,
             partition=number,
             roster=self._follower.learner.roster,

@@ -1,7 +1,7 @@
 """The loop of the book on real streams: what it costs to serve released versions, and what the gate is worth.
 
 Lives here: each model learning always, released with the gate, and released without it.  Never here: the loop
-itself (`operators/successors/release.py`), tables.
+itself (`operators/versions/release.py`), tables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from operators.race.blend import Blend
 from operators.race.candidates import Candidate, Release
 from operators.race.evidence import Promotion
 from operators.race.losses import brier
-from operators.successors import release
+from operators.versions import release
 
 __all__ = ["Released", "released"]
 

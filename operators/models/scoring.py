@@ -221,11 +221,11 @@ class Roster:
         """Return the candidates that score and learn, in order of start."""
         return [c for c in self.racers.values() if c.name not in self.quarantined]
 
-    def voices(self) -> list[str]:
+    def base_models(self) -> list[str]:
         """Return the names of those that score and learn features, in order of start: all but blends."""
         return [c.name for c in self.racing() if not isinstance(c.model, Mixture)]
 
-    def voice_of(self, name: str) -> str:
+    def base_model_of(self, name: str) -> str:
         """Return the racer whose model `name` stands for: its own, or of a blend that of the most weight.
 
         Empty for a blend of nobody.
@@ -241,9 +241,9 @@ class Roster:
 
         A twin has no say: it never serves.
         """
-        voices = [name for name in self.voices() if self.racers[name].twin_of == ""]
+        base_models = [name for name in self.base_models() if self.racers[name].twin_of == ""]
         return [
-            (racer, racer.model, racer.model.members(voices))
+            (racer, racer.model, racer.model.members(base_models))
             for racer in self.racing()
             if isinstance(racer.model, Mixture)
         ]
@@ -369,10 +369,10 @@ class Scoring:
         roster = self._roster
         self._revision = roster.revision
         self._threshold = roster.threshold
-        self._voices = roster.voices()
+        self._base_models = roster.base_models()
         self._blends = roster.blends()
         self._score_of: dict[str, ScoreOf] = {
-            name: score_function(self._task, roster.racers[name].model) for name in self._voices
+            name: score_function(self._task, roster.racers[name].model) for name in self._base_models
         }
         self._chain()
 
@@ -556,7 +556,7 @@ class Scoring:
         scores: list[dict[str, Score]] = [{} for _ in answered]
         failures: dict[int, tuple[Failure, ...]] = {}
         started, rows = self._stopwatch.clock(), [one.x for one in answered]
-        for name in self._voices:
+        for name in self._base_models:
             for one, by_name in zip(answered, scores, strict=True):
                 if one.model_name == name:
                     by_name[name] = one.score

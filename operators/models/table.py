@@ -61,7 +61,7 @@ class Table(Struct, frozen=True):
     policy: str
     """Name of the policy, as on predictions."""
     salt: str
-    """Id of this course of the policy: another one assigns anew."""
+    """Id of this run of the policy: another one assigns anew."""
     revision: int
     """Number of the table: higher than all before."""
     shares: tuple[tuple[str, float], ...]

@@ -11,7 +11,7 @@ Strategy: few things can happen to a candidate, and the table says from which st
     quarantined ──readmit──> challenger, ──rejoin──> twin          from its last good version
     challenger, twin, quarantined ──retire──> retired              leaves the roster
 
-A twin learns for a released candidate (`operators/successors/release.py`) and never serves itself.
+A twin learns for a released candidate (`operators/versions/release.py`) and never serves itself.
 
 A swap by evidence, a command, a rollback and a quarantined champion's succession are one
 mechanism, `crown`, with different reasons.  While a champion is pinned, evidence swaps nothing: only
@@ -534,7 +534,7 @@ class Arena:
         nothing.  Nobody starts for a candidate that is in quarantine or gone.
         """
         roster, mark = self.roster, repr(challenge)
-        of = roster.voice_of(roster.champion if challenge.of == "champion" else challenge.of)
+        of = roster.base_model_of(roster.champion if challenge.of == "champion" else challenge.of)
         if not roster.healthy(of):
             return []
         decisions = []

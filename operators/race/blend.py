@@ -118,19 +118,19 @@ def first_blend(candidates: Mapping[str, Candidate]) -> str | None:
 
 def check_blends(candidates: Mapping[str, Candidate]) -> None:
     """Raise DefinitionError for a blend that the other candidates leave nothing to blend."""
-    voices = [name for name, one in candidates.items() if not isinstance(one.model, Blend)]
+    base_models = [name for name, one in candidates.items() if not isinstance(one.model, Blend)]
     for name, candidate in candidates.items():
         blend: Any = candidate.model
         if not isinstance(blend, Blend):
             continue
-        if not voices:
+        if not base_models:
             raise DefinitionError(
                 f"`{name}` blends the scores of others, and there are none", hint="add models that score"
             )
-        if strangers := [one for one in blend.members or () if one not in voices]:
+        if strangers := [one for one in blend.members or () if one not in base_models]:
             raise DefinitionError(
                 f"blend `{name}` is of `{strangers[0]}`, which is no model that scores by itself",
-                hint=f"name some of: {', '.join(voices)}",
+                hint=f"name some of: {', '.join(base_models)}",
             )
         if candidate.start != "fresh" or candidate.release is not None:
             raise DefinitionError(

@@ -206,8 +206,8 @@ class Lessons:
         self._revision = self._roster.revision
         self._racing = self._roster.racing()
         self.blends = self._roster.blends()
-        self._voices = self._roster.voices()
-        for name in self._voices:
+        self._base_models = self._roster.base_models()
+        for name in self._base_models:
             if name not in self._begun:
                 self._teach(self._roster.racers[name])
 
@@ -273,7 +273,7 @@ class Lessons:
     def healthy(self) -> list[str]:
         """Return the candidates that have a score of their own of the next row, in order of start."""
         failed, row = self._failed, self.row
-        return [name for name in self._voices if name not in failed or failed[name][0] > row]
+        return [name for name in self._base_models if name not in failed or failed[name][0] > row]
 
     def blend(self, rows: Sequence[dict[str, Score]]) -> dict[str, list[Blended]]:
         """Enter every blend's score of the next rows into `rows`, and return what they say, by name.
@@ -310,7 +310,7 @@ class Lessons:
                 if not set(asked).isdisjoint(healthy):
                     answering = name
                     break
-        failed += [name for name in self._voices if name not in healthy and name not in failed]
+        failed += [name for name in self._base_models if name not in healthy and name not in failed]
         failures = tuple(Failure(name, roster.racers[name].version, self._failed[name][1]) for name in failed)
         if answering is None:
             return Serving(None, "prior", failures)

@@ -4,7 +4,7 @@ Lives here: canary, split, switchback and bandit as folds of the training log, e
 the intervals they decide by.  Never here: what a definition says (`operators/race/routing.py`), the pick of
 one event (`operators/models/table.py`), who is champion (`operators/race/arena.py`).
 
-Read in this order: `routes` (which one runs), `courses` (what all share), `split`, `switchback`, `canary`,
-`bandits`; `intervals` (when is a difference proven); `off_policy` (what another policy would
-have given).  Others may import everything here.
+Read in this order: `routes` (which one runs), `policy_machine` (what all share), `split`, `switchback`,
+`canary`, `bandits`; `intervals` (when is a difference proven); `off_policy` (what another policy would have
+given).  Others may import everything here.
 """

@@ -25,18 +25,25 @@ from river import bandit, proba
 from operators.models.table import number_of, share_of
 from operators.race.arena import Moment
 from operators.race.routing import Bandit
-from operators.serving.courses import CourseState, LossByName, PolicyCourse, Scale, Setting, reward_of_loss
+from operators.serving.policy_machine import (
+    LossByName,
+    PolicyMachine,
+    PolicyState,
+    Scale,
+    Setting,
+    reward_of_loss,
+)
 from operators.state import StateEntries
 from topics.messages import Decision, Example
 
-__all__ = ["BanditCourse"]
+__all__ = ["BanditMachine"]
 
 PULLS = 200
 """Pulls for one table, some 0.3 ms: shares are told in steps of half a percent."""
 SEED_BITS = 32
 
 
-class _BanditState(CourseState):
+class _BanditState(PolicyState):
     counts: dict[str, int] = msgspec.field(default_factory=dict)
     """Rewards of each arm."""
     rewards: dict[str, bytes] = msgspec.field(default_factory=dict)
@@ -45,7 +52,7 @@ class _BanditState(CourseState):
     """Examples rewarded since the last table."""
 
 
-class BanditCourse(PolicyCourse[_BanditState]):
+class BanditMachine(PolicyMachine[_BanditState]):
     """A bandit that runs.
 
     `dump` and `load` turn River's reward objects into bytes and back.
@@ -57,9 +64,9 @@ class BanditCourse(PolicyCourse[_BanditState]):
     >>> roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
     >>> setting = Setting("shop", Arena("shop", 0, roster, Promotion()), 0)
     >>> policy = Bandit(bandit.UCB(0.1), explore=0.02, every=1)
-    >>> course = BanditCourse(policy, setting, pickle.dumps, pickle.loads)
+    >>> machine = BanditMachine(policy, setting, pickle.dumps, pickle.loads)
     >>> example = Example("e", "k", 0, 9, True, {}, {}, 0.5, "arm", "a", 0, 0, 0, 1, 0)
-    >>> course.observe(example, {"a": 0.9, "b": 0.1}), course.act(Moment(7, 0, 0))
+    >>> machine.observe(example, {"a": 0.9, "b": 0.1}), machine.act(Moment(7, 0, 0))
     (True, [])
     >>> [(name, round(share, 2)) for name, share in roster.routing.shares]
     [('a', 0.01), ('b', 0.99)]

@@ -21,12 +21,12 @@ import msgspec
 from operators.race.arena import Evidenced, Moment
 from operators.race.losses import Loss, loss_of
 from operators.race.routing import Canary, Guard
-from operators.serving.courses import ENTERING, CourseState, LossByName, PolicyCourse, Setting
 from operators.serving.intervals import MeanInterval
+from operators.serving.policy_machine import ENTERING, LossByName, PolicyMachine, PolicyState, Setting
 from topics.durations import duration_ms
 from topics.messages import Decision, Example, Task
 
-__all__ = ["CanaryCourse"]
+__all__ = ["CanaryMachine"]
 
 HOLDS_MAX = 3
 """A challenger that is no better than the champion after so many holds of one step has had its time."""
@@ -55,13 +55,13 @@ class _Canary(msgspec.Struct):
     """Holds of this step that are over."""
 
 
-class _CanaryState(CourseState):
-    courses: int = 0
+class _CanaryState(PolicyState):
+    runs: int = 0
     """Canaries so far: each has keys of its own."""
     up: _Canary | None = None
 
 
-class CanaryCourse(PolicyCourse[_CanaryState]):
+class CanaryMachine(PolicyMachine[_CanaryState]):
     """Canaries, one at a time.
 
     >>> from operators.models.scoring import Racer, Roster
@@ -69,7 +69,7 @@ class CanaryCourse(PolicyCourse[_CanaryState]):
     >>> from operators.race.evidence import Promotion
     >>> roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
     >>> setting = Setting("shop", Arena("shop", 0, roster, Promotion()), 0)
-    >>> canary = CanaryCourse(Canary(steps=(0.1, 1.0), hold=500), setting, "binary", 0.5)
+    >>> canary = CanaryMachine(Canary(steps=(0.1, 1.0), hold=500), setting, "binary", 0.5)
     >>> [decision.type for decision in canary.begin(Moment(7, 0, 0), "b", {"effect": 0.1})]
     ['canary.started']
     >>> roster.routing.shares, canary.begin(Moment(8, 0, 0), "b", {})
@@ -100,7 +100,7 @@ class CanaryCourse(PolicyCourse[_CanaryState]):
         state = self._state
         if state.up is not None:
             return []
-        state.courses += 1
+        state.runs += 1
         error = self._policy.error / len(self._guards)
         watches = [MeanInterval(error) for _ in self._guards]
         state.up = _Canary(name, self._roster.champion, 0, watches, at.time, at.time)
@@ -113,7 +113,7 @@ class CanaryCourse(PolicyCourse[_CanaryState]):
         assert state.up is not None
         share = self._policy.steps[state.up.step]
         if share < 1.0:
-            self._route({state.up.name: share, state.up.champion: 1.0 - share}, course=state.courses)
+            self._route({state.up.name: share, state.up.champion: 1.0 - share}, run=state.runs)
         return share
 
     def _reached(self, at: Moment) -> list[Decision]:

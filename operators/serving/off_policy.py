@@ -1,7 +1,7 @@
 """What would another policy have given: estimates from a log in which other arms answered.
 
 Lives here: three estimates of the mean reward of a policy that never ran, each with its interval.  Never
-here: reading a log, what a reward is worth (`courses.py`).
+here: reading a log, what a reward is worth (`policy_machine.py`).
 
     ips    mean of  w r                                w = p(arm by the new policy) / p(arm as logged)
     snips  sum of w r / sum of w                       steadier, a little biased in small logs

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from operators.race.routing import Bandit, Canary, Policy, Routing, Split, Switchback
-from operators.serving.bandits import BanditCourse
-from operators.serving.canary import CanaryCourse
-from operators.serving.courses import Setting
-from operators.serving.split import SplitCourse
-from operators.serving.switchback import SwitchbackCourse
+from operators.serving.bandits import BanditMachine
+from operators.serving.canary import CanaryMachine
+from operators.serving.policy_machine import Setting
+from operators.serving.split import SplitMachine
+from operators.serving.switchback import SwitchbackMachine
 from topics.messages import Task
 
 __all__ = ["routing_of"]
@@ -32,11 +32,11 @@ def routing_of(
     setting.arena.roster.routing = setting.arena.canary = None
     match policy:
         case Canary():
-            return CanaryCourse(policy, setting, task, threshold)
+            return CanaryMachine(policy, setting, task, threshold)
         case Split():
-            return SplitCourse(policy, setting)
+            return SplitMachine(policy, setting)
         case Switchback():
-            return SwitchbackCourse(policy, setting)
+            return SwitchbackMachine(policy, setting)
         case Bandit():
-            return BanditCourse(policy, setting, dump, load)
+            return BanditMachine(policy, setting, dump, load)
     return None

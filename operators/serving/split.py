@@ -19,22 +19,22 @@ import msgspec
 from operators.models.table import number_of
 from operators.race.arena import Evidenced, Moment
 from operators.race.routing import Split
-from operators.serving.courses import CourseState, LossByName, PolicyCourse, Scale, Setting
 from operators.serving.intervals import BUCKETS, ArmSums, Interval, arm_difference
+from operators.serving.policy_machine import LossByName, PolicyMachine, PolicyState, Scale, Setting
 from topics.messages import Decision, Example
 
-__all__ = ["SplitCourse"]
+__all__ = ["SplitMachine"]
 
 CHECK_EVERY = 64
 """Rewards between two looks: a look costs as much as some hundred rewards."""
 
 
-class _SplitState(CourseState):
+class _SplitState(PolicyState):
     arms: dict[str, ArmSums] = msgspec.field(default_factory=dict)
     unchecked: int = 0
 
 
-class SplitCourse(PolicyCourse[_SplitState]):
+class SplitMachine(PolicyMachine[_SplitState]):
     """A split that runs.
 
     >>> from operators.models.scoring import Racer, Roster
@@ -42,7 +42,7 @@ class SplitCourse(PolicyCourse[_SplitState]):
     >>> from operators.race.evidence import Promotion
     >>> roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
     >>> setting = Setting("shop", Arena("shop", 0, roster, Promotion()), 0)
-    >>> split = SplitCourse(Split({"a": 0.5, "b": 0.5}, outcome="served"), setting)
+    >>> split = SplitMachine(Split({"a": 0.5, "b": 0.5}, outcome="served"), setting)
     >>> roster.routing.shares, roster.routing.revision
     ((('a', 0.5), ('b', 0.5)), 1)
     """

@@ -20,12 +20,12 @@ import msgspec
 
 from operators.race.arena import Evidenced, Moment
 from operators.race.routing import Switchback
-from operators.serving.courses import CourseState, LossByName, PolicyCourse, Scale, Setting
 from operators.serving.intervals import Interval, MeanInterval
+from operators.serving.policy_machine import LossByName, PolicyMachine, PolicyState, Scale, Setting
 from topics.durations import duration_ms
 from topics.messages import Decision, Example
 
-__all__ = ["SwitchbackCourse"]
+__all__ = ["SwitchbackMachine"]
 
 PAIRS_OPEN_MAX = 10_000
 """Pairs that wait for labels; beyond, the oldest is counted as it is."""
@@ -38,7 +38,7 @@ class _Sums(msgspec.Struct):
     sums: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0])
 
 
-class _SwitchbackState(CourseState):
+class _SwitchbackState(PolicyState):
     differences: MeanInterval = msgspec.field(default_factory=lambda: MeanInterval(0.05))
     """Of the differences of pairs, moved from [-1, 1] to [0, 1]."""
     open: dict[int, _Sums] = msgspec.field(default_factory=dict)
@@ -54,7 +54,7 @@ class _SwitchbackState(CourseState):
     """Outcomes of pairs that had been counted: left out."""
 
 
-class SwitchbackCourse(PolicyCourse[_SwitchbackState]):
+class SwitchbackMachine(PolicyMachine[_SwitchbackState]):
     """A switchback that runs.
 
     >>> from operators.models.scoring import Racer, Roster
@@ -62,7 +62,7 @@ class SwitchbackCourse(PolicyCourse[_SwitchbackState]):
     >>> from operators.race.evidence import Promotion
     >>> roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("ab", 1)], "a")
     >>> setting = Setting("shop", Arena("shop", 0, roster, Promotion()), 0)
-    >>> switchback = SwitchbackCourse(Switchback(("a", "b"), block="1h"), setting)
+    >>> switchback = SwitchbackMachine(Switchback(("a", "b"), block="1h"), setting)
     >>> hours = [roster.routing.pick("k", "e", hour * 3_600_000).name for hour in range(4)]
     >>> sorted(hours[:2]), sorted(hours[2:])
     (['a', 'b'], ['a', 'b'])

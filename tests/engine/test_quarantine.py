@@ -109,7 +109,7 @@ def test_a_backtest_says_who_was_quarantined_where_and_why(
 def test_a_model_that_dies_at_its_first_lesson_keeps_its_row(files: Files) -> None:
     models = {"well": linear_model.LogisticRegression(), "l": Sick("learn", at=0)}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("engine.worker.workshop.check_model", lambda *_: None)
+        patched.setattr("engine.worker.model_factory.check_model", lambda *_: None)
         report = backtest(pipeline(inside=False, **models), *files[False])
     assert report["models"]["l"] == {}
     assert report["quarantined"]["l"]["examples"] == 1

@@ -14,7 +14,7 @@ from running import Message, Worker, flights, fresh_name, make_topics, publish, 
 
 from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings
-from engine.worker.workshop import Workshop
+from engine.worker.model_factory import ModelFactory
 from operators.models.digest import digest
 
 pytestmark = pytest.mark.kafka
@@ -145,7 +145,7 @@ class Race:
     def check_newcomers(self, log: Sequence[Any], digests: dict[str, str]) -> None:
         """Learn what the records say that newcomers have learned, by River alone."""
         pipeline = load_pipeline(self.files[1])
-        source = Workshop(pipeline)
+        source = ModelFactory(pipeline)
         models = {name: source.fresh(pipeline.field, name) for name in pipeline.models}
         begun: dict[str, int] = {}
         spans: dict[str, tuple[int, int]] = {}

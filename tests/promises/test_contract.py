@@ -47,8 +47,8 @@ from operators.race.routing import Bandit, Canary, Guard, Policy, Split, Switchb
 from operators.rekeying.merge import Merge
 from operators.rekeying.pending_values import PendingValues
 from operators.rules.novelty import Novelty
-from operators.serving.canary import CanaryCourse
-from operators.serving.courses import PolicyCourse, Setting
+from operators.serving.canary import CanaryMachine
+from operators.serving.policy_machine import PolicyMachine, Setting
 from operators.serving.routes import routing_of
 from operators.state import Composite
 from operators.windows.features import Features, JoinedLabel
@@ -284,19 +284,19 @@ SERVING: dict[str, Policy] = {
 }
 
 
-def make_course(name: str) -> Any:
+def make_policy(name: str) -> Any:
     roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("abc", 1)], "a")
     setting = Setting("p", Arena("p", 0, roster, Promotion()), 5)
-    course = routing_of(
+    machine = routing_of(
         SERVING[name], setting, task="binary", threshold=0.5, dump=pickle.dumps, load=pickle.loads
     )
-    if isinstance(course, CanaryCourse):
-        course.begin(Moment(0, 0, 0), "b", {})
-        course.delta()
-    return course
+    if isinstance(machine, CanaryMachine):
+        machine.begin(Moment(0, 0, 0), "b", {})
+        machine.delta()
+    return machine
 
 
-def course_inputs(rng: random.Random) -> list[Any]:
+def policy_inputs(rng: random.Random) -> list[Any]:
     return [
         (
             Example(
@@ -309,7 +309,7 @@ def course_inputs(rng: random.Random) -> list[Any]:
     ]  # fmt: skip
 
 
-def feed_course(made: Any, item: Any) -> Any:
+def feed_policy(made: Any, item: Any) -> Any:
     example, losses = item
     if (table := made.table) is not None:
         pick = table.pick(example.key, example.event_id, example.event_time)
@@ -324,7 +324,7 @@ def feed_course(made: Any, item: Any) -> Any:
 
 CASES = {
     **{
-        name: Case(lambda name=name: make_course(name), course_inputs, feed_course)  # type: ignore[misc]
+        name: Case(lambda name=name: make_policy(name), policy_inputs, feed_policy)  # type: ignore[misc]
         for name in SERVING
     },
     "composite": Case(
@@ -369,7 +369,7 @@ def discovered() -> set[type]:
 
 def test_every_operator_has_a_case() -> None:
     covered = {kind for case in CASES.values() for kind in case.covers(case.make())}
-    assert discovered() <= covered | {PolicyCourse}
+    assert discovered() <= covered | {PolicyMachine}
     assert len(discovered()) >= 7
 
 

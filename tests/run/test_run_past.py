@@ -23,7 +23,7 @@ from running import (
 )
 
 from engine.definition.file import load_pipeline
-from engine.offline.rerun import logged_records, past_of, rerun, workshop_of
+from engine.offline.rerun import logged_records, model_factory_of, past_of, rerun
 from engine.settings import KafkaSettings, Settings
 
 SOURCE = f"""
@@ -124,10 +124,10 @@ async def started(kafka: KafkaSettings, folder: Path) -> None:
     answers = counting(await read_topic(kafka, pipeline.catalog["predictions"])).values()
     assert max(answer["model_updates"] for answer in answers) > LEARNED + LIVE
 
-    workshop = workshop_of(pipeline, Settings(state_dir=worker.state_dir))
-    past = past_of(pipeline, await logged_records(pipeline, None, kafka), workshop)
+    factory = model_factory_of(pipeline, Settings(state_dir=worker.state_dir))
+    past = past_of(pipeline, await logged_records(pipeline, None, kafka), factory)
     assert (past.learner.digests(), past.learner.examples) == await saved_digests(file, worker.state_dir)
-    again = rerun(pipeline, past, past.places, as_recorded=list(pipeline.models), source=workshop)
+    again = rerun(pipeline, past, past.places, as_recorded=list(pipeline.models), source=factory)
     assert again.same == again.compared == 3 * len(past.examples)
 
 

@@ -22,7 +22,7 @@ from engine.offline.replay import recorded_line
 from engine.settings import Settings
 from engine.stores.artefacts import Artefacts, dump_field
 from engine.worker.assembly import build_learner
-from engine.worker.workshop import Workshop
+from engine.worker.model_factory import ModelFactory
 from operators import field
 from operators.race.candidates import Candidate, Release
 from topics import headers
@@ -128,8 +128,8 @@ def test_a_log_whose_field_has_changed_is_asked_with_the_file_of_today(recording
     assert history.versions[4].started is not None
     # A worker that had the first file all the time, and found the second by the record.
     stored = Artefacts(settings.state_dir, "trips")
-    workshop = Workshop(first(), key=KEY.encode(), stored=stored)
-    learner = build_learner(first(), source=workshop)
+    factory = ModelFactory(first(), key=KEY.encode(), stored=stored)
+    learner = build_learner(first(), source=factory)
     records = changed_log()
     decisions = learner.fold(records)
     assert history.decisions == decisions

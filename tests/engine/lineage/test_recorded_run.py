@@ -36,7 +36,7 @@ from engine.offline.recording import Recording
 from engine.offline.replay import FileLog, Replay
 from engine.settings import Settings
 from engine.worker.assembly import build_learner
-from engine.worker.workshop import Workshop
+from engine.worker.model_factory import ModelFactory
 from operators.models.artefacts import allow_for, load
 from operators.models.digest import digest
 from operators.models.guards import bare
@@ -365,11 +365,11 @@ def test_a_candidate_starts_from_an_export(recorded: Run, tmp_path: Path) -> Non
     path = tmp_path / "linear.model"
     model = recorded.pipeline.models["linear"]
     started = RaceField.of({"linear": Candidate(model, start=Artefact(str(path)))})
-    workshop = Workshop(recorded.pipeline, key=KEY)
+    factory = ModelFactory(recorded.pipeline, key=KEY)
     for plain in (False, True):
         data, meta = asyncio.run(exported(recorded.logs(), "linear@451", KEY, plain=plain))
         path.write_bytes(data)
-        imported, updates = workshop.imported(started, "linear")
+        imported, updates = factory.imported(started, "linear")
         assert updates == meta["updates"] == 451
         assert digest(bare(imported)) == digest(bare(load_trusted(data)))
         assert digest(imported) == recorded.digests[451]["linear"] or plain

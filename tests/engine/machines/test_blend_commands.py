@@ -1,4 +1,4 @@
-"""Fixed weights change by command, as a new version; a challenger of a blend is one of its voices."""
+"""Fixed weights change by command, as a new version; a challenger of a blend is one of its base models."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_weights_that_cannot_be_are_refused_and_nothing_changes(told: dict[str, 
     assert learner.digests() == before
 
 
-def test_a_challenger_of_a_blend_is_a_clone_of_its_heaviest_voice() -> None:
+def test_a_challenger_of_a_blend_is_a_clone_of_its_heaviest_base_model() -> None:
     learner = build_learner(mixed(), key=b"k" * 32)
     assert learner.roster.champion == "mix"
     decisions = learner.arena.start(

@@ -14,8 +14,8 @@ import pytest
 from river import bandit, linear_model, naive_bayes, proba
 
 from engine import Bandit, Blend, Canary, Labels, Pipeline, Promotion, Serve, Shadow, Split, Switchback, Topic
+from engine.machines.deadline_scorer import DeadlineScorer
 from engine.machines.learner import Learner
-from engine.machines.punctual import PunctualScorer
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
 from operators import field
@@ -89,7 +89,7 @@ class Shop:
 
     def scorer_of(self, claim: int, suppression: Suppression | None = None) -> Scorer:
         deadline = self.pipeline.deadline
-        return (Scorer if deadline is None else partial(PunctualScorer, deadline))(
+        return (Scorer if deadline is None else partial(DeadlineScorer, deadline))(
             self.pipeline,
             partition=0,
             roster=self.learner.roster,

@@ -17,7 +17,7 @@ from loadtest.learning.page import goals_table, put, releases_table, streams_tab
 from loadtest.learning.releases import released
 from loadtest.learning.rules import outcomes
 from loadtest.learning.streams import STREAMS, Stream, lines_of_rows, race_of
-from operators.successors import release as gate
+from operators.versions import release as gate
 from topics.errors import SettingsError
 
 

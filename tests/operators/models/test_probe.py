@@ -30,7 +30,7 @@ from test_cli import headrace
 
 from engine import Drift, Labels, Pipeline, Topic
 from engine.worker.assembly import build_learner
-from engine.worker.workshop import probe_models
+from engine.worker.model_factory import probe_models
 from operators import by, field
 from operators.language.by import label as label_of_events
 from operators.models.digest import digest

@@ -44,7 +44,7 @@ def test_a_growing_share_keeps_the_keys_it_had() -> None:
     assert len(steps[-1]) == len(KEYS)
 
 
-def test_another_course_of_a_policy_takes_other_keys() -> None:
+def test_another_run_of_a_policy_takes_other_keys() -> None:
     first, second = names(canary(0.1)), names(canary(0.1, "p/canary/2"))
     both = sum(a == b == "new" for a, b in zip(first, second, strict=True))
     assert abs(both - 200) < 60

@@ -445,7 +445,7 @@ def test_the_roster_never_lies(acts, cut):
 
 
 def test_the_challenger_that_a_blend_listens_to_most_makes_no_room() -> None:
-    """Else the best voice would be thrown out by the alarm that asks for another one."""
+    """Else the best base model would be thrown out by the alarm that asks for another one."""
     mixture = Mixture("binary", eta=0.5, share=0.01, of=["a", "a-3"])
     mixture.weights = {"a": 0.2, "a-3": 0.8}
     racers = [Racer("a", linear_model.LogisticRegression(), version=1), Racer("blend", mixture, version=2)]

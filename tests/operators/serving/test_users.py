@@ -14,12 +14,12 @@ from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena, Moment
 from operators.race.evidence import Promotion
 from operators.race.routing import Bandit, Canary, Guard, Policy, Split, Switchback
-from operators.serving.canary import CanaryCourse
-from operators.serving.courses import Setting
+from operators.serving.canary import CanaryMachine
 from operators.serving.intervals import BUCKETS, MeanInterval, arm_differences
+from operators.serving.policy_machine import Setting
 from operators.serving.routes import routing_of
-from operators.serving.split import SplitCourse
-from operators.serving.switchback import SwitchbackCourse
+from operators.serving.split import SplitMachine
+from operators.serving.switchback import SwitchbackMachine
 from topics.messages import Decision, Example
 
 RUNS = 500
@@ -32,7 +32,7 @@ def miss_rate_max(error: float, runs: int) -> float:
     return error + 3 * (error * (1 - error) / runs) ** 0.5
 
 
-def course_of(policy: Policy, names: str = "ab", wait_ms: int = 0) -> tuple[Any, Roster]:
+def machine_of(policy: Policy, names: str = "ab", wait_ms: int = 0) -> tuple[Any, Roster]:
     roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate(names, 1)], names[0])
     setting = Setting("shop", Arena("shop", 0, roster, Promotion()), wait_ms)
     made = routing_of(policy, setting, task="binary", threshold=0.5, dump=pickle.dumps, load=pickle.loads)
@@ -57,9 +57,9 @@ def example_of(number: int, key: str, time: int, label: Any, told: dict[str, Any
     )  # fmt: skip
 
 
-def step(course: Any, example: Example, losses: dict[str, float | None] | None = None) -> list[Decision]:
+def step(machine: Any, example: Example, losses: dict[str, float | None] | None = None) -> list[Decision]:
     at = Moment(example.event_offset, example.label_time, example.event_offset)
-    decisions: list[Decision] = course.act(at) if course.observe(example, losses or {}) else []
+    decisions: list[Decision] = machine.act(at) if machine.observe(example, losses or {}) else []
     return decisions
 
 
@@ -110,36 +110,36 @@ def test_events_taken_for_witnesses_would_not_cover_it() -> None:
     assert (abs(means[0] - means[1]) > 1.96 * spread).mean() > 3 * ERROR
 
 
-def run_split(effect: float, events: int, seed: int = 3) -> tuple[SplitCourse, Roster, list[Decision]]:
+def run_split(effect: float, events: int, seed: int = 3) -> tuple[SplitMachine, Roster, list[Decision]]:
     rng = np.random.default_rng(seed)
-    course, roster = course_of(Split({"a": 0.5, "b": 0.5}, outcome="served", min_examples=500))
+    machine, roster = machine_of(Split({"a": 0.5, "b": 0.5}, outcome="served", min_examples=500))
     base = rng.beta(2.0, 4.0, 2_000)
     decisions: list[Decision] = []
     for number, user in enumerate(rng.integers(0, 2_000, events)):
         key = f"user-{user}"
         name, told = asked(roster, number, key, number)
         label = bool(rng.random() < base[user] + (effect if name == "b" else 0.0))
-        decisions += step(course, example_of(number, key, number, label, told))
+        decisions += step(machine, example_of(number, key, number, label, told))
         if decisions:
             break
-    assert isinstance(course, SplitCourse)
-    return course, roster, decisions
+    assert isinstance(machine, SplitMachine)
+    return machine, roster, decisions
 
 
 def test_a_split_ends_with_the_better_arm_as_champion() -> None:
-    course, roster, decisions = run_split(0.15, 20_000)
+    machine, roster, decisions = run_split(0.15, 20_000)
     assert [one.type for one in decisions] == ["split.decided", "model.promoted"]
     evidence = decisions[0].evidence
     assert 0.0 < float(evidence["low"]) < 0.15 < float(evidence["high"])
-    assert (roster.champion, roster.routing, course.table) == ("b", None, None)
+    assert (roster.champion, roster.routing, machine.table) == ("b", None, None)
     assert decisions[1].reason == "split"
 
 
 def test_a_split_without_a_difference_goes_on() -> None:
-    course, roster, decisions = run_split(0.0, 12_000)
+    machine, roster, decisions = run_split(0.0, 12_000)
     assert not decisions
     assert roster.routing is not None
-    found = course.intervals()["a", "b"]
+    found = machine.intervals()["a", "b"]
     assert found.low < 0.0 < found.high
     assert found.high - found.low < 0.2
 
@@ -172,7 +172,7 @@ def test_the_interval_of_a_switchback_covers_the_truth() -> None:
 
 def test_a_switchback_counts_pairs_without_their_first_minutes_and_decides() -> None:
     rng = np.random.default_rng(5)
-    course, roster = course_of(Switchback(("a", "b"), outcome="served", min_pairs=20), wait_ms=2 * HOUR_MS)
+    machine, roster = machine_of(Switchback(("a", "b"), outcome="served", min_pairs=20), wait_ms=2 * HOUR_MS)
     decisions: list[Decision] = []
     step_ms, number = HOUR_MS // 60, 0
     while not decisions and number < 400 * 60:
@@ -184,9 +184,9 @@ def test_a_switchback_counts_pairs_without_their_first_minutes_and_decides() -> 
         label = bool(rng.random() < 0.2 + 0.1 * np.sin(time / 12 / HOUR_MS) + effect)
         row = example_of(number, "k", time, label, told)
         late = replace(row, label_time=time + int(rng.integers(0, HOUR_MS)))
-        decisions += step(course, late)
+        decisions += step(machine, late)
         number += 1
-    assert isinstance(course, SwitchbackCourse)
+    assert isinstance(machine, SwitchbackMachine)
     assert [one.type for one in decisions] == ["switchback.decided", "model.promoted"]
     assert decisions[0].model_name == roster.champion == "b"
     assert float(decisions[0].evidence["high"]) < 0.0
@@ -203,15 +203,15 @@ def canary_run(
 ) -> list[tuple[int, Decision]]:
     """A canary whose challenger's mean loss is `worse` than the champion's, row by row."""
     policy = Canary(steps=(0.1, 0.5, 1.0), hold=2_000, guards=guards, error=ERROR)
-    course, roster = course_of(policy)
-    assert isinstance(course, CanaryCourse)
-    course.begin(Moment(0, 0, 0), "b", {})
+    machine, roster = machine_of(policy)
+    assert isinstance(machine, CanaryMachine)
+    machine.begin(Moment(0, 0, 0), "b", {})
     seen: list[tuple[int, Decision]] = []
     theirs, ours = rng.random(len(worse)) < 0.3, rng.random(len(worse)) < 0.3 + worse
     for number, (a, b) in enumerate(zip(theirs, ours, strict=True)):
         _, told = asked(roster, number, f"u{number % 997}", number)
         row = example_of(number, f"u{number % 997}", number, True, told, features={"new": number % 4 == 0})
-        seen += [(number, one) for one in step(course, row, {"a": float(a), "b": float(b)})]
+        seen += [(number, one) for one in step(machine, row, {"a": float(a), "b": float(b)})]
         if roster.routing is None:
             break
     return seen
@@ -259,18 +259,18 @@ def test_a_guard_breaks_where_only_its_slice_is_worse() -> None:
     ("act", "reason"), [("quarantine", "challenger left"), ("crown", "another champion")]
 )
 def test_a_canary_ends_with_its_challenger_or_its_champion(act: str, reason: str) -> None:
-    course, roster = course_of(Canary(), "abc")
-    assert course.paired
-    assert [one.type for one in course.begin(Moment(1, 0, 0), "b", {})] == ["canary.started"]
-    assert not course.paired
-    assert course.begin(Moment(2, 0, 0), "c", {}) == []
-    arena, at = course._arena, Moment(3, 0, 0)
+    machine, roster = machine_of(Canary(), "abc")
+    assert machine.paired
+    assert [one.type for one in machine.begin(Moment(1, 0, 0), "b", {})] == ["canary.started"]
+    assert not machine.paired
+    assert machine.begin(Moment(2, 0, 0), "c", {}) == []
+    arena, at = machine._arena, Moment(3, 0, 0)
     done = (
         arena.quarantine(at, "b", "ValueError", lambda _: 0.0)
         if act == "quarantine"
         else [arena.crown("c", at, "holiday", {})]
     )
-    assert [(one.type, one.reason) for one in course.decided(at, done)] == [("canary.aborted", reason)]
+    assert [(one.type, one.reason) for one in machine.decided(at, done)] == [("canary.aborted", reason)]
     assert roster.routing is None
 
 
@@ -287,13 +287,13 @@ def test_a_bandit_loses_less_than_a_fixed_split(policy: Any) -> None:
     fixed = events * (0.5 - sum(CHANCES.values()) / 3)
     regrets = []
     for _ in range(runs):
-        course, roster = course_of(Bandit(policy, outcome="served", every=50, explore=0.03), "abc")
+        machine, roster = machine_of(Bandit(policy, outcome="served", every=50, explore=0.03), "abc")
         regret = 0.0
         for number in range(events):
             name, told = asked(roster, number, "k", number)
             regret += 0.5 - CHANCES[name]
             label = bool(rng.random() < CHANCES[name])
-            step(course, example_of(number, "k", number, label, told))
+            step(machine, example_of(number, "k", number, label, told))
         regrets.append(regret)
         assert roster.routing is not None
         shares = dict(roster.routing.shares)
@@ -302,11 +302,11 @@ def test_a_bandit_loses_less_than_a_fixed_split(policy: Any) -> None:
 
 
 def test_a_bandit_of_a_shared_label_learns_of_all_arms_at_once() -> None:
-    course, roster = course_of(Bandit(bandit.UCB(0.1), every=10, explore=0.02), "abc")
+    machine, roster = machine_of(Bandit(bandit.UCB(0.1), every=10, explore=0.02), "abc")
     losses: dict[str, float | None] = {"a": 0.5, "b": 0.4, "c": 0.1}
     for number in range(10):
         _, told = asked(roster, number, "k", number)
-        step(course, example_of(number, "k", number, True, told), losses)
+        step(machine, example_of(number, "k", number, True, told), losses)
     assert roster.routing is not None
     assert dict(roster.routing.shares)["c"] == pytest.approx(0.98 + 0.02 / 3)
 
@@ -316,12 +316,12 @@ def test_a_bandit_of_a_shared_label_learns_of_all_arms_at_once() -> None:
 
 def test_what_was_picked_by_a_policy_before_says_nothing_about_the_next() -> None:
     """Its answers come in for as long as labels are waited for, and its revisions went before."""
-    first, roster = course_of(Split({"a": 0.5, "b": 0.5}, outcome="served"))
+    first, roster = machine_of(Split({"a": 0.5, "b": 0.5}, outcome="served"))
     _, told = asked(roster, 0, "k", 0)
     setting = Setting("shop", first._arena, 0, first.revision)
     policy = Split({"a": 0.9, "b": 0.1}, outcome="served")
     second = routing_of(policy, setting, task="binary", threshold=0.5, dump=pickle.dumps, load=pickle.loads)
-    assert isinstance(second, SplitCourse)
+    assert isinstance(second, SplitMachine)
     assert roster.routing is not None
     assert roster.routing.revision == told["policy_revision"] + 1
     second.observe(example_of(0, "k", 0, True, told), {})
@@ -333,25 +333,27 @@ def test_what_was_picked_by_a_policy_before_says_nothing_about_the_next() -> Non
 def test_a_bandit_that_was_restored_pulls_like_one_that_was_not() -> None:
     """Also after an arm's model was replaced: its rewards count for nothing, in neither of the two."""
     policy = Bandit(bandit.UCB(1.0), every=1, explore=0.02)
-    live, roster = course_of(policy)
+    live, roster = machine_of(policy)
     losses: dict[str, float | None] = {"a": 0.1, "b": 0.5}
 
-    def feed(course: Any, first: int, last: int) -> None:
+    def feed(machine: Any, first: int, last: int) -> None:
         for number in range(first, last):
             step(
-                course, example_of(number, "k", number, True, {"served_by": "arm", "model_name": "a"}), losses
+                machine,
+                example_of(number, "k", number, True, {"served_by": "arm", "model_name": "a"}),
+                losses,
             )
 
     feed(live, 0, 40)
     entered = live._arena.write(Moment(40, 0, 40), "candidate.entered", "b", "pipeline file")
     live.decided(Moment(40, 0, 40), [entered])
     feed(live, 40, 45)
-    restored, other = course_of(policy)
+    restored, other = machine_of(policy)
     restored.restore(live.snapshot())
     shares = []
     for number in range(45, 80):
-        for course in (live, restored):
-            feed(course, number, number + 1)
+        for machine in (live, restored):
+            feed(machine, number, number + 1)
         assert roster.routing is not None
         assert roster.routing == other.routing
         shares.append(roster.routing.shares)

@@ -22,13 +22,13 @@ from operators.race.routing import Serve
 from topics.codec import Rejected
 from topics.messages import Event, FeatureValues
 
-__all__ = ["PunctualScorer"]
+__all__ = ["DeadlineScorer"]
 
 ALL_ASKED = Table("", "", 0, ())
 """Nobody's table: so that every run asks who is to answer."""
 
 
-class PunctualScorer(Scorer):
+class DeadlineScorer(Scorer):
     """The scorer of a pipeline with a deadline; files have no timestamps, and nothing of them is overdue."""
 
     def __init__(self, serve: Serve, *arguments: Any, **named: Any) -> None:

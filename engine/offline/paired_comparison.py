@@ -16,13 +16,13 @@ from operators.race.evaluation import SERVED, default_metrics
 from operators.race.losses import ScaledError, loss_of
 from topics.messages import Example, LabelValue, Score
 
-__all__ = ["on_same_rows"]
+__all__ = ["paired_series"]
 
 Scored = tuple[LabelValue, Score, float | None]
 """Label, score and its loss."""
 
 
-def on_same_rows(pipeline: Pipeline, runs: Sequence[Sequence[Example]]) -> tuple[int, list[dict[str, Any]]]:
+def paired_series(pipeline: Pipeline, runs: Sequence[Sequence[Example]]) -> tuple[int, list[dict[str, Any]]]:
     """Return the number of rows compared, and of each run its series on them, as plain objects.
 
     `runs` hold the same examples in the same order of the log.  A series (`served`, or a candidate) has its

@@ -65,7 +65,7 @@ class _Bucket(msgspec.Struct):
         return sqrt(max(self.squares / self.count - mean * mean, 0.0) / self.count)
 
 
-class _Course(msgspec.Struct):
+class _ChallengeState(msgspec.Struct):
     """What one challenge remembers."""
 
     block: int | None = None
@@ -102,7 +102,7 @@ class Challenges(WholeState):
         self._arena = arena
         self._copied = copied
         self._recent_loss = recent_loss
-        self._courses: dict[str, _Course] = {}
+        self._states: dict[str, _ChallengeState] = {}
         self.follow(challenges)
 
     def follow(self, challenges: Sequence[Challenge]) -> None:
@@ -110,8 +110,8 @@ class Challenges(WholeState):
         self._challenges = [
             one for one in challenges if one.start == "champion" or not isinstance(one.when, Drifted)
         ]
-        self._courses = {
-            mark: self._courses.get(mark, _Course(risen=self._arena.risen))
+        self._states = {
+            mark: self._states.get(mark, _ChallengeState(risen=self._arena.risen))
             for mark in map(repr, self._challenges)
         }
         self._dirty = True
@@ -126,38 +126,38 @@ class Challenges(WholeState):
         """Take note of the losses of what was served."""
         for challenge in self._challenges:
             if isinstance(challenge.when, Worse):
-                course = self._courses[repr(challenge)]
+                state = self._states[repr(challenge)]
                 for example, (loss, _) in zip(examples, tested, strict=True):
                     if loss is not None:
-                        _note(course, challenge.when, example.label_time, loss)
+                        _note(state, challenge.when, example.label_time, loss)
                 self._dirty = True
 
     def stop(self, at: Moment) -> list[Decision]:
         """Start the challengers whose time it is."""
         decisions: list[Decision] = []
         for challenge in self._challenges:
-            reason, figures = self._due(challenge, self._courses[repr(challenge)], at)
+            reason, figures = self._due(challenge, self._states[repr(challenge)], at)
             if reason:
                 copied = self._copied if challenge.start == "champion" else None
                 decisions += self._arena.start(at, challenge, reason, self._recent_loss, figures, copied)
         return decisions
 
-    def _due(self, challenge: Challenge, course: _Course, at: Moment) -> tuple[str, Evidenced]:
+    def _due(self, challenge: Challenge, state: _ChallengeState, at: Moment) -> tuple[str, Evidenced]:
         """Return why it is time for a challenger, empty if it is not, and the figures behind it."""
         when = challenge.when
         if isinstance(when, Every):
             if isinstance(when.span, int):
                 return (f"every {when.span:,} examples" if at.examples % when.span == 0 else ""), {}
-            block, before = at.time // duration_ms(when.span), course.block
+            block, before = at.time // duration_ms(when.span), state.block
             if block != before:
-                course.block = block
+                state.block = block
                 self._dirty = True
             return (f"every {when.span}" if before is not None and block > before else ""), {}
         if isinstance(when, Drifted):
-            risen, course.risen = course.risen < self._arena.risen, self._arena.risen
+            risen, state.risen = state.risen < self._arena.risen, self._arena.risen
             self._dirty |= risen
             return ("drift" if risen and self._arena.may_start(at) else ""), {}
-        due, course.due = course.due, None
+        due, state.due = state.due, None
         if due is None:
             return "", {}
         self._dirty = True
@@ -168,18 +168,18 @@ class Challenges(WholeState):
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        return {"challenges": msgspec.msgpack.encode(self._courses)}
+        return {"challenges": msgspec.msgpack.encode(self._states)}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        courses = msgspec.msgpack.decode(entries["challenges"], type=dict[str, _Course])
-        self._courses = {mark: courses.get(mark, course) for mark, course in self._courses.items()}
+        states = msgspec.msgpack.decode(entries["challenges"], type=dict[str, _ChallengeState])
+        self._states = {mark: states.get(mark, state) for mark, state in self._states.items()}
         self._dirty = False
 
 
-def _note(course: _Course, worse: Worse, label_time: int, loss: float) -> None:
+def _note(state: _ChallengeState, worse: Worse, label_time: int, loss: float) -> None:
     """Add a loss to the open bucket, or close that and begin another."""
-    buckets = course.buckets
+    buckets = state.buckets
     if isinstance(worse.than, int):
         width, place = max(worse.than // BUCKETS, 1), buckets[-1].begun + buckets[-1].count if buckets else 0
     else:
@@ -187,19 +187,19 @@ def _note(course: _Course, worse: Worse, label_time: int, loss: float) -> None:
     if not buckets:
         buckets.append(_Bucket(place))
     elif place - buckets[-1].begun >= width and buckets[-1].count >= BUCKET_EXAMPLES_MIN:
-        _judge(course, worse)
+        _judge(state, worse)
         buckets.append(_Bucket(place))
         del buckets[: -BUCKETS - 1]
     buckets[-1].add(loss)
 
 
-def _judge(course: _Course, worse: Worse) -> None:
+def _judge(state: _ChallengeState, worse: Worse) -> None:
     """Compare the bucket that closes with those before."""
-    *before, last = course.buckets
+    *before, last = state.buckets
     if len(before) < BEFORE_MIN:
         return
     usual = sum(bucket.total for bucket in before) / sum(bucket.count for bucket in before)
     recent = last.total / last.count
-    was, course.worse = course.worse, recent - usual >= max(worse.by, DEVIATIONS * last.error)
-    if course.worse and not was:
-        course.due = {"recent": recent, "before": usual, "examples": last.count}
+    was, state.worse = state.worse, recent - usual >= max(worse.by, DEVIATIONS * last.error)
+    if state.worse and not was:
+        state.due = {"recent": recent, "before": usual, "examples": last.count}

@@ -14,7 +14,7 @@ from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena, Moment
 from operators.race.candidates import Candidate, Release
 from operators.race.evidence import Promotion
-from operators.successors.release import BLOCKS, BLOCKS_MIN, WORSE_DEVIATIONS, Releases, with_twins
+from operators.versions.release import BLOCKS, BLOCKS_MIN, WORSE_DEVIATIONS, Releases, with_twins
 
 EVERY = 64
 

@@ -12,7 +12,7 @@ from operators.models.scoring import Racer, Roster
 from operators.race.arena import Arena, Moment
 from operators.race.candidates import Challenge, Drifted, Every, Worse, check_challenges
 from operators.race.evidence import Promotion
-from operators.successors.challenges import BEFORE_MIN, BUCKETS, DEVIATIONS, LOOK_EVERY, Challenges
+from operators.versions.challenges import BEFORE_MIN, BUCKETS, DEVIATIONS, LOOK_EVERY, Challenges
 from topics.errors import DefinitionError
 from topics.messages import Example
 

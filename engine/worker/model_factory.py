@@ -26,12 +26,12 @@ from operators.race.field import RaceField
 from operators.race.routing import Bandit
 from topics.errors import ModelError
 
-__all__ = ["KEY_BYTES", "Workshop", "probe_models"]
+__all__ = ["KEY_BYTES", "ModelFactory", "probe_models"]
 
 KEY_BYTES = 32
 
 
-class Workshop:
+class ModelFactory:
     """Models, codecs and fields of one pipeline, for a learner: a `FieldSource`.
 
     `key` signs what is stored; None takes a new one, for state that outlives nothing.  `stored` has the

@@ -1,6 +1,6 @@
 """What all policies share while they run: the table, its revisions, the arms that can answer, rewards.
 
-Lives here: the course of a policy, from its first table to its decision.  Never here: what a policy does with
+Lives here: the run of a policy, from its first table to its decision.  Never here: what a policy does with
 rewards (a file each), what a user writes (`operators/race/routing.py`).
 """
 
@@ -20,7 +20,7 @@ from operators.serving.intervals import Interval
 from operators.state import StateEntries, WholeState
 from topics.messages import Decision, DecisionType, Example
 
-__all__ = ["ENTERING", "CourseState", "LossByName", "PolicyCourse", "Scale", "Setting", "reward_of_loss"]
+__all__ = ["ENTERING", "LossByName", "PolicyMachine", "PolicyState", "Scale", "Setting", "reward_of_loss"]
 
 ENTRY = "routing"
 """Name of the state in a checkpoint."""
@@ -77,7 +77,7 @@ def reward_of_loss(loss: float | None) -> float | None:
     return None if loss is None else 1.0 - min(max(loss, 0.0), 1.0)
 
 
-class CourseState(msgspec.Struct):
+class PolicyState(msgspec.Struct):
     """The state of any policy; each adds its own."""
 
     settings: str = ""
@@ -93,10 +93,10 @@ class CourseState(msgspec.Struct):
     """Arms that it was made of."""
 
 
-State = TypeVar("State", bound=CourseState)
+State = TypeVar("State", bound=PolicyState)
 
 
-class PolicyCourse(WholeState, Generic[State]):
+class PolicyMachine(WholeState, Generic[State]):
     """The state machine of a policy; its table is always that of the roster."""
 
     kind = ""
@@ -150,7 +150,7 @@ class PolicyCourse(WholeState, Generic[State]):
         *,
         unit: Unit = "key",
         block_ms: int = 0,
-        course: int = 1,
+        run: int = 1,
     ) -> None:
         """Set the next table: arms and shares; fewer than two arms leave all to the champion."""
         state = self._state
@@ -161,7 +161,7 @@ class PolicyCourse(WholeState, Generic[State]):
         state.table = (
             Table(
                 self.kind,
-                f"{self._setting.pipeline}/{self.kind}/{course}",
+                f"{self._setting.pipeline}/{self.kind}/{run}",
                 state.revision,
                 tuple((name, share / total) for name, share in shares.items()),
                 unit,
@@ -185,7 +185,7 @@ class PolicyCourse(WholeState, Generic[State]):
         return entered
 
     def _picked(self, example: Example) -> bool:
-        """Return whether an example was answered as this course had picked."""
+        """Return whether an example was answered as this policy had picked since it began."""
         return (
             example.policy == self.kind
             and example.policy_revision >= self._state.begun
@@ -199,7 +199,7 @@ class PolicyCourse(WholeState, Generic[State]):
         return self._arena.write(at, decision_type, name, reason, evidence=evidence)
 
     def _win(self, at: Moment, decided: Decision) -> list[Decision]:
-        """End the course with its winner as champion, unless another one is pinned."""
+        """End the run with its winner as champion, unless another one is pinned."""
         self._state.over = True
         self._state.table = self._roster.routing = None
         self._dirty = True
@@ -217,7 +217,7 @@ class PolicyCourse(WholeState, Generic[State]):
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state, unless it is another policy's."""
         if ENTRY in entries:
-            settings = msgspec.msgpack.decode(entries[ENTRY], type=CourseState).settings
+            settings = msgspec.msgpack.decode(entries[ENTRY], type=PolicyState).settings
             if settings == self._state.settings:
                 self._state = msgspec.msgpack.decode(entries[ENTRY], type=type(self._state))
         self._roster.routing = self._state.table

@@ -1,4 +1,4 @@
-"""Racers that come of others: the next version of one that is released, challengers that start by themselves.
+"""Where new versions come from: the next one of a released candidate, challengers that start by themselves.
 
 Lives here: when it is time for them, and the comparison by which a release is held.  Never here: how the
 line-up changes, who serves, whether a challenger has proven better (`operators/race`).
