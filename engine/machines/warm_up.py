@@ -3,8 +3,8 @@
 Lives here: which examples it learns, how far it has come.  Never here: reading the log and when to
 (`engine/worker/entry.py`), the race (`learner.py`).
 
-Claims are counted from the start of the log by the one rule (`operators/claims/rule.py`); learned is every
-example that counts, from the first whose label lies within the span on.  So offsets say all of it.
+Claims are counted from the start of the log (`counted_examples.py`); learned is every example that counts,
+from the first whose label lies within the span on.  So offsets say all of it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
+from engine.machines.counted_examples import CountedExamples
 from engine.machines.field_records import Brought
-from operators.claims.rule import Reader
 from operators.models.scoring import reason_of
-from topics.codec import decode_claim, decode_example, decode_quarantine
-from topics.headers import record_type_of
 from topics.messages import Example, Record
 
 __all__ = ["WarmUp"]
@@ -44,7 +40,7 @@ class WarmUp:
         self.reading = 0
         """Next offset to fold."""
         self._since_ms = since_ms
-        self._reader = Reader()
+        self._examples = CountedExamples()
         self._first: dict[str, int] = {}
         self._updates = dict.fromkeys(models, 0)
 
@@ -54,26 +50,8 @@ class WarmUp:
             if record.offset < self.reading:
                 continue
             self.reading = record.offset + 1
-            if record.value is not None and (example := self._counted(record, record.value)) is not None:
+            if (example := self._examples.example(record)) is not None:
                 self._learn(example, record.offset)
-
-    def _counted(self, record: Record, value: bytes) -> Example | None:
-        """Return an example that counts; every numbered record is counted on the way."""
-        try:
-            match record_type_of(record.headers):
-                case "claim":
-                    claim = decode_claim(value)
-                    self._reader.claim(claim.source_partition, claim.claim)
-                case "quarantine":
-                    report = decode_quarantine(value)
-                    self._reader.counts(report.source_partition, report.claim, report.sequence)
-                case "example":
-                    example = decode_example(value)
-                    if self._reader.counts(example.source_partition, example.claim, example.sequence):
-                        return example
-        except msgspec.MsgspecError:
-            pass  # the learner counts it as refused
-        return None
 
     def _learn(self, example: Example, offset: int) -> None:
         for name, model in list(self.models.items()):

@@ -13,18 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import msgspec
-
 from engine.definition.pipeline import Pipeline
-from operators.claims.rule import Reader
+from engine.machines.counted_examples import CountedExamples
 from operators.race.losses import ScaledError, loss_of
 from operators.race.routing import SHARES_TOLERANCE, Outcome
 from operators.serving.off_policy import Logged, off_policy
 from operators.serving.policy_machine import REWARDED, Scale, reward_of_loss
-from topics.codec import decode_claim, decode_example, decode_quarantine
 from topics.errors import ModelError, SettingsError
-from topics.headers import record_type_of
-from topics.messages import Example, Record, Score
+from topics.messages import Record, Score
 
 __all__ = ["evaluation_report", "logged_rewards", "policy_of"]
 
@@ -59,9 +55,9 @@ def logged_rewards(pipeline: Pipeline, records: Sequence[Record]) -> tuple[list[
     outcome: Outcome = getattr(pipeline.serving, "outcome", "shared")
     scale = Scale(outcome, *getattr(pipeline.serving, "reward", (0.0, 1.0)))
     loss = loss_of(pipeline.task, pipeline.promotion.loss, pipeline.threshold)
-    reader, rows, count = Reader(), [], 0
+    counted, rows, count = CountedExamples(), [], 0
     for record in records:
-        example = _counting(reader, record)
+        example = counted.example(record)
         if example is None:
             continue
         count += 1
@@ -76,25 +72,6 @@ def logged_rewards(pipeline: Pipeline, records: Sequence[Record]) -> tuple[list[
             Logged(example.key, example.model_name, example.propensity, reward, _numbers(said, outcome))
         )
     return rows, count
-
-
-def _counting(reader: Reader, record: Record) -> Example | None:
-    """Return the example of a record, if it counts."""
-    try:
-        match record_type_of(record.headers):
-            case "claim":
-                claim = decode_claim(record.value or b"")
-                reader.claim(claim.source_partition, claim.claim)
-            case "quarantine":
-                report = decode_quarantine(record.value or b"")
-                reader.counts(report.source_partition, report.claim, report.sequence)
-            case "example":
-                example = decode_example(record.value or b"")
-                if reader.counts(example.source_partition, example.claim, example.sequence):
-                    return example
-    except msgspec.MsgspecError:
-        return None
-    return None
 
 
 def _numbers(said: Mapping[str, Score], outcome: str) -> dict[str, float]:

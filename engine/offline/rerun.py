@@ -28,6 +28,7 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
+from engine.machines.counted_examples import CountedExamples
 from engine.machines.field_records import FieldSource
 from engine.machines.learner import Learner
 from engine.offline.backtest import Backtest
@@ -36,13 +37,10 @@ from engine.settings import KafkaSettings, Settings
 from engine.stores.artefacts import Artefacts
 from engine.worker.assembly import build_learner, signing_key
 from engine.worker.model_factory import ModelFactory
-from operators.claims.rule import Reader
 from operators.models.scoring import Reply, Scoring, Served
 from operators.windows.asof import AsOf
 from topics.codec import (
-    decode_claim,
     decode_command,
-    decode_example,
     decode_field,
     decode_quarantine,
     decode_slow,
@@ -210,34 +208,30 @@ def _state(example: Example) -> State:
 
 def _counted(records: Iterable[Record]) -> tuple[list[int], list[Example]]:
     """Return index and value of each example that counts.  Raises ModelError for a log with a pause."""
-    reader = Reader()
+    counted = CountedExamples()
     rows, examples = [], []
     for row, record in enumerate(records):
-        value = record.value or b""
-        try:
-            match record_type_of(record.headers):
-                case "claim":
-                    claim = decode_claim(value)
-                    reader.claim(claim.source_partition, claim.claim)
-                case "example":
-                    example = decode_example(value)
-                    if reader.counts(example.source_partition, example.claim, example.sequence):
-                        rows.append(row)
-                        examples.append(example)
-                case "quarantine":
-                    report = decode_quarantine(value)
-                    reader.counts(report.source_partition, report.claim, report.sequence)
-                case "command" if decode_command(value).command == "pause":
-                    raise ModelError(
-                        "learning was paused by a command, which no other race would have known of",
-                        hint="ask about a log without a pause",
-                        topic=record.topic,
-                        partition=record.partition,
-                        offset=record.offset,
-                    )
-        except (msgspec.MsgspecError, ValueError):
-            continue  # the learner counts it as refused
+        if _pauses(record):
+            raise ModelError(
+                "learning was paused by a command, which no other race would have known of",
+                hint="ask about a log without a pause",
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+            )
+        if (example := counted.example(record)) is not None:
+            rows.append(row)
+            examples.append(example)
     return rows, examples
+
+
+def _pauses(record: Record) -> bool:
+    if record_type_of(record.headers) != "command":
+        return False
+    try:
+        return decode_command(record.value or b"").command == "pause"
+    except ValueError:
+        return False  # the learner refuses it
 
 
 def _label_times(records: Sequence[Record], rows: Sequence[int], examples: Sequence[Example]) -> list[int]:

@@ -610,8 +610,11 @@ class Evidence(WholeState):
 
     def forget(self, name: str) -> None:
         """Drop a challenger that has left the race; the threshold of the others stays."""
-        self._dirty |= self._state.duels.pop(name, None) is not None
-        self._state.spreads.pop(name, None)
+        state = self._state
+        known = name in state.duels or name in state.spreads
+        state.duels.pop(name, None)
+        state.spreads.pop(name, None)
+        self._dirty |= known
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
