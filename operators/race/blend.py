@@ -137,3 +137,8 @@ def check_blends(candidates: Mapping[str, Candidate]) -> None:
                 f"blend `{name}` has {'a release' if candidate.release else f'start={candidate.start!r}'}",
                 hint="leave it out: weights are learned from the scores of others as they are served",
             )
+        if candidate.budget_ms is not None:
+            raise DefinitionError(
+                f"blend `{name}` has budget_ms={candidate.budget_ms}, and takes no score of its own",
+                hint="give the models that it blends a budget each",
+            )

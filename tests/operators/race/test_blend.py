@@ -88,6 +88,7 @@ MIX = Blend()
         ({"models": {"blend": MODELS["lr"], "ht": MODELS["ht"]}}, "`blend`", "rename"),
         ({"models": {**MODELS, "blend": Candidate(MIX, start="log")}}, "start='log'", "leave it out"),
         ({"models": {**MODELS, "blend": Candidate(MIX, release=Release())}}, "a release", "leave it out"),
+        ({"models": {**MODELS, "blend": Candidate(MIX, budget_ms=2.0)}}, "budget_ms=2.0", "a budget each"),
         ({"models": {**MODELS, "copy": Candidate(start="champion")}}, "`copy`", "River estimator"),
     ],
 )
