@@ -3,6 +3,6 @@
 Lives here: the streams, the rules, the tables of `docs/learning-results.md` (`python -m loadtest.learning`).
 Never here: what decides about champions (`operators/race`); simulations of evidence.
 
-Read in this order: `streams` (what is raced), `course` (one run, row by row), `rules` (who else might have
-answered), `releases` (the loop of the book), `page`, `__main__`.
+Read in this order: `streams` (what is raced), `stream_run` (one run, row by row), `rules` (who else might
+have answered), `releases` (the loop of the book), `page`, `__main__`.
 """

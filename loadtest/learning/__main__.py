@@ -18,10 +18,10 @@ import typer
 from engine.offline.backtest import Backtest
 from engine.offline.freshness import SPANS, freshness_report, picture
 from engine.offline.rerun import past_of
-from loadtest.learning.course import course_of, records_of_lines
 from loadtest.learning.page import freshness_table, goals_table, put, releases_table, streams_table
 from loadtest.learning.releases import released
 from loadtest.learning.rules import Answers, outcomes
+from loadtest.learning.stream_run import records_of_lines, stream_run_of
 from loadtest.learning.streams import STREAMS, Stream
 from operators.race.blend import Blend
 from topics.codec import encode_json
@@ -86,7 +86,7 @@ def _measured(name: str, data: Path) -> tuple[Task, Answers]:
     stream = _stream(name)
     pipeline = stream.pipeline()
     blends = frozenset(name for name, one in pipeline.candidates.items() if isinstance(one.model, Blend))
-    answers = outcomes(course_of(pipeline, *stream.records(data)), blends)
+    answers = outcomes(stream_run_of(pipeline, *stream.records(data)), blends)
     typer.echo(f"{name}: {time.perf_counter() - started:.0f} s", err=True)
     return pipeline.task, answers
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtest.learning.course import Course, course_of
+from loadtest.learning.stream_run import StreamRun, stream_run_of
 from loadtest.learning.streams import Stream
 from operators.race.blend import Blend
 from operators.race.candidates import Candidate, Release
@@ -54,9 +54,9 @@ def released(stream: Stream, data: Path, every: int) -> dict[str, Released]:
         for name, racer in ((one, Candidate(model, release=loop)), (one + ALWAYS, Candidate(model)))
     }
     raced = replace(pipeline, models=models, champion=next(iter(models)), promotion=NEVER, drift=())
-    gated = course_of(raced, events, labels)
+    gated = stream_run_of(raced, events, labels)
     with _no_gate():
-        ungated = course_of(raced, events, labels)
+        ungated = stream_run_of(raced, events, labels)
     told = Counter((decision.type, decision.model_name) for decision in gated.decisions)
     return {
         name: Released(
@@ -69,7 +69,7 @@ def released(stream: Stream, data: Path, every: int) -> dict[str, Released]:
     }
 
 
-def _losses(gated: Course, ungated: Course, name: str) -> tuple[float, float, float]:
+def _losses(gated: StreamRun, ungated: StreamRun, name: str) -> tuple[float, float, float]:
     columns = (gated.scores[name + ALWAYS], gated.scores[name], ungated.scores[name])
     rows = [
         [brier(label, score) for score in scores]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from river import stats
 
-from loadtest.learning.course import Course
+from loadtest.learning.stream_run import StreamRun
 from operators.models.scoring import label_of
 from operators.race.losses import ERROR_UNIT, brier, multiclass_brier
 from topics.messages import LabelValue, Score, Task
@@ -55,44 +55,44 @@ class Answers(NamedTuple):
     singles: Mapping[str, Worth]
 
 
-def outcomes(course: Course, blends: frozenset[str] = frozenset()) -> Answers:
+def outcomes(run: StreamRun, blends: frozenset[str] = frozenset()) -> Answers:
     """Return what was served and what each rule would have come to; `blends` are no single candidates."""
-    scales = _scales(course)
+    scales = _scales(run)
     losses = {
-        name: [_loss(course.task, *row) for row in zip(course.labels, scores, scales, strict=True)]
-        for name, scores in course.scores.items()
+        name: [_loss(run.task, *row) for row in zip(run.labels, scores, scales, strict=True)]
+        for name, scores in run.scores.items()
     }
     counted = [row for row, each in enumerate(zip(*losses.values(), strict=True)) if None not in each]
-    judged = _Judged(course, scales, counted)
-    singles = {name: judged.outcome(course.scores[name]) for name in course.candidates if name not in blends}
+    judged = _Judged(run, scales, counted)
+    singles = {name: judged.outcome(run.scores[name]) for name in run.candidates if name not in blends}
     best = min(singles, key=lambda name: singles[name].loss)
-    window_scores, window_swaps = _window(course, {name: losses[name] for name in singles})
+    window_scores, window_swaps = _window(run, {name: losses[name] for name in singles})
     return Answers(
         len(counted),
-        judged.outcome(course.served, _swaps(course)),
+        judged.outcome(run.served, _swaps(run)),
         singles[next(iter(singles))],
         singles[best],
         best,
-        judged.outcome(_last(course)),
+        judged.outcome(_last(run)),
         judged.outcome(window_scores, window_swaps),
         singles,
     )
 
 
-def _swaps(course: Course) -> tuple[int, ...]:
+def _swaps(run: StreamRun) -> tuple[int, ...]:
     """Return the labels known at each swap; where nobody was named, who serves first is no swap."""
-    return tuple(decision.examples for decision in course.decisions if decision.type in SWAPS)
+    return tuple(decision.examples for decision in run.decisions if decision.type in SWAPS)
 
 
 class _Judged:
     """The rows that count, and the mean loss and metric of answers to them."""
 
-    def __init__(self, course: Course, scales: Sequence[float], counted: Sequence[int]) -> None:
-        self._course, self._scales, self._counted = course, scales, counted
+    def __init__(self, run: StreamRun, scales: Sequence[float], counted: Sequence[int]) -> None:
+        self._run, self._scales, self._counted = run, scales, counted
 
     def outcome(self, scores: Sequence[Score], swaps: tuple[int, ...] = ()) -> Worth:
         """Return the outcome of these answers, one for each row of the run."""
-        task, labels = self._course.task, self._course.labels
+        task, labels = self._run.task, self._run.labels
         losses = [_loss(task, labels[row], scores[row], self._scales[row]) for row in self._counted]
         told = [loss for loss in losses if loss is not None]
         metric = [_metric(task, labels[row], scores[row]) for row in self._counted if scores[row] is not None]
@@ -103,15 +103,15 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def _scales(course: Course) -> list[float]:
+def _scales(run: StreamRun) -> list[float]:
     """Return the deviation of the labels known before each row's own; 0 where there is none yet."""
-    scales = [1.0] * len(course.labels)
-    if course.task == "regression":
+    scales = [1.0] * len(run.labels)
+    if run.task == "regression":
         variance = stats.Var()
-        for row, known in course.steps:
+        for row, known in run.steps:
             if known:
                 scales[row] = math.sqrt(max(variance.get(), 0.0))
-                variance.update(float(course.labels[row]))
+                variance.update(float(run.labels[row]))
     return scales
 
 
@@ -133,31 +133,31 @@ def _metric(task: Task, label: LabelValue, score: Score) -> float:
     return float(answer == label)
 
 
-def _last(course: Course) -> list[Score]:
+def _last(run: StreamRun) -> list[Score]:
     """Return the last label known as the answer to each row; of several classes, as certain."""
-    scores: list[Score] = [None] * len(course.labels)
+    scores: list[Score] = [None] * len(run.labels)
     last: Score = None
-    for row, known in course.steps:
+    for row, known in run.steps:
         if not known:
             scores[row] = last
-        elif course.task == "multiclass":
-            last = {str(course.labels[row]): 1.0}
+        elif run.task == "multiclass":
+            last = {str(run.labels[row]): 1.0}
         else:
-            last = float(course.labels[row])
+            last = float(run.labels[row])
     return scores
 
 
-def _window(course: Course, losses: Mapping[str, Sequence[Loss]]) -> tuple[list[Score], tuple[int, ...]]:
+def _window(run: StreamRun, losses: Mapping[str, Sequence[Loss]]) -> tuple[list[Score], tuple[int, ...]]:
     """Return what would have been served by the rule without statistics, and when it changed its mind."""
     recent: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in losses}
     totals = dict.fromkeys(losses, 0.0)
-    scores: list[Score] = [None] * len(course.labels)
+    scores: list[Score] = [None] * len(run.labels)
     champion = next(iter(losses))
     swaps: list[int] = []
     labels = 0
-    for row, known in course.steps:
+    for row, known in run.steps:
         if not known:
-            scores[row] = course.scores[champion][row]
+            scores[row] = run.scores[champion][row]
             continue
         labels += 1
         for name, column in losses.items():

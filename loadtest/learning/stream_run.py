@@ -14,10 +14,10 @@ from engine.offline.backtest import LocalRun
 from topics.codec import decode_example
 from topics.messages import Decision, Example, LabelValue, Record, Score, Task
 
-__all__ = ["Course", "course_of", "records_of_lines"]
+__all__ = ["StreamRun", "records_of_lines", "stream_run_of"]
 
 
-class Course(NamedTuple):
+class StreamRun(NamedTuple):
     """A run: rows in the order of their answers, and what happened when."""
 
     task: Task
@@ -32,7 +32,7 @@ class Course(NamedTuple):
     decisions: list[Decision]
 
 
-def course_of(pipeline: Pipeline, events: Iterable[bytes], labels: Iterable[bytes]) -> Course:
+def stream_run_of(pipeline: Pipeline, events: Iterable[bytes], labels: Iterable[bytes]) -> StreamRun:
     """Return the run of a pipeline over lines of events and labels; rows that no label met are left out."""
     run = LocalRun(pipeline)
     first = run.learner.roster.champion
@@ -55,7 +55,7 @@ def course_of(pipeline: Pipeline, events: Iterable[bytes], labels: Iterable[byte
     }
     learned = [examples[event_id] for event_id in rows]
     names = [name for name in pipeline.models if any(name in example.scores for example in learned)]
-    return Course(
+    return StreamRun(
         pipeline.task,
         sorted(names, key=lambda name: name != first),
         [example.label for example in learned],

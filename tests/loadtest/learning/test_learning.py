@@ -12,23 +12,23 @@ from river import linear_model, metrics, tree
 
 from engine.offline.backtest import backtest
 from loadtest.learning import rules
-from loadtest.learning.course import Course, course_of
 from loadtest.learning.page import goals_table, put, releases_table, streams_table
 from loadtest.learning.releases import released
 from loadtest.learning.rules import outcomes
+from loadtest.learning.stream_run import StreamRun, stream_run_of
 from loadtest.learning.streams import STREAMS, Stream, lines_of_rows, race_of
 from operators.versions import release as gate
 from topics.errors import SettingsError
 
 
 @st.composite
-def courses(draw: st.DrawFn) -> Course:
+def runs(draw: st.DrawFn) -> StreamRun:
     """A binary run of two candidates whose labels come some rows late, and in another order."""
     rows = draw(st.integers(1, 60))
     shares = st.lists(st.floats(0, 1), min_size=rows, max_size=rows)
     known = [(row + draw(st.integers(1, 5)), row) for row in range(rows)]
     steps = sorted([(row, 1, row, False) for row in range(rows)] + [(at, 0, row, True) for at, row in known])
-    return Course(
+    return StreamRun(
         "binary",
         ["a", "b"],
         draw(st.lists(st.booleans(), min_size=rows, max_size=rows)),
@@ -43,46 +43,46 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-@given(courses())
-def test_served_and_singles_are_means_of_their_own_scores(course: Course) -> None:
-    found = outcomes(course)
-    columns: dict[str, list[Any]] = {**course.scores, "served": course.served}
+@given(runs())
+def test_served_and_singles_are_means_of_their_own_scores(run: StreamRun) -> None:
+    found = outcomes(run)
+    columns: dict[str, list[Any]] = {**run.scores, "served": run.served}
     losses = {
-        name: mean([(label - score) ** 2 for label, score in zip(course.labels, column, strict=True)])
+        name: mean([(label - score) ** 2 for label, score in zip(run.labels, column, strict=True)])
         for name, column in columns.items()
     }
     assert found.served.loss == pytest.approx(losses["served"])
     assert found.first.loss == pytest.approx(losses["a"])
     assert found.best.loss == pytest.approx(min(losses["a"], losses["b"]))
-    hits = [(score > 0.5) == label for label, score in zip(course.labels, columns["served"], strict=True)]
+    hits = [(score > 0.5) == label for label, score in zip(run.labels, columns["served"], strict=True)]
     assert found.served.metric == pytest.approx(mean(hits))
 
 
-@given(courses())
-def test_the_last_label_is_that_known_before_the_answer(course: Course) -> None:
+@given(runs())
+def test_the_last_label_is_that_known_before_the_answer(run: StreamRun) -> None:
     wrong, last = [], None
-    for row, known in course.steps:
+    for row, known in run.steps:
         if known:
-            last = course.labels[row]
+            last = run.labels[row]
         elif last is not None:
-            wrong.append(last != course.labels[row])
+            wrong.append(last != run.labels[row])
     if wrong:
-        assert outcomes(course).last.loss == pytest.approx(mean(wrong))
+        assert outcomes(run).last.loss == pytest.approx(mean(wrong))
 
 
-@given(courses(), st.integers(1, 8))
-def test_the_window_rule_looks_only_at_the_last_labels_that_are_known(course: Course, window: int) -> None:
+@given(runs(), st.integers(1, 8))
+def test_the_window_rule_looks_only_at_the_last_labels_that_are_known(run: StreamRun, window: int) -> None:
     champion, known_rows, answers, swaps = "a", [], {}, []
     other = {"a": "b", "b": "a"}
-    for row, known in course.steps:
+    for row, known in run.steps:
         if not known:
-            answers[row] = course.scores[champion][row]
+            answers[row] = run.scores[champion][row]
             continue
         known_rows.append(row)
         recent = known_rows[-window:]
         loss = {
-            name: sum((course.labels[at] - scores[at]) ** 2 for at in recent)  # type: ignore[operator]
-            for name, scores in course.scores.items()
+            name: sum((run.labels[at] - scores[at]) ** 2 for at in recent)  # type: ignore[operator]
+            for name, scores in run.scores.items()
         }
         ahead = loss[champion] - loss[other[champion]] - rules.MARGIN * window
         if abs(ahead) < 1e-9:
@@ -92,26 +92,26 @@ def test_the_window_rule_looks_only_at_the_last_labels_that_are_known(course: Co
             swaps.append(len(known_rows))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rules, "WINDOW", window)
-        found = outcomes(course).window
+        found = outcomes(run).window
     assert found.swaps == tuple(swaps)
-    expected = [(course.labels[row] - score) ** 2 for row, score in answers.items()]
+    expected = [(run.labels[row] - score) ** 2 for row, score in answers.items()]
     assert found.loss == pytest.approx(mean(expected))
 
 
 @pytest.mark.data
-def test_a_course_is_the_backtest_row_by_row(data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_is_the_backtest_row_by_row(data_dir: Path, tmp_path: Path) -> None:
     stream = next(one for one in STREAMS if one.name == "elec2-late")
     events, labels = (list(lines)[:1_500] for lines in stream.records(data_dir))
     pipeline = stream.pipeline()
-    course = course_of(pipeline, events, labels)
+    run = stream_run_of(pipeline, events, labels)
     files = tmp_path / "events.jsonl", tmp_path / "labels.jsonl"
     for path, lines in zip(files, (events, labels), strict=True):
         path.write_bytes(b"\n".join(lines))
     report = backtest(pipeline, *files)
-    assert len(course.labels) == report["examples"]
-    for name, column in course.scores.items():
+    assert len(run.labels) == report["examples"]
+    for name, column in run.scores.items():
         metric = metrics.Accuracy()
-        for label, score in zip(course.labels, column, strict=True):
+        for label, score in zip(run.labels, column, strict=True):
             if score is not None:
                 metric.update(label, score > 0.5)  # type: ignore[operator]
         told = report["on_own_rows"][name]
@@ -129,10 +129,10 @@ def test_a_part_of_the_page_is_replaced_and_nothing_else(tmp_path: Path) -> None
 
 
 def test_what_is_missed_is_said() -> None:
-    course = Course(
+    run = StreamRun(
         "binary", ["a"], [True, False], {"a": [0.9, 0.2]}, [0.8, 0.2], [(0, False), (1, False), (0, True)], []
     )
-    found = {"toy": ("binary", outcomes(course))}
+    found = {"toy": ("binary", outcomes(run))}
     assert "**missed** (+60.0%) | met (0)" in goals_table(found)  # type: ignore[arg-type]
     assert streams_table(found).splitlines()[2].startswith("| toy | 2 | **.0400 (1.000)** | .0250")  # type: ignore[arg-type]
 
