@@ -156,21 +156,27 @@ def test_a_worker_with_another_store_takes_nothing_from_a_healthy_one(
     asyncio.run(scenario())
 
 
-def test_checkpoints_of_another_definition_are_refused(tansu: KafkaSettings, tmp_path: Path) -> None:
+def test_another_definition_and_a_field_without_the_champion_are_refused(
+    tansu: KafkaSettings, tmp_path: Path
+) -> None:
     async def scenario() -> None:
         name = fresh_name("edited")
         file = write_pipeline(tmp_path, SOURCE, name=name)
         pipeline = load_pipeline(file)
         await settled(tansu, tmp_path / "state", pipeline, 50)
-        for now, says in (
-            (SOURCE.replace('"1h"', '"2h"'), "feature mean changed ("),
-            (SOURCE.replace("LogisticRegression()", "LogisticRegression(l2=0.1)"), "models.linear changed"),
+        for now, says, means in (
+            (SOURCE.replace('"1h"', '"2h"'), "feature mean changed (", "another definition"),
+            (
+                SOURCE.replace("LogisticRegression()", "LogisticRegression(l2=0.1)"),
+                "`linear` is the champion, and the file has it no more, or another model of that name",
+                "keep the champion in the file",
+            ),
         ):
             write_pipeline(tmp_path, now, name=name)
             with Worker(file, tansu, tmp_path, name="edited") as worker:
                 assert await worker.ended() == 1
             assert says in worker.said()
-            assert "another definition" in worker.said()
+            assert means in worker.said()
             assert "Traceback" not in worker.said()
 
     asyncio.run(scenario())
