@@ -309,7 +309,7 @@ def _functions(plan: FeaturePlan) -> Iterator[str]:
 def _left_out(pipeline: Pipeline) -> Iterator[str]:
     """Return every blend with every model whose values may be too far out for it."""
     if pipeline.task == "regression":
-        scoring = scoring_models(pipeline.models)
+        scoring = scoring_models(pipeline.estimators)
         yield from (f"{blend} {name}" for blend in pipeline.models.keys() - scoring for name in scoring)
 
 

@@ -92,7 +92,7 @@ def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str,
         "labels": pipeline.labels.topic or f"field `{pipeline.labels.field}` of the event",
         "wait_ms": pipeline.labels.wait_ms,
         "champion": pipeline.field.first_champion,
-        "models": {name: type(model).__name__ for name, model in pipeline.models.items()},
+        "models": {name: type(model).__name__ for name, model in pipeline.estimators.items()},
         "scoring": {name: str(report) for name, report in probed.items() if report.guards},
         "rules": [
             {"rule": rule.name, "must_hold": rule.demand, "action": rule.action} for rule in pipeline.rules

@@ -190,7 +190,8 @@ class Pipeline:
         context = FeatureContext(self.events.time, told, self.rules)
         book = feature_book(self.features, plan, self.events.type, context)
         for name, value in (
-            ("models", models),
+            # As candidates, so that a copy by `dataclasses.replace` keeps what is said of each.
+            ("models", candidates),
             ("candidates", candidates),
             ("task", task),
             ("plan", plan),
@@ -254,11 +255,16 @@ class Pipeline:
             return None
         return LabelDecoder(self.task, self.labels.names, classes=self.label_classes)
 
+    @property
+    def estimators(self) -> dict[str, Any]:
+        """Return the River estimators and blends alone, by name."""
+        return {name: candidate.model for name, candidate in self.candidates.items()}
+
     def fresh_models(self) -> dict[str, Any]:
         """Return new clones of the models, as defined: nothing learned, nothing shared."""
         return {
             name: model.mixture(self.task) if isinstance(model, Blend) else model.clone()
-            for name, model in self.models.items()
+            for name, model in self.estimators.items()
         }
 
     def scorer_definition(self) -> dict[str, str]:

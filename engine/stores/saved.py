@@ -80,7 +80,7 @@ def save(pipeline: Pipeline, learner: Learner, folder: Path, key: bytes) -> Save
             version=racer.version,
             updates=racer.updates,
             digest=digest(racer.model),
-            definition=model_text(pipeline.models[name]),
+            definition=model_text(pipeline.candidates[name].model),
         )
         models[name] = about
         meta = {"pipeline": pipeline.name, "name": name, **msgspec.structs.asdict(about)}

@@ -144,7 +144,8 @@ def probe_models(pipeline: Pipeline) -> dict[str, ProbeReport]:
     Raises DefinitionError for a model that cannot score and learn them.
     """
     return {
-        name: probed(pipeline, name, model.clone()) for name, model in scoring_models(pipeline.models).items()
+        name: probed(pipeline, name, model.clone())
+        for name, model in scoring_models(pipeline.estimators).items()
     }
 
 

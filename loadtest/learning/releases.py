@@ -47,7 +47,7 @@ def released(stream: Stream, data: Path, every: int) -> dict[str, Released]:
     events, labels = (list(lines) for lines in stream.records(data))
     pipeline = stream.pipeline()
     loop = Release(every)
-    learners = {name: model for name, model in pipeline.models.items() if not isinstance(model, Blend)}
+    learners = {name: model for name, model in pipeline.estimators.items() if not isinstance(model, Blend)}
     models = {
         name: racer
         for one, model in learners.items()

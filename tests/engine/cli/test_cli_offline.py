@@ -150,7 +150,7 @@ def test_what_cannot_be_asked_is_refused_with_a_fix(folder: Path, words: list[st
 
 def test_what_is_not_asked_about_stays_as_the_file_says(folder: Path) -> None:
     pipeline = load_pipeline(folder / "rows.py")
-    frozen = Candidate(pipeline.models["linear"], learn="never")
+    frozen = Candidate(pipeline.estimators["linear"], learn="never")
     asked_about = replace(pipeline, models={**pipeline.models, "linear": frozen})
     asked = asked_of(asked_about, [f"challenger={folder / 'other.py'}:bayes"])
     assert asked.pipeline.candidates["linear"].learn == "never"

@@ -1,5 +1,6 @@
 """A definition that cannot run is refused when it is made; a checkpoint of another one, by what differs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import msgspec
 import pytest
 from river import compose, forest, linear_model, preprocessing, tree
 
-from engine import Labels, Pipeline, Topic
+from engine import Candidate, Labels, Pipeline, Topic
 from engine.definition.pipeline import CHANGES_NAMED_MAX, Change, check_definition
 from operators import by, field
 from topics.errors import CheckpointError, DefinitionError
@@ -32,6 +33,14 @@ def pipeline(**changes: Any) -> Pipeline:
         "models": {"lr": linear_model.LogisticRegression(), "ht": tree.HoeffdingTreeClassifier()},
     }
     return Pipeline(**{**given, **changes})
+
+
+def test_a_copy_keeps_what_is_said_of_each_model() -> None:
+    frozen = Candidate(linear_model.LogisticRegression(), learn="never", budget_ms=5.0)
+    made = pipeline(models={"lr": frozen, "ht": tree.HoeffdingTreeClassifier()}, champion="ht")
+    again = replace(made, name="other")
+    assert (again.candidates["lr"].learn, again.candidates["lr"].budget_ms) == ("never", 5.0)
+    assert again.field.field_id == made.field.field_id
 
 
 def test_what_is_left_out_follows_from_the_rest() -> None:

@@ -363,7 +363,7 @@ def test_an_export_loads_behind_its_signature_and_is_the_state(recorded: Run) ->
 
 def test_a_candidate_starts_from_an_export(recorded: Run, tmp_path: Path) -> None:
     path = tmp_path / "linear.model"
-    model = recorded.pipeline.models["linear"]
+    model = recorded.pipeline.estimators["linear"]
     started = RaceField.of({"linear": Candidate(model, start=Artefact(str(path)))})
     factory = ModelFactory(recorded.pipeline, key=KEY)
     for plain in (False, True):

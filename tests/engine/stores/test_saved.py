@@ -53,7 +53,7 @@ def test_a_pipeline_begins_with_what_was_saved(learned: Learner, tmp_path: Path)
 
 def test_what_the_file_starts_otherwise_stays(learned: Learner, tmp_path: Path) -> None:
     save(race(), learned, tmp_path, KEY)
-    models = race().models
+    models = race().estimators
     more = {
         "tree": Candidate(models["tree"], start="log"),
         "linear": Candidate(models["linear"], learn="never"),
@@ -75,7 +75,7 @@ def test_a_model_in_quarantine_is_not_saved(tmp_path: Path) -> None:
 
 def test_another_question_or_another_model_is_refused(learned: Learner, tmp_path: Path) -> None:
     save(race(), learned, tmp_path, KEY)
-    other = {"tree": tree.HoeffdingTreeClassifier(grace_period=41), "linear": race().models["linear"]}
+    other = {"tree": tree.HoeffdingTreeClassifier(grace_period=41), "linear": race().estimators["linear"]}
     with pytest.raises(DefinitionError, match=r"`tree` of .* has other parameters"):
         started_from(race(models=other), tmp_path)
     with pytest.raises(DefinitionError, match="learned another version of all features"):

@@ -39,7 +39,7 @@ MODELS = definition().models
 def test_a_blend_joins_and_opens_where_nobody_is_named() -> None:
     pipeline = definition()
     assert list(pipeline.models) == ["lr", "ht", "blend"]
-    assert pipeline.models["blend"] == Blend()
+    assert pipeline.estimators["blend"] == Blend()
     assert (pipeline.field.first_champion, pipeline.field.opens) == ("blend", "blend")
     assert isinstance(pipeline.fresh_models()["blend"], Mixture)
     assert pipeline.task == "binary"
