@@ -129,7 +129,13 @@ class PipelineLogs:
         for offset in sorted({one.offset for one in decisions if one.type == ENTERED}):
             for log in await self.logs("examples"):
                 async with aclosing(log.read(offset)) as batches:
-                    record = (await anext(batches))[0]
+                    record = next(iter(await anext(batches, [])), None)
+                if record is None or record.offset != offset:
+                    raise SettingsError(
+                        f"the field record at offset {offset} of {self.pipeline.catalog['examples']} is gone",
+                        hint="read a recording that holds it: --recording FOLDER; keep examples for ever "
+                        "(retention.ms=-1)",
+                    )
                 for one in decode_field(record.value or b"").entering:
                     texts[one.name, offset] = one.definition
         return texts

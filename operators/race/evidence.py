@@ -476,9 +476,10 @@ class Evidence(WholeState):
         state.compared = max(state.compared, len(state.duels) + 1)
         state.started += 1
         if champion != state.champion:
-            mirrored = state.spreads.pop(champion, None)
-            if mirrored is not None:
-                state.spreads[state.champion] = mirrored.mirrored()
+            # Only the two that changed places are a pair again; what others were to the last champion says
+            # nothing of the new one.
+            of_pair = state.spreads.get(champion)
+            state.spreads = {} if of_pair is None else {state.champion: of_pair.mirrored()}
             state.champion = champion
         bets = ANSWERING_BETS if self._answers else BETS
         return _Duel(

@@ -143,10 +143,10 @@ class CanaryMachine(PolicyMachine[_CanaryState]):
         for guard, loss, watch in zip(self._guards, self._losses, up.watches, strict=True):
             if guard.slice is not None and example.features.get(guard.slice[0]) != guard.slice[1]:
                 continue
-            if loss is None:
-                ours, theirs = losses.get(up.name), losses.get(up.champion)
-            else:
-                ours, theirs = (loss(example.label, example.scores.get(n)) for n in (up.name, up.champion))
+            # Of a score that a former model of the name gave, there is no loss.
+            ours, theirs = losses.get(up.name), losses.get(up.champion)
+            if loss is not None and ours is not None and theirs is not None:
+                ours, theirs = (loss(example.label, example.scores[name]) for name in (up.name, up.champion))
             if ours is not None and theirs is not None:
                 watch.add((min(max(ours - theirs, -1.0), 1.0) + 1.0) / 2.0)
                 broken = broken or _low(watch) > guard.worse

@@ -143,6 +143,30 @@ def test_a_challenger_that_leaves_does_not_lower_the_bar():
     assert wealthy(leaves=True) == wealthy(leaves=False)
 
 
+def test_what_others_were_to_the_last_champion_says_nothing_of_the_next():
+    """Only the two that change places keep what is known of their blocks."""
+    rng = random.Random(5)
+    promotion = Promotion(evidence_block="auto")
+    going_on, anew = Evidence(promotion), Evidence(promotion)
+
+    def rows(count: int) -> Iterator[dict[str, float]]:
+        storm = 0.0
+        for _ in range(count):
+            storm = 0.999 * storm + rng.gauss(0.0, 0.02)
+            yield {"a": rng.random(), "b": rng.random() - storm, "c": rng.random() + storm}
+
+    for number, losses in enumerate(rows(8_000)):
+        going_on.update("a", losses, label_time=number)
+    going_on.start_over()
+    for number, losses in enumerate(rows(4_000)):
+        going_on.update("b", losses, label_time=number)
+        anew.update("b", losses, label_time=number)
+    known = {one.name: one.inflation for one in going_on.compared()}
+    fresh = {one.name: one.inflation for one in anew.compared()}
+    assert known["c"] == fresh["c"] > 1.0
+    assert known["a"] != fresh["a"]
+
+
 def test_start_over_forgets_the_duels_but_not_the_size_of_blocks():
     evidence = Evidence(Promotion(false_swap_every=1_000, evidence_block=10))
     for _ in range(100):
