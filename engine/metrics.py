@@ -445,7 +445,7 @@ COUNTERS = (
         "headrace_promotions",
         "Champion swaps, by reason.",
         ("reason",),
-        _always("evidence", "quarantine", "command", "canary", "split", "switchback"),
+        _always("evidence", "quarantine", "command", "file", "canary", "split", "switchback"),
     ),
     CounterFamily(
         "commands",

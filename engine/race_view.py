@@ -16,6 +16,7 @@ from engine.machines.learner import Learner
 from engine.metrics import Metrics, ModelStatus
 from operators.models.guards import last_step
 from operators.models.scoring import Roster
+from operators.race.arena import THE_FILE
 from operators.race.evaluation import SERVED
 from topics.messages import Decision
 
@@ -56,8 +57,7 @@ class RaceView:
                 detector, _, subject = decision.reason.partition(" on ")
                 counts["drifts", f"{detector} {direction} {subject}"] += 1
             elif decision.type in {"model.promoted", "model.rolled_back"}:
-                reason = "command" if "command_id" in decision.evidence else decision.reason
-                counts["promotions", reason] += 1
+                counts["promotions", _promoted_by(decision)] += 1
             elif decision.type == "model.quarantined" and decision.evidence.get("alias") == "champion":
                 level = logging.ERROR
             log.log(
@@ -122,6 +122,13 @@ class RaceView:
             self._recent = learner.evaluation.recent_scores()
             self._recent_at_s = now_s
         return self._recent
+
+
+def _promoted_by(decision: Decision) -> str:
+    """Return why a champion was swapped, as a label of the counter."""
+    if "command_id" in decision.evidence:
+        return "command"
+    return "file" if decision.reason == THE_FILE else decision.reason
 
 
 def _answered(decision: Decision) -> tuple[int, str]:

@@ -41,7 +41,7 @@ def evaluate(
 
 
 def _print(report: dict[str, Any]) -> None:
-    from engine.cli.report import out, table_of  # noqa: PLC0415
+    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
 
     out.print(
         f"{report['rows']:,} of {report['examples']:,} examples say how likely their answer was, "
@@ -53,4 +53,4 @@ def _print(report: dict[str, Any]) -> None:
         for method, one in by_method.items():
             ends = (f"{one[end]:.4f}" for end in ("value", "low", "high"))
             table.add_row(text, method, *ends, f"{one['effective']:,.0f}")
-    out.print(table)
+    print_table(table)

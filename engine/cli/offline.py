@@ -147,7 +147,7 @@ def _past_told(
 
 def _print_what_if(report: dict[str, Any]) -> None:
     """Print both runs side by side: loss and metrics, then the swaps of each."""
-    from engine.cli.report import out, swap_line, table_of  # noqa: PLC0415
+    from engine.cli.report import out, print_table, swap_line, table_of  # noqa: PLC0415
 
     before, after = report["recorded"], report["what_if"]
     figures = _figures(before)[:FIGURES_SHOWN]
@@ -160,7 +160,7 @@ def _print_what_if(report: dict[str, Any]) -> None:
         "those that both answered with something learned\n",
         markup=False,
     )
-    out.print(table)
+    print_table(table)
     if report["field_changes_left_out"]:
         out.print(
             f"\nnote: {report['field_changes_left_out']} changes of the field are in the log; what if, its "
@@ -175,7 +175,7 @@ def _print_what_if(report: dict[str, Any]) -> None:
 
 
 def _print_freshness(report: dict[str, Any]) -> None:
-    from engine.cli.report import out, table_of  # noqa: PLC0415
+    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
 
     runs = report["runs"]
     figures = _figures(runs[0])[:FIGURES_SHOWN]
@@ -186,7 +186,7 @@ def _print_freshness(report: dict[str, Any]) -> None:
         cells += [_cell(run, name, "loss") for name in names]
         table.add_row(run["withheld"], *cells, str(len(run["swaps"])))
     out.print(f"served: {', '.join(figures)}; by candidate: loss\n", markup=False)
-    out.print(table)
+    print_table(table)
     fresh, latest = (run["series"]["served"]["loss"] for run in (runs[0], runs[-1]))
     out.print(
         f"\nupdates withheld for {runs[-1]['withheld']} cost {latest - fresh:+.4f} of served loss, over "

@@ -49,8 +49,8 @@ def load_module(path: Path, name: str = "headrace_pipeline") -> ModuleType:
     if not path.is_file():
         raise DefinitionError(f"there is no file {path}", hint="give the path of your pipeline's Python file")
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise DefinitionError(f"{path} is no Python file", hint="give the path of your pipeline's .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     with _importable(path.parent):

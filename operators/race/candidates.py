@@ -245,6 +245,10 @@ def candidate_of(value: Any) -> Candidate:
 
 def check_challenges(challenges: Sequence[Challenge], names: Sequence[str]) -> None:
     """Raise DefinitionError for challengers of a candidate that is none of `names`, and for two alike."""
+    if not _is(challenges, Sequence):
+        raise DefinitionError(
+            f"challenges is {challenges!r}, no list", hint="give a list: challenges=[Challenge(...)]"
+        )
     seen: set[str] = set()
     for challenge in challenges:
         if not _is(challenge, Challenge):

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from river import compose, forest, linear_model, preprocessing, tree
 
-from engine import Candidate, Labels, Pipeline, Topic
+from engine import Candidate, Challenge, Every, Labels, Pipeline, Topic
+from engine.definition.file import load_pipeline
 from engine.definition.pipeline import CHANGES_NAMED_MAX, Change, check_definition
 from operators import by, field
 from topics.errors import CheckpointError, DefinitionError
@@ -41,6 +42,18 @@ def test_a_copy_keeps_what_is_said_of_each_model() -> None:
     again = replace(made, name="other")
     assert (again.candidates["lr"].learn, again.candidates["lr"].budget_ms) == ("never", 5.0)
     assert again.field.field_id == made.field.field_id
+
+
+def test_challenges_that_are_no_list_are_refused() -> None:
+    with pytest.raises(DefinitionError, match="no list"):
+        pipeline(challenges=Challenge(when=Every(1_000)))
+
+
+def test_a_file_that_is_no_python_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.txt"
+    path.write_text("pipeline = 1")
+    with pytest.raises(DefinitionError, match="is no Python file"):
+        load_pipeline(path)
 
 
 def test_what_is_left_out_follows_from_the_rest() -> None:
