@@ -132,8 +132,8 @@ def test_the_race_over_the_whole_quarter_reaches_its_figures() -> None:
 
     pipeline = load_pipeline(FLIGHTS / "pipeline.py")
     report = backtest(pipeline, FLIGHTS / "departures.jsonl.gz", FLIGHTS / "arrivals.jsonl.gz", warmup=10_000)
-    found = {name: scores["ROCAUC"] for name, scores in report["models"].items()}
-    assert found == pytest.approx({"linear": 0.664, "tree": 0.616, "adaptive": 0.590}, abs=0.003)
+    named = {name: scores["ROCAUC"] for name, scores in report["models"].items() if name in pipeline.models}
+    assert named == pytest.approx({"linear": 0.664, "tree": 0.616, "adaptive": 0.590}, abs=0.003)
     assert report["served"]["Brier"] <= 0.92 * 0.2210
     assert report["champion"] == "linear"
     assert 1 <= len(report["swaps"]) <= 4
