@@ -49,7 +49,9 @@ SOURCE = """
         },
         champion="tree",
         drift=[Drift(drift.ADWIN(), on="loss")],
-        promotion=Promotion(false_swap_every=1_000, evidence_block=16, min_examples=64, cooldown=64),
+        promotion=Promotion(
+            false_swap_every=1_000, evidence_block=16, min_examples=64, cooldown=64, fresh_challengers_max=0
+        ),
     )
 """
 CORRELATED = "losses are correlated from block to block: swaps come more often than promised"
