@@ -38,7 +38,7 @@ SOURCE = (
     class Reading(Struct):''',
     )
     .replace("import linear_model, tree", "import base, linear_model")
-    .replace('"tree": tree.HoeffdingTreeClassifier()}', '"moody": Moody()}, champion="linear", drift=()')
+    .replace('"tree": tree.HoeffdingTreeClassifier()}', '"moody": Moody()}, drift=()')
 )
 
 
