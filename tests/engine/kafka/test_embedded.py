@@ -49,6 +49,8 @@ def test_a_broker_that_stops_answering_ends_every_wait() -> None:
         async with open_sink(kafka) as sink, source_of(kafka, topic) as (source, _):
             await source.seek({(topic, 0): None})
             os.kill(frozen.pid, signal.SIGSTOP)
+            # Its threads stop one by one: until the last has, the broker may still answer.
+            await asyncio.to_thread(os.waitid, os.P_PID, frozen.pid, os.WSTOPPED | os.WNOWAIT)
             async with asyncio.timeout(WAIT_S):
                 await sink.send(topic, 0, numbered(1))
                 with pytest.raises(BrokerError, match="no answer within the deadline"):
