@@ -18,7 +18,7 @@ from river import active, base, multiclass
 from operators.drift.detectors import FEATURE, Drift
 from operators.models.guards import last_step
 from operators.models.parameters import unseeded_parts
-from operators.race.blend import Blend, OpeningName, check_blends, first_of, with_blend
+from operators.race.blend import OPENING, Blend, OpeningName, check_blends, first_of, with_blend
 from operators.race.candidates import Candidate, candidate_of
 from topics.errors import DefinitionError
 from topics.messages import Task
@@ -34,7 +34,7 @@ _SEVERAL = (multiclass.OneVsRestClassifier, multiclass.OneVsOneClassifier, multi
 
 
 def checked_candidates(
-    models: Mapping[str, Any], champion: str | None, opening: OpeningName = "blend"
+    models: Mapping[str, Any], champion: str | None, opening: OpeningName | None = None
 ) -> dict[str, Candidate]:
     """Return `models` as candidates with clones of their models, by name, and the blend that opens the race.
 
@@ -46,8 +46,14 @@ def checked_candidates(
         raise DefinitionError(
             f"{len(models)} models are more than {CANDIDATES_MAX}", hint="race fewer candidates at once"
         )
-    if opening not in get_args(OpeningName):
+    if opening is not None and opening not in get_args(OpeningName):
         raise DefinitionError(f"opening is {opening!r}", hint='use "blend" or "leader", or name a champion')
+    if opening is not None and champion is not None:
+        raise DefinitionError(
+            f"champion is {champion!r} and opening is {opening!r}: who serves first is said twice",
+            hint="leave one out: champion names who serves first, opening is for when nobody is named",
+        )
+    opening = opening or OPENING
     candidates = with_blend({name: candidate_of(model) for name, model in models.items()}, champion, opening)
     first = champion if champion is not None else first_of(candidates, opening)
     if first not in candidates:

@@ -32,7 +32,7 @@ from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features, text_digest
 from operators.language.rules import Alerts, Rule
 from operators.language.types import event_fields
-from operators.race.blend import Blend, OpeningName
+from operators.race.blend import OPENING, Blend, OpeningName
 from operators.race.candidates import Candidate, Challenge, check_challenges
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
@@ -89,8 +89,9 @@ class Pipeline:
     `champion`
         The name of the model that serves first; None leaves it to `opening`.
     `opening`
-        Who serves before anything is proven, where no champion is named: `"blend"`, a blend of all, which
-        joins the models under this name if none is defined, or `"leader"`, the one of the lowest loss so far.
+        Who serves before anything is proven, where no champion is named: `"blend"`, as None says too, a blend
+        of all, which joins the models under this name if none is defined, or `"leader"`, the one of the
+        lowest loss so far.  Beside a champion it is refused.
     `drift`
         Detectors and what they watch: a `Drift` each; None is River's ADWIN on the loss.
     `promotion`
@@ -128,7 +129,7 @@ class Pipeline:
     features: Mapping[str, Expression]
     models: Mapping[str, Any]
     champion: str | None = None
-    opening: OpeningName = "blend"
+    opening: OpeningName | None = None
     drift: Sequence[Drift] | None = None
     promotion: Promotion = field(default_factory=Promotion)
     serving: Policy = field(default_factory=Shadow)
@@ -308,7 +309,7 @@ class Pipeline:
         return RaceField(
             self.candidates,
             champion=self.champion,
-            opening=self.opening,
+            opening=self.opening or OPENING,
             promotion=self.promotion,
             serving=self.serving,
             deadline=self.deadline,

@@ -70,7 +70,7 @@ def asked_of(pipeline: Pipeline, changes: Sequence[str], settings: Settings | No
                 models[name] = model
                 others.add(name)
             case "champion":
-                options["champion"] = told
+                options |= {"champion": told, "opening": None}
             case "promotion":
                 options["promotion"] = _value(told, {"Promotion": Promotion})
             case "serving":

@@ -16,9 +16,20 @@ from operators.race.candidates import Candidate
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["BLEND", "Blend", "OpeningName", "check_blends", "first_blend", "first_of", "with_blend"]
+__all__ = [
+    "BLEND",
+    "OPENING",
+    "Blend",
+    "OpeningName",
+    "check_blends",
+    "first_blend",
+    "first_of",
+    "with_blend",
+]
 
 OpeningName = Literal["blend", "leader"]
+OPENING: OpeningName = "blend"
+"""How a race opens where the file says neither this nor who serves first."""
 BLEND = "blend"
 """The name of the blend that joins a field which names no champion."""
 

@@ -19,7 +19,7 @@ from river import metrics as river_metrics
 
 from operators.drift.detectors import Drift
 from operators.models.parameters import model_text
-from operators.race.blend import OpeningName, first_blend, first_of
+from operators.race.blend import OPENING, OpeningName, first_blend, first_of
 from operators.race.candidates import Candidate, Challenge, candidate_of, start_text
 from operators.race.evidence import Promotion
 from operators.race.routing import Policy, Serve
@@ -62,7 +62,7 @@ class RaceField:
     """By name, in the order of the file."""
     champion: str | None = None
     """Who serves first; None where the file names nobody."""
-    opening: OpeningName = "blend"
+    opening: OpeningName = OPENING
     """Who serves first where nobody is named."""
     promotion: Promotion = field(default_factory=Promotion)
     challenges: Sequence[Challenge] = ()

@@ -67,7 +67,7 @@ NAMES_OF_TYPES = {
     "int | str": "int or str", "Alerts | None": "`Alerts` or None", "str | None": "str or None",
     "str | int | None": "str, int or None", "Promotion": "`Promotion`", "Topic": "`Topic`",
     "Objective": "str, cost matrix, `Quantile` or a River metric",
-    "Labels": "`Labels`", "OpeningName": "str",
+    "Labels": "`Labels`", "OpeningName | None": "str or None",
     "Sequence[str] | None": "list of str or None", "Mapping[str, float] | None": "dict of float or None",
     "Sequence[Drift] | None": "list of `Drift` or None", "Sequence[Challenge]": "list of `Challenge`",
     "Literal['evidence', 'manual']": "str", "float | None": "float or None",

@@ -94,6 +94,8 @@ def test_models_are_cloned_and_share_nothing() -> None:
     ("changes", "said", "fix"),
     [
         ({"champion": "best"}, "`best` is no model", "lr, ht"),
+        ({"champion": "lr", "opening": "leader"}, "opening is 'leader'", "leave one out"),
+        ({"champion": "lr", "opening": "blend"}, "said twice", "opening is for when nobody is named"),
         ({"models": {}}, "without models", "River model"),
         ({"models": {"m": object()}}, "not a River estimator", "LogisticRegression"),
         ({"models": {"served": linear_model.LogisticRegression()}}, "`served`", "rename"),

@@ -17,6 +17,7 @@ from engine import Drift, Labels, Pipeline, Promotion, Topic
 from engine.machines.learner import Learner
 from engine.offline.backtest import Backtest
 from engine.offline.rerun import past_of, rerun
+from engine.offline.what_if import asked_of
 from operators import field
 from operators.race.routing import Canary, Split
 from topics import headers
@@ -142,6 +143,11 @@ def test_a_newcomer_scores_as_if_it_had_raced_from_the_start() -> None:
     assert again.decisions == oracle.decisions
     assert again.same == again.compared
     assert_same(again.learner, oracle.learner)
+
+
+def test_a_champion_can_be_asked_of_a_race_that_the_leader_opens() -> None:
+    asked = asked_of(race(champion=None, opening="leader"), ["champion=linear"]).pipeline
+    assert (asked.champion, asked.opening, asked.field.first_champion) == ("linear", None, "linear")
 
 
 def test_no_event_is_answered_by_who_has_learned_a_later_label() -> None:
