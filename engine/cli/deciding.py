@@ -13,13 +13,14 @@ import asyncio
 import getpass
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.cli.models import models_app
-from engine.cli.options import Config, Json, PipelineFile, Servers, print_json, settings_of
+from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
 from engine.definition.file import load_pipeline
 
 if TYPE_CHECKING:
@@ -33,69 +34,46 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as 
 Proposal = Annotated[
     str, typer.Argument(metavar="PROPOSAL_ID", help="The id of the decision `proposal.opened`.")
 ]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the decision.")]
-Actor = Annotated[str | None, typer.Option("--actor", help="Who asks; default: the user.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the command and send nothing.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the decision.")]
+
+
+@dataclass(frozen=True)
+class CommandOptions(KafkaOptions):
+    """What every command takes beside what it is about."""
+
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the decision.")] = ""
+    actor: Annotated[str | None, typer.Option("--actor", help="Who asks; default: the user.")] = None
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the decision.")
+    ] = TIMEOUT_S
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and send nothing.")] = False
+    json: Json = False
 
 
 def _about_model(word: CommandWord) -> Callable[..., None]:
     """Return the command that sends `word` about one model."""
 
-    def command(
-        file: PipelineFile,
-        model: Model,
-        reason: Reason = "",
-        actor: Actor = None,
-        timeout: Timeout = TIMEOUT_S,
-        dry_run: DryRun = False,
-        bootstrap_servers: Servers = None,
-        config: Config = None,
-        json: Json = False,
-    ) -> None:
-        order = _order(word, reason, actor, model_name=model)
-        _send(file, order, timeout, dry_run=dry_run, servers=bootstrap_servers, config=config, json=json)
+    def command(file: PipelineFile, model: Model, options: CommandOptions) -> None:
+        _send(file, word, options, model_name=model)
 
-    return command
+    return grouped(command)
 
 
 def _about_proposal(word: CommandWord) -> Callable[..., None]:
     """Return the command that sends `word` about a proposal."""
 
-    def command(
-        file: PipelineFile,
-        proposal: Proposal,
-        reason: Reason = "",
-        actor: Actor = None,
-        timeout: Timeout = TIMEOUT_S,
-        dry_run: DryRun = False,
-        bootstrap_servers: Servers = None,
-        config: Config = None,
-        json: Json = False,
-    ) -> None:
-        order = _order(word, reason, actor, proposal_id=proposal)
-        _send(file, order, timeout, dry_run=dry_run, servers=bootstrap_servers, config=config, json=json)
+    def command(file: PipelineFile, proposal: Proposal, options: CommandOptions) -> None:
+        _send(file, word, options, proposal_id=proposal)
 
-    return command
+    return grouped(command)
 
 
 def _about_champion(word: CommandWord) -> Callable[..., None]:
     """Return the command that sends `word`, which is about the champion."""
 
-    def command(
-        file: PipelineFile,
-        reason: Reason = "",
-        actor: Actor = None,
-        timeout: Timeout = TIMEOUT_S,
-        dry_run: DryRun = False,
-        bootstrap_servers: Servers = None,
-        config: Config = None,
-        json: Json = False,
-    ) -> None:
-        order = _order(word, reason, actor)
-        _send(file, order, timeout, dry_run=dry_run, servers=bootstrap_servers, config=config, json=json)
+    def command(file: PipelineFile, options: CommandOptions) -> None:
+        _send(file, word, options)
 
-    return command
+    return grouped(command)
 
 
 _COMMANDS: dict[CommandWord, tuple[Callable[[CommandWord], Callable[..., None]], str]] = {
@@ -112,43 +90,32 @@ for _word, (_shape, _told) in _COMMANDS.items():
 
 
 @models_app.command("rollback")
+@grouped
 def models_rollback(
     file: PipelineFile,
+    options: CommandOptions,
     to: Annotated[
         str | None, typer.Option("--to", metavar="VERSION@UPDATES", help="A good version to go back to.")
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="With --to: the model whose version it is.")
     ] = None,
-    reason: Reason = "",
-    actor: Actor = None,
-    timeout: Timeout = TIMEOUT_S,
-    dry_run: DryRun = False,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
-    json: Json = False,
 ) -> None:
     """Let the champion before this one serve, or a good version of any model."""
     if model is not None and to is None:
         raise typer.BadParameter("--model says whose version --to is: give both, or none")
-    order = _order("rollback", reason, actor, model_name=model, to=to)
-    _send(file, order, timeout, dry_run=dry_run, servers=bootstrap_servers, config=config, json=json)
+    _send(file, "rollback", options, model_name=model, to=to)
 
 
 @models_app.command("weights")
+@grouped
 def models_weights(
     file: PipelineFile,
     model: Annotated[str, typer.Argument(metavar="BLEND", help="A blend of fixed weights.")],
     weights: Annotated[
         list[str], typer.Argument(metavar="MODEL=WEIGHT...", help="The weight of each of its models.")
     ],
-    reason: Reason = "",
-    actor: Actor = None,
-    timeout: Timeout = TIMEOUT_S,
-    dry_run: DryRun = False,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
-    json: Json = False,
+    options: CommandOptions,
 ) -> None:
     """Give the models of a blend other weights."""
     given: dict[str, float] = {}
@@ -160,13 +127,7 @@ def models_weights(
             equals = ""
         if not equals or not name:
             raise typer.BadParameter(f"{one!r} is no MODEL=WEIGHT, such as tree=0.7")
-    order = _order("weights", reason, actor, model_name=model, weights=given)
-    _send(file, order, timeout, dry_run=dry_run, servers=bootstrap_servers, config=config, json=json)
-
-
-def _order(word: CommandWord, reason: str, actor: str | None, **about: Any) -> dict[str, Any]:
-    """Return the fields of a command."""
-    return {"command": word, "reason": reason, "actor": _user() if actor is None else actor, **about}
+    _send(file, "weights", options, model_name=model, weights=given)
 
 
 def _user() -> str:
@@ -176,30 +137,28 @@ def _user() -> str:
         return ""
 
 
-def _send(
-    file: Path,
-    order: dict[str, Any],
-    timeout_s: float,
-    *,
-    dry_run: bool,
-    servers: str | None,
-    config: Path | None,
-    json: bool,
-) -> None:
+def _send(file: Path, word: CommandWord, options: CommandOptions, **about: Any) -> None:
     """Send a command, wait for its answer, print it; leave with exit code 1 where it was refused."""
     from engine.lineage.commands import answer_of, fresh_command_id  # noqa: PLC0415
     from topics.codec import encode  # noqa: PLC0415
     from topics.messages import Command  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
-    command = Command(command_id=fresh_command_id(), time=time.time_ns() // 1_000_000, **order)
-    if dry_run:
+    command = Command(
+        fresh_command_id(),
+        word,
+        time.time_ns() // 1_000_000,
+        reason=options.reason,
+        actor=_user() if options.actor is None else options.actor,
+        **about,
+    )
+    if options.dry_run:
         typer.echo(encode(command).decode())
         return
-    kafka = settings_of(config, servers).kafka
-    decisions = asyncio.run(answer_of(pipeline, kafka, command, deadline_s=timeout_s))
+    kafka = options.settings().kafka
+    decisions = asyncio.run(answer_of(pipeline, kafka, command, deadline_s=options.timeout))
     refused = any(decision.type == REFUSED for decision in decisions)
-    if json:
+    if options.json:
         from msgspec import to_builtins  # noqa: PLC0415
 
         answer = {"command_id": command.command_id, "refused": refused}

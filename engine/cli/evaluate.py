@@ -10,21 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli.options import Config, Json, PipelineFile, Recorded, Servers, print_json, settings_of
+from engine.cli.options import Json, LogOptions, PipelineFile, grouped, print_json
 from engine.definition.file import load_pipeline
 
 __all__ = ["evaluate"]
 
 
+@grouped
 def evaluate(
     file: PipelineFile,
     off_policy: Annotated[
         list[str],
         typer.Option("--off-policy", metavar="SHARES", help="A policy: tree=0.3,linear=0.7; repeatable."),
     ],
-    recording: Recorded = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
+    source: LogOptions,
     json: Json = False,
 ) -> None:
     """Estimate the reward of other serving policies from what was logged under the one that ran."""
@@ -32,8 +31,9 @@ def evaluate(
     from engine.offline.rerun import logged_records  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
-    kafka = None if recording is not None else settings_of(config, bootstrap_servers).kafka
-    report = evaluation_report(pipeline, asyncio.run(logged_records(pipeline, recording, kafka)), off_policy)
+    kafka = None if source.recording is not None else source.settings().kafka
+    records = asyncio.run(logged_records(pipeline, source.recording, kafka))
+    report = evaluation_report(pipeline, records, off_policy)
     if json:
         print_json(report)
     else:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
 from engine.cli.models import logs_from
-from engine.cli.options import Config, Json, PipelineFile, Recorded, Servers, print_json
+from engine.cli.options import Json, LogOptions, PipelineFile, grouped, print_json
 
 if TYPE_CHECKING:
     from engine.lineage.sources import PipelineLogs
@@ -27,28 +26,27 @@ CLASSES_SHOWN = 3
 """Classes of a score that are printed, the likeliest."""
 
 
+@grouped
 def explain(
     file: PipelineFile,
     prediction_id: Annotated[
         str,
         typer.Argument(metavar="PREDICTION_ID", help="As on the predictions topic, or the event's id."),
     ],
+    source: LogOptions,
     fold: Annotated[
         bool,
         typer.Option(
             "--fold/--no-fold", help="Fold the examples log for contributions and for what was learned."
         ),
     ] = True,
-    recording: Recorded = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
     json: Json = False,
 ) -> None:
     """Explain one prediction: features, who answered and why, its label, what was learned of it.
 
     Folding takes as long as learning all before it did; --no-fold says what the records say at once.
     """
-    _, logs = logs_from(file, recording, config, bootstrap_servers)
+    _, logs = logs_from(file, source)
     told = asyncio.run(_explained(logs, prediction_id, fold=fold))
     if json:
         print_json(told)
@@ -74,13 +72,13 @@ def _print(told: Mapping[str, Any]) -> None:
     """Print an explanation, in the order in which things happened."""
     from rich.text import Text  # noqa: PLC0415
 
-    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
+    from engine.cli.report import out, print_table, table_of, time_text  # noqa: PLC0415
 
     event, answer, served = told["event"], told["answer"], told["served"]
     out.print(f"[bold]{told['prediction_id']}[/]")
     late = ", late: in no window" if event["late"] else ""
     place = f"partition {event['partition']} offset {event['offset']}"
-    out.print(f"event     {event['event_id']} at {_when(event['time'])}, {place}{late}", markup=False)
+    out.print(f"event     {event['event_id']} at {time_text(event['time'])}, {place}{late}", markup=False)
     if "value" in event:
         out.print(f"          {orjson.dumps(event['value']).decode()}", markup=False)
     threshold = f", threshold {answer['threshold']}" if answer["threshold"] is not None else ""
@@ -105,13 +103,15 @@ def _print(told: Mapping[str, Any]) -> None:
 
 
 def _print_reign(served: Mapping[str, Any]) -> None:
-    from engine.cli.report import out  # noqa: PLC0415
+    from engine.cli.report import out, time_text  # noqa: PLC0415
 
     reign = served["champion_since"]
     if reign is None:
         return
     since = (
-        "the start" if reign["from"] is None else f"{_when(reign['from'])} (offset {reign['from_offset']:,})"
+        "the start"
+        if reign["from"] is None
+        else f"{time_text(reign['from'])} (offset {reign['from_offset']:,})"
     )
     out.print(f"champion  since {since}: {reign['reason']}", markup=False)
 
@@ -138,7 +138,7 @@ def _print_contributions(told: Mapping[str, Any]) -> None:
 def _print_outcome(told: Mapping[str, Any]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
-    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
+    from engine.cli.report import out, print_table, table_of, time_text  # noqa: PLC0415
 
     label, learned = told["label"], told.get("learned") or {}
     out.print()
@@ -146,7 +146,7 @@ def _print_outcome(told: Mapping[str, Any]) -> None:
         out.print("label     none yet: nothing was learned of it")
     else:
         implicit = ", assumed: none came in time" if label["implicit"] else ""
-        when = f"{_when(label['time'])}, {label['delay']} after the event{implicit}"
+        when = f"{time_text(label['time'])}, {label['delay']} after the event{implicit}"
         place = f"offset {label['example_offset']:,} of the examples log"
         out.print(f"label     {label['label']} at {when}; learned at {place}", markup=False)
     table = table_of("model", numbers=("served", "before the lesson", "after it"))
@@ -171,7 +171,3 @@ def _score(score: Any) -> str:
             f"{name} {chance:.3f}" for name, chance in sorted(score.items(), key=lambda one: -one[1])[:3]
         )
     return f"{score:.4f}"
-
-
-def _when(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -10,29 +10,25 @@ Exit codes: 0 done, 1 failed (a backtest that learned nothing too), 2 wrong usag
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from engine.cli.backtest import backtest_files
 from engine.cli.deciding import models_app
 from engine.cli.evaluate import evaluate
 from engine.cli.explain import explain
 from engine.cli.export import export_app
 from engine.cli.features import features_app
-from engine.cli.offline import Events, LabelLines, Static, compare, freshness, save_models
-from engine.cli.options import Config, Json, PipelineFile, Recorded, Servers, print_json, settings_of
+from engine.cli.offline import freshness
+from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
 from engine.cli.records import send, tail
 from engine.cli.skew import skew
 from engine.cli.static import static_app
 from engine.definition.file import load_pipeline
 from engine.settings import Accepted
 from topics.errors import DefinitionError, HeadraceError, SettingsError
-
-if TYPE_CHECKING:
-    from engine.machines.learner import Learner
 
 __all__ = ["app", "main"]
 
@@ -52,6 +48,7 @@ app.add_typer(static_app, name="static")
 app.add_typer(features_app, name="features")
 app.add_typer(export_app, name="export")
 app.add_typer(models_app, name="models")
+app.command("backtest")(backtest_files)
 app.command()(explain)
 app.command()(skew)
 app.command()(freshness)
@@ -102,115 +99,10 @@ def check(file: PipelineFile, json: Json = False) -> None:
 
 
 @app.command()
-def backtest(
-    file: PipelineFile,
-    events: Events = None,
-    labels: LabelLines = None,
-    static: Static = None,
-    warmup: Annotated[int, typer.Option(min=0, help="Leave the first N events out of the metrics.")] = 0,
-    features_out: Annotated[Path | None, typer.Option(help="Write each event's features here.")] = None,
-    predictions_out: Annotated[Path | None, typer.Option(help="Write each prediction here.")] = None,
-    dead_letters_out: Annotated[
-        Path | None, typer.Option(help="Write each refused record here, with the reason.")
-    ] = None,
-    what_if: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CHANGE",
-            help="Compare with challenger=FILE.py:NAME, champion=, promotion=, serving=; repeatable.",
-        ),
-    ] = None,
-    recording: Recorded = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Save the learned models here, for `headrace run --from-backtest`.")
-    ] = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
-    record: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write what a worker would have written to its topics here."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Run a pipeline over files: the same state machines, no broker.
-
-    Exit code 1, and a diagnosis, where nothing was learned or most of the input came to nothing.
-    """
-    if what_if:
-        if warmup or features_out or predictions_out or dead_letters_out or record or save:
-            raise SettingsError(
-                "--what-if compares two races and writes nothing",
-                hint="leave --warmup, --record, --save and --*-out out",
-            )
-        pipeline = load_pipeline(file)
-        compare(pipeline, what_if, events, labels, static, recording, config, bootstrap_servers, json=json)
-        return
-    if events is None or recording is not None:
-        raise SettingsError(
-            "a backtest without --what-if reads events", hint="give --events FILE, and no --recording"
-        )
-    from engine.cli.report import print_diagnosis, print_report, progress  # noqa: PLC0415
-    from engine.host.garbage import search_rarely  # noqa: PLC0415
-    from engine.offline.backtest import backtest as run_backtest  # noqa: PLC0415
-    from engine.offline.json_lines import read_static  # noqa: PLC0415
-    from engine.offline.recording import Recording  # noqa: PLC0415
-    from operators.windows.asof import AsOf  # noqa: PLC0415
-
-    pipeline = load_pipeline(file)
-    learners: list[Learner] = []
-    search_rarely()
-    size = sum(path.stat().st_size for path in (events, labels) if path is not None and path.is_file())
-    with (
-        _writer(features_out) as features,
-        _writer(predictions_out) as predictions,
-        _writer(dead_letters_out) as dead_letters,
-        Recording(record, pipeline) if record is not None else contextlib.nullcontext() as written,
-        progress(size) as advance,
-    ):
-        report = run_backtest(
-            pipeline,
-            events,
-            labels,
-            warmup=warmup,
-            static=AsOf(read_static(static)) if static is not None else None,
-            features_out=features,
-            predictions_out=predictions,
-            dead_letters_out=dead_letters,
-            recording=written,
-            on_progress=advance,
-            on_end=None if save is None else learners.append,
-        )
-    if json:
-        print_json(report)
-    else:
-        print_report(report)
-    if report["diagnosis"] is not None:
-        print_diagnosis(report["diagnosis"])
-        raise typer.Exit(1)
-    if save is not None:
-        save_models(pipeline, learners[0], save, config)
-    if not json:
-        begin = "" if save is None else f" --from-backtest {save}"
-        typer.echo(f"\nnext: headrace topics create {file}   then   headrace run {file}{begin}")
-
-
-@contextlib.contextmanager
-def _writer(path: Path | None) -> Iterator[IO[bytes] | None]:
-    if path is None:
-        yield None
-        return
-    try:
-        with path.open("wb") as out:
-            yield out
-    except OSError as error:
-        raise SettingsError(f"cannot write {path}: {error.strerror}", hint="check the folder") from None
-
-
-@app.command()
+@grouped
 def run(
     file: PipelineFile,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
+    kafka: KafkaOptions,
     state_dir: Annotated[Path | None, typer.Option(help="Checkpoints live here.")] = None,
     web_port: Annotated[int | None, typer.Option(help="Port of /metrics, /livez and /readyz.")] = None,
     accept_newer_claims: Annotated[
@@ -234,7 +126,7 @@ def run(
     from engine.host.app import run_worker  # noqa: PLC0415
     from engine.worker.partition import places  # noqa: PLC0415
 
-    settings = settings_of(config, bootstrap_servers, state_dir=state_dir)
+    settings = kafka.settings(state_dir=state_dir)
     if web_port is not None:
         web = settings.web.model_copy(update={"port": web_port})
         settings = settings.model_copy(update={"web": web})
@@ -266,10 +158,10 @@ def topics_plan(file: PipelineFile, json: Json = False) -> None:
 
 
 @topics_app.command("create")
+@grouped
 def topics_create(
     file: PipelineFile,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
+    kafka: KafkaOptions,
     retention_ms: Annotated[
         int | None,
         typer.Option(
@@ -282,7 +174,7 @@ def topics_create(
     from engine.kafka.topic_admin import ensure_topics  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
-    settings = settings_of(config, bootstrap_servers)
+    settings = kafka.settings()
     plan = [
         entry._replace(
             create=True,

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.options import Config, Json, PipelineFile, Recorded, Servers, print_json, settings_of
+from engine.cli.options import Json, LogOptions, PipelineFile, grouped, print_json, write_file
 from engine.definition.file import load_pipeline
-from topics.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,39 +44,34 @@ StateArgument = Annotated[
 ]
 
 
-def logs_from(
-    file: Path, recording: Path | None, config: Path | None, servers: str | None
-) -> tuple[Pipeline, PipelineLogs]:
+def logs_from(file: Path, source: LogOptions) -> tuple[Pipeline, PipelineLogs]:
     """Return a pipeline and its logs, of a recording or of a broker."""
     from engine.cli.report import counting  # noqa: PLC0415
     from engine.lineage.sources import PipelineLogs  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
-    return pipeline, PipelineLogs(pipeline, settings_of(config, servers), recording, counting("read, folded"))
+    return pipeline, PipelineLogs(pipeline, source.settings(), source.recording, counting("read, folded"))
 
 
-def _history(
-    file: Path, recording: Path | None, config: Path | None, servers: str | None, *, fold: bool = False
-) -> History:
-    return asyncio.run(logs_from(file, recording, config, servers)[1].history(fold=fold))
+def _history(file: Path, source: LogOptions, *, fold: bool = False) -> History:
+    return asyncio.run(logs_from(file, source)[1].history(fold=fold))
 
 
 # -- what is read -----------------------------------------------------------------------------------
 
 
 @models_app.command("list")
+@grouped
 def models_list(
     file: PipelineFile,
+    source: LogOptions,
     fold: Fold = False,
-    recording: Recorded = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
     json: Json = False,
 ) -> None:
     """List every version: who it is, whether it serves, what it has learned and scored."""
-    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
+    from engine.cli.report import figure_text, out, print_table, table_of, time_text  # noqa: PLC0415
 
-    history = _history(file, recording, config, bootstrap_servers, fold=fold)
+    history = _history(file, source, fold=fold)
     versions = list(history.versions.values())
     if json:
         print_json([version.plain() for version in versions])
@@ -97,9 +90,9 @@ def models_list(
             version.name,
             version.state,
             version.kind,
-            "the start" if started is None else _when(started.time),
+            "the start" if started is None else time_text(started.time),
             f"{learned:,}" if learned else "",
-            *(_number(last.metrics.get(name)) if last else "" for name in names),
+            *(figure_text(last.metrics.get(name)) if last else "" for name in names),
         )
     print_table(table)
     out.print(
@@ -110,17 +103,16 @@ def models_list(
 
 
 @models_app.command("show")
+@grouped
 def models_show(
     file: PipelineFile,
+    source: LogOptions,
     version: VersionArgument = "champion",
     fold: Fold = False,
-    recording: Recorded = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
     json: Json = False,
 ) -> None:
     """Show all that is recorded of one version: parameters, metrics, states, decisions."""
-    history = _history(file, recording, config, bootstrap_servers, fold=fold)
+    history = _history(file, source, fold=fold)
     shown = history.version(version)
     good = history.good.get(shown.name, [])
     if json:
@@ -133,17 +125,16 @@ def models_show(
 
 
 @models_app.command("history")
+@grouped
 def models_history(
     file: PipelineFile,
-    recording: Recorded = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
+    source: LogOptions,
     json: Json = False,
 ) -> None:
     """Show who was champion when and why, and every decision."""
-    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
+    from engine.cli.report import out, print_table, table_of, time_text  # noqa: PLC0415
 
-    history = _history(file, recording, config, bootstrap_servers)
+    history = _history(file, source)
     if json:
         print_json(
             {
@@ -161,8 +152,8 @@ def models_history(
             table,
             reign.model_name,
             str(reign.version),
-            "the start" if began is None else _when(began.time),
-            "now" if ended is None else _when(ended.time),
+            "the start" if began is None else time_text(began.time),
+            "now" if ended is None else time_text(ended.time),
             reign.reason,
             "" if began is None else began.actor,
             f"{0 if began is None else began.examples:,}",
@@ -170,7 +161,7 @@ def models_history(
     print_table(table)
     table = table_of("label time", "decision", "model", "why", "who", numbers=("offset",))
     for one in history.decisions:
-        _row(table, _when(one.time), one.type, one.model_name, one.reason, one.actor, f"{one.offset:,}")
+        _row(table, time_text(one.time), one.type, one.model_name, one.reason, one.actor, f"{one.offset:,}")
     out.print(f"\n{len(history.decisions)} decisions")
     if history.decisions:
         print_table(table)
@@ -179,20 +170,19 @@ def models_history(
 
 
 @models_app.command("diff")
+@grouped
 def models_diff(
     file: PipelineFile,
     before: Annotated[str, typer.Argument(metavar="A", help="A version, as for `show`.")],
     after: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
-    recording: Recorded = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
+    source: LogOptions,
     json: Json = False,
 ) -> None:
     """Show in what two versions differ: parameters, features, libraries, metrics."""
-    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
+    from engine.cli.report import figure_text, out, print_table, table_of  # noqa: PLC0415
     from engine.lineage.history import version_difference  # noqa: PLC0415
 
-    history = _history(file, recording, config, bootstrap_servers)
+    history = _history(file, source)
     one, other = history.version(before), history.version(after)
     apart = version_difference(one, other)
     if json:
@@ -204,7 +194,7 @@ def models_diff(
     if apart["features_version"][0] != apart["features_version"][1]:
         _row(table, "features", *(version or "" for version in apart["features_version"]))
     for name, (left, right) in (*apart["libraries"].items(), *apart["metrics"].items()):
-        _row(table, name, *(text if isinstance(text, str) else _number(text) for text in (left, right)))
+        _row(table, name, *(text if isinstance(text, str) else figure_text(text) for text in (left, right)))
     if not table.row_count:
         out.print("nothing that is recorded differs")
         return
@@ -219,22 +209,21 @@ def models_diff(
 
 
 @models_app.command("card")
+@grouped
 def models_card(
     file: PipelineFile,
+    source: LogOptions,
     version: VersionArgument = "champion",
     out: Annotated[
         Path | None, typer.Option("--out", help="Write it here; a name that ends in .html gives a page.")
     ] = None,
     as_html: Annotated[bool, typer.Option("--html", help="HTML instead of Markdown.")] = False,
     fold: Fold = False,
-    recording: Recorded = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
 ) -> None:
     """Print a model card of one version, made of recorded facts: Markdown, or HTML for print."""
     from engine.lineage.card import card, card_html, card_markdown  # noqa: PLC0415
 
-    pipeline, logs = logs_from(file, recording, config, bootstrap_servers)
+    pipeline, logs = logs_from(file, source)
     history = asyncio.run(logs.history(fold=fold))
     sections = card(pipeline, history, history.version(version))
     is_page = as_html or (out is not None and out.suffix in {".html", ".htm"})
@@ -242,17 +231,16 @@ def models_card(
     if out is None:
         typer.echo(text, nl=False)
         return
-    _write(out, text.encode())
+    write_file(out, text.encode())
     typer.echo(f"wrote {out}")
 
 
 @models_app.command("reproduce")
+@grouped
 def models_reproduce(
     file: PipelineFile,
     version: StateArgument,
-    recording: Recorded = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
+    source: LogOptions,
     json: Json = False,
 ) -> None:
     """Fold the examples log to the recorded states of a version and compare structural digests.
@@ -262,7 +250,7 @@ def models_reproduce(
     from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
     from engine.lineage.reproduction import reproduce  # noqa: PLC0415
 
-    _, logs = logs_from(file, recording, config, bootstrap_servers)
+    _, logs = logs_from(file, source)
     result = asyncio.run(reproduce(logs, version))
     if json:
         print_json(result)
@@ -282,16 +270,15 @@ def models_reproduce(
 
 
 @models_app.command("export")
+@grouped
 def models_export(
     file: PipelineFile,
     version: StateArgument,
     out: Annotated[Path, typer.Option("--out", help="Where the artefact is written.")],
+    source: LogOptions,
     plain: Annotated[
         bool, typer.Option("--plain", help="Without Headrace's guards: for where only River is installed.")
     ] = False,
-    recording: Recorded = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
     json: Json = False,
 ) -> None:
     """Write the model of a version as a signed file, for `Artefact(...)` and for plain Python.
@@ -301,9 +288,9 @@ def models_export(
     from engine.lineage.reproduction import exported  # noqa: PLC0415
     from engine.worker.assembly import signing_key  # noqa: PLC0415
 
-    _, logs = logs_from(file, recording, config, bootstrap_servers)
-    data, meta = asyncio.run(exported(logs, version, signing_key(settings_of(config)), plain=plain))
-    _write(out, data)
+    _, logs = logs_from(file, source)
+    data, meta = asyncio.run(exported(logs, version, signing_key(source.settings()), plain=plain))
+    write_file(out, data)
     if json:
         print_json(meta | {"file": str(out), "bytes": len(data)})
     else:
@@ -317,7 +304,7 @@ def models_export(
 
 
 def _print_version(version: Version) -> None:
-    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
+    from engine.cli.report import figure_text, out, print_table, table_of, time_text  # noqa: PLC0415
 
     out.print(f"[bold]version {version.version}[/]  {version.name}  {version.state}")
     if version.libraries:
@@ -331,8 +318,8 @@ def _print_version(version: Version) -> None:
     names = list(dict.fromkeys(name for one in version.measured for name in one.metrics))
     table = table_of("measured", numbers=("examples", "learned", *names))
     for one in version.measured:
-        figures = (_number(one.metrics.get(name)) for name in names)
-        _row(table, _when(one.time), f"{one.examples:,}", f"{one.updates:,}", *figures)
+        figures = (figure_text(one.metrics.get(name)) for name in names)
+        _row(table, time_text(one.time), f"{one.examples:,}", f"{one.updates:,}", *figures)
     if version.measured:
         out.print()
         print_table(table)
@@ -347,7 +334,7 @@ def _print_version(version: Version) -> None:
     for decision in version.decisions:
         _row(
             table,
-            _when(decision.time),
+            time_text(decision.time),
             decision.type,
             decision.reason,
             decision.actor,
@@ -374,18 +361,3 @@ def _plain(decision: Decision) -> dict[str, Any]:
 
     plain: dict[str, Any] = to_builtins(decision)
     return plain
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _when(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise SettingsError(f"cannot write {path}: {error.strerror}", hint="check the folder") from None

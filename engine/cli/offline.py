@@ -7,51 +7,72 @@ Lives here: where the past comes from, tables, the picture's file.  Never here: 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.options import Config, Json, PipelineFile, Recorded, Servers, print_json, settings_of
+from engine.cli.options import Json, LogOptions, PipelineFile, grouped, print_json, write_file
 from engine.definition.file import load_pipeline
 from topics.durations import duration_ms
 from topics.errors import SettingsError
 
 if TYPE_CHECKING:
     from engine.definition.pipeline import Pipeline
-    from engine.machines.learner import Learner
     from engine.offline.rerun import Past
     from engine.settings import Settings
+    from operators.windows.asof import AsOf
 
-__all__ = ["Events", "LabelLines", "Static", "compare", "freshness", "save_models"]
+__all__ = ["PastOptions", "compare", "freshness"]
 
-Events = Annotated[Path | None, typer.Option(help="Event messages, one JSON object a line (.gz too).")]
-LabelLines = Annotated[
-    Path | None, typer.Option("--labels", help="Label messages, one JSON object a line (.gz too).")
-]
-Static = Annotated[
-    Path | None,
-    typer.Option(help='What lookups find as of each event: lines of {"key", "time", "fields"} (.gz too).'),
-]
 FIGURES_SHOWN = 3
 """Loss and metrics in a table of a terminal's width; `--json` has all."""
 SAME_SHARE = 0.999
 """Below this share of scores that come out as recorded, the answer is said to be approximate."""
 
 
+@dataclass(frozen=True)
+class PastOptions(LogOptions):
+    """Where a past comes from: files, or a log."""
+
+    events: Annotated[Path | None, typer.Option(help="Event messages, one JSON object a line (.gz too).")] = (
+        None
+    )
+    labels: Annotated[Path | None, typer.Option(help="Label messages, one JSON object a line (.gz too).")] = (
+        None
+    )
+    static: Annotated[
+        Path | None,
+        typer.Option(
+            help='What lookups find as of each event: lines of {"key", "time", "fields"} (.gz too).'
+        ),
+    ] = None
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Return the size of both files, compressed where they are."""
+        return sum(
+            path.stat().st_size for path in (self.events, self.labels) if path is not None and path.is_file()
+        )
+
+    def looked_up(self) -> AsOf | None:
+        """Return what lookups find, where there is a file of it."""
+        from engine.offline.json_lines import read_static  # noqa: PLC0415
+        from operators.windows.asof import AsOf  # noqa: PLC0415
+
+        return None if self.static is None else AsOf(read_static(self.static))
+
+
+@grouped
 def freshness(
     file: PipelineFile,
-    events: Events = None,
-    labels: LabelLines = None,
-    static: Static = None,
-    recording: Recorded = None,
+    origin: PastOptions,
     withhold: Annotated[
         list[str] | None,
         typer.Option(metavar="SPAN", help="Withhold updates for so long: 1h, 1d, 7d; repeatable."),
     ] = None,
     svg: Annotated[Path | None, typer.Option(help="Draw loss against what is withheld here.")] = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
     json: Json = False,
 ) -> None:
     """Show what later updates cost: the race with everything learned withheld for an hour, a day, a week."""
@@ -60,39 +81,25 @@ def freshness(
 
     pipeline = load_pipeline(file)
     spans = {span: duration_ms(span) for span in withhold or SPANS}
-    settings = settings_of(config, bootstrap_servers)
-    past = _past_told(pipeline, events, labels, static, recording, settings)
+    settings = origin.settings()
+    past = _past_told(pipeline, origin, settings)
     told = None if json else lambda span: typer.echo(f"withheld {span} ...", err=True)
     report = freshness_report(pipeline, past, spans, on_run=told, source=model_factory_of(pipeline, settings))
     if svg is not None:
-        try:
-            svg.write_text(picture(report, f"{pipeline.name}: loss against freshness"))
-        except OSError as error:
-            raise SettingsError(f"cannot write {svg}: {error.strerror}", hint="check the folder") from None
+        write_file(svg, picture(report, f"{pipeline.name}: loss against freshness").encode())
     if json:
         print_json(report)
     else:
         _print_freshness(report)
 
 
-def compare(
-    pipeline: Pipeline,
-    changes: list[str],
-    events: Path | None,
-    labels: Path | None,
-    static: Path | None,
-    recording: Path | None,
-    config: Config,
-    servers: Servers,
-    *,
-    json: bool,
-) -> None:
+def compare(pipeline: Pipeline, changes: list[str], origin: PastOptions, *, json: bool) -> None:
     """Print what a past came to, and what it would have come to with changes."""
     from engine.offline.what_if import asked_of, what_if_report  # noqa: PLC0415
 
-    settings = settings_of(config, servers)
+    settings = origin.settings()
     asked = asked_of(pipeline, changes, settings)
-    past = _past_told(pipeline, events, labels, static, recording, settings)
+    past = _past_told(pipeline, origin, settings)
     report = what_if_report(pipeline, asked, past)
     if json:
         print_json(report)
@@ -100,48 +107,24 @@ def compare(
         _print_what_if(report)
 
 
-def save_models(pipeline: Pipeline, learner: Learner, folder: Path, config: Config) -> None:
-    """Save the models of a backtest, signed as a worker of these settings signs, and say so."""
-    from engine.stores.saved import save  # noqa: PLC0415
-    from engine.worker.assembly import signing_key  # noqa: PLC0415
-
-    saved = save(pipeline, learner, folder, signing_key(settings_of(config)))
-    typer.echo(f"saved {', '.join(saved.models)} in {folder}: {saved.examples:,} examples learned", err=True)
-
-
-def _past_told(
-    pipeline: Pipeline,
-    events: Path | None,
-    labels: Path | None,
-    static: Path | None,
-    recording: Path | None,
-    settings: Settings,
-) -> Past:
+def _past_told(pipeline: Pipeline, origin: PastOptions, settings: Settings) -> Past:
     """Return the past that is asked about: of files, of a recording, or of the pipeline's own topic."""
     from engine.cli.report import progress  # noqa: PLC0415
     from engine.host.garbage import search_rarely  # noqa: PLC0415
-    from engine.offline.json_lines import read_static  # noqa: PLC0415
     from engine.offline.rerun import logged_records, model_factory_of, past_of, past_of_files  # noqa: PLC0415
-    from operators.windows.asof import AsOf  # noqa: PLC0415
 
     search_rarely()
-    if events is None:
-        if labels is not None or static is not None:
+    if origin.events is None:
+        if origin.labels is not None or origin.static is not None:
             raise SettingsError("there are no events", hint="give --events FILE too, or neither of the files")
-        records = asyncio.run(
-            logged_records(pipeline, recording, settings.kafka if recording is None else None)
-        )
+        kafka = settings.kafka if origin.recording is None else None
+        records = asyncio.run(logged_records(pipeline, origin.recording, kafka))
         return past_of(pipeline, records, model_factory_of(pipeline, settings))
-    if recording is not None:
+    if origin.recording is not None:
         raise SettingsError("there are two pasts", hint="give --events FILE or --recording FOLDER")
-    size = sum(path.stat().st_size for path in (events, labels) if path is not None and path.is_file())
-    with progress(size) as advance:
+    with progress(origin.bytes_to_read) as advance:
         return past_of_files(
-            pipeline,
-            events,
-            labels,
-            static=AsOf(read_static(static)) if static is not None else None,
-            on_progress=advance,
+            pipeline, origin.events, origin.labels, static=origin.looked_up(), on_progress=advance
         )
 
 

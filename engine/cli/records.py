@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from engine.cli.options import Config, Servers, settings_of
+from engine.cli.options import KafkaOptions, grouped
 from engine.definition.file import load_pipeline
 from topics.errors import SettingsError
 
@@ -30,10 +30,10 @@ WAITING_MAX = 1_000
 """Records that wait to be printed."""
 
 
+@grouped
 def tail(
     topic: str,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
+    kafka: KafkaOptions,
     from_beginning: Annotated[
         bool, typer.Option("--from-beginning", help="Start with the oldest record.")
     ] = False,
@@ -49,7 +49,7 @@ def tail(
     ] = False,
 ) -> None:
     """Print the records of a topic as they come, one JSON object a line."""
-    settings = settings_of(config, bootstrap_servers)
+    settings = kafka.settings()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(
             _tail(
@@ -64,8 +64,10 @@ def tail(
         )
 
 
+@grouped
 def send(
     target: Annotated[str, typer.Argument(metavar="PIPELINE.py|TOPIC", help="Where the lines go.")],
+    kafka: KafkaOptions,
     file: Annotated[
         Path | None,
         typer.Argument(help="For a topic: one JSON object a line (.gz too); - for standard input."),
@@ -83,11 +85,9 @@ def send(
         str | None,
         typer.Option(help="For a topic: field whose value is the record's timestamp; default: now."),
     ] = None,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
 ) -> None:
     """Publish files to a pipeline's two topics, merged by time; or the lines of one file to any topic."""
-    settings = settings_of(config, bootstrap_servers)
+    settings = kafka.settings()
     if events is None and labels is None:
         from engine.offline.publish import send_file  # noqa: PLC0415
 

@@ -1,7 +1,8 @@
-"""Text output of commands: the description of a pipeline, a backtest's table, a topic plan.
+"""Text output of commands: what several of them print with, the description of a pipeline, a topic plan.
 
-Lives here: tables for people, built from plain values that `--json` prints as they are, and what answers take
-while they wait for labels.  Never here: where the values come from.
+Lives here: tables for people, built from plain values that `--json` prints as they are, times and figures as
+text, progress, and what answers take while they wait for labels.  Never here: where the values come from,
+what one command alone prints.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine.watches import letter_lines
 from operators.join.pending import RESIDENT_MAX, WaitingAnswer, encode_entry
 from topics.durations import duration_text
 from topics.messages import FeatureValues, Prediction
@@ -32,15 +32,16 @@ __all__ = [
     "bytes_per_answer",
     "counting",
     "describe",
+    "err",
+    "figure_text",
     "out",
     "print_description",
-    "print_diagnosis",
     "print_plan",
-    "print_report",
     "print_table",
     "progress",
     "swap_line",
     "table_of",
+    "time_text",
     "waiting_at",
     "waiting_text",
 ]
@@ -57,10 +58,8 @@ COUNT_EVERY_S = 0.5
 WIDE = 10_000
 """Columns where nobody looks at a terminal: no row is as long."""
 
-TABLE_WIDTH_MAX = 400
-
 out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False)
 
 
 def table_of(*columns: str, numbers: Sequence[str] = ()) -> Table:
@@ -244,120 +243,6 @@ def print_plan(plan: Sequence[TopicPlan]) -> None:
     out.print(table)
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """Print a backtest's result as River users expect it: one row a model, one column a metric."""
-    _print_scores(report)
-    rate = report["events"] / report["seconds"] if report["seconds"] else 0.0
-    out.print(
-        f"\n{report['events']:,} events, {report['labels']:,} labels, {report['examples']:,} examples, "
-        f"{report['dead_letters']:,} dead letters in {report['seconds']:.1f} s ({rate:,.0f} events/s)"
-    )
-    for line in letter_lines(report["dead_letters_by_stage"]):
-        out.print(f"dead letters: {line}", markup=False)
-    for what, counts in report["outcomes"].items():
-        if counts:
-            out.print(
-                f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in counts.items())
-            )
-    if report["labels_waiting"]:
-        out.print(f"labels whose event had not come at the end: {report['labels_waiting']:,}")
-    for what in ("rules", "alerts", "function_failures"):
-        if report[what]:
-            out.print(
-                f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items())
-            )
-    _print_race(report)
-
-
-def _print_scores(report: dict[str, Any]) -> None:
-    """Print what was served, every model and the baselines, on the same rows; first what decides."""
-    metrics, rows = list(report["served"]), report["rows"]
-    counted = len(set(rows.values())) > 1
-    table = table_of("model", numbers=["loss", *metrics, *(["rows"] if counted else [])])
-    table.add_column("seconds", justify="right", style="dim")
-
-    def add(
-        name: str, scores: Mapping[str, float], *, shown: str, seconds: str = "", style: str = ""
-    ) -> None:
-        numbers = [_number(report["losses"].get(name)), *(_number(scores.get(metric)) for metric in metrics)]
-        if counted:
-            numbers.append(f"{rows[name]:,}" if name in rows else "")
-        table.add_row(shown, *numbers, seconds, style=style)
-
-    add("served", report["served"], shown="served", style="bold")
-    for model, scores in report["models"].items():
-        seconds = report["model_seconds"].get(model, 0.0)
-        add(model, scores, shown=model + _mark(model, report), seconds=f"{seconds:.1f}")
-    for name, scores in report["baselines"].items():
-        add(name, scores, shown=name, style="dim")
-    _print_whole(table)
-    left_out = report["rows_left_out"]
-    out.print(
-        f"loss: {report['judged_by']}"
-        + (f"; left out are examples on which a model had no opinion: {left_out:,}" if left_out else "")
-    )
-
-
-def _print_whole(table: Table) -> None:
-    """Print a table, without a terminal in the width that it needs: a figure that is cut says nothing."""
-    before = out.width
-    if not out.is_terminal:
-        out.width = TABLE_WIDTH_MAX
-        out.width = max(before, out.measure(table).maximum)
-    out.print(table)
-    out.width = before
-
-
-def _print_race(report: dict[str, Any]) -> None:
-    """Print what happened to the candidates, and what the swaps rest on."""
-    for model, left in report["quarantined"].items():
-        out.print(
-            f"[bold red]{model} ({left['alias']}) was quarantined at example {left['examples']:,}:[/] "
-            f"{escape(left['reason'])}"
-        )
-    for opening in report["openings"][-5:]:
-        out.print(
-            f"{_when(opening['time'])}  opening.started  {opening['model']} ({opening['reason']}) serves "
-            f"until something is proven better"
-        )
-    for drift in report["drifts"][-5:]:
-        out.print(f"{_when(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
-    if len(report["drifts"]) > 5:
-        out.print(f"... {len(report['drifts'])} drift alarms in all")
-    for swap in report["swaps"]:
-        out.print(swap_line(swap))
-    if report["correlated"]:
-        worst = max(report["correlated"], key=lambda correlated: correlated["correlation"])
-        out.print(
-            f"[bold yellow]warning:[/] losses of {worst['model']} and {worst['champion']} are correlated "
-            f"from block to block ({worst['correlation']:.2f} over {worst['blocks']:,} blocks), so that "
-            f"swaps come more often than promised\n"
-            f"  fix: Promotion(evidence_block={worst['evidence_block']!r}, ...)"
-        )
-
-
-def swap_line(swap: Mapping[str, Any]) -> str:
-    """Return a swap of a report as one line."""
-    return (
-        f"{_when(swap['time'])}  {swap['type']}  {swap['from']} -> {swap['to']} "
-        f"after {swap['examples']:,} examples ({swap['reason']})"
-    )
-
-
-def print_diagnosis(diagnosis: dict[str, Any]) -> None:
-    """Print why a run failed, to the error output."""
-    _err.print(f"\nerror: the run failed: {'; '.join(diagnosis['failures'])}", markup=False, soft_wrap=True)
-    for cause in diagnosis["causes"]:
-        _err.print(f"  cause: {cause['what']}\n    fix: {cause['fix']}", markup=False, soft_wrap=True)
-
-
-def _mark(model: str, report: dict[str, Any]) -> str:
-    """Return the mark behind a model's name in the table."""
-    if (quarantine := report["quarantined"].get(model)) is not None:
-        return f" (quarantined at example {quarantine['examples']:,})"
-    return " (champion)" if model == report["champion"] else ""
-
-
 @contextlib.contextmanager
 def progress(bytes_total: int) -> Iterator[Callable[[int, int], None] | None]:
     """Yield a callback that shows progress, rate and time left on a terminal; None where there is no
@@ -365,11 +250,11 @@ def progress(bytes_total: int) -> Iterator[Callable[[int, int], None] | None]:
 
     The function takes the number of records since the last call, and the bytes read so far of `bytes_total`.
     """
-    if not _err.is_terminal:
+    if not err.is_terminal:
         yield None
         return
     counter = TextColumn("{task.fields[records]:,} records  {task.fields[rate]:,.0f}/s")
-    with Progress(BarColumn(), TaskProgressColumn(), counter, TimeRemainingColumn(), console=_err) as bar:
+    with Progress(BarColumn(), TaskProgressColumn(), counter, TimeRemainingColumn(), console=err) as bar:
         task = bar.add_task("records", total=bytes_total, records=0, rate=0.0)
         started_s, records = time.perf_counter(), 0
 
@@ -387,7 +272,7 @@ def counting(what: str) -> Callable[[int], None] | None:
 
     It takes the number of records since the last call.
     """
-    if not _err.is_terminal:
+    if not err.is_terminal:
         return None
     records, shown_s = 0, time.perf_counter()
 
@@ -396,14 +281,24 @@ def counting(what: str) -> Callable[[int], None] | None:
         records += more
         if time.perf_counter() - shown_s > COUNT_EVERY_S:
             shown_s = time.perf_counter()
-            _err.print(f"{what}: {records:,} records", end="\r", markup=False)
+            err.print(f"{what}: {records:,} records", end="\r", markup=False)
 
     return count
 
 
-def _number(value: float | None) -> str:
+def swap_line(swap: Mapping[str, Any]) -> str:
+    """Return a swap of a report as one line."""
+    return (
+        f"{time_text(swap['time'])}  {swap['type']}  {swap['from']} -> {swap['to']} "
+        f"after {swap['examples']:,} examples ({swap['reason']})"
+    )
+
+
+def figure_text(value: float | None) -> str:
+    """Return a loss or a metric as text; empty where there is none."""
     return "" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
-def _when(time_ms: int) -> str:
+def time_text(time_ms: int) -> str:
+    """Return a time as text, to the second, UTC."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

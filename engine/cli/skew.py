@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.options import Config, Json, PipelineFile, Servers, print_json, settings_of
+from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
 
 if TYPE_CHECKING:
     from engine.offline.skew import SkewCounts
@@ -24,8 +24,10 @@ INTERVAL_S = 5.0
 """Between two looks at the logs' ends."""
 
 
+@grouped
 def skew(
     file: PipelineFile,
+    kafka: KafkaOptions,
     one_in: Annotated[int, typer.Option(min=1, help="Look at one key of so many.")] = 100,
     once: Annotated[
         bool, typer.Option("--once", help="The logs as they stand; exit code 4 on skew.")
@@ -33,8 +35,6 @@ def skew(
     web_port: Annotated[
         int, typer.Option(min=1, max=65_535, help="Port of /metrics, without --once.")
     ] = 6067,
-    bootstrap_servers: Servers = None,
-    config: Config = None,
     json: Json = False,
 ) -> None:
     """Recompute features of sampled keys from the topics and compare them with what was served."""
@@ -42,7 +42,7 @@ def skew(
     from engine.host.app import check_port  # noqa: PLC0415
     from engine.offline.skew import check_once, follow  # noqa: PLC0415
 
-    settings = settings_of(config, bootstrap_servers)
+    settings = kafka.settings()
     pipeline = load_pipeline(file)
     if not once:
         check_port(settings.web.host, web_port, hint="give another --web-port")

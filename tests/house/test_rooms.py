@@ -201,11 +201,26 @@ def test_no_function_outgrows_its_screen() -> None:
     for path in sources():
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                body = node.body[1:] if ast.get_docstring(node) else node.body
-                lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+                lines = lines_of(node)
                 if lines > FUNCTION_LINES_MAX:
                     long.append(f"{name_of(path)}: {node.name}: {lines} lines")
     assert not long
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return the lines of a function with its signature and decorators, but for its docstring."""
+    first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+    said = function.body[0] if ast.get_docstring(function) else None
+    documented = (said.end_lineno or 0) - said.lineno + 1 if said else 0
+    return (function.end_lineno or 0) - first + 1 - documented
+
+
+def test_a_signature_is_part_of_a_function() -> None:
+    (function,) = ast.parse(
+        '@decorated\ndef command(\n    a,\n    b,\n):\n    """Said\n    twice."""\n    return a\n'
+    ).body
+    assert isinstance(function, ast.FunctionDef)
+    assert lines_of(function) == 6
 
 
 def test_no_code_is_made_of_text() -> None:

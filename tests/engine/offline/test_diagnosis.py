@@ -280,7 +280,7 @@ def test_progress_on_a_terminal_shows_rate_and_time_left(monkeypatch: pytest.Mon
     from engine.cli import report
 
     shown = io.StringIO()
-    monkeypatch.setattr(report, "_err", Console(file=shown, force_terminal=True, width=100))
+    monkeypatch.setattr(report, "err", Console(file=shown, force_terminal=True, width=100))
     with report.progress(1_000) as advance:
         assert advance is not None
         advance(300, 250)

@@ -1,0 +1,263 @@
+"""`headrace backtest`: a pipeline over files.
+
+Lives here: its options, what it writes, its report in words and tables.  Never here: the run
+(`engine/offline/backtest.py`), what a failed one is put down to (`engine/offline/diagnosis.py`), comparisons
+(`offline.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.cli.offline import PastOptions, compare
+from engine.cli.options import Json, PipelineFile, grouped, print_json
+from engine.definition.file import load_pipeline
+from topics.errors import SettingsError
+
+if TYPE_CHECKING:
+    from engine.definition.pipeline import Pipeline
+    from engine.machines.learner import Learner
+    from engine.settings import Settings
+
+__all__ = ["backtest_files", "print_diagnosis", "print_report"]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What a backtest writes beside its report."""
+
+    features_out: Annotated[Path | None, typer.Option(help="Write each event's features here.")] = None
+    predictions_out: Annotated[Path | None, typer.Option(help="Write each prediction here.")] = None
+    dead_letters_out: Annotated[
+        Path | None, typer.Option(help="Write each refused record here, with the reason.")
+    ] = None
+    save: Annotated[
+        Path | None, typer.Option(help="Save the learned models here, for `headrace run --from-backtest`.")
+    ] = None
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write what a worker would have written to its topics here."),
+    ] = None
+
+
+@grouped
+def backtest_files(
+    file: PipelineFile,
+    origin: PastOptions,
+    outputs: OutputOptions,
+    warmup: Annotated[int, typer.Option(min=0, help="Leave the first N events out of the metrics.")] = 0,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHANGE",
+            help="Compare with challenger=FILE.py:NAME, champion=, promotion=, serving=; repeatable.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline over files: the same state machines, no broker.
+
+    Exit code 1, and a diagnosis, where nothing was learned or most of the input came to nothing.
+    """
+    if what_if:
+        if warmup or outputs != OutputOptions():
+            raise SettingsError(
+                "--what-if compares two races and writes nothing",
+                hint="leave --warmup, --record, --save and --*-out out",
+            )
+        compare(load_pipeline(file), what_if, origin, json=json)
+        return
+    if origin.events is None or origin.recording is not None:
+        raise SettingsError(
+            "a backtest without --what-if reads events", hint="give --events FILE, and no --recording"
+        )
+    pipeline = load_pipeline(file)
+    report, learner = _run(pipeline, origin.events, origin, outputs, warmup)
+    if json:
+        print_json(report)
+    else:
+        print_report(report)
+    if report["diagnosis"] is not None:
+        print_diagnosis(report["diagnosis"])
+        raise typer.Exit(1)
+    if outputs.save is not None:
+        _save_models(pipeline, learner, outputs.save, origin.settings())
+    if not json:
+        begin = "" if outputs.save is None else f" --from-backtest {outputs.save}"
+        typer.echo(f"\nnext: headrace topics create {file}   then   headrace run {file}{begin}")
+
+
+def _run(
+    pipeline: Pipeline, events: Path, origin: PastOptions, outputs: OutputOptions, warmup: int
+) -> tuple[dict[str, Any], Learner]:
+    """Return the report of a run, and the learner as it is at the end."""
+    from engine.cli.report import progress  # noqa: PLC0415
+    from engine.host.garbage import search_rarely  # noqa: PLC0415
+    from engine.offline.backtest import backtest  # noqa: PLC0415
+    from engine.offline.recording import Recording  # noqa: PLC0415
+
+    learners: list[Learner] = []
+    search_rarely()
+    with (
+        _writer(outputs.features_out) as features,
+        _writer(outputs.predictions_out) as predictions,
+        _writer(outputs.dead_letters_out) as dead_letters,
+        (
+            contextlib.nullcontext() if outputs.record is None else Recording(outputs.record, pipeline)
+        ) as written,
+        progress(origin.bytes_to_read) as advance,
+    ):
+        report = backtest(
+            pipeline,
+            events,
+            origin.labels,
+            warmup=warmup,
+            static=origin.looked_up(),
+            features_out=features,
+            predictions_out=predictions,
+            dead_letters_out=dead_letters,
+            recording=written,
+            on_progress=advance,
+            on_end=learners.append,
+        )
+    return report, learners[0]
+
+
+@contextlib.contextmanager
+def _writer(path: Path | None) -> Iterator[IO[bytes] | None]:
+    if path is None:
+        yield None
+        return
+    try:
+        with path.open("wb") as out:
+            yield out
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}", hint="check the folder") from None
+
+
+def _save_models(pipeline: Pipeline, learner: Learner, folder: Path, settings: Settings) -> None:
+    """Save the models of a backtest, signed as a worker of these settings signs, and say so."""
+    from engine.stores.saved import save  # noqa: PLC0415
+    from engine.worker.assembly import signing_key  # noqa: PLC0415
+
+    saved = save(pipeline, learner, folder, signing_key(settings))
+    typer.echo(f"saved {', '.join(saved.models)} in {folder}: {saved.examples:,} examples learned", err=True)
+
+
+# -- the report ---------------------------------------------------------------------------------------
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print a backtest's result as River users expect it: one row a model, one column a metric."""
+    from engine.cli.report import out  # noqa: PLC0415
+    from engine.watches import letter_lines  # noqa: PLC0415
+
+    _print_scores(report)
+    rate = report["events"] / report["seconds"] if report["seconds"] else 0.0
+    out.print(
+        f"\n{report['events']:,} events, {report['labels']:,} labels, {report['examples']:,} examples, "
+        f"{report['dead_letters']:,} dead letters in {report['seconds']:.1f} s ({rate:,.0f} events/s)"
+    )
+    for line in letter_lines(report["dead_letters_by_stage"]):
+        out.print(f"dead letters: {line}", markup=False)
+    for what, counts in report["outcomes"].items():
+        if counts:
+            out.print(
+                f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in counts.items())
+            )
+    if report["labels_waiting"]:
+        out.print(f"labels whose event had not come at the end: {report['labels_waiting']:,}")
+    for what in ("rules", "alerts", "function_failures"):
+        if report[what]:
+            out.print(
+                f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items())
+            )
+    _print_race(report)
+
+
+def _print_scores(report: dict[str, Any]) -> None:
+    """Print what was served, every model and the baselines, on the same rows; first what decides."""
+    from engine.cli.report import figure_text, out, print_table, table_of  # noqa: PLC0415
+
+    metrics, rows = list(report["served"]), report["rows"]
+    counted = len(set(rows.values())) > 1
+    table = table_of("model", numbers=["loss", *metrics, *(["rows"] if counted else [])])
+    table.add_column("seconds", justify="right", style="dim")
+
+    def add(
+        name: str, scores: Mapping[str, float], *, shown: str, seconds: str = "", style: str = ""
+    ) -> None:
+        numbers = [
+            figure_text(report["losses"].get(name)),
+            *(figure_text(scores.get(metric)) for metric in metrics),
+        ]
+        if counted:
+            numbers.append(f"{rows[name]:,}" if name in rows else "")
+        table.add_row(shown, *numbers, seconds, style=style)
+
+    add("served", report["served"], shown="served", style="bold")
+    for model, scores in report["models"].items():
+        seconds = report["model_seconds"].get(model, 0.0)
+        add(model, scores, shown=model + _mark(model, report), seconds=f"{seconds:.1f}")
+    for name, scores in report["baselines"].items():
+        add(name, scores, shown=name, style="dim")
+    print_table(table)
+    left_out = report["rows_left_out"]
+    out.print(
+        f"loss: {report['judged_by']}"
+        + (f"; left out are examples on which a model had no opinion: {left_out:,}" if left_out else "")
+    )
+
+
+def _print_race(report: dict[str, Any]) -> None:
+    """Print what happened to the candidates, and what the swaps rest on."""
+    from rich.markup import escape  # noqa: PLC0415
+
+    from engine.cli.report import out, swap_line, time_text  # noqa: PLC0415
+
+    for model, left in report["quarantined"].items():
+        out.print(
+            f"[bold red]{model} ({left['alias']}) was quarantined at example {left['examples']:,}:[/] "
+            f"{escape(left['reason'])}"
+        )
+    for opening in report["openings"][-5:]:
+        out.print(
+            f"{time_text(opening['time'])}  opening.started  {opening['model']} ({opening['reason']}) serves "
+            f"until something is proven better"
+        )
+    for drift in report["drifts"][-5:]:
+        out.print(f"{time_text(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
+    if len(report["drifts"]) > 5:
+        out.print(f"... {len(report['drifts'])} drift alarms in all")
+    for swap in report["swaps"]:
+        out.print(swap_line(swap))
+    if report["correlated"]:
+        worst = max(report["correlated"], key=lambda correlated: correlated["correlation"])
+        out.print(
+            f"[bold yellow]warning:[/] losses of {worst['model']} and {worst['champion']} are correlated "
+            f"from block to block ({worst['correlation']:.2f} over {worst['blocks']:,} blocks), so that "
+            f"swaps come more often than promised\n"
+            f"  fix: Promotion(evidence_block={worst['evidence_block']!r}, ...)"
+        )
+
+
+def print_diagnosis(diagnosis: dict[str, Any]) -> None:
+    """Print why a run failed, to the error output."""
+    from engine.cli.report import err  # noqa: PLC0415
+
+    err.print(f"\nerror: the run failed: {'; '.join(diagnosis['failures'])}", markup=False, soft_wrap=True)
+    for cause in diagnosis["causes"]:
+        err.print(f"  cause: {cause['what']}\n    fix: {cause['fix']}", markup=False, soft_wrap=True)
+
+
+def _mark(model: str, report: dict[str, Any]) -> str:
+    """Return the mark behind a model's name in the table."""
+    if (quarantine := report["quarantined"].get(model)) is not None:
+        return f" (quarantined at example {quarantine['examples']:,})"
+    return " (champion)" if model == report["champion"] else ""
