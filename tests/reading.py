@@ -21,7 +21,7 @@ from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import log_bounds
 from engine.settings import KafkaSettings, Settings
 from engine.stores.artefacts import Artefacts
-from engine.stores.checkpoints import CheckpointStore
+from engine.stores.sqlite_checkpoints import SqliteCheckpoints
 from engine.worker.assembly import build_learner, signing_key
 from engine.worker.model_factory import ModelFactory
 from topics.messages import Record
@@ -203,7 +203,7 @@ async def saved_digests(file: Path, state_dir: Path) -> tuple[dict[str, str], in
     """Return the digests and the number of examples of the learner that a worker saved."""
     pipeline = load_pipeline(file)
     learner = build_learner(pipeline, source=source_of(pipeline, state_dir))
-    store = CheckpointStore(state_dir, pipeline.name, "learner", 0)
+    store = SqliteCheckpoints(state_dir, pipeline.name, "learner", 0)
     checkpoint = await store.load()
     await store.close()
     assert checkpoint is not None

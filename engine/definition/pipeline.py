@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from river import drift, metrics
@@ -399,14 +398,14 @@ class Change(NamedTuple):
 
 
 def check_definition(
-    stored: Mapping[str, str], current: Mapping[str, str], path: Path, *, accept_features: bool = False
+    stored: Mapping[str, str], current: Mapping[str, str], place: str, *, accept_features: bool = False
 ) -> tuple[Change, ...]:
     """Return the features that changed, where that is accepted.
 
     Raises CheckpointError naming what was added, removed or changed: everything but features always, and
     features, with their versions, unless they are accepted.
 
-    >>> check_definition({"features.n": "1a"}, {"features.n": "2b"}, Path(), accept_features=True)
+    >>> check_definition({"features.n": "1a"}, {"features.n": "2b"}, "", accept_features=True)
     (Change(part='features.n', before='1a', after='2b'),)
     """
     parts = [*(name for name in current if name not in stored), *stored]
@@ -424,4 +423,4 @@ def check_definition(
             "to go on, `headrace run --accept-changed-features`: models keep what they learned, windows that "
             f"are kept as before go on, the others begin empty; or {hint}"
         )
-    raise CheckpointError(f"{path} was written by another definition: {told}{more}", hint=hint)
+    raise CheckpointError(f"{place} was written by another definition: {told}{more}", hint=hint)

@@ -1,8 +1,8 @@
 """A checkpoint's entries in SQLite: a delta is written at once, the rows are read all at once or one by one.
 
 Lives here: the two tables, what is checked of their rows, and the file in which a run over files keeps
-answers that are too many for memory.  Never here: claims, a worker's files (`checkpoints.py`), what an entry
-means, which answers leave memory (`operators/join/pending.py`).
+answers that are too many for memory.  Never here: claims, a worker's files (`sqlite_checkpoints.py`), what an
+entry means, which answers leave memory (`operators/join/pending.py`).
 
     entry   what a restore needs in memory; a sum over all checksums tells a row that is lost, or old
     apart   what may be too much for memory: how many there are is known, and each has its checksum

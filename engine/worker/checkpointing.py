@@ -2,7 +2,7 @@
 
 Lives here: what a checkpoint of everything owned consists of, and in which order it is written.
 Never here: when one is due, what happens when it fails (`loop.py`); what one partition's says
-(`partition.py`), how it is stored (`checkpoints.py`).
+(`partition.py`), how it is stored (`engine/stores`).
 
 Strategy.  Writing takes 100 to 400 ms, nearly all of it waiting: for acknowledgements, for the end
 of the logs, for the disk.  So a checkpoint is captured at one moment, where all that was made has

@@ -166,9 +166,9 @@ class ClaimExecutor:
             case claims.Look():
                 claim, meta = await store.look()
                 logs = () if meta is None else decode_meta(meta).logs
-                return claims.Stored(claim, logs, f" {store.path}")
+                return claims.Stored(claim, logs, f" {store.place}")
             case claims.Fence(above):
-                return (await store.fence(above=above)).claim
+                return await store.fence(above=above)
             case claims.LoadCheckpoint():
                 checkpoint = await store.load()
                 return None if checkpoint is None else ScorerCheckpoint(checkpoint)

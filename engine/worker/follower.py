@@ -34,7 +34,8 @@ from engine.metrics import Metrics, Status
 from engine.race_view import RaceView
 from engine.settings import Settings
 from engine.stores.artefacts import Artefacts
-from engine.stores.checkpoints import Checkpoint, CheckpointStore
+from engine.stores.checkpoints import Checkpoint
+from engine.stores.places import checkpoint_store
 from engine.worker.assembly import build_learner, pointer_of, signing_key
 from engine.worker.budgets import Budgets
 from engine.worker.entry import Entries
@@ -85,7 +86,7 @@ class Follower:
         self._metrics = metrics
         self.race = RaceView(metrics)
         self._sink = sink
-        self._store = CheckpointStore(settings.state_dir, pipeline.name, "learner", PARTITION)
+        self._store = checkpoint_store(settings, pipeline.name, "learner", PARTITION)
         self._topic = pipeline.catalog["examples"]
         self._key = signing_key(settings)
         self._definition = pipeline.learner_definition()
@@ -126,9 +127,9 @@ class Follower:
         self.leading = leads
         if not leads:
             return
-        self._claim, checkpoint = await self._store.fence()
+        self._claim = await self._store.fence()
         self._decisions.clear()
-        self._restore(checkpoint)
+        self._restore(await self._store.load())
         self._pointer_due = True
 
     async def catch_up(self) -> None:
@@ -145,7 +146,7 @@ class Follower:
         if checkpoint is not None:
             stored: dict[str, str] = json.decode(checkpoint.meta)
             accept = self._accept_features
-            check_definition(stored, self._definition, self._store.path, accept_features=accept)
+            check_definition(stored, self._definition, self._store.place, accept_features=accept)
         if checkpoint is not None or self.learner.reading:
             self.learner = self._fresh_learner()
         if checkpoint is not None:
@@ -330,7 +331,7 @@ class Follower:
             await self._store.save(self._claim, json.encode(self._definition), learned.delta)
 
     async def close(self) -> None:
-        """Close the checkpoint file."""
+        """Close the store of checkpoints."""
         await self._store.close()
 
     # -- what a scrape shows ----------------------------------------------------------------------

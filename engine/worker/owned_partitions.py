@@ -23,6 +23,7 @@ from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.settings import Accepted, Settings
 from engine.stores.checkpoints import CheckpointStore
+from engine.stores.places import checkpoint_store
 from engine.worker.claim import ClaimExecutor, Fingerprint, ScorerCheckpoint, check_same_logs, decode_meta
 from engine.worker.follower import Follower
 from engine.worker.partition import Inputs, Partition
@@ -39,7 +40,7 @@ TAKEOVERS_MAX = 5
 
 JOIN, ROUTERS_JOIN = "join/", "rekeying/router/join/"
 APART = tuple(join + prefix for join in (JOIN, ROUTERS_JOIN) for prefix in SPILLED)
-"""Names of entries that a restore leaves on disk: answers that wait for labels."""
+"""Names of entries that a restore leaves out of memory: answers that wait for labels."""
 
 log = structlog.get_logger("headrace")
 
@@ -100,8 +101,8 @@ class OwnedPartitions:
     def _store(self, number: int) -> CheckpointStore:
         """Return the checkpoints of a partition."""
         if number not in self._stores:
-            directory, name = self._settings.state_dir, self._pipeline.name
-            self._stores[number] = CheckpointStore(directory, name, "scorer", number, apart=APART)
+            name = self._pipeline.name
+            self._stores[number] = checkpoint_store(self._settings, name, "scorer", number, apart=APART)
         return self._stores[number]
 
     async def take_over(self, numbers: Iterable[int]) -> None:
@@ -169,7 +170,7 @@ class OwnedPartitions:
         if loaded is not None:
             entries: StateEntries = loaded.entries
             accept, meta = self._accepted.changed_features, loaded.meta
-            changes = check_definition(meta.definition, self._definition, store.path, accept_features=accept)
+            changes = check_definition(meta.definition, self._definition, store.place, accept_features=accept)
             if changes:
                 entries = carry_over(entries, scorer.features, store.stored(JOIN), changes, number)
                 unsaved = difference(loaded.entries, entries)
@@ -214,7 +215,7 @@ class OwnedPartitions:
         return sum(partition.pending for partition in self.owned.values())
 
     async def close(self) -> None:
-        """Close the checkpoint files."""
+        """Close the stores of checkpoints."""
         for store in self._stores.values():
             await store.close()
 

@@ -159,18 +159,18 @@ def test_select_type_whose_repr_river_cannot_print_is_no_obstacle() -> None:
 
 # -- two definitions --------------------------------------------------
 
-PATH = Path("state/pay/scorer-0.sqlite")
+PLACE = "state/pay/scorer-0.sqlite"
 STORED = {"labels": "a", "features.n": "1a", "features.sum": "2b", "features.gone": "3c"}
 
 
 def refused(stored: dict[str, str], current: dict[str, str], *, accept: bool = False) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
-        check_definition(stored, current, PATH, accept_features=accept)
+        check_definition(stored, current, PLACE, accept_features=accept)
     return caught.value
 
 
 def test_the_same_definition_in_another_order_is_the_same() -> None:
-    assert check_definition(STORED, dict(reversed(STORED.items())), PATH) == ()
+    assert check_definition(STORED, dict(reversed(STORED.items())), PLACE) == ()
 
 
 def test_changed_features_are_named_with_both_versions_and_the_way_on() -> None:
@@ -185,7 +185,7 @@ def test_changed_features_are_named_with_both_versions_and_the_way_on() -> None:
 
 def test_accepted_features_are_told() -> None:
     current = {"labels": "a", "features.new": "9f", "features.n": "1a", "features.sum": "4d"}
-    assert check_definition(STORED, current, PATH, accept_features=True) == (
+    assert check_definition(STORED, current, PLACE, accept_features=True) == (
         Change("features.new", None, "9f"),
         Change("features.sum", "2b", "4d"),
         Change("features.gone", "3c", None),

@@ -11,7 +11,7 @@ from river import linear_model
 from engine import Labels, Pipeline, Topic
 from engine.machines.scorer import Scorer
 from engine.offline.backtest import LocalRun
-from engine.stores.checkpoints import CheckpointStore
+from engine.stores.sqlite_checkpoints import SqliteCheckpoints
 from engine.worker.claim import ScorerCheckpoint, ScorerMeta
 from engine.worker.owned_partitions import APART, JOIN, carry_over, difference
 from operators import by, field, label
@@ -86,7 +86,7 @@ def test_a_restore_leaves_what_waits_on_disk_and_goes_on_as_if_nothing_had_been(
     """Half of the run, a checkpoint, another process: what it answers is what one process answers."""
     pipeline = definition()
     roster = LocalRun(pipeline).learner.roster
-    store = CheckpointStore(tmp_path, pipeline.name, "scorer", 0, apart=APART)
+    store = SqliteCheckpoints(tmp_path, pipeline.name, "scorer", 0, apart=APART)
 
     def scorer(writer: Writer) -> Scorer:
         return Scorer(
@@ -105,7 +105,7 @@ def test_a_restore_leaves_what_waits_on_disk_and_goes_on_as_if_nothing_had_been(
             list(one.step(run, START_MS))
 
     async def halves() -> None:
-        claim = (await store.fence()).claim
+        claim = await store.fence()
         first, whole = scorer(Writer(0, 1)), scorer(Writer(0, 1))
         for one in (first, whole):
             feed(one, range(1_500), range(600))
@@ -140,7 +140,7 @@ def test_a_label_window_by_another_key_is_carried_over_to_answers_on_disk(tmp_pa
     old = definition()
     features = {**old.features, "all": by().mean(label, "1h").default(0.0)}
     new = replace(old, features=features)
-    store = CheckpointStore(tmp_path, old.name, "scorer", 0, apart=APART)
+    store = SqliteCheckpoints(tmp_path, old.name, "scorer", 0, apart=APART)
 
     def scorer(pipeline: Pipeline, writer: Writer) -> Scorer:
         roster, stored = LocalRun(pipeline).learner.roster, store.stored(JOIN)
@@ -149,7 +149,7 @@ def test_a_label_window_by_another_key_is_carried_over_to_answers_on_disk(tmp_pa
         )
 
     async def upgrade() -> None:
-        claim = (await store.fence()).claim
+        claim = await store.fence()
         first = scorer(old, Writer(0, 1))
         first.intake.offer_events(map(event, range(300)))
         while run := first.intake.next_run(events_unread=False, labels_unread=False):

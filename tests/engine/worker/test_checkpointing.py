@@ -21,7 +21,7 @@ from test_run_ends import SOURCE, readings
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.settings import KafkaSettings, Settings
-from engine.stores.checkpoints import CheckpointStore
+from engine.stores.sqlite_checkpoints import SqliteCheckpoints
 from engine.worker.claim import ScorerMeta
 from engine.worker.loop import Worker
 from topics.errors import CheckpointError
@@ -88,7 +88,7 @@ class Scene:
 
     async def saved(self) -> int:
         """Return how many events the stored checkpoint has seen."""
-        store = CheckpointStore(self.settings.state_dir, self.pipeline.name, "scorer", 0)
+        store = SqliteCheckpoints(self.settings.state_dir, self.pipeline.name, "scorer", 0)
         found = await store.load()
         await store.close()
         if found is None:
@@ -118,12 +118,12 @@ def play(
     def play(scenario: Callable[[Scene, Watch], Awaitable[None]]) -> None:
         async def run() -> None:
             gate = Gate()
-            save = CheckpointStore.save
+            save = SqliteCheckpoints.save
 
-            async def gated(store: CheckpointStore, *what: Any) -> None:
+            async def gated(store: SqliteCheckpoints, *what: Any) -> None:
                 await gate.before(lambda *given: save(store, *given), *what)
 
-            monkeypatch.setattr(CheckpointStore, "save", gated)
+            monkeypatch.setattr(SqliteCheckpoints, "save", gated)
             scene = Scene(tansu, tmp_path, gate)
             await make_topics(tansu, scene.pipeline)
             async with watching(tansu, scene.predictions) as watch:
@@ -237,8 +237,8 @@ def test_a_fence_found_beside_the_loop_ends_the_owner_and_it_claims_again(play: 
     async def scenario(scene: Scene, watch: Watch) -> None:
         async with scene.worker() as (worker, running):
             await held_up(scene, watch)
-            rival = CheckpointStore(scene.settings.state_dir, scene.pipeline.name, "scorer", 0)
-            assert (await rival.fence()).claim == 2
+            rival = SqliteCheckpoints(scene.settings.state_dir, scene.pipeline.name, "scorer", 0)
+            assert await rival.fence() == 2
             await rival.close()
             scene.gate.open()
             await until_saved(scene, FIRST + SECOND)

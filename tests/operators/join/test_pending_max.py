@@ -11,7 +11,7 @@ from river import linear_model
 from engine import Labels, Pipeline, Topic
 from engine.cli.report import bytes_per_answer, waiting_at, waiting_text
 from engine.offline.backtest import Backtest
-from engine.stores.checkpoints import CheckpointStore
+from engine.stores.sqlite_checkpoints import SqliteCheckpoints
 from engine.watches import CountWatch, counted_lines
 from operators import field
 from topics.codec import encode_json
@@ -180,10 +180,10 @@ def test_the_bytes_that_check_says_are_those_of_a_file(tmp_path: Path) -> None:
     """Three thousand answers in a checkpoint: the estimate is within a third."""
     pipeline = definition()
     played = Played(pipeline, [event(number) for number in range(3_000)], [])
-    store = CheckpointStore(tmp_path, "p", "scorer", 0, apart=("w/", "i/"))
+    store = SqliteCheckpoints(tmp_path, "p", "scorer", 0, apart=("w/", "i/"))
 
     async def save() -> None:
-        claim = (await store.fence()).claim
+        claim = await store.fence()
         await store.save(claim, b"", played.run.scorer.join.delta())
         await store.close()
 

@@ -1,0 +1,297 @@
+"""Checkpoints of one machine: one SQLite file per pipeline, role and partition.
+
+Lives here: how a file keeps the protocol of `checkpoints.py`.  Never here: the tables of its entries
+(`entry_tables.py`).
+
+Strategy.  One transaction holds the changed entries, the positions and the claim.  SQLite does not check its
+pages' contents, so every row carries a checksum and the head row a sum over all of them.  Entries that are
+kept apart have a table of their own, which `stored` reads by a connection that waits for no save.
+
+The directory must be on a local disk: SQLite's write-ahead log does not work over a network
+file system.  Several processes of one machine may share it, claims keep them apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from engine.stores.checkpoints import Checkpoint, Head, OwnerRole
+from engine.stores.entry_tables import EMPTY_TALLY, SCHEMA, SUM_MODULUS, Apart, Tally, checksum_of, write
+from topics.errors import CheckpointError, ClaimError
+
+__all__ = ["SqliteCheckpoints"]
+
+FORMAT = 3
+"""Kept in the file (`user_version`); another format is refused, never guessed at."""
+BUSY_DEADLINE_S = 5.0
+"""Another process of this machine may hold the file for one save: milliseconds."""
+PAGE_BYTES = 8_192
+"""Four waiting answers; in SQLite's own pages of half the size some fit only once."""
+
+_SCHEMA = f"""
+PRAGMA page_size = {PAGE_BYTES};
+PRAGMA user_version = {FORMAT};
+CREATE TABLE owner (id INTEGER PRIMARY KEY CHECK (id = 1), claim INTEGER NOT NULL, seal BLOB NOT NULL);
+CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), claim INTEGER NOT NULL, meta BLOB NOT NULL,
+                   rows INTEGER NOT NULL, sum INTEGER NOT NULL, apart INTEGER NOT NULL, seal BLOB NOT NULL);
+{SCHEMA}"""
+
+
+class SqliteCheckpoints:
+    """The checkpoints of one partition of one pipeline in a file.
+
+    Entries whose names begin with one of `apart` are read one by one.
+
+    Every asynchronous method runs in a thread, so that a slow disk does not hold the loop.  Raises
+    CheckpointError, naming the file, if it cannot be read, trusted or written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        pipeline: str,
+        role: OwnerRole,
+        partition: int,
+        *,
+        apart: tuple[str, ...] = (),
+    ) -> None:
+        self.path = directory / pipeline / f"{role}-{partition}.sqlite"
+        self._identity = f"{pipeline}/{role}/{partition}"
+        self._apart = apart
+        self._connection: sqlite3.Connection | None = None
+        self._reading: sqlite3.Connection | None = None
+        """For entries kept apart: the loop asks for them, and must not wait for a save."""
+        self._lock = threading.Lock()
+        self._unsaved: dict[str, bytes | None] = {}
+
+    @property
+    def place(self) -> str:
+        """Return the file's name."""
+        return str(self.path)
+
+    async def fence(self, *, above: int = 0) -> int:
+        """Become the owner: take the next claim number, above those of the file and `above`."""
+        return await asyncio.to_thread(self._fence, above)
+
+    async def save(self, claim: int, meta: bytes, delta: Mapping[str, bytes | None]) -> None:
+        """Apply what changed (None removes an entry) and set `meta`, in one transaction.
+
+        If the disk refuses, the old checkpoint stays whole, and the next save writes this
+        delta too.  Raises ClaimError, with both numbers, if another owner has fenced.
+        """
+        await asyncio.to_thread(self._save, claim, meta, delta)
+
+    async def load(self) -> Checkpoint | None:
+        """Return the last checkpoint; the owner does not wait for it."""
+        return await asyncio.to_thread(self._load)
+
+    async def look(self) -> Head:
+        """Return the claim and the meta of the store; changes nothing, and no owner waits for it."""
+        return await asyncio.to_thread(self._look)
+
+    def stored(self, prefix: str) -> Apart:
+        """Return the entries that are kept apart under `prefix`, as the last checkpoint has them."""
+        return Apart(self._query, self._corrupt, prefix)
+
+    async def close(self) -> None:
+        """Close the file; the store opens it again if asked."""
+        await asyncio.to_thread(self._close)
+
+    def _fence(self, above: int) -> int:
+        with self._transaction() as database:
+            claim = max(self._owner(database), above) + 1
+            database.execute(
+                "INSERT OR REPLACE INTO owner VALUES (1, ?, ?)", (claim, self._seal("owner", claim))
+            )
+            self._unsaved.clear()
+            return claim
+
+    def _save(self, claim: int, meta: bytes, delta: Mapping[str, bytes | None]) -> None:
+        self._unsaved.update(delta)
+        with self._transaction() as database:
+            owner = self._owner(database)
+            if owner != claim:
+                raise ClaimError(
+                    f"{self._identity} belongs to claim {owner}, this owner's is {claim}",
+                    hint="another worker took the partition over; this one must stop writing to it",
+                )
+            before = database.execute("SELECT rows, sum, apart FROM head").fetchone()
+            tally = write(database, self._unsaved, self._apart, Tally(*before) if before else EMPTY_TALLY)
+            seal = self._seal("head", claim, meta, *tally)
+            database.execute(
+                "INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?, ?, ?, ?)", (claim, meta, *tally, seal)
+            )
+        self._unsaved.clear()
+
+    def _load(self) -> Checkpoint | None:
+        if not self.path.exists():
+            return None
+        with self._transaction("BEGIN") as database:  # a reader never makes the owner wait
+            return self._read(database)
+
+    def _look(self) -> Head:
+        if not self.path.exists():
+            return Head(0, None)
+        with self._transaction("BEGIN") as database:
+            head = self._head(database)
+            return Head(self._owner(database), None if head is None else head[1])
+
+    def _owner(self, database: sqlite3.Connection) -> int:
+        row = database.execute("SELECT claim, seal FROM owner").fetchone()
+        if row is None:
+            return 0
+        if row[1] != self._seal("owner", row[0]):
+            raise self._corrupt("the owner's number does not match its seal")
+        claim: int = row[0]
+        return claim
+
+    def _head(self, database: sqlite3.Connection) -> tuple[int, bytes, Tally] | None:
+        """Return claim and meta of the last checkpoint, and what its rows add up to."""
+        head = database.execute("SELECT claim, meta, rows, sum, apart, seal FROM head").fetchone()
+        if head is None:
+            return None
+        *sealed, seal = head
+        if seal != self._seal("head", *sealed):
+            raise self._corrupt("its head does not match its seal (damaged, or another partition's file)")
+        claim, meta, *tally = sealed
+        return claim, meta, Tally(*tally)
+
+    def _read(self, database: sqlite3.Connection) -> Checkpoint | None:
+        head = self._head(database)
+        if head is None:
+            return None
+        claim, meta, tally = head
+        entries: dict[str, bytes] = {}
+        total = 0
+        for name, value, checksum in database.execute("SELECT name, value, sum FROM entry"):
+            if checksum != checksum_of(name, value):
+                raise self._corrupt(f"entry {name!r} does not match its checksum")
+            entries[name] = value
+            total += checksum
+        (apart,) = database.execute("SELECT count(*) FROM apart").fetchone()
+        if Tally(len(entries), total % SUM_MODULUS, apart) != tally:
+            raise self._corrupt(
+                f"{len(entries)} and {apart} entries were found, {tally.rows} and {tally.apart} were written"
+            )
+        return Checkpoint(claim, meta, entries)
+
+    def _seal(self, *parts: object) -> bytes:
+        """Return a digest of `parts` for this partition: a file copied to another partition does not open."""
+        sealed = hashlib.blake2b(self._identity.encode(), digest_size=16)
+        for part in parts:
+            text = part if isinstance(part, bytes) else str(part).encode()
+            sealed.update(len(text).to_bytes(8, "big") + text)
+        return sealed.digest()
+
+    @contextmanager
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        """Run the block as one transaction; SQLite's errors are raised as CheckpointError."""
+        with self._lock:
+            try:
+                database = self._open()
+                database.execute(begin)
+                try:
+                    yield database
+                    database.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        database.execute("ROLLBACK")
+                    raise
+            except sqlite3.DatabaseError as error:
+                raise self._failed(error) from error
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.path} cannot be used: {error}", hint="check HEADRACE_STATE_DIR and its owner"
+                ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            if not self.path.exists():
+                _create(self.path)
+            if self.path.stat().st_size == 0:
+                raise self._corrupt("the file is empty")
+            connection = _connect(self.path)
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version != FORMAT:
+                connection.close()
+                raise CheckpointError(
+                    f"{self.path} has format {version}, this Headrace reads {FORMAT}",
+                    hint="run the Headrace that wrote it, or start anew with another state_dir",
+                )
+            self._connection = connection
+        return self._connection
+
+    def _query(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
+        """Return rows of what is committed, without the lock that a save holds."""
+        try:
+            if self._reading is None:
+                self._reading = _connect(self.path)
+                self._reading.execute("PRAGMA query_only = ON")
+            return self._reading.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def _close(self) -> None:
+        with self._lock:
+            for connection in (self._connection, self._reading):
+                if connection is not None:
+                    connection.close()
+            self._connection = self._reading = None
+
+    def _failed(self, error: sqlite3.Error) -> CheckpointError:
+        if isinstance(error, sqlite3.OperationalError):
+            return CheckpointError(
+                f"{self.path} cannot be used now: {error}",
+                hint="is the disk full, read-only or failing? The last checkpoint is intact",
+            )
+        return self._corrupt(str(error))
+
+    def _corrupt(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} cannot be trusted: {what}",
+            hint="restore the file from a backup, however old, or move it away: the logs fill the gap"
+            + ("" if "/learner/" in self._identity else " if the next start has --accept-newer-claims"),
+        )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # One thread at a time: the store's lock sees to that.
+    connection = sqlite3.connect(path, timeout=BUSY_DEADLINE_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A claim number must survive a power cut, or two owners would get the same one.
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _create(path: Path) -> None:
+    """Create the file under another name, then rename it: a file is whole, or it is damaged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".new-{os.getpid()}-{threading.get_ident()}")
+    fresh.unlink(missing_ok=True)
+    connection = sqlite3.connect(fresh, isolation_level=None)
+    try:
+        connection.executescript(_SCHEMA)
+    finally:
+        connection.close()
+    try:
+        with suppress(FileExistsError):  # another process of this machine was faster
+            os.link(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,248 @@
+"""Checkpoints in a file: against kill -9, a full disk, a damaged file; see `test_checkpoints.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paths import CHECKOUT
+
+from engine.stores.checkpoints import Checkpoint
+from engine.stores.sqlite_checkpoints import FORMAT, SqliteCheckpoints
+from topics.errors import CheckpointError
+
+
+@contextmanager
+def store_in(
+    directory: Path, partition: int = 0, *, apart: tuple[str, ...] = ()
+) -> Iterator[SqliteCheckpoints]:
+    store = SqliteCheckpoints(directory, "flights", "scorer", partition, apart=apart)
+    try:
+        yield store
+    finally:
+        asyncio.run(store.close())
+
+
+def run(*calls: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Make each call, one after the other; return what the last gave."""
+
+    async def all_of_them() -> Any:
+        result = None
+        for call in calls:
+            result = await call()
+        return result
+
+    return asyncio.run(all_of_them())
+
+
+def test_a_save_that_the_disk_refuses_leaves_the_old_checkpoint_and_is_made_up_for(tmp_path: Path) -> None:
+    with store_in(tmp_path) as store:
+        run(store.fence, lambda: store.save(1, b"1", {"a": b"old", "b": b"old"}))
+        assert store._connection is not None
+        (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(CheckpointError, match="full") as caught:
+            run(lambda: store.save(1, b"2", {"a": b"x" * 100_000, "b": None}))
+        assert str(store.path) in str(caught.value)
+        assert run(store.load) == Checkpoint(1, b"1", {"a": b"old", "b": b"old"})
+        store._connection.execute("PRAGMA max_page_count = 1000000")
+        run(lambda: store.save(1, b"3", {"c": b"new"}))
+        assert run(store.load) == Checkpoint(1, b"3", {"a": b"x" * 100_000, "c": b"new"})
+
+
+def saved(tmp_path: Path) -> Path:
+    """A closed file with some state, its write-ahead log folded in."""
+    with store_in(tmp_path) as store:
+        run(store.fence, lambda: store.save(1, b"meta", {f"k{n}": b"v%d" % n * 50 for n in range(200)}))
+    return store.path
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def flipped(path: Path) -> None:
+    """One bit of one value: SQLite itself would not notice."""
+    data = bytearray(path.read_bytes())
+    data[data.index(b"v150v150v150")] ^= 1
+    path.write_bytes(data)
+
+
+def row_lost(path: Path) -> None:
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("DELETE FROM entry WHERE name = 'k7'")
+    database.close()
+
+
+def claim_changed(path: Path) -> None:
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("UPDATE owner SET claim = 9")
+    database.close()
+
+
+def position_changed(path: Path) -> None:
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("UPDATE head SET meta = ?", (b"meta2",))
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "damage", [truncated, emptied, zeroed, flipped, row_lost, claim_changed, position_changed]
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = saved(tmp_path)
+    damage(path)
+    with store_in(tmp_path) as store, pytest.raises(CheckpointError, match="cannot be trusted") as caught:
+        run(store.fence, store.load)
+    assert str(path) in str(caught.value)
+    assert "--accept-newer-claims" in caught.value.hint, "both ways on lead to a refusal without it"
+
+
+def test_a_learner_without_its_checkpoint_folds_the_log_anew_and_needs_no_flag(tmp_path: Path) -> None:
+    store = SqliteCheckpoints(tmp_path, "flights", "learner", 0)
+    store.path.parent.mkdir(parents=True)
+    store.path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="move it away") as caught:
+        run(store.look)
+    assert "--accept" not in caught.value.hint
+
+
+def saved_apart(tmp_path: Path) -> Path:
+    with store_in(tmp_path, apart=("k",)) as store:
+        entries = {f"k{n}": b"v%d" % n * 50 for n in range(200)}
+        run(store.fence, lambda: store.save(1, b"meta", {"whole": b"1", **entries}))
+    return store.path
+
+
+def test_a_damaged_row_is_refused_when_it_is_read_and_a_lost_one_at_once(tmp_path: Path) -> None:
+    path = saved_apart(tmp_path)
+    flipped(path)
+    with store_in(tmp_path, apart=("k",)) as store:
+        found = run(store.load)
+        assert found is not None
+        assert found.entries == {"whole": b"1"}
+        stored = store.stored("k")
+        assert stored.get(["149"]) == {"149": b"v149" * 50}
+        with pytest.raises(CheckpointError, match="entry 'k150' does not match its checksum"):
+            stored.get(["149", "150"])
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("DELETE FROM apart WHERE name = 'k7'")
+    database.close()
+    lost = pytest.raises(CheckpointError, match="1 and 199 entries were found, 1 and 200 were written")
+    with store_in(tmp_path, apart=("k",)) as store, lost:
+        run(store.load)
+
+
+def test_what_is_kept_apart_is_read_while_a_save_is_on_its_way(tmp_path: Path) -> None:
+    with store_in(tmp_path, apart=("k",)) as store:
+        run(store.fence, lambda: store.save(1, b"1", {"k": b"old"}))
+        with store._transaction() as database:
+            database.execute("DELETE FROM apart")
+            assert store.stored("").get(["k"]) == {"k": b"old"}
+            database.execute("ROLLBACK")
+            database.execute("BEGIN")
+
+
+def test_another_partitions_file_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    with store_in(tmp_path, 5) as five:
+        shutil.copy(path, five.path)
+        with pytest.raises(CheckpointError, match="cannot be trusted"):
+            run(five.fence, five.load)
+
+
+def test_another_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 7")
+    database.close()
+    with (
+        store_in(tmp_path) as store,
+        pytest.raises(CheckpointError, match=rf"format 7.*reads {FORMAT}"),
+    ):
+        run(store.fence)
+
+
+def test_a_place_that_cannot_be_written_is_a_checkpoint_error(tmp_path: Path) -> None:
+    (tmp_path / "flights").write_text("a file where the directory should be")
+    with store_in(tmp_path) as store, pytest.raises(CheckpointError, match="HEADRACE_STATE_DIR"):
+        run(store.fence)
+
+
+VICTIM = """
+import asyncio, sys, types
+from pathlib import Path
+package = sys.modules["engine"] = types.ModuleType("engine")
+package.__path__ = ["engine"]  # the file alone: the package's own imports, River's, take seconds
+from engine.stores.sqlite_checkpoints import SqliteCheckpoints
+
+async def main():
+    store = SqliteCheckpoints(Path(sys.argv[1]), "flights", "scorer", 0)
+    claim, found = await store.fence(), await store.load()
+    turn = int(found.meta) if found else 0
+    while True:
+        turn += 1
+        delta = {f"k{n}": b"%d" % turn for n in range(300)}
+        delta |= {f"old{turn}": b"x" * 1000, f"old{turn - 3}": None}
+        await store.save(claim, b"%d" % turn, delta)
+        print(turn, flush=True)
+
+asyncio.run(main())
+"""
+KILLS = 5
+
+
+def test_kill_minus_nine_leaves_one_whole_checkpoint(tmp_path: Path) -> None:
+    """Whatever the moment of death, state and positions are of the same save, and none goes back.
+
+    Each victim dies at another fraction of the time that its own last save took.
+    """
+    told = 0
+    for kill in range(KILLS):
+        victim = subprocess.Popen(
+            [sys.executable, "-c", VICTIM, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            cwd=CHECKOUT,
+        )
+        assert victim.stdout is not None
+        assert int(victim.stdout.readline()) > told
+        began = time.perf_counter()
+        told = int(victim.stdout.readline())
+        ended = time.perf_counter()
+        while time.perf_counter() < ended + (ended - began) * kill / KILLS:
+            pass
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.wait()
+        victim.stdout.close()
+        with store_in(tmp_path) as store:
+            found = run(store.load)
+        turn = int(found.meta)
+        assert turn >= told
+        assert found.claim == kill + 1
+        assert {found.entries[f"k{n}"] for n in range(300)} == {b"%d" % turn}
+        assert {name for name in found.entries if name.startswith("old")} == {
+            f"old{n}" for n in range(max(turn - 2, 1), turn + 1)
+        }
