@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from importlib.metadata import version
 from typing import NamedTuple, get_args
 
@@ -144,6 +145,8 @@ class Metrics(Collector):
         self.status: Callable[[], Status] | None = None
         self.checkpoint_time_s = 0.0
         self._pipeline = pipeline.name
+        self._defined = frozenset(pipeline.candidates)
+        self._racing: AbstractSet[str] = frozenset()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -155,14 +158,26 @@ class Metrics(Collector):
             self.counts.update(counts)
             counts.clear()
 
-    def absorb_seconds(self, stopwatch: Stopwatch) -> None:
-        """Add the seconds of a stopwatch, and clear them there."""
+    def absorb_seconds(self, stopwatch: Stopwatch, racing: AbstractSet[str]) -> None:
+        """Add the seconds of a stopwatch, and clear them there; `racing` are the models that there are."""
         for step, seconds in stopwatch.steps.items():
             self.seconds["step_seconds", step] += seconds
         for (step, name), seconds in stopwatch.models.items():
             self.seconds["model_seconds", f"{step} {name}"] += seconds
         stopwatch.steps.clear()
         stopwatch.models.clear()
+        if racing != self._racing:
+            self._racing = frozenset(racing)
+            for sums in (self.counts, self.seconds):
+                for counted in [counted for counted in sums if self._is_gone(*counted)]:
+                    del sums[counted]
+
+    def _is_gone(self, counted_as: str, value: str) -> bool:
+        """Return whether a series is of a model that has left the race and is not one of the file."""
+        labels = MODEL_LABELS.get(counted_as, ())
+        named = dict(zip(labels, value.split(" ", len(labels) - 1), strict=False))
+        models = {named[label] for label in ("model", "blend") if label in named}
+        return not models <= self._defined.union(self._racing)
 
     def exposition(self) -> bytes:
         """Return the text that Prometheus scrapes."""
@@ -484,3 +499,5 @@ COUNTERS = (
     ),
 )
 """All of them; seconds are counted by `operators/stopwatch.py`."""
+MODEL_LABELS = {family.counted_as: family.labels for family in COUNTERS if "model" in family.labels}
+"""The labels of counters that have series of models: challengers come and go, so their series go too."""

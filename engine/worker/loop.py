@@ -290,7 +290,7 @@ class Worker:
         answered = sum(n for (name, by), n in counts.items() if name == "predictions" and by != "again")
         self._slow += self.follower.measure(answered - self._answered)
         self._answered = answered
-        self.metrics.absorb_seconds(self.follower.stopwatch)
+        self.metrics.absorb_seconds(self.follower.stopwatch, self.follower.learner.roster.racers.keys())
         for outcome, count in self._static.counts.items():
             self.metrics.counts["lookups", outcome] = count
         for watch in self._watches:

@@ -111,6 +111,13 @@ class Curve(msgspec.Struct):
             self.buckets = merged
         return self.buckets[number]
 
+    def drop(self, name: str) -> None:
+        """Drop one series; buckets that nobody else has an example in go too."""
+        for number, cells in list(self.buckets.items()):
+            cells.pop(name, None)
+            if not cells:
+                del self.buckets[number]
+
     def points(self, name: str) -> list[Point]:
         """Return one series in order of time; buckets without examples are left out."""
         return [
@@ -128,6 +135,9 @@ CHURN_DEVIATIONS = 0.1
 """Two answers of a regression that lie a tenth of the labels' deviation apart are two answers."""
 RECENT_MAX = 1_000
 """Examples in the recent window: a percent of accuracy is ten of them."""
+RETIRED_MAX = 16
+"""Candidates that have left and keep their curves, as many as a file can name: challengers may come and go
+daily, so those that left before them lose theirs."""
 _Recent = tuple[LabelValue, Score, dict[str, Score]]
 
 
@@ -234,6 +244,8 @@ class Evaluation(WholeState):
         self._recent: deque[_Recent] = deque(maxlen=RECENT_MAX)
         self.by_event_time = Curve()
         self.by_label_time = Curve()
+        self._retired: list[str] = []
+        """Who has left and has a curve, the last one last."""
 
     def add(self, examples: Sequence[Example], losses: Sequence[Losses]) -> None:
         """Count examples, each with its losses: of what was served, and of every candidate in the race.
@@ -244,6 +256,8 @@ class Evaluation(WholeState):
         columns = {SERVED: [of_served for of_served, _ in losses]}
         for name in dict.fromkeys(chain.from_iterable([of_each for _, of_each in losses])):
             columns[name] = [of_each.get(name) for _, of_each in losses]
+        if not columns.keys().isdisjoint(self._retired):  # another model has the name now
+            self._retired = [name for name in self._retired if name not in columns]
         self.by_event_time.extend([example.event_time for example in examples], columns)
         self.by_label_time.extend([example.label_time for example in examples], columns)
         rows: list[_Recent] = []
@@ -390,8 +404,13 @@ class Evaluation(WholeState):
         self._dirty = True
 
     def forget(self, name: str) -> None:
-        """Drop the metrics and recent scores of a candidate that has retired; curves keep what they have."""
+        """Drop metrics and recent scores of a candidate that has left; `RETIRED_MAX` keep their curves."""
         self._cards.pop(name, None)
+        self._retired = [*(other for other in self._retired if other != name), name]
+        while len(self._retired) > RETIRED_MAX:
+            dropped = self._retired.pop(0)
+            self.by_event_time.drop(dropped)
+            self.by_label_time.drop(dropped)
         recent = [
             (label, served, {other: score for other, score in scores.items() if other != name})
             for label, served, scores in self._recent
@@ -413,6 +432,7 @@ class Evaluation(WholeState):
             "metrics": self._dump(cards),
             "recent": msgspec.msgpack.encode(list(self._recent)),
             "curves": msgspec.msgpack.encode(curves),
+            "retired": msgspec.msgpack.encode(self._retired),
         }
 
     def restore(self, entries: StateEntries) -> None:
@@ -424,6 +444,9 @@ class Evaluation(WholeState):
         self._recent = deque(recent, maxlen=RECENT_MAX)
         curves = msgspec.msgpack.decode(entries["curves"], type=tuple[Curve, Curve])
         self.by_event_time, self.by_label_time = curves
+        # A state of before there was a limit does not say who has left.
+        retired = entries.get("retired", msgspec.msgpack.encode([]))
+        self._retired = msgspec.msgpack.decode(retired, type=list[str])
         self._dirty = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from engine.offline.json_lines import read_lines
 from engine.settings import Settings
 from engine.worker.follower import Follower
 from operators import apply, field
+from operators.stopwatch import Stopwatch
 from topics.messages import Decision, Example, Record
 
 ROOT = CHECKOUT
@@ -109,6 +111,24 @@ def test_latencies_are_told_apart_up_to_a_minute(pipeline: Pipeline) -> None:
 def test_process_and_platform_are_there(pipeline: Pipeline) -> None:
     found = {name for name, _ in samples(Metrics(pipeline))}
     assert {"process_resident_memory_bytes", "process_open_fds", "python_info"} <= found
+
+
+def test_series_of_challengers_that_have_left_go_with_them(pipeline: Pipeline) -> None:
+    """A challenger nearly daily, for years: its series would make each scrape longer for ever."""
+    metrics, watch = Metrics(pipeline), Stopwatch()
+    at_first = samples(metrics).keys()
+    for version in range(4, 40):
+        clone = f"linear-{version}"
+        watch.models["learn", clone] = watch.models["learn", "linear"] = 0.5
+        metrics.absorb(Counter({("arms", clone): 2, ("model_failures", f"score {clone}"): 1}))
+        metrics.absorb(Counter({("blend_left_out", f"blend {clone}"): 1}))
+        metrics.absorb_seconds(watch, {"adaptive", "tree", clone})
+        told = {label for _, labels in samples(metrics) for label in labels}
+        assert {label for label in told if "linear-" in label} == {clone}
+    metrics.absorb_seconds(watch, {"adaptive", "tree"})
+    found = samples(metrics)
+    assert found.keys() == at_first, "those of the file stay, racing or not"
+    assert found["headrace_model_seconds_total", ("linear", "learn")] == 18
 
 
 def test_every_label_value_is_documented(flights: Pipeline) -> None:

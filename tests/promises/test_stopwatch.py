@@ -84,7 +84,7 @@ def test_models_are_told_apart_where_labels_come_later(files: Files, monkeypatch
     assert steps["shadows"] == pytest.approx(models["score", "slow"])
     assert steps["learn"] == pytest.approx(models["learn", "quick"] + models["learn", "slow"])
     metrics = Metrics(run.pipeline)
-    metrics.absorb_seconds(run.stopwatch)
+    metrics.absorb_seconds(run.stopwatch, run.learner.roster.racers.keys())
     assert not run.stopwatch.steps
     told = metrics.exposition().decode()
     assert 'headrace_model_seconds_total{model="slow",step="learn"} 40' in told

@@ -7,7 +7,7 @@ import pickle
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import datasets, evaluate, linear_model, metrics, preprocessing
 
@@ -15,6 +15,7 @@ from operators.models.digest import digest
 from operators.race.evaluation import (
     BUCKETS_MAX,
     RECENT_MAX,
+    RETIRED_MAX,
     SERVED,
     Brier,
     Curve,
@@ -207,6 +208,29 @@ def test_a_retired_candidate_is_forgotten():
     feed(found, True, a=0.5, b=0.5)
     found.forget("b")
     assert found.model_scores().keys() == {"a"}
+
+
+@given(st.lists(st.integers(0, 3 * RETIRED_MAX), max_size=150), st.integers(0, 150))
+@settings(max_examples=30, deadline=None)
+def test_of_those_that_have_left_the_last_ones_keep_their_curves(names, cut):
+    """A name that races again is none of them, until it leaves again; what is served stays whole."""
+    found, again, left = evaluation(chosen=[]), evaluation(chosen=[]), []
+    entries = {}
+    for n, number in enumerate(names):
+        entries |= found.delta()
+        if n == cut:
+            again.restore(entries)
+        name = f"a-{number}"
+        for one in (found, again) if n >= cut else (found,):
+            one.add([example(n, True, {name: 0.5}, 0.5, time=n)], [(0.25, {name: 0.25})])
+            one.forget(name)
+        left = [*(other for other in left if other != name), name]
+    for curve in (found.by_event_time, found.by_label_time):
+        kept = {name for cells in curve.buckets.values() for name in cells} - {SERVED}
+        assert kept == set(left[-RETIRED_MAX:])
+        assert sum(count for _, _, count in curve.points(SERVED)) == len(names)
+    if len(names) > cut:
+        assert state_of(again) == state_of(found)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 700, 1_200])
