@@ -86,6 +86,8 @@ class _Progress(msgspec.Struct):
     """Commands before this offset have acted, during a pause."""
     refused: int = 0
     """Records of the log that were no valid messages."""
+    policy_revision: int = 0
+    """Of the last table of a serving policy that has ended: tables after it have higher ones."""
 
 
 class Learner:
@@ -172,11 +174,11 @@ class Learner:
         self._accompany()
         self._route(field)
 
-    def _route(self, field: RaceField, revision: int = 0) -> None:
-        """Answer by the field's policy from here on; its tables are numbered behind `revision`."""
+    def _route(self, field: RaceField) -> None:
+        """Answer by the field's policy from here on; its tables have higher revisions than those before."""
         self.routing = self.learning.routing = routing_of(
             field.serving,
-            Setting(self._pipeline, self.arena, self._wait_ms, revision),
+            Setting(self._pipeline, self.arena, self._wait_ms, self._progress.policy_revision),
             task=self._task,
             threshold=field.threshold,
             dump=self._dump,
@@ -401,13 +403,12 @@ class Learner:
 
     def _change_policy(self, field: RaceField, offset: int) -> list[Decision]:
         """Answer by another policy, or at another threshold; return what ends with the one before."""
-        before = self.routing
-        if before is None:
-            self._route(field)
-            return []
-        decisions = self.learning.act(offset, lambda at: before.end(at, THE_FILE))
-        self._gone |= dict.fromkeys(before.snapshot())
-        self._route(field, before.revision)
+        decisions: list[Decision] = []
+        if (before := self.routing) is not None:
+            decisions = self.learning.act(offset, lambda at: before.end(at, THE_FILE))
+            self._gone |= dict.fromkeys(before.snapshot())
+            self._progress.policy_revision = before.revision
+        self._route(field)
         return decisions
 
     def refusal_of(self, step: FieldStep) -> str:
@@ -425,8 +426,8 @@ class Learner:
             self._gone = dict.fromkeys((*self._entries_of_parts(), *(MODEL + name for name in self._stored)))
             self._stored.clear()  # a model of the same name and version may be another one
             fields.begin(fields.found(change.field_id))
-            self._begin(fields.field)
             self._progress, self.reader = _Progress(), Reader()
+            self._begin(fields.field)
             return
         fields.count()
         begun = fields.begun(change)

@@ -391,6 +391,34 @@ def test_a_policy_begins_alike_whatever_file_a_process_has() -> None:
     assert [table.revision for table in tables[0] if table is not None] == [1, 2]
 
 
+@pytest.mark.parametrize("cut", [20, 50, 60])
+def test_a_revision_is_used_once_also_where_nobody_shared_the_answers_between(cut: int) -> None:
+    """Answers of the first split would count as the third's, were revisions to begin again."""
+    fields = [
+        RaceField.of({"tree": TREE, "linear": LINEAR}, champion="tree", promotion=QUIET, serving=policy)
+        for policy in (Split({"tree": 0.5, "linear": 0.5}), None, Split({"tree": 0.9, "linear": 0.1}))
+    ]
+    source = Source(fields=fields)
+    messages = [change(None, fields[0])]
+    for step in range(5):
+        before, after = fields[step % 3], fields[(step + 1) % 3]
+        messages += [*map(example, range(20 * step, 20 * step + 19)), change(before, after)]
+    records = claimed(log(*messages))
+    found, again, revisions = learner(fields[1], source), learner(fields[2], source), []
+    for record in records:
+        if record.offset == cut:
+            again.restore(found.snapshot())
+        for one in (found, again) if record.offset >= cut else (found,):
+            fold(one, records[: record.offset + 1])
+        if found.roster.routing is not None:
+            revisions.append(found.roster.routing.revision)
+    assert list(dict.fromkeys(revisions)) == [1, 2, 3, 4]
+    assert sorted(revisions) == revisions
+    assert again.roster.routing == found.roster.routing
+    assert state(again) == state(found)
+    assert again.snapshot()["place"] == found.snapshot()["place"]
+
+
 def test_a_canary_that_another_policy_ends_says_so() -> None:
     fields = [
         RaceField.of({"tree": TREE, "linear": LINEAR}, champion="tree", promotion=QUIET, serving=policy)
