@@ -1,6 +1,6 @@
 """The tree of all errors that Headrace raises on purpose.
 
-Six types under one base that nobody can raise.  Each says what happened, where
+Six types, one with a kind of its own, under one base that nobody can raise.  Each says what happened, where
 (topic, partition, offset, field: whatever is known) and what to do (`hint`).
 Bad *records* are not errors but dead letters (`topics.codec.Rejected`): nothing
 here is raised for a single bad message.
@@ -16,6 +16,7 @@ __all__ = [
     "HeadraceError",
     "ModelError",
     "SettingsError",
+    "StoreUnavailableError",
 ]
 
 
@@ -68,6 +69,10 @@ class BrokerError(HeadraceError):
 
 class CheckpointError(HeadraceError):
     """A checkpoint cannot be written, read or trusted."""
+
+
+class StoreUnavailableError(CheckpointError):
+    """A shared store does not answer or refuses now; the same may succeed later."""
 
 
 class ClaimError(HeadraceError):

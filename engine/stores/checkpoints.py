@@ -11,6 +11,8 @@ The suite in `tests/engine/stores/test_checkpoints.py` holds for every one of th
     save       changed entries, positions and claim are stored together: a crash at any moment leaves the old
                checkpoint or the new one, whole; its cost follows what changed
     load       what is read is what was written, by checksums, or it is refused
+    both       a store that went back (a failover, a backup) takes no delta that was made for another
+               checkpoint than it holds: the owner gets a ClaimError, and claims again
     stored     entries that may be too much for memory are kept apart: a load leaves them where they are, and
                the loop reads them one by one, without waiting for a save
 """
@@ -69,7 +71,8 @@ class CheckpointStore(Protocol):
         """Apply what changed (None removes an entry) and set `meta`, together.
 
         If the store refuses, the old checkpoint stays whole, and the next save writes this
-        delta too.  Raises ClaimError, with both numbers, if another owner has fenced.
+        delta too.  Raises ClaimError, with both numbers, if another owner has fenced, and if the store
+        holds another checkpoint than this owner has loaded or saved last.
         """
         ...
 
@@ -82,7 +85,10 @@ class CheckpointStore(Protocol):
         ...
 
     def stored(self, prefix: str) -> StoredEntries:
-        """Return the entries that are kept apart under `prefix`, as the last checkpoint has them."""
+        """Return the entries that are kept apart under `prefix`, as the last checkpoint has them.
+
+        That is the one loaded last, with all that was saved since.
+        """
         ...
 
     async def close(self) -> None:

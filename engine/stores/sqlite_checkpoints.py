@@ -71,6 +71,8 @@ class SqliteCheckpoints:
         """For entries kept apart: the loop asks for them, and must not wait for a save."""
         self._lock = threading.Lock()
         self._unsaved: dict[str, bytes | None] = {}
+        self._seen: frozenset[bytes | None] = frozenset([None])
+        """Seals of the heads that this owner may go on from: the one it knows, and the one on its way."""
 
     @property
     def place(self) -> str:
@@ -112,6 +114,7 @@ class SqliteCheckpoints:
                 "INSERT OR REPLACE INTO owner VALUES (1, ?, ?)", (claim, self._seal("owner", claim))
             )
             self._unsaved.clear()
+            self._seen = frozenset([self._seal_of_head(database)])
             return claim
 
     def _save(self, claim: int, meta: bytes, delta: Mapping[str, bytes | None]) -> None:
@@ -123,19 +126,24 @@ class SqliteCheckpoints:
                     f"{self._identity} belongs to claim {owner}, this owner's is {claim}",
                     hint="another worker took the partition over; this one must stop writing to it",
                 )
+            self._check_seen(database)
             before = database.execute("SELECT rows, sum, apart FROM head").fetchone()
             tally = write(database, self._unsaved, self._apart, Tally(*before) if before else EMPTY_TALLY)
             seal = self._seal("head", claim, meta, *tally)
+            self._seen |= {seal}
             database.execute(
                 "INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?, ?, ?, ?)", (claim, meta, *tally, seal)
             )
         self._unsaved.clear()
+        self._seen = frozenset([seal])
 
     def _load(self) -> Checkpoint | None:
         if not self.path.exists():
             return None
         with self._transaction("BEGIN") as database:  # a reader never makes the owner wait
-            return self._read(database)
+            found = self._read(database)
+            self._seen = frozenset([self._seal_of_head(database)])
+            return found
 
     def _look(self) -> Head:
         if not self.path.exists():
@@ -152,6 +160,18 @@ class SqliteCheckpoints:
             raise self._corrupt("the owner's number does not match its seal")
         claim: int = row[0]
         return claim
+
+    def _seal_of_head(self, database: sqlite3.Connection) -> bytes | None:
+        row = database.execute("SELECT seal FROM head").fetchone()
+        return None if row is None else row[0]
+
+    def _check_seen(self, database: sqlite3.Connection) -> None:
+        """Raise ClaimError where the file holds another checkpoint than this owner goes on from."""
+        if self._seal_of_head(database) not in self._seen:
+            raise ClaimError(
+                f"{self.path} holds another checkpoint than the one this owner goes on from: it went back",
+                hint="nothing to do: it claims again; look for a file that was put in this one's place",
+            )
 
     def _head(self, database: sqlite3.Connection) -> tuple[int, bytes, Tally] | None:
         """Return claim and meta of the last checkpoint, and what its rows add up to."""
@@ -235,6 +255,7 @@ class SqliteCheckpoints:
             if self._reading is None:
                 self._reading = _connect(self.path)
                 self._reading.execute("PRAGMA query_only = ON")
+            self._check_seen(self._reading)
             return self._reading.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise self._failed(error) from error
@@ -257,8 +278,7 @@ class SqliteCheckpoints:
     def _corrupt(self, what: str) -> CheckpointError:
         return CheckpointError(
             f"{self.path} cannot be trusted: {what}",
-            hint="restore the file from a backup, however old, or move it away: the logs fill the gap"
-            + ("" if "/learner/" in self._identity else " if the next start has --accept-newer-claims"),
+            hint="restore the file from a backup, however old, or move it away: the logs fill the gap",
         )
 
 

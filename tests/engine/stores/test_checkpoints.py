@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis_places import redis_store
+from running import fresh_name
 
-from engine.stores import entry_tables
-from engine.stores.checkpoints import Checkpoint, CheckpointStore, Head
+from engine.stores import entry_tables, redis_scripts
+from engine.stores.checkpoints import Checkpoint, CheckpointStore, Head, OwnerRole
 from engine.stores.sqlite_checkpoints import SqliteCheckpoints
 from topics.errors import ClaimError
 
@@ -21,31 +26,86 @@ names = st.text("ab/\0é€", min_size=1, max_size=3)
 deltas = st.dictionaries(names, st.none() | st.binary(max_size=8), max_size=6)
 steps = st.lists(st.tuples(st.sampled_from(["save", "fence", "reopen"]), deltas), max_size=12)
 
-World = Callable[..., CheckpointStore]
-"""`world(partition=0, role="scorer", apart=())` opens a store; each pipeline's world begins empty."""
+
+class World(Protocol):
+    """One pipeline's stores, empty at first."""
+
+    def __call__(
+        self, partition: int = 0, role: OwnerRole = "scorer", apart: tuple[str, ...] = ()
+    ) -> CheckpointStore:
+        """Open a store."""
+        ...
+
+    def copied(self) -> Any:
+        """Return a copy of what partition 0 of the scorer holds."""
+        ...
+
+    def put_back(self, copy: Any) -> None:
+        """Put a copy in the place of what is there now."""
+        ...
+
+
 Worlds = Callable[[], World]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "redis"])
 def worlds(request: pytest.FixtureRequest) -> Worlds:
     """Return what makes empty worlds of one kind of store."""
     made: Worlds = request.getfixturevalue(f"{request.param}_worlds")
     return made
 
 
+class SqliteWorld:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.file = directory / "flights" / "scorer-0.sqlite"
+
+    def __call__(
+        self, partition: int = 0, role: OwnerRole = "scorer", apart: tuple[str, ...] = ()
+    ) -> CheckpointStore:
+        return SqliteCheckpoints(self.directory, "flights", role, partition, apart=apart)
+
+    def copied(self) -> sqlite3.Connection:
+        copy = sqlite3.connect(":memory:")
+        with closing(sqlite3.connect(self.file)) as database:
+            database.backup(copy)
+        return copy
+
+    def put_back(self, copy: sqlite3.Connection) -> None:
+        with closing(sqlite3.connect(self.file)) as database:
+            copy.backup(database)
+
+
 @pytest.fixture
 def sqlite_worlds(tmp_path: Path) -> Worlds:
-    made = iter(range(1_000_000))
+    made = itertools.count()
+    return lambda: SqliteWorld(tmp_path / str(next(made)))
 
-    def world() -> World:
-        directory = tmp_path / str(next(made))
 
-        def store(partition: int = 0, role: Any = "scorer", apart: tuple[str, ...] = ()) -> CheckpointStore:
-            return SqliteCheckpoints(directory, "flights", role, partition, apart=apart)
+class RedisWorld:
+    def __init__(self, url: str, directory: Path) -> None:
+        self.url, self.directory, self.pipeline = url, directory, fresh_name("flights")
 
-        return store
+    def __call__(
+        self, partition: int = 0, role: OwnerRole = "scorer", apart: tuple[str, ...] = ()
+    ) -> CheckpointStore:
+        return redis_store(self.url, self.pipeline, partition, role, directory=self.directory, apart=apart)
 
-    return world
+    def copied(self) -> dict[bytes, Any]:
+        with redis.Redis.from_url(self.url) as client:
+            return {key: client.dump(key) for key in client.keys(f"headrace:{{{self.pipeline}/scorer/0}}:*")}
+
+    def put_back(self, copy: dict[bytes, Any]) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            for key in client.keys(f"headrace:{{{self.pipeline}/scorer/0}}:*"):
+                client.delete(key)
+            for key, value in copy.items():
+                client.restore(key, 0, value)
+
+
+@pytest.fixture
+def redis_worlds(tmp_path: Path, redis_url: str) -> Worlds:
+    return lambda: RedisWorld(redis_url, tmp_path)
 
 
 def play(worlds: Worlds, scene: Callable[[World], Awaitable[None]]) -> None:
@@ -55,12 +115,15 @@ def play(worlds: Worlds, scene: Callable[[World], Awaitable[None]]) -> None:
         opened: list[CheckpointStore] = []
         world = worlds()
 
-        def opening(*given: Any, **named: Any) -> CheckpointStore:
-            opened.append(world(*given, **named))
-            return opened[-1]
+        class Opening:
+            copied, put_back = staticmethod(world.copied), staticmethod(world.put_back)
+
+            def __call__(self, *given: Any, **named: Any) -> CheckpointStore:
+                opened.append(world(*given, **named))
+                return opened[-1]
 
         try:
-            await scene(opening)
+            await scene(Opening())
         finally:
             for store in opened:
                 await store.close()
@@ -86,6 +149,7 @@ def batches_of(bytes_max: int) -> Iterator[None]:
     """Cut what is written at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entry_tables, "BATCH_BYTES_MAX", bytes_max)
+        patch.setattr(redis_scripts, "CHUNK_BYTES_MAX", bytes_max)
         yield
 
 
@@ -196,5 +260,46 @@ def test_partitions_and_roles_do_not_meet(worlds: Worlds) -> None:
         for other in (world(1), world(0, "learner")):
             assert await other.fence() == 1
             assert await other.load() is None
+
+    play(worlds, scene)
+
+
+def test_a_store_that_went_back_takes_no_delta_of_what_it_forgot(worlds: Worlds) -> None:
+    """Within one claim, so that its number tells nothing: the owner must claim and load again."""
+
+    async def scene(world: World) -> None:
+        store = world(apart=("far/",))
+        await store.fence()
+        await store.save(1, b"1", {"a": b"1", "far/a": b"1"})
+        copy = world.copied()
+        await store.save(1, b"2", {"b": b"2"})
+        world.put_back(copy)
+        for _ in range(2):
+            with pytest.raises(ClaimError, match="went back"):
+                await store.save(1, b"3", {"c": b"3"})
+        assert await world(apart=("far/",)).load() == Checkpoint(1, b"1", {"a": b"1"})
+        assert await store.fence() == 2
+        assert await store.load() == Checkpoint(1, b"1", {"a": b"1"})
+        assert store.stored("far/").get(["a"]) == {"a": b"1"}
+        await store.save(2, b"3", {"c": b"3"})
+        assert await store.load() == Checkpoint(2, b"3", {"a": b"1", "c": b"3"})
+
+    play(worlds, scene)
+
+
+def test_a_store_that_was_emptied_gives_out_numbers_above_the_logs(worlds: Worlds) -> None:
+    async def scene(world: World) -> None:
+        store = world()
+        await store.fence()
+        empty = world.copied()
+        await store.fence()
+        await store.save(2, b"1", {"a": b"1"})
+        world.put_back(empty)
+        with pytest.raises(ClaimError):
+            await store.save(2, b"2", {"b": b"2"})
+        assert await store.fence(above=2) == 3
+        assert await store.load() is None
+        await store.save(3, b"3", {"c": b"3"})
+        assert await store.load() == Checkpoint(3, b"3", {"c": b"3"})
 
     play(worlds, scene)
