@@ -67,6 +67,7 @@ class RaceView:
                 reason=decision.reason,
                 examples=decision.examples,
                 decision=decision.decision_id,
+                **({"fix": decision.evidence["fix"]} if "fix" in decision.evidence else {}),
             )
             if "block_wanted" in decision.evidence:
                 log.warning(

@@ -175,7 +175,8 @@ def _send(file: Path, word: CommandWord, options: CommandOptions, **about: Any) 
 def _told_of(decision: Decision) -> str:
     """Return a decision in one line."""
     if decision.type == REFUSED:
-        return f"refused: {decision.reason}"
+        fix = decision.evidence.get("fix")
+        return f"refused: {decision.reason}" + (f"\n  fix: {fix}" if fix else "")
     before = f", before {decision.from_model}" if decision.from_model else ""
     return (
         f"{decision.type}: {decision.model_name} (version {decision.model_version}{before}) "

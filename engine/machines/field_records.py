@@ -21,6 +21,7 @@ import msgspec
 
 from operators.models.parameters import model_text
 from operators.models.scoring import Roster
+from operators.race.arena import Objection, listed
 from operators.race.candidates import start_text
 from operators.race.field import FieldStep, Newcomer, RaceField
 from operators.state import StateEntries, WholeState
@@ -211,18 +212,24 @@ class FieldRecords(WholeState):
         self._dirty = False
 
 
-def refusal(step: FieldStep, roster: Roster) -> str:
-    """Return why a copy of the champion cannot enter; empty if it can."""
+def refusal(step: FieldStep, roster: Roster) -> Objection | None:
+    """Return why a copy of the champion cannot enter; None if it can."""
     champion = roster.racers[roster.champion]
     copies = [one.name for one in step.newcomers if "copy_of" in one.evidence]
     if copies and roster.champion in roster.quarantined:
-        return f"`{champion.name}` is quarantined: nothing is copied from it"
+        return Objection(
+            f"`{champion.name}` is quarantined: nothing is copied from it",
+            f'`release` it first, or let {listed(copies, "")} start otherwise: start="log"',
+        )
     defined = step.before.candidates.get(champion.definition)
     for name in copies:
         model = step.after.candidates[name].model
         if defined is None or model_text(model) != model_text(defined.model):
-            return f"`{name}` starts as a copy of the champion `{champion.name}`, whose model is another"
-    return ""
+            return Objection(
+                f"`{name}` starts as a copy of the champion `{champion.name}`, whose model is another",
+                f'leave the model of `{name}` out, Candidate(start="champion"), or give it another start',
+            )
+    return None
 
 
 def about_change(step: FieldStep) -> dict[str, float | int | str]:

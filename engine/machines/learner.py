@@ -39,7 +39,7 @@ from operators.models.digest import digest
 from operators.models.mixture import Mixture
 from operators.models.scoring import Prior, Racer, Roster
 from operators.race.approval import Approvals
-from operators.race.arena import THE_FILE, Arena
+from operators.race.arena import THE_FILE, Arena, Objection
 from operators.race.commands import Commands
 from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence
@@ -389,7 +389,8 @@ class Learner:
         about = about_change(step)
         if refused := self.refusal_of(step):
             at, champion = self.learning.moment(offset), self.roster.champion
-            return [self.arena.write(at, "field.refused", champion, refused, evidence=about)]
+            about |= refused.evidence
+            return [self.arena.write(at, "field.refused", champion, refused.why, evidence=about)]
         decisions = self.learning.change_field(step, offset, about)
         fields.done(step)
         self._codec = self._source.codec(step.after)
@@ -411,8 +412,8 @@ class Learner:
         self._route(field)
         return decisions
 
-    def refusal_of(self, step: FieldStep) -> str:
-        """Return why a change of the field cannot be carried out; empty if it can."""
+    def refusal_of(self, step: FieldStep) -> Objection | None:
+        """Return why a change of the field cannot be carried out; None if it can."""
         return refusal(step, self.roster) or self.arena.field_refusal(step.leaving, step.champion)
 
     def planned(self, change: FieldChange) -> FieldStep | None:

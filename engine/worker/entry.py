@@ -25,6 +25,7 @@ from engine.machines.warm_up import WarmUp
 from engine.settings import KafkaSettings
 from engine.stores.artefacts import Artefacts
 from engine.worker.model_factory import ModelFactory
+from operators.race.arena import Objection
 from operators.race.candidates import Artefact
 from operators.race.field import RaceField
 from topics import headers
@@ -94,7 +95,9 @@ class Entries:
         """Raise DefinitionError where a record that was written has been refused after all."""
         learner = self._learner()
         if self._proposes and not learner.paused and learner.fields.field_id != self._own_id:
-            raise self._refused("the champion changed while it was written")
+            raise self._refused(
+                Objection("the champion changed while it was written", "start again: it is read anew")
+            )
 
     def _first(self, learner: Learner) -> FieldChange:
         """Return the record that says with which field the log begins."""
@@ -118,17 +121,13 @@ class Entries:
         draft = FieldChange(self._own_id, _now_ms(), entering=named, waiting=waiting)
         step = learner.planned(draft)
         assert step is not None
-        if reason := learner.refusal_of(step):
-            raise self._refused(reason)
+        if refused := learner.refusal_of(step):
+            raise self._refused(refused)
         self._store_field(field)
         return change_of(step, draft.time, brought)
 
-    def _refused(self, reason: str) -> DefinitionError:
-        return DefinitionError(
-            f"the race cannot go on with this file: {reason}",
-            hint="keep the champion in the file, or name another that is racing: champion=...; "
-            "`headrace models list` shows who is",
-        )
+    def _refused(self, refusal: Objection) -> DefinitionError:
+        return DefinitionError(f"the race cannot go on with this file: {refusal.why}", hint=refusal.fix)
 
     def _store_field(self, field: RaceField) -> None:
         self._artefacts.put(field.field_id, self._factory.packed(field))

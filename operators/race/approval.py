@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from operators.race.arena import Arena, Evidenced, Moment
+from operators.race.arena import STATE_WORDS, Arena, Evidenced, Moment, Objection, listed
 from operators.race.evidence import Promotion
 from operators.race.losses import Loss, Losses, loss_of
 from operators.race.routing import Guard
@@ -174,16 +174,23 @@ class Approvals(WholeState):
         """Return the proposals that wait, by challenger."""
         return dict(self._state.open)
 
-    def refusal(self, command: Command) -> str:
-        """Return why a proposal cannot be answered, empty if it can."""
+    def refusal(self, command: Command) -> Objection | None:
+        """Return why a proposal cannot be answered, None if it can."""
         name = self._named(command)
         if name is None:
-            ids = [proposal.proposal_id for proposal in self._state.open.values()]
-            known = f"; open are: {', '.join(ids)}" if ids else ""
-            return f"there is no open proposal `{command.proposal_id}`{known}"
+            named = command.proposal_id
+            ids = listed((one.proposal_id for one in self._state.open.values()), "")
+            return Objection(
+                f"there is no open proposal `{named}`" if named else f"{command.command} needs a proposal_id",
+                f"open are: {ids}" if ids else "none is open; `promote` lets a challenger serve without one",
+            )
         if command.command == "refuse" and name in self._arena.states:
-            return ""
-        return self._void(name)
+            return None
+        if void := self._void(name):
+            return Objection(
+                void, "the proposal expires by itself; `promote` lets a challenger serve without one"
+            )
+        return None
 
     def answer(self, at: Moment, command: Command) -> list[Decision]:
         """Carry out what a person says to a proposal."""
@@ -210,7 +217,7 @@ class Approvals(WholeState):
         """Return why a proposal can no longer be carried out, empty if it can."""
         state = self._arena.states.get(name)
         if state != "challenger":
-            return f"`{name}` is {state or 'retired'}"
+            return f"`{name}` is {STATE_WORDS[state or 'retired']}"
         proposal, champion = self._state.open[name], self._arena.roster.champion
         return "" if proposal.champion == champion else f"`{champion}` serves since"
 

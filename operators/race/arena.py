@@ -20,7 +20,7 @@ a person's word or a quarantine does, and the quarantine ends the pin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -34,7 +34,18 @@ from operators.state import StateDelta, StateEntries
 from topics.durations import duration_ms
 from topics.messages import Command, Decision, DecisionType, Slow
 
-__all__ = ["ACTOR", "THE_FILE", "TRANSITIONS", "Arena", "DecisionLog", "Evidenced", "Moment", "RecentLoss"]
+__all__ = [
+    "ACTOR",
+    "THE_FILE",
+    "TRANSITIONS",
+    "Arena",
+    "DecisionLog",
+    "Evidenced",
+    "Moment",
+    "Objection",
+    "RecentLoss",
+    "listed",
+]
 
 State = Literal["challenger", "champion", "twin", "quarantined", "retired"]
 Step = Literal["promote", "dethrone", "quarantine", "readmit", "rejoin", "retire"]
@@ -52,6 +63,14 @@ TRANSITIONS: dict[tuple[State, Step], State] = {
     ("quarantined", "retire"): "retired",
 }
 """What is not in the table cannot happen.  The sick stay for the audit until a person retires them."""
+STATE_WORDS: dict[State, str] = {
+    "challenger": "a challenger",
+    "champion": "the champion",
+    "twin": "a twin",
+    "quarantined": "quarantined",
+    "retired": "retired",
+}
+"""What a candidate is, in a sentence."""
 
 PREVIOUS_MAX = 8
 """Earlier champions remembered for fallback and rollback; older ones have had eight better successors."""
@@ -65,6 +84,23 @@ REASON_MAX = 500
 """Characters of a reason: errors may quote what was sent."""
 Evidenced = dict[str, float | int | str]
 """The figures behind a decision, by name."""
+
+
+class Objection(NamedTuple):
+    """Why what was asked cannot be done, and what can be instead."""
+
+    why: str
+    fix: str
+
+    @property
+    def evidence(self) -> Evidenced:
+        """Return what its decision says beside the reason."""
+        return {"fix": self.fix[:REASON_MAX]}
+
+
+def listed(names: Iterable[str], none: str) -> str:
+    """Return names for a sentence; `none` says so where there are none."""
+    return ", ".join(f"`{name}`" for name in names) or none
 
 
 class Moment(NamedTuple):
@@ -435,17 +471,35 @@ class Arena:
         self._settle(step.after.promotion, step.after.challenges)
         return decisions
 
-    def field_refusal(self, leaving: Collection[str], champion: str | None) -> str:
-        """Return why racers cannot leave or a file's champion cannot be it; empty if all can."""
+    def field_refusal(self, leaving: Collection[str], champion: str | None) -> Objection | None:
+        """Return why racers cannot leave or a file's champion cannot be it; None if all can."""
         serving = self.roster.champion
+        others = [name for name in self.in_state("challenger") if name not in leaving]
+        named = listed(others, "nobody else that stays")
         if champion is not None and (self.states.get(champion) != "challenger" or champion in leaving):
             state = self.states.get(champion)
-            return f"`{champion}` cannot be the champion: it " + (
-                "is not racing yet" if state is None else "leaves" if champion in leaving else f"is {state}"
+            return Objection(
+                f"`{champion}` cannot be the champion: it "
+                + (
+                    "is not racing yet"
+                    if state is None
+                    else "leaves"
+                    if champion in leaving
+                    else f"is {STATE_WORDS[state]}"
+                ),
+                f"keep champion={serving!r}, or name one that is racing: {named}; one that enters with this "
+                "file can be promoted once it races",
             )
         if serving in leaving and champion is None:
-            return f"`{serving}` is the champion, and the file has it no more, or another model of that name"
-        return ""
+            return Objection(
+                f"`{serving}` is the champion, and the file has it no more, or another model of that name",
+                f"keep it in the file as it was, or name another that is racing, champion=...: {named}",
+            )
+        return None
+
+    def in_state(self, *states: State) -> list[str]:
+        """Return the candidates in one of these states, in order of start."""
+        return [name for name, state in self.states.items() if state in states]
 
     def _enter(self, at: Moment, newcomer: Newcomer) -> list[Decision]:
         """Put a racer of the next version into the roster, and a twin of it if it is to have one."""

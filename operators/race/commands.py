@@ -13,8 +13,8 @@ import msgspec
 
 from operators.models.mixture import Mixture
 from operators.race.approval import Approvals
-from operators.race.arena import Arena, Evidenced, Moment
-from operators.race.good_versions import GoodVersions
+from operators.race.arena import STATE_WORDS, Arena, Evidenced, Moment, Objection, State, listed
+from operators.race.good_versions import GOOD_EVERY, GoodVersions
 from operators.state import StateEntries, WholeState
 from topics.messages import Command, Decision, DecisionType
 
@@ -22,6 +22,10 @@ __all__ = ["COMMANDS_MAX", "Commands"]
 
 COMMANDS_MAX = 1_024
 """Command ids remembered to ignore repeats; retries come within seconds, not a thousand commands later."""
+NO_COMMAND = (
+    'a command is one JSON object, {"command_id": ..., "command": ..., "time": ...} and what its word needs, '
+    "such as model_name"
+)
 
 
 class Commands(WholeState):
@@ -64,84 +68,153 @@ class Commands(WholeState):
             if len(self._asked) > COMMANDS_MAX:
                 del self._asked[next(iter(self._asked))]
         else:
-            refusal = f"command_id `{command.command_id}` was another command's"
-        if refusal:
-            return [self._arena.write(at, "command.refused", self._arena.roster.champion, refusal, command)]
+            refusal = Objection(
+                f"command_id `{command.command_id}` was another command's",
+                "send it again under an id of its own",
+            )
+        if refusal is not None:
+            arena = self._arena
+            told = refusal.evidence
+            return [
+                arena.write(at, "command.refused", arena.roster.champion, refusal.why, command, evidence=told)
+            ]
         return self._ACTS[command.command](self, at, command)
 
     def refuse(self, at: Moment, reason: str, command_id: str) -> Decision:
         """Return the refusal of what is no command; its id, if it has one, may come again."""
-        evidence: Evidenced = {"command_id": command_id} if command_id else {}
+        refusal = Objection(reason, NO_COMMAND)
+        evidence = refusal.evidence | ({"command_id": command_id} if command_id else {})
         champion = self._arena.roster.champion
-        return self._arena.write(at, "command.refused", champion, reason, evidence=evidence)
+        return self._arena.write(at, "command.refused", champion, refusal.why, evidence=evidence)
 
     # -- when it cannot be done --------------------------------------------------------------------
 
-    def _refusal(self, command: Command) -> str:
-        """Return why a command cannot be done, empty if it can."""
+    def _refusal(self, command: Command) -> Objection | None:
+        """Return why a command cannot be done, None if it can."""
         arena = self._arena
         name, champion = command.model_name, arena.roster.champion
         match command.command:
-            case "pause":
-                return "learning is paused already" if arena.paused else ""
-            case "resume":
-                return "" if arena.paused else "learning is not paused"
-            case "unpin":
-                return "" if arena.pinned else "no champion is pinned"
-            case "rollback" if command.to is not None:
-                return self._no_version(command.to, name)
+            case "pause" if arena.paused:
+                return Objection("learning is paused already", "`resume` ends the pause")
+            case "resume" if not arena.paused:
+                return Objection("learning is not paused", "nothing to do: examples are learned as they come")
+            case "unpin" if not arena.pinned:
+                return Objection(
+                    "no champion is pinned", "nothing to do: evidence decides; `pin` keeps one serving"
+                )
+            case "pause" | "resume" | "unpin":
+                return None
             case "rollback":
-                return "" if arena.roster.previous else "there is no earlier champion"
+                return self._no_way_back(command.to, name)
             case "approve" | "refuse":
                 return self._approvals.refusal(command)
-            case "promote" | "retire" | "release" | "weights" if name is None:
-                return f"{command.command} needs a model_name"
-            case "weights":
-                return self._no_weights(name or "", command.weights or {})
             case "pin" if name in {None, champion}:
-                if arena.pinned:
-                    return f"`{champion}` is pinned already"
-                return "" if arena.states[champion] == "champion" else f"`{champion}` is quarantined"
-        return self._not_so(command.command, name or "")
-
-    def _not_so(self, word: str, name: str) -> str:
-        """Return why a candidate is not in the state that a command needs, empty if it is."""
-        arena = self._arena
+                return self._not_pinned(champion)
+        if name is None:
+            return Objection(f"{command.command} needs a model_name", self._to_name(command.command))
         state = arena.states.get(name)
         if state is None:
-            return f"there is no candidate `{name}`"
-        if word == "release":
-            return "" if state == "quarantined" else f"`{name}` is {state}"
-        if word == "retire":
-            twin_of = arena.roster.racers[name].twin_of
-            if twin_of:
-                return f"`{name}` learns for `{twin_of}`, and is retired with it"
-            return "" if name != arena.roster.champion else f"`{name}` is {state}"
-        return "" if state == "challenger" else f"`{name}` is {state}"
+            return Objection(f"there is no candidate `{name}`", self._to_name(command.command))
+        if command.command == "weights":
+            return self._no_weights(name, command.weights or {})
+        return self._not_so(command.command, name, state)
 
-    def _no_weights(self, name: str, weights: Mapping[str, float]) -> str:
-        """Return why a candidate cannot have these weights, empty if it can."""
-        racer = self._arena.roster.racers.get(name)
-        if racer is None:
-            return f"there is no candidate `{name}`"
-        if not isinstance(racer.model, Mixture):
-            return f"`{name}` is no blend of fixed weights"
-        refusal = racer.model.refusal(weights)
-        return f"`{name}`: {refusal}" if refusal else ""
+    def _to_name(self, word: str) -> str:
+        """Return which candidates a command could be about."""
+        arena = self._arena
+        match word:
+            case "release":
+                return f"quarantined are: {listed(arena.in_state('quarantined'), 'none')}"
+            case "retire":
+                racers, others = arena.roster.racers, arena.in_state("challenger", "quarantined")
+                others = [name for name in others if not racers[name].twin_of]
+                return f"beside the champion there are: {listed(others, 'none')}"
+            case "weights":
+                blends = [racer.name for racer in arena.roster.racers.values() if _fixed(racer.model)]
+                none = "none; Blend(weights={...}) in the pipeline file makes one"
+                return f"blends of fixed weights are: {listed(blends, none)}"
+        return f"challengers are: {listed(arena.in_state('challenger'), 'none')}"
 
-    def _no_version(self, label: str, name: str | None) -> str:
-        """Return why the race cannot go back to a version, empty if it can."""
+    def _not_so(self, word: str, name: str, state: State) -> Objection | None:
+        """Return why a candidate is not in the state that a command needs, None if it is."""
+        twin_of, why = self._arena.roster.racers[name].twin_of, f"`{name}` is {STATE_WORDS[state]}"
+        if twin_of and word == "retire":
+            return Objection(
+                f"`{name}` learns for `{twin_of}`, and is retired with it", f"`retire` `{twin_of}`"
+            )
+        match word, state:
+            case ("release", "quarantined") | ("retire", "challenger" | "quarantined"):
+                return None
+            case ("promote" | "pin", "challenger"):
+                return None
+            case "release", _:
+                return Objection(why, self._to_name(word))
+            case "retire", _:
+                return Objection(why, f"`promote` another one first; {self._to_name('promote')}")
+            case _ if twin_of:
+                return Objection(why, f"`{twin_of}` is the one that serves, and its twin learns for it")
+            case _, "quarantined":
+                return Objection(why, f"`release` it first; {self._to_name(word)}")
+        return Objection(why, f"nothing to do: it serves; `pin` keeps it serving; {self._to_name(word)}")
+
+    def _not_pinned(self, champion: str) -> Objection | None:
+        """Return why the champion cannot be pinned, None if it can."""
+        if self._arena.pinned:
+            return Objection(
+                f"`{champion}` is pinned already",
+                "`unpin` lets evidence decide again; `pin` or `promote` of another model moves the pin",
+            )
+        if self._arena.states[champion] == "champion":
+            return None
+        return Objection(f"`{champion}` is quarantined", f"`release` it first; {self._to_name('pin')}")
+
+    def _no_weights(self, name: str, weights: Mapping[str, float]) -> Objection | None:
+        """Return why a candidate cannot have these weights, None if it can."""
+        model = self._arena.roster.racers[name].model
+        if not isinstance(model, Mixture):
+            return Objection(f"`{name}` is no blend of fixed weights", self._to_name("weights"))
+        why = model.refusal(weights)
+        if not why:
+            return None
+        if model.fixed is None:
+            return Objection(f"`{name}`: {why}", self._to_name("weights"))
+        now = " ".join(f"{one}={weight:g}" for one, weight in model.fixed.items())
+        return Objection(f"`{name}`: {why}", f"give each a weight of 0 or more, as now: {now}")
+
+    def _no_way_back(self, label: str | None, name: str | None) -> Objection | None:
+        """Return why the race cannot go back to a good version, or to the champion before; None if it can."""
+        arena = self._arena
+        if label is None:
+            if arena.roster.previous:
+                return None
+            return Objection(
+                "there is no earlier champion",
+                f"`promote` a challenger, or name a good version; {self._to_name('promote')}; {self._kept()}",
+            )
+        if name is not None and name not in arena.states:
+            return Objection(f"there is no candidate `{name}`", self._kept())
         found = self._good.find(label, name)
         if found is None:
-            kept = [good.label for good in self._good.of(name or self._arena.roster.champion)]
-            known = f"; kept are: {', '.join(kept)}" if kept else ""
             whose = f" of `{name}`" if name is not None else ""
-            return f"`{label}` is no good version{whose}{known}"
-        racer = self._arena.roster.racers[found[0]]
-        state = self._arena.states[racer.name]
-        if state == "quarantined":
-            return f"`{racer.name}` is quarantined: release it, which goes back to its last good version"
-        return ""
+            return Objection(f"`{label}` is no good version{whose}", self._kept(name))
+        if arena.states[found[0]] == "quarantined":
+            last = self._good.of(found[0])[-1].label
+            return Objection(
+                f"`{found[0]}` is quarantined", f"`release` it: it goes back to its last good version, {last}"
+            )
+        return None
+
+    def _kept(self, name: str | None = None) -> str:
+        """Return which good versions there are, of every candidate or of one."""
+        by_name = {
+            one: " ".join(good.label for good in self._good.of(one))
+            for one in self._arena.states
+            if name in {None, one}
+        }
+        kept = [f"{labels} of `{one}`" for one, labels in by_name.items() if labels]
+        if not kept:
+            return f"none is kept yet: each model is, after every {GOOD_EVERY:,} examples"
+        return f"kept are: {', '.join(kept)}"
 
     # -- how it is done ----------------------------------------------------------------------------
 
@@ -239,6 +312,11 @@ class Commands(WholeState):
         """Replace the whole state."""
         self._asked = msgspec.msgpack.decode(entries["commands"], type=dict[str, int])
         self._dirty = False
+
+
+def _fixed(model: object) -> bool:
+    """Return whether a model is a blend of fixed weights."""
+    return isinstance(model, Mixture) and model.fixed is not None
 
 
 def _reason(command: Command) -> str:

@@ -105,7 +105,7 @@ async def asked(kafka: KafkaSettings, folder: Path) -> None:
         assert (promoted["type"], promoted["actor"], promoted["reason"]) == ("model.promoted", "ada", "a try")
         refused = await asking.models("promote", "tree", code=1)
         assert refused["refused"]
-        assert refused["decisions"][0]["reason"] == "`tree` is champion"
+        assert refused["decisions"][0]["reason"] == "`tree` is the champion"
         await send(kafka, name, EVENTS)
         await learned(2 * EVENTS)
         history = await asking.models("history")

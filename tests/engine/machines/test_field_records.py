@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace as replaced
 from typing import Any
 
@@ -229,6 +230,7 @@ def test_what_cannot_be_is_refused_and_nothing_of_it_happens(after: RaceField, s
     (decision,) = found.fold(records[-1:])
     assert decision.type == "field.refused"
     assert says in decision.reason
+    assert set(re.findall(r"`(\w+)`", str(decision.evidence["fix"]))) <= {"tree", "linear", "b"}
     assert state(found) == before
 
 

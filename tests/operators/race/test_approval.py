@@ -102,7 +102,10 @@ def test_an_unknown_proposal_is_refused_with_those_that_are_open():
     race = Race(approve="manual")
     [opened] = race.prove(1, "b")
     [refused] = race.say(2, "approve", "p:0:9:9")
-    assert refused.reason == f"there is no open proposal `p:0:9:9`; open are: {opened.decision_id}"
+    assert (refused.reason, refused.evidence["fix"]) == (
+        "there is no open proposal `p:0:9:9`",
+        f"open are: `{opened.decision_id}`",
+    )
 
 
 @pytest.mark.parametrize(

