@@ -438,6 +438,13 @@ COUNTERS = (
         lambda pipeline: (f"{step} {name}" for name in pipeline.models for step in ("score", "learn")),
     ),
     CounterFamily(
+        "candidates_refused",
+        "headrace_candidates_refused",
+        "Candidates that failed while learning the log.",
+        ("model",),
+        lambda pipeline: (name for name, one in pipeline.field.candidates.items() if one.warms),
+    ),
+    CounterFamily(
         "blend_left_out",
         "headrace_blend_left_out",
         "Values too far out to have a say in a blend.",

@@ -26,6 +26,7 @@ RECENT_EVERY_S = 10.0
 """A recent window of 1,000 examples and four metrics takes some 20 ms for each four models."""
 DECISION_LEVELS: dict[str, int] = {
     "model.quarantined": logging.WARNING,
+    "candidate.refused": logging.WARNING,
     "learning.backlog": logging.WARNING,
     "command.refused": logging.WARNING,
     "proposal.opened": logging.WARNING,
@@ -58,6 +59,8 @@ class RaceView:
                 counts["drifts", f"{detector} {direction} {subject}"] += 1
             elif decision.type in {"model.promoted", "model.rolled_back"}:
                 counts["promotions", _promoted_by(decision)] += 1
+            elif decision.type == "candidate.refused":
+                counts["candidates_refused", decision.model_name] += 1
             elif decision.type == "model.quarantined" and decision.evidence.get("alias") == "champion":
                 level = logging.ERROR
             log.log(

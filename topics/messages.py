@@ -115,6 +115,7 @@ DecisionType = Literal[
     "field.changed",
     "field.refused",
     "candidate.entered",
+    "candidate.refused",
     "candidate.retired",
 ]
 AlertKind = Literal["new_category", "too_many_categories", "new_field", "missing_field", "too_many_fields"]
@@ -400,6 +401,8 @@ class FieldChange(Struct, frozen=True, omit_defaults=True, gc=False):
     """Settings that change, by name, as they were."""
     settings_after: dict[str, str] = {}
     """The same settings as they are from here on."""
+    refused: dict[str, str] = {}
+    """Candidates that waited and failed while they learned the log, with why: they wait no more."""
 
 
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -414,7 +417,7 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     model_name: str
     """Candidate that it is about."""
     model_version: int
-    """Its version."""
+    """Its version; 0 for a candidate that was refused before it raced."""
     examples: int
     """Examples learned when it was decided."""
     reason: str

@@ -53,6 +53,8 @@ LEAVING = {
 OPENING = "opening.started"
 """Who serves while nothing is proven: a reign, and no swap."""
 PROPOSALS_ENDED = frozenset({"proposal.accepted", "proposal.refused", "proposal.expired"})
+REFUSED = "candidate.refused"
+"""About a candidate that never raced: it has no version."""
 REPLACED = "replaced"
 """What a version is after the next one of the same candidate took its place."""
 FOLD = "fold"
@@ -315,6 +317,8 @@ def _take(
     definitions: Mapping[tuple[str, int], str],
 ) -> None:
     """Enter one decision."""
+    if decision.type == REFUSED:
+        return
     version = history.versions.get(decision.model_version)
     if version is None or version.name != decision.model_name:
         text = definitions.get((decision.model_name, decision.offset)) or _text_of(decision, texts)

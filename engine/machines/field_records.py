@@ -8,8 +8,12 @@ The first record of a log says with which field it began.  Each later one is rea
 where it lies, not against the one its writer had: two leaders may have written.
 
     id as the field's, nobody of it waits     nothing: it is a repeat
-    id as the field's, some of it wait        those that it names enter
+    id as the field's, some of it wait        those that it names enter, or are refused
+    an id of which some waited, replaced      nothing: it came too late
     another id                                racers leave, newcomers enter, settings change
+
+A candidate that is refused has failed at a lesson of the log.  It waits no more, and is not tried again until
+a file says something else of it: another model, release or start.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from operators.models.parameters import model_text
 from operators.models.scoring import Roster
 from operators.race.arena import Objection, listed
 from operators.race.candidates import start_text
-from operators.race.field import FieldStep, Newcomer, RaceField
+from operators.race.field import FieldStep, Newcomer, RaceField, settings_text
 from operators.state import StateEntries, WholeState
 from operators.versions.release import twin_name
 from topics.messages import Entrant, FieldChange
@@ -80,6 +84,8 @@ class _FieldState(msgspec.Struct):
     waiting: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     """Names of candidates that have left: one that comes again is another model."""
+    refused: tuple[str, ...] = ()
+    """Candidates of the field that failed while they learned the log, and never raced."""
 
 
 class FieldRecords(WholeState):
@@ -100,6 +106,11 @@ class FieldRecords(WholeState):
     def waiting(self) -> tuple[str, ...]:
         """Return the candidates of the field that learn the log before they enter."""
         return self._state.waiting
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Return the candidates of the field that failed while they learned the log."""
+        return self._state.refused
 
     @property
     def first(self) -> bool:
@@ -129,22 +140,39 @@ class FieldRecords(WholeState):
             if one.artefact and one.name in self.field.candidates
         }
 
+    def entering(self, field: RaceField) -> tuple[str, ...]:
+        """Return the candidates of another field that are not racing yet and shall."""
+        before = self.field
+        again = (
+            name
+            for name in self._state.refused
+            if name in field.candidates
+            and settings_text(field.candidates[name]) != settings_text(before.candidates[name])
+        )
+        wait_still = (name for name in self.waiting if name in field.candidates)
+        return tuple(dict.fromkeys([*before.difference(field).entering, *wait_still, *again]))
+
     def step(self, change: FieldChange, roster: Roster, codec: Codec) -> FieldStep | None:
-        """Return what a record does to the race as it stands; None for a repeat.
+        """Return what a record does to the race as it stands; None for one that does nothing.
 
         Changes nothing.  Raises ModelError for a field or a model that is not to be found.
         """
-        field = self.field if change.field_id == self.field.field_id else self.found(change.field_id)
+        same = change.field_id == self.field.field_id
+        if not same and change.before == change.field_id:
+            return None  # another field came before those who learned the log for this one
+        field = self.field if same else self.found(change.field_id)
         difference = self.field.difference(field)
-        entering = [*difference.entering, *(name for name in self.waiting if name in field.candidates)]
-        entering = [name for name in dict.fromkeys(entering) if name not in change.waiting]
+        entering = [name for name in self.entering(field) if name not in change.waiting]
         brought = {one.name: one for one in change.entering}
-        if field is self.field:
+        refused: dict[str, str] = {}
+        if same:
             entering = [name for name in entering if name in brought]
-            if not entering:
+            refused = {name: why for name, why in change.refused.items() if name in self.waiting}
+            if not entering and not refused:
                 return None
-        waiting = [name for name in field.candidates if name in change.waiting and name not in entering]
-        waiting += [name for name in self.waiting if field is self.field and name not in entering]
+        settled = {*entering, *refused}
+        waiting = [name for name in field.candidates if name in change.waiting and name not in settled]
+        waiting += [name for name in self.waiting if same and name not in settled]
         leaving = tuple(
             racer.name
             for racer in roster.racers.values()
@@ -162,11 +190,15 @@ class FieldRecords(WholeState):
             _promoted(self.field, field, roster, leaving),
             difference.settings,
             tuple(dict.fromkeys(waiting)),
+            refused,
         )
 
     def done(self, step: FieldStep) -> None:
         """Hold the field that a step has led to."""
         state = self._state
+        told_otherwise = self.entering(step.after)
+        kept = (name for name in state.refused if name in step.after.candidates)
+        state.refused = (*(name for name in kept if name not in told_otherwise), *step.refused)
         self.field = step.after
         state.field_id = step.after.field_id
         state.waiting = step.waiting
@@ -194,7 +226,8 @@ class FieldRecords(WholeState):
         else:
             model = self._source.fresh(field, name)
         evidence["updates"] = updates
-        reused = name in self._state.gone or (name in self.field.candidates and name not in self.waiting)
+        unborn = {*self.waiting, *self._state.refused}
+        reused = name in self._state.gone or (name in self.field.candidates and name not in unborn)
         twin = None
         if candidate.release is not None:
             new_codec = self._source.codec(field)
@@ -245,6 +278,7 @@ def about_change(step: FieldStep) -> dict[str, float | int | str]:
         "entering": " ".join(one.name for one in step.newcomers),
         "retiring": " ".join(step.leaving),
         "waiting": " ".join(step.waiting),
+        **({"refused": " ".join(step.refused)} if step.refused else {}),
         **settings,
     }
 
@@ -269,6 +303,7 @@ def change_of(step: FieldStep, time_ms: int, brought: Mapping[str, Brought]) -> 
         step.waiting,
         before,
         after,
+        step.refused,
     )
 
 

@@ -36,7 +36,7 @@ class WarmUp:
         self.models = dict(models)
         """In their guards; one that fails at a lesson leaves."""
         self.failed: dict[str, str] = {}
-        """Reasons of those that failed, by name."""
+        """Reasons of those that failed and are not told yet, by name."""
         self.reading = 0
         """Next offset to fold."""
         self._since_ms = since_ms
@@ -62,10 +62,15 @@ class WarmUp:
             try:
                 model.learn_one(example.features, example.label)
             except Exception as error:  # noqa: BLE001 a user's model may raise anything; the others go on
-                self.failed[name] = reason_of(error)
+                self.failed[name] = f"{reason_of(error)}, at the lesson of offset {offset}"
                 del self.models[name]
                 continue
             self._updates[name] += 1
+
+    def take_failed(self) -> dict[str, str]:
+        """Return the reasons of those that failed since the last call, by name."""
+        failed, self.failed = self.failed, {}
+        return failed
 
     def brought(self, name: str, artefact: str) -> Brought:
         """Return what a candidate has learned so far, stored under the name of an artefact."""

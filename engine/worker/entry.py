@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -30,7 +30,7 @@ from operators.race.candidates import Artefact
 from operators.race.field import RaceField
 from topics import headers
 from topics.codec import encode
-from topics.errors import DefinitionError
+from topics.errors import DefinitionError, ModelError
 from topics.messages import Entrant, FieldChange, Outgoing
 
 __all__ = ["Entries"]
@@ -65,11 +65,9 @@ class Entries:
         self._proposes = True
         """Whether our file's field has not been in place yet."""
         self.ready: asyncio.Queue[Outgoing] = asyncio.Queue()
-        """Records that let candidates in which have learned the log, yet to be written."""
+        """Records that let candidates in which have learned the log, or refuse them, yet to be written."""
         self.progress: dict[str, float] = {}
         """Share of the log that a waiting candidate has read, by name."""
-        self._given_up: set[str] = set()
-        """Candidates that failed at a lesson of the log."""
 
     def look(self) -> None:
         """Take note of whether our file's field is in place, at the end of the log."""
@@ -114,7 +112,7 @@ class Entries:
     def _change(self, learner: Learner) -> FieldChange:
         """Return the record of the change from the learner's field to our file's."""
         field = self._own
-        entering = learner.field.difference(field).entering
+        entering = learner.fields.entering(field)
         brought = dict(self._imported(field, entering))
         waiting = tuple(name for name in entering if field.candidates[name].warms and learner.examples)
         named = tuple(entrant_of(field, name, one) for name, one in brought.items())
@@ -164,7 +162,7 @@ class Entries:
         while True:
             await asyncio.sleep(LOOK_S)
             learner = self._learner()
-            waiting = [name for name in learner.fields.waiting if name not in self._given_up]
+            waiting = learner.fields.waiting
             if waiting and leads() and self.ready.empty() and not learner.paused:
                 await self._warm_up(kafka, topic, learner, waiting, leads, near)
 
@@ -173,7 +171,7 @@ class Entries:
         kafka: KafkaSettings,
         topic: str,
         learner: Learner,
-        names: list[str],
+        names: Sequence[str],
         leads: Callable[[], bool],
         near: Callable[[int], Awaitable[object]],
     ) -> None:
@@ -192,8 +190,13 @@ class Entries:
                     # Answers and lessons have at least as much of the time.
                     await asyncio.sleep(time.monotonic() - started_s)
                     await near(NEAR_RECORDS)
-                    if self._learner() is not learner or not leads() or learner.fields.field_id != field_id:
+                    if not (leads() and self._learner() is learner and learner.fields.field_id == field_id):
                         self.progress.clear()
+                        return
+                    if warm.failed:
+                        self._ask(FieldChange(field_id, _now_ms(), field_id, refused=warm.take_failed()))
+                    if warm.models.keys().isdisjoint(learner.fields.waiting):
+                        self.progress.clear()  # they have failed, or what was asked last has come about
                         return
                     share = min(warm.reading / max(learner.reading, 1), 1.0)
                     self.progress = dict.fromkeys(warm.models, share)
@@ -205,19 +208,22 @@ class Entries:
                         return
 
     def _enter(self, field: RaceField, field_id: str, warm: WarmUp) -> None:
-        """Store what has learned the log, and ask for its entry."""
+        """Store what has learned the log and ask for its entry; one that cannot be stored is refused."""
         self.progress.clear()
-        for name, reason in warm.failed.items():
-            self._given_up.add(name)
-            log.error("a candidate failed at a lesson of the log and stays out", model=name, reason=reason)
         entrants: list[Entrant] = []
+        refused: dict[str, str] = {}
         for name, model in warm.models.items():
-            brought = warm.brought(name, self._stored(field, model))
+            try:
+                brought = warm.brought(name, self._stored(field, model))
+            except ModelError as error:
+                refused[name] = str(error)
+                continue
             entrants.append(entrant_of(field, name, brought))
             log.info("a candidate has learned the log", model=name, **brought._asdict())
-        if entrants:
-            change = FieldChange(field_id, _now_ms(), field_id, tuple(entrants))
-            self.ready.put_nowait(self._record(change))
+        self._ask(FieldChange(field_id, _now_ms(), field_id, tuple(entrants), refused=refused))
+
+    def _ask(self, change: FieldChange) -> None:
+        self.ready.put_nowait(self._record(change))
 
 
 def _now_ms() -> int:

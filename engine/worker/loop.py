@@ -322,7 +322,7 @@ class Worker:
                 done.set_result(None)
 
     async def _write_entries(self) -> None:
-        """Write the records that let candidates in which have learned the log."""
+        """Write the records that let candidates in which have learned the log, or refuse them."""
         while not self.follower.entry.ready.empty():
             record = self.follower.entry.ready.get_nowait()
             if self.follower.leading:

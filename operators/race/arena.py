@@ -27,7 +27,7 @@ import msgspec
 
 from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
-from operators.race.candidates import Challenge, Drifted
+from operators.race.candidates import Challenge, Drifted, start_text
 from operators.race.evidence import Promotion, Verdict
 from operators.race.field import FieldStep, Newcomer
 from operators.state import StateDelta, StateEntries
@@ -468,6 +468,10 @@ class Arena:
             decisions += self.retire(at, name, THE_FILE, decision_type="candidate.retired")
         for newcomer in step.newcomers:
             decisions += self._enter(at, newcomer)
+        for name, reason in step.refused.items():
+            unborn = Racer(name, None, version=0)
+            evidence: Evidenced = {"start": start_text(step.after.candidates[name].start)}
+            decisions.append(self.log.write(at, "candidate.refused", unborn, reason, evidence=evidence))
         self._settle(step.after.promotion, step.after.challenges)
         return decisions
 

@@ -24,7 +24,7 @@ from operators.race.candidates import Candidate, Challenge, candidate_of, start_
 from operators.race.evidence import Promotion
 from operators.race.routing import Policy, Serve
 
-__all__ = ["Difference", "FieldStep", "Newcomer", "RaceField", "candidate_text"]
+__all__ = ["Difference", "FieldStep", "Newcomer", "RaceField", "candidate_text", "settings_text"]
 
 FIELD_DIGITS = 32
 """Of the id of a field: it names an artefact."""
@@ -165,6 +165,8 @@ class FieldStep(NamedTuple):
     """As in a `Difference`."""
     waiting: tuple[str, ...]
     """Candidates that learn the log before they enter."""
+    refused: dict[str, str]
+    """Candidates that waited and failed at the log, with why."""
 
 
 def candidate_text(candidate: Candidate) -> str:

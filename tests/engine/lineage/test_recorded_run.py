@@ -274,11 +274,12 @@ def test_versions_that_no_file_names_come_from_decisions_and_pointers(recorded: 
     started = decision(5, "challenger.started", "linear-3", 3)
     entered = decision(7, "candidate.entered", "forest", 4)
     sick = decision(9, "model.quarantined", "forest", 4)
+    refused = decision(10, "candidate.refused", "bayes", 0)
     promoted = decision(11, "model.promoted", "linear-3", 3, from_model="tree", from_version=1)
     pointer = ModelPointer("trips", "v3", "linear-3", 3, 9, "d1", "0.26.1", 12, definition="a.B(c=1)")
-    told = [started, entered, started, sick, promoted, promoted]
+    told = [started, entered, started, sick, refused, promoted, promoted]
     history = history_of(recorded.pipeline, told, [pointer], definitions={("forest", 7): "x.Forest(n=3)"})
-    assert history.decisions == [started, entered, sick, promoted]
+    assert history.decisions == [started, entered, sick, refused, promoted]
     assert {number: (one.name, one.state) for number, one in history.versions.items()} == {
         1: ("tree", "challenger"),
         2: ("linear", "challenger"),

@@ -265,6 +265,72 @@ def test_who_waits_enters_by_a_second_record_with_what_it_has_learned() -> None:
     assert entered[0].evidence["learned_to"] == 45
 
 
+WARMING = RaceField.of(
+    {"tree": TREE, "bayes": Candidate(naive_bayes.GaussianNB(), start="log")}, champion="tree"
+)
+RETUNED = replaced(WARMING, promotion=Promotion(min_examples=500))
+BEGUN_AFRESH = RaceField.of({"tree": TREE, "bayes": naive_bayes.GaussianNB()}, champion="tree")
+ONLY = RaceField.of({"tree": TREE}, champion="tree")
+REFUSED = [
+    change(None, ONLY),
+    *map(example, range(30)),
+    change(ONLY, WARMING, waiting=("bayes",)),
+    *map(example, range(30, 40)),
+    change(WARMING, WARMING, refused={"bayes": "ValueError: no, at the lesson of offset 7"}),
+    change(WARMING, WARMING, refused={"bayes": "a repeat"}),
+]
+
+
+def test_who_fails_at_the_log_is_refused_once_and_tried_again_only_where_the_file_says_something_else() -> (
+    None
+):
+    source = Source(fields=[WARMING, RETUNED, BEGUN_AFRESH])
+    found = learner(ONLY, source)
+    decisions = fold(found, claimed(log(*REFUSED)))
+    told = [(one.type, one.model_name, one.model_version) for one in decisions[-2:]]
+    assert told == [("field.changed", "tree", 1), ("candidate.refused", "bayes", 0)]
+    assert decisions[-1].reason == "ValueError: no, at the lesson of offset 7"
+    assert decisions[-1].evidence["start"] == "log"
+    assert (found.fields.waiting, found.fields.refused) == ((), ("bayes",))
+    late = replace(change(WARMING, WARMING), entering=(entering("bayes", Brought("", 3, 0, 3)),))
+    retuned = [*REFUSED, late, change(WARMING, RETUNED), *map(example, range(40, 50))]
+    again = learner(WARMING, source)
+    again.restore(found.snapshot())
+    for one in (found, again):
+        assert [each.type for each in fold(one, claimed(log(*retuned)))] == ["field.changed"]
+        assert list(one.roster.racers) == ["tree"]
+        assert one.fields.refused == ("bayes",)
+        assert one.fields.entering(RETUNED) == ()
+    assert found.fields.entering(BEGUN_AFRESH) == ("bayes",)
+    decisions = fold(found, claimed(log(*retuned, change(RETUNED, BEGUN_AFRESH))))
+    assert [(one.type, one.model_name) for one in decisions][1:] == [("candidate.entered", "bayes")]
+    assert found.fields.refused == ()
+    assert found.roster.lineup == 0, "its name has never been another racer's"
+
+
+def test_one_that_waits_goes_on_waiting_where_a_file_changes_something_else() -> None:
+    source = Source(fields=[WARMING, RETUNED])
+    found = learner(ONLY, source)
+    begun = REFUSED[:-2]
+    fold(found, claimed(log(*begun)))
+    assert found.fields.entering(RETUNED) == ("bayes",)
+    begun.append(change(WARMING, RETUNED, waiting=("bayes",)))
+    fold(found, claimed(log(*begun)))
+    assert (found.fields.waiting, list(found.roster.racers)) == (("bayes",), ["tree"])
+
+
+def test_an_entry_into_a_field_that_holds_no_more_changes_nothing() -> None:
+    source = Source(fields=[WARMING, RETUNED])
+    found = learner(ONLY, source)
+    begun = [*REFUSED[:-2], change(WARMING, RETUNED, waiting=("bayes",))]
+    fold(found, claimed(log(*begun)))
+    before = state(found)
+    brought = (entering("bayes", Brought(source.put(WARMING, naive_bayes.GaussianNB()), 3, 0, 3)),)
+    late = [change(WARMING, WARMING, entering=brought), change(WARMING, WARMING, refused={"bayes": "no"})]
+    assert fold(found, claimed(log(*begun, *late))) == []
+    assert state(found) == before
+
+
 def entering(name: str, brought: Brought) -> Any:
     from topics.messages import Entrant
 

@@ -51,5 +51,6 @@ class Brittle(naive_bayes.GaussianNB):
 def test_one_that_fails_stays_out_and_the_others_go_on() -> None:
     warm = WarmUp({"sick": Brittle(), "all": naive_bayes.GaussianNB()}, {"sick": -1, "all": -1})
     warm.fold(LOG)
-    assert warm.failed == {"sick": "RuntimeError: no"}
+    assert warm.take_failed() == {"sick": "RuntimeError: no, at the lesson of offset 1"}
+    assert warm.take_failed() == {}
     assert digest(warm.models["all"]) == taught(EXAMPLES)
