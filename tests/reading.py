@@ -188,7 +188,7 @@ async def _consumer(kafka: KafkaSettings, topics: Iterable[str]) -> AsyncIterato
         TopicPartition(topic, number) for topic in topics for number in await log_bounds(kafka, topic)
     ]
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
+        **kafka.aiokafka_options(), auto_offset_reset="earliest", enable_auto_commit=False
     )
     await consumer.start()
     try:

@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 
+from engine.kafka.bootstrap import hint_for, is_final, watched
 from engine.kafka.record_batches import install_bounded_batches
 from engine.settings import KafkaSettings
 from topics.errors import BrokerError
@@ -188,8 +189,8 @@ async def connect(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms: 
     """Return `make()`, a client of aiokafka, started.
 
     A broker that cannot be reached is tried again, with a new client, until
-    `connect_deadline_ms`; `longest_ms` is what a start may take beyond that.
-    Raises BrokerError naming the address.
+    `connect_deadline_ms`, one that refuses this client is not; `longest_ms` is what a start may
+    take beyond that.  Raises BrokerError naming the address.
     """
     install_connection_check()
     loop = asyncio.get_running_loop()
@@ -199,15 +200,17 @@ async def connect(make: Callable[[], Any], kafka: KafkaSettings, *, longest_ms: 
         while True:
             client = make()
             try:
-                async with asyncio.timeout_at(deadline + longest_ms / 1000):
-                    await client.start()
+                with watched() as attempt:
+                    async with asyncio.timeout_at(deadline + longest_ms / 1000):
+                        await client.start()
             except (kafka_errors.KafkaConnectionError, OSError) as error:  # TimeoutError is an OSError
                 await disconnect(client, kafka)
-                if loop.time() + wait >= deadline:
-                    reason = str(error) or type(error).__name__
+                reason = attempt.reason or error
+                if is_final(reason) or loop.time() + wait >= deadline:
+                    what = "lets this client in" if is_final(reason) else "answers"
                     raise BrokerError(
-                        f"no Kafka answers at {kafka.bootstrap_servers}: {reason}",
-                        hint="start it, or set HEADRACE_KAFKA__BOOTSTRAP_SERVERS=host:port",
+                        f"no Kafka {what} at {kafka.bootstrap_servers}: {reason or type(reason).__name__}",
+                        hint=hint_for(reason, kafka),
                     ) from error
             except REFUSED as error:
                 await disconnect(client, kafka)

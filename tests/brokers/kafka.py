@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -29,11 +29,11 @@ PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{more_listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{more_listeners}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
 log.dirs={directory}
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -108,18 +108,31 @@ def have_jars() -> bool:
 class NativeKafka:
     """A Kafka of one's own: it may be killed, and started again on the same data and port."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        more_listeners: str = "",
+        more_properties: str = "",
+        format_arguments: Sequence[str] = (),
+    ) -> None:
         self.port, controller = free_port(), free_port()
         self._log = directory / "kafka.log"
         properties = directory / "server.properties"
-        properties.write_text(
-            PROPERTIES.format(port=self.port, controller=controller, directory=directory / "data"),
-            encoding="utf-8",
+        plain = PROPERTIES.format(
+            port=self.port,
+            controller=controller,
+            directory=directory / "data",
+            more_listeners=more_listeners,
         )
+        properties.write_text(plain + more_properties, encoding="utf-8")
         java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*"]
         self._command = [*java, "kafka.Kafka", str(properties)]
         subprocess.run(
-            [*java, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)],
+            [
+                *(*java, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)),
+                *format_arguments,
+            ],
             check=True,
             capture_output=True,
         )
@@ -164,7 +177,9 @@ def container() -> Iterator[int]:
     port = free_port()
     values = dict(
         line.split("=", 1)
-        for line in PROPERTIES.format(port=port, controller=9093, directory="/tmp/k").split()
+        for line in PROPERTIES.format(
+            port=port, controller=9093, directory="/tmp/k", more_listeners=""
+        ).split()
     )
     values["listeners"] = f"PLAINTEXT://0.0.0.0:{port},CONTROLLER://127.0.0.1:9093"
     environment = [f"--env=KAFKA_{name.replace('.', '_').upper()}={value}" for name, value in values.items()]
