@@ -1,8 +1,8 @@
 """`headrace backtest`: a pipeline over files.
 
-Lives here: its options, what it writes, its report in words and tables.  Never here: the run
-(`engine/offline/backtest.py`), what a failed one is put down to (`engine/offline/diagnosis.py`), comparisons
-(`offline.py`).
+Lives here: its options, what it writes, its report in words and tables, and what rows say of blocks of
+evidence (`headrace check`).  Never here: the run (`engine/offline/backtest.py`), what a failed one is put
+down to (`engine/offline/diagnosis.py`), comparisons (`offline.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.offline import PastOptions, compare
+from engine.cli.offline import PastOptions, compare, past_told
 from engine.cli.options import Json, PipelineFile, grouped, print_json
 from engine.definition.file import load_pipeline
 from topics.errors import SettingsError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.machines.learner import Learner
     from engine.settings import Settings
 
-__all__ = ["backtest_files", "print_diagnosis", "print_report"]
+__all__ = ["backtest_files", "premise_of", "print_diagnosis", "print_report"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,35 @@ def _run(
     return report, learners[0]
 
 
+def premise_of(pipeline: Pipeline, origin: PastOptions) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return whether blocks of evidence stand alone in a past; and, where files came to nothing, why."""
+    from engine.offline.backtest import correlated  # noqa: PLC0415
+
+    if origin.events is not None and origin.recording is None:
+        report, learner = _run(pipeline, origin.events, origin, OutputOptions(), 0)
+        too_short, diagnosis = report["correlated"], report["diagnosis"]
+    else:
+        past = past_told(pipeline, origin, origin.settings())
+        learner, diagnosis = past.learner, None
+        too_short = correlated(learner, past.decisions)
+    premise = {
+        "evidence_block": pipeline.promotion.evidence_block,
+        "examples": learner.examples,
+        "compared": [
+            {
+                "model": one.name,
+                "champion": learner.roster.champion,
+                "correlation": one.correlation,
+                "blocks": one.blocks,
+            }
+            for one in learner.evidence.compared()
+            if one.blocks > 1
+        ],
+        "correlated": too_short,
+    }
+    return premise, diagnosis
+
+
 @contextlib.contextmanager
 def _writer(path: Path | None) -> Iterator[IO[bytes] | None]:
     if path is None:
@@ -219,7 +248,7 @@ def _print_race(report: dict[str, Any]) -> None:
     """Print what happened to the candidates, and what the swaps rest on."""
     from rich.markup import escape  # noqa: PLC0415
 
-    from engine.cli.report import out, swap_line, time_text  # noqa: PLC0415
+    from engine.cli.report import out, print_correlated, swap_line, time_text  # noqa: PLC0415
 
     for model, left in report["quarantined"].items():
         out.print(
@@ -237,14 +266,7 @@ def _print_race(report: dict[str, Any]) -> None:
         out.print(f"... {len(report['drifts'])} drift alarms in all")
     for swap in report["swaps"]:
         out.print(swap_line(swap))
-    if report["correlated"]:
-        worst = max(report["correlated"], key=lambda correlated: correlated["correlation"])
-        out.print(
-            f"[bold yellow]warning:[/] losses of {worst['model']} and {worst['champion']} are correlated "
-            f"from block to block ({worst['correlation']:.2f} over {worst['blocks']:,} blocks), so that "
-            f"swaps come more often than promised\n"
-            f"  fix: Promotion(evidence_block={worst['evidence_block']!r}, ...)"
-        )
+    print_correlated(report["correlated"])
 
 
 def print_diagnosis(diagnosis: dict[str, Any]) -> None:

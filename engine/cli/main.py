@@ -15,13 +15,13 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli.backtest import backtest_files
+from engine.cli.backtest import backtest_files, premise_of, print_diagnosis
 from engine.cli.deciding import models_app
 from engine.cli.evaluate import evaluate
 from engine.cli.explain import explain
 from engine.cli.export import export_app
 from engine.cli.features import features_app
-from engine.cli.offline import freshness
+from engine.cli.offline import PastOptions, freshness
 from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
 from engine.cli.records import send, tail
 from engine.cli.skew import skew
@@ -84,17 +84,31 @@ def command(
 
 
 @app.command()
-def check(file: PipelineFile, json: Json = False) -> None:
-    """Validate a pipeline and try its models; list its features, windows and state size."""
-    from engine.cli.report import describe, print_description  # noqa: PLC0415
+@grouped
+def check(file: PipelineFile, origin: PastOptions, json: Json = False) -> None:
+    """Validate a pipeline and try its models; list its features, windows and state size.
+
+    With files, a recording or a broker: also whether errors come in bursts longer than blocks of evidence.
+    Exit code 1, and a diagnosis, where files come to nothing.
+    """
+    from engine.cli.report import describe, print_description, print_premise  # noqa: PLC0415
     from engine.worker.model_factory import probe_models  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
     described = describe(pipeline, probe_models(pipeline))
+    diagnosis = None
+    if origin.given:
+        described["premise"], diagnosis = premise_of(pipeline, origin)
     if json:
         print_json(described)
     else:
         print_description(described)
+        if "premise" in described:
+            print_premise(described["premise"])
+    if diagnosis is not None:
+        print_diagnosis(diagnosis)
+        raise typer.Exit(1)
+    if not json:
         typer.echo(f"\nnext: headrace backtest {file} --events E.jsonl   or   headrace topics create {file}")
 
 

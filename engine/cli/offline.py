@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.settings import Settings
     from operators.windows.asof import AsOf
 
-__all__ = ["PastOptions", "compare", "freshness"]
+__all__ = ["PastOptions", "compare", "freshness", "past_told"]
 
 FIGURES_SHOWN = 3
 """Loss and metrics in a table of a terminal's width; `--json` has all."""
@@ -48,6 +48,11 @@ class PastOptions(LogOptions):
             help='What lookups find as of each event: lines of {"key", "time", "fields"} (.gz too).'
         ),
     ] = None
+
+    @property
+    def given(self) -> bool:
+        """Return whether any past is named; settings alone name none."""
+        return any((self.events, self.labels, self.static, self.recording, self.bootstrap_servers))
 
     @property
     def bytes_to_read(self) -> int:
@@ -82,7 +87,7 @@ def freshness(
     pipeline = load_pipeline(file)
     spans = {span: duration_ms(span) for span in withhold or SPANS}
     settings = origin.settings()
-    past = _past_told(pipeline, origin, settings)
+    past = past_told(pipeline, origin, settings)
     told = None if json else lambda span: typer.echo(f"withheld {span} ...", err=True)
     report = freshness_report(pipeline, past, spans, on_run=told, source=model_factory_of(pipeline, settings))
     if svg is not None:
@@ -99,7 +104,7 @@ def compare(pipeline: Pipeline, changes: list[str], origin: PastOptions, *, json
 
     settings = origin.settings()
     asked = asked_of(pipeline, changes, settings)
-    past = _past_told(pipeline, origin, settings)
+    past = past_told(pipeline, origin, settings)
     report = what_if_report(pipeline, asked, past)
     if json:
         print_json(report)
@@ -107,7 +112,7 @@ def compare(pipeline: Pipeline, changes: list[str], origin: PastOptions, *, json
         _print_what_if(report)
 
 
-def _past_told(pipeline: Pipeline, origin: PastOptions, settings: Settings) -> Past:
+def past_told(pipeline: Pipeline, origin: PastOptions, settings: Settings) -> Past:
     """Return the past that is asked about: of files, of a recording, or of the pipeline's own topic."""
     from engine.cli.report import progress  # noqa: PLC0415
     from engine.host.garbage import search_rarely  # noqa: PLC0415

@@ -20,6 +20,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from operators.join.pending import RESIDENT_MAX, WaitingAnswer, encode_entry
+from operators.race.correlation import correlation_told
+from operators.race.evidence import AUTO
 from topics.durations import duration_text
 from topics.messages import FeatureValues, Prediction
 
@@ -35,8 +37,10 @@ __all__ = [
     "err",
     "figure_text",
     "out",
+    "print_correlated",
     "print_description",
     "print_plan",
+    "print_premise",
     "print_table",
     "progress",
     "swap_line",
@@ -284,6 +288,41 @@ def counting(what: str) -> Callable[[int], None] | None:
             err.print(f"{what}: {records:,} records", end="\r", markup=False)
 
     return count
+
+
+def print_correlated(correlated: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of the worst of the comparisons whose blocks are too short, if there are any."""
+    if not correlated:
+        return
+    worst = max(correlated, key=lambda one: one["correlation"])
+    out.print(
+        f"[bold yellow]warning:[/] losses of {worst['model']} and {worst['champion']} are correlated "
+        f"from block to block ({worst['correlation']:.2f} over {worst['blocks']:,} blocks), so that "
+        f"swaps come more often than promised\n"
+        f"  fix: Promotion(evidence_block={worst['evidence_block']!r}, ...)"
+    )
+
+
+def print_premise(premise: Mapping[str, Any]) -> None:
+    """Print whether blocks of evidence stand alone on the rows that `check` was given."""
+    block, compared = premise["evidence_block"], premise["compared"]
+    out.print(f"\nevidence over {premise['examples']:,} examples, evidence_block={block!r}", markup=False)
+    print_correlated(premise["correlated"])
+    if not compared:
+        out.print("  no two models were compared over two blocks: whether blocks stand alone is unknown")
+    elif not premise["correlated"]:
+        worst = max(compared, key=lambda one: one["correlation"] / correlation_told(one["blocks"]))
+        least = correlation_told(worst["blocks"])
+        if block == AUTO:
+            told = "bets answer to it"
+        elif least < 1.0:
+            told = f"above {least:.2f} it would tell of blocks that are too short"
+        else:
+            told = "too few to tell of blocks that are too short"
+        out.print(
+            f"  correlation from block to block is at most {worst['correlation']:.2f} ({worst['model']} and "
+            f"{worst['champion']}, {worst['blocks']:,} blocks); {told}"
+        )
 
 
 def swap_line(swap: Mapping[str, Any]) -> str:

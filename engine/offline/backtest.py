@@ -44,7 +44,7 @@ from topics.errors import SettingsError
 from topics.headers import Refusal
 from topics.messages import Claim, Decision, Outgoing, Record
 
-__all__ = ["Backtest", "LocalRun", "backtest", "plain_letter", "race_report"]
+__all__ = ["Backtest", "LocalRun", "backtest", "correlated", "plain_letter", "race_report"]
 
 BACKTEST_CLAIM = 1
 """A backtest owns its partition from the start."""
@@ -261,7 +261,7 @@ class Backtest:
             **race_report(learner.roster.champion, self.run.decisions),
             **self.score_table.report(learner.evaluation, list(roster.racers), roster.quarantined),
             "model_seconds": self._model_seconds(),
-            "correlated": self._correlated(),
+            "correlated": correlated(learner, self.run.decisions),
             "rules": {
                 name.partition(" ")[2]: count
                 for (counted_as, name), count in counts.items()
@@ -290,24 +290,22 @@ class Backtest:
             spent[name] += seconds
         return {name: round(seconds, 3) for name, seconds in spent.items()}
 
-    def _correlated(self) -> list[dict[str, Any]]:
-        """Return the comparisons, at swaps and at the end, whose blocks of evidence are too short."""
-        swaps = [
-            (decision.model_name, decision.from_model, decision.evidence) for decision in self.run.decisions
-        ]
-        learner = self.run.learner
-        now = [(one.name, learner.roster.champion, one._asdict()) for one in learner.evidence.compared()]
-        return [
-            {
-                "model": model,
-                "champion": champion,
-                "correlation": comparison["correlation"],
-                "blocks": comparison["blocks"],
-                "evidence_block": comparison["block_wanted"],
-            }
-            for model, champion, comparison in (*swaps, *now)
-            if comparison.get("block_wanted")
-        ]
+
+def correlated(learner: Learner, decisions: Iterable[Decision]) -> list[dict[str, Any]]:
+    """Return the comparisons, at swaps and at the end, whose blocks of evidence are too short."""
+    swaps = [(decision.model_name, decision.from_model, decision.evidence) for decision in decisions]
+    now = [(one.name, learner.roster.champion, one._asdict()) for one in learner.evidence.compared()]
+    return [
+        {
+            "model": model,
+            "champion": champion,
+            "correlation": comparison["correlation"],
+            "blocks": comparison["blocks"],
+            "evidence_block": comparison["block_wanted"],
+        }
+        for model, champion, comparison in (*swaps, *now)
+        if comparison.get("block_wanted")
+    ]
 
 
 def race_report(champion: str, decisions: Iterable[Decision]) -> dict[str, Any]:

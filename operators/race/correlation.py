@@ -29,7 +29,7 @@ import math
 
 import msgspec
 
-__all__ = ["CORRELATION_MAX", "Neighbours", "Spread"]
+__all__ = ["CORRELATION_MAX", "Neighbours", "Spread", "correlation_told"]
 
 SCALES = 8
 """Sums of up to 2^7 blocks: 4,096 examples, some six hours at ten labels a minute."""
@@ -161,6 +161,15 @@ class Spread(msgspec.Struct):
         )
 
 
+def correlation_told(blocks: int) -> float:
+    """Return the correlation above which so many blocks, at least one, are known not to be independent.
+
+    >>> [round(correlation_told(blocks), 2) for blocks in (9, 100, 400)]
+    [1.0, 0.3, 0.2]
+    """
+    return max(CORRELATION_MAX, CORRELATION_DEVIATIONS / math.sqrt(blocks))
+
+
 class Neighbours(msgspec.Struct):
     """The correlation of each value with the one before it, in constant memory.
 
@@ -207,9 +216,7 @@ class Neighbours(msgspec.Struct):
     def blocks_wanted(self) -> int:
         """Return how many blocks should be joined; 1 where they are long enough, or too few to tell."""
         correlation = self.correlation
-        if self.count < 2 or correlation <= max(
-            CORRELATION_MAX, CORRELATION_DEVIATIONS / math.sqrt(self.count)
-        ):
+        if self.count < 2 or correlation <= correlation_told(self.count):
             return 1
         correlation = min(correlation, CORRELATION_SEEN_MAX)
         return math.ceil(2.0 * (1.0 + correlation) / (1.0 - correlation))

@@ -63,7 +63,7 @@ from operators.state import StateEntries, WholeState
 from topics.durations import duration_ms, duration_text
 from topics.errors import DefinitionError
 
-__all__ = ["Evidence", "Promotion", "Verdict"]
+__all__ = ["AUTO", "Evidence", "Promotion", "Verdict"]
 
 Bar = Literal["blocks", "opening", "watch"]
 """What a challenger can reach: the bar of the blocks, of the first verdict, of the short watch."""
