@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from operators.race.candidates import Artefact, Candidate, Challenge, Drifted, Every, Release, Worse
     from operators.race.evidence import Promotion
     from operators.race.losses import Quantile
-    from operators.race.routing import Bandit, Canary, Guard, Serve, Shadow, Split, Switchback
+    from operators.race.routing import (
+        Bandit,
+        Canary,
+        FailureGuard,
+        Guard,
+        LatencyGuard,
+        Serve,
+        Shadow,
+        Split,
+        Switchback,
+    )
 
 __all__ = [
     "Alerts",
@@ -39,8 +49,10 @@ __all__ = [
     "Drift",
     "Drifted",
     "Every",
+    "FailureGuard",
     "Guard",
     "Labels",
+    "LatencyGuard",
     "Pipeline",
     "Promotion",
     "Quantile",
@@ -65,8 +77,10 @@ _HOMES = {
     "Drift": "operators.drift.detectors",
     "Drifted": "operators.race.candidates",
     "Every": "operators.race.candidates",
+    "FailureGuard": "operators.race.routing",
     "Guard": "operators.race.routing",
     "Labels": "engine.definition.streams",
+    "LatencyGuard": "operators.race.routing",
     "Pipeline": "engine.definition.pipeline",
     "Promotion": "operators.race.evidence",
     "Quantile": "operators.race.losses",

@@ -56,7 +56,7 @@ class Fold:
                 self.claims.append(value["claim"])
             return None
         return Read(
-            record_type in {"command", "field"} or self._counts(source, value),
+            record_type in {"command", "field", "slow"} or self._counts(source, value),
             record_type or "prediction",
             value,
         )
@@ -136,7 +136,7 @@ class Watch:
                     self._take(tp, fold.read(record))
 
     def _take(self, tp: TopicPartition, read: Read | None) -> None:
-        if read is None or read.record_type == "field":
+        if read is None or read.record_type in {"field", "slow"}:
             return
         if read.record_type == "command":
             self.commands[read.value["command_id"]] += 1

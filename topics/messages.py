@@ -232,11 +232,12 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     flags: tuple[str, ...] = ()
     """Names of the rules with action "flag" that the event or its features broke."""
     policy: str = ""
-    """Serving policy that picked who answers; empty where the champion answers all."""
+    """Serving policy that picked who is to answer; empty where the champion answers all."""
     policy_revision: int = 0
     """Revision of the policy's table by which it was picked."""
     propensity: float | None = None
-    """Probability with which the policy picks the candidate that answered."""
+    """Probability with which the policy picks the candidate that answered; null where the one that it picked
+    had no answer."""
     weights: dict[str, float] | None = None
     """A blend that answered: what the score of each other candidate counted for; they sum to 1."""
     lineup: int = 0
@@ -323,7 +324,7 @@ class Quarantine(Struct, frozen=True, gc=False):
     """Number of this record under its claim, from 0."""
 
 
-class Slow(Struct, frozen=True, gc=False):
+class Slow(Struct, frozen=True, omit_defaults=True, gc=False):
     """A worker measured that a candidate takes longer than it may; the learner acts on it at this offset."""
 
     model_name: str
@@ -333,11 +334,14 @@ class Slow(Struct, frozen=True, gc=False):
     time: int
     """When it was measured, ms, by the worker's clock."""
     median_ms: float
-    """Milliseconds that its score and its lesson of one event take together, as the median."""
+    """Milliseconds that its score and its lesson of one event take together, as the median; for a canary's
+    guard, its score alone, as the quantile of the guard."""
     limit_ms: float
-    """Milliseconds that they may take: `budget_ms`."""
+    """Milliseconds that they may take: `budget_ms`, or the guard's limit."""
     rows: int
     """Events that were measured."""
+    guard: str = ""
+    """Name of the canary's guard that it breaks; empty where it is over its budget."""
 
 
 class Command(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -87,7 +87,8 @@ def _print(told: Mapping[str, Any]) -> None:
     out.print(f"served by {served['model']} ({state}): {served['why']}", markup=False)
     _print_reign(served)
     revision, propensity = served["policy_revision"], served["propensity"]
-    out.print(f"policy    {served['policy']}, revision {revision}, propensity {propensity:g}")
+    followed = "its pick had no answer" if propensity is None else f"propensity {propensity:g}"
+    out.print(f"policy    {served['policy']}, revision {revision}, {followed}")
     if served["weights"]:
         weights = sorted(served["weights"].items(), key=lambda one: -one[1])
         out.print(f"weights   {', '.join(f'{name} {weight:.3f}' for name, weight in weights)}", markup=False)

@@ -41,6 +41,7 @@ from operators.race.routing import (
     Serve,
     Shadow,
     check_backup,
+    check_canary,
     check_guards,
     check_serving,
 )
@@ -206,8 +207,10 @@ class Pipeline:
             check_backup(self.deadline, models, inside=self.labels.field is not None)
         types = plan.feature_types(self.events.type)
         check_detectors(self.field.drift, types, task)
-        guards = self.serving.guards if isinstance(self.serving, Canary) else ()
-        check_guards((*self.promotion.veto, *guards), types, task)
+        check_guards(self.promotion.veto, types, task)
+        if isinstance(self.serving, Canary):
+            inside = self.labels.field is not None
+            check_canary(self.serving, self.promotion.loss, types, task, inside=inside)
         self._check_label()
         self._check_served()
         self.event_decoder()

@@ -83,7 +83,7 @@ def _served(history: History, prediction: Prediction, example: Found[Example] | 
         "policy": prediction.policy or "shadow",
         "policy_revision": prediction.policy_revision,
         "weights": prediction.weights,
-        "propensity": 1.0 if prediction.propensity is None else prediction.propensity,
+        "propensity": prediction.propensity if prediction.policy else 1.0,
     }
 
 

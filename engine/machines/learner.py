@@ -37,6 +37,7 @@ from operators.claims.rule import Reader
 from operators.drift.detectors import DriftWatch
 from operators.models.digest import digest
 from operators.models.mixture import Mixture
+from operators.models.parameters import model_text
 from operators.models.scoring import Prior, Racer, Roster
 from operators.race.approval import Approvals
 from operators.race.arena import THE_FILE, Arena, Objection
@@ -181,6 +182,7 @@ class Learner:
             Setting(self._pipeline, self.arena, self._wait_ms, self._progress.policy_revision),
             task=self._task,
             threshold=field.threshold,
+            objective=field.promotion.loss,
             dump=self._dump,
             load=self._load,
         )
@@ -352,7 +354,7 @@ class Learner:
                 case "quarantine":
                     return self.quarantined(decode_quarantine(value), record.offset)
                 case "slow":
-                    return self._over_budget(decode_slow(value), record.offset)
+                    return self._too_slow(decode_slow(value), record.offset)
                 case "field":
                     return self._change_field(decode_field(value), record.offset)
                 case "command":
@@ -372,7 +374,12 @@ class Learner:
             return [self.commands.refuse(at, str(error), command_id(value))]
         return self.learning.act(record.offset, lambda at: self.commands.act(at, command))
 
-    def _over_budget(self, report: Slow, offset: int) -> list[Decision]:
+    def _too_slow(self, report: Slow, offset: int) -> list[Decision]:
+        routing = self.routing
+        if report.guard:
+            return (
+                [] if routing is None else self.learning.act(offset, lambda at: routing.too_slow(at, report))
+            )
         recent_loss = self.evaluation.recent_loss
         return self.learning.act(offset, lambda at: self.arena.over_budget(at, report, recent_loss))
 
@@ -398,12 +405,13 @@ class Learner:
         self.challenges.follow(step.after.challenges)
         self.approvals.follow(step.after.promotion, step.after.threshold)
         self._accompany()
-        if "serving" in step.settings or "threshold" in step.settings:
+        judged = [model_text(field.promotion.loss) for field in (step.before, step.after)]
+        if "serving" in step.settings or "threshold" in step.settings or judged[0] != judged[1]:
             decisions += self._change_policy(step.after, offset)
         return decisions
 
     def _change_policy(self, field: RaceField, offset: int) -> list[Decision]:
-        """Answer by another policy, or at another threshold; return what ends with the one before."""
+        """Answer by another policy, or judged otherwise; return what ends with the one before."""
         decisions: list[Decision] = []
         if (before := self.routing) is not None:
             decisions = self.learning.act(offset, lambda at: before.end(at, THE_FILE))

@@ -27,7 +27,7 @@ from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
 from operators.join.pending import Answered
 from operators.models.mixture import Blended
-from operators.models.scoring import Racer, Roster, Served, labels_of, served_as_picked
+from operators.models.scoring import Racer, Roster, Served, labels_of, served_as_picked, unfollowed
 from operators.race.learning import Lessons, Serving
 from topics.headers import traced
 from topics.messages import Decision, Event, Example, FeatureValues, Headers, LabelValue, Quarantine, Score
@@ -167,13 +167,13 @@ class Prequential:
         for number, (event, one, scores) in enumerate(zip(events, served, rows, strict=True)):
             pick = table.pick(event.key, event.event_id, event.event_time)
             if pick.name not in scores:
-                picked.append(one)
+                picked.append(replace(one, pick=unfollowed(pick)))
                 continue
             racer, said = roster.racers[pick.name], blended.get(pick.name)
             updates = racer.updates + (number if racer.learns else 0)
             answer = served_as_picked(self._task, roster, racer, updates, scores[pick.name], pick)
             picked.append(answer if said is None else replace(answer, weights=said[number].weights or None))
-        self._counts.update(("arms", one.model_name) for one in picked if one.pick is not None)
+        self._counts.update(("arms", one.pick.name) for one in picked if one.pick and one.pick.propensity)
         return picked
 
     def _scores(self, until: int, lessons: Lessons) -> list[dict[str, Score]]:

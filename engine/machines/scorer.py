@@ -319,7 +319,7 @@ class Scorer(Composite[Position]):
         assert table is not None
         picks = [table.pick(event.key, event.event_id, event.event_time) for event in events]
         served = self.scoring.serve_picked(rows, picks)
-        self.counts.update(("arms", one.model_name) for one in served if one.pick is not None)
+        self.counts.update(("arms", one.pick.name) for one in served if one.pick and one.pick.propensity)
         return served
 
     # -- shadows and labels -----------------------------------------------------------------------
@@ -394,4 +394,4 @@ class Scorer(Composite[Position]):
 
     def _failed(self, answer: Prediction, failures: Sequence[Failure]) -> None:
         self.counts.update(("model_failures", f"score {failure.name}") for failure in failures)
-        self.outbox.quarantine(answer, failures)
+        self.outbox.quarantine(answer, [failure for failure in failures if not failure.tolerated])

@@ -329,7 +329,8 @@ class _Race:
         )
         for number, example, one, shadows in zip(numbers, examples, served, shadowed, strict=True):
             for failure in (*one.failures, *shadows.failures):
-                self._failed(failure.name, failure.reason)
+                if not failure.tolerated:
+                    self._failed(failure.name, failure.reason)
             for name in self._as_recorded:
                 if name in example.scores:
                     self.compared += 1

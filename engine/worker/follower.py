@@ -37,7 +37,7 @@ from engine.stores.artefacts import Artefacts
 from engine.stores.checkpoints import Checkpoint
 from engine.stores.places import checkpoint_store
 from engine.worker.assembly import build_learner, pointer_of, signing_key
-from engine.worker.budgets import Budgets
+from engine.worker.budgets import Budgets, Latencies
 from engine.worker.entry import Entries
 from engine.worker.model_factory import ModelFactory
 from operators.race.learning import is_succession
@@ -46,7 +46,7 @@ from operators.stopwatch import Stopwatch
 from topics import headers
 from topics.codec import encode
 from topics.errors import ClaimError
-from topics.messages import Decision, Headers, ModelPointer, Outgoing, Record
+from topics.messages import Decision, Headers, ModelPointer, Outgoing, Record, Slow
 
 __all__ = ["Follower", "LearnerDelta"]
 
@@ -107,6 +107,8 @@ class Follower:
         self._moved = asyncio.Event()
         self._budgets: Budgets | None = None
         """The times of candidates that have a budget; None where none has."""
+        self._latencies: Latencies | None = None
+        """The scoring times of a challenger that a canary guards; None where none is on its way up."""
         self._measured = 0
         """Examples learned when they were measured last."""
         self._decisions: list[tuple[Decision, Headers]] = []
@@ -278,7 +280,15 @@ class Follower:
             self._decided([decision], traces.get(decision.offset, ()))
 
     def measure(self, scored: int) -> list[Outgoing]:
-        """Return records about racers that are over their budget; `scored` events since the last call."""
+        """Return records about racers that take too long; `scored` events since the last call."""
+        now_ms = int(time.time() * 1000)
+        slow = [*self._over_budget(scored, now_ms), *self._over_latency(scored, now_ms)]
+        return [
+            Outgoing("examples", PARTITION, one.model_name.encode(), encode(one), headers.SLOW, now_ms)
+            for one in slow
+        ]
+
+    def _over_budget(self, scored: int, now_ms: int) -> list[Slow]:
         limits_ms = {
             name: one.budget_ms
             for name, one in self.learner.field.candidates.items()
@@ -293,11 +303,20 @@ class Follower:
         self._budgets.measure(self.stopwatch.models, scored=scored, learned=max(learned, 0))
         if not self.leading or self.learner.paused:
             return []
-        now_ms = int(time.time() * 1000)
-        return [
-            Outgoing("examples", PARTITION, slow.model_name.encode(), encode(slow), headers.SLOW, now_ms)
-            for slow in self._budgets.over(self.learner.roster.racers, now_ms)
-        ]
+        return self._budgets.over(self.learner.roster.racers, now_ms)
+
+    def _over_latency(self, scored: int, now_ms: int) -> list[Slow]:
+        routing = self.learner.routing
+        timed = None if routing is None else routing.timed
+        racer = None if timed is None else self.learner.roster.racers.get(timed.name)
+        if timed is None or racer is None:
+            self._latencies = None
+            return []
+        if self._latencies is None or self._latencies.of != (timed, racer.version):
+            self._latencies = Latencies(timed, racer.version)  # what this turn took may be from before
+            return []
+        self._latencies.measure(self.stopwatch.models, scored=scored)
+        return self._latencies.over(now_ms) if self.leading and not self.learner.paused else []
 
     def take_decisions(self) -> list[Outgoing]:
         """Return the decisions since the last call as records, and a pointer if the champion may be another.

@@ -48,6 +48,7 @@ __all__ = [
     "reason_of",
     "score_function",
     "served_as_picked",
+    "unfollowed",
 ]
 
 ServedBy = Literal["champion", "arm", "previous", "backup", "prior"]
@@ -258,6 +259,8 @@ class Failure(NamedTuple):
     name: str
     version: int
     reason: str
+    tolerated: bool = False
+    """A guard counts it, nobody is to report it."""
 
 
 class Served(Struct, frozen=True, gc=False):
@@ -279,7 +282,7 @@ class Served(Struct, frozen=True, gc=False):
     scores: Mapping[str, Score] = {}
     """Of a blend's answer: the scores of the others, taken for it."""
     pick: Pick | None = None
-    """Whom the serving policy had picked, where that one answered."""
+    """Whom the serving policy had picked; without a propensity where another one answered."""
 
 
 class Reply(NamedTuple):
@@ -323,6 +326,11 @@ def labels_of(task: Task, scores: Sequence[Score], threshold: float) -> list[Lab
     return [label_of(task, score, threshold) for score in scores]
 
 
+def unfollowed(pick: Pick) -> Pick:
+    """Return the pick of a candidate that had no answer: its answer counts for no arm."""
+    return pick._replace(propensity=None)
+
+
 def served_as_picked(
     task: Task, roster: Roster, candidate: Racer, updates: int, score: Score, pick: Pick
 ) -> Served:
@@ -346,7 +354,8 @@ class Scoring:
     """Score events with the champion first and all candidates after.
 
     A candidate that raises or answers with a non-finite number is reported once as a
-    `Failure` and skipped until the line-up changes; the learner decides about its quarantine.
+    `Failure` and skipped until the line-up changes; the learner decides about its quarantine.  One that the
+    routing table tolerates loses the event and is asked again.
 
     >>> from river import linear_model
     >>> roster = Roster("binary", [Racer("a", linear_model.LogisticRegression(), version=1)], "a")
@@ -474,14 +483,14 @@ class Scoring:
             if racer is blend[0]:
                 role: ServedBy = "champion" if racer.name == self._roster.champion else "arm"
                 (one,) = self._blended_by(blend, role, [x])
-                return replace(one, pick=pick) if one.model_name == racer.name else one
+                return replace(one, pick=pick if one.model_name == racer.name else unfollowed(pick))
         if racer is None or pick.name not in self._score_of:
-            return self._serve(x)
+            return replace(self._serve(x), pick=unfollowed(pick))
         taken: list[dict[str, Score]] = [{}]
         failures: dict[int, tuple[Failure, ...]] = {}
         self._ask(racer.name, [x], taken, failures)
         if not taken[0]:
-            return self._after(failures[0], self._serve(x))
+            return replace(self._after(failures[0], self._serve(x)), pick=unfollowed(pick))
         return served_as_picked(self._task, self._roster, racer, racer.updates, taken[0][racer.name], pick)
 
     def _blended(self, rows: Sequence[FeatureValues]) -> list[Served]:
@@ -535,14 +544,16 @@ class Scoring:
         scores: Sequence[dict[str, Score]],
         failures: dict[int, tuple[Failure, ...]],
     ) -> None:
-        """Enter a racer's scores of rows that have none, up to a row at which it fails."""
-        started, score_of, row = self._stopwatch.clock(), self._score_of[name], 0
-        try:
-            for row, x in enumerate(rows):
-                if name not in scores[row]:
-                    scores[row][name] = score_of(x)
-        except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
-            failures[row] = (*failures.get(row, ()), self._fail(self._roster.racers[name], error))
+        """Enter a racer's scores of rows that have none, up to a failure that is not tolerated."""
+        started, score_of, row, rest = self._stopwatch.clock(), self._score_of[name], 0, enumerate(rows)
+        while name in self._score_of:
+            try:
+                for row, x in rest:
+                    if name not in scores[row]:
+                        scores[row][name] = score_of(x)
+                break
+            except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
+                failures[row] = (*failures.get(row, ()), self._fail(self._roster.racers[name], error))
         self._stopwatch.models["score", name] += self._stopwatch.clock() - started
 
     def shadow_all(self, answered: Sequence[Reply]) -> list[Shadowed]:
@@ -572,7 +583,14 @@ class Scoring:
         return [Shadowed(by_name, failures.get(row, ())) for row, by_name in enumerate(scores)]
 
     def _fail(self, candidate: Racer, error: Exception) -> Failure:
-        """Record a failure and skip the candidate until the line-up changes."""
+        """Record a failure; skip the candidate until the line-up changes, unless a guard counts it."""
+        table = self._roster.routing
+        if (
+            table is not None
+            and candidate.name in table.tolerated
+            and candidate.name != self._roster.champion
+        ):
+            return Failure(candidate.name, candidate.version, reason_of(error), tolerated=True)
         del self._score_of[candidate.name]
         self._chain()
         return Failure(candidate.name, candidate.version, reason_of(error))

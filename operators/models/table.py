@@ -30,8 +30,8 @@ class Pick(NamedTuple):
     name: str
     policy: str
     revision: int
-    propensity: float
-    """Probability with which the table picks it, in (0, 1]."""
+    propensity: float | None
+    """Probability with which the table picks it, in (0, 1]; None: it had no answer, another one answered."""
 
 
 def share_of(salt: str, text: str) -> float:
@@ -69,6 +69,8 @@ class Table(Struct, frozen=True):
     unit: Unit = "key"
     block_ms: int = 0
     """Length of a block of event time, ms."""
+    tolerated: tuple[str, ...] = ()
+    """Arms whose failed scores a guard counts: they cost the event, not the place in the race."""
 
     def pick(self, key: str, event_id: str, event_time: int) -> Pick:
         """Return who is to answer an event."""

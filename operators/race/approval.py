@@ -21,9 +21,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from operators.models.parameters import model_text
 from operators.race.arena import STATE_WORDS, Arena, Evidenced, Moment, Objection, listed
 from operators.race.evidence import Promotion
-from operators.race.losses import Loss, Losses, loss_of
+from operators.race.losses import GuardLosses, Losses
 from operators.race.routing import Guard
 from operators.state import StateEntries, WholeState
 from topics.durations import duration_ms
@@ -59,6 +60,8 @@ class _State(msgspec.Struct):
     """By challenger: what was told last to forbid its promotion."""
     rows: list[list[OfEach]] = []
     """Of each guard, oldest first: the losses of the candidates on a row."""
+    scales: list[tuple[float, float, float]] = []
+    """Of guards by a loss of a regression."""
 
 
 class Approvals(WholeState):
@@ -84,18 +87,20 @@ class Approvals(WholeState):
         self._churn = churn
         self._task: Task = task
         self._state = _State()
+        self._guards: list[Guard] = []
+        self._rows: list[deque[OfEach]] = []
+        self._losses = GuardLosses(task, (), threshold)
         self.follow(promotion, threshold)
 
     def follow(self, promotion: Promotion, threshold: float) -> None:
         """Take the settings of another field; proposals stay open, rows where no guard has changed."""
         guards = list(promotion.veto)
-        if guards != getattr(self, "_guards", None):
-            self._rows: list[deque[OfEach]] = [deque(maxlen=VETO_ROWS) for _ in guards]
-        self._guards: list[Guard] = guards
-        self._losses: list[Loss | None] = [
-            None if guard.loss is None else loss_of(self._task, guard.loss, threshold) for guard in guards
-        ]
-        """Of each guard; None where it is the one of the race."""
+        losses = GuardLosses(self._task, [guard.loss for guard in guards], threshold)
+        if model_text(guards) == model_text(self._guards):
+            losses.restore(self._losses.scales())
+        else:
+            self._rows = [deque(maxlen=VETO_ROWS) for _ in guards]
+        self._guards, self._losses = guards, losses
         self._manual = promotion.approve == "manual"
         self._churn_max = promotion.churn_max
         expires = promotion.proposal_expires
@@ -115,15 +120,14 @@ class Approvals(WholeState):
 
     def observe(self, examples: Sequence[Example], tested: Sequence[Losses]) -> None:
         """Keep the losses of rows that a guard looks at."""
-        for guard, loss, rows in zip(self._guards, self._losses, self._rows, strict=True):
-            for example, (_, losses) in zip(examples, tested, strict=True):
+        for example, (_, losses) in zip(examples, tested, strict=True):
+            for number, (guard, rows) in enumerate(zip(self._guards, self._rows, strict=True)):
                 if guard.slice is None or example.features.get(guard.slice[0]) == guard.slice[1]:
-                    rows.append(
-                        dict(losses)
-                        if loss is None
-                        else {name: loss(example.label, example.scores[name]) for name in losses}
-                    )
+                    rows.append(dict(self._losses.of(number, example.label, example.scores, losses)))
                     self._dirty = True
+            if self._losses.scaled:
+                self._losses.update(example.label)
+                self._dirty = True
 
     # -- on a proof ---------------------------------------------------------------------------------
 
@@ -252,7 +256,8 @@ class Approvals(WholeState):
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        state = _State(self._state.open, self._state.vetoed, [list(rows) for rows in self._rows])
+        rows = [list(rows) for rows in self._rows]
+        state = _State(self._state.open, self._state.vetoed, rows, self._losses.scales())
         return {"approval": msgspec.msgpack.encode(state)}
 
     def restore(self, entries: StateEntries) -> None:
@@ -261,5 +266,7 @@ class Approvals(WholeState):
         for rows, kept in zip(self._rows, self._state.rows, strict=True):
             rows.clear()
             rows.extend(kept)
-        self._state.rows = []
+        if self._state.scales:
+            self._losses.restore(self._state.scales)
+        self._state.rows, self._state.scales = [], []
         self._dirty = False

@@ -12,7 +12,7 @@ Evidence bounds what one block can win, not what a loss can show.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -23,7 +23,9 @@ from topics.errors import DefinitionError
 from topics.messages import LabelValue, Score, Task
 
 __all__ = [
+    "GuardLosses",
     "Loss",
+    "LossByName",
     "LossName",
     "Losses",
     "Objective",
@@ -32,15 +34,19 @@ __all__ = [
     "brier",
     "check_objective",
     "judged_by",
+    "loss_max",
     "loss_of",
     "multiclass_brier",
+    "objective_name",
 ]
 
 LossName = Literal["brier", "log", "zero_one"]
 """The objectives that have a name; regression has one, the scaled error, whatever the name."""
 Loss = Callable[[LabelValue, Score], float | None]
 """(label, score) -> loss, or None where the score holds no opinion."""
-Losses = tuple[float | None, Mapping[str, float | None]]
+LossByName = Mapping[str, float | None]
+"""Each candidate's loss of one example, by name; None without a score."""
+Losses = tuple[float | None, LossByName]
 """Of one example: the loss of what was served, and by name those of the candidates in the race."""
 
 PROBABILITY_MIN = 1e-3
@@ -241,44 +247,46 @@ _CLASSIFICATION: dict[tuple[Task, LossName], Loss] = {
 _NAMES = {"brier": "Brier score", "log": "log loss, cut", "zero_one": "share of wrong answers"}
 
 
-def check_objective(objective: Any) -> None:
-    """Refuse what is no objective of any task.  Raises DefinitionError."""
+def check_objective(objective: Any, where: str = "promotion.loss") -> None:
+    """Refuse what is no objective of any task, by the setting `where`.  Raises DefinitionError."""
     hint = 'use "brier", "log", "zero_one", Quantile(q), {(truth, answer): cost} or a River metric'
     if isinstance(objective, Mapping):
         for pair, cost in objective.items():
             if not (isinstance(pair, tuple) and len(pair) == 2):
-                raise DefinitionError(f"promotion.loss has the key {pair!r}", hint="a key is (truth, answer)")
+                raise DefinitionError(f"{where} has the key {pair!r}", hint="a key is (truth, answer)")
             if not (isinstance(cost, int | float) and math.isfinite(cost) and cost >= 0.0):
                 raise DefinitionError(
-                    f"promotion.loss[{pair!r}] is {cost!r}", hint="a cost is a finite number, 0 or more"
+                    f"{where}[{pair!r}] is {cost!r}", hint="a cost is a finite number, 0 or more"
                 )
         if not any(objective.values()):
-            raise DefinitionError("promotion.loss costs nothing anywhere", hint="give some pair a cost")
+            raise DefinitionError(f"{where} costs nothing anywhere", hint="give some pair a cost")
     elif not isinstance(objective, Quantile | metrics.base.Metric) and objective not in _NAMES:
-        raise DefinitionError(f"promotion.loss is {objective!r}", hint=hint)
+        raise DefinitionError(f"{where} is {objective!r}", hint=hint)
 
 
-def loss_of(task: Task, objective: Objective = "brier", threshold: float = 0.5) -> Loss:
+def loss_of(
+    task: Task, objective: Objective = "brier", threshold: float = 0.5, where: str = "promotion.loss"
+) -> Loss:
     """Return the loss that an objective means for a task; of a regression, one with a scale of its own.
 
-    `threshold` is where a binary score becomes the label True.  Raises DefinitionError for what the task
-    cannot be judged by.
+    `threshold` is where a binary score becomes the label True, `where` the setting that names the objective.
+    Raises DefinitionError for what the task cannot be judged by.
 
     >>> loss_of("binary", "zero_one", threshold=0.2)(True, 0.3)
     0.0
     >>> loss_of("binary", {(True, False): 10.0, (False, True): 1.0})(True, 0.3)
     10.0
     """
-    check_objective(objective)
+    check_objective(objective, where)
     if isinstance(objective, metrics.base.Metric):
-        return _mean_over_rows(task, objective, threshold)
+        return _mean_over_rows(task, objective, threshold, where)
     if isinstance(objective, Quantile):
         if task != "regression":
-            raise DefinitionError(f"promotion.loss is {objective!r}", hint=f"a {task} task has no quantiles")
+            raise DefinitionError(f"{where} is {objective!r}", hint=f"a {task} task has no quantiles")
         return ScaledError(objective.q)
     if isinstance(objective, Mapping):
         if task == "regression":
-            raise DefinitionError("promotion.loss is a cost matrix", hint="a regression has no classes")
+            raise DefinitionError(f"{where} is a cost matrix", hint="a regression has no classes")
         return _cost_of(task, objective, threshold)
     if task == "regression":
         return ScaledError()
@@ -297,7 +305,7 @@ def _cost_of(task: Task, costs: Costs, threshold: float) -> Loss:
     return cost
 
 
-def _mean_over_rows(task: Task, metric: metrics.base.Metric, threshold: float) -> Loss:
+def _mean_over_rows(task: Task, metric: metrics.base.Metric, threshold: float, where: str) -> Loss:
     """Return a metric as a loss of single rows; refuse one that is no mean over rows."""
     loss, rows, name = _MetricLoss(task, metric, threshold), _ROWS[task], type(metric).__name__
     hint = "a loss is a mean over rows, as Accuracy, LogLoss, CrossEntropy, MAE or MSE are"
@@ -305,11 +313,9 @@ def _mean_over_rows(task: Task, metric: metrics.base.Metric, threshold: float) -
         whole = loss.of(rows)
         mean = math.fsum(loss.of([row]) for row in rows) / len(rows)
     except Exception as error:
-        raise DefinitionError(
-            f"promotion.loss: {name} does not take a {task} task's scores", hint=hint
-        ) from error
+        raise DefinitionError(f"{where}: {name} does not take a {task} task's scores", hint=hint) from error
     if not abs(whole - mean) <= MEAN_DIGITS * (1.0 + abs(mean)):
-        raise DefinitionError(f"promotion.loss: {name} of rows is not the mean of its rows", hint=hint)
+        raise DefinitionError(f"{where}: {name} of rows is not the mean of its rows", hint=hint)
     return loss
 
 
@@ -330,3 +336,83 @@ def judged_by(task: Task, objective: Objective = "brier", threshold: float = 0.5
         return f"absolute error, in {ERROR_UNIT:g} deviations of the label"
     at = f" at {threshold:g}" if (task, objective) == ("binary", "zero_one") else ""
     return _NAMES[objective] + at
+
+
+def loss_max(task: Task, objective: Objective) -> float | None:
+    """Return the most by which two losses of one row may count as apart; None where nothing says it.
+
+    An error of a regression that is further out counts as 1, a River metric of probabilities or numbers has
+    no largest value.
+
+    >>> loss_max("binary", {(True, False): 10.0}), loss_max("binary", metrics.Accuracy())
+    (10.0, 1.0)
+    >>> loss_max("regression", Quantile(0.9)), loss_max("regression", metrics.MAE())
+    (1.0, None)
+    """
+    match objective:
+        case metrics.base.Metric():
+            return 1.0 if task != "regression" and getattr(objective, "requires_labels", False) else None
+        case Mapping():
+            return max(objective.values())
+    return 1.0
+
+
+def objective_name(objective: Objective | None) -> str:
+    """Return a few words for an objective; None is the one of the race.
+
+    >>> objective_name(None), objective_name(metrics.MAE()), objective_name(Quantile(0.9))
+    ('loss', 'MAE', 'quantile 0.9')
+    """
+    match objective:
+        case metrics.base.Metric():
+            return type(objective).__name__
+        case Quantile(q):
+            return f"quantile {q:g}"
+        case Mapping():
+            return "cost"
+    return objective or "loss"
+
+
+class GuardLosses:
+    """The losses that guards compare by, beside the one of the race.
+
+    Those of a regression have scales of their own, which are a part of whoever asks.
+
+    >>> losses = GuardLosses("binary", [None, "zero_one"], 0.5)
+    >>> of_race, scores = {"a": 0.04, "b": 0.36}, {"a": 0.8, "b": 0.4}
+    >>> [losses.of(number, True, scores, of_race) for number in (0, 1)]
+    [{'a': 0.04, 'b': 0.36}, {'a': 0.0, 'b': 1.0}]
+    """
+
+    def __init__(self, task: Task, objectives: Sequence[Objective | None], threshold: float) -> None:
+        """The objectives are those of the guards, in order; None is the one of the race."""
+        self._losses: list[Loss | None] = [
+            None if one is None else loss_of(task, one, threshold, "guard.loss") for one in objectives
+        ]
+        self._scaled = [loss for loss in self._losses if isinstance(loss, ScaledError)]
+
+    def of(
+        self, number: int, label: LabelValue, scores: Mapping[str, Score], of_race: LossByName
+    ) -> LossByName:
+        """Return the loss of each candidate of `of_race`, by the guard of this number."""
+        loss = self._losses[number]
+        return of_race if loss is None else {name: loss(label, scores[name]) for name in of_race}
+
+    @property
+    def scaled(self) -> bool:
+        """Return whether a loss has a scale of its own."""
+        return bool(self._scaled)
+
+    def update(self, label: LabelValue) -> None:
+        """Add one label to the scales, after its losses have been computed."""
+        for loss in self._scaled:
+            loss.update(label)
+
+    def scales(self) -> list[tuple[float, float, float]]:
+        """Return the scales, as `ScaledError.state` does."""
+        return [loss.state() for loss in self._scaled]
+
+    def restore(self, scales: Sequence[tuple[float, float, float]]) -> None:
+        """Replace the scales."""
+        for loss, state in zip(self._scaled, scales, strict=True):
+            loss.restore(state)

@@ -4,7 +4,8 @@ Lives here: what a user writes, every refusal of it, the protocol of the state m
 here: those state machines (`operators/serving`), the pick of one event (`operators/models/table.py`).
 
     Shadow      the champion answers, the others are scored beside it
-    Canary      a challenger that has proven better gets a growing share of the keys before it is champion
+    Canary      a challenger that has proven better gets a growing share of the keys before it is champion;
+                guards take it back: by loss, by scoring time, by failed scores
     Split       fixed shares by key, until an interval for the difference excludes zero
     Switchback  two arms take turns by blocks of event time, likewise
     Bandit      shares follow the rewards, by a policy of River
@@ -15,16 +16,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from river import bandit, proba, stats
 
 from operators.models.table import Table
-from operators.race.losses import LossName
+from operators.race.losses import (
+    LossByName,
+    Objective,
+    check_objective,
+    judged_by,
+    loss_max,
+    loss_of,
+    objective_name,
+)
 from operators.state import Operator
 from topics.durations import duration_ms
 from topics.errors import DefinitionError
-from topics.messages import Decision, Example, FeatureValue, Task
+from topics.messages import Decision, Example, FeatureValue, Slow, Task
 
 if TYPE_CHECKING:
     from operators.race.arena import Moment
@@ -32,15 +41,20 @@ if TYPE_CHECKING:
 __all__ = [
     "Bandit",
     "Canary",
+    "CanaryGuard",
+    "FailureGuard",
     "Guard",
+    "LatencyGuard",
     "Policy",
     "Routing",
     "Serve",
     "Shadow",
     "Split",
     "Switchback",
+    "Timed",
     "arms_of",
     "check_backup",
+    "check_canary",
     "check_guards",
     "check_serving",
 ]
@@ -51,6 +65,8 @@ was served (a click): then only the served one's outcome counts, and nothing is 
 
 SHARES_TOLERANCE = 1e-9
 EXPLORE_MAX = 0.5
+WINDOW_MAX = 100_000
+"""Events of a guard's window: times and failures of so many are kept."""
 BANDITS: dict[type, tuple[type, ...]] = {
     bandit.EpsilonGreedy: (stats.base.Univariate,),
     bandit.UCB: (stats.base.Univariate, proba.Beta, proba.Gaussian),
@@ -72,28 +88,110 @@ class Guard:
     `worse`
         The mean loss there may be this much above the champion's, in units of the loss.
     `loss`
-        By which loss: `"brier"`, `"log"` or `"zero_one"`; None is the one of the promotion.
+        By which loss: all that `Promotion(loss=...)` takes; None is the one of the promotion.
     `slice`
         A feature and its value: the rows to look at; None is all.
+    `difference_max`
+        Of a canary's guard: the most by which two losses of one row count as apart; what is further apart is
+        cut there.  None is the largest loss: 1, or the largest cost of a cost matrix.  A River metric that
+        has none (`MSE`, `LogLoss`) needs it.
+    `name`
+        What decisions call it; empty: its loss and slice.
     """
 
     worse: float
-    loss: LossName | None = None
+    loss: Objective | None = None
     slice: tuple[str, FeatureValue] | None = None
+    difference_max: float | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.  Raises DefinitionError."""
-        if not 0.0 <= self.worse < 1.0:
-            raise DefinitionError(f"guard.worse is {self.worse}", hint="give a part of the loss, from 0 to 1")
+        if self.loss is not None:
+            check_objective(self.loss, "guard.loss")
+        if not 0.0 <= self.worse < math.inf:
+            raise DefinitionError(f"guard.worse is {self.worse}", hint="give units of the loss, 0 or more")
+        _check_difference("guard.difference_max", self.difference_max)
 
     @property
     def named(self) -> str:
         """Return what it looks at, in words."""
         rows = f" where {self.slice[0]} is {self.slice[1]!r}" if self.slice is not None else ""
-        return f"{self.loss or 'loss'}{rows}"
+        return self.name or f"{objective_name(self.loss)}{rows}"
 
 
-def check_guards(guards: Iterable[Guard], feature_types: Mapping[str, type], task: Task) -> None:
+@dataclass(frozen=True)
+class LatencyGuard:
+    """How long a challenger on its way up may take to score an event, as the leading worker measures it.
+
+    `limit_ms`
+        Milliseconds that a score may take.
+    `quantile`
+        Of the scoring times of the window: 0.5 is their median.  Events of one turn of the worker's loop
+        count with the mean of that turn.
+    `window`
+        Latest events that are measured, of this canary; before there are so many nothing is said.
+    `name`
+        What decisions call it; empty: `latency`, with the quantile.
+    """
+
+    limit_ms: float
+    quantile: float = 0.5
+    window: int = 1_000
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work.  Raises DefinitionError."""
+        if not 0.0 < self.limit_ms < math.inf:
+            raise DefinitionError(f"latency.limit_ms is {self.limit_ms}", hint="give milliseconds above 0")
+        if not 0.0 < self.quantile < 1.0:
+            raise DefinitionError(f"latency.quantile is {self.quantile}", hint="give a share such as 0.99")
+        _check_window("latency.window", self.window)
+
+    @property
+    def named(self) -> str:
+        """Return what it looks at, in words."""
+        return self.name or f"latency at {self.quantile:g}"
+
+
+@dataclass(frozen=True)
+class FailureGuard:
+    """How many scores of a challenger on its way up may fail: it raises, or gives no finite number.
+
+    While its canary lasts, such a score costs it the event, which the fallback chain answers, and not its
+    place in the race.
+
+    `share`
+        Of the latest examples, the share that may lack its score.
+    `window`
+        Latest examples of events that were answered since its canary began.
+    `name`
+        What decisions call it; empty: `failures`.
+    """
+
+    share: float
+    window: int = 1_000
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work.  Raises DefinitionError."""
+        if not 0.0 <= self.share < 1.0:
+            raise DefinitionError(f"failures.share is {self.share}", hint="give a share such as 0.01")
+        _check_window("failures.window", self.window)
+
+    @property
+    def named(self) -> str:
+        """Return what it looks at, in words."""
+        return self.name or "failures"
+
+
+CanaryGuard = Guard | LatencyGuard | FailureGuard
+_Guard = TypeVar("_Guard", Guard, LatencyGuard, FailureGuard)
+
+
+def check_guards(
+    guards: Iterable[Guard], feature_types: Mapping[str, type], task: Task, threshold: float = 0.5
+) -> None:
     """Raise DefinitionError for a guard that would look at nothing, or by a loss that the task has not."""
     for guard in guards:
         if guard.slice is not None and guard.slice[0] not in feature_types:
@@ -101,11 +199,13 @@ def check_guards(guards: Iterable[Guard], feature_types: Mapping[str, type], tas
                 f"a guard looks at rows by `{guard.slice[0]}`, which is no feature",
                 hint=f"name one of: {', '.join(list(feature_types)[:10])}",
             )
-        if guard.loss is not None and task == "regression":
+        if isinstance(guard.loss, str) and task == "regression":
             raise DefinitionError(
                 f"a guard compares by `{guard.loss}`, and a regression has no such loss",
                 hint="leave loss out: it is the one of the promotion",
             )
+        if guard.loss is not None:
+            loss_of(task, guard.loss, threshold, "guard.loss")
 
 
 @dataclass(frozen=True)
@@ -117,15 +217,19 @@ class Canary:
     `hold`
         How long each step lasts: a number of examples, or a span of label time (`"1d"`).
     `guards`
-        Where it must not be worse than the champion: a `Guard` each, beside the loss over all rows.
+        What takes it back, beside the loss over all rows: a `Guard` (worse than the champion), a
+        `LatencyGuard` (slow) or a `FailureGuard` (scores that fail) each.
     `error`
-        Probability that a canary no worse than its guards say is ever taken back.
+        Probability that a canary no worse than its guards say is ever taken back for its losses.
+    `difference_max`
+        The most by which two losses of one row count as apart over all rows, as in `Guard`.
     """
 
     steps: Sequence[float] = (0.01, 0.05, 0.25, 1.0)
     hold: int | str = "1d"
-    guards: Sequence[Guard] = ()
+    guards: Sequence[CanaryGuard] = ()
     error: float = 0.05
+    difference_max: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.  Raises DefinitionError."""
@@ -139,6 +243,22 @@ class Canary:
             )
         _check_span("canary.hold", self.hold)
         _check_error("canary.error", self.error)
+        _check_difference("canary.difference_max", self.difference_max)
+        for guard in self.guards:
+            if not isinstance(guard, CanaryGuard):
+                raise DefinitionError(
+                    f"canary.guards has {guard!r}",
+                    hint="give Guard(0.02), LatencyGuard(5.0) or FailureGuard(0.01) each",
+                )
+        names = [guard.named for guard in self.guards]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DefinitionError(
+                f"canary.guards has `{twice[0]}` twice", hint="give each a name of its own: name=..."
+            )
+
+    def guards_of(self, kind: type[_Guard]) -> tuple[_Guard, ...]:
+        """Return the guards of one kind, in order."""
+        return tuple(guard for guard in self.guards if isinstance(guard, kind))
 
 
 @dataclass(frozen=True)
@@ -322,6 +442,45 @@ def check_serving(policy: Policy, names: Iterable[str], task: Task) -> None:
         )
 
 
+def check_canary(
+    canary: Canary, objective: Objective, feature_types: Mapping[str, type], task: Task, *, inside: bool
+) -> None:
+    """Refuse guards that cannot be kept, where the race is by `objective`.  Raises DefinitionError.
+
+    `inside` says whether labels come inside events, where answers and lessons take turns.
+    """
+    guards = canary.guards_of(Guard)
+    check_guards(guards, feature_types, task)
+    for where, loss, given, worse in (
+        ("canary.difference_max", objective, canary.difference_max, 0.0),
+        *(
+            (
+                f"guard.difference_max of `{guard.named}`",
+                guard.loss or objective,
+                guard.difference_max,
+                guard.worse,
+            )
+            for guard in guards
+        ),
+    ):
+        most = loss_max(task, loss) if given is None else given
+        if most is None:
+            raise DefinitionError(
+                f"{where} is missing, and {judged_by(task, loss)} has no largest value",
+                hint="say by how much two losses of one row may count as apart, as in difference_max=60.0",
+            )
+        if worse >= most:
+            raise DefinitionError(
+                f"guard.worse is {worse:g}, and no two losses count as further apart than {most:g}",
+                hint="give less, or another difference_max",
+            )
+    if inside and canary.guards_of(FailureGuard):
+        raise DefinitionError(
+            "a FailureGuard is given and labels come inside events: a model that fails has stopped learning",
+            hint="leave it out: the first failure quarantines, and takes the canary back",
+        )
+
+
 def check_backup(serve: Serve, models: Mapping[str, Any], *, inside: bool) -> None:
     """Refuse a deadline that cannot be kept.  Raises DefinitionError.
 
@@ -361,6 +520,16 @@ def _check_error(name: str, value: float) -> None:
         raise DefinitionError(f"{name} is {value}", hint="give a probability such as 0.05")
 
 
+def _check_difference(name: str, value: float | None) -> None:
+    if value is not None and not 0.0 < value < math.inf:
+        raise DefinitionError(f"{name} is {value}", hint="give units of the loss, above 0")
+
+
+def _check_window(name: str, value: int) -> None:
+    if not 1 <= value <= WINDOW_MAX:
+        raise DefinitionError(f"{name} is {value}", hint=f"give events, from 1 to {WINDOW_MAX:,}")
+
+
 def _check_count(name: str, value: int) -> None:
     if value < 1:
         raise DefinitionError(f"{name} is {value}", hint="give 1 or more")
@@ -378,6 +547,15 @@ def _check_outcome(name: str, outcome: str, reward: tuple[float, float]) -> None
 
 
 # -- what a running policy does -----------------------------------------------------------------------
+
+
+class Timed(NamedTuple):
+    """Whose scoring time is guarded."""
+
+    name: str
+    run: int
+    """Number of the canary: each is measured anew."""
+    guards: tuple[LatencyGuard, ...]
 
 
 class Routing(Operator, Protocol):
@@ -398,11 +576,20 @@ class Routing(Operator, Protocol):
         """Return the number of the last table; the next policy's go on from it."""
         ...
 
+    @property
+    def timed(self) -> Timed | None:
+        """Return whose scoring time is guarded now; a worker measures it, and writes what breaks a guard."""
+        ...
+
+    def too_slow(self, at: Moment, report: Slow) -> list[Decision]:
+        """Act on a time that a worker has measured; return what was decided."""
+        ...
+
     def end(self, at: Moment, reason: str) -> list[Decision]:
         """Make room for another policy; return what was under way and ends here."""
         ...
 
-    def observe(self, example: Example, losses: Mapping[str, float | None]) -> bool:
+    def observe(self, example: Example, losses: LossByName) -> bool:
         """Add one example, with the loss of each candidate; return whether `act` has something to do."""
         ...
 

@@ -24,9 +24,9 @@ from river import bandit, proba
 
 from operators.models.table import number_of, share_of
 from operators.race.arena import Moment
+from operators.race.losses import LossByName
 from operators.race.routing import Bandit
 from operators.serving.policy_machine import (
-    LossByName,
     PolicyMachine,
     PolicyState,
     Scale,

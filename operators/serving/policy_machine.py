@@ -15,12 +15,13 @@ import msgspec
 from operators.models.parameters import model_text
 from operators.models.table import Table, Unit
 from operators.race.arena import Arena, Evidenced, Moment
-from operators.race.routing import Outcome, Policy
+from operators.race.losses import LossByName
+from operators.race.routing import Outcome, Policy, Timed
 from operators.serving.intervals import Interval
 from operators.state import StateEntries, WholeState
-from topics.messages import Decision, DecisionType, Example
+from topics.messages import Decision, DecisionType, Example, Slow
 
-__all__ = ["ENTERING", "LossByName", "PolicyMachine", "PolicyState", "Scale", "Setting", "reward_of_loss"]
+__all__ = ["ENTERING", "PolicyMachine", "PolicyState", "Scale", "Setting", "reward_of_loss"]
 
 ENTRY = "routing"
 """Name of the state in a checkpoint."""
@@ -29,9 +30,6 @@ REWARDED = frozenset({"champion", "arm"})
 
 ENTERING = frozenset({"candidate.entered"})
 """Decisions after which a name stands for another model."""
-
-LossByName = Mapping[str, float | None]
-"""Each candidate's loss of one example, by name; None without a score."""
 
 
 class Setting(NamedTuple):
@@ -126,6 +124,15 @@ class PolicyMachine(WholeState, Generic[State]):
         """Return the number of the last table."""
         return self._state.revision
 
+    @property
+    def timed(self) -> Timed | None:
+        """Return whose scoring time is guarded now."""
+        return None
+
+    def too_slow(self, at: Moment, report: Slow) -> list[Decision]:  # noqa: ARG002
+        """Act on a time that a worker has measured; return what was decided."""
+        return []
+
     def end(self, at: Moment, reason: str) -> list[Decision]:  # noqa: ARG002
         """Make room for another policy; what this one knows of its arms ends with it."""
         return []
@@ -151,6 +158,7 @@ class PolicyMachine(WholeState, Generic[State]):
         unit: Unit = "key",
         block_ms: int = 0,
         run: int = 1,
+        tolerated: tuple[str, ...] = (),
     ) -> None:
         """Set the next table: arms and shares; fewer than two arms leave all to the champion."""
         state = self._state
@@ -166,6 +174,7 @@ class PolicyMachine(WholeState, Generic[State]):
                 tuple((name, share / total) for name, share in shares.items()),
                 unit,
                 block_ms,
+                tolerated,
             )
             if len(shares) > 1
             else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from operators.race.losses import Objective
 from operators.race.routing import Bandit, Canary, Policy, Routing, Split, Switchback
 from operators.serving.bandits import BanditMachine
 from operators.serving.canary import CanaryMachine
@@ -25,14 +26,18 @@ def routing_of(
     *,
     task: Task,
     threshold: float,
+    objective: Objective,
     dump: Callable[[Any], bytes],
     load: Callable[[bytes], Any],
 ) -> Routing | None:
-    """Return the state machine of a policy, its first table in place; None where the champion answers all."""
+    """Return the state machine of a policy, its first table in place; None where the champion answers all.
+
+    `objective` is what the race is judged by.
+    """
     setting.arena.roster.routing = setting.arena.canary = None
     match policy:
         case Canary():
-            return CanaryMachine(policy, setting, task, threshold)
+            return CanaryMachine(policy, setting, task, threshold, objective)
         case Split():
             return SplitMachine(policy, setting)
         case Switchback():

@@ -18,9 +18,10 @@ import msgspec
 
 from operators.models.table import number_of
 from operators.race.arena import Evidenced, Moment
+from operators.race.losses import LossByName
 from operators.race.routing import Split
 from operators.serving.intervals import BUCKETS, ArmSums, Interval, arm_difference
-from operators.serving.policy_machine import LossByName, PolicyMachine, PolicyState, Scale, Setting
+from operators.serving.policy_machine import PolicyMachine, PolicyState, Scale, Setting
 from topics.messages import Decision, Example
 
 __all__ = ["SplitMachine"]

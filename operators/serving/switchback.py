@@ -19,9 +19,10 @@ from collections.abc import Sequence
 import msgspec
 
 from operators.race.arena import Evidenced, Moment
+from operators.race.losses import LossByName
 from operators.race.routing import Switchback
 from operators.serving.intervals import Interval, MeanInterval
-from operators.serving.policy_machine import LossByName, PolicyMachine, PolicyState, Scale, Setting
+from operators.serving.policy_machine import PolicyMachine, PolicyState, Scale, Setting
 from topics.durations import duration_ms
 from topics.messages import Decision, Example
 

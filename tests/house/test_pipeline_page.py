@@ -28,8 +28,10 @@ from headrace import (
     Drift,
     Drifted,
     Every,
+    FailureGuard,
     Guard,
     Labels,
+    LatencyGuard,
     Promotion,
     Quantile,
     Release,
@@ -48,7 +50,8 @@ from topics.messages import Record
 PAGE = DOCUMENTS["docs/pipeline.md"]
 CLASSES = (
     Pipeline, Topic, Labels, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge, Every,
-    Drifted, Worse, Drift, Canary, Guard, Split, Switchback, Bandit, Serve, Rule, Alerts,
+    Drifted, Worse, Drift, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback, Bandit, Serve,
+    Rule, Alerts,
 )  # fmt: skip
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
 OPTION = re.compile(r"^`(\w+)`\n((?:    .*\n?|\n)+)", re.MULTILINE)
@@ -67,6 +70,7 @@ NAMES_OF_TYPES = {
     "int | str": "int or str", "Alerts | None": "`Alerts` or None", "str | None": "str or None",
     "str | int | None": "str, int or None", "Promotion": "`Promotion`", "Topic": "`Topic`",
     "Objective": "str, cost matrix, `Quantile` or a River metric",
+    "Objective | None": "as of `Promotion`, or None",
     "Labels": "`Labels`", "OpeningName | None": "str or None",
     "Sequence[str] | None": "list of str or None", "Mapping[str, float] | None": "dict of float or None",
     "Sequence[Drift] | None": "list of `Drift` or None", "Sequence[Challenge]": "list of `Challenge`",
@@ -77,7 +81,8 @@ NAMES_OF_TYPES = {
     "Sequence[Rule]": "list of `Rule`", "Sequence[str]": "list of str",
     "Policy": "a serving policy", "Serve | None": "`Serve` or None",
     "Sequence[float]": "list of float", "Sequence[Guard]": "list of `Guard`",
-    "LossName | None": "str or None", "tuple[str, FeatureValue] | None": "feature and value, or None",
+    "Sequence[CanaryGuard]": "list of guards",
+    "tuple[str, FeatureValue] | None": "feature and value, or None",
     "Mapping[str, float]": "dict of float", "Literal['key', 'event']": "str", "Outcome": "str",
     "tuple[float, float]": "pair of numbers", "tuple[str, str]": "pair of str", "Any": "a River bandit",
 }  # fmt: skip

@@ -13,7 +13,21 @@ import msgspec
 import pytest
 from river import bandit, linear_model, naive_bayes, proba
 
-from engine import Bandit, Blend, Canary, Labels, Pipeline, Promotion, Serve, Shadow, Split, Switchback, Topic
+from engine import (
+    Bandit,
+    Blend,
+    Canary,
+    FailureGuard,
+    Labels,
+    LatencyGuard,
+    Pipeline,
+    Promotion,
+    Serve,
+    Shadow,
+    Split,
+    Switchback,
+    Topic,
+)
 from engine.machines.deadline_scorer import DeadlineScorer
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
@@ -105,9 +119,9 @@ class Shop:
         self.log += records
         self.decisions += self.learner.fold(records)
 
-    def run(self, size: int, *, restore_at: int | None = None) -> None:
+    def run(self, size: int, *, restore_at: int | None = None, odd: bool = False) -> None:
         """Offer all records in slices of `size` seconds; at `restore_at` go on from a checkpoint."""
-        events, labels = world()
+        events, labels = odd_world() if odd else world()
         for start in range(0, EVENTS + 10, size):
             if restore_at is not None and start <= restore_at < start + size:
                 state, learned = self.scorer.snapshot(), self.learner.snapshot()
@@ -332,6 +346,79 @@ def test_a_blend_may_be_an_arm(inside: bool) -> None:
     assert 0.2 * EVENTS < len(blended) < 0.8 * EVENTS
     learned = {one.event_id: one for one in map(decode_example, shop.targets("examples"))}
     assert all(learned[one.event_id].scores["blend"] == one.prediction_score for one in blended[:-9])
+
+
+# -- guards of a canary ---------------------------------------------------------------------------------
+
+ODD = 2.71828
+"""An amount at which one model fails; visits of every 16th second have it, from the 150th on."""
+
+
+class Odd(naive_bayes.GaussianNB):
+    def predict_proba_one(self, x: Any) -> Any:
+        if x["amount"] == ODD:
+            raise RuntimeError("an odd amount")
+        return super().predict_proba_one(x)
+
+
+def odd_world() -> tuple[list[Record], list[Record]]:
+    events, labels = world()
+    for n in range(150, EVENTS, 16):
+        value = json.loads(events[n].value or b"") | {"amount": ODD}
+        events[n] = msgspec.structs.replace(events[n], value=json.dumps(value).encode())
+    return events, labels
+
+
+def odd_shop(*guards: FailureGuard, restore_at: int | None = None) -> Shop:
+    made = pipeline(Canary(steps=(0.5, 1.0), hold=200, guards=guards))
+    shop = Shop(replace(made, models={"lr": made.models["lr"], "nb": Odd()}, task="binary"))
+    shop.run(5, restore_at=restore_at, odd=True)
+    return shop
+
+
+def test_failures_of_a_challenger_on_its_way_up_cost_it_the_event_and_no_more() -> None:
+    shop = odd_shop(FailureGuard(0.1, window=200))
+    assert "canary.started" in {one.type for one in shop.decisions}
+    first = next(one for one in shop.decisions if one.type == "canary.started")
+    assert first.examples < 145, "before the first odd amount"
+    odd = [p for p in map(decode_prediction, shop.targets("predictions")) if p.features["amount"] == ODD]
+    assert {(p.model_name, p.served_by) for p in odd if p.policy == "canary"} == {("lr", "champion")}
+    failed = [p for p in odd if p.policy and p.propensity is None]
+    assert failed, "some were picked"
+    done = next(one for one in shop.decisions if one.type == "canary.done")
+    before = [one for one in shop.log if one.offset < done.offset]
+    assert not [one for one in before if headers.record_type_of(one.headers) == "quarantine"]
+    assert shop.scorer.counts["model_failures", "score nb"] > 3
+    after = [one.type for one in shop.decisions if one.offset > done.offset]
+    assert after[:2] == ["model.quarantined", "model.promoted"], "a champion's first failure is its last"
+
+
+def test_more_failures_than_a_guard_allows_take_the_canary_back() -> None:
+    guard = FailureGuard(0.02, window=100)
+    shop = odd_shop(guard)
+    aborted = next(one for one in shop.decisions if one.type == "canary.aborted")
+    assert (aborted.reason, aborted.model_name) == ("guard: failures", "nb")
+    assert (aborted.evidence["failed"], aborted.evidence["allowed"]) == (3, 2.0)
+    cut = odd_shop(guard, restore_at=180)
+    assert (cut.decisions, cut.out) == (shop.decisions, shop.out)
+    learner = build_learner(shop.pipeline, key=KEY)
+    assert learner.fold(shop.log) == shop.decisions
+
+
+def test_without_a_guard_the_first_failure_ends_the_canary() -> None:
+    shop = odd_shop()
+    types = [one.type for one in shop.decisions]
+    assert types[types.index("canary.started") + 1 :][:2] == ["model.quarantined", "canary.aborted"]
+
+
+def test_a_time_that_breaks_a_guard_is_a_record_and_takes_the_canary_back() -> None:
+    learner = shop_with("lr", "nb", serving=Canary(guards=[LatencyGuard(2.0, name="slow")]))
+    assert learner.arena.canary is not None
+    learner.arena.canary(learner.learning.moment(0), "nb", {})
+    report = msgspec.structs.replace(Slow("nb", 2, 0, 5.0, 2.0, 1_000), guard="slow")
+    decisions = learner.fold([Record("examples", 0, 0, 0, b"nb", encode(report), headers.SLOW)])
+    assert [(one.type, one.reason) for one in decisions] == [("canary.aborted", "guard: slow")]
+    assert "nb" in learner.roster.racers, "it may prove itself again"
 
 
 # -- a budget -----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from river import metrics
 
 from operators.models.scoring import Racer, Roster
 from operators.race.approval import LOOK_EVERY, VETO_ROWS, VETO_ROWS_MIN, Approvals
@@ -198,6 +199,18 @@ def test_another_loss_than_that_of_the_race():
     [vetoed] = race.prove(1, "b")
     assert vetoed.evidence["zero_one"] == 1.0
     assert kinds(race.prove(2, "c")) == [("model.promoted", "c")]
+
+
+def test_a_river_metric_as_the_second_loss():
+    race = Race(veto=[Guard(0.1, loss=metrics.Accuracy())])
+    scores = {"a": 0.6, "b": 0.4, "c": 0.7}
+    example = Example("e", "k", 0, 0, True, {}, scores, 0.6, "champion", "a", 0, 0, 0, 1, 0)
+    race.approvals.observe([example] * 50, [(0.1, {"a": 0.16, "b": 0.36, "c": 0.09})] * 50)
+    [vetoed] = race.restored().prove(1, "b")
+    assert vetoed.evidence["Accuracy"] == 1.0
+    again = [Guard(0.1, loss=metrics.Accuracy())]
+    race.approvals.follow(Promotion(veto=again), 0.5)
+    assert kinds(race.prove(1, "b")) == [("promotion.vetoed", "b")], "another object of the same guard"
 
 
 @pytest.mark.parametrize(("most", "expected"), [(0.25, "model.promoted"), (0.24, "promotion.vetoed")])

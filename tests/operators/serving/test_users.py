@@ -35,7 +35,9 @@ def miss_rate_max(error: float, runs: int) -> float:
 def machine_of(policy: Policy, names: str = "ab", wait_ms: int = 0) -> tuple[Any, Roster]:
     roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate(names, 1)], names[0])
     setting = Setting("shop", Arena("shop", 0, roster, Promotion()), wait_ms)
-    made = routing_of(policy, setting, task="binary", threshold=0.5, dump=pickle.dumps, load=pickle.loads)
+    made = routing_of(
+        policy, setting, task="binary", threshold=0.5, objective="brier", dump=pickle.dumps, load=pickle.loads
+    )
     return made, roster
 
 
@@ -320,7 +322,9 @@ def test_what_was_picked_by_a_policy_before_says_nothing_about_the_next() -> Non
     _, told = asked(roster, 0, "k", 0)
     setting = Setting("shop", first._arena, 0, first.revision)
     policy = Split({"a": 0.9, "b": 0.1}, outcome="served")
-    second = routing_of(policy, setting, task="binary", threshold=0.5, dump=pickle.dumps, load=pickle.loads)
+    second = routing_of(
+        policy, setting, task="binary", threshold=0.5, objective="brier", dump=pickle.dumps, load=pickle.loads
+    )
     assert isinstance(second, SplitMachine)
     assert roster.routing is not None
     assert roster.routing.revision == told["policy_revision"] + 1
