@@ -88,7 +88,7 @@ def counted_lines(labels: Labels) -> tuple[CountedLine, ...]:
             {"events": ("key_mismatches", "event"), "labels": ("key_mismatches", "label")},
             {
                 "fix": "send every event, and its label, with the key field's value as the record's key: "
-                "`headrace send --key`"
+                "`headrace send TOPIC FILE --key FIELD`"
             },
         ),
         CountedLine(

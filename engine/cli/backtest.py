@@ -38,7 +38,7 @@ class OutputOptions:
         Path | None, typer.Option(help="Write each refused record here, with the reason.")
     ] = None
     save: Annotated[
-        Path | None, typer.Option(help="Save the learned models here, for `headrace run --from-backtest`.")
+        Path | None, typer.Option(help="Save the learned models here, for `run --from-backtest`.")
     ] = None
     record: Annotated[
         Path | None,
@@ -259,6 +259,14 @@ def _print_race(report: dict[str, Any]) -> None:
         out.print(
             f"{time_text(opening['time'])}  opening.started  {opening['model']} ({opening['reason']}) serves "
             f"until something is proven better"
+        )
+    for start in report["starts"]:
+        last = f"{start['model']} at {start['examples']:,} examples"
+        out.print(
+            f"{time_text(start['time'])}  challenger.started  "
+            + (last if start["count"] == 1 else f"{start['count']:,} times, last {last}")
+            + f" ({start['reason']})",
+            markup=False,
         )
     for drift in report["drifts"][-5:]:
         out.print(f"{time_text(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")

@@ -126,7 +126,8 @@ def run(
         bool, typer.Option(help="Go on although the logs have lost records that were not read yet.")
     ] = False,
     accept_changed_features: Annotated[
-        bool, typer.Option(help="Go on although features have changed; see `headrace features list`.")
+        bool,
+        typer.Option(help="Go on although features have changed; see `headrace features list PIPELINE.py`."),
     ] = False,
     from_backtest: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Start with what `backtest --save` has learned.")

@@ -423,7 +423,7 @@ def check_definition(
     hint = "go back to the old definition, give the pipeline a new name, or set another state_dir"
     if not others:
         hint = (
-            "to go on, `headrace run --accept-changed-features`: models keep what they learned, windows that "
-            f"are kept as before go on, the others begin empty; or {hint}"
+            "to go on, `headrace run PIPELINE.py --accept-changed-features`: models keep what they learned, "
+            f"windows that are kept as before go on, the others begin empty; or {hint}"
         )
     raise CheckpointError(f"{place} was written by another definition: {told}{more}", hint=hint)

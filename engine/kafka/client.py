@@ -83,7 +83,10 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
         kafka_errors.InvalidSessionTimeoutError,
         "raise kafka.session_timeout_ms: brokers refuse less than group.min.session.timeout.ms (6 s)",
     ),
-    (kafka_errors.UnknownTopicOrPartitionError, "create the topic, or let `headrace topics create` do it"),
+    (
+        kafka_errors.UnknownTopicOrPartitionError,
+        "create the topic, or let `headrace topics create PIPELINE.py` do it",
+    ),
     (kafka_errors.TopicAuthorizationFailedError, "give this user READ or WRITE on the topic"),
     (kafka_errors.GroupAuthorizationFailedError, "give this user READ on the consumer group"),
     (kafka_errors.ClusterAuthorizationFailedError, "give this user IDEMPOTENT_WRITE on the cluster"),

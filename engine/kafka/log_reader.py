@@ -36,7 +36,9 @@ async def log_bounds(kafka: KafkaSettings, topic: str) -> dict[int, tuple[int, i
     count = counts[topic]
     if count is None:
         raise BrokerError(
-            "there is no such topic", hint="check its name, or create it: headrace topics create", topic=topic
+            "there is no such topic",
+            hint="check its name, or create it: headrace topics create PIPELINE.py",
+            topic=topic,
         )
     partitions = [TopicPartition(topic, number) for number in range(count)]
     async with assigned_consumer(kafka) as consumer:

@@ -100,7 +100,8 @@ async def checked_positions(
             raise BrokerError(
                 f"{start - position} records were deleted before they were read: the log starts at {start}",
                 hint="raise retention.ms (it goes by the records' own times, so old data is deleted at once);"
-                " `headrace run --accept-lost-records` goes on without them (never without examples)",
+                " `headrace run PIPELINE.py --accept-lost-records` goes on without them (never without"
+                " examples)",
                 topic=tp.topic,
                 partition=tp.partition,
                 offset=position,

@@ -324,6 +324,7 @@ def record_too_large(record: Outgoing, bytes_max: int, catalog: Catalog) -> Brok
     place = f"{made_of}:{partition}:{offset}"
     return BrokerError(
         f"what was made of {place} has {len(value)} bytes, the topic takes {bytes_max}",
-        hint=f"raise max.message.bytes of {topic}; or go on without the record: headrace run --skip {place}",
+        hint=f"raise max.message.bytes of {topic}; or go on without the record: "
+        f"headrace run PIPELINE.py --skip {place}",
         topic=topic,
     )

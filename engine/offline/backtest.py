@@ -336,6 +336,7 @@ def race_report(champion: str, decisions: Iterable[Decision]) -> dict[str, Any]:
             for decision in decisions
             if decision.type == "opening.started"
         ],
+        "starts": _starts(decisions),
         "drifts": [
             {
                 "time": decision.time,
@@ -358,6 +359,22 @@ def race_report(champion: str, decisions: Iterable[Decision]) -> dict[str, Any]:
             if decision.type == "model.quarantined"
         },
     }
+
+
+def _starts(decisions: Iterable[Decision]) -> list[dict[str, Any]]:
+    """Return how many challengers have started by themselves, by reason, and the last of each."""
+    starts: dict[str, dict[str, Any]] = {}
+    for decision in decisions:
+        if decision.type == "challenger.started":
+            before = starts.get(decision.reason, {"count": 0})
+            starts[decision.reason] = {
+                "reason": decision.reason,
+                "count": before["count"] + 1,
+                "time": decision.time,
+                "examples": decision.examples,
+                "model": decision.model_name,
+            }
+    return list(starts.values())
 
 
 def backtest(

@@ -244,7 +244,7 @@ class Replay:
             stands = "never raced" if racer is None else f"stands at {racer.updates:,} lessons"
             raise ModelError(
                 f"no {version}@{updates} in the examples log up to {self.learner.reading}: it {stands}",
-                hint="`headrace models show VERSION` lists the states that are recorded",
+                hint=f"`headrace models show PIPELINE.py {version}` lists the states that are recorded",
             )
         return racer
 

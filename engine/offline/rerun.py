@@ -143,7 +143,8 @@ async def logged_records(
     if len(logs) != 1:
         raise SettingsError(
             f"{len(logs)} examples logs are there, one is wanted",
-            hint="record it: headrace tail TOPIC --from-beginning --headers --claims > FOLDER/examples.jsonl",
+            hint="record it: headrace tail TOPIC --from-beginning --to-end --headers --claims > "
+            "FOLDER/examples.jsonl",
         )
     return [record async for records in logs[0].read() for record in records]
 

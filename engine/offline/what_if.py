@@ -19,6 +19,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,13 +125,29 @@ def _value(told: str, known: Mapping[str, Callable[..., Any]]) -> Any:
     """Return the value of `Class(...)` with plain values, or of `FILE.py:NAME`."""
     if "(" not in told:
         return _named(told)[1]
+    forms = ", ".join(f"{name}(...)" for name in known)
     try:
-        call: Any = ast.parse(told.strip(), mode="eval").body
-        values = [ast.literal_eval(value) for value in call.args]
-        options = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
-        return known[call.func.id](*values, **options)
-    except (SyntaxError, ValueError, TypeError, AttributeError, KeyError) as error:
+        call = ast.parse(told.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise DefinitionError(f"cannot read `{told}`: {error.msg}", hint=f"write {forms}") from None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in known:
+        raise DefinitionError(f"cannot read `{told}`", hint=f"write {forms}, or FILE.py:NAME")
+    made = known[call.func.id]
+    try:
+        options = {str(one.arg): one.value for one in call.keywords}
+        given = signature(made).bind(*call.args, **options).arguments
+        return made(**{name: _plain(name, value) for name, value in given.items()})
+    except (TypeError, ValueError, AttributeError) as error:
+        fields = (f"{name}: {field.annotation}" for name, field in signature(made).parameters.items())
         raise DefinitionError(
-            f"cannot read `{told}`: {type(error).__name__} {error}",
-            hint=f"write {next(iter(known))}(...) with plain values, or FILE.py:NAME",
+            f"cannot read `{told}`: {error}",
+            hint=f"{call.func.id} takes, as plain values, {', '.join(fields)}; or name one: FILE.py:NAME",
         ) from None
+
+
+def _plain(name: str, value: ast.expr) -> Any:
+    """Return what stands behind a name.  Raises ValueError where it is no plain value."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"{name}={ast.unparse(value)} is no plain value") from None

@@ -46,7 +46,7 @@ def test_a_counter_that_grew_is_told_at_once_and_the_next_together_a_minute_late
         watch.tell(counts, 61.0)
         watch.tell(counts, 500.0)
     assert [(line["events"], line["labels"]) for line in lines] == [(1, 0), (4, 2)]
-    assert all("headrace send --key" in line["fix"] for line in lines)
+    assert all("headrace send TOPIC FILE --key" in line["fix"] for line in lines)
     assert {line["log_level"] for line in lines} == {"warning"}
 
 

@@ -26,6 +26,7 @@ REPORT = [
     "rows_left_out",
     "openings",
     "swaps",
+    "starts",
     "drifts",
     "rules",
     "alerts",
