@@ -112,6 +112,11 @@ class Worker:
     def log(self) -> Path:
         return self._folder / f"{self.name}-{self._starts}.log"
 
+    def given(self, **variables: str) -> Self:
+        """Add variables that the user's own code reads."""
+        self._environment |= variables
+        return self
+
     def start(self, *arguments: str) -> Self:
         assert self.process is None
         self._starts += 1

@@ -13,19 +13,24 @@ from reading import Watch, counting, decoded, folded, folded_digests, read_topic
 from running import Message, Worker, flights, fresh_name, make_topics, publish, until, write_pipeline
 
 from engine.definition.file import load_pipeline
-from engine.settings import KafkaSettings
+from engine.settings import KafkaSettings, Settings
+from engine.worker.assembly import signing_key
 from engine.worker.model_factory import ModelFactory
+from operators.models.artefacts import dump
 from operators.models.digest import digest
 
 pytestmark = pytest.mark.kafka
 
 SOURCE = """
+    import os
+    import time
+
     from msgspec import Struct
     from river import linear_model, naive_bayes, optim, preprocessing, tree
 
     from engine import Labels, Pipeline, Promotion, Topic
     from operators import by, field
-    from operators.race.candidates import Candidate
+    from operators.race.candidates import Artefact, Candidate
 
 
     class Departure(Struct):
@@ -35,6 +40,23 @@ SOURCE = """
         origin: str
         dest: str
         distance: float
+
+
+    class Patient(naive_bayes.GaussianNB):
+        def learn_one(self, x, y):
+            time.sleep(float(os.environ.get("LESSON_S", "0")))
+            super().learn_one(x, y)
+
+
+    class Brittle(naive_bayes.GaussianNB):
+        def __init__(self):
+            super().__init__()
+            self.lessons = 0
+
+        def learn_one(self, x, y):
+            self.lessons += 1
+            if self.lessons > LESSONS:
+                raise ArithmeticError("enough")
 
 
     def linear(rate):
@@ -52,19 +74,30 @@ SOURCE = """
         },
         models={MODELS},
         champion="tree",
-        promotion=Promotion(PROMOTION),
+        promotion=Promotion(fresh_challengers_max=0, PROMOTION),
     )
 """
 TREE = '"tree": tree.HoeffdingTreeClassifier(grace_period=100)'
 FIRST = SOURCE.replace("MODELS", f'{TREE}, "linear": linear(0.01)').replace("PROMOTION", "")
-SECOND = SOURCE.replace(
-    "MODELS",
-    f'{TREE}, "linear": linear(0.05), "bayes": Candidate(naive_bayes.GaussianNB(), start="log")',
-).replace("PROMOTION", "min_examples=500")
+NEWCOMERS = (
+    '"linear": linear(0.05)',
+    '"bayes": Candidate(Patient(), start="log")',
+    '"recent": Candidate(naive_bayes.GaussianNB(), start="12h")',
+    '"copy": Candidate(start="champion")',
+    '"brought": Candidate(linear(0.01), start=Artefact("PATH"))',
+    '"brittle": Candidate(Brittle(), start="log")',
+)
+ENTERING = ("linear", "bayes", "recent", "copy", "brought")
+LESSONS = 300
+"""Lessons until one fails: more than a trial gives, fewer than the log has."""
+SECOND = SOURCE.replace("MODELS", ", ".join([TREE, *NEWCOMERS])).replace("PROMOTION", "min_examples=500")
 WITHOUT_CHAMPION = SOURCE.replace("MODELS", '"linear": linear(0.01)').replace("PROMOTION", "")
 WITHOUT_CHAMPION = WITHOUT_CHAMPION.replace('champion="tree",', "")
 DEPARTURES = 2_000
 AHEAD_MAX = 300
+SPAN_MS = 12 * 3_600_000
+ELSEWHERE = 200
+"""Departures from which a model was learned elsewhere."""
 
 
 class Race:
@@ -74,10 +107,14 @@ class Race:
         self.kafka = kafka
         name = fresh_name("field")
         self.files = []
+        self.artefact = folder / "brought.model"
         for number, source in enumerate((FIRST, SECOND, WITHOUT_CHAMPION)):
             place = folder / str(number)
             place.mkdir()
-            self.files.append(write_pipeline(place, source, name=name))
+            text = source.replace("PATH", str(self.artefact)).replace("LESSONS", str(LESSONS))
+            self.files.append(write_pipeline(place, text, name=name))
+        key = signing_key(Settings(state_dir=folder / "state"))
+        self.artefact.write_bytes(dump(self.learned_elsewhere(), key=key, meta={"updates": ELSEWHERE}))
         self.pipeline = load_pipeline(self.files[0])
         self.messages = flights(
             self.pipeline.events.name, self.pipeline.labels.topic or "", departures=DEPARTURES
@@ -86,8 +123,21 @@ class Race:
         self.predictions, self.examples = catalog["predictions"], catalog["examples"]
         self.decisions = catalog["decisions"]
 
-    def worker(self, file: int, folder: Path, name: str) -> Worker:
-        return Worker(self.files[file], self.kafka, folder, name=name, checkpoint_interval_ms=500)
+    def learned_elsewhere(self) -> Any:
+        """Return the model that the second file brings, as it enters."""
+        second = load_pipeline(self.files[1])
+        model = ModelFactory(second).fresh(second.field, "brought")
+        rows = [json.loads(m.value or b"") for m in flights("events", "labels", departures=ELSEWHERE)]
+        late = {row["event_id"]: row["label"] for row in rows if "label" in row}
+        for row in rows:
+            if "distance" in row:
+                x = {"distance": row["distance"], "hour": row["event_time"] // 3_600_000 % 24, "origin_6h": 1}
+                model.learn_one(x, late[row["event_id"]])
+        return model
+
+    def worker(self, file: int, folder: Path, name: str, **settings: object) -> Worker:
+        settings |= {"checkpoint_interval_ms": 500}
+        return Worker(self.files[file], self.kafka, folder, name=name, **settings)
 
     async def publish(self, watch: Watch, messages: Sequence[Message]) -> None:
         """Publish while answers follow."""
@@ -129,15 +179,13 @@ class Race:
         told = decoded(await read_topic(self.kafka, self.decisions))
         kept = {one["decision_id"]: one for one in told}.values()
         on_record = [(one["type"], one["model_name"]) for one in kept]
-        for what in (
-            ("field.changed", "tree"),
-            ("candidate.retired", "linear"),
-            ("candidate.entered", "linear"),
-            ("candidate.entered", "bayes"),
-        ):
-            assert what in on_record, on_record
-        assert on_record.count(("candidate.entered", "linear")) == 1
-        assert on_record.count(("candidate.entered", "bayes")) == 1
+        assert ("field.changed", "tree") in on_record
+        once = [("candidate.retired", "linear"), *(("candidate.entered", name) for name in ENTERING)]
+        for what in (*once, ("candidate.refused", "brittle")):
+            assert on_record.count(what) == 1, (what, on_record)
+        refused = next(one for one in kept if one["type"] == "candidate.refused")
+        assert refused["reason"].startswith("ArithmeticError: enough, at the lesson of offset")
+        assert [one["refused"].keys() for _, one in field_records(log) if "refused" in one] == [{"brittle"}]
         changed = next(one for one in kept if one["type"] == "field.changed")
         assert "min_examples=500" in changed["evidence"]["promotion.after"]
         return log
@@ -146,28 +194,49 @@ class Race:
         """Learn what the records say that newcomers have learned, by River alone."""
         pipeline = load_pipeline(self.files[1])
         source = ModelFactory(pipeline)
-        models = {name: source.fresh(pipeline.field, name) for name in pipeline.models}
-        begun: dict[str, int] = {}
-        spans: dict[str, tuple[int, int]] = {}
-        for record in log:
-            if dict(record.headers).get("headrace-kind") == b"field":
-                for one in json.loads(record.value).get("entering", ()):
-                    if one["name"] not in begun:
-                        begun[one["name"]] = record.offset
-                        spans[one["name"]] = (one.get("learned_from", -1), one.get("learned_to", -1))
-        assert spans["bayes"][0] >= 0
+        models = {name: source.fresh(pipeline.field, name) for name in ("tree", "linear", "bayes", "recent")}
+        models["brought"] = self.learned_elsewhere()
+        begun: dict[str, int] = {"tree": -1}
+        spans: dict[str, tuple[int, int]] = {"tree": (-1, -1)}
+        for offset, change in field_records(log):
+            for one in change.get("entering", ()):
+                if one["name"] not in begun:
+                    begun[one["name"]] = offset
+                    spans[one["name"]] = (one.get("learned_from", -1), one.get("learned_to", -1))
+        assert begun.keys() == {"tree", *ENTERING}
+        assert 0 <= spans["bayes"][0] < spans["recent"][0] < spans["recent"][1]
+        assert begun.pop("copy") == begun["linear"]
         reads = iter(folded(log))
+        label_times: dict[int, int] = {}
         for record in log:
             if dict(record.headers).get("headrace-kind") == b"claim":
                 continue
             read = next(reads)
             if not read.counts or read.record_type != "example":
                 continue
+            label_times[record.offset] = read.value["label_time"]
             for name, at in begun.items():
                 first, last = spans[name]
                 if record.offset > at or first <= record.offset < last:
                     models[name].learn_one(read.value["features"], read.value["label"])
-        assert {name: digest(models[name]) for name in begun} == {name: digests[name] for name in begun}
+        models["copy"] = models["tree"]
+        assert {name: digest(model) for name, model in models.items()} == digests
+        first = spans["recent"][0]
+        asked, entered = (
+            max(time for offset, time in label_times.items() if offset < begun[name]) - SPAN_MS
+            for name in ("linear", "recent")
+        )
+        assert asked <= label_times[first]
+        assert all(time < entered for offset, time in label_times.items() if offset < first)
+
+
+def field_records(log: Sequence[Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the changes of the field in a log, with their offsets."""
+    return [
+        (record.offset, json.loads(record.value))
+        for record in log
+        if dict(record.headers).get("headrace-kind") == b"field"
+    ]
 
 
 def halves(race: Race) -> tuple[Sequence[Message], Sequence[Message]]:
@@ -195,6 +264,7 @@ async def restarted(race: Race, folder: Path) -> None:
             await second.ready()
             await race.publish(watch, after[: len(after) // 2])
             await race.decided("candidate.entered", "bayes", second)
+            assert second.metrics()["headrace_candidates_refused_total{brittle}"] == 1
             await race.publish(watch, after[len(after) // 2 :])
             await until(lambda: watch.counted(race.examples) >= DEPARTURES, "every example", worker=second)
             await until(
@@ -213,7 +283,9 @@ def test_two_workers_in_a_rolling_restart_and_kills_in_the_middle_of_each(
 async def rolled(race: Race, folder: Path) -> None:
     await make_topics(race.kafka, race.pipeline)
     before, after = halves(race)
-    one, two = race.worker(0, folder, "one"), race.worker(0, folder, "two")
+    # The group gives partition 0, and with it the lead, to the first by name.
+    one, two = (race.worker(0, folder, name, kafka__client_id=f"b-{name}") for name in ("one", "two"))
+    slow = race.worker(1, folder, "slow", kafka__client_id="a-slow").given(LESSON_S="0.005")
     new_one, new_two = race.worker(1, folder, "new-one"), race.worker(1, folder, "new-two")
     async with watching(race.kafka, race.predictions, race.examples) as watch:
         with one, two:
@@ -221,16 +293,25 @@ async def rolled(race: Race, folder: Path) -> None:
             await two.ready()
             await race.publish(watch, before)
             one.kill()
-            with new_one:  # beside an old one that is alive
-                publishing = asyncio.create_task(race.publish(watch, after))
-                await asyncio.sleep(3.0)
-                two.kill()
-                await new_one.ready()
-                await asyncio.sleep(1.0)
-                new_one.kill()  # in the middle of whatever it does
+            publishing = asyncio.create_task(race.publish(watch, after))
+            with slow:  # beside an old one that is alive
+                await until(lambda: 0 < learned_share(slow) < 1, "a part of the log", worker=slow)
+                assert two.process is not None
+                assert two.process.poll() is None, two.said()
+                slow.kill()
+            race.artefact.unlink()  # who comes later has it from the record
+            at_the_kill = [change for _, change in field_records(await read_topic(race.kafka, race.examples))]
+            assert at_the_kill[-1]["field_id"] == load_pipeline(race.files[1]).field.field_id
+            assert "bayes" not in {e["name"] for change in at_the_kill for e in change.get("entering", ())}
+            # The old one has none of these models in its file.
+            await race.decided("candidate.entered", "bayes", two)
+            shown = [name for name in two.metrics() if name.startswith("headrace_model_updates{")]
+            assert sorted(shown) == sorted(
+                f"headrace_model_updates{{{name}}}" for name in ("tree", *ENTERING)
+            )
+            two.kill()
             with new_one, new_two:
                 await publishing
-                await race.decided("candidate.entered", "bayes", new_one)
                 await until(
                     lambda: watch.counted(race.examples) >= DEPARTURES, "every example", worker=new_one
                 )
@@ -243,10 +324,10 @@ async def rolled(race: Race, folder: Path) -> None:
                 assert await new_two.stop() == 0, new_two.said()
                 assert await new_one.stop() == 0, new_one.said()
     log = await race.account(new_one.state_dir)
-    kinds = [dict(record.headers).get("headrace-kind") for record in log]
-    fields = [
-        json.loads(record.value)["field_id"]
-        for record, kind in zip(log, kinds, strict=True)
-        if kind == b"field"
-    ]
+    fields = [change["field_id"] for _, change in field_records(log)]
     assert fields == sorted(fields, key=[load_pipeline(file).field.field_id for file in race.files[:2]].index)
+
+
+def learned_share(worker: Worker) -> float:
+    """Return how much of the log the newcomer has learned that waits; 0 where none does."""
+    return worker.metrics()["headrace_candidate_log_share{bayes}"]
