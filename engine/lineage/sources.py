@@ -112,15 +112,16 @@ class PipelineLogs:
 
         Raises ModelError where it is another than the file's and its artefact is not there.
         """
-        async for record in self._records("examples"):
-            kind = headers.record_type_of(record.headers)
-            if kind == "field":
-                change = decode_field(record.value or b"")
-                if change.field_id == self.pipeline.field.field_id:
-                    return None
-                return self._source.field(change.field_id)
-            if kind == "example":
-                break
+        async with aclosing(self._records("examples")) as records:
+            async for record in records:
+                kind = headers.record_type_of(record.headers)
+                if kind == "field":
+                    change = decode_field(record.value or b"")
+                    if change.field_id == self.pipeline.field.field_id:
+                        return None
+                    return self._source.field(change.field_id)
+                if kind == "example":
+                    break
         return None
 
     async def _definitions(self, decisions: Iterable[Decision]) -> dict[tuple[str, int], str]:
