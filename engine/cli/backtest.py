@@ -101,6 +101,7 @@ def _run(
     from engine.host.garbage import search_rarely  # noqa: PLC0415
     from engine.offline.backtest import backtest  # noqa: PLC0415
     from engine.offline.recording import Recording  # noqa: PLC0415
+    from engine.offline.rerun import model_factory_of  # noqa: PLC0415
 
     learners: list[Learner] = []
     search_rarely()
@@ -123,6 +124,7 @@ def _run(
             predictions_out=predictions,
             dead_letters_out=dead_letters,
             recording=written,
+            source=model_factory_of(pipeline, origin.settings(), keep=outputs.record is not None),
             on_progress=advance,
             on_end=learners.append,
         )

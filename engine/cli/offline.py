@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.definition.pipeline import Pipeline
     from engine.offline.rerun import Past
     from engine.settings import Settings
+    from engine.worker.model_factory import ModelFactory
     from operators.windows.asof import AsOf
 
 __all__ = ["PastOptions", "compare", "freshness", "past_told"]
@@ -87,9 +88,10 @@ def freshness(
     pipeline = load_pipeline(file)
     spans = {span: duration_ms(span) for span in withhold or SPANS}
     settings = origin.settings()
-    past = past_told(pipeline, origin, settings)
+    source = model_factory_of(pipeline, settings)
+    past = past_told(pipeline, origin, settings, source)
     told = None if json else lambda span: typer.echo(f"withheld {span} ...", err=True)
-    report = freshness_report(pipeline, past, spans, on_run=told, source=model_factory_of(pipeline, settings))
+    report = freshness_report(pipeline, past, spans, on_run=told, source=source)
     if svg is not None:
         write_file(svg, picture(report, f"{pipeline.name}: loss against freshness").encode())
     if json:
@@ -104,6 +106,8 @@ def compare(pipeline: Pipeline, changes: list[str], origin: PastOptions, *, json
 
     settings = origin.settings()
     asked = asked_of(pipeline, changes, settings)
+    if origin.events is not None:  # a log names the states that it began with
+        asked.source.brought(asked.pipeline.field, asked.pipeline.candidates)
     past = past_told(pipeline, origin, settings)
     report = what_if_report(pipeline, asked, past)
     if json:
@@ -112,24 +116,37 @@ def compare(pipeline: Pipeline, changes: list[str], origin: PastOptions, *, json
         _print_what_if(report)
 
 
-def past_told(pipeline: Pipeline, origin: PastOptions, settings: Settings) -> Past:
+def past_told(
+    pipeline: Pipeline, origin: PastOptions, settings: Settings, source: ModelFactory | None = None
+) -> Past:
     """Return the past that is asked about: of files, of a recording, or of the pipeline's own topic."""
     from engine.cli.report import progress  # noqa: PLC0415
     from engine.host.garbage import search_rarely  # noqa: PLC0415
-    from engine.offline.rerun import logged_records, model_factory_of, past_of, past_of_files  # noqa: PLC0415
+    from engine.offline.rerun import (  # noqa: PLC0415
+        logged_records,
+        model_factory_of,
+        past_of,
+        past_of_files,
+    )
 
     search_rarely()
+    source = source or model_factory_of(pipeline, settings)
     if origin.events is None:
         if origin.labels is not None or origin.static is not None:
             raise SettingsError("there are no events", hint="give --events FILE too, or neither of the files")
         kafka = settings.kafka if origin.recording is None else None
         records = asyncio.run(logged_records(pipeline, origin.recording, kafka))
-        return past_of(pipeline, records, model_factory_of(pipeline, settings))
+        return past_of(pipeline, records, source)
     if origin.recording is not None:
         raise SettingsError("there are two pasts", hint="give --events FILE or --recording FOLDER")
     with progress(origin.bytes_to_read) as advance:
         return past_of_files(
-            pipeline, origin.events, origin.labels, static=origin.looked_up(), on_progress=advance
+            pipeline,
+            origin.events,
+            origin.labels,
+            static=origin.looked_up(),
+            source=source,
+            on_progress=advance,
         )
 
 

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.admission import Run
+from engine.machines.field_records import entrant_of
 from engine.machines.learner import Learner
 from engine.machines.outbox import Scored
 from engine.machines.scorer import Scorer
@@ -34,6 +35,7 @@ from engine.stores.entry_tables import Spill
 from engine.stores.lookups import StaticHistory
 from engine.watches import DeadLetters
 from engine.worker.assembly import build_learner
+from engine.worker.model_factory import ModelFactory
 from operators.claims.rule import Suppression, Writer
 from operators.stopwatch import Stopwatch
 from operators.windows.asof import AsOf
@@ -42,7 +44,7 @@ from topics import headers
 from topics.codec import Rejected, decode_example, encode, encode_json
 from topics.errors import SettingsError
 from topics.headers import Refusal
-from topics.messages import Claim, Decision, Outgoing, Record
+from topics.messages import Claim, Decision, FieldChange, Outgoing, Record
 
 __all__ = ["Backtest", "LocalRun", "backtest", "correlated", "plain_letter", "race_report"]
 
@@ -57,6 +59,8 @@ class LocalRun:
 
     Feed records, then call `advance` until it returns None.  `examples` keeps the log if asked to.
     `static` is what look-ups find; without it they are missing.  `recording` gets what a worker would write.
+    `source` has the key of candidates that start with what they learned elsewhere.  Raises ModelError for one
+    that cannot.
     """
 
     def __init__(
@@ -67,10 +71,13 @@ class LocalRun:
         keep_examples: bool = False,
         static: AsOf | None = None,
         recording: Recording | None = None,
+        source: ModelFactory | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.stopwatch = Stopwatch(time.perf_counter)
-        self.learner = build_learner(pipeline, warmup_offset=warmup, stopwatch=self.stopwatch)
+        source = source or ModelFactory(pipeline)
+        brought = source.brought(pipeline.field, pipeline.candidates)
+        self.learner = build_learner(pipeline, warmup_offset=warmup, stopwatch=self.stopwatch, source=source)
         self.learner.keep_no_versions()
         self.decisions: list[Decision] = []
         self.examples: list[Record] | None = [] if keep_examples else None
@@ -95,6 +102,13 @@ class LocalRun:
         if inside:
             self.scorer.learn_with(self.learner, lambda decisions, _: self.decisions.extend(decisions))
         self._fold([Outgoing("examples", 0, None, encode(Claim(0, BACKTEST_CLAIM)), headers.CLAIM, 0)])
+        if brought:
+            begins = FieldChange(
+                pipeline.field.field_id,
+                0,
+                entering=tuple(entrant_of(pipeline.field, name, one) for name, one in brought),
+            )
+            self._fold([Outgoing("examples", 0, None, encode(begins), headers.FIELD, 0)])
         if recording is not None:
             recording.point(self.learner)
 
@@ -151,9 +165,15 @@ class Backtest:
         static: AsOf | None = None,
         keep_examples: bool = False,
         recording: Recording | None = None,
+        source: ModelFactory | None = None,
     ) -> None:
         self.run = LocalRun(
-            pipeline, warmup=warmup, static=static, keep_examples=keep_examples, recording=recording
+            pipeline,
+            warmup=warmup,
+            static=static,
+            keep_examples=keep_examples,
+            recording=recording,
+            source=source,
         )
         self.score_table = ScoreTable(pipeline, warmup)
         self.dead_letters = DeadLetters()
@@ -388,6 +408,7 @@ def backtest(
     predictions_out: IO[bytes] | None = None,
     dead_letters_out: IO[bytes] | None = None,
     recording: Recording | None = None,
+    source: ModelFactory | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_end: Callable[[Learner], object] | None = None,
 ) -> dict[str, Any]:
@@ -396,7 +417,8 @@ def backtest(
     `static` answers look-ups as of each event's time; without it they are missing.
     `features_out` gets one line `{"event_id", "features"}` per answered event, `predictions_out` the
     prediction message plus every candidate's score, `dead_letters_out` each refused record with the reason,
-    `recording` what a worker would have written to its topics.
+    `recording` what a worker would have written to its topics.  `source` has the key of candidates that start
+    with what they learned elsewhere.
     `on_progress` is told the number of records of each run and the bytes of both files read so far,
     `on_end` is handed the learner as the run has left it.
     The report's `diagnosis` says why a run failed, and is None where it did not.  Raises SettingsError
@@ -415,7 +437,7 @@ def backtest(
         assert dead_letters_out is not None
         dead_letters_out.write(encode_json(plain_letter(refusal, value)) + b"\n")
 
-    result = Backtest(pipeline, warmup=warmup, static=static, recording=recording)
+    result = Backtest(pipeline, warmup=warmup, static=static, recording=recording, source=source)
     result.play_files(
         events,
         labels,

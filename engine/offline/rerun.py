@@ -35,7 +35,7 @@ from engine.offline.backtest import Backtest
 from engine.offline.replay import recorded_logs, topic_logs
 from engine.settings import KafkaSettings, Settings
 from engine.stores.artefacts import Artefacts
-from engine.worker.assembly import build_learner, signing_key
+from engine.worker.assembly import build_learner, known_key
 from engine.worker.model_factory import ModelFactory
 from operators.models.scoring import Reply, Scoring, Served
 from operators.windows.asof import AsOf
@@ -120,12 +120,13 @@ def past_of_files(
     labels: Path | None,
     *,
     static: AsOf | None = None,
+    source: ModelFactory | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Past:
     """Return the past of a backtest of these files; see `engine.offline.backtest.backtest`."""
-    run = Backtest(pipeline, static=static, keep_examples=True)
+    run = Backtest(pipeline, static=static, keep_examples=True, source=source)
     run.play_files(events, labels, on_progress=on_progress)
-    return past_of(pipeline, run.run.examples or ())
+    return past_of(pipeline, run.run.examples or (), source)
 
 
 async def logged_records(
@@ -179,17 +180,19 @@ def past_of(pipeline: Pipeline, records: Sequence[Record], source: FieldSource |
     return Past(records, rows, examples, places, times, learner, decisions)
 
 
-def model_factory_of(pipeline: Pipeline, settings: Settings | None = None) -> ModelFactory:
-    """Return the source of a pipeline's models, with the fields and states that this machine has stored.
+def model_factory_of(
+    pipeline: Pipeline, settings: Settings | None = None, *, keep: bool = False
+) -> ModelFactory:
+    """Return the source of a pipeline's models, with the key, fields and states that this machine has.
 
-    A log may name these where its pipeline's file does not.
+    A log may name these where its pipeline's file does not.  With `keep`, what candidates bring is stored
+    here, for those who read the log that is written now.
     """
     if settings is None:
         return ModelFactory(pipeline)
     stored = Artefacts(settings.state_dir, pipeline.name)
-    if not stored.directory.is_dir():
-        return ModelFactory(pipeline)
-    return ModelFactory(pipeline, key=signing_key(settings), stored=stored)
+    there = keep or stored.directory.is_dir()
+    return ModelFactory(pipeline, key=known_key(settings), stored=stored if there else None)
 
 
 def check_labels(pipeline: Pipeline) -> None:

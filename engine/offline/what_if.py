@@ -32,6 +32,7 @@ from engine.offline.paired_comparison import paired_series
 from engine.offline.rerun import Past, check_labels, model_factory_of, rerun
 from engine.settings import Settings
 from engine.worker.model_factory import ModelFactory
+from operators.race.candidates import Artefact, candidate_of
 from operators.race.evidence import Promotion
 from operators.race.routing import Canary, Shadow, Split, Switchback
 from topics.errors import DefinitionError
@@ -68,6 +69,11 @@ def asked_of(pipeline: Pipeline, changes: Sequence[str], settings: Settings | No
         match what.strip():
             case "challenger":
                 name, model = _named(told)
+                if isinstance(candidate_of(model).start, Artefact):
+                    raise DefinitionError(
+                        f"`{told}` starts with what it learned elsewhere, maybe from this past",
+                        hint="ask without its start: it races from the first record on",
+                    )
                 models[name] = model
                 others.add(name)
             case "champion":

@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import structlog
 
 from engine.kafka.log_reader import read_log
-from engine.machines.field_records import Brought, change_of, entrant_of
+from engine.machines.field_records import change_of, entrant_of
 from engine.machines.learner import Learner
 from engine.machines.warm_up import WarmUp
 from engine.settings import KafkaSettings
 from engine.stores.artefacts import Artefacts
 from engine.worker.model_factory import ModelFactory
 from operators.race.arena import Objection
-from operators.race.candidates import Artefact
 from operators.race.field import RaceField
 from topics import headers
 from topics.codec import encode
@@ -105,7 +104,8 @@ class Entries:
             learner.fields.field_id,
             _now_ms(),
             entering=tuple(
-                entrant_of(field, name, brought) for name, brought in self._imported(field, field.candidates)
+                entrant_of(field, name, brought)
+                for name, brought in self._factory.brought(field, field.candidates)
             ),
         )
 
@@ -113,7 +113,7 @@ class Entries:
         """Return the record of the change from the learner's field to our file's."""
         field = self._own
         entering = learner.fields.entering(field)
-        brought = dict(self._imported(field, entering))
+        brought = dict(self._factory.brought(field, entering))
         waiting = tuple(name for name in entering if field.candidates[name].warms and learner.examples)
         named = tuple(entrant_of(field, name, one) for name, one in brought.items())
         draft = FieldChange(self._own_id, _now_ms(), entering=named, waiting=waiting)
@@ -129,15 +129,6 @@ class Entries:
 
     def _store_field(self, field: RaceField) -> None:
         self._artefacts.put(field.field_id, self._factory.packed(field))
-
-    def _imported(self, field: RaceField, names: Iterable[str]) -> list[tuple[str, Brought]]:
-        """Return what candidates bring that were learned elsewhere; their states are stored."""
-        found = []
-        for name in names:
-            if isinstance(field.candidates[name].start, Artefact):
-                model, updates = self._factory.imported(field, name)
-                found.append((name, Brought(self._stored(field, model), updates)))
-        return found
 
     def _stored(self, field: RaceField, model: Any) -> str:
         """Store a model's state; return its digest."""

@@ -7,12 +7,13 @@ fields and states.  Never here: what a learner or a guard does, files (`engine/s
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from engine.definition.candidates import scoring_models
 from engine.definition.pipeline import Pipeline
-from engine.machines.field_records import Codec
+from engine.machines.field_records import Brought, Codec
 from engine.stores.artefacts import Artefacts, dump_field, load_field
 from operators.models.artefacts import allow_for, load, model_codec
 from operators.models.digest import digest
@@ -42,8 +43,11 @@ class ModelFactory:
         self, pipeline: Pipeline, *, key: bytes | None = None, stored: Artefacts | None = None
     ) -> None:
         self._pipeline = pipeline
+        self._knows_key = key is not None
         self._key = key or secrets.token_bytes(KEY_BYTES)
         self._stored = stored
+        self._brought: dict[str, bytes] = {}
+        """States of candidates that were learned elsewhere, by digest."""
         self._reports: dict[str, ProbeReport] = {}
         """By the text of a model: to try one takes half a second."""
 
@@ -96,15 +100,24 @@ class ModelFactory:
         candidate = field.candidates[name]
         assert isinstance(candidate.start, Artefact)
         path = Path(candidate.start.path)
+        place = f"candidate `{name}` starts from {path}"
         try:
             data = path.read_bytes()
         except OSError as error:
             raise ModelError(
-                f"candidate `{name}` starts from {path}, which cannot be read: {error.strerror}",
+                f"{place}, which cannot be read: {error.strerror}",
                 hint="give a path that every worker that may lead can read",
             ) from error
+        if not self._knows_key:
+            raise ModelError(
+                f"{place}, and there is no key here to check it by",
+                hint="set HEADRACE_SIGNING_KEY, or HEADRACE_STATE_DIR to where its signing.key lies",
+            )
         allowed = allow_for([self.fresh(field, name), candidate.model])
-        model, meta = load(data, key=self._key, allowed=allowed)
+        try:
+            model, meta = load(data, key=self._key, allowed=allowed)
+        except ModelError as error:
+            raise ModelError(f"{place}: {error.message}", hint=error.hint) from error
         bare = model
         while isinstance(bare, FirstLesson | KnownNames | KnownValues | Copied):
             bare = bare.model
@@ -117,6 +130,21 @@ class ModelFactory:
             model = Copied(bare)  # a guard must have seen every lesson; this one is right without
         updates = meta.get("updates", 0)
         return model, updates if isinstance(updates, int) else 0
+
+    def brought(self, field: RaceField, names: Iterable[str]) -> list[tuple[str, Brought]]:
+        """Return what candidates bring that were learned elsewhere; their states are stored.
+
+        Raises ModelError, with the candidate and its file, as `imported`.
+        """
+        found = []
+        for name in names:
+            if isinstance(field.candidates[name].start, Artefact):
+                model, updates = self.imported(field, name)
+                artefact, self._brought[artefact] = self.stored(field, model)
+                if self._stored is not None:
+                    self._stored.put(artefact, self._brought[artefact])
+                found.append((name, Brought(artefact, updates)))
+        return found
 
     def field(self, field_id: str) -> RaceField:
         """Return the field that was stored under its id.  Raises ModelError where there is none."""
@@ -133,6 +161,8 @@ class ModelFactory:
         return model
 
     def _bytes(self, name: str) -> bytes:
+        if name in self._brought:
+            return self._brought[name]
         if self._stored is None:
             raise ModelError(f"there is no artefact {name}", hint="give the directory that has it")
         return self._stored.get(name)

@@ -82,7 +82,7 @@ def asked(folder: Path, *words: object) -> dict[str, Any]:
 
 def test_files_and_their_recording_give_the_same_answer(folder: Path) -> None:
     change = ("--what-if", f"challenger={folder / 'other.py'}:bayes", "--what-if", "champion=linear")
-    files = "--events", folder / "events.jsonl", "--labels", folder / "labels.jsonl"
+    files = files_of(folder)
     report = asked(folder, *files, *change)
     assert report == asked(folder, "--recording", folder / "recording", *change)
     assert report["scores_same"] == report["scores_compared"] == 2 * 240
@@ -168,3 +168,77 @@ def test_withholding_more_than_there_is_says_so(folder: Path) -> None:
     done = typed(*words, "7d")
     assert "no event was answered by a model that had learned" in str(done.exception)
     assert "no duration" in str(typed(*words, "soon").exception)
+
+
+STARTED = """
+from dataclasses import replace
+from headrace import Artefact, Candidate
+tree = Candidate(pipeline.models["tree"].model, start=Artefact(FILE))
+pipeline = replace(pipeline, models=pipeline.models | {"tree": tree})
+"""
+
+
+@pytest.fixture
+def begun(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A pipeline whose tree starts with what a backtest saved, and the file of that tree."""
+    monkeypatch.setenv("HEADRACE_STATE_DIR", str(tmp_path / "state"))
+    done = typed("backtest", folder / "rows.py", *files_of(folder), "--save", tmp_path / "saved")
+    assert done.exit_code == 0, done.output
+    model = tmp_path / "saved" / "0-tree.model"
+    pipeline = tmp_path / "begun.py"
+    pipeline.write_text(PIPELINE + STARTED.replace("FILE", repr(str(model))))
+    return pipeline, model
+
+
+def files_of(folder: Path) -> tuple[object, ...]:
+    return "--events", folder / "events.jsonl", "--labels", folder / "labels.jsonl"
+
+
+def test_a_backtest_starts_with_what_a_candidate_brings(folder: Path, begun: tuple[Path, Path]) -> None:
+    """And so do questions to it, to its recording, and to a second backtest of the same file."""
+    pipeline, model = begun
+    assert typed("check", pipeline).exit_code == 0
+    fresh = json.loads(typed("backtest", folder / "rows.py", *files_of(folder), "--json").stdout)
+    recording = model.with_name("recording")
+    done = typed("backtest", pipeline, *files_of(folder), "--record", recording, "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["on_own_rows"]["tree"] != fresh["on_own_rows"]["tree"]
+    assert report["on_own_rows"]["linear"] == fresh["on_own_rows"]["linear"]
+    question = "backtest", pipeline, "--what-if", "champion=linear", "--json"
+    answer = json.loads(typed(*question, *files_of(folder)).stdout)
+    assert answer["scores_same"] == answer["scores_compared"] == 2 * 240
+    assert answer["recorded"] == json.loads(typed(*question, "--recording", recording).stdout)["recorded"]
+    told = typed("backtest", pipeline, *files_of(folder), "--what-if", f"challenger={pipeline}:tree")
+    assert "learned elsewhere" in str(told.exception)
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "changed", "no key", "another key"])
+def test_a_start_that_cannot_be_is_refused_before_the_run_is(
+    folder: Path, begun: tuple[Path, Path], damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, model = begun
+    said = {
+        "missing": "cannot be read: No such file",
+        "garbage": "7 bytes are no model artefact",
+        "changed": "changed after it was signed",
+        "no key": "there is no key here to check it by",
+        "another key": "artefact signed with key",
+    }
+    match damage:
+        case "missing":
+            model.unlink()
+        case "garbage":
+            model.write_bytes(b"garbage")
+        case "changed":
+            model.write_bytes(model.read_bytes()[:-1] + b"?")
+        case "no key":
+            monkeypatch.setenv("HEADRACE_STATE_DIR", str(model.with_name("elsewhere")))
+        case "another key":
+            monkeypatch.setenv("HEADRACE_SIGNING_KEY", "another key of thirty-two bytes!")
+    for words in (["check", pipeline], ["backtest", pipeline, *files_of(folder)]):
+        done = typed(*words)
+        assert isinstance(done.exception, HeadraceError), (words, done.output)
+        assert f"candidate `tree` starts from {model}" in done.exception.message
+        assert said[damage] in done.exception.message
+        assert done.exception.hint
