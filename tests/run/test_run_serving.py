@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reading import claims_of, counting, folded_digests, read_topic, saved_digests, watching
+from reading import claims_of, counting, folded_digests, read_topic, saved_digests, source_of, watching
 from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
 from engine.definition.file import load_pipeline
@@ -50,22 +53,28 @@ SOURCE = """
 POLICIES = {
     "canary": "Canary(steps=(0.2, 0.5, 1.0), hold=400)",
     "split": 'Split({"lr": 0.5, "nb": 0.5}, min_examples=200)',
-    "switchback": 'Switchback(("lr", "nb"), block="12s", washout="2s", min_pairs=10)',
+    "switchback": 'Switchback(("lr", "nb"), block="6s", washout="1s", min_pairs=10)',
     "manual": "Canary(steps=(0.2, 1.0), hold=400)",
     "bandit": "Bandit(bandit.ThompsonSampling(proba.Beta()), every=50, explore=0.1)",
 }
 DECIDED = {"canary": "canary.done", "split": "split.decided", "switchback": "switchback.decided",
            "manual": "proposal.accepted"}  # fmt: skip
-VISITS = 4_000
-KILLS = (800, 2_000, 2_900)
+RUNS = {
+    "canary, then switchback": {"canary": 1_500, "switchback": 2_000},
+    "manual, then bandit, then split": {"manual": 1_700, "bandit": 1_300, "split": 1_200},
+}
+"""Visits under each policy.  The first of a run needs a champion that is the worse one."""
+KILLED_AFTER = {"canary": 700, "switchback": 700, "manual": 800, "bandit": 600, "split": 400}
+"""Visits of each policy until the worker is killed; a second kill, at the end, brings the next file."""
+APPROVED_AFTER = 500
 AHEAD_MAX = 300
 
 
-def visits(events: str, labels: str) -> list[Message]:
+def visits(events: str, labels: str, count: int) -> list[Message]:
     """A visit each second; what came of it five seconds later.  `nb` can tell, `lr` cannot."""
     rng = random.Random(9)
     start, rows = 1_700_000_000_000, []
-    for n in range(VISITS):
+    for n in range(count):
         user, amount, time = f"u{rng.randrange(300)}", rng.uniform(-2.0, 2.0), start + 1_000 * n
         value = {"event_id": f"e{n}", "event_time": time, "user": user, "amount": amount}
         told = {"event_id": f"e{n}", "label": abs(amount) < 1.0, "label_time": time + 5_000}
@@ -74,62 +83,105 @@ def visits(events: str, labels: str) -> list[Message]:
     return [message for _, message in sorted(rows, key=lambda row: row[0])]
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_policy_survives_kills_with_the_decisions_of_its_log(
-    kafka: KafkaSettings, tmp_path: Path, policy: str
-) -> None:
-    asyncio.run(serve(kafka, tmp_path, policy))
+class Run:
+    """One pipeline, and a file for each policy under which it serves, one after the other."""
 
+    def __init__(self, kafka: KafkaSettings, folder: Path, phases: Mapping[str, int]) -> None:
+        self.kafka, self.phases = kafka, phases
+        name = fresh_name("serving")
+        self.workers: list[Worker] = []
+        self.files: list[Path] = []
+        for policy in phases:
+            approve = 'approve="manual"' if policy == "manual" else 'approve="evidence"'
+            source = SOURCE.replace("SERVING", POLICIES[policy]).replace("APPROVE", approve)
+            (folder / policy).mkdir()
+            self.files.append(write_pipeline(folder / policy, source, name=name))
+            self.workers.append(Worker(self.files[-1], kafka, folder, name=policy))
+        self.pipeline = load_pipeline(self.files[0])
+        catalog = self.pipeline.catalog
+        self.predictions, self.examples = catalog["predictions"], catalog["examples"]
+        self.visits = sum(phases.values())
+        self.kills: list[tuple[int, Worker, Worker]] = []
+        """Answers after which a worker is killed, and who comes next."""
+        before = 0
+        for policy, worker, successor in zip(phases, self.workers, [*self.workers[1:], None], strict=True):
+            self.kills.append((before + KILLED_AFTER[policy], worker, worker))
+            before += phases[policy]
+            if successor is not None:
+                self.kills.append((before, worker, successor))
+        self.shown: dict[str, Counter[str]] = {}
+        """The metrics of each policy's worker at its end."""
 
-async def serve(kafka: KafkaSettings, folder: Path, policy: str) -> None:
-    name = fresh_name("serving")
-    approve = 'approve="manual"' if policy == "manual" else 'approve="evidence"'
-    source = SOURCE.replace("SERVING", POLICIES[policy]).replace("APPROVE", approve)
-    file = write_pipeline(folder, source, name=name)
-    pipeline = load_pipeline(file)
-    await make_topics(kafka, pipeline)
-    answering = asyncio.create_task(approved(kafka, pipeline)) if policy == "manual" else None
-    predictions, examples, decided = (
-        pipeline.catalog[role] for role in ("predictions", "examples", "decisions")
-    )
-    worker = Worker(file, kafka, folder)
-    async with watching(kafka, predictions, examples) as watch:
-        with worker:
-            await worker.ready()
-            sent = [0]
-            messages = visits(pipeline.events.name, pipeline.labels.topic or "")
-            for message in messages:
-                sent.append(sent[-1] + (message.topic == pipeline.events.name))
-            kills = list(KILLS)
+    async def serve(self) -> None:
+        await make_topics(self.kafka, self.pipeline)
+        approving = (
+            asyncio.create_task(approved(self.kafka, self.pipeline)) if "manual" in self.phases else None
+        )
+        kills = iter(self.kills)
+        due, worker, successor = next(kills)
+        messages = visits(self.pipeline.events.name, self.pipeline.labels.topic or "", self.visits)
+        sent = [0]
+        for message in messages:
+            sent.append(sent[-1] + (message.topic == self.pipeline.events.name))
 
-            async def pace(published: int) -> None:
+        async def pace(published: int) -> None:
+            nonlocal due, worker, successor
+            await until(
+                lambda: watch.answered(self.predictions) >= sent[published] - AHEAD_MAX,
+                "answers",
+                worker=worker,
+            )
+            if approving is not None and sent[published] > APPROVED_AFTER:
+                await approving
+            if watch.answered(self.predictions) > due:
+                self.shown[worker.name] = worker.metrics()
+                worker.kill()
+                worker = successor.start()
+                due, _, successor = next(kills, (self.visits, worker, worker))
+
+        with ExitStack() as ends:
+            for each in self.workers:
+                ends.push(each)
+            async with watching(self.kafka, self.predictions, self.examples) as watch:
+                await worker.start().ready()
+                await publish(self.kafka, messages, pace=pace)
+                assert next(kills, None) is None
                 await until(
-                    lambda: watch.answered(predictions) >= sent[published] - AHEAD_MAX,
-                    "answers",
+                    lambda: watch.counted(self.examples) >= self.visits, "every example", worker=worker
+                )
+                await until(
+                    lambda: worker.metrics()["headrace_examples_total"] >= self.visits,
+                    "learned",
                     worker=worker,
                 )
-                if kills and watch.answered(predictions) > kills[0]:
-                    kills.pop(0)
-                    worker.kill()
-                    worker.start()
+                assert await worker.stop() == 0
 
-            await publish(kafka, messages, pace=pace)
-            assert not kills
-            if answering is not None:
-                await answering
-            await until(lambda: watch.counted(examples) >= VISITS, "every example", worker=worker)
-            await until(
-                lambda: worker.metrics()["headrace_examples_total"] >= VISITS, "learned", worker=worker
-            )
-            shown = worker.metrics()
-            assert await worker.stop() == 0
-    log = await read_topic(kafka, examples)
-    check_answers(await read_topic(kafka, predictions), log, policy)
-    check_decisions(file, log, await read_topic(kafka, decided), policy)
-    assert (await saved_digests(file, worker.state_dir)) == folded_digests(file, log)
-    assert shown["headrace_policy_revision"] >= (policy == "bandit") * 20
-    answered = sum(shown[f"headrace_arm_predictions_total{{{arm}}}"] for arm in ("lr", "nb"))
-    assert answered >= (policy == "bandit") * (VISITS - KILLS[-1]) / 2, "since the last start"
+
+@pytest.mark.parametrize("phases", RUNS.values(), ids=RUNS)
+def test_policies_survive_kills_with_the_decisions_of_their_log(
+    kafka: KafkaSettings, tmp_path: Path, phases: Mapping[str, int]
+) -> None:
+    run = Run(kafka, tmp_path, phases)
+    asyncio.run(run.serve())
+    asyncio.run(check(run))
+
+
+async def check(run: Run) -> None:
+    log, state_dir = await read_topic(run.kafka, run.examples), run.workers[0].state_dir
+    check_answers(await read_topic(run.kafka, run.predictions), log, run)
+    types = check_decisions(run.files[-1], log, await decided(run.kafka, run.pipeline), state_dir)
+    assert {DECIDED[policy] for policy in run.phases if policy in DECIDED} <= types
+    saved = await saved_digests(run.files[-1], state_dir)
+    assert saved == folded_digests(run.files[-1], log, state_dir=state_dir)
+    if "bandit" in run.phases:
+        shown = run.shown["bandit"]
+        assert shown["headrace_policy_revision"] >= run.phases["bandit"] // 50
+        answered = sum(shown[f"headrace_arm_predictions_total{{{arm}}}"] for arm in ("lr", "nb"))
+        assert answered >= (run.phases["bandit"] - KILLED_AFTER["bandit"]) / 2, "since the last start"
+
+
+async def decided(kafka: KafkaSettings, pipeline: Pipeline) -> list[Any]:
+    return await read_topic(kafka, pipeline.catalog["decisions"])
 
 
 async def approved(kafka: KafkaSettings, pipeline: Pipeline) -> None:
@@ -146,13 +198,13 @@ async def approved(kafka: KafkaSettings, pipeline: Pipeline) -> None:
     await publish(kafka, [message, message])
 
 
-def check_answers(answers_log: list[Any], examples_log: list[Any], policy: str) -> None:
+def check_answers(answers_log: list[Any], examples_log: list[Any], run: Run) -> None:
     """Every answer has its example, and both say the same about who was picked."""
     answers, lessons = counting(answers_log), counting(examples_log, "example")
     assert answers.keys() == lessons.keys()
-    assert len(answers) == VISITS
-    assert len(claims_of(answers_log)) >= len(KILLS) + 1
-    picked = set()
+    assert len(answers) == run.visits
+    assert len(claims_of(answers_log)) >= len(run.kills) + 1
+    picked: dict[str, set[str]] = {}
     for event_id, lesson in lessons.items():
         answer = answers[event_id]
         for told in (
@@ -165,24 +217,25 @@ def check_answers(answers_log: list[Any], examples_log: list[Any], policy: str) 
         ):
             assert (lesson.get(told) or 0) == (answer.get(told) or 0), (event_id, told)
         assert lesson["scores"][answer["model_name"]] == answer["prediction_score"]
-        if answer.get("policy"):
-            assert answer["policy"] == ("canary" if policy == "manual" else policy)
-            picked.add(answer["model_name"])
-    assert picked == {"lr", "nb"}
+        if policy := answer.get("policy"):
+            picked.setdefault(policy, set()).add(answer["model_name"])
+    assert picked == {"canary" if policy == "manual" else policy: {"lr", "nb"} for policy in run.phases}
 
 
-def check_decisions(file: Path, examples_log: list[Any], decided: list[Any], policy: str) -> None:
-    """What was decided, by whichever worker, is what a fold of the log decides; no more and no less."""
-    learner = build_learner(load_pipeline(file))
+def check_decisions(file: Path, examples_log: list[Any], decided: list[Any], state_dir: Path) -> set[str]:
+    """What was decided, by whichever worker, is what a fold of the log decides; return the types."""
+    pipeline = load_pipeline(file)
+    learner = build_learner(pipeline, source=source_of(pipeline, state_dir))
     log = [
         Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
         for r in examples_log
     ]
-    expected = [json.loads(encode(one)) for one in learner.fold(log)]
+    expected: list[Any] = []
+    while learner.reading <= log[-1].offset:  # the log may begin with the field of another file
+        expected += [json.loads(encode(one)) for one in learner.fold(log)]
     written = {value["decision_id"]: value for value in (json.loads(r.value or b"") for r in decided)}
     assert [*written.values()] == expected
-    if policy in DECIDED:
-        assert DECIDED[policy] in {one["type"] for one in expected}
+    return {one["type"] for one in expected}
 
 
 SLOW_SOURCE = """
@@ -233,7 +286,7 @@ async def too_slow(kafka: KafkaSettings, folder: Path) -> None:
     async with watching(kafka, predictions) as watch:
         with worker:
             await worker.ready()
-            messages = visits(pipeline.events.name, pipeline.labels.topic or "")[:2_000]
+            messages = visits(pipeline.events.name, pipeline.labels.topic or "", 1_000)
             sent = [0]
             for message in messages:
                 sent.append(sent[-1] + (message.topic == pipeline.events.name))
@@ -247,7 +300,7 @@ async def too_slow(kafka: KafkaSettings, folder: Path) -> None:
             await until(lambda: worker.logged("model.over_budget"), "the budget", worker=worker)
             assert await worker.stop() == 0
     log = await read_topic(kafka, examples)
-    check_decisions(file, log, await read_topic(kafka, pipeline.catalog["decisions"]), "slow")
-    types = [json.loads(one.value)["type"] for one in await read_topic(kafka, pipeline.catalog["decisions"])]
-    assert types == ["model.over_budget", "challenger.retired"]
+    told = await decided(kafka, pipeline)
+    check_decisions(file, log, told, worker.state_dir)
+    assert [json.loads(one.value)["type"] for one in told] == ["model.over_budget", "challenger.retired"]
     assert [header for one in log for header in one.headers if header[1] == b"slow"]
