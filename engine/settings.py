@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from aiokafka.helpers import create_ssl_context
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -29,6 +37,7 @@ from pydantic_settings import (
 )
 
 from topics.errors import SettingsError
+from topics.signatures import KEY_BYTES_MIN
 
 __all__ = [
     "CONFIG_FILE",
@@ -45,6 +54,8 @@ ENV_PREFIX = "HEADRACE_"
 CONFIG_FILE = Path("headrace.toml")
 OTHERS = ("HEADRACE_DATA", "HEADRACE_KAFKA_JARS", "HEADRACE_MODEL_RUNS")
 """Read by tests and load tests, no settings of a worker."""
+SIGNER_CHARS_MAX = 64
+"""Of a name that signs: it stands in every decision that was asked for."""
 FAUST = "HEADRACE_FAUST_"
 """Faust's own options."""
 _SERVICE = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
@@ -220,6 +231,10 @@ class Settings(BaseSettings):
     """Static features change by the day: a minute of the old value spares most reads."""
     signing_key: SecretStr | None = None
     """Signs model artefacts; every process of a pipeline needs the same."""
+    command_keys: dict[str, SecretStr] = {}
+    """Who may command, each with a key of 16 bytes at the least: a worker then acts on signed commands alone,
+    and their `actor` is the name of the key.  A sender needs its own.  Empty: the ACL of the commands topic
+    decides."""
     checkpoint_interval_ms: Milliseconds = 5_000
     """Work that a crash repeats; also the longest an idle tail stays unsaved."""
     replay_max: int = Field(default=2_000_000, gt=0)
@@ -232,6 +247,24 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     """auto: console on a terminal, JSON otherwise."""
+
+    @field_validator("command_keys")
+    @classmethod
+    def _long_enough(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, key in keys.items():
+            if len(key.get_secret_value().encode()) < KEY_BYTES_MIN:
+                raise ValueError(
+                    f"the key of `{name}` has less than {KEY_BYTES_MIN} bytes: it can be guessed"
+                )
+            if not name.isprintable() or not 0 < len(name) <= SIGNER_CHARS_MAX:
+                raise ValueError(
+                    f"a name that signs has 1 to {SIGNER_CHARS_MAX} printable characters, not {name!r}"
+                )
+        return keys
+
+    def command_secrets(self) -> dict[str, bytes]:
+        """Return the keys that sign commands, by the name of who asks."""
+        return {name: key.get_secret_value().encode() for name, key in self.command_keys.items()}
 
     @classmethod
     def settings_customise_sources(

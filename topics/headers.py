@@ -27,6 +27,9 @@ __all__ = [
     "QUARANTINE",
     "REASON",
     "RECORD_TYPE",
+    "REFUSED",
+    "SIGNATURE",
+    "SIGNER",
     "SLOW",
     "UNREADABLE",
     "HeaderMeaning",
@@ -37,10 +40,13 @@ __all__ = [
     "record_bytes",
     "record_type_of",
     "refusal_of",
+    "text_of",
     "traced",
 ]
 
 RECORD_TYPE = "headrace-kind"
+SIGNATURE = "headrace-signature"
+SIGNER, REFUSED = "headrace-signer", "headrace-refused"
 FEATURES = "headrace-features"
 """The version of all features together, on predictions: what it stands for is in the catalogue."""
 EXAMPLE: Headers = ((RECORD_TYPE, b"example"),)
@@ -101,6 +107,13 @@ MEANINGS = (
         ("predictions", "shadow-predictions"),
         "Version of all features together, as in the catalogue.",
     ),
+    HeaderMeaning(
+        SIGNATURE,
+        ("commands",),
+        "Who asks, a colon, and HMAC-SHA256 of topic and value by that one's key, in hex.",
+    ),
+    HeaderMeaning(SIGNER, ("examples",), "On a command: whose key signed it; its `actor` in decisions."),
+    HeaderMeaning(REFUSED, ("examples",), "On a command that nobody's key signed: why it does nothing."),
     HeaderMeaning("ce_id", ("predictions", "alerts"), "CloudEvents: `prediction_id` or `alert_id`."),
     HeaderMeaning(
         "ce_type",
@@ -160,6 +173,11 @@ def record_type_of(headers: Headers) -> RecordType | None:
         if name == RECORD_TYPE:
             return _RECORD_TYPES.get(value)
     return None
+
+
+def text_of(headers: Headers, name: str) -> str:
+    """Return the value of the first header of this name as text; empty where there is none."""
+    return next(((value or b"").decode(errors="replace") for other, value in headers if other == name), "")
 
 
 def traced(headers: Headers) -> Headers:

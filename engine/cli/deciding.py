@@ -41,7 +41,9 @@ class CommandOptions(KafkaOptions):
     """What every command takes beside what it is about."""
 
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the decision.")] = ""
-    actor: Annotated[str | None, typer.Option("--actor", help="Who asks; default: the user.")] = None
+    actor: Annotated[
+        str | None, typer.Option("--actor", help="Who asks; default: the key's name, or the user.")
+    ] = None
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the decision.")
     ] = TIMEOUT_S
@@ -139,24 +141,24 @@ def _user() -> str:
 
 def _send(file: Path, word: CommandWord, options: CommandOptions, **about: Any) -> None:
     """Send a command, wait for its answer, print it; leave with exit code 1 where it was refused."""
-    from engine.lineage.commands import answer_of, fresh_command_id  # noqa: PLC0415
+    from engine.lineage.commands import answer_of, asking, fresh_command_id  # noqa: PLC0415
     from topics.codec import encode  # noqa: PLC0415
     from topics.messages import Command  # noqa: PLC0415
 
-    pipeline = load_pipeline(file)
+    pipeline, settings = load_pipeline(file), options.settings()
+    signing = asking(settings, options.actor)
     command = Command(
         fresh_command_id(),
         word,
         time.time_ns() // 1_000_000,
         reason=options.reason,
-        actor=_user() if options.actor is None else options.actor,
+        actor=signing or options.actor or _user(),
         **about,
     )
     if options.dry_run:
         typer.echo(encode(command).decode())
         return
-    kafka = options.settings().kafka
-    decisions = asyncio.run(answer_of(pipeline, kafka, command, deadline_s=options.timeout))
+    decisions = asyncio.run(answer_of(pipeline, settings, command, deadline_s=options.timeout))
     refused = any(decision.type == REFUSED for decision in decisions)
     if options.json:
         from msgspec import to_builtins  # noqa: PLC0415

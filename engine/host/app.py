@@ -99,8 +99,8 @@ def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: 
     @app.agent(commands)
     async def command(stream: Any) -> None:
         """Hand each command to the examples log; it acts, or is refused, there, at its offset."""
-        async for value in stream:
-            await worker.ask(value or b"")
+        async for event in stream.events():
+            await worker.ask(event.value or b"", tuple(event.headers.items()))
 
     _add_pages(app, worker, metrics)
     return app

@@ -1,7 +1,7 @@
 """A command to a running pipeline, and the decisions that answer it.
 
-Lives here: sending, and waiting for the answer until a deadline.  Never here: what a command does
-(`operators/race/arena.py`), arguments.
+Lives here: who signs it, sending, and waiting for the answer until a deadline.  Never here: what a command
+does (`operators/race/arena.py`), arguments.
 
 The end of the decisions log is looked up before the command leaves, so no answer can be missed.  Decisions
 of one command stand side by side at one offset; what is read with the first is all of them, or the rest
@@ -19,12 +19,13 @@ from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import log_bounds, read_log
 from engine.kafka.sink import open_sink
 from engine.lineage.sources import decode_decision
-from engine.settings import KafkaSettings
+from engine.settings import Settings
 from topics.codec import encode
-from topics.errors import BrokerError
+from topics.errors import BrokerError, SettingsError
 from topics.messages import Command, Decision, Outgoing
+from topics.signatures import signed_by
 
-__all__ = ["answer_of", "fresh_command_id"]
+__all__ = ["answer_of", "asking", "fresh_command_id"]
 
 PARTITION = 0
 SETTLE_S = 0.5
@@ -36,20 +37,43 @@ def fresh_command_id() -> str:
     return f"{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:12]}"
 
 
+def asking(settings: Settings, actor: str | None) -> str | None:
+    """Return the name whose key signs a command, None where there are no keys.
+
+    That is `actor`, or who has the only key.  Raises SettingsError where it cannot be told.
+    """
+    names = sorted(settings.command_keys)
+    if not names:
+        return None
+    if actor is None and len(names) == 1:
+        return names[0]
+    if actor not in names:
+        raise SettingsError(
+            "commands are signed here, and there is "
+            + (f"no key of `{actor}`" if actor is not None else "more than one key"),
+            hint=f"--actor with one of: {', '.join(names)} (HEADRACE_COMMAND_KEYS)",
+        )
+    return actor
+
+
 async def answer_of(
-    pipeline: Pipeline, kafka: KafkaSettings, command: Command, *, deadline_s: float
+    pipeline: Pipeline, settings: Settings, command: Command, *, deadline_s: float
 ) -> list[Decision]:
-    """Send a command and return the decisions that answer it, refusals too.
+    """Send a command, signed where its actor has a key; return the decisions that answer it, refusals too.
 
     Raises BrokerError where none has come within `deadline_s`: the command stays in its topic.
     """
+    kafka, asked, value = settings.kafka, pipeline.catalog["commands"], encode(command)
+    key_of_actor = settings.command_secrets().get(command.actor)
+    signature = (
+        () if key_of_actor is None else signed_by(command.actor, key_of_actor, topic=asked, value=value)
+    )
     topic = pipeline.catalog["decisions"]
     _, end = (await log_bounds(kafka, topic))[PARTITION]
-    await log_bounds(kafka, pipeline.catalog["commands"])  # says that there is no such topic, if so
+    await log_bounds(kafka, asked)  # says that there is no such topic, if so
     key = command.command_id.encode()
     async with open_sink(kafka) as sink:
-        record = Outgoing("dead-letters", None, key, encode(command), (), command.time)
-        await sink.send(pipeline.catalog["commands"], None, [record])
+        await sink.send(asked, None, [Outgoing("dead-letters", None, key, value, signature, command.time)])
         await sink.flush()
     answers: list[Decision] = []
     try:

@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.machines.field_records import FieldRecords, FieldSource, about_change, refusal
 from operators.claims.rule import Reader
@@ -41,7 +42,7 @@ from operators.models.parameters import model_text
 from operators.models.scoring import Prior, Racer, Roster
 from operators.race.approval import Approvals
 from operators.race.arena import THE_FILE, Arena, Objection
-from operators.race.commands import Commands
+from operators.race.commands import UNSIGNED, Commands
 from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence
 from operators.race.field import FieldStep, RaceField
@@ -65,7 +66,7 @@ from topics.codec import (
     decode_slow,
 )
 from topics.errors import ClaimError, ModelError
-from topics.headers import record_type_of
+from topics.headers import REFUSED, SIGNER, record_type_of, text_of
 from topics.messages import Decision, Example, FieldChange, Quarantine, Record, RecordType, Slow, Task
 
 __all__ = ["Learner"]
@@ -365,13 +366,17 @@ class Learner:
         return []
 
     def _command(self, record: Record) -> list[Decision]:
-        value = record.value or b""
+        value, at = record.value or b"", self.learning.moment(record.offset)
+        if unsigned := text_of(record.headers, REFUSED):
+            self._progress.refused += 1
+            return [self.commands.refuse(at, unsigned, command_id(value), UNSIGNED)]
         try:
             command = decode_command(value)
         except ValueError as error:
             self._progress.refused += 1
-            at = self.learning.moment(record.offset)
             return [self.commands.refuse(at, str(error), command_id(value))]
+        if signer := text_of(record.headers, SIGNER):
+            command = replace(command, actor=signer)
         return self.learning.act(record.offset, lambda at: self.commands.act(at, command))
 
     def _too_slow(self, report: Slow, offset: int) -> list[Decision]:

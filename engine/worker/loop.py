@@ -33,10 +33,10 @@ from engine.worker.checkpointing import CheckpointWriter
 from engine.worker.follower import Follower
 from engine.worker.owned_partitions import OwnedPartitions
 from engine.worker.partition import Inputs, Partition, Place, merge_values
-from topics import headers
 from topics.codec import COMMAND_BYTES_MAX, command_id
 from topics.errors import BrokerError, ClaimError, HeadraceError
-from topics.messages import Outgoing
+from topics.messages import Headers, Outgoing
+from topics.signatures import admission
 
 __all__ = ["Worker"]
 
@@ -112,7 +112,8 @@ class Worker:
         self._watches = (CountWatch(counted_lines(pipeline.labels)), LabelWatch(), letters)
         self._ready = False
         self._stopping = asyncio.Event()
-        self._commands: asyncio.Queue[tuple[bytes, asyncio.Future[None]]] = asyncio.Queue(COMMANDS_MAX)
+        self._command_keys, self._commands_topic = settings.command_secrets(), catalog["commands"]
+        self._commands: asyncio.Queue[tuple[Outgoing, asyncio.Future[None]]] = asyncio.Queue(COMMANDS_MAX)
         """Commands yet to be written into the examples log, each with the future that is resolved then."""
         self._slow: list[Outgoing] = []
         """Records about candidates over their budget, yet to be written into the examples log."""
@@ -305,19 +306,21 @@ class Worker:
 
     # -- commands ---------------------------------------------------------------------------------
 
-    async def ask(self, value: bytes) -> None:
-        """Queue the bytes of a command; returns when the examples log has it."""
+    async def ask(self, value: bytes, sent: Headers) -> None:
+        """Queue the bytes of a command that came with headers; returns when the examples log has it."""
+        taken = admission(sent, self._command_keys, topic=self._commands_topic, value=value)
+        value = value[: COMMAND_BYTES_MAX + 1]  # one too many is refused there
+        record = Outgoing("examples", 0, command_id(value).encode(), value, taken, _now_ms())
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._commands.put((value[: COMMAND_BYTES_MAX + 1], done))  # one too many is refused there
+        await self._commands.put((record, done))
         await done
 
     async def _write_commands(self) -> None:
         while self._slow:
             await self._write_logged(self._slow.pop())
         while not self._commands.empty():
-            value, done = self._commands.get_nowait()
-            record_key = command_id(value).encode()
-            await self._write_logged(Outgoing("examples", 0, record_key, value, headers.COMMAND, _now_ms()))
+            record, done = self._commands.get_nowait()
+            await self._write_logged(record)
             if not done.done():
                 done.set_result(None)
 

@@ -18,7 +18,7 @@ from operators.race.good_versions import GOOD_EVERY, GoodVersions
 from operators.state import StateEntries, WholeState
 from topics.messages import Command, Decision, DecisionType
 
-__all__ = ["COMMANDS_MAX", "Commands"]
+__all__ = ["COMMANDS_MAX", "UNSIGNED", "Commands"]
 
 COMMANDS_MAX = 1_024
 """Command ids remembered to ignore repeats; retries come within seconds, not a thousand commands later."""
@@ -26,6 +26,7 @@ NO_COMMAND = (
     'a command is one JSON object, {"command_id": ..., "command": ..., "time": ...} and what its word needs, '
     "such as model_name"
 )
+UNSIGNED = "send it with `headrace models`, HEADRACE_COMMAND_KEYS holding the key under the name of who asks"
 
 
 class Commands(WholeState):
@@ -80,9 +81,9 @@ class Commands(WholeState):
             ]
         return self._ACTS[command.command](self, at, command)
 
-    def refuse(self, at: Moment, reason: str, command_id: str) -> Decision:
-        """Return the refusal of what is no command; its id, if it has one, may come again."""
-        refusal = Objection(reason, NO_COMMAND)
+    def refuse(self, at: Moment, reason: str, command_id: str, do: str = NO_COMMAND) -> Decision:
+        """Return the refusal of what is no command, or nobody's; its id, if it has one, may come again."""
+        refusal = Objection(reason, do)
         evidence = refusal.evidence | ({"command_id": command_id} if command_id else {})
         champion = self._arena.roster.champion
         return self._arena.write(at, "command.refused", champion, refusal.why, evidence=evidence)
