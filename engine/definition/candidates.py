@@ -7,7 +7,7 @@ features (`operators/models/probe.py` tries it), what it learns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, get_args, get_type_hints
@@ -19,7 +19,7 @@ from operators.drift.detectors import FEATURE, Drift
 from operators.models.guards import last_step
 from operators.models.parameters import unseeded_parts
 from operators.race.blend import OPENING, Blend, OpeningName, check_blends, first_of, with_blend
-from operators.race.candidates import Candidate, candidate_of
+from operators.race.candidates import Candidate, candidate_of, made_of
 from topics.errors import DefinitionError
 from topics.messages import Task
 
@@ -60,6 +60,11 @@ def checked_candidates(
         raise DefinitionError(f"champion `{first}` is no model", hint=f"name one of: {', '.join(models)}")
     of_champion = candidates[first].model
     for name, candidate in candidates.items():
+        if made_of(name) in candidates:
+            raise DefinitionError(
+                f"model `{name}` has a name that the race gives to a challenger or twin of `{made_of(name)}`",
+                hint=f"rename it, to {_free(name, candidates)!r} for instance",
+            )
         model = candidate.model
         if model is None:
             # A blend is no model that a copy could be of: refused like a champion that copies itself.
@@ -68,6 +73,14 @@ def checked_candidates(
         candidates[name] = replace(candidate, model=model.clone())
     check_blends(candidates)
     return candidates
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """Return a name like this one that nobody has and the race never makes."""
+    free = "_".join(name.rsplit("-", 1))
+    while free in taken:
+        free += "_"
+    return free
 
 
 def _check_model(name: str, model: Any) -> None:

@@ -23,6 +23,7 @@ from engine.worker.assembly import libraries
 from operators.models.digest import digest
 from operators.models.parameters import model_text, parameters_of
 from operators.models.scoring import Racer
+from operators.race.candidates import made_of
 from operators.race.field import RaceField
 from operators.race.learning import CROWNING, FROM, METRIC, REPLACING, UPDATES
 from operators.versions.release import with_twins
@@ -365,7 +366,7 @@ def _replace(history: History, version: Version, decision: Decision) -> None:
 
 def _text_of(decision: Decision, texts: Mapping[str, str]) -> str:
     """Return the definition of a challenger that was started of another one's, `linear-4` of `linear`."""
-    of = decision.evidence.get("of", decision.model_name.rpartition("-")[0])
+    of = decision.evidence.get("of", made_of(decision.model_name))
     return texts.get(decision.model_name) or texts.get(str(of), "")
 
 

@@ -26,10 +26,9 @@ import msgspec
 from operators.models.parameters import model_text
 from operators.models.scoring import Roster
 from operators.race.arena import Objection, listed
-from operators.race.candidates import start_text
+from operators.race.candidates import made_of, start_text, twin_name
 from operators.race.field import FieldStep, Newcomer, RaceField, settings_text
 from operators.state import StateEntries, WholeState
-from operators.versions.release import twin_name
 from topics.messages import Entrant, FieldChange
 
 __all__ = [
@@ -228,6 +227,7 @@ class FieldRecords(WholeState):
         evidence["updates"] = updates
         unborn = {*self.waiting, *self._state.refused}
         reused = name in self._state.gone or (name in self.field.candidates and name not in unborn)
+        reused |= made_of(name) != ""  # the race may have given it to a challenger that has gone
         twin = None
         if candidate.release is not None:
             new_codec = self._source.codec(field)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from loadtest.learning.stream_run import StreamRun, stream_run_of
 from loadtest.learning.streams import Stream
 from operators.race.blend import Blend
-from operators.race.candidates import Candidate, Release
+from operators.race.candidates import Candidate, Release, twin_name
 from operators.race.evidence import Promotion
 from operators.race.losses import brier
 from operators.versions import release
@@ -63,7 +63,7 @@ def released(stream: Stream, data: Path, every: int) -> dict[str, Released]:
             *_losses(gated, ungated, name),
             told["version.released", name],
             told["version.held", name],
-            told["version.restored", release.twin_name(name)],
+            told["version.restored", twin_name(name)],
         )
         for name in learners
     }

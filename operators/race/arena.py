@@ -27,7 +27,7 @@ import msgspec
 
 from operators.drift.detectors import Detection
 from operators.models.scoring import Racer, Roster
-from operators.race.candidates import Challenge, Drifted, start_text
+from operators.race.candidates import Challenge, Drifted, challenger_name, start_text
 from operators.race.evidence import Promotion, Verdict
 from operators.race.field import FieldStep, Newcomer
 from operators.state import StateDelta, StateEntries
@@ -601,7 +601,7 @@ class Arena:
             worst = max(started, key=lambda racer: recent_loss(racer.name))
             decisions += self.retire(at, worst.name, reason)
         original = roster.racers[of]
-        while (name := f"{original.definition}-{self._version_next}") in roster.racers:
+        while (name := challenger_name(original.definition, self._version_next)) in roster.racers:
             self._version_next += 1
         roster.racers[name] = Racer(
             name,

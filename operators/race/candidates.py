@@ -3,10 +3,15 @@
 Lives here: the values a user writes, and the refusals that need nothing else to be seen.  Never here: what a
 racer is (`operators/models/scoring.py`), the whole field (`field.py`), whether a model fits the task
 (`engine/definition/candidates.py`).
+
+The race makes racers of candidates, and their names of theirs: of `tree` the twin `tree-twin`, and
+challengers by the number of their version, `tree-5`.  A definition that has `tree` can have no candidate of
+such a name.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -27,15 +32,39 @@ __all__ = [
     "Trigger",
     "Worse",
     "candidate_of",
+    "challenger_name",
     "check_challenges",
+    "made_of",
     "start_text",
+    "twin_name",
 ]
 
+_MADE = re.compile(r"(.+)-(?:[0-9]+|twin)", re.DOTALL)
 Learn = Literal["always", "never"]
 Model = Any
 """A River estimator, a `Blend`, or None."""
 STARTS = ("fresh", "champion", "log")
 """The words for a start; a span of label time such as "7d" and an `Artefact` are the others."""
+
+
+def challenger_name(of: str, version: int) -> str:
+    """Return the name of a challenger that the race starts of candidate `of`."""
+    return f"{of}-{version}"
+
+
+def twin_name(of: str) -> str:
+    """Return the name of the twin of a released candidate."""
+    return f"{of}-twin"
+
+
+def made_of(name: str) -> str:
+    """Return the candidate of which the race would make a racer of this name; empty where of none.
+
+    >>> made_of("tree-5"), made_of("tree-twin"), made_of("tree"), made_of("tree-5b")
+    ('tree', 'tree', '', '')
+    """
+    found = _MADE.fullmatch(name)
+    return "" if found is None else found[1]
 
 
 @dataclass(frozen=True)

@@ -31,23 +31,18 @@ import msgspec
 
 from operators.models.scoring import Racer
 from operators.race.arena import Arena, Evidenced, Moment
-from operators.race.candidates import Candidate, Release
+from operators.race.candidates import Candidate, Release, twin_name
 from operators.race.losses import Losses
 from operators.state import StateEntries, WholeState
 from topics.messages import Decision, Example
 
-__all__ = ["Releases", "twin_name", "with_twins"]
+__all__ = ["Releases", "with_twins"]
 
 BLOCKS = 32
 """Blocks between two release points."""
 BLOCKS_MIN = 8
 """Fewer blocks (labels that came late, scores that one of the two lacks) say nothing."""
 WORSE_DEVIATIONS = 2.45
-
-
-def twin_name(name: str) -> str:
-    """Return the name of a released candidate's twin."""
-    return f"{name}-twin"
 
 
 def with_twins(

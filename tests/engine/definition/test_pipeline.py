@@ -9,10 +9,13 @@ import pytest
 from river import compose, forest, linear_model, preprocessing, tree
 
 from engine import Candidate, Challenge, Every, Labels, Pipeline, Topic
+from engine.definition.candidates import checked_candidates
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import CHANGES_NAMED_MAX, Change, check_definition
 from operators import by, field
 from topics.errors import CheckpointError, DefinitionError
+
+TREE = tree.HoeffdingTreeClassifier()
 
 
 class Payment(msgspec.Struct):
@@ -78,6 +81,19 @@ def test_what_is_left_out_follows_from_the_rest() -> None:
 )
 def test_the_task_follows_from_the_models(models: Any, labels: Labels, task: str) -> None:
     assert pipeline(models=models, labels=labels).task == task
+
+
+@pytest.mark.parametrize("name", ["tree-5", "tree-twin", "blend-3"])
+def test_names_that_the_race_makes_are_refused_with_another(name: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        checked_candidates({"tree": TREE, name: TREE, name.replace("-", "_"): TREE}, None)
+    assert f"`{name}` has a name that the race gives to a challenger or twin of" in caught.value.message
+    renamed = caught.value.hint.split("'")[1]
+    assert list(checked_candidates({"tree": TREE, renamed: TREE}, "tree")) == ["tree", renamed]
+
+
+def test_such_a_name_is_free_where_nobody_is_there_to_make_it_of() -> None:
+    assert list(checked_candidates({"arf-10": TREE, "tree-5b": TREE, "x-twin": TREE}, "arf-10"))
 
 
 def test_models_are_cloned_and_share_nothing() -> None:
@@ -179,7 +195,7 @@ def test_changed_features_are_named_with_both_versions_and_the_way_on() -> None:
         "state/pay/scorer-0.sqlite was written by another definition: feature new is new, "
         "feature sum changed (2b -> 4d), feature gone is gone"
     )
-    assert error.hint.startswith("to go on, `headrace run --accept-changed-features`: models keep")
+    assert error.hint.startswith("to go on, `headrace run PIPELINE.py --accept-changed-features`: models")
     assert "go back to the old definition" in error.hint
 
 

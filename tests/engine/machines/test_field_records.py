@@ -18,7 +18,7 @@ from engine.machines.field_records import Brought, change_of
 from engine.machines.learner import Learner
 from operators.drift.detectors import Drift
 from operators.models.digest import digest
-from operators.race.candidates import Candidate, Release
+from operators.race.candidates import Candidate, Challenge, Every, Release
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
 from operators.race.losses import Quantile, ScaledError, loss_of
@@ -374,6 +374,22 @@ def test_what_a_released_candidate_brings_is_its_twins_too() -> None:
     other = learner(field, source)
     other.restore({name: data for name, data in stored.items() if data is not None})
     assert other.digests() == found.digests()
+
+
+def test_a_name_that_the_race_has_given_is_another_model_when_a_file_has_it() -> None:
+    """What was answered under the name before does not count for the one that enters."""
+    challenge = Challenge(Every(20), max=1)
+    before = RaceField.of({"tree": TREE, "linear": LINEAR}, champion="linear", challenges=[challenge])
+    started = "linear-3"
+    after = RaceField.of({"tree": TREE, started: TREE}, champion="tree")
+    found = learner(before, Source(fields=[before, after]))
+    records = claimed(log(change(None, before), *map(example, range(30)), change(before, after)))
+    fold(found, records[:-1])
+    assert list(found.roster.racers) == ["tree", "linear", started]
+    found.fold(records[-1:])
+    assert list(found.roster.racers) == ["tree", started]
+    assert found.roster.racers[started].definition == started
+    assert found.roster.racers[started].since == found.roster.lineup > 0
 
 
 def test_a_checkpoint_before_the_log_was_read_says_nothing_of_its_first_field() -> None:
