@@ -233,9 +233,11 @@ class Replay:
         """
 
         def missing() -> int:
-            racer = self.racer(version)
-            if racer is None:
-                return 1  # record by record: who starts in the middle of a slice would run ahead in it
+            racer, learner = self.racer(version), self.learner
+            if racer is None or (learner.fields.first and not learner.examples):
+                # Record by record: who starts in the middle of a slice would run ahead in it, and so would
+                # who begins, by the first record of the log, with what was learned elsewhere.
+                return 1
             return min(SLICE_RECORDS, max(0, updates - racer.updates))
 
         await self._fold(None, missing)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from river import drift, linear_model, optim, preprocessing, tree
 from engine import Drift, Labels, Pipeline, Promotion, Topic
 from engine.machines.learner import Learner
 from engine.offline.backtest import Backtest
+from engine.offline.replay import Replay
 from engine.offline.rerun import past_of, rerun
 from engine.offline.what_if import asked_of
 from operators import field
@@ -200,6 +202,16 @@ def with_records(log: Sequence[Record], more: dict[int, FieldChange]) -> list[Re
     return [replace(record, offset=offset) for offset, record in enumerate(records)]
 
 
+class KeptLog:
+    """A log in memory, all of it in one batch."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+
+    async def read(self, start: int | None = None) -> AsyncGenerator[list[Record]]:
+        yield [record for record in self._records if record.offset >= (start or 0)]
+
+
 def test_what_a_candidate_brought_it_has_here_too() -> None:
     """The first record names the state that a model began with; another change of the field is left out."""
     pipeline = race()
@@ -225,6 +237,9 @@ def test_what_a_candidate_brought_it_has_here_too() -> None:
     assert past.field_changes == 1
     assert again.same == again.compared > 0
     assert [one.type for one in again.decisions] == [one.type for one in run.run.decisions]
+    for updates in (brought.updates, brought.updates + 1):
+        found = asyncio.run(Replay(pipeline, KeptLog(log), source=source).to_state(racer.version, updates))
+        assert (found.name, found.updates) == ("linear", updates)
 
 
 def test_a_log_that_began_with_another_field_is_told_by_that_one() -> None:
