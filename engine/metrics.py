@@ -470,6 +470,13 @@ COUNTERS = (
         _always("evidence", "quarantine", "command", "file", "canary", "split", "switchback"),
     ),
     CounterFamily(
+        "challengers",
+        "headrace_challengers",
+        "Challengers to be started, by what became of it.",
+        ("outcome",),
+        _always("started", "field_young", "cooldown", "nobody_to_clone"),
+    ),
+    CounterFamily(
         "commands",
         "headrace_commands",
         "Commands, by what became of them.",

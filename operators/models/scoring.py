@@ -72,11 +72,13 @@ class Racer:
     from 1, so it changes only when another model serves; `updates` is the number of labels
     learned.  `definition` names the model of the
     pipeline that this one is a clone of (itself, for the first ones).  One that does not learn (`learns`)
-    scores as it is; a twin learns for `twin_of`; `challenge` is the challenge that started it, as text.
+    scores as it is; a twin learns for `twin_of`; `challenge` is the challenge that started it, as text, and
+    `begun` the number of examples that the race had then learned.
     One whose name had another model before is judged only by answers given from line-up `since` on.
     """
 
     __slots__ = (
+        "begun",
         "challenge",
         "definition",
         "learns",
@@ -99,6 +101,7 @@ class Racer:
         learns: bool = True,
         twin_of: str = "",
         challenge: str = "",
+        begun: int = 0,
         since: int = 0,
     ) -> None:
         self.name = name
@@ -110,6 +113,7 @@ class Racer:
         self.learns = learns
         self.twin_of = twin_of
         self.challenge = challenge
+        self.begun = begun
 
     @property
     def label(self) -> str:

@@ -20,6 +20,7 @@ a person's word or a quarantine does, and the quarantine ends the pin.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -80,6 +81,9 @@ ACTOR = "headrace"
 """The actor of decisions that no command asked for."""
 THE_FILE = "the file"
 """The reason of decisions that a changed definition asked for."""
+GROWN_AFTER = 4
+"""Times `min_examples` that a challenger which must prove itself races at least before the next drift may put
+another in its place: alarms come far oftener than proofs."""
 REASON_MAX = 500
 """Characters of a reason: errors may quote what was sent."""
 Evidenced = dict[str, float | int | str]
@@ -172,6 +176,7 @@ class _RacerState(msgspec.Struct):
     twin_of: str = ""
     challenge: str = ""
     since: int = 0
+    begun: int = 0
 
 
 class _ArenaState(msgspec.Struct):
@@ -239,6 +244,8 @@ class Arena:
         self.pinned = False
         self.risen = 0
         """Alarms that the loss has risen."""
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """Counts by (metric, label), which the shell exports; no part of the state."""
         self.approval: Approval | None = None
         """What stands between a proof and the swap, where the pipeline asks for something."""
         self.states: dict[str, State] = {
@@ -365,14 +372,20 @@ class Arena:
             )
             if alarm.on == "loss" and not alarm.improved:
                 self.risen += 1
-                if self.may_start(at):
+                if self._on_drift and self.may_start(at):
                     for challenge in self._on_drift:
                         decisions += self.start(at, challenge, "drift", recent_loss)
         return decisions
 
     def may_start(self, at: Moment) -> bool:
-        """Return whether the last start of a challenger is long enough ago for another one after a drift."""
-        return self._rested(self._last_start, at)
+        """Return whether the last start of a challenger is long enough ago for another one after a drift.
+
+        Where it is not, that is counted: nobody starts.
+        """
+        if self._rested(self._last_start, at):
+            return True
+        self.counts["challengers", "cooldown"] += 1
+        return False
 
     def backlog(self, at: Moment, records: int) -> Decision:
         """Return the warning that `records` of the log wait for the end of a pause.
@@ -587,18 +600,24 @@ class Arena:
     ) -> list[Decision]:
         """Start a challenger as a challenge says; in a full field the worst of its challengers makes room.
 
-        Neither the champion does nor, where that is a blend, the challenger that it listens to most.
+        Neither the champion does nor, where that is a blend, the challenger that it listens to most, nor one
+        that is too young: where all are, nobody starts.
         `copied` returns a copy of a model with what it has learned; without it the challenger has learned
         nothing.  Nobody starts for a candidate that is in quarantine or gone.
         """
         roster, mark = self.roster, repr(challenge)
         of = roster.base_model_of(roster.champion if challenge.of == "champion" else challenge.of)
         if not roster.healthy(of):
+            self.counts["challengers", "nobody_to_clone"] += 1
             return []
         decisions = []
         started = [c for c in roster.racing() if c.challenge == mark and c.name not in {roster.champion, of}]
         if len(started) >= challenge.max:
-            worst = max(started, key=lambda racer: recent_loss(racer.name))
+            grown = [c for c in started if self._grown(challenge, c, at)]
+            if not grown:
+                self.counts["challengers", "field_young"] += 1
+                return []
+            worst = max(grown, key=lambda racer: recent_loss(racer.name))
             decisions += self.retire(at, worst.name, reason)
         original = roster.racers[of]
         while (name := challenger_name(original.definition, self._version_next)) in roster.racers:
@@ -610,8 +629,10 @@ class Arena:
             updates=0 if copied is None else original.updates,
             definition=original.definition,
             challenge=mark,
+            begun=at.examples,
         )
         self.states[name] = "challenger"
+        self.counts["challengers", "started"] += 1
         self._version_next += 1
         self._last_start = at
         roster.revision += 1
@@ -637,6 +658,17 @@ class Arena:
         self.states[name] = TRANSITIONS[self.states[name], step]
         self.roster.revision += 1
 
+    def _grown(self, challenge: Challenge, racer: Racer, at: Moment) -> bool:
+        """Return whether a challenger has raced for long enough to make room for the next.
+
+        Only alarms have no pace of their own, which would say how long each of them races; and a blend that
+        is champion listens to a challenger from its first label on, so nobody waits for a proof.
+        """
+        champion = self.roster.champion
+        if not isinstance(challenge.when, Drifted) or self.roster.base_model_of(champion) != champion:
+            return True
+        return at.examples - racer.begun >= GROWN_AFTER * self._promotion.min_examples
+
     def _rested(self, last: Moment | None, at: Moment) -> bool:
         if last is None:
             return True
@@ -661,6 +693,7 @@ class Arena:
                     c.twin_of,
                     c.challenge,
                     c.since,
+                    c.begun,
                 )
                 for c in roster.racers.values()
             ],
@@ -702,6 +735,7 @@ class Arena:
                 learns=racer.learns,
                 twin_of=racer.twin_of,
                 challenge=racer.challenge,
+                begun=racer.begun,
                 since=racer.since,
             )
         self.states = {racer.name: racer.state for racer in state.racers}

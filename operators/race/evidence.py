@@ -130,7 +130,8 @@ class Promotion:
         Examples that both models must have answered before that verdict.
     `fresh_challengers_max`
         How many clones started because the champion's loss drifted may race at once; 0 starts none.
-        When the field is full the worst of them retires.  At most one starts per cool-down.
+        When the field is full the worst of them retires, where the champion is no blend only of those that
+        have raced for 4 x `min_examples`: if none has, nobody starts.  At most one starts per cool-down.
     `approve`
         `"evidence"`: what has proven better is promoted; `"manual"`: it is proposed, and a person decides.
     `proposal_expires`

@@ -21,7 +21,6 @@ What it says of rows that are not learned yet is worked out on a copy.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from math import isfinite
@@ -385,7 +384,7 @@ class Learning(WholeState):
         self._opening = opening
         self.examples = 0
         self.time = 0
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self.counts = arena.counts
         """Counts by (metric, label), which the shell exports; no part of the state."""
         self._judge_by(loss or loss_of(task))
         self._task: Task = task

@@ -14,7 +14,7 @@ from operators.drift.detectors import Detection
 from operators.models.mixture import Mixture
 from operators.models.scoring import Racer, Roster
 from operators.race.approval import Approvals
-from operators.race.arena import PREVIOUS_MAX, TRANSITIONS, Arena, Moment
+from operators.race.arena import GROWN_AFTER, PREVIOUS_MAX, TRANSITIONS, Arena, Moment
 from operators.race.candidates import Challenge, Drifted
 from operators.race.commands import COMMANDS_MAX, NO_COMMAND, Commands
 from operators.race.evidence import Promotion, Verdict
@@ -322,6 +322,50 @@ def test_a_risen_loss_may_start_a_clone_and_the_worst_clone_makes_room():
     assert list(found.roster.racers) == ["a", "b", "c", "a-5", "a-6"]
     assert found.alarms(at(900), [FALLEN], same_loss)[0].type == "drift.improved"
     assert list(found.roster.racers) == ["a", "b", "c", "a-5", "a-6"]
+
+
+def test_a_young_clone_makes_no_room_and_that_is_counted():
+    """Alarms come daily where evidence takes weeks: no clone would last until it had shown anything."""
+    found = arena(fresh_challengers_max=2, cooldown=0)
+    grown = GROWN_AFTER * 10
+
+    def starts(n, loss=same_loss):
+        return [d.model_name for d in found.alarms(at(n), [RISEN], loss) if d.type == "challenger.started"]
+
+    assert starts(100) == ["a-4"]
+    assert starts(120) == ["a-5"]
+    assert starts(130) == starts(99 + grown) == []
+    assert [d.type for d in found.alarms(at(99 + grown), [RISEN], same_loss)] == ["drift.detected"]
+    again = arena(fresh_challengers_max=2, cooldown=0)
+    again.restore(found.snapshot())
+    for racer in again.roster.racers.values():
+        racer.model = linear_model.LogisticRegression()
+    found.counts.clear()
+    worse_is_young = {"a-4": 0.1, "a-5": 0.9}.__getitem__
+    for one in (found, again):
+        alarms = one.alarms(at(100 + grown), [RISEN], worse_is_young)
+        assert [d.model_name for d in alarms[1:]] == ["a-4", "a-6"], "the worse one is too young"
+    assert found.snapshot() == again.snapshot()
+    assert found.counts == {("challengers", "started"): 1}
+    found.quarantine(at(200 + grown), "a-6", "sick", same_loss)
+    assert starts(201 + grown) == ["a-7"], "one in quarantine holds no place"
+
+
+def test_what_becomes_of_a_start_is_counted():
+    found = arena(fresh_challengers_max=1, min_examples=100)
+    for n in (100, 150, 210):
+        found.alarms(at(n), [RISEN], same_loss)
+    found.quarantine(at(900), "a", "sick", same_loss)
+    found.quarantine(at(900), "b", "sick", same_loss)
+    found.quarantine(at(900), "c", "sick", same_loss)
+    found.quarantine(at(900), "a-4", "sick", same_loss)
+    found.alarms(at(901), [RISEN], same_loss)
+    assert found.counts == {
+        ("challengers", "started"): 1,
+        ("challengers", "cooldown"): 1,
+        ("challengers", "field_young"): 1,
+        ("challengers", "nobody_to_clone"): 1,
+    }
 
 
 def test_a_clone_of_a_clone_is_named_after_the_first():
