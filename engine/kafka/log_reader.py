@@ -1,7 +1,8 @@
 """Records of one log, read without a consumer group: takeovers, replays, `headrace tail`.
 
-Lives here: where a log begins and ends, reading from an offset to another, and single records.  Never here:
-which records count (`operators/claims/rule.py`).
+Lives here: where a log begins and ends, reading from an offset to another, single records, and the slices
+that a learner folds, wherever they are read.  Never here: which records count (`operators/claims/rule.py`),
+when a learner goes back and why (`engine/machines/learner.py`).
 
 Strategy: the end of the reading is a position, never a record: the last offset of a log
 may be a transaction marker or may have been compacted away.
@@ -10,7 +11,9 @@ may be a transaction marker or may have been compacted away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Protocol
 
 from aiokafka import TopicPartition
 
@@ -21,7 +24,7 @@ from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 from topics.messages import Record
 
-__all__ = ["log_bounds", "read_log", "records_at"]
+__all__ = ["log_bounds", "read_log", "records_at", "slices", "slices_of_log"]
 
 LOOK_MS = 100
 """How often a reader with nothing to read looks whether its position has passed a trailing marker."""
@@ -123,3 +126,50 @@ async def read_log(
                 records = [record for record in records if record.offset < until]
             if records:
                 yield records
+
+
+# -- what a learner folds ---------------------------------------------------------------------------
+
+
+class Reads(Protocol):
+    """A learner: it says where it wants to read on, which after a fold may be an offset of before."""
+
+    @property
+    def reading(self) -> int:
+        """Return the next offset to be handed in."""
+        ...
+
+
+def slices(
+    learner: Reads, records: Sequence[Record], size_of: Callable[[], int]
+) -> Iterator[Sequence[Record]]:
+    """Yield records in slices, each to be folded before the next is asked for, until the learner goes back.
+
+    `size_of` returns the size of the next one; 0 ends it.
+    """
+    at = 0
+    while at < len(records) and (size := size_of()):
+        part = records[at : at + size]
+        yield part
+        if learner.reading <= part[-1].offset:
+            return
+        at += size
+
+
+async def slices_of_log(
+    learner: Reads, read: Callable[[int], AsyncGenerator[list[Record]]], size_of: Callable[[], int]
+) -> AsyncGenerator[Sequence[Record]]:
+    """Yield slices of a log from where the learner reads on, as `slices` does, to where the log ends.
+
+    `read` yields the records from an offset on; it is called again with another where the learner goes back.
+    """
+    goes_back = True
+    while goes_back and size_of():
+        goes_back = False
+        async with aclosing(read(learner.reading)) as batches:
+            async for records in batches:
+                for part in slices(learner, records, size_of):
+                    yield part
+                goes_back = learner.reading <= records[-1].offset
+                if goes_back:  # or nobody wants more
+                    break

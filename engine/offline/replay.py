@@ -16,7 +16,7 @@ the labels that it has learned, `VERSION@UPDATES`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ import orjson
 from msgspec import UNSET, UnsetType
 
 from engine.definition.pipeline import Pipeline
-from engine.kafka.log_reader import log_bounds, read_log
+from engine.kafka.log_reader import log_bounds, read_log, slices_of_log
 from engine.machines.field_records import FieldSource
 from engine.machines.learner import Learner
 from engine.offline.json_lines import lines_of
@@ -254,32 +254,19 @@ class Replay:
         """Return the racer of a version, if it races (or is quarantined) now."""
         return next((one for one in self.learner.roster.racers.values() if one.version == version), None)
 
-    async def _fold(self, until: int | None, slice_of: Callable[[], int]) -> None:
+    async def _fold(self, until: int | None, size_of: Callable[[], int]) -> None:
         """Fold slices, as long as each time asked, until `until`, a slice of 0, or the log's end."""
-        while await self._read(until, slice_of):
-            pass
-
-    async def _read(self, until: int | None, slice_of: Callable[[], int]) -> bool:
-        """Fold from where the learner reads; return whether it wants to read elsewhere."""
         learner = self.learner
-        if (until is not None and learner.reading >= until) or not slice_of():
-            return False
-        async with aclosing(self._log.read(learner.reading)) as batches:
-            async for records in batches:
-                at = 0
-                while at < len(records):
-                    size = slice_of()
-                    part: Sequence[Record] = records[at : at + size]
-                    if until is not None:
-                        part = [record for record in part if record.offset < until]
-                    if not part:
-                        return False
-                    self.decisions += learner.fold(part)
-                    if not learner.reading:
-                        self.decisions.clear()  # the log began with another field: all is folded again
-                    if self._on_folded is not None:
-                        self._on_folded(len(part))
-                    if learner.reading < part[-1].offset + 1:
-                        return True
-                    at += size
-        return False
+
+        def size() -> int:
+            return 0 if until is not None and learner.reading >= until else size_of()
+
+        async with aclosing(slices_of_log(learner, self._log.read, size)) as parts:
+            async for part in parts:
+                self.decisions += learner.fold([one for one in part if until is None or one.offset < until])
+                if not learner.reading:
+                    self.decisions.clear()  # the log began with another field: all is folded again
+                if self._on_folded is not None:
+                    self._on_folded(len(part))
+                if until is not None and part[-1].offset >= until:
+                    return

@@ -28,6 +28,7 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
+from engine.kafka.log_reader import slices
 from engine.machines.counted_examples import CountedExamples
 from engine.machines.field_records import FieldSource
 from engine.machines.learner import Learner
@@ -252,22 +253,25 @@ def _folded(
     """Fold the log; return what was decided, and first and last place of the asked states."""
     decisions: list[Decision] = []
     stood: dict[State, tuple[int, int]] = {}
-    offsets = [record.offset for record in records]
-    place = 0
-    while True:
+
+    def note(place: int) -> None:
         for racer in learner.roster.racers.values():
             state = racer.version, racer.updates
             if state in asked:
                 stood[state] = (stood.get(state, (place, place))[0], place)
-        if place == len(records):
-            return decisions, stood
-        decisions += learner.fold(records[place : place + 1])
-        if learner.reading > offsets[place]:
-            place += 1
-        else:  # the log began with another field than the file's
+
+    offsets = [record.offset for record in records]
+    place = 0
+    note(place)
+    while place < len(records):
+        for part in slices(learner, records[place:], lambda: 1):
+            decisions += learner.fold(part)
             place = bisect_left(offsets, learner.reading)
-            decisions.clear()
-            stood.clear()
+            if not place:  # the log began with another field than the file's
+                decisions.clear()
+                stood.clear()
+            note(place)
+    return decisions, stood
 
 
 # -- and once more --------------------------------------------------------------------------------

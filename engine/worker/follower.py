@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline, check_definition
 from engine.kafka.client import LogPartition
-from engine.kafka.log_reader import log_bounds, read_log
+from engine.kafka.log_reader import log_bounds, read_log, slices_of_log
 from engine.kafka.sink import Sink, Written
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
@@ -140,7 +140,7 @@ class Follower:
             self._restore(await self._store.load())
         _, end = (await log_bounds(self._settings.kafka, self._topic))[PARTITION]
         while self.learner.reading < end:
-            await self._read(self.learner.reading, end)
+            await self._fold(end)
         self.entry.look()
 
     def _restore(self, checkpoint: Checkpoint | None) -> None:
@@ -186,28 +186,31 @@ class Follower:
     # -- the log ----------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        """Fold the log as it grows, until cancelled; after a pause the reading goes back."""
+        """Fold the log as it grows, until cancelled."""
         while True:
             await self._following.wait()
-            await self._read(self.learner.reading, None)
+            await self._fold(None)
 
-    async def _read(self, start: int, until: int | None) -> None:
-        """Fold from `start`; return at `until`, or when the learner wants to read elsewhere."""
-        kafka = self._settings.kafka
+    async def _fold(self, until: int | None) -> None:
+        """Fold the log up to `until`; None: as long as it is followed, by this learner."""
         learner = self.learner
-        async with aclosing(read_log(kafka, self._topic, PARTITION, start, until)) as batches:
-            async for records in batches:
-                for first in range(0, len(records), SLICE_RECORDS):
-                    part = records[first : first + SLICE_RECORDS]
-                    async with self.models:
-                        if self.learner is not learner or (until is None and not self._following.is_set()):
-                            return
-                        if decisions := learner.fold(part):
-                            self._decided_at(part, decisions)
-                    self._moved.set()
-                    if learner.reading < part[-1].offset + 1:
+
+        def size() -> int:
+            following = until is not None or self._following.is_set()
+            return SLICE_RECORDS if following and self.learner is learner else 0
+
+        def read(start: int) -> AsyncGenerator[list[Record]]:
+            return read_log(self._settings.kafka, self._topic, PARTITION, start, until)
+
+        async with aclosing(slices_of_log(learner, read, size)) as parts:
+            async for part in parts:
+                async with self.models:
+                    if not size():
                         return
-                    await asyncio.sleep(0)
+                    if decisions := learner.fold(part):
+                        self._decided_at(part, decisions)
+                self._moved.set()
+                await asyncio.sleep(0)
 
     async def warm(self) -> None:
         """Teach the log to candidates that wait to enter, until cancelled."""
