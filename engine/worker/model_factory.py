@@ -147,8 +147,18 @@ class ModelFactory:
         return found
 
     def field(self, field_id: str) -> RaceField:
-        """Return the field that was stored under its id.  Raises ModelError where there is none."""
-        return load_field(self._bytes(field_id), self._key, field_id)
+        """Return the field that was stored under its id.
+
+        Raises ModelError where there is none, or our file lacks a class of the user's own that it names.
+        """
+        data = self._bytes(field_id)
+        try:
+            return load_field(data, self._key, field_id)
+        except ModelError as error:
+            raise ModelError(
+                f"the race goes on with another file's field, which cannot be built here: {error.message}",
+                hint="run the file that wrote it; in a rolling restart each file needs classes of your own",
+            ) from error
 
     def model(self, field: RaceField, artefact: str) -> Any:
         """Return a model of the field, in its guards, that was stored.  Raises ModelError where it is not."""

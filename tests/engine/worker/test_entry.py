@@ -1,4 +1,4 @@
-"""What a leader writes of candidates: who still waits, who cannot be stored."""
+"""What a leader writes of candidates: who still waits, who cannot be stored, whose class is nowhere."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import pytest
 from fields import Source
 from river import naive_bayes, tree
 
+from engine.definition.file import load_pipeline
+from engine.machines.field_records import Brought
 from engine.machines.learner import Learner
 from engine.machines.warm_up import WarmUp
 from engine.stores.artefacts import Artefacts
@@ -39,6 +42,9 @@ class Factory(Source):
 
     def packed(self, field: RaceField) -> bytes:
         return field.field_id.encode()
+
+    def brought(self, *_: object) -> list[tuple[str, Brought]]:
+        return []
 
     def stored(self, *_: object) -> tuple[str, bytes]:
         raise ModelError("the model is too large")
@@ -73,6 +79,48 @@ def entries(folder: Path, own: RaceField, learner: Learner) -> Entries:
 def said(record: Outgoing | None) -> FieldChange:
     assert record is not None
     return decode_field(record.value or b"")
+
+
+OWN = """
+from msgspec import Struct
+from river import naive_bayes
+
+from headrace import Labels, Pipeline, Topic, field
+
+
+class Row(Struct):
+    event_id: str
+    event_time: int
+    key: str
+    a: float
+
+
+class Own(naive_bayes.GaussianNB):
+    pass
+
+
+pipeline = Pipeline(
+    name="p",
+    events=Topic("p.events", Row, key="key"),
+    labels=Labels("p.labels", wait="1h"),
+    features={"a": field("a")},
+    models={"bayes": Own()},
+    champion="bayes",
+)
+"""
+
+
+def test_a_class_that_only_the_other_file_has_is_named(tmp_path: Path) -> None:
+    files = tmp_path / "new.py", tmp_path / "old.py"
+    for file, text in zip(files, (OWN, OWN.replace("Own", "Other")), strict=True):
+        file.write_text(text)
+    key, stored = b"k" * 32, Artefacts(tmp_path, "p")
+    new = load_pipeline(files[0])
+    stored.put(new.field.field_id, ModelFactory(new, key=key).packed(new.field))
+    old = ModelFactory(load_pipeline(files[1]), key=key, stored=stored)
+    with pytest.raises(ModelError, match="Can't get attribute 'Own'") as error:
+        old.field(new.field.field_id)
+    assert "each file needs classes of your own" in str(error.value)
 
 
 WAITS = FieldChange(WARMING.field_id, 0, ONLY.field_id, waiting=("bayes",))
