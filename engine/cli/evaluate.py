@@ -21,7 +21,11 @@ def evaluate(
     file: PipelineFile,
     off_policy: Annotated[
         list[str],
-        typer.Option("--off-policy", metavar="SHARES", help="A policy: tree=0.3,linear=0.7; repeatable."),
+        typer.Option(
+            "--off-policy",
+            metavar="POLICY",
+            help="tree=0.3,linear=0.7, or Split({...}), Bandit(...), FILE.py:NAME; repeatable.",
+        ),
     ],
     source: LogOptions,
     json: Json = False,
@@ -49,8 +53,18 @@ def _print(report: dict[str, Any]) -> None:
         markup=False,
     )
     table = table_of("policy", "estimate", numbers=["reward", "low", "high", "effective"])
-    for text, by_method in report["policies"].items():
-        for method, one in by_method.items():
+    for text, told in report["policies"].items():
+        for method, one in told["estimates"].items():
             ends = (f"{one[end]:.4f}" for end in ("value", "low", "high"))
             table.add_row(text, method, *ends, f"{one['effective']:,.0f}")
     print_table(table)
+    for text, told in report["policies"].items():
+        if "learned" not in told:
+            continue
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in told["at_the_end"].items())
+        out.print(
+            f"\n{text} has learned from {told['learned']:,} examples; its shares at the end: {shares}",
+            markup=False,
+        )
+        for decision in told["decisions"]:
+            out.print(f"  {decision}", markup=False)

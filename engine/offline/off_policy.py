@@ -1,35 +1,82 @@
 """What another serving policy would have given, from a recorded examples log.
 
-Lives here: which examples say something, what their rewards are.  Never here: the estimates
-(`operators/serving/off_policy.py`), tables (`engine/cli/evaluate.py`).
+Lives here: which examples say something, what their rewards are, which policies can be asked about.  Never
+here: the estimates (`operators/serving/off_policy.py`), the policy's own machine over the log
+(`operators/serving/policy_replay.py`), tables (`engine/cli/evaluate.py`).
 
 An example says something if its policy's pick answered: then its propensity is the probability with which it
 was picked.  The reward is what the pipeline's policy means by one: the label where that follows from the
 answer (`outcome="served"`), else 1 minus the loss of the answer.
+
+    linear=0.7,tree=0.3         fixed shares of the events
+    Split({...}), Bandit(...)   a policy by its expression, or FILE.py:NAME: its own machine goes over the log
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.counted_examples import CountedExamples
+from engine.offline.what_if import POLICIES, asked_value
 from operators.race.losses import ScaledError, loss_of
-from operators.race.routing import SHARES_TOLERANCE, Outcome
-from operators.serving.off_policy import Logged, off_policy
+from operators.race.routing import (
+    SHARES_TOLERANCE,
+    Bandit,
+    Canary,
+    Outcome,
+    Policy,
+    Shadow,
+    Split,
+    Switchback,
+    check_canary,
+    check_serving,
+)
+from operators.serving.off_policy import Estimate, Logged, off_policy
 from operators.serving.policy_machine import REWARDED, Scale, reward_of_loss
-from topics.errors import ModelError, SettingsError
-from topics.messages import Record, Score
+from operators.serving.policy_replay import Replayed, played
+from topics.errors import DefinitionError, ModelError, SettingsError
+from topics.messages import Example, Record, Score
 
-__all__ = ["evaluation_report", "logged_rewards", "policy_of"]
+__all__ = ["counted_examples", "evaluation_report", "logged_rewards", "policy_of"]
 
 
-def policy_of(pipeline: Pipeline, text: str) -> dict[str, float]:
-    """Return the shares that `text` gives: `tree=0.3,linear=0.7`, or one name for all.
+def policy_of(pipeline: Pipeline, text: str) -> dict[str, float] | Policy:
+    """Return what `text` asks about: fixed shares, or a serving policy with the log's meaning of a reward.
 
-    Raises SettingsError for what is no share of the pipeline's models.
+    Raises SettingsError for what is no share of the pipeline's models, DefinitionError for what is no policy,
+    or none that such a log can tell of.
     """
+    if "(" not in text and ":" not in text:
+        return _shares_of(pipeline, text)
+    policy: Policy = asked_value(text, POLICIES)
+    if not isinstance(policy, Policy):
+        raise DefinitionError(
+            f"`{text}` is a {type(policy).__name__} and no serving policy",
+            hint="write Split({...}), Switchback(...), Canary(...), Bandit(...) or Shadow()",
+        )
+    outcome, reward = _meaning(pipeline)
+    if isinstance(policy, Split | Switchback | Bandit):
+        policy = dataclasses.replace(policy, outcome=outcome, reward=reward)
+    elif outcome == "served" and isinstance(policy, Shadow):
+        return {pipeline.field.first_champion: 1.0}  # nothing swaps where nothing is compared
+    elif outcome == "served":
+        raise DefinitionError(
+            'a Canary compares what all candidates lost on an event, and with outcome="served" only the one '
+            "that answered has an outcome",
+            hint="ask about Split, Switchback, Bandit, Shadow or fixed shares",
+        )
+    check_serving(policy, pipeline.models, pipeline.task)
+    if isinstance(policy, Canary):
+        types = pipeline.plan.feature_types(pipeline.events.type)
+        inside = pipeline.labels.field is not None
+        check_canary(policy, pipeline.promotion.loss, types, pipeline.task, inside=inside)
+    return policy
+
+
+def _shares_of(pipeline: Pipeline, text: str) -> dict[str, float]:
     shares: dict[str, float] = {}
     for part in text.split(","):
         name, given, share = part.strip().partition("=")
@@ -47,20 +94,29 @@ def policy_of(pipeline: Pipeline, text: str) -> dict[str, float]:
     return shares
 
 
-def logged_rewards(pipeline: Pipeline, records: Sequence[Record]) -> tuple[list[Logged], int]:
-    """Return the rewards that an examples log holds, and how many examples count in it.
+def _meaning(pipeline: Pipeline) -> tuple[Outcome, tuple[float, float]]:
+    """Return what an outcome of the pipeline is, and its smallest and largest reward."""
+    serving = pipeline.serving
+    return getattr(serving, "outcome", "shared"), getattr(serving, "reward", (0.0, 1.0))
+
+
+def counted_examples(records: Sequence[Record]) -> list[Example]:
+    """Return the examples of a log that count, in its order."""
+    counted = CountedExamples()
+    found = (counted.example(record) for record in records)
+    return [example for example in found if example is not None]
+
+
+def logged_rewards(pipeline: Pipeline, examples: Sequence[Example]) -> dict[int, Logged]:
+    """Return the rewards that the examples of a log hold, by the example's number.
 
     Answers that no policy had picked, and those of a fallback, are left out.
     """
-    outcome: Outcome = getattr(pipeline.serving, "outcome", "shared")
-    scale = Scale(outcome, *getattr(pipeline.serving, "reward", (0.0, 1.0)))
+    outcome, bounds = _meaning(pipeline)
+    scale = Scale(outcome, *bounds)
     loss = loss_of(pipeline.task, pipeline.promotion.loss, pipeline.threshold)
-    counted, rows, count = CountedExamples(), [], 0
-    for record in records:
-        example = counted.example(record)
-        if example is None:
-            continue
-        count += 1
+    rows = {}
+    for number, example in enumerate(examples):
         losses = {name: loss(example.label, score) for name, score in example.scores.items()}
         if isinstance(loss, ScaledError):
             loss.update(example.label)
@@ -68,10 +124,10 @@ def logged_rewards(pipeline: Pipeline, records: Sequence[Record]) -> tuple[list[
         if example.propensity is None or example.served_by not in REWARDED or reward is None:
             continue
         said = losses if outcome == "shared" else example.scores
-        rows.append(
-            Logged(example.key, example.model_name, example.propensity, reward, _numbers(said, outcome))
+        rows[number] = Logged(
+            example.key, example.model_name, example.propensity, reward, _numbers(said, outcome)
         )
-    return rows, count
+    return rows
 
 
 def _numbers(said: Mapping[str, Score], outcome: str) -> dict[str, float]:
@@ -86,27 +142,55 @@ def _numbers(said: Mapping[str, Score], outcome: str) -> dict[str, float]:
 def evaluation_report(pipeline: Pipeline, records: Sequence[Record], asked: Sequence[str]) -> dict[str, Any]:
     """Return the estimates for each policy as one plain object.
 
-    Raises SettingsError for a policy that is none, ModelError for a log that says nothing about it.
+    Raises SettingsError or DefinitionError for a policy that cannot be asked about, ModelError for a log that
+    says nothing about it.
     """
     policies = {text: policy_of(pipeline, text) for text in asked}
-    rows, count = logged_rewards(pipeline, records)
+    examples = counted_examples(records)
+    by_number = logged_rewards(pipeline, examples)
+    rows = list(by_number.values())
     report: dict[str, Any] = {
-        "examples": count,
+        "examples": len(examples),
         "rows": len(rows),
         "keys": len({row.key for row in rows}),
         "logged": sum(row.reward for row in rows) / len(rows) if rows else None,
         "policies": {},
     }
-    for text, shares in policies.items():
+    for text, policy in policies.items():
+        told: dict[str, Any] = {}
+        if isinstance(policy, dict):
+            chances: Sequence[Mapping[str, float]] = [policy] * len(rows)
+        else:
+            went = _replayed(pipeline, policy, examples)
+            chances = [went.chances[number] for number in by_number]
+            decided = [f"{one.type} {one.model_name}" for one in went.decisions]
+            told = {
+                "learned": went.learned,
+                "decisions": decided,
+                "at_the_end": went.chances[-1] if examples else {},
+            }
         try:
-            found = off_policy(rows, lambda _, shares=shares: shares)  # type: ignore[misc]
+            found = off_policy(rows, chances)
         except ValueError as error:
             raise ModelError(
                 f"policy {text}: {error}",
                 hint="propensities come with serving=Split(...), Switchback(...), Bandit(...) or Canary(...)",
             ) from None
-        report["policies"][text] = {
-            one.method: {"value": one.value, "low": one.low, "high": one.high, "effective": one.effective}
-            for one in found
-        }
+        report["policies"][text] = told | {"estimates": {one.method: _plain(one) for one in found}}
     return report
+
+
+def _replayed(pipeline: Pipeline, policy: Policy, examples: Sequence[Example]) -> Replayed:
+    """Play a policy over a log's examples."""
+    return played(
+        pipeline.name,
+        pipeline.task,
+        dataclasses.replace(pipeline.field, serving=policy),
+        examples,
+        wait_ms=pipeline.labels.wait_ms,
+        served=_meaning(pipeline)[0] == "served",
+    )
+
+
+def _plain(one: Estimate) -> dict[str, float]:
+    return {"value": one.value, "low": one.low, "high": one.high, "effective": one.effective}

@@ -7,7 +7,7 @@ logs, the second fold (`rerun.py`), tables.
                                races from the first record on, and takes the place of one of its own name
     champion=NAME              serves first
     promotion=Promotion(...)   or FILE.py:NAME; as in a pipeline file, with plain values
-    serving=Split({...})       the same, of any policy
+    serving=Split({...})       the same, of any policy; serving=Bandit(bandit.UCB(0.3))
 
 Labels that come from outside do not depend on who answered, so they can be used again; where they do
 (`outcome="served"`), nothing can be asked.  What was recorded is never taken for what another model would
@@ -23,7 +23,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from river import base
+from river import base, proba
 
 from engine.definition.file import load_module
 from engine.definition.pipeline import Pipeline
@@ -34,14 +34,28 @@ from engine.settings import Settings
 from engine.worker.model_factory import ModelFactory
 from operators.race.candidates import Artefact, candidate_of
 from operators.race.evidence import Promotion
-from operators.race.routing import Canary, Shadow, Split, Switchback
+from operators.race.routing import (
+    BANDITS,
+    Bandit,
+    Canary,
+    FailureGuard,
+    Guard,
+    Shadow,
+    Split,
+    Switchback,
+)
 from topics.errors import DefinitionError
 
-__all__ = ["Asked", "asked_of", "what_if_report"]
+__all__ = ["POLICIES", "Asked", "asked_of", "asked_value", "what_if_report"]
 
 FORMS = "challenger=FILE.py:NAME, champion=NAME, promotion=Promotion(...), serving=Split({...})"
-POLICIES = {"Shadow": Shadow, "Canary": Canary, "Split": Split, "Switchback": Switchback}
-"""Those whose settings are plain values; a bandit's are not, so it is named in a file."""
+POLICIES: Mapping[str, Callable[..., Any]] = {
+    **{one.__name__: one for one in (Split, Switchback, Canary, Bandit, Shadow)},
+    **{one.__name__: one for one in (Guard, FailureGuard)},
+    **{f"bandit.{one.__name__}": one for one in BANDITS},
+    **{f"proba.{one.__name__}": one for one in (proba.Beta, proba.Gaussian)},
+}
+"""What an expression of a policy may be made of; what else is meant is named in a file."""
 
 
 class Asked(NamedTuple):
@@ -79,9 +93,9 @@ def asked_of(pipeline: Pipeline, changes: Sequence[str], settings: Settings | No
             case "champion":
                 options |= {"champion": told, "opening": None}
             case "promotion":
-                options["promotion"] = _value(told, {"Promotion": Promotion})
+                options["promotion"] = asked_value(told, {"Promotion": Promotion})
             case "serving":
-                options["serving"] = _value(told, POLICIES)
+                options["serving"] = asked_value(told, POLICIES)
             case _:
                 raise DefinitionError(f"`{change}` cannot be asked", hint=f"ask one of: {FORMS}")
     asked = dataclasses.replace(pipeline, models=models, **options)
@@ -127,32 +141,45 @@ def _named(told: str) -> tuple[str, Any]:
     return name, found
 
 
-def _value(told: str, known: Mapping[str, Callable[..., Any]]) -> Any:
-    """Return the value of `Class(...)` with plain values, or of `FILE.py:NAME`."""
+def asked_value(told: str, known: Mapping[str, Callable[..., Any]]) -> Any:
+    """Return the value of `Class(...)`, of plain values and other classes of `known`, or of `FILE.py:NAME`.
+
+    Raises DefinitionError for what is neither.
+    """
     if "(" not in told:
         return _named(told)[1]
-    forms = ", ".join(f"{name}(...)" for name in known)
+    forms = ", ".join(f"{name}(...)" for name in known if "." not in name)
     try:
         call = ast.parse(told.strip(), mode="eval").body
     except SyntaxError as error:
         raise DefinitionError(f"cannot read `{told}`: {error.msg}", hint=f"write {forms}") from None
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in known:
+    if not isinstance(call, ast.Call) or ast.unparse(call.func) not in known:
         raise DefinitionError(f"cannot read `{told}`", hint=f"write {forms}, or FILE.py:NAME")
-    made = known[call.func.id]
+    return _made(told, call, known)
+
+
+def _made(told: str, call: ast.Call, known: Mapping[str, Callable[..., Any]]) -> Any:
+    """Return what a call of `known` makes.  Raises DefinitionError where it cannot."""
+    name = ast.unparse(call.func)
+    made = known[name]
     try:
         options = {str(one.arg): one.value for one in call.keywords}
         given = signature(made).bind(*call.args, **options).arguments
-        return made(**{name: _plain(name, value) for name, value in given.items()})
+        return made(**{field: _plain(told, field, value, known) for field, value in given.items()})
     except (TypeError, ValueError, AttributeError) as error:
         fields = (f"{name}: {field.annotation}" for name, field in signature(made).parameters.items())
         raise DefinitionError(
             f"cannot read `{told}`: {error}",
-            hint=f"{call.func.id} takes, as plain values, {', '.join(fields)}; or name one: FILE.py:NAME",
+            hint=f"{name} takes, as plain values, {', '.join(fields)}; or name one: FILE.py:NAME",
         ) from None
 
 
-def _plain(name: str, value: ast.expr) -> Any:
-    """Return what stands behind a name.  Raises ValueError where it is no plain value."""
+def _plain(told: str, name: str, value: ast.expr, known: Mapping[str, Callable[..., Any]]) -> Any:
+    """Return what stands behind a name.  Raises ValueError where it is neither plain nor of `known`."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func) in known:
+        return _made(told, value, known)
+    if isinstance(value, ast.List | ast.Tuple):
+        return [_plain(told, name, one, known) for one in value.elts]
     try:
         return ast.literal_eval(value)
     except (ValueError, TypeError):

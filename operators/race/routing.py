@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from operators.race.arena import Moment
 
 __all__ = [
+    "BANDITS",
     "Bandit",
     "Canary",
     "CanaryGuard",

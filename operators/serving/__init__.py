@@ -6,5 +6,5 @@ one event (`operators/models/table.py`), who is champion (`operators/race/arena.
 
 Read in this order: `routes` (which one runs), `policy_machine` (what all share), `split`, `switchback`,
 `canary`, `bandits`; `intervals` (when is a difference proven); `off_policy` (what another policy would have
-given).  Others may import everything here.
+given), `policy_replay` (and one that learns).  Others may import everything here.
 """

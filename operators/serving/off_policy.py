@@ -1,7 +1,8 @@
 """What would another policy have given: estimates from a log in which other arms answered.
 
 Lives here: three estimates of the mean reward of a policy that never ran, each with its interval.  Never
-here: reading a log, what a reward is worth (`policy_machine.py`).
+here: reading a log, what a reward is worth (`policy_machine.py`), what a policy that learns would have said
+(`policy_replay.py`).
 
     ips    mean of  w r                                w = p(arm by the new policy) / p(arm as logged)
     snips  sum of w r / sum of w                       steadier, a little biased in small logs
@@ -13,12 +14,16 @@ counterfactual learning", 2015; M. Dudik, J. Langford, L. Li, "Doubly robust pol
 and the better q the narrower its interval.  q is fitted per arm on half of the keys and used on the other.
 
 Events of one key are no independent witnesses: the variance is that of sums by key.
+
+The probabilities of a policy that learns differ from event to event.  That is right as long as they were
+known before the event's own outcome: each term is then right given the past, so their mean estimates the mean
+of what the policy gives on the way that it went.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,22 +65,19 @@ class Estimate(NamedTuple):
     """How many rows with equal weights would say as much: (sum of w)^2 / sum of w^2."""
 
 
-def off_policy(
-    rows: Sequence[Logged], target: Callable[[Logged], Mapping[str, float]]
-) -> tuple[Estimate, ...]:
-    """Return the estimates for a policy that gives each arm of an event its probability.
+def off_policy(rows: Sequence[Logged], chances: Sequence[Mapping[str, float]]) -> tuple[Estimate, ...]:
+    """Return the estimates for a policy; `chances` are its probabilities by arm, row by row.
 
     Raises ValueError where there are no rows, or none in which an arm of the policy answered.
 
     >>> rows = [
     ...     Logged(str(n), "ab"[n % 2], 0.5, float(n % 4 == 1), {"a": 0.1, "b": 0.5}) for n in range(2000)
     ... ]
-    >>> [(one.method, round(one.value, 2)) for one in off_policy(rows, lambda _: {"b": 1.0})]
+    >>> [(one.method, round(one.value, 2)) for one in off_policy(rows, [{"b": 1.0}] * 2000)]
     [('ips', 0.5), ('snips', 0.5), ('dr', 0.5)]
     """
     if not rows:
         raise ValueError("no example says with which probability its answer was picked")
-    chances = [target(row) for row in rows]
     weights = np.array(
         [chance.get(row.arm, 0.0) / row.propensity for row, chance in zip(rows, chances, strict=True)]
     )

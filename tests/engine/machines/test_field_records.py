@@ -503,10 +503,17 @@ def test_a_revision_is_used_once_also_where_nobody_shared_the_answers_between(cu
     assert again.snapshot()["place"] == found.snapshot()["place"]
 
 
-def test_a_canary_that_another_policy_ends_says_so() -> None:
+@pytest.mark.parametrize(
+    "after",
+    [{"serving": None}, {"promotion": replaced(QUIET, loss="zero_one")}, {"threshold": 0.4}],
+    ids=list,
+)
+def test_a_canary_that_another_file_ends_says_so(after: dict[str, Any]) -> None:
+    """Another policy does, and what would be judged by another loss: its watches are of the one before."""
+    canary = {"promotion": QUIET, "serving": Canary(steps=(0.1, 1.0), hold=500)}
     fields = [
-        RaceField.of({"tree": TREE, "linear": LINEAR}, champion="tree", promotion=QUIET, serving=policy)
-        for policy in (Canary(steps=(0.1, 1.0), hold=500), None)
+        RaceField.of({"tree": TREE, "linear": LINEAR}, champion="tree", **settings)
+        for settings in (canary, canary | after)
     ]
     source = Source(fields=fields)
     records = claimed(log(change(None, fields[0]), *map(example, range(30)), change(*fields), example(30)))
@@ -516,7 +523,8 @@ def test_a_canary_that_another_policy_ends_says_so() -> None:
     found.learning.act(19, lambda at: found.arena.succeed("linear", at, "evidence", {}))
     assert found.roster.routing is not None
     assert [(one.type, one.reason) for one in fold(found, records)][-1] == ("canary.aborted", "the file")
-    assert found.roster.routing is found.arena.canary is None
+    assert found.roster.routing is None
+    assert (found.arena.canary is None) == ("serving" in after)
 
 
 def test_a_proposal_that_no_field_asks_for_any_more_expires_after_a_restore_too() -> None:

@@ -31,10 +31,12 @@ from engine import (
 from engine.machines.deadline_scorer import DeadlineScorer
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
+from engine.offline.off_policy import counted_examples
 from engine.worker.assembly import build_learner
 from operators import field
 from operators.claims.rule import Suppression, Writer
 from operators.race.routing import Policy
+from operators.serving.policy_replay import played
 from topics import headers
 from topics.codec import decode_example, decode_prediction, encode
 from topics.errors import DefinitionError
@@ -242,6 +244,20 @@ def test_labels_inside_events_are_answered_by_the_same_picks_in_any_run(name: st
     assert answers(size) == answers(17)
     predictions = [*map(decode_prediction, answers(size)[0])]
     assert {p.model_name for p in predictions if p.policy} == {"lr", "nb"}
+
+
+def test_a_canary_played_over_its_own_log_decides_what_it_had_decided() -> None:
+    """Without models, from the scores of the log alone."""
+    shop = Shop(pipeline(POLICIES["canary"]))
+    shop.run(5)
+    examples = counted_examples(shop.log)
+    way = played("shop", "binary", shop.pipeline.field, examples, wait_ms=60_000, served=False)
+    told = [
+        [(one.type, one.model_name, one.examples) for one in of] for of in (way.decisions, shop.decisions)
+    ]
+    assert told[0] == told[1]
+    assert ("canary.done", "nb") in {one[:2] for one in told[0]}
+    assert way.chances[-1] == {"nb": 1.0}
 
 
 # -- a deadline ---------------------------------------------------------------------------------------
