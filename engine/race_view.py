@@ -9,14 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import structlog
 
 from engine.machines.learner import Learner
 from engine.metrics import Metrics, ModelStatus
 from operators.models.guards import last_step
+from operators.models.mixture import Mixture
 from operators.models.scoring import Roster
 from operators.race.arena import THE_FILE
+from operators.race.blend import Blend
 from operators.race.evaluation import SERVED
 from topics.messages import Decision
 
@@ -37,6 +40,11 @@ DECISION_LEVELS: dict[str, int] = {
 and all are on the topic."""
 
 log = structlog.get_logger("headrace")
+
+
+def _kind(model: Any) -> str:
+    """Return the class of a model, by the name that a pipeline's file has for it."""
+    return Blend.__name__ if isinstance(model, Mixture) else type(last_step(model)).__name__
 
 
 class RaceView:
@@ -93,7 +101,7 @@ class RaceView:
             ModelStatus(
                 name=candidate.name,
                 version=candidate.version,
-                class_name=type(last_step(candidate.model)).__name__,
+                class_name=_kind(candidate.model),
                 alias=learner.arena.states[candidate.name],
                 updates=candidate.updates,
                 evidence=standing.get(candidate.name, 0.0),

@@ -41,7 +41,8 @@ pipeline = Pipeline(
         "tree": tree.HoeffdingTreeClassifier(),
         "linear": encode | linear_model.LogisticRegression(optimizer=optim.SGD(0.01)),
     },
-    champion="adaptive",
+    # No champion is named: from the first flight on a blend answers, the mean of the three, weighted by
+    # how well each has done of late, until a model is proven better than the blend.
     drift=[Drift(drift.ADWIN(), on="loss")],
-    promotion=Promotion(false_swap_every=100_000, evidence_block="1d", min_examples=1024, cooldown="1d"),
+    promotion=Promotion(false_swap_every=100_000, cooldown="1d"),
 )

@@ -86,6 +86,8 @@ class ServedAnswer(Struct, frozen=True, gc=False):
     event_time: int
     model_name: str
     prediction_score: Score = None
+    weights: dict[str, float] | None = None
+    """Of a blend's answer: the weights of those that it is of."""
     claim: int = 0
     sequence: int = 0
 
@@ -112,6 +114,8 @@ class Figures:
     dead_letters: DeadLetters = field(default_factory=DeadLetters)
     served: defaultdict[str, stats.Mean] = field(default_factory=lambda: defaultdict(stats.Mean))
     """Brier loss of the answers that each model gave."""
+    weights: tuple[str, dict[str, float]] | None = None
+    """Who gave the latest answer and the weights behind it; None where a single model did."""
     _delays_ms: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
 
     def sent(self, line: FileLine, now_s: float) -> None:
@@ -132,6 +136,7 @@ class Figures:
         answer = Answer(served.prediction_id, served.event_id, served.event_time, key, partition)
         if self.ledger.answered(answer, at_ns=int(now_s * 1e9)) is None:
             return
+        self.weights = (served.model_name, served.weights) if served.weights else None
         loss = brier(self.truth[served.event_id], served.prediction_score)
         if loss is not None:
             self.served[served.model_name].update(loss)
@@ -145,6 +150,11 @@ class Figures:
     def swaps(self) -> list[Decision]:
         """The promotions among the decisions, in order."""
         return [decision for decision in self.decisions if decision.type == "model.promoted"]
+
+    @property
+    def openings(self) -> list[Decision]:
+        """Who served before anything was proven, in order; nobody where a champion was named."""
+        return [decision for decision in self.decisions if decision.type == "opening.started"]
 
     @property
     def label_delay_ms(self) -> float | None:

@@ -24,11 +24,14 @@ from topics.messages import Decision
 
 __all__ = ["Frame", "decision_line", "live_view", "plain_line", "summary_lines"]
 
-DECISIONS_SHOWN_MAX = 8
-"""Lines under the table: the frame must fit a terminal of 24 lines with three candidates."""
+DECISIONS_SHOWN_MAX = 6
+"""Lines under the table: the frame must fit a terminal of 24 lines with three candidates, their blend, and a
+challenger that has started by itself."""
 SCORES_SHOWN = ("LogLoss", "Brier", "ROCAUC")
 """In this order where the worker has them; the first three it has otherwise."""
 _HOUR_MS = 3_600_000
+BLEND_KIND = "Blend"
+"""What the worker calls the class of a blend; it learns weights and is no single model."""
 _TITLES = {
     "opening.started": "opens",
     "drift.detected": "drift",
@@ -107,7 +110,7 @@ def model_table(page: WorkerPage) -> Table:
     table.add_column("kind")  # the one column that gives way on a narrow terminal
     for title in (*metrics, "labels", "evidence"):
         table.add_column(title, justify="right", no_wrap=True)
-    for candidate in page.candidates:
+    for candidate in sorted(page.candidates, key=lambda one: one.alias != "champion"):
         table.add_row(
             candidate.alias,
             candidate.name,
@@ -133,6 +136,8 @@ def decision_line(decision: Decision) -> str:
     if decision.type == "model.promoted" and decision.from_model:
         subject += f", champion was {decision.from_model} v{decision.from_version}"
     title = _TITLES.get(decision.type, decision.type)
+    if decision.type == "opening.started":
+        return f"{when(decision.time):<16}  {title:<10} {subject}: serves until something is proven better"
     return (
         f"{when(decision.time):<16}  {title:<10} {subject}: {decision.reason} ({decision.examples:,} labels)"
     )
@@ -150,6 +155,15 @@ def header_lines(frame: Frame) -> tuple[str, str]:
         f"dead letters {page.dead_letters:,}"
     )
     return flow, labels
+
+
+def weights_line(figures: Figures) -> str:
+    """Return who has how much say in the answers of a blend, the heaviest first."""
+    if figures.weights is None:
+        return ""
+    blend, weights = figures.weights
+    heaviest = sorted(weights.items(), key=lambda weight: -weight[1])
+    return f"{blend} answers with " + " + ".join(f"{weight:.0%} {name}" for name, weight in heaviest)
 
 
 def live_view(frame: Frame) -> RenderableType:
@@ -174,7 +188,9 @@ def live_view(frame: Frame) -> RenderableType:
         for decision in figures.decisions[-DECISIONS_SHOWN_MAX:]
     ]
     body: list[RenderableType] = [title, *map(Text, header_lines(frame)), Text()]
-    body += [model_table(frame.page), Text(), *(news or [Text("no drift, no swap yet", "dim")]), Text(), bar]
+    weights = Text(weights_line(figures), no_wrap=True, overflow="ellipsis")
+    body += [model_table(frame.page), Text(), weights, *(news or [Text("no drift, no swap yet", "dim")])]
+    body += [Text(), bar]
     return Padding(Group(*body), (1, 2))
 
 
@@ -215,22 +231,55 @@ def summary_lines(frame: Frame, *, first_champion: str | None) -> list[str]:
         f"throughput     {events / seconds:,.0f} events/s",
         f"latency        {_latency(page.latency_ms)}, from a record's poll to its prediction's send",
     ]
-    swaps = [f"swap           {decision_line(swap)}" for swap in figures.swaps]
-    return [*lines, *(swaps or ["swaps          none"]), *_losses(figures, page, first_champion)]
+    return [*lines, *_race(figures, first_champion), *_losses(figures, page, first_champion)]
+
+
+def _race(figures: Figures, first_champion: str | None) -> list[str]:
+    """Return how the race opened, and every verdict on it."""
+    openings, swaps = figures.openings, figures.swaps
+    if not openings:
+        opening = f"{first_champion or 'nobody'} was named champion and served from the first flight on"
+    elif openings[0].reason == "blend":
+        opening = f"no champion is named: {openings[0].model_name} served from the first flight on"
+    else:
+        opening = f"no champion is named: the one of the lowest loss served, {len(openings):,} in turn"
+    served_last = swaps[-1].model_name if swaps else openings[-1].model_name if openings else first_champion
+    verdicts = [f"verdict        {decision_line(swap)}" for swap in swaps]
+    return [
+        f"opening        {opening}",
+        *(verdicts or [f"verdicts       none: nothing was proven better than {served_last}"]),
+    ]
 
 
 def _losses(figures: Figures, page: WorkerPage, first_champion: str | None) -> list[str]:
+    """Return the loss as served, and what single models would have had: those that learned from the start."""
     if not figures.served:
         return []
     mean = sum((loss for loss in figures.served.values()), stats.Mean()).get()
     shares = ", ".join(f"{name} {loss.get():.4f} over {loss.n:,.0f}" for name, loss in figures.served.items())
     lines = [f"Brier loss     {mean:.4f} as served ({shares})"]
-    first = page.candidate(first_champion) if first_champion else None
-    alone = first.scores.get("Brier") if first else None
-    if alone:
-        change = 100 * (1 - mean / alone)
+    alone = {one.name: one for one in page.candidates if _from_the_start(one, page) and "Brier" in one.scores}
+    single = sorted(
+        (one for one in alone.values() if one.class_name != BLEND_KIND), key=lambda one: one.scores["Brier"]
+    )
+    compared: dict[str, str] = {}
+    if single:
+        compared[single[0].name] = "the best single model"
+        compared.setdefault(single[-1].name, "the worst")
+    if figures.swaps and first_champion in alone:
+        compared[first_champion] = f"{compared.get(first_champion, '')}, the first champion".removeprefix(
+            ", "
+        )
+    for name, what in compared.items():
+        loss = alone[name].scores["Brier"]
+        change = 100 * (1 - mean / loss) if loss else 0.0
         lines.append(
-            f"               {alone:.4f} if {first_champion} had served throughout "
-            f"({abs(change):.0f} % {'less' if change >= 0 else 'more'} with the race)"
+            f"               {loss:.4f} if {name} had served throughout, {what} "
+            f"({abs(change):.0f} % {'less' if change >= 0 else 'more'} as served)"
         )
     return lines
+
+
+def _from_the_start(candidate: ModelFigures, page: WorkerPage) -> bool:
+    """Return whether it has learned all labels: the losses of others are over other rows."""
+    return candidate.labels == max(one.labels for one in page.candidates)

@@ -66,7 +66,7 @@ def test_the_command_runs_where_every_name_of_ours_is_taken(taken: Path) -> None
     for command in ([CONSOLE], ["-m", "headrace"]):
         done = python(taken, *command, "check", str(FLIGHTS), "--json", path=taken)
         assert (done.returncode, done.stderr) == (0, "")
-        assert '"champion":"adaptive"' in done.stdout
+        assert '"champion":"blend"' in done.stdout
 
 
 def test_a_session_where_every_name_of_ours_is_taken_imports_ours(taken: Path) -> None:

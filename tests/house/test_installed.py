@@ -72,7 +72,7 @@ def test_the_command_works_from_another_folder(installed: Installed, tmp_path: P
     shutil.copy(FLIGHTS / "pipeline.py", tmp_path / "mine.py")
     checked = installed.run(tmp_path, "headrace", "check", "mine.py", "--json")
     assert checked.returncode == 0, checked.stderr
-    assert '"champion":"adaptive"' in checked.stdout
+    assert '"champion":"blend"' in checked.stdout
 
 
 def test_the_demo_brings_its_flights_along(installed: Installed, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ BELOW = {
 FOLDER_FILES_MAX = 15
 FUNCTION_LINES_MAX = 70
 EVENT_FILES_MAX, EVENT_LINES_MAX = 13, 810
+BLEND_FILES, BLEND_LINES_MAX = ("operators/models/guards.py", "operators/models/mixture.py"), 900
 LABEL_FILES_MAX = 29
 SHOWN = 12
 """Longest files and fattest classes that are printed."""
@@ -239,7 +240,12 @@ def test_no_code_is_made_of_text() -> None:
 
 @pytest.fixture(scope="module")
 def event_walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    return asyncio.run(walk_of_event(tmp_path_factory.mktemp("event")))
+    return asyncio.run(walk_of_event(tmp_path_factory.mktemp("event"), champion="adaptive"))
+
+
+@pytest.fixture(scope="module")
+def blended_walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    return asyncio.run(walk_of_event(tmp_path_factory.mktemp("blended"), champion=None))
 
 
 @pytest.fixture(scope="module")
@@ -248,11 +254,21 @@ def label_walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
 
 
 def test_the_walk_of_an_event_fits_one_sitting(event_walk: Walk) -> None:
-    table = event_walk.table("one event, from the poll to its prediction's batch")
+    table = event_walk.table("one event answered by one model, from the poll to its prediction's batch")
     print(f"\n{table}")
     assert not event_walk.generated, table
     assert len(event_walk.lines) <= EVENT_FILES_MAX, table
     assert sum(event_walk.lines.values()) <= EVENT_LINES_MAX, table
+
+
+def test_the_walk_to_a_blend_is_the_same_and_two_files_more(event_walk: Walk, blended_walk: Walk) -> None:
+    """The guard of a model that no champion of the other walk needs, and the mean of several scores."""
+    table = blended_walk.table("one event answered by a blend, from the poll to its prediction's batch")
+    print(f"\n{table}")
+    assert not blended_walk.generated, table
+    assert blended_walk.lines.keys() - event_walk.lines.keys() == set(BLEND_FILES), table
+    assert not event_walk.lines.keys() - blended_walk.lines.keys(), table
+    assert sum(blended_walk.lines.values()) <= BLEND_LINES_MAX, table
 
 
 def test_the_walk_of_a_label_to_a_swap_fits_one_sitting(label_walk: Walk) -> None:
@@ -268,6 +284,7 @@ def test_the_readme_tells_the_walk(event_walk: Walk, label_walk: Walk) -> None:
     _, _, chapter = readme.partition("## How one event walks through the files")
     events, found, labels = chapter.partition("\n## ")[0].partition("Then the label comes")
     assert found
+    assert all(f"`{path}`" in events for path in BLEND_FILES)
     wanted = list(event_walk.lines), [path for path in label_walk.lines if path not in event_walk.lines]
     for text, paths in zip((events, labels), wanted, strict=True):
         told = re.findall(r"^\d+\. `([\w/]+\.py)`", text, re.MULTILINE)

@@ -5,7 +5,8 @@ it.  Never here: limits (`test_rooms.py`).
 
 A trace holds every function of the product that is entered, in order, by the task that carries the record:
 
-    event   from the poll that hands it out until its prediction is packed into a batch
+    event   from the poll that hands it out until its prediction is packed into a batch; one that a single
+            model answers, and one that a blend answers, which asks several and so takes the longer way
     label   from the poll that hands it out until its example is handed to the dispatch; then the send of the
             example; then the task that reads the example back, until the champion is another
 """
@@ -39,6 +40,7 @@ from engine.kafka.sink import Dispatch
 from engine.kafka.source import Source
 from engine.settings import KafkaSettings, Settings
 from engine.worker.loop import Worker
+from operators.race.blend import BLEND
 from operators.race.evidence import Promotion
 from topics.messages import Outgoing, OutgoingRole, Record
 
@@ -255,15 +257,19 @@ class Stage:
         return walk
 
 
+def led_by(pipeline: Pipeline, champion: str) -> Pipeline:
+    """Return the race of the models alone, one of them named: no blend joins it."""
+    models = {name: model for name, model in pipeline.models.items() if name != BLEND}
+    return replace(pipeline, models=models, champion=champion)
+
+
 def contested(pipeline: Pipeline) -> Pipeline:
     """Return the flights with a champion for which every flight is late, and an early swap."""
     late = compose.Select("distance") | linear_model.LogisticRegression(
         optimizer=optim.SGD(0.0), intercept_init=10.0, intercept_lr=0.0
     )
     return replace(
-        pipeline,
-        models={"late": late, **pipeline.models},
-        champion="late",
+        led_by(replace(pipeline, models={**pipeline.models, "late": late}), "late"),
         promotion=Promotion(false_swap_every=10, evidence_block=1, min_examples=SWAP_EXAMPLES, cooldown=0),
     )
 
@@ -286,16 +292,21 @@ async def staged(pipeline: Pipeline, folder: Path) -> AsyncIterator[tuple[Stage,
             yield stage, worker, kafka
 
 
-async def walk_of_event(folder: Path) -> Walk:
-    """Return the walk of one event after a few hundred others and their labels."""
+async def walk_of_event(folder: Path, champion: str | None) -> Walk:
+    """Return the walk of one event after a few hundred others and their labels.
+
+    `champion` answers; None: the blend, as the file of the flights has it.
+    """
     pipeline = load_pipeline(FLIGHTS / "pipeline.py")
+    pipeline = pipeline if champion is None else led_by(pipeline, champion)
     messages = flights(pipeline.events.name, pipeline.labels.topic or "", departures=DEPARTURES)
     last = max(n for n, message in enumerate(messages) if message.topic == pipeline.events.name)
-    labels = sum(message.topic == pipeline.labels.topic for message in messages[:last])
     async with staged(pipeline, folder) as (stage, worker, kafka):
-        learner = worker.follower.learner
-        await publish(kafka, messages[:last])
-        await until(lambda: learner.examples == labels, "what went before is learned")
+        learner, labels = worker.follower.learner, 0
+        for part in (messages[: last // 2], messages[last // 2 : last]):  # no model answers without a lesson
+            await publish(kafka, part)
+            labels += sum(message.topic == pipeline.labels.topic for message in part)
+            await until(lambda due=labels: learner.examples == due, "what went before is learned")
         stage.expect(messages[last], "predictions")
         await until(stage.polling.is_set, "the worker polls")
         await publish(kafka, [live(messages[last])])

@@ -62,7 +62,7 @@ def test_check_lists_every_feature_with_its_window() -> None:
     done = headrace("check", str(FLIGHTS / "pipeline.py"), "--json")
     assert done.returncode == 0, done.stderr
     described = json.loads(done.stdout)
-    assert described["champion"] == "adaptive"
+    assert described["champion"] == "blend"
     rows = {row["name"]: row for row in described["features"]}
     assert rows["dest_late_24h"]["window_ms"] == 86_400_000
     assert rows["dest_late_24h"]["source"] == "labels"
@@ -128,13 +128,13 @@ def test_a_backtest_of_the_sample_prints_a_table_and_writes_both_files(tmp_path:
     report = json.loads(done.stdout)
     assert set(report) == set(REPORT)
     assert (report["events"], report["labels"], report["dead_letters"]) == (400, 400, 0)
-    assert set(report["models"]) == {"adaptive", "tree", "linear"}
+    assert set(report["models"]) == {"adaptive", "tree", "linear", "blend"}
     rows = [json.loads(line) for line in (tmp_path / "F.jsonl").read_text().splitlines()]
     answers = [json.loads(line) for line in (tmp_path / "P.jsonl").read_text().splitlines()]
     assert [row["event_id"] for row in rows] == [answer["event_id"] for answer in answers]
     assert len(rows) == 400
     assert rows[-1]["features"] == answers[-1]["features"]
-    assert set(answers[-1]["scores"]) == {"adaptive", "tree", "linear"}
+    assert set(answers[-1]["scores"]) == {"adaptive", "tree", "linear", "blend"}
 
 
 def test_labels_where_none_are_wanted_and_none_where_they_are() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from engine.offline.publish import FileLine
@@ -36,6 +37,9 @@ LINEAR = ModelFigures(
     "linear", 2, "LogisticRegression", "champion", 18_304, {"ROCAUC": 0.66, "Brier": 0.19}, None
 )
 ADAPTIVE = ModelFigures("adaptive", 1, "HAT", "challenger", 18_304, {"ROCAUC": 0.59, "Brier": 0.25}, 0.125)
+BLEND = ModelFigures("blend", 4, "Blend", "champion", 18_304, {"ROCAUC": 0.68, "Brier": 0.1}, None)
+LATE = ModelFigures("linear-5", 5, "LogisticRegression", "challenger", 304, {"Brier": 0.05}, 0.0)
+OPENING = Decision("d0", "opening.started", BEGIN_MS, "blend", 4, 1, "blend", "headrace", 0)
 PAGE = WorkerPage(joined=3, learned=3, lag=12, latency_ms=(4.2, 11.7), candidates=(LINEAR, ADAPTIVE))
 
 
@@ -54,6 +58,17 @@ def figures() -> Figures:
     known.sent(FileLine(True, LAST_MS + 3 * 3_600_000, "a", b"JFK", b""), 1.0)
     known.decided(DRIFT)
     known.decided(SWAP)
+    return known
+
+
+def opened() -> Figures:
+    """Return the figures of a run in which a blend answers and nothing is proven."""
+    known = figures()
+    known.decisions[:] = [OPENING, DRIFT]
+    known.answered(
+        ServedAnswer("flights:d", "d", LAST_MS, "blend", 0.5, {"adaptive": 0.25, "linear": 0.75}),
+        *(b"JFK", 0, 1.004),
+    )
     return known
 
 
@@ -92,10 +107,28 @@ def test_a_busy_frame_fits_a_small_terminal() -> None:
         known.decided(SWAP)
     scores = {"LogLoss": 0.5, "Brier": 0.2, "ROCAUC": 0.6}
     long = ADAPTIVE._replace(class_name="HoeffdingAdaptiveTreeClassifier", scores=scores)
-    lines = drawn(frame(PAGE._replace(candidates=(LINEAR, long, long)), known), width=80)
+    known.weights = "blend", {"adaptive": 0.25, "linear": 0.75}
+    lines = drawn(frame(PAGE._replace(candidates=(LINEAR, long, long, LATE, BLEND)), known), width=80)
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     assert sum("0.5000  0.2000  0.6000  18,304     12.5%" in line for line in lines) == 2
+
+
+def test_a_blend_stands_first_and_says_what_it_is_made_of() -> None:
+    lines = [line.strip() for line in drawn(frame(PAGE._replace(candidates=(ADAPTIVE, BLEND)), opened()))]
+    first = next(n for n, line in enumerate(lines) if line.startswith("model"))
+    assert lines[first + 1].split() == [
+        "champion",
+        "blend",
+        "4",
+        "Blend",
+        "0.1000",
+        "0.6800",
+        "18,304",
+        "serves",
+    ]
+    assert "blend answers with 75% linear + 25% adaptive" in lines
+    assert "Tue 1 Jan 05:15   opens      blend v4: serves until something is proven better" in lines
 
 
 def test_the_first_frame_has_nothing_to_show_and_says_so() -> None:
@@ -132,9 +165,33 @@ def test_the_summary_counts_answers_and_compares_losses() -> None:
     answer(known, "d", "linear", 1.0)
     text = "\n".join(summary_lines(frame(known=known), first_champion="adaptive"))
     assert "exactly one for each event, counted by an independent consumer" in text
-    assert "swap           Mon 21 Jan 05:15  PROMOTED   linear v2" in text
+    assert "opening        adaptive was named champion and served from the first flight on" in text
+    assert "verdict        Mon 21 Jan 05:15  PROMOTED   linear v2" in text
     assert "0.1250 as served (adaptive 0.2500 over 2, linear 0.0000 over 2)" in text
-    assert "0.2500 if adaptive had served throughout (50 % less with the race)" in text
+    assert "0.1900 if linear had served throughout, the best single model (34 % less as served)" in text
+    assert (
+        "0.2500 if adaptive had served throughout, the worst, the first champion (50 % less as served)"
+        in text
+    )
+
+
+def test_the_summary_of_a_blend_is_measured_by_the_models_it_is_of() -> None:
+    page = PAGE._replace(candidates=(BLEND, LINEAR, ADAPTIVE, LATE))
+    text = "\n".join(summary_lines(frame(page, opened()), first_champion="blend"))
+    assert "opening        no champion is named: blend served from the first flight on" in text
+    assert "verdicts       none: nothing was proven better than blend" in text
+    assert "0.1900 if linear had served throughout, the best single model" in text
+    assert "0.2500 if adaptive had served throughout, the worst (" in text
+    assert "if blend" not in text, "it is what was served"
+    assert "linear-5" not in text, "a loss over fewer rows"
+
+
+def test_the_summary_of_a_leader_counts_who_led() -> None:
+    known = figures()
+    known.decisions[:] = [replace(OPENING, model_name=name, reason="leader") for name in ("tree", "linear")]
+    text = "\n".join(summary_lines(frame(known=known), first_champion="tree"))
+    assert "no champion is named: the one of the lowest loss served, 2 in turn" in text
+    assert "verdicts       none: nothing was proven better than linear" in text
 
 
 def test_the_summary_names_what_is_missing() -> None:
@@ -155,5 +212,5 @@ def test_the_summary_shows_dead_letters_by_stage_with_the_first_message() -> Non
 
 def test_a_run_without_answers_has_a_summary_too() -> None:
     lines = summary_lines(frame(WorkerPage(), Figures(Ledger("flights"), {}, {})), first_champion="adaptive")
-    assert "swaps          none" in lines
+    assert "verdicts       none: nothing was proven better than adaptive" in lines
     assert not any(line.startswith("Brier") for line in lines)
