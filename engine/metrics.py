@@ -330,6 +330,13 @@ def _left_out(pipeline: Pipeline) -> Iterator[str]:
 
 COUNTERS = (
     CounterFamily(
+        "stores_behind",
+        "headrace_stores_behind",
+        "Takeovers with a store behind the logs, by what it held.",
+        ("held",),
+        _always("older", "empty"),
+    ),
+    CounterFamily(
         "events",
         "headrace_events",
         "Valid events read, by what became of them.",

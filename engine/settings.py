@@ -282,8 +282,6 @@ class Settings(BaseSettings):
 class Accepted(NamedTuple):
     """The risks that were accepted when the worker was started."""
 
-    newer_claims: bool = False
-    """The logs hold newer claims than the checkpoints."""
     changed_features: bool = False
     lost_records: bool = False
     """Records were deleted before they were read."""

@@ -194,11 +194,21 @@ class World:
     """All partitions of one pipeline, each with an owner."""
 
     def __init__(
-        self, pipeline: Pipeline, given: Input, rng: random.Random, *, resident_max: int | None = None
+        self,
+        pipeline: Pipeline,
+        given: Input,
+        rng: random.Random,
+        *,
+        resident_max: int | None = None,
+        forgetful: bool = False,
     ) -> None:
         self.pipeline, self.given, self.rng = pipeline, given, rng
         self.resident_max = resident_max
         """Answers of a router in memory, where others are saved."""
+        self.forgetful = forgetful
+        """Whether at each crash the store goes back or is emptied."""
+        self.behind = 0
+        """Takeovers with a store behind the logs."""
         self.reads = 0
         """How often a router asked what is saved."""
         self.partitions = pipeline.events.partitions
@@ -263,6 +273,11 @@ class Store:
     def __init__(self) -> None:
         self.claim = 0
         self.saved: Saved | None = None
+        self.past: list[tuple[int, Saved | None]] = [(0, None)]
+
+    def go_back(self, rng: random.Random) -> None:
+        """Hold again what it held after some earlier save, or nothing."""
+        self.claim, self.saved = rng.choice((self.past[0], *self.past))
 
 
 class RoutersJoin:
@@ -301,6 +316,7 @@ class Owner:
         self.flying: dict[Log, deque[tuple[bytes | None, bytes | None]]] = defaultdict(deque)
         self.taken = self._take_over()
         self.zombie = None
+        world.behind += self.taken.behind is not None
         world.suppressed += len(self.taken.suppression.rekeyed)
         self.writer = self.taken.writer
         stages = world.pipeline.stages
@@ -322,7 +338,8 @@ class Owner:
         self.offered_events, self.offered_labels = self.events, self.labels
 
     def _take_over(self) -> Takeover:
-        protocol = takeover(self.number, rekey_partitions=self.world.partitions)
+        nonce = f"{len(self.world.logs['predictions', self.number])}"
+        protocol = takeover(self.number, nonce, rekey_partitions=self.world.partitions)
         answer: Any = None
         while True:
             try:
@@ -432,12 +449,15 @@ class Owner:
         assert entries == self.rekeying.snapshot()
         logs = log_positions(self.taken, cut(self.taken))
         self.store.saved = Saved(logs, entries, (self.events, self.labels))
+        self.store.past.append((self.store.claim, self.store.saved))
         self.rekeying.router.committed()
         self.world.reads += self.stored.reads
         self.stored.reads = 0
 
     def crashed(self) -> Owner:
         """The next owner; what was on its way is lost, in part, or arrives too late to count."""
+        if self.world.forgetful:
+            self.store.go_back(self.world.rng)
         successor = Owner(self.world, self.number, self.store, self)
         for log in list(self.flying):
             self._land(self.world.rng.random(), log)

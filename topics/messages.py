@@ -301,6 +301,9 @@ class Claim(Struct, frozen=True, gc=False):
     claim: int
     """Number of the owner: higher than all before. Negative: announced, not made; it changes nothing for
     readers."""
+    nonce: str = ""
+    """Tells the owner from another one that got the same number of a store that went back; empty in records
+    of former versions. It changes nothing for readers."""
 
 
 class Quarantine(Struct, frozen=True, gc=False):

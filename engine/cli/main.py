@@ -121,9 +121,6 @@ def run(
     kafka: KafkaOptions,
     state_dir: Annotated[Path | None, typer.Option(help="Checkpoints live here.")] = None,
     web_port: Annotated[int | None, typer.Option(help="Port of /metrics, /livez and /readyz.")] = None,
-    accept_newer_claims: Annotated[
-        bool, typer.Option(help="Go on although the logs hold newer claims than the checkpoints do.")
-    ] = False,
     accept_lost_records: Annotated[
         bool, typer.Option(help="Go on although the logs have lost records that were not read yet.")
     ] = False,
@@ -155,7 +152,7 @@ def run(
     run_worker(
         pipeline,
         settings,
-        Accepted(accept_newer_claims, accept_changed_features, accept_lost_records),
+        Accepted(accept_changed_features, accept_lost_records),
         places(skip or (), pipeline),
     )
 

@@ -279,8 +279,7 @@ async def check_same_logs(kafka: KafkaSettings, known: Mapping[LogPartition, Fin
         raise CheckpointError(
             f"the checkpoint is of another log: {what}",
             hint="was the topic deleted and made anew, or is this another cluster? Bring the log back, or"
-            " begin with the first records of this one, with another HEADRACE_STATE_DIR and"
-            " --accept-newer-claims",
+            " begin with the first records of this one, with an empty store (another HEADRACE_STATE_DIR)",
             topic=tp.topic,
             partition=tp.partition,
             offset=kept.offset,

@@ -62,8 +62,8 @@ log = structlog.get_logger("headrace")
 class Worker:
     """One worker process: every partition the group gives it, and the learner's followers.
 
-    Raises out of `run` whatever ends it: BrokerError for a failed send, ClaimError for logs that are
-    ahead of the checkpoints.  A restart goes on from the last checkpoint.
+    Raises out of `run` whatever ends it: BrokerError for a failed send, ClaimError where other owners
+    never rest or a lost checkpoint cannot be made up for.  A restart goes on from the last checkpoint.
     """
 
     def __init__(

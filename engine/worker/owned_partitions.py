@@ -8,6 +8,7 @@ other features.  Never here: the order of a takeover (`operators/claims/takeover
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -31,12 +32,11 @@ from operators.claims.takeover import Takeover, fits, takeover
 from operators.join.pending import END_NAME, FIRST_NAME, SPILLED, entries_apart, with_keys
 from operators.state import StateDelta, StateEntries, StoredEntries, named, under
 from operators.windows.features import Features
-from topics.errors import ClaimError
 
 __all__ = ["OwnedPartitions", "carry_over", "difference"]
 
-TAKEOVERS_MAX = 5
-"""Times another owner may come first before this one gives up and lets the process end."""
+NONCE_BYTES = 8
+"""Two owners of one partition draw the same once in 10^19 takeovers."""
 
 JOIN, ROUTERS_JOIN = "join/", "rekeying/router/join/"
 APART = tuple(join + prefix for join in (JOIN, ROUTERS_JOIN) for prefix in SPILLED)
@@ -77,15 +77,9 @@ class OwnedPartitions:
 
         Raises the errors of `take_over`, as far as they can be foreseen.
         """
-        accepted = self._accepted
         self.count = await self._sink.partitions(self._inputs.events)
         for number in range(self.count):
-            protocol = fits(
-                number,
-                inputs=self._roles,
-                accept_newer=accepted.newer_claims,
-                accept_lost=accepted.lost_records,
-            )
+            protocol = fits(number, inputs=self._roles, accept_lost=self._accepted.lost_records)
             await self._claims.run(protocol, self._store(number))
         await self._check_read(range(self.count))
 
@@ -119,28 +113,21 @@ class OwnedPartitions:
     async def _take_over(self, number: int) -> Partition:
         """Claim a partition and restore it.
 
-        Raises ClaimError if the logs are ahead of the store or rivals never rest, CheckpointError if the
-        checkpoint belongs to another definition or does not fit the logs.
+        Raises ClaimError if rivals never rest or a lost checkpoint cannot be made up for, CheckpointError if
+        the checkpoint belongs to another definition or does not fit the logs.
         """
         store = self._store(number)
         rekey_partitions = 0 if self._pipeline.stages is None else self.count
         await self._check_read([number])
-        for _ in range(TAKEOVERS_MAX):
-            protocol = takeover(
-                number,
-                rekey_partitions=rekey_partitions,
-                inputs=self._roles,
-                accept_newer=self._accepted.newer_claims,
-                accept_lost=self._accepted.lost_records,
-                suppressed_max=self._settings.replay_max,
-            )
-            taken: Takeover | None = await self._claims.run(protocol, store)
-            if taken is not None:
-                return self._restore(number, taken, store)
-        raise ClaimError(
-            f"event partition {number} was claimed by another owner {TAKEOVERS_MAX} times",
-            hint="is a second deployment of this pipeline running against the same topics?",
+        protocol = takeover(
+            number,
+            secrets.token_hex(NONCE_BYTES),
+            rekey_partitions=rekey_partitions,
+            inputs=self._roles,
+            accept_lost=self._accepted.lost_records,
+            suppressed_max=self._settings.replay_max,
         )
+        return self._restore(number, await self._claims.run(protocol, store), store)
 
     def _restore(self, number: int, taken: Takeover, store: CheckpointStore) -> Partition:
         stages = self._pipeline.stages
@@ -177,19 +164,7 @@ class OwnedPartitions:
             scorer.restore(entries)
             if rekeying is not None:
                 rekeying.restore(under("rekeying", loaded.entries))
-        if taken.lost:
-            log.warning(
-                "going on without records that were deleted",
-                partition=number,
-                **{f"{role}_{log_number}": count for (role, log_number), count in taken.lost.items()},
-            )
-        log.info(
-            "partition claimed",
-            partition=number,
-            claim=taken.claim,
-            events_position=scorer.position.events,
-            logged_since=len(taken.suppression),
-        )
+        _tell(taken, scorer)
         predictions = (self._claims.topic("predictions"), number)
         return Partition(
             self._inputs,
@@ -218,6 +193,39 @@ class OwnedPartitions:
         """Close the stores of checkpoints."""
         for store in self._stores.values():
             await store.close()
+
+
+def _tell(taken: Takeover, scorer: Scorer) -> None:
+    """Log what was taken over, and what it was made of where the checkpoint alone does not say it."""
+    number, place = scorer.partition, scorer.position
+    if taken.behind is not None:
+        found = "empty" if taken.checkpoint is None else "older"
+        scorer.counts["stores_behind", found] += 1
+        log.warning(
+            "the checkpoint store is behind the logs: replaying them from its checkpoint",
+            partition=number,
+            store=taken.behind.place.strip(),
+            checkpoint=found,
+            claim_in_store=taken.behind.stored,
+            claim_in_logs=taken.behind.logged,
+            events_from=place.events,
+            labels_from=place.labels,
+            logged_since=len(taken.suppression),
+        )
+    if taken.lost:
+        log.warning(
+            "going on without records that were deleted",
+            partition=number,
+            **{f"{role}_{log_number}": count for (role, log_number), count in taken.lost.items()},
+        )
+    log.info(
+        "partition claimed",
+        partition=number,
+        claim=taken.claim,
+        nonce=taken.nonce,
+        events_position=place.events,
+        logged_since=len(taken.suppression),
+    )
 
 
 # -- a checkpoint of a definition with other features ----------------------------------------------

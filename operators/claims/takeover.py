@@ -5,20 +5,26 @@ checkpoint, each request with the type of its answer.  Never here: doing a step.
 generator yields a request, the shell carries it out, with Kafka and a checkpoint store or
 with a simulation, and sends the answer back.
 
-    look      is the store behind the predictions log?  Then nothing is touched.
-    fence     the store hands out the next claim; every older owner's checkpoint now fails
+    look      at the store, and read the predictions log from its checkpoint on: the highest claim of both
+    fence     the store hands out the next claim above that; every older owner's checkpoint now fails
     load      the last checkpoint
-    announce  in the predictions log, as a claim with a minus sign, which no reader minds;
-              did a rival come between?
+    announce  in the predictions log, as a claim with a minus sign, which no reader minds
     claim     in each examples partition, then in the predictions partition, each acknowledged
-    read      both, from the offsets of the checkpoint up to the own claim records
+    read      both, from the offsets of the checkpoint up to the own claim records: where another owner's
+              claim of the same or a higher number stands before them, start over above it
     run       with what was found there suppressed
 
+A store need not remember.  One that went back (a failover, a backup put in its place) or is empty (a lost
+directory) holds an earlier checkpoint, or none; the logs are read from there, and nothing is answered or
+learned anew.  It may also hand out a number that another owner has: the nonce in a claim record tells the two
+apart, and at most one of them finds nothing of the other before its own claims.  Which numbers were handed
+out, the logs know; a log that has lost records since the checkpoint is refused.
+
 Why examples before predictions: a zombie's example must not count where its prediction does not.
-Why announce: a store that falls back to an older state lets a superseded owner save again, and that
+Why announce: a store that went back lets a superseded owner save again, and that
 checkpoint would skip the claim which ended it.  So every owner looks before it saves
 (`still_owner`) whether its predictions log holds anything but its own records, and a new owner
-leaves its mark there before any record of the old one stops counting.
+leaves its mark there before any record of the old one stops counting in any log.
 
 A checkpoint need not stop its owner.  The state is cut at one moment, the owner goes on writing, and
 what belongs to the cut alone is waited for, looked at and saved:
@@ -51,6 +57,7 @@ __all__ = [
     "Request",
     "Sent",
     "Settle",
+    "StoreBehind",
     "Stored",
     "Takeover",
     "Watch",
@@ -68,7 +75,7 @@ TRIES_MAX = 8
 _DELETED = "records were deleted before they were read: --accept-lost-records goes on without them"
 _ANOTHER = (
     "the log was made anew, or this is another cluster: bring it back, or begin with its first records, with"
-    " another HEADRACE_STATE_DIR and --accept-newer-claims"
+    " an empty store (another HEADRACE_STATE_DIR)"
 )
 TAIL_OFFSETS_MAX = 1_000
 """Offsets at the end of a log that are looked at for a newer claim before anything is taken over."""
@@ -97,6 +104,17 @@ class Stored(NamedTuple):
     logs: Sequence[LogPosition]
     place: str = ""
     """Where the store is, for messages; with a space before it."""
+
+
+class StoreBehind(NamedTuple):
+    """A store that does not know of every claim in the logs: it went back, is empty, or is another one."""
+
+    stored: int
+    """The claim it handed out last; 0: none."""
+    logged: int
+    """The highest claim in the logs."""
+    place: str
+    """`Stored.place`."""
 
 
 class Fence(NamedTuple):
@@ -199,6 +217,7 @@ class Takeover:
     """The result of a takeover, with which an owner starts."""
 
     claim: int
+    nonce: str
     checkpoint: Any
     """The shell's answer to `LoadCheckpoint`."""
     writer: Writer
@@ -208,6 +227,8 @@ class Takeover:
     watch: Watch
     lost: Mapping[Log, int]
     """Records that were deleted from the logs before they were read, where that was accepted."""
+    behind: StoreBehind | None
+    """Where the store was behind the logs, which were replayed from its checkpoint."""
 
 
 def claimed_logs(source: int, examples_partitions: int, rekey_partitions: int = 0) -> tuple[Log, ...]:
@@ -225,68 +246,68 @@ def claimed_logs(source: int, examples_partitions: int, rekey_partitions: int = 
 
 def takeover(
     source: int,
+    nonce: str,
     *,
     examples_partitions: int = 1,
     rekey_partitions: int = 0,
     inputs: Sequence[str] = (),
-    accept_newer: bool = False,
     accept_lost: bool = False,
     suppressed_max: int = SUPPRESSED_MAX,
-) -> Generator[Request, Any, Takeover | None]:
-    """Take over the source partition; return what to start with, or None if another owner came first.
+) -> Generator[Request, Any, Takeover]:
+    """Take over the source partition; return what to start with.
 
-    None is no error: an owner that is still assigned calls again.  `rekey_partitions`: how many partitions
+    `nonce` is a text that no other takeover has.  `rekey_partitions`: how many partitions
     each internal topic has, where events travel to other keys.  `inputs`: the topics that the state is made
-    of.  `accept_newer` claims above whatever the log holds; without a checkpoint everything is replayed, so
-    then no log may have lost its beginning.  `accept_lost` goes on without what was deleted.
+    of.  Where the store has lost its checkpoint everything is replayed, so then no log may have lost its
+    beginning.  `accept_lost` goes on without what was deleted.
 
-    Raises ClaimError if the log holds a claim which the store never handed
-    out (it is behind: a failover, a lost directory) or rivals never rest; CheckpointError if the logs
-    no longer, or not yet, hold the checkpoint's offsets.
+    Raises ClaimError if rivals never rest or records that a lost checkpoint was made of are deleted;
+    CheckpointError if the logs no longer, or not yet, hold the checkpoint's offsets.
     """
     predictions: Log = ("predictions", source)
+    logs = claimed_logs(source, examples_partitions, rekey_partitions)
+    behind: StoreBehind | None = None
     newest = 0
     for _ in range(TRIES_MAX):
         stored: Stored = yield Look()
-        replay = _Replay(source, stored.logs, suppressed_max, {} if accept_lost else None)
+        replay = _Replay(source, nonce, stored.logs, suppressed_max, {} if accept_lost else None)
         end = yield from replay.start(predictions)
         yield from replay.read(predictions, end)
         newest = max(newest, replay.newest)
         if newest > stored.claim:
-            if not accept_newer:
-                if (yield Look()).claim != stored.claim:
-                    continue
-                raise _store_is_behind(source, stored, newest)
-            if not stored.logs:
-                logs = claimed_logs(source, examples_partitions, rekey_partitions)
-                if lost := (yield from _deleted(source, inputs, logs, accepted=accept_lost)):
-                    replay = _Replay(source, (), suppressed_max, lost)
-                    yield from replay.start(predictions)
+            if (yield Look()).claim != stored.claim:
+                continue
+            behind = behind or StoreBehind(stored.claim, newest, stored.place)
+            if not stored.logs and (
+                lost := (yield from _deleted(source, inputs, logs, accepted=accept_lost))
+            ):
+                replay = _Replay(source, nonce, (), suppressed_max, lost)
+                yield from replay.start(predictions)
 
         claim: int = yield Fence(newest)
         checkpoint: CheckpointLogs | None = yield LoadCheckpoint()
         saved = tuple(checkpoint.logs) if checkpoint is not None else ()
-        if saved != tuple(stored.logs):
-            replay = _Replay(source, saved, suppressed_max, {} if accept_lost else None)
-            yield from replay.start(predictions)
-        announced_at: int = yield WriteClaim(*predictions, Claim(source, -claim))
-        yield from replay.read(predictions, announced_at)
-        if replay.newest < claim:
-            claimed_at = yield from _claim(
-                replay, claim, claimed_logs(source, examples_partitions, rekey_partitions)
-            )
-            if replay.newest <= claim:
+        if saved == tuple(stored.logs):
+            yield WriteClaim(*predictions, Claim(source, -claim, nonce))
+            claimed_at = yield from _claim(replay, claim, logs)
+            if replay.newest < claim:
                 writer = Writer(source, claim, claimed_at)
                 watch = Watch(writer.position(predictions))
                 return Takeover(
-                    claim, checkpoint, writer, replay.suppression, saved, watch, replay.lost or {}
+                    claim,
+                    nonce,
+                    checkpoint,
+                    writer,
+                    replay.suppression,
+                    saved,
+                    watch,
+                    replay.lost or {},
+                    behind,
                 )
-        newest = max(newest, replay.newest)
-        if (yield Look()).claim != claim:
-            return None
+        newest = max(newest, replay.newest, claim)
     raise ClaimError(
         f"source partition {source} was claimed by others {TRIES_MAX} times in between",
-        hint="look for a second deployment with a checkpoint store of its own",
+        hint="look for a second deployment of this pipeline against the same topics",
     )
 
 
@@ -296,8 +317,9 @@ def cut(owner: Takeover) -> Cut:
 
 
 def still_owner(owner: Takeover, at: Cut) -> Generator[Request, Any, bool]:
-    """Return whether no other owner has announced itself: ask before each checkpoint is saved.
+    """Return whether no other owner has announced itself, with this number or a higher one.
 
+    Ask before each checkpoint is saved.
     What was sent up to the cut must be acknowledged, in every log, before this begins; the owner may
     go on writing.  False ends the owner, and nothing may be saved then.
     Normally the end of the predictions log says it all: nothing is there but the owner's own records.
@@ -311,10 +333,10 @@ def still_owner(owner: Takeover, at: Cut) -> Generator[Request, Any, bool]:
     sent: Sent = yield Settle(*log)
     end = max(bounds.end, sent.position)
     if end != watch.others + sent.records:
-        since = LogPosition(*log, watch.position, writer.claim, GAP)
-        look = _Replay(writer.source, (since,), SUPPRESSED_MAX)
+        since = LogPosition(*log, watch.position, 0, GAP)
+        look = _Replay(writer.source, owner.nonce, (since,), SUPPRESSED_MAX, writes_as=writer.claim)
         yield from look.read(log, end)
-        if look.newest > writer.claim:
+        if look.newest >= writer.claim:
             return False
         watch.others = end - sent.records
     watch.position = end
@@ -334,33 +356,24 @@ def log_positions(owner: Takeover, at: Cut) -> tuple[LogPosition, ...]:
 
 
 def fits(
-    source: int, *, inputs: Sequence[str] = (), accept_newer: bool = False, accept_lost: bool = False
+    source: int, *, inputs: Sequence[str] = (), accept_lost: bool = False
 ) -> Generator[Request, Any, None]:
-    """Check that the store fits the predictions log and change nothing: for a worker that owns nothing yet.
+    """Check that the predictions log fits the store and change nothing: for a worker that owns nothing yet.
 
-    The end of the log is enough: an owner's records carry its claim.  Raises what `takeover` would
-    raise at its first step.
+    The end of the log is enough to see that there were owners: their records carry their claim.  Raises what
+    `takeover` would raise at its first step.
     """
     log: Log = ("predictions", source)
-    newest = 0
-    for _ in range(TRIES_MAX):
-        stored: Stored = yield Look()
-        replay = _Replay(source, stored.logs, SUPPRESSED_MAX, {} if accept_lost else None)
-        end = yield from replay.start(log)
-        saved = next((position.position for position in stored.logs if position.log == log), 0)
-        tail = max(saved, end - TAIL_OFFSETS_MAX)
-        look = _Replay(source, (LogPosition(*log, tail, stored.claim, GAP),), SUPPRESSED_MAX)
-        yield from look.read(log, end)
-        newest = max(newest, look.newest)
-        if newest <= stored.claim:
-            return
-        if accept_newer:
-            if not stored.logs:
-                yield from _deleted(source, inputs, [log], accepted=accept_lost)
-            return
-        if (yield Look()).claim == stored.claim:
-            untouched = "nothing was taken, a worker that has the right store goes on; "
-            raise _store_is_behind(source, stored, newest, untouched)
+    stored: Stored = yield Look()
+    replay = _Replay(source, "", stored.logs, SUPPRESSED_MAX, {} if accept_lost else None)
+    end = yield from replay.start(log)
+    if stored.logs:
+        return
+    since = LogPosition(*log, max(replay.position(log), end - TAIL_OFFSETS_MAX), 0, GAP)
+    look = _Replay(source, "", (since,), SUPPRESSED_MAX)
+    yield from look.read(log, end)
+    if look.newest > stored.claim and (yield Look()).claim == stored.claim:
+        yield from _deleted(source, inputs, [log], accepted=accept_lost)
 
 
 def _deleted(
@@ -380,9 +393,10 @@ def _deleted(
             f"{count} of {role} (partition {number})" for (role, number), count in lost.items()
         )
         raise ClaimError(
-            f"source partition {source} would be replayed from records that were deleted: {counts}",
-            hint="bring the state directory back, or start with --accept-lost-records as well: then windows"
-            " are incomplete, and labels of answers that were waiting are not learned",
+            f"the checkpoint of source partition {source} is lost, and so are records to replay: {counts}",
+            hint="bring the checkpoint store back (HEADRACE_STATE_DIR, or a backup of it), or start with"
+            " --accept-lost-records: then windows are incomplete, and labels of answers that were waiting are"
+            " not learned",
         )
     return lost
 
@@ -393,21 +407,10 @@ def _claim(replay: _Replay, claim: int, logs: Sequence[Log]) -> Generator[Reques
         yield from replay.start(log)
     claimed_at: dict[Log, int] = {}
     for log in logs:
-        claimed_at[log] = yield WriteClaim(*log, Claim(replay.source, claim))
+        claimed_at[log] = yield WriteClaim(*log, Claim(replay.source, claim, replay.nonce))
     for log in logs:
         yield from replay.read(log, claimed_at[log])
     return claimed_at
-
-
-def _store_is_behind(source: int, stored: Stored, logged: int, untouched: str = "") -> ClaimError:
-    return ClaimError(
-        f"the log holds claim {logged} of source partition {source}, the checkpoint store{stored.place}"
-        f" gave out {stored.claim}",
-        hint=f"{untouched}start with the HEADRACE_STATE_DIR that belongs to this log; if it is lost,"
-        " --accept-newer-claims replays the logs",
-        topic="predictions",
-        partition=source,
-    )
 
 
 class _Replay:
@@ -416,16 +419,22 @@ class _Replay:
     def __init__(
         self,
         source: int,
+        nonce: str,
         saved: Sequence[LogPosition],
         suppressed_max: int,
         lost: dict[Log, int] | None = None,
+        *,
+        writes_as: int = 0,
     ) -> None:
+        """`writes_as` is the claim of the owner's own records, where there are some already."""
         self.source = source
+        self.nonce = nonce
         self.lost = lost
         """Records that were deleted before they were read; None: there may be none."""
         self.suppression = Suppression(suppressed_max)
         self.newest = max((position.claim for position in saved), default=0)
-        """Highest claim met so far: announced, made, or on a record whose claim the log has not kept."""
+        """Highest claim of others so far: announced, made, or on a record whose claim is not kept."""
+        self._writes_as = writes_as
         self._positions = {position.log: position.position for position in saved}
         self._readers = {
             position.log: Reader((source, position.claim, position.sequence)) for position in saved
@@ -453,6 +462,10 @@ class _Replay:
             )
         return bounds.end
 
+    def position(self, log: Log) -> int:
+        """Return up to where a log was read."""
+        return self._positions[log]
+
     def read(self, log: Log, until: int) -> Generator[Request, Any, None]:
         """Read one log on, before the offset `until`."""
         while (position := self._positions[log]) < until:
@@ -477,7 +490,9 @@ class _Replay:
         source = log[1] if isinstance(value, Prediction) else value.source_partition
         if source != self.source:
             return
-        self.newest = max(self.newest, abs(value.claim))
+        own = value.nonce == self.nonce if isinstance(value, Claim) else value.claim == self._writes_as
+        if not own:
+            self.newest = max(self.newest, abs(value.claim))
         reader = self._readers[log]
         if isinstance(value, Claim):
             reader.claim(source, value.claim)

@@ -37,8 +37,7 @@ def test_a_topic_made_anew_with_more_records_is_another_log(kafka: KafkaSettings
         for said in (
             "the checkpoint is of another log",
             events,
-            "--accept-newer-claims",
-            "HEADRACE_STATE_DIR",
+            "an empty store (another HEADRACE_STATE_DIR)",
         ):
             assert said in worker.said()
         assert "Traceback" not in worker.said()
@@ -46,10 +45,8 @@ def test_a_topic_made_anew_with_more_records_is_another_log(kafka: KafkaSettings
         anew.mkdir()
         async with watching(kafka, predictions) as watch:
             with Worker(file, kafka, anew, name="anew") as worker:
-                assert await worker.ended() == 1
-            worker.start("--accept-newer-claims")
-            await until(lambda: watch.counted(predictions) == BEFORE + AFTER, "answers", worker=worker)
-            assert await worker.stop() == 0, worker.said()
+                await until(lambda: watch.counted(predictions) == BEFORE + AFTER, "answers", worker=worker)
+                assert await worker.stop() == 0, worker.said()
             assert watch.answered(predictions) == BEFORE + AFTER
 
     asyncio.run(scenario())
@@ -73,12 +70,12 @@ def test_a_lost_store_and_deleted_events_are_refused_with_counts_until_accepted(
         shutil.rmtree(worker.state_dir)
         await publish(kafka, readings(pipeline, BEFORE + 2 * AFTER)[BEFORE + AFTER :])
         claims = (await log_bounds(kafka, predictions))[0]
-        worker.start("--accept-newer-claims")
+        worker.start()
         assert await worker.ended() == 1
-        assert "30 of events (partition 0)" in worker.said()
+        assert "and so are records to replay: 30 of events (partition 0)" in worker.said()
         assert "--accept-lost-records" in worker.said()
         assert (await log_bounds(kafka, predictions))[0] == claims, "it wrote something"
-        worker.start("--accept-newer-claims", "--accept-lost-records")
+        worker.start("--accept-lost-records")
         with_all = BEFORE + 2 * AFTER
         async with watching(kafka, predictions) as watch:
             await until(lambda: watch.answered(predictions) == with_all, "answers", worker=worker)

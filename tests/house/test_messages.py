@@ -112,7 +112,7 @@ def test_every_header_stands_in_the_document() -> None:
 
 
 def test_the_claim_record_shown_is_one() -> None:
-    assert f"`{encode(Claim(0, -1)).decode()}`" in DOCUMENT
+    assert f"`{encode(Claim(0, -1, '5f0c')).decode()}`" in DOCUMENT
 
 
 @pytest.mark.parametrize("kind", [*TYPES, LabelMessage], ids=lambda kind: kind.__name__)

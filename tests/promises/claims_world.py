@@ -16,6 +16,8 @@ from topics.messages import Claim, Command, Example, Prediction
 
 SOURCES = 2
 EVENTS = 22
+LOSSES_MAX = 6
+"""How often in a run the stores may go back or be emptied."""
 WAIT = 6
 """How long an event waits for its label, in event time; event times grow by 1."""
 NOTHING = Command("nothing", "pause", 0)
@@ -44,7 +46,10 @@ class Label(NamedTuple):
 
 
 class Store:
-    """The checkpoint store of one source: compare-and-set on the claim, and its past."""
+    """The checkpoint store of one source: compare-and-set on claim and last checkpoint, and its past.
+
+    It keeps what changed, as the real ones do: laid on another checkpoint than the one before, that is none.
+    """
 
     def __init__(self) -> None:
         self.claim = 0
@@ -56,16 +61,22 @@ class Store:
         self._past.append((self.claim, self.checkpoint))
         return self.claim
 
-    def save(self, claim: int, checkpoint: Any, *, fenced: bool) -> bool:
-        if fenced and claim != self.claim:
-            return False
+    def save(self, checkpoint: Any) -> None:
         self.checkpoint = checkpoint
         self._past.append((self.claim, self.checkpoint))
-        return True
 
-    def go_back(self, writes: int) -> None:
-        """Lose the last `writes` writes, as a failover does."""
+    def go_back(self, writes: int) -> bool:
+        """Hold again what it held before the last `writes` writes; return whether that is anything else.
+
+        Among them are those that it has lost before: a copy is put in its place, and another one later.
+        """
+        before = self.claim, self.checkpoint
         self.claim, self.checkpoint = self._past[-min(len(self._past), writes + 1)]
+        return before != (self.claim, self.checkpoint)
+
+    def empty(self) -> bool:
+        """Lose everything; return whether there was anything."""
+        return self.go_back(len(self._past))
 
 
 class Sender:
@@ -188,6 +199,7 @@ class World:
         self.logs = Logs(rng.choice((1, 2)), left_out)
         self.network = Network(rng, self.logs, self.counts)
         self.stores = [Store() for _ in range(SOURCES)]
+        self._losses_left = rng.choice((0, 1, 2, 4, LOSSES_MAX))
         self.implicit = rng.choice((None, 0))
         self.events = [self._make_events() for _ in range(SOURCES)]
         self.labels = [self._make_labels(events) for events in self.events]
@@ -215,6 +227,24 @@ class World:
         ]
         return sorted(labels, key=lambda label: label.time + rng.randrange(4))
 
+    def lose(self, source: int) -> bool:
+        """Let a store go back, or be emptied; return whether it was."""
+        if not self._losses_left:
+            return False
+        if self.rng.random() < 0.3:
+            return self._lost("stores emptied", self.stores[source].empty())
+        return self._lost("stores gone back", self.stores[source].go_back(self.rng.choice((1, 1, 2, 5))))
+
+    def lose_the_last(self, source: int) -> None:
+        """Now and then, let a store lose the write that it has just answered, as a failover does."""
+        if self._losses_left and self.rng.random() < 0.2:
+            self._lost("stores gone back", self.stores[source].go_back(1))
+
+    def _lost(self, how: str, anything: bool) -> bool:
+        self.counts[how] += anything
+        self._losses_left -= anything
+        return anything
+
     def answer(self, source: int, request: protocol.Request) -> Any:
         """Carry out what a takeover asks for; claims are written by the owner's sender."""
         store = self.stores[source]
@@ -222,7 +252,9 @@ class World:
             case protocol.Look():
                 return protocol.Stored(store.claim, store.checkpoint.logs if store.checkpoint else ())
             case protocol.Fence(above):
-                return store.fence(above)
+                claim = store.fence(above)
+                self.lose_the_last(source)
+                return claim
             case protocol.LoadCheckpoint():
                 return store.checkpoint
             case protocol.FindBounds(target, partition):

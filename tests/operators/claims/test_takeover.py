@@ -22,6 +22,7 @@ from operators.claims.takeover import (
     ReadLog,
     Sent,
     Settle,
+    StoreBehind,
     Stored,
     Takeover,
     WriteClaim,
@@ -36,6 +37,7 @@ from topics.messages import Claim, Command, Example, Prediction
 
 SOURCE = 2
 PREDICTIONS = ("predictions", SOURCE)
+NONCE = "ours"
 
 
 class Saved(NamedTuple):
@@ -67,14 +69,15 @@ class Shell:
         except StopIteration as end:
             return end.value
 
-    def take_over(self, **options: Any) -> Takeover | None:
-        owned: Takeover | None = self.run(takeover(SOURCE, examples_partitions=self.partitions, **options))
+    def take_over(self, **options: Any) -> Takeover:
+        steps = takeover(SOURCE, NONCE, examples_partitions=self.partitions, **options)
+        owned: Takeover = self.run(steps)
         return owned
 
     def _answer(self, request: Any) -> Any:
         match request:
             case Look():
-                return Stored(self.claim, self.checkpoint.logs if self.checkpoint else ())
+                return Stored(self.claim, self.checkpoint.logs if self.checkpoint else (), " the store")
             case Fence(above):
                 self.claim = max(self.claim, above) + 1
                 return self.claim
@@ -121,8 +124,8 @@ def suppressed(owned: Takeover, offsets: Sequence[int] = range(10)) -> tuple[lis
 def test_the_order_of_a_first_takeover() -> None:
     shell = Shell(partitions=2)
     owned = shell.take_over()
-    assert owned is not None
     assert (owned.claim, owned.checkpoint, owned.logs, owned.suppression.empty) == (1, None, (), True)
+    assert owned.behind is None
     assert shell.written() == [
         ("predictions", SOURCE, -1),
         ("examples", 0, 1),
@@ -143,7 +146,6 @@ def test_what_counts_after_the_checkpoint_is_suppressed() -> None:
     command = Command("c", "pause", 0)
     shell.logs["examples", 0] = [None, *foreign, command, *examples(4, 0, 5)[1:], *examples(4, 0, 5)]
     owned = shell.take_over()
-    assert owned is not None
     assert owned.claim == 5
     assert suppressed(owned) == ([2, 3], [5])
 
@@ -161,14 +163,13 @@ def test_what_comes_between_the_looks_and_the_own_claims_is_found() -> None:
 
     shell.before[WriteClaim] = zombie_writes
     owned = shell.take_over()
-    assert owned is not None
     assert suppressed(owned) == ([0, 1], [])
 
 
 def test_a_log_that_is_read_already_is_not_read_again() -> None:
     shell = Shell(claim=1)
     shell.logs[PREDICTIONS] = [Claim(SOURCE, 1), *answers(1, 0, 1, 2)]
-    assert shell.take_over() is not None
+    shell.take_over()
     reads = [asked for asked in shell.asked if isinstance(asked, ReadLog) and asked.target == "predictions"]
     assert [(read.position, read.until) for read in reads] == [(0, 4), (4, 5)]
 
@@ -182,52 +183,50 @@ def test_a_checkpoint_saved_in_between_is_the_one_to_begin_from() -> None:
 
     shell.before[Fence] = older_owner_saves
     owned = shell.take_over()
-    assert owned is not None
     assert owned.checkpoint is shell.checkpoint
     assert suppressed(owned) == ([1], [])
 
 
-def test_a_store_behind_the_log_is_refused_every_time_and_nothing_is_touched() -> None:
+@pytest.mark.parametrize("logged", [[Claim(SOURCE, 7)], answers(7, 0), [Claim(SOURCE, -7), *answers(3, 0)]])
+def test_a_store_behind_the_log_claims_above_it_and_says_so(logged: list[Any]) -> None:
+    """Records tell the claim too: its own record may have expired."""
     shell = Shell(claim=3)
-    shell.logs[PREDICTIONS] = [Claim(SOURCE, 7)]
-    for _ in range(6):
-        with pytest.raises(ClaimError, match=r"holds claim 7 .* gave out 3"):
-            shell.take_over()
-    assert shell.claim == 3
-    assert shell.logs[PREDICTIONS] == [Claim(SOURCE, 7)]
-
-
-def test_records_tell_the_claim_when_its_own_record_has_expired() -> None:
-    shell = Shell()
-    shell.logs[PREDICTIONS] = answers(57, 0)
-    with pytest.raises(ClaimError, match="holds claim 57"):
-        shell.take_over()
-    assert shell.written() == []
+    shell.logs[PREDICTIONS] = [*logged]
+    owned = shell.take_over()
+    assert owned.claim == 8
+    assert owned.behind == StoreBehind(3, 7, " the store")
+    assert shell.written() == [
+        ("predictions", SOURCE, -8),
+        ("examples", 0, 8),
+        ("predictions", SOURCE, 8),
+    ]
 
 
 def test_an_examples_log_alone_can_show_that_the_store_is_behind() -> None:
     shell = Shell()
     shell.logs["examples", 0] = [Claim(SOURCE, 57), *examples(57, 0)]
-    with pytest.raises(ClaimError, match="holds claim 57"):
-        shell.take_over()
-    owned = shell.take_over(accept_newer=True)
-    assert owned is not None
+    owned = shell.take_over()
     assert owned.claim == 58
+    assert owned.behind == StoreBehind(1, 57, " the store")
     assert suppressed(owned) == ([], [0])
 
 
-@pytest.mark.parametrize("logged", [[Claim(SOURCE, 7)], answers(7, 0), [Claim(SOURCE, -7), *answers(3, 0)]])
-def test_a_look_refuses_what_a_takeover_would_and_asks_for_nothing_to_be_done(logged: list[Any]) -> None:
-    shell = Shell(claim=3)
-    shell.logs[PREDICTIONS] = [*answers(1, *range(TAIL_OFFSETS_MAX)), *logged]
-    with pytest.raises(ClaimError, match=r"holds claim 7 .* gave out 3(?s:.)*nothing was taken"):
-        shell.run(fits(SOURCE))
-    shell.run(fits(SOURCE, accept_newer=True))
-    shell.claim = 7
+def test_an_empty_store_begins_with_the_first_records_and_leaves_out_all_that_counts() -> None:
+    shell = Shell()
+    shell.logs[PREDICTIONS] = [Claim(SOURCE, 7), *answers(7, 0, 1), Claim(SOURCE, -9), *answers(7, 5)]
+    shell.logs["examples", 0] = [Claim(SOURCE, 7), *examples(7, 1)]
+    owned = shell.take_over(inputs=())
+    assert owned.claim == 10
+    assert suppressed(owned) == ([0, 1], [1])
+
+
+def test_a_long_log_is_not_read_for_a_look() -> None:
+    shell = Shell()
+    shell.logs[PREDICTIONS] = [*answers(1, *range(TAIL_OFFSETS_MAX)), Claim(SOURCE, 7)]
     shell.run(fits(SOURCE))
     assert {type(asked) for asked in shell.asked} == {Look, FindBounds, ReadLog}
     read = sum(asked.until - asked.position for asked in shell.asked if isinstance(asked, ReadLog))
-    assert read == 3 * TAIL_OFFSETS_MAX, "a long log must not be read from its beginning"
+    assert read == TAIL_OFFSETS_MAX
 
 
 def test_a_look_at_a_pipeline_that_never_ran_finds_nothing() -> None:
@@ -243,28 +242,20 @@ def test_a_look_refuses_a_log_without_the_checkpoints_offset() -> None:
 
 
 def test_a_look_while_the_owner_changes_refuses_nobody() -> None:
-    shell = Shell(claim=3)
+    shell = without_beginnings()
+    shell.logs[PREDICTIONS] = [*range(2)]
 
     def another_takes_over(_: FindBounds) -> None:
-        if shell.claim == 3:
+        if shell.claim == 0:
             shell.claim = 4
             shell.logs[PREDICTIONS].append(Claim(SOURCE, 4))
 
     shell.before[FindBounds] = another_takes_over
-    shell.run(fits(SOURCE))
+    shell.run(fits(SOURCE, inputs=INPUTS))
     assert shell.claim == 4
 
 
-def test_told_otherwise_it_claims_above_the_log() -> None:
-    shell = Shell(claim=3)
-    shell.logs[PREDICTIONS] = [Claim(SOURCE, 7), *answers(7, 0), Claim(SOURCE, -9)]
-    owned = shell.take_over(accept_newer=True)
-    assert owned is not None
-    assert owned.claim == 10
-    assert suppressed(owned) == ([0], [])
-
-
-def test_an_owner_that_claims_while_we_look_is_no_reason_to_refuse() -> None:
+def test_an_owner_that_claims_while_we_look_does_not_make_the_store_one_that_is_behind() -> None:
     shell = Shell(claim=3)
 
     def another_takes_over(_: FindBounds) -> None:
@@ -274,54 +265,51 @@ def test_an_owner_that_claims_while_we_look_is_no_reason_to_refuse() -> None:
 
     shell.before[FindBounds] = another_takes_over
     owned = shell.take_over()
-    assert owned is not None
-    assert owned.claim == 5
+    assert (owned.claim, owned.behind) == (5, None)
 
 
-@pytest.mark.parametrize("number", [-5, 5])
-def test_an_owner_that_fences_us_comes_first(number: int) -> None:
+@pytest.mark.parametrize("log", [PREDICTIONS, ("examples", 0)])
+@pytest.mark.parametrize("number", [-5, 5, -4, 4])
+def test_another_owner_before_our_claim_makes_us_start_over_above_it(log: Log, number: int) -> None:
+    """A store that went back can give our number to another one, too."""
     shell = Shell(claim=3)
 
-    def another_takes_over(request: WriteClaim) -> None:
-        if request.value.claim == -4:
-            shell.claim = 5
-            shell.logs[PREDICTIONS].append(Claim(SOURCE, number))
+    def another_claims(request: WriteClaim) -> None:
+        first = request.value.claim == (-4 if log == PREDICTIONS else 4)
+        if first and log == (request.target, request.partition):
+            shell.logs[log].append(Claim(SOURCE, number, "theirs"))
 
-    shell.before[WriteClaim] = another_takes_over
-    assert shell.take_over() is None
-    assert ("examples", 0, 4) not in shell.written()
-
-
-def test_an_owner_that_fences_us_after_we_announced_comes_first_too() -> None:
-    shell = Shell(claim=3)
-
-    def another_takes_over(request: WriteClaim) -> None:
-        if request.target == "examples":
-            shell.claim = 5
-            shell.logs[PREDICTIONS].append(Claim(SOURCE, -5))
-
-    shell.before[WriteClaim] = another_takes_over
-    assert shell.take_over() is None
-
-
-def test_a_twin_with_the_same_number_makes_us_take_the_next() -> None:
-    shell = Shell(claim=3)
-
-    def twin(request: WriteClaim) -> None:
-        if request.value.claim == -4:
-            shell.logs[PREDICTIONS].append(Claim(SOURCE, -4))
-
-    shell.before[WriteClaim] = twin
+    shell.before[WriteClaim] = another_claims
     owned = shell.take_over()
-    assert owned is not None
-    assert owned.claim == 5
+    assert owned.claim == abs(number) + 1
+    assert shell.claim == owned.claim
+
+
+def test_our_own_claim_that_lies_there_twice_is_none_of_another() -> None:
+    shell = Shell(claim=3)
+    shell.before[WriteClaim] = lambda request: shell.logs[request.target, request.partition].append(
+        request.value
+    )
+    assert shell.take_over().claim == 4
+
+
+def test_a_later_claim_of_our_number_is_the_others_affair() -> None:
+    """That one finds ours, and starts over."""
+    shell = Shell(claim=3)
+
+    def twin(_: ReadLog) -> None:
+        if shell.logs[PREDICTIONS][-1:] == [Claim(SOURCE, 4, NONCE)]:
+            shell.logs[PREDICTIONS].append(Claim(SOURCE, 4, "theirs"))
+
+    shell.before[ReadLog] = twin
+    assert shell.take_over().claim == 4
 
 
 def test_rivals_that_never_rest_are_an_error() -> None:
     shell = Shell()
 
     def twin(request: WriteClaim) -> None:
-        shell.logs[PREDICTIONS].append(request.value)
+        shell.logs[PREDICTIONS].append(replace(request.value, nonce="theirs"))
 
     shell.before[WriteClaim] = twin
     with pytest.raises(ClaimError, match=f"{TRIES_MAX} times in between"):
@@ -329,7 +317,8 @@ def test_rivals_that_never_rest_are_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "length", "helps"), [(3, 9, "--accept-lost-records"), (0, 1, "--accept-newer-claims")]
+    ("start", "length", "helps"),
+    [(3, 9, "--accept-lost-records"), (0, 1, "an empty store .another HEADRACE_STATE_DIR")],
 )
 def test_a_log_without_the_checkpoints_offset_is_refused(start: int, length: int, helps: str) -> None:
     shell = Shell(claim=1, checkpoint=Saved((LogPosition(*PREDICTIONS, 2, 1, 1),)))
@@ -346,7 +335,6 @@ def test_told_so_it_goes_on_without_what_was_deleted_and_counts_it() -> None:
     shell.logs[PREDICTIONS] = [Claim(SOURCE, 1), *answers(1, 0, 1, 2, 3, 4)]
     shell.starts[PREDICTIONS] = 4
     owned = shell.take_over(accept_lost=True)
-    assert owned is not None
     assert owned.lost == {PREDICTIONS: 2}
     assert suppressed(owned) == ([3, 4], [])
 
@@ -371,24 +359,22 @@ def test_a_lost_store_is_not_made_up_for_by_logs_that_have_lost_their_beginnings
         f" .partition {SOURCE}.(?s:.)*--accept-lost-records"
     )
     for steps in (
-        takeover(SOURCE, inputs=INPUTS, accept_newer=True),
-        fits(SOURCE, inputs=INPUTS, accept_newer=True),
+        takeover(SOURCE, NONCE, inputs=INPUTS),
+        fits(SOURCE, inputs=INPUTS),
     ):
         with pytest.raises(ClaimError, match=counts):
             shell.run(steps)
     assert (shell.claim, shell.written()) == (0, [])
     shell.starts.clear()
-    shell.run(fits(SOURCE, inputs=INPUTS, accept_newer=True))
-    owned = shell.take_over(inputs=INPUTS, accept_newer=True)
-    assert owned is not None
+    shell.run(fits(SOURCE, inputs=INPUTS))
+    owned = shell.take_over(inputs=INPUTS)
     assert owned.lost == {}
 
 
 def test_told_so_a_lost_store_is_made_up_for_by_what_is_left() -> None:
     shell = without_beginnings()
-    shell.run(fits(SOURCE, inputs=INPUTS, accept_newer=True, accept_lost=True))
-    owned = shell.take_over(inputs=INPUTS, accept_newer=True, accept_lost=True)
-    assert owned is not None
+    shell.run(fits(SOURCE, inputs=INPUTS, accept_lost=True))
+    owned = shell.take_over(inputs=INPUTS, accept_lost=True)
     assert owned.claim == 8
     assert owned.lost == {("events", SOURCE): 3, ("labels", SOURCE): 1, PREDICTIONS: 2}
     assert suppressed(owned) == ([1, 2, 3], [2])
@@ -399,7 +385,6 @@ def test_a_first_start_misses_nothing_of_topics_that_began_before_it() -> None:
     shell.logs |= {(role, SOURCE): list(range(9)) for role in INPUTS}
     shell.starts |= {(role, SOURCE): 3 for role in INPUTS}
     owned = shell.take_over(inputs=INPUTS)
-    assert owned is not None
     assert owned.lost == {}
 
 
@@ -408,11 +393,11 @@ def test_more_than_may_be_replayed_is_refused_with_the_setting() -> None:
     shell.logs[PREDICTIONS] = [Claim(SOURCE, 1), *answers(1, 0, 1, 2)]
     with pytest.raises(ClaimError, match=r"more than 2 records(?s:.)*HEADRACE_REPLAY_MAX"):
         shell.take_over(suppressed_max=2)
-    assert shell.take_over(suppressed_max=3) is not None
+    assert len(shell.take_over(suppressed_max=3).suppression) == 3
 
 
 def test_a_log_that_cannot_be_read_is_an_error() -> None:
-    steps = takeover(SOURCE)
+    steps = takeover(SOURCE, NONCE)
     assert isinstance(next(steps), Look)
     steps.send(Stored(0, ()))
     assert isinstance(steps.send(Bounds(0, 3)), ReadLog)
@@ -423,7 +408,6 @@ def test_a_log_that_cannot_be_read_is_an_error() -> None:
 def owner_with(shell: Shell, sent: int) -> Takeover:
     """Take over and write `sent` predictions."""
     owned = shell.take_over()
-    assert owned is not None
     writes(shell, owned, range(sent))
     owned.writer.acknowledged(PREDICTIONS, shell.sent.position - 1)
     shell.asked.clear()
@@ -461,7 +445,6 @@ def test_an_owner_that_goes_on_writing_reads_nothing_either() -> None:
     resumed = Shell(claim=1, checkpoint=Saved(positions))
     resumed.logs = shell.logs
     taken = resumed.take_over()
-    assert taken is not None
     assert suppressed(taken) == ([3, 4, 5], [])
 
 
@@ -478,7 +461,8 @@ def test_a_claim_between_what_the_owner_goes_on_writing_is_found() -> None:
 def test_late_and_repeated_records_end_no_owner() -> None:
     shell = Shell(claim=1)
     owned = owner_with(shell, sent=2)
-    shell.logs[PREDICTIONS] += [*answers(2, 0, 1), *answers(1, 0), Claim(SOURCE, 1), Claim(SOURCE, -2)]
+    ours, older = Claim(SOURCE, -2, NONCE), Claim(SOURCE, 1, "theirs")
+    shell.logs[PREDICTIONS] += [*answers(2, 0, 1), *answers(1, 0), older, ours]
     assert shell.run(still_owner(owned, cut(owned))) is True
     assert any(isinstance(asked, ReadLog) for asked in shell.asked)
     assert log_positions(owned, cut(owned))[-1] == LogPosition(
@@ -489,8 +473,8 @@ def test_late_and_repeated_records_end_no_owner() -> None:
     assert shell.asked == [FindBounds(*PREDICTIONS), Settle(*PREDICTIONS)]
 
 
-@pytest.mark.parametrize("number", [-2, 2])
-def test_a_newer_claim_ends_the_owner_announced_or_made(number: int) -> None:
+@pytest.mark.parametrize("number", [-1, 1, -2, 2])
+def test_a_claim_of_another_that_is_not_lower_ends_the_owner_announced_or_made(number: int) -> None:
     shell = Shell()
     owned = owner_with(shell, sent=2)
     shell.logs[PREDICTIONS].append(Claim(SOURCE, number))
@@ -503,7 +487,6 @@ def test_a_checkpoint_keeps_the_old_positions_until_nothing_is_suppressed() -> N
     shell.logs[PREDICTIONS] = [Claim(SOURCE, 1), *answers(1, 0)]
     shell.logs["examples", 0] = [Claim(SOURCE, 1)]
     owned = shell.take_over()
-    assert owned is not None
     before = cut(owned)
     assert owned.suppression.answered("e0", 0)
     assert log_positions(owned, before) == old

@@ -27,11 +27,13 @@ def play(
     crashes: int = 0,
     given: dict[str, Any] | None = None,
     resident_max: int | None = None,
+    forgetful: bool = False,
     **changed: Any,
 ) -> tuple[World, dict[str, Any]]:
     rng = random.Random(seed)
     records = Input(rng, partitions=PARTITIONS, **({"events": EVENTS} | (given or {})))
-    world = World(make_pipeline(partitions=PARTITIONS, **changed), records, rng, resident_max=resident_max)
+    pipeline = make_pipeline(partitions=PARTITIONS, **changed)
+    world = World(pipeline, records, rng, resident_max=resident_max, forgetful=forgetful)
     world.run(crashes=crashes)
     return world, brute_force(records, **changed)
 
@@ -53,6 +55,14 @@ def test_crashes_and_zombies_change_nothing(seed: int) -> None:
     world, expected = play(100 + seed, crashes=6)
     assert world.answers == expected
     assert world.repeats
+    assert world.suppressed
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_stores_that_go_back_or_are_emptied_change_nothing(seed: int) -> None:
+    world, expected = play(500 + seed, crashes=6, forgetful=True)
+    assert world.answers == expected
+    assert world.behind
     assert world.suppressed
 
 
