@@ -1,4 +1,4 @@
-"""`headrace models`, the part that decides: promote, roll back, pin, release, retire, approve, refuse.
+"""`headrace models`, the part that decides: promote, roll back, pin, pause, release, retire, approve, refuse.
 
 Lives here: arguments, what is printed of the answer, exit codes.  Never here: what a command does
 (`operators/race/arena.py`), sending and waiting (`engine/lineage/commands.py`).
@@ -82,6 +82,8 @@ _COMMANDS: dict[CommandWord, tuple[Callable[[CommandWord], Callable[..., None]],
     "promote": (_about_model, "Let a challenger serve; evidence may replace it again."),
     "pin": (_about_model, "Let a model serve, and keep it serving until `unpin`."),
     "unpin": (_about_champion, "Let evidence decide again."),
+    "pause": (_about_champion, "Stop learning and deciding; answers go on, and nothing is skipped."),
+    "resume": (_about_champion, "Take learning up where it stopped."),
     "release": (_about_model, "Let a quarantined model race again, from its last good version."),
     "retire": (_about_model, "Take a challenger out of the race for good."),
     "approve": (_about_proposal, "Let a proposed swap happen."),
@@ -179,7 +181,11 @@ def _told_of(decision: Decision) -> str:
     if decision.type == REFUSED:
         fix = decision.evidence.get("fix")
         return f"refused: {decision.reason}" + (f"\n  fix: {fix}" if fix else "")
-    before = f", before {decision.from_model}" if decision.from_model else ""
+    before = ""
+    if decision.from_model == decision.model_name:
+        before = f", before version {decision.from_version}"
+    elif decision.from_model:
+        before = f", before {decision.from_model}"
     return (
         f"{decision.type}: {decision.model_name} (version {decision.model_version}{before}) "
         f"at offset {decision.offset:,}"

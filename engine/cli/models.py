@@ -83,7 +83,6 @@ def models_list(
     for version in versions:
         last = version.measured[-1] if version.measured else None
         started = version.started
-        learned = max([state.updates for state in version.states] + ([last.updates] if last else [0]))
         _row(
             table,
             str(version.version),
@@ -91,7 +90,7 @@ def models_list(
             version.state,
             version.kind,
             "the start" if started is None else time_text(started.time),
-            f"{learned:,}" if learned else "",
+            f"{version.learned:,}" if version.learned else "",
             *(figure_text(last.metrics.get(name)) if last else "" for name in names),
         )
     print_table(table)
@@ -133,6 +132,7 @@ def models_history(
 ) -> None:
     """Show who was champion when and why, and every decision."""
     from engine.cli.report import out, print_table, table_of, time_text  # noqa: PLC0415
+    from engine.lineage.history import why  # noqa: PLC0415
 
     history = _history(file, source)
     if json:
@@ -161,7 +161,7 @@ def models_history(
     print_table(table)
     table = table_of("label time", "decision", "model", "why", "who", numbers=("offset",))
     for one in history.decisions:
-        _row(table, time_text(one.time), one.type, one.model_name, one.reason, one.actor, f"{one.offset:,}")
+        _row(table, time_text(one.time), one.type, one.model_name, why(one), one.actor, f"{one.offset:,}")
     out.print(f"\n{len(history.decisions)} decisions")
     if history.decisions:
         print_table(table)
@@ -191,8 +191,9 @@ def models_diff(
     table = table_of("", f"{one.version} {one.name}", f"{other.version} {other.name}")
     for name, (left, right) in apart["parameters"].items():
         _row(table, name, left or "", right or "")
-    if apart["features_version"][0] != apart["features_version"][1]:
-        _row(table, "features", *(version or "" for version in apart["features_version"]))
+    known = [version for version in apart["features_version"] if version]
+    if len(set(known)) == 2:
+        _row(table, "features", *known)
     for name, (left, right) in (*apart["libraries"].items(), *apart["metrics"].items()):
         _row(table, name, *(text if isinstance(text, str) else figure_text(text) for text in (left, right)))
     if not table.row_count:
@@ -305,6 +306,7 @@ def models_export(
 
 def _print_version(version: Version) -> None:
     from engine.cli.report import figure_text, out, print_table, table_of, time_text  # noqa: PLC0415
+    from engine.lineage.history import why  # noqa: PLC0415
 
     out.print(f"[bold]version {version.version}[/]  {version.name}  {version.state}")
     if version.libraries:
@@ -317,16 +319,24 @@ def _print_version(version: Version) -> None:
     print_table(table)
     names = list(dict.fromkeys(name for one in version.measured for name in one.metrics))
     table = table_of("measured", numbers=("examples", "learned", *names))
-    for one in version.measured:
-        figures = (figure_text(one.metrics.get(name)) for name in names)
-        _row(table, time_text(one.time), f"{one.examples:,}", f"{one.updates:,}", *figures)
+    measured = [
+        (
+            time_text(one.time),
+            f"{one.examples:,}",
+            f"{one.updates:,}",
+            *(figure_text(one.metrics.get(name)) for name in names),
+        )
+        for one in version.measured
+    ]
+    for row in dict.fromkeys(measured):  # several decisions at one place measured the same
+        _row(table, *row)
     if version.measured:
         out.print()
         print_table(table)
     table = table_of("state", "digest", "record", numbers=("offset",))
     for state in version.states:
-        row = f"{version.version}@{state.updates}", state.digest, state.record, f"{state.position:,}"
-        _row(table, *row)
+        label = f"{version.version}@{state.updates}"
+        _row(table, label, state.digest, state.record, f"{state.position:,}")
     if version.states:
         out.print()
         print_table(table)
@@ -336,7 +346,7 @@ def _print_version(version: Version) -> None:
             table,
             time_text(decision.time),
             decision.type,
-            decision.reason,
+            why(decision),
             decision.actor,
             f"{decision.offset:,}",
         )

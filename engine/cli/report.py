@@ -20,6 +20,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from operators.join.pending import RESIDENT_MAX, WaitingAnswer, encode_entry
+from operators.models.parameters import model_text
+from operators.race.candidates import start_text
 from operators.race.correlation import correlation_told
 from operators.race.evidence import AUTO
 from topics.durations import duration_text
@@ -96,6 +98,12 @@ def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str,
         "wait_ms": pipeline.labels.wait_ms,
         "champion": pipeline.field.first_champion,
         "models": {name: type(model).__name__ for name, model in pipeline.estimators.items()},
+        "starts": {
+            name: start_text(candidate.start)
+            for name, candidate in pipeline.candidates.items()
+            if candidate.start != "fresh"
+        },
+        "serving": model_text(pipeline.serving),
         "scoring": {name: str(report) for name, report in probed.items() if report.guards},
         "rules": [
             {"rule": rule.name, "must_hold": rule.demand, "action": rule.action} for rule in pipeline.rules
@@ -172,7 +180,7 @@ def print_description(described: dict[str, Any]) -> None:
     for row in described["features"]:
         window = duration_text(row["window_ms"]) if row["window_ms"] else ""
         table.add_row(row["name"], escape(row["expression"]), row["key"], row["source"], window, row["cost"])
-    out.print(table)
+    print_table(table)
     state = described["state"]
     out.print(
         f"\nstate: {len(state['key_groups'])} key groups ({'; '.join(state['key_groups'])}), "
@@ -191,6 +199,9 @@ def print_description(described: dict[str, Any]) -> None:
     out.print(f"models: {models}")
     for name, told in described["scoring"].items():
         out.print(f"  {name}: {told}")
+    for name, start in described["starts"].items():
+        out.print(f"  {name}: enters a race that runs with start={start}", markup=False)
+    out.print(f"serving: {described['serving']}", markup=False)
     if described["rules"]:
         _print_rules(described["rules"])
     if described["alerts"]:
@@ -222,7 +233,7 @@ def _print_rules(rules: Sequence[dict[str, str]]) -> None:
     for row in rules:
         table.add_row(row["rule"], escape(row["must_hold"]), row["action"])
     out.print()
-    out.print(table)
+    print_table(table)
 
 
 def _print_stages(described: dict[str, Any]) -> None:
@@ -235,7 +246,7 @@ def _print_stages(described: dict[str, Any]) -> None:
     table = table_of("stage", "key", "partitions", "windows")
     for row in described["stages"]:
         table.add_row(row["stage"], row["key"], str(row["partitions"]), "; ".join(row["windows"]))
-    out.print(table)
+    print_table(table)
 
 
 def print_plan(plan: Sequence[TopicPlan]) -> None:
@@ -244,7 +255,7 @@ def print_plan(plan: Sequence[TopicPlan]) -> None:
     for entry in plan:
         kept = {None: "broker's default", -1: "forever"}.get(entry.retention_ms, f"{entry.retention_ms} ms")
         table.add_row(entry.name, entry.role, str(entry.partitions), entry.cleanup, kept)
-    out.print(table)
+    print_table(table)
 
 
 @contextlib.contextmanager

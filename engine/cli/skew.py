@@ -69,13 +69,13 @@ def skew(
 
 
 def _print(counts: SkewCounts) -> None:
-    from engine.cli.report import out, table_of  # noqa: PLC0415
+    from engine.cli.report import out, print_table, table_of  # noqa: PLC0415
 
     report = counts.report()
     table = table_of("feature", numbers=("match", "mismatch", "missing", "extra", "unchecked"))
     for name, outcomes in report["features"].items():
         table.add_row(name, *(f"{count:,}" for count in outcomes.values()))
-    out.print(table, markup=False)
+    print_table(table)
     for one in report["examples"]:
         out.print(
             f"{one['outcome']} {one['feature']} of event {one['event_id']}"

@@ -17,7 +17,7 @@ from html import escape
 from typing import NamedTuple
 
 from engine.definition.pipeline import Pipeline
-from engine.lineage.history import History, Measurement, Reign, Version
+from engine.lineage.history import History, Measurement, Reign, Version, why
 from topics.durations import duration_text
 
 __all__ = ["Section", "card", "card_html", "card_markdown"]
@@ -131,6 +131,7 @@ def _metrics(version: Version) -> Section:
         for one in measured
     )
     told = "Over all examples of the version up to each time, each scored before it was learned."
+    rows = tuple(dict.fromkeys(rows))  # several decisions at one place measured the same
     return Section("Metrics", (told,), ("label time", "examples", "labels learned", *names), rows)
 
 
@@ -163,7 +164,7 @@ def _reigns(reigns: Iterable[Reign]) -> Section:
 
 def _events(version: Version) -> Section:
     rows = tuple(
-        (_when(one.time), f"{one.offset:,}", one.type, one.reason, one.actor) for one in version.decisions
+        (_when(one.time), f"{one.offset:,}", one.type, why(one), one.actor) for one in version.decisions
     )
     lines = () if rows else ("No decision is about it.",)
     return Section(
@@ -180,10 +181,11 @@ def _again(pipeline: Pipeline, version: Version) -> Section:
         lines.append(f"Computed by {told}.")
     if pipeline.metrics:
         lines.append(f"Metrics: {', '.join(type(metric).__name__ for metric in pipeline.metrics)}.")
-    rows = tuple(
-        (f"{version.version}@{one.updates}", f"{one.position:,}", one.digest, one.record)
-        for one in version.states
-    )
+    records: dict[tuple[str, str, str], list[str]] = {}
+    for one in version.states:
+        state = f"{version.version}@{one.updates}", f"{one.position:,}", one.digest
+        records.setdefault(state, []).append(one.record)
+    rows = tuple((*state, ", ".join(named)) for state, named in records.items())
     headings = ("state", "learned to offset", "structural digest", "named by") if rows else ()
     return Section("To make it again", tuple(lines), headings, rows)
 

@@ -41,6 +41,7 @@ __all__ = [
     "measured_now",
     "state_asked",
     "version_difference",
+    "why",
 ]
 
 DIGEST = "digest"
@@ -149,6 +150,13 @@ class Version:
         )
 
     @property
+    def learned(self) -> int:
+        """Return the most labels that a record says it had learned."""
+        said = [state.updates for state in self.states] + [one.updates for one in self.measured]
+        in_evidence = (one.evidence.get(UPDATES) for one in self.decisions)
+        return max([*said, *(updates for updates in in_evidence if isinstance(updates, int))], default=0)
+
+    @property
     def at_promotion(self) -> Measurement | None:
         """Return its metrics when it last became champion or began; None where no decision has them."""
         crowned = {one.decision_id for one in self.decisions if one.type in CROWNING | REPLACING}
@@ -239,10 +247,12 @@ class History:
         named = [one for one in self.versions.values() if one.name == wanted]
         if named:
             return named[-1]
-        known = ", ".join(f"{one.version} ({one.name})" for one in self.versions.values())
+        newest = {one.name: one.version for one in self.versions.values()}
+        known = ", ".join(f"{name} ({version})" for name, version in newest.items())
         raise SettingsError(
             f"{self.pipeline} has no version `{asked}`",
-            hint=f"give a number, a name or `champion`; it has {known}",
+            hint=f"give `champion`, a name or a number; the newest of each name are {known}; "
+            "`headrace models list PIPELINE.py` has all",
         )
 
 
@@ -414,15 +424,30 @@ def measured_now(history: History, learner: Learner) -> None:
         version.measured.append(Measurement(FOLD, learning.time, learning.examples, racer.updates, metrics))
 
 
+def why(decision: Decision) -> str:
+    """Return the reason of a decision; of a candidate that entered, also its start and what it has learned.
+
+    >>> start = {"start": "7d", "updates": 2815}
+    >>> why(Decision("f:0:7:0", "candidate.entered", 0, "a", 3, 9, "the file", "headrace", 7, evidence=start))
+    'the file: start 7d, 2,815 learned'
+    """
+    start = decision.evidence.get("start")
+    if start is None:
+        return decision.reason
+    return f"{decision.reason}: start {start}, {decision.evidence.get(UPDATES, 0):,} learned"
+
+
 def version_difference(before: Version, after: Version) -> dict[str, Any]:
     """Return in what two versions differ: parameters, features, libraries, metrics, each `[before, after]`.
 
+    Libraries differ where both are recorded: those of a version that never was champion may not be.
     Metrics are those of the newest decision that has both, counted over the same examples, or else the
     newest of each.
     """
     shared = {one.decision_id: one for one in before.measured}
     pairs = [(shared[one.decision_id], one) for one in after.measured if one.decision_id in shared]
     left, right = pairs[-1] if pairs else (_newest(before), _newest(after))
+    both = before.libraries and after.libraries
     return {
         "versions": [before.version, after.version],
         "models": [before.name, after.name],
@@ -432,7 +457,7 @@ def version_difference(before: Version, after: Version) -> dict[str, Any]:
             "gone": [name for name in before.features if after.features and name not in after.features],
             "new": [name for name in after.features if before.features and name not in before.features],
         },
-        "libraries": _apart(before.libraries, after.libraries),
+        "libraries": _apart(before.libraries, after.libraries) if both else {},
         "metrics_of_one_decision": pairs[-1][0].decision_id if pairs else None,
         "metrics": {
             name: [

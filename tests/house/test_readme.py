@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -29,6 +29,7 @@ from engine.settings import ENV_PREFIX, Settings
 from topics import errors
 from topics.catalog import FOREVER_MS, Catalog
 from topics.codec import decode_command
+from topics.messages import CommandWord
 
 ROOT = CHECKOUT
 DOCUMENTS = {
@@ -153,6 +154,15 @@ def test_the_list_of_commands_is_complete() -> None:
 def test_the_command_message_shown_is_one() -> None:
     (message,) = blocks(OPERATIONS, "json")
     assert decode_command(message.encode()).command == "promote"
+
+
+def test_every_command_has_its_row_and_can_be_typed() -> None:
+    _, _, table = OPERATIONS.partition("| `command` | `model_name` | does |")
+    first = [row.split("|")[1] for row in table.partition("\n\n")[0].splitlines() if row.startswith("| `")]
+    told = {word for cell in first for word in re.findall(r"`(\w+)`", cell)} - {"to"}
+    assert told == set(get_args(CommandWord))
+    typed: Any = typer.main.get_command(app)
+    assert told <= set(typed.commands["models"].commands)
 
 
 # -- links and files ----------------------------------------------------------------------------------

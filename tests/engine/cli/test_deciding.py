@@ -27,6 +27,8 @@ def message(*words: str) -> dict[str, Any]:
         (("promote", "linear"), {"command": "promote", "model_name": "linear"}),
         (("pin", "linear"), {"command": "pin", "model_name": "linear"}),
         (("unpin",), {"command": "unpin"}),
+        (("pause",), {"command": "pause"}),
+        (("resume",), {"command": "resume"}),
         (("rollback",), {"command": "rollback"}),
         (("rollback", "--to", "3@40000"), {"command": "rollback", "to": "3@40000"}),
         (
