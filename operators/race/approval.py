@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from operators.models.parameters import model_text
-from operators.race.arena import STATE_WORDS, Arena, Evidenced, Moment, Objection, listed
+from operators.race.arena import STATE_WORDS, Arena, Evidenced, Moment, Objection
 from operators.race.evidence import Promotion
 from operators.race.losses import GuardLosses, Losses
 from operators.race.routing import Guard
@@ -183,7 +183,7 @@ class Approvals(WholeState):
         name = self._named(command)
         if name is None:
             named = command.proposal_id
-            ids = listed((one.proposal_id for one in self._state.open.values()), "")
+            ids = ", ".join(f"`{one.proposal_id}` of `{who}`" for who, one in self._state.open.items())
             return Objection(
                 f"there is no open proposal `{named}`" if named else f"{command.command} needs a proposal_id",
                 f"open are: {ids}" if ids else "none is open; `promote` lets a challenger serve without one",

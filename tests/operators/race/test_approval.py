@@ -105,7 +105,7 @@ def test_an_unknown_proposal_is_refused_with_those_that_are_open():
     [refused] = race.say(2, "approve", "p:0:9:9")
     assert (refused.reason, refused.evidence["fix"]) == (
         "there is no open proposal `p:0:9:9`",
-        f"open are: `{opened.decision_id}`",
+        f"open are: `{opened.decision_id}` of `b`",
     )
 
 

@@ -212,7 +212,7 @@ def test_a_kept_version_of_one_in_quarantine_is_released_instead(race: Race) -> 
 
 def test_open_proposals_are_named_and_one_that_is_void_is_said_to_be(race: Race) -> None:
     opened = race.prove("b")
-    assert race.refused("approve", proposal_id="p:0:9:9")[1] == f"open are: `{opened}`"
+    assert race.refused("approve", proposal_id="p:0:9:9")[1] == f"open are: `{opened}` of `b`"
     race.fail("b")
     why, fix = race.refused("approve", proposal_id=opened)
     assert (why, "`promote`" in fix) == ("`b` is quarantined", True)
