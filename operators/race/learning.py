@@ -94,8 +94,9 @@ FORGOTTEN = RETIRING | {
 }
 """Decisions after which what was weighed of a candidate counts no more: another model races under its name,
 or it must prove itself anew."""
-UNWEIGHED = frozenset({"backup"})
-"""Tiers whose answers came too late to say anything about who is better: those of the hours under load."""
+UNWEIGHED = frozenset({"backup", "prior"})
+"""Tiers whose answers say nothing about who is better: events past their deadline, those of the hours under
+load, which the backup answers and after it the prior; and those that nobody could answer."""
 ERROR_MAX = 1.0
 """Detectors see a scaled error up to here: one disaster must not hide every later change from them."""
 CHURN = "churn"

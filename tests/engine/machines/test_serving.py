@@ -306,14 +306,15 @@ def test_after_the_backup_comes_the_prior() -> None:
     assert shop.targets("examples")
 
 
-def test_what_the_backup_answered_is_no_evidence() -> None:
+@pytest.mark.parametrize("tier", ["backup", "prior"])
+def test_what_the_backup_answered_or_the_prior_after_it_is_no_evidence(tier: str) -> None:
     shop = Shop(pipeline(POLICIES["canary"]))
     shop.run(5)
     assert {"canary.started"} <= {one.type for one in shop.decisions}
     learner = build_learner(shop.pipeline, key=KEY)
     late = [
         msgspec.structs.replace(
-            one, value=encode(msgspec.structs.replace(decode_example(one.value or b""), served_by="backup"))
+            one, value=encode(msgspec.structs.replace(decode_example(one.value or b""), served_by=tier))
         )
         if number
         else one
