@@ -4,5 +4,6 @@ Lives here: laws of losses, the rule of `operators/race/evidence.py` over arrays
 `docs/learning-results.md` (`python -m loadtest.evidence`).  Never here: real streams (`loadtest/learning`),
 what a worker needs.
 
-Read in this order: `laws` (losses of two models), `rule` (the rule over all runs), `tables`, `__main__`.
+Read in this order: `laws` (losses of two models), `rule` (the rule over all runs), `bounds` (what one could
+do who knew the law), `tables`, `__main__`.
 """

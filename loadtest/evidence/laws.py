@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COLLAPSES", "CORRELATION_LENGTHS", "EQUAL", "SHIFTS", "Floats", "Law"]
+__all__ = ["BROKEN", "COLLAPSES", "CORRELATION_LENGTHS", "EQUAL", "ERRS", "SHIFTS", "Floats", "Law"]
 
 Floats = npt.NDArray[np.float64]
 Law = Callable[[np.random.Generator, int, int], Floats]

@@ -2,14 +2,16 @@
 
 Lives here: the command.  Never here: streams, rules, tables.
 
-Run as `python -m loadtest.learning`; the data sets lie in `--data` (or HEADRACE_DATA).
+Run as `python -m loadtest.learning`; the data sets lie in `--data` (or HEADRACE_DATA).  Each table can be
+made by itself, `--only streams`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,7 @@ from engine.offline.backtest import Backtest
 from engine.offline.freshness import SPANS, freshness_report, picture
 from engine.offline.rerun import past_of
 from loadtest.learning.page import freshness_table, goals_table, put, releases_table, streams_table
-from loadtest.learning.releases import released
+from loadtest.learning.releases import Released, released
 from loadtest.learning.rules import Answers, outcomes
 from loadtest.learning.stream_run import records_of_lines, stream_run_of
 from loadtest.learning.streams import STREAMS, Stream
@@ -37,43 +39,81 @@ RELEASED = ("elec2", "weather")
 """Streams on which the loop of the book is measured ..."""
 RELEASE_EVERY = 1_024
 """... with the release points of the book."""
+COMMAND = "python -m loadtest.learning"
 PAGE = Path(__file__).parents[2] / "docs" / "learning-results.md"
+
+
+class Part(StrEnum):
+    """A table of the page."""
+
+    streams = "streams"
+    """Served loss, and the goals that it meets or misses."""
+    freshness = "freshness"
+    releases = "releases"
 
 
 def main(
     *,
     data: Annotated[Path, typer.Option(envvar="HEADRACE_DATA", help="Folder of the data sets.")],
+    only: Annotated[
+        list[Part] | None, typer.Option(help="Make this table again, the others stay; repeatable.")
+    ] = None,
     stream: Annotated[
         list[str] | None, typer.Option(help="Only this one, printed, the page left alone; repeatable.")
     ] = None,
     page: Annotated[Path, typer.Option(help="The page whose tables are replaced.")] = PAGE,
     jobs: Annotated[int, typer.Option(min=1, help="Streams raced at the same time.")] = 2,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print streams as one JSON object.")] = False,
 ) -> None:
     """Race on every stream and write the tables."""
     known = {one.name: one for one in STREAMS}
     if unknown := [name for name in stream or () if name not in known]:
         raise SettingsError(f"there is no stream `{unknown[0]}`", hint=f"one of: {', '.join(known)}")
-    asked = [one for one in STREAMS if not stream or one.name in stream]
-    with ProcessPoolExecutor(jobs) as pool:
-        fresh = None if stream else pool.submit(_freshness, STREAMS[0].name, data)
-        measured = pool.map(_measured, [one.name for one in asked], [data] * len(asked))
-        found = {one.title: answers for one, answers in zip(asked, measured, strict=True)}
-    if not stream:
-        put(page, "streams", streams_table(found))
-        put(page, "goals", goals_table(found))
-        assert fresh is not None
-        report = fresh.result()
-        put(page, "freshness", freshness_table(report))
-        page.with_name(PICTURE).write_text(picture(report, f"{STREAMS[0].name}: loss against freshness"))
+    if stream:
+        _tell(_raced([known[name] for name in stream], data, jobs), json=json)
+        return
+    parts = only or list(Part)
+    if Part.releases in parts:
         loops = [one for one in STREAMS if one.name in RELEASED]
-        put(
-            page, "releases", releases_table({one.title: released(one, data, RELEASE_EVERY) for one in loops})
-        )
+        _put(page, Part.releases, {"releases": releases_table(_released(loops, data, jobs))})
+    if Part.freshness in parts:
+        report = _freshness(STREAMS[0].name, data)
+        _put(page, Part.freshness, {"freshness": freshness_table(report)})
+        page.with_name(PICTURE).write_text(picture(report, f"{STREAMS[0].name}: loss against freshness"))
+    if Part.streams in parts:
+        found = _raced(STREAMS, data, jobs)
+        _put(page, Part.streams, {"streams": streams_table(found), "goals": goals_table(found)})
+        _tell(found, json=json)
+
+
+def _put(page: Path, part: Part, tables: Mapping[str, str]) -> None:
+    for name, table in tables.items():
+        put(page, name, table, f"{COMMAND} --only {part}")
+
+
+def _tell(found: Mapping[str, tuple[Task, Answers]], *, json: bool) -> None:
     if json:
         typer.echo(encode_json(_plain(found)).decode())
     else:
         typer.echo(f"{streams_table(found)}\n\n{goals_table(found)}")
+
+
+def _raced(streams: Sequence[Stream], data: Path, jobs: int) -> dict[str, tuple[Task, Answers]]:
+    """Return what the answers on each stream came to, by title."""
+    with ProcessPoolExecutor(jobs) as pool:
+        measured = pool.map(_measured, [one.name for one in streams], [data] * len(streams))
+        return {one.title: answers for one, answers in zip(streams, measured, strict=True)}
+
+
+def _released(streams: Sequence[Stream], data: Path, jobs: int) -> dict[str, Mapping[str, Released]]:
+    """Return what releases come to on each stream, by title."""
+    with ProcessPoolExecutor(jobs) as pool:
+        measured = pool.map(_released_on, [one.name for one in streams], [data] * len(streams))
+        return {one.title: found for one, found in zip(streams, measured, strict=True)}
+
+
+def _released_on(name: str, data: Path) -> Mapping[str, Released]:
+    return released(_stream(name), data, RELEASE_EVERY)
 
 
 def _stream(name: str) -> Stream:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,11 @@ def releases_table(found: Mapping[str, Mapping[str, Released]]) -> str:
     return _table(head, rows)
 
 
-def put(page: Path, name: str, text: str) -> None:
-    """Replace the part `name` of the page.  Raises SettingsError where the page has no such part."""
+def put(page: Path, name: str, text: str, command: str) -> None:
+    """Replace the part `name` of the page, which then says when it was made, and by which command.
+
+    Raises SettingsError where the page has no such part.
+    """
     part = re.compile(
         rf"(<!-- made: {re.escape(name)} .*?-->\n).*?(<!-- end: {re.escape(name)} -->)", re.DOTALL
     )
@@ -97,7 +101,8 @@ def put(page: Path, name: str, text: str) -> None:
         before = page.read_text()
     except OSError as error:
         raise SettingsError(f"cannot read {page}: {error.strerror}", hint="give --page FILE") from None
-    after, count = part.subn(lambda found: f"{found[1]}\n{text.strip()}\n\n{found[2]}", before)
+    made = f"Made on {datetime.now(UTC).date().isoformat()} by `{command}`."
+    after, count = part.subn(lambda found: f"{found[1]}\n{text.strip()}\n\n{made}\n\n{found[2]}", before)
     if count != 1:
         raise SettingsError(
             f"{page} has {count} parts called `{name}`",

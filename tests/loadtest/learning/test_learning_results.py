@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from river import linear_model, metrics, tree
 
 from engine.offline.backtest import backtest
+from loadtest.evidence import __main__ as evidence
+from loadtest.learning import __main__ as learning
 from loadtest.learning import rules
 from loadtest.learning.page import goals_table, put, releases_table, streams_table
 from loadtest.learning.releases import released
@@ -122,10 +125,29 @@ def test_a_part_of_the_page_is_replaced_and_nothing_else(tmp_path: Path) -> None
     page = tmp_path / "page.md"
     before = "# A\n<!-- made: goals (x) -->\nold\n<!-- end: goals -->\n<!-- made: b -->\nb\n<!-- end: b -->\n"
     page.write_text(before)
-    put(page, "goals", "new\\1")
-    assert page.read_text() == before.replace("old", "\nnew\\1\n")
+    put(page, "goals", "new\\1", "make --only goals")
+    made = re.sub(r"\d{4}-\d\d-\d\d", "TODAY", page.read_text())
+    assert made == before.replace("old", "\nnew\\1\n\nMade on TODAY by `make --only goals`.\n")
     with pytest.raises(SettingsError, match="0 parts called `streams`"):
-        put(page, "streams", "x")
+        put(page, "streams", "x", "make")
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (learning, {"streams", "goals", "freshness", "releases"}),
+        (evidence, {"false-swaps", "delays", "collapse", "opening", "frontier", "disasters"}),
+    ],
+)
+def test_every_part_of_the_page_says_which_command_made_it_and_when(command: Any, parts: set[str]) -> None:
+    page = command.PAGE.read_text()
+    found = re.findall(r"<!-- made: ([a-z-]+) \((.*)\) -->\n(.*?)<!-- end: \1 -->", page, re.DOTALL)
+    mine = {name: text for name, made_by, text in found if made_by == command.COMMAND}
+    assert set(mine) == parts
+    for name, text in mine.items():
+        made = re.search(rf"\nMade on \d{{4}}-\d\d-\d\d by `{command.COMMAND} --only ([a-z-]+)`\.\n\n$", text)
+        assert made, name
+        assert made[1] in {*command.Part}
 
 
 def test_what_is_missed_is_said() -> None:
