@@ -5,8 +5,8 @@ always before its label is learned.  Never here: reading logs (`replay.py`), wha
 `freshness.py`), tables.
 
 Examples lie in the log in the order of their labels, not of their events.  The *place* of an event is the
-number of records that the learner had folded when the event was answered; what a candidate may score it with
-is what it had learned up to there, and never more:
+number of records that the learner had read when the event was answered; what a candidate may score it with is
+what it had learned up to there, and never more:
 
     records      0 e1   1 e2   2 e3   3 e4   4 e5        e4 was answered when two labels were known:
     places       e1 0   e2 0   e3 1   e4 2   e5 2        by models that had learned e1 and e2
@@ -14,6 +14,9 @@ is what it had learned up to there, and never more:
 A place is known from the record: version and updates of the model that answered name one state, and the fold
 of the log (`Past.fold`) meets it.  Where that leaves a choice (a model that does not learn, the prior, an old
 log without these fields), it is the newest place at which no label later than the event had come.
+
+In a pause only commands act, and behind its end the records that it held back are read once more, which
+counts again.  A second race is paused where the first one was.
 """
 
 from __future__ import annotations
@@ -41,7 +44,6 @@ from engine.worker.model_factory import ModelFactory
 from operators.models.scoring import Reply, Scoring, Served
 from operators.windows.asof import AsOf
 from topics.codec import (
-    decode_command,
     decode_field,
     decode_quarantine,
     decode_slow,
@@ -78,8 +80,11 @@ class Past(NamedTuple):
     """These examples."""
     places: Sequence[int]
     """Place of each."""
+    steps: Sequence[int]
+    """Index of the record that the learner read at each step: one after the other, but those that a pause
+    held back are read once more behind its end."""
     times: Sequence[int]
-    """Of each record, the largest label time up to it and with it, ms."""
+    """Of each step, the largest label time up to it and with it, ms."""
     learner: Learner
     """As the log left it."""
     decisions: Sequence[Decision]
@@ -155,7 +160,7 @@ def past_of(pipeline: Pipeline, records: Sequence[Record], source: FieldSource |
     """Return the past that these records of one examples partition tell, from the first record on.
 
     `source` has the fields and states that the log names and this pipeline's file does not.
-    Raises ModelError for a log that holds no example that counts, that was paused, or that begins late.
+    Raises ModelError for a log that holds no example that counts, or that begins late.
     """
     check_labels(pipeline)
     if records and records[0].offset:
@@ -170,15 +175,19 @@ def past_of(pipeline: Pipeline, records: Sequence[Record], source: FieldSource |
             f"{len(records):,} records of the examples log hold no example that counts",
             hint="claim records say which do: record with `headrace tail TOPIC --headers --claims`",
         )
-    times = _label_times(records, rows, examples)
     learner = build_learner(pipeline, source=source)
-    decisions, stood = _folded(learner, records, {_state(example) for example in examples})
+    decisions, stood, steps = _folded(learner, records, {_state(example) for example in examples})
+    times = _label_times(steps, rows, examples)
+    read_at: dict[int, int] = {}
+    for step, row in enumerate(steps):
+        read_at.setdefault(row, step)
     places = []
     for row, example in zip(rows, examples, strict=True):
-        first, last = stood.get(_state(example), (0, row))
+        read = read_at[row]
+        first, last = stood.get(_state(example), (0, read))
         by_time = bisect_right(times, example.event_time)
-        places.append(min(max(by_time, first), last, row))
-    return Past(records, rows, examples, places, times, learner, decisions)
+        places.append(min(max(by_time, first), last, read))
+    return Past(records, rows, examples, places, steps, times, learner, decisions)
 
 
 def model_factory_of(
@@ -212,66 +221,51 @@ def _state(example: Example) -> State:
 
 
 def _counted(records: Iterable[Record]) -> tuple[list[int], list[Example]]:
-    """Return index and value of each example that counts.  Raises ModelError for a log with a pause."""
+    """Return index and value of each example that counts."""
     counted = CountedExamples()
     rows, examples = [], []
     for row, record in enumerate(records):
-        if _pauses(record):
-            raise ModelError(
-                "learning was paused by a command, which no other race would have known of",
-                hint="ask about a log without a pause",
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-            )
         if (example := counted.example(record)) is not None:
             rows.append(row)
             examples.append(example)
     return rows, examples
 
 
-def _pauses(record: Record) -> bool:
-    if record_type_of(record.headers) != "command":
-        return False
-    try:
-        return decode_command(record.value or b"").command == "pause"
-    except ValueError:
-        return False  # the learner refuses it
-
-
-def _label_times(records: Sequence[Record], rows: Sequence[int], examples: Sequence[Example]) -> list[int]:
-    """Return the largest label time up to each record and with it."""
-    own = [0] * len(records)
-    for row, example in zip(rows, examples, strict=True):
-        own[row] = example.label_time
-    return list(itertools.accumulate(own, max))
+def _label_times(steps: Sequence[int], rows: Sequence[int], examples: Sequence[Example]) -> list[int]:
+    """Return the largest label time up to each step and with it."""
+    own = {row: example.label_time for row, example in zip(rows, examples, strict=True)}
+    return list(itertools.accumulate((own.get(row, 0) for row in steps), max))
 
 
 def _folded(
     learner: Learner, records: Sequence[Record], asked: Collection[State]
-) -> tuple[list[Decision], dict[State, tuple[int, int]]]:
-    """Fold the log; return what was decided, and first and last place of the asked states."""
+) -> tuple[list[Decision], dict[State, tuple[int, int]], list[int]]:
+    """Fold the log; return what was decided, first and last place of the asked states, and the steps."""
     decisions: list[Decision] = []
     stood: dict[State, tuple[int, int]] = {}
+    steps: list[int] = []
 
-    def note(place: int) -> None:
+    def note() -> None:
+        place = len(steps)
         for racer in learner.roster.racers.values():
             state = racer.version, racer.updates
             if state in asked:
                 stood[state] = (stood.get(state, (place, place))[0], place)
 
     offsets = [record.offset for record in records]
-    place = 0
-    note(place)
-    while place < len(records):
-        for part in slices(learner, records[place:], lambda: 1):
+    row = 0
+    note()
+    while row < len(records):
+        for part in slices(learner, records[row:], lambda: 1):
+            steps.append(bisect_left(offsets, part[0].offset))
             decisions += learner.fold(part)
-            place = bisect_left(offsets, learner.reading)
-            if not place:  # the log began with another field than the file's
+            row = bisect_left(offsets, learner.reading)
+            if not row:  # the log began with another field than the file's
                 decisions.clear()
                 stood.clear()
-            note(place)
-    return decisions, stood
+                steps.clear()
+            note()
+    return decisions, stood, steps
 
 
 # -- and once more --------------------------------------------------------------------------------
@@ -301,7 +295,7 @@ def rerun(
         race.fold(folded, place)
         race.answer(list(group))
         folded = place
-    race.fold(folded, len(past.records))
+    race.fold(folded, len(past.steps))
     return Rerun(learner, race.decisions, race.examples, race.compared, race.same)
 
 
@@ -321,9 +315,15 @@ class _Race:
         self.compared = self.same = 0
 
     def fold(self, start: int, end: int) -> None:
-        """Let the learner read the records from `start` to `end`."""
-        if start < end:
-            self.decisions += self._learner.fold(self._records[start:end])
+        """Let the learner read what it read in the steps from `start` to `end`: a pause holds here too."""
+        steps = self._past.steps
+        while start < end:
+            first = steps[start]
+            after = start + 1
+            while after < end and steps[after] == steps[after - 1] + 1:
+                after += 1
+            self.decisions += self._learner.fold(self._records[first : first + after - start])
+            start = after
 
     def answer(self, numbers: Sequence[int]) -> None:
         """Score events with what has been folded so far and put the answers into their examples."""

@@ -4,7 +4,8 @@ Lives here: the folder, what it says of itself, and the pipeline that begins wit
 a signed model (`operators/models/artefacts.py`), how one enters a race that runs (`engine/machines`).
 
     saved.json       pipeline, task, features; of each model version, updates, digest, definition; who led
-    NAME.model       each model of the definition as it was at the end, signed with the pipeline's key
+    NAME.model       each model of the definition, and each blend's weights, as they were at the end, signed
+                     with the pipeline's key
 
 Models only: windows begin empty, as they do where nothing is saved, and fill as events come.
 """
@@ -12,7 +13,7 @@ Models only: windows begin empty, as they do where nothing is saved, and fill as
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,26 +66,26 @@ _about: Callable[[bytes], Saved] = msgspec.json.Decoder(Saved).decode
 def save(pipeline: Pipeline, learner: Learner, folder: Path, key: bytes) -> Saved:
     """Write the models of the definition, but for those in quarantine, signed with `key`.
 
-    The weights of a blend are not among them: it begins even, over models that have learned.
+    A blend's weights are those of the models that are saved with it.
 
     Raises SettingsError where the folder cannot be written, ModelError for a model that cannot be stored.
     """
     models: dict[str, SavedModel] = {}
     files: dict[str, bytes] = {}
-    for name in pipeline.models:
-        racer = learner.roster.racers.get(name)
-        if racer is None or not learner.roster.healthy(name) or isinstance(racer.model, Mixture):
-            continue
+    healthy = [name for name in pipeline.models if learner.roster.healthy(name)]
+    for name in healthy:
+        racer = learner.roster.racers[name]
+        model = _among(healthy, racer.model) if isinstance(racer.model, Mixture) else racer.model
         about = SavedModel(
             file=f"{len(models)}-{_FILE.sub('_', name)}.model",
             version=racer.version,
             updates=racer.updates,
-            digest=digest(racer.model),
+            digest=digest(model),
             definition=model_text(pipeline.candidates[name].model),
         )
         models[name] = about
         meta = {"pipeline": pipeline.name, "name": name, **msgspec.structs.asdict(about)}
-        files[about.file] = dump(racer.model, key=key, meta=meta)
+        files[about.file] = dump(model, key=key, meta=meta)
     saved = Saved(
         pipeline.name,
         pipeline.task,
@@ -101,6 +102,14 @@ def save(pipeline: Pipeline, learner: Learner, folder: Path, key: bytes) -> Save
     except OSError as error:
         raise SettingsError(f"cannot write {folder}: {error.strerror}", hint="give another folder") from None
     return saved
+
+
+def _among(names: Sequence[str], blend: Mixture) -> Mixture:
+    """Return a blend that weighs no others than these."""
+    kept = blend.copy()
+    for name in [name for name in kept.weights if name not in names]:
+        kept.forget(name)
+    return kept
 
 
 def started_from(pipeline: Pipeline, folder: Path) -> Pipeline:

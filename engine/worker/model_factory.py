@@ -18,6 +18,7 @@ from engine.stores.artefacts import Artefacts, dump_field, load_field
 from operators.models.artefacts import allow_for, load, model_codec
 from operators.models.digest import digest
 from operators.models.guards import Copied, FirstLesson, KnownNames, KnownValues
+from operators.models.mixture import Mixture
 from operators.models.parameters import model_text
 from operators.models.probe import ProbeReport, check_model, guarded, probe, samples_for
 from operators.race.blend import Blend
@@ -121,12 +122,17 @@ class ModelFactory:
         bare = model
         while isinstance(bare, FirstLesson | KnownNames | KnownValues | Copied):
             bare = bare.model
-        if (found := model_text(bare)) != (wanted := model_text(candidate.model)):
+        fresh = self.fresh(field, name)
+        if isinstance(fresh, Mixture):
+            wanted, found = fresh.settings, bare.settings if isinstance(bare, Mixture) else model_text(bare)
+        else:
+            wanted, found = model_text(candidate.model), model_text(bare)
+        if found != wanted:
             raise ModelError(
                 f"{path} holds {found}, and candidate `{name}` is {wanted}",
                 hint="give the candidate the model that was stored, or start it fresh",
             )
-        if model is bare and self._report(name, candidate.model).guards:
+        if model is bare and not isinstance(bare, Mixture) and self._report(name, candidate.model).guards:
             model = Copied(bare)  # a guard must have seen every lesson; this one is right without
         updates = meta.get("updates", 0)
         return model, updates if isinstance(updates, int) else 0

@@ -89,6 +89,12 @@ class Mixture:
         self._deviation = stats.Var()
         """Range and deviation of a regression's labels."""
 
+    @property
+    def settings(self) -> str:
+        """Return in words what it is, whatever its weights: two that say the same can take each other's."""
+        of = "all" if self.of is None else ", ".join(self.of)
+        return f"a {self._task} blend of {of} with eta={self.eta} and share={self.share}"
+
     # -- who has a say ------------------------------------------------------------------------------
 
     def members(self, names: Iterable[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from operators.models.mixture import Mixture
-from operators.race.candidates import Candidate
+from operators.race.candidates import Artefact, Candidate
 from topics.errors import DefinitionError
 from topics.messages import Task
 
@@ -143,7 +143,8 @@ def check_blends(candidates: Mapping[str, Candidate]) -> None:
                 f"blend `{name}` is of `{strangers[0]}`, which is no model that scores by itself",
                 hint=f"name some of: {', '.join(base_models)}",
             )
-        if candidate.start != "fresh" or candidate.release is not None:
+        fresh = candidate.start == "fresh" or isinstance(candidate.start, Artefact)
+        if not fresh or candidate.release is not None:
             raise DefinitionError(
                 f"blend `{name}` has {'a release' if candidate.release else f'start={candidate.start!r}'}",
                 hint="leave it out: weights are learned from the scores of others as they are served",

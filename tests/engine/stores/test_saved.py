@@ -11,12 +11,15 @@ from river import linear_model, preprocessing, tree
 from test_rerun import race, raced, stream
 
 from engine.machines.learner import Learner
+from engine.offline.backtest import LocalRun
 from engine.stores.saved import save, started_from
+from engine.worker.model_factory import ModelFactory
 from operators import field
 from operators.models.artefacts import allow_for, load
 from operators.models.digest import digest
+from operators.race.blend import Blend
 from operators.race.candidates import Artefact, Candidate
-from topics.errors import DefinitionError, SettingsError
+from topics.errors import DefinitionError, ModelError, SettingsError
 
 KEY = b"a key of these tests alone"
 
@@ -49,6 +52,37 @@ def test_a_pipeline_begins_with_what_was_saved(learned: Learner, tmp_path: Path)
         "tree": Artefact(str(tmp_path / "0-tree.model")),
         "linear": Artefact(str(tmp_path / "1-linear.model")),
     }
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_blend_goes_on_with_its_weights_digest_for_digest(named: bool, tmp_path: Path) -> None:
+    """Those of a challenger that is not saved are shared out among the others."""
+    models = race().estimators | {"both": Blend(), "fixed": Blend(weights={"tree": 2, "linear": 1})}
+    pipeline = race(models=models, champion="both" if named else None)
+    learner = raced(pipeline, *stream(300)).run.learner
+    weights = learner.roster.racers["both"].model.weights
+    learner.roster.racers["both"].model.weights = {
+        **{name: weight * 0.75 for name, weight in weights.items()},
+        "tree-7": 0.25,
+    }
+    saved = save(pipeline, learner, tmp_path, KEY)
+    begun = started_from(pipeline, tmp_path)
+    run = LocalRun(begun, source=ModelFactory(begun, key=KEY))
+    found = run.learner.roster.racers
+    assert set(saved.models) == {"tree", "linear", "both", "fixed"}
+    assert run.learner.digests() == {name: one.digest for name, one in saved.models.items()}
+    assert {name: one.updates for name, one in saved.models.items()} == {
+        name: racer.updates for name, racer in found.items()
+    }
+    assert found["both"].model.weights == pytest.approx(weights)
+    assert max(weights.values()) > 0.6
+    other = race(models=models | {"both": Blend(eta=1.0)}, champion="tree")
+    with pytest.raises(DefinitionError, match=r"`both` of .* has other parameters"):
+        started_from(other, tmp_path)
+    start = Artefact(str(tmp_path / saved.models["both"].file))
+    wrong = race(models=models | {"both": Candidate(Blend(eta=1.0), start=start)}, champion="tree")
+    with pytest.raises(ModelError, match=r"candidate `both` is a binary blend of all with eta=1\.0"):
+        LocalRun(wrong, source=ModelFactory(wrong, key=KEY))
 
 
 def test_what_the_file_starts_otherwise_stays(learned: Learner, tmp_path: Path) -> None:
