@@ -128,6 +128,10 @@ class Status(NamedTuple):
     """Of the table with these shares."""
     learning_log: tuple[tuple[str, float], ...] = ()
     """Share of the examples log that each candidate has learned which waits to enter."""
+    unsaved: int = 0
+    """Events answered since the last checkpoint."""
+    store_outage_s: float = 0.0
+    """For how long a checkpoint has waited for a store that cannot be used."""
 
 
 class Metrics(Collector):
@@ -238,6 +242,12 @@ def _gauges(status: Status) -> Iterator[Metric]:
             "How long no broker has answered; 0 while one does.",
             unanswered_s(),
         ),
+        (
+            "headrace_store_outage_seconds",
+            "How long a checkpoint waits for a store that cannot be used.",
+            status.store_outage_s,
+        ),
+        ("headrace_unsaved_events", "Events answered that no checkpoint holds.", status.unsaved),
         (
             "headrace_checkpoint_last_success_timestamp_seconds",
             "When the last checkpoint was written.",
@@ -503,6 +513,13 @@ COUNTERS = (
         "Keys' features served to others, by outcome.",
         ("outcome",),
         _always("written", "older", "failed", "dropped"),
+    ),
+    CounterFamily(
+        "intake_pauses",
+        "headrace_intake_pauses",
+        "Times that no more events were taken, by why.",
+        ("reason",),
+        _always("unsaved"),
     ),
     CounterFamily(
         "model_seconds",

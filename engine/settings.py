@@ -221,10 +221,21 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     web: WebSettings = WebSettings()
     state_dir: Path = Path("var/headrace")
-    """Checkpoints, model versions and static features of one machine; must outlive the process."""
+    """Checkpoints, artefacts and static features of one machine; must outlive the process, unless a
+    `store_url` has them."""
+    store_url: SecretStr | None = None
+    """A Redis with checkpoints and artefacts, for workers on more than one machine (None: `state_dir` has
+    them).  It may hold a user and a password; rediss:// is TLS."""
+    store_deadline_ms: Milliseconds = 5_000
+    """Longest wait for one answer of that Redis."""
+    store_outage_deadline_ms: Milliseconds = 60_000
+    """How long a start or a takeover waits for it before it gives up; answers do not wait."""
+    unsaved_max: int = Field(default=500_000, gt=0)
+    """Events answered since the last checkpoint, beyond which a worker takes no more until one is written: a
+    takeover does their work again."""
     redis_url: SecretStr | None = None
-    """Static features come from its hashes (None: from the embedded store), served features go there.  It
-    may hold a password."""
+    """Static features come from its hashes, served features go there; None: `store_url`, and without that
+    static features come from the embedded store.  It may hold a password."""
     lookup_deadline_ms: Milliseconds = 50
     """Longest that static features hold up a batch; what comes later is missing in it."""
     lookup_ttl_ms: Milliseconds = 60_000
@@ -265,6 +276,11 @@ class Settings(BaseSettings):
     def command_secrets(self) -> dict[str, bytes]:
         """Return the keys that sign commands, by the name of who asks."""
         return {name: key.get_secret_value().encode() for name, key in self.command_keys.items()}
+
+    @property
+    def features_url(self) -> SecretStr | None:
+        """Return the Redis of static and served features; None: there is none."""
+        return self.redis_url or self.store_url
 
     @classmethod
     def settings_customise_sources(

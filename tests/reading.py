@@ -20,8 +20,7 @@ from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import log_bounds
 from engine.settings import KafkaSettings, Settings
-from engine.stores.artefacts import Artefacts
-from engine.stores.sqlite_checkpoints import SqliteCheckpoints
+from engine.stores.places import artefact_store, checkpoint_store
 from engine.worker.assembly import build_learner, signing_key
 from engine.worker.model_factory import ModelFactory
 from topics.messages import Record
@@ -199,11 +198,15 @@ async def _consumer(kafka: KafkaSettings, topics: Iterable[str]) -> AsyncIterato
         await consumer.stop()
 
 
-async def saved_digests(file: Path, state_dir: Path) -> tuple[dict[str, str], int]:
-    """Return the digests and the number of examples of the learner that a worker saved."""
+async def saved_digests(file: Path, state_dir: Path, **shared: Any) -> tuple[dict[str, str], int]:
+    """Return the digests and the number of examples of the learner that a worker saved.
+
+    `shared` are the settings of a store that is not in the state directory.
+    """
     pipeline = load_pipeline(file)
-    learner = build_learner(pipeline, source=source_of(pipeline, state_dir))
-    store = SqliteCheckpoints(state_dir, pipeline.name, "learner", 0)
+    settings = Settings(state_dir=state_dir, **shared)
+    learner = build_learner(pipeline, source=source_of(pipeline, settings))
+    store = checkpoint_store(settings, pipeline.name, "learner", 0)
     checkpoint = await store.load()
     await store.close()
     assert checkpoint is not None
@@ -211,10 +214,9 @@ async def saved_digests(file: Path, state_dir: Path) -> tuple[dict[str, str], in
     return learner.digests(), learner.examples
 
 
-def source_of(pipeline: Pipeline, state_dir: Path) -> ModelFactory:
-    """Return where the workers of a state directory find models."""
-    key = signing_key(Settings(state_dir=state_dir))
-    return ModelFactory(pipeline, key=key, stored=Artefacts(state_dir, pipeline.name))
+def source_of(pipeline: Pipeline, settings: Settings) -> ModelFactory:
+    """Return where the workers of these settings find models."""
+    return ModelFactory(pipeline, key=signing_key(settings), stored=artefact_store(settings, pipeline.name))
 
 
 def folded_digests(
@@ -225,7 +227,9 @@ def folded_digests(
     `state_dir` has the artefacts that its field records name.
     """
     pipeline = load_pipeline(file)
-    learner = build_learner(pipeline, source=None if state_dir is None else source_of(pipeline, state_dir))
+    learner = build_learner(
+        pipeline, source=None if state_dir is None else source_of(pipeline, Settings(state_dir=state_dir))
+    )
     log = [
         Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
         for r in examples

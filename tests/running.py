@@ -120,6 +120,7 @@ class Worker:
     def start(self, *arguments: str) -> Self:
         assert self.process is None
         self._starts += 1
+        self._folder.mkdir(exist_ok=True)
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "headrace", "run", str(self._file), *arguments],

@@ -19,6 +19,7 @@ import os
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -54,10 +55,11 @@ def run_worker(
     """Run one worker process until it is told to stop; never returns.
 
     Exit code 0 after a clean drain, 1 if the data plane died or the deadline passed.  Raises SettingsError
-    if the pages cannot be served.
+    if the pages cannot be served or the state directory cannot be made.
     """
     configure_logging(settings)
     check_port(settings.web.host, settings.web.port, hint=PORT_HINT)
+    _make_directory(settings.state_dir)
     # Not as the policy: Faust's threads reach into each other's loops, which uvloop answers by a crash.
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -65,6 +67,16 @@ def run_worker(
     worker = Worker(pipeline, settings, metrics, accepted, skip)
     host = _Host(_faust_app(pipeline, settings, worker, metrics), worker, settings, loop)
     host.execute_from_commandline()
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"the state directory {path} cannot be made: {error.strerror}",
+            hint="check HEADRACE_STATE_DIR and who owns the directory above it",
+        ) from error
 
 
 def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: Metrics) -> Any:

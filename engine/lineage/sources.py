@@ -20,7 +20,7 @@ from engine.kafka.log_reader import records_at
 from engine.lineage.history import History, history_of, measured_now
 from engine.offline.replay import ReadableLog, Replay, recorded_logs, topic_logs
 from engine.settings import Settings
-from engine.stores.artefacts import Artefacts
+from engine.stores.places import artefact_store
 from engine.worker.assembly import known_key
 from engine.worker.model_factory import ModelFactory
 from operators.race.field import RaceField
@@ -60,7 +60,7 @@ class PipelineLogs:
     ) -> None:
         self.pipeline = pipeline
         self._kafka, self._folder, self._on_read = settings.kafka, folder, on_read
-        stored = Artefacts(settings.state_dir, pipeline.name)
+        stored = artefact_store(settings, pipeline.name)
         self._source = ModelFactory(pipeline, key=known_key(settings), stored=stored)
 
     async def logs(self, role: Role) -> list[ReadableLog]:

@@ -38,7 +38,7 @@ from engine.machines.learner import Learner
 from engine.offline.backtest import Backtest
 from engine.offline.replay import recorded_logs, topic_logs
 from engine.settings import KafkaSettings, Settings
-from engine.stores.artefacts import Artefacts
+from engine.stores.places import artefact_store
 from engine.worker.assembly import build_learner, known_key
 from engine.worker.model_factory import ModelFactory
 from operators.models.scoring import Reply, Scoring, Served
@@ -200,8 +200,8 @@ def model_factory_of(
     """
     if settings is None:
         return ModelFactory(pipeline)
-    stored = Artefacts(settings.state_dir, pipeline.name)
-    there = keep or stored.directory.is_dir()
+    stored = artefact_store(settings, pipeline.name)
+    there = keep or stored.there
     return ModelFactory(pipeline, key=known_key(settings), stored=stored if there else None)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.stores.entry_tables import EMPTY_TALLY, SCHEMA, SUM_MODULUS, Apart, Tally, write
+from engine.stores.entry_tables import EMPTY_TALLY, SCHEMA, SUM_MODULUS, Tally, write
 from topics.errors import CheckpointError
 
 __all__ = ["ApartFile"]
@@ -64,21 +64,18 @@ class ApartFile:
             rows, total = rows + 1, total + checksum
         return Tally(rows, total % SUM_MODULUS, 0)
 
-    def stored(self, prefix: str) -> Apart:
-        """Return the entries under `prefix`."""
-        return Apart(self._query, self._failed, prefix)
+    def query(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
+        """Run a statement of `Apart` and return its rows."""
+        try:
+            return self._reading.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
 
     def close(self) -> None:
         """Close the file, which is its end."""
         with self._lock:
             self._reading.close()
             self._writing.close()
-
-    def _query(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
-        try:
-            return self._reading.execute(statement, parameters).fetchall()
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
 
     def _failed(self, what: object) -> CheckpointError:
         return CheckpointError(

@@ -1,10 +1,11 @@
 """Signed bytes by name: models that bring a state, and whole fields.
 
-Lives here: the directory, and a field as one artefact.  Never here: how a model is pickled and signed
-(`operators/models/artefacts.py`), who names what (`engine/machines/field_records.py`).
+Lives here: the directory or the keys of a Redis that hold them, and a field as one artefact.  Never here:
+how a model is pickled and signed (`operators/models/artefacts.py`), who names what
+(`engine/machines/field_records.py`).
 
-A name is a structural digest of what lies under it, so what is there is never changed: it is written once,
-beside its place, and moved there whole.  All workers of a pipeline share the directory, as they share the
+A name is a structural digest of what lies under it, so what is there is never changed: it is written once; a
+file beside its place, and moved there whole.  All workers of a pipeline share the place, as they share the
 checkpoints beside it.
 """
 
@@ -13,23 +14,54 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Protocol
 
+from engine.stores.redis_connection import PREFIX, BlockingConnection
 from operators.models.allowlist import denied
 from operators.models.artefacts import dump, globals_of, load, meta_of
 from operators.race.field import RaceField
 from topics.errors import ModelError
 
-__all__ = ["Artefacts", "dump_field", "load_field"]
+__all__ = ["ArtefactFiles", "Artefacts", "RedisArtefacts", "dump_field", "load_field"]
 
 _NAME = re.compile(r"[0-9a-f]{16,128}")
 """What a digest looks like; anything else is no name of ours, and might walk out of the directory."""
 
 
-class Artefacts:
+class Artefacts(Protocol):
+    """The artefacts of one pipeline, which all its workers read."""
+
+    @property
+    def there(self) -> bool:
+        """Return whether there is a place where any could be."""
+        ...
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store bytes under a name, unless they are there.
+
+        Raises ModelError where they cannot be, StoreUnavailableError where they cannot be now.
+        """
+        ...
+
+    def get(self, name: str) -> bytes:
+        """Return the bytes of a name.  Raises ModelError where there are none, else as `put`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class ArtefactFiles:
     """The artefacts of one pipeline under its state directory."""
 
     def __init__(self, state_dir: Path, pipeline: str) -> None:
         self.directory = state_dir / pipeline / "artefacts"
+
+    @property
+    def there(self) -> bool:
+        """Return whether anything was ever stored."""
+        return self.directory.is_dir()
 
     def put(self, name: str, data: bytes) -> None:
         """Store bytes under a name, unless they are there.  Raises ModelError where they cannot be."""
@@ -62,10 +94,51 @@ class Artefacts:
                 "field: the examples log names models that are nowhere else",
             ) from error
 
+    def close(self) -> None:
+        """Do nothing: no file is held open."""
+
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise ModelError(f"{name!r} is no name of an artefact", hint="look for what else writes the log")
-        return self.directory / name
+        return self.directory / _checked(name)
+
+
+class RedisArtefacts:
+    """The artefacts of one pipeline in the Redis of its checkpoints; the caller waits for an answer."""
+
+    there = True
+
+    def __init__(self, url: str, pipeline: str, *, deadline_s: float) -> None:
+        """`deadline_s` is for one call.  Raises SettingsError if `url` is none of a Redis."""
+        self._connection = BlockingConnection(url, deadline_s=deadline_s)
+        self._pipeline = pipeline
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store bytes under a name, unless they are there.  Raises StoreUnavailableError."""
+        self._connection.call("SET", self._key(name), data, "NX")
+
+    def get(self, name: str) -> bytes:
+        """Return the bytes of a name.  Raises ModelError where there are none, StoreUnavailableError."""
+        key = self._key(name)
+        data: bytes | None = self._connection.call("GET", key)
+        if data is None:
+            raise ModelError(
+                f"{self._connection.place} has no artefact {key}",
+                hint="bring back the Redis of the workers, or start with the file that says this field: the"
+                " examples log names models that are nowhere else",
+            )
+        return data
+
+    def close(self) -> None:
+        """Close the connection; it is opened again if asked."""
+        self._connection.close()
+
+    def _key(self, name: str) -> str:
+        return f"{PREFIX}:{self._pipeline}:artefacts:{_checked(name)}"
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ModelError(f"{name!r} is no name of an artefact", hint="look for what else writes the log")
+    return name
 
 
 def dump_field(field: RaceField, key: bytes) -> bytes:

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 STATIC_FILE = "static-features.sqlite"
-"""The embedded store's file in the state directory; a Redis takes its place where `redis_url` is set."""
+"""The embedded store's file in the state directory; a Redis takes its place where the settings name one."""
 KEYS_PER_QUERY_MAX = 500
 """SQLite takes 999 bound values in a statement in its oldest builds; each address needs its key."""
 ROWS_PER_TRIP_MAX = 1_000
@@ -83,7 +83,7 @@ class Hashes(Protocol):
 
 def static_store(settings: Settings) -> Hashes:
     """Return where static features are: Redis if there is one, else a file of the state directory."""
-    url = settings.redis_url
+    url = settings.features_url
     if url is not None:
         return RedisHashes(url.get_secret_value())
     return SqliteHashes(settings.state_dir / STATIC_FILE)
@@ -102,10 +102,10 @@ def redis_client(url: str) -> Any:
             socket_timeout=ANSWER_MAX_S,
             retry=Retry(NoBackoff(), 1),
         )
-    except ValueError as error:
+    except ValueError:  # its text would show a part of a password that is not percent-encoded
         raise SettingsError(
-            f"redis_url is no address of a Redis: {error}",
-            hint="redis://host:6379/0, or rediss:// for TLS",
+            "redis_url is no address of a Redis",
+            hint="redis://user:password@host:6379/0, percent-encoded; rediss:// for TLS",
         ) from None
 
 

@@ -74,7 +74,7 @@ class ServedFeatures:
 
     `counts` has keys by what became of them: `written`, `older` (Redis had newer ones), `failed` (to
     be tried again with the next batch), `dropped` (more than KEYS_MAX were waiting).  Raises
-    SettingsError without a `redis_url`.
+    SettingsError without a Redis.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class ServedFeatures:
         self._again_at = 0.0
         self.counts: Counter[tuple[str, str]] = Counter()
         if pipeline.serve_features:
-            if settings.redis_url is None:
+            if settings.features_url is None:
                 raise SettingsError(
                     "serve_features needs a Redis that other services can read",
-                    hint="set HEADRACE_REDIS_URL, or leave serve_features out",
+                    hint="set HEADRACE_REDIS_URL or HEADRACE_STORE_URL, or leave serve_features out",
                 )
-            self._redis = redis_client(settings.redis_url.get_secret_value())
+            self._redis = redis_client(settings.features_url.get_secret_value())
 
     def put(self, scored: Sequence[Scored]) -> None:
         """Queue the features of a run's answers; they are written in the background."""

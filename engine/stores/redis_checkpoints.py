@@ -28,7 +28,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from secrets import token_hex
@@ -42,6 +42,7 @@ from engine.stores import redis_scripts as scripts
 from engine.stores.apart_file import ApartFile
 from engine.stores.checkpoints import Checkpoint, Head, OwnerRole
 from engine.stores.entry_tables import Apart
+from engine.stores.hashes import give_up
 from engine.stores.redis_connection import PREFIX, StoreConnection
 from topics.errors import CheckpointError, ClaimError, StoreUnavailableError
 
@@ -68,6 +69,8 @@ _HEAD = (
 
 log = structlog.get_logger("headrace")
 Answer = TypeVar("Answer")
+_Change = tuple[str, bytes | None, int]
+"""Name, value and checksum of an entry; None and 0 where it goes."""
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True):
@@ -197,9 +200,12 @@ class RedisCheckpoints:
 
     def stored(self, prefix: str) -> Apart:
         """Return entries that are kept apart, of what was loaded last and the checkpoints since."""
+        return Apart(self._query_apart, self._corrupt, prefix)
+
+    def _query_apart(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
         if self._apart_file is None:
             self._apart_file = ApartFile(self._directory)
-        return self._apart_file.stored(prefix)
+        return self._apart_file.query(statement, parameters)
 
     async def close(self) -> None:
         """Close the connection, and the file of what is kept apart."""
@@ -370,17 +376,29 @@ class RedisCheckpoints:
         return Checkpoint(head.current.claim, head.current.meta, restored.entries)
 
     async def _read_base(self, head: _Head, restored: _Restored) -> None:
-        cursor, count, read = b"0", SCAN_ENTRIES_MIN, 0
-        told_s = time.monotonic()
+        """Read the base; while one part is looked at, Redis puts the next together."""
+
+        def scan(cursor: bytes, count: int) -> asyncio.Task[list[bytes]]:
+            call = self._connection.script(scripts.SCAN, [self._key("base")], [cursor, count])
+            return asyncio.create_task(call)
+
+        count, read, told_s = SCAN_ENTRIES_MIN, 0, time.monotonic()
+        asked = scan(b"0", count)
         while True:
-            answer = await self._connection.script(scripts.SCAN, [self._key("base")], [cursor, count])
-            cursor, packed = answer
-            changes = _entries(packed)
-            read += len(changes)
-            await restored.take(changes)
-            if changes:
-                fitting = len(changes) * SCAN_BYTES // len(packed)
+            cursor, lengths, joined = await asked
+            if joined:
+                fitting = count * SCAN_BYTES // len(joined)
                 count = max(SCAN_ENTRIES_MIN, min(SCAN_ENTRIES_MAX, 4 * count, fitting))
+            if cursor != b"0":
+                asked = scan(cursor, count)
+                await asyncio.sleep(0)  # so that it is sent
+            try:
+                changes = _entries(lengths, joined)
+                read += len(changes)
+                await restored.take(changes)
+            except BaseException:
+                await give_up(asked)
+                raise
             if time.monotonic() - told_s > PROGRESS_S:
                 told_s = time.monotonic()
                 log.info("restoring a checkpoint", place=self.place, entries=read, of=head.base[0])
@@ -391,11 +409,11 @@ class RedisCheckpoints:
         entries = total = 0
         for at in range(first, record.chunks):
             keys = [self._delta_key(record.number, at)]
-            changes = _entries(await self._connection.script(scripts.READ_CHUNK, keys, []))
+            changes = _entries(*await self._connection.script(scripts.READ_CHUNK, keys, []))
             if not changes:
                 raise _DamagedError(f"chunk {at} of delta {record.number} is not there")
             entries += len(changes)
-            total += sum(_checksum(name, value) for name, value in changes.items() if value is not None)
+            total += sum(checksum for _, value, checksum in changes if value is not None)
             await restored.take(changes)
         if not first and (entries, total) != (record.entries, record.total):
             raise _DamagedError(
@@ -482,44 +500,44 @@ class _Restored:
 
     def __init__(self, apart: tuple[str, ...], file: ApartFile | None) -> None:
         self.entries: dict[str, bytes] = {}
+        self._total = 0
+        """Of the checksums of what was new here: of all, before anything is laid over it."""
         self._apart = apart
         self._file = file
 
-    async def take(self, changes: dict[str, bytes | None]) -> None:
+    async def take(self, changes: Sequence[_Change]) -> None:
         """Lay changes over what is there."""
+        entries, apart = self.entries, self._apart
         aside: dict[str, bytes | None] = {}
-        for name, value in changes.items():
-            if self._file is not None and name.startswith(self._apart):
+        for name, value, checksum in changes:
+            if apart and name.startswith(apart):
                 aside[name] = value
             elif value is None:
-                self.entries.pop(name, None)
+                entries.pop(name, None)
             else:
-                self.entries[name] = value
+                if name not in entries:  # Redis may hand an entry out twice
+                    self._total += checksum
+                entries[name] = value
         if self._file is not None:
             await asyncio.to_thread(self._file.write, aside)
 
     async def tally(self) -> tuple[int, int]:
-        """Return how many entries there are, and the sum of their checksums."""
-        rows, total = len(self.entries), sum(_checksum(*entry) for entry in self.entries.items())
+        """Return how many entries of the base there are, and the sum of their checksums; before any delta."""
+        rows, total = len(self.entries), self._total
         if self._file is not None:
             apart = await asyncio.to_thread(self._file.tally)
             rows, total = rows + apart.rows, total + apart.total
         return rows, total
 
 
-def _checksum(name: str, value: bytes) -> int:
-    return crc32(value, crc32(name.encode()))
-
-
-def _entries(packed: bytes) -> dict[str, bytes | None]:
-    """Return packed entries; raise _DamagedError for one that does not match its checksum."""
-    entries: dict[str, bytes | None] = {}
-    for name, value, checksum in scripts.unpacked(packed):
-        text = name.decode()
+def _entries(lengths: bytes, joined: bytes) -> list[_Change]:
+    """Return the entries of an answer; raise _DamagedError for one that does not match its checksum."""
+    entries: list[_Change] = []
+    for name, value, checksum in scripts.unpacked(lengths, joined):
         if checksum < 0:
-            entries[text] = None
+            entries.append((name.decode(), None, 0))
         elif crc32(value, crc32(name)) != checksum:
-            raise _DamagedError(f"entry {text!r} does not match its checksum")
+            raise _DamagedError(f"entry {name.decode()!r} does not match its checksum")
         else:
-            entries[text] = value
+            entries.append((name.decode(), value, checksum))
     return entries

@@ -17,16 +17,18 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import redis
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry as BlockingRetry
 
 from engine.stores.hashes import give_up
 from topics.errors import CheckpointError, SettingsError, StoreUnavailableError
 
-__all__ = ["PREFIX", "StoreConnection", "place_of"]
+__all__ = ["PREFIX", "BlockingConnection", "StoreConnection", "place_of"]
 
 PREFIX = "headrace"
 """All keys begin with it."""
@@ -93,14 +95,13 @@ class StoreConnection:
         try:
             client = Redis.from_url(self._url, **options)
         except (ValueError, TypeError):
-            raise SettingsError(
-                "store_url has a part that is no option of a Redis client",
-                hint="the options behind `?` are those of redis-py, such as ssl_ca_certs=ca.pem",
-            ) from None
+            raise _no_option() from None
         try:
             told = await client.execute_command("INFO", "cluster")  # type: ignore[no-untyped-call]
         except ResponseError:  # not permitted: a user of a cluster needs +info
             return client
+        except TypeError:
+            raise _no_option() from None
         except BaseException:
             await client.aclose()
             raise
@@ -119,26 +120,84 @@ class StoreConnection:
             raise
         if not done:
             await give_up(task)
-            raise self._unavailable(f"no answer within {self._deadline_s:g} s")
+            raise _unavailable(self.place, f"no answer within {self._deadline_s:g} s")
         try:
             return task.result()
         except (RedisError, OSError) as error:
-            if "WRONGTYPE" in str(error):
-                raise CheckpointError(
-                    f"{self.place} cannot be trusted: a key of ours holds something else",
-                    hint=f"nothing else may write keys that begin with `{PREFIX}:`",
-                ) from None
-            raise self._unavailable(f"{type(error).__name__}: {error}") from None
-
-    def _unavailable(self, reason: str) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"{self.place} cannot be used now: {reason}",
-            hint="look at the Redis of store_url: is it up, writable, not full, and its user allowed to? The"
-            " last checkpoint is intact",
-        )
+            raise _told(self.place, error) from None
 
     async def close(self) -> None:
         """Close all connections."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+
+
+class BlockingConnection:
+    """A connection whose caller waits for each answer, up to a deadline: for what is asked rarely."""
+
+    def __init__(self, url: str, *, deadline_s: float) -> None:
+        """`deadline_s` is for one call.  Raises SettingsError if `url` is none of a Redis."""
+        self.place = place_of(url)
+        self._url = url
+        self._options = {
+            "socket_connect_timeout": deadline_s,
+            "socket_timeout": deadline_s,
+            "retry": BlockingRetry(NoBackoff(), 0),
+        }
+        self._client: Any = None
+
+    def call(self, *command: Any) -> Any:
+        """Send a command about one key and return its answer.  Raises as `StoreConnection.script` does."""
+        try:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client.execute_command(*command)
+        except (RedisError, OSError) as error:
+            raise _told(self.place, error) from None
+
+    def close(self) -> None:
+        """Close all connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _connect(self) -> Any:
+        try:
+            client = redis.Redis.from_url(self._url, **self._options)
+        except (ValueError, TypeError):
+            raise _no_option() from None
+        try:
+            told = client.execute_command("INFO", "cluster")  # type: ignore[no-untyped-call]
+        except ResponseError:
+            return client
+        except TypeError:
+            raise _no_option() from None
+        if not int(told.get("cluster_enabled", 0)):
+            return client
+        client.close()
+        return redis.RedisCluster.from_url(self._url, **self._options)
+
+
+def _no_option() -> SettingsError:
+    return SettingsError(
+        "store_url has a part that is no option of a Redis client",
+        hint="the options behind `?` are those of redis-py, such as ssl_ca_certs=ca.pem",
+    )
+
+
+def _told(place: str, error: Exception) -> CheckpointError:
+    if "WRONGTYPE" in str(error):
+        return CheckpointError(
+            f"{place} cannot be trusted: a key of ours holds something else",
+            hint=f"nothing else may write keys that begin with `{PREFIX}:`",
+        )
+    return _unavailable(place, f"{type(error).__name__}: {error}")
+
+
+def _unavailable(place: str, reason: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"{place} cannot be used now: {reason}",
+        hint="look at the Redis of store_url: is it up, writable, not full, and its user allowed to? The last"
+        " checkpoint is intact",
+    )

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from struct import Struct
 from zlib import crc32
 
+import msgspec
+
 __all__ = [
     "ATTEMPT",
     "BASE_SUM_MODULUS",
@@ -119,26 +121,26 @@ for at = 2, #KEYS do redis.call('UNLINK', KEYS[at]) end
 return 1
 """
 """Make the previous checkpoint the last one."""
-_PACKED = """
-local packed = {}
-for at = 1, #found, 2 do
-  packed[#packed + 1] = struct.pack('>I4c0I4c0', #found[at], found[at], #found[at + 1], found[at + 1])
-end
+_LENGTHS = """
+local lengths = {}
+for at = 1, #found do lengths[at] = #found[at] end
 """
 SCAN = f"""
 local answer = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local found = answer[2]
-{_PACKED}
-return {{answer[1], table.concat(packed)}}
+{_LENGTHS}
+return {{answer[1], cmsgpack.pack(lengths), table.concat(found)}}
 """
-"""Return some ARGV[2] entries from cursor ARGV[1] on, packed, and the next cursor."""
+"""Return the next cursor and some ARGV[2] entries from cursor ARGV[1] on: lengths, and names and values."""
 READ_CHUNK = f"""
 local found = redis.call('HGETALL', KEYS[1])
-{_PACKED}
-return table.concat(packed)
+{_LENGTHS}
+return {{cmsgpack.pack(lengths), table.concat(found)}}
 """
+"""Return all entries of a chunk, as `SCAN` does."""
 
 _LENGTH = Struct(">I")
+_LENGTHS_DECODER = msgspec.msgpack.Decoder(list[int])
 
 
 def chunks(delta: Mapping[str, bytes | None]) -> Iterator[tuple[bytes, int, int]]:
@@ -168,21 +170,20 @@ def chunks(delta: Mapping[str, bytes | None]) -> Iterator[tuple[bytes, int, int]
         yield b"".join(parts), count, total
 
 
-def unpacked(packed: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yield name, value and checksum of entries packed by a script; a checksum of -1: the entry goes.
+def unpacked(lengths: bytes, joined: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield name, value and checksum of the entries of an answer; a checksum of -1: the entry goes.
 
-    >>> [packed] = [packed for packed, _, _ in chunks({"a": b"1", "b": None})]
-    >>> [(name, value, checksum > 0) for name, value, checksum in unpacked(packed)]
-    [(b'a', b'1', True), (b'b', b'', False)]
+    >>> lengths = msgspec.msgpack.encode([1, 5, 1, 0])
+    >>> list(unpacked(lengths, b"a" + bytes(3) + b"\x07" + b"1" + b"b"))
+    [(b'a', b'1', 7), (b'b', b'', -1)]
     """
     length, at = _LENGTH.unpack_from, 0
-    while at < len(packed):
-        at += 4 + (size := length(packed, at)[0])
-        name = packed[at - size : at]
-        size = length(packed, at)[0]
-        at += 4
-        if not size:
-            yield name, b"", -1
+    sizes = iter(_LENGTHS_DECODER.decode(lengths))
+    for name_size, size in zip(sizes, sizes, strict=True):
+        begins = at + name_size
+        ends = begins + size
+        if size:
+            yield joined[at:begins], joined[begins + 4 : ends], length(joined, begins)[0]
         else:
-            yield name, packed[at + 4 : at + size], length(packed, at)[0]
-        at += size
+            yield joined[at:begins], b"", -1
+        at = ends

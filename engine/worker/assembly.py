@@ -87,10 +87,15 @@ def known_key(settings: Settings) -> bytes | None:
 def signing_key(settings: Settings) -> bytes:
     """Return the key of the settings, or that of the state directory, made at first use.
 
-    Raises SettingsError if the directory cannot be written.
+    Raises SettingsError if the directory cannot be written, or where a store is shared and no key is set.
     """
     if settings.signing_key is not None:
         return settings.signing_key.get_secret_value().encode()
+    if settings.store_url is not None:
+        raise SettingsError(
+            "a shared store needs a signing key that all workers have: one reads what another has signed",
+            hint="set HEADRACE_SIGNING_KEY to the same for all of them",
+        )
     path = settings.state_dir / KEY_FILE
     try:
         return _key_file(path)

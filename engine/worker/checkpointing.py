@@ -13,11 +13,17 @@ been sent, and written beside the loop.  What the loop makes meanwhile belongs t
 
 A capture takes the changes away from the state: if it cannot be written, the owner must end, or the
 next checkpoint would lack them.  `finish` raises for that reason, and no capture is begun before.
+
+A store that cannot be used now is waited for, and the loop goes on answering meanwhile; before each new try
+the owner looks again whether it still is one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -29,9 +35,16 @@ from engine.stores.online_features import ServedFeatures
 from engine.worker.follower import Follower, LearnerDelta
 from engine.worker.owned_partitions import OwnedPartitions
 from engine.worker.partition import PartitionDelta
-from topics.errors import BrokerError
+from topics.errors import BrokerError, StoreUnavailableError
 
 __all__ = ["CheckpointWriter"]
+
+PAUSE_S = 0.5
+"""Between two tries to write to a store that cannot be used."""
+PATIENCE_S = 10.0
+"""Where something waits for a checkpoint (a stop, a rebalance), this one waits so long for such a store."""
+TOLD_EVERY_S = 60.0
+"""A store that still cannot be used is told so often."""
 
 log = structlog.get_logger("headrace")
 
@@ -63,6 +76,13 @@ class CheckpointWriter:
         self._sink = sink
         self._served = served
         self._writing: asyncio.Task[None] | None = None
+        self._refused_s: float | None = None
+        """When the store could not be used first, for the checkpoint in flight."""
+
+    @property
+    def outage_s(self) -> float:
+        """Return for how long the checkpoint in flight has waited for a store that cannot be used; 0: not."""
+        return 0.0 if self._refused_s is None else time.monotonic() - self._refused_s
 
     @property
     def in_flight(self) -> bool:
@@ -94,16 +114,27 @@ class CheckpointWriter:
         """Wait for the checkpoint in flight, if any.
 
         Raises its error, once: ClaimError if another owner has fenced, BrokerError or CheckpointError
-        otherwise.  After any of them the state in memory must not be saved.
+        otherwise, StoreUnavailableError if the store cannot be used for as long as PATIENCE_S.  After any of
+        them the state in memory must not be saved.
         """
-        writing = self._writing
-        if writing is not None:
-            await asyncio.wait({writing})
-            self._writing = None
-            writing.result()
+        writing, began_s = self._writing, time.monotonic()
+        if writing is None:
+            return
+        while not writing.done():
+            await asyncio.wait({writing}, timeout=PAUSE_S)
+            if self.outage_s and time.monotonic() - began_s > PATIENCE_S and not writing.done():
+                await self.abandon()
+                raise StoreUnavailableError(
+                    f"the store of checkpoints could not be used for {PATIENCE_S:g} s: what was done since"
+                    " the last checkpoint is not saved",
+                    hint="nothing is lost: the next owner does it again; bring the store back",
+                )
+        self._writing = None
+        writing.result()
 
     async def abandon(self) -> None:
         """Cancel the checkpoint in flight, with the effect of a crash at this moment."""
+        self._refused_s = None
         writing, self._writing = self._writing, None  # whoever waits in `finish` finds nothing any more
         if writing is not None:
             writing.cancel()
@@ -119,10 +150,29 @@ class CheckpointWriter:
         # 5 checkpoint
         self._follower.check_written(checkpoint.learned, written)
         for captured in checkpoint.partitions:
-            await captured.partition.save(captured, written)
-        await self._follower.save(checkpoint.learned)
+            await self._until_stored(partial(captured.partition.save, captured, written))
+        await self._until_stored(partial(self._follower.save, checkpoint.learned))
         # 6 commit
         try:
             await self._source.commit(checkpoint.positions)
         except BrokerError as error:
             log.warning("offsets were not committed; lag tools see old ones", reason=str(error))
+
+    async def _until_stored(self, save: Callable[[], Awaitable[None]]) -> None:
+        """Save, again and again while the store cannot be used."""
+        told_s = 0.0
+        while True:
+            try:
+                await save()
+            except StoreUnavailableError as error:
+                if self._refused_s is None:
+                    self._refused_s = time.monotonic()
+                if time.monotonic() - told_s > TOLD_EVERY_S:
+                    told_s = time.monotonic()
+                    log.warning("checkpoints wait for the store", reason=error.message)
+                await asyncio.sleep(PAUSE_S)
+            else:
+                break
+        if self._refused_s is not None:
+            log.info("the store takes checkpoints again", after_s=round(self.outage_s, 1))
+            self._refused_s = None

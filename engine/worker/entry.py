@@ -29,7 +29,7 @@ from operators.race.arena import Objection
 from operators.race.field import RaceField
 from topics import headers
 from topics.codec import encode
-from topics.errors import DefinitionError, ModelError
+from topics.errors import DefinitionError, ModelError, StoreUnavailableError
 from topics.messages import Entrant, FieldChange, Outgoing
 
 __all__ = ["Entries"]
@@ -155,7 +155,10 @@ class Entries:
             learner = self._learner()
             waiting = learner.fields.waiting
             if waiting and leads() and self.ready.empty() and not learner.paused:
-                await self._warm_up(kafka, topic, learner, waiting, leads, near)
+                try:
+                    await self._warm_up(kafka, topic, learner, waiting, leads, near)
+                except StoreUnavailableError as error:
+                    log.warning("candidates must learn the log again", reason=error.message)
 
     async def _warm_up(
         self,

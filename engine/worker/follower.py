@@ -33,9 +33,8 @@ from engine.machines.scorer import Scorer
 from engine.metrics import Metrics, Status
 from engine.race_view import RaceView
 from engine.settings import Settings
-from engine.stores.artefacts import Artefacts
 from engine.stores.checkpoints import Checkpoint
-from engine.stores.places import checkpoint_store
+from engine.stores.places import artefact_store, checkpoint_store
 from engine.worker.assembly import build_learner, pointer_of, signing_key
 from engine.worker.budgets import Budgets, Latencies
 from engine.worker.entry import Entries
@@ -93,7 +92,7 @@ class Follower:
         self._accept_features = accept_features
         self.stopwatch = Stopwatch(time.perf_counter)
         """Of everything in this process that answers and learns."""
-        self._artefacts = Artefacts(settings.state_dir, pipeline.name)
+        self._artefacts = artefact_store(settings, pipeline.name)
         self._factory = ModelFactory(pipeline, key=self._key, stored=self._artefacts)
         """Kept: a restore builds the learner anew, and to try every model takes half a second each."""
         self.learner: Learner = self._fresh_learner()
@@ -353,8 +352,9 @@ class Follower:
             await self._store.save(self._claim, json.encode(self._definition), learned.delta)
 
     async def close(self) -> None:
-        """Close the store of checkpoints."""
+        """Close the stores of checkpoints and artefacts."""
         await self._store.close()
+        self._artefacts.close()
 
     # -- what a scrape shows ----------------------------------------------------------------------
 

@@ -33,8 +33,9 @@ from engine.worker.checkpointing import CheckpointWriter
 from engine.worker.follower import Follower
 from engine.worker.owned_partitions import OwnedPartitions
 from engine.worker.partition import Inputs, Partition, Place, merge_values
+from engine.worker.unsaved import Unsaved
 from topics.codec import COMMAND_BYTES_MAX, command_id
-from topics.errors import BrokerError, ClaimError, HeadraceError
+from topics.errors import BrokerError, ClaimError, HeadraceError, StoreUnavailableError
 from topics.messages import Headers, Outgoing
 from topics.signatures import admission
 
@@ -98,6 +99,9 @@ class Worker:
         self._checkpoints = CheckpointWriter(
             self.partitions, self.follower, self._source, self._sink, self._served
         )
+        self._unsaved = Unsaved(settings.unsaved_max)
+        self._holding = False
+        """Whether nothing more is taken until a checkpoint is written."""
         self._models = self.follower.models
         self._turn = asyncio.Lock()
         """Held for one turn of the loop, and while partitions are given up."""
@@ -222,6 +226,7 @@ class Worker:
         numbers = self._inputs.numbers(assigned)
         self._ready = False  # of a member that held nothing, nothing was revoked
         self.partitions.release()
+        self._unsaved.clear()
         self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
         await self.follower.lead(0 in numbers)
@@ -257,9 +262,9 @@ class Worker:
         """Answer every run that is ready, while the partition is ours."""
         if self._ready:
             partition.check_inputs(self._source)
-            if self._inputs.rekey is not None:
+            if self._inputs.rekey is not None and not self._holding:
                 await self._dispatch.put(partition.route(_now_ms()))
-        while self._ready and (found := partition.next_run()) is not None:
+        while self._ready and not self._holding and (found := partition.next_run()) is not None:
             run, values = found
             if self.pipeline.plan.lookups and (stored := await self._static.of(run)) is not None:
                 values = merge_values(stored, values)
@@ -285,11 +290,14 @@ class Worker:
         for partition in self.partitions.owned.values():
             partition.absorb_counts(self.metrics.absorb)
         self.metrics.absorb(self._served.counts)
+        self.metrics.absorb(self._unsaved.counts)
         self.metrics.absorb(self._dispatch.counts)
         self.metrics.absorb(self.follower.learner.counts)
         counts = self.metrics.counts
         answered = sum(n for (name, by), n in counts.items() if name == "predictions" and by != "again")
         self._slow += self.follower.measure(answered - self._answered)
+        self._unsaved.take(answered - self._answered)
+        self._holding = self._unsaved.full()
         self._answered = answered
         self.metrics.absorb_seconds(self.follower.stopwatch, self.follower.learner.roster.racers.keys())
         for outcome, count in self._static.counts.items():
@@ -316,6 +324,8 @@ class Worker:
         await done
 
     async def _write_commands(self) -> None:
+        if self._writing_waits:
+            return
         while self._slow:
             await self._write_logged(self._slow.pop())
         while not self._commands.empty():
@@ -326,10 +336,15 @@ class Worker:
 
     async def _write_entries(self) -> None:
         """Write the records that let candidates in which have learned the log, or refuse them."""
-        while not self.follower.entry.ready.empty():
+        while not self.follower.entry.ready.empty() and not self._writing_waits:
             record = self.follower.entry.ready.get_nowait()
             if self.follower.leading:
                 await self._write_logged(record)
+
+    @property
+    def _writing_waits(self) -> bool:
+        """Return whether a record would wait for a checkpoint, and that for a store that cannot be used."""
+        return self.follower.row_by_row and self._checkpoints.outage_s > 0
 
     async def _write_logged(self, record: Outgoing) -> None:
         """Write a record that no scorer made into the examples log, and see that it is folded."""
@@ -354,7 +369,7 @@ class Worker:
         """Begin a checkpoint where one is due, without waiting for it; raise the error of the last one."""
         if self._checkpoints.ended:
             await self._saved()
-        if self._saved_ago() >= 1 and not self._checkpoints.in_flight:
+        if (self._saved_ago() >= 1 or self._unsaved.due) and not self._checkpoints.in_flight:
             await self._capture()
 
     def _saved_ago(self) -> float:
@@ -375,6 +390,7 @@ class Worker:
             await self._dispatch.put(self.follower.take_decisions())
             await self._dispatch.all()
             self._checkpoints.begin()
+            self._unsaved.captured()
         self._saved_s = time.monotonic()
 
     async def _saved(self) -> None:
@@ -385,10 +401,20 @@ class Worker:
             await self._checkpoints.finish()
         except ClaimError as error:
             log.warning("fenced: another owner claimed; claiming again", reason=str(error))
-            self.partitions.release()
-            self._assigned = self._source.assignment
+            self._claim_again()
+        except StoreUnavailableError as error:
+            if self._stopping.is_set():
+                raise
+            log.warning("partitions are given up unsaved", reason=error.message)
+            self._claim_again()
         else:
+            self._unsaved.saved()
             self.metrics.checkpoint_time_s = time.time()
+
+    def _claim_again(self) -> None:
+        """Release what is owned, and claim what is still assigned."""
+        self.partitions.release()
+        self._assigned = self._source.assignment
 
     # -- what others ask --------------------------------------------------------------------------
 
@@ -404,6 +430,8 @@ class Worker:
         if silent_s := unanswered_s():
             longest_s = self.settings.kafka.outage_deadline_ms // 1000
             return f"no broker has answered for {silent_s:.0f} s: holding still, for {longest_s} s at most"
+        if self._holding:
+            return f"{int(self._unsaved)} answers are in no checkpoint, and no more events are taken"
         return "" if self._ready else "partitions are not assigned and restored yet"
 
     def status(self) -> Status:
@@ -417,7 +445,7 @@ class Worker:
             lag=dict(lag),
             pending=self.partitions.pending,
             partitions=len(self.partitions.owned),
-        )
+        )._replace(unsaved=int(self._unsaved), store_outage_s=self._checkpoints.outage_s)
 
 
 def _now_ms() -> int:

@@ -16,11 +16,11 @@ CHUNK = 65_536
 
 
 @contextlib.contextmanager
-def redis_server(directory: Path) -> Iterator[str]:
-    """Yield the address of an empty Redis, `redis://host:port/0`."""
-    port = free_port()
+def redis_server(directory: Path, *options: str, port: int = 0) -> Iterator[str]:
+    """Yield the address of a Redis, `redis://host:port/0`, empty unless `directory` has its files."""
+    port = port or free_port()
     command = [program("redis-server", "redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
-    command += ["--save", "", "--appendonly", "no", "--dir", str(directory)]
+    command += ["--save", "", "--appendonly", "no", "--dir", str(directory), *options]
     with running(command, port, directory / "redis.log"):
         yield f"redis://127.0.0.1:{port}/0"
 

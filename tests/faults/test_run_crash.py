@@ -85,6 +85,13 @@ class Stream:
             self.pipeline.events.name, self.pipeline.labels.topic or "", departures=departures
         )
         self.departures = departures
+        self.shared: dict[str, str] = {}
+        """Settings of a store that all workers share; empty: they share a directory."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of its workers."""
+        return {"checkpoint_interval_ms": 700, **self.shared}
 
     async def publish(self, watch: Watch, messages: Sequence[Message] | None = None) -> None:
         """Publish while answers follow."""
@@ -134,7 +141,7 @@ class Stream:
             assert lesson["served_score"] == answer["prediction_score"]
             assert lesson["event_offset"] == answer["event_offset"]
             assert lesson["scores"][answer["model_name"]] == answer["prediction_score"]
-        digests, learned = await saved_digests(self.file, state_dir)
+        digests, learned = await saved_digests(self.file, state_dir, **self.shared)
         assert (digests, learned) == folded_digests(self.file, examples_log)
         assert learned == self.departures
         return answers_log, examples_log
@@ -171,12 +178,22 @@ async def three_kills(stream: Stream, folder: Path) -> None:
 
 
 def test_the_other_worker_takes_over(kafka: KafkaSettings, tmp_path: Path) -> None:
-    asyncio.run(one_of_two(Stream(kafka, tmp_path, partitions=2, departures=DEPARTURES), tmp_path))
+    stream = Stream(kafka, tmp_path, partitions=2, departures=DEPARTURES)
+    asyncio.run(one_of_two(stream, *pair(stream, tmp_path)))
 
 
-async def one_of_two(stream: Stream, folder: Path) -> None:
+def test_a_worker_of_another_machine_takes_over(kafka: KafkaSettings, redis_url: str, tmp_path: Path) -> None:
+    """They have nothing in common but Kafka and a Redis."""
+    stream = Stream(kafka, tmp_path, partitions=2, departures=DEPARTURES // 2)
+    stream.shared = {"store_url": redis_url, "signing_key": "the same on both"}
+    one, two = (Worker(stream.file, kafka, tmp_path / name, name=name, **stream.settings) for name in "12")
+    asyncio.run(one_of_two(stream, one, two))
+    assert not list(tmp_path.rglob("*.sqlite*")), "a checkpoint was left on one machine"
+
+
+async def one_of_two(stream: Stream, one: Worker, two: Worker) -> None:
     await make_topics(stream.kafka, stream.pipeline)
-    one, two = workers = pair(stream, folder)
+    workers = (one, two)
     async with watching(stream.kafka, stream.predictions, stream.examples) as watch:
         with one, two:
             await shared_out(one, two)
@@ -210,8 +227,7 @@ def leads(worker: Worker) -> bool:
 def pair(stream: Stream, folder: Path) -> tuple[Worker, Worker]:
     """Return two workers of one machine, not started yet."""
     one, two = (
-        Worker(stream.file, stream.kafka, folder, name=name, checkpoint_interval_ms=700)
-        for name in ("one", "two")
+        Worker(stream.file, stream.kafka, folder, name=name, **stream.settings) for name in ("one", "two")
     )
     return one, two
 

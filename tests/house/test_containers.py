@@ -130,3 +130,14 @@ def test_the_kubernetes_example_lets_a_worker_start_and_drain() -> None:
     assert worker["ports"] == [{"name": "web", "containerPort": Settings().web.port}]
     settings = {entry["name"]: entry["value"] for entry in worker["env"]}
     assert settings["HEADRACE_STATE_DIR"] == worker["volumeMounts"][0]["mountPath"]
+
+
+def test_alert_rules_are_about_metrics_that_exist() -> None:
+    rules = yaml.safe_load((CHECKOUT / "deploy/prometheus/rules.yml").read_text())
+    documented = set(re.findall(r"^\| `(headrace_\w+)` \|", OPERATIONS, re.MULTILINE))
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            named = set(re.findall(r"headrace_\w+", rule["expr"]))
+            assert named
+            assert named <= documented, rule["alert"]
+            assert rule["annotations"]["summary"]

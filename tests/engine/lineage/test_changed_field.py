@@ -20,7 +20,7 @@ from engine.offline.backtest import LocalRun
 from engine.offline.recording import Recording
 from engine.offline.replay import recorded_line
 from engine.settings import Settings
-from engine.stores.artefacts import Artefacts, dump_field
+from engine.stores.artefacts import ArtefactFiles, dump_field
 from engine.worker.assembly import build_learner
 from engine.worker.model_factory import ModelFactory
 from operators import field
@@ -106,7 +106,7 @@ def recording(tmp_path: Path) -> Path:
 
 def settings_with_artefacts(folder: Path) -> Settings:
     settings = Settings(state_dir=folder / "state", signing_key=KEY)
-    stored = Artefacts(settings.state_dir, "trips")
+    stored = ArtefactFiles(settings.state_dir, "trips")
     for one in (first(), second()):
         stored.put(one.field.field_id, dump_field(one.field, KEY.encode()))
     return settings
@@ -127,7 +127,7 @@ def test_a_log_whose_field_has_changed_is_asked_with_the_file_of_today(recording
     assert history.versions[3].definition == "text of linear"
     assert history.versions[4].started is not None
     # A worker that had the first file all the time, and found the second by the record.
-    stored = Artefacts(settings.state_dir, "trips")
+    stored = ArtefactFiles(settings.state_dir, "trips")
     factory = ModelFactory(first(), key=KEY.encode(), stored=stored)
     learner = build_learner(first(), source=factory)
     records = changed_log()

@@ -11,6 +11,8 @@ from river import linear_model
 from engine import Labels, Pipeline, Topic
 from engine.machines.scorer import Scorer
 from engine.offline.backtest import LocalRun
+from engine.settings import Settings
+from engine.stores.places import checkpoint_store
 from engine.stores.sqlite_checkpoints import SqliteCheckpoints
 from engine.worker.claim import ScorerCheckpoint, ScorerMeta
 from engine.worker.owned_partitions import APART, JOIN, carry_over, difference
@@ -82,11 +84,16 @@ def test_a_run_over_files_that_spills_equals_one_that_does_not(on_timeout: bool 
     assert plain.scorer.counts["labels", "joined"] > 700
 
 
-def test_a_restore_leaves_what_waits_on_disk_and_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [False, True], ids=["sqlite", "redis"])
+def test_a_restore_leaves_what_waits_on_disk_and_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, request: pytest.FixtureRequest, shared: bool
+) -> None:
     """Half of the run, a checkpoint, another process: what it answers is what one process answers."""
     pipeline = definition()
     roster = LocalRun(pipeline).learner.roster
-    store = SqliteCheckpoints(tmp_path, pipeline.name, "scorer", 0, apart=APART)
+    url = request.getfixturevalue("redis_url") if shared else None
+    settings = Settings(state_dir=tmp_path, store_url=url)
+    store = checkpoint_store(settings, pipeline.name, "scorer", 0, apart=APART)
 
     def scorer(writer: Writer) -> Scorer:
         return Scorer(

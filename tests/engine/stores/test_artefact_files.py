@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from river import drift, linear_model, metrics, preprocessing, tree
 
-from engine.stores.artefacts import Artefacts, dump_field, load_field
+from engine.stores.artefacts import ArtefactFiles, dump_field, load_field
 from operators.drift.detectors import Drift
 from operators.race.candidates import Artefact, Candidate, Challenge, Every, Release
 from operators.race.evidence import Promotion
@@ -47,7 +47,7 @@ def test_another_key_id_or_byte_is_refused() -> None:
 
 
 def test_what_was_put_is_there_and_what_was_not_says_so(tmp_path: Path) -> None:
-    stored = Artefacts(tmp_path, "p")
+    stored = ArtefactFiles(tmp_path, "p")
     stored.put("a" * 32, b"first")
     stored.put("a" * 32, b"second")  # a name is a digest: what is there stays
     assert stored.get("a" * 32) == b"first"

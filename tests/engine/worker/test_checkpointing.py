@@ -22,9 +22,10 @@ from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.settings import KafkaSettings, Settings
 from engine.stores.sqlite_checkpoints import SqliteCheckpoints
+from engine.worker import checkpointing
 from engine.worker.claim import ScorerMeta
 from engine.worker.loop import Worker
-from topics.errors import CheckpointError
+from topics.errors import CheckpointError, StoreUnavailableError
 
 Save = Callable[[int, bytes, Mapping[str, bytes | None]], Awaitable[None]]
 FIRST, SECOND = 300, 700
@@ -277,6 +278,78 @@ def test_what_cannot_be_written_ends_the_worker(play: Play) -> None:
         scene.gate.failure = None
         assert await scene.saved() == FIRST
         await finished(scene)
+        await scene.account(claims=[1, 2])
+
+    play(scenario)
+
+
+UNAVAILABLE = StoreUnavailableError("the store is away", hint="bring it back")
+
+
+def test_a_store_that_is_away_holds_no_answer_up_and_gets_its_checkpoint_later(play: Play) -> None:
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker() as (worker, running):
+            await scene.publish(0, FIRST)
+            await until_saved(scene, FIRST)
+            scene.gate.failure = UNAVAILABLE
+            await scene.publish(FIRST, FIRST + SECOND)
+            await scene.answered(watch, FIRST + SECOND)
+            await until(lambda: running.done() or worker.status().store_outage_s, "an outage")
+            assert worker.status().unsaved >= SECOND // 2
+            scene.gate.failure = None
+            await until_saved(scene, FIRST + SECOND)
+            await until(lambda: running.done() or not worker.status().store_outage_s, "its end")
+            worker.stop()
+            await running
+            assert worker.status().unsaved == 0
+        await scene.account(claims=[1])
+
+    play(scenario)
+
+
+def test_a_stop_gives_a_store_that_stays_away_up_and_loses_nothing(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointing, "PATIENCE_S", 0.5)
+
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker() as (worker, running):
+            await scene.publish(0, FIRST)
+            await until_saved(scene, FIRST)
+            scene.gate.failure = UNAVAILABLE
+            await scene.publish(FIRST, FIRST + SECOND)
+            await scene.answered(watch, FIRST + SECOND)
+            worker.stop()
+            with pytest.raises(StoreUnavailableError, match="could not be used for"):
+                await running
+        scene.gate.failure = None
+        assert await scene.saved() == FIRST
+        await finished(scene)
+        await scene.account(claims=[1, 2])
+
+    play(scenario)
+
+
+def test_partitions_are_given_up_unsaved_where_the_store_stays_away_in_a_rebalance(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointing, "PATIENCE_S", 0.5)
+
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker() as (worker, running):
+            await scene.publish(0, FIRST)
+            await until_saved(scene, FIRST)
+            scene.gate.failure = UNAVAILABLE
+            await scene.publish(FIRST, FIRST + SECOND)
+            await scene.answered(watch, FIRST + SECOND)
+            assigned = worker._source.assignment
+            await worker.on_revoked(assigned)
+            assert not worker.partitions.owned
+            scene.gate.failure = None
+            await worker.on_assigned(assigned)
+            await until_saved(scene, FIRST + SECOND)
+            worker.stop()
+            await running
         await scene.account(claims=[1, 2])
 
     play(scenario)

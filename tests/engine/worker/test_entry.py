@@ -15,7 +15,7 @@ from engine.definition.file import load_pipeline
 from engine.machines.field_records import Brought
 from engine.machines.learner import Learner
 from engine.machines.warm_up import WarmUp
-from engine.stores.artefacts import Artefacts
+from engine.stores.artefacts import ArtefactFiles
 from engine.worker.entry import Entries
 from engine.worker.model_factory import ModelFactory
 from operators.race.candidates import Candidate
@@ -73,7 +73,7 @@ def raced(*changes: FieldChange) -> Learner:
 
 
 def entries(folder: Path, own: RaceField, learner: Learner) -> Entries:
-    return Entries("p", own, cast("ModelFactory", Factory()), Artefacts(folder, "p"), lambda: learner)
+    return Entries("p", own, cast("ModelFactory", Factory()), ArtefactFiles(folder, "p"), lambda: learner)
 
 
 def said(record: Outgoing | None) -> FieldChange:
@@ -114,7 +114,7 @@ def test_a_class_that_only_the_other_file_has_is_named(tmp_path: Path) -> None:
     files = tmp_path / "new.py", tmp_path / "old.py"
     for file, text in zip(files, (OWN, OWN.replace("Own", "Other")), strict=True):
         file.write_text(text)
-    key, stored = b"k" * 32, Artefacts(tmp_path, "p")
+    key, stored = b"k" * 32, ArtefactFiles(tmp_path, "p")
     new = load_pipeline(files[0])
     stored.put(new.field.field_id, ModelFactory(new, key=key).packed(new.field))
     old = ModelFactory(load_pipeline(files[1]), key=key, stored=stored)
