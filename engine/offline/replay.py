@@ -263,10 +263,12 @@ class Replay:
 
         async with aclosing(slices_of_log(learner, self._log.read, size)) as parts:
             async for part in parts:
-                self.decisions += learner.fold([one for one in part if until is None or one.offset < until])
+                kept = [one for one in part if until is None or one.offset < until]
+                self.decisions += learner.fold(kept)
                 if not learner.reading:
                     self.decisions.clear()  # the log began with another field: all is folded again
                 if self._on_folded is not None:
                     self._on_folded(len(part))
-                if until is not None and part[-1].offset >= until:
+                went_back = bool(kept) and learner.reading <= kept[-1].offset
+                if until is not None and part[-1].offset >= until and not went_back:
                     return

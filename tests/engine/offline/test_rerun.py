@@ -300,6 +300,9 @@ def test_a_log_that_began_with_another_field_is_told_by_that_one() -> None:
     again = rerun(now, past, past.places, as_recorded=list(pipeline.models), source=source)
     assert again.same == again.compared == len(pipeline.models) * len(past.examples)
     assert set(again.learner.digests()) == {"tree", "linear", "new"}
+    replay = Replay(now, KeptLog(log), source=source)
+    asyncio.run(replay.to(2))  # in the first slice, which sends the learner back to its start
+    assert (replay.learner.reading, set(replay.learner.digests())) == (2, {"tree", "linear"})
 
 
 def test_a_log_that_does_not_tell_enough_is_refused() -> None:
