@@ -1,4 +1,4 @@
-"""Draw docs/demo.svg: one frame of a real `headrace demo`, a few frames after the swap.
+"""Draw docs/demo.svg: one frame of a real `headrace demo`, in the middle of it.
 
     .venv/bin/python docs/demo_picture.py
 
@@ -19,31 +19,30 @@ from loadtest.demo.view import Frame, live_view
 
 PICTURE = Path(__file__).with_name("demo.svg")
 WIDTH = 112
-FRAMES_AFTER_SWAP = 4
-"""One second: the worker's page is read every half second, so the table shows the new champion too."""
-
+SHARE = 0.5
+"""Of all flights: so many have been answered in the frame that is drawn."""
 SUMMARY_CHARACTERS = 2_500
 """The end of what the demo prints: its last frame's tail and the summary."""
 
 
 def main() -> int:
     """Run the demo, draw the frame, return the demo's exit code."""
-    after_swap: list[RenderableType] = []
+    wanted: list[RenderableType] = []
 
     def keep(frame: Frame) -> RenderableType:
         view = live_view(frame)
-        if frame.figures.swaps and len(after_swap) < FRAMES_AFTER_SWAP:
-            after_swap.append(view)
+        if not wanted and frame.figures.answers >= SHARE * frame.events_total > 0:
+            wanted.append(view)
         return view
 
     race.live_view = keep
     screen = StringIO()
     code = run(TwoThirds(RATE), console=Console(file=screen, force_terminal=True, width=WIDTH))
     print(screen.getvalue()[-SUMMARY_CHARACTERS:])
-    if not after_swap:
+    if not wanted:
         return code or 1
     picture = Console(file=StringIO(), record=True, width=WIDTH, force_terminal=True)
-    picture.print(after_swap[-1])
+    picture.print(wanted[0])
     svg = picture.export_svg(title="make demo")
     PICTURE.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))  # no font from elsewhere
     return code
