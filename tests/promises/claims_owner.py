@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import replace as replaced
 from typing import Any, NamedTuple
 
-from claims_world import WAIT, Event, Label, Sender, World
+from claims_world import WAIT, Event, Label, Sender, World, require
 from msgspec.structs import replace
 
 import operators.claims.takeover as protocol
@@ -341,6 +341,7 @@ class Owner:
         if another_base and left_out == "base of a delta" and store.claim == owned.claim:
             base, held = (one.state if one else State() for one in (self._base, store.checkpoint))
             saved = Checkpoint(logs, state.laid_on(base, held))
+            require(vars(saved.state) == vars(state), "a checkpoint holds what no owner ever had")
         elif left_out != "any fence" and (another_base or store.claim != owned.claim):
             world.counts["fenced at a checkpoint"] += 1
             world.counts["another base at a checkpoint"] += store.claim == owned.claim
