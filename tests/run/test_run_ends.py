@@ -179,7 +179,7 @@ def test_another_definition_and_a_field_without_the_champion_are_refused(
             (
                 SOURCE.replace("LogisticRegression()", "LogisticRegression(l2=0.1)"),
                 "`linear` is the champion, and the file has it no more, or another model of that name",
-                "keep the champion in the file",
+                "keep it in the file as it was",
             ),
         ):
             write_pipeline(tmp_path, now, name=name)
