@@ -31,6 +31,9 @@ __all__ = ["models_app"]
 TIMEOUT_S = 30.0
 REFUSED = "command.refused"
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, as `models list` says it.")]
+ModelOrChampion = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="A model's name; without one, the champion.")
+]
 Proposal = Annotated[
     str, typer.Argument(metavar="PROPOSAL_ID", help="The id of the decision `proposal.opened`.")
 ]
@@ -60,6 +63,15 @@ def _about_model(word: CommandWord) -> Callable[..., None]:
     return grouped(command)
 
 
+def _about_who_serves(word: CommandWord) -> Callable[..., None]:
+    """Return the command that sends `word` about one model, or about the champion, whoever it is."""
+
+    def command(file: PipelineFile, options: CommandOptions, model: ModelOrChampion = None) -> None:
+        _send(file, word, options, model_name=model)
+
+    return grouped(command)
+
+
 def _about_proposal(word: CommandWord) -> Callable[..., None]:
     """Return the command that sends `word` about a proposal."""
 
@@ -80,7 +92,7 @@ def _about_champion(word: CommandWord) -> Callable[..., None]:
 
 _COMMANDS: dict[CommandWord, tuple[Callable[[CommandWord], Callable[..., None]], str]] = {
     "promote": (_about_model, "Let a challenger serve; evidence may replace it again."),
-    "pin": (_about_model, "Let a model serve, and keep it serving until `unpin`."),
+    "pin": (_about_who_serves, "Let a model serve, and keep it serving until `unpin`."),
     "unpin": (_about_champion, "Let evidence decide again."),
     "pause": (_about_champion, "Stop learning and deciding; answers go on, and nothing is skipped."),
     "resume": (_about_champion, "Take learning up where it stopped."),

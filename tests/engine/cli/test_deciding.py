@@ -26,6 +26,7 @@ def message(*words: str) -> dict[str, Any]:
     [
         (("promote", "linear"), {"command": "promote", "model_name": "linear"}),
         (("pin", "linear"), {"command": "pin", "model_name": "linear"}),
+        (("pin",), {"command": "pin"}),
         (("unpin",), {"command": "unpin"}),
         (("pause",), {"command": "pause"}),
         (("resume",), {"command": "resume"}),
