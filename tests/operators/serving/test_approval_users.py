@@ -142,7 +142,7 @@ BETTER = np.full(EVENTS, 0.15)
 def test_the_champion_serves_until_a_person_has_said_yes(late: int) -> None:
     """And no event longer: what waiting costs is the difference of the two, times how long one waited."""
     rng, costs = np.random.default_rng(3), []
-    for _ in range(4):
+    for _ in range(3):
         shop = Shop(accepts(late)).run(rng, BETTER)
         [opened], [promoted] = shop.of("proposal.opened"), shop.of("model.promoted")
         assert opened < 1_200
@@ -155,10 +155,10 @@ def test_the_champion_serves_until_a_person_has_said_yes(late: int) -> None:
 
 
 def test_nobody_is_asked_for_one_that_is_no_better() -> None:
-    """In 10 shops; the promise is a proposal in 20,000 examples, and in 5 % of the openings."""
+    """In 6 shops; the promise is a proposal in 20,000 examples, and in 5 % of the openings."""
     rng = np.random.default_rng(4)
-    shops = [Shop(accepts(1)).run(rng, np.zeros(EVENTS)) for _ in range(10)]
-    assert sum(bool(shop.of("proposal.opened")) for shop in shops) <= 10 * (0.05 + EVENTS / 20_000)
+    shops = [Shop(accepts(1)).run(rng, np.zeros(EVENTS)) for _ in range(6)]
+    assert sum(bool(shop.of("proposal.opened")) for shop in shops) <= 6 * (0.05 + EVENTS / 20_000)
     for shop in shops:
         if not shop.of("proposal.opened"):
             assert set(shop.served) == {"a"}
@@ -166,7 +166,7 @@ def test_nobody_is_asked_for_one_that_is_no_better() -> None:
 
 def test_after_a_no_it_must_prove_itself_anew_and_the_champion_serves_meanwhile() -> None:
     rng = np.random.default_rng(5)
-    for _ in range(4):
+    for _ in range(3):
         shop = Shop(lambda _, n: ("refuse", 100) if n == 0 else ("approve", 100)).run(rng, BETTER)
         first, second, *_ = shop.of("proposal.opened")
         [refused], [accepted] = shop.of("proposal.refused"), shop.of("proposal.accepted")
