@@ -2,10 +2,10 @@
 
 Lives here: the state, the rounds, the table.  Never here: a broker, models worth the name.
 
-The state is that of a scorer with a window for each of so many keys.  It is saved as a worker saves it, by
-a Redis that this command starts; meanwhile another client asks that Redis once a millisecond: the longest
-it had to wait is the longest that Redis was held.  Then a fresh process claims the partition, restores it
-and answers an event.
+The state is that of a scorer with a window for each of so many keys.  It is saved as a worker saves it, to
+a Redis that this command starts, which says for how long its commands have held it; on a machine that does
+other things as well the longest of them was interrupted.  Then a fresh process claims the partition,
+restores it and answers an event.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +44,6 @@ KEYS: Final = 1_000_000
 START_MS: Final = 1_700_000_000_000
 BLOCK: Final = 10_000
 """Events offered at a time."""
-PING_S: Final = 0.001
 
 
 class Payment(msgspec.Struct):
@@ -114,24 +112,6 @@ def own_redis(folder: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
-
-
-class Pinger(threading.Thread):
-    """Asks a Redis again and again, and keeps the longest wait."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self.longest_s = 0.0
-        self.done = False
-        self._client = redis.Redis.from_url(url)
-
-    def run(self) -> None:
-        """Ask until `done`."""
-        while not self.done:
-            began_s = time.perf_counter()
-            self._client.ping()
-            self.longest_s = max(self.longest_s, time.perf_counter() - began_s)
-            time.sleep(PING_S)
 
 
 async def written(url: str, folder: Path, keys: int) -> dict[str, float]:
@@ -206,8 +186,6 @@ def main(
             print(json.dumps(asyncio.run(restored(restore_from, Path(folder), keys))))
             return
         with own_redis(folder) as url:
-            pinger = Pinger(url)
-            pinger.start()
             figures: dict[str, Any] = asyncio.run(written(url, Path(folder), keys))
             with redis.Redis.from_url(url) as client:
                 before_s = client.info("cpu")["used_cpu_user"] + client.info("cpu")["used_cpu_sys"]
@@ -217,9 +195,6 @@ def main(
             with redis.Redis.from_url(url) as client:
                 after_s = client.info("cpu")["used_cpu_user"] + client.info("cpu")["used_cpu_sys"]
             figures["redis_cpu_of_restore_s"] = after_s - before_s
-            pinger.done = True
-            pinger.join()
-            figures["longest_ping_ms"] = pinger.longest_s * 1000
     table = Table(title=f"{keys:,} keys in a Redis")
     table.add_column("figure")
     table.add_column("value", justify="right")
