@@ -17,7 +17,7 @@ from running import Message, Worker, fresh_name, make_topics, publish, until, wr
 
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
-from engine.settings import KafkaSettings
+from engine.settings import KafkaSettings, Settings
 from engine.worker.assembly import build_learner
 from topics.codec import encode
 from topics.messages import Record
@@ -225,7 +225,7 @@ def check_answers(answers_log: list[Any], examples_log: list[Any], run: Run) -> 
 def check_decisions(file: Path, examples_log: list[Any], decided: list[Any], state_dir: Path) -> set[str]:
     """What was decided, by whichever worker, is what a fold of the log decides; return the types."""
     pipeline = load_pipeline(file)
-    learner = build_learner(pipeline, source=source_of(pipeline, state_dir))
+    learner = build_learner(pipeline, source=source_of(pipeline, Settings(state_dir=state_dir)))
     log = [
         Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
         for r in examples_log
