@@ -1,0 +1,71 @@
+"""A shared store that hangs: answers go on up to a bound, and so does everything when it comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import redis
+from brokers.redis import redis_server
+from reading import watching
+from running import Worker, make_topics, until
+from test_run_crash import AHEAD_MAX, Stream
+
+from engine.settings import KafkaSettings
+
+DEPARTURES = 3_000
+UNSAVED_MAX = 800
+SETTINGS = {"store_deadline_ms": 300, "unsaved_max": UNSAVED_MAX}
+
+
+def test_a_store_that_hangs_holds_no_answer_up_before_a_bound(tansu: KafkaSettings, tmp_path: Path) -> None:
+    with redis_server(tmp_path) as url:
+        stream = Stream(tansu, tmp_path, partitions=1, departures=DEPARTURES)
+        stream.shared = {"store_url": url, "signing_key": "the key of this test"}
+        asyncio.run(hangs(stream, url, tmp_path))
+
+
+def little_is_unsaved(worker: Worker) -> bool:
+    metrics = worker.metrics()
+    saved = metrics["headrace_checkpoint_last_success_timestamp_seconds"] > 0
+    return saved and metrics["headrace_unsaved_events"] < UNSAVED_MAX // 4
+
+
+async def hangs(stream: Stream, url: str, folder: Path) -> None:
+    await make_topics(stream.kafka, stream.pipeline)
+    worker = Worker(stream.file, stream.kafka, folder / "one", **stream.settings, **SETTINGS)
+    with redis.Redis.from_url(url) as client:
+        store_pid = client.info("server")["process_id"]
+    async with watching(stream.kafka, stream.predictions, stream.examples) as watch:
+        with worker:
+            publishing = asyncio.create_task(stream.publish(watch))
+            await stream.reached(watch, AHEAD_MAX, worker)
+            await until(lambda: little_is_unsaved(worker), "a checkpoint", worker=worker)
+            os.kill(store_pid, signal.SIGSTOP)
+            try:
+                before = stream.answered(watch)
+                await until(
+                    lambda: worker.metrics()["headrace_intake_pauses_total{unsaved}"] == 1,
+                    "the bound",
+                    worker=worker,
+                )
+                metrics = worker.metrics()
+                assert UNSAVED_MAX <= metrics["headrace_unsaved_events"] <= UNSAVED_MAX + AHEAD_MAX
+                assert metrics["headrace_store_outage_seconds"] > 0
+                assert worker.get("/readyz")[0] == 503
+                assert worker.get("/livez")[0] == 200
+                await stream.reached(watch, before + UNSAVED_MAX // 4, worker)
+                assert not publishing.done(), "the bound came after the stream"
+            finally:
+                os.kill(store_pid, signal.SIGCONT)
+            await publishing
+            await stream.finished(watch, worker)
+            await until(
+                lambda: worker.metrics()["headrace_store_outage_seconds"] == 0, "a checkpoint", worker=worker
+            )
+            assert await worker.stop() == 0, worker.said()
+    told = [worker.logged(event) for event in ("checkpoints wait for the store", "events are taken again")]
+    assert [len(lines) >= 1 for lines in told] == [True, True]
+    await stream.account(worker.state_dir)
