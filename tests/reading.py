@@ -168,6 +168,14 @@ async def watching(kafka: KafkaSettings, *topics: str) -> AsyncIterator[Watch]:
             await asyncio.wait({following})
 
 
+async def coming(kafka: KafkaSettings, topic: str) -> AsyncIterator[list[Any]]:
+    """Yield the records of a topic from its beginning, as they come, for as long as somebody asks."""
+    async with _consumer(kafka, [topic]) as consumer:
+        while True:
+            for records in (await consumer.getmany(timeout_ms=100)).values():
+                yield records
+
+
 async def read_topic(kafka: KafkaSettings, topic: str) -> list[Any]:
     """Return every record of a topic, partition by partition, in log order."""
     ends = {number: end for number, (_, end) in (await log_bounds(kafka, topic)).items()}

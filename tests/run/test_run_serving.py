@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reading import claims_of, counting, folded_digests, read_topic, saved_digests, source_of, watching
+from reading import (
+    claims_of,
+    coming,
+    counting,
+    folded_digests,
+    read_topic,
+    saved_digests,
+    source_of,
+    watching,
+)
 from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
 from engine.definition.file import load_pipeline
@@ -28,7 +37,7 @@ SOURCE = """
     from msgspec import Struct
     from river import bandit, linear_model, naive_bayes, proba
 
-    from engine import Bandit, Canary, Labels, Pipeline, Promotion, Split, Switchback, Topic
+    from engine import Bandit, Canary, Labels, LatencyGuard, Pipeline, Promotion, Split, Switchback, Topic
     from operators import by, field
 
 
@@ -42,7 +51,7 @@ SOURCE = """
     pipeline = Pipeline(
         name="NAME",
         events=Topic("NAME.visits", Visit, key="user", partitions=2),
-        labels=Labels("NAME.bought", wait="1m"),
+        labels=Labels("NAME.bought", wait="WAIT"),
         features={"amount": field("amount"), "seen": by("user").count("1h")},
         models={"lr": linear_model.LogisticRegression(), "nb": naive_bayes.GaussianNB()},
         champion="lr",
@@ -52,13 +61,15 @@ SOURCE = """
 """
 POLICIES = {
     "canary": "Canary(steps=(0.2, 0.5, 1.0), hold=400)",
-    "split": 'Split({"lr": 0.5, "nb": 0.5}, min_examples=200)',
+    "split": 'Split({"lr": 0.5, "nb": 0.5}, outcome="served", min_examples=200)',
     "switchback": 'Switchback(("lr", "nb"), block="6s", washout="1s", min_pairs=10)',
-    "manual": "Canary(steps=(0.2, 1.0), hold=400)",
+    "manual": 'Canary(steps=(0.2, 1.0), hold=2_000, guards=[LatencyGuard(1e-6, window=200, name="slow")])',
     "bandit": "Bandit(bandit.ThompsonSampling(proba.Beta()), every=50, explore=0.1)",
 }
 DECIDED = {"canary": "canary.done", "split": "split.decided", "switchback": "switchback.decided",
-           "manual": "proposal.accepted"}  # fmt: skip
+           "manual": "canary.aborted"}  # fmt: skip
+CLICKS = {"lr": 0.25, "nb": 0.65}
+"""Under the split a label is a click, and follows from who answered: how often a user likes it."""
 RUNS = {
     "canary, then switchback": {"canary": 1_500, "switchback": 2_000},
     "manual, then bandit, then split": {"manual": 1_700, "bandit": 1_300, "split": 1_200},
@@ -70,8 +81,11 @@ APPROVED_AFTER = 500
 AHEAD_MAX = 300
 
 
-def visits(events: str, labels: str, count: int) -> list[Message]:
-    """A visit each second; what came of it five seconds later.  `nb` can tell, `lr` cannot."""
+def visits(events: str, labels: str, count: int, labelled: int | None = None) -> list[Message]:
+    """A visit each second; what came of it five seconds later.  `nb` can tell, `lr` cannot.
+
+    Of visits from `labelled` on, someone else says what came.
+    """
     rng = random.Random(9)
     start, rows = 1_700_000_000_000, []
     for n in range(count):
@@ -79,7 +93,10 @@ def visits(events: str, labels: str, count: int) -> list[Message]:
         value = {"event_id": f"e{n}", "event_time": time, "user": user, "amount": amount}
         told = {"event_id": f"e{n}", "label": abs(amount) < 1.0, "label_time": time + 5_000}
         rows.append((time, Message(events, time, user.encode(), json.dumps(value).encode())))
-        rows.append((time + 5_000, Message(labels, time + 5_000, user.encode(), json.dumps(told).encode())))
+        if labelled is None or n < labelled:
+            rows.append(
+                (time + 5_000, Message(labels, time + 5_000, user.encode(), json.dumps(told).encode()))
+            )
     return [message for _, message in sorted(rows, key=lambda row: row[0])]
 
 
@@ -94,6 +111,8 @@ class Run:
         for policy in phases:
             approve = 'approve="manual"' if policy == "manual" else 'approve="evidence"'
             source = SOURCE.replace("SERVING", POLICIES[policy]).replace("APPROVE", approve)
+            # Clicks come when they come; pairs of blocks are closed when labels cannot come any more.
+            source = source.replace("WAIT", "1h" if "split" in phases else "1m")
             (folder / policy).mkdir()
             self.files.append(write_pipeline(folder / policy, source, name=name))
             self.workers.append(Worker(self.files[-1], kafka, folder, name=policy))
@@ -101,6 +120,8 @@ class Run:
         catalog = self.pipeline.catalog
         self.predictions, self.examples = catalog["predictions"], catalog["examples"]
         self.visits = sum(phases.values())
+        self.labelled = self.visits - phases.get("split", 0)
+        """Visits from here on have the label that a user makes of the answer."""
         self.kills: list[tuple[int, Worker, Worker]] = []
         """Answers after which a worker is killed, and who comes next."""
         before = 0
@@ -119,13 +140,17 @@ class Run:
         )
         kills = iter(self.kills)
         due, worker, successor = next(kills)
-        messages = visits(self.pipeline.events.name, self.pipeline.labels.topic or "", self.visits)
+        events, labels = self.pipeline.events.name, self.pipeline.labels.topic or ""
+        messages = visits(events, labels, self.visits, self.labelled)
+        clicking = asyncio.create_task(self.click(labels))
         sent = [0]
         for message in messages:
             sent.append(sent[-1] + (message.topic == self.pipeline.events.name))
 
         async def pace(published: int) -> None:
             nonlocal due, worker, successor
+            if clicking.done():
+                await clicking  # why it has ended
             await until(
                 lambda: watch.answered(self.predictions) >= sent[published] - AHEAD_MAX,
                 "answers",
@@ -154,7 +179,29 @@ class Run:
                     "learned",
                     worker=worker,
                 )
+                clicking.cancel()
                 assert await worker.stop() == 0
+
+    async def click(self, labels: str) -> None:
+        """Answer every prediction that a user sees, once, as the user does."""
+        seen: set[str] = set()
+        async for records in coming(self.kafka, self.predictions):
+            clicks = []
+            for record in records:
+                value = json.loads(record.value)
+                event_id = value.get("event_id", "")  # a claim has none
+                if event_id and int(event_id[1:]) >= self.labelled and event_id not in seen:
+                    seen.add(event_id)
+                    time = value["event_time"] + 5_000
+                    clicked = clicks_on(event_id, value["model_name"])
+                    told = {"event_id": event_id, "label": clicked, "label_time": time}
+                    clicks.append(Message(labels, time, record.key, json.dumps(told).encode()))
+            if clicks:
+                await publish(self.kafka, clicks)
+
+
+def clicks_on(event_id: str, model_name: str) -> bool:
+    return random.Random(event_id).random() < CLICKS[model_name]
 
 
 @pytest.mark.parametrize("phases", RUNS.values(), ids=RUNS)
@@ -173,11 +220,28 @@ async def check(run: Run) -> None:
     assert {DECIDED[policy] for policy in run.phases if policy in DECIDED} <= types
     saved = await saved_digests(run.files[-1], state_dir)
     assert saved == folded_digests(run.files[-1], log, state_dir=state_dir)
+    if "split" in run.phases:
+        for event_id, lesson in counting(log, "example").items():
+            if int(event_id[1:]) >= run.labelled:
+                assert lesson["label"] == clicks_on(event_id, lesson["model_name"]), "of the answer seen"
+    if "manual" in run.phases:
+        check_measured([json.loads(one.value) for one in await decided(run.kafka, run.pipeline)])
     if "bandit" in run.phases:
         shown = run.shown["bandit"]
         assert shown["headrace_policy_revision"] >= run.phases["bandit"] // 50
         answered = sum(shown[f"headrace_arm_predictions_total{{{arm}}}"] for arm in ("lr", "nb"))
         assert answered >= (run.phases["bandit"] - KILLED_AFTER["bandit"]) / 2, "since the last start"
+
+
+def check_measured(decisions: list[dict[str, Any]]) -> None:
+    """What was approved takes some time to score, more than its guard allows: measured, not made up."""
+    types = [one["type"] for one in decisions]
+    assert types.index("proposal.accepted") < types.index("canary.started") < types.index("canary.aborted")
+    aborted = decisions[types.index("canary.aborted")]
+    assert (aborted["reason"], aborted["model_name"]) == ("guard: slow", "nb")
+    evidence = aborted["evidence"]
+    assert (evidence["window"], evidence["allowed"], evidence["share"]) == (200, 1e-6, 0.2)
+    assert 1e-6 < evidence["latency_ms"] < 1_000.0
 
 
 async def decided(kafka: KafkaSettings, pipeline: Pipeline) -> list[Any]:
