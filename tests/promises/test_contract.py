@@ -288,7 +288,13 @@ def make_policy(name: str) -> Any:
     roster = Roster("binary", [Racer(n, None, version=v) for v, n in enumerate("abc", 1)], "a")
     setting = Setting("p", Arena("p", 0, roster, Promotion()), 5)
     machine = routing_of(
-        SERVING[name], setting, task="binary", threshold=0.5, dump=pickle.dumps, load=pickle.loads
+        SERVING[name],
+        setting,
+        task="binary",
+        threshold=0.5,
+        objective=Promotion().loss,
+        dump=pickle.dumps,
+        load=pickle.loads,
     )
     if isinstance(machine, CanaryMachine):
         machine.begin(Moment(0, 0, 0), "b", {})
