@@ -166,8 +166,13 @@ class SqliteCheckpoints:
         return None if row is None else row[0]
 
     def _check_seen(self, database: sqlite3.Connection) -> None:
-        """Raise ClaimError where the file holds another checkpoint than this owner goes on from."""
-        if self._seal_of_head(database) not in self._seen:
+        """Raise ClaimError where the file holds another checkpoint than this owner goes on from.
+
+        A save in its thread may commit while the loop asks: before that the head is one that was seen before
+        asking, after it one that is seen now.
+        """
+        before = self._seen
+        if self._seal_of_head(database) not in before | self._seen:
             raise ClaimError(
                 f"{self.path} holds another checkpoint than the one this owner goes on from: it went back",
                 hint="nothing to do: it claims again; look for a file that was put in this one's place",

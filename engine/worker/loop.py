@@ -57,6 +57,8 @@ SHADOWS_QUICK_S = 0.005
 STALLED_S = 60.0
 """A loop that has not turned for this long is not alive."""
 
+AGAIN = "fenced: another owner claimed; claiming again"
+
 log = structlog.get_logger("headrace")
 
 
@@ -187,8 +189,7 @@ class Worker:
                 for (topic, number), records in batches.items():
                     if (partition := self.partitions.owned.get(number)) is not None:
                         partition.offer(topic, records, now_ms)
-                for partition in list(self.partitions.owned.values()):
-                    await self._advance(partition, polled_s)
+                await self._advance_all(polled_s)
                 self._count()
                 await self._dispatch.put(self.follower.take_decisions())
                 await self._dispatch.turn()
@@ -257,6 +258,15 @@ class Worker:
         return not self._moving
 
     # -- one turn ---------------------------------------------------------------------------------
+
+    async def _advance_all(self, polled_s: float) -> None:
+        """Answer what is ready of each partition; if one turns out to be another owner's, claim again."""
+        try:
+            for partition in list(self.partitions.owned.values()):
+                await self._advance(partition, polled_s)
+        except ClaimError as error:
+            log.warning(AGAIN, reason=str(error))
+            self._claim_again()
 
     async def _advance(self, partition: Partition, polled_s: float) -> None:
         """Answer every run that is ready, while the partition is ours."""
@@ -400,7 +410,7 @@ class Worker:
         try:
             await self._checkpoints.finish()
         except ClaimError as error:
-            log.warning("fenced: another owner claimed; claiming again", reason=str(error))
+            log.warning(AGAIN, reason=str(error))
             self._claim_again()
         except StoreUnavailableError as error:
             if self._stopping.is_set():

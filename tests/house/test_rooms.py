@@ -12,6 +12,7 @@ import asyncio
 import importlib.util
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
@@ -68,6 +69,12 @@ def package_of(path: Path) -> str:
 
 
 # -- folders and signs --------------------------------------------------------------------------------
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by their names alone."""
+    names = Counter(path.name for path in (CHECKOUT / "tests").rglob("test_*.py"))
+    assert [name for name, files in names.items() if files > 1] == []
 
 
 def test_no_folder_is_crowded() -> None:

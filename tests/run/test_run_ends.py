@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reading import watching
@@ -14,7 +15,10 @@ from running import Message, Worker, fresh_name, in_process, make_topics, publis
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka.embedded import EmbeddedBroker, free_port
+from engine.machines.scorer import Scorer
 from engine.settings import KafkaSettings, Settings
+from engine.stores.sqlite_checkpoints import SqliteCheckpoints
+from topics.errors import ClaimError
 
 SOURCE = """
     from msgspec import Struct
@@ -64,6 +68,37 @@ async def settled(kafka: KafkaSettings, state_dir: Path, pipeline: Pipeline, cou
         await until(lambda: watch.counted(predictions) == count, "answers")
         worker.stop()
         await running
+
+
+def test_an_owner_that_meets_another_while_it_answers_claims_again(
+    tansu: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = load_pipeline(write_pipeline(tmp_path, SOURCE, name=fresh_name("again")))
+    predictions, step, fails = pipeline.catalog["predictions"], Scorer.step, [True]
+
+    def met(scorer: Scorer, *arguments: Any) -> Any:
+        if fails.pop():
+            fails.append(False)
+            raise ClaimError("the store holds another checkpoint", hint="")
+        fails.append(False)
+        return step(scorer, *arguments)
+
+    async def scenario() -> None:
+        await make_topics(tansu, pipeline)
+        async with (
+            watching(tansu, predictions) as watch,
+            in_process(pipeline, Settings(kafka=tansu, state_dir=tmp_path)) as (worker, running),
+        ):
+            monkeypatch.setattr(Scorer, "step", met)
+            await publish(tansu, readings(pipeline, 10))
+            await until(lambda: running.done() or watch.counted(predictions) == 10, "answers")
+            worker.stop()
+            await running
+            assert watch.counted(predictions) == 10
+        head = await SqliteCheckpoints(tmp_path, pipeline.name, "scorer", 0).look()
+        assert head.claim == 2
+
+    asyncio.run(scenario())
 
 
 def test_without_a_broker_a_start_gives_up_and_names_the_address(tmp_path: Path) -> None:

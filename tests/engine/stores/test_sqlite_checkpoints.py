@@ -46,6 +46,24 @@ def run(*calls: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return asyncio.run(all_of_them())
 
 
+@pytest.mark.parametrize("commits", ["before the head is asked for", "after it"])
+def test_a_save_that_commits_while_the_loop_reads_is_no_other_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commits: str
+) -> None:
+    with store_in(tmp_path, apart=("waits/",)) as store:
+        run(store.fence, store.load, lambda: store.save(1, b"1", {"waits/a": b"old"}))
+        stored, ask, saves = store.stored("waits/"), store._seal_of_head, iter([b"2"])
+
+        def between(database: sqlite3.Connection) -> bytes | None:
+            answer = ask(database) if commits == "after it" else None
+            for meta in saves:  # one, which asks in here again
+                store._save(1, meta, {"waits/a": b"new"})
+            return ask(database) if answer is None else answer
+
+        monkeypatch.setattr(store, "_seal_of_head", between)
+        assert stored.get(["a"]) == {"a": b"new"}
+
+
 def test_a_save_that_the_disk_refuses_leaves_the_old_checkpoint_and_is_made_up_for(tmp_path: Path) -> None:
     with store_in(tmp_path) as store:
         run(store.fence, lambda: store.save(1, b"1", {"a": b"old", "b": b"old"}))
