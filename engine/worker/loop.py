@@ -140,7 +140,7 @@ class Worker:
                     group.create_task(log_outages(self.settings.kafka.outage_deadline_ms)),
                 )
                 try:
-                    await self._score()
+                    await self._work()
                 finally:
                     for task in beside:
                         task.cancel()
@@ -175,6 +175,17 @@ class Worker:
         self.connected.set()
         await self._source.start()
 
+    async def _work(self) -> None:
+        """Score until `stop`; an owner that meets another one while it answers claims again."""
+        while not self._stopping.is_set():
+            try:
+                await self._score()
+            except ClaimError as error:
+                if not self._ready:  # it was taking over: others never rest, or the logs do not fit
+                    raise
+                log.warning(AGAIN, reason=str(error))
+                self._claim_again()
+
     async def _score(self) -> None:
         """Run turns until `stop`, then save once more."""
         while not self._stopping.is_set():
@@ -189,7 +200,8 @@ class Worker:
                 for (topic, number), records in batches.items():
                     if (partition := self.partitions.owned.get(number)) is not None:
                         partition.offer(topic, records, now_ms)
-                await self._advance_all(polled_s)
+                for partition in list(self.partitions.owned.values()):
+                    await self._advance(partition, polled_s)
                 self._count()
                 await self._dispatch.put(self.follower.take_decisions())
                 await self._dispatch.turn()
@@ -258,15 +270,6 @@ class Worker:
         return not self._moving
 
     # -- one turn ---------------------------------------------------------------------------------
-
-    async def _advance_all(self, polled_s: float) -> None:
-        """Answer what is ready of each partition; if one turns out to be another owner's, claim again."""
-        try:
-            for partition in list(self.partitions.owned.values()):
-                await self._advance(partition, polled_s)
-        except ClaimError as error:
-            log.warning(AGAIN, reason=str(error))
-            self._claim_again()
 
     async def _advance(self, partition: Partition, polled_s: float) -> None:
         """Answer every run that is ready, while the partition is ours."""
