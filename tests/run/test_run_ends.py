@@ -193,7 +193,9 @@ def test_a_worker_with_a_store_of_its_own_goes_on_where_another_ends(
             assert watch.counted(predictions) == 150, "answered twice"
         behind = "the checkpoint store is behind the logs: replaying them from its checkpoint"
         (told,) = second.logged(behind)
-        assert (told["checkpoint"], told["claim_in_store"], told["events_from"]) == ("empty", 0, 0)
+        # It may have held the partition alone, before the other joined and before any event.
+        assert (told["checkpoint"], told["claim_in_store"]) in {("empty", 0), ("older", 1)}
+        assert told["events_from"] == 0
         (told,) = first.logged(behind)
         assert told["checkpoint"] == "older"
         assert 0 < told["claim_in_store"] < told["claim_in_logs"]
