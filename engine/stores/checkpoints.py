@@ -1,8 +1,8 @@
 """What an owner of a partition must find again after a crash, and who may write it.
 
-Lives here: the protocol that every store of checkpoints keeps.  Never here: how one keeps it
-(`sqlite_checkpoints.py`), which one the settings name (`places.py`), what the state means (the caller names
-its entries and encodes `meta`), when to save (`loop.py`).
+Lives here: the protocol that every store of checkpoints keeps, and the seal they share.  Never here: how one
+keeps it (`sqlite_checkpoints.py`), which one the settings name (`places.py`), what the state means (the
+caller names its entries and encodes `meta`), when to save (`loop.py`).
 
 The suite in `tests/engine/stores/test_checkpoints.py` holds for every one of them:
 
@@ -20,11 +20,12 @@ The suite in `tests/engine/stores/test_checkpoints.py` holds for every one of th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Literal, NamedTuple, Protocol
 
 from operators.state import StoredEntries
 
-__all__ = ["Checkpoint", "CheckpointStore", "Head", "OwnerRole"]
+__all__ = ["Checkpoint", "CheckpointStore", "Head", "OwnerRole", "seal_of"]
 
 OwnerRole = Literal["scorer", "learner"]
 
@@ -47,6 +48,15 @@ class Head(NamedTuple):
     """The claim number handed out last; 0: none."""
     meta: bytes | None
     """The last checkpoint's; None before the first save."""
+
+
+def seal_of(identity: str, *parts: object) -> bytes:
+    """Return a digest of `parts` for one partition: what is copied to another partition does not open."""
+    sealed = blake2b(identity.encode(), digest_size=16)
+    for part in parts:
+        text = part if isinstance(part, bytes) else str(part).encode()
+        sealed.update(len(text).to_bytes(8, "big") + text)
+    return sealed.digest()
 
 
 class CheckpointStore(Protocol):

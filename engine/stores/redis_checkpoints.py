@@ -26,7 +26,6 @@ which the logs make up for.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -40,7 +39,7 @@ import structlog
 
 from engine.stores import redis_scripts as scripts
 from engine.stores.apart_file import ApartFile
-from engine.stores.checkpoints import Checkpoint, Head, OwnerRole
+from engine.stores.checkpoints import Checkpoint, Head, OwnerRole, seal_of
 from engine.stores.entry_tables import Apart
 from engine.stores.hashes import give_up
 from engine.stores.redis_connection import PREFIX, StoreConnection
@@ -481,12 +480,7 @@ class RedisCheckpoints:
         return [self._delta_key(number, at) for at in range(count)]
 
     def _seal(self, *parts: object) -> str:
-        """Return a digest of `parts` for this partition: keys copied to another partition do not open."""
-        sealed = hashlib.blake2b(self._identity.encode(), digest_size=16)
-        for part in parts:
-            text = part if isinstance(part, bytes) else str(part).encode()
-            sealed.update(len(text).to_bytes(8, "big") + text)
-        return sealed.hexdigest()
+        return seal_of(self._identity, *parts).hex()
 
     def _corrupt(self, what: str) -> CheckpointError:
         return CheckpointError(

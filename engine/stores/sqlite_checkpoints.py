@@ -14,7 +14,6 @@ file system.  Several processes of one machine may share it, claims keep them ap
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import sqlite3
 import threading
@@ -23,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from engine.stores.checkpoints import Checkpoint, Head, OwnerRole
+from engine.stores.checkpoints import Checkpoint, Head, OwnerRole, seal_of
 from engine.stores.entry_tables import EMPTY_TALLY, SCHEMA, SUM_MODULUS, Apart, Tally, checksum_of, write
 from topics.errors import CheckpointError, ClaimError
 
@@ -209,12 +208,7 @@ class SqliteCheckpoints:
         return Checkpoint(claim, meta, entries)
 
     def _seal(self, *parts: object) -> bytes:
-        """Return a digest of `parts` for this partition: a file copied to another partition does not open."""
-        sealed = hashlib.blake2b(self._identity.encode(), digest_size=16)
-        for part in parts:
-            text = part if isinstance(part, bytes) else str(part).encode()
-            sealed.update(len(text).to_bytes(8, "big") + text)
-        return sealed.digest()
+        return seal_of(self._identity, *parts)
 
     @contextmanager
     def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:

@@ -34,6 +34,7 @@ from river.proba.base import Distribution
 from operators.models.allowlist import BASE, AllowList, denied
 from operators.models.digest import NODES_MAX, children, samples_unseeded
 from topics.errors import ModelError
+from topics.signatures import KEY_BYTES_MIN
 
 __all__ = [
     "allow_for",
@@ -53,8 +54,6 @@ ARTEFACT_BYTES_MAX = 256 * 1024 * 1024
 """A model beyond this takes seconds to store and Redis refuses values of 512 MB."""
 META_BYTES_MAX = 64 * 1024
 """Names, versions and offsets; a few hundred bytes."""
-KEY_BYTES_MIN = 16
-"""Shorter keys can be guessed."""
 TEXT_METHODS = frozenset({"capitalize", "casefold", "lower", "split", "strip", "title", "upper"})
 """Methods of `str` that a stored model may hold; `format` could walk through attributes."""
 ANCHOR_LEVELS = 100
