@@ -87,6 +87,8 @@ class Stream:
         self.departures = departures
         self.shared: dict[str, str] = {}
         """Settings of a store that all workers share; empty: they share a directory."""
+        self._sent = 0
+        """Events that were published in parts, or are."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -94,9 +96,9 @@ class Stream:
         return {"checkpoint_interval_ms": 700, **self.shared}
 
     async def publish(self, watch: Watch, messages: Sequence[Message] | None = None) -> None:
-        """Publish while answers follow."""
+        """Publish while answers follow; parts are published in their order."""
         messages = self.messages if messages is None else messages
-        sent = [0]
+        sent = [self._sent]
         for message in messages:
             sent.append(sent[-1] + (message.topic == self.pipeline.events.name))
 
@@ -105,6 +107,7 @@ class Stream:
                 lambda: self.answered(watch) >= sent[published] - AHEAD_MAX, f"answers to {sent[published]}"
             )
 
+        self._sent = sent[-1]
         await publish(self.kafka, messages, pace=pace)
 
     def answered(self, watch: Watch) -> int:

@@ -17,6 +17,8 @@ from engine.settings import KafkaSettings
 
 DEPARTURES = 3_000
 UNSAVED_MAX = 800
+BEFORE = 2_000
+"""Messages that are answered and saved before the store hangs: those left are more than the bound."""
 PAUSES = "headrace_intake_pauses_total{unsaved}"
 SETTINGS = {"store_deadline_ms": 300, "unsaved_max": UNSAVED_MAX}
 
@@ -41,11 +43,11 @@ async def hangs(stream: Stream, url: str, folder: Path) -> None:
         store_pid = client.info("server")["process_id"]
     async with watching(stream.kafka, stream.predictions, stream.examples) as watch:
         with worker:
-            publishing = asyncio.create_task(stream.publish(watch))
-            await stream.reached(watch, AHEAD_MAX, worker)
+            await stream.publish(watch, stream.messages[:BEFORE])
             await until(lambda: little_is_unsaved(worker), "a checkpoint", worker=worker)
             paused_before = worker.metrics()[PAUSES]  # a slow machine may have met the bound already
             os.kill(store_pid, signal.SIGSTOP)
+            publishing = asyncio.create_task(stream.publish(watch, stream.messages[BEFORE:]))
             try:
                 before = stream.answered(watch)
                 await until(lambda: worker.metrics()[PAUSES] > paused_before, "the bound", worker=worker)
