@@ -3,6 +3,6 @@
 Lives here: arguments in, words, tables and exit codes out.  Never here: the work itself.
 
 Read in this order: `main` and `options`; `report` (what several print with, and `check`); then the commands:
-`backtest`, `offline` (questions to a past), `features`, `export`, `static`, `skew`, `records` (`send` and
-`tail`), `models` (reads), `deciding` (acts), `explain`, `evaluate`.  Only `headrace` imports from here.
+`offline` (over files: `backtest`, `freshness`, `evaluate`, `skew`), `features`, `export`, `static`, `records`
+(`send` and `tail`), `models` (reads), `deciding` (acts), `explain`.  Only `headrace` imports from here.
 """

@@ -15,16 +15,16 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli.backtest import backtest_files, premise_of, print_diagnosis
 from engine.cli.deciding import models_app
-from engine.cli.evaluate import evaluate
 from engine.cli.explain import explain
 from engine.cli.export import export_app
 from engine.cli.features import features_app
-from engine.cli.offline import PastOptions, freshness
+from engine.cli.offline.backtest import backtest_files, premise_of, print_diagnosis
+from engine.cli.offline.evaluate import evaluate
+from engine.cli.offline.questions import PastOptions, freshness
+from engine.cli.offline.skew import skew
 from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
 from engine.cli.records import send, tail
-from engine.cli.skew import skew
 from engine.cli.static import static_app
 from engine.definition.file import load_pipeline
 from engine.settings import Accepted

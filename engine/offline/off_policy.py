@@ -2,7 +2,7 @@
 
 Lives here: which examples say something, what their rewards are, which policies can be asked about.  Never
 here: the estimates (`operators/serving/off_policy.py`), the policy's own machine over the log
-(`operators/serving/policy_replay.py`), tables (`engine/cli/evaluate.py`).
+(`operators/serving/policy_replay.py`), tables (`engine/cli/offline/evaluate.py`).
 
 An example says something if its policy's pick answered: then its propensity is the probability with which it
 was picked.  The reward is what the pipeline's policy means by one: the label where that follows from the

@@ -14,7 +14,7 @@ from river import base, linear_model
 from structlog.testing import capture_logs
 
 from engine import Labels, Pipeline, Topic
-from engine.cli.backtest import print_report
+from engine.cli.offline.backtest import print_report
 from engine.metrics import Metrics, Status
 from engine.offline.backtest import Backtest, LocalRun, backtest
 from engine.offline.json_lines import read_lines

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from test_quarantine import Event, pipeline
 
 from engine import Labels, Pipeline, Topic
-from engine.cli.backtest import print_report
+from engine.cli.offline.backtest import print_report
 from engine.metrics import Metrics
 from engine.offline.backtest import backtest
 from engine.race_view import RaceView

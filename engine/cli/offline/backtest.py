@@ -2,7 +2,7 @@
 
 Lives here: its options, what it writes, its report in words and tables, and what rows say of blocks of
 evidence (`headrace check`).  Never here: the run (`engine/offline/backtest.py`), what a failed one is put
-down to (`engine/offline/diagnosis.py`), comparisons (`offline.py`).
+down to (`engine/offline/diagnosis.py`), comparisons (`questions.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.offline import PastOptions, compare, past_told
+from engine.cli.offline.questions import PastOptions, compare, past_told
 from engine.cli.options import Json, PipelineFile, grouped, print_json
 from engine.definition.file import load_pipeline
 from topics.errors import SettingsError
