@@ -128,6 +128,8 @@ class Status(NamedTuple):
     """Of the table with these shares."""
     learning_log: tuple[tuple[str, float], ...] = ()
     """Share of the examples log that each candidate has learned which waits to enter."""
+    window_keys: int = 0
+    """Keys that windows hold, counted once in each group of windows."""
     unsaved: int = 0
     """Events answered since the last checkpoint."""
     store_outage_s: float = 0.0
@@ -146,6 +148,7 @@ class Metrics(Collector):
         self.prediction_duration = BatchHistogram(LATENCY_BUCKETS_S)
         self.end_to_end = BatchHistogram(LATENCY_BUCKETS_S)
         self.label_delay = BatchHistogram(DELAY_BUCKETS_S)
+        self.checkpoint_duration = BatchHistogram(LATENCY_BUCKETS_S)
         self.status: Callable[[], Status] | None = None
         self.checkpoint_time_s = 0.0
         self._pipeline = pipeline.name
@@ -210,6 +213,9 @@ class Metrics(Collector):
         yield self.label_delay.family(
             "headrace_label_delay_seconds", "From an event to its label, in event time."
         )
+        yield self.checkpoint_duration.family(
+            "headrace_checkpoint_duration_seconds", "From a checkpoint's capture to its commit."
+        )
         if self.status is not None:
             yield from _gauges(self.status())
 
@@ -223,6 +229,7 @@ def _gauges(status: Status) -> Iterator[Metric]:
     yield lag
     for name, documentation, value in (
         ("headrace_pending_predictions", "Answered events held until their horizon.", status.pending),
+        ("headrace_window_keys", "Keys that windows hold, in each group of windows.", status.window_keys),
         ("headrace_partitions", "Event partitions owned.", status.partitions),
         ("headrace_leader", "1 on the worker that writes decisions and model scores.", int(status.leading)),
         ("headrace_learning_paused", "1 while learning is paused.", int(status.paused)),

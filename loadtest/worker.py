@@ -118,6 +118,17 @@ class WorkerProcess:
         """The exit code; None while it runs."""
         return None if self._process is None else self._process.poll()
 
+    @property
+    def pid(self) -> int:
+        """The process id.  AssertionError unless it was started."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def state_dir(self) -> Path:
+        """The directory of its checkpoints."""
+        return self._folder / "state"
+
     def check(self) -> None:
         """Raise BrokerError with the end of its log if the worker has died."""
         if self.exit_code is not None:
@@ -142,14 +153,15 @@ class WorkerProcess:
 
     def metrics(self) -> WorkerPage | None:
         """Return what `/metrics` says, None while it does not answer."""
-        text = self._page("/metrics")
+        text = self.page("/metrics")
         return None if text is None else read_page(text)
 
     def ready(self) -> bool:
         """Return whether it can answer events."""
-        return self._page("/readyz") is not None
+        return self.page("/readyz") is not None
 
-    def _page(self, path: str) -> str | None:
+    def page(self, path: str) -> str | None:
+        """Return the text of a page, None while it does not answer with 200."""
         connection = http.client.HTTPConnection(_HOST, self.port, timeout=HTTP_DEADLINE_S)
         try:
             connection.request("GET", path)

@@ -58,6 +58,11 @@ class Enricher(Composite[_EnricherPosition]):
     def __len__(self) -> int:
         return len(self._merge)
 
+    @property
+    def key_count(self) -> int:
+        """Return how many keys its windows hold."""
+        return sum(features.key_count for features in self._features.values())
+
     def take(self, records: Iterable[Record]) -> None:
         """Take records of the internal topic, in log order."""
         for record in records:

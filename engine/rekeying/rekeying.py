@@ -105,6 +105,11 @@ class Rekeying(Composite[_RekeyingPosition]):
         """Counts by (metric, label), which the shell exports; no part of the state."""
         return self.enricher.counts
 
+    @property
+    def key_count(self) -> int:
+        """Return how many keys windows by other keys hold, and those before them."""
+        return self.enricher.key_count + self.router.key_count
+
     def offer_messages(self, records: Sequence[Record]) -> None:
         """Queue records of the own partition of `rekey`; the next turn takes them."""
         self._messages += records

@@ -148,6 +148,11 @@ class Router(Composite[_RouterPosition]):
         self._said_ms = 0
         self._quiet_ms: int | None = None
 
+    @property
+    def key_count(self) -> int:
+        """Return how many keys its windows hold."""
+        return 0 if self._own is None else self._own.key_count
+
     # -- records ----------------------------------------------------------------------------------
 
     def take(self, run: Run) -> None:

@@ -78,6 +78,8 @@ class CheckpointWriter:
         self._writing: asyncio.Task[None] | None = None
         self._refused_s: float | None = None
         """When the store could not be used first, for the checkpoint in flight."""
+        self.took_s = 0.0
+        """How long the last checkpoint took, from its capture to its commit."""
 
     @property
     def outage_s(self) -> float:
@@ -144,6 +146,7 @@ class CheckpointWriter:
 
     async def _write(self, checkpoint: _Capture) -> None:
         """Wait for acknowledgements, check the ownership, store, commit: in this order."""
+        began_s = time.monotonic()
         # 4 flush
         written = await self._sink.written_to(checkpoint.sent)
         await self._served.drain()
@@ -157,6 +160,7 @@ class CheckpointWriter:
             await self._source.commit(checkpoint.positions)
         except BrokerError as error:
             log.warning("offsets were not committed; lag tools see old ones", reason=str(error))
+        self.took_s = time.monotonic() - began_s
 
     async def _until_stored(self, save: Callable[[], Awaitable[None]]) -> None:
         """Save, again and again while the store cannot be used."""

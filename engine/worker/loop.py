@@ -423,6 +423,7 @@ class Worker:
         else:
             self._unsaved.saved()
             self.metrics.checkpoint_time_s = time.time()
+            self.metrics.checkpoint_duration.observe_same(self._checkpoints.took_s, 1)
 
     def _claim_again(self) -> None:
         """Release what is owned, and claim what is still assigned."""
@@ -458,7 +459,11 @@ class Worker:
             lag=dict(lag),
             pending=self.partitions.pending,
             partitions=len(self.partitions.owned),
-        )._replace(unsaved=int(self._unsaved), store_outage_s=self._checkpoints.outage_s)
+        )._replace(
+            window_keys=self.partitions.key_count,
+            unsaved=int(self._unsaved),
+            store_outage_s=self._checkpoints.outage_s,
+        )
 
 
 def _now_ms() -> int:

@@ -189,6 +189,11 @@ class OwnedPartitions:
         """Return how many answers and early labels wait in all of them."""
         return sum(partition.pending for partition in self.owned.values())
 
+    @property
+    def key_count(self) -> int:
+        """Return how many keys windows hold in all of them."""
+        return sum(partition.key_count for partition in self.owned.values())
+
     async def close(self) -> None:
         """Close the stores of checkpoints."""
         for store in self._stores.values():

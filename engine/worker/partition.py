@@ -171,6 +171,11 @@ class Partition:
         return self.scorer.join.pending
 
     @property
+    def key_count(self) -> int:
+        """How many keys its windows hold."""
+        return self.scorer.features.key_count + (0 if self._rekeying is None else self._rekeying.key_count)
+
+    @property
     def answers_first(self) -> bool:
         """Whether answers should leave before the shadows score: these take long, or no other run waits."""
         return self.shadows_slow or not self._intake

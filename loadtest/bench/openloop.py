@@ -18,7 +18,7 @@ import math
 import time
 from collections import deque
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -28,12 +28,12 @@ from msgspec import Struct
 from engine.kafka.client import REFUSED, assigned_consumer, bounds, broker_error, open_client
 from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
-from loadtest.bench.feed import Feed, LabelFeed
+from loadtest.bench.feed import FeedEvent, LabelFeed
 from loadtest.bench.ledger import Account, Answer, AskedEvent, Latency, Ledger
 from topics.errors import BrokerError
 from topics.headers import record_type_of
 
-__all__ = ["LabelLoad", "Load", "LoadOutcome", "OpenLoop", "connected_producer"]
+__all__ = ["EventFeed", "LabelLoad", "Load", "LoadOutcome", "OpenLoop", "connected_producer"]
 
 LEAD_S = 0.2
 """Between the last preparation and the first event."""
@@ -60,6 +60,14 @@ class Load(NamedTuple):
     def events(self) -> int:
         """Return how many events are sent."""
         return max(1, round(self.rate * self.duration_s))
+
+
+class EventFeed(Protocol):
+    """The events of a run, by number: of a bench (`feed.py`) or a soak (`loadtest/soak/course.py`)."""
+
+    def event(self, number: int, event_time: int) -> FeedEvent:
+        """Return the `number`-th event, due at `event_time` ms."""
+        ...
 
 
 class LabelLoad(NamedTuple):
@@ -126,7 +134,7 @@ class OpenLoop:
         pipeline_name: str,
         events: str,
         predictions: str,
-        feed: Feed,
+        feed: EventFeed,
         labels: LabelLoad | None = None,
     ) -> None:
         self._kafka = kafka
