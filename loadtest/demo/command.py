@@ -25,7 +25,7 @@ from engine.definition.file import load_pipeline
 from engine.kafka.embedded import EmbeddedBroker
 from engine.kafka.topic_admin import ensure_topics
 from loadtest.demo.figures import CATALOG, EXAMPLE_FOLDER, read_sample
-from loadtest.demo.race import FeedPace, Flood, Race, TwoThirds
+from loadtest.demo.race import DemoRace, FeedPace, Flood, TwoThirds
 from loadtest.signals import interrupted_by_signals
 from loadtest.worker import WorkerProcess, worker_command
 from topics.catalog import Catalog
@@ -79,7 +79,7 @@ def run(
     folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
     try:
         with interrupted_by_signals():
-            _with_processes(Race(console, folder, started_s, pace), example, events, keep=keep)
+            _with_processes(DemoRace(console, folder, started_s, pace), example, events, keep=keep)
     except KeyboardInterrupt:
         console.print("stopped: broker and worker are down")
         shutil.rmtree(folder, ignore_errors=True)
@@ -92,7 +92,7 @@ def run(
     return 0
 
 
-def _with_processes(race: Race, example: Path, events: int | None, *, keep: bool) -> None:
+def _with_processes(race: DemoRace, example: Path, events: int | None, *, keep: bool) -> None:
     """Start broker and worker, run the race between them, stop both."""
     file = example / "pipeline.py"
     plan = [topic._replace(create=True) for topic in CATALOG.plan(events=1)]

@@ -48,7 +48,7 @@ from topics.errors import BrokerError
 from topics.headers import record_type_of
 from topics.messages import Decision
 
-__all__ = ["FeedPace", "Flood", "Race", "TwoThirds"]
+__all__ = ["DemoRace", "FeedPace", "Flood", "TwoThirds"]
 
 SLICE_S = 0.05
 """Each slice is a batch in either topic, and the embedded broker's work for a fetch grows with the batches it
@@ -138,7 +138,7 @@ class Flood:
 FeedPace = TwoThirds | Flood
 
 
-class Race:
+class DemoRace:
     """One run: what it counts, and the loops that feed the counting."""
 
     def __init__(self, console: Console, folder: Path, started_s: float, pace: FeedPace) -> None:

@@ -1,0 +1,330 @@
+"""One race: all candidates that learn the same examples, and everything that judges them.
+
+Lives here: the parts of a race put together for a field, what a command, a change of the field and a failed
+candidate do to it, its state.  Never here: which record of a log is next, and whether it counts
+(`learner.py`); what an example does (`operators/race/learning.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from engine.machines.field_records import FieldRecords, FieldSource, about_change, refusal
+from operators.drift.detectors import DriftWatch
+from operators.models.digest import digest
+from operators.models.mixture import Mixture
+from operators.models.parameters import model_text
+from operators.models.scoring import Prior, Racer, Roster
+from operators.race.approval import Approvals
+from operators.race.arena import THE_FILE, Arena, Objection
+from operators.race.commands import Commands
+from operators.race.evaluation import Evaluation
+from operators.race.evidence import Evidence
+from operators.race.field import FieldStep, RaceField
+from operators.race.good_versions import GoodVersions
+from operators.race.learning import Learning, Observer
+from operators.race.losses import loss_of
+from operators.race.opening import Opening
+from operators.serving.policy_machine import Setting
+from operators.serving.routes import routing_of
+from operators.state import Operator, StateDelta, StateEntries
+from operators.stopwatch import Stopwatch
+from operators.versions.challenges import Challenges
+from operators.versions.release import Releases, with_twins
+from topics.messages import Decision, FieldChange, Quarantine, Slow, Task
+
+__all__ = ["Race"]
+
+MODEL = "model/"
+
+
+class Race:
+    """The candidates of one race, and all that judges them.
+
+    `field` is that of our file; the race may have begun with another, and end with a third.  `source` has the
+    models of each.  `roster` is live, the same object all the time: a scorer of the same process may read it.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: str,
+        task: Task,
+        field: RaceField,
+        source: FieldSource,
+        partition: int = 0,
+        warmup_offset: int = 0,
+        wait_ms: int = 0,
+        stopwatch: Stopwatch | None = None,
+    ) -> None:
+        """`partition` is that of the examples, `wait_ms` how long after its event a label may come."""
+        self._pipeline, self._task, self._partition = pipeline, task, partition
+        self._warmup_offset, self._wait_ms = warmup_offset, wait_ms
+        self._stopwatch = stopwatch or Stopwatch()
+        self._source = source
+        self.fields = FieldRecords(field, source)
+        """Which field holds."""
+        self.roster = Roster(task, (), field.first_champion)
+        self.policy_revision = 0
+        """Of the last table of a serving policy that has ended: tables after it have higher ones."""
+        self._stored: dict[str, tuple[int, int, bool, tuple[str, ...]]] = {}
+        """Models as of the last delta: name -> (version, updates, quarantined, whom it weighs)."""
+        self._keeps = True
+        """Whether good versions are kept."""
+        self._gone: StateDelta = {}
+        """Entries of parts that were there before all was folded again."""
+        self._begin(field)
+
+    def _begin(self, field: RaceField) -> None:
+        """Build every part anew, for a race that begins with this field."""
+        roster, promotion = self.roster, field.promotion
+        self._codec = self._source.codec(field)
+        racers = [
+            Racer(name, self._source.fresh(field, name), version=number, learns=candidate.learns)
+            for number, (name, candidate) in enumerate(field.candidates.items(), 1)
+        ]
+        copied = lambda model: self._load(self._dump(model))  # noqa: E731
+        roster.racers = {racer.name: racer for racer in with_twins(racers, field.candidates, copied)}
+        roster.champion, roster.previous, roster.quarantined = field.first_champion, (), set()
+        roster.prior = Prior(self._task)
+        roster.threshold = field.threshold
+        roster.revision += 1
+        self.arena = Arena(self._pipeline, self._partition, roster, promotion, field.challenges)
+        self.evaluation = Evaluation(
+            self._task,
+            field.metrics,
+            self._dump,
+            self._load,
+            threshold=field.threshold,
+            warmup_offset=self._warmup_offset,
+        )
+        self.watch = DriftWatch(field.drift, self._dump, self._load)
+        self.good = GoodVersions(self._dump, self._load, roster)
+        self.approvals = Approvals(promotion, self.arena, self._task, field.threshold, self.evaluation.churn)
+        self.commands = Commands(self.arena, self.good, self.approvals)
+        self.releases = Releases(self.arena, field.candidates, self.good.copied)
+        self.challenges = Challenges(
+            self.arena, field.challenges, self.good.copied, self.evaluation.recent_loss
+        )
+        self.evidence = Evidence(promotion, opening=field.champion is not None)
+        self.opening = None if field.opens is None else Opening(field.opens)
+        self.learning = Learning(
+            self._task,
+            self.arena,
+            self.evaluation,
+            self.watch,
+            self.evidence,
+            loss_of(self._task, promotion.loss, field.threshold),
+            field.threshold,
+            self._stopwatch,
+            opening=self.opening,
+        )
+        self._accompany()
+        self._route(field)
+
+    def _route(self, field: RaceField) -> None:
+        """Answer by the field's policy from here on; its tables have higher revisions than those before."""
+        self.routing = self.learning.routing = routing_of(
+            field.serving,
+            Setting(self._pipeline, self.arena, self._wait_ms, self.policy_revision),
+            task=self._task,
+            threshold=field.threshold,
+            objective=field.promotion.loss,
+            dump=self._dump,
+            load=self._load,
+        )
+        parts = (
+            self.arena,
+            self.learning,
+            self.evaluation,
+            self.watch,
+            self.evidence,
+            self.good,
+            self.commands,
+            self.releases,
+            self.routing,
+            self.fields,
+            self.challenges,
+            self.opening,
+            self.approvals,
+        )
+        self._parts: tuple[Operator, ...] = tuple(part for part in parts if part is not None)
+
+    def _accompany(self) -> None:
+        """Let those go along with the race whom the field asks for."""
+        observers: list[Observer] = [part for part in (self.releases, self.challenges) if part.stops]
+        self.arena.approval = self.approvals if self.approvals.asks else None
+        if self.approvals.asks or self.approvals.stops:
+            observers.append(self.approvals)
+        self.learning.accompany((self.good,) if self._keeps else (), observers)
+
+    def keep_no_versions(self) -> None:
+        """Keep no good versions from here on: for a log without commands, which would ask for them.
+
+        To keep a model is to look into it, which makes its attributes slower for good (CPython 3.11: a tenth
+        of a small model's time).
+        """
+        self._keeps = False
+        self._accompany()
+
+    def _dump(self, value: Any) -> bytes:
+        return self._codec[0](value)
+
+    def _load(self, data: bytes) -> Any:
+        return self._codec[1](data)
+
+    @property
+    def field(self) -> RaceField:
+        """Return the field that holds: who races, and how."""
+        return self.fields.field
+
+    @property
+    def pinned(self) -> bool:
+        """Return whether the champion is pinned by a command."""
+        return self.arena.pinned
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """Return the counts by (metric, label), which the shell exports and clears."""
+        return self.learning.counts
+
+    @property
+    def examples(self) -> int:
+        """Return the number of examples learned."""
+        return self.learning.examples
+
+    # -- what changes it beside examples -------------------------------------------------------------
+
+    def too_slow(self, report: Slow, offset: int) -> list[Decision]:
+        """Take out a candidate that is over its budget, or tell a canary of a guard that it breaks."""
+        routing = self.routing
+        if report.guard:
+            return (
+                [] if routing is None else self.learning.act(offset, lambda at: routing.too_slow(at, report))
+            )
+        recent_loss = self.evaluation.recent_loss
+        return self.learning.act(offset, lambda at: self.arena.over_budget(at, report, recent_loss))
+
+    def change_field(self, change: FieldChange, offset: int) -> list[Decision]:
+        """Fold a change of the field; return the decisions, none for a repeat."""
+        fields = self.fields
+        step = fields.step(change, self.roster, self._codec)
+        fields.count()
+        if step is None:
+            return []
+        about = about_change(step)
+        if refused := self.refusal_of(step):
+            at, champion = self.learning.moment(offset), self.roster.champion
+            about |= refused.evidence
+            return [self.arena.write(at, "field.refused", champion, refused.why, evidence=about)]
+        decisions = self.learning.change_field(step, offset, about)
+        fields.done(step)
+        self._codec = self._source.codec(step.after)
+        self.releases.follow(step.after.candidates)
+        self.challenges.follow(step.after.challenges)
+        self.approvals.follow(step.after.promotion, step.after.threshold)
+        self._accompany()
+        judged = [model_text(field.promotion.loss) for field in (step.before, step.after)]
+        if "serving" in step.settings or "threshold" in step.settings or judged[0] != judged[1]:
+            decisions += self._change_policy(step.after, offset)
+        return decisions
+
+    def _change_policy(self, field: RaceField, offset: int) -> list[Decision]:
+        """Answer by another policy, or judged otherwise; return what ends with the one before."""
+        decisions: list[Decision] = []
+        if (before := self.routing) is not None:
+            decisions = self.learning.act(offset, lambda at: before.end(at, THE_FILE))
+            self._gone |= dict.fromkeys(before.snapshot())
+            self.policy_revision = before.revision
+        self._route(field)
+        return decisions
+
+    def refusal_of(self, step: FieldStep) -> Objection | None:
+        """Return why a change of the field cannot be carried out; None if it can."""
+        return refusal(step, self.roster) or self.arena.field_refusal(step.leaving, step.champion)
+
+    def planned(self, change: FieldChange) -> FieldStep | None:
+        """Return what a change of the field would do here and now; None where it is a repeat."""
+        return self.fields.step(change, self.roster, self._codec)
+
+    def begin_with(self, change: FieldChange) -> None:
+        """Take the record that says with which field the race begins, and what its candidates bring."""
+        fields, roster = self.fields, self.roster
+        fields.count()
+        begun = fields.begun(change)
+        for racer in roster.racers.values():
+            if (name := racer.twin_of or racer.name) in begun:
+                model, updates = begun[name]
+                racer.model = self.good.copied(model) if racer.twin_of else model
+                racer.updates = updates
+                self._stored.pop(racer.name, None)
+        roster.revision += 1
+
+    def start_over(self, field: RaceField) -> None:
+        """Begin the race again, as if nothing had happened, with this field."""
+        parts = [name for part in self._parts for name in part.snapshot()]
+        self._gone = dict.fromkeys((*parts, *(MODEL + name for name in self._stored)))
+        self._stored.clear()  # a model of the same name and version may be another one
+        self.policy_revision = 0
+        self.fields.begin(field)
+        self._begin(field)
+
+    def quarantine(self, report: Quarantine, offset: int) -> list[Decision]:
+        """Take out a candidate that a scorer saw fail."""
+        return self.learning.quarantine(report.model_name, report.reason, offset)
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def digests(self) -> dict[str, str]:
+        """Return the structural digest of every candidate's model, by name."""
+        return {name: digest(candidate.model) for name, candidate in self.roster.racers.items()}
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state: an entry per model, and one or more per part."""
+        entries = {MODEL + name: self._dump(c.model) for name, c in self.roster.racers.items()}
+        for part in self._parts:
+            entries.update(part.snapshot())
+        return entries
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call; a model only if it has learned."""
+        candidates, sick = self.roster.racers, self.roster.quarantined
+        changed, self._gone = self._gone, {}
+        changed |= {MODEL + name: None for name in self._stored if name not in candidates}
+        for name, candidate in candidates.items():
+            # A lesson that failed may have half changed its model: quarantine is a change of its own.
+            now = (candidate.version, candidate.updates, name in sick, _names_of(candidate))
+            if self._stored.get(name) != now:
+                changed[MODEL + name] = self._dump(candidate.model)
+                self._stored[name] = now
+        for name in self._stored.keys() - candidates.keys():
+            del self._stored[name]
+        for part in self._parts:
+            changed.update(part.delta())
+        return changed
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state; the roster stays the same object, with other models in it."""
+        self.fields.restore(entries)
+        self._begin(self.field)
+        self.arena.restore(entries)
+        for name, candidate in self.roster.racers.items():
+            candidate.model = self._load(entries[MODEL + name])
+        for part in self._parts[1:]:
+            part.restore(entries)
+        self._accompany()  # what is open of another field's settings has its looks too
+        self._stored = {
+            name: (
+                candidate.version,
+                candidate.updates,
+                name in self.roster.quarantined,
+                _names_of(candidate),
+            )
+            for name, candidate in self.roster.racers.items()
+        }
+
+
+def _names_of(racer: Racer) -> tuple[str, ...]:
+    """Return whom a blend weighs: one that leaves takes its weight along, whatever was learned since."""
+    return tuple(racer.model.weights) if isinstance(racer.model, Mixture) else ()
