@@ -406,6 +406,13 @@ COUNTERS = (
         ),
     ),
     CounterFamily(
+        "examples_left_out",
+        "headrace_examples_left_out",
+        "Labelled events not to be learned, by why.",
+        ("reason",),
+        _always("share"),
+    ),
+    CounterFamily(
         "predictions_dropped",
         "headrace_predictions_dropped",
         "Predictions forgotten, by reason.",

@@ -291,6 +291,8 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     """Probability with which the policy picks the candidate that answered, as in the prediction."""
     lineup: int = 0
     """As in the prediction: a score of a model that has left says nothing about the one that got its name."""
+    weight: float = 1.0
+    """How many labels it stands for: 1 / `learn_share`."""
 
 
 class Claim(Struct, frozen=True, gc=False):

@@ -143,7 +143,9 @@ def _print_outcome(told: Mapping[str, Any]) -> None:
 
     label, learned = told["label"], told.get("learned") or {}
     out.print()
-    if label is None:
+    if told["left_out"]:
+        out.print("label     not to be learned: learn_share leaves this event out")
+    elif label is None:
         out.print("label     none yet: nothing was learned of it")
     else:
         implicit = ", assumed: none came in time" if label["implicit"] else ""

@@ -31,6 +31,7 @@ from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features, text_digest
 from operators.language.rules import Alerts, Rule
 from operators.language.types import event_fields
+from operators.models.table import share_of
 from operators.race.blend import OPENING, Blend, OpeningName
 from operators.race.candidates import Candidate, Challenge, check_challenges
 from operators.race.evidence import Promotion
@@ -118,6 +119,9 @@ class Pipeline:
         What must hold of fields and features: a `Rule` each, applied in their order.
     `alerts`
         What is told when it comes for the first time: an `Alerts`.
+    `learn_share`
+        The share of the labelled events that become examples, in (0, 1], chosen by a hash of the event's id;
+        for labels that come faster than one core learns.  Windows and joins see every label.
     `task`
         `"binary"`, `"multiclass"` or `"regression"`; it follows from the models where they leave it no
         choice.  Classifiers of several classes on labels of a topic need `task="multiclass"`.
@@ -143,6 +147,7 @@ class Pipeline:
     serve_features: bool = False
     rules: Sequence[Rule] = ()
     alerts: Alerts | None = None
+    learn_share: float = 1.0
 
     task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
     plan: FeaturePlan = field(init=False, repr=False)
@@ -212,6 +217,7 @@ class Pipeline:
             inside = self.labels.field is not None
             check_canary(self.serving, self.promotion.loss, types, task, inside=inside)
         self._check_label()
+        self._check_learn_share()
         self._check_served()
         self.event_decoder()
 
@@ -237,6 +243,10 @@ class Pipeline:
     def label_classes(self) -> type | None:
         """Return what a class of the labels topic is; None where the event's own field says it."""
         return (self.labels.type or str) if self.labels.topic is not None else None
+
+    def learns(self, event_id: str) -> bool:
+        """Return whether an event is of the share that is learned."""
+        return share_of(f"{self.name}/learn_share", event_id) < self.learn_share
 
     def event_decoder(self) -> EventDecoder | CheckedDecoder:
         """Return a decoder of the events topic, which applies the rules about fields."""
@@ -367,6 +377,17 @@ class Pipeline:
                     f"labels.on_timeout does not fit the {self.task} models: {error}",
                     hint='use "drop" or a label the models can learn',
                 ) from None
+
+    def _check_learn_share(self) -> None:
+        if not 0 < self.learn_share <= 1:
+            raise DefinitionError(
+                f"learn_share is {self.learn_share}", hint="a share in (0, 1]; 0.1 learns every tenth label"
+            )
+        if self.learn_share < 1 and self.labels.field is not None:
+            raise DefinitionError(
+                "learn_share needs labels of a topic: labels inside events are learned row by row",
+                hint="leave learn_share out, or send the labels to a topic of their own",
+            )
 
     def _check_served(self) -> None:
         """Features that others read stand beside the time of their event."""

@@ -64,6 +64,7 @@ def explained(
         "features_version": dict(record.headers).get("headrace-features", b"").decode(),
         "scores": _scores(prediction, example),
         "label": None if example is None else _label(example),
+        "left_out": example is None and not pipeline.learns(prediction.event_id),
         "next_decision": _next_decision(history, example),
     }
 

@@ -65,6 +65,7 @@ class Outbox:
         self._binary = pipeline.task == "binary"
         self._events_topic, self._labels_topic = pipeline.events.name, pipeline.labels.topic or ""
         self._labels = pipeline.labels
+        self._learns, self._weight = pipeline.learns, 1 / pipeline.learn_share
         source = f"headrace/{pipeline.name}"
         self._prediction_headers = (
             *headers.cloud_event("dev.headrace.prediction", source),
@@ -185,8 +186,11 @@ class Outbox:
                 )
 
     def example(self, joined: Joined[WaitingAnswer]) -> None:
-        """Write an example to the training log, unless it stands there."""
+        """Write an example to the training log, unless it stands there or is not of the share to learn."""
         answer = joined.waiting.prediction
+        if self._weight > 1 and not self._learns(answer.event_id):
+            self._counts["examples_left_out", "share"] += 1
+            return
         if self.suppression.replaying and self.suppression.exampled(answer.event_id, answer.event_offset):
             return
         waiting = joined.waiting
@@ -197,6 +201,8 @@ class Outbox:
             joined.label_offset,
             joined.expired_at_offset,
         )
+        if self._weight > 1:
+            examples = [replace(example, weight=self._weight) for example in examples]
         self.write(examples, [waiting.trace])
         if self.fold_at_once is not None:
             self.fold_at_once(examples[0], waiting.trace)

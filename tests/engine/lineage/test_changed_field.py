@@ -206,3 +206,21 @@ def test_the_line_up_of_a_first_start_is_the_learners(made: Pipeline) -> None:
     expected = [(one.name, one.version, one.twin_of) for one in roster.racers.values()]
     assert [(one.name, one.version, one.twin_of) for one in first_line_up(made.field)] == expected
     assert made.field.first_champion == roster.champion
+
+
+def test_an_answer_that_is_not_to_be_learned_says_so(tmp_path: Path) -> None:
+    made = pipeline({"linear": linear_model.LogisticRegression()}, learn_share=0.5)
+    with Recording(tmp_path, made) as recording:
+        run = LocalRun(made, recording=recording)
+        examples_of(run)
+    logs = PipelineLogs(made, Settings(state_dir=tmp_path / "none"), tmp_path)
+
+    async def ask(event_id: str) -> dict[str, Any]:
+        answer = await logs.prediction(event_id)
+        return explained(made, await logs.history(), answer, await logs.example(answer.message))
+
+    for event_id in ("e100", "e101", "e102", "e103", "e104"):
+        told = asyncio.run(ask(event_id))
+        assert told["left_out"] == (told["label"] is None) == (not made.learns(event_id))
+    left_out = sum(not made.learns(f"e{number}") for number in range(100, 105))
+    assert 0 < left_out < 5

@@ -1,5 +1,6 @@
 """A batch of n equals n batches of one; every event gets one answer; replays repeat nothing."""
 
+import dataclasses
 import json
 from collections import Counter
 from functools import cache
@@ -21,6 +22,7 @@ from operators import by, field, label
 from operators.claims.rule import Suppression, Writer
 from operators.models.scoring import Roster
 from topics.codec import decode_example, decode_prediction
+from topics.errors import DefinitionError
 from topics.messages import Outgoing, Record
 
 NOW_MS = 10_000_000
@@ -65,6 +67,7 @@ NO_LABEL_WINDOWS = Pipeline(
     features={"amount": field("amount")},
     models={"lr": linear_model.LogisticRegression()},
 )
+SHARED = dataclasses.replace(DROP, learn_share=0.25)
 INSIDE = definition(Labels(field="fraud", wait=WAIT_MS))
 
 
@@ -300,6 +303,45 @@ def test_every_label_is_joined_waits_or_is_refused(rows: list[Any], given_labels
         for record in found.get("dead-letters", [])
     )
     assert len(found.get("examples", [])) + refused + scorer.join.early == len(labels)
+
+
+@settings(max_examples=50, deadline=None)
+@given(event_lists, label_lists)
+def test_a_share_of_the_examples_is_left_out_and_nothing_else(
+    rows: list[Any], given_labels: list[Any]
+) -> None:
+    whole, shared = scorer_of(DROP), scorer_of(SHARED)
+    events = [event(n, f"e{who}", time, card, amount) for n, (who, time, card, amount, _) in enumerate(rows)]
+    labels = [label_of(n, f"e{who}", time, value) for n, (who, time, value) in enumerate(given_labels)]
+    made, kept = (by_target(play(one, runs_of(one, events, labels))) for one in (whole, shared))
+    assert kept.get("predictions") == made.get("predictions")
+    assert kept.get("dead-letters") == made.get("dead-letters")
+    assert shared.snapshot() == whole.snapshot()
+    examples = [decode_example(record.value or b"") for record in made.get("examples", [])]
+    learned = [one for one in examples if SHARED.learns(one.event_id)]
+    assert [decode_example(record.value or b"") for record in kept.get("examples", [])] == [
+        replace(one, sequence=number, weight=4.0) for number, one in enumerate(learned)
+    ]
+    assert shared.counts["examples_left_out", "share"] == len(examples) - len(learned)
+    assert shared.counts["labels", "joined"] == len(examples)
+
+
+def test_the_share_that_is_learned_is_as_large_as_was_asked() -> None:
+    scorer = scorer_of(SHARED)
+    events = [event(n, f"e{n}", 1_000 + n) for n in range(2_000)]
+    out = play(scorer, runs_of(scorer, events, [label_of(n, f"e{n}", 5_000 + n) for n in range(2_000)]))
+    assert 400 < len(by_target(out)["examples"]) < 600  # 500 expected, five standard deviations
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(DefinitionError, match=f"learn_share is {share}"):
+        dataclasses.replace(DROP, learn_share=share)
+
+
+def test_labels_inside_events_are_all_learned() -> None:
+    with pytest.raises(DefinitionError, match="learn_share needs labels of a topic"):
+        dataclasses.replace(INSIDE, learn_share=0.5)
 
 
 def test_what_is_learned_is_what_was_served() -> None:
