@@ -441,6 +441,13 @@ COUNTERS = (
         _always("size"),
     ),
     CounterFamily(
+        "page_refusals",
+        "headrace_page_refusals",
+        "Requests and connections of the pages refused, by why.",
+        ("reason",),
+        _always("token", "slow", "crowded", "malformed"),
+    ),
+    CounterFamily(
         "rule_hits",
         "headrace_rule_hits",
         "Broken rules, by what was done and rule.",

@@ -12,6 +12,7 @@ Kafka's settings keep Kafka's own names; dots may stand for underscores.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -79,7 +80,7 @@ def _undotted(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class KafkaSettings(BaseModel):
     """How to reach Kafka and how patient to be with it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     bootstrap_servers: str = "127.0.0.1:9092"
     client_id: str = "headrace"
@@ -199,12 +200,40 @@ class WebSettings(BaseModel):
     itself for a service called headrace-web.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
-    """Loopback: the pages have no login of their own."""
+    """Loopback; another address takes a token, or `allow_anonymous`."""
     port: int = Field(default=6066, ge=0, le=65_535)
     """Faust's own default; 0 takes a free one."""
+    token: SecretStr | None = None
+    """Who sends it (`Authorization: Bearer`) sees all pages; others only whether the process lives and is
+    ready.  None: all pages are for all who reach the port."""
+    allow_anonymous: bool = False
+    """Pages for all who reach an address beyond the loopback are refused unless this says so."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.token is not None and len(self.token.get_secret_value().encode()) < KEY_BYTES_MIN:
+            raise ValueError(f"token has less than {KEY_BYTES_MIN} bytes: it can be guessed")
+        if self.token is None and not self.allow_anonymous and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} is reached from other machines, and there is no token: "
+                "set token (openssl rand -hex 32), or allow_anonymous = true if the network is the guard"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address.
+
+    >>> [_is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "", "worker-1")]
+    [True, True, True, False, False, False]
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Settings(BaseSettings):
@@ -215,6 +244,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,
         nested_model_default_partial_update=True,
     )
 

@@ -101,6 +101,16 @@ def counted_lines(labels: Labels) -> tuple[CountedLine, ...]:
             {"count": ("labels", "given_up")},
             {"early_max": labels.early_max, "fix": "are their ids those of events? else raise early_max"},
         ),
+        CountedLine(
+            "clients of the pages were refused or cut off",
+            {
+                "without_token": ("page_refusals", "token"),
+                "slow": ("page_refusals", "slow"),
+                "crowded": ("page_refusals", "crowded"),
+                "malformed": ("page_refusals", "malformed"),
+            },
+            {"fix": "look for who asks; HEADRACE_WEB__HOST says on which address"},
+        ),
     )
 
 

@@ -3,6 +3,6 @@
 Lives here: lifecycle, signals, the web pages, how lines are logged.  Never here: events
 (`engine/worker` carries them past Faust).
 
-Read in this order: `app` (Faust, the pages, their port), `logging`, `garbage`.  Others may import everything
-here.
+Read in this order: `app` (Faust, what the pages say), `pages`, `logging`, `garbage`.  Others may import
+everything here.
 """

@@ -1,8 +1,8 @@
 """The Faust host: lifecycle, commands, web pages.
 
 Lives here: what starts and stops the data plane, the agent on the commands topic, signals and the last
-deadline, paths and status codes of `/metrics`, `/livez` and `/readyz`.  Never here: events (aiokafka carries
-them, `loop.py`), the numbers (`metrics.py`).
+deadline, what `/metrics`, `/livez` and `/readyz` say.  Never here: events (aiokafka carries them, `loop.py`),
+the numbers (`metrics.py`), HTTP (`pages.py`: Faust's own server lets slow clients stay, and adds pages).
 
 Faust hosts and aiokafka carries, because Faust's own consumer is an order of magnitude
 slower and its offset bookkeeping loses records after gaps (faust-streaming#606).  Faust
@@ -14,9 +14,7 @@ ends it when the drain deadline has passed.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -28,19 +26,18 @@ import uvloop
 
 from engine.definition.pipeline import Pipeline
 from engine.host.logging import configure_logging
+from engine.host.pages import EXPOSITION, Page, PageText, check_port, serving
 from engine.kafka.embedded import free_port
 from engine.metrics import Metrics
-from engine.settings import Accepted, KafkaSettings, Settings
+from engine.settings import Accepted, KafkaSettings, Settings, WebSettings
 from engine.worker.loop import Worker
 from engine.worker.partition import Place
 from topics.errors import HeadraceError, SettingsError
 
-__all__ = ["check_port", "run_worker"]
+__all__ = ["run_worker"]
 
 EXIT_AFTER_DRAIN_S = 5.0
 """Seconds that Faust gets to close its own clients once the data plane has drained."""
-EXPOSITION = "text/plain; version=0.0.4"
-"""Prometheus' text format; the charset is added by the server."""
 PORT_HINT = "set HEADRACE_WEB__PORT (and HEADRACE_WEB__HOST), or give --web-port; 0 takes a free port"
 
 log = structlog.get_logger("headrace")
@@ -65,7 +62,10 @@ def run_worker(
     asyncio.set_event_loop(loop)
     metrics = Metrics(pipeline)
     worker = Worker(pipeline, settings, metrics, accepted, skip)
-    host = _Host(_faust_app(pipeline, settings, worker, metrics), worker, settings, loop)
+    port = settings.web.port or free_port()
+    log.info("pages", metrics=f"http://{settings.web.host}:{port}/metrics")
+    pages = _PageServer(settings.web, port, _pages(worker, metrics), metrics)
+    host = _Host(_faust_app(pipeline, settings, worker, port), worker, pages, settings, loop)
     host.execute_from_commandline()
 
 
@@ -79,10 +79,9 @@ def _make_directory(path: Path) -> None:
         ) from error
 
 
-def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: Metrics) -> Any:
+def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, port: int) -> Any:
+    """Return the app; `port` is in what Faust's clients tell each other, and nothing of Faust listens."""
     kafka = settings.kafka
-    port = settings.web.port or free_port()
-    log.info("pages", metrics=f"http://{settings.web.host}:{port}/metrics")
     app = faust.App(
         f"{pipeline.name}-control",
         loop=asyncio.get_event_loop(),
@@ -96,10 +95,9 @@ def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: 
         topic_disable_leader=True,
         store="memory://",
         datadir=settings.state_dir / "faust",
+        web_enabled=False,
         web_host=settings.web.host,
-        web_bind=settings.web.host,
         web_port=port,
-        web_router_enabled=False,
         env_prefix="HEADRACE_FAUST_",
         autodiscover=False,
         stream_ack_exceptions=False,
@@ -114,7 +112,6 @@ def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, metrics: 
         async for event in stream.events():
             await worker.ask(event.value or b"", tuple(event.headers.items()))
 
-    _add_pages(app, worker, metrics)
     return app
 
 
@@ -132,48 +129,45 @@ def _credentials(kafka: KafkaSettings) -> Any:
     return None
 
 
-def _add_pages(app: Any, worker: Worker, metrics: Metrics) -> None:
-    """Register the pages with a Faust app.
+def _pages(worker: Worker, metrics: Metrics) -> dict[str, Page]:
+    """Return the pages of a worker.
 
     `/livez` says that the loop turns, never more; `/readyz` says that this process can answer events:
     partitions assigned, state restored, models caught up.
     """
 
-    async def metrics_page(view: Any, _request: Any) -> Any:
-        return view.bytes(metrics.exposition(), content_type=EXPOSITION)
+    def metrics_page() -> PageText:
+        return PageText(metrics.exposition(), content_type=EXPOSITION)
 
-    async def live(view: Any, _request: Any) -> Any:
-        return _verdict(view, worker.unhealthy())
+    def live() -> PageText:
+        return _verdict(worker.unhealthy())
 
-    async def ready(view: Any, _request: Any) -> Any:
-        return _verdict(view, worker.unhealthy() or worker.not_ready())
+    def ready() -> PageText:
+        return _verdict(worker.unhealthy() or worker.not_ready())
 
-    for path, handler in (
-        ("/metrics", metrics_page),
-        ("/livez", live),
-        ("/healthz", live),
-        ("/readyz", ready),
-    ):
-        app.page(path, name=path.strip("/"))(handler)
-
-
-def _verdict(view: Any, reason: str) -> Any:
-    return view.text(f"{reason or 'ok'}\n", status=503 if reason else 200)
+    return {
+        "/metrics": Page(metrics_page),
+        "/livez": Page(live, is_open=True),
+        "/healthz": Page(live, is_open=True),
+        "/readyz": Page(ready, is_open=True),
+    }
 
 
-def check_port(host: str, port: int, *, hint: str) -> None:
-    """Raise SettingsError, with `hint`, if `host` and `port` cannot be listened on at this moment."""
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, socket_type, protocol, _, address = addresses[0]
-        with socket.socket(family, socket_type, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio's servers do
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        reason = "another process listens there" if taken else error.strerror
-        raise SettingsError(f"the pages cannot be served on {host}:{port}: {reason}", hint=hint) from error
+def _verdict(reason: str) -> PageText:
+    return PageText(f"{reason or 'ok'}\n".encode(), 503 if reason else 200)
+
+
+class _PageServer(faust.Service):
+    """The pages under Faust's supervision, in the place of Faust's own server."""
+
+    def __init__(self, settings: WebSettings, port: int, pages: dict[str, Page], metrics: Metrics) -> None:
+        super().__init__()
+        token = settings.token.get_secret_value() if settings.token else None
+        self._serving = serving(settings.host, port, pages, token=token, counts=metrics.counts)
+
+    async def on_start(self) -> None:
+        """Listen, until the service stops."""
+        await self.add_async_context(self._serving)
 
 
 class _DataPlane(faust.Service):
@@ -204,13 +198,21 @@ class _DataPlane(faust.Service):
 class _Host(faust.Worker):
     """Faust's worker, with a deadline for its end."""
 
-    def __init__(self, app: Any, worker: Worker, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        app: Any,
+        worker: Worker,
+        pages: _PageServer,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._deadline_s = settings.drain_deadline_ms / 1000
         self._worker = worker
         self._watchdog: threading.Timer | None = None
         super().__init__(
             app,
             _DataPlane(worker, self),
+            pages,
             loop=loop,
             quiet=True,
             override_logging=False,

@@ -21,7 +21,7 @@ from heapq import heappop, heappush
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -342,18 +342,11 @@ async def check_once(pipeline: Pipeline, kafka: KafkaSettings, *, one_in: int) -
 
 
 async def follow(
-    pipeline: Pipeline, kafka: KafkaSettings, *, one_in: int, host: str, port: int, interval_s: float
+    pipeline: Pipeline, kafka: KafkaSettings, *, one_in: int, registry: CollectorRegistry, interval_s: float
 ) -> None:
-    """Compare the logs every `interval_s` until cancelled, and serve the counts.  Raises BrokerError."""
+    """Compare the logs every `interval_s` until cancelled; `registry` has the counts.  Raises BrokerError."""
     check = _Check(pipeline, kafka, one_in)
-    registry = CollectorRegistry()
     registry.register(SkewMetrics(check.counts))
-    server, thread = start_http_server(port, host, registry)
-    try:
-        while True:
-            await check.look()
-            await asyncio.sleep(interval_s)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    while True:
+        await check.look()
+        await asyncio.sleep(interval_s)

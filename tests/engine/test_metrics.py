@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -93,7 +94,13 @@ def test_nothing_is_counted_that_was_not_there_at_zero(pipeline: Pipeline) -> No
     )
     counts = run.run.scorer.counts
     assert len(counts) >= 8, counts
-    assert counts.keys() <= Metrics(pipeline).counts.keys()
+    metrics = Metrics(pipeline)
+    assert counts.keys() <= metrics.counts.keys()
+    metrics.absorb(counts)
+    page = metrics.exposition().decode()
+    events = [json.loads(record.value or b"") for record in departures]
+    told = {str(event[name]) for event in events for name in ("event_id", "origin", "dest", "carrier")}
+    assert not {value for value in told if f'"{value}"' in page}, "of one event, or one key"
 
 
 def replaced(record: Record, value: bytes | None) -> Record:

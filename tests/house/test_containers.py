@@ -128,7 +128,8 @@ def test_the_kubernetes_example_lets_a_worker_start_and_drain() -> None:
     served = Path(web.__file__).read_text()
     assert all(f'"{path}"' in served for path in ("/livez", "/readyz"))
     assert worker["ports"] == [{"name": "web", "containerPort": Settings().web.port}]
-    settings = {entry["name"]: entry["value"] for entry in worker["env"]}
+    settings = {entry["name"]: entry.get("value") or entry["valueFrom"] for entry in worker["env"]}
+    assert settings["HEADRACE_WEB__TOKEN"] == {"secretKeyRef": {"name": "flights", "key": "web-token"}}
     assert settings["HEADRACE_STATE_DIR"] == worker["volumeMounts"][0]["mountPath"]
 
 

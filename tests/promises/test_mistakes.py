@@ -9,7 +9,7 @@ from brokers.ports import fresh, made, run
 from test_cli import headrace
 
 from engine.definition.file import load_pipeline
-from engine.host.app import check_port
+from engine.host.pages import check_port
 from engine.kafka.topic_admin import ensure_topics
 from engine.settings import KafkaSettings, load_settings
 from topics.catalog import Catalog

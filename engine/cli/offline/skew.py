@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +15,9 @@ import typer
 from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
 
 if TYPE_CHECKING:
+    from engine.definition.pipeline import Pipeline
     from engine.offline.skew import SkewCounts
+    from engine.settings import Settings
 
 __all__ = ["skew"]
 
@@ -39,8 +42,8 @@ def skew(
 ) -> None:
     """Recompute features of sampled keys from the topics and compare them with what was served."""
     from engine.definition.file import load_pipeline  # noqa: PLC0415 - River takes seconds to import
-    from engine.host.app import check_port  # noqa: PLC0415
-    from engine.offline.skew import check_once, follow  # noqa: PLC0415
+    from engine.host.pages import check_port  # noqa: PLC0415
+    from engine.offline.skew import check_once  # noqa: PLC0415
 
     settings = kafka.settings()
     pipeline = load_pipeline(file)
@@ -48,16 +51,7 @@ def skew(
         check_port(settings.web.host, web_port, hint="give another --web-port")
         typer.echo(f"metrics on http://{settings.web.host}:{web_port}/metrics; Ctrl-C ends")
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(
-                follow(
-                    pipeline,
-                    settings.kafka,
-                    one_in=one_in,
-                    host=settings.web.host,
-                    port=web_port,
-                    interval_s=INTERVAL_S,
-                )
-            )
+            asyncio.run(_follow(pipeline, settings, one_in=one_in, web_port=web_port))
         return
     counts = asyncio.run(check_once(pipeline, settings.kafka, one_in=one_in))
     if json:
@@ -66,6 +60,20 @@ def skew(
         _print(counts)
     if counts.skewed:
         raise typer.Exit(SKEWED_EXIT)
+
+
+async def _follow(pipeline: Pipeline, settings: Settings, *, one_in: int, web_port: int) -> None:
+    """Compare the logs as they grow, and serve the counts."""
+    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
+
+    from engine.host.pages import EXPOSITION, Page, PageText, serving  # noqa: PLC0415
+    from engine.offline.skew import follow  # noqa: PLC0415
+
+    registry = CollectorRegistry()
+    pages = {"/metrics": Page(lambda: PageText(generate_latest(registry), content_type=EXPOSITION))}
+    token = settings.web.token.get_secret_value() if settings.web.token else None
+    async with serving(settings.web.host, web_port, pages, token=token, counts=Counter()):
+        await follow(pipeline, settings.kafka, one_in=one_in, registry=registry, interval_s=INTERVAL_S)
 
 
 def _print(counts: SkewCounts) -> None:

@@ -1,0 +1,207 @@
+"""The web server of a process: a few pages, for whoever may see them, however slow the others are.
+
+Lives here: paths, methods, the token, what bounds a client.  Never here: what a page says (`app.py`, the
+commands that serve one), lifecycle.
+
+    GET or HEAD, one request a connection     404 and 405 for anything else
+    a header line, a request line             FIELD_BYTES_MAX, else 400
+    a connection, from accept to last byte    CONNECTION_S, then it is cut: "slow"
+    connections at once                       CONNECTIONS_MAX; one more cuts the oldest: "crowded"
+    a page that is not open to all            `Authorization: Bearer TOKEN`, else 401: "token"
+
+The oldest goes, not the newest: clients that send nothing can fill any number of places, and a probe that
+comes then must still be answered.  A probe needs its connection for a millisecond.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hmac
+import logging
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from topics.errors import SettingsError
+
+__all__ = [
+    "CONNECTIONS_MAX",
+    "CONNECTION_S",
+    "EXPOSITION",
+    "Page",
+    "PageText",
+    "check_port",
+    "serving",
+]
+
+CONNECTIONS_MAX = 128
+"""A tenth of the files that a process may usually have open; Kafka and the stores need the others."""
+CONNECTION_S = 10.0
+"""As long as Prometheus waits for a scrape by default."""
+FIELD_BYTES_MAX = 8_190
+"""Of one header, and of the request line; a token and a path are a hundredth of it."""
+FIELDS_MAX = 64
+"""Headers of a request; browsers send 20."""
+GOODBYE_S = 1.0
+"""Answers on their way get so long when the pages close."""
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus' text format."""
+TEXT = "text/plain; charset=utf-8"
+COUNTED_AS = "page_refusals"
+
+
+class PageText(NamedTuple):
+    """What a page says."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = TEXT
+
+
+class Page(NamedTuple):
+    """How a page is made, and whether everybody may see it, who can reach the port."""
+
+    answer: Callable[[], PageText]
+    is_open: bool = False
+
+
+@asynccontextmanager
+async def serving(
+    host: str, port: int, pages: Mapping[str, Page], *, token: str | None, counts: Counter[tuple[str, str]]
+) -> AsyncIterator[None]:
+    """Serve pages by their paths until the context ends.
+
+    With `token`, pages that are not open are shown to who sends it, and to nobody else.  What was refused is
+    counted in `counts` under ("page_refusals", why).  Raises OSError where nothing can listen on the port.
+    """
+    listener = logging.getLogger("headrace.pages.http")
+    listener.setLevel(logging.DEBUG)  # where aiohttp says it of another protocol's bytes
+    listener.filters[:] = [_Malformed(counts)]
+    door = _Door(
+        _Pages(pages, token, counts).answer,
+        counts,
+        logger=listener,
+        access_log=None,
+        max_line_size=FIELD_BYTES_MAX,
+        max_field_size=FIELD_BYTES_MAX,
+        max_headers=FIELDS_MAX,
+    )
+    runner = web.ServerRunner(door, shutdown_timeout=GOODBYE_S)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+class _Pages:
+    """Who gets which page."""
+
+    def __init__(
+        self, pages: Mapping[str, Page], token: str | None, counts: Counter[tuple[str, str]]
+    ) -> None:
+        self._pages = pages
+        self._wanted = None if token is None else f"Bearer {token}".encode()
+        self._counts = counts
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """PageText one request; the connection is closed behind it."""
+        answer, headers = self._answer(request)
+        response = web.Response(
+            body=answer.body,
+            status=answer.status,
+            headers={"Content-Type": answer.content_type, "Cache-Control": "no-store", **headers},
+        )
+        response.force_close()
+        return response
+
+    def _answer(self, request: web.BaseRequest) -> tuple[PageText, Mapping[str, str]]:
+        page = self._pages.get(request.path)
+        if page is None:
+            return PageText(f"there is {', '.join(self._pages)}\n".encode(), 404), {}
+        if request.method not in {"GET", "HEAD"}:
+            return PageText(b"GET it\n", 405), {"Allow": "GET, HEAD"}
+        if not page.is_open and not self._is_known(request.headers.get("Authorization", "")):
+            self._counts[COUNTED_AS, "token"] += 1
+            return PageText(
+                b"this page needs HEADRACE_WEB__TOKEN: send Authorization: Bearer TOKEN\n", 401
+            ), {"WWW-Authenticate": 'Bearer realm="headrace"'}
+        return page.answer(), {}
+
+    def _is_known(self, given: str) -> bool:
+        if self._wanted is None:
+            return True
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._wanted)
+
+
+class _Door(web.Server):
+    """A server that knows how long each connection has been there, and ends the slow and the many."""
+
+    def __init__(self, handler: Any, counts: Counter[tuple[str, str]], **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._counts = counts
+        self._inside: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}
+        """Oldest first, each with the timer that ends it."""
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Give a connection its time, and its place: that of the oldest where there is no other."""
+        super().connection_made(handler, transport)
+        timer = asyncio.get_running_loop().call_later(CONNECTION_S, self._cut, handler, "slow")
+        self._inside[handler] = transport, timer
+        if len(self._inside) > CONNECTIONS_MAX:
+            self._cut(next(iter(self._inside)), "crowded")
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """Forget a connection."""
+        super().connection_lost(handler, exc)
+        self._leave(handler)
+
+    def _leave(self, handler: web.RequestHandler) -> asyncio.Transport | None:
+        transport, timer = self._inside.pop(handler, (None, None))
+        if timer is not None:
+            timer.cancel()
+        return transport
+
+    def _cut(self, handler: web.RequestHandler, reason: str) -> None:
+        """End a connection at once, with whatever it has not read."""
+        transport = self._leave(handler)
+        if transport is not None:
+            self._counts[COUNTED_AS, reason] += 1
+            transport.abort()
+
+
+class _Malformed(logging.Filter):
+    """Counts requests that are none in the place of aiohttp's lines, which quote what was sent."""
+
+    def __init__(self, counts: Counter[tuple[str, str]]) -> None:
+        super().__init__()
+        self._counts = counts
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            self._counts[COUNTED_AS, "malformed"] += 1
+            return False
+        return record.levelno >= logging.WARNING
+
+
+def check_port(host: str, port: int, *, hint: str) -> None:
+    """Raise SettingsError, with `hint`, if `host` and `port` cannot be listened on at this moment."""
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, socket_type, protocol, _, address = addresses[0]
+        with socket.socket(family, socket_type, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio's servers do
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        reason = "another process listens there" if taken else error.strerror
+        raise SettingsError(f"the pages cannot be served on {host}:{port}: {reason}", hint=hint) from error
