@@ -33,7 +33,15 @@ from operators.race.routing import arms_of
 from operators.stopwatch import Stopwatch
 from topics.messages import AlertKind
 
-__all__ = ["COUNTERS", "BatchHistogram", "CounterFamily", "Metrics", "ModelStatus", "Status"]
+__all__ = [
+    "COUNTERS",
+    "BatchHistogram",
+    "CounterFamily",
+    "Metrics",
+    "ModelStatus",
+    "SnapshotStatus",
+    "Status",
+]
 
 LATENCY_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -102,6 +110,19 @@ class ModelStatus(NamedTuple):
     """Of neighbouring blocks of its duel with the champion."""
 
 
+class SnapshotStatus(NamedTuple):
+    """What a scrape tells of the models that a leader publishes and others serve; all 0 where nobody does."""
+
+    age_s: float = 0.0
+    """Of the models that are served here; 0 on the leader."""
+    bytes: int = 0
+    """Of the last one that was published or served: of the models that had changed."""
+    seconds: float = 0.0
+    """For which the loop stood still for it."""
+    interval_s: float = 0.0
+    """Between two of them, at least."""
+
+
 class Status(NamedTuple):
     """The values that a scrape reads at once."""
 
@@ -134,6 +155,7 @@ class Status(NamedTuple):
     """Events answered since the last checkpoint."""
     store_outage_s: float = 0.0
     """For how long a checkpoint has waited for a store that cannot be used."""
+    snapshot: SnapshotStatus = SnapshotStatus()
 
 
 class Metrics(Collector):
@@ -259,6 +281,22 @@ def _gauges(status: Status) -> Iterator[Metric]:
             "headrace_checkpoint_last_success_timestamp_seconds",
             "When the last checkpoint was written.",
             status.checkpoint_time_s,
+        ),
+        (
+            "headrace_snapshot_age_seconds",
+            "Age of the models served here; 0 on the leader.",
+            status.snapshot.age_s,
+        ),
+        ("headrace_snapshot_bytes", "Bytes of the models in the last snapshot.", status.snapshot.bytes),
+        (
+            "headrace_snapshot_seconds",
+            "Time the loop stood still for the last snapshot.",
+            status.snapshot.seconds,
+        ),
+        (
+            "headrace_snapshot_interval_seconds",
+            "Time between two snapshots, at least.",
+            status.snapshot.interval_s,
         ),
     ):
         yield GaugeMetricFamily(name, documentation, value=value)
@@ -520,6 +558,13 @@ COUNTERS = (
         "Commands, by what became of them.",
         ("outcome",),
         _always("done", "refused"),
+    ),
+    CounterFamily(
+        "snapshots",
+        "headrace_snapshots",
+        "Snapshots of the models, by what became of them.",
+        ("outcome",),
+        _always("published", "served", "signature", "older", "field", "model", "unavailable"),
     ),
     CounterFamily(
         "lookups",

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from engine.machines.learner import Learner
+from engine.machines.snapshots import SnapshotHead
 from engine.metrics import Metrics, ModelStatus
 from operators.models.guards import last_step
 from operators.models.mixture import Mixture
@@ -108,6 +109,21 @@ class RaceView:
                 correlation=correlations.get(candidate.name, 0.0),
             )
             for candidate in roster.racers.values()
+        ]
+
+    def served(self, snapshot: SnapshotHead, roster: Roster) -> list[ModelStatus]:
+        """Return every candidate of a snapshot that this process serves; how they stand the leader tells."""
+        return [
+            ModelStatus(
+                name=racer.name,
+                version=racer.version,
+                class_name=_kind(roster.racers[racer.name].model),
+                alias=racer.alias,
+                updates=racer.updates,
+                evidence=0.0,
+                correlation=0.0,
+            )
+            for racer in snapshot.racers
         ]
 
     def scores(self, learner: Learner) -> dict[tuple[str, str, str], float]:

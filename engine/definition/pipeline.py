@@ -61,6 +61,8 @@ EVENTS_PER_KEY_MAX = 100_000
 """Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
 AHEAD_DEFAULT_MS = 60_000
 """Clocks that nobody keeps differ by seconds, and by hours where their zone is wrong."""
+FOLLOW_MIN_MS = 100
+"""Models published more often would cost more than the learning they save."""
 PART_DIGITS = 16
 """Of the digest of a part of the definition."""
 SERVED_TIME = "event_time"
@@ -115,6 +117,9 @@ class Pipeline:
         Whether the challengers' answers are sent too, to a topic of their own, for looking.
     `serve_features`
         Whether the newest features of each key are written to Redis, for other services.
+    `follow`
+        How often the leader publishes its models for the other workers, as in `"1s"`: it alone learns, and
+        they serve what it has published.  None lets every worker learn for itself.
     `rules`
         What must hold of fields and features: a `Rule` each, applied in their order.
     `alerts`
@@ -145,6 +150,7 @@ class Pipeline:
     max_events_per_key: int = EVENTS_PER_KEY_MAX
     shadow_predictions: bool = False
     serve_features: bool = False
+    follow: str | None = None
     rules: Sequence[Rule] = ()
     alerts: Alerts | None = None
     learn_share: float = 1.0
@@ -219,6 +225,11 @@ class Pipeline:
         self._check_label()
         self._check_learn_share()
         self._check_served()
+        if self.follow_ms is not None and self.follow_ms < FOLLOW_MIN_MS:
+            raise DefinitionError(
+                f"follow is {self.follow!r}, less than {FOLLOW_MIN_MS} ms",
+                hint='give a span such as "1s": models are published that often',
+            )
         self.event_decoder()
 
     @property
@@ -232,6 +243,11 @@ class Pipeline:
         if self.events.max_ahead is None:
             return max(self.grace_ms, AHEAD_DEFAULT_MS)
         return duration_ms(self.events.max_ahead)
+
+    @property
+    def follow_ms(self) -> int | None:
+        """Return `follow` in milliseconds; None where every worker learns for itself."""
+        return None if self.follow is None else duration_ms(self.follow)
 
     @property
     def implicit_label(self) -> LabelValue | None:

@@ -87,9 +87,17 @@ async def records_at(
 
 
 async def read_log(
-    kafka: KafkaSettings, topic: str, partition: int, from_offset: int, until: int | None = None
+    kafka: KafkaSettings,
+    topic: str,
+    partition: int,
+    from_offset: int,
+    until: int | None = None,
+    *,
+    end_seen: Callable[[int], None] | None = None,
 ) -> AsyncGenerator[list[Record]]:
     """Yield the records from `from_offset` up to, not with, `until`; None follows the log for ever.
+
+    `end_seen` is told where the log ends, as of the last fetch, before records are yielded.
 
     Use `contextlib.aclosing` where the loop may be left early, so that the connection is
     closed at once.  Raises BrokerError if the log does not have `from_offset`, or if
@@ -125,6 +133,8 @@ async def read_log(
             if until is not None and records and records[-1].offset >= until:
                 records = [record for record in records if record.offset < until]
             if records:
+                if end_seen is not None:
+                    end_seen(consumer.highwater(tp) or 0)
                 yield records
 
 

@@ -96,6 +96,14 @@ class Learner(Race):
         return self._progress.reading
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """Return how far all has come: it grows with every record that may have changed something.
+
+        During a pause `position` stands and commands act, each once, however often they are read.
+        """
+        return self._progress.position, max(self._progress.reading, self._progress.commands_done)
+
+    @property
     def paused(self) -> bool:
         """Return whether learning is paused by a command."""
         return self.arena.paused

@@ -57,15 +57,19 @@ class Race:
         warmup_offset: int = 0,
         wait_ms: int = 0,
         stopwatch: Stopwatch | None = None,
+        roster: Roster | None = None,
     ) -> None:
-        """`partition` is that of the examples, `wait_ms` how long after its event a label may come."""
+        """`partition` is that of the examples, `wait_ms` how long after its event a label may come.
+
+        `roster` is one that scorers read already: it holds this race from here on.
+        """
         self._pipeline, self._task, self._partition = pipeline, task, partition
         self._warmup_offset, self._wait_ms = warmup_offset, wait_ms
         self._stopwatch = stopwatch or Stopwatch()
         self._source = source
         self.fields = FieldRecords(field, source)
         """Which field holds."""
-        self.roster = Roster(task, (), field.first_champion)
+        self.roster = roster or Roster(task, (), field.first_champion)
         self.policy_revision = 0
         """Of the last table of a serving policy that has ended: tables after it have higher ones."""
         self._stored: dict[str, tuple[int, int, bool, tuple[str, ...]]] = {}
@@ -276,6 +280,18 @@ class Race:
 
     # -- state ------------------------------------------------------------------------------------
 
+    def model_state(self, racer: Racer) -> tuple[int, int, bool, tuple[str, ...]]:
+        """Return what changes with a racer's model: version, updates, whether quarantined, whom it weighs.
+
+        A lesson that failed may have half changed its model: quarantine is a change of its own.
+        """
+        sick = racer.name in self.roster.quarantined
+        return racer.version, racer.updates, sick, _names_of(racer)
+
+    def dumped(self, racer: Racer) -> bytes:
+        """Return a racer's model as a checkpoint stores it, signed."""
+        return self._dump(racer.model)
+
     def digests(self) -> dict[str, str]:
         """Return the structural digest of every candidate's model, by name."""
         return {name: digest(candidate.model) for name, candidate in self.roster.racers.items()}
@@ -289,12 +305,11 @@ class Race:
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call; a model only if it has learned."""
-        candidates, sick = self.roster.racers, self.roster.quarantined
+        candidates = self.roster.racers
         changed, self._gone = self._gone, {}
         changed |= {MODEL + name: None for name in self._stored if name not in candidates}
         for name, candidate in candidates.items():
-            # A lesson that failed may have half changed its model: quarantine is a change of its own.
-            now = (candidate.version, candidate.updates, name in sick, _names_of(candidate))
+            now = self.model_state(candidate)
             if self._stored.get(name) != now:
                 changed[MODEL + name] = self._dump(candidate.model)
                 self._stored[name] = now
@@ -314,15 +329,7 @@ class Race:
         for part in self._parts[1:]:
             part.restore(entries)
         self._accompany()  # what is open of another field's settings has its looks too
-        self._stored = {
-            name: (
-                candidate.version,
-                candidate.updates,
-                name in self.roster.quarantined,
-                _names_of(candidate),
-            )
-            for name, candidate in self.roster.racers.items()
-        }
+        self._stored = {name: self.model_state(racer) for name, racer in self.roster.racers.items()}
 
 
 def _names_of(racer: Racer) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ from operators.state import StoredEntries
 
 __all__ = ["Checkpoint", "CheckpointStore", "Head", "OwnerRole", "seal_of"]
 
-OwnerRole = Literal["scorer", "learner"]
+OwnerRole = Literal["scorer", "learner", "snapshot"]
+"""Who saves what: a scorer and a learner what they must find again, a leader the models that others serve."""
 
 
 class Checkpoint(NamedTuple):

@@ -18,6 +18,7 @@ from engine.settings import Settings
 from engine.worker.model_factory import KEY_BYTES, ModelFactory
 from operators.models.digest import digest
 from operators.models.parameters import model_text
+from operators.models.scoring import Roster
 from operators.stopwatch import Stopwatch
 from topics.errors import SettingsError
 from topics.messages import ModelPointer
@@ -36,9 +37,11 @@ def build_learner(
     warmup_offset: int = 0,
     stopwatch: Stopwatch | None = None,
     source: FieldSource | None = None,
+    roster: Roster | None = None,
 ) -> Learner:
     """Return a learner of the pipeline's field: fresh models, each behind the guard that its probe asks for.
 
+    `roster` is the one that it takes over, as scorers read it already; None makes one.
     `source` is for who builds more than one learner; without it, it is a `ModelFactory` without artefacts.
     Raises DefinitionError for a model that cannot do its work.
     """
@@ -50,6 +53,7 @@ def build_learner(
         warmup_offset=warmup_offset,
         wait_ms=pipeline.labels.wait_ms,
         stopwatch=stopwatch,
+        roster=roster,
     )
 
 

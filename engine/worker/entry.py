@@ -68,9 +68,9 @@ class Entries:
         self.progress: dict[str, float] = {}
         """Share of the log that a waiting candidate has read, by name."""
 
-    def look(self) -> None:
-        """Take note of whether our file's field is in place, at the end of the log."""
-        if self._learner().fields.field_id == self._own_id:
+    def look(self, field_id: str) -> None:
+        """Take note of the field that is in place, at the end of the log: it may be our file's."""
+        if field_id == self._own_id:
             self._proposes = False
 
     # -- the file's field ---------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class Entries:
         What it names is stored.  Raises DefinitionError where the file's field cannot follow the present one.
         """
         learner = self._learner()
-        self.look()
+        self.look(learner.fields.field_id)
         if learner.fields.first:
             return self._record(self._first(learner))
         if not self._proposes or learner.fields.field_id == self._own_id:

@@ -5,6 +5,8 @@ Never here: what a record does to a model (`learner.py`).
 
 Every process folds the whole log, so every process has the same models.  One of them, the
 owner of event partition 0, leads: it alone writes decisions, model pointers and checkpoints.
+Where the pipeline says `follow`, only the leader folds, and the others serve its snapshots
+(`snapshots.py`): there the learner of a process that does not lead stands still.
 
 What is learned is what came back from the log, but for one case: labels inside events, where one
 process owns everything.  There the scorers learn row by row (`prequential.py`), at the next offset of
@@ -30,7 +32,8 @@ from engine.kafka.log_reader import log_bounds, read_log, slices_of_log
 from engine.kafka.sink import Sink, Written
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
-from engine.metrics import Metrics, Status
+from engine.machines.snapshots import SnapshotHead
+from engine.metrics import Metrics, SnapshotStatus, Status
 from engine.race_view import RaceView
 from engine.settings import Settings
 from engine.stores.checkpoints import Checkpoint
@@ -39,6 +42,8 @@ from engine.worker.assembly import build_learner, pointer_of, signing_key
 from engine.worker.budgets import Budgets, Latencies
 from engine.worker.entry import Entries
 from engine.worker.model_factory import ModelFactory
+from engine.worker.snapshots import Snapshots
+from operators.models.scoring import Roster
 from operators.race.learning import is_succession
 from operators.state import StateDelta
 from operators.stopwatch import Stopwatch
@@ -116,6 +121,24 @@ class Follower:
         """Whether the models topic may name another champion than ours, or none."""
         self._row_by_row: list[Scorer] = []
         """The scorers whose records are folded before they are sent; empty where the log is followed."""
+        self._end = 0
+        """Where the log ended when it was read last."""
+        self.snapshots: Snapshots | None = None
+        """How models come from the leader to the others; None where every process folds the log."""
+        if pipeline.follow_ms is not None:
+            self.snapshots = Snapshots(
+                pipeline.name,
+                pipeline.follow_ms,
+                self._key,
+                pipeline.field,
+                self._factory,
+                checkpoint_store(settings, pipeline.name, "snapshot", PARTITION),
+                models=self.models,
+                learner=lambda: self.learner,
+                leads=lambda: self.leading,
+                publishes=lambda: self.leading and self._following.is_set(),
+                served=lambda head: self.entry.look(head.field_id),
+            )
 
     # -- taking and leaving the lead --------------------------------------------------------------
 
@@ -125,22 +148,41 @@ class Follower:
         A leader decides again what was decided since that checkpoint: the last leader may have died
         before it wrote it down.  `learner` may be another one after this.
         """
+        if self.snapshots is not None:
+            self._following.clear()  # nothing is published before this one has caught up
+            if self.leading and not leads:
+                self.snapshots.release()
         self.leading = leads
         if not leads:
             return
         self._claim = await self._store.fence()
+        if self.snapshots is not None:
+            await self.snapshots.lead()
         self._decisions.clear()
         self._restore(await self._store.load())
         self._pointer_due = True
 
+    @property
+    def _folds(self) -> bool:
+        """Whether this process learns; else it serves what the leader has learned."""
+        return self.leading or self.snapshots is None
+
     async def catch_up(self) -> None:
-        """Fold the log up to its end."""
+        """Fold the log up to its end; where the leader does it for all, take its newest models.
+
+        Where it has published none yet, those of its last checkpoint serve, and without one fresh models.
+        """
         if not self._restored:
             self._restore(await self._store.load())
+        if self.snapshots is not None and not self._folds:
+            if self.learner.reading:
+                self.entry.look(self.learner.fields.field_id)
+            await self.snapshots.look()
+            return
         _, end = (await log_bounds(self._settings.kafka, self._topic))[PARTITION]
         while self.learner.reading < end:
             await self._fold(end)
-        self.entry.look()
+        self.entry.look(self.learner.fields.field_id)
 
     def _restore(self, checkpoint: Checkpoint | None) -> None:
         """Replace the learner by the one a checkpoint holds; without one, by a new one."""
@@ -148,17 +190,22 @@ class Follower:
             stored: dict[str, str] = json.decode(checkpoint.meta)
             accept = self._accept_features
             check_definition(stored, self._definition, self._store.place, accept_features=accept)
-        if checkpoint is not None or self.learner.reading:
-            self.learner = self._fresh_learner()
+        if checkpoint is not None or self.learner.reading or self.snapshots is not None:
+            self.learner = self._fresh_learner(self.learner.roster)
         if checkpoint is not None:
             self.learner.restore(checkpoint.entries)
         self._restored = True
+        if self.snapshots is not None:
+            self.snapshots.release()
 
-    def _fresh_learner(self) -> Learner:
-        return build_learner(self._pipeline, stopwatch=self.stopwatch, source=self._factory)
+    def _fresh_learner(self, roster: Roster | None = None) -> Learner:
+        """Return a new learner; scorers go on reading the roster that they have."""
+        return build_learner(self._pipeline, stopwatch=self.stopwatch, source=self._factory, roster=roster)
 
     def release(self) -> None:
         """Stop leading: partitions have moved."""
+        if self.leading and self.snapshots is not None:
+            self.snapshots.release()
         self.leading = False
         self.read_back()
 
@@ -180,7 +227,10 @@ class Follower:
         for scorer in self._row_by_row:
             scorer.learn_with(None, self._decided)
         self._row_by_row = []
-        self._following.set()
+        if self._folds:
+            self._following.set()
+        else:
+            self._following.clear()
 
     # -- the log ----------------------------------------------------------------------------------
 
@@ -199,7 +249,9 @@ class Follower:
             return SLICE_RECORDS if following and self.learner is learner else 0
 
         def read(start: int) -> AsyncGenerator[list[Record]]:
-            return read_log(self._settings.kafka, self._topic, PARTITION, start, until)
+            return read_log(
+                self._settings.kafka, self._topic, PARTITION, start, until, end_seen=self._see_end
+            )
 
         async with aclosing(slices_of_log(learner, read, size)) as parts:
             async for part in parts:
@@ -210,6 +262,14 @@ class Follower:
                         self._decided_at(part, decisions)
                 self._moved.set()
                 await asyncio.sleep(0)
+
+    def _see_end(self, end: int) -> None:
+        self._end = max(self._end, end)
+
+    async def share(self) -> None:
+        """Publish the models or serve published ones, as the pipeline says, until cancelled."""
+        if self.snapshots is not None:
+            await self.snapshots.run()
 
     async def warm(self) -> None:
         """Teach the log to candidates that wait to enter, until cancelled."""
@@ -252,21 +312,30 @@ class Follower:
             )
 
     async def wait_until_near(self, records_max: int) -> None:
-        """Wait while the learner lags more than this behind what was acknowledged."""
+        """Wait while the learner of this process lags more than this behind what was acknowledged to it."""
         while self._following.is_set() and not self.learner.paused and self.lag > records_max:
             self._moved.clear()
             await self._moved.wait()
 
     @property
     def lag(self) -> int:
-        """Return how many acknowledged records of this process the learner has not read yet."""
-        return max(0, self._sink.last_offset((self._topic, PARTITION)) + 1 - self.learner.reading)
+        """Return how many acknowledged records of this process its learner has not read yet."""
+        return max(0, self._acknowledged - self.learner.reading)
 
     @property
     def unlearned(self) -> int:
-        """Return how many records of the log were not learned, as far as known here; in a pause too."""
-        end = max(self._sink.last_offset((self._topic, PARTITION)) + 1, self.learner.reading)
-        return max(0, end - self.learner.position)
+        """Return how many records of the log the models served here lack, as far as known; in a pause too."""
+        seen = None if self.snapshots is None else self.snapshots.served
+        return self._behind(self.learner.position if seen is None else seen.position)
+
+    @property
+    def _acknowledged(self) -> int:
+        """The offset after the last record of the log that this process has written."""
+        return self._sink.last_offset((self._topic, PARTITION)) + 1
+
+    def _behind(self, reached: int) -> int:
+        """Return how many records of the log lie behind an offset, as far as known here."""
+        return max(0, max(self._acknowledged, self._end, self.learner.reading) - reached)
 
     # -- what the leader writes -------------------------------------------------------------------
 
@@ -283,6 +352,8 @@ class Follower:
 
     def measure(self, scored: int) -> list[Outgoing]:
         """Return records about racers that take too long; `scored` events since the last call."""
+        if not self._folds:
+            return []
         now_ms = int(time.time() * 1000)
         slow = [*self._over_budget(scored, now_ms), *self._over_latency(scored, now_ms)]
         return [
@@ -354,28 +425,39 @@ class Follower:
     async def close(self) -> None:
         """Close the stores of checkpoints and artefacts."""
         await self._store.close()
+        if self.snapshots is not None:
+            await self.snapshots.close()
         self._artefacts.close()
 
     # -- what a scrape shows ----------------------------------------------------------------------
 
     def status(self, *, lag: dict[LogPartition, int], pending: int, partitions: int) -> Status:
-        """Return the learner's part of the status together with what the worker knows."""
+        """Return the learner's part of the status together with what the worker knows.
+
+        Of a process that serves snapshots it is that of the leader as of then.
+        """
         learner, roster = self.learner, self.learner.roster
+        seen = None if self.snapshots is None else self.snapshots.served
+        told: Learner | SnapshotHead = learner if seen is None else seen
         return Status(
-            lag={**lag, (self._topic, PARTITION): self.lag},
+            lag={
+                **lag,
+                (self._topic, PARTITION): self._behind(learner.reading if seen is None else told.position),
+            },
             pending=pending,
-            examples=learner.examples,
+            examples=told.examples,
             unlearned=self.unlearned,
             checkpoint_time_s=self._metrics.checkpoint_time_s,
             partitions=partitions,
             leading=self.leading,
-            paused=learner.paused,
-            pinned=learner.pinned,
+            paused=told.paused,
+            pinned=told.pinned,
             champion_quarantined=roster.champion in roster.quarantined,
             learning_log=tuple(self.entry.progress.items()),
-            models=self.race.candidates(learner),
+            models=self.race.candidates(learner) if seen is None else self.race.served(seen, roster),
             shares=roster.routing.shares if roster.routing is not None else (),
             policy_revision=roster.routing.revision if roster.routing is not None else 0,
             # Every worker has the same models: exported by each, sums and averages would count them again.
             scores=self.race.scores(learner) if self.leading else {},
+            snapshot=SnapshotStatus() if self.snapshots is None else self.snapshots.status,
         )

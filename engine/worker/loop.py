@@ -137,6 +137,7 @@ class Worker:
                 beside = (
                     group.create_task(self.follower.follow()),
                     group.create_task(self.follower.warm()),
+                    group.create_task(self.follower.share()),
                     group.create_task(log_outages(self.settings.kafka.outage_deadline_ms)),
                 )
                 try:
@@ -306,6 +307,9 @@ class Worker:
         self.metrics.absorb(self._unsaved.counts)
         self.metrics.absorb(self._dispatch.counts)
         self.metrics.absorb(self.follower.learner.counts)
+        if self.follower.snapshots is not None:
+            self.metrics.absorb(self.follower.snapshots.counts)
+            self.follower.snapshots.check()
         counts = self.metrics.counts
         answered = sum(n for (name, by), n in counts.items() if name == "predictions" and by != "again")
         self._slow += self.follower.measure(answered - self._answered)

@@ -58,6 +58,7 @@ SOURCE = """
             },
         },
         champion="tree",
+        OPTIONS
     )
 """
 DEPARTURES = 3_000
@@ -72,11 +73,19 @@ class Stream:
     """One pipeline's topics, and the flights that pass through them."""
 
     def __init__(
-        self, kafka: KafkaSettings, folder: Path, *, partitions: int, departures: int, slow_models: int = 0
+        self,
+        kafka: KafkaSettings,
+        folder: Path,
+        *,
+        partitions: int,
+        departures: int,
+        slow_models: int = 0,
+        options: str = "",
     ) -> None:
         self.kafka = kafka
         name = fresh_name("crash")
         source = SOURCE.replace("PARTITIONS", str(partitions)).replace("SLOW_MODELS", str(slow_models))
+        source = source.replace("OPTIONS", options)
         self.file = write_pipeline(folder, source, name=name)
         self.pipeline: Pipeline = load_pipeline(self.file)
         self.predictions = self.pipeline.catalog["predictions"]
@@ -183,15 +192,6 @@ async def three_kills(stream: Stream, folder: Path) -> None:
 def test_the_other_worker_takes_over(kafka: KafkaSettings, tmp_path: Path) -> None:
     stream = Stream(kafka, tmp_path, partitions=2, departures=DEPARTURES)
     asyncio.run(one_of_two(stream, *pair(stream, tmp_path)))
-
-
-def test_a_worker_of_another_machine_takes_over(kafka: KafkaSettings, redis_url: str, tmp_path: Path) -> None:
-    """They have nothing in common but Kafka and a Redis."""
-    stream = Stream(kafka, tmp_path, partitions=2, departures=DEPARTURES // 2)
-    stream.shared = {"store_url": redis_url, "signing_key": "the same on both"}
-    one, two = (Worker(stream.file, kafka, tmp_path / name, name=name, **stream.settings) for name in "12")
-    asyncio.run(one_of_two(stream, one, two))
-    assert not list(tmp_path.rglob("*.sqlite*")), "a checkpoint was left on one machine"
 
 
 async def one_of_two(stream: Stream, one: Worker, two: Worker) -> None:

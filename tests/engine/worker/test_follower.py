@@ -86,7 +86,7 @@ def test_a_replay_and_a_worker_go_back_alike(
 
     followed = MemoryLog(batch)
     monkeypatch.setattr(
-        engine.worker.follower, "read_log", lambda _, __, ___, *offsets: followed.read(*offsets)
+        engine.worker.follower, "read_log", lambda _, __, ___, *offsets, **_told: followed.read(*offsets)
     )
     told: list[Decision] = []
 
