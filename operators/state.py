@@ -181,8 +181,8 @@ def under(part: str, entries: Mapping[str, bytes]) -> dict[str, bytes]:
     >>> under("join", {"join/a": b"1", "hold/a": b"2"})
     {'a': b'1'}
     """
-    cut = len(part) + 1
-    return {name[cut:]: data for name, data in entries.items() if name.startswith(f"{part}/")}
+    prefix = f"{part}/"
+    return {name[len(prefix) :]: data for name, data in entries.items() if name.startswith(prefix)}
 
 
 Position = TypeVar("Position", bound=Struct)

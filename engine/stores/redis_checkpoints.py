@@ -42,6 +42,7 @@ from engine.stores.apart_file import ApartFile
 from engine.stores.checkpoints import Checkpoint, Head, OwnerRole, seal_of
 from engine.stores.entry_tables import Apart
 from engine.stores.hashes import give_up
+from engine.stores.reading import Reading
 from engine.stores.redis_connection import PREFIX, StoreConnection
 from topics.errors import CheckpointError, ClaimError, StoreUnavailableError
 
@@ -56,8 +57,6 @@ READS_MAX = 5
 SCAN_BYTES = 1_048_576
 """Of the base in one answer, about; entries differ, so the count follows what the last answer held."""
 SCAN_ENTRIES_MIN, SCAN_ENTRIES_MAX = 10, 2_000
-PROGRESS_S = 2.0
-"""A restore says so often how far it has come."""
 PAUSE_S = 0.5
 """Between two tries to reach a store that cannot be used."""
 
@@ -364,24 +363,25 @@ class RedisCheckpoints:
             return None
         self._tell_versions(head.current)
         restored = _Restored(self._apart, self._apart_file)
-        await self._read_base(head, restored)
+        records = [each for each in (head.previous, head.current) if each and each.number > head.merged]
+        reading = Reading(self.place, head.base[0] + sum(record.entries for record in records))
+        await self._read_base(restored, reading)
         rows, total = await restored.tally()
         if (rows, total % scripts.BASE_SUM_MODULUS) != head.base:
             raise _DamagedError(f"{rows} entries were found in the base, {head.base[0]} were written")
-        for record in (head.previous, head.current):
-            if record is not None and record.number > head.merged:
-                first = head.merged_chunks if record.number == head.merged + 1 else 0
-                await self._read_delta(record, first, restored)
+        for record in records:
+            first = head.merged_chunks if record.number == head.merged + 1 else 0
+            await self._read_delta(record, first, restored, reading)
         return Checkpoint(head.current.claim, head.current.meta, restored.entries)
 
-    async def _read_base(self, head: _Head, restored: _Restored) -> None:
+    async def _read_base(self, restored: _Restored, reading: Reading) -> None:
         """Read the base; while one part is looked at, Redis puts the next together."""
 
         def scan(cursor: bytes, count: int) -> asyncio.Task[list[bytes]]:
             call = self._connection.script(scripts.SCAN, [self._key("base")], [cursor, count])
             return asyncio.create_task(call)
 
-        count, read, told_s = SCAN_ENTRIES_MIN, 0, time.monotonic()
+        count = SCAN_ENTRIES_MIN
         asked = scan(b"0", count)
         while True:
             cursor, lengths, joined = await asked
@@ -393,27 +393,26 @@ class RedisCheckpoints:
                 await asyncio.sleep(0)  # so that it is sent
             try:
                 changes = _entries(lengths, joined)
-                read += len(changes)
                 await restored.take(changes)
             except BaseException:
                 await give_up(asked)
                 raise
-            if time.monotonic() - told_s > PROGRESS_S:
-                told_s = time.monotonic()
-                log.info("restoring a checkpoint", place=self.place, entries=read, of=head.base[0])
+            reading.add(len(changes), len(joined))
             if cursor == b"0":
                 return
 
-    async def _read_delta(self, record: _Record, first: int, restored: _Restored) -> None:
+    async def _read_delta(self, record: _Record, first: int, restored: _Restored, reading: Reading) -> None:
         entries = total = 0
         for at in range(first, record.chunks):
             keys = [self._delta_key(record.number, at)]
-            changes = _entries(*await self._connection.script(scripts.READ_CHUNK, keys, []))
+            lengths, joined = await self._connection.script(scripts.READ_CHUNK, keys, [])
+            changes = _entries(lengths, joined)
             if not changes:
                 raise _DamagedError(f"chunk {at} of delta {record.number} is not there")
             entries += len(changes)
             total += sum(checksum for _, value, checksum in changes if value is not None)
             await restored.take(changes)
+            reading.add(len(changes), len(joined))
         if not first and (entries, total) != (record.entries, record.total):
             raise _DamagedError(
                 f"{entries} entries of delta {record.number} were found, {record.entries} were written"

@@ -24,6 +24,7 @@ from typing import Any
 
 from engine.stores.checkpoints import Checkpoint, Head, OwnerRole, seal_of
 from engine.stores.entry_tables import EMPTY_TALLY, SCHEMA, SUM_MODULUS, Apart, Tally, checksum_of, write
+from engine.stores.reading import Reading
 from topics.errors import CheckpointError, ClaimError
 
 __all__ = ["SqliteCheckpoints"]
@@ -32,6 +33,8 @@ FORMAT = 3
 """Kept in the file (`user_version`); another format is refused, never guessed at."""
 BUSY_DEADLINE_S = 5.0
 """Another process of this machine may hold the file for one save: milliseconds."""
+READ_MAX = 10_000
+"""Rows read between two looks at the clock, some 15 ms."""
 PAGE_BYTES = 8_192
 """Four waiting answers; in SQLite's own pages of half the size some fit only once."""
 
@@ -195,11 +198,17 @@ class SqliteCheckpoints:
         claim, meta, tally = head
         entries: dict[str, bytes] = {}
         total = 0
-        for name, value, checksum in database.execute("SELECT name, value, sum FROM entry"):
-            if checksum != checksum_of(name, value):
-                raise self._corrupt(f"entry {name!r} does not match its checksum")
-            entries[name] = value
-            total += checksum
+        reading = Reading(self.place, tally.rows)
+        rows = database.execute("SELECT name, value, sum FROM entry")
+        while batch := rows.fetchmany(READ_MAX):
+            size = 0
+            for name, value, checksum in batch:
+                if checksum != checksum_of(name, value):
+                    raise self._corrupt(f"entry {name!r} does not match its checksum")
+                entries[name] = value
+                total += checksum
+                size += len(name) + len(value)
+            reading.add(len(batch), size)
         (apart,) = database.execute("SELECT count(*) FROM apart").fetchone()
         if Tally(len(entries), total % SUM_MODULUS, apart) != tally:
             raise self._corrupt(

@@ -267,12 +267,12 @@ class Features:
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state.  Raises CheckpointError if `entries` are not of this plan."""
-        found: dict[str, list[tuple[str, bytes]]] = {name: [] for name in self._stores}
+        found: dict[str, dict[str, bytes]] = {name: {} for name in self._stores}
         try:
             for name, data in entries.items():
                 group, slash, key = name.partition("/")
                 if slash:
-                    found[group].append((key, data))
+                    found[group][key] = data
             meta = msgspec.msgpack.decode(entries[META], type=Meta)
             for name, store in self._stores.items():
                 store.load(found[name])

@@ -15,7 +15,8 @@ holds exact numbers, so values do not depend on the way they were reached: on ba
 of arrival within the grace.
 
 Packed keys are a second form of a log and stay for memory: 173 bytes per key with two entries, where lists
-and objects take 700 or more.
+and objects take 700 or more.  A restored key stays the bytes of its checkpoint, no more than that, until
+something asks for it: so a restore of a million keys does not unpack those that nobody will meet.
 """
 
 from __future__ import annotations
@@ -235,6 +236,8 @@ class Logs:
         self._zeros = [0] * len(self._widths)
         self._logs: dict[str, KeyLog] = {}
         self._packed = PackedLogs(width=len(columns), entries_max=min(PACKED_MAX, event_max))
+        self._stored: dict[str, bytes] = {}
+        """Restored keys that nothing has asked for since, as the checkpoint has them."""
         self._changed: set[str] = set()
         self.width_max_ms = max(aggregate.reach_ms for aggregate in aggregates)
         self.idle = IdleKeys(self.width_max_ms)
@@ -244,7 +247,7 @@ class Logs:
         self.evicted_keys = 0
 
     def __len__(self) -> int:
-        return len(self._logs) + len(self._packed.data) + len(self._packed.mixed)
+        return len(self._logs) + len(self._packed.data) + len(self._packed.mixed) + len(self._stored)
 
     @property
     def changed(self) -> bool:
@@ -261,6 +264,8 @@ class Logs:
             self._show_late(key, event, row, out)
             return
         log = self._logs.get(key)
+        if log is None and key in self._stored:
+            log = self._meet(key)
         if log is None:
             entries = self._packed.append(key, time, watermark - self.width_max_ms, row)
             if entries is not None:
@@ -333,7 +338,7 @@ class Logs:
         """Enter what is no event of its own: a label.  One from before all windows changes nothing."""
         if time <= watermark - self.width_max_ms:
             return
-        log = self._logs.get(key)
+        log = self._meet(key) if key in self._stored else self._logs.get(key)
         if log is None:
             entries = self._packed.append(key, time, watermark - self.width_max_ms, row)
             if entries is not None:
@@ -357,7 +362,7 @@ class Logs:
     def read(self, key: str, event: Event, out: dict[Any, Any]) -> None:
         """Write the windows that end at `event` into `out`, without entering anything."""
         time = event.event_time
-        log = self._logs.get(key)
+        log = self._meet(key) if key in self._stored else self._logs.get(key)
         kept: Columns
         times: Sequence[int]
         if log is None:
@@ -378,7 +383,7 @@ class Logs:
         """Forget the keys whose windows are all empty at `watermark`."""
         idle, others = self.idle.passed(watermark, self._newest)
         for key in idle:
-            if not self._packed.pop(key):
+            if self._stored.pop(key, None) is None and not self._packed.pop(key):
                 del self._logs[key]
         self._changed.update(idle)
         self.evicted_keys += len(idle)
@@ -390,10 +395,21 @@ class Logs:
 
     def _newest(self, key: str) -> int:
         """Return the time of a key's newest entry."""
+        if (data := self._stored.get(key)) is not None:
+            return sum(_decode(data)[0])
         time = self._packed.newest(key)
         return self._logs[key].times[-1] if time is None else time
 
     # -- the life of one log ----------------------------------------------------------------------------
+
+    def _meet(self, key: str) -> KeyLog | None:
+        """Take a restored key out of its checkpoint's bytes; return its log, None if it is packed."""
+        steps, columns = _decode(self._stored.pop(key))
+        times = array("q", accumulate(steps))
+        if self._packed.put(key, times, columns):
+            return None
+        log = self._logs[key] = KeyLog(times, self._indexed(columns), len(self._widths))
+        return log
 
     def _unpack(self, key: str, time: int) -> KeyLog:
         """Return a new log for `key`, with the entries that it had packed."""
@@ -467,7 +483,7 @@ class Logs:
 
     def _entries(self, key: str) -> tuple[Sequence[int], list[Sequence[Any]], int]:
         """Return times, values by column, and the position of the first entry that is kept."""
-        log = self._logs.get(key)
+        log = self._meet(key) if key in self._stored else self._logs.get(key)
         if log is None:
             times, cells = self._packed.entries(key)
             stride = self._packed.stride
@@ -478,7 +494,8 @@ class Logs:
 
     def entries(self) -> Iterable[tuple[str, bytes]]:
         """Return every key and its log as bytes."""
-        return ((key, self._encode(key)) for key in (*self._logs, *self._packed.keys()))
+        met = ((key, self._encode(key)) for key in (*self._logs, *self._packed.keys()))
+        return chain(self._stored.items(), met)
 
     def changes(self) -> list[tuple[str, bytes | None]]:
         """Return the keys that changed since the last call, None for those forgotten."""
@@ -492,18 +509,16 @@ class Logs:
         self._changed.clear()
         return found
 
-    def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
-        """Replace all logs by those of `entries`."""
+    def load(self, entries: dict[str, bytes]) -> None:
+        """Replace all logs by those of `entries`, which is the store's own from then on."""
         for kept in (self._logs, self._packed.data, self._packed.mixed, self._changed, self.idle):
             kept.clear()
-        for key, data in entries:
+        for key, data in entries.items():
             steps, columns = _decode(data)
-            if len(columns) != len(self._derived) or any(len(column) != len(steps) for column in columns):
+            if not steps or [*map(len, columns)] != [len(steps)] * len(self._derived):
                 raise ValueError(f"{len(columns)} columns of unequal length")
-            times = array("q", accumulate(steps))
-            self.idle.file(key, times[-1])
-            if not self._packed.put(key, times, columns):
-                self._logs[key] = KeyLog(times, self._indexed(columns), len(self._widths))
+            self.idle.file(key, sum(steps))
+        self._stored = entries
 
     def _encode(self, key: str) -> bytes:
         times, columns, base = self._entries(key)

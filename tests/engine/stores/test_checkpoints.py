@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_places import redis_store
 from running import fresh_name
+from structlog.testing import capture_logs
 
-from engine.stores import entry_tables, redis_scripts
+from engine.stores import entry_tables, reading, redis_checkpoints, redis_scripts, sqlite_checkpoints
 from engine.stores.checkpoints import Checkpoint, CheckpointStore, Head, OwnerRole
 from engine.stores.sqlite_checkpoints import SqliteCheckpoints
 from topics.errors import ClaimError
@@ -192,6 +193,29 @@ def test_saving_deltas_equals_updating_a_dict(
 
     with batches_of(bytes_max):
         play(worlds, scene)
+
+
+def test_a_long_read_says_how_far_it_has_come(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "READING_TOLD_S", 0.0)
+    monkeypatch.setattr(sqlite_checkpoints, "READ_MAX", 70)
+    monkeypatch.setattr(redis_checkpoints, "SCAN_ENTRIES_MAX", 70)
+    entries = {f"entry-{number:03d}": b"12345678" for number in range(1_000)}
+
+    async def scene(world: World) -> None:
+        store = world()
+        claim = await store.fence()
+        for number in range(3):  # a Redis merges the first into its base
+            await store.save(claim, b"meta", entries if number == 0 else {})
+        with capture_logs() as told:
+            assert await store.load() is not None
+        lines = [line for line in told if line["event"] == "restoring a checkpoint"]
+        assert len(lines) > 2
+        assert {(line["place"], line["of"]) for line in lines} == {(store.place, 1_000)}
+        read = [line["entries"] for line in lines]
+        assert (read, read[-1]) == (sorted(read), 1_000)
+        assert lines[-1]["bytes"] >= 1_000 * (9 + 8)
+
+    play(worlds, scene)
 
 
 def test_the_first_owner_finds_nothing_and_is_number_one(worlds: Worlds) -> None:

@@ -249,8 +249,39 @@ def test_restored_windows_continue_to_the_bit(steps: list[Step], cut: int, event
     steady = build(["a", "b"], TWO_COLUMNS, event_max)
     run(steady, steps[:cut])
     restored = build(["a", "b"], TWO_COLUMNS, event_max)
-    restored.load(state(steady).items())
+    restored.load(state(steady))
     assert exactly(run(restored, steps[cut:])) == exactly(run(steady, steps[cut:]))
+    assert state(restored) == state(steady)
+    assert len(restored) == len(steady)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    steps=histories(width=1), labels=st.lists(st.booleans(), min_size=60, max_size=60), cut=st.integers(0, 60)
+)
+def test_restored_label_windows_continue_to_the_bit(steps: list[Step], labels: list[bool], cut: int) -> None:
+    """Whatever asks for a restored key first: a label, an event that reads it, time that forgets it."""
+
+    def seen(windows: Windows, start: int, end: int) -> list[dict[Any, Any]]:
+        found = []
+        for step, is_label in list(zip(steps, labels, strict=False))[start:end]:
+            out: dict[Any, Any] = {}
+            if step.watermark >= windows.idle.due_ms:
+                windows.forget(step.watermark)
+            if is_label:
+                windows.enter(step.key, step.time, step.watermark, step.row)
+            else:
+                windows.read(step.key, event_of(step), out)
+            found.append(out)
+        return found
+
+    steady, restored = build([None], LABELS), build([None], LABELS)
+    seen(steady, 0, cut)
+    steady.changes()
+    restored.load(state(steady))
+    assert state(restored) == state(steady)
+    assert exactly(seen(restored, cut, 60)) == exactly(seen(steady, cut, 60))
+    assert dict(restored.changes()) == dict(steady.changes())
     assert state(restored) == state(steady)
     assert len(restored) == len(steady)
 
