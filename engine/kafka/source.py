@@ -41,6 +41,9 @@ from topics.messages import Record
 
 __all__ = ["Listener", "Source", "checked_positions", "records_of"]
 
+FETCH_LOOK_S = 0.1
+"""How often a takeover that waits for a fetch looks whether a rebalance has come."""
+
 log = structlog.get_logger("headrace")
 
 
@@ -189,9 +192,10 @@ class Source:
         self._open.clear()
         if self._fetch is not None:
             self._fetch.cancel()
-            await asyncio.wait({self._fetch})
-            with suppress(*REFUSED, asyncio.CancelledError):
-                self._fetch.result()
+            await asyncio.wait({self._fetch}, timeout=self._kafka.stop_deadline_ms / 1000)
+            if self._fetch.done():
+                with suppress(*REFUSED, asyncio.CancelledError):
+                    self._fetch.result()
             self._fetch = None
         await disconnect(self._consumer, self._kafka)
 
@@ -211,8 +215,11 @@ class Source:
         wanted = {TopicPartition(*partition): offset for partition, offset in positions.items()}
         limits = await bounds(self._consumer, wanted, self._kafka)
         checked = await checked_positions(self._kafka, wanted, limits, accept_lost=accept_lost)
-        while self._fetch is not None and not wanted.keys().isdisjoint(self._fetching):
-            await asyncio.wait({self._fetch})
+        # A fetch that meets a rebalance ends with it, and the rebalance may wait for whoever seeks.
+        while (
+            self._fetch is not None and not wanted.keys().isdisjoint(self._fetching) and not self._rebalancing
+        ):
+            await asyncio.wait({self._fetch}, timeout=FETCH_LOOK_S)
             await self._take()
         held = self._consumer.assignment()
         for tp, position in checked.items():
@@ -339,6 +346,16 @@ class Source:
         tp = TopicPartition(*other)
         there.end = max(there.end, (await bounds(self._consumer, [tp], self._kafka))[tp][1])
         here.looked = looked
+
+    async def look_at_ends(self, partitions: Iterable[LogPartition]) -> None:
+        """Ask where these logs end, as far as they are open: `lag` then knows what no fetch has brought.
+
+        Raises BrokerError.
+        """
+        wanted = [tp for partition in partitions if (tp := TopicPartition(*partition)) in self._open]
+        for tp, (_, end) in (await bounds(self._consumer, wanted, self._kafka)).items():
+            if (buffer := self._open.get(tp)) is not None:
+                buffer.end = max(buffer.end, end)
 
     def lag(self, partition: LogPartition) -> int:
         """Return how many offsets lie between the position and the end of the log."""
