@@ -156,6 +156,8 @@ class Status(NamedTuple):
     store_outage_s: float = 0.0
     """For how long a checkpoint has waited for a store that cannot be used."""
     snapshot: SnapshotStatus = SnapshotStatus()
+    stalled_s: float = 0.0
+    """For how long there has been work and no progress."""
 
 
 class Metrics(Collector):
@@ -277,6 +279,7 @@ def _gauges(status: Status) -> Iterator[Metric]:
             status.store_outage_s,
         ),
         ("headrace_unsaved_events", "Events answered that no checkpoint holds.", status.unsaved),
+        ("headrace_stalled_seconds", "How long there has been work and no progress.", status.stalled_s),
         (
             "headrace_checkpoint_last_success_timestamp_seconds",
             "When the last checkpoint was written.",

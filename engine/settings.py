@@ -285,6 +285,9 @@ class Settings(BaseSettings):
     others' events back no more.  What it gets later may be counted late."""
     drain_deadline_ms: Milliseconds = 25_000
     """From SIGTERM to the end; Kubernetes kills after 30 s."""
+    progress_deadline_ms: int = Field(default=300_000, ge=10_000)
+    """Work that stands still for so long, with nothing that explains it, ends the worker: longer than any
+    rebalance."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     """auto: console on a terminal, JSON otherwise."""

@@ -24,7 +24,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -94,9 +94,18 @@ class Worker:
     """One `headrace run`, started and restarted over one state directory; a log file for each start."""
 
     def __init__(
-        self, file: Path, kafka: KafkaSettings, folder: Path, *, name: str = "worker", **settings: object
+        self,
+        file: Path,
+        kafka: KafkaSettings,
+        folder: Path,
+        *,
+        name: str = "worker",
+        module: str = "headrace",
+        **settings: object,
     ) -> None:
+        """`module` is the command that is run: Headrace's own, or one that wraps it."""
         self.name = name
+        self._module = module
         self.state_dir = folder / "state"
         self.port = free_port()
         self._file, self._folder = file, folder
@@ -123,9 +132,9 @@ class Worker:
         self._folder.mkdir(exist_ok=True)
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "headrace", "run", str(self._file), *arguments],
+                [sys.executable, "-m", self._module, "run", str(self._file), *arguments],
                 cwd=self._folder,
-                env=self._environment | {"PYTHONPATH": str(CHECKOUT)},
+                env=self._environment | {"PYTHONPATH": f"{CHECKOUT}{os.pathsep}{CHECKOUT / 'tests'}"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -313,19 +322,21 @@ def backtested(folder: Path, pipeline: Pipeline, messages: list[Message]) -> lis
 
 async def publish(
     kafka: KafkaSettings,
-    messages: Sequence[Message],
+    messages: Iterable[Message],
     *,
     pace: Callable[[int], Awaitable[None]] | None = None,
+    slice_records: int = SLICE_RECORDS,
 ) -> None:
     """Publish in order, in small slices; `pace(published)` is awaited after each."""
+    left, published = iter(messages), 0
     async with open_sink(kafka) as sink:
-        for start in range(0, len(messages), SLICE_RECORDS):
-            part = messages[start : start + SLICE_RECORDS]
+        while part := list(itertools.islice(left, slice_records)):
             for (topic, partition), run in itertools.groupby(
                 part, key=lambda one: (one.topic, one.partition)
             ):
                 records = [Outgoing("dead-letters", None, m.key, m.value, (), m.time) for m in run]
                 await sink.send(topic, partition, records)
             await sink.flush()
+            published += len(part)
             if pace is not None:
-                await pace(start + len(part))
+                await pace(published)

@@ -27,6 +27,8 @@ import uvloop
 from engine.definition.pipeline import Pipeline
 from engine.host.logging import configure_logging
 from engine.host.pages import EXPOSITION, Page, PageText, check_port, serving
+from engine.host.progress import Stall
+from engine.host.watchdog import watch
 from engine.kafka.embedded import free_port
 from engine.metrics import Metrics
 from engine.settings import Accepted, KafkaSettings, Settings, WebSettings
@@ -178,6 +180,7 @@ class _DataPlane(faust.Service):
         self._worker = worker
         self._host = host
         self._running: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def on_start(self) -> None:
         """Start the loops, which join the group on their own; return once Kafka answers.
@@ -187,9 +190,13 @@ class _DataPlane(faust.Service):
         self._running = asyncio.create_task(self._worker.run())
         self._running.add_done_callback(self._host.data_plane_ended)
         await self._worker.connected.wait()
+        self._watching = asyncio.create_task(self._host.watch())
+        self._watching.add_done_callback(self._host.watch_ended)
 
     async def on_stop(self) -> None:
         """Drain: the worker flushes, checkpoints and leaves."""
+        if self._watching is not None:
+            self._watching.cancel()  # from here on the drain deadline holds
         self._worker.stop()
         if self._running is not None:
             await asyncio.wait({self._running})
@@ -207,6 +214,7 @@ class _Host(faust.Worker):
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._deadline_s = settings.drain_deadline_ms / 1000
+        self._progress_deadline_ms = settings.progress_deadline_ms
         self._worker = worker
         self._watchdog: threading.Timer | None = None
         super().__init__(
@@ -233,6 +241,28 @@ class _Host(faust.Worker):
         else:
             log.error("the data plane died", exc_info=error)
         _exit(1)  # Faust's own goodbye would take as long as the broker is away
+
+    async def watch(self) -> None:
+        """Watch the data plane until cancelled."""
+        await watch(self._worker, self._progress_deadline_ms, self._stalled)
+
+    def watch_ended(self, watching: asyncio.Task[None]) -> None:
+        """End the process with code 1 when nobody watches any more."""
+        if not watching.cancelled() and (error := watching.exception()) is not None:
+            log.error("the watchdog died", exc_info=error)
+            _exit(1)
+
+    def _stalled(self, stall: Stall) -> None:
+        """End the process with code 1: a supervisor starts it anew, and another worker takes over."""
+        log.error(
+            "no progress: the worker ends",
+            subject=stall.subject,
+            waits_for=stall.waits_for,
+            stalled_s=round(stall.seconds),
+            **stall.seen._asdict(),
+        )
+        sys.stderr.write(f"error: {stall}\n  fix: start it again: it goes on from the last checkpoint\n")
+        _exit(1)
 
     def _schedule_shutdown(self, signal: Any) -> None:
         """First signal: drain within the deadline.  Second: now."""

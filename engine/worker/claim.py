@@ -111,6 +111,8 @@ class ClaimExecutor:
         self._reader: AsyncGenerator[list[Record]] | None = None
         self._reads_on: tuple[Any, ...] = ()
         """The request that the open reader is at."""
+        self.requests = 0
+        """The number of requests that were carried out."""
 
     async def run(self, protocol: Generator[claims.Request, Any, Any], store: CheckpointStore) -> Any:
         """Carry out one request after the other; return what the protocol ends with."""
@@ -156,6 +158,7 @@ class ClaimExecutor:
             with self._topics_named():
                 while True:
                     answer = await carry_out(protocol.send(answer))
+                    self.requests += 1
         except StopIteration as end:
             return end.value
         finally:

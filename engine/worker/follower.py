@@ -329,6 +329,11 @@ class Follower:
         return self._behind(self.learner.position if seen is None else seen.position)
 
     @property
+    def unfolded(self) -> int:
+        """Return how many records this process has yet to learn; none where it serves others' snapshots."""
+        return self._behind(self.learner.position) if self._folds else 0
+
+    @property
     def _acknowledged(self) -> int:
         """The offset after the last record of the log that this process has written."""
         return self._sink.last_offset((self._topic, PARTITION)) + 1

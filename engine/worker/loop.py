@@ -19,6 +19,7 @@ import structlog
 
 from engine.definition.pipeline import Pipeline
 from engine.host.garbage import search_rarely
+from engine.host.progress import ProgressWatch, Seen
 from engine.kafka.client import LogPartition, last_answer_s, log_outages, unanswered_s
 from engine.kafka.sink import Dispatch, Sink
 from engine.kafka.source import Source
@@ -104,6 +105,12 @@ class Worker:
         self._unsaved = Unsaved(settings.unsaved_max)
         self._holding = False
         """Whether nothing more is taken until a checkpoint is written."""
+        self.progress = ProgressWatch(
+            settings.progress_deadline_ms / 1000, takeover_s=settings.store_outage_deadline_ms / 1000
+        )
+        """Whether all this gets on; looked at from outside."""
+        self._restoring = False
+        """Whether a takeover is under way."""
         self._models = self.follower.models
         self._turn = asyncio.Lock()
         """Held for one turn of the loop, and while partitions are given up."""
@@ -233,6 +240,13 @@ class Worker:
 
     async def _take_over(self) -> None:
         """Claim each assigned partition, restore it, and go on where its checkpoint stands."""
+        self._restoring = True
+        try:
+            await self._restore()
+        finally:
+            self._restoring = False
+
+    async def _restore(self) -> None:
         await self._saved()
         assigned, self._assigned = self._assigned, None
         if assigned is None:
@@ -452,6 +466,36 @@ class Worker:
             return f"{int(self._unsaved)} answers are in no checkpoint, and no more events are taken"
         return "" if self._ready else "partitions are not assigned and restored yet"
 
+    def seen(self) -> Seen:
+        """Return what there is to do and where it stands."""
+        unread = taken = 0
+        if self._ready:
+            for partition in self.partitions.owned.values():
+                left, reached = partition.reached(self._source)
+                unread, taken = unread + left, taken + reached
+        learner, unfolded = self.follower.learner, self.follower.unfolded
+        return Seen(
+            restored=self._ready,
+            restoring=self._restoring,
+            restored_to=self.partitions.read + learner.reading,
+            unread=unread,
+            taken=taken,
+            unlearned=unfolded,
+            learned=learner.reading,
+            paused=learner.paused,
+            held=self._holding,
+            broker_away=unanswered_s() > 0 or not self.connected.is_set(),
+            learner_waited_for=not learner.paused and min(self.follower.lag, unfolded) > BEHIND_MAX,
+            saving=self._checkpoints.in_flight,
+            loop_silent_s=time.monotonic() - self._turned_s,
+        )
+
+    async def look_at_ends(self) -> None:
+        """Ask where the logs that are read end, other than by fetching."""
+        if self._ready:
+            inputs = [(topic, number) for number in self.partitions.owned for topic in self._inputs.topics]
+            await self._source.look_at_ends(inputs)
+
     def status(self) -> Status:
         """Return the status that a scrape shows."""
         lag: Counter[LogPartition] = Counter()
@@ -467,6 +511,7 @@ class Worker:
             window_keys=self.partitions.key_count,
             unsaved=int(self._unsaved),
             store_outage_s=self._checkpoints.outage_s,
+            stalled_s=self.progress.stalled_s,
         )
 
 

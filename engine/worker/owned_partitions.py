@@ -185,6 +185,11 @@ class OwnedPartitions:
         return {read: at for partition in self.owned.values() for read, at in partition.starts().items()}
 
     @property
+    def read(self) -> int:
+        """Return how many requests of takeovers were carried out: a number that moves with each."""
+        return self._claims.requests
+
+    @property
     def pending(self) -> int:
         """Return how many answers and early labels wait in all of them."""
         return sum(partition.pending for partition in self.owned.values())

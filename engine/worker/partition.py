@@ -221,6 +221,18 @@ class Partition:
                 source.resume([partition])
                 self._paused.discard(partition)
 
+    def reached(self, source: Source) -> tuple[int, int]:
+        """Return how many input records are known and not taken, and a number that moves as they are.
+
+        What other partitions hold back, where events travel to them, is not ours to take.
+        """
+        held = self._intake.events_buffered + self._intake.labels_buffered
+        inputs = [(topic, self.number) for topic in self._inputs.topics]
+        read = sum(source.position(one) for one in inputs)
+        if self._rekeying is not None:
+            return sum(source.lag(one) for one in inputs if one not in self._paused), read
+        return held + sum(source.lag(one) for one in inputs), read - held
+
     def route(self, now_ms: int) -> list[Outgoing]:
         """Return the records for the owners of the events' other keys, of which there must be some."""
         assert self._rekeying is not None

@@ -1,0 +1,306 @@
+"""A schedule carried out: workers, a stream for as long as faults come, the account at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reading import Watch, folded, folded_digests, read_topic, saved_digests, watching
+from running import Worker, fresh_name, make_topics, publish, until, write_pipeline
+
+from engine.definition.file import load_pipeline
+from engine.settings import KafkaSettings
+from fault_runs.account import account, account_labels, account_windows
+from fault_runs.schedule import CLAIMING, Fault, Schedule
+from fault_runs.stream import GRACE_MS, SOURCE, messages
+from fault_runs.worker import DIRECTORY
+
+PARTITIONS = 4
+CHECKPOINT_MS = 700
+SLICE_RECORDS = 10
+PAUSE_S = 0.1
+"""Between two slices: at most 100 records a second, so that a run of a minute is verified in seconds."""
+AHEAD_MAX = 400
+"""Events published and not answered; more are not needed to keep every worker at work."""
+JUMP_SEEN_MS = 2_900_000
+"""Answers carry the wall clock of who gave them: the least difference after a jump."""
+PROGRESS = 30
+"""Answers between two faults."""
+
+
+@dataclass
+class Report:
+    """The figures of one run: what happened, and that it was put to the test."""
+
+    seed: int
+    faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    events: int = 0
+    lessons: int = 0
+    windows: int = 0
+    """Values of windows that were compared."""
+    starts: int = 0
+    points: list[str] = field(default_factory=list)
+    """Named points where a worker died or froze."""
+    rebalances: int = 0
+    restores: int = 0
+    """Partitions taken over in the middle of their log."""
+    replayed: int = 0
+    """Logged records that takeovers found and did not write again."""
+    dropped: int = 0
+    """Records in claimed logs that do not count: of zombies."""
+
+    def check(self) -> None:
+        """Check that the run has put the promises to the test."""
+        assert self.points, "no named point was reached"
+        assert self.rebalances > 0, "no partition has moved"
+        assert self.restores > 0, "no partition was restored in the middle of its log"
+        assert self.replayed > 0, "no takeover found anything to leave out"
+
+    def line(self) -> str:
+        """Return the figures as one line."""
+        return (
+            f"seed {self.seed}: {self.events} events, {self.lessons} lessons, {self.windows} windows,"
+            f" {self.starts} starts, {self.rebalances} rebalances, {self.restores} restores,"
+            f" {self.replayed} replayed, {self.dropped} dropped, {self.seconds:.0f} s;"
+            f" {', '.join(self.faults)}"
+        )
+
+
+class FaultRun:
+    """One run.
+
+    `shared` are the settings of a store that all workers share; empty: each has a directory of its own, as on
+    machines that have nothing in common but Kafka.
+    """
+
+    def __init__(
+        self,
+        plan: Schedule,
+        kafka: KafkaSettings,
+        folder: Path,
+        *,
+        shared: Mapping[str, Any],
+        broken: str = "",
+    ) -> None:
+        name = fresh_name(f"faults-{plan.seed}")
+        self.plan = plan
+        self.kafka = kafka
+        self.report = Report(plan.seed)
+        self._file = write_pipeline(folder, SOURCE, name=name)
+        self._pipeline = load_pipeline(self._file)
+        catalog = self._pipeline.catalog
+        self._predictions, self._examples = catalog["predictions"], catalog["examples"]
+        self._events, self._labels = catalog["events"], catalog["labels"]
+        self._shared = dict(shared)
+        self._published = 0
+        self._over = False
+        """Whether the last fault is over, and with it the stream."""
+        self._folders = [folder / str(number) for number in range(plan.workers)]
+        for one in self._folders:
+            one.mkdir()
+            (one / "broken").write_text(broken)
+        self.workers = [
+            Worker(
+                self._file,
+                kafka,
+                one,
+                name=one.name,
+                module="fault_runs.worker",
+                checkpoint_interval_ms=CHECKPOINT_MS,
+                **self._shared,
+            ).given(**{DIRECTORY: str(one)})
+            for one in self._folders
+        ]
+
+    async def run(self) -> Report:
+        """Carry the schedule out and judge the logs.  Raises AssertionError for what does not hold."""
+        began_s = time.monotonic()
+        await make_topics(self.kafka, self._pipeline)
+        async with watching(self.kafka, self._predictions, self._examples) as watch:
+            with ExitStack() as running:
+                for worker in self.workers:
+                    running.enter_context(worker)
+                await self._settled()
+                async with self._publishing(watch):
+                    for fault in self.plan.faults:
+                        await self._progress(watch)
+                        await self._carry_out(fault, watch)
+                    await self._progress(watch)
+                last = await self._finished(watch)
+            self.report.dropped = watch.dropped
+        await self._judge(last)
+        self._tell()
+        self.report.seconds = time.monotonic() - began_s
+        return self.report
+
+    # -- the stream -------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _publishing(self, watch: Watch) -> AsyncIterator[None]:
+        """Publish beside the block; wait for the end of the stream after it."""
+
+        def enough(events: int) -> bool:
+            self._published = events
+            return self._over
+
+        async def pace(_: int) -> None:
+            await asyncio.sleep(PAUSE_S)
+            if not self._over:
+                await until(
+                    lambda: self._over or watch.answered(self._predictions) >= self._published - AHEAD_MAX,
+                    "answers to what is published",
+                )
+
+        stream = messages(self.plan.seed, self._events, self._labels, enough)
+        publishing = asyncio.create_task(publish(self.kafka, stream, pace=pace, slice_records=SLICE_RECORDS))
+        try:
+            yield
+        finally:
+            self._over = True
+            await publishing
+
+    async def _progress(self, watch: Watch) -> None:
+        """Wait until answers go on."""
+        before = watch.answered(self._predictions)
+        await until(
+            lambda: watch.answered(self._predictions) >= before + PROGRESS, "answers", worker=self._up()[0]
+        )
+
+    # -- faults -----------------------------------------------------------------------------------
+
+    def _up(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.process is not None]
+
+    async def _carry_out(self, fault: Fault, watch: Watch) -> None:
+        up = self._up()
+        victim = up[fault.who % len(up)]
+        rest = [worker for worker in up if worker is not victim]
+        other = rest[fault.other % len(rest)]
+        what = f"{fault.kind} {victim.name}"
+        match fault.kind:
+            case "kill":
+                victim.kill()
+                victim.start()
+            case "stop":
+                assert await victim.stop() == 0, victim.said()
+                victim.start()
+            case "freeze":
+                victim.send(signal.SIGSTOP)
+                await self._thawed(victim, rest, watch)
+            case "jump":
+                what += f" {fault.seconds:+.0f} s"
+                before = answers_of(victim)
+                self._set(victim, "clock", str(fault.seconds))
+                await until(lambda: answers_of(victim) > before + PROGRESS, "answers since", worker=victim)
+            case "point":
+                what = f"{fault.how} {victim.name} {fault.point} {fault.passes}"
+                await self._at_point(fault, victim, other, watch)
+        self.report.faults.append(what)
+        await self._settled()
+
+    def _set(self, worker: Worker, name: str, text: str) -> None:
+        """Write a file that the worker reads, whole or not at all."""
+        folder = self._folders[self.workers.index(worker)]
+        fresh = folder / f"{name}.new"
+        fresh.write_text(text)
+        fresh.rename(folder / name)
+
+    async def _at_point(self, fault: Fault, victim: Worker, other: Worker, watch: Watch) -> None:
+        """Make a worker fail at a named point; those of a takeover it meets when another worker dies."""
+        log = victim.log
+        hits = len(victim.logged("fault point", log=log))
+        self._set(victim, "point", f"{fault.how} {fault.passes} {fault.point}")
+        if fault.point in CLAIMING:
+            other.kill()
+            other.start()
+        await until(lambda: len(victim.logged("fault point", log=log)) > hits, fault.point)
+        self.report.points.append(fault.point)
+        if fault.how == "SIGKILL":
+            assert await victim.ended() == -signal.SIGKILL
+            victim.start()
+        else:
+            await self._thawed(victim, [worker for worker in self._up() if worker is not victim], watch)
+
+    async def _thawed(self, victim: Worker, others: list[Worker], watch: Watch) -> None:
+        """Let a frozen worker go on when others have had its partitions for a while."""
+        await until(lambda: owned(others) == PARTITIONS, "the others own all partitions", worker=others[0])
+        before = watch.answered(self._predictions)
+        await until(lambda: watch.answered(self._predictions) > before, "answers of others", worker=others[0])
+        victim.send(signal.SIGCONT)
+
+    async def _settled(self) -> None:
+        """Wait until all workers are ready and own all partitions among them, each at least one."""
+
+        def settled() -> bool:
+            each = [owned([worker]) for worker in self.workers]
+            return all(each) and sum(each) == PARTITIONS
+
+        await until(settled, "every worker owns a share", worker=self.workers[0])
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    async def _finished(self, watch: Watch) -> Worker:
+        """Let all be answered and learned; stop every worker, and return the last of them."""
+        published = self._published
+        await until(
+            lambda: watch.answered(self._predictions) == published, "every answer", worker=self.workers[0]
+        )
+        await until(
+            lambda: watch.counted(self._examples) >= published, "every lesson", worker=self.workers[0]
+        )
+        *others, last = self.workers
+        for worker in others:
+            assert await worker.stop() == 0, worker.said()
+        await until(lambda: owned([last]) == PARTITIONS, "the last one owns all", worker=last)
+        await until(lambda: last.metrics()["headrace_examples_total"] >= published, "learned", worker=last)
+        assert await last.stop() == 0, last.said()
+        return last
+
+    async def _judge(self, last: Worker) -> None:
+        events, labels, answers_log, examples_log = [
+            await read_topic(self.kafka, topic)
+            for topic in (self._events, self._labels, self._predictions, self._examples)
+        ]
+        counted = account(events, answers_log, examples_log)
+        account_labels(labels, counted.lessons)
+        self.report.windows = account_windows(self._pipeline, events, counted.answers, grace_ms=GRACE_MS)
+        digests = await saved_digests(self._file, last.state_dir, **self._shared)
+        fold = folded_digests(self._file, examples_log)
+        assert digests == fold, f"saved models {digests}, those of the log {fold}"
+        assert digests[1] == len(counted.lessons), f"{digests[1]} learned of {len(counted.lessons)}"
+        assert [read for read in folded(answers_log) if read.counts], "nothing counts"
+        if any(fault.kind == "jump" for fault in self.plan.faults):
+            times = [answer["prediction_time"] for answer in counted.answers.values()]
+            assert max(times) - min(times) > JUMP_SEEN_MS, "no clock has jumped"
+        self.report.events, self.report.lessons = len(counted.answers), len(counted.lessons)
+
+    def _tell(self) -> None:
+        """Gather from the workers' logs what the run has put to the test."""
+        report = self.report
+        for folder, worker in zip(self._folders, self.workers, strict=True):
+            for log in sorted(folder.glob("*.log")):
+                report.starts += 1
+                report.rebalances += len(worker.logged("partitions revoked", log=log))
+                for claimed in worker.logged("partition claimed", log=log):
+                    report.restores += claimed["events_position"] > 0
+                    report.replayed += claimed["logged_since"]
+
+
+def answers_of(worker: Worker) -> float:
+    """Return how many answers a worker has given."""
+    metrics = worker.metrics().items()
+    return sum(count for name, count in metrics if name.startswith("headrace_predictions_total"))
+
+
+def owned(workers: list[Worker]) -> int:
+    """Return how many partitions these workers own that are ready to answer."""
+    return sum(
+        int(worker.metrics()["headrace_partitions"]) for worker in workers if worker.get("/readyz")[0] == 200
+    )
