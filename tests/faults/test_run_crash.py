@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reading import Watch, claims_of, counting, folded, folded_digests, read_topic, saved_digests, watching
+from fault_runs.account import account
+from reading import Watch, claims_of, folded, folded_digests, read_topic, saved_digests, watching
 from running import Message, Worker, flights, fresh_name, make_topics, publish, until, write_pipeline
 
 from engine.definition.file import load_pipeline
@@ -140,19 +140,11 @@ class Stream:
         flights are of 2013: what a publisher sends again can lie in the events topic twice.
         """
         events = await read_topic(self.kafka, self.pipeline.events.name)
-        published = Counter(json.loads(event.value)["event_id"] for event in events)
         answers_log = await read_topic(self.kafka, self.predictions)
         examples_log = await read_topic(self.kafka, self.examples)
-        answers = counting(answers_log, published=published)
-        lessons = counting(examples_log, "example")
+        counted = account(events, answers_log, examples_log)
         asked = {json.loads(m.value or b"")["event_id"] for m in self.messages}
-        assert answers.keys() == lessons.keys() == asked
-        for event_id, lesson in lessons.items():
-            answer = answers[event_id]
-            assert lesson["features"] == answer["features"]
-            assert lesson["served_score"] == answer["prediction_score"]
-            assert lesson["event_offset"] == answer["event_offset"]
-            assert lesson["scores"][answer["model_name"]] == answer["prediction_score"]
+        assert counted.answers.keys() == counted.lessons.keys() == asked
         digests, learned = await saved_digests(self.file, state_dir, **self.shared)
         assert (digests, learned) == folded_digests(self.file, examples_log)
         assert learned == self.departures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,30 @@ def test_a_signal_during_work_drains_and_ends_well(tansu: KafkaSettings, tmp_pat
                 answered = watch.counted(predictions)
             assert 0 < answered < count, "the signal came too late to prove anything"
         assert worker.complaints() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """The first one waits for a broker that is gone."""
+
+    async def scenario() -> None:
+        file = write_pipeline(tmp_path, SOURCE, name=fresh_name("twice"))
+        with EmbeddedBroker() as broker:
+            await make_topics(broker.kafka_settings(), load_pipeline(file))
+            with Worker(file, broker.kafka_settings(), tmp_path, drain_deadline_ms=600_000) as worker:
+                await worker.ready()
+                process = worker.process
+                assert process is not None
+                broker.stop()
+
+                def told_until_it_ends() -> bool:
+                    if process.poll() is None:
+                        worker.send(signal.SIGTERM)
+                    return process.poll() is not None
+
+                await until(told_until_it_ends, "its end")
+                assert process.returncode == 1
 
     asyncio.run(scenario())
 

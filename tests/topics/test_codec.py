@@ -113,6 +113,28 @@ def test_braces_and_colons_inside_text_are_no_nesting() -> None:
     assert not isinstance(decoder().decode(record(event(card=text))), Rejected)
 
 
+class Strict(Payment, forbid_unknown_fields=True):
+    pass
+
+
+@pytest.mark.parametrize("ways", ["one", "run"])
+def test_what_json_leaves_open_is_the_same_on_every_way_in(ways: str) -> None:
+    """Of a key that comes twice the last one holds; what is unknown is ignored, unless forbidden."""
+
+    def taken(value: bytes, of: type[msgspec.Struct] = Payment) -> Any:
+        decode = EventDecoder(of, event_id="event_id", event_time="event_time", key="card")
+        return decode.decode(record(value)) if ways == "one" else decode.decode_all([record(value)])[0]
+
+    twice = event()[:-1] + b', "amount": 7.5, "card": "d"}'
+    found = taken(twice)
+    assert (found.value.amount, found.value.card, found.key) == (7.5, "d", "d")
+    unknown = event()[:-1] + b', "colour": {"r": 1}}'
+    assert taken(unknown).value == taken(event()).value
+    refused = taken(unknown, Strict)
+    assert isinstance(refused, Rejected)
+    assert "colour" in refused.message
+
+
 @given(st.binary(max_size=300))
 def test_no_bytes_raise(value: bytes) -> None:
     assert isinstance(decoder().decode(record(value)), Rejected)
