@@ -182,7 +182,6 @@ class FaultRun:
         up = self._up()
         victim = up[fault.who % len(up)]
         rest = [worker for worker in up if worker is not victim]
-        other = rest[fault.other % len(rest)]
         what = f"{fault.kind} {victim.name}"
         match fault.kind:
             case "kill":
@@ -201,7 +200,7 @@ class FaultRun:
                 await until(lambda: answers_of(victim) > before + PROGRESS, "answers since", worker=victim)
             case "point":
                 what = f"{fault.how} {victim.name} {fault.point} {fault.passes}"
-                await self._at_point(fault, victim, other, watch)
+                await self._at_point(fault, victim, rest, watch)
         self.report.faults.append(what)
         await self._settled()
 
@@ -212,12 +211,13 @@ class FaultRun:
         fresh.write_text(text)
         fresh.rename(folder / name)
 
-    async def _at_point(self, fault: Fault, victim: Worker, other: Worker, watch: Watch) -> None:
+    async def _at_point(self, fault: Fault, victim: Worker, rest: list[Worker], watch: Watch) -> None:
         """Make a worker fail at a named point; those of a takeover it meets when another worker dies."""
         log = victim.log
         hits = len(victim.logged("fault point", log=log))
         self._set(victim, "point", f"{fault.how} {fault.passes} {fault.point}")
         if fault.point in CLAIMING:
+            other = rest[fault.other % len(rest)]
             other.kill()
             other.start()
         await until(lambda: len(victim.logged("fault point", log=log)) > hits, fault.point)
@@ -226,7 +226,7 @@ class FaultRun:
             assert await victim.ended() == -signal.SIGKILL
             victim.start()
         else:
-            await self._thawed(victim, [worker for worker in self._up() if worker is not victim], watch)
+            await self._thawed(victim, rest, watch)
 
     async def _thawed(self, victim: Worker, others: list[Worker], watch: Watch) -> None:
         """Let a frozen worker go on when others have had its partitions for a while."""
