@@ -38,7 +38,7 @@ from pydantic_settings import (
 )
 
 from topics.errors import SettingsError
-from topics.signatures import KEY_BYTES_MIN
+from topics.signatures import check_key
 
 __all__ = [
     "CONFIG_FILE",
@@ -214,8 +214,8 @@ class WebSettings(BaseModel):
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:
-        if self.token is not None and len(self.token.get_secret_value().encode()) < KEY_BYTES_MIN:
-            raise ValueError(f"token has less than {KEY_BYTES_MIN} bytes: it can be guessed")
+        if self.token is not None:
+            check_key("token", self.token.get_secret_value().encode())
         if self.token is None and not self.allow_anonymous and not _is_loopback(self.host):
             raise ValueError(
                 f"host {self.host!r} is reached from other machines, and there is no token: "
@@ -272,6 +272,8 @@ class Settings(BaseSettings):
     """Static features change by the day: a minute of the old value spares most reads."""
     signing_key: SecretStr | None = None
     """Signs model artefacts; every process of a pipeline needs the same."""
+    signing_keys: dict[str, SecretStr] = {}
+    """In its place, while a key is replaced by another: the first one signs, all are taken."""
     command_keys: dict[str, SecretStr] = {}
     """Who may command, each with a key of 16 bytes at the least: a worker then acts on signed commands alone,
     and their `actor` is the name of the key.  A sender needs its own.  Empty: the ACL of the commands topic
@@ -292,19 +294,35 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = "auto"
     """auto: console on a terminal, JSON otherwise."""
 
-    @field_validator("command_keys")
+    @field_validator("command_keys", "signing_keys")
     @classmethod
-    def _long_enough(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    def _named(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
         for name, key in keys.items():
-            if len(key.get_secret_value().encode()) < KEY_BYTES_MIN:
-                raise ValueError(
-                    f"the key of `{name}` has less than {KEY_BYTES_MIN} bytes: it can be guessed"
-                )
+            check_key(f"the key of `{name}`", key.get_secret_value().encode())
             if not name.isprintable() or not 0 < len(name) <= SIGNER_CHARS_MAX:
                 raise ValueError(
                     f"a name that signs has 1 to {SIGNER_CHARS_MAX} printable characters, not {name!r}"
                 )
         return keys
+
+    @field_validator("signing_key")
+    @classmethod
+    def _strong(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None:
+            check_key("it", key.get_secret_value().encode())
+        return key
+
+    @model_validator(mode="after")
+    def _one_place_of_keys(self) -> Self:
+        if self.signing_key is not None and self.signing_keys:
+            raise ValueError("signing_key and signing_keys are both set: put the one key among the others")
+        return self
+
+    def signing_secrets(self) -> dict[str, bytes]:
+        """Return the keys that sign models, by name, the one that signs first; empty where none is set."""
+        if self.signing_key is not None:
+            return {"": self.signing_key.get_secret_value().encode()}
+        return {name: key.get_secret_value().encode() for name, key in self.signing_keys.items()}
 
     def command_secrets(self) -> dict[str, bytes]:
         """Return the keys that sign commands, by the name of who asks."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from operators.models.artefacts import model_codec
 from operators.models.digest import digest
+from operators.models.signing import SigningKeys
 from operators.race.blend import Blend
 from operators.race.evaluation import default_metrics
 from operators.race.field import RaceField
@@ -35,7 +36,7 @@ class Source:
             *(field.metrics or default_metrics(self.task)),
             *(drift.detector for drift in field.drift),
         )
-        return model_codec(b"k" * 32, parts)
+        return model_codec(SigningKeys({"": b"k" * 32}), parts)
 
     def field(self, field_id: str) -> RaceField:
         if field_id not in self.fields:

@@ -21,7 +21,7 @@ from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import log_bounds
 from engine.settings import KafkaSettings, Settings
 from engine.stores.places import artefact_store, checkpoint_store
-from engine.worker.assembly import build_learner, signing_key
+from engine.worker.assembly import build_learner, signing_keys
 from engine.worker.model_factory import ModelFactory
 from topics.messages import Record
 
@@ -224,7 +224,7 @@ async def saved_digests(file: Path, state_dir: Path, **shared: Any) -> tuple[dic
 
 def source_of(pipeline: Pipeline, settings: Settings) -> ModelFactory:
     """Return where the workers of these settings find models."""
-    return ModelFactory(pipeline, key=signing_key(settings), stored=artefact_store(settings, pipeline.name))
+    return ModelFactory(pipeline, keys=signing_keys(settings), stored=artefact_store(settings, pipeline.name))
 
 
 def folded_digests(

@@ -16,10 +16,26 @@ from hashlib import sha256
 from topics.headers import COMMAND, REFUSED, SIGNATURE, SIGNER, text_of
 from topics.messages import Headers
 
-__all__ = ["KEY_BYTES_MIN", "admission", "signed_by", "signer_of"]
+__all__ = ["KEY_BYTES_MIN", "admission", "check_key", "signed_by", "signer_of"]
 
 KEY_BYTES_MIN = 16
 """Shorter keys can be guessed."""
+KEY_VARIETY_MIN = 8
+"""Different bytes in a key: `openssl rand -hex 32` gives 16, a word that was repeated fewer."""
+
+
+def check_key(name: str, key: bytes) -> None:
+    """Raise ValueError, whose text says what is wrong with the key `name`, for one that can be guessed.
+
+    >>> check_key("the key of ada", b"ada ada ada ada ada")
+    Traceback (most recent call last):
+        ...
+    ValueError: the key of ada repeats itself and can be guessed: use `openssl rand -hex 32`
+    """
+    if len(key) < KEY_BYTES_MIN:
+        raise ValueError(f"{name} has less than {KEY_BYTES_MIN} bytes and can be guessed")
+    if len(set(key)) < KEY_VARIETY_MIN:
+        raise ValueError(f"{name} repeats itself and can be guessed: use `openssl rand -hex 32`")
 
 
 def signed_by(name: str, key: bytes, *, topic: str, value: bytes) -> Headers:

@@ -92,12 +92,12 @@ def check(file: PipelineFile, origin: PastOptions, json: Json = False) -> None:
     Exit code 1, and a diagnosis, where files come to nothing.
     """
     from engine.cli.report import describe, print_description, print_premise  # noqa: PLC0415
-    from engine.worker.assembly import known_key  # noqa: PLC0415
+    from engine.worker.assembly import known_keys  # noqa: PLC0415
     from engine.worker.model_factory import ModelFactory, probe_models  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
     described = describe(pipeline, probe_models(pipeline))
-    ModelFactory(pipeline, key=known_key(origin.settings())).brought(pipeline.field, pipeline.candidates)
+    ModelFactory(pipeline, keys=known_keys(origin.settings())).brought(pipeline.field, pipeline.candidates)
     diagnosis = None
     if origin.given:
         described["premise"], diagnosis = premise_of(pipeline, origin)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.options import Json, LogOptions, PipelineFile, grouped, print_json, write_file
+from engine.cli.options import Json, KafkaOptions, LogOptions, PipelineFile, grouped, print_json, write_file
 from engine.definition.file import load_pipeline
 
 if TYPE_CHECKING:
@@ -287,10 +287,10 @@ def models_export(
     The examples log is folded to it: to the state that is named, or else to its end.
     """
     from engine.lineage.reproduction import exported  # noqa: PLC0415
-    from engine.worker.assembly import signing_key  # noqa: PLC0415
+    from engine.worker.assembly import signing_keys  # noqa: PLC0415
 
     _, logs = logs_from(file, source)
-    data, meta = asyncio.run(exported(logs, version, signing_key(source.settings()), plain=plain))
+    data, meta = asyncio.run(exported(logs, version, signing_keys(source.settings()), plain=plain))
     write_file(out, data)
     if json:
         print_json(meta | {"file": str(out), "bytes": len(data)})
@@ -299,6 +299,30 @@ def models_export(
         typer.echo(f"wrote {out}: {state}, digest {meta['digest']}, {len(data):,} bytes")
         if not plain:
             typer.echo(f'next: Candidate(model, start=Artefact("{out}")) in a pipeline file')
+
+
+@models_app.command("resign")
+@grouped
+def models_resign(file: PipelineFile, source: KafkaOptions, json: Json = False) -> None:
+    """Sign all stored models and fields by the first of the signing keys, before an old key is taken out.
+
+    A worker signs its checkpoints anew by itself, when it starts with the new key first.
+    """
+    from engine.stores.artefacts import resign  # noqa: PLC0415
+    from engine.stores.places import artefact_store  # noqa: PLC0415
+    from engine.worker.assembly import signing_keys  # noqa: PLC0415
+
+    settings = source.settings()
+    keys = signing_keys(settings)
+    stored = artefact_store(settings, load_pipeline(file).name)
+    try:
+        there, changed = resign(stored, keys)
+    finally:
+        stored.close()
+    if json:
+        print_json({"artefacts": there, "signed_anew": changed, "keys": keys.names})
+    else:
+        typer.echo(f"{there} artefacts, {changed} signed anew; keys: {keys!r}")
 
 
 # -- words and numbers --------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from operators.models.artefacts import dump
 from operators.models.digest import digest
 from operators.models.guards import bare
 from operators.models.scoring import Racer
+from operators.models.signing import SigningKeys
 from topics.messages import Decision
 
 __all__ = ["exported", "reproduce"]
@@ -110,7 +111,7 @@ def _differing(history: History, replay: Replay) -> list[str]:
 
 
 async def exported(
-    logs: PipelineLogs, asked: str, key: bytes, *, plain: bool = False
+    logs: PipelineLogs, asked: str, keys: SigningKeys, *, plain: bool = False
 ) -> tuple[bytes, dict[str, Any]]:
     """Return a version as a signed artefact, and what it says of itself.
 
@@ -142,4 +143,4 @@ async def exported(
         "features_version": pipeline.features_version,
         "libraries": libraries(),
     }
-    return dump(model, key=key, meta=meta), meta
+    return dump(model, keys=keys, meta=meta), meta

@@ -21,7 +21,7 @@ from engine.lineage.history import History, history_of, measured_now
 from engine.offline.replay import ReadableLog, Replay, recorded_logs, topic_logs
 from engine.settings import Settings
 from engine.stores.places import artefact_store
-from engine.worker.assembly import known_key
+from engine.worker.assembly import known_keys
 from engine.worker.model_factory import ModelFactory
 from operators.race.field import RaceField
 from topics import headers
@@ -61,7 +61,7 @@ class PipelineLogs:
         self.pipeline = pipeline
         self._kafka, self._folder, self._on_read = settings.kafka, folder, on_read
         stored = artefact_store(settings, pipeline.name)
-        self._source = ModelFactory(pipeline, key=known_key(settings), stored=stored)
+        self._source = ModelFactory(pipeline, keys=known_keys(settings), stored=stored)
 
     async def logs(self, role: Role) -> list[ReadableLog]:
         """Return the logs of a topic, one a partition; none where a recording has no file of it."""

@@ -30,6 +30,7 @@ from engine.machines.field_records import Codec, FieldSource
 from engine.machines.learner import Learner
 from operators.models.artefacts import dump, load, meta_of
 from operators.models.scoring import Racer, Roster
+from operators.models.signing import SigningKeys
 from operators.models.table import Table
 from operators.race.field import RaceField
 from operators.state import StateDelta, StateEntries
@@ -112,9 +113,9 @@ _decode_number = msgspec.json.Decoder(Number).decode
 class SnapshotMaker:
     """What has changed of a learner's line-up since the last snapshot, as entries for a store."""
 
-    def __init__(self, pipeline: str, key: bytes) -> None:
+    def __init__(self, pipeline: str, keys: SigningKeys) -> None:
         self._pipeline = pipeline
-        self._key = key
+        self._keys = keys
         self._number: Number | None = None
         self._stored: dict[str, tuple[object, bytes]] = {}
         """Models as of the last snapshot: name -> (state, digest of their bytes)."""
@@ -173,7 +174,7 @@ class SnapshotMaker:
             learner.pinned,
         )
         meta = {"snapshot_of": self._pipeline, "number": number}
-        return dump(msgspec.msgpack.encode(head), key=self._key, meta=meta)
+        return dump(msgspec.msgpack.encode(head), keys=self._keys, meta=meta)
 
 
 def _served(racer: Racer, alias: str, digest: bytes) -> ServedRacer:
@@ -211,10 +212,10 @@ class SnapshotReader:
     """
 
     def __init__(
-        self, pipeline: str, key: bytes, own: RaceField, source: FieldSource, roster: Roster
+        self, pipeline: str, keys: SigningKeys, own: RaceField, source: FieldSource, roster: Roster
     ) -> None:
         self._pipeline = pipeline
-        self._key = key
+        self._keys = keys
         self._own = own
         self._source = source
         self._roster = roster
@@ -264,7 +265,7 @@ class SnapshotReader:
     def _head(self, entries: StateEntries) -> SnapshotHead:
         data = entries.get(HEAD, b"")
         try:
-            meta = meta_of(data, key=self._key)
+            meta = meta_of(data, keys=self._keys)
         except ModelError as error:
             raise SnapshotError("signature", error.message, hint=error.hint) from error
         if meta.get("snapshot_of") != self._pipeline:
@@ -281,7 +282,7 @@ class SnapshotReader:
                 hint="nothing to do if the store went back: the leader publishes again",
             )
         try:
-            packed, _ = load(data, key=self._key, allowed=frozenset())
+            packed, _ = load(data, keys=self._keys, allowed=frozenset())
             return _decode_head(packed)
         except (ModelError, msgspec.MsgspecError) as error:
             raise SnapshotError("model", f"the snapshot's head cannot be read: {error}") from error

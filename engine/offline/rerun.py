@@ -39,7 +39,7 @@ from engine.offline.backtest import Backtest
 from engine.offline.replay import recorded_logs, topic_logs
 from engine.settings import KafkaSettings, Settings
 from engine.stores.places import artefact_store
-from engine.worker.assembly import build_learner, known_key
+from engine.worker.assembly import build_learner, known_keys
 from engine.worker.model_factory import ModelFactory
 from operators.models.scoring import Reply, Scoring, Served
 from operators.windows.asof import AsOf
@@ -202,7 +202,7 @@ def model_factory_of(
         return ModelFactory(pipeline)
     stored = artefact_store(settings, pipeline.name)
     there = keep or stored.there
-    return ModelFactory(pipeline, key=known_key(settings), stored=stored if there else None)
+    return ModelFactory(pipeline, keys=known_keys(settings), stored=stored if there else None)
 
 
 def check_labels(pipeline: Pipeline) -> None:

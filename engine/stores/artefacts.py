@@ -19,10 +19,11 @@ from typing import Protocol
 from engine.stores.redis_connection import PREFIX, BlockingConnection
 from operators.models.allowlist import denied
 from operators.models.artefacts import dump, globals_of, load, meta_of
+from operators.models.signing import SigningKeys, resigned
 from operators.race.field import RaceField
 from topics.errors import ModelError
 
-__all__ = ["ArtefactFiles", "Artefacts", "RedisArtefacts", "dump_field", "load_field"]
+__all__ = ["ArtefactFiles", "Artefacts", "RedisArtefacts", "dump_field", "load_field", "resign"]
 
 _NAME = re.compile(r"[0-9a-f]{16,128}")
 """What a digest looks like; anything else is no name of ours, and might walk out of the directory."""
@@ -47,6 +48,14 @@ class Artefacts(Protocol):
         """Return the bytes of a name.  Raises ModelError where there are none, else as `put`."""
         ...
 
+    def names(self) -> list[str]:
+        """Return the names that there are, in order.  Raises as `put`."""
+        ...
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Store bytes in the place of those of a name, at once.  Raises as `put`."""
+        ...
+
     def close(self) -> None:
         """Let go of connections."""
         ...
@@ -65,11 +74,14 @@ class ArtefactFiles:
 
     def put(self, name: str, data: bytes) -> None:
         """Store bytes under a name, unless they are there.  Raises ModelError where they cannot be."""
+        if not self._path(name).exists():
+            self.replace(name, data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Store bytes in the place of those of a name, at once.  Raises ModelError where they cannot be."""
         path = self._path(name)
         beside = path.with_suffix(f".{os.getpid()}")
         try:
-            if path.exists():
-                return
             path.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as file:
                 file.write(data)
@@ -93,6 +105,11 @@ class ArtefactFiles:
                 hint="bring back the state directory of the workers, or start with the file that says this "
                 "field: the examples log names models that are nowhere else",
             ) from error
+
+    def names(self) -> list[str]:
+        """Return the names that there are, in order."""
+        found = self.directory.iterdir() if self.there else ()
+        return sorted(path.name for path in found if _NAME.fullmatch(path.name))
 
     def close(self) -> None:
         """Do nothing: no file is held open."""
@@ -127,6 +144,15 @@ class RedisArtefacts:
             )
         return data
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Store bytes in the place of those of a name.  Raises StoreUnavailableError."""
+        self._connection.call("SET", self._key(name), data)
+
+    def names(self) -> list[str]:
+        """Return the names that there are, in order; looks at all keys.  Raises StoreUnavailableError."""
+        prefix = f"{PREFIX}:{self._pipeline}:artefacts:"
+        return sorted(key.removeprefix(prefix) for key in self._connection.keys_like(f"{prefix}*"))
+
     def close(self) -> None:
         """Close the connection; it is opened again if asked."""
         self._connection.close()
@@ -135,29 +161,47 @@ class RedisArtefacts:
         return f"{PREFIX}:{self._pipeline}:artefacts:{_checked(name)}"
 
 
+def resign(artefacts: Artefacts, keys: SigningKeys) -> tuple[int, int]:
+    """Sign artefacts by the first key where another one did; return how many there are, and how many were.
+
+    Raises ModelError for one that none of the keys signed, with its name; those before it are done.
+    """
+    changed = 0
+    for name in (names := artefacts.names()):
+        data = artefacts.get(name)
+        try:
+            anew = resigned(data, keys)
+        except ModelError as error:
+            raise ModelError(f"artefact {name}: {error.message}", hint=error.hint) from error
+        if anew is not data:
+            artefacts.replace(name, anew)
+            changed += 1
+    return len(names), changed
+
+
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ModelError(f"{name!r} is no name of an artefact", hint="look for what else writes the log")
     return name
 
 
-def dump_field(field: RaceField, key: bytes) -> bytes:
+def dump_field(field: RaceField, keys: SigningKeys) -> bytes:
     """Return a field as an artefact: fresh models, settings, and what these are made of."""
     meta = {"field": field.field_id, "names": sorted(globals_of(field))}
-    return dump(field, key=key, meta=meta)
+    return dump(field, keys=keys, meta=meta)
 
 
-def load_field(data: bytes, key: bytes, field_id: str) -> RaceField:
+def load_field(data: bytes, keys: SigningKeys, field_id: str) -> RaceField:
     """Return the field of this id that `dump_field` wrote.
 
-    What it may name is what its writer, who has the key and loaded a pipeline file, named there; never what
+    What it may name is what its writer, who has a key and loaded a pipeline file, named there; never what
     no stored model may.  Raises ModelError for anything else.
     """
-    meta = meta_of(data, key=key)
+    meta = meta_of(data, keys=keys)
     names = frozenset((str(module), str(name)) for module, name in meta.get("names", ()))
     if any(denied(module, name) for module, name in names):
         raise ModelError("the field names what no stored model may", hint="do not trust the bytes")
-    field, _ = load(data, key=key, allowed=names)
+    field, _ = load(data, keys=keys, allowed=names)
     if not isinstance(field, RaceField) or field.field_id != field_id:
         raise ModelError(
             f"the artefact holds another field than {field_id}",

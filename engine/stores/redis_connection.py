@@ -31,6 +31,8 @@ from topics.errors import CheckpointError, SettingsError, StoreUnavailableError
 __all__ = ["PREFIX", "BlockingConnection", "StoreConnection", "place_of"]
 
 PREFIX = "headrace"
+KEYS_PER_SCAN = 1_000
+"""Keys that Redis looks at in one step, about a millisecond."""
 """All keys begin with it."""
 SCHEMES = ("redis", "rediss")
 
@@ -153,6 +155,15 @@ class BlockingConnection:
             if self._client is None:
                 self._client = self._connect()
             return self._client.execute_command(*command)
+        except (RedisError, OSError) as error:
+            raise _told(self.place, error) from None
+
+    def keys_like(self, pattern: str) -> list[str]:
+        """Return the keys that match a pattern, of all there are.  Raises as `call`."""
+        try:
+            if self._client is None:
+                self._client = self._connect()
+            return [key.decode() for key in self._client.scan_iter(match=pattern, count=KEYS_PER_SCAN)]
         except (RedisError, OSError) as error:
             raise _told(self.place, error) from None
 

@@ -25,6 +25,7 @@ from operators.models.artefacts import dump
 from operators.models.digest import digest
 from operators.models.mixture import Mixture
 from operators.models.parameters import model_text
+from operators.models.signing import SigningKeys
 from operators.race.candidates import Artefact, Candidate
 from topics.errors import DefinitionError, SettingsError
 
@@ -63,8 +64,8 @@ class Saved(msgspec.Struct, frozen=True):
 _about: Callable[[bytes], Saved] = msgspec.json.Decoder(Saved).decode
 
 
-def save(pipeline: Pipeline, learner: Learner, folder: Path, key: bytes) -> Saved:
-    """Write the models of the definition, but for those in quarantine, signed with `key`.
+def save(pipeline: Pipeline, learner: Learner, folder: Path, keys: SigningKeys) -> Saved:
+    """Write the models of the definition, but for those in quarantine, signed with the first of `keys`.
 
     A blend's weights are those of the models that are saved with it.
 
@@ -85,7 +86,7 @@ def save(pipeline: Pipeline, learner: Learner, folder: Path, key: bytes) -> Save
         )
         models[name] = about
         meta = {"pipeline": pipeline.name, "name": name, **msgspec.structs.asdict(about)}
-        files[about.file] = dump(model, key=key, meta=meta)
+        files[about.file] = dump(model, keys=keys, meta=meta)
     saved = Saved(
         pipeline.name,
         pipeline.task,

@@ -1,4 +1,4 @@
-"""Parts put together: a learner from a definition, and the key that signs what it stores.
+"""Parts put together: a learner from a definition, and the keys that sign what it stores.
 
 Never here: what a learner does, where it finds its models (`model_factory.py`).
 """
@@ -19,11 +19,12 @@ from engine.worker.model_factory import KEY_BYTES, ModelFactory
 from operators.models.digest import digest
 from operators.models.parameters import model_text
 from operators.models.scoring import Roster
+from operators.models.signing import SigningKeys
 from operators.stopwatch import Stopwatch
 from topics.errors import SettingsError
 from topics.messages import ModelPointer
 
-__all__ = ["build_learner", "known_key", "libraries", "pointer_of", "signing_key"]
+__all__ = ["build_learner", "known_keys", "libraries", "pointer_of", "signing_keys"]
 
 KEY_FILE = "signing.key"
 LIBRARIES = ("headrace", "numpy", "river")
@@ -33,7 +34,7 @@ LIBRARIES = ("headrace", "numpy", "river")
 def build_learner(
     pipeline: Pipeline,
     *,
-    key: bytes | None = None,
+    keys: SigningKeys | None = None,
     warmup_offset: int = 0,
     stopwatch: Stopwatch | None = None,
     source: FieldSource | None = None,
@@ -49,7 +50,7 @@ def build_learner(
         pipeline=pipeline.name,
         task=pipeline.task,
         field=pipeline.field,
-        source=source or ModelFactory(pipeline, key=key),
+        source=source or ModelFactory(pipeline, keys=keys),
         warmup_offset=warmup_offset,
         wait_ms=pipeline.labels.wait_ms,
         stopwatch=stopwatch,
@@ -82,19 +83,19 @@ def pointer_of(pipeline: Pipeline, learner: Learner) -> ModelPointer:
     )
 
 
-def known_key(settings: Settings) -> bytes | None:
-    """Return the key by which a worker of these settings has signed; None where there is none yet."""
-    path = settings.state_dir / KEY_FILE
-    return signing_key(settings) if settings.signing_key is not None or path.is_file() else None
+def known_keys(settings: Settings) -> SigningKeys | None:
+    """Return the keys by which a worker of these settings has signed; None where there are none yet."""
+    there = settings.signing_secrets() or (settings.state_dir / KEY_FILE).is_file()
+    return signing_keys(settings) if there else None
 
 
-def signing_key(settings: Settings) -> bytes:
-    """Return the key of the settings, or that of the state directory, made at first use.
+def signing_keys(settings: Settings) -> SigningKeys:
+    """Return the keys of the settings, or that of the state directory, made at first use.
 
     Raises SettingsError if the directory cannot be written, or where a store is shared and no key is set.
     """
-    if settings.signing_key is not None:
-        return settings.signing_key.get_secret_value().encode()
+    if given := settings.signing_secrets():
+        return SigningKeys(given)
     if settings.store_url is not None:
         raise SettingsError(
             "a shared store needs a signing key that all workers have: one reads what another has signed",
@@ -102,7 +103,7 @@ def signing_key(settings: Settings) -> bytes:
         )
     path = settings.state_dir / KEY_FILE
     try:
-        return _key_file(path)
+        return SigningKeys({KEY_FILE: _key_file(path)})
     except OSError as error:
         raise SettingsError(
             f"cannot keep a signing key in {settings.state_dir}: {error.strerror}",

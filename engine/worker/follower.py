@@ -38,12 +38,13 @@ from engine.race_view import RaceView
 from engine.settings import Settings
 from engine.stores.checkpoints import Checkpoint
 from engine.stores.places import artefact_store, checkpoint_store
-from engine.worker.assembly import build_learner, pointer_of, signing_key
+from engine.worker.assembly import build_learner, pointer_of, signing_keys
 from engine.worker.budgets import Budgets, Latencies
 from engine.worker.entry import Entries
 from engine.worker.model_factory import ModelFactory
 from engine.worker.snapshots import Snapshots
 from operators.models.scoring import Roster
+from operators.models.signing import resigned
 from operators.race.learning import is_succession
 from operators.state import StateDelta
 from operators.stopwatch import Stopwatch
@@ -92,13 +93,13 @@ class Follower:
         self._sink = sink
         self._store = checkpoint_store(settings, pipeline.name, "learner", PARTITION)
         self._topic = pipeline.catalog["examples"]
-        self._key = signing_key(settings)
+        self._keys = signing_keys(settings)
         self._definition = pipeline.learner_definition()
         self._accept_features = accept_features
         self.stopwatch = Stopwatch(time.perf_counter)
         """Of everything in this process that answers and learns."""
         self._artefacts = artefact_store(settings, pipeline.name)
-        self._factory = ModelFactory(pipeline, key=self._key, stored=self._artefacts)
+        self._factory = ModelFactory(pipeline, keys=self._keys, stored=self._artefacts)
         """Kept: a restore builds the learner anew, and to try every model takes half a second each."""
         self.learner: Learner = self._fresh_learner()
         self.entry = Entries(
@@ -107,6 +108,8 @@ class Follower:
         """The way of candidates into the race."""
         self._claim = 0
         self._restored = False
+        self._resigns = False
+        """Whether the next checkpoint writes everything, since a key that signs no more had signed some."""
         self._following = asyncio.Event()
         self._moved = asyncio.Event()
         self._budgets: Budgets | None = None
@@ -129,7 +132,7 @@ class Follower:
             self.snapshots = Snapshots(
                 pipeline.name,
                 pipeline.follow_ms,
-                self._key,
+                self._keys,
                 pipeline.field,
                 self._factory,
                 checkpoint_store(settings, pipeline.name, "snapshot", PARTITION),
@@ -194,6 +197,8 @@ class Follower:
             self.learner = self._fresh_learner(self.learner.roster)
         if checkpoint is not None:
             self.learner.restore(checkpoint.entries)
+            entries = checkpoint.entries.values()
+            self._resigns = any(resigned(data, self._keys) is not data for data in entries)
         self._restored = True
         if self.snapshots is not None:
             self.snapshots.release()
@@ -290,7 +295,16 @@ class Follower:
     def capture(self) -> LearnerDelta:
         """Return what has changed since the last capture."""
         sent_to = self.learner.reading if self._row_by_row else None
-        return LearnerDelta(sent_to, self.learner.delta() if self.leading else None)
+        return LearnerDelta(sent_to, self._delta() if self.leading else None)
+
+    def _delta(self) -> StateDelta:
+        """Return what changed; once after a key has been replaced everything, signed by the new one."""
+        delta = self.learner.delta()
+        if self._resigns:
+            self._resigns = False
+            delta |= {name: resigned(data, self._keys) for name, data in self.learner.snapshot().items()}
+            log.info("models signed anew", keys=repr(self._keys), entries=len(delta))
+        return delta
 
     def check_written(self, learned: LearnerDelta, written: Mapping[LogPartition, Written]) -> None:
         """Compare the offsets at which records were folded with those that Kafka gave them.

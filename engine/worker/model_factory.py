@@ -21,6 +21,7 @@ from operators.models.guards import Copied, FirstLesson, KnownNames, KnownValues
 from operators.models.mixture import Mixture
 from operators.models.parameters import model_text
 from operators.models.probe import ProbeReport, check_model, guarded, probe, samples_for
+from operators.models.signing import SigningKeys
 from operators.race.blend import Blend
 from operators.race.candidates import Artefact
 from operators.race.evaluation import default_metrics
@@ -36,16 +37,16 @@ KEY_BYTES = 32
 class ModelFactory:
     """Models, codecs and fields of one pipeline, for a learner: a `FieldSource`.
 
-    `key` signs what is stored; None takes a new one, for state that outlives nothing.  `stored` has the
+    `keys` sign what is stored; None takes a new one, for state that outlives nothing.  `stored` has the
     artefacts by digest; without it none are found.
     """
 
     def __init__(
-        self, pipeline: Pipeline, *, key: bytes | None = None, stored: Artefacts | None = None
+        self, pipeline: Pipeline, *, keys: SigningKeys | None = None, stored: Artefacts | None = None
     ) -> None:
         self._pipeline = pipeline
-        self._knows_key = key is not None
-        self._key = key or secrets.token_bytes(KEY_BYTES)
+        self._knows_keys = keys is not None
+        self._keys = keys or SigningKeys({"": secrets.token_bytes(KEY_BYTES)})
         self._stored = stored
         self._brought: dict[str, bytes] = {}
         """States of candidates that were learned elsewhere, by digest."""
@@ -73,7 +74,7 @@ class ModelFactory:
     def codec(self, field: RaceField) -> Codec:
         """Return the functions that store and load the models, metrics and detectors of a field."""
         return model_codec(
-            self._key,
+            self._keys,
             (
                 *(self.fresh(field, name) for name in field.candidates),
                 *(field.metrics or default_metrics(self._pipeline.task)),
@@ -84,7 +85,7 @@ class ModelFactory:
 
     def packed(self, field: RaceField) -> bytes:
         """Return a field as an artefact."""
-        return dump_field(field, self._key)
+        return dump_field(field, self._keys)
 
     def stored(self, field: RaceField, model: Any) -> tuple[str, bytes]:
         """Return the structural digest of a model's state, and the state as an artefact."""
@@ -95,7 +96,7 @@ class ModelFactory:
     def imported(self, field: RaceField, name: str) -> tuple[Any, int]:
         """Return the model of a candidate's file, in its guards, and the labels that it has learned.
 
-        Raises ModelError for a file that is not signed with our key, or holds another model than the
+        Raises ModelError for a file that is not signed with a key of ours, or holds another model than the
         candidate's.
         """
         candidate = field.candidates[name]
@@ -109,14 +110,14 @@ class ModelFactory:
                 f"{place}, which cannot be read: {error.strerror}",
                 hint="give a path that every worker that may lead can read",
             ) from error
-        if not self._knows_key:
+        if not self._knows_keys:
             raise ModelError(
                 f"{place}, and there is no key here to check it by",
                 hint="set HEADRACE_SIGNING_KEY, or HEADRACE_STATE_DIR to where its signing.key lies",
             )
         allowed = allow_for([self.fresh(field, name), candidate.model])
         try:
-            model, meta = load(data, key=self._key, allowed=allowed)
+            model, meta = load(data, keys=self._keys, allowed=allowed)
         except ModelError as error:
             raise ModelError(f"{place}: {error.message}", hint=error.hint) from error
         bare = model
@@ -159,7 +160,7 @@ class ModelFactory:
         """
         data = self._bytes(field_id)
         try:
-            return load_field(data, self._key, field_id)
+            return load_field(data, self._keys, field_id)
         except ModelError as error:
             raise ModelError(
                 f"the race goes on with another file's field, which cannot be built here: {error.message}",

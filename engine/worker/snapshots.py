@@ -27,6 +27,7 @@ from engine.machines.learner import Learner
 from engine.machines.snapshots import SnapshotError, SnapshotHead, SnapshotMaker, SnapshotReader
 from engine.metrics import SnapshotStatus
 from engine.stores.checkpoints import CheckpointStore
+from operators.models.signing import SigningKeys
 from operators.race.field import RaceField
 from topics.errors import CheckpointError, ClaimError
 
@@ -56,7 +57,7 @@ class Snapshots:
         self,
         pipeline: str,
         every_ms: int,
-        key: bytes,
+        keys: SigningKeys,
         own: RaceField,
         source: FieldSource,
         store: CheckpointStore,
@@ -73,8 +74,8 @@ class Snapshots:
         self._models = models
         self._learner, self._leads, self._publishes = learner, leads, publishes
         self._told_of = served
-        self._maker = SnapshotMaker(pipeline, key)
-        self._reader = SnapshotReader(pipeline, key, own, source, learner().roster)
+        self._maker = SnapshotMaker(pipeline, keys)
+        self._reader = SnapshotReader(pipeline, keys, own, source, learner().roster)
         self._claim = 0
         self._unsaved: bytes | None = None
         """Meta of a snapshot that the store has not taken yet."""

@@ -5,5 +5,6 @@ test, digests, signed artefacts. Never here: learning and decisions (`operators/
 (`engine/stores`), models of our own.
 
 Read in this order: `scoring`, `mixture`, `table` (who is picked), `guards`, `probe`; then `parameters`,
-`digest`, `artefacts`, `allowlist`; `contributions` (explains a score). Others may import everything here.
+`digest`, `signing`, `artefacts`, `allowlist`; `contributions` (explains a score). Others may import
+everything here.
 """

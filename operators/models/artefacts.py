@@ -1,26 +1,17 @@
 """Signed artefacts: a model as bytes and back, without trusting the bytes.
 
-Lives here: the file format, the MAC, the restricted unpickler.  Never here: files, the
-registry, where keys come from, which model is newest.
+Lives here: what is in an artefact, the restricted unpickler.  Never here: files, the registry, keys and the
+MAC (`signing.py`), which model is newest.
 
-    magic "HDRC" | format | key id | length of meta | length of payload | meta | payload | MAC
-         4           2        8            4                 8            JSON    pickle    32
-
-Strategy: limits and lengths first, then the key id, then HMAC-SHA256 over all before it,
-compared in constant time; only then is anything parsed: meta first (River and Python must
-be those that wrote it), the pickle last and against an exact allow-list (`allowlist.py`).
-The MAC covers meta, so that a registry can bind name, version and a number that only grows
-into it and refuse an older model that was signed too.
+Strategy: the MAC first; only then is anything parsed: meta first (River and Python must be those that wrote
+it), the pickle last and against an exact allow-list (`allowlist.py`).
 """
 
 from __future__ import annotations
 
 import copyreg
-import hashlib
-import hmac
 import io
 import pickle
-import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType, MethodDescriptorType, MethodType
@@ -33,8 +24,8 @@ from river.proba.base import Distribution
 
 from operators.models.allowlist import BASE, AllowList, denied
 from operators.models.digest import NODES_MAX, children, samples_unseeded
+from operators.models.signing import SigningKeys, opened, sealed
 from topics.errors import ModelError
-from topics.signatures import KEY_BYTES_MIN
 
 __all__ = [
     "allow_for",
@@ -48,57 +39,39 @@ __all__ = [
     "unseeded",
 ]
 
-MAGIC = b"HDRC"
-FORMAT = 1
-ARTEFACT_BYTES_MAX = 256 * 1024 * 1024
-"""A model beyond this takes seconds to store and Redis refuses values of 512 MB."""
-META_BYTES_MAX = 64 * 1024
-"""Names, versions and offsets; a few hundred bytes."""
 TEXT_METHODS = frozenset({"capitalize", "casefold", "lower", "split", "strip", "title", "upper"})
 """Methods of `str` that a stored model may hold; `format` could walk through attributes."""
 ANCHOR_LEVELS = 100
 """Python lets pickle recurse through some 900 levels below a server's own calls."""
 
-_HEAD = struct.Struct(">4sH8sIQ")
-_MAC_BYTES = hashlib.sha256().digest_size
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def dump(model: object, *, key: bytes, meta: Mapping[str, Any]) -> bytes:
+def dump(model: object, *, keys: SigningKeys, meta: Mapping[str, Any]) -> bytes:
     """Return `model` and `meta` (JSON values) as one signed artefact.
 
     The versions of River and Python are added to meta.  Raises ModelError for a model that
-    cannot be pickled, one that is too large and a key that is too short.
+    cannot be pickled and one that is too large.
 
     >>> from river import linear_model
-    >>> key, model = b"sixteen bytes or more", linear_model.LogisticRegression()
-    >>> data = dump(model, key=key, meta={"name": "linear", "number": 1})
-    >>> again, meta = load(data, key=key, allowed=allow_for([model]))
+    >>> keys, model = SigningKeys({"": b"sixteen bytes or more"}), linear_model.LogisticRegression()
+    >>> data = dump(model, keys=keys, meta={"name": "linear", "number": 1})
+    >>> again, meta = load(data, keys=keys, allowed=allow_for([model]))
     >>> type(again).__name__, meta["name"], meta["number"]
     ('LogisticRegression', 'linear', 1)
     """
-    _check_key(key)
     about = msgspec.json.encode({**meta, "river": river_version, "python": _PYTHON})
-    payload = _pickled(model)
-    if len(about) > META_BYTES_MAX:
-        raise ModelError(
-            f"meta of {len(about)} bytes is larger than {META_BYTES_MAX}",
-            hint="keep meta to names and numbers",
-        )
-    _check_size(_HEAD.size + len(about) + len(payload) + _MAC_BYTES)
-    body = _HEAD.pack(MAGIC, FORMAT, _key_id(key), len(about), len(payload)) + about + payload
-    return body + _mac(key, body)
+    return sealed(about, _pickled(model), keys)
 
 
-def load(data: bytes, *, key: bytes, allowed: AllowList) -> tuple[Any, dict[str, Any]]:
-    """Return the model and meta of an artefact that `dump` signed with the same key.
+def load(data: bytes, *, keys: SigningKeys, allowed: AllowList) -> tuple[Any, dict[str, Any]]:
+    """Return the model and meta of an artefact that `dump` signed with one of these keys.
 
     Raises ModelError, with what to do, for anything else: foreign bytes, another key, a
     changed byte, another River or Python, a class that is not in `allowed`.  Nothing is
     parsed before the MAC was right; no class outside `allowed` is ever imported.
     """
-    _check_key(key)
-    about, payload = _verified(data, key)
+    about, payload = opened(data, keys)
     meta = msgspec.json.decode(about, type=dict[str, Any])
     wrote, reads = (meta.get("river"), meta.get("python")), (river_version, _PYTHON)
     if wrote != reads:
@@ -110,46 +83,12 @@ def load(data: bytes, *, key: bytes, allowed: AllowList) -> tuple[Any, dict[str,
     return _Unpickler(payload, allowed).model(), meta
 
 
-def meta_of(data: bytes, *, key: bytes) -> dict[str, Any]:
-    """Return the meta of an artefact that `dump` signed with the same key; its model is not looked at.
+def meta_of(data: bytes, *, keys: SigningKeys) -> dict[str, Any]:
+    """Return the meta of an artefact that `dump` signed with one of these keys; its model is not looked at.
 
     Raises ModelError as `load`, but for another River or Python.
     """
-    _check_key(key)
-    return msgspec.json.decode(_verified(data, key)[0], type=dict[str, Any])
-
-
-def _verified(data: bytes, key: bytes) -> tuple[bytes, bytes]:
-    """Return meta and payload once lengths, key and MAC are right."""
-    _check_size(len(data))
-    if len(data) < _HEAD.size + _MAC_BYTES or not data.startswith(MAGIC):
-        raise ModelError(
-            f"{len(data)} bytes are no model artefact", hint="look for what else writes to this place"
-        )
-    _, number, key_id, about_size, payload_size = _HEAD.unpack_from(data)
-    if number != FORMAT:
-        raise ModelError(
-            f"artefact of format {number}, this version reads format {FORMAT}",
-            hint="run the version that stored it, or learn the model again from the examples log",
-        )
-    if key_id != _key_id(key):
-        raise ModelError(
-            f"artefact signed with key {key_id.hex()}, ours is {_key_id(key).hex()}",
-            hint="give every process of the pipeline the same model key",
-        )
-    end = _HEAD.size + about_size + payload_size
-    if about_size > META_BYTES_MAX or len(data) != end + _MAC_BYTES:
-        raise ModelError(
-            f"artefact of {len(data)} bytes should have {end + _MAC_BYTES}: it was cut short or added to",
-            hint="load the version before it",
-        )
-    body, mac = data[:end], data[end:]
-    if not hmac.compare_digest(_mac(key, body), mac):
-        raise ModelError(
-            "the artefact was changed after it was signed",
-            hint="load the version before it, and find out who can write here",
-        )
-    return body[_HEAD.size : _HEAD.size + about_size], body[_HEAD.size + about_size :]
+    return msgspec.json.decode(opened(data, keys)[0], type=dict[str, Any])
 
 
 def allow_for(models: Iterable[object]) -> AllowList:
@@ -178,7 +117,7 @@ def globals_of(model: object) -> AllowList:
 
 
 def model_codec(
-    key: bytes, models: Iterable[object]
+    keys: SigningKeys, models: Iterable[object]
 ) -> tuple[Callable[[object], bytes], Callable[[bytes], Any]]:
     """Return the two functions by which a checkpoint stores and loads River objects of one pipeline.
 
@@ -186,40 +125,14 @@ def model_codec(
     drift detectors too where they are stored by the same functions.  They settle what may be named.
     """
     allowed = allow_for(models)
-    _check_key(key)
 
     def dump_model(model: object) -> bytes:
-        return dump(model, key=key, meta={})
+        return dump(model, keys=keys, meta={})
 
     def load_model(data: bytes) -> Any:
-        return load(data, key=key, allowed=allowed)[0]
+        return load(data, keys=keys, allowed=allowed)[0]
 
     return dump_model, load_model
-
-
-def _check_key(key: bytes) -> None:
-    if len(key) < KEY_BYTES_MIN:
-        raise ModelError(
-            f"a model key of {len(key)} bytes is shorter than {KEY_BYTES_MIN}",
-            hint="use 32 random bytes, e.g. from `openssl rand -hex 32`",
-        )
-
-
-def _check_size(size: int) -> None:
-    if size > ARTEFACT_BYTES_MAX:
-        raise ModelError(
-            f"an artefact of {size} bytes is larger than {ARTEFACT_BYTES_MAX}",
-            hint="bound the model, e.g. max_size of a tree or window_size of a neighbours model",
-        )
-
-
-def _key_id(key: bytes) -> bytes:
-    """Return eight bytes that name a key and do not help to guess it."""
-    return hmac.digest(key, b"headrace model key id", "sha256")[:8]
-
-
-def _mac(key: bytes, body: bytes) -> bytes:
-    return hmac.digest(key, body, "sha256")
 
 
 def _pickled(model: object) -> bytes:

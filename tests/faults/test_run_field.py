@@ -14,7 +14,7 @@ from running import Message, Worker, flights, fresh_name, make_topics, publish, 
 
 from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings, Settings
-from engine.worker.assembly import signing_key
+from engine.worker.assembly import signing_keys
 from engine.worker.model_factory import ModelFactory
 from operators.models.artefacts import dump
 from operators.models.digest import digest
@@ -113,8 +113,8 @@ class Race:
             place.mkdir()
             text = source.replace("PATH", str(self.artefact)).replace("LESSONS", str(LESSONS))
             self.files.append(write_pipeline(place, text, name=name))
-        key = signing_key(Settings(state_dir=folder / "state"))
-        self.artefact.write_bytes(dump(self.learned_elsewhere(), key=key, meta={"updates": ELSEWHERE}))
+        key = signing_keys(Settings(state_dir=folder / "state"))
+        self.artefact.write_bytes(dump(self.learned_elsewhere(), keys=key, meta={"updates": ELSEWHERE}))
         self.pipeline = load_pipeline(self.files[0])
         self.messages = flights(
             self.pipeline.events.name, self.pipeline.labels.topic or "", departures=DEPARTURES

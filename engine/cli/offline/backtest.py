@@ -175,9 +175,9 @@ def _writer(path: Path | None) -> Iterator[IO[bytes] | None]:
 def _save_models(pipeline: Pipeline, learner: Learner, folder: Path, settings: Settings) -> None:
     """Save the models of a backtest, signed as a worker of these settings signs, and say so."""
     from engine.stores.saved import save  # noqa: PLC0415
-    from engine.worker.assembly import signing_key  # noqa: PLC0415
+    from engine.worker.assembly import signing_keys  # noqa: PLC0415
 
-    saved = save(pipeline, learner, folder, signing_key(settings))
+    saved = save(pipeline, learner, folder, signing_keys(settings))
     typer.echo(f"saved {', '.join(saved.models)} in {folder}: {saved.examples:,} examples learned", err=True)
 
 

@@ -24,6 +24,7 @@ from engine.stores.artefacts import ArtefactFiles, dump_field
 from engine.worker.assembly import build_learner
 from engine.worker.model_factory import ModelFactory
 from operators import field
+from operators.models.signing import SigningKeys
 from operators.race.candidates import Candidate, Release
 from topics import headers
 from topics.codec import encode
@@ -32,6 +33,7 @@ from topics.messages import Decision, Entrant, FieldChange, Record
 
 EVENTS, START = 120, 1_700_000_000_000
 KEY = "sixteen bytes or more"
+KEYS = SigningKeys({"": KEY.encode()})
 
 
 class Trip(Struct):
@@ -108,7 +110,7 @@ def settings_with_artefacts(folder: Path) -> Settings:
     settings = Settings(state_dir=folder / "state", signing_key=KEY)
     stored = ArtefactFiles(settings.state_dir, "trips")
     for one in (first(), second()):
-        stored.put(one.field.field_id, dump_field(one.field, KEY.encode()))
+        stored.put(one.field.field_id, dump_field(one.field, KEYS))
     return settings
 
 
@@ -128,7 +130,7 @@ def test_a_log_whose_field_has_changed_is_asked_with_the_file_of_today(recording
     assert history.versions[4].started is not None
     # A worker that had the first file all the time, and found the second by the record.
     stored = ArtefactFiles(settings.state_dir, "trips")
-    factory = ModelFactory(first(), key=KEY.encode(), stored=stored)
+    factory = ModelFactory(first(), keys=KEYS, stored=stored)
     learner = build_learner(first(), source=factory)
     records = changed_log()
     decisions = learner.fold(records)

@@ -40,6 +40,7 @@ from engine.worker.model_factory import ModelFactory
 from operators.models.artefacts import allow_for, load
 from operators.models.digest import digest
 from operators.models.guards import bare
+from operators.models.signing import SigningKeys
 from operators.race.candidates import Artefact, Candidate
 from operators.race.field import RaceField
 from topics import headers
@@ -350,25 +351,26 @@ def test_a_state_that_nobody_recorded_is_told_and_not_confirmed(recorded: Run) -
 
 
 KEY = b"sixteen bytes or more"
+KEYS = SigningKeys({"": KEY})
 
 
 def test_an_export_loads_behind_its_signature_and_is_the_state(recorded: Run) -> None:
-    data, meta = asyncio.run(exported(recorded.logs(), "linear@451", KEY))
+    data, meta = asyncio.run(exported(recorded.logs(), "linear@451", KEYS))
     racer = build_learner(recorded.pipeline).roster.racers["linear"]
-    model, about = load(data, key=KEY, allowed=allow_for([racer.model]))
+    model, about = load(data, keys=KEYS, allowed=allow_for([racer.model]))
     assert digest(model) == meta["digest"] == about["digest"] == recorded.digests[451]["linear"]
     assert (about["name"], about["version"], about["updates"]) == ("linear", 2, 451)
     with pytest.raises(ModelError, match="signed with key"):
-        load(data, key=b"another key of sixteen", allowed=allow_for([racer.model]))
+        load(data, keys=SigningKeys({"": b"another key of sixteen"}), allowed=allow_for([racer.model]))
 
 
 def test_a_candidate_starts_from_an_export(recorded: Run, tmp_path: Path) -> None:
     path = tmp_path / "linear.model"
     model = recorded.pipeline.estimators["linear"]
     started = RaceField.of({"linear": Candidate(model, start=Artefact(str(path)))})
-    factory = ModelFactory(recorded.pipeline, key=KEY)
+    factory = ModelFactory(recorded.pipeline, keys=KEYS)
     for plain in (False, True):
-        data, meta = asyncio.run(exported(recorded.logs(), "linear@451", KEY, plain=plain))
+        data, meta = asyncio.run(exported(recorded.logs(), "linear@451", KEYS, plain=plain))
         path.write_bytes(data)
         imported, updates = factory.imported(started, "linear")
         assert updates == meta["updates"] == 451
@@ -526,7 +528,7 @@ def test_a_prediction_that_is_not_there_is_refused(recorded: Run) -> None:
 
 
 def test_struct_of_an_artefact_is_what_the_document_unpacks(recorded: Run) -> None:
-    data, meta = asyncio.run(exported(recorded.logs(), "linear@451", KEY, plain=True))
+    data, meta = asyncio.run(exported(recorded.logs(), "linear@451", KEYS, plain=True))
     about, _ = struct.unpack_from(">IQ", data, 14)
     assert json.loads(data[26 : 26 + about])["digest"] == meta["digest"]
     assert hmac.compare_digest(data[-32:], hmac.digest(KEY, data[:-32], hashlib.sha256))

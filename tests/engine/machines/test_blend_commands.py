@@ -12,6 +12,7 @@ from engine import Blend, Pipeline
 from engine.machines.learner import Learner
 from engine.worker.assembly import build_learner
 from operators.models.mixture import Mixture
+from operators.models.signing import SigningKeys
 from operators.race.arena import Moment
 from operators.race.candidates import Challenge, Every
 from tests.engine.machines.test_blended import definition
@@ -36,7 +37,7 @@ def ask(learner: Learner, offset: int, **told: Any) -> list[Decision]:
 
 
 def test_a_command_changes_fixed_weights_as_a_version_of_its_own() -> None:
-    learner = build_learner(mixed(), key=b"k" * 32)
+    learner = build_learner(mixed(), keys=SigningKeys({"": b"k" * 32}))
     state = {name: data for name, data in learner.delta().items() if data is not None}
     (decided,) = ask(learner, 0, model_name="mix", weights={"lr": 1.0, "nb": 1.0})
     assert (decided.type, decided.model_name, decided.model_version, decided.from_version) == (
@@ -48,7 +49,7 @@ def test_a_command_changes_fixed_weights_as_a_version_of_its_own() -> None:
     assert decided.evidence["lr"] == 1.0
     assert decided.actor == "kim"
     state |= {name: data for name, data in learner.delta().items() if data is not None}
-    restored = build_learner(mixed(), key=b"k" * 32)
+    restored = build_learner(mixed(), keys=SigningKeys({"": b"k" * 32}))
     restored.restore(state)
     for made in (learner, restored):
         mixture = made.roster.racers["mix"].model
@@ -71,7 +72,7 @@ def test_a_command_changes_fixed_weights_as_a_version_of_its_own() -> None:
     ],
 )
 def test_weights_that_cannot_be_are_refused_and_nothing_changes(told: dict[str, Any], said: str) -> None:
-    learner = build_learner(mixed(), key=b"k" * 32)
+    learner = build_learner(mixed(), keys=SigningKeys({"": b"k" * 32}))
     before = learner.digests()
     (decided,) = ask(learner, 0, **told)
     assert decided.type == "command.refused"
@@ -80,7 +81,7 @@ def test_weights_that_cannot_be_are_refused_and_nothing_changes(told: dict[str, 
 
 
 def test_a_challenger_of_a_blend_is_a_clone_of_its_heaviest_base_model() -> None:
-    learner = build_learner(mixed(), key=b"k" * 32)
+    learner = build_learner(mixed(), keys=SigningKeys({"": b"k" * 32}))
     assert learner.roster.champion == "mix"
     decisions = learner.arena.start(
         Moment(1, 0, 1), Challenge(when=Every(10)), "every 10", lambda _: math.inf

@@ -15,6 +15,7 @@ from engine import Blend, Labels, Pipeline, Promotion, Topic
 from engine.offline.backtest import LocalRun
 from engine.worker.assembly import build_learner
 from operators import field
+from operators.models.signing import SigningKeys
 from topics.codec import decode_example, decode_prediction, encode_json
 from topics.messages import Decision, Prediction, Record, Task
 
@@ -105,7 +106,7 @@ def test_a_blend_folded_from_the_log_in_any_batches_restored_half_way_is_the_sam
     run, _ = played(pipeline, task)
     assert run.examples is not None
     assert run.learner.roster.racers["blend"].updates == ROWS
-    learner = build_learner(pipeline, key=b"k" * 32)
+    learner = build_learner(pipeline, keys=SigningKeys({"": b"k" * 32}))
     decisions: list[Decision] = []
     state: dict[str, bytes] = {}
     for part in cuts(len(run.examples), 2):
@@ -115,7 +116,7 @@ def test_a_blend_folded_from_the_log_in_any_batches_restored_half_way_is_the_sam
             if data is not None:
                 state[name] = data
         if part.start < ROWS // 2 <= part.stop:
-            learner = build_learner(pipeline, key=b"k" * 32)
+            learner = build_learner(pipeline, keys=SigningKeys({"": b"k" * 32}))
             learner.restore(state)
     assert decisions == run.decisions
     assert learner.digests() == run.learner.digests()

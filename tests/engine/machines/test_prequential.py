@@ -19,6 +19,7 @@ from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
 from operators import by, field, label
 from operators.claims.rule import Suppression, Writer
+from operators.models.signing import SigningKeys
 from topics import headers
 from topics.codec import encode
 from topics.messages import Claim, Decision, Outgoing, Record
@@ -149,7 +150,7 @@ LOGS = ("predictions", "shadow-predictions", "examples", "dead-letters")
 
 
 def parts(pipeline: Pipeline) -> tuple[Learner, Scorer, Record]:
-    learner = build_learner(pipeline, key=b"k" * 32)
+    learner = build_learner(pipeline, keys=SigningKeys({"": b"k" * 32}))
     writer = Writer(0, 1)
     scorer = Scorer(pipeline, partition=0, roster=learner.roster, writer=writer, suppression=Suppression())
     return learner, scorer, Record("e", 0, 0, 0, None, encode(Claim(0, 1)), headers.CLAIM)

@@ -35,6 +35,7 @@ from engine.offline.off_policy import counted_examples
 from engine.worker.assembly import build_learner
 from operators import field
 from operators.claims.rule import Suppression, Writer
+from operators.models.signing import SigningKeys
 from operators.race.routing import Policy
 from operators.serving.policy_replay import played
 from topics import headers
@@ -44,7 +45,7 @@ from topics.messages import Claim, Decision, Outgoing, Record, Slow
 
 NOW_MS = 10_000_000
 EVENTS = 400
-KEY = b"k" * 32
+KEYS = SigningKeys({"": b"k" * 32})
 POLICIES: dict[str, Policy] = {
     "canary": Canary(steps=(0.2, 0.5, 1.0), hold=60),
     "split": Split({"lr": 0.5, "nb": 0.5}, min_examples=60),
@@ -96,7 +97,7 @@ class Shop:
 
     def __init__(self, made: Pipeline, claim: int = 1, suppression: Suppression | None = None) -> None:
         self.pipeline = made
-        self.learner: Learner = build_learner(made, key=KEY)
+        self.learner: Learner = build_learner(made, keys=KEYS)
         self.scorer = self.scorer_of(claim, suppression)
         self.out: list[Outgoing] = []
         self.decisions: list[Decision] = []
@@ -128,7 +129,7 @@ class Shop:
             if restore_at is not None and start <= restore_at < start + size:
                 state, learned = self.scorer.snapshot(), self.learner.snapshot()
                 numbered = self.scorer.outbox.writer.numbered
-                self.learner = build_learner(self.pipeline, key=KEY)
+                self.learner = build_learner(self.pipeline, keys=KEYS)
                 self.learner.restore(learned)
                 self.scorer = self.scorer_of(1)
                 self.scorer.restore(state)
@@ -188,7 +189,7 @@ def test_the_log_alone_gives_the_same_decisions_however_it_is_cut(name: str) -> 
     shop = Shop(pipeline(POLICIES[name]))
     shop.run(7)
     for size in (1, 13, len(shop.log)):
-        learner = build_learner(shop.pipeline, key=KEY)
+        learner = build_learner(shop.pipeline, keys=KEYS)
         found: list[Decision] = []
         for start in range(0, len(shop.log), size):
             found += learner.fold(shop.log[start : start + size])
@@ -236,7 +237,7 @@ def test_labels_inside_events_are_answered_by_the_same_picks_in_any_run(name: st
             one.written("examples", 0, n + 1)
             for n, one in enumerate(one for one in shop.out if one.target == "examples")
         ]
-        fresh = build_learner(made, key=KEY)
+        fresh = build_learner(made, keys=KEYS)
         claim = Outgoing("examples", 0, None, encode(Claim(0, 1)), headers.CLAIM, 0).written("examples", 0, 0)
         assert fresh.fold([claim, *logged]) == shop.decisions
         return [shop.targets("predictions"), shop.targets("examples"), shop.decisions]
@@ -311,7 +312,7 @@ def test_what_the_backup_answered_or_the_prior_after_it_is_no_evidence(tier: str
     shop = Shop(pipeline(POLICIES["canary"]))
     shop.run(5)
     assert {"canary.started"} <= {one.type for one in shop.decisions}
-    learner = build_learner(shop.pipeline, key=KEY)
+    learner = build_learner(shop.pipeline, keys=KEYS)
     late = [
         msgspec.structs.replace(
             one, value=encode(msgspec.structs.replace(decode_example(one.value or b""), served_by=tier))
@@ -418,7 +419,7 @@ def test_more_failures_than_a_guard_allows_take_the_canary_back() -> None:
     assert (aborted.evidence["failed"], aborted.evidence["allowed"]) == (3, 2.0)
     cut = odd_shop(guard, restore_at=180)
     assert (cut.decisions, cut.out) == (shop.decisions, shop.out)
-    learner = build_learner(shop.pipeline, key=KEY)
+    learner = build_learner(shop.pipeline, keys=KEYS)
     assert learner.fold(shop.log) == shop.decisions
 
 
@@ -448,7 +449,7 @@ def slow(name: str, offset: int, version: int) -> Record:
 
 def shop_with(*names: str, serving: Policy | None = None) -> Learner:
     models = {name: linear_model.LogisticRegression() for name in names}
-    return build_learner(replace(pipeline(serving or Shadow()), models=models, champion=names[0]), key=KEY)
+    return build_learner(replace(pipeline(serving or Shadow()), models=models, champion=names[0]), keys=KEYS)
 
 
 def test_a_candidate_over_its_budget_is_retired_once() -> None:

@@ -23,6 +23,7 @@ from engine.worker.assembly import build_learner
 from operators.models.artefacts import dump
 from operators.models.digest import digest
 from operators.models.scoring import Reply, Roster, Scoring
+from operators.models.signing import SigningKeys
 from operators.race.blend import Blend
 from operators.race.candidates import Challenge, Every
 from operators.race.routing import Canary, Split
@@ -30,7 +31,7 @@ from topics import headers
 from topics.codec import encode
 from topics.messages import Command, FieldChange, Record
 
-KEY = b"k" * 32
+KEYS = SigningKeys({"": b"k" * 32})
 ROWS = [{"a": a / 3, "b": b / 3} for a in range(-3, 4) for b in range(-3, 4)]
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -78,7 +79,7 @@ def learner_of(pipeline: Pipeline, fields: Sequence[Any] = ()) -> Learner:
     return build_learner(pipeline, source=Source(fields=[pipeline.field, *fields]))
 
 
-def reader_of(pipeline: Pipeline, fields: Sequence[Any] = (), key: bytes = KEY) -> SnapshotReader:
+def reader_of(pipeline: Pipeline, fields: Sequence[Any] = (), key: SigningKeys = KEYS) -> SnapshotReader:
     """The reader of a process that has never seen the log."""
     source = Source(fields=[pipeline.field, *fields])
     return SnapshotReader("rows", key, pipeline.field, source, learner_of(pipeline).roster)
@@ -127,7 +128,7 @@ def test_a_follower_answers_as_the_learner_did_where_the_snapshot_was_taken(
     caught up; a follower begins at that checkpoint too, which may be behind or ahead of the last snapshot.
     """
     pipeline, log = log_of(kind)
-    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEY), Store()
+    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEYS), Store()
     reader, past, said = reader_of(pipeline), list[tuple[Any, dict[str, bytes], Any]](), None
     saved, states = leader.snapshot(), dict[tuple[int, int], Any]()
     for until in data.draw(st.lists(st.integers(1, len(log)), max_size=8, unique=True).map(sorted)):
@@ -145,7 +146,7 @@ def test_a_follower_answers_as_the_learner_did_where_the_snapshot_was_taken(
         if "restart" in acts:
             again = restored(pipeline, saved)
             source = Source(fields=[pipeline.field])
-            reader = SnapshotReader("rows", KEY, pipeline.field, source, again.roster)
+            reader = SnapshotReader("rows", KEYS, pipeline.field, source, again.roster)
             reader.serve_learner(again)
             said = states.get(again.progress)
         if "serve" in acts and store and reader.number_of(store.meta) > reader.number:
@@ -170,7 +171,7 @@ def restored(pipeline: Pipeline, saved: dict[str, bytes]) -> Learner:
 def test_every_part_of_a_line_up_travels(kind: str) -> None:
     """The histories above are not dull, and a follower needs none of them to serve the last state."""
     pipeline, log = log_of(kind)
-    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEY), Store()
+    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEYS), Store()
     fold(leader, log, len(log))
     store.save(maker.take(leader, 5))
     reader = reader_of(pipeline)
@@ -185,7 +186,7 @@ def test_every_part_of_a_line_up_travels(kind: str) -> None:
 
 def test_only_what_has_changed_is_written_and_loaded() -> None:
     pipeline, log = log_of("two models")
-    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEY), Store()
+    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEYS), Store()
     reader = reader_of(pipeline)
     fold(leader, log, 60)
     assert store.save(maker.take(leader, 0)) == ["model/tree", "model/linear"]
@@ -223,7 +224,7 @@ def altered(store: Store, name: str, at: int) -> dict[str, bytes]:
 
 def test_what_was_changed_is_refused_before_it_is_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline, log = log_of("two models")
-    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEY), Store()
+    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEYS), Store()
     fold(leader, log, 40)
     store.save(maker.take(leader, 0))
     old = dict(store)
@@ -236,9 +237,9 @@ def test_what_was_changed_is_refused_before_it_is_unpickled(monkeypatch: pytest.
     def unpickled(*_: object) -> None:
         raise AssertionError("bytes were unpickled")
 
-    foreign, other = Store(), SnapshotMaker("others", KEY)
+    foreign, other = Store(), SnapshotMaker("others", KEYS)
     foreign.save(other.take(leader, 1))
-    stranger, unknown = Store(), SnapshotMaker("rows", b"u" * 32)
+    stranger, unknown = Store(), SnapshotMaker("rows", SigningKeys({"": b"u" * 32}))
     stranger.save(unknown.take(leader, 1))
     wrong = {
         "head": altered(store, HEAD, -1),
@@ -276,9 +277,9 @@ def test_what_was_changed_is_refused_before_it_is_unpickled(monkeypatch: pytest.
 def test_a_model_that_the_field_does_not_name_is_refused() -> None:
     """Signed by our key, its digest in the head, and still not of this field."""
     pipeline, log = log_of("two models")
-    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEY), Store()
+    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEYS), Store()
     fold(leader, log, 40)
-    leader.dumped = lambda _: dump(linear_model.Perceptron(), key=KEY, meta={})  # type: ignore[method-assign]
+    leader.dumped = lambda _: dump(linear_model.Perceptron(), keys=KEYS, meta={})  # type: ignore[method-assign]
     store.save(maker.take(leader, 0))
     reader = reader_of(pipeline)
     said = answers(reader._roster)
@@ -302,7 +303,7 @@ def test_another_field_is_followed_where_it_can_be_found() -> None:
     change = FieldChange(newer.field.field_id, 0, pipeline.field.field_id)
     leader.fold([Record("rows.examples", 0, 61, 0, None, encode(change), headers.FIELD)])
     assert set(leader.roster.racers) == {"tree", "forest"}
-    store, maker = Store(), SnapshotMaker("rows", KEY)
+    store, maker = Store(), SnapshotMaker("rows", KEYS)
     store.save(maker.take(leader, 0))
 
     lost = reader_of(pipeline)
@@ -317,7 +318,7 @@ def test_another_field_is_followed_where_it_can_be_found() -> None:
 def test_models_that_have_left_leave_the_store_too() -> None:
     """Also those that an earlier leader has published."""
     pipeline, log = log_of("challengers")
-    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEY), Store()
+    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEYS), Store()
     names: set[str] = set()
     for until in range(50, len(log), 50):
         fold(leader, log, until)
@@ -331,7 +332,7 @@ def test_models_that_have_left_leave_the_store_too() -> None:
 def test_a_blend_weighs_as_it_did() -> None:
     pipeline = race(models={**race().candidates, "both": Blend()}, champion="both")
     _, log = log_of("two models")
-    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEY), Store()
+    leader, maker, store = learner_of(pipeline), SnapshotMaker("rows", KEYS), Store()
     fold(leader, log, 100)
     store.save(maker.take(leader, 0))
     reader = reader_of(pipeline)

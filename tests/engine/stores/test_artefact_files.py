@@ -9,12 +9,13 @@ from river import drift, linear_model, metrics, preprocessing, tree
 
 from engine.stores.artefacts import ArtefactFiles, dump_field, load_field
 from operators.drift.detectors import Drift
+from operators.models.signing import SigningKeys
 from operators.race.candidates import Artefact, Candidate, Challenge, Every, Release
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
 from topics.errors import ModelError
 
-KEY = b"k" * 32
+KEYS = SigningKeys({"": b"k" * 32})
 FIELD = RaceField.of(
     {
         "tree": Candidate(tree.HoeffdingTreeClassifier(), release=Release(every=64)),
@@ -31,19 +32,19 @@ FIELD = RaceField.of(
 
 
 def test_a_field_comes_back_part_by_part() -> None:
-    again = load_field(dump_field(FIELD, KEY), KEY, FIELD.field_id)
+    again = load_field(dump_field(FIELD, KEYS), KEYS, FIELD.field_id)
     assert again.parts() == FIELD.parts()
     assert FIELD.difference(again) == ((), (), {})
 
 
 def test_another_key_id_or_byte_is_refused() -> None:
-    data = dump_field(FIELD, KEY)
+    data = dump_field(FIELD, KEYS)
     with pytest.raises(ModelError, match="another field"):
-        load_field(data, KEY, "0" * 32)
+        load_field(data, KEYS, "0" * 32)
     with pytest.raises(ModelError, match="signed with key"):
-        load_field(data, b"j" * 32, FIELD.field_id)
+        load_field(data, SigningKeys({"": b"j" * 32}), FIELD.field_id)
     with pytest.raises(ModelError, match="changed after"):
-        load_field(data[:-40] + bytes([data[-40] ^ 1]) + data[-39:], KEY, FIELD.field_id)
+        load_field(data[:-40] + bytes([data[-40] ^ 1]) + data[-39:], KEYS, FIELD.field_id)
 
 
 def test_what_was_put_is_there_and_what_was_not_says_so(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from engine.stores.hashes import RedisHashes, SqliteHashes, static_store
 from engine.stores.places import artefact_store, checkpoint_store
 from engine.stores.redis_checkpoints import RedisCheckpoints
 from engine.stores.sqlite_checkpoints import SqliteCheckpoints
-from engine.worker.assembly import known_key, signing_key
+from engine.worker.assembly import known_keys, signing_keys
 from topics.errors import SettingsError
 
 URL = "rediss://worker:hunter2@redis.example:6380/1"
@@ -51,7 +51,7 @@ def test_features_may_be_in_a_redis_of_their_own(tmp_path: Path) -> None:
 def test_a_shared_store_needs_a_key_that_all_workers_have(tmp_path: Path) -> None:
     shared = Settings(state_dir=tmp_path, store_url=URL)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="signing key that all workers have") as caught:
-        signing_key(shared)
+        signing_keys(shared)
     assert "hunter2" not in str(caught.value)
-    assert known_key(shared) is None
-    assert signing_key(shared.model_copy(update={"store_url": None}))
+    assert known_keys(shared) is None
+    assert signing_keys(shared.model_copy(update={"store_url": None}))

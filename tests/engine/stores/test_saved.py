@@ -17,11 +17,12 @@ from engine.worker.model_factory import ModelFactory
 from operators import field
 from operators.models.artefacts import allow_for, load
 from operators.models.digest import digest
+from operators.models.signing import SigningKeys
 from operators.race.blend import Blend
 from operators.race.candidates import Artefact, Candidate
 from topics.errors import DefinitionError, ModelError, SettingsError
 
-KEY = b"a key of these tests alone"
+KEYS = SigningKeys({"": b"a key of these tests alone"})
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +31,20 @@ def learned() -> Learner:
 
 
 def test_saved_models_are_those_of_the_end_signed(learned: Learner, tmp_path: Path) -> None:
-    saved = save(race(), learned, tmp_path / "new" / "folder", KEY)
+    saved = save(race(), learned, tmp_path / "new" / "folder", KEYS)
     about = json.loads((tmp_path / "new" / "folder" / "saved.json").read_bytes())
     assert about["champion"] == saved.champion == learned.roster.champion
     assert about["examples"] == learned.examples
     for name, model in saved.models.items():
         racer = learned.roster.racers[name]
         data = (tmp_path / "new" / "folder" / model.file).read_bytes()
-        loaded, meta = load(data, key=KEY, allowed=allow_for([racer.model]))
+        loaded, meta = load(data, keys=KEYS, allowed=allow_for([racer.model]))
         assert digest(loaded) == digest(racer.model) == model.digest == meta["digest"]
         assert (model.updates, model.version) == (racer.updates, racer.version)
 
 
 def test_a_pipeline_begins_with_what_was_saved(learned: Learner, tmp_path: Path) -> None:
-    save(race(), learned, tmp_path, KEY)
+    save(race(), learned, tmp_path, KEYS)
     begun = started_from(race(champion="linear"), tmp_path)
     assert begun.champion == "linear", "who serves first is as the file says"
     assert started_from(race(champion=None), tmp_path).candidates["blend"].start == "fresh"
@@ -65,9 +66,9 @@ def test_a_blend_goes_on_with_its_weights_digest_for_digest(named: bool, tmp_pat
         **{name: weight * 0.75 for name, weight in weights.items()},
         "tree-7": 0.25,
     }
-    saved = save(pipeline, learner, tmp_path, KEY)
+    saved = save(pipeline, learner, tmp_path, KEYS)
     begun = started_from(pipeline, tmp_path)
-    run = LocalRun(begun, source=ModelFactory(begun, key=KEY))
+    run = LocalRun(begun, source=ModelFactory(begun, keys=KEYS))
     found = run.learner.roster.racers
     assert set(saved.models) == {"tree", "linear", "both", "fixed"}
     assert run.learner.digests() == {name: one.digest for name, one in saved.models.items()}
@@ -82,11 +83,11 @@ def test_a_blend_goes_on_with_its_weights_digest_for_digest(named: bool, tmp_pat
     start = Artefact(str(tmp_path / saved.models["both"].file))
     wrong = race(models=models | {"both": Candidate(Blend(eta=1.0), start=start)}, champion="tree")
     with pytest.raises(ModelError, match=r"candidate `both` is a binary blend of all with eta=1\.0"):
-        LocalRun(wrong, source=ModelFactory(wrong, key=KEY))
+        LocalRun(wrong, source=ModelFactory(wrong, keys=KEYS))
 
 
 def test_what_the_file_starts_otherwise_stays(learned: Learner, tmp_path: Path) -> None:
-    save(race(), learned, tmp_path, KEY)
+    save(race(), learned, tmp_path, KEYS)
     models = race().estimators
     more = {
         "tree": Candidate(models["tree"], start="log"),
@@ -104,11 +105,11 @@ def test_what_the_file_starts_otherwise_stays(learned: Learner, tmp_path: Path) 
 def test_a_model_in_quarantine_is_not_saved(tmp_path: Path) -> None:
     learner = raced(race(), *stream(60)).run.learner
     learner.learning.quarantine("linear", "it raised", 0)
-    assert set(save(race(), learner, tmp_path, KEY).models) == {"tree"}
+    assert set(save(race(), learner, tmp_path, KEYS).models) == {"tree"}
 
 
 def test_another_question_or_another_model_is_refused(learned: Learner, tmp_path: Path) -> None:
-    save(race(), learned, tmp_path, KEY)
+    save(race(), learned, tmp_path, KEYS)
     other = {"tree": tree.HoeffdingTreeClassifier(grace_period=41), "linear": race().estimators["linear"]}
     with pytest.raises(DefinitionError, match=r"`tree` of .* has other parameters"):
         started_from(race(models=other), tmp_path)

@@ -18,6 +18,7 @@ from engine.machines.warm_up import WarmUp
 from engine.stores.artefacts import ArtefactFiles
 from engine.worker.entry import Entries
 from engine.worker.model_factory import ModelFactory
+from operators.models.signing import SigningKeys
 from operators.race.candidates import Candidate
 from operators.race.evidence import Promotion
 from operators.race.field import RaceField
@@ -114,10 +115,10 @@ def test_a_class_that_only_the_other_file_has_is_named(tmp_path: Path) -> None:
     files = tmp_path / "new.py", tmp_path / "old.py"
     for file, text in zip(files, (OWN, OWN.replace("Own", "Other")), strict=True):
         file.write_text(text)
-    key, stored = b"k" * 32, ArtefactFiles(tmp_path, "p")
+    keys, stored = SigningKeys({"": b"k" * 32}), ArtefactFiles(tmp_path, "p")
     new = load_pipeline(files[0])
-    stored.put(new.field.field_id, ModelFactory(new, key=key).packed(new.field))
-    old = ModelFactory(load_pipeline(files[1]), key=key, stored=stored)
+    stored.put(new.field.field_id, ModelFactory(new, keys=keys).packed(new.field))
+    old = ModelFactory(load_pipeline(files[1]), keys=keys, stored=stored)
     with pytest.raises(ModelError, match="Can't get attribute 'Own'") as error:
         old.field(new.field.field_id)
     assert "each file needs classes of your own" in str(error.value)

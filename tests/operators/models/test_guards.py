@@ -15,9 +15,10 @@ from river.tree.splitter.nominal_splitter_classif import NominalSplitterClassif
 from operators.models.artefacts import allow_for, dump, load
 from operators.models.digest import digest
 from operators.models.guards import Copied, FirstLesson, KnownNames, KnownValues
+from operators.models.signing import SigningKeys
 from topics.messages import FeatureValues
 
-KEY = b"a key of thirty-two bytes, about"
+KEYS = SigningKeys({"": b"a key of thirty-two bytes, about"})
 
 
 def scaler() -> Any:
@@ -85,7 +86,7 @@ def test_what_a_guard_knows_is_stored_with_the_model(guard: Any) -> None:
     model = guard(machine())
     allowed = allow_for([model])
     model.learn_one({"a": 1.0, "city": "Bern"}, True)
-    again, _ = load(dump(model, key=KEY, meta={}), key=KEY, allowed=allowed)
+    again, _ = load(dump(model, keys=KEYS, meta={}), keys=KEYS, allowed=allowed)
     assert digest(again) == digest(model)
     x: FeatureValues = {"a": 2.0, "city": "Bern", "new": 1}
     assert again.predict_proba_one(x) == model.predict_proba_one(x)
