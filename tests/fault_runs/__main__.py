@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, one after the other")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long faults come in each, about")
     parser.add_argument("--store", choices=("sqlite", "redis", "both"), default="both")
+    parser.add_argument("--more", default="", help="further arguments of the pipeline: 'follow=\"1s\",'")
     parser.add_argument("--broken", choices=("suppression",), default="", help="leave a step out")
     parser.add_argument("--keep", type=Path, help="keep logs and state in this directory")
     asked = parser.parse_args()
@@ -40,7 +41,14 @@ def main() -> int:
             shared = {"store_url": url, "signing_key": "the same for all of them"} if store == "redis" else {}
             place = folder / f"seed-{seed}"
             place.mkdir()
-            run = FaultRun(schedule(seed, asked.seconds), kafka, place, shared=shared, broken=asked.broken)
+            run = FaultRun(
+                schedule(seed, asked.seconds),
+                kafka,
+                place,
+                shared=shared,
+                more=asked.more,
+                broken=asked.broken,
+            )
             began = time.strftime("%Y-%m-%d %H:%M")
             try:
                 asyncio.run(run.run())

@@ -87,13 +87,15 @@ class FaultRun:
         folder: Path,
         *,
         shared: Mapping[str, Any],
+        more: str = "",
         broken: str = "",
     ) -> None:
+        """`more` are further arguments of the pipeline, `broken` a step of the product that is left out."""
         name = fresh_name(f"faults-{plan.seed}")
         self.plan = plan
         self.kafka = kafka
         self.report = Report(plan.seed)
-        self._file = write_pipeline(folder, SOURCE, name=name)
+        self._file = write_pipeline(folder, SOURCE.replace("MORE", more), name=name)
         self._pipeline = load_pipeline(self._file)
         catalog = self._pipeline.catalog
         self._predictions, self._examples = catalog["predictions"], catalog["examples"]

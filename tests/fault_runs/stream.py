@@ -42,8 +42,10 @@ SOURCE = """
             "bag": ensemble.BaggingClassifier(tree.HoeffdingTreeClassifier(grace_period=50), 3, seed=1),
         },
         champion="tree",
+        MORE
     )
 """
+"""`MORE` stands for further arguments of the pipeline."""
 GRACE_MS = 60_000
 START_MS = 1_700_000_000_000
 SENSORS = 24

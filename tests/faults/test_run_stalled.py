@@ -22,7 +22,7 @@ def test_a_worker_that_fetches_nothing_any_more_ends_and_a_pause_does_not_end_it
     tansu: KafkaSettings, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
-        source = SOURCE.replace("partitions=4", "partitions=1")
+        source = SOURCE.replace("partitions=4", "partitions=1").replace("MORE", "")
         file = write_pipeline(tmp_path, source, name=fresh_name("stalled"))
         pipeline = load_pipeline(file)
         catalog = pipeline.catalog

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+import reading
 from fault_runs.account import account, account_labels, account_windows
 from fault_runs.schedule import POINTS, schedule
 from fault_runs.stream import GRACE_MS, SOURCE, START_MS
@@ -64,7 +65,7 @@ def logs() -> Logs:
 
 
 def judge(found: Logs, folder: Path) -> None:
-    pipeline = load_pipeline(write_pipeline(folder, SOURCE, name="account"))
+    pipeline = load_pipeline(write_pipeline(folder, SOURCE.replace("MORE", ""), name="account"))
     counted = account(found.events, found.answers, found.lessons)
     account_labels(found.labels, counted.lessons)
     assert account_windows(pipeline, found.events, counted.answers, grace_ms=GRACE_MS) == 3 * (EVENTS - 1)
@@ -105,6 +106,20 @@ def test_wrong_logs_do_not(tmp_path: Path, spoil: Callable[[Logs], object], says
     found = logs()
     spoil(found)
     with pytest.raises(AssertionError, match=says):
+        judge(found, tmp_path)
+
+
+def test_the_account_of_a_zombie_needs_the_claim_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it writes after another has claimed counts for nobody who keeps the rule, and twice without it."""
+    found = logs()
+    late = json.loads(found.answers[2].value) | {"sequence": EVENTS}
+    found.answers.append(record(20, {"source_partition": 0, "claim": 2, "nonce": "m"}, "claim"))
+    found.answers.append(record(21, late))
+    judge(found, tmp_path)
+    monkeypatch.setattr(reading.Fold, "_counts", lambda *_: True)
+    with pytest.raises(AssertionError, match="counts 2 times"):
         judge(found, tmp_path)
 
 
