@@ -12,8 +12,8 @@ gets on:
     lessons      examples are logged and not learned            where the learner reads on
     partitions   none are restored                              what a takeover has read
 
-An empty topic, a pause by command, a bound that waits for a store and a broker that does not answer are no
-standstill: the first two are no work, the others are waited for by deadlines of their own, and `/readyz` and
+An empty topic, a pause by command, a bound that waits for a store that is away and a broker that does not
+answer are no standstill: the first two are no work, the others are waited for elsewhere, and `/readyz` and
 metrics tell.
 """
 
@@ -50,7 +50,9 @@ class Seen(NamedTuple):
     paused: bool = False
     """Whether learning is paused by command."""
     held: bool = False
-    """Whether no events are taken because too many are in no checkpoint: a store is waited for."""
+    """Whether no events are taken because too many are in no checkpoint."""
+    store_away: bool = False
+    """Whether the store of checkpoints has said that it cannot be used now: it is asked again and again."""
     broker_away: bool = False
     """Whether a broker does not answer: its own deadline runs."""
     learner_waited_for: bool = False
@@ -123,8 +125,9 @@ class ProgressWatch:
     def _standing(self, now_s: float, seen: Seen) -> list[tuple[Subject, float]]:
         """Return the subjects that have work, and since when their number is the same."""
         found: list[tuple[Subject, float]] = []
+        waits_for_store = seen.held and seen.store_away
         subjects: tuple[tuple[Subject, bool, int], ...] = (
-            ("answers", seen.restored and seen.unread > 0 and not seen.held, seen.taken),
+            ("answers", seen.restored and seen.unread > 0 and not waits_for_store, seen.taken),
             ("lessons", seen.restored and seen.unlearned > 0 and not seen.paused, seen.learned),
             ("partitions", not seen.restored, seen.restored_to),
         )
@@ -146,6 +149,8 @@ def _cause(subject: Subject, seen: Seen) -> Cause:
         return "learner"
     if subject == "partitions":
         return "loop" if seen.restoring else "group"
+    if seen.held:
+        return "store"
     if seen.loop_silent_s >= LOOP_SILENT_S:
         return "store" if seen.saving else "loop"
     return "broker"

@@ -484,6 +484,7 @@ class Worker:
             learned=learner.reading,
             paused=learner.paused,
             held=self._holding,
+            store_away=self._checkpoints.outage_s > 0,
             broker_away=unanswered_s() > 0 or not self.connected.is_set(),
             learner_waited_for=not learner.paused and min(self.follower.lag, unfolded) > BEHIND_MAX,
             saving=self._checkpoints.in_flight,

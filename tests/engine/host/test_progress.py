@@ -37,7 +37,8 @@ def standing(seconds: int = 1_000, **seen: Any) -> tuple[float, Stall] | None:
         ({"unread": 1, "loop_silent_s": LOOP_SILENT_S, "saving": True}, "answers", "store"),
         ({"unread": 1, "learner_waited_for": True}, "answers", "learner"),
         ({"unlearned": 5}, "lessons", "learner"),
-        ({"unlearned": 5, "held": True, "unread": 9}, "lessons", "learner"),
+        ({"unlearned": 5, "held": True, "store_away": True, "unread": 9}, "lessons", "learner"),
+        ({"unread": 9, "held": True, "saving": True}, "answers", "store"),
         ({"restored": False}, "partitions", "group"),
     ],
 )
@@ -60,7 +61,7 @@ def test_work_that_stands_for_the_deadline_is_a_stall_with_its_cause(
     [
         {},
         {"unlearned": 5, "paused": True},
-        {"unread": 5, "held": True},
+        {"unread": 5, "held": True, "store_away": True},
         {"unread": 5, "unlearned": 5, "broker_away": True},
         {"restored": False, "broker_away": True},
     ],
