@@ -5,7 +5,8 @@ answers that are too many for memory.  Never here: claims, a worker's files (`sq
 entry means, which answers leave memory (`operators/join/pending.py`).
 
     entry   what a restore needs in memory; a sum over all checksums tells a row that is lost, or old
-    apart   what may be too much for memory: how many there are is known, and each has its checksum
+    apart   what may be too much for memory: each has its checksum, looked at when it is read, and a sum over
+            their names tells one that is lost; a restore reads the names, in the index, and no value
 
 Strategy.  A save of 15,000 entries runs in a thread beside the loop and must not fight it for the
 interpreter.  So entries go to SQLite packed, a whole batch in each of three statements, and SQLite takes
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import lt
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -26,7 +28,17 @@ from operators.join.pending import SPILLED
 from topics.codec import encode_json
 from topics.errors import CheckpointError
 
-__all__ = ["EMPTY_TALLY", "SCHEMA", "Apart", "Spill", "Tally", "checksum_of", "write"]
+__all__ = [
+    "EMPTY_TALLY",
+    "SCHEMA",
+    "SUM_MODULUS",
+    "Apart",
+    "Spill",
+    "Tally",
+    "intact",
+    "names_apart",
+    "write",
+]
 
 BATCH_BYTES_MAX = 16_777_216
 """Names and values given to SQLite at once, plus one entry; its own limit is 1 GB."""
@@ -39,9 +51,11 @@ CREATE TABLE apart (name TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL, sum INT
 """
 
 # A batch is three parameters: a JSON list with one array per entry, all names joined, all values joined.
-# The array: place of the name, length; for an entry that stays also place of the value, length, checksum.
+# The array: place of the name, length, checksum; for an entry that stays also place of the value, length,
+# checksum of both.
 _NAME = "CAST(substr(?2, json_extract(one.value, '$[0]'), json_extract(one.value, '$[1]')) AS TEXT)"
-_VALUE = "coalesce(substr(?3, json_extract(one.value, '$[2]'), json_extract(one.value, '$[3]')), x'')"
+_VALUE = "coalesce(substr(?3, json_extract(one.value, '$[3]'), json_extract(one.value, '$[4]')), x'')"
+_NAMED = "json_extract(one.value, '$[2]')"
 
 
 class _Statements(NamedTuple):
@@ -54,21 +68,23 @@ def _statements(table: str, counted: str) -> _Statements:
     return _Statements(
         f"SELECT {counted} FROM json_each(?1) AS one JOIN {table} AS found ON found.name = {_NAME}",  # noqa: S608 - constants
         f"DELETE FROM {table} WHERE name IN"  # noqa: S608
-        f" (SELECT {_NAME} FROM json_each(?1) AS one WHERE json_array_length(one.value) = 2)",
-        f"INSERT INTO {table} SELECT {_NAME}, {_VALUE}, json_extract(one.value, '$[4]')"  # noqa: S608
-        " FROM json_each(?1) AS one WHERE json_array_length(one.value) = 5"
+        f" (SELECT {_NAME} FROM json_each(?1) AS one WHERE json_array_length(one.value) = 3)",
+        f"INSERT INTO {table} SELECT {_NAME}, {_VALUE}, json_extract(one.value, '$[5]')"  # noqa: S608
+        " FROM json_each(?1) AS one WHERE json_array_length(one.value) = 6"
         " ON CONFLICT (name) DO UPDATE SET value = excluded.value, sum = excluded.sum",
     )
 
 
 _ENTRY = _statements("entry", "count(*), coalesce(sum(found.sum), 0)")
-_APART = _statements("apart", "count(*), 0")
+_APART = _statements("apart", f"count(*), coalesce(sum({_NAMED}), 0)")
 _GET = f"""
 SELECT found.name, found.value, found.sum
 FROM json_each(?1) AS one JOIN apart AS found ON found.name = {_NAME}
 """  # noqa: S608
 _SCAN = "SELECT name FROM apart WHERE name > ? AND name < ? ORDER BY name LIMIT ?"
 _HOW_MANY = "SELECT count(*) FROM apart WHERE name >= ? AND name < ?"
+NAMES_AT_ONCE = 10_000
+"""Read of the index together."""
 
 
 class Tally(NamedTuple):
@@ -80,6 +96,8 @@ class Tally(NamedTuple):
     """Of their checksums."""
     apart: int
     """Rows of `apart`."""
+    names: int = 0
+    """Of the checksums of the names in `apart`."""
 
 
 EMPTY_TALLY = Tally(0, 0, 0)
@@ -92,27 +110,28 @@ def write(
 
     Names that begin with one of `apart` go to the table of that name.
     """
-    rows, total, aside = before
+    rows, total, aside, names = before
     beside = [name for name in delta if name.startswith(apart)]
     others = delta.keys() - beside if beside else delta
-    for change in _changes(database, _ENTRY, sorted(others), delta):
-        rows += change[0]
-        total += change[1]
-    for change in _changes(database, _APART, sorted(beside), delta):
-        aside += change[0]
-    return Tally(rows, total % SUM_MODULUS, aside)
+    for added, batch, old_total in _changes(database, _ENTRY, sorted(others), delta):
+        rows += added
+        total += batch.total - old_total
+    for added, batch, old_total in _changes(database, _APART, sorted(beside), delta):
+        aside += added
+        names += batch.named - old_total
+    return Tally(rows, total % SUM_MODULUS, aside, names % SUM_MODULUS)
 
 
 def _changes(
     database: sqlite3.Connection, table: _Statements, names: Sequence[str], delta: Mapping[str, bytes | None]
-) -> Iterator[tuple[int, int]]:
-    """Write batch by batch; yield how many rows each has added, and how much to their sum."""
+) -> Iterator[tuple[int, _Batch, int]]:
+    """Write batch by batch; yield how many rows each has added, the batch, and the sum of what was there."""
     for batch in _packed(names, delta):
         places, named = encode_json(batch.places).decode(), b"".join(batch.names)
         old_rows, old_total = database.execute(table.old, (places, named)).fetchone()
         database.execute(table.delete, (places, named))
         database.execute(table.insert, (places, named, b"".join(batch.values)))
-        yield len(batch.values) - old_rows, batch.total - old_total
+        yield len(batch.values) - old_rows, batch, old_total
 
 
 class _Batch:
@@ -122,8 +141,8 @@ class _Batch:
         self.places: list[tuple[int, ...]] = []
         self.names: list[bytes] = []
         self.values: list[bytes] = []
-        self.total = 0
-        """Sum of the checksums of the entries that stay."""
+        self.total = self.named = 0
+        """Sums of the checksums of the entries that stay, and of those of their names."""
 
 
 def _packed(names: Sequence[str], delta: Mapping[str, bytes | None]) -> Iterator[_Batch]:
@@ -132,14 +151,16 @@ def _packed(names: Sequence[str], delta: Mapping[str, bytes | None]) -> Iterator
     name_at = value_at = 1  # SQLite counts from 1
     for text in names:
         name, value = text.encode(), delta[text]
+        named = crc32(name)
         batch.names.append(name)
         if value is None:
-            batch.places.append((name_at, len(name)))
+            batch.places.append((name_at, len(name), named))
         else:
-            checksum = crc32(value, crc32(name))
-            batch.places.append((name_at, len(name), value_at, len(value), checksum))
+            checksum = crc32(value, named)
+            batch.places.append((name_at, len(name), named, value_at, len(value), checksum))
             batch.values.append(value)
             batch.total += checksum
+            batch.named += named
             value_at += len(value)
         name_at += len(name)
         if name_at + value_at > BATCH_BYTES_MAX:
@@ -149,9 +170,27 @@ def _packed(names: Sequence[str], delta: Mapping[str, bytes | None]) -> Iterator
         yield batch
 
 
-def checksum_of(name: str, value: bytes) -> int:
-    """Return the checksum of a row."""
-    return crc32(value, crc32(name.encode()))
+def intact(name: object, value: object, checksum: object) -> bool:
+    """Return whether a row is as it was written; a damaged file may hold values of any type."""
+    if not (isinstance(name, str) and isinstance(value, bytes)):
+        return False
+    return checksum == crc32(value, crc32(name.encode()))
+
+
+def names_apart(database: sqlite3.Connection) -> tuple[int, int]:
+    """Return how many names `apart` has, and the sum of their checksums; reads the index alone.
+
+    Raises ValueError where one is no name, or stands out of order and so would not be found.
+    """
+    count = total = 0
+    last = ""
+    rows = database.execute("SELECT name FROM apart ORDER BY name")
+    while found := rows.fetchmany(NAMES_AT_ONCE):
+        names = [name for (name,) in found]
+        if {*map(type, names)} != {str} or not all(map(lt, [last, *names], names)):
+            raise ValueError("names of waiting answers are out of order")
+        count, total, last = count + len(names), total + sum(map(crc32, map(str.encode, names))), names[-1]
+    return count, total % SUM_MODULUS
 
 
 class Apart:
@@ -181,7 +220,7 @@ class Apart:
             at += len(name)
         values: dict[str, bytes] = {}
         for text, value, checksum in self._query(_GET, (encode_json(places).decode(), b"".join(wanted))):
-            if checksum != checksum_of(text, value):
+            if not intact(text, value, checksum):
                 raise self._damaged(f"entry {text!r} does not match its checksum")
             values[text[cut:]] = value
         return values

@@ -26,6 +26,7 @@ which the logs make up for.
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -54,6 +55,8 @@ RACES_MAX = 100
 """Owners that may come first while one claims."""
 READS_MAX = 5
 """Checkpoints that an owner may write while somebody else reads one."""
+STAGED_MAX = 1_000_000
+"""Chunks of one delta: half a billion entries.  The number in the head is sealed by nothing."""
 SCAN_BYTES = 1_048_576
 """Of the base in one answer, about; entries differ, so the count follows what the last answer held."""
 SCAN_ENTRIES_MIN, SCAN_ENTRIES_MAX = 10, 2_000
@@ -314,10 +317,15 @@ class RedisCheckpoints:
             numbers = {name: int(found[name] or 0) for name in ("claim", "staged", "merged", "merged_chunks")}
             base = (int(found["base_rows"] or 0), int(found["base_total"] or 0))
             token = (found["token"] or b"").decode()
+            if numbers["staged"] > STAGED_MAX:
+                raise ValueError  # noqa: TRY301 - as of any other number that is none
         except ValueError:
             raise self._corrupt("its head is damaged") from None
-        if numbers["claim"] and found["claim_seal"] != self._seal("owner", numbers["claim"]).encode():
+        seal = self._seal("owner", numbers["claim"]).encode() if numbers["claim"] else None
+        if found["claim_seal"] != seal:
             raise self._corrupt("the owner's number does not match its seal")
+        if token and found["current"] is None:
+            raise self._corrupt("its head has lost the record of the last checkpoint")
         current = self._record(found["current"], token)
         previous = None if current is None else self._record(found["previous"], current.before)
         return _Head(token=token, current=current, previous=previous, base=base, **numbers)
@@ -362,6 +370,7 @@ class RedisCheckpoints:
         if head.current is None:
             return None
         self._tell_versions(head.current)
+        await self._check_merged(head)
         restored = _Restored(self._apart, self._apart_file)
         records = [each for each in (head.previous, head.current) if each and each.number > head.merged]
         reading = Reading(self.place, head.base[0] + sum(record.entries for record in records))
@@ -373,6 +382,20 @@ class RedisCheckpoints:
             first = head.merged_chunks if record.number == head.merged + 1 else 0
             await self._read_delta(record, first, restored, reading)
         return Checkpoint(head.current.claim, head.current.meta, restored.entries)
+
+    async def _check_merged(self, head: _Head) -> None:
+        """Raise CheckpointError where a delta lies beside the base that the head takes for a part of it.
+
+        A merge moves a chunk and removes it at once, so the numbers of the head are wrong then, or it has
+        lost the record of that delta.  Of a head as a save leaves it no delta is asked for.
+        """
+        for number in (head.number - 1, head.number):
+            begun = number == head.merged + 1 and head.merged_chunks > 0
+            lost = number == head.number - 1 > 0 and head.previous is None
+            if number <= head.merged or begun or lost:
+                key = self._delta_key(number, 0)
+                if _entries(*await self._connection.script(scripts.READ_CHUNK, [key], [])):
+                    raise self._corrupt(f"its head says that delta {number} is in the base, and it is not")
 
     async def _read_base(self, restored: _Restored, reading: Reading) -> None:
         """Read the base; while one part is looked at, Redis puts the next together."""
@@ -526,11 +549,14 @@ class _Restored:
 def _entries(lengths: bytes, joined: bytes) -> list[_Change]:
     """Return the entries of an answer; raise _DamagedError for one that does not match its checksum."""
     entries: list[_Change] = []
-    for name, value, checksum in scripts.unpacked(lengths, joined):
-        if checksum < 0:
-            entries.append((name.decode(), None, 0))
-        elif crc32(value, crc32(name)) != checksum:
-            raise _DamagedError(f"entry {name.decode()!r} does not match its checksum")
-        else:
-            entries.append((name.decode(), value, checksum))
+    try:
+        for name, value, checksum in scripts.unpacked(lengths, joined):
+            if checksum < 0:
+                entries.append((name.decode(), None, 0))
+            elif crc32(value, crc32(name)) != checksum:
+                raise _DamagedError(f"entry {name.decode()!r} does not match its checksum")
+            else:
+                entries.append((name.decode(), value, checksum))
+    except (struct.error, UnicodeDecodeError) as error:
+        raise _DamagedError(f"an entry is too short, or its name no text: {error}") from None
     return entries

@@ -23,7 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from engine.stores.checkpoints import Checkpoint, Head, OwnerRole, seal_of
-from engine.stores.entry_tables import EMPTY_TALLY, SCHEMA, SUM_MODULUS, Apart, Tally, checksum_of, write
+from engine.stores.entry_tables import (
+    EMPTY_TALLY,
+    SCHEMA,
+    SUM_MODULUS,
+    Apart,
+    Tally,
+    intact,
+    names_apart,
+    write,
+)
 from engine.stores.reading import Reading
 from topics.errors import CheckpointError, ClaimError
 
@@ -45,6 +54,11 @@ CREATE TABLE owner (id INTEGER PRIMARY KEY CHECK (id = 1), claim INTEGER NOT NUL
 CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), claim INTEGER NOT NULL, meta BLOB NOT NULL,
                    rows INTEGER NOT NULL, sum INTEGER NOT NULL, apart INTEGER NOT NULL, seal BLOB NOT NULL);
 {SCHEMA}"""
+_NAMES = """
+CREATE TABLE IF NOT EXISTS names (id INTEGER PRIMARY KEY CHECK (id = 1), sum INTEGER NOT NULL,
+                                  seal BLOB NOT NULL)
+"""
+"""Beside the head, whose format is older than this sum."""
 
 
 class SqliteCheckpoints:
@@ -129,13 +143,15 @@ class SqliteCheckpoints:
                     hint="another worker took the partition over; this one must stop writing to it",
                 )
             self._check_seen(database)
-            before = database.execute("SELECT rows, sum, apart FROM head").fetchone()
-            tally = write(database, self._unsaved, self._apart, Tally(*before) if before else EMPTY_TALLY)
-            seal = self._seal("head", claim, meta, *tally)
+            *counted, names = write(database, self._unsaved, self._apart, self._tally(database))
+            seal = self._seal("head", claim, meta, *counted)
             self._seen |= {seal}
             database.execute(
-                "INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?, ?, ?, ?)", (claim, meta, *tally, seal)
+                "INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?, ?, ?, ?)", (claim, meta, *counted, seal)
             )
+            database.execute(_NAMES)
+            sealed = self._seal("names", seal, names)
+            database.execute("INSERT OR REPLACE INTO names VALUES (1, ?, ?)", (names, sealed))
         self._unsaved.clear()
         self._seen = frozenset([seal])
 
@@ -153,6 +169,27 @@ class SqliteCheckpoints:
         with self._transaction("BEGIN") as database:
             head = self._head(database)
             return Head(self._owner(database), None if head is None else head[1])
+
+    def _tally(self, database: sqlite3.Connection) -> Tally:
+        """Return what the rows add up to before a save."""
+        names = self._names(database)
+        if names is None:
+            _, names = self._names_apart(database)
+        head = self._head(database)
+        return EMPTY_TALLY if head is None else head[2]._replace(names=names)
+
+    def _names(self, database: sqlite3.Connection) -> int | None:
+        """Return what the names kept apart add up to; None where a Headrace saved that has no such sum."""
+        if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'names'").fetchone()[0]:
+            return None
+        row, head = database.execute("SELECT sum, seal FROM names").fetchone(), self._seal_of_head(database)
+        return row[0] if row and row[1] == self._seal("names", head, row[0]) else None
+
+    def _names_apart(self, database: sqlite3.Connection) -> tuple[int, int]:
+        try:
+            return names_apart(database)
+        except ValueError as error:
+            raise self._corrupt(str(error)) from None
 
     def _owner(self, database: sqlite3.Connection) -> int:
         row = database.execute("SELECT claim, seal FROM owner").fetchone()
@@ -203,17 +240,19 @@ class SqliteCheckpoints:
         while batch := rows.fetchmany(READ_MAX):
             size = 0
             for name, value, checksum in batch:
-                if checksum != checksum_of(name, value):
+                if not intact(name, value, checksum):
                     raise self._corrupt(f"entry {name!r} does not match its checksum")
                 entries[name] = value
                 total += checksum
                 size += len(name) + len(value)
             reading.add(len(batch), size)
-        (apart,) = database.execute("SELECT count(*) FROM apart").fetchone()
-        if Tally(len(entries), total % SUM_MODULUS, apart) != tally:
+        apart, names = self._names_apart(database)
+        if (len(entries), apart) != (tally.rows, tally.apart):
             raise self._corrupt(
                 f"{len(entries)} and {apart} entries were found, {tally.rows} and {tally.apart} were written"
             )
+        if total % SUM_MODULUS != tally.total or self._names(database) not in (None, names):
+            raise self._corrupt("entries are not those that were written")
         return Checkpoint(claim, meta, entries)
 
     def _seal(self, *parts: object) -> bytes:
@@ -233,7 +272,7 @@ class SqliteCheckpoints:
                     with suppress(sqlite3.Error):
                         database.execute("ROLLBACK")
                     raise
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 raise self._failed(error) from error
             except OSError as error:
                 raise CheckpointError(
@@ -265,7 +304,7 @@ class SqliteCheckpoints:
                 self._reading.execute("PRAGMA query_only = ON")
             self._check_seen(self._reading)
             return self._reading.execute(statement, parameters).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._failed(error) from error
 
     def _close(self) -> None:
@@ -275,7 +314,7 @@ class SqliteCheckpoints:
                     connection.close()
             self._connection = self._reading = None
 
-    def _failed(self, error: sqlite3.Error) -> CheckpointError:
+    def _failed(self, error: Exception) -> CheckpointError:
         if isinstance(error, sqlite3.OperationalError):
             return CheckpointError(
                 f"{self.path} cannot be used now: {error}",
@@ -297,7 +336,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         # A claim number must survive a power cut, or two owners would get the same one.
         connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.Error:
+    except BaseException:
         connection.close()
         raise
     return connection

@@ -165,6 +165,37 @@ def test_a_damaged_row_is_refused_when_it_is_read_and_a_lost_one_at_once(tmp_pat
         run(store.load)
 
 
+def test_a_name_kept_apart_that_is_lost_from_the_index_is_refused(tmp_path: Path) -> None:
+    """Its label would find no answer, and nobody would hear of it."""
+    path = saved_apart(tmp_path)
+    data = path.read_bytes()
+    at = next(
+        at for at in range(len(data)) if data[at : at + 4] == b"k150" and data[at + 4 : at + 8] != b"v150"
+    )
+    path.write_bytes(data[:at] + b"k15!" + data[at + 4 :])
+    refused = pytest.raises(CheckpointError, match="cannot be trusted")
+    with store_in(tmp_path, apart=("k",)) as store, refused:
+        run(store.load)
+
+
+def test_a_file_of_a_headrace_without_the_sum_of_names_is_read_and_gets_one(tmp_path: Path) -> None:
+    path = saved_apart(tmp_path)
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("DROP TABLE names")
+    database.close()
+    with store_in(tmp_path, apart=("k",)) as store:
+        assert run(store.load).entries == {"whole": b"1"}
+        run(store.fence, store.load, lambda: store.save(2, b"2", {"k7": None, "knew": b"1"}))
+    database = sqlite3.connect(path)
+    assert database.execute("SELECT count(*) FROM names").fetchone() == (1,)
+    with database:
+        database.execute("UPDATE apart SET name = 'kold' WHERE name = 'knew'")
+    database.close()
+    with store_in(tmp_path, apart=("k",)) as store, pytest.raises(CheckpointError, match="not those"):
+        run(store.load)
+
+
 def test_what_is_kept_apart_is_read_while_a_save_is_on_its_way(tmp_path: Path) -> None:
     with store_in(tmp_path, apart=("k",)) as store:
         run(store.fence, lambda: store.save(1, b"1", {"k": b"old"}))
