@@ -46,6 +46,7 @@ from topics.rekeying import decode_rekeying
 __all__ = [
     "ClaimExecutor",
     "Fingerprint",
+    "RevokedError",
     "ScorerCheckpoint",
     "ScorerMeta",
     "check_same_logs",
@@ -56,6 +57,10 @@ __all__ = [
 REKEYING_LOGS = ("rekey", "rekeyed")
 
 log = structlog.get_logger("headrace")
+
+
+class RevokedError(Exception):
+    """The group takes partitions back while they are taken over: what was done so far is worth nothing."""
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -114,10 +119,23 @@ class ClaimExecutor:
         self.requests = 0
         """The number of requests that were carried out."""
 
-    async def run(self, protocol: Generator[claims.Request, Any, Any], store: CheckpointStore) -> Any:
-        """Carry out one request after the other; return what the protocol ends with."""
+    async def run(
+        self,
+        protocol: Generator[claims.Request, Any, Any],
+        store: CheckpointStore,
+        go_on: Callable[[], object] = lambda: None,
+    ) -> Any:
+        """Carry out one request after the other; return what the protocol ends with.
+
+        `go_on` is called before each, and raises where there shall be no further one.
+        """
         self._bounds.clear()
-        return await self._carry_out_all(protocol, lambda request: self._carry_out(request, store))
+
+        async def carry_out(request: claims.Request) -> Any:
+            go_on()
+            return await self._carry_out(request, store)
+
+        return await self._carry_out_all(protocol, carry_out)
 
     async def still_owner(
         self, owner: claims.Takeover, at: claims.Cut, store: CheckpointStore, *, written_before: int

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -170,8 +170,10 @@ class Follower:
         """Whether this process learns; else it serves what the leader has learned."""
         return self.leading or self.snapshots is None
 
-    async def catch_up(self) -> None:
+    async def catch_up(self, go_on: Callable[[], object] = lambda: None) -> None:
         """Fold the log up to its end; where the leader does it for all, take its newest models.
+
+        `go_on` is called before every slice, and raises where there shall be no further one.
 
         Where it has published none yet, those of its last checkpoint serve, and without one fresh models.
         """
@@ -184,7 +186,7 @@ class Follower:
             return
         _, end = (await log_bounds(self._settings.kafka, self._topic))[PARTITION]
         while self.learner.reading < end:
-            await self._fold(end)
+            await self._fold(end, go_on)
         self.entry.look(self.learner.fields.field_id)
 
     def _restore(self, checkpoint: Checkpoint | None) -> None:
@@ -245,7 +247,7 @@ class Follower:
             await self._following.wait()
             await self._fold(None)
 
-    async def _fold(self, until: int | None) -> None:
+    async def _fold(self, until: int | None, go_on: Callable[[], object] = lambda: None) -> None:
         """Fold the log up to `until`; None: as long as it is followed, by this learner."""
         learner = self.learner
 
@@ -260,6 +262,7 @@ class Follower:
 
         async with aclosing(slices_of_log(learner, read, size)) as parts:
             async for part in parts:
+                go_on()
                 async with self.models:
                     if not size():
                         return

@@ -31,6 +31,7 @@ from engine.stores.lookups import StaticFeatures
 from engine.stores.online_features import ServedFeatures
 from engine.watches import CountWatch, LabelWatch, LetterWatch, counted_lines
 from engine.worker.checkpointing import CheckpointWriter
+from engine.worker.claim import RevokedError
 from engine.worker.follower import Follower
 from engine.worker.owned_partitions import OwnedPartitions
 from engine.worker.partition import Inputs, Partition, Place, merge_values
@@ -239,12 +240,24 @@ class Worker:
         self._assigned = partitions
 
     async def _take_over(self) -> None:
-        """Claim each assigned partition, restore it, and go on where its checkpoint stands."""
+        """Claim each assigned partition, restore it, and go on where its checkpoint stands.
+
+        Given up half-way where the group takes partitions back: it waits for this member, and would go on
+        without it, so that takeovers longer than `rebalance_timeout_ms` would follow each other for ever.
+        """
         self._restoring = True
         try:
             await self._restore()
+        except RevokedError:
+            log.info("takeover given up: the group has taken partitions back")
+            self.partitions.release()
         finally:
             self._restoring = False
+
+    def _go_on(self) -> None:
+        """Raise RevokedError where what is being taken over is assigned no more."""
+        if self._moving:
+            raise RevokedError
 
     async def _restore(self) -> None:
         await self._saved()
@@ -258,10 +271,10 @@ class Worker:
         self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
         await self.follower.lead(0 in numbers)
-        await self.follower.catch_up()
+        await self.follower.catch_up(self._go_on)
         await self._settle_field()
-        await self.partitions.take_over(numbers)
-        await self.follower.catch_up()
+        await self.partitions.take_over(numbers, self._go_on)
+        await self.follower.catch_up(self._go_on)
         if self.pipeline.labels.field is not None and len(numbers) == self.partitions.count:
             self.follower.learn_row_by_row([owned.scorer for owned in self.partitions.owned.values()])
         else:

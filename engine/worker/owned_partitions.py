@@ -9,7 +9,7 @@ other features.  Never here: the order of a takeover (`operators/claims/takeover
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -99,18 +99,19 @@ class OwnedPartitions:
             self._stores[number] = checkpoint_store(self._settings, name, "scorer", number, apart=APART)
         return self._stores[number]
 
-    async def take_over(self, numbers: Iterable[int]) -> None:
+    async def take_over(self, numbers: Iterable[int], go_on: Callable[[], object]) -> None:
         """Claim these partitions and restore them; they are all that is owned then.
 
-        Raises what `_take_over` does.
+        `go_on` is called before every step, and raises where there shall be no further one.  Raises what
+        `_take_over` does.
         """
-        self.owned = {number: await self._take_over(number) for number in numbers}
+        self.owned = {number: await self._take_over(number, go_on) for number in numbers}
 
     def release(self) -> None:
         """Release every partition: what was not saved is done again by the next owner."""
         self.owned = {}
 
-    async def _take_over(self, number: int) -> Partition:
+    async def _take_over(self, number: int, go_on: Callable[[], object]) -> Partition:
         """Claim a partition and restore it.
 
         Raises ClaimError if rivals never rest or a lost checkpoint cannot be made up for, CheckpointError if
@@ -127,7 +128,7 @@ class OwnedPartitions:
             accept_lost=self._accepted.lost_records,
             suppressed_max=self._settings.replay_max,
         )
-        return self._restore(number, await self._claims.run(protocol, store), store)
+        return self._restore(number, await self._claims.run(protocol, store, go_on), store)
 
     def _restore(self, number: int, taken: Takeover, store: CheckpointStore) -> Partition:
         stages = self._pipeline.stages
