@@ -22,28 +22,19 @@ from paths import CHECKOUT
 from engine.kafka.embedded import EmbeddedBroker
 from engine.settings import KafkaSettings
 
-SERVERS = {"broker", "kafka", "prometheus", "redis_url", "tansu"}
-FOLDERS = {"faults": "workers", "run": "workers", "loadtest": "servers"}
-"""Folders whose tests start processes, and what these tests are together."""
+SLOW_FOLDERS = ("faults", "run")
+"""Their files take up to minutes each."""
 
 # A test is no measurement: neighbours on the same cores must not make one fail.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, keep tests of one file in one process, and those that share servers as well.
-
-    Fixtures are made once, and at most two processes start a Kafka, however many there are.
-    """
-    groups: dict[Path, str] = {}
-    for item in items:
-        place = item.path.relative_to(CHECKOUT / "tests")
-        known = FOLDERS.get(place.parts[0], groups.get(item.path, str(place)))
-        serves = SERVERS.intersection(getattr(item, "fixturenames", ()))
-        groups[item.path] = "servers" if serves and known != "workers" else known
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n`, begin with what takes minutes, so that all processes end together."""
+    if hasattr(config, "workerinput"):  # one of several processes
+        tests = CHECKOUT / "tests"
+        items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in SLOW_FOLDERS)
 
 
 @pytest.fixture(scope="session")
