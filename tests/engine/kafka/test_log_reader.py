@@ -49,7 +49,7 @@ def test_a_log_that_does_not_grow_to_the_position_is_an_error(broker: KafkaSetti
     async def play() -> None:
         topic = fresh("stalled")
         await made(broker, topic)
-        impatient = broker.model_copy(update={"request_timeout_ms": 300, "connect_deadline_ms": 300})
+        impatient = broker.model_copy(update={"request_timeout_ms": 2_000, "connect_deadline_ms": 2_000})
         with pytest.raises(BrokerError, match="stands at 0 of 5"):
             await anext(read_log(impatient, topic, 0, 0, 5))
 

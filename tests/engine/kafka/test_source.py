@@ -243,7 +243,8 @@ def test_a_static_member_that_restarts_moves_no_partition(kafka: KafkaSettings) 
     async def play() -> None:
         topic, group = fresh("static"), fresh("group")
         await made(kafka, topic, partitions=4)
-        names = [kafka.model_copy(update={"group_instance_id": name}) for name in ("pod-0", "pod-1")]
+        patient = kafka.model_copy(update={"session_timeout_ms": 20_000})  # longer than a restart takes
+        names = [patient.model_copy(update={"group_instance_id": name}) for name in ("pod-0", "pod-1")]
         stays, goes, comes = Owner(), Owner(), Owner()
         async with source_of(names[0], topic, group=group, owner=stays) as (source, _):
             async with source_of(names[1], topic, group=group, owner=goes):
