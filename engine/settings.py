@@ -32,10 +32,12 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as UnreadableError
 
 from topics.errors import SettingsError
 from topics.signatures import check_key
@@ -49,6 +51,7 @@ __all__ = [
     "Settings",
     "WebSettings",
     "load_settings",
+    "origins",
 ]
 
 ENV_PREFIX = "HEADRACE_"
@@ -379,9 +382,33 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
             for detail in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         raise SettingsError("; ".join(lines), hint=_where(path)) from None
+    except UnreadableError as error:
+        raise SettingsError(
+            f"a variable is no JSON: {error}", hint='keys by name are written {"name": "key"}'
+        ) from None
     except (tomllib.TOMLDecodeError, OSError) as error:
         raise SettingsError(f"{path} cannot be read: {error}", hint="it must be a TOML file") from error
     return loaded
+
+
+def origins(config: Path | None = None, **flags: Any) -> dict[str, str]:
+    """Return which of the settings is said by a flag, the environment or the file: `web__port` -> `file`.
+
+    Arguments are those of `load_settings`; what is not named is a default.
+    """
+    said: dict[str, str] = {}
+    for origin, given in (
+        ("file", TomlConfigSettingsSource(Settings, config or CONFIG_FILE)()),
+        ("environment", EnvSettingsSource(Settings)()),
+        ("flag", flags),
+    ):
+        for name, value in given.items():
+            field = Settings.model_fields[name].annotation
+            if isinstance(field, type) and issubclass(field, BaseModel):
+                said |= dict.fromkeys((f"{name}__{part}" for part in _undotted(value)), origin)
+            else:
+                said[name] = origin
+    return said
 
 
 def _check_names() -> None:

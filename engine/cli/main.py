@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from engine.cli.config import config_app
 from engine.cli.deciding import models_app
 from engine.cli.explain import explain
 from engine.cli.export import export_app
@@ -48,6 +49,7 @@ app.add_typer(static_app, name="static")
 app.add_typer(features_app, name="features")
 app.add_typer(export_app, name="export")
 app.add_typer(models_app, name="models")
+app.add_typer(config_app, name="config")
 app.command("backtest")(backtest_files)
 app.command()(explain)
 app.command()(skew)

@@ -18,6 +18,7 @@ from engine.settings import ENV_PREFIX, KafkaSettings
 from loadtest.worker import environment
 
 KEYS = {"ada": "the key that ada has", "pipeline-ci": "the key that a robot has"}
+OWN = {"web__token": "who sees the figures", "signing_key": "the key that models have"}
 ONE = 'models={"linear": linear_model.LogisticRegression()}'
 TWO = ONE[:-1] + ', "other": linear_model.LogisticRegression(l2=0.1)}, champion="linear"'
 
@@ -41,7 +42,8 @@ def test_only_signed_commands_act_and_the_key_says_who(tansu: KafkaSettings, tmp
 
     async def scenario() -> None:
         await make_topics(tansu, pipeline)
-        with Worker(file, tansu, tmp_path, command_keys=json.dumps(KEYS)) as worker:
+        settings = {"command_keys": json.dumps(KEYS), "log_level": "debug", **OWN}
+        with Worker(file, tansu, tmp_path, **settings) as worker:
             await worker.ready()
 
             async def ask(keys: dict[str, str], *words: str) -> tuple[int, str]:
@@ -60,7 +62,9 @@ def test_only_signed_commands_act_and_the_key_says_who(tansu: KafkaSettings, tmp
             code, said = await ask({"pipeline-ci": KEYS["pipeline-ci"]}, *promote)
             assert code == 0, said
             assert await worker.stop() == 0
-            assert not any(key in worker.log.read_text() for key in KEYS.values())
+            said = worker.log.read_text()
+            assert "aiokafka" in said, "what libraries say is there too"
+            assert not [key for key in (*KEYS.values(), *OWN.values()) if key in said]
 
     asyncio.run(scenario())
     records = asyncio.run(read_topic(tansu, pipeline.catalog["decisions"]))
