@@ -21,11 +21,13 @@ from topics.messages import Command, Decision, DecisionType
 __all__ = ["COMMANDS_MAX", "UNSIGNED", "Commands"]
 
 COMMANDS_MAX = 1_024
-"""Command ids remembered to ignore repeats; retries come within seconds, not a thousand commands later."""
+"""Command ids remembered to ignore repeats; what is as old as one that was forgotten is refused: somebody may
+have kept a signed command to send it again."""
 NO_COMMAND = (
     'a command is one JSON object, {"command_id": ..., "command": ..., "time": ...} and what its word needs, '
     "such as model_name"
 )
+NONE_FORGOTTEN = -(2**63)
 UNSIGNED = "send it with `headrace models`, HEADRACE_COMMAND_KEYS holding the key under the name of who asks"
 
 
@@ -50,8 +52,10 @@ class Commands(WholeState):
         self._arena = arena
         self._good = good
         self._approvals = approvals
-        self._asked: dict[str, int] = {}
-        """Ids, oldest first, each with a checksum of what was asked."""
+        self._asked: dict[str, tuple[int, int]] = {}
+        """Ids, oldest first, each with a checksum of what was asked, and its time."""
+        self._forgotten_ms = NONE_FORGOTTEN
+        """The largest time of a command whose id is remembered no more."""
 
     def act(self, at: Moment, command: Command) -> list[Decision]:
         """Carry out a command, once per command id.
@@ -59,15 +63,22 @@ class Commands(WholeState):
         A command that cannot be done is refused, and so is another one under an id that was used.
         """
         asked = _checksum(command)
-        asked_before = self._asked.get(command.command_id)
+        asked_before, _ = self._asked.get(command.command_id, (None, 0))
         if asked_before == asked:
             return []
-        if asked_before is None:
+        refusal: Objection | None
+        if asked_before is None and command.time <= self._forgotten_ms:
+            refusal = Objection(
+                f"its time, {command.time}, is not after that of commands whose ids are forgotten: a repeat?",
+                "send it with the time of now",
+            )
+        elif asked_before is None:
             self._dirty = True
             refusal = self._refusal(command)
-            self._asked[command.command_id] = asked
+            self._asked[command.command_id] = asked, command.time
             if len(self._asked) > COMMANDS_MAX:
-                del self._asked[next(iter(self._asked))]
+                _, forgotten_ms = self._asked.pop(next(iter(self._asked)))
+                self._forgotten_ms = max(self._forgotten_ms, forgotten_ms)
         else:
             refusal = Objection(
                 f"command_id `{command.command_id}` was another command's",
@@ -307,11 +318,25 @@ class Commands(WholeState):
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        return {"commands": msgspec.msgpack.encode(self._asked)}
+        return {
+            "commands": msgspec.msgpack.encode(
+                {name: checksum for name, (checksum, _) in self._asked.items()}
+            ),
+            "command-times": msgspec.msgpack.encode(
+                [self._forgotten_ms, [time for _, time in self._asked.values()]]
+            ),
+        }
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        self._asked = msgspec.msgpack.decode(entries["commands"], type=dict[str, int])
+        asked = msgspec.msgpack.decode(entries["commands"], type=dict[str, int])
+        times = [NONE_FORGOTTEN] * len(asked)
+        self._forgotten_ms = NONE_FORGOTTEN
+        if data := entries.get("command-times"):  # older checkpoints have none
+            self._forgotten_ms, times = msgspec.msgpack.decode(data, type=tuple[int, list[int]])
+        self._asked = {
+            name: (checksum, time) for (name, checksum), time in zip(asked.items(), times, strict=True)
+        }
         self._dirty = False
 
 

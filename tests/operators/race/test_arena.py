@@ -243,13 +243,40 @@ def test_another_command_under_a_used_id_is_refused():
     assert found.roster.champion == "b"
 
 
-def test_command_ids_are_forgotten_after_a_thousand():
+def test_a_command_that_somebody_kept_acts_once_however_late_it_is_sent_again():
+    """Ids are forgotten after a thousand; the signature of an old command is as right as ever."""
     found = arena()
+
+    def ask(n, time):
+        return found.commands.act(at(n), Command(f"c{n}", "promote", time, model_name="bc"[n % 2]))
+
     for n in range(COMMANDS_MAX + 10):
-        command(found, "rollback", n)
-    assert len(found.commands.snapshot()["commands"]) < 20 * COMMANDS_MAX
-    assert command(found, "rollback", COMMANDS_MAX + 9) == [], "the newest is known"
-    assert command(found, "rollback", 0) != [], "the oldest is not"
+        assert ask(n, 1_000 + n)[0].type == "model.promoted"
+    assert sum(map(len, found.commands.snapshot().values())) < 30 * COMMANDS_MAX
+    for _ in range(2):
+        serves = found.roster.champion
+        assert ask(COMMANDS_MAX + 9, 1_000 + COMMANDS_MAX + 9) == [], "its id is known"
+        for n in range(10):
+            (refused,) = ask(n, 1_000 + n)
+            assert refused.type == "command.refused"
+            assert "a repeat?" in refused.reason
+        assert found.roster.champion == serves
+        kept = found.commands.snapshot()
+        found.commands.restore(kept)
+        assert found.commands.snapshot() == kept
+    (done,) = ask(COMMANDS_MAX + 10, 5_000)
+    assert done.type == "model.promoted"
+
+
+def test_a_checkpoint_from_before_times_were_kept_is_read():
+    found = arena()
+    command(found, "promote", 1, "b", command_id="x")
+    kept = found.commands.snapshot()
+    again = arena()
+    again.restore(found.snapshot())
+    again.commands.restore({"commands": kept["commands"]})
+    assert command(again, "promote", 3, "b", command_id="x") == []
+    assert command(again, "promote", 3, "c")[0].type == "model.promoted"
 
 
 def test_a_sick_champion_is_succeeded_by_the_one_before():

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from river import linear_model
 
@@ -227,6 +228,15 @@ def test_the_last_champion_in_quarantine_is_not_pinned() -> None:
     assert race.refused("release", model_name="loop-twin")[1].startswith("quarantined are: `a`, `b`")
 
 
+def test_a_command_as_old_as_those_that_are_forgotten_is_refused(race: Race) -> None:
+    race.commands._forgotten_ms = 8_000
+    old = Command("kept", "promote", 8_000, model_name="b")
+    (refused,) = race.commands.act(race.at(), old)
+    assert (refused.type, refused.evidence["fix"]) == ("command.refused", "send it with the time of now")
+    (done,) = race.commands.act(race.at(), msgspec.structs.replace(old, time=8_001))
+    assert done.type == "model.promoted"
+
+
 # -- no refusal is left out ---------------------------------------------------------------------------
 
 
@@ -258,6 +268,7 @@ def test_every_place_that_refuses_is_asked_here(monkeypatch: pytest.MonkeyPatch)
     for test in (
         test_what_is_done_already_is_refused,
         test_an_id_that_was_used_is_refused,
+        test_a_command_as_old_as_those_that_are_forgotten_is_refused,
         test_a_kept_version_of_one_in_quarantine_is_released_instead,
         test_open_proposals_are_named_and_one_that_is_void_is_said_to_be,
     ):
