@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 UV := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv
 ARGS ?=
 
-.PHONY: help demo test lint types unit format bench lock clean
+.PHONY: help demo test audit lint types unit format bench lock clean
 
 help:
 	@echo "make demo   the main job on this machine: broker, worker, real flights, a live table"
 	@echo "            ARGS=\"--events 5000\" makes it short, ARGS=--flood saturates the worker"
 	@echo "make test   formatting, lint, types and the whole test suite"
+	@echo "make audit  known vulnerabilities in the locked runtime dependencies"
 	@echo "make unit   the tests alone; ARGS=\"tests/topics -k time\" chooses"
 	@echo "make bench  job J beside bare River and plain Faust"
 	@echo "make format, make lint, make types, make lock, make clean"
@@ -35,6 +36,9 @@ demo: $(VENV)/.demo
 	@$(BIN)/headrace demo $(ARGS)
 
 test: lint types unit
+
+audit: $(BIN)/uv
+	@$(BIN)/python .ci/audit.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
