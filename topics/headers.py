@@ -37,6 +37,7 @@ __all__ = [
     "cloud_event",
     "dead_letter",
     "fitted",
+    "place_number",
     "record_bytes",
     "record_type_of",
     "refusal_of",
@@ -71,6 +72,10 @@ REASON = "__streams.errors.exception"
 UNREADABLE = "headrace.errors.unreadable"
 """Why a batch could not be read: on the record without a value that stands for it."""
 TIMESTAMP = "headrace.errors.timestamp"
+REPLAYED = "headrace-replayed"
+"""On a record that was a dead letter and was sent to its topic again: the how-manieth try it is."""
+ORIGIN = "headrace-origin"
+"""There, too: TOPIC:PARTITION:OFFSET where it lay at first."""
 MESSAGE_MAX = 1_024
 """Bytes of a reason: it may quote what was refused."""
 BATCH_HEADER_BYTES = 61
@@ -79,6 +84,8 @@ RECORD_LENGTHS_BYTES = 31
 """Lengths and deltas of a record at their longest, its key's and its value's among them."""
 HEADER_LENGTHS_BYTES = 10
 """The two lengths of a header."""
+PLACE_DIGITS_MAX = 19
+"""Of a number of 64 bits."""
 LETTER_BYTES_MIN = 4_096
 """A letter without value, key and headers of its own always fits this."""
 KEY_MAX = 1_024
@@ -162,6 +169,10 @@ MEANINGS = (
     HeaderMeaning(
         "headrace.errors.headers-dropped", ("dead-letters",), "How many of its headers had no room."
     ),
+    HeaderMeaning(
+        REPLAYED, ("dead-letters",), "How often the record had been replayed, when it was refused again."
+    ),
+    HeaderMeaning(ORIGIN, ("dead-letters",), "Topic, partition and offset where it lay at first, then."),
     HeaderMeaning(UNREADABLE, ("dead-letters",), "Why a batch, for which this letter stands, was not read."),
 )
 """Every header that Headrace writes; dead letters keep the refused record's own as well."""
@@ -243,7 +254,7 @@ def refusal_of(headers: Headers) -> Refusal:
     """
     by_name = dict(headers)
     stage, exception, message, topic, partition, offset = (
-        by_name.get(name, b"").decode(errors="replace")
+        (by_name.get(name) or b"").decode(errors="replace")
         for name in (
             "headrace.errors.stage",
             *(
@@ -252,7 +263,12 @@ def refusal_of(headers: Headers) -> Refusal:
             ),
         )
     )
-    return Refusal(stage, exception, message, topic, int(partition or -1), int(offset or -1))
+    return Refusal(stage, exception, message, topic, place_number(partition), place_number(offset))
+
+
+def place_number(text: str) -> int:
+    """Return a partition or an offset; -1 for what is none, since anybody may write a header."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= PLACE_DIGITS_MAX else -1
 
 
 def record_bytes(record: Outgoing) -> int:

@@ -17,14 +17,14 @@ from engine.cli.options import Json, KafkaOptions, grouped, print_json
 if TYPE_CHECKING:
     from engine.settings import Settings
 
-__all__ = ["Setting", "config_app", "shown_settings"]
+__all__ = ["ShownSetting", "config_app", "shown_settings"]
 
 MASK = "**********"
 
 config_app = typer.Typer(help="The settings of this machine.", no_args_is_help=True)
 
 
-class Setting(NamedTuple):
+class ShownSetting(NamedTuple):
     """A setting as it is shown."""
 
     name: str
@@ -55,7 +55,7 @@ def config_show(source: KafkaOptions, json: Json = False) -> None:
     print_table(table)
 
 
-def shown_settings(settings: Settings, sources: Mapping[str, str]) -> Iterator[Setting]:
+def shown_settings(settings: Settings, sources: Mapping[str, str]) -> Iterator[ShownSetting]:
     """Yield the settings, with secrets masked; `sources` are those of `engine.settings.origins`."""
     from pydantic import BaseModel  # noqa: PLC0415
 
@@ -66,7 +66,7 @@ def shown_settings(settings: Settings, sources: Mapping[str, str]) -> Iterator[S
         for part, held in parts.items():
             path = f"{name}__{part}" if part else name
             shown = _keys(settings) if name == "signing_keys" and held else _text(held)
-            yield Setting(f"{ENV_PREFIX}{path.upper()}", shown, sources.get(path, "default"))
+            yield ShownSetting(f"{ENV_PREFIX}{path.upper()}", shown, sources.get(path, "default"))
 
 
 def _keys(settings: Settings) -> str:

@@ -17,6 +17,7 @@ import typer
 
 from engine.cli.config import config_app
 from engine.cli.deciding import models_app
+from engine.cli.dlq import dlq_app
 from engine.cli.explain import explain
 from engine.cli.export import export_app
 from engine.cli.features import features_app
@@ -50,6 +51,7 @@ app.add_typer(features_app, name="features")
 app.add_typer(export_app, name="export")
 app.add_typer(models_app, name="models")
 app.add_typer(config_app, name="config")
+app.add_typer(dlq_app, name="dlq")
 app.command("backtest")(backtest_files)
 app.command()(explain)
 app.command()(skew)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.settings import KafkaSettings
     from topics.messages import Record
 
-__all__ = ["send", "tail"]
+__all__ = ["send", "tail", "text_of_bytes", "value_shown"]
 
 WAITING_MAX = 1_000
 """Records that wait to be printed."""
@@ -178,23 +178,24 @@ def _shown(record: Record, *, headers: bool) -> dict[str, Any]:
         "partition": record.partition,
         "offset": record.offset,
         "timestamp": record.timestamp_ms,
-        "key": _text(record.key),
-        "value": _value(record.value),
+        "key": text_of_bytes(record.key),
+        "value": value_shown(record.value),
     }
     if headers:
-        shown["headers"] = {name: _text(value) for name, value in record.headers}
+        shown["headers"] = {name: text_of_bytes(value) for name, value in record.headers}
     return shown
 
 
-def _value(value: bytes | None) -> Any:
-    """A JSON value as it is; anything else as text, so that dead letters can be looked at too."""
+def value_shown(value: bytes | None) -> Any:
+    """Return a JSON value as it is; anything else as text, so that dead letters can be looked at too."""
     if value is None:
         return None
     try:
         return orjson.Fragment(value) if orjson.loads(value) is not None else None
     except orjson.JSONDecodeError:
-        return _text(value)
+        return text_of_bytes(value)
 
 
-def _text(value: bytes | None) -> str | None:
+def text_of_bytes(value: bytes | None) -> str | None:
+    """Return bytes as text, what is no UTF-8 replaced."""
     return None if value is None else value.decode("utf-8", "replace")

@@ -5,5 +5,6 @@ which a person decides.  Never here: what a record does to a model (`engine/mach
 (`engine/offline/replay.py`), arguments and tables (`engine/cli`).
 
 Read in this order: `history`, `sources` (which log is asked); then `reproduction`, `explanation`, `card`;
-`commands` stands alone.  Others may import everything here.
+`commands` and `letters` (dead
+letters) stand alone.  Others may import everything here.
 """

@@ -388,6 +388,8 @@ def test_what_a_scorer_sends_fits_schema_and_headers() -> None:
 
 
 OPTIONAL = {
+    "headrace-replayed",
+    "headrace-origin",
     "headrace.errors.headers-dropped",
     "headrace.errors.key-bytes",
     "headrace.errors.key-sha256",
