@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import msgspec
 import orjson
@@ -61,6 +61,7 @@ __all__ = [
     "decode_prediction",
     "decode_quarantine",
     "decode_slow",
+    "decoder_of",
     "encode",
     "encode_json",
     "label_message",
@@ -390,12 +391,36 @@ _encoder = msgspec.json.Encoder()
 encode: Callable[[Struct], bytes] = _encoder.encode
 """One message as canonical JSON: fields in declared order, floats in shortest exact form."""
 
-decode_prediction: Callable[[bytes], Prediction] = msgspec.json.Decoder(Prediction).decode
-decode_example: Callable[[bytes], Example] = msgspec.json.Decoder(Example).decode
-decode_claim: Callable[[bytes], Claim] = msgspec.json.Decoder(Claim).decode
-decode_field: Callable[[bytes], FieldChange] = msgspec.json.Decoder(FieldChange).decode
-decode_slow: Callable[[bytes], Slow] = msgspec.json.Decoder(Slow).decode
-decode_quarantine: Callable[[bytes], Quarantine] = msgspec.json.Decoder(Quarantine).decode
+Message = TypeVar("Message")
+
+
+def decoder_of(message: type[Message]) -> Callable[[bytes], Message]:
+    """Return the function that decodes messages of ours, which raises msgspec's errors and no other.
+
+    >>> decoder_of(Slow)(b'{"x":' * 100_000)
+    Traceback (most recent call last):
+        ...
+    msgspec.DecodeError: maximum recursion depth exceeded while deserializing an object
+    """
+    decode = msgspec.json.Decoder(message).decode
+
+    def decoded(value: bytes) -> Message:
+        try:
+            return decode(value)
+        except msgspec.MsgspecError:
+            raise
+        except (ValueError, RecursionError, OverflowError) as error:  # bad UTF-8, and nested too deep
+            raise msgspec.DecodeError(str(error)) from None
+
+    return decoded
+
+
+decode_prediction: Callable[[bytes], Prediction] = decoder_of(Prediction)
+decode_example: Callable[[bytes], Example] = decoder_of(Example)
+decode_claim: Callable[[bytes], Claim] = decoder_of(Claim)
+decode_field: Callable[[bytes], FieldChange] = decoder_of(FieldChange)
+decode_slow: Callable[[bytes], Slow] = decoder_of(Slow)
+decode_quarantine: Callable[[bytes], Quarantine] = decoder_of(Quarantine)
 
 
 def encode_json(value: object) -> bytes:

@@ -13,12 +13,13 @@ the writers' `Claim` records.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
-from topics.codec import decode_claim
+from topics.codec import decode_claim, decoder_of
 from topics.headers import record_type_of
 from topics.messages import Claim, FeatureValue, Record
 
@@ -168,10 +169,10 @@ def decode_rekeying(record: Record) -> RekeyingMessage | Claim | None:
     try:
         if record_type_of(record.headers) == "claim":
             return decode_claim(record.value)
-        decoded: RekeyingMessage = _decoder.decode(record.value)
+        return _decode(record.value)
     except msgspec.MsgspecError:
         return None
-    return decoded
 
 
-_decoder: Any = msgspec.json.Decoder(RekeyingMessage)
+_messages: Any = RekeyingMessage  # a union, which is no type to mypy
+_decode: Callable[[bytes], RekeyingMessage] = decoder_of(_messages)

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import re
 
-import msgspec
 from msgspec import Struct
 
-from topics.codec import BYTES_MAX, NUMBER_MAX, time_ms
+from topics.codec import BYTES_MAX, NUMBER_MAX, decoder_of, time_ms
 from topics.messages import FeatureValue
 
 __all__ = ["StaticRow", "StoredValue", "decode_static_row", "parsed", "stored_text"]
@@ -46,7 +45,7 @@ class _Line(Struct):
     fields: dict[str, FeatureValue | None]
 
 
-_decode = msgspec.json.Decoder(_Line).decode
+_decode = decoder_of(_Line)
 
 
 def decode_static_row(line: bytes) -> StaticRow:
