@@ -37,6 +37,7 @@ DOCUMENTS = {
     for path in (
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
         *sorted((ROOT / "docs").glob("*.md")),
         *ROOT.glob("examples/*/README.md"),
     )
