@@ -63,7 +63,9 @@ def test_the_newest_features_of_each_key_are_in_redis(
 
     async def play(store: redis.Redis) -> None:
         await make_topics(tansu, load_pipeline(file))
-        with Worker(file, tansu, tmp_path, redis_url=redis_url) as worker:
+        # A busy machine needs longer than the 50 ms after which a default is taken.
+        settings = {"redis_url": redis_url, "lookup_deadline_ms": 30_000}
+        with Worker(file, tansu, tmp_path, **settings) as worker:
             await worker.ready()
             await publish(tansu, messages)
             last = f"{START + 1_000 * (EVENTS - 1)}"
