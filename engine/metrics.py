@@ -39,6 +39,7 @@ __all__ = [
     "CounterFamily",
     "Metrics",
     "ModelStatus",
+    "RacesStatus",
     "SnapshotStatus",
     "Status",
 ]
@@ -123,6 +124,14 @@ class SnapshotStatus(NamedTuple):
     """Between two of them, at least."""
 
 
+class RacesStatus(NamedTuple):
+    """What a scrape tells of races per key; all 0 where there is one race for all."""
+
+    begun: int = 0
+    """Races that have begun, of the partitions owned."""
+    in_memory: int = 0
+
+
 class Status(NamedTuple):
     """The values that a scrape reads at once."""
 
@@ -158,6 +167,7 @@ class Status(NamedTuple):
     snapshot: SnapshotStatus = SnapshotStatus()
     stalled_s: float = 0.0
     """For how long there has been work and no progress."""
+    races: RacesStatus = RacesStatus()
 
 
 class Metrics(Collector):
@@ -301,6 +311,8 @@ def _gauges(status: Status) -> Iterator[Metric]:
             "Time between two snapshots, at least.",
             status.snapshot.interval_s,
         ),
+        ("headrace_races", "Races per key that have begun, of the partitions owned.", status.races.begun),
+        ("headrace_races_in_memory", "Races per key in memory.", status.races.in_memory),
     ):
         yield GaugeMetricFamily(name, documentation, value=value)
     yield CounterMetricFamily("headrace_examples", "Examples learned.", value=status.examples)
@@ -452,6 +464,13 @@ COUNTERS = (
         "Labelled events not to be learned, by why.",
         ("reason",),
         _always("share"),
+    ),
+    CounterFamily(
+        "races",
+        "headrace_race_moves",
+        "Races per key that began, left memory, or came back.",
+        ("move",),
+        _always("begun", "evicted", "restored"),
     ),
     CounterFamily(
         "predictions_dropped",

@@ -122,13 +122,14 @@ class Catalog(dict[Role, str]):
     `events` and `labels` are the user's names (`labels=None` where events carry their
     label).  `names` overrides any other by role.  `rekeying` says that events travel to the
     partitions of other keys, which takes two topics more, `alerting` that there are alerts, which
-    takes one.  `bytes_max` is the size of the largest answer.  Raises DefinitionError for a name Kafka
+    takes one.  `keyed`: each key has a race of its own, so there are as many learners as event partitions.
+    `bytes_max` is the size of the largest answer.  Raises DefinitionError for a name Kafka
     refuses, an unknown role, and two roles under one name.
 
     >>> catalog = Catalog("flights", events="flights.departures", labels="flights.arrivals")
     >>> catalog["predictions"]
     'flights.predictions'
-    >>> [f"{plan.name} x{plan.partitions}" for plan in catalog.plan(events=4, learners=1)][:3]
+    >>> [f"{plan.name} x{plan.partitions}" for plan in catalog.plan(events=4)][:3]
     ['flights.departures x4', 'flights.arrivals x4', 'flights.predictions x4']
     """
 
@@ -141,6 +142,7 @@ class Catalog(dict[Role, str]):
         names: Mapping[str, str] | None = None,
         rekeying: bool = False,
         alerting: bool = False,
+        keyed: bool = False,
         bytes_max: int = 0,
     ) -> None:
         check_name(pipeline)
@@ -152,6 +154,7 @@ class Catalog(dict[Role, str]):
                 hint=f"roles are {', '.join(row.role for row in _TABLE if row.role not in _USERS)}",
             )
         self.pipeline = pipeline
+        self._keyed = keyed
         self._bytes_needed: dict[Role, int] = {
             "predictions": bytes_max,
             "shadow-predictions": bytes_max,
@@ -178,14 +181,12 @@ class Catalog(dict[Role, str]):
             by_name[name] = role
         self.roles: Mapping[str, Role] = by_name
 
-    def plan(self, *, events: int, learners: int = 1) -> tuple[TopicPlan, ...]:
-        """Return every topic as it must be, for so many partitions of events and of examples."""
+    def plan(self, *, events: int) -> tuple[TopicPlan, ...]:
+        """Return every topic as it must be, for so many partitions of events."""
+        learners = events if self._keyed else 1
         counts: dict[PartitionCount, int] = {"events": events, "learners": learners, "one": 1}
-        if min(counts.values()) < 1:
-            raise DefinitionError(
-                f"{events} event partitions and {learners} learners cannot be",
-                hint="both counts start at 1",
-            )
+        if events < 1:
+            raise DefinitionError(f"{events} event partitions cannot be", hint="the count starts at 1")
         return tuple(
             TopicPlan(
                 role=row.role,

@@ -308,7 +308,7 @@ class Claim(Struct, frozen=True, gc=False):
     of former versions. It changes nothing for readers."""
 
 
-class Quarantine(Struct, frozen=True, gc=False):
+class Quarantine(Struct, frozen=True, omit_defaults=True, gc=False):
     """A scorer saw a candidate fail; the learner acts on it at this offset of the log."""
 
     event_id: str
@@ -327,6 +327,8 @@ class Quarantine(Struct, frozen=True, gc=False):
     """Claim of the scorer that wrote this."""
     sequence: int
     """Number of this record under its claim, from 0."""
+    key: str = ""
+    """With `per=`: the key whose race it is about."""
 
 
 class Slow(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -370,6 +372,8 @@ class Command(Struct, frozen=True, omit_defaults=True, gc=False):
     """`approve`, `refuse`: the proposal, by the id of the decision that opened it."""
     weights: dict[str, float] | None = None
     """`weights`: the weight of each candidate in a blend of fixed weights."""
+    key: str = ""
+    """With `per=`: the key whose race it is about."""
 
 
 class Entrant(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -418,7 +422,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of the audit log: what was decided about models, when, and on what evidence."""
 
     decision_id: str
-    """Pipeline, examples partition, offset and number (or `backlog`): the same again after a replay."""
+    """Pipeline, examples partition, with `per=` the key, offset and number (or `backlog`): the same again
+    after a replay."""
     type: DecisionType
     """What was decided."""
     time: int
@@ -441,6 +446,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """Its version."""
     evidence: dict[str, float | int | str] = {}
     """The figures behind it, by name."""
+    key: str = ""
+    """With `per=`: the key whose race it is about; empty where it is about none."""
 
 
 class Alert(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -467,7 +474,7 @@ class Alert(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class ModelPointer(Struct, frozen=True, omit_defaults=True, gc=False):
-    """The compacted record under `<pipeline>@<alias>`: who serves or served, and from where it came."""
+    """A compacted record under `<pipeline>@<alias>`, or `<pipeline>/<key>@<alias>`: who serves or served."""
 
     pipeline: str
     """Name of the pipeline."""
@@ -493,3 +500,5 @@ class ModelPointer(Struct, frozen=True, omit_defaults=True, gc=False):
     """The model's class and all its constructor arguments, as text."""
     libraries: dict[str, str] = {}
     """Versions of `headrace`, `numpy`, `python` and `river` that wrote this."""
+    key: str = ""
+    """With `per=`: the key in whose race it serves."""

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.models import models_app
-from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
+from engine.cli.options import ForKey, Json, KafkaOptions, PipelineFile, grouped, print_json, race_key
 from engine.definition.file import load_pipeline
+from topics.errors import SettingsError
 
 if TYPE_CHECKING:
     from topics.messages import CommandWord, Decision
@@ -50,6 +51,7 @@ class CommandOptions(KafkaOptions):
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the decision.")
     ] = TIMEOUT_S
+    key: ForKey = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and send nothing.")] = False
     json: Json = False
 
@@ -160,6 +162,12 @@ def _send(file: Path, word: CommandWord, options: CommandOptions, **about: Any) 
     from topics.messages import Command  # noqa: PLC0415
 
     pipeline, settings = load_pipeline(file), options.settings()
+    key = race_key(pipeline, options.key)
+    if key and word in {"pause", "resume"}:
+        raise SettingsError(
+            f"`{word}` is not offered where each key has a race of its own",
+            hint="`pin` keeps the champion of a key; `retire` takes a challenger out",
+        )
     signing = asking(settings, options.actor)
     command = Command(
         fresh_command_id(),
@@ -167,6 +175,7 @@ def _send(file: Path, word: CommandWord, options: CommandOptions, **about: Any) 
         time.time_ns() // 1_000_000,
         reason=options.reason,
         actor=signing or options.actor or _user(),
+        key=key,
         **about,
     )
     if options.dry_run:
@@ -183,7 +192,7 @@ def _send(file: Path, word: CommandWord, options: CommandOptions, **about: Any) 
         for decision in decisions:
             typer.echo(_told_of(decision), err=decision.type == REFUSED)
         if not refused:
-            typer.echo(f"next: headrace models history {file}")
+            typer.echo(f"next: headrace models history {file}" + (f" --for {key}" if key else ""))
     if refused:
         raise typer.Exit(1)
 

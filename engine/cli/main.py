@@ -101,6 +101,11 @@ def check(file: PipelineFile, origin: PastOptions, json: Json = False) -> None:
 
     pipeline = load_pipeline(file)
     described = describe(pipeline, probe_models(pipeline))
+    if pipeline.per is not None:
+        from engine.worker.keyed.race_size import race_size  # noqa: PLC0415
+
+        size = race_size(pipeline)._asdict()
+        described["races"] = {"per": pipeline.per, "per_max": pipeline.per_max} | size
     ModelFactory(pipeline, keys=known_keys(origin.settings())).brought(pipeline.field, pipeline.candidates)
     diagnosis = None
     if origin.given:

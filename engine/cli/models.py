@@ -15,8 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.options import Json, KafkaOptions, LogOptions, PipelineFile, grouped, print_json, write_file
+from engine.cli.options import (
+    Json,
+    KafkaOptions,
+    LogOptions,
+    PipelineFile,
+    RaceLogOptions,
+    grouped,
+    print_json,
+    race_key,
+    write_file,
+)
 from engine.definition.file import load_pipeline
+from topics.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,10 +61,17 @@ def logs_from(file: Path, source: LogOptions) -> tuple[Pipeline, PipelineLogs]:
     from engine.lineage.sources import PipelineLogs  # noqa: PLC0415
 
     pipeline = load_pipeline(file)
-    return pipeline, PipelineLogs(pipeline, source.settings(), source.recording, counting("read, folded"))
+    if pipeline.per is not None and not isinstance(source, RaceLogOptions):
+        raise SettingsError(
+            f"this is not offered where each `{pipeline.per}` has a race of its own",
+            hint="what does: `headrace models list PIPELINE.py --for KEY`, and `history`, `show`, `card`",
+        )
+    key = race_key(pipeline, source.key if isinstance(source, RaceLogOptions) else None)
+    told = counting("read, folded")
+    return pipeline, PipelineLogs(pipeline, source.settings(), source.recording, told, key=key)
 
 
-def _history(file: Path, source: LogOptions, *, fold: bool = False) -> History:
+def _history(file: Path, source: RaceLogOptions, *, fold: bool = False) -> History:
     return asyncio.run(logs_from(file, source)[1].history(fold=fold))
 
 
@@ -64,7 +82,7 @@ def _history(file: Path, source: LogOptions, *, fold: bool = False) -> History:
 @grouped
 def models_list(
     file: PipelineFile,
-    source: LogOptions,
+    source: RaceLogOptions,
     fold: Fold = False,
     json: Json = False,
 ) -> None:
@@ -105,7 +123,7 @@ def models_list(
 @grouped
 def models_show(
     file: PipelineFile,
-    source: LogOptions,
+    source: RaceLogOptions,
     version: VersionArgument = "champion",
     fold: Fold = False,
     json: Json = False,
@@ -127,7 +145,7 @@ def models_show(
 @grouped
 def models_history(
     file: PipelineFile,
-    source: LogOptions,
+    source: RaceLogOptions,
     json: Json = False,
 ) -> None:
     """Show who was champion when and why, and every decision."""
@@ -175,7 +193,7 @@ def models_diff(
     file: PipelineFile,
     before: Annotated[str, typer.Argument(metavar="A", help="A version, as for `show`.")],
     after: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
-    source: LogOptions,
+    source: RaceLogOptions,
     json: Json = False,
 ) -> None:
     """Show in what two versions differ: parameters, features, libraries, metrics."""
@@ -213,7 +231,7 @@ def models_diff(
 @grouped
 def models_card(
     file: PipelineFile,
-    source: LogOptions,
+    source: RaceLogOptions,
     version: VersionArgument = "champion",
     out: Annotated[
         Path | None, typer.Option("--out", help="Write it here; a name that ends in .html gives a page.")
@@ -241,7 +259,7 @@ def models_card(
 def models_reproduce(
     file: PipelineFile,
     version: StateArgument,
-    source: LogOptions,
+    source: RaceLogOptions,
     json: Json = False,
 ) -> None:
     """Fold the examples log to the recorded states of a version and compare structural digests.
@@ -276,7 +294,7 @@ def models_export(
     file: PipelineFile,
     version: StateArgument,
     out: Annotated[Path, typer.Option("--out", help="Where the artefact is written.")],
-    source: LogOptions,
+    source: RaceLogOptions,
     plain: Annotated[
         bool, typer.Option("--plain", help="Without Headrace's guards: for where only River is installed.")
     ] = False,

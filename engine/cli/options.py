@@ -21,16 +21,20 @@ import typer
 from topics.errors import SettingsError
 
 if TYPE_CHECKING:
+    from engine.definition.pipeline import Pipeline
     from engine.settings import Settings
 
 __all__ = [
     "Config",
+    "ForKey",
     "Json",
     "KafkaOptions",
     "LogOptions",
     "PipelineFile",
+    "RaceLogOptions",
     "grouped",
     "print_json",
+    "race_key",
     "settings_of",
     "write_file",
 ]
@@ -52,6 +56,10 @@ Servers = Annotated[
     ),
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file; default headrace.toml.")]
+ForKey = Annotated[
+    str | None,
+    typer.Option("--for", metavar="KEY", help="Where each key has a race of its own (`per=`): whose race."),
+]
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,27 @@ class LogOptions(KafkaOptions):
     """Where the logs of a pipeline are read: from a broker, or from a recording."""
 
     recording: Recorded = None
+
+
+@dataclass(frozen=True)
+class RaceLogOptions(LogOptions):
+    """Where the logs of a pipeline are read, and whose race is asked about."""
+
+    key: ForKey = None
+
+
+def race_key(pipeline: Pipeline, key: str | None) -> str:
+    """Return whose race is meant; empty where there is one race for all.
+
+    Raises SettingsError where a key is missing, or there is one too many.
+    """
+    if pipeline.per is None and key is not None:
+        raise SettingsError(f"`{pipeline.name}` has one race for all keys", hint="leave --for out")
+    if pipeline.per is not None and not key:
+        raise SettingsError(
+            f"each `{pipeline.per}` of `{pipeline.name}` has a race of its own", hint="name one: --for KEY"
+        )
+    return key or ""
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -195,6 +195,8 @@ def print_description(described: dict[str, Any]) -> None:
     )
     for line in waiting_text(described["waiting"], duration_text(described["wait_ms"])):
         out.print(line)
+    if "races" in described:
+        out.print(races_text(described["races"]), markup=False)
     models = ", ".join(f"{name} ({class_name})" for name, class_name in described["models"].items())
     out.print(f"models: {models}")
     for name, told in described["scoring"].items():
@@ -208,6 +210,16 @@ def print_description(described: dict[str, Any]) -> None:
         out.print(f"\nalerts to {described['topics']['alerts']}: {described['alerts']}")
     if described["stages"]:
         _print_stages(described)
+
+
+def races_text(races: Mapping[str, Any]) -> str:
+    """Return a line that says how many races there are, and how large."""
+    memory, stored = races["memory_bytes"] / 1e3, races["stored_bytes"] / 1e3
+    return (
+        f"races: one per {races['per']}, each about {memory:,.0f} KB in memory and {stored:,.0f} KB in a "
+        f"checkpoint once it has learned {races['rows']:,} rows; in memory at most {races['per_max']:,} in "
+        f"each partition (per_max), {races['per_max'] * memory / 1e3:,.0f} MB"
+    )
 
 
 def waiting_text(waiting: Mapping[str, Any], wait: str) -> Iterator[str]:

@@ -24,6 +24,7 @@ from engine.definition.candidates import (
     checked_candidates,
     task_of,
 )
+from engine.definition.keyed import check_per
 from engine.definition.streams import Labels, Topic
 from operators.drift.detectors import Drift
 from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
@@ -57,6 +58,8 @@ from topics.messages import LabelValue, Task
 
 __all__ = ["Change", "Pipeline", "check_definition"]
 
+PER_MAX = 1_000
+"""Races in memory, some tens to hundreds of KB each: `headrace check` says how large they are."""
 EVENTS_PER_KEY_MAX = 100_000
 """Events one key may keep; a key that sends more is a loop or an attack, and old ones go first."""
 AHEAD_DEFAULT_MS = 60_000
@@ -127,6 +130,12 @@ class Pipeline:
     `learn_share`
         The share of the labelled events that become examples, in (0, 1], chosen by a hash of the event's id;
         for labels that come faster than one core learns.  Windows and joins see every label.
+    `per`
+        The events' key field, to give each of its values a race of its own: models, champion, evidence,
+        metrics, drift; None is one race for all.  Examples then have as many partitions as events.
+    `per_max`
+        With `per`: how many races one partition has in memory; beyond, the one used longest ago is kept in
+        the checkpoint until its next event.
     `task`
         `"binary"`, `"multiclass"` or `"regression"`; it follows from the models where they leave it no
         choice.  Classifiers of several classes on labels of a topic need `task="multiclass"`.
@@ -154,6 +163,8 @@ class Pipeline:
     rules: Sequence[Rule] = ()
     alerts: Alerts | None = None
     learn_share: float = 1.0
+    per: str | None = None
+    per_max: int = PER_MAX
 
     task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
     plan: FeaturePlan = field(init=False, repr=False)
@@ -192,6 +203,7 @@ class Pipeline:
             labels=self.labels.topic,
             names=self.topics,
             rekeying=stages is not None,
+            keyed=self.per is not None,
             alerting=self.alerts is not None,
             bytes_max=plan.message_bytes_max(
                 self.events.type, [*models, *(rule.name for rule in self.rules)]
@@ -224,6 +236,7 @@ class Pipeline:
             check_canary(self.serving, self.promotion.loss, types, task, inside=inside)
         self._check_label()
         self._check_learn_share()
+        check_per(self)
         self._check_served()
         if self.follow_ms is not None and self.follow_ms < FOLLOW_MIN_MS:
             raise DefinitionError(
@@ -320,6 +333,8 @@ class Pipeline:
             parts["stages"] = f"{events.partitions} {windows}"
         if self.alerts is not None:
             parts["alerts"] = self.alerts
+        if self.per is not None:
+            parts["per"] = self.per
         return {
             name: text_digest(str(part), PART_DIGITS) for name, part in parts.items()
         } | self._feature_versions()
@@ -329,7 +344,8 @@ class Pipeline:
 
         Who races and how is no part of it: that is the field, which may change while the race runs.
         """
-        return {"task": text_digest(self.task, PART_DIGITS)} | self._feature_versions()
+        per = {} if self.per is None else {"per": text_digest(self.per, PART_DIGITS)}
+        return {"task": text_digest(self.task, PART_DIGITS)} | per | self._feature_versions()
 
     @property
     def field(self) -> RaceField:

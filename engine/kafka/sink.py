@@ -33,6 +33,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import structlog
@@ -433,7 +434,8 @@ class Dispatch:
         if examples:
             started_s = time.perf_counter()
             await self._sink.written(written)
-            await self._send("examples", examples[0].partition, examples)
+            for partition, of_partition in groupby(examples, key=lambda record: record.partition):
+                await self._send("examples", partition, list(of_partition))
             self._stopwatch.steps["send"] += time.perf_counter() - started_s
 
     async def all(self) -> None:

@@ -17,7 +17,7 @@ from contextlib import aclosing
 
 from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import log_bounds, read_log
-from engine.kafka.sink import open_sink
+from engine.kafka.sink import open_sink, partition_of
 from engine.lineage.sources import decode_decision
 from engine.settings import Settings
 from topics.codec import encode
@@ -27,7 +27,6 @@ from topics.signatures import signed_by
 
 __all__ = ["answer_of", "asking", "fresh_command_id"]
 
-PARTITION = 0
 SETTLE_S = 0.5
 """How long further decisions of an answered command are waited for: one worker writes them in one turn."""
 
@@ -69,7 +68,9 @@ async def answer_of(
         () if key_of_actor is None else signed_by(command.actor, key_of_actor, topic=asked, value=value)
     )
     topic = pipeline.catalog["decisions"]
-    _, end = (await log_bounds(kafka, topic))[PARTITION]
+    bounds = await log_bounds(kafka, topic)
+    partition = partition_of(command.key.encode(), len(bounds)) if command.key else 0
+    _, end = bounds[partition]
     await log_bounds(kafka, asked)  # says that there is no such topic, if so
     key = command.command_id.encode()
     async with open_sink(kafka) as sink:
@@ -78,7 +79,7 @@ async def answer_of(
     answers: list[Decision] = []
     try:
         async with asyncio.timeout(deadline_s) as deadline:
-            async with aclosing(read_log(kafka, topic, PARTITION, end)) as batches:
+            async with aclosing(read_log(kafka, topic, partition, end)) as batches:
                 async for records in batches:
                     decisions = [decode_decision(record.value) for record in records if record.value]
                     found = [one for one in decisions if one.evidence.get("command_id") == command.command_id]

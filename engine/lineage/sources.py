@@ -17,6 +17,7 @@ from aiokafka import TopicPartition
 
 from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import records_at
+from engine.kafka.sink import partition_of
 from engine.lineage.history import History, history_of, measured_now
 from engine.offline.replay import ReadableLog, Replay, recorded_logs, topic_logs
 from engine.settings import Settings
@@ -48,7 +49,8 @@ class Found(NamedTuple, Generic[Message]):
 class PipelineLogs:
     """The logs of one pipeline: of a recording, or of a broker where `folder` is None.
 
-    `on_read` is told now and then how many records more have been looked at.
+    `on_read` is told now and then how many records more have been looked at.  `key` is the one whose race is
+    asked about, where each key has its own.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class PipelineLogs:
         settings: Settings,
         folder: Path | None = None,
         on_read: Callable[[int], object] | None = None,
+        *,
+        key: str = "",
     ) -> None:
-        self.pipeline = pipeline
+        self.pipeline, self._key = pipeline, key
         self._kafka, self._folder, self._on_read = settings.kafka, folder, on_read
         stored = artefact_store(settings, pipeline.name)
         self._source = ModelFactory(pipeline, keys=known_keys(settings), stored=stored)
@@ -67,7 +71,10 @@ class PipelineLogs:
         """Return the logs of a topic, one a partition; none where a recording has no file of it."""
         if self._folder is not None:
             return recorded_logs(self.pipeline, role, self._folder)
-        return await topic_logs(self.pipeline, role, self._kafka)
+        logs = await topic_logs(self.pipeline, role, self._kafka)
+        if self._key and role in {"examples", "decisions"}:
+            return [logs[partition_of(self._key.encode(), len(logs))]]
+        return logs
 
     async def replay(self) -> Replay:
         """Return a fresh learner before the examples log.
@@ -89,6 +96,7 @@ class PipelineLogs:
         """
         decided = [record async for record in self._records("decisions")]
         decisions = [decode_decision(record.value) for record in decided if record.value]
+        decisions = [one for one in decisions if one.key == self._key]
         undecided = self._folder is not None and not await self.logs("decisions")
         replay = await self.replay() if fold or undecided else None
         if replay is not None:
@@ -96,6 +104,7 @@ class PipelineLogs:
             decisions = replay.decisions if undecided else decisions
         pointed = [record async for record in self._records("models")]
         pointers = [decode_pointer(record.value) for record in pointed if record.value]
+        pointers = [one for one in pointers if one.key == self._key]
         history = history_of(
             self.pipeline,
             decisions,
@@ -108,21 +117,21 @@ class PipelineLogs:
         return history
 
     async def _first_field(self) -> RaceField | None:
-        """Return the field with which the examples log begins; None where no record says it.
+        """Return the field with which the race begins, as the examples log says; None where no record does.
 
         Raises ModelError where it is another than the file's and its artefact is not there.
         """
+        own, begins = self.pipeline.field.field_id, ""
         async with aclosing(self._records("examples")) as records:
             async for record in records:
                 kind = headers.record_type_of(record.headers)
                 if kind == "field":
-                    change = decode_field(record.value or b"")
-                    if change.field_id == self.pipeline.field.field_id:
-                        return None
-                    return self._source.field(change.field_id)
-                if kind == "example":
+                    begins = decode_field(record.value or b"").field_id
+                    if not self._key:
+                        break
+                if kind == "example" and (not self._key or record.key == self._key.encode()):
                     break
-        return None
+        return None if begins in {"", own} else self._source.field(begins)
 
     async def _definitions(self, decisions: Iterable[Decision]) -> dict[tuple[str, int], str]:
         """Return the texts of models that entered by records of the field, by name and offset."""

@@ -60,7 +60,7 @@ class DeadlineScorer(Scorer):
         )
         on_time = [(event, x) for event, x, overdue in zip(events, rows, late, strict=True) if not overdue]
         asked, features = [event for event, _ in on_time], [x for _, x in on_time]
-        routed = self._roster.routing is not None
+        routed = self.scoring.roster.routing is not None
         in_time = super()._pick(asked, features) if routed else self.scoring.serve_all(features)
         late_ones, others = iter(by_backup), iter(in_time)
         return [next(late_ones if overdue else others) for overdue in late]

@@ -104,6 +104,11 @@ class Learner(Race):
         return self._progress.position, max(self._progress.reading, self._progress.commands_done)
 
     @property
+    def time(self) -> int:
+        """Return the largest label time so far, ms."""
+        return self.learning.time
+
+    @property
     def paused(self) -> bool:
         """Return whether learning is paused by a command."""
         return self.arena.paused

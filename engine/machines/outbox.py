@@ -35,9 +35,8 @@ from topics.messages import (
 
 __all__ = ["Outbox", "Scored"]
 
-EXAMPLES_PARTITION = 0
-"""One global model: every scorer writes to one examples partition."""
-
+ONE_RACE = 0
+"""The examples partition of all scorers, where all events have one race."""
 
 Scored = tuple[Prediction, str, dict[str, Score]]
 """An answered event: the answer, the event's key, what every candidate said."""
@@ -61,7 +60,7 @@ class Outbox:
         self._partition = partition
         self._counts = counts
         self._prefix = f"{pipeline.name}:"
-        self._roster = roster
+        self.roster = roster
         self._binary = pipeline.task == "binary"
         self._events_topic, self._labels_topic = pipeline.events.name, pipeline.labels.topic or ""
         self._labels = pipeline.labels
@@ -73,7 +72,9 @@ class Outbox:
         )
         self._alert_headers = headers.cloud_event("dev.headrace.alert", source)
         self._predictions_log = ("predictions", partition)
-        self._examples_log = ("examples", EXAMPLES_PARTITION)
+        self._keyed = pipeline.per is not None
+        self._examples_partition = partition if self._keyed else ONE_RACE
+        self._examples_log = ("examples", self._examples_partition)
         self.flags: dict[int, tuple[str, ...]] = {}
         """Flags of the answers to come, by the offset of their event."""
         self.fold_at_once: Callable[[Example | Quarantine, Headers], object] | None = None
@@ -91,7 +92,7 @@ class Outbox:
     ) -> list[Prediction]:
         """Return the answers to events, numbered: `send` must follow, with all or the first of them."""
         prefix, first = self._prefix, self.writer.numbered[self._predictions_log]
-        claim, threshold = self.writer.claim, self._roster.threshold if self._binary else None
+        claim, threshold = self.writer.claim, self.roster.threshold if self._binary else None
         made = [
             Prediction(  # by position: 0.3 us against 1.6 by keywords, for each event
                 prefix + event.event_id,
@@ -119,11 +120,11 @@ class Outbox:
 
     def _more(self, served: Sequence[Served]) -> bool:
         """Return whether answers carry more than they always do."""
-        return bool(self.flags or self._roster.lineup) or any(one.weights or one.pick for one in served)
+        return bool(self.flags or self.roster.lineup) or any(one.weights or one.pick for one in served)
 
     def _full(self, answers: Sequence[Prediction], served: Sequence[Served]) -> list[Prediction]:
         """Return answers with flags of their events, weights of a blend, whose names were whose, the pick."""
-        flags, lineup = self.flags, self._roster.lineup
+        flags, lineup = self.flags, self.roster.lineup
         full = [
             replace(answer, flags=flags.get(answer.event_offset, ()), weights=one.weights, lineup=lineup)
             for answer, one in zip(answers, served, strict=True)
@@ -259,7 +260,7 @@ class Outbox:
         self._out += [
             Outgoing(
                 "examples",
-                EXAMPLES_PARTITION,
+                self._examples_partition,
                 example.key.encode(),
                 encode(example),
                 (*headers.EXAMPLE, *trace) if trace else headers.EXAMPLE,
@@ -268,8 +269,8 @@ class Outbox:
             for example, trace in zip(examples, traces, strict=True)
         ]
 
-    def quarantine(self, answer: Prediction, failures: Sequence[Failure]) -> None:
-        """Report candidates that failed to the log, where the learner acts on it."""
+    def quarantine(self, answer: Prediction, key: str, failures: Sequence[Failure]) -> None:
+        """Report candidates that failed at an event of this key to the log, where the learner acts on it."""
         for failure in failures:
             if self.suppression.replaying and self.suppression.quarantined(failure.name, answer.event_offset):
                 continue
@@ -282,11 +283,12 @@ class Outbox:
                 event_offset=answer.event_offset,
                 claim=self.writer.claim,
                 sequence=self.writer.next(self._examples_log),
+                key=key if self._keyed else "",
             )
             self._out.append(
                 Outgoing(
                     "examples",
-                    EXAMPLES_PARTITION,
+                    self._examples_partition,
                     failure.name.encode(),
                     encode(report),
                     headers.QUARANTINE,

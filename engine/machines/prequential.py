@@ -107,7 +107,7 @@ class Prequential:
         answers = outbox.number(events, lessons.rows[row:until], served, now_ms)
         if serving.failures:
             self._counts.update(("model_failures", f"score {failure.name}") for failure in serving.failures)
-            outbox.quarantine(answers[0], serving.failures)
+            outbox.quarantine(answers[0], events[0].key, serving.failures)
         scored = [
             (answer, event.key, scores) for answer, event, scores in zip(answers, events, rows, strict=True)
         ]

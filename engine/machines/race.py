@@ -8,6 +8,7 @@ candidate do to it, its state.  Never here: which record of a log is next, and w
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from engine.machines.field_records import FieldRecords, FieldSource, about_change, refusal
@@ -58,15 +59,21 @@ class Race:
         wait_ms: int = 0,
         stopwatch: Stopwatch | None = None,
         roster: Roster | None = None,
+        key: str = "",
+        begins: RaceField | None = None,
+        observers: Sequence[Observer] = (),
+        entries: StateEntries | None = None,
     ) -> None:
         """`partition` is that of the examples, `wait_ms` how long after its event a label may come.
 
-        `roster` is one that scorers read already: it holds this race from here on.
+        `roster` is one that scorers read already: it holds this race from here on.  `key` is whose race it
+        is, where each key has its own.  It `begins` with this field; None: our file's.  `observers` see every
+        example, and are no part of the race.  `entries`: go on from this state.
         """
-        self._pipeline, self._task, self._partition = pipeline, task, partition
+        self._pipeline, self._task, self._partition, self.key = pipeline, task, partition, key
         self._warmup_offset, self._wait_ms = warmup_offset, wait_ms
         self._stopwatch = stopwatch or Stopwatch()
-        self._source = source
+        self._source, self._watchers = source, observers
         self.fields = FieldRecords(field, source)
         """Which field holds."""
         self.roster = roster or Roster(task, (), field.first_champion)
@@ -78,23 +85,33 @@ class Race:
         """Whether good versions are kept."""
         self._gone: StateDelta = {}
         """Entries of parts that were there before all was folded again."""
-        self._begin(field)
+        if entries is not None:
+            self.restore(entries)
+            return
+        if begins is not None:
+            self.fields.begin(begins)
+        self._begin(begins or field)
 
-    def _begin(self, field: RaceField) -> None:
-        """Build every part anew, for a race that begins with this field."""
+    def _begin(self, field: RaceField, *, blank: bool = False) -> None:
+        """Build every part anew, for a race that begins with this field; `blank`: its models come after."""
         roster, promotion = self.roster, field.promotion
         self._codec = self._source.codec(field)
         racers = [
-            Racer(name, self._source.fresh(field, name), version=number, learns=candidate.learns)
+            Racer(
+                name,
+                None if blank else self._source.fresh(field, name),
+                version=number,
+                learns=candidate.learns,
+            )
             for number, (name, candidate) in enumerate(field.candidates.items(), 1)
         ]
-        copied = lambda model: self._load(self._dump(model))  # noqa: E731
+        copied = lambda model: None if blank else self._load(self._dump(model))  # noqa: E731
         roster.racers = {racer.name: racer for racer in with_twins(racers, field.candidates, copied)}
         roster.champion, roster.previous, roster.quarantined = field.first_champion, (), set()
         roster.prior = Prior(self._task)
         roster.threshold = field.threshold
         roster.revision += 1
-        self.arena = Arena(self._pipeline, self._partition, roster, promotion, field.challenges)
+        self.arena = Arena(self._pipeline, self._partition, roster, promotion, field.challenges, self.key)
         self.evaluation = Evaluation(
             self._task,
             field.metrics,
@@ -161,6 +178,7 @@ class Race:
         self.arena.approval = self.approvals if self.approvals.asks else None
         if self.approvals.asks or self.approvals.stops:
             observers.append(self.approvals)
+        observers += self._watchers
         self.learning.accompany((self.good,) if self._keeps else (), observers)
 
     def keep_no_versions(self) -> None:
@@ -322,7 +340,7 @@ class Race:
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state; the roster stays the same object, with other models in it."""
         self.fields.restore(entries)
-        self._begin(self.field)
+        self._begin(self.field, blank=True)
         self.arena.restore(entries)
         for name, candidate in self.roster.racers.items():
             candidate.model = self._load(entries[MODEL + name])

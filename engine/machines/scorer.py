@@ -27,7 +27,7 @@ from operators.claims.rule import Suppression, Writer
 from operators.join.join import EarlyLabel, Join, Joined
 from operators.join.pending import WaitingAnswer
 from operators.language.plan import FeaturePlan
-from operators.models.scoring import Failure, Reply, Roster, Scoring, Served
+from operators.models.scoring import Failure, Reply, Roster, Scoring, Served, Shadowed
 from operators.models.table import Table
 from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
@@ -36,11 +36,12 @@ from topics.codec import Decoded, Rejected
 from topics.headers import traced
 from topics.messages import Event, FeatureValues, LabelValue, Outgoing, Prediction, Record, Score
 
-__all__ = ["Scorer"]
+__all__ = ["Given", "Scorer"]
 
 _NEVER = 1 << 62
 _NOTHING_TAKEN: Mapping[str, Score] = {}
-_Given = tuple[Prediction, Mapping[str, Score]]
+Given = tuple[Prediction, Mapping[str, Score]]
+"""An answer, and the scores that a blend took for it."""
 
 
 class Scorer(Composite[Position]):
@@ -74,7 +75,6 @@ class Scorer(Composite[Position]):
         """Counts by (metric, label), which the shell exports; no part of the state."""
         self.outbox = Outbox(pipeline, partition, writer, suppression, roster, self.counts)
         self._suppression = suppression
-        self._roster = roster
         self._all: Table | None = None
         """The table with which the champion answers all."""
         self._inside = pipeline.labels.field is not None
@@ -300,22 +300,21 @@ class Scorer(Composite[Position]):
         if self._one_by_one or self._row_by_row:
             self._open_answers()
 
-    def _serve(self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int) -> list[_Given]:
+    def _serve(self, events: Sequence[Event], rows: Sequence[FeatureValues], now_ms: int) -> list[Given]:
         """Send the answer to each event; return the answers, each with the scores that a blend took."""
-        served = (
-            self.scoring.serve_all(rows) if self._roster.routing is self._all else self._pick(events, rows)
-        )
+        plain = self.scoring.roster.routing is self._all
+        served = self.scoring.serve_all(rows) if plain else self._pick(events, rows)
         answers = self.outbox.number(events, rows, served, now_ms)
         self.outbox.send(answers, events)
-        for answer, one in zip(answers, served, strict=True):
+        for answer, event, one in zip(answers, events, served, strict=True):
             self.counts["predictions", one.served_by] += 1
             if one.failures:
-                self._failed(answer, one.failures)
+                self._failed(answer, event.key, one.failures)
         return [(answer, one.scores) for answer, one in zip(answers, served, strict=True)]
 
     def _pick(self, events: Sequence[Event], rows: Sequence[FeatureValues]) -> list[Served]:
         """Return the answers by whom the serving policy picks."""
-        table = self._roster.routing
+        table = self.scoring.roster.routing
         assert table is not None
         picks = [table.pick(event.key, event.event_id, event.event_time) for event in events]
         served = self.scoring.serve_picked(rows, picks)
@@ -331,15 +330,16 @@ class Scorer(Composite[Position]):
         answered = list(self._answered.values())
         self._answered.clear()
         self._oldest = _NEVER
-        shadowed = self.scoring.shadow_all(
+        shadowed = self._shadow(
             [
                 Reply(answer.features, answer.model_name, answer.prediction_score, taken)
                 for answer, _, taken in answered
-            ]
+            ],
+            [event.key for _, event, _ in answered],
         )
         for (answer, event, _), shadows in zip(answered, shadowed, strict=True):
             if shadows.failures:
-                self._failed(answer, shadows.failures)
+                self._failed(answer, event.key, shadows.failures)
             scored = (answer, event.key, shadows.scores)
             self.scored.append(scored)
             if self._shadows_sent:
@@ -349,6 +349,10 @@ class Scorer(Composite[Position]):
                 answer, event.key, keys, event.payload_crc, shadows.scores, traced(event.headers)
             )
             self._open_answer(waiting, event.label)
+
+    def _shadow(self, replies: Sequence[Reply], _keys: Sequence[str]) -> list[Shadowed]:
+        """Return every candidate's score of answered events, of which these are the keys."""
+        return self.scoring.shadow_all(replies)
 
     def _open_answer(self, waiting: WaitingAnswer, label: LabelValue | None) -> None:
         """Open the entry of an answer; join its label if that came before."""
@@ -392,6 +396,6 @@ class Scorer(Composite[Position]):
     def _enter_windows(self, keys: tuple[str | None, ...], label_time: int, label: LabelValue) -> None:
         self.features.step_labels([JoinedLabel(keys, label_time, label_entry(label))])
 
-    def _failed(self, answer: Prediction, failures: Sequence[Failure]) -> None:
+    def _failed(self, answer: Prediction, key: str, failures: Sequence[Failure]) -> None:
         self.counts.update(("model_failures", f"score {failure.name}") for failure in failures)
-        self.outbox.quarantine(answer, [failure for failure in failures if not failure.tolerated])
+        self.outbox.quarantine(answer, key, [failure for failure in failures if not failure.tolerated])

@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -46,7 +46,18 @@ from topics.errors import SettingsError
 from topics.headers import Refusal
 from topics.messages import Claim, Decision, FieldChange, Outgoing, Record
 
-__all__ = ["Backtest", "LocalRun", "backtest", "correlated", "plain_letter", "race_report"]
+__all__ = [
+    "BACKTEST_CLAIM",
+    "Backtest",
+    "LocalRun",
+    "Playing",
+    "backtest",
+    "correlated",
+    "last_time",
+    "plain_letter",
+    "race_report",
+    "writers",
+]
 
 BACKTEST_CLAIM = 1
 """A backtest owns its partition from the start."""
@@ -112,13 +123,18 @@ class LocalRun:
         if recording is not None:
             recording.point(self.learner)
 
+    @property
+    def examples_learned(self) -> int:
+        """Return how many examples were learned."""
+        return self.learner.examples
+
     def advance(self, *, events_unread: bool = False, labels_unread: bool = False) -> list[Outgoing] | None:
         """Take the next run; return what leaves it, or None if there is nothing to take."""
         run = self.scorer.intake.next_run(events_unread=events_unread, labels_unread=labels_unread)
         if run is None:
             return None
         looked_up = self._static.of(run) if self._static is not None else None
-        out = list(itertools.chain.from_iterable(self.scorer.step(run, _last_time(run), looked_up)))
+        out = list(itertools.chain.from_iterable(self.scorer.step(run, last_time(run), looked_up)))
         if self.scorer.join.overfull:
             self._spill.relieve(self.scorer.join)
         if self._inside and self.examples is None and self._recording is None:
@@ -149,33 +165,37 @@ class LocalRun:
         return records
 
 
-def _last_time(run: Run) -> int:
+def last_time(run: Run) -> int:
+    """Return the time with which a run ends."""
     last = run.events[-1] if run.events else run.labels[-1]
     return max(0, last.time)
 
 
-class Backtest:
-    """One backtest: what it read, what it found, and the report of both."""
+class LocalMachines(Protocol):
+    """Machines of one partition over a log in memory, as `Playing` drives them."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        *,
-        warmup: int = 0,
-        static: AsOf | None = None,
-        keep_examples: bool = False,
-        recording: Recording | None = None,
-        source: ModelFactory | None = None,
-    ) -> None:
-        self.run = LocalRun(
-            pipeline,
-            warmup=warmup,
-            static=static,
-            keep_examples=keep_examples,
-            recording=recording,
-            source=source,
-        )
-        self.score_table = ScoreTable(pipeline, warmup)
+    pipeline: Pipeline
+    scorer: Scorer
+
+    @property
+    def examples_learned(self) -> int:
+        """Return how many examples were learned."""
+        ...
+
+    def advance(self) -> list[Outgoing] | None:
+        """Take the next run; return what leaves it, or None if there is nothing to take."""
+        ...
+
+
+AnyRun = TypeVar("AnyRun", bound=LocalMachines)
+
+
+class Playing(Generic[AnyRun]):
+    """The inputs of a run over files, driven to their ends, and what was read and refused."""
+
+    def __init__(self, run: AnyRun, warmup: int = 0) -> None:
+        self.run = run
+        self.score_table = ScoreTable(run.pipeline, warmup)
         self.dead_letters = DeadLetters()
         self.events = self.labels = 0
         self.seconds = 0.0
@@ -263,25 +283,16 @@ class Backtest:
             inside=pipeline.labels.field is not None,
             events=self.events,
             labels=self.labels,
-            examples=self.run.learner.examples,
+            examples=self.run.examples_learned,
             outcomes=scorer.counts,
             first={stage: refusal.message for stage, refusal in self.dead_letters.first.items()},
             labels_waiting=scorer.join.early,
         )
 
-    def report(self) -> dict[str, Any]:
-        """Return the result as one plain object, metrics by River's class names."""
-        learner, counts = self.run.learner, self.run.scorer.counts
-        roster = learner.roster
+    def counted(self) -> dict[str, Any]:
+        """Return the part of a report that says what became of the input."""
+        counts = self.run.scorer.counts
         return {
-            "events": self.events,
-            "labels": self.labels,
-            "examples": learner.examples,
-            "seconds": round(self.seconds, 3),
-            **race_report(learner.roster.champion, self.run.decisions),
-            **self.score_table.report(learner.evaluation, list(roster.racers), roster.quarantined),
-            "model_seconds": self._model_seconds(),
-            "correlated": correlated(learner, self.run.decisions),
             "rules": {
                 name.partition(" ")[2]: count
                 for (counted_as, name), count in counts.items()
@@ -301,6 +312,58 @@ class Backtest:
             },
             "labels_waiting": self.run.scorer.join.early,
             "dead_letters": sum(self.dead_letters.counts.values()),
+        }
+
+    def outcome(self, events: Path, labels: Path | None) -> dict[str, Any]:
+        """Return the part of a report that says what was wrong with the files, if anything was."""
+        pipeline, facts = self.run.pipeline, self.facts()
+        files = {pipeline.events.name: str(events)} | (
+            {} if labels is None else {pipeline.labels.topic or "": str(labels)}
+        )
+        diagnosis = diagnose(facts, _inputs(pipeline, events, labels)) if failures(facts) else None
+        return {
+            "dead_letters_by_stage": self.dead_letters.report(files),
+            "diagnosis": None if diagnosis is None else diagnosis.plain(),
+        }
+
+
+class Backtest(Playing[LocalRun]):
+    """One backtest: what it read, what it found, and the report of both."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        warmup: int = 0,
+        static: AsOf | None = None,
+        keep_examples: bool = False,
+        recording: Recording | None = None,
+        source: ModelFactory | None = None,
+    ) -> None:
+        run = LocalRun(
+            pipeline,
+            warmup=warmup,
+            static=static,
+            keep_examples=keep_examples,
+            recording=recording,
+            source=source,
+        )
+        super().__init__(run, warmup)
+
+    def report(self) -> dict[str, Any]:
+        """Return the result as one plain object, metrics by River's class names."""
+        learner = self.run.learner
+        roster = learner.roster
+        return {
+            "events": self.events,
+            "labels": self.labels,
+            "examples": learner.examples,
+            "seconds": round(self.seconds, 3),
+            **race_report(learner.roster.champion, self.run.decisions),
+            **self.score_table.report(learner.evaluation, list(roster.racers), roster.quarantined),
+            "model_seconds": self._model_seconds(),
+            "correlated": correlated(learner, self.run.decisions),
+            **self.counted(),
         }
 
     def _model_seconds(self) -> dict[str, float]:
@@ -424,6 +487,20 @@ def backtest(
     The report's `diagnosis` says why a run failed, and is None where it did not.  Raises SettingsError
     where the pipeline needs a labels file and none is given, or the other way round.
     """
+    result = Backtest(pipeline, warmup=warmup, static=static, recording=recording, source=source)
+    on_scored, on_refused = writers(features_out, predictions_out, dead_letters_out)
+    result.play_files(events, labels, on_scored=on_scored, on_refused=on_refused, on_progress=on_progress)
+    if on_end is not None:
+        on_end(result.run.learner)
+    if recording is not None:
+        recording.point(result.run.learner)
+    return result.report() | result.outcome(events, labels)
+
+
+def writers(
+    features_out: IO[bytes] | None, predictions_out: IO[bytes] | None, dead_letters_out: IO[bytes] | None
+) -> tuple[Callable[[Sequence[Scored]], None] | None, Callable[[Refusal, bytes | None], None] | None]:
+    """Return what writes answers, and what writes refused records, as lines; None where nobody wants them."""
 
     def write(scored: Sequence[Scored]) -> None:
         for answer, _, scores in scored:
@@ -437,27 +514,8 @@ def backtest(
         assert dead_letters_out is not None
         dead_letters_out.write(encode_json(plain_letter(refusal, value)) + b"\n")
 
-    result = Backtest(pipeline, warmup=warmup, static=static, recording=recording, source=source)
-    result.play_files(
-        events,
-        labels,
-        on_scored=write if features_out or predictions_out else None,
-        on_refused=write_refused if dead_letters_out is not None else None,
-        on_progress=on_progress,
-    )
-    if on_end is not None:
-        on_end(result.run.learner)
-    files = {pipeline.events.name: str(events)} | (
-        {} if labels is None else {pipeline.labels.topic or "": str(labels)}
-    )
-    if recording is not None:
-        recording.point(result.run.learner)
-    facts = result.facts()
-    failed = failures(facts)
-    return result.report() | {
-        "dead_letters_by_stage": result.dead_letters.report(files),
-        "diagnosis": diagnose(facts, _inputs(pipeline, events, labels)).plain() if failed else None,
-    }
+    wanted = features_out is not None or predictions_out is not None
+    return write if wanted else None, write_refused if dead_letters_out is not None else None
 
 
 def plain_letter(refusal: Refusal, value: bytes | None) -> dict[str, Any]:

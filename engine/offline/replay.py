@@ -186,7 +186,7 @@ def recorded_logs(pipeline: Pipeline, role: Role, folder: Path) -> list[Readable
 async def topic_logs(pipeline: Pipeline, role: Role, kafka: KafkaSettings) -> list[ReadableLog]:
     """Return the logs of a topic at a broker, one a partition.  Raises BrokerError where there is none."""
     topic = pipeline.catalog[role]
-    return [KafkaLog(kafka, topic, partition) for partition in await log_bounds(kafka, topic)]
+    return [KafkaLog(kafka, topic, partition) for partition in sorted(await log_bounds(kafka, topic))]
 
 
 class Replay:

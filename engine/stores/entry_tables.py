@@ -20,11 +20,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import lt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
-from operators.join.join import Join
 from operators.join.pending import SPILLED
+from operators.state import StateDelta
 from topics.codec import encode_json
 from topics.errors import CheckpointError
 
@@ -237,29 +237,44 @@ class Apart:
         return int(count)
 
 
-class Spill:
-    """A temporary file that takes the entries of a join when too many are in memory.
+class Spilling(Protocol):
+    """What may have too many entries for memory."""
 
-    It is created when it is first needed.  A worker's answers lie in its checkpoints.
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        ...
+
+    def committed(self) -> None:
+        """Record that every delta so far is stored."""
+        ...
+
+
+class Spill:
+    """A temporary file that takes the entries of a join, or of races, when too many are in memory.
+
+    It is created when it is first needed.  A worker's lie in its checkpoints.  `prefixes` begin the names of
+    the entries that it takes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefixes: tuple[str, ...] = SPILLED) -> None:
+        self._prefixes = prefixes
         self.stored = Apart(self._query, CheckpointError, "")
         """The entries in the file, as the join reads them."""
         self._tally = EMPTY_TALLY
         self._connection: sqlite3.Connection | None = None
 
-    def relieve(self, join: Join[Any]) -> None:
-        """Write what changed in `join` to the file, so that half of its entries may leave memory."""
-        delta = {name: data for name, data in join.delta().items() if name.startswith(SPILLED)}
+    def relieve(self, full: Spilling) -> None:
+        """Write what changed to the file, so that what is too much may leave memory."""
+        prefixes = self._prefixes
+        delta = {name: data for name, data in full.delta().items() if name.startswith(prefixes)}
         try:
             database = self._opened()
             database.execute("BEGIN")
-            self._tally = write(database, delta, SPILLED, self._tally)
+            self._tally = write(database, delta, prefixes, self._tally)
             database.execute("COMMIT")
         except sqlite3.Error as error:
             raise _failed(error) from error
-        join.committed()
+        full.committed()
 
     def _query(self, statement: str, parameters: tuple[Any, ...]) -> list[Any]:
         try:

@@ -13,18 +13,29 @@ from pathlib import Path
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.field_records import FieldSource
+from engine.machines.keyed.keyed_learner import KeyedLearner
 from engine.machines.learner import Learner
+from engine.machines.race import Race
 from engine.settings import Settings
 from engine.worker.model_factory import KEY_BYTES, ModelFactory
 from operators.models.digest import digest
 from operators.models.parameters import model_text
 from operators.models.scoring import Roster
 from operators.models.signing import SigningKeys
+from operators.state import StoredEntries
 from operators.stopwatch import Stopwatch
-from topics.errors import SettingsError
+from topics.errors import DefinitionError, SettingsError
 from topics.messages import ModelPointer
 
-__all__ = ["build_learner", "known_keys", "libraries", "pointer_of", "signing_keys"]
+__all__ = [
+    "build_keyed_learner",
+    "build_learner",
+    "known_keys",
+    "libraries",
+    "pointer_of",
+    "race_pointer_of",
+    "signing_keys",
+]
 
 KEY_FILE = "signing.key"
 LIBRARIES = ("headrace", "numpy", "river")
@@ -44,8 +55,14 @@ def build_learner(
 
     `roster` is the one that it takes over, as scorers read it already; None makes one.
     `source` is for who builds more than one learner; without it, it is a `ModelFactory` without artefacts.
-    Raises DefinitionError for a model that cannot do its work.
+    Raises DefinitionError for a model that cannot do its work, and for a pipeline whose keys have races of
+    their own: who asks for one learner knows of one race only.
     """
+    if pipeline.per is not None:
+        raise DefinitionError(
+            f"this is not offered for a pipeline with per={pipeline.per!r}: each key has a race of its own",
+            hint="run it on the same pipeline without `per`, over the events of one key",
+        )
     return Learner(
         pipeline=pipeline.name,
         task=pipeline.task,
@@ -58,6 +75,34 @@ def build_learner(
     )
 
 
+def build_keyed_learner(
+    pipeline: Pipeline,
+    partition: int = 0,
+    *,
+    keys: SigningKeys | None = None,
+    warmup_offset: int = 0,
+    stopwatch: Stopwatch | None = None,
+    source: FieldSource | None = None,
+    stored: StoredEntries | None = None,
+) -> KeyedLearner:
+    """Return the learner of one examples partition of a pipeline whose keys have races of their own.
+
+    `stored` reads the races that are not in memory.  Raises DefinitionError as `build_learner`.
+    """
+    return KeyedLearner(
+        pipeline=pipeline.name,
+        task=pipeline.task,
+        field=pipeline.field,
+        source=source or ModelFactory(pipeline, keys=keys),
+        per_max=pipeline.per_max,
+        partition=partition,
+        warmup_offset=warmup_offset,
+        wait_ms=pipeline.labels.wait_ms,
+        stopwatch=stopwatch,
+        stored=stored,
+    )
+
+
 def libraries() -> dict[str, str]:
     """Return the versions by which models compute here."""
     return {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
@@ -65,8 +110,13 @@ def libraries() -> dict[str, str]:
 
 def pointer_of(pipeline: Pipeline, learner: Learner) -> ModelPointer:
     """Return who serves as of where the learner stands, in which state."""
-    champion = learner.roster.racers[learner.roster.champion]
-    defined = learner.field.candidates.get(champion.definition)
+    return race_pointer_of(pipeline, learner, learner.position)
+
+
+def race_pointer_of(pipeline: Pipeline, race: Race, learned_to: int) -> ModelPointer:
+    """Return who serves in a race that has learned all before an offset."""
+    champion = race.roster.racers[race.roster.champion]
+    defined = race.field.candidates.get(champion.definition)
     return ModelPointer(
         pipeline=pipeline.name,
         alias="champion",
@@ -75,11 +125,12 @@ def pointer_of(pipeline: Pipeline, learner: Learner) -> ModelPointer:
         updates=champion.updates,
         digest=digest(champion.model),
         river=version("river"),
-        learned_to=learner.position,
+        learned_to=learned_to,
         features=tuple(pipeline.features),
         features_version=pipeline.features_version,
         definition="" if defined is None else model_text(defined.model),
         libraries=libraries(),
+        key=race.key,
     )
 
 

@@ -24,7 +24,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -32,7 +32,7 @@ from engine.kafka.client import LogPartition
 from engine.kafka.sink import Mark, Sink
 from engine.kafka.source import Source
 from engine.stores.online_features import ServedFeatures
-from engine.worker.follower import Follower, LearnerDelta
+from engine.worker.keyed.keyed_follower import AnyFollower
 from engine.worker.owned_partitions import OwnedPartitions
 from engine.worker.partition import PartitionDelta
 from topics.errors import BrokerError, StoreUnavailableError
@@ -54,7 +54,8 @@ class _Capture(NamedTuple):
 
     sent: Mark
     partitions: list[PartitionDelta]
-    learned: LearnerDelta
+    learned: Any
+    """The follower's own: what its learners have changed."""
     positions: dict[LogPartition, int]
     """Where to read on in each topic."""
 
@@ -65,7 +66,7 @@ class CheckpointWriter:
     def __init__(
         self,
         partitions: OwnedPartitions,
-        follower: Follower,
+        follower: AnyFollower,
         source: Source,
         sink: Sink,
         served: ServedFeatures,

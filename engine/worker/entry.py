@@ -20,6 +20,7 @@ import structlog
 
 from engine.kafka.log_reader import read_log
 from engine.machines.field_records import change_of, entrant_of
+from engine.machines.keyed.keyed_learner import KeyedLearner
 from engine.machines.learner import Learner
 from engine.machines.warm_up import WarmUp
 from engine.settings import KafkaSettings
@@ -46,7 +47,7 @@ log = structlog.get_logger("headrace")
 class Entries:
     """The way of candidates into the race of this process, as far as it leads.
 
-    `own` is the field of this process' file, `learner` returns the learner of the moment.
+    `own` is the field of this process' file, `learner` returns the learner of the moment, of one `partition`.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class Entries:
         own: RaceField,
         factory: ModelFactory,
         artefacts: Artefacts,
-        learner: Callable[[], Learner],
+        learner: Callable[[], Learner | KeyedLearner],
+        partition: int = 0,
     ) -> None:
-        self._pipeline = pipeline
+        self._pipeline, self._partition = pipeline, partition
         self._own, self._own_id = own, own.field_id
         self._factory, self._artefacts = factory, artefacts
         self._learner = learner
@@ -96,7 +98,7 @@ class Entries:
                 Objection("the champion changed while it was written", "start again: it is read anew")
             )
 
-    def _first(self, learner: Learner) -> FieldChange:
+    def _first(self, learner: Learner | KeyedLearner) -> FieldChange:
         """Return the record that says with which field the log begins."""
         field = learner.field
         self._store_field(field)
@@ -109,7 +111,7 @@ class Entries:
             ),
         )
 
-    def _change(self, learner: Learner) -> FieldChange:
+    def _change(self, learner: Learner | KeyedLearner) -> FieldChange:
         """Return the record of the change from the learner's field to our file's."""
         field = self._own
         entering = learner.fields.entering(field)
@@ -138,7 +140,7 @@ class Entries:
 
     def _record(self, change: FieldChange) -> Outgoing:
         key = change.field_id.encode()
-        return Outgoing("examples", 0, key, encode(change), headers.FIELD, change.time)
+        return Outgoing("examples", self._partition, key, encode(change), headers.FIELD, change.time)
 
     # -- who learns the log first -------------------------------------------------------------------
 
@@ -164,13 +166,13 @@ class Entries:
         self,
         kafka: KafkaSettings,
         topic: str,
-        learner: Learner,
+        learner: Learner | KeyedLearner,
         names: Sequence[str],
         leads: Callable[[], bool],
         near: Callable[[int], Awaitable[object]],
     ) -> None:
         """Read the log from its start; when near to the race, store the models and ask for their entry."""
-        field, field_id, now_ms = learner.field, learner.fields.field_id, learner.learning.time
+        field, field_id, now_ms = learner.field, learner.fields.field_id, learner.time
         spans = {name: field.candidates[name].warm_span_ms for name in names}
         since = {name: now_ms - span if span is not None else -1 for name, span in spans.items()}
         warm = WarmUp({name: self._factory.fresh(field, name) for name in names}, since)

@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from msgspec import json
@@ -30,6 +32,7 @@ from engine.definition.pipeline import Pipeline, check_definition
 from engine.kafka.client import LogPartition
 from engine.kafka.log_reader import log_bounds, read_log, slices_of_log
 from engine.kafka.sink import Sink, Written
+from engine.machines.deadline_scorer import DeadlineScorer
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
 from engine.machines.snapshots import SnapshotHead
@@ -49,7 +52,7 @@ from operators.race.learning import is_succession
 from operators.state import StateDelta
 from operators.stopwatch import Stopwatch
 from topics import headers
-from topics.codec import encode
+from topics.codec import command_id, encode
 from topics.errors import ClaimError
 from topics.messages import Decision, Headers, ModelPointer, Outgoing, Record, Slow
 
@@ -145,12 +148,13 @@ class Follower:
 
     # -- taking and leaving the lead --------------------------------------------------------------
 
-    async def lead(self, leads: bool) -> None:
-        """Where this process leads, fence the learner's checkpoints and start from the last one.
+    async def lead(self, numbers: Collection[int]) -> None:
+        """Where this process owns events partition 0, it leads: fence the learner's checkpoints, start there.
 
         A leader decides again what was decided since that checkpoint: the last leader may have died
         before it wrote it down.  `learner` may be another one after this.
         """
+        leads = PARTITION in numbers
         if self.snapshots is not None:
             self._following.clear()  # nothing is published before this one has caught up
             if self.leading and not leads:
@@ -238,6 +242,52 @@ class Follower:
             self._following.set()
         else:
             self._following.clear()
+
+    # -- who answers, and who enters --------------------------------------------------------------
+
+    def scorer(self, number: int, **named: Any) -> Scorer:
+        """Return a new scorer of an events partition."""
+        deadline, roster = self._pipeline.deadline, self.learner.roster
+        named |= {"partition": number, "roster": roster, "stopwatch": self.stopwatch}
+        if deadline is None:
+            return Scorer(self._pipeline, **named)
+        return DeadlineScorer(deadline, self._pipeline, **named)
+
+    def examples_of(self, _number: int) -> tuple[int, ...]:
+        """Return the examples partitions to which the owner of an events partition writes."""
+        return (PARTITION,)
+
+    def command_place(self, value: bytes) -> tuple[int | None, bytes]:
+        """Return the partition of the examples log for the bytes of a command, and the record's key."""
+        return PARTITION, command_id(value).encode()
+
+    def fields_due(self) -> list[Outgoing]:
+        """Return the field record that the leader must write now, if any."""
+        record = self.entry.due()
+        return [] if record is None else [record]
+
+    def check_fields_taken(self) -> None:
+        """Raise DefinitionError where a record that was written has been refused after all."""
+        self.entry.check_taken()
+
+    def take_entry(self) -> Outgoing | None:
+        """Return the next record that lets candidates in which have learned the log, or refuses them."""
+        return None if self.entry.ready.empty() else self.entry.ready.get_nowait()
+
+    @property
+    def overfull(self) -> bool:
+        """Return False: one race is always in memory."""
+        return False
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """Return the learner's counts by (metric, label), to be exported and cleared."""
+        return self.learner.counts
+
+    @property
+    def racers(self) -> AbstractSet[str]:
+        """Return the names of all racers."""
+        return self.learner.roster.racers.keys()
 
     # -- the log ----------------------------------------------------------------------------------
 
@@ -344,6 +394,16 @@ class Follower:
         """Return how many records of the log the models served here lack, as far as known; in a pause too."""
         seen = None if self.snapshots is None else self.snapshots.served
         return self._behind(self.learner.position if seen is None else seen.position)
+
+    @property
+    def folded(self) -> int:
+        """Return how many records of the log were handed to the learner."""
+        return self.learner.reading
+
+    @property
+    def paused(self) -> bool:
+        """Return whether learning is paused by a command."""
+        return self.learner.paused
 
     @property
     def unfolded(self) -> int:

@@ -32,11 +32,11 @@ from engine.stores.online_features import ServedFeatures
 from engine.watches import CountWatch, LabelWatch, LetterWatch, counted_lines
 from engine.worker.checkpointing import CheckpointWriter
 from engine.worker.claim import RevokedError
-from engine.worker.follower import Follower
+from engine.worker.keyed.keyed_follower import follower_of
 from engine.worker.owned_partitions import OwnedPartitions
 from engine.worker.partition import Inputs, Partition, Place, merge_values
 from engine.worker.unsaved import Unsaved
-from topics.codec import COMMAND_BYTES_MAX, command_id
+from topics.codec import COMMAND_BYTES_MAX
 from topics.errors import BrokerError, ClaimError, HeadraceError, StoreUnavailableError
 from topics.messages import Headers, Outgoing
 from topics.signatures import admission
@@ -94,7 +94,7 @@ class Worker:
         self._source = Source(settings.kafka, group=pipeline.name, topics=self._inputs.topics, listener=self)
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
         self._served = ServedFeatures(pipeline, settings)
-        self.follower = Follower(
+        self.follower = follower_of(
             pipeline, patient, metrics, self._sink, accept_features=accepted.changed_features
         )
         self.partitions = OwnedPartitions(
@@ -270,7 +270,7 @@ class Worker:
         self._unsaved.clear()
         self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
-        await self.follower.lead(0 in numbers)
+        await self.follower.lead(numbers)
         await self.follower.catch_up(self._go_on)
         await self._settle_field()
         await self.partitions.take_over(numbers, self._go_on)
@@ -333,7 +333,7 @@ class Worker:
         self.metrics.absorb(self._served.counts)
         self.metrics.absorb(self._unsaved.counts)
         self.metrics.absorb(self._dispatch.counts)
-        self.metrics.absorb(self.follower.learner.counts)
+        self.metrics.absorb(self.follower.counts)
         if self.follower.snapshots is not None:
             self.metrics.absorb(self.follower.snapshots.counts)
             self.follower.snapshots.check()
@@ -343,7 +343,7 @@ class Worker:
         self._unsaved.take(answered - self._answered)
         self._holding = self._unsaved.full()
         self._answered = answered
-        self.metrics.absorb_seconds(self.follower.stopwatch, self.follower.learner.roster.racers.keys())
+        self.metrics.absorb_seconds(self.follower.stopwatch, self.follower.racers)
         for outcome, count in self._static.counts.items():
             self.metrics.counts["lookups", outcome] = count
         for watch in self._watches:
@@ -362,7 +362,8 @@ class Worker:
         """Queue the bytes of a command that came with headers; returns when the examples log has it."""
         taken = admission(sent, self._command_keys, topic=self._commands_topic, value=value)
         value = value[: COMMAND_BYTES_MAX + 1]  # one too many is refused there
-        record = Outgoing("examples", 0, command_id(value).encode(), value, taken, _now_ms())
+        partition, key = self.follower.command_place(value)
+        record = Outgoing("examples", partition, key, value, taken, _now_ms())
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self._commands.put((record, done))
         await done
@@ -380,8 +381,7 @@ class Worker:
 
     async def _write_entries(self) -> None:
         """Write the records that let candidates in which have learned the log, or refuse them."""
-        while not self.follower.entry.ready.empty() and not self._writing_waits:
-            record = self.follower.entry.ready.get_nowait()
+        while not self._writing_waits and (record := self.follower.take_entry()) is not None:
             if self.follower.leading:
                 await self._write_logged(record)
 
@@ -401,11 +401,12 @@ class Worker:
 
     async def _settle_field(self) -> None:
         """Write our file's field into the examples log, where we lead and it is due, and fold it."""
-        if not self.follower.leading or (record := self.follower.entry.due()) is None:
+        if not self.follower.leading or not (records := self.follower.fields_due()):
             return
-        await self._write_logged(record)
+        for record in records:
+            await self._write_logged(record)
         await self.follower.catch_up()
-        self.follower.entry.check_taken()
+        self.follower.check_fields_taken()
 
     # -- saving -----------------------------------------------------------------------------------
 
@@ -413,7 +414,8 @@ class Worker:
         """Begin a checkpoint where one is due, without waiting for it; raise the error of the last one."""
         if self._checkpoints.ended:
             await self._saved()
-        if (self._saved_ago() >= 1 or self._unsaved.due) and not self._checkpoints.in_flight:
+        due = self._saved_ago() >= 1 or self._unsaved.due or self.follower.overfull
+        if due and not self._checkpoints.in_flight:
             await self._capture()
 
     def _saved_ago(self) -> float:
@@ -486,20 +488,20 @@ class Worker:
             for partition in self.partitions.owned.values():
                 left, reached = partition.reached(self._source)
                 unread, taken = unread + left, taken + reached
-        learner, unfolded = self.follower.learner, self.follower.unfolded
+        follower, unfolded = self.follower, self.follower.unfolded
         return Seen(
             restored=self._ready,
             restoring=self._restoring,
-            restored_to=self.partitions.read + learner.reading,
+            restored_to=self.partitions.read + follower.folded,
             unread=unread,
             taken=taken,
             unlearned=unfolded,
-            learned=learner.reading,
-            paused=learner.paused,
+            learned=follower.folded,
+            paused=follower.paused,
             held=self._holding,
             store_away=self._checkpoints.outage_s > 0,
             broker_away=unanswered_s() > 0 or not self.connected.is_set(),
-            learner_waited_for=not learner.paused and min(self.follower.lag, unfolded) > BEHIND_MAX,
+            learner_waited_for=not follower.paused and min(follower.lag, unfolded) > BEHIND_MAX,
             saving=self._checkpoints.in_flight,
             loop_silent_s=time.monotonic() - self._turned_s,
         )

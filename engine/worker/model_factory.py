@@ -50,6 +50,8 @@ class ModelFactory:
         self._stored = stored
         self._brought: dict[str, bytes] = {}
         """States of candidates that were learned elsewhere, by digest."""
+        self._texts: dict[int, tuple[Any, str]] = {}
+        """Of the models of fields, by identity, with the model: a race per key asks for each again."""
         self._reports: dict[str, ProbeReport] = {}
         """By the text of a model: to try one takes half a second."""
 
@@ -66,7 +68,7 @@ class ModelFactory:
         return guarded(model.clone(), self._report(name, model))
 
     def _report(self, name: str, model: Any) -> ProbeReport:
-        text = model_text(model)
+        _, text = self._texts.get(id(model)) or self._texts.setdefault(id(model), (model, model_text(model)))
         if text not in self._reports:
             self._reports[text] = probed(self._pipeline, name, model.clone())
         return self._reports[text]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 
 import structlog
 
@@ -19,14 +18,13 @@ from engine.definition.pipeline import Change, Pipeline, check_definition
 from engine.kafka.client import LogPartition
 from engine.kafka.sink import Sink
 from engine.kafka.source import Source
-from engine.machines.deadline_scorer import DeadlineScorer
 from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.settings import Accepted, Settings
 from engine.stores.checkpoints import CheckpointStore
 from engine.stores.places import checkpoint_store
 from engine.worker.claim import ClaimExecutor, Fingerprint, ScorerCheckpoint, check_same_logs, decode_meta
-from engine.worker.follower import Follower
+from engine.worker.keyed.keyed_follower import AnyFollower
 from engine.worker.partition import Inputs, Partition
 from operators.claims.takeover import Takeover, fits, takeover
 from operators.join.pending import END_NAME, FIRST_NAME, SPILLED, entries_apart, with_keys
@@ -54,7 +52,7 @@ class OwnedPartitions:
         settings: Settings,
         source: Source,
         sink: Sink,
-        follower: Follower,
+        follower: AnyFollower,
         inputs: Inputs,
         accepted: Accepted,
     ) -> None:
@@ -123,6 +121,7 @@ class OwnedPartitions:
         protocol = takeover(
             number,
             secrets.token_hex(NONCE_BYTES),
+            examples=self._follower.examples_of(number),
             rekey_partitions=rekey_partitions,
             inputs=self._roles,
             accept_lost=self._accepted.lost_records,
@@ -132,15 +131,11 @@ class OwnedPartitions:
 
     def _restore(self, number: int, taken: Takeover, store: CheckpointStore) -> Partition:
         stages = self._pipeline.stages
-        deadline = self._pipeline.deadline
-        scorer = (Scorer if deadline is None else partial(DeadlineScorer, deadline))(
-            self._pipeline,
-            partition=number,
-            roster=self._follower.learner.roster,
+        scorer = self._follower.scorer(
+            number,
             writer=taken.writer,
             suppression=taken.suppression,
             plan=self._pipeline.scorer_plan,
-            stopwatch=self._follower.stopwatch,
             stored=store.stored(JOIN),
         )
         rekeying = None

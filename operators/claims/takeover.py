@@ -231,15 +231,17 @@ class Takeover:
     """Where the store was behind the logs, which were replayed from its checkpoint."""
 
 
-def claimed_logs(source: int, examples_partitions: int, rekey_partitions: int = 0) -> tuple[Log, ...]:
+def claimed_logs(source: int, examples: Iterable[int], rekey_partitions: int = 0) -> tuple[Log, ...]:
     """Return every log partition an owner of `source` writes to, in the order in which they are claimed.
+
+    `examples` are the partitions of the examples log that it writes.
 
     What travels to other keys follows from the logs it is made from, so those come in any order.
     """
     messages = [(role, number) for role in ("rekey", "rekeyed") for number in range(rekey_partitions)]
     return (
         *messages,
-        *(("examples", number) for number in range(examples_partitions)),
+        *(("examples", number) for number in examples),
         ("predictions", source),
     )
 
@@ -248,7 +250,7 @@ def takeover(
     source: int,
     nonce: str,
     *,
-    examples_partitions: int = 1,
+    examples: Iterable[int] = (0,),
     rekey_partitions: int = 0,
     inputs: Sequence[str] = (),
     accept_lost: bool = False,
@@ -256,7 +258,8 @@ def takeover(
 ) -> Generator[Request, Any, Takeover]:
     """Take over the source partition; return what to start with.
 
-    `nonce` is a text that no other takeover has.  `rekey_partitions`: how many partitions
+    `nonce` is a text that no other takeover has.  `examples`: the partitions of the examples log that it
+    writes.  `rekey_partitions`: how many partitions
     each internal topic has, where events travel to other keys.  `inputs`: the topics that the state is made
     of.  Where the store has lost its checkpoint everything is replayed, so then no log may have lost its
     beginning.  `accept_lost` goes on without what was deleted.
@@ -265,7 +268,7 @@ def takeover(
     CheckpointError if the logs no longer, or not yet, hold the checkpoint's offsets.
     """
     predictions: Log = ("predictions", source)
-    logs = claimed_logs(source, examples_partitions, rekey_partitions)
+    logs = claimed_logs(source, examples, rekey_partitions)
     behind: StoreBehind | None = None
     newest = 0
     for _ in range(TRIES_MAX):

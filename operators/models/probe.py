@@ -38,7 +38,7 @@ from operators.models.scoring import reason_of, score_function
 from topics.errors import DefinitionError
 from topics.messages import FeatureValue, FeatureValues, LabelValue, Task
 
-__all__ = ["ProbeReport", "check_model", "guarded", "probe", "samples_for"]
+__all__ = ["ProbeReport", "check_model", "guarded", "label_for", "probe", "samples_for"]
 
 SAMPLES = 24
 """Events made up for a probe: enough that every number and text varies."""
@@ -175,7 +175,7 @@ def _made_up(feature_type: type, index: int, nth: int) -> FeatureValue:
     return cluster + turn if feature_type is int else cluster + (index * 3 + nth) % 8 / 8
 
 
-def _label_for(index: int, task: Task) -> LabelValue:
+def label_for(index: int, task: Task) -> LabelValue:
     """Return a label of `task` for the made-up event of this number."""
     if task == "binary":
         return index % 2 == 1
@@ -211,7 +211,7 @@ def _trial(model: Any, samples: Sequence[FeatureValues], task: Task) -> _Trial:
     failed = ""
     for index in range(LESSONS):
         try:
-            model.learn_one(dict(samples[index % len(samples)]), _label_for(index, task))
+            model.learn_one(dict(samples[index % len(samples)]), label_for(index, task))
         except Exception as error:  # noqa: BLE001 a user's model may raise anything
             return _Trial(tuple(changes), frozenset(raised), _text(error))
         if index < FIRST_LESSONS:
@@ -338,7 +338,7 @@ def check_model(
         failure, classes = _try(model, case.rows, task)
         if failure is not None:
             raise _refusal(name, model, case, failure, feature_types, task)
-        taught = {str(_label_for(index, task)) for index in range(LESSONS)}
+        taught = {str(label_for(index, task)) for index in range(LESSONS)}
         if strangers := sorted(classes - taught):
             raise DefinitionError(
                 f"model `{name}` was taught the classes {', '.join(sorted(taught))} and answers with "
@@ -375,7 +375,7 @@ def _try(model: Any, rows: Sequence[FeatureValues], task: Task) -> tuple[_Failur
         try:
             score = score_of(dict(row))
             step = "learning"
-            clone.learn_one(dict(row), _label_for(index, task))
+            clone.learn_one(dict(row), label_for(index, task))
         except Exception as error:  # noqa: BLE001 a user's model may raise anything
             return _Failure(step, index, reason_of(error)), classes
         if isinstance(score, dict):
@@ -409,7 +409,7 @@ def _refusal(
 
     at_fault = _at_fault(fails_without, feature_types)
     if not at_fault:
-        by_itself = f"try it by itself: learn_one({_shown(case.rows[row])}, {_label_for(row, task)!r})"
+        by_itself = f"try it by itself: learn_one({_shown(case.rows[row])}, {label_for(row, task)!r})"
         two_classes = task == "multiclass" and not getattr(model, "_multiclass", True)
         return DefinitionError(f"{message}: {reason}", hint=_ONE_VS_REST if two_classes else by_itself)
     type_text = _WORDS[feature_types[at_fault[0]]]

@@ -374,12 +374,12 @@ class Scoring:
     def __init__(self, task: Task, roster: Roster, stopwatch: Stopwatch | None = None) -> None:
         self._stopwatch = stopwatch or Stopwatch()
         self._task: Task = task
-        self._roster = roster
+        self.roster = roster
         self._bind()
 
     def _bind(self) -> None:
         """Bind one scoring function per healthy candidate of the present line-up."""
-        roster = self._roster
+        roster = self.roster
         self._revision = roster.revision
         self._threshold = roster.threshold
         self._base_models = roster.base_models()
@@ -391,7 +391,7 @@ class Scoring:
 
     def _chain(self) -> None:
         """Set who answers: the first of champion and earlier champions that can."""
-        roster = self._roster
+        roster = self.roster
         self._first: tuple[Racer, ScoreOf] | None = None
         self._blend: tuple[Racer, Mixture, tuple[str, ...]] | None = None
         """The blend that answers; None where a model does, or nobody."""
@@ -408,7 +408,7 @@ class Scoring:
     def serve_all(self, rows: Sequence[FeatureValues]) -> list[Served]:
         """Return the answer to each event of a run; nothing is learned in between."""
         started = self._stopwatch.clock()
-        if self._roster.revision != self._revision:
+        if self.roster.revision != self._revision:
             self._bind()
         served = [self._serve(x) for x in rows] if self._blend is None else self._blended(rows)
         spent_s = self._stopwatch.clock() - started
@@ -446,7 +446,7 @@ class Scoring:
 
     def _prior(self, failures: tuple[Failure, ...]) -> Served:
         """Return the answer without any model."""
-        prior = self._roster.prior
+        prior = self.roster.prior
         score = prior.score()
         label = label_of(self._task, score, self._threshold)
         return Served(score, label, "prior", "prior", 0, prior.updates, not prior.updates, failures)
@@ -454,7 +454,7 @@ class Scoring:
     def serve_backup(self, rows: Sequence[FeatureValues], name: str) -> list[Served]:
         """Return the answers to events past their deadline: those of candidate `name`, else the prior's."""
         started = self._stopwatch.clock()
-        if self._roster.revision != self._revision:
+        if self.roster.revision != self._revision:
             self._bind()
         served = [self._serve_backup(x, name) for x in rows]
         self._stopwatch.steps["score"] += self._stopwatch.clock() - started
@@ -467,14 +467,14 @@ class Scoring:
             self._ask(name, [x], taken, failures)
         if not taken[0]:
             return self._prior(failures.get(0, ()))
-        racer, score = self._roster.racers[name], taken[0][name]
+        racer, score = self.roster.racers[name], taken[0][name]
         label = label_of(self._task, score, self._threshold)
         return Served(score, label, "backup", name, racer.version, racer.updates, score is None)
 
     def serve_picked(self, rows: Sequence[FeatureValues], picks: Sequence[Pick]) -> list[Served]:
         """Return the answer to each event of a run by whom the serving policy picked, or by the champion."""
         started = self._stopwatch.clock()
-        if self._roster.revision != self._revision:
+        if self.roster.revision != self._revision:
             self._bind()
         served = [self._serve_picked(x, pick) for x, pick in zip(rows, picks, strict=True)]
         self._stopwatch.steps["score"] += self._stopwatch.clock() - started
@@ -482,10 +482,10 @@ class Scoring:
 
     def _serve_picked(self, x: FeatureValues, pick: Pick) -> Served:
         """Return a candidate's answer; where it has none, that of the chain."""
-        racer = self._roster.racers.get(pick.name)
+        racer = self.roster.racers.get(pick.name)
         for blend in self._blends:
             if racer is blend[0]:
-                role: ServedBy = "champion" if racer.name == self._roster.champion else "arm"
+                role: ServedBy = "champion" if racer.name == self.roster.champion else "arm"
                 (one,) = self._blended_by(blend, role, [x])
                 return replace(one, pick=pick if one.model_name == racer.name else unfollowed(pick))
         if racer is None or pick.name not in self._score_of:
@@ -495,7 +495,7 @@ class Scoring:
         self._ask(racer.name, [x], taken, failures)
         if not taken[0]:
             return replace(self._after(failures[0], self._serve(x)), pick=unfollowed(pick))
-        return served_as_picked(self._task, self._roster, racer, racer.updates, taken[0][racer.name], pick)
+        return served_as_picked(self._task, self.roster, racer, racer.updates, taken[0][racer.name], pick)
 
     def _blended(self, rows: Sequence[FeatureValues]) -> list[Served]:
         """Return the answer to each event by the blend that is first in the chain."""
@@ -557,7 +557,7 @@ class Scoring:
                         scores[row][name] = score_of(x)
                 break
             except Exception as error:  # noqa: BLE001 a shadow may raise anything; it only loses its own place
-                failures[row] = (*failures.get(row, ()), self._fail(self._roster.racers[name], error))
+                failures[row] = (*failures.get(row, ()), self._fail(self.roster.racers[name], error))
         self._stopwatch.models["score", name] += self._stopwatch.clock() - started
 
     def shadow_all(self, answered: Sequence[Reply]) -> list[Shadowed]:
@@ -566,7 +566,7 @@ class Scoring:
         Must run before any later label is learned, as `serve` did; what was taken is not taken again.  One
         candidate after the other: they do not see each other, and each finds its data in the cache.
         """
-        if self._roster.revision != self._revision:
+        if self.roster.revision != self._revision:
             self._bind()
         scores: list[dict[str, Score]] = [{} for _ in answered]
         failures: dict[int, tuple[Failure, ...]] = {}
@@ -588,12 +588,8 @@ class Scoring:
 
     def _fail(self, candidate: Racer, error: Exception) -> Failure:
         """Record a failure; skip the candidate until the line-up changes, unless a guard counts it."""
-        table = self._roster.routing
-        if (
-            table is not None
-            and candidate.name in table.tolerated
-            and candidate.name != self._roster.champion
-        ):
+        table = self.roster.routing
+        if table is not None and candidate.name in table.tolerated and candidate.name != self.roster.champion:
             return Failure(candidate.name, candidate.version, reason_of(error), tolerated=True)
         del self._score_of[candidate.name]
         self._chain()

@@ -126,8 +126,10 @@ class DecisionLog:
     ['flights:0:7:0', 'flights:0:7:1']
     """
 
-    def __init__(self, pipeline: str, partition: int) -> None:
-        self.name = f"{pipeline}:{partition}"
+    def __init__(self, pipeline: str, partition: int, key: str = "") -> None:
+        """`key` is the one whose race it is, where each key has its own."""
+        self.name = f"{pipeline}:{partition}:{key}" if key else f"{pipeline}:{partition}"
+        self._key = key
         self.numbered = (-1, 0)
         """Offset and number of the last decision; a part of the arena's state."""
 
@@ -161,6 +163,7 @@ class DecisionLog:
             from_model=replaced.name if replaced is not None else None,
             from_version=replaced.version if replaced is not None else None,
             evidence=recorded,
+            key=self._key,
         )
 
 
@@ -238,6 +241,7 @@ class Arena:
         roster: Roster,
         promotion: Promotion,
         challenges: Sequence[Challenge] = (),
+        key: str = "",
     ) -> None:
         self.roster = roster
         self.paused = False
@@ -252,7 +256,7 @@ class Arena:
             name: "twin" if racer.twin_of else "challenger" for name, racer in roster.racers.items()
         }
         self.states[roster.champion] = "champion"
-        self.log = DecisionLog(pipeline, partition)
+        self.log = DecisionLog(pipeline, partition, key)
         self._settle(promotion, challenges)
         self._version_next = len(roster.racers) + 1
         self._last_swap: Moment | None = None

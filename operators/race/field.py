@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ from operators.race.routing import Policy, Serve
 
 __all__ = ["Difference", "FieldStep", "Newcomer", "RaceField", "candidate_text", "settings_text"]
 
+IDS_MAX = 32
+"""Fields whose ids are remembered: those of a process, and some of its past."""
 FIELD_DIGITS = 32
 """Of the id of a field: it names an artefact."""
 
@@ -113,8 +116,7 @@ class RaceField:
     @property
     def field_id(self) -> str:
         """Return the digest of all parts; two fields with one id are the same."""
-        text = repr(sorted(self.parts().items()))
-        return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:FIELD_DIGITS]
+        return _id_of(self)
 
     def difference(self, after: RaceField) -> Difference:
         """Return what must be done to make `after` of this field."""
@@ -167,6 +169,13 @@ class FieldStep(NamedTuple):
     """Candidates that learn the log before they enter."""
     refused: dict[str, str]
     """Candidates that waited and failed at the log, with why."""
+
+
+@lru_cache(maxsize=IDS_MAX)
+def _id_of(race_field: RaceField) -> str:
+    """Return the id of a field, a text of all its models: milliseconds, the first time."""
+    text = repr(sorted(race_field.parts().items()))
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:FIELD_DIGITS]
 
 
 def candidate_text(candidate: Candidate) -> str:

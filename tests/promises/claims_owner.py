@@ -240,7 +240,7 @@ class Owner:
     def _take_over(self) -> Generator[None, None, protocol.Takeover | None]:
         counts = self.world.counts
         partitions = self.world.logs.examples_partitions
-        steps = protocol.takeover(self.source, self.nonce, examples_partitions=partitions)
+        steps = protocol.takeover(self.source, self.nonce, examples=range(partitions))
         try:
             owned: protocol.Takeover | None = yield from self._carry_out(steps)
         except ClaimError:

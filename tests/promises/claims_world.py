@@ -161,7 +161,9 @@ class Logs:
         self.left_out = left_out
         self.examples_partitions = examples_partitions
         self.values: dict[Log, list[Value]] = {
-            log: [] for source in range(SOURCES) for log in protocol.claimed_logs(source, examples_partitions)
+            log: []
+            for source in range(SOURCES)
+            for log in protocol.claimed_logs(source, range(examples_partitions))
         }
 
     def append(self, log: Log, value: Value) -> int:

@@ -42,9 +42,16 @@ def test_the_internal_topics_are_there_only_where_events_travel() -> None:
 
 
 def test_co_partitioned_topics_have_the_count_of_events() -> None:
-    counts = {topic.role: topic.partitions for topic in flights().plan(events=6, learners=2)}
+    counts = {topic.role: topic.partitions for topic in flights().plan(events=6)}
     assert counts["events"] == counts["labels"] == counts["predictions"] == counts["dead-letters"] == 6
-    assert counts["examples"] == counts["decisions"] == 2
+    assert counts["examples"] == counts["decisions"] == 1
+    assert counts["models"] == counts["commands"] == 1
+
+
+def test_where_each_key_has_a_race_examples_lie_beside_their_events() -> None:
+    keyed = Catalog("flights", events="flights.departures", labels="flights.arrivals", keyed=True)
+    counts = {topic.role: topic.partitions for topic in keyed.plan(events=6)}
+    assert counts["examples"] == counts["decisions"] == 6
     assert counts["models"] == counts["commands"] == 1
 
 
@@ -89,10 +96,9 @@ def test_two_roles_never_share_a_topic() -> None:
         Catalog("flights", events="a", labels="a")
 
 
-@pytest.mark.parametrize("counts", [(0, 1), (1, 0)])
-def test_counts_start_at_one(counts: tuple[int, int]) -> None:
-    with pytest.raises(DefinitionError, match="start at 1"):
-        flights().plan(events=counts[0], learners=counts[1])
+def test_counts_start_at_one() -> None:
+    with pytest.raises(DefinitionError, match="starts at 1"):
+        flights().plan(events=0)
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=NAME_MAX + 5))

@@ -78,6 +78,9 @@ def backtest_files(
             "a backtest without --what-if reads events", hint="give --events FILE, and no --recording"
         )
     pipeline = load_pipeline(file)
+    if pipeline.per is not None:
+        _run_keyed(pipeline, origin, outputs, warmup, json=json)
+        return
     report, learner = _run(pipeline, origin.events, origin, outputs, warmup)
     if json:
         print_json(report)
@@ -91,6 +94,46 @@ def backtest_files(
     if not json:
         begin = "" if outputs.save is None else f" --from-backtest {outputs.save}"
         typer.echo(f"\nnext: headrace topics create {file}   then   headrace run {file}{begin}")
+
+
+def _run_keyed(
+    pipeline: Pipeline, origin: PastOptions, outputs: OutputOptions, warmup: int, *, json: bool
+) -> None:
+    """Run a pipeline whose keys have races of their own, and print its report."""
+    from engine.cli.report import progress  # noqa: PLC0415
+    from engine.host.garbage import search_rarely  # noqa: PLC0415
+    from engine.offline.keyed.keyed_backtest import keyed_backtest  # noqa: PLC0415
+
+    assert origin.events is not None
+    if warmup or outputs.record is not None or outputs.save is not None:
+        raise SettingsError(
+            "--warmup, --record and --save are not offered where each key has a race of its own",
+            hint="leave them out, or run the pipeline without `per` over the events of one key",
+        )
+    search_rarely()
+    with (
+        _writer(outputs.features_out) as features,
+        _writer(outputs.predictions_out) as predictions,
+        _writer(outputs.dead_letters_out) as dead_letters,
+        progress(origin.bytes_to_read) as advance,
+    ):
+        report = keyed_backtest(
+            pipeline,
+            origin.events,
+            origin.labels,
+            static=origin.looked_up(),
+            features_out=features,
+            predictions_out=predictions,
+            dead_letters_out=dead_letters,
+            on_progress=advance,
+        )
+    if json:
+        print_json(report)
+    else:
+        print_report(report)
+    if report["diagnosis"] is not None:
+        print_diagnosis(report["diagnosis"])
+        raise typer.Exit(1)
 
 
 def _run(
@@ -209,7 +252,35 @@ def print_report(report: dict[str, Any]) -> None:
             out.print(
                 f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items())
             )
-    _print_race(report)
+    if "by_key" in report:
+        _print_by_key(report)
+    else:
+        _print_race(report)
+
+
+def _print_by_key(report: dict[str, Any]) -> None:
+    """Print the races of the most examples, and what was decided in all."""
+    from rich.text import Text  # noqa: PLC0415
+
+    from engine.cli.report import figure_text, out, print_table, table_of  # noqa: PLC0415
+
+    races, rows = report["races"], report["by_key"]
+    out.print(
+        f"\nraces, one per {report['per']}: {races['begun']:,} begun, {races['in_memory']:,} in memory at "
+        f"the end, {races['evicted']:,} times one left memory, {races['restored']:,} times one came back",
+        markup=False,
+    )
+    metrics = list(rows[0]["served"]) if rows else []
+    table = table_of(report["per"], "champion", numbers=["examples", "swaps", *metrics])
+    for row in rows:
+        figures = [figure_text(row["served"].get(metric)) for metric in metrics]
+        cells = (row["key"], row["champion"], f"{row['examples']:,}", f"{row['swaps']:,}", *figures)
+        table.add_row(*map(Text, cells))
+    print_table(table)
+    if races["begun"] > len(rows):
+        out.print(f"... the {len(rows)} races of the most examples")
+    if report["decisions"]:
+        out.print("decisions: " + ", ".join(f"{name} {n:,}" for name, n in report["decisions"].items()))
 
 
 def _print_scores(report: dict[str, Any]) -> None:
@@ -290,6 +361,6 @@ def print_diagnosis(diagnosis: dict[str, Any]) -> None:
 
 def _mark(model: str, report: dict[str, Any]) -> str:
     """Return the mark behind a model's name in the table."""
-    if (quarantine := report["quarantined"].get(model)) is not None:
+    if (quarantine := report.get("quarantined", {}).get(model)) is not None:
         return f" (quarantined at example {quarantine['examples']:,})"
-    return " (champion)" if model == report["champion"] else ""
+    return " (champion)" if model == report.get("champion") else ""

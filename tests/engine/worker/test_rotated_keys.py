@@ -51,7 +51,7 @@ def lead(settings: Settings, pipeline: Any, until: int) -> Learner:
     async def turn() -> Learner:
         follower = Follower(pipeline, settings, Metrics(pipeline), Sent())  # type: ignore[arg-type]
         try:
-            await follower.lead(leads=True)
+            await follower.lead([0])
             while follower.learner.reading < until:
                 follower.learner.fold([LOG[follower.learner.reading]])
             await follower.save(follower.capture())

@@ -71,7 +71,7 @@ def follower_at(place: Path, pipeline: Pipeline = PIPELINE) -> Follower:
 
 async def leads(follower: Follower) -> Follower:
     """Take the lead as the loop does."""
-    await follower.lead(True)
+    await follower.lead([0])
     await follower.catch_up()
     follower.read_back()
     return follower
@@ -79,7 +79,7 @@ async def leads(follower: Follower) -> Follower:
 
 async def serves(follower: Follower) -> Follower:
     """Take partitions over without the lead."""
-    await follower.lead(False)
+    await follower.lead([])
     await follower.catch_up()
     follower.read_back()
     return follower
@@ -159,7 +159,7 @@ def test_nothing_is_published_before_a_leader_has_caught_up(tmp_path: Path, log:
         await first.snapshots.publish()
         await other.snapshots.look()
         for again in (follower_at(tmp_path), first):  # another process, and one that claims again
-            await again.lead(True)
+            await again.lead([0])
             assert again.learner.position == 50
             await again.snapshots.publish()
             assert again.snapshots.counts["snapshots", "published"] == (again is first)

@@ -70,7 +70,7 @@ class Shell:
             return end.value
 
     def take_over(self, **options: Any) -> Takeover:
-        steps = takeover(SOURCE, NONCE, examples_partitions=self.partitions, **options)
+        steps = takeover(SOURCE, NONCE, examples=range(self.partitions), **options)
         owned: Takeover = self.run(steps)
         return owned
 

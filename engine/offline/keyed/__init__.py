@@ -1,0 +1,7 @@
+"""Files and one race per key: what `headrace backtest` does for a pipeline with `per=`.
+
+Lives here: driving scorer and learner of such a pipeline over files, the report by key.
+Never here: the races (`engine/machines/keyed`), a run with one race (`engine/offline/backtest.py`).
+
+Read in this order: `keyed_backtest`, its only file.  The commands may import everything here.
+"""
