@@ -407,6 +407,13 @@ COUNTERS = (
         _always("older", "empty"),
     ),
     CounterFamily(
+        "takeovers",
+        "headrace_takeovers",
+        "Assigned partitions, by how they were taken over.",
+        ("how",),
+        _always("claimed", "kept"),
+    ),
+    CounterFamily(
         "events",
         "headrace_events",
         "Valid events read, by what became of them.",

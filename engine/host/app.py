@@ -145,7 +145,7 @@ def _pages(worker: Worker, metrics: Metrics) -> dict[str, Page]:
         return _verdict(worker.unhealthy())
 
     def ready() -> PageText:
-        return _verdict(worker.unhealthy() or worker.not_ready())
+        return _verdict(worker.unhealthy() or worker.not_ready(), well=worker.standing())
 
     return {
         "/metrics": Page(metrics_page),
@@ -155,8 +155,8 @@ def _pages(worker: Worker, metrics: Metrics) -> dict[str, Page]:
     }
 
 
-def _verdict(reason: str) -> PageText:
-    return PageText(f"{reason or 'ok'}\n".encode(), 503 if reason else 200)
+def _verdict(reason: str, well: str = "ok") -> PageText:
+    return PageText(f"{reason or well}\n".encode(), 503 if reason else 200)
 
 
 class _PageServer(faust.Service):

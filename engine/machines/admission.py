@@ -145,6 +145,12 @@ class Intake:
         """Return how many label records wait."""
         return len(self._labels)
 
+    def clear(self) -> None:
+        """Drop what waits: it is read again."""
+        self._records.clear()
+        self._events.clear()
+        self._labels.clear()
+
     def offer_events(self, records: Iterable[Record], now_ms: int = _NEVER) -> None:
         """Queue records of the events topic, in offset order; `now_ms` is the shell's wall clock."""
         self._now_ms = now_ms

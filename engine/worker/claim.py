@@ -145,7 +145,25 @@ class ClaimExecutor:
         `written_before` is how many records this process had written to the predictions before it was the
         owner.
         """
+        return await self._ask(claims.still_owner(owner, at), store, written_before)
 
+    async def keeps(
+        self,
+        owner: claims.Takeover,
+        saved: tuple[LogPosition, ...],
+        store: CheckpointStore,
+        *,
+        written_before: int,
+    ) -> bool:
+        """Ask store and log whether an owner may go on whose partition was taken away and came back.
+
+        `saved` are the log positions of its last checkpoint, `written_before` is as in `still_owner`.
+        """
+        return await self._ask(claims.keeps(owner, saved), store, written_before)
+
+    async def _ask(
+        self, protocol: Generator[claims.Request, Any, bool], store: CheckpointStore, written_before: int
+    ) -> bool:
         async def carry_out(request: claims.Request) -> Any:
             match request:
                 case claims.FindBounds(target, number):
@@ -156,7 +174,7 @@ class ClaimExecutor:
                 case _:
                     return await self._carry_out(request, store)
 
-        return bool(await self._carry_out_all(claims.still_owner(owner, at), carry_out))
+        return bool(await self._carry_out_all(protocol, carry_out))
 
     def acknowledge(self, writer: Writer, written: Mapping[LogPartition, Written]) -> None:
         """Pass acknowledged offsets to a writer.  Raises ClaimError if records were written out of order."""

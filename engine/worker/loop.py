@@ -224,13 +224,13 @@ class Worker:
     # -- partitions -------------------------------------------------------------------------------
 
     async def on_revoked(self, partitions: frozenset[LogPartition]) -> None:
-        """Save and release every partition: the group waits until all members have."""
+        """Save and park every partition: the group waits until all members have."""
         self._ready = False
         self._moving = True
         async with self._turn:
             log.info("partitions revoked", partitions=sorted({number for _, number in partitions}))
             await self._save()
-            self.partitions.release()
+            self.partitions.park()
             self._assigned = None
             self.follower.release()
 
@@ -250,7 +250,7 @@ class Worker:
             await self._restore()
         except RevokedError:
             log.info("takeover given up: the group has taken partitions back")
-            self.partitions.release()
+            self.partitions.park()
         finally:
             self._restoring = False
 
@@ -266,7 +266,6 @@ class Worker:
             return
         numbers = self._inputs.numbers(assigned)
         self._ready = False  # of a member that held nothing, nothing was revoked
-        self.partitions.release()
         self._unsaved.clear()
         self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
@@ -280,12 +279,13 @@ class Worker:
         else:
             self.follower.read_back()
         if not await self._opened(self.partitions.starts()):
-            self.partitions.release()
+            self.partitions.park()
             return
         search_rarely()  # what is restored stays
         self._ready = True
         self._saved_s = time.monotonic()
-        log.info("partitions taken over", partitions=numbers, leader=self.follower.leading)
+        kept = self.partitions.kept
+        log.info("partitions taken over", partitions=numbers, kept=kept, leader=self.follower.leading)
 
     async def _opened(self, positions: dict[LogPartition, int | None]) -> bool:
         """Begin to read at these positions; False if the group has moved on during the takeover."""
@@ -330,6 +330,7 @@ class Worker:
         """Export the counts since the last turn, those of partitions that only compute for others too."""
         for partition in self.partitions.owned.values():
             partition.absorb_counts(self.metrics.absorb)
+        self.metrics.absorb(self.partitions.counts)
         self.metrics.absorb(self._served.counts)
         self.metrics.absorb(self._unsaved.counts)
         self.metrics.absorb(self._dispatch.counts)
@@ -511,6 +512,10 @@ class Worker:
         if self._ready:
             inputs = [(topic, number) for number in self.partitions.owned for topic in self._inputs.topics]
             await self._source.look_at_ends(inputs)
+
+    def standing(self) -> str:
+        """Return in words what this process does while it is ready."""
+        return "ok" if self.partitions.owned else "ok: a standby, other workers own all partitions"
 
     def status(self) -> Status:
         """Return the status that a scrape shows."""

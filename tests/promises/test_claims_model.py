@@ -213,6 +213,8 @@ def test_every_promise_holds_whatever_happens() -> None:
         "fenced at a checkpoint",
         "found out before a checkpoint",
         "went on during a save",
+        "kept",
+        "not kept",
         "stores gone back",
         "stores emptied",
         "runs with six losses",
@@ -227,6 +229,16 @@ def test_every_promise_holds_whatever_happens() -> None:
         "duplicates answered",
     ):
         assert happened[what] > RUNS / 10, f"{what}: {happened[what]} times in {RUNS} runs"
+
+
+def test_what_is_kept_may_be_kept_unasked() -> None:
+    """An owner that goes on by itself is one that was slow: what it does in vain does not count."""
+    kept = 0
+    for seed in range(RUNS // 4):
+        world = World(seed, "asking whether it is kept")
+        check(world, run(world))
+        kept += world.counts["kept"]
+    assert kept > RUNS / 4
 
 
 class Newest(Reader):
@@ -278,6 +290,7 @@ READERS: dict[str, type[Reader]] = {"highest claim": Newest, "gaps": Gappy, "rep
         "old positions while replaying",
         "asking the join",
         "look before checkpoint",
+        "look before keeping",
         "counting after the look",
         "any fence",
     ],

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from river import linear_model
 from test_spill import KeptInDict
 
-from engine.worker.owned_partitions import carry_over, difference
+from engine import Labels, Pipeline, Topic
+from engine.machines.admission import Intake
+from engine.worker.claim import RevokedError
+from engine.worker.owned_partitions import OwnedPartitions, carry_over, difference
+from engine.worker.partition import Inputs, Partition
 from operators import by, cross, decay, field, indicator, label, last_n, session, tiled, tumbling
 from operators.join.join import Join
 from operators.join.pending import WaitingAnswer
@@ -20,7 +28,7 @@ from operators.language.plan import FeaturePlan, compile_features
 from operators.state import named, under
 from operators.windows.features import CarriedOver, Features, JoinedLabel
 from topics.errors import CheckpointError
-from topics.messages import Event, Label, Prediction
+from topics.messages import Event, Label, Prediction, Record
 
 SECOND = 1_000
 GRACE_MS = 3 * SECOND
@@ -293,3 +301,102 @@ def test_waiting_predictions_know_their_keys_where_they_can(
     features.restore(under("features", found))
     features.step_labels([JoinedLabel(joined.waiting.keys, joined.label_time, 1.0)])
     assert features.key_count == sum(key is not None for key in keys)
+
+
+class Parked:
+    """A partition as far as a rebalance sees it."""
+
+    def __init__(self, *, is_ours: bool = True) -> None:
+        self.is_ours = is_ours
+
+    async def kept(self) -> bool:
+        return self.is_ours
+
+
+class Moving(OwnedPartitions):
+    """Owned partitions whose takeovers are only counted."""
+
+    def __init__(self, *, keeps: bool = True) -> None:
+        self.owned, self._parked, self.kept, self.counts, self._keeps = {}, {}, [], Counter(), keeps
+
+    async def _take_over(self, _: int, go_on: Any) -> Any:
+        go_on()
+        return Parked()
+
+
+def go_on() -> None:
+    pass
+
+
+def test_what_was_saved_and_comes_back_is_kept_and_what_was_released_is_not() -> None:
+    async def play() -> None:
+        partitions = Moving()
+        stays, lost, goes = Parked(), Parked(is_ours=False), Parked()
+        partitions.owned = {0: stays, 2: lost, 3: goes}  # type: ignore[dict-item]
+        partitions.park()
+        assert partitions.owned == {}
+        await partitions.take_over([0, 2, 4], go_on)
+        assert partitions.owned[0] is stays
+        assert partitions.kept == [0]
+        assert not {lost, goes} & {*partitions.owned.values()}
+        assert partitions.counts == {("takeovers", "kept"): 1, ("takeovers", "claimed"): 2}
+        partitions.park()
+        await partitions.take_over([], go_on)  # a standby
+        await partitions.take_over([0], go_on)
+        assert partitions.kept == []
+        partitions.park()
+        steps = iter([True, True, True, True, False])
+
+        def until_revoked() -> None:
+            if not next(steps):
+                raise RevokedError
+
+        with pytest.raises(RevokedError):
+            await partitions.take_over([5, 6, 7], until_revoked)
+        partitions.park()
+        await partitions.take_over([5, 6, 7], go_on)
+        assert partitions.kept == [5, 6], "what was restored when the group moved is restored again"
+        partitions.park()
+        partitions.release()  # what was not saved must not come back
+        await partitions.take_over([0], go_on)
+        assert partitions.kept == []
+        travelling = Moving(keeps=False)  # with state that is in no scorer
+        await travelling.take_over([0], go_on)
+        travelling.park()
+        await travelling.take_over([0], go_on)
+        assert travelling.kept == []
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("read", [{}, {"e"}], ids=str)
+def test_a_kept_partition_reads_on_where_its_scorer_stands(read: set[str]) -> None:
+    """What was polled and not taken is read again; a topic of which nothing was taken begins as before."""
+    pipeline = Pipeline(
+        name="kept",
+        events=Topic("e", Payment, key="card", id="card", time="fee"),
+        labels=Labels("l", wait="1h"),
+        features={"amount": field("amount").default(0.0)},
+        models={"m": linear_model.LogisticRegression()},
+    )
+    intake = Intake(pipeline.event_decoder(), pipeline.label_decoder())
+    intake.offer_events([Record("e", 0, at, 0, b"c", b"{}") for at in range(3)])
+    intake.offer_labels([Record("l", 0, 0, 0, b"c", b"{}")])
+    assert len(intake) == 4
+    kept = Partition.__new__(Partition)
+    kept._inputs = Inputs(pipeline, idle_after_ms=1)
+    kept._rekeying, kept._takeover, kept._store = None, SimpleNamespace(logs=()), None  # type: ignore[assignment]
+    kept._saved, kept._written_before, kept._restored = None, 0, False
+    kept._read = dict.fromkeys(read)  # type: ignore[assignment]
+    kept._intake, kept._unread, kept._paused = intake, {"e": True}, {("e", 0)}
+    kept.number = 0
+    kept.scorer = SimpleNamespace(position=SimpleNamespace(events=7, labels=0))  # type: ignore[assignment]
+
+    async def keeps(*_: Any, **__: Any) -> bool:
+        return True
+
+    kept._claims = SimpleNamespace(keeps=keeps)  # type: ignore[assignment]
+    assert asyncio.run(kept.kept())
+    assert len(intake) == 0
+    assert (kept._unread, kept._paused) == ({None: False}, set())
+    assert kept.starts() == {("e", 0): 7 if read else None, ("l", 0): None}

@@ -61,6 +61,7 @@ def test_what_is_taken_back_is_not_taken_over_to_the_end(
             held = worker._source._consumer.assignment()
             gate.shut = True
             await worker._source._revoked(held)
+            worker.partitions.release()  # or it would be kept, and nothing claimed
             await worker._source._assigned(held)
             await gate.reached.wait()
 

@@ -28,6 +28,7 @@ from operators.claims.takeover import (
     WriteClaim,
     cut,
     fits,
+    keeps,
     log_positions,
     still_owner,
     takeover,
@@ -479,6 +480,50 @@ def test_a_claim_of_another_that_is_not_lower_ends_the_owner_announced_or_made(n
     owned = owner_with(shell, sent=2)
     shell.logs[PREDICTIONS].append(Claim(SOURCE, number))
     assert shell.run(still_owner(owned, cut(owned))) is False
+
+
+def saved_by(shell: Shell, owned: Takeover) -> tuple[LogPosition, ...]:
+    """Let the owner save all that it has done; return the log positions of its checkpoint."""
+    shell.checkpoint = Saved(log_positions(owned, cut(owned)))
+    return shell.checkpoint.logs
+
+
+def test_a_partition_that_comes_back_is_kept_by_one_look_at_store_and_log() -> None:
+    shell = Shell()
+    owned = owner_with(shell, sent=3)
+    shell.claim, saved = owned.claim, saved_by(shell, owned)
+    shell.asked.clear()
+    assert shell.run(keeps(owned, saved)) is True
+    assert shell.asked == [Look(), FindBounds(*PREDICTIONS), Settle(*PREDICTIONS)]
+
+
+def fenced(shell: Shell, _: Takeover) -> None:
+    shell.claim += 1
+
+
+def saved_by_another(shell: Shell, owned: Takeover) -> None:
+    shell.checkpoint = Saved((LogPosition(*PREDICTIONS, 9, owned.claim, 9),))
+
+
+def emptied(shell: Shell, _: Takeover) -> None:
+    shell.claim, shell.checkpoint = 0, None
+
+
+def announced(shell: Shell, owned: Takeover) -> None:
+    shell.logs[PREDICTIONS].append(Claim(SOURCE, -owned.claim - 1, "theirs"))
+
+
+def claimed_the_same(shell: Shell, owned: Takeover) -> None:
+    shell.logs[PREDICTIONS].append(Claim(SOURCE, owned.claim, "theirs"))
+
+
+@pytest.mark.parametrize("meanwhile", [fenced, saved_by_another, emptied, announced, claimed_the_same])
+def test_a_partition_that_had_another_owner_or_another_store_is_not_kept(meanwhile: Any) -> None:
+    shell = Shell()
+    owned = owner_with(shell, sent=3)
+    shell.claim, saved = owned.claim, saved_by(shell, owned)
+    meanwhile(shell, owned)
+    assert shell.run(keeps(owned, saved)) is False
 
 
 def test_a_checkpoint_keeps_the_old_positions_until_nothing_is_suppressed() -> None:
