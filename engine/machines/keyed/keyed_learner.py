@@ -243,7 +243,11 @@ class KeyedLearner:
 
     def answering(self, key: str) -> KeyedRace:
         """Return the race that answers an event of a key; it is not to be changed."""
-        return self.race(key) or self.unborn
+        race = self.race(key)
+        if race is None:
+            race = self.unborn
+            race.roster.revision += 1  # what failed at an event of one key is asked again by the next
+        return race
 
     def _race_of_record(self, key: str) -> KeyedRace:
         """Return the race of a key, to be changed; it begins here if there is none."""

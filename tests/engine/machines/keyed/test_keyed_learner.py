@@ -111,7 +111,11 @@ class Odd(naive_bayes.GaussianNB):
 def test_what_a_scorer_saw_fail_leaves_the_race_of_its_key_alone() -> None:
     made = definition(per="store", models={**PLAIN.models, "odd": Odd()}, per_max=1)
     run = KeyedRun(made, keep_examples=True)
-    played(run, [(KEYS[n % 2], 2.0 if n == 10 else 0.5, 0) for n in range(30)])
+    played(run, [(KEYS[n % 2], 2.0 if n == 0 else 0.5, 3) for n in range(30)])
+    assert run.examples is not None
+    examples = [decode_example(one.value or b"") for one in run.examples if b'"scores"' in (one.value or b"")]
+    of_others = [one for one in examples if one.key == "b"]
+    assert all("odd" in one.scores for one in of_others), "it is asked again, by keys without a race too"
     (sick,) = {one.key for one in run.decisions if one.type == "model.quarantined"}
     assert sick == "a"
     healthy = run.learner.races.peek("b")
