@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from reading import Watch, claims_of, counting, watching
 from running import Message, Worker, make_topics, until
-from test_run_crash import DEPARTURES, Stream, leads, shared_out, takes_all
+from test_run_crash import FEWER, Stream, leads, shared_out, takes_all
 
 from engine.machines.learner import Learner
 from engine.settings import KafkaSettings
@@ -25,7 +25,7 @@ def test_the_other_machine_serves_what_the_leader_learns_and_then_leads(
     kafka: KafkaSettings, redis_url: str, tmp_path: Path
 ) -> None:
     """They have nothing in common but Kafka and a Redis."""
-    stream = Stream(kafka, tmp_path, partitions=2, departures=DEPARTURES // 2, options='follow="200ms",')
+    stream = Stream(kafka, tmp_path, partitions=2, departures=FEWER, options='follow="200ms",')
     stream.shared = {"store_url": redis_url, "signing_key": "the same on both"}
     one, two = (Worker(stream.file, kafka, tmp_path / name, name=name, **stream.settings) for name in "12")
     asyncio.run(one_of_two_learns(stream, one, two))

@@ -53,7 +53,7 @@ SOURCE = f"""
         features={{**flights.features, **windows}},
     )
 """
-DEPARTURES, MORE, WAITING = 3_000, 300, 1_000
+DEPARTURES, MORE, WAITING = 2_000, 300, 1_000
 AHEAD_MAX = 400
 """Events published and not answered yet: less than a day of departures, far inside the labels' wait."""
 MORE_AHEAD_MAX = 50

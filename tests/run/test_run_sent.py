@@ -30,8 +30,8 @@ from engine.offline.publish import send_files
 from engine.settings import ENV_PREFIX, KafkaSettings
 from topics.messages import Outgoing
 
-BLOCK_FLIGHTS = 12_000
-"""Two weeks of them; a worker answers 1,000 to 2,000 a second."""
+BLOCK_FLIGHTS = 6_000
+"""A week of them; a worker answers 1,000 to 2,000 a second."""
 THIN_FLIGHTS = 3_000
 """One in 27 of three months: 200 records are three days, twice as long as a prediction waits."""
 DEADLINE_S = 240.0

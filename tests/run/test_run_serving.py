@@ -157,8 +157,12 @@ class Run:
                 worker=worker,
             )
             if approving is not None and sent[published] > APPROVED_AFTER:
+                await until(approving.done, "a proposal", worker=worker)
                 await approving
             if watch.answered(self.predictions) > due:
+                # A busy machine learns later than it answers: revisions follow what is learned.
+                learned = due - AHEAD_MAX
+                await until(lambda: examples_of(worker) >= learned, "learned", worker=worker)
                 self.shown[worker.name] = worker.metrics()
                 worker.kill()
                 worker = successor.start()
@@ -198,6 +202,10 @@ class Run:
                     clicks.append(Message(labels, time, record.key, json.dumps(told).encode()))
             if clicks:
                 await publish(self.kafka, clicks)
+
+
+def examples_of(worker: Worker) -> float:
+    return worker.metrics()["headrace_examples_total"]
 
 
 def clicks_on(event_id: str, model_name: str) -> bool:
