@@ -174,10 +174,12 @@ def check_model_classes(models: Mapping[str, Any], task: Task) -> None:
             )
 
 
-def check_detectors(drifts: Sequence[Drift], feature_types: Mapping[str, type], task: Task) -> None:
+def check_detectors(
+    drifts: Sequence[Drift], feature_types: Mapping[str, type], task: Task, *, inside: bool
+) -> None:
     """Raise DefinitionError for detectors that would never fire, or not again on the same log.
 
-    `feature_types` maps features to bool, int, float or str.
+    `feature_types` maps features to bool, int, float or str; `inside` says that events carry their labels.
     """
     for drift in drifts:
         name = type(drift.detector).__name__
@@ -185,6 +187,12 @@ def check_detectors(drifts: Sequence[Drift], feature_types: Mapping[str, type], 
             raise DefinitionError(
                 f"drift detector {name} is random without a seed ({', '.join(places)})",
                 hint=f"pass seed=42 or any other to {name}: the same log must give the same alarms again",
+            )
+        if drift.then == "pause" and inside:
+            raise DefinitionError(
+                f'drift detector {name} has then="pause", and events carry their labels: they are learned '
+                "while they are answered",
+                hint='leave then="pause" out, or let labels come on a topic of their own',
             )
         if drift.on == "label" and task == "multiclass":
             raise DefinitionError(

@@ -229,7 +229,7 @@ class Pipeline:
         if self.deadline is not None:
             check_backup(self.deadline, models, inside=self.labels.field is not None)
         types = plan.feature_types(self.events.type)
-        check_detectors(self.field.drift, types, task)
+        check_detectors(self.field.drift, types, task, inside=self.labels.field is not None)
         check_guards(self.promotion.veto, types, task)
         if isinstance(self.serving, Canary):
             inside = self.labels.field is not None

@@ -110,7 +110,7 @@ class Learner(Race):
 
     @property
     def paused(self) -> bool:
-        """Return whether learning is paused by a command."""
+        """Return whether learning is paused, by a command or an alarm."""
         return self.arena.paused
 
     @property
@@ -151,6 +151,8 @@ class Learner(Race):
                 if progress is not self._progress:
                     return []  # the log began with another field: all is folded again
             progress.position = progress.reading = record.offset + 1
+            if self.watch.pauses:
+                decisions += self._step(examples)  # what comes behind an alarm is not to be learned
         return decisions + self._step(examples)
 
     def _step(self, examples: list[Example]) -> list[Decision]:

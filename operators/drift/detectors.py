@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from river.base import BinaryDriftDetector, DriftDetector
@@ -41,10 +41,14 @@ class Drift:
     `on`
         `"loss"` (the present champion's: concept drift), `"label"` (a class given as 1 or 0, or the number:
         label drift) or `"feature:NAME"` (a numeric feature as served: covariate drift).
+    `then`
+        What an alarm does: `"tell"`, or `"pause"`, which stops learning and swaps behind the example that
+        raised it, until a person types `headrace models resume`.  A loss that fell pauses nothing.
     """
 
     detector: DriftDetector | BinaryDriftDetector
     on: str = "loss"
+    then: Literal["tell", "pause"] = field(default="tell", metadata={"untold": True})
 
     def __post_init__(self) -> None:
         """Refuse a subject that does not exist.  Raises DefinitionError."""
@@ -52,6 +56,8 @@ class Drift:
             raise DefinitionError(
                 f"drift cannot watch `{self.on}`", hint='use "loss", "label" or "feature:NAME"'
             )
+        if self.then not in {"tell", "pause"}:
+            raise DefinitionError(f"an alarm of drift cannot `{self.then}`", hint='use "tell" or "pause"')
 
 
 class Detection(NamedTuple):
@@ -69,6 +75,8 @@ class Detection(NamedTuple):
     """Values seen since the last alarm."""
     detections: int
     """Alarms of this detector so far, this one included."""
+    pauses: bool = False
+    """Whether it stops learning."""
 
 
 class _Watch:
@@ -104,7 +112,10 @@ class _Watch:
         self.detections += 1
         before, after = self._means()
         improved = self.drift.on == "loss" and after < before
-        detection = Detection(self.name, self.drift.on, improved, before, after, self.count, self.detections)
+        pauses = self.drift.then == "pause" and not improved
+        detection = Detection(
+            self.name, self.drift.on, improved, before, after, self.count, self.detections, pauses
+        )
         self.start_over()
         return detection
 
@@ -157,6 +168,8 @@ class DriftWatch(WholeState):
             for drift, number in zip(drifts, kept, strict=True)
         ]
         self._dirty = True
+        self.pauses = any(drift.then == "pause" for drift in drifts)
+        """Whether an alarm of one of them stops learning."""
         self._on_loss = [watch for watch in self._watches if watch.drift.on == "loss"]
         self._on_label = [watch for watch in self._watches if watch.drift.on == "label"]
         self._on_feature = [(watch, watch.feature) for watch in self._watches if watch.feature is not None]

@@ -20,6 +20,9 @@ _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 def model_text(value: Any) -> str:
     """Return a River object, or a setting that may hold one, as its class and arguments, all the way down.
 
+    A setting's field that came later than its class, marked `untold`, is left out where it has its default:
+    texts of before it are still right.
+
     `repr` will not do: River cuts long ones, and raises for some (`SelectType(int, float)` in 0.26.1).
 
     >>> from river import optim
@@ -32,7 +35,11 @@ def model_text(value: Any) -> str:
         inner = ", ".join(f"{name}={model_text(part)}" for name, part in parts.items())
         return f"{model_text(type(value))}({inner})"
     if is_dataclass(value):
-        given = ((one.name, getattr(value, one.name)) for one in fields(value) if one.init)
+        given = (
+            (one.name, getattr(value, one.name))
+            for one in fields(value)
+            if one.init and not (one.metadata.get("untold") and getattr(value, one.name) == one.default)
+        )
         return f"{type(value).__name__}({', '.join(f'{name}={model_text(part)}' for name, part in given)})"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {model_text(part)}" for key, part in value.items()) + "}"

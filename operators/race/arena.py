@@ -374,9 +374,13 @@ class Arena:
                     },
                 )
             )
+            if alarm.pauses and not self.paused:
+                self.paused = True
+                why = f"{alarm.detector} on {alarm.on}"
+                decisions.append(self.write(at, "learning.paused", self.roster.champion, why))
             if alarm.on == "loss" and not alarm.improved:
                 self.risen += 1
-                if self._on_drift and self.may_start(at):
+                if self._on_drift and not self.paused and self.may_start(at):
                     for challenge in self._on_drift:
                         decisions += self.start(at, challenge, "drift", recent_loss)
         return decisions

@@ -566,7 +566,8 @@ class Learning(WholeState):
         for name, reason in sick:
             self.counts["model_failures", f"learn {name}"] += 1
             decisions += arena.quarantine(at, name, reason, self._evaluation.recent_loss)
-        if self._roster.champion == champion and (routing is None or routing.paired):
+        paired = routing is None or routing.paired
+        if self._roster.champion == champion and paired and not arena.paused:
             decisions += arena.swap(at, proven)
         if turn and routing is not None:
             decisions += routing.act(at)
