@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -184,3 +185,5 @@ def test_what_cannot_pause_is_refused() -> None:
             models={"linear": linear_model.LogisticRegression()},
             drift=[Drift(drift.ADWIN(), then="pause")],
         )
+    with pytest.raises(DefinitionError, match='then="pause" is not offered with per='):
+        replace(pipeline("pause"), per="key")
