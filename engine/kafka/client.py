@@ -27,8 +27,10 @@ from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 
 __all__ = [
+    "LOOK_S",
     "REFUSED",
     "LogPartition",
+    "MissingTopics",
     "ask_broker",
     "assigned_consumer",
     "bounds",
@@ -53,6 +55,8 @@ RETRY_MAX_S = 2.0
 """Between tries to reach a broker: soon enough after its restart, rare enough for the log."""
 NOTICED_S = 5.0
 """A wait this long is logged: brokers answer within milliseconds, and elect a new leader within seconds."""
+MISSING_S = 3.0
+"""A topic that is not there for so long is told, before the wait for it is taken for an outage."""
 LOOK_S = 1.0
 LOGGED_EVERY_S = 60.0
 """Often enough to see that it goes on."""
@@ -183,6 +187,31 @@ async def log_outages(deadline_ms: int) -> None:
             log.warning("a broker answers again", silent_s=round(silent_s))
             said_s = None
         silent_s = longer_s
+
+
+class MissingTopics:
+    """The topics that a client uses and its cluster has no more.
+
+    aiokafka asks for a deleted topic again and again for ever, a reader of it hundreds of times a second.
+    A broker that was just started may not know all topics yet, so one must be missing for `MISSING_S`.
+    """
+
+    def __init__(self) -> None:
+        self._since_s: dict[str, float] = {}
+
+    def check(self, client: Any, topics: Iterable[str]) -> None:
+        """Look at what aiokafka's client of the cluster last heard.  Raises BrokerError."""
+        now_s = time.monotonic()
+        for topic in topics:
+            if client.cluster.partitions_for_topic(topic):
+                self._since_s.pop(topic, None)
+            elif now_s - self._since_s.setdefault(topic, now_s) >= MISSING_S:
+                raise BrokerError(
+                    "the topic was deleted while it was in use",
+                    hint="a new one of this name is another log, and the checkpoints do not fit it: start"
+                    " anew, with another pipeline `name` or an empty store",
+                    topic=topic,
+                )
 
 
 # -- connecting, asking, leaving ------------------------------------------------------------------

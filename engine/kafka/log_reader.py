@@ -17,7 +17,15 @@ from typing import Protocol
 
 from aiokafka import TopicPartition
 
-from engine.kafka.client import REFUSED, ask_broker, assigned_consumer, bounds, broker_error, exact_ends
+from engine.kafka.client import (
+    REFUSED,
+    MissingTopics,
+    ask_broker,
+    assigned_consumer,
+    bounds,
+    broker_error,
+    exact_ends,
+)
 from engine.kafka.source import checked_positions, records_of
 from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
@@ -110,6 +118,7 @@ async def read_log(
             tp
         ]
         consumer.seek(tp, position)
+        missing = MissingTopics()
         patience_s = max(kafka.request_timeout_ms, kafka.connect_deadline_ms) / 1000
         give_up = loop.time() + patience_s
         while until is None or position < until:
@@ -118,6 +127,7 @@ async def read_log(
                 reached = await consumer.position(tp)
             except REFUSED as error:
                 raise broker_error(error, f"reading {topic}", kafka) from error
+            missing.check(consumer._client, [topic])
             if reached > position:
                 position = reached
                 give_up = loop.time() + patience_s

@@ -29,7 +29,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -42,7 +42,16 @@ from aiokafka import errors as kafka_errors
 from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
-from engine.kafka.client import REFUSED, LogPartition, broker_error, broker_wait, connect, disconnect
+from engine.kafka.client import (
+    LOOK_S,
+    REFUSED,
+    LogPartition,
+    MissingTopics,
+    broker_error,
+    broker_wait,
+    connect,
+    disconnect,
+)
 from engine.kafka.topic_admin import ENVELOPE_BYTES, LETTER_LIMIT_MIN, TopicLimits, record_too_large
 from engine.settings import KafkaSettings
 from operators.stopwatch import Stopwatch
@@ -127,6 +136,7 @@ class Sink:
         self._last: dict[LogPartition, int] = {}
         self._keyless = 0
         self._failure: BrokerError | None = None
+        self._missing = MissingTopics()
 
     async def start(self) -> None:
         """Connect.  Raises BrokerError."""
@@ -206,11 +216,25 @@ class Sink:
         """Give a batch to aiokafka, however long the one before it waits: aiokafka gives up sooner."""
         with broker_wait():
             while True:
+                placing = asyncio.ensure_future(self._producer.send_batch(batch, topic, partition=partition))
+                try:
+                    while not placing.done():
+                        await asyncio.wait({placing}, timeout=LOOK_S)
+                        self._look([topic])
+                finally:
+                    placing.cancel()
                 with suppress(kafka_errors.KafkaTimeoutError):
-                    placed: asyncio.Future[Any] = await self._producer.send_batch(
-                        batch, topic, partition=partition
-                    )
+                    placed: asyncio.Future[Any] = placing.result()
                     return placed
+
+    def _look(self, topics: Iterable[str]) -> None:
+        """Raise BrokerError for a topic that is there no more, and for what has failed meanwhile."""
+        self._check()
+        try:
+            self._missing.check(self._producer.client, topics)
+        except BrokerError as error:
+            self._failure = error
+            raise
 
     def _track(self, partition: LogPartition, count: int, future: asyncio.Future[Any]) -> None:
         def acknowledged(done: asyncio.Future[Any]) -> None:
@@ -225,8 +249,17 @@ class Sink:
                 self._failure = self._failure or BrokerError(
                     "a batch was acknowledged without its offset", hint="claim again", topic=partition[0]
                 )
+            elif done.result().offset <= (before := self._last.get(partition, -1)):
+                self._failure = self._failure or BrokerError(
+                    f"a record was written at offset {done.result().offset}, the one before it at {before}:"
+                    " the topic was deleted and made anew",
+                    hint="the new topic is another log, and the checkpoints do not fit it: start anew, with"
+                    " another pipeline `name` or an empty store",
+                    topic=partition[0],
+                    partition=partition[1],
+                )
             else:
-                self._last[partition] = max(self._last.get(partition, -1), _last_of(done, count))
+                self._last[partition] = _last_of(done, count)
 
         self._unacknowledged[future] = _Batch(partition, count)
         self._records[partition] = self._records.get(partition, 0) + count
@@ -265,9 +298,14 @@ class Sink:
     async def written(self, batches: frozenset[asyncio.Future[Any]]) -> None:
         """Wait until these batches are acknowledged.  Raises BrokerError."""
         self._check()
-        if waiting := {batch for batch in batches if not batch.done()}:
+        late = {batch for batch in batches if not batch.done()}
+        deadline_s = time.monotonic() + self._kafka.flush_deadline_ms / 1000
+        if late:
             with broker_wait():
-                _, late = await asyncio.wait(waiting, timeout=self._kafka.flush_deadline_ms / 1000)
+                while late and (left_s := deadline_s - time.monotonic()) > 0:
+                    topics = {self._unacknowledged[batch].partition[0] for batch in late}
+                    _, late = await asyncio.wait(late, timeout=min(left_s, LOOK_S))
+                    self._look(topics)
             if late:
                 self._failure = broker_error(TimeoutError(), f"flushing {len(late)} batches", self._kafka)
         self._check()

@@ -44,6 +44,9 @@ __all__ = ["Listener", "Source", "checked_positions", "records_of"]
 FETCH_LOOK_S = 0.1
 """How often a takeover that waits for a fetch looks whether a rebalance has come."""
 
+METADATA_MAX_AGE_MS = 60_000
+"""Partitions that were added to a topic, which end the worker, are noticed within this."""
+
 log = structlog.get_logger("headrace")
 
 
@@ -183,6 +186,7 @@ class Source:
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
             rebalance_timeout_ms=kafka.rebalance_timeout_ms,
             max_poll_interval_ms=kafka.max_poll_interval_ms,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         self._consumer.subscribe(self._topics, listener=_Rebalance(self))
         return self._consumer
