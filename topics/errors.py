@@ -72,7 +72,7 @@ class CheckpointError(HeadraceError):
 
 
 class StoreUnavailableError(CheckpointError):
-    """A shared store does not answer or refuses now; the same may succeed later."""
+    """A store does not answer or refuses now; the same may succeed later."""
 
 
 class ClaimError(HeadraceError):

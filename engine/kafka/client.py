@@ -197,15 +197,16 @@ class MissingTopics:
     """
 
     def __init__(self) -> None:
-        self._since_s: dict[str, float] = {}
+        self.since_s: dict[str, float] = {}
+        """Topics that are missing now, and since when, by the monotonic clock."""
 
     def check(self, client: Any, topics: Iterable[str]) -> None:
         """Look at what aiokafka's client of the cluster last heard.  Raises BrokerError."""
         now_s = time.monotonic()
         for topic in topics:
             if client.cluster.partitions_for_topic(topic):
-                self._since_s.pop(topic, None)
-            elif now_s - self._since_s.setdefault(topic, now_s) >= MISSING_S:
+                self.since_s.pop(topic, None)
+            elif now_s - self.since_s.setdefault(topic, now_s) >= MISSING_S:
                 raise BrokerError(
                     "the topic was deleted while it was in use",
                     hint="a new one of this name is another log, and the checkpoints do not fit it: start"

@@ -127,11 +127,12 @@ async def read_log(
                 reached = await consumer.position(tp)
             except REFUSED as error:
                 raise broker_error(error, f"reading {topic}", kafka) from error
-            missing.check(consumer._client, [topic])
             if reached > position:
                 position = reached
                 give_up = loop.time() + patience_s
-            elif until is not None and loop.time() > give_up:
+            elif missing.since_s or not consumer._client.cluster.partitions_for_topic(topic):
+                missing.check(consumer._client, [topic])
+            if until is not None and loop.time() > give_up:
                 raise BrokerError(
                     f"reading stands at {position} of {until}, and nothing came for {patience_s:g} s",
                     hint=f"is the partition's leader up? Look at Kafka at {kafka.bootstrap_servers}",

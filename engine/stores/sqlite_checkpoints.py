@@ -34,7 +34,7 @@ from engine.stores.entry_tables import (
     write,
 )
 from engine.stores.reading import Reading
-from topics.errors import CheckpointError, ClaimError
+from topics.errors import CheckpointError, ClaimError, StoreUnavailableError
 
 __all__ = ["SqliteCheckpoints"]
 
@@ -67,7 +67,7 @@ class SqliteCheckpoints:
     Entries whose names begin with one of `apart` are read one by one.
 
     Every asynchronous method runs in a thread, so that a slow disk does not hold the loop.  Raises
-    CheckpointError, naming the file, if it cannot be read, trusted or written.
+    StoreUnavailableError if the disk refuses, CheckpointError if the file cannot be trusted, both naming it.
     """
 
     def __init__(
@@ -316,7 +316,7 @@ class SqliteCheckpoints:
 
     def _failed(self, error: Exception) -> CheckpointError:
         if isinstance(error, sqlite3.OperationalError):
-            return CheckpointError(
+            return StoreUnavailableError(
                 f"{self.path} cannot be used now: {error}",
                 hint="is the disk full, read-only or failing? The last checkpoint is intact",
             )

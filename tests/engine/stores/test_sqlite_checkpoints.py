@@ -20,7 +20,7 @@ from paths import CHECKOUT
 
 from engine.stores.checkpoints import Checkpoint
 from engine.stores.sqlite_checkpoints import FORMAT, SqliteCheckpoints
-from topics.errors import CheckpointError
+from topics.errors import CheckpointError, StoreUnavailableError
 
 
 @contextmanager
@@ -70,13 +70,25 @@ def test_a_save_that_the_disk_refuses_leaves_the_old_checkpoint_and_is_made_up_f
         assert store._connection is not None
         (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
         store._connection.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(CheckpointError, match="full") as caught:
+        with pytest.raises(StoreUnavailableError, match="full") as caught:
             run(lambda: store.save(1, b"2", {"a": b"x" * 100_000, "b": None}))
         assert str(store.path) in str(caught.value)
         assert run(store.load) == Checkpoint(1, b"1", {"a": b"old", "b": b"old"})
         store._connection.execute("PRAGMA max_page_count = 1000000")
         run(lambda: store.save(1, b"3", {"c": b"new"}))
         assert run(store.load) == Checkpoint(1, b"3", {"a": b"x" * 100_000, "c": b"new"})
+
+
+def test_a_file_that_may_not_be_written_now_is_unavailable_and_made_up_for(tmp_path: Path) -> None:
+    with store_in(tmp_path) as store:
+        run(store.fence, lambda: store.save(1, b"1", {"a": b"old"}))
+        assert store._connection is not None
+        store._connection.execute("PRAGMA query_only = ON")
+        with pytest.raises(StoreUnavailableError, match="readonly"):
+            run(lambda: store.save(1, b"2", {"a": b"new"}))
+        store._connection.execute("PRAGMA query_only = OFF")
+        run(lambda: store.save(1, b"3", {}))
+        assert run(store.load) == Checkpoint(1, b"3", {"a": b"new"})
 
 
 def saved(tmp_path: Path) -> Path:
