@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from engine.kafka.client import install_connection_check
+from engine.kafka import client as kafka_client
+from engine.kafka.client import MISSING_S, MissingTopics, install_connection_check
+from topics.errors import BrokerError
 
 BROKER = 1
 API_VERSIONS, METADATA = 18, 3
@@ -23,6 +26,32 @@ TURNS = range(12)
 DEADLINE_S = 10.0
 
 LOOPS = pytest.mark.parametrize("loop_factory", [uvloop.new_event_loop, asyncio.new_event_loop])
+
+
+def test_a_topic_must_be_missing_for_a_while_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that was just started may not know all topics yet."""
+    known, now_s = {"a": {0}, "b": {0}}, [100.0]
+    monkeypatch.setattr(kafka_client.time, "monotonic", lambda: now_s[0])
+    client = SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=known.get))
+    missing = MissingTopics()
+
+    def looked(after_s: float) -> None:
+        now_s[0] += after_s
+        missing.check(client, ["a", "b"])
+
+    looked(0)
+    del known["b"]
+    looked(0)
+    looked(MISSING_S - 0.1)
+    known["b"] = {0}
+    looked(1)
+    assert not missing.since_s
+    del known["b"]
+    looked(0)
+    looked(MISSING_S - 0.1)
+    with pytest.raises(BrokerError, match="deleted while it was in use") as caught:
+        looked(0.1)
+    assert caught.value.topic == "b"
 
 
 @LOOPS
