@@ -31,6 +31,8 @@ from operators.state import StateDelta, StateEntries, StoredEntries
 __all__ = ["KeyedRace", "Races"]
 
 PLACE = "place"
+WAITING_MIN = 100
+"""Races that may wait for a delta, as bytes, however few may be in memory: a checkpoint syncs a disk."""
 SCANNED_MAX = 500
 """Names of a stored race's entries that are read at once."""
 
@@ -182,8 +184,8 @@ class Races:
 
     @property
     def overfull(self) -> bool:
-        """Return whether as many races wait for a delta, as bytes, as may be in memory."""
-        return len(self._waiting) > self.per_max
+        """Return whether more races wait for a delta, as bytes, than may be in memory."""
+        return len(self._waiting) > max(self.per_max, WAITING_MIN)
 
     def committed(self) -> None:
         """Record that every delta so far is stored."""

@@ -9,9 +9,10 @@ import pytest
 from fields import Source
 from keyed_world import COMMANDS, KEYED, KEYS, PLAIN, Sale, definition, factory_of, log_of, played
 from msgspec.structs import replace
+from river import drift as river_drift
 from river import dummy, naive_bayes
 
-from engine import Artefact, Canary, Candidate, Labels, LatencyGuard, Pipeline, Serve, Topic
+from engine import Artefact, Canary, Candidate, Drift, Labels, LatencyGuard, Pipeline, Serve, Topic
 from engine.machines.field_records import change_of
 from engine.machines.keyed.keyed_learner import KeyedLearner
 from engine.machines.learner import Learner
@@ -153,6 +154,7 @@ def test_what_a_scorer_saw_fail_leaves_the_race_of_its_key_alone() -> None:
             "a file",
         ),
         ({"models": {"no": Candidate(dummy.NoChangeClassifier(), budget_ms=5)}}, "budget_ms"),
+        ({"drift": [Drift(river_drift.ADWIN(), then="pause")]}, "pause"),
         ({"serving": Canary(guards=[LatencyGuard(5.0)])}, "LatencyGuard"),
         (
             {
