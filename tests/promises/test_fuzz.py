@@ -76,7 +76,7 @@ WORST = {
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.binary(max_size=300) | messages | mutated())
 def test_any_bytes_are_a_value_or_a_refusal(target: str, data: bytes) -> None:
     TARGETS[target](data)

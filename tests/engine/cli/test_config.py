@@ -132,8 +132,6 @@ def test_a_secret_is_shown_by_nothing(
     "wrong",
     [
         "",
-        "x",
-        "{",
         '{"a": 1',
         '["' + CANARY + '"]',
         '{"\\u0000": "' + CANARY + '"}',
@@ -145,7 +143,7 @@ def test_a_secret_that_is_wrong_is_not_quoted(
     secret: str, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(secret, wrong)
-    for words in (["config", "show"], ["check", "nowhere.py"], ["models", "resign", "nowhere.py"]):
+    for words in (["config", "show"], ["static", "get", "nobody"]):
         done = CliRunner().invoke(app, words)
         assert CANARY not in f"{done.output} {done.exception}"
         assert done.exception is None or isinstance(done.exception, HeadraceError | SystemExit), words
