@@ -48,8 +48,6 @@ def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
         yield "follow", "leave follow out: a key's models are learned where its events are"
     if pipeline.deadline is not None:
         yield "a deadline", "leave deadline out"
-    if any(drift.then == "pause" for drift in pipeline.field.drift):
-        yield 'a drift detector with then="pause"', 'leave then="pause" out: a pause is of all races'
     for name, candidate in pipeline.candidates.items():
         if candidate.warms:
             yield f"a start from the log (`{name}`)", 'start it "fresh" or as a copy of the "champion"'

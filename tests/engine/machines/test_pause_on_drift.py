@@ -185,5 +185,5 @@ def test_what_cannot_pause_is_refused() -> None:
             models={"linear": linear_model.LogisticRegression()},
             drift=[Drift(drift.ADWIN(), then="pause")],
         )
-    with pytest.raises(DefinitionError, match='then="pause" is not offered with per='):
+    with pytest.raises(DefinitionError, match='then="pause" of a drift is not offered with per='):
         replace(pipeline("pause"), per="key")
