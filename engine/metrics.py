@@ -414,6 +414,13 @@ COUNTERS = (
         _always("claimed", "kept"),
     ),
     CounterFamily(
+        "checkpoints_damaged",
+        "headrace_checkpoints_damaged",
+        "Damaged last checkpoints, the one before taken.",
+        ("role",),
+        _always("scorer", "learner"),
+    ),
+    CounterFamily(
         "events",
         "headrace_events",
         "Valid events read, by what became of them.",
@@ -498,7 +505,7 @@ COUNTERS = (
         "headrace_dead_letters",
         "Records refused, by the step that refused.",
         ("stage",),
-        _always("decode", "label", "time", "duplicate", "join", "rule", "skip"),
+        _always("decode", "label", "time", "duplicate", "join", "rule", "skip", "erase"),
     ),
     CounterFamily(
         "letters_cut",
@@ -580,6 +587,13 @@ COUNTERS = (
         "Challengers to be started, by what became of it.",
         ("outcome",),
         _always("started", "field_young", "cooldown", "nobody_to_clone"),
+    ),
+    CounterFamily(
+        "erasures",
+        "headrace_erasures",
+        "Keys that were erased.",
+        ("outcome",),
+        _always("done"),
     ),
     CounterFamily(
         "commands",

@@ -19,6 +19,7 @@ from topics.messages import Headers, Outgoing, Record, RecordType
 __all__ = [
     "CLAIM",
     "COMMAND",
+    "ERASE",
     "EXAMPLE",
     "FEATURES",
     "FIELD",
@@ -48,6 +49,8 @@ __all__ = [
 RECORD_TYPE = "headrace-kind"
 SIGNATURE = "headrace-signature"
 SIGNER, REFUSED = "headrace-signer", "headrace-refused"
+ERASE = "headrace-erase"
+"""On a tombstone among the events: who asks for it, and why (`erasure.py`)."""
 FEATURES = "headrace-features"
 """The version of all features together, on predictions: what it stands for is in the catalogue."""
 EXAMPLE: Headers = ((RECORD_TYPE, b"example"),)
@@ -116,8 +119,14 @@ MEANINGS = (
     ),
     HeaderMeaning(
         SIGNATURE,
-        ("commands",),
-        "Who asks, a colon, and HMAC-SHA256 of topic and value by that one's key, in hex.",
+        ("commands", "events"),
+        "Who asks, a colon, and HMAC-SHA256 of topic and value by that one's key, in hex; of a tombstone, of"
+        " what `headrace-erase` says.",
+    ),
+    HeaderMeaning(
+        ERASE,
+        ("events",),
+        "On a record without value: erase this key. JSON: `command_id`, `key`, `time`, `reason`, `actor`.",
     ),
     HeaderMeaning(SIGNER, ("examples",), "On a command: whose key signed it; its `actor` in decisions."),
     HeaderMeaning(REFUSED, ("examples",), "On a command that nobody's key signed: why it does nothing."),

@@ -117,6 +117,7 @@ DecisionType = Literal[
     "candidate.entered",
     "candidate.refused",
     "candidate.retired",
+    "key.erased",
 ]
 AlertKind = Literal["new_category", "too_many_categories", "new_field", "missing_field", "too_many_fields"]
 

@@ -27,7 +27,7 @@ from topics.errors import SettingsError
 if TYPE_CHECKING:
     from topics.messages import CommandWord, Decision
 
-__all__ = ["models_app"]
+__all__ = ["AskOptions", "models_app", "user_name"]
 
 TIMEOUT_S = 30.0
 REFUSED = "command.refused"
@@ -41,8 +41,8 @@ Proposal = Annotated[
 
 
 @dataclass(frozen=True)
-class CommandOptions(KafkaOptions):
-    """What every command takes beside what it is about."""
+class AskOptions(KafkaOptions):
+    """What who asks for something says beside what it is."""
 
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the decision.")] = ""
     actor: Annotated[
@@ -51,9 +51,15 @@ class CommandOptions(KafkaOptions):
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the decision.")
     ] = TIMEOUT_S
-    key: ForKey = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command and send nothing.")] = False
     json: Json = False
+
+
+@dataclass(frozen=True)
+class CommandOptions(AskOptions):
+    """What every command about models takes beside what it is about."""
+
+    key: ForKey = None
 
 
 def _about_model(word: CommandWord) -> Callable[..., None]:
@@ -148,7 +154,8 @@ def models_weights(
     _send(file, "weights", options, model_name=model, weights=given)
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return the name of who types."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user may have no name
@@ -174,7 +181,7 @@ def _send(file: Path, word: CommandWord, options: CommandOptions, **about: Any) 
         word,
         time.time_ns() // 1_000_000,
         reason=options.reason,
-        actor=signing or options.actor or _user(),
+        actor=signing or options.actor or user_name(),
         key=key,
         **about,
     )

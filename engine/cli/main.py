@@ -18,6 +18,7 @@ import typer
 from engine.cli.config import config_app
 from engine.cli.deciding import models_app
 from engine.cli.dlq import dlq_app
+from engine.cli.erase import erase
 from engine.cli.explain import explain
 from engine.cli.export import export_app
 from engine.cli.features import features_app
@@ -27,6 +28,7 @@ from engine.cli.offline.questions import PastOptions, freshness
 from engine.cli.offline.skew import skew
 from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
 from engine.cli.records import send, tail
+from engine.cli.state import state_app
 from engine.cli.static import static_app
 from engine.definition.file import load_pipeline
 from engine.settings import Accepted
@@ -52,8 +54,10 @@ app.add_typer(export_app, name="export")
 app.add_typer(models_app, name="models")
 app.add_typer(config_app, name="config")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(state_app, name="state")
 app.command("backtest")(backtest_files)
 app.command()(explain)
+app.command()(erase)
 app.command()(skew)
 app.command()(freshness)
 app.command()(evaluate)

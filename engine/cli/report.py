@@ -56,6 +56,8 @@ RATES_PER_S = (1, 10, 100, 1_000)
 """Events per second of one partition."""
 ROW_BYTES = 310
 """Bytes that names, index and half-filled pages of a checkpoint file add to an answer: measured."""
+CHECKPOINTS_KEPT = 2
+"""The last one and the one before, each in a file of its own."""
 MEMORY_FACTOR = 2
 """An answer in memory, as objects, beside its bytes on disk: measured with 13 features."""
 
@@ -160,7 +162,7 @@ def waiting_at(pipeline: Pipeline) -> dict[str, Any]:
                 "events_per_s": rate,
                 "waiting": count,
                 "given_up": count > labels.pending_max,
-                "disk_bytes": held * each,
+                "disk_bytes": held * each * CHECKPOINTS_KEPT,
                 "memory_bytes": min(held, RESIDENT_MAX) * each * MEMORY_FACTOR,
             }
         )
@@ -227,8 +229,8 @@ def waiting_text(waiting: Mapping[str, Any], wait: str) -> Iterator[str]:
     bound = waiting["pending_max"]
     yield (
         f"waiting for labels, in each partition: at most {bound:,} answers (pending_max), about "
-        f"{waiting['bytes_per_answer']:,} bytes each on disk, and {waiting['early_max']:,} labels that came "
-        f"before their events (early_max)"
+        f"{waiting['bytes_per_answer']:,} bytes each in a checkpoint, and {waiting['early_max']:,} labels "
+        f"that came before their events (early_max)"
     )
     for row in waiting["at_rate"]:
         count, rate = row["waiting"], f"{row['events_per_s']:,} events/s are"

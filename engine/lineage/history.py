@@ -55,7 +55,8 @@ LEAVING = {
 OPENING = "opening.started"
 """Who serves while nothing is proven: a reign, and no swap."""
 PROPOSALS_ENDED = frozenset({"proposal.accepted", "proposal.refused", "proposal.expired"})
-REFUSED = "candidate.refused"
+NO_MODELS = ("candidate.refused", "key.erased")
+"""Decisions about what is no version."""
 """About a candidate that never raced: it has no version."""
 REPLACED = "replaced"
 """What a version is after the next one of the same candidate took its place."""
@@ -328,7 +329,7 @@ def _take(
     definitions: Mapping[tuple[str, int], str],
 ) -> None:
     """Enter one decision."""
-    if decision.type == REFUSED:
+    if decision.type in NO_MODELS:
         return
     version = history.versions.get(decision.model_version)
     if version is None or version.name != decision.model_name:

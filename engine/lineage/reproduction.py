@@ -102,7 +102,7 @@ def _differing(history: History, replay: Replay) -> list[str]:
         return {
             one.decision_id: (one.type, one.model_name, one.model_version)
             for one in decisions
-            if one.offset < replay.learner.position
+            if one.offset < replay.learner.position and one.type != "key.erased"
         }
 
     recorded, folded = told(history.decisions), told(replay.decisions)

@@ -76,17 +76,18 @@ class PipelineLogs:
             return [logs[partition_of(self._key.encode(), len(logs))]]
         return logs
 
-    async def replay(self) -> Replay:
-        """Return a fresh learner before the examples log.
-
-        Raises SettingsError where a recording has none.
-        """
+    async def examples(self) -> ReadableLog:
+        """Return the examples log.  Raises SettingsError where a recording has none."""
         logs = await self.logs("examples")
         if not logs:
             raise SettingsError(
                 f"{self._folder} holds no examples.jsonl", hint="record the examples topic as well"
             )
-        return Replay(self.pipeline, logs[0], self._on_read, self._source)
+        return logs[0]
+
+    async def replay(self, log: ReadableLog | None = None) -> Replay:
+        """Return a fresh learner before the examples log, or before what is made of it."""
+        return Replay(self.pipeline, log or await self.examples(), self._on_read, self._source)
 
     async def history(self, *, fold: bool = False) -> History:
         """Return the history of the versions.

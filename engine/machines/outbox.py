@@ -19,8 +19,10 @@ from operators.join.pending import WaitingAnswer
 from operators.models.scoring import Failure, Roster, Served
 from topics import headers
 from topics.codec import Rejected, encode
+from topics.erasure import Erase
 from topics.messages import (
     Alert,
+    Decision,
     Event,
     Example,
     FeatureValues,
@@ -299,6 +301,29 @@ class Outbox:
                 self.fold_at_once(report, ())
 
     # -- dead letters -----------------------------------------------------------------------------
+
+    def erased(self, record: Record, erase: Erase, *, windows: int, answers: int) -> None:
+        """Write down that a key was erased, without the key: who wants to know has the request."""
+        decision = Decision(
+            f"{self._prefix}erase:{record.partition}:{record.offset}",
+            "key.erased",
+            erase.time,
+            "",
+            0,
+            0,
+            erase.reason,
+            erase.actor,
+            -1,
+            evidence={
+                "command_id": erase.command_id,
+                "partition": record.partition,
+                "event_offset": record.offset,
+                "windows": windows,
+                "answers": answers,
+            },
+        )
+        name = self._prefix[:-1].encode()
+        self._out.append(Outgoing("decisions", 0, name, encode(decision), (), decision.time))
 
     def refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
         """Send a record to the dead letters as it came, with the reason in its headers."""

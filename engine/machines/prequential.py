@@ -128,7 +128,9 @@ class Prequential:
             for scored in answered:
                 self._outbox.shadow(*scored)
         return [
-            Answered(event.event_id, event.event_time, event.offset, event.payload_crc, label, answer)
+            Answered(
+                event.event_id, event.event_time, event.offset, event.payload_crc, label, answer, event.key
+            )
             for event, label, answer in zip(events, labels, sent, strict=True)
         ]
 

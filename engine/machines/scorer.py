@@ -33,6 +33,7 @@ from operators.state import Composite, Operator, StoredEntries
 from operators.stopwatch import Stopwatch
 from operators.windows.features import Features, JoinedLabel, label_entry
 from topics.codec import Decoded, Rejected
+from topics.erasure import Erase, erase_in, erase_of
 from topics.headers import traced
 from topics.messages import Event, FeatureValues, LabelValue, Outgoing, Prediction, Record, Score
 
@@ -103,6 +104,10 @@ class Scorer(Composite[Position]):
         self._shadows_sent = pipeline.shadow_predictions
         self.scored: list[Scored] = []
         """The answers of the last run, with every candidate's score."""
+        self.command_keys: Mapping[str, bytes] = {}
+        """By whose signatures keys may be erased; empty: nobody signs."""
+        self.erased: list[str] = []
+        """Keys that the last run erased; the shell erases what it has written of them elsewhere."""
         self.label_delays_ms: list[int] = []
         """Delays of the labels the last run joined; the shell exports them."""
         self._admitted: dict[str, Event] = {}
@@ -132,8 +137,8 @@ class Scorer(Composite[Position]):
         one mapping per event of the run.  Everything must be taken before the next step.
         """
         clock, seconds = self._stopwatch.clock, self._stopwatch.steps
-        self.scored.clear()
-        self.label_delays_ms.clear()
+        for made in (self.scored, self.erased, self.label_delays_ms):
+            made.clear()
         if self.join.entries.away:
             self.join.recall(run.event_ids())
         started = clock() - sum(seconds.values())
@@ -170,7 +175,7 @@ class Scorer(Composite[Position]):
         for number, read in enumerate(run):
             decoded = read.decoded
             if isinstance(decoded, Rejected):
-                self.outbox.refuse(read.record, decoded.stage, decoded.exception, decoded.message)
+                self._no_event(decoded, now_ms)
                 continue
             event_id = decoded.event_id
             if event_id in admitted or event_id in answered or seen(event_id) is not None:
@@ -195,6 +200,30 @@ class Scorer(Composite[Position]):
                 self._open_answers()
         self._answer(now_ms)
         self._expire(run[-1].record.offset, now_ms)
+
+    def _no_event(self, rejected: Rejected, now_ms: int) -> None:
+        """Refuse a record that is no valid event, or do what it asks for where it erases a key."""
+        record = rejected.record
+        if not erase_in(record):
+            self.outbox.refuse(record, rejected.stage, rejected.exception, rejected.message)
+            return
+        try:
+            erase = erase_of(record, self.command_keys)
+        except ValueError as error:  # msgspec's errors are ValueErrors
+            self.outbox.refuse(record, "erase", type(error).__name__, str(error))
+        else:
+            self._erase(record, erase, now_ms)
+
+    def _erase(self, record: Record, erase: Erase, now_ms: int) -> None:
+        """Forget all that is kept of a key, of the events before this place in their log."""
+        self._answer(now_ms)
+        self._open_answers()
+        windows = self.features.erase(self.pipeline.events.key, erase.key)
+        answers = self.join.erase(erase.key)
+        self.scored = [one for one in self.scored if one[1] != erase.key]
+        self.erased.append(erase.key)
+        self.counts["erasures", "done"] += 1
+        self.outbox.erased(record, erase, windows=windows, answers=answers)
 
     def _answered_again(self, record: Record, decoded: Decoded) -> bool:
         """Answer a repeated event again, if its id was seen within the horizon; nothing else changes."""

@@ -31,7 +31,7 @@ from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures
 from engine.offline.json_lines import HEAD_LINES_MAX, Names, head_of, lines_of, read_lines
 from engine.offline.recording import Recording
 from engine.offline.score_table import ScoreTable
-from engine.stores.entry_tables import Spill
+from engine.stores.files.entry_tables import Spill
 from engine.stores.lookups import StaticHistory
 from engine.watches import DeadLetters
 from engine.worker.assembly import build_learner

@@ -10,7 +10,8 @@ The suite in `tests/engine/stores/test_checkpoints.py` holds for every one of th
                so a process that slept through a rebalance cannot overwrite its successor's work
     save       changed entries, positions and claim are stored together: a crash at any moment leaves the old
                checkpoint or the new one, whole; its cost follows what changed
-    load       what is read is what was written, by checksums, or it is refused
+    load       what is read is what was written, by checksums, or it is refused; where the last checkpoint is
+               damaged and the one before is whole, an owner goes back to that
     both       a store that went back (a failover, a backup) takes no delta that was made for another
                checkpoint than it holds: the owner gets a ClaimError, and claims again
     stored     entries that may be too much for memory are kept apart: a load leaves them where they are, and
@@ -40,6 +41,8 @@ class Checkpoint(NamedTuple):
     """The caller's own: positions, digest of the definition."""
     entries: dict[str, bytes]
     """The whole state, entry by entry, but for what is kept apart."""
+    damage: str = ""
+    """Why this is the checkpoint before the last; empty: it is the last."""
 
 
 class Head(NamedTuple):

@@ -61,6 +61,8 @@ return written
 """
 """Put a row in the place of an older one, whole; return how many were put."""
 
+ERASE_LOOK_S, ERASE_TOLD_EVERY_S = 0.05, 60.0
+"""How often it is looked whether what a checkpoint waits for is erased, and told that it is not."""
 log = structlog.get_logger("headrace")
 
 
@@ -85,6 +87,8 @@ class ServedFeatures:
         self._deadline_s = settings.lookup_deadline_ms / 1000
         self._redis: Any = None
         self._waiting: dict[str, Prediction] = {}
+        self._erasing: set[str] = set()
+        """Keys whose rows are to be removed, before anything else is written."""
         self._writing: asyncio.Task[None] | None = None
         self._again_at = 0.0
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -96,10 +100,16 @@ class ServedFeatures:
                 )
             self._redis = redis_client(settings.features_url.get_secret_value())
 
-    def put(self, scored: Sequence[Scored]) -> None:
-        """Queue the features of a run's answers; they are written in the background."""
+    def put(self, scored: Sequence[Scored], erased: Sequence[str] = ()) -> None:
+        """Queue the features of a run's answers; they are written in the background.
+
+        What was put before of keys that the run `erased` is removed first.
+        """
         if self._redis is None:
             return
+        self._erasing.update(erased)
+        for key in erased:
+            self._waiting.pop(key, None)
         waiting = self._waiting
         for answer, key, _ in scored:
             waiting_answer = waiting.get(key)
@@ -107,6 +117,16 @@ class ServedFeatures:
                 waiting[key] = answer
         self._bound()
         self._start()
+
+    async def erased(self) -> None:
+        """Wait until all that was to be erased is: a checkpoint behind it must not be written before."""
+        told_s = -ERASE_TOLD_EVERY_S
+        while self._erasing:
+            if self._clock() - told_s >= ERASE_TOLD_EVERY_S:
+                told_s = self._clock()
+                log.info("a checkpoint waits until served features are erased", keys=len(self._erasing))
+            self._start()
+            await asyncio.sleep(ERASE_LOOK_S)
 
     async def drain(self) -> None:
         """Wait until all that was put is written, or the deadline has passed; never raises RedisError."""
@@ -132,15 +152,19 @@ class ServedFeatures:
         if writing is not None and writing.done():
             self._writing = None
             writing.result()  # raises what is no failure of Redis
-        if self._waiting and self._writing is None and self._clock() >= self._again_at:
+        if (self._waiting or self._erasing) and self._writing is None and self._clock() >= self._again_at:
             self._writing = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        while self._waiting:
-            batch = dict(islice(self._waiting.items(), KEYS_PER_TRIP_MAX))
+        while self._waiting or self._erasing:
+            erasing = list(islice(self._erasing, KEYS_PER_TRIP_MAX))
+            batch = {} if erasing else dict(islice(self._waiting.items(), KEYS_PER_TRIP_MAX))
             for key in batch:
                 del self._waiting[key]
             try:
+                if erasing:
+                    await self._remove(erasing)
+                    continue
                 written = await self._send(list(batch.items()))
             except (OSError, RedisError) as error:
                 self.counts["feature_writes", "failed"] += len(batch)
@@ -156,6 +180,13 @@ class ServedFeatures:
             self.counts["feature_writes", "written"] += written
             self.counts["feature_writes", "older"] += len(batch) - written
 
+    async def _remove(self, keys: Sequence[str]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.delete(served_key(self._pipeline, key))
+            await pipe.execute()
+        self._erasing.difference_update(keys)
+
     async def _send(self, rows: Sequence[tuple[str, Prediction]]) -> int:
         """Write rows in one round trip; return how many were newer than what Redis had."""
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -168,6 +199,8 @@ class ServedFeatures:
 
     def _put_back(self, batch: dict[str, Prediction]) -> None:
         """Queue a failed batch again; rows that came meanwhile replace older ones of the same key."""
+        for key in self._erasing:
+            batch.pop(key, None)
         for key, answer in self._waiting.items():
             failed = batch.get(key)
             if failed is None or failed.event_time <= answer.event_time:

@@ -39,9 +39,9 @@ import msgspec
 import structlog
 
 from engine.stores import redis_scripts as scripts
-from engine.stores.apart_file import ApartFile
 from engine.stores.checkpoints import Checkpoint, Head, OwnerRole, seal_of
-from engine.stores.entry_tables import Apart
+from engine.stores.files.apart_file import ApartFile
+from engine.stores.files.entry_tables import Apart
 from engine.stores.hashes import give_up
 from engine.stores.reading import Reading
 from engine.stores.redis_connection import PREFIX, StoreConnection
@@ -130,9 +130,9 @@ class RedisCheckpoints:
     """The checkpoints of one partition of one pipeline in a Redis.
 
     Entries whose names begin with one of `apart` are copied into a file without a name in `directory` when a
-    checkpoint is loaded (`apart_file.py`), and read from there.  What reads waits for a store that cannot be
-    used, up to `outage_deadline_s`; `save` does not: who saves looks first whether it still may.  Raises
-    StoreUnavailableError, and CheckpointError for what cannot be trusted.
+    checkpoint is loaded (`files/apart_file.py`), and read from there.  What reads waits for a store that
+    cannot be used, up to `outage_deadline_s`; `save` does not: who saves looks first whether it still may.
+    Raises StoreUnavailableError, and CheckpointError for what cannot be trusted.
     """
 
     def __init__(
@@ -344,6 +344,7 @@ class RedisCheckpoints:
         return msgspec.msgpack.decode(data, type=_Record)
 
     async def _load(self) -> Checkpoint | None:
+        gone_back = ""
         for _ in range(READS_MAX):
             head = await self._head()
             try:
@@ -351,10 +352,11 @@ class RedisCheckpoints:
             except _DamagedError as damage:
                 if await self._head() == head:
                     await self._go_back(head, damage)
+                    gone_back = str(damage)
             else:
                 if await self._head() == head:
                     self._token = head.token
-                    return found
+                    return found and found._replace(damage=gone_back)
         raise StoreUnavailableError(
             f"{self.place} was written {READS_MAX} times while it was read",
             hint="read it when its owner is idle, or let a worker take it over",
@@ -369,7 +371,6 @@ class RedisCheckpoints:
             self._apart_file = ApartFile(self._directory)
         if head.current is None:
             return None
-        self._tell_versions(head.current)
         await self._check_merged(head)
         restored = _Restored(self._apart, self._apart_file)
         records = [each for each in (head.previous, head.current) if each and each.number > head.merged]
@@ -455,12 +456,6 @@ class RedisCheckpoints:
         self._token = head.token
         keys = self._chunk_keys(head.number, head.current.chunks)
         await self._run(scripts.GO_BACK, keys, self._claim, head.current.before)
-
-    def _tell_versions(self, record: _Record) -> None:
-        if record.versions != self._versions:
-            log.warning(
-                "checkpoint of another version", place=self.place, was=record.versions, now=self._versions
-            )
 
     # -- calls -------------------------------------------------------------------------------------
 

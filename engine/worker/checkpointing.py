@@ -151,6 +151,7 @@ class CheckpointWriter:
         # 4 flush
         written = await self._sink.written_to(checkpoint.sent)
         await self._served.drain()
+        await self._served.erased()
         # 5 checkpoint
         self._follower.check_written(checkpoint.learned, written)
         for captured in checkpoint.partitions:

@@ -1,8 +1,8 @@
 """The claim protocol with Kafka and a checkpoint store: what tells an owner that a partition is its own.
 
-Lives here: carrying out the protocol's requests one after the other, what a scorer's checkpoint says beside
-its state, and whether a log is still the one that was read.  Never here: the order of the requests
-(`operators/claims/takeover.py`), what an owner is (`partition.py`), positions (`source.py`).
+Lives here: carrying out the protocol's requests one after the other, and whether a log is still the one that
+was read.  Never here: the order of the requests (`operators/claims/takeover.py`), what a checkpoint says of
+itself (`header.py`), what an owner is (`partition.py`), positions (`source.py`).
 
 A topic that was deleted and made anew has other records at the same offsets.  Kafka has an id for
 each topic, which aiokafka's requests (metadata up to version 5) do not ask for; the last record taken tells
@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
 
-import msgspec
 import structlog
 from aiokafka import TopicPartition
 
@@ -28,6 +27,7 @@ from engine.kafka.sink import Sink, Written
 from engine.kafka.source import Source
 from engine.settings import KafkaSettings
 from engine.stores.checkpoints import Checkpoint, CheckpointStore
+from engine.worker.header import Fingerprint, decode_meta
 from operators.claims.rule import LogPosition, Writer
 from topics import headers
 from topics.catalog import Catalog
@@ -45,12 +45,9 @@ from topics.rekeying import decode_rekeying
 
 __all__ = [
     "ClaimExecutor",
-    "Fingerprint",
     "RevokedError",
     "ScorerCheckpoint",
-    "ScorerMeta",
     "check_same_logs",
-    "decode_meta",
     "fingerprint",
 ]
 
@@ -63,15 +60,6 @@ class RevokedError(Exception):
     """The group takes partitions back while they are taken over: what was done so far is worth nothing."""
 
 
-class Fingerprint(msgspec.Struct, frozen=True):
-    """The timestamp and checksum that tell a record from one of another log at the same offset."""
-
-    offset: int
-    timestamp_ms: int | None
-    crc: int
-    """CRC-32 of its key and value."""
-
-
 def fingerprint(record: Record) -> Fingerprint:
     """Return the fingerprint of a record.
 
@@ -82,23 +70,12 @@ def fingerprint(record: Record) -> Fingerprint:
     return Fingerprint(record.offset, record.timestamp_ms, crc)
 
 
-class ScorerMeta(msgspec.Struct, frozen=True):
-    """The part of a scorer's checkpoint that is not its state: definition, log positions, last records."""
-
-    definition: dict[str, str]
-    logs: tuple[LogPosition, ...]
-    read: dict[str, Fingerprint] = {}
-    """The last record taken of each topic it reads."""
-
-
-decode_meta = msgspec.json.Decoder(ScorerMeta).decode
-
-
 class ScorerCheckpoint:
     """A checkpoint as a takeover sees it."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.entries = checkpoint.entries
+        self.damage = checkpoint.damage
         self.meta = decode_meta(checkpoint.meta)
         self.logs = self.meta.logs
 

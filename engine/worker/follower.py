@@ -44,6 +44,14 @@ from engine.stores.places import artefact_store, checkpoint_store
 from engine.worker.assembly import build_learner, pointer_of, signing_keys
 from engine.worker.budgets import Budgets, Latencies
 from engine.worker.entry import Entries
+from engine.worker.header import (
+    Header,
+    LearnerMeta,
+    check_header,
+    decode_learner_meta,
+    header_of,
+    tell_header,
+)
 from engine.worker.model_factory import ModelFactory
 from engine.worker.snapshots import Snapshots
 from operators.models.scoring import Roster
@@ -109,6 +117,8 @@ class Follower:
             pipeline.name, pipeline.field, self._factory, self._artefacts, lambda: self.learner
         )
         """The way of candidates into the race."""
+        self.partitions = pipeline.events.partitions
+        """Of the events topic; the worker says how many there are once it knows."""
         self._claim = 0
         self._restored = False
         self._resigns = False
@@ -147,6 +157,11 @@ class Follower:
             )
 
     # -- taking and leaving the lead --------------------------------------------------------------
+
+    @property
+    def header(self) -> Header:
+        """Return the header of checkpoints that are written here."""
+        return header_of(self._pipeline, self.partitions)
 
     async def lead(self, numbers: Collection[int]) -> None:
         """Where this process owns events partition 0, it leads: fence the learner's checkpoints, start there.
@@ -196,15 +211,18 @@ class Follower:
     def _restore(self, checkpoint: Checkpoint | None) -> None:
         """Replace the learner by the one a checkpoint holds; without one, by a new one."""
         if checkpoint is not None:
-            stored: dict[str, str] = json.decode(checkpoint.meta)
-            accept = self._accept_features
-            check_definition(stored, self._definition, self._store.place, accept_features=accept)
+            meta, place = decode_learner_meta(checkpoint.meta), self._store.place
+            check_header(meta.header, self.header, place)
+            tell_header(meta.header, self.header, place)
+            check_definition(meta.definition, self._definition, place, accept_features=self._accept_features)
         if checkpoint is not None or self.learner.reading or self.snapshots is not None:
             self.learner = self._fresh_learner(self.learner.roster)
         if checkpoint is not None:
             self.learner.restore(checkpoint.entries)
             entries = checkpoint.entries.values()
             self._resigns = any(resigned(data, self._keys) is not data for data in entries)
+            if checkpoint.damage:
+                self.learner.counts["checkpoints_damaged", "learner"] += 1
         self._restored = True
         if self.snapshots is not None:
             self.snapshots.release()
@@ -502,7 +520,10 @@ class Follower:
     async def save(self, learned: LearnerDelta) -> None:
         """Write the learner's checkpoint if this process leads.  Raises ClaimError if fenced."""
         if learned.delta is not None:
-            await self._store.save(self._claim, json.encode(self._definition), learned.delta)
+            await self._store.save(self._claim, self._meta(), learned.delta)
+
+    def _meta(self) -> bytes:
+        return json.encode(LearnerMeta(self._definition, self.header))
 
     async def close(self) -> None:
         """Close the stores of checkpoints and artefacts."""

@@ -87,7 +87,12 @@ class Worker:
         """Set once Kafka has answered and the topics are there."""
         metrics.status = self.status
         catalog = pipeline.catalog
-        self._inputs = Inputs(pipeline, idle_after_ms=settings.idle_timeout_ms, skip=skip)
+        self._inputs = Inputs(
+            pipeline,
+            idle_after_ms=settings.idle_timeout_ms,
+            skip=skip,
+            command_keys=settings.command_secrets(),
+        )
         # Once Kafka has answered, an outage is waited for.
         patient = settings.model_copy(update={"kafka": settings.kafka.patient()})
         self._sink = Sink(patient.kafka)
@@ -181,6 +186,7 @@ class Worker:
         for topic in plan:  # known by now, each can be written to in an outage
             await self._sink.partitions(topic.name)
         await self.partitions.look()
+        self.follower.partitions = self.partitions.count
         self.connected.set()
         await self._source.start()
 
@@ -320,7 +326,7 @@ class Worker:
                 if (follows := next(steps, None)) is not None:
                     partition.shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
                     await self._dispatch.put(follows)
-            self._served.put(partition.scorer.scored)
+            self._served.put(partition.scorer.scored, partition.scorer.erased)
             if self._saved_ago() >= 1 - PREPARE_SHARE:
                 partition.prepare_checkpoint()
             self.metrics.label_delay.observe_ms(partition.scorer.label_delays_ms)

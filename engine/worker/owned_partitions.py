@@ -24,7 +24,8 @@ from engine.rekeying.rekeying import Rekeying
 from engine.settings import Accepted, Settings
 from engine.stores.checkpoints import CheckpointStore
 from engine.stores.places import checkpoint_store
-from engine.worker.claim import ClaimExecutor, Fingerprint, ScorerCheckpoint, check_same_logs, decode_meta
+from engine.worker.claim import ClaimExecutor, ScorerCheckpoint, check_same_logs
+from engine.worker.header import Fingerprint, Header, check_header, decode_meta, header_of, tell_header
 from engine.worker.keyed.keyed_follower import AnyFollower
 from engine.worker.partition import Inputs, Partition
 from operators.claims.takeover import Takeover, fits, takeover
@@ -78,6 +79,7 @@ class OwnedPartitions:
         self._roles = ("events",) if pipeline.labels.topic is None else ("events", "labels")
         self._definition = pipeline.scorer_definition()
         self._stores: dict[int, CheckpointStore] = {}
+        self._header: Header | None = None
         self._claims = ClaimExecutor(pipeline.catalog, settings.kafka, sink, source)
 
     async def look(self) -> None:
@@ -86,10 +88,26 @@ class OwnedPartitions:
         Raises the errors of `take_over`, as far as they can be foreseen.
         """
         self.count = await self._sink.partitions(self._inputs.events)
+        self._header = header_of(self._pipeline, self.count)
+        for number in range(self.count):
+            await self._check_header(number)
         for number in range(self.count):
             protocol = fits(number, inputs=self._roles, accept_lost=self._accepted.lost_records)
             await self._claims.run(protocol, self._store(number))
         await self._check_read(range(self.count))
+
+    @property
+    def header(self) -> Header:
+        """Return the header of checkpoints that are written here; known after `look`."""
+        assert self._header is not None
+        return self._header
+
+    async def _check_header(self, number: int) -> None:
+        """Check that a checkpoint can go on with as many partitions, and these topics."""
+        store = self._store(number)
+        _, meta = await store.look()
+        if meta is not None:
+            check_header(decode_meta(meta).header, self.header, store.place)
 
     async def _check_read(self, numbers: Iterable[int]) -> None:
         """Check that the topics are those that the checkpoints of these partitions have read."""
@@ -183,6 +201,8 @@ class OwnedPartitions:
         if loaded is not None:
             entries: StateEntries = loaded.entries
             accept, meta = self._accepted.changed_features, loaded.meta
+            check_header(meta.header, self.header, store.place)
+            tell_header(meta.header, self.header, store.place)
             changes = check_definition(meta.definition, self._definition, store.place, accept_features=accept)
             if changes:
                 entries = carry_over(entries, scorer.features, store.stored(JOIN), changes, number)
@@ -201,6 +221,7 @@ class OwnedPartitions:
             store,
             self._claims,
             definition=self._definition,
+            header=self.header,
             read=None if loaded is None else loaded.meta.read,
             written_before=self._sink.mark().records[predictions],
             unsaved=unsaved,
@@ -234,6 +255,8 @@ class OwnedPartitions:
 def _tell(taken: Takeover, scorer: Scorer) -> None:
     """Log what was taken over, and what it was made of where the checkpoint alone does not say it."""
     number, place = scorer.partition, scorer.position
+    if taken.checkpoint is not None and taken.checkpoint.damage:
+        scorer.counts["checkpoints_damaged", "scorer"] += 1
     if taken.behind is not None:
         found = "empty" if taken.checkpoint is None else "older"
         scorer.counts["stores_behind", found] += 1

@@ -22,7 +22,8 @@ from engine.machines.admission import Run
 from engine.machines.scorer import Scorer
 from engine.rekeying.rekeying import Rekeying
 from engine.stores.checkpoints import CheckpointStore
-from engine.worker.claim import ClaimExecutor, Fingerprint, ScorerMeta, fingerprint
+from engine.worker.claim import ClaimExecutor, fingerprint
+from engine.worker.header import Fingerprint, Header, ScorerMeta
 from operators.claims.rule import LogPosition
 from operators.claims.takeover import Cut, Takeover, cut, log_positions
 from operators.state import StateDelta, named
@@ -83,9 +84,14 @@ class Inputs:
     """The topics that a pipeline reads, assigned together."""
 
     def __init__(
-        self, pipeline: Pipeline, *, idle_after_ms: int, skip: frozenset[Place] = frozenset()
+        self,
+        pipeline: Pipeline,
+        *,
+        idle_after_ms: int,
+        skip: frozenset[Place] = frozenset(),
+        command_keys: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`skip` names records that are refused undecoded."""
+        """`skip` names records that are refused undecoded; `command_keys` sign those that erase a key."""
         catalog = pipeline.catalog
         self.events = catalog["events"]
         self.labels = pipeline.labels.topic
@@ -93,6 +99,7 @@ class Inputs:
         self.rekeyed = catalog["rekeyed"] if pipeline.stages is not None else None
         self.idle_after_ms = idle_after_ms
         self.skip = skip
+        self.command_keys = command_keys or {}
         topics = (self.events, self.labels, self.rekey, self.rekeyed)
         self.topics = [topic for topic in topics if topic is not None]
 
@@ -135,6 +142,7 @@ class Partition:
         claims: ClaimExecutor,
         *,
         definition: dict[str, str],
+        header: Header,
         read: Mapping[str, Fingerprint] | None,
         written_before: int,
         unsaved: StateDelta,
@@ -152,6 +160,7 @@ class Partition:
         self._store = store
         self._claims = claims
         self._definition = definition
+        self._header = header
         self._written_before = written_before
         self._inputs = inputs
         self._saved: tuple[LogPosition, ...] | None = None
@@ -161,6 +170,7 @@ class Partition:
         self._unsaved = unsaved
         self._intake = scorer.intake if rekeying is None else rekeying.intake
         self._intake.skip = inputs.skip
+        scorer.command_keys = inputs.command_keys
         self._unread: dict[str | None, bool] = {None: False}
         """Whether a topic has records that no poll has handed out, by the last `check_inputs`."""
         self._paused: set[LogPartition] = set()
@@ -331,7 +341,7 @@ class Partition:
             topic: last if isinstance(last, Fingerprint) else fingerprint(last)
             for topic, last in captured.read.items()
         }
-        meta = ScorerMeta(self._definition, log_positions(owner, at), read)
+        meta = ScorerMeta(self._definition, log_positions(owner, at), read, self._header)
         await self._store.save(owner.claim, msgspec.json.encode(meta), captured.delta)
         self._saved = meta.logs
         self.scorer.join.committed()

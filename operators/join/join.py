@@ -23,7 +23,7 @@ time, so labels of events that never come push nothing out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Generic, Literal
 
@@ -263,6 +263,22 @@ class Join(Generic[Open]):
             Joined(waiting, timeout, waiting.event_time + self.wait_ms, -1, at_offset)
             for waiting in unlabelled
         ], unmatched
+
+    def held_of(self, key: str) -> Iterator[tuple[str, dict[str, object]]]:
+        """Yield what is held of all events of `key`, as plain values."""
+        for entry in self.entries.of(key):
+            label = "waits for its label" if entry.label is None else "labelled, held for repeats"
+            yield f"answer, {label}", msgspec.to_builtins(entry.prediction) | {"label": entry.label}
+        for early in self._early.values():
+            if early.key == key.encode():
+                yield "label, waits for its event", msgspec.to_builtins(early.label)
+
+    def erase(self, key: str) -> int:
+        """Remove the answers to all events of `key`, and labels under it that came early; return how many."""
+        early = [event_id for event_id, one in self._early.items() if one.key == key.encode()]
+        for event_id in early:
+            self._forget_early(event_id)
+        return self.entries.erase(key) + len(early)
 
     def _unlabelled(self, entries: Sequence[Open | Answered]) -> list[Open]:
         """Return the entries that still wait for their label."""

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -124,6 +125,8 @@ class Answered(Struct, frozen=True, gc=False, array_like=True, tag="answered"):
     label: LabelValue
     answer: bytes
     """The prediction as it was sent."""
+    key: str = ""
+    """The event's key; empty in what an earlier version wrote."""
 
     @property
     def prediction(self) -> Prediction:
@@ -290,6 +293,33 @@ class Pending(Generic[Open]):
             gone.append(self._pop())
         return gone
 
+    def of(self, key: str) -> list[WaitingAnswer | Answered]:
+        """Return the entries of all events of `key`, those that are stored only too.
+
+        All are looked at, 25 us for each that is not in memory.
+        """
+        away = (decode_entry(data) for _, data in self._away_values())
+        return [
+            entry
+            for entry in chain(self._entries.values(), away)
+            if isinstance(entry, WaitingAnswer | Answered) and entry.key == key
+        ]
+
+    def erase(self, key: str) -> int:
+        """Remove the entries of all events of `key`, as `of` finds them; return how many."""
+        gone = [_expiry_of(entry) for entry in self.of(key)]
+        in_memory = {expiry for expiry in gone if expiry[2] in self._entries}
+        away = [expiry for expiry in gone if expiry not in in_memory]
+        self._drop(list(in_memory))
+        self._in_order = deque(expiry for expiry in self._in_order if expiry not in in_memory)
+        self._others = [expiry for expiry in self._others if expiry not in in_memory]
+        heapify(self._others)
+        for expiry in away:
+            self._changes.remove(expiry)
+        self._count_away(-len(away))
+        self._look()
+        return len(gone)
+
     def _pop(self) -> Open | Answered:
         """Remove the entry that expires next and return it."""
         expiry = self.first
@@ -438,13 +468,18 @@ class Pending(Generic[Open]):
         return entries
 
     def _away_entries(self) -> Iterator[tuple[str, bytes]]:
+        for name, data in self._away_values():
+            yield name, data
+            expiry = _expiry_in_name(name)
+            yield "i/" + expiry[2], _expiry_digits(expiry)
+
+    def _away_values(self) -> Iterator[tuple[str, bytes]]:
+        """Yield names and bytes of the entries that are stored only."""
         if not self.away or self._stored is None:
             return
         for name, data in entries_apart(self._stored, FIRST_NAME, END_NAME):
-            expiry = _expiry_in_name(name)
-            if not self._passed_over(expiry):
+            if not self._passed_over(_expiry_in_name(name)):
                 yield name, data
-                yield "i/" + expiry[2], _expiry_digits(expiry)
 
     def prepare(self, count: int) -> None:
         """Encode up to `count` changed entries for the next `delta`; what changes again is encoded again.

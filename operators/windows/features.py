@@ -12,7 +12,7 @@ The template has every feature's name in the order of the definition, with its d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -146,6 +146,7 @@ class Features:
         for aggregate, number in numbers.items():
             targets.setdefault(aggregate, []).append(Target(number, aggregate))
         self._numbers = tuple(numbers.values())
+        self._inner = tuple(map(repr, numbers))
         self._later = [(name, calculation(expression, numbers, counts)) for name, expression in later]
         self._stores: dict[str, Store] = {}
         """The store of each group, by the name of the group."""
@@ -245,6 +246,45 @@ class Features:
         """
         value = event.value
         return tuple(key_of(value) if met(value) else None for _, key_of, _, met in self._labels)
+
+    # -- all of one key of the topic ---------------------------------------------------------------------
+
+    def kept_of(self, field: str, value: str) -> Iterator[tuple[Group, Store, str]]:
+        """Yield every key that holds `value` of the field `field`, with its group and store.
+
+        Where a group's keys have other fields too, all of them are looked at.
+        """
+        for group, store in zip(self.plan.groups, self._all_stores, strict=True):
+            if group.keys == (field,):
+                if value in store:
+                    yield group, store, value
+            elif field in group.keys:
+                at = group.keys.index(field)
+                for key in [key for key in store if key_parts(key, len(group.keys))[at] == value]:
+                    yield group, store, key
+
+    def values_of(
+        self, field: str, value: str, time: int
+    ) -> Iterator[tuple[Group, str, dict[str, FeatureValue]]]:
+        """Yield the windows that end at `time`, by group and key, of every key with this value of a field.
+
+        A window inside another expression stands under its own text.
+        """
+        texts = dict(zip(self._numbers, self._inner, strict=True))
+        for group, store, key in self.kept_of(field, value):
+            out: dict[Any, Any] = {}
+            store.read(key, Event("", time, key, None, offset=-1, watermark=self._watermark), out)
+            yield group, key, {texts.get(name, name): found for name, found in out.items()}
+
+    def erase(self, field: str, value: str) -> int:
+        """Remove the windows of `value` of the field `field`; return how many keys of groups are gone.
+
+        What other keys have of its events (a merchant's sum, of a customer's amounts) stays.
+        """
+        gone = list(self.kept_of(field, value))
+        for _, store, key in gone:
+            store.erase(key)
+        return len(gone)
 
     # -- checkpoints ------------------------------------------------------------------------------------
 
@@ -386,6 +426,20 @@ def key_reader(keys: Sequence[str], *, are_text: bool = False) -> Callable[[Any]
         return "".join([f"{len(part)}:{part}," for part in head]) + last
 
     return joined
+
+
+def key_parts(key: str, count: int) -> list[str]:
+    """Return the values of the `count` fields that `key_reader` made a key of.
+
+    >>> key_parts("2:xy,3", 2), key_parts("a:b", 1), key_parts("1:,,0:,,", 3)
+    (['xy', '3'], ['a:b'], [',', '', ','])
+    """
+    parts: list[str] = []
+    for _ in range(count - 1):
+        length, _, rest = key.partition(":")
+        parts.append(rest[: int(length)])
+        key = rest[int(length) + 1 :]
+    return [*parts, key]
 
 
 def _row_of(group: Group) -> Callable[[Any], tuple[Any, ...]]:

@@ -20,7 +20,7 @@ in order; one out of order folds the waiting entries again.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -87,6 +87,12 @@ class IdleKeys:
                     idle.append(key)
             self._set_due()
         return idle, others
+
+    def remove(self, key: str) -> None:
+        """Remove a key wherever it was filed: all of them are looked at."""
+        for keys in self._keys.values():
+            if key in keys:
+                keys.remove(key)
 
     def clear(self) -> None:
         """Remove every key."""
@@ -157,10 +163,22 @@ class Keyed(Generic[State]):
     def __len__(self) -> int:
         return len(self._states)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._states)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._states
+
     @property
     def changed(self) -> bool:
         """Return whether any key changed since the last `changes`."""
         return bool(self._changed)
+
+    def erase(self, key: str) -> None:
+        """Remove a key that is there, with all that it has."""
+        del self._states[key]
+        self.idle.remove(key)
+        self._changed.add(key)
 
     def step(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
         """Enter one event and write its windows into `out`; a late one is not entered."""

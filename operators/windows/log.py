@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain, pairwise, repeat
 from struct import Struct
 from typing import Any, Final
@@ -249,10 +249,24 @@ class Logs:
     def __len__(self) -> int:
         return len(self._logs) + len(self._packed.data) + len(self._packed.mixed) + len(self._stored)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._logs, *self._packed.keys(), *self._stored))
+
+    def __contains__(self, key: str) -> bool:
+        packed = self._packed
+        return key in self._logs or key in packed.data or key in packed.mixed or key in self._stored
+
     @property
     def changed(self) -> bool:
         """Return whether any key changed since the last `changes`."""
         return bool(self._changed)
+
+    def erase(self, key: str) -> None:
+        """Remove a key that is there, with all its entries."""
+        if self._stored.pop(key, None) is None and not self._packed.pop(key):
+            del self._logs[key]
+        self.idle.remove(key)
+        self._changed.add(key)
 
     def step(self, key: str, event: Event, row: Row, out: dict[Any, Any]) -> None:
         """Enter one event and write its windows into `out`.
@@ -504,8 +518,7 @@ class Logs:
             log = self._logs.get(key)
             if log is not None:
                 log.room = 0
-            is_kept = log is not None or key in self._packed.data or key in self._packed.mixed
-            found.append((key, self._encode(key) if is_kept else None))
+            found.append((key, self._encode(key) if key in self else None))
         self._changed.clear()
         return found
 

@@ -16,8 +16,10 @@ NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 WALL_CLOCK = re.compile(r"\btime\.time(?:_ns)?\(|\bdatetime\.(?:now|utcnow)\(")
 WALL_CLOCK_READERS = {
     "engine/cli/deciding.py",
+    "engine/cli/erase.py",
     "engine/kafka/sink.py",
     "engine/offline/publish.py",
+    "engine/state/snapshots.py",
     "engine/stores/redis_checkpoints.py",
     "engine/worker/claim.py",
     "engine/worker/entry.py",

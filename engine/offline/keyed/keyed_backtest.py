@@ -20,7 +20,7 @@ from engine.machines.keyed.keyed_scorer import KeyedScorer
 from engine.machines.keyed.races import KeyedRace
 from engine.machines.scorer import Scorer
 from engine.offline.backtest import BACKTEST_CLAIM, Playing, last_time, writers
-from engine.stores.entry_tables import Spill
+from engine.stores.files.entry_tables import Spill
 from engine.stores.lookups import StaticHistory
 from engine.worker.assembly import build_keyed_learner
 from engine.worker.model_factory import ModelFactory

@@ -29,6 +29,7 @@ from engine.settings import Settings
 from engine.stores.places import artefact_store
 from engine.worker.assembly import race_pointer_of, signing_keys
 from engine.worker.follower import Follower
+from engine.worker.header import header_of
 from engine.worker.keyed.partition_log import PartitionLog
 from engine.worker.model_factory import ModelFactory
 from operators.race.candidates import made_of
@@ -72,6 +73,8 @@ class KeyedFollower:
         self.models = asyncio.Lock()
         """Held while models score a run or learn a slice."""
         self.leading = False
+        self.partitions = pipeline.events.partitions
+        """Of the events topic; the worker says how many there are once it knows."""
         self.race = RaceView(metrics)
         self.stopwatch = Stopwatch(time.perf_counter)
         """Of everything in this process that answers and learns."""
@@ -101,7 +104,8 @@ class KeyedFollower:
         for number in self._known.keys() - self._logs.keys():
             self._known[number].release()
         for log in self._logs.values():
-            await log.lead(accept_features=self._accept_features)
+            header = header_of(self._pipeline, self.partitions)
+            await log.lead(header, accept_features=self._accept_features)
         self.leading = bool(self._logs)
 
     def _log(self, number: int) -> PartitionLog:

@@ -24,6 +24,7 @@ from engine.stores.artefacts import Artefacts
 from engine.stores.places import checkpoint_store
 from engine.worker.assembly import build_keyed_learner
 from engine.worker.entry import Entries
+from engine.worker.header import Header, LearnerMeta, check_header, decode_learner_meta, tell_header
 from engine.worker.model_factory import ModelFactory
 from operators.state import StateDelta, StoredEntries
 from operators.stopwatch import Stopwatch
@@ -66,7 +67,7 @@ class PartitionLog:
         self.entry = Entries(
             pipeline.name, pipeline.field, factory, artefacts, lambda: self.learner, partition
         )
-        self._claim = 0
+        self._claim, self._meta = 0, b""
         self._moved = asyncio.Event()
         self._end = 0
         """Where the log ended when it was read last."""
@@ -80,18 +81,23 @@ class PartitionLog:
             stored=stored,
         )
 
-    async def lead(self, *, accept_features: bool) -> None:
-        """Fence this learner's checkpoints and start from the last one.
+    async def lead(self, header: Header, *, accept_features: bool) -> None:
+        """Fence this learner's checkpoints and start from the last one; `header` is that of what is written.
 
         What was decided since is decided again: the last leader may have died before it wrote it down.
         """
+        self._meta = json.encode(LearnerMeta(self._definition, header))
         self._claim = await self._store.fence()
         checkpoint = await self._store.load()
         self.learner = self._fresh_learner(self._store.stored(RACES))
         if checkpoint is not None:
-            stored: dict[str, str] = json.decode(checkpoint.meta)
-            check_definition(stored, self._definition, self._store.place, accept_features=accept_features)
+            meta, place = decode_learner_meta(checkpoint.meta), self._store.place
+            check_header(meta.header, header, place)
+            tell_header(meta.header, header, place)
+            check_definition(meta.definition, self._definition, place, accept_features=accept_features)
             self.learner.restore(checkpoint.entries)
+            if checkpoint.damage:
+                self.learner.counts["checkpoints_damaged", "learner"] += 1
 
     def release(self) -> None:
         """Let the races go: another process owns the partition."""
@@ -155,7 +161,7 @@ class PartitionLog:
 
     async def save(self, delta: StateDelta) -> None:
         """Write a checkpoint.  Raises ClaimError if fenced."""
-        await self._store.save(self._claim, json.encode(self._definition), delta)
+        await self._store.save(self._claim, self._meta, delta)
         self.learner.committed()
 
     async def close(self) -> None:

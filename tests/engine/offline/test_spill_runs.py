@@ -14,7 +14,8 @@ from engine.offline.backtest import LocalRun
 from engine.settings import Settings
 from engine.stores.places import checkpoint_store
 from engine.stores.sqlite_checkpoints import SqliteCheckpoints
-from engine.worker.claim import ScorerCheckpoint, ScorerMeta
+from engine.worker.claim import ScorerCheckpoint
+from engine.worker.header import ScorerMeta
 from engine.worker.owned_partitions import APART, JOIN, carry_over, difference
 from operators import by, field, label
 from operators.claims.rule import Suppression, Writer

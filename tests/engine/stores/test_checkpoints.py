@@ -18,8 +18,9 @@ from redis_places import redis_store
 from running import fresh_name
 from structlog.testing import capture_logs
 
-from engine.stores import entry_tables, reading, redis_checkpoints, redis_scripts, sqlite_checkpoints
+from engine.stores import reading, redis_checkpoints, redis_scripts
 from engine.stores.checkpoints import Checkpoint, CheckpointStore, Head, OwnerRole
+from engine.stores.files import checkpoint_file, entry_tables
 from engine.stores.sqlite_checkpoints import SqliteCheckpoints
 from topics.errors import ClaimError
 
@@ -197,7 +198,7 @@ def test_saving_deltas_equals_updating_a_dict(
 
 def test_a_long_read_says_how_far_it_has_come(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "READING_TOLD_S", 0.0)
-    monkeypatch.setattr(sqlite_checkpoints, "READ_MAX", 70)
+    monkeypatch.setattr(checkpoint_file, "READ_MAX", 70)
     monkeypatch.setattr(redis_checkpoints, "SCAN_ENTRIES_MAX", 70)
     entries = {f"entry-{number:03d}": b"12345678" for number in range(1_000)}
 

@@ -235,6 +235,10 @@ def test_an_owner_goes_back_to_the_checkpoint_before_a_damaged_one(
         with pytest.raises(CheckpointError, match="cannot be trusted"):
             await place.store().load()  # who is no owner changes nothing
         assert await store.fence() == 2
+        found = await store.load()
+        assert found is not None
+        assert found.damage
+        assert found == Checkpoint(1, b"1", FIRST, found.damage)
         assert await store.load() == Checkpoint(1, b"1", FIRST)
         await store.save(2, b"3", THIRD)
         assert await place.store().load() == Checkpoint(2, b"3", FIRST | THIRD)

@@ -11,15 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from paths import CHECKOUT
 
 from engine.stores.checkpoints import Checkpoint
-from engine.stores.sqlite_checkpoints import FORMAT, SqliteCheckpoints
+from engine.stores.files.checkpoint_file import FORMAT
+from engine.stores.sqlite_checkpoints import SqliteCheckpoints
 from topics.errors import CheckpointError, StoreUnavailableError
 
 
@@ -52,7 +55,7 @@ def test_a_save_that_commits_while_the_loop_reads_is_no_other_owner(
 ) -> None:
     with store_in(tmp_path, apart=("waits/",)) as store:
         run(store.fence, store.load, lambda: store.save(1, b"1", {"waits/a": b"old"}))
-        stored, ask, saves = store.stored("waits/"), store._seal_of_head, iter([b"2"])
+        stored, ask, saves = store.stored("waits/"), store._file.seal_of_head, iter([b"2"])
 
         def between(database: sqlite3.Connection) -> bytes | None:
             answer = ask(database) if commits == "after it" else None
@@ -60,21 +63,22 @@ def test_a_save_that_commits_while_the_loop_reads_is_no_other_owner(
                 store._save(1, meta, {"waits/a": b"new"})
             return ask(database) if answer is None else answer
 
-        monkeypatch.setattr(store, "_seal_of_head", between)
+        monkeypatch.setattr(store._file, "seal_of_head", between)
         assert stored.get(["a"]) == {"a": b"new"}
 
 
 def test_a_save_that_the_disk_refuses_leaves_the_old_checkpoint_and_is_made_up_for(tmp_path: Path) -> None:
     with store_in(tmp_path) as store:
         run(store.fence, lambda: store.save(1, b"1", {"a": b"old", "b": b"old"}))
-        assert store._connection is not None
-        (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
-        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+        database = store._file.connection
+        assert database is not None
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        database.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreUnavailableError, match="full") as caught:
             run(lambda: store.save(1, b"2", {"a": b"x" * 100_000, "b": None}))
         assert str(store.path) in str(caught.value)
         assert run(store.load) == Checkpoint(1, b"1", {"a": b"old", "b": b"old"})
-        store._connection.execute("PRAGMA max_page_count = 1000000")
+        database.execute("PRAGMA max_page_count = 1000000")
         run(lambda: store.save(1, b"3", {"c": b"new"}))
         assert run(store.load) == Checkpoint(1, b"3", {"a": b"x" * 100_000, "c": b"new"})
 
@@ -82,11 +86,11 @@ def test_a_save_that_the_disk_refuses_leaves_the_old_checkpoint_and_is_made_up_f
 def test_a_file_that_may_not_be_written_now_is_unavailable_and_made_up_for(tmp_path: Path) -> None:
     with store_in(tmp_path) as store:
         run(store.fence, lambda: store.save(1, b"1", {"a": b"old"}))
-        assert store._connection is not None
-        store._connection.execute("PRAGMA query_only = ON")
+        assert store._file.connection is not None
+        store._file.connection.execute("PRAGMA query_only = ON")
         with pytest.raises(StoreUnavailableError, match="readonly"):
             run(lambda: store.save(1, b"2", {"a": b"new"}))
-        store._connection.execute("PRAGMA query_only = OFF")
+        store._file.connection.execute("PRAGMA query_only = OFF")
         run(lambda: store.save(1, b"3", {}))
         assert run(store.load) == Checkpoint(1, b"3", {"a": b"new"})
 
@@ -204,14 +208,14 @@ def test_a_file_of_a_headrace_without_the_sum_of_names_is_read_and_gets_one(tmp_
     with database:
         database.execute("UPDATE apart SET name = 'kold' WHERE name = 'knew'")
     database.close()
-    with store_in(tmp_path, apart=("k",)) as store, pytest.raises(CheckpointError, match="not those"):
-        run(store.load)
+    with store_in(tmp_path, apart=("k",)) as store:
+        assert "not those that were written" in run(store.load).damage
 
 
 def test_what_is_kept_apart_is_read_while_a_save_is_on_its_way(tmp_path: Path) -> None:
     with store_in(tmp_path, apart=("k",)) as store:
         run(store.fence, lambda: store.save(1, b"1", {"k": b"old"}))
-        with store._transaction() as database:
+        with store._file.transaction() as database:
             database.execute("DELETE FROM apart")
             assert store.stored("").get(["k"]) == {"k": b"old"}
             database.execute("ROLLBACK")
@@ -242,6 +246,127 @@ def test_a_place_that_cannot_be_written_is_a_checkpoint_error(tmp_path: Path) ->
     (tmp_path / "flights").write_text("a file where the directory should be")
     with store_in(tmp_path) as store, pytest.raises(CheckpointError, match="HEADRACE_STATE_DIR"):
         run(store.fence)
+
+
+def saved_twice(directory: Path) -> Path:
+    """The checkpoint of `saved`, and one after it that wrote, removed and added."""
+    path = saved(directory)
+    with store_in(directory) as store:
+        run(store.fence, store.load, lambda: store.save(2, b"second", {"k1": b"x", "k2": None, "new": b"y"}))
+    return path
+
+
+FIRST = {f"k{n}": b"v%d" % n * 50 for n in range(200)}
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def tables_lost(path: Path) -> None:
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("DROP TABLE head")
+    database.close()
+
+
+DAMAGES = [
+    truncated, emptied, zeroed, flipped, row_lost, claim_changed, position_changed, gone, tables_lost,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_owner_goes_back_to_the_checkpoint_before_a_damaged_one(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    path = saved_twice(tmp_path)
+    damage(path)
+    with store_in(tmp_path) as other:
+        head, read = run(other.look), run(other.load)  # who is no owner changes nothing
+    assert read.entries == FIRST or damage is claim_changed  # who may write is nothing that a reader asks
+    assert head.meta == b"meta" or damage in {flipped, row_lost}  # whose damage a look does not meet
+    assert damage in {gone, claim_changed} or not path.with_suffix(".damaged.sqlite").exists()
+    with store_in(tmp_path) as store:
+        claim = run(store.fence)
+        found = run(store.load)
+        assert (found.entries, found.meta, found.claim) == (FIRST, b"meta", 1)
+        assert found.damage
+        run(lambda: store.save(claim, b"third", {"k3": None}))
+        assert path.with_suffix(".damaged.sqlite").exists() or damage is gone
+    with store_in(tmp_path) as store:
+        assert run(store.fence) == claim + 1
+        found = run(store.load)
+        assert found == Checkpoint(claim, b"third", {name: FIRST[name] for name in FIRST if name != "k3"})
+
+
+def test_damage_is_told_where_the_checkpoint_before_is_taken(tmp_path: Path) -> None:
+    path = saved_twice(tmp_path)
+    flipped(path)
+    with store_in(tmp_path) as store:
+        found = run(store.fence, store.load)
+        assert "k150" in found.damage
+        assert run(store.load).damage == ""
+
+
+def test_where_both_are_damaged_the_last_is_named(tmp_path: Path) -> None:
+    path = saved_twice(tmp_path)
+    flipped(path)
+    flipped(path.with_suffix(".previous.sqlite"))
+    with store_in(tmp_path) as store, pytest.raises(CheckpointError, match="cannot be trusted") as caught:
+        run(store.fence, store.load)
+    assert f"{path} " in str(caught.value)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["save", "save", "lose", "damage", "take away", "reopen"]),
+            st.dictionaries(st.text("ab/\0é", min_size=1, max_size=2), st.none() | st.binary(max_size=4)),
+        ),
+        max_size=10,
+    )
+)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_file_beside_is_always_the_checkpoint_before(
+    tmp_path_factory: pytest.TempPathFactory, plan: list[tuple[str, dict[str, bytes | None]]]
+) -> None:
+    """Whatever happened to that file: it is lost, damaged, of an earlier Headrace's last file."""
+    directory = tmp_path_factory.mktemp("before")
+    before: dict[str, bytes] | None = None
+    model: dict[str, bytes] | None = None
+    store = SqliteCheckpoints(directory, "flights", "scorer", 0, apart=("a",))
+    beside = store.path.with_suffix(".previous.sqlite")
+    claim = run(store.fence)
+    for step, delta in plan:
+        match step:
+            case "save":
+                asyncio.run(store.save(claim, b"m", delta))
+                before, model = model, dict(model or {})
+                for name, value in delta.items():
+                    if value is None:
+                        model.pop(name, None)
+                    else:
+                        model[name] = value
+                if before is not None:
+                    assert contents(beside) == before
+            case "lose":
+                run(store.close)
+                beside.unlink(missing_ok=True)
+            case "damage" if beside.exists():
+                run(store.close)
+                beside.write_bytes(b"x" * 5_000)
+            case "take away":  # what an earlier Headrace would leave
+                with closing(sqlite3.connect(store.path)) as database, database:
+                    database.execute("DELETE FROM follows")
+            case "reopen":
+                run(store.close)
+                claim = run(store.fence)
+    run(store.close)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with closing(sqlite3.connect(path)) as database:
+        return dict(database.execute("SELECT name, value FROM entry UNION ALL SELECT name, value FROM apart"))
 
 
 VICTIM = """

@@ -20,10 +20,11 @@ from test_run_ends import SOURCE, readings
 
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
+from engine.metrics import Metrics
 from engine.settings import KafkaSettings, Settings
 from engine.stores.sqlite_checkpoints import SqliteCheckpoints
 from engine.worker import checkpointing
-from engine.worker.claim import ScorerMeta
+from engine.worker.header import ScorerMeta, header_of
 from engine.worker.loop import Worker
 from topics.errors import CheckpointError, StoreUnavailableError
 
@@ -351,5 +352,44 @@ def test_partitions_are_given_up_unsaved_where_the_store_stays_away_in_a_rebalan
             worker.stop()
             await running
         await scene.account(claims=[1, 2])
+
+    play(scenario)
+
+
+def test_a_worker_whose_last_checkpoints_are_damaged_goes_on_from_those_before(play: Play) -> None:
+    async def scenario(scene: Scene, watch: Watch) -> None:
+        async with scene.worker() as (worker, running):
+            await scene.publish(0, FIRST)
+            await until_saved(scene, FIRST)
+            worker.stop()
+            await running
+        for role in ("scorer", "learner"):
+            path = scene.settings.state_dir / scene.pipeline.name / f"{role}-0.sqlite"
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        await scene.publish(FIRST, FIRST + SECOND)
+        async with scene.worker() as (worker, running):
+            await scene.answered(watch, FIRST + SECOND)
+            counts = worker.metrics.counts
+            await until(
+                lambda: all(counts["checkpoints_damaged", role] == 1 for role in ("scorer", "learner")),
+                "damage counted",
+            )
+            worker.stop()
+            await running
+        await scene.account(claims=[1, 2])
+
+    play(scenario)
+
+
+def test_another_number_of_partitions_is_refused_before_anything_is_claimed(play: Play) -> None:
+    async def scenario(scene: Scene, _: Watch) -> None:
+        store = SqliteCheckpoints(scene.settings.state_dir, scene.pipeline.name, "scorer", 0)
+        meta = ScorerMeta({}, (), header=header_of(scene.pipeline, 4))
+        await store.save(await store.fence(), msgspec.json.encode(meta), {})
+        with pytest.raises(CheckpointError, match="had 4 partitions, it has 1"):
+            await Worker(scene.pipeline, scene.settings, Metrics(scene.pipeline)).run()
+        assert (await store.look()).claim == 1
+        await store.close()
+        assert not await read_topic(scene.kafka, scene.predictions)
 
     play(scenario)

@@ -171,7 +171,7 @@ def test_check_says_what_a_rate_comes_to() -> None:
     at_rate = {row["events_per_s"]: row for row in waiting["at_rate"]}
     assert at_rate[1]["waiting"] == 7 * 86_400
     assert [rate for rate, row in at_rate.items() if row["given_up"]] == [10, 100, 1_000]
-    assert at_rate[1_000]["disk_bytes"] == 1_000_000 * waiting["bytes_per_answer"]
+    assert at_rate[1_000]["disk_bytes"] == 2 * 1_000_000 * waiting["bytes_per_answer"]
     lines = list(waiting_text(waiting, "7d"))
     assert lines[3] == "  wait 7d: 100 events/s are 60,480,000 waiting answers, more than pending_max"
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.stores.entry_tables import EMPTY_TALLY, SCHEMA, SUM_MODULUS, Tally, write
+from engine.stores.files.entry_tables import EMPTY_TALLY, SCHEMA, SUM_MODULUS, Tally, write
 from topics.errors import CheckpointError
 
 __all__ = ["ApartFile"]

@@ -38,6 +38,7 @@ __all__ = [
     "intact",
     "names_apart",
     "write",
+    "write_names",
 ]
 
 BATCH_BYTES_MAX = 16_777_216
@@ -77,6 +78,7 @@ def _statements(table: str, counted: str) -> _Statements:
 
 _ENTRY = _statements("entry", "count(*), coalesce(sum(found.sum), 0)")
 _APART = _statements("apart", f"count(*), coalesce(sum({_NAMED}), 0)")
+_CHANGED = f"INSERT INTO changed SELECT {_NAME} FROM json_each(?1) AS one"  # noqa: S608
 _GET = f"""
 SELECT found.name, found.value, found.sum
 FROM json_each(?1) AS one JOIN apart AS found ON found.name = {_NAME}
@@ -132,6 +134,13 @@ def _changes(
         database.execute(table.delete, (places, named))
         database.execute(table.insert, (places, named, b"".join(batch.values)))
         yield len(batch.values) - old_rows, batch, old_total
+
+
+def write_names(database: sqlite3.Connection, delta: Mapping[str, bytes | None]) -> None:
+    """Note which entries a delta writes or removes, in the place of those noted before."""
+    database.execute("DELETE FROM changed")
+    for batch in _packed(sorted(delta), dict.fromkeys(delta)):
+        database.execute(_CHANGED, (encode_json(batch.places).decode(), b"".join(batch.names)))
 
 
 class _Batch:
