@@ -19,6 +19,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import parse_qs, urlsplit
 
 from aiokafka.helpers import create_ssl_context
 from pydantic import (
@@ -239,6 +240,27 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _shows_password(url: str) -> bool:
+    """Return whether an address of a Redis sends a password to another machine unencrypted.
+
+    >>> urls = ("redis://u:p@host/0", "rediss://u:p@host", "redis://u:p@[::1]:1", "redis://host")
+    >>> [_shows_password(url) for url in urls]
+    [True, False, False, False]
+    """
+    try:
+        parts = urlsplit(url)
+        password = parts.password or "password" in parse_qs(parts.query)
+        host = parts.hostname or ""
+    except ValueError:
+        return False  # no address at all: who opens it says so, without its text
+    if parts.scheme != "redis" or not password:
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
 class Settings(BaseSettings):
     """Everything a worker is told from outside."""
 
@@ -269,6 +291,9 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     """Static features come from its hashes, served features go there; None: `store_url`, and without that
     static features come from the embedded store.  It may hold a password."""
+    allow_redis_plaintext: bool = False
+    """Passwords to a Redis of another machine over an unencrypted connection are refused unless this says
+    so."""
     lookup_deadline_ms: Milliseconds = 50
     """Longest that static features hold up a batch; what comes later is missing in it."""
     lookup_ttl_ms: Milliseconds = 60_000
@@ -319,6 +344,16 @@ class Settings(BaseSettings):
     def _one_place_of_keys(self) -> Self:
         if self.signing_key is not None and self.signing_keys:
             raise ValueError("signing_key and signing_keys are both set: put the one key among the others")
+        return self
+
+    @model_validator(mode="after")
+    def _passwords_hidden(self) -> Self:
+        for name, url in (("store_url", self.store_url), ("redis_url", self.redis_url)):
+            if url is not None and not self.allow_redis_plaintext and _shows_password(url.get_secret_value()):
+                raise ValueError(
+                    f"{name} sends its password readable to anyone on the way: use rediss://, or set "
+                    "allow_redis_plaintext = true"
+                )
         return self
 
     def signing_secrets(self) -> dict[str, bytes]:

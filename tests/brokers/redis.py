@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from brokers.certificates import Authority
 from brokers.process import program, running
 from engine.kafka.embedded import free_port
 
@@ -23,6 +24,27 @@ def redis_server(directory: Path, *options: str, port: int = 0) -> Iterator[str]
     command += ["--save", "", "--appendonly", "no", "--dir", str(directory), *options]
     with running(command, port, directory / "redis.log"):
         yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextlib.contextmanager
+def secured_redis(directory: Path, *users: str) -> Iterator[tuple[str, Authority, str]]:
+    """Yield the address of a Redis that speaks TLS alone, to clients with a certificate, and knows `users`.
+
+    Each is what follows `user` in its file of users.  With the address come its authority and the
+    options that a client needs: they stand in the address, behind `?`.
+    """
+    authority, port = Authority(directory, "redis-authority"), free_port()
+    server, client = authority.identity("redis", host="127.0.0.1"), authority.identity("worker")
+    known = directory / "users.acl"
+    known.write_text("".join(f"user {user}\n" for user in ("default off", *users)))
+    options = ["--tls-port", str(port), "--tls-auth-clients", "yes", "--aclfile", str(known)]
+    options += ["--tls-cert-file", str(server.certificate), "--tls-key-file", str(server.key)]
+    options += ["--tls-ca-cert-file", str(authority.certificate)]
+    command = [program("redis-server", "redis-server"), "--port", "0", "--bind", "127.0.0.1"]
+    command += ["--save", "", "--appendonly", "no", "--dir", str(directory), *options]
+    query = f"ssl_ca_certs={authority.certificate}&ssl_certfile={client.certificate}&ssl_keyfile={client.key}"
+    with running(command, port, directory / "redis.log"):
+        yield f"127.0.0.1:{port}/0", authority, query
 
 
 class Relay:

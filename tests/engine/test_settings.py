@@ -65,7 +65,7 @@ def test_every_mistake_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_secrets_are_in_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEADRACE_REDIS_URL", f"redis://:{SECRET}@host/0")
+    monkeypatch.setenv("HEADRACE_REDIS_URL", f"rediss://:{SECRET}@host/0")
     monkeypatch.setenv("HEADRACE_KAFKA__SECURITY_PROTOCOL", "SASL_SSL")
     monkeypatch.setenv("HEADRACE_KAFKA__SASL_USERNAME", "me")
     monkeypatch.setenv("HEADRACE_KAFKA__SASL_PASSWORD", SECRET)
@@ -78,6 +78,28 @@ def test_secrets_are_in_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings()
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("name", ["store_url", "redis_url"])
+def test_a_password_to_another_machines_redis_is_not_sent_in_the_clear(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for shown in (
+        f"redis://u:{SECRET}@host",
+        f"redis://:{SECRET}@10.0.0.7:1/2",
+        f"redis://h?password={SECRET}",
+    ):
+        monkeypatch.setenv(f"HEADRACE_{name.upper()}", shown)
+        with pytest.raises(SettingsError, match=f"{name} sends its password readable") as caught:
+            load_settings()
+        assert SECRET not in str(caught.value)
+        assert getattr(load_settings(allow_redis_plaintext=True), name).get_secret_value() == shown
+    for hidden in (
+        f"rediss://u:{SECRET}@host", f"redis://u:{SECRET}@localhost:1", f"redis://u:{SECRET}@127.1.2.3", "redis://h",
+        f"unix://u:{SECRET}@/run/redis.sock", f"redis://u:{SECRET}@[::1]:6379/1",
+    ):  # fmt: skip
+        monkeypatch.setenv(f"HEADRACE_{name.upper()}", hidden)
+        assert getattr(load_settings(), name).get_secret_value() == hidden
 
 
 @pytest.mark.parametrize(
