@@ -315,7 +315,7 @@ class Features:
                     found[group][key] = data
             meta = msgspec.msgpack.decode(entries[META], type=Meta)
             for name, store in self._stores.items():
-                store.load(found[name])
+                store.load(found[name].items())
                 group_meta = meta.groups[name]
                 store.evicted_events, store.evicted_keys = group_meta.evicted_events, group_meta.evicted_keys
         except (KeyError, ValueError, IndexError) as error:

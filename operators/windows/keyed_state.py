@@ -238,11 +238,11 @@ class Keyed(Generic[State]):
         self._changed = set()
         return [(key, None if state is None else self._kept.dump(state)) for key, state in found]
 
-    def load(self, entries: dict[str, bytes]) -> None:
+    def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
         """Replace all states by those of `entries`."""
         self._states, self._changed = {}, set()
         self.idle.clear()
-        for key, data in entries.items():
+        for key, data in entries:
             state = self._states[key] = self._kept.load(data)
             self.idle.file(key, self._kept.newest(state))
 

@@ -15,8 +15,8 @@ holds exact numbers, so values do not depend on the way they were reached: on ba
 of arrival within the grace.
 
 Packed keys are a second form of a log and stay for memory: 173 bytes per key with two entries, where lists
-and objects take 700 or more.  A restored key stays the bytes of its checkpoint, no more than that, until
-something asks for it: so a restore of a million keys does not unpack those that nobody will meet.
+and objects take 700 or more.  A short log that is restored stays the bytes of its checkpoint until something
+asks for it: of a million keys few are met at once, and a restore of all is answered sooner.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class PackedLogs:
 
     def __init__(self, *, width: int, entries_max: int) -> None:
         self.data: dict[str, bytes] = {}
-        """Keys of numbers."""
+        """Keys of numbers; those in `stored` have no bytes here yet."""
+        self.stored: dict[str, bytes] = {}
+        """Restored keys that nothing has asked for since, as their checkpoint has them."""
         self.mixed: dict[str, bytes] = {}
         """Keys with missing values, texts, or numbers of another type."""
         self.entries_max = entries_max
@@ -101,8 +103,11 @@ class PackedLogs:
     def _adopt(self, types: list[type]) -> None:
         self._types = types
         entry = "q" + "".join([_CODES[each] for each in types])
+        counts = range(self.entries_max + 2)
         self._pack = Struct("<" + entry).pack
-        self._unpack = [Struct("<" + entry * count).unpack for count in range(self.entries_max + 2)]
+        self._pack_all = [Struct("<" + entry * count).pack for count in counts]
+        self._unpack = [Struct("<" + entry * count).unpack for count in counts]
+        self._types_of_all = [[int, *types] * count for count in counts]
 
     def accept(self, row: Iterable[Number | None]) -> bool:
         """Return whether a row has the types of all packed rows; the first row sets them."""
@@ -113,18 +118,39 @@ class PackedLogs:
 
     def put(self, key: str, times: Sequence[int], columns: Sequence[Sequence[Any]]) -> bool:
         """Pack a short log; return whether it fits."""
-        if not 0 < len(times) <= self.entries_max:
+        count = len(times)
+        if not 0 < count <= self.entries_max:
             return False
-        rows = list(zip(*columns, strict=True)) if columns else [()] * len(times)
-        entries = [(time, *row) for time, row in zip(times, rows, strict=True)]
-        if self.accept(rows[-1]) and all([*map(type, row)] == self._types for row in rows):
-            self.data[key] = b"".join([self._pack(*entry) for entry in entries])
+        cells = [*chain.from_iterable(zip(times, *columns, strict=True))]
+        types = [*map(type, cells)]
+        if not self.data:
+            self.accept(cells[1 - self.stride :] if columns else ())
+        if types == self._types_of_all[count]:
+            self.data[key] = self._pack_all[count](*cells)
         else:
-            self.mixed[key] = _encode([*chain.from_iterable(entries)])
+            self.data.pop(key, None)
+            self.mixed[key] = _encode(cells)
         return True
+
+    def store(self, key: str, data: bytes) -> None:
+        """Keep a short log as its checkpoint has it; the first sets the types of packed rows."""
+        if self.data:
+            self.data[key], self.stored[key] = b"", data
+        else:
+            steps, columns = _decode(data)
+            self.put(key, [*accumulate(steps)], columns)
+
+    def _met(self, key: str) -> bytes | None:
+        """Pack a stored key, which is asked for; return its bytes, None if it is among the mixed now."""
+        steps, columns = _decode(self.stored.pop(key))
+        if not self.stored:
+            self.stored = {}  # a dict does not shrink by itself
+        self.put(key, [*accumulate(steps)], columns)
+        return self.data.get(key)
 
     def pop(self, key: str) -> bool:
         """Remove a key; return whether it was here."""
+        self.stored.pop(key, None)
         return self.data.pop(key, None) is not None or self.mixed.pop(key, None) is not None
 
     def keys(self) -> list[str]:
@@ -133,7 +159,8 @@ class PackedLogs:
 
     def entries(self, key: str) -> tuple[Sequence[int], Sequence[Any]]:
         """Return times and cells of `key`, tuples where all are numbers; empty if there are none."""
-        data = self.data.get(key)
+        if (data := self.data.get(key)) == b"":
+            data = self._met(key)
         if data is None:
             cells: Sequence[Any] = _decode_cells(self.mixed.get(key, NO_CELLS))
         else:
@@ -142,6 +169,8 @@ class PackedLogs:
 
     def newest(self, key: str) -> int | None:
         """Return the time of the newest entry of `key`, None if it has none."""
+        if (data := self.stored.get(key)) is not None:
+            return sum(_decode(data)[0])
         if (data := self.data.get(key)) is not None:
             time: int = _unpack_time(data, len(data) - self._size)[0]
             return time
@@ -163,6 +192,8 @@ class PackedLogs:
                 return self._append_mixed(key, time, horizon, row)
         cells: tuple[Any, ...] = (time, *row)
         data = self.data.get(key)
+        if not data and data is not None:
+            data = self._met(key)
         if data is None:
             if key in self.mixed:
                 return self._append_mixed(key, time, horizon, row)
@@ -236,8 +267,6 @@ class Logs:
         self._zeros = [0] * len(self._widths)
         self._logs: dict[str, KeyLog] = {}
         self._packed = PackedLogs(width=len(columns), entries_max=min(PACKED_MAX, event_max))
-        self._stored: dict[str, bytes] = {}
-        """Restored keys that nothing has asked for since, as the checkpoint has them."""
         self._changed: set[str] = set()
         self.width_max_ms = max(aggregate.reach_ms for aggregate in aggregates)
         self.idle = IdleKeys(self.width_max_ms)
@@ -247,14 +276,13 @@ class Logs:
         self.evicted_keys = 0
 
     def __len__(self) -> int:
-        return len(self._logs) + len(self._packed.data) + len(self._packed.mixed) + len(self._stored)
+        return len(self._logs) + len(self._packed.data) + len(self._packed.mixed)
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self._logs, *self._packed.keys(), *self._stored))
+        return iter((*self._logs, *self._packed.keys()))
 
     def __contains__(self, key: str) -> bool:
-        packed = self._packed
-        return key in self._logs or key in packed.data or key in packed.mixed or key in self._stored
+        return key in self._logs or key in self._packed.data or key in self._packed.mixed
 
     @property
     def changed(self) -> bool:
@@ -263,7 +291,7 @@ class Logs:
 
     def erase(self, key: str) -> None:
         """Remove a key that is there, with all its entries."""
-        if self._stored.pop(key, None) is None and not self._packed.pop(key):
+        if not self._packed.pop(key):
             del self._logs[key]
         self.idle.remove(key)
         self._changed.add(key)
@@ -278,8 +306,6 @@ class Logs:
             self._show_late(key, event, row, out)
             return
         log = self._logs.get(key)
-        if log is None and key in self._stored:
-            log = self._meet(key)
         if log is None:
             entries = self._packed.append(key, time, watermark - self.width_max_ms, row)
             if entries is not None:
@@ -352,7 +378,7 @@ class Logs:
         """Enter what is no event of its own: a label.  One from before all windows changes nothing."""
         if time <= watermark - self.width_max_ms:
             return
-        log = self._meet(key) if key in self._stored else self._logs.get(key)
+        log = self._logs.get(key)
         if log is None:
             entries = self._packed.append(key, time, watermark - self.width_max_ms, row)
             if entries is not None:
@@ -376,7 +402,7 @@ class Logs:
     def read(self, key: str, event: Event, out: dict[Any, Any]) -> None:
         """Write the windows that end at `event` into `out`, without entering anything."""
         time = event.event_time
-        log = self._meet(key) if key in self._stored else self._logs.get(key)
+        log = self._logs.get(key)
         kept: Columns
         times: Sequence[int]
         if log is None:
@@ -397,7 +423,7 @@ class Logs:
         """Forget the keys whose windows are all empty at `watermark`."""
         idle, others = self.idle.passed(watermark, self._newest)
         for key in idle:
-            if self._stored.pop(key, None) is None and not self._packed.pop(key):
+            if not self._packed.pop(key):
                 del self._logs[key]
         self._changed.update(idle)
         self.evicted_keys += len(idle)
@@ -409,21 +435,10 @@ class Logs:
 
     def _newest(self, key: str) -> int:
         """Return the time of a key's newest entry."""
-        if (data := self._stored.get(key)) is not None:
-            return sum(_decode(data)[0])
         time = self._packed.newest(key)
         return self._logs[key].times[-1] if time is None else time
 
     # -- the life of one log ----------------------------------------------------------------------------
-
-    def _meet(self, key: str) -> KeyLog | None:
-        """Take a restored key out of its checkpoint's bytes; return its log, None if it is packed."""
-        steps, columns = _decode(self._stored.pop(key))
-        times = array("q", accumulate(steps))
-        if self._packed.put(key, times, columns):
-            return None
-        log = self._logs[key] = KeyLog(times, self._indexed(columns), len(self._widths))
-        return log
 
     def _unpack(self, key: str, time: int) -> KeyLog:
         """Return a new log for `key`, with the entries that it had packed."""
@@ -497,7 +512,7 @@ class Logs:
 
     def _entries(self, key: str) -> tuple[Sequence[int], list[Sequence[Any]], int]:
         """Return times, values by column, and the position of the first entry that is kept."""
-        log = self._meet(key) if key in self._stored else self._logs.get(key)
+        log = self._logs.get(key)
         if log is None:
             times, cells = self._packed.entries(key)
             stride = self._packed.stride
@@ -508,8 +523,7 @@ class Logs:
 
     def entries(self) -> Iterable[tuple[str, bytes]]:
         """Return every key and its log as bytes."""
-        met = ((key, self._encode(key)) for key in (*self._logs, *self._packed.keys()))
-        return chain(self._stored.items(), met)
+        return ((key, self._encode(key)) for key in (*self._logs, *self._packed.keys()))
 
     def changes(self) -> list[tuple[str, bytes | None]]:
         """Return the keys that changed since the last call, None for those forgotten."""
@@ -522,16 +536,21 @@ class Logs:
         self._changed.clear()
         return found
 
-    def load(self, entries: dict[str, bytes]) -> None:
-        """Replace all logs by those of `entries`, which is the store's own from then on."""
-        for kept in (self._logs, self._packed.data, self._packed.mixed, self._changed, self.idle):
+    def load(self, entries: Iterable[tuple[str, bytes]]) -> None:
+        """Replace all logs by those of `entries`."""
+        packed = self._packed
+        for kept in (self._logs, packed.data, packed.mixed, packed.stored, self._changed, self.idle):
             kept.clear()
-        for key, data in entries.items():
+        for key, data in entries:
             steps, columns = _decode(data)
             if not steps or [*map(len, columns)] != [len(steps)] * len(self._derived):
                 raise ValueError(f"{len(columns)} columns of unequal length")
             self.idle.file(key, sum(steps))
-        self._stored = entries
+            if len(steps) <= packed.entries_max:
+                packed.store(key, data)
+            else:
+                times = array("q", accumulate(steps))
+                self._logs[key] = KeyLog(times, self._indexed(columns), len(self._widths))
 
     def _encode(self, key: str) -> bytes:
         times, columns, base = self._entries(key)

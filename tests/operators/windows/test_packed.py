@@ -62,6 +62,22 @@ def test_a_key_of_numbers_takes_another_row_and_is_still_one_key() -> None:
     assert not logs.pop("a")
 
 
+def test_a_restored_key_stays_as_its_checkpoint_has_it_until_it_is_asked_for() -> None:
+    logs = PackedLogs(width=1, entries_max=3)
+    values: dict[str, list[object]] = {"first": [4, 4], "met": [5, 6], "text": ["x", None], "gone": [7, 8]}
+    for key, column in values.items():
+        logs.store(key, msgspec.msgpack.encode(([1, 2], [column])))
+    assert list(logs.stored) == ["met", "text", "gone"]  # the first sets the types
+    assert [logs.newest(key) for key in values] == [3, 3, 3, 3]
+    assert sorted(logs.keys()) == sorted(values)
+    assert logs.append("met", 9, 0, (7,)) == ((1, 3, 9), (1, 5, 3, 6, 9, 7), False)
+    assert logs.entries("text") == ([1, 3], [1, "x", 3, None])
+    assert (list(logs.stored), list(logs.mixed)) == (["gone"], ["text"])
+    assert logs.pop("gone")
+    assert sorted(logs.keys()) == ["first", "met", "text"]
+    assert logs.entries("first") == ((1, 3), (1, 4, 3, 4))
+
+
 class Payment(msgspec.Struct):
     card: str
     a: float
