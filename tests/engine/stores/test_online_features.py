@@ -118,6 +118,29 @@ def test_order_holds_however_batches_are_cut(
         assert of(store, key) == {"x": value, "event_time": time}
 
 
+def test_a_key_that_is_erased_has_no_row_and_begins_anew(redis_url: str, store: redis.Redis) -> None:
+    """Rows of before that are written, on their way or waiting; one of after stays, however old its event."""
+
+    async def play() -> None:
+        features = served(redis_url)
+        features.put(answered([("a", 20, {"n": 2}), ("b", 5, {"n": 1})]))
+        await features.drain()
+        features.put(answered([("a", 30, {"n": 3})]))  # on its way
+        features.put([], ["a"])
+        features.put(answered([("b", 6, {"n": 2})]))
+        await features.erased()
+        await features.drain()
+        assert (of(store, "a"), of(store, "b")) == ({}, {"n": 2, "event_time": 6})
+        features.put(answered([("a", 40, {"n": 4})]))  # waits behind it
+        features.put(answered([("a", 7, {"n": 1})]), ["a"])
+        await features.erased()
+        await features.drain()
+        assert of(store, "a") == {"n": 1, "event_time": 7}
+        await features.close()
+
+    asyncio.run(play())
+
+
 def test_another_pipeline_can_look_them_up(redis_url: str) -> None:
     async def play() -> None:
         features, hashes = served(redis_url), RedisHashes(redis_url)
