@@ -31,7 +31,7 @@ from engine.machines.outbox import Scored
 from engine.settings import Settings
 from engine.stores.hashes import give_up, redis_client
 from engine.stores.lookups import PAUSE_MS
-from topics.errors import SettingsError
+from topics.errors import SettingsError, StoreUnavailableError
 from topics.messages import Prediction
 from topics.stored_features import stored_text
 
@@ -61,8 +61,8 @@ return written
 """
 """Put a row in the place of an older one, whole; return how many were put."""
 
-ERASE_LOOK_S, ERASE_TOLD_EVERY_S = 0.05, 60.0
-"""How often it is looked whether what a checkpoint waits for is erased, and told that it is not."""
+ERASE_LOOK_S, ERASE_LOOKS_MAX = 0.05, 20
+"""How often, and how many times, it is looked whether what a checkpoint waits for is erased."""
 log = structlog.get_logger("headrace")
 
 
@@ -119,14 +119,20 @@ class ServedFeatures:
         self._start()
 
     async def erased(self) -> None:
-        """Wait until all that was to be erased is: a checkpoint behind it must not be written before."""
-        told_s = -ERASE_TOLD_EVERY_S
-        while self._erasing:
-            if self._clock() - told_s >= ERASE_TOLD_EVERY_S:
-                told_s = self._clock()
-                log.info("a checkpoint waits until served features are erased", keys=len(self._erasing))
+        """See that all that was to be erased is: a checkpoint behind it must not be written before.
+
+        Raises StoreUnavailableError where Redis has not done it within a second: ask again.
+        """
+        for _ in range(ERASE_LOOKS_MAX):
+            if not self._erasing:
+                return
             self._start()
             await asyncio.sleep(ERASE_LOOK_S)
+        if self._erasing:
+            raise StoreUnavailableError(
+                f"served features of {len(self._erasing)} keys are not erased yet",
+                hint="bring the Redis of HEADRACE_REDIS_URL back",
+            )
 
     async def drain(self) -> None:
         """Wait until all that was put is written, or the deadline has passed; never raises RedisError."""

@@ -15,7 +15,7 @@ A capture takes the changes away from the state: if it cannot be written, the ow
 next checkpoint would lack them.  `finish` raises for that reason, and no capture is begun before.
 
 A store that cannot be used now is waited for, and the loop goes on answering meanwhile; before each new try
-the owner looks again whether it still is one.
+the owner looks again whether it still is one.  So is a Redis that has yet to erase served features.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class CheckpointWriter:
         # 4 flush
         written = await self._sink.written_to(checkpoint.sent)
         await self._served.drain()
-        await self._served.erased()
+        await self._until_stored(self._served.erased)
         # 5 checkpoint
         self._follower.check_written(checkpoint.learned, written)
         for captured in checkpoint.partitions:

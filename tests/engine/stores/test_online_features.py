@@ -24,7 +24,7 @@ from engine.stores import online_features as serving
 from engine.stores.hashes import RedisHashes
 from engine.stores.online_features import ServedFeatures, served_key
 from operators import by, field
-from topics.errors import DefinitionError, SettingsError
+from topics.errors import DefinitionError, SettingsError, StoreUnavailableError
 from topics.messages import FeatureValue, Prediction
 from topics.stored_features import parsed
 
@@ -217,6 +217,23 @@ def test_after_an_outage_the_newest_rows_are_written(
         assert (of(store, "a"), of(store, "b")["n"]) == ({"n": 3, "event_time": 3}, 1)
         assert features.counts == Counter({("feature_writes", "failed"): 3, ("feature_writes", "written"): 2})
         await features.close()
+
+    asyncio.run(play())
+
+
+def test_a_checkpoint_is_told_where_a_redis_cannot_erase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks again, and neither a stop nor a rebalance waits behind it for ever."""
+    monkeypatch.setattr(serving, "ERASE_LOOK_S", 0.001)
+
+    async def play() -> None:
+        async with silent_server() as url:
+            features = ServedFeatures(PAY, Settings(redis_url=url, lookup_deadline_ms=1))
+            await features.erased()
+            features.put([], ["a", "b"])
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError, match="served features of 2 keys"):
+                    await features.erased()
+            await features.close()
 
     asyncio.run(play())
 
