@@ -228,7 +228,7 @@ class SnapshotReader:
 
     def serve_learner(self, learner: Learner) -> None:
         """Take note that the roster holds a learner's own models, as far as it has come."""
-        self.number, self.head = max(self.number, learner.progress), None
+        self.number, self.head = learner.progress, None
 
     def number_of(self, meta: bytes) -> Number:
         """Return the number that a store gives for its snapshot: not signed, only worth a look.

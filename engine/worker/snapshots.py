@@ -102,6 +102,7 @@ class Snapshots:
     def release(self) -> None:
         """Stop publishing: what the learner has come to goes on serving until a newer snapshot is there."""
         self._reader.serve_learner(self._learner())
+        self._fenced = None
         self._seen, self._taken_ms, self._due_s = None, _now_ms(), 0.0
 
     @property
@@ -144,7 +145,7 @@ class Snapshots:
         try:
             await self._store.save(claim, meta, delta)
         except ClaimError as error:
-            if claim == self._claim:
+            if claim == self._claim and self._leads():  # else it is known: partitions have moved
                 self._fenced = error
             return
         except CheckpointError as error:
@@ -185,7 +186,7 @@ class Snapshots:
     async def _serve(self, entries: dict[str, bytes], began_s: float) -> None:
         """Load what has changed, model by model, and put it in place.  Raises SnapshotError."""
         reader, spent_s, models = self._reader, 0.0, {}
-        before = reader.head
+        before, number = reader.head, reader.number
         started_s = time.perf_counter()
         opened = reader.opened(entries)
         spent_s += time.perf_counter() - started_s
@@ -195,7 +196,7 @@ class Snapshots:
             models[name] = reader.model(opened, name)
             spent_s += time.perf_counter() - started_s
         async with self._models:
-            if self._leads() or reader.head is not before:
+            if self._leads() or reader.head is not before or reader.number != number:
                 return  # what is served has changed hands meanwhile
             reader.serve(opened, models)
         self._told_of(opened.head)

@@ -148,6 +148,57 @@ def test_a_follower_that_takes_the_lead_folds_on_and_publishes_more(tmp_path: Pa
     run(work())
 
 
+def test_a_leader_that_gives_up_before_it_has_caught_up_serves_what_is_newer_again(
+    tmp_path: Path, log: Log
+) -> None:
+    """A rebalance comes while it stands at its checkpoint, behind the snapshot that it has served."""
+
+    async def work() -> None:
+        first, other = await leads(follower_at(tmp_path)), await serves(follower_at(tmp_path))
+        await first.save(first.capture())
+        log.end = 120
+        await first.catch_up()
+        await first.snapshots.publish()
+        await other.snapshots.look()
+        assert updates(other) == {"tree": 119, "linear": 119}
+        await other.lead([0])
+        assert updates(other) == {"tree": 49, "linear": 49}
+        other.release()
+        await serves(other)
+        assert updates(other) == updates(first) == {"tree": 119, "linear": 119}
+        assert other.snapshots.counts["snapshots", "older"] == 0
+
+    run(work())
+
+
+def test_who_has_let_go_of_the_lead_meets_no_other_leader(tmp_path: Path) -> None:
+    """A snapshot is on its way while partitions move: that another one leads by then is no error."""
+
+    async def work() -> None:
+        first, second = await leads(follower_at(tmp_path)), follower_at(tmp_path)
+        store: Any = first.snapshots._store
+        save, begun, moved = store.save, asyncio.Event(), asyncio.Event()
+
+        async def late(*saved: Any) -> None:
+            begun.set()
+            await moved.wait()
+            await save(*saved)
+
+        store.save = late
+        publishing = asyncio.create_task(first.snapshots.publish())
+        await begun.wait()
+        first.release()
+        await leads(second)
+        moved.set()
+        await publishing
+        first.snapshots.check()
+        await second.snapshots.publish()
+        await serves(first)
+        assert updates(first) == updates(second) == {"tree": 49, "linear": 49}
+
+    run(work())
+
+
 def test_nothing_is_published_before_a_leader_has_caught_up(tmp_path: Path, log: Log) -> None:
     """Its checkpoint lies behind what the leader before it has published."""
 
