@@ -112,7 +112,7 @@ class _Pages:
         self._counts = counts
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """PageText one request; the connection is closed behind it."""
+        """Answer one request; the connection is closed behind it."""
         answer, headers = self._answer(request)
         response = web.Response(
             body=answer.body,

@@ -12,7 +12,7 @@ gets on:
     lessons      examples are logged and not learned            where the learner reads on
     partitions   none are restored                              what a takeover has read
 
-An empty topic, a pause by command, a bound that waits for a store that is away and a broker that does not
+An empty topic, a pause of learning, a bound that waits for a store that is away and a broker that does not
 answer are no standstill: the first two are no work, the others are waited for elsewhere, and `/readyz` and
 metrics tell.
 """
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
     learned: int = 0
     """Where the learner reads on."""
     paused: bool = False
-    """Whether learning is paused by command."""
+    """Whether learning is paused, by a command or an alarm."""
     held: bool = False
     """Whether no events are taken because too many are in no checkpoint."""
     store_away: bool = False

@@ -420,7 +420,7 @@ class Follower:
 
     @property
     def paused(self) -> bool:
-        """Return whether learning is paused by a command."""
+        """Return whether learning is paused, by a command or an alarm."""
         return self.learner.paused
 
     @property
