@@ -191,9 +191,10 @@ async def restored(
     assert found is not None
     if owned.role == "snapshot":
         return None
-    learner: Learner | KeyedLearner = build_learner(pipeline, source=models)
-    roster = learner.roster
-    if pipeline.per is not None:
+    learner: Learner | KeyedLearner
+    if pipeline.per is None:
+        learner = build_learner(pipeline, source=models)
+    else:
         stored = store.stored(RACES)
         learner = build_keyed_learner(pipeline, owned.partition, source=models, stored=stored)
     if owned.role == "learner":
@@ -207,7 +208,7 @@ async def restored(
     scorer = Scorer(
         pipeline,
         partition=owned.partition,
-        roster=roster,
+        roster=learner.roster,
         writer=writer,
         suppression=suppression,
         plan=pipeline.scorer_plan,
