@@ -5,5 +5,6 @@ everything raises.  Never here: memory between messages, I/O, a clock.
 
 Read in this order: `messages` (every record that is written), `catalog` (the topics they lie in), `codec`
 (bytes to values, with limits), `headers` (dead letters too), `letters`, `signatures`, `erasure`; then
-`rekeying` and `stored_features`; `errors` and `durations` where they are met.  Everybody may import everything here.
+`rekeying` and `stored_features`; `errors` and `durations` where they are met.  Everybody may import
+everything here.
 """
