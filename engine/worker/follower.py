@@ -163,12 +163,14 @@ class Follower:
         """Return the header of checkpoints that are written here."""
         return header_of(self._pipeline, self.partitions)
 
-    async def lead(self, numbers: Collection[int]) -> None:
+    async def lead(self, numbers: Collection[int], go_on: Callable[[], object] = lambda: None) -> None:
         """Where this process owns events partition 0, it leads: fence the learner's checkpoints, start there.
 
         A leader decides again what was decided since that checkpoint: the last leader may have died
-        before it wrote it down.  `learner` may be another one after this.
+        before it wrote it down.  `learner` may be another one after this.  `go_on` raises where none shall
+        be restored.
         """
+        go_on()
         leads = PARTITION in numbers
         if self.snapshots is not None:
             self._following.clear()  # nothing is published before this one has caught up

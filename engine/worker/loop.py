@@ -275,7 +275,7 @@ class Worker:
         self._unsaved.clear()
         self._dispatch.clear()
         # Leading may put a restored learner in place of this one: before scorers get its models.
-        await self.follower.lead(numbers)
+        await self.follower.lead(numbers, self._go_on)
         await self.follower.catch_up(self._go_on)
         await self._settle_field()
         await self.partitions.take_over(numbers, self._go_on)

@@ -96,14 +96,18 @@ class KeyedFollower:
 
     # -- taking and leaving partitions ------------------------------------------------------------
 
-    async def lead(self, numbers: Collection[int]) -> None:
-        """Lead the examples partitions of these numbers, and no others."""
+    async def lead(self, numbers: Collection[int], go_on: Callable[[], object] = lambda: None) -> None:
+        """Lead the examples partitions of these numbers, and no others.
+
+        `go_on` is called before each is restored, and raises where there shall be no further one.
+        """
         await self._stop()
         self._decisions.clear()
         self._logs = {number: self._log(number) for number in numbers}
         for number in self._known.keys() - self._logs.keys():
             self._known[number].release()
         for log in self._logs.values():
+            go_on()
             header = header_of(self._pipeline, self.partitions)
             await log.lead(header, accept_features=self._accept_features)
         self.leading = bool(self._logs)
@@ -164,8 +168,10 @@ class KeyedFollower:
             while True:
                 self._changed.clear()
                 woken = asyncio.create_task(self._changed.wait())
-                await asyncio.wait({woken, *self._following}, return_when=asyncio.FIRST_COMPLETED)
-                woken.cancel()
+                try:
+                    await asyncio.wait({woken, *self._following}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    woken.cancel()
                 for task in [task for task in self._following if task.done() and not task.cancelled()]:
                     task.result()
         finally:
