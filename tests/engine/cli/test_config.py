@@ -20,7 +20,7 @@ from engine.settings import ENV_PREFIX, Settings, load_settings
 from topics.errors import HeadraceError, SettingsError
 
 CANARY = "correct-horse-battery-staple"
-URL = f"redis://worker:{CANARY}@redis.example:6379/0"
+URL = f"rediss://worker:{CANARY}@redis.example:6379/0"
 VALUES = {
     "HEADRACE_STORE_URL": URL,
     "HEADRACE_REDIS_URL": URL,

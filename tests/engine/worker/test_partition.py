@@ -76,6 +76,7 @@ def test_records_go_to_their_part_and_a_full_queue_holds_its_topic_back(
         nobody,
         nobody,
         definition={},
+        header=nobody,
         read=None,
         written_before=0,
         unsaved={},
