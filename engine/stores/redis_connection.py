@@ -31,9 +31,9 @@ from topics.errors import CheckpointError, SettingsError, StoreUnavailableError
 __all__ = ["PREFIX", "BlockingConnection", "StoreConnection", "place_of"]
 
 PREFIX = "headrace"
+"""All keys begin with it."""
 KEYS_PER_SCAN = 1_000
 """Keys that Redis looks at in one step, about a millisecond."""
-"""All keys begin with it."""
 SCHEMES = ("redis", "rediss")
 
 
