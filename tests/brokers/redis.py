@@ -60,7 +60,7 @@ class Relay:
 async def relay_to(url: str) -> AsyncGenerator[Relay]:
     """Pass everything on between clients and the server at `url`."""
     server = urlsplit(url)
-    tasks: set[asyncio.Task[None]] = set()
+    clients: set[asyncio.Task[None]] = set()
 
     async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, *, asking: bool) -> None:
         with suppress(OSError):
@@ -72,16 +72,22 @@ async def relay_to(url: str) -> AsyncGenerator[Relay]:
         target.close()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        clients.add(task)  # before it waits: who comes last may be here when nobody else is
         there, back = await asyncio.open_connection(server.hostname, server.port)
-        tasks.add(asyncio.create_task(copy(reader, back, asking=True)))
-        tasks.add(asyncio.create_task(copy(there, writer, asking=False)))
+        try:
+            await asyncio.gather(copy(reader, back, asking=True), copy(there, writer, asking=False))
+        finally:
+            back.close()
+            writer.close()
 
     listener = await asyncio.start_server(accept, "127.0.0.1", 0)
     relay = Relay(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0")
     async with listener:
         yield relay
-    if tasks:
-        await asyncio.wait(tasks)
+    if clients:
+        await asyncio.wait(clients)
 
 
 @asynccontextmanager
