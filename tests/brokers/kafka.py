@@ -30,10 +30,10 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{more_listeners}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}{more_listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{more_advertised}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SLOW:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
 log.dirs={directory}
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -113,9 +113,11 @@ class NativeKafka:
         directory: Path,
         *,
         more_listeners: str = "",
+        more_advertised: str | None = None,
         more_properties: str = "",
         format_arguments: Sequence[str] = (),
     ) -> None:
+        """`more_advertised` is where clients are told to find `more_listeners`: None where these are."""
         self.port, controller = free_port(), free_port()
         self._log = directory / "kafka.log"
         properties = directory / "server.properties"
@@ -124,6 +126,7 @@ class NativeKafka:
             controller=controller,
             directory=directory / "data",
             more_listeners=more_listeners,
+            more_advertised=more_listeners if more_advertised is None else more_advertised,
         )
         properties.write_text(plain + more_properties, encoding="utf-8")
         java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{JARS}/*"]
@@ -178,7 +181,7 @@ def container() -> Iterator[int]:
     values = dict(
         line.split("=", 1)
         for line in PROPERTIES.format(
-            port=port, controller=9093, directory="/tmp/k", more_listeners=""
+            port=port, controller=9093, directory="/tmp/k", more_listeners="", more_advertised=""
         ).split()
     )
     values["listeners"] = f"PLAINTEXT://0.0.0.0:{port},CONTROLLER://127.0.0.1:9093"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reading import Watch, folded, folded_digests, read_topic, saved_digests, watching
 from running import Worker, fresh_name, make_topics, publish, until, write_pipeline
@@ -18,20 +18,27 @@ from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings
 from fault_runs.account import account, account_labels, account_windows
 from fault_runs.schedule import CLAIMING, Fault, Schedule
-from fault_runs.stream import GRACE_MS, SOURCE, messages
+from fault_runs.stream import EVENTS_MIN, GRACE_MS, SOURCE, messages
 from fault_runs.worker import DIRECTORY
 
 PARTITIONS = 4
 CHECKPOINT_MS = 700
-SLICE_RECORDS = 10
 PAUSE_S = 0.1
-"""Between two slices: at most 100 records a second, so that a run of a minute is verified in seconds."""
-AHEAD_MAX = 400
-"""Events published and not answered; more are not needed to keep every worker at work."""
+"""Between two slices of records."""
 JUMP_SEEN_MS = 2_900_000
 """Answers carry the wall clock of who gave them: the least difference after a jump."""
 PROGRESS = 30
 """Answers between two faults."""
+GIVEN_UP = "takeover given up: the group has taken partitions back"
+
+
+class Load(NamedTuple):
+    """How fast is published."""
+
+    slice_records: int = 10
+    """At most 100 records a second, so that a run of a minute is verified in seconds."""
+    ahead_max: int = 400
+    """Events published and not answered; more are not needed to keep every worker at work."""
 
 
 @dataclass
@@ -49,6 +56,11 @@ class Report:
     points: list[str] = field(default_factory=list)
     """Named points where a worker died or froze."""
     rebalances: int = 0
+    claimed: int = 0
+    kept: int = 0
+    """Partitions that came back to a member in a rebalance, and were claimed anew or were still its own."""
+    given_up: int = 0
+    """Takeovers given up for the next rebalance."""
     restores: int = 0
     """Partitions taken over in the middle of their log."""
     replayed: int = 0
@@ -89,8 +101,13 @@ class FaultRun:
         shared: Mapping[str, Any],
         more: str = "",
         broken: str = "",
+        load: Load = Load(),  # noqa: B008 - a constant
+        workers_kafka: KafkaSettings | None = None,
     ) -> None:
-        """`more` are further arguments of the pipeline, `broken` a step of the product that is left out."""
+        """`more` are further arguments of the pipeline, `broken` a step of the product that is left out.
+
+        `workers_kafka` is the way of the workers to the same broker, where it is another.
+        """
         name = fresh_name(f"faults-{plan.seed}")
         self.plan = plan
         self.kafka = kafka
@@ -98,10 +115,12 @@ class FaultRun:
         self._file = write_pipeline(folder, SOURCE.replace("MORE", more), name=name)
         self._pipeline = load_pipeline(self._file)
         catalog = self._pipeline.catalog
-        self._predictions, self._examples = catalog["predictions"], catalog["examples"]
+        self.predictions, self._examples = catalog["predictions"], catalog["examples"]
         self._events, self._labels = catalog["events"], catalog["labels"]
         self._shared = dict(shared)
-        self._published = 0
+        self._load = load
+        self.published_s: list[float] = []
+        """When each event was to be published, by the monotonic clock; that of `rN` is the N-th."""
         self._over = False
         """Whether the last fault is over, and with it the stream."""
         self._folders = [folder / str(number) for number in range(plan.workers)]
@@ -111,7 +130,7 @@ class FaultRun:
         self.workers = [
             Worker(
                 self._file,
-                kafka,
+                workers_kafka or kafka,
                 one,
                 name=one.name,
                 module="fault_runs.worker",
@@ -123,17 +142,22 @@ class FaultRun:
 
     async def run(self) -> Report:
         """Carry the schedule out and judge the logs.  Raises AssertionError for what does not hold."""
+        return await self.under_load(self._carry_all_out)
+
+    async def under_load(self, harm: Callable[[Watch], Awaitable[None]]) -> Report:
+        """Do harm to workers while they are at work, and judge the logs.
+
+        All workers must be up again afterwards.  Raises AssertionError for what does not hold.
+        """
         began_s = time.monotonic()
         await make_topics(self.kafka, self._pipeline)
-        async with watching(self.kafka, self._predictions, self._examples) as watch:
+        async with watching(self.kafka, self.predictions, self._examples) as watch:
             with ExitStack() as running:
                 for worker in self.workers:
                     running.enter_context(worker)
-                await self._settled()
+                await self.settled()
                 async with self._publishing(watch):
-                    for fault in self.plan.faults:
-                        await self._progress(watch)
-                        await self._carry_out(fault, watch)
+                    await harm(watch)
                     await self._progress(watch)
                 last = await self._finished(watch)
             self.report.dropped = watch.dropped
@@ -149,19 +173,26 @@ class FaultRun:
         """Publish beside the block; wait for the end of the stream after it."""
 
         def enough(events: int) -> bool:
-            self._published = events
-            return self._over
+            if self._over and events >= EVENTS_MIN:
+                return True
+            self.published_s.append(time.monotonic())
+            return False
+
+        def least() -> int:
+            return len(self.published_s) - self._load.ahead_max
 
         async def pace(_: int) -> None:
             await asyncio.sleep(PAUSE_S)
             if not self._over:
                 await until(
-                    lambda: self._over or watch.answered(self._predictions) >= self._published - AHEAD_MAX,
+                    lambda: self._over or watch.answered(self.predictions) >= least(),
                     "answers to what is published",
                 )
 
         stream = messages(self.plan.seed, self._events, self._labels, enough)
-        publishing = asyncio.create_task(publish(self.kafka, stream, pace=pace, slice_records=SLICE_RECORDS))
+        publishing = asyncio.create_task(
+            publish(self.kafka, stream, pace=pace, slice_records=self._load.slice_records)
+        )
         try:
             yield
         finally:
@@ -170,15 +201,20 @@ class FaultRun:
 
     async def _progress(self, watch: Watch) -> None:
         """Wait until answers go on."""
-        before = watch.answered(self._predictions)
+        before = watch.answered(self.predictions)
         await until(
-            lambda: watch.answered(self._predictions) >= before + PROGRESS, "answers", worker=self._up()[0]
+            lambda: watch.answered(self.predictions) >= before + PROGRESS, "answers", worker=self._up()[0]
         )
 
     # -- faults -----------------------------------------------------------------------------------
 
     def _up(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.process is not None]
+
+    async def _carry_all_out(self, watch: Watch) -> None:
+        for fault in self.plan.faults:
+            await self._progress(watch)
+            await self._carry_out(fault, watch)
 
     async def _carry_out(self, fault: Fault, watch: Watch) -> None:
         up = self._up()
@@ -204,7 +240,7 @@ class FaultRun:
                 what = f"{fault.how} {victim.name} {fault.point} {fault.passes}"
                 await self._at_point(fault, victim, rest, watch)
         self.report.faults.append(what)
-        await self._settled()
+        await self.settled()
 
     def _set(self, worker: Worker, name: str, text: str) -> None:
         """Write a file that the worker reads, whole or not at all."""
@@ -233,11 +269,11 @@ class FaultRun:
     async def _thawed(self, victim: Worker, others: list[Worker], watch: Watch) -> None:
         """Let a frozen worker go on when others have had its partitions for a while."""
         await until(lambda: owned(others) == PARTITIONS, "the others own all partitions", worker=others[0])
-        before = watch.answered(self._predictions)
-        await until(lambda: watch.answered(self._predictions) > before, "answers of others", worker=others[0])
+        before = watch.answered(self.predictions)
+        await until(lambda: watch.answered(self.predictions) > before, "answers of others", worker=others[0])
         victim.send(signal.SIGCONT)
 
-    async def _settled(self) -> None:
+    async def settled(self) -> None:
         """Wait until all workers are ready and own all partitions among them, each at least one."""
 
         def settled() -> bool:
@@ -250,9 +286,9 @@ class FaultRun:
 
     async def _finished(self, watch: Watch) -> Worker:
         """Let all be answered and learned; stop every worker, and return the last of them."""
-        published = self._published
+        published = len(self.published_s)
         await until(
-            lambda: watch.answered(self._predictions) == published, "every answer", worker=self.workers[0]
+            lambda: watch.answered(self.predictions) == published, "every answer", worker=self.workers[0]
         )
         await until(
             lambda: watch.counted(self._examples) >= published, "every lesson", worker=self.workers[0]
@@ -268,7 +304,7 @@ class FaultRun:
     async def _judge(self, last: Worker) -> None:
         events, labels, answers_log, examples_log = [
             await read_topic(self.kafka, topic)
-            for topic in (self._events, self._labels, self._predictions, self._examples)
+            for topic in (self._events, self._labels, self.predictions, self._examples)
         ]
         counted = account(events, answers_log, examples_log)
         account_labels(labels, counted.lessons)
@@ -290,7 +326,11 @@ class FaultRun:
             for log in sorted(folder.glob("*.log")):
                 report.starts += 1
                 report.rebalances += len(worker.logged("partitions revoked", log=log))
+                report.given_up += len(worker.logged(GIVEN_UP, log=log))
+                for taken in worker.logged("partitions taken over", log=log):
+                    report.kept += len(taken["kept"])
                 for claimed in worker.logged("partition claimed", log=log):
+                    report.claimed += 1
                     report.restores += claimed["events_position"] > 0
                     report.replayed += claimed["logged_since"]
 

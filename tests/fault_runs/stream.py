@@ -57,14 +57,17 @@ EVENTS_MIN = 300
 
 
 def messages(seed: int, events: str, labels: str, enough: Callable[[int], bool]) -> Iterator[Message]:
-    """Yield messages in the order of publishing until `enough(events yielded)`, then the labels still due."""
+    """Yield messages in the order of publishing until `enough(events yielded)`, then the labels still due.
+
+    `enough` is asked before each event.
+    """
     draw = random.Random(seed)
     due: list[tuple[int, int, Message]] = []
     """Labels that are not out yet, the next one first."""
     sent: list[Message] = []
     now = START_MS
     number = 0
-    while number < EVENTS_MIN or not enough(number):
+    while not enough(number) or number < EVENTS_MIN:
         now += draw.randint(0, 6_000)
         while due and due[0][0] <= now:
             yield heapq.heappop(due)[2]
