@@ -22,8 +22,6 @@ __all__ = ["explain"]
 
 SHOWN_MAX = 20
 """Contributions that are printed; `--json` has all."""
-CLASSES_SHOWN = 3
-"""Classes of a score that are printed, the likeliest."""
 
 
 @grouped

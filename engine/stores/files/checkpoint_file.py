@@ -116,8 +116,10 @@ class CheckpointFile:
                 return
             try:
                 self.connection.execute("PRAGMA busy_timeout = 0")
-                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                self.connection.execute(f"PRAGMA busy_timeout = {int(BUSY_DEADLINE_S * 1000)}")
+                try:
+                    self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                finally:
+                    self.connection.execute(f"PRAGMA busy_timeout = {int(BUSY_DEADLINE_S * 1000)}")
             except sqlite3.DatabaseError as error:
                 raise self.failed(error) from error
 
