@@ -28,6 +28,13 @@ BEFORE, AFTER = 50, 80
 LOG_BYTES_MAX = 50_000
 DELETED = "the topic was deleted while it was in use"
 MADE_ANEW = "the topic was deleted and made anew"
+NOTICED = (
+    "the topic was deleted while it was read",
+    "the log was cut or replaced while it was read",
+    "before the place where reading stopped",
+    "the checkpoint is of another log",
+)
+"""What is met first: no topic, a log too short, or the rebalance that topics bring which come and go."""
 
 
 def answers(worker: engine.worker.loop.Worker) -> int:
@@ -88,8 +95,7 @@ def test_events_made_anew_end_the_worker_and_every_start_after_it(
             await delete_topic(kafka, pipeline.events.name)
             await make_topics(kafka, pipeline)
             assert await worker.ended() == 1
-        cut, gone = "the log was cut or replaced while it was read", "the topic was deleted while it was read"
-        assert (cut in worker.said()) != (gone in worker.said()), worker.said()
+        assert any(noticed in worker.said() for noticed in NOTICED), worker.said()
         assert worker.log.stat().st_size < LOG_BYTES_MAX
         await publish(kafka, readings(pipeline, BEFORE + AFTER)[BEFORE:])
         with worker:
