@@ -13,10 +13,13 @@ import hmac
 from collections.abc import Mapping
 from hashlib import sha256
 
-from topics.headers import COMMAND, REFUSED, SIGNATURE, SIGNER, text_of
-from topics.messages import Headers
+from msgspec.structs import replace
 
-__all__ = ["KEY_BYTES_MIN", "admission", "check_key", "signed_by", "signer_of"]
+from topics.codec import decode_command
+from topics.headers import COMMAND, REFUSED, SIGNATURE, SIGNER, text_of
+from topics.messages import Command, Headers, Record
+
+__all__ = ["KEY_BYTES_MIN", "admission", "admitted_command", "check_key", "signed_by", "signer_of"]
 
 KEY_BYTES_MIN = 16
 """Shorter keys can be guessed."""
@@ -85,6 +88,16 @@ def admission(headers: Headers, keys: Mapping[str, bytes], *, topic: str, value:
         return (*COMMAND, (SIGNER, signer_of(headers, keys, topic=topic, value=value).encode()))
     except ValueError as reason:
         return (*COMMAND, (REFUSED, str(reason).encode()))
+
+
+def admitted_command(record: Record) -> Command:
+    """Return the command of a record of the examples log; its `actor` is who signed it, where one did.
+
+    Raises ValueError with the reason if it is no command.
+    """
+    command = decode_command(record.value or b"")
+    signer = text_of(record.headers, SIGNER)
+    return replace(command, actor=signer) if signer else command
 
 
 def _mac(key: bytes, topic: str, value: bytes) -> str:

@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from engine.machines.race import Race
 from operators.claims.rule import Reader
@@ -41,15 +40,15 @@ from operators.state import StateDelta, StateEntries
 from topics.codec import (
     command_id,
     decode_claim,
-    decode_command,
     decode_example,
     decode_field,
     decode_quarantine,
     decode_slow,
 )
 from topics.errors import ClaimError, ModelError
-from topics.headers import REFUSED, SIGNER, record_type_of, text_of
+from topics.headers import REFUSED, record_type_of, text_of
 from topics.messages import Decision, Example, FieldChange, Quarantine, Record, RecordType
+from topics.signatures import admitted_command
 
 __all__ = ["Learner"]
 
@@ -229,12 +228,10 @@ class Learner(Race):
             self._progress.refused += 1
             return [self.commands.refuse(at, unsigned, command_id(value), UNSIGNED)]
         try:
-            command = decode_command(value)
+            command = admitted_command(record)
         except ValueError as error:
             self._progress.refused += 1
             return [self.commands.refuse(at, str(error), command_id(value))]
-        if signer := text_of(record.headers, SIGNER):
-            command = replace(command, actor=signer)
         return self.learning.act(record.offset, lambda at: self.commands.act(at, command))
 
     def _first_field(self, change: FieldChange) -> list[Decision]:

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 
 from engine.machines.field_records import Codec, FieldRecords, FieldSource, about_change, refusal
 from engine.machines.keyed.races import KeyedRace, Races
@@ -41,13 +40,12 @@ from operators.stopwatch import Stopwatch
 from topics.codec import (
     command_id,
     decode_claim,
-    decode_command,
     decode_example,
     decode_field,
     decode_quarantine,
 )
 from topics.errors import ModelError
-from topics.headers import REFUSED, SIGNER, record_type_of, text_of
+from topics.headers import REFUSED, record_type_of, text_of
 from topics.messages import (
     Command,
     Decision,
@@ -58,6 +56,7 @@ from topics.messages import (
     RecordType,
     Task,
 )
+from topics.signatures import admitted_command
 
 __all__ = ["RACES", "KeyedLearner"]
 
@@ -340,15 +339,12 @@ class KeyedLearner:
     # -- commands ---------------------------------------------------------------------------------
 
     def _command(self, record: Record) -> list[Decision]:
-        value = record.value or b""
         if unsigned := text_of(record.headers, REFUSED):
             return self._refuse(record, unsigned, UNSIGNED)
         try:
-            command = decode_command(value)
+            command = admitted_command(record)
         except ValueError as error:
             return self._refuse(record, str(error), NO_COMMAND)
-        if signer := text_of(record.headers, SIGNER):
-            command = replace(command, actor=signer)
         if command.command in {"pause", "resume"}:
             return self._refuse(
                 record,
