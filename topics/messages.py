@@ -17,6 +17,7 @@ from msgspec import Struct
 __all__ = [
     "Alert",
     "AlertKind",
+    "Block",
     "Claim",
     "Command",
     "CommandWord",
@@ -294,6 +295,38 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     """As in the prediction: a score of a model that has left says nothing about the one that got its name."""
     weight: float = 1.0
     """How many labels it stands for: 1 / `learn_share`."""
+
+
+class Block(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What one partition answered in one block of event time: exact counts, and a sample of the rows."""
+
+    number: int
+    """Number of the block: its start over the length of a block."""
+    start_ms: int
+    """First event time of the block, ms."""
+    end_ms: int
+    """First event time after the block, ms."""
+    rows: int
+    """Events that were answered, sampled or not."""
+    late: int
+    """Events that were answered after their block was closed: in no block."""
+    refused: dict[str, int]
+    """Events and labels that were refused since the last block, by reason."""
+    served_by: dict[str, int]
+    """Answers by who gave them, as in the prediction."""
+    hashes: list[int]
+    """Of each sampled row, the hash of its event id: the smallest ones of the block, rising. The samples of
+    several partitions are one by taking the smallest of all."""
+    features: dict[str, list[FeatureValue | None]]
+    """The sampled rows' features by name, in the order of `hashes`; null where one is missing."""
+    scores: list[Score]
+    """The score that each sampled row was answered with, in the order of `hashes`."""
+    source_partition: int = -1
+    """Partition of the events."""
+    claim: int = 0
+    """Claim of the scorer that wrote this."""
+    sequence: int = -1
+    """Number of this record under its claim, from 0."""
 
 
 class Claim(Struct, frozen=True, gc=False):

@@ -1,7 +1,9 @@
 """Watching: has the world changed?
 
-Lives here: River's detectors over the champion's loss, labels and features.  Never here: what follows from an
-alarm (`operators/race/arena.py`), alerts that people read.
+Lives here: River's detectors over the champion's loss, labels and features; one verdict on shift from blocks
+of everything that was served.  Never here: what follows from an alarm (`operators/race/arena.py`), alerts
+that people read.
 
-Read in this order: `detectors`, the only file.  Others may import everything here.
+Read in this order: `detectors` alone; then `watch` (what a definition says), `sampler` (the scorer's half),
+`watcher` (the learner's half).  Others may import everything here.
 """

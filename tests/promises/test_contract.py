@@ -33,6 +33,9 @@ from operators import (
 )
 from operators.claims.rule import Reader
 from operators.drift.detectors import Drift
+from operators.drift.sampler import BlockSampler
+from operators.drift.watch import Watch
+from operators.drift.watcher import Watcher
 from operators.join.join import Join
 from operators.join.pending import Pending, Waiting, WaitingAnswer
 from operators.language.plan import compile_features
@@ -54,7 +57,7 @@ from operators.state import Composite
 from operators.windows.features import Features, JoinedLabel
 from topics import headers
 from topics.codec import encode
-from topics.messages import Claim, Event, Example, Label, Prediction, Record
+from topics.messages import Block, Claim, Event, Example, Label, Prediction, Record
 from topics.rekeying import Order
 
 STEPS = 120
@@ -275,6 +278,59 @@ def feed_reader(made: Reader, item: tuple[int, int, int]) -> Any:
     return made.claim(*item[:2]) if item[2] < 0 else made.counts(*item)
 
 
+def sampler_inputs(rng: random.Random) -> list[Any]:
+    items: list[Any] = []
+    for number in range(4 * STEPS):
+        row = {"a": rng.random(), "b": rng.choice("xyz")}
+        del row[rng.choice("ab")]
+        items.append((f"e{number // 2 * 2}", max(0, 3 * number + rng.randint(-90, 30)), row, rng.random()))
+        if rng.random() < 0.3:
+            items.append(rng.choice(["late", 3 * number - 60]))
+    return items
+
+
+def feed_sampler(made: BlockSampler, item: Any) -> Any:
+    match item:
+        case (event_id, time, row, score):
+            return made.take([event_id], [time], [row], [score], ["champion"])
+        case str():
+            return made.refuse(item)
+        case _:
+            return made.close(item)
+
+
+def watcher_inputs(rng: random.Random) -> list[Any]:
+    items: list[Any] = []
+    for number in range(STEPS // 2):
+        for partition in (0, 1)[: 1 + (number % 7 != 3)]:
+            size = rng.randint(0, 30)
+            columns: dict[str, Any] = {
+                "a": [rng.gauss(number > STEPS // 3, 1.0) for _ in range(size)],
+                "b": [rng.choice(["x", "y", None]) for _ in range(size)],
+            }
+            scores: list[Any] = [rng.random() for _ in range(size)]
+            hashes = sorted(rng.sample(range(1000), size))
+            items.append(
+                Block(
+                    number, 100 * number, 100 * number + 100, 2 * size, 0, {"value": number % 2},
+                    {"champion": 2 * size}, hashes, columns, scores, partition, 1, number,
+                )
+            )  # fmt: skip
+        x, time = {"a": rng.random(), "b": "x"}, 100 * number + rng.randint(0, 150)
+        items += [
+            Example(
+                f"e{number}-{n}", "k", time - 50, time, rng.random() < 0.5, x, {}, rng.random(), "champion",
+                "m", 0, number, number, 1, number,
+            )
+            for n in range(3)
+        ]  # fmt: skip
+    return items
+
+
+def feed_watcher(made: Watcher, item: Any) -> Any:
+    return made.fold_block(item) if isinstance(item, Block) else made.observe([item], [0.25])
+
+
 SERVING: dict[str, Policy] = {
     "canary": Canary(steps=(0.2, 0.5, 1.0), hold=40, guards=[Guard(0.1, slice=("a", 1))]),
     "split": Split({"a": 0.5, "b": 0.3, "c": 0.2}, outcome="served", min_examples=20),
@@ -357,6 +413,14 @@ CASES = {
         lambda: Opening("leader"),
         lambda rng: [{"a": rng.random(), "b": rng.random()} for _ in range(STEPS)],
         lambda made, item: made.add("a", item),
+    ),
+    "sampler": Case(
+        lambda: BlockSampler(Watch(block=100, reference_span=2_000, rows_max=50), features=500),
+        sampler_inputs,
+        feed_sampler,
+    ),
+    "watcher": Case(
+        lambda: Watcher(Watch(block=100, reference_span=2_000), "p", "binary"), watcher_inputs, feed_watcher
     ),
     "learner": Case(make_learner, learner_inputs, lambda made, item: made.fold([item]), learner_parts),
 }
