@@ -53,6 +53,7 @@ __all__ = [
     "LogBatch",
     "LogRecord",
     "Look",
+    "Lookout",
     "ReadLog",
     "Request",
     "Sent",
@@ -60,7 +61,6 @@ __all__ = [
     "StoreBehind",
     "Stored",
     "Takeover",
-    "Watch",
     "WriteClaim",
     "claimed_logs",
     "cut",
@@ -204,7 +204,7 @@ class Cut(NamedTuple):
     """Whether nothing was left to suppress."""
 
 
-class Watch:
+class Lookout:
     """The position up to which the owner's predictions log holds no newer claim."""
 
     def __init__(self, position: int) -> None:
@@ -225,7 +225,7 @@ class Takeover:
     suppression: Suppression
     logs: tuple[LogPosition, ...]
     """`CheckpointLogs.logs`, kept until the suppression is empty."""
-    watch: Watch
+    watch: Lookout
     lost: Mapping[Log, int]
     """Records that were deleted from the logs before they were read, where that was accepted."""
     behind: StoreBehind | None
@@ -296,7 +296,7 @@ def takeover(
             claimed_at = yield from _claim(replay, claim, logs)
             if replay.newest < claim:
                 writer = Writer(source, claim, claimed_at)
-                watch = Watch(writer.position(predictions))
+                watch = Lookout(writer.position(predictions))
                 return Takeover(
                     claim,
                     nonce,
