@@ -26,6 +26,7 @@ from msgspec.structs import astuple
 from topics.errors import DefinitionError
 from topics.headers import UNREADABLE
 from topics.messages import (
+    Block,
     Claim,
     Command,
     CommandWord,
@@ -54,6 +55,7 @@ __all__ = [
     "LabelNames",
     "Rejected",
     "command_id",
+    "decode_block",
     "decode_claim",
     "decode_command",
     "decode_example",
@@ -420,6 +422,7 @@ decode_example: Callable[[bytes], Example] = decoder_of(Example)
 decode_claim: Callable[[bytes], Claim] = decoder_of(Claim)
 decode_field: Callable[[bytes], FieldChange] = decoder_of(FieldChange)
 decode_slow: Callable[[bytes], Slow] = decoder_of(Slow)
+decode_block: Callable[[bytes], Block] = decoder_of(Block)
 decode_quarantine: Callable[[bytes], Quarantine] = decoder_of(Quarantine)
 
 

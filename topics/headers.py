@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from topics.messages import Headers, Outgoing, Record, RecordType
 
 __all__ = [
+    "BLOCK",
     "CLAIM",
     "COMMAND",
     "ERASE",
@@ -59,6 +60,7 @@ QUARANTINE: Headers = ((RECORD_TYPE, b"quarantine"),)
 COMMAND: Headers = ((RECORD_TYPE, b"command"),)
 FIELD: Headers = ((RECORD_TYPE, b"field"),)
 SLOW: Headers = ((RECORD_TYPE, b"slow"),)
+BLOCK: Headers = ((RECORD_TYPE, b"block"),)
 _RECORD_TYPES: dict[bytes, RecordType] = {
     b"example": "example",
     b"claim": "claim",
@@ -66,6 +68,7 @@ _RECORD_TYPES: dict[bytes, RecordType] = {
     b"command": "command",
     b"field": "field",
     b"slow": "slow",
+    b"block": "block",
 }
 _TRACE = ("traceparent", "tracestate")
 TRACE_MAX = 512
@@ -109,8 +112,8 @@ MEANINGS = (
     HeaderMeaning(
         RECORD_TYPE,
         ("examples", "predictions", "rekey", "rekeyed"),
-        "What the record is: `example`, `quarantine`, `command`, `field`, `slow` or `claim`. On predictions"
-        " only claim records have it.",
+        "What the record is: `example`, `quarantine`, `command`, `field`, `slow`, `block` or `claim`. On"
+        " predictions only claim records have it.",
     ),
     HeaderMeaning(
         FEATURES,

@@ -66,7 +66,7 @@ OutgoingRole = Literal[
     "alerts",
 ]
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
-RecordType = Literal["example", "claim", "quarantine", "command", "field", "slow"]
+RecordType = Literal["example", "claim", "quarantine", "command", "field", "slow", "block"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
 CommandWord = Literal[
     "promote",
@@ -321,6 +321,8 @@ class Block(Struct, frozen=True, omit_defaults=True, gc=False):
     """The sampled rows' features by name, in the order of `hashes`; null where one is missing."""
     scores: list[Score]
     """The score that each sampled row was answered with, in the order of `hashes`."""
+    closed_at_offset: int = -1
+    """Offset of the event whose watermark passed its end."""
     source_partition: int = -1
     """Partition of the events."""
     claim: int = 0

@@ -28,6 +28,7 @@ from topics.codec import LabelMessage, label_message
 from topics.headers import MEANINGS
 from topics.messages import (
     Alert,
+    Block,
     Claim,
     Command,
     Decision,
@@ -52,7 +53,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {
     "predictions": (Prediction, Claim),
     "shadow-predictions": (Prediction,),
-    "examples": (Example, Quarantine, Command, FieldChange, Slow, Claim),
+    "examples": (Example, Quarantine, Block, Command, FieldChange, Slow, Claim),
     "decisions": (Decision,),
     "models": (ModelPointer,),
     "commands": (Command,),

@@ -29,10 +29,10 @@ from engine.offline.replay import ReadableLog, Replay, topic_logs
 from engine.settings import Settings
 from topics import headers
 from topics.catalog import Role
-from topics.codec import decode_example, decode_quarantine, encode, encode_json
+from topics.codec import decode_block, decode_example, decode_quarantine, encode, encode_json
 from topics.erasure import Erase, tombstone
 from topics.errors import BrokerError
-from topics.messages import Decision, Example, Outgoing, Quarantine, Record
+from topics.messages import Block, Decision, Example, Outgoing, Quarantine, Record
 
 __all__ = ["HeldRecords", "WithoutKey", "ask_to_erase", "held_in_logs", "rebuilt"]
 
@@ -175,7 +175,7 @@ class WithoutKey:
 
     def _kept(self, record: Record, gone: dict[tuple[int, int], list[int]]) -> Iterator[Record]:
         """Yield the record with its number in the log without the key, or nothing."""
-        value: Example | Quarantine
+        value: Example | Quarantine | Block
         match headers.record_type_of(record.headers):
             case "example":
                 value = example = decode_example(record.value or b"")
@@ -187,6 +187,9 @@ class WithoutKey:
                     return
             case "quarantine":
                 value = decode_quarantine(record.value or b"")
+                numbers = gone[value.source_partition, value.claim]
+            case "block":
+                value = decode_block(record.value or b"")
                 numbers = gone[value.source_partition, value.claim]
             case _:
                 yield record

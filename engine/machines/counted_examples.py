@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from operators.claims.rule import Reader
-from topics.codec import decode_claim, decode_example, decode_quarantine
+from topics.codec import decode_block, decode_claim, decode_example, decode_quarantine
 from topics.headers import record_type_of
 from topics.messages import Example, Record
 
@@ -39,6 +39,9 @@ class CountedExamples:
                 case "quarantine":
                     report = decode_quarantine(value)
                     self._reader.counts(report.source_partition, report.claim, report.sequence)
+                case "block":
+                    block = decode_block(value)
+                    self._reader.counts(block.source_partition, block.claim, block.sequence)
                 case "example":
                     example = decode_example(value)
                     if self._reader.counts(example.source_partition, example.claim, example.sequence):

@@ -39,6 +39,7 @@ from operators.race.learning import Lessons
 from operators.state import StateDelta, StateEntries
 from topics.codec import (
     command_id,
+    decode_block,
     decode_claim,
     decode_example,
     decode_field,
@@ -206,6 +207,9 @@ class Learner(Race):
                     self.reader.claim(claim.source_partition, claim.claim)
                 case "quarantine":
                     return self.quarantined(decode_quarantine(value), record.offset)
+                case "block":
+                    block = decode_block(value)
+                    self.reader.counts(block.source_partition, block.claim, block.sequence)
                 case "slow":
                     return self.too_slow(decode_slow(value), record.offset)
                 case "field":

@@ -32,6 +32,7 @@ from operators.claims.rule import LogPosition, Writer
 from topics import headers
 from topics.catalog import Catalog
 from topics.codec import (
+    decode_block,
     decode_claim,
     decode_command,
     decode_example,
@@ -40,7 +41,7 @@ from topics.codec import (
     encode,
 )
 from topics.errors import CheckpointError, HeadraceError
-from topics.messages import Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
+from topics.messages import Block, Claim, Command, Example, Outgoing, Prediction, Quarantine, Record
 from topics.rekeying import decode_rekeying
 
 __all__ = [
@@ -246,7 +247,7 @@ class ClaimExecutor:
         return self._catalog[target]
 
 
-def _decoded(record: Record) -> Claim | Prediction | Example | Quarantine | Command | None:
+def _decoded(record: Record) -> Claim | Prediction | Example | Quarantine | Block | Command | None:
     """Return the value of a log's record; None for what no owner writes, and for no message of ours."""
     if record.value is None:
         return None
@@ -258,6 +259,8 @@ def _decoded(record: Record) -> Claim | Prediction | Example | Quarantine | Comm
                 return decode_example(record.value)
             case "quarantine":
                 return decode_quarantine(record.value)
+            case "block":
+                return decode_block(record.value)
             case "command":
                 return decode_command(record.value)
             case "field" | "slow":

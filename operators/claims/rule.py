@@ -33,7 +33,7 @@ from msgspec import Struct
 
 from operators.state import Changes, StateDelta, StateEntries
 from topics.errors import ClaimError
-from topics.messages import Example, Prediction, Quarantine
+from topics.messages import Block, Example, Prediction, Quarantine
 from topics.rekeying import RekeyedLabel, RekeyingId, RekeyingMessage, message_id
 
 __all__ = [
@@ -281,12 +281,16 @@ class Suppression:
     def __init__(self, suppressed_max: int = SUPPRESSED_MAX) -> None:
         self.suppressed_max = suppressed_max
         self.replaying = False
-        """Whether answers, examples or quarantines are left that a replay would make again."""
+        """Whether answers, examples, quarantines or blocks are left that a replay would make again."""
         self._answers: dict[int, Prediction] = {}
         self._examples: dict[int, str] = {}
         self._quarantines: set[tuple[int, str]] = set()
+        self._blocks: set[tuple[int, int]] = set()
+        """Start and end of each."""
         self._answers_due: list[int] = []
         self._quarantines_due: list[tuple[int, str]] = []
+        self._blocks_due: list[tuple[int, tuple[int, int]]] = []
+        """Heap, by the offset of the event that closed it."""
         self._examples_due: list[tuple[int, int, int]] = []
         """Heap of (event offset, label offset, key): when the example's last event was read."""
         self._labels_due: list[tuple[int, int]] = []
@@ -297,16 +301,17 @@ class Suppression:
         """Records of the internal topics, where events travel to other keys."""
 
     def __len__(self) -> int:
-        return len(self._answers) + len(self._examples) + len(self._quarantines) + len(self.rekeyed)
+        scorers = len(self._answers) + len(self._examples) + len(self._quarantines) + len(self._blocks)
+        return scorers + len(self.rekeyed)
 
     @property
     def empty(self) -> bool:
         """Return whether the replay has caught up with the log."""
         return not (self.replaying or self.rekeyed.ids)
 
-    def add(self, logged: Prediction | Example | Quarantine | RekeyingMessage) -> None:
+    def add(self, logged: Prediction | Example | Quarantine | Block | RekeyingMessage) -> None:
         """Take a record that counts.  Raises ClaimError beyond `suppressed_max` records."""
-        if not isinstance(logged, Prediction | Example | Quarantine):
+        if not isinstance(logged, Prediction | Example | Quarantine | Block):
             self.rekeyed.add(logged)
             return
         if len(self) >= self.suppressed_max:
@@ -315,6 +320,11 @@ class Suppression:
                 hint="restore a newer checkpoint, or raise HEADRACE_REPLAY_MAX (about 1 KB of memory each)",
             )
         self.replaying = True
+        if isinstance(logged, Block):
+            span = (logged.start_ms, logged.end_ms)
+            self._blocks.add(span)
+            heappush(self._blocks_due, (logged.closed_at_offset, span))
+            return
         offset = logged.event_offset
         if isinstance(logged, Prediction):
             self._answers[offset] = logged
@@ -351,10 +361,18 @@ class Suppression:
         self._tidy()
         return True
 
+    def closed(self, start_ms: int, end_ms: int) -> bool:
+        """Return, once, whether the block of this span is logged."""
+        if (start_ms, end_ms) not in self._blocks:
+            return False
+        self._blocks.remove((start_ms, end_ms))
+        self._tidy()
+        return True
+
     def passed(self, events_position: int, labels_position: int, waits: Callable[[str], bool]) -> None:
         """Forget the entries that a replay which has read up to these positions cannot make again.
 
-        An answer and a quarantine: their event was read.  An example: its event, its label and the
+        An answer, a quarantine and a block: their event was read.  An example: its event, its label and the
         event that ended its wait were read, and `waits(event_id)` says that the join does not wait for
         a label of it.  (Offsets alone are not enough: in another order of the two topics a label can
         come and go before its event, which then is open for an implicit or a second label.)
@@ -363,6 +381,8 @@ class Suppression:
             self._answers.pop(heappop(self._answers_due), None)
         while self._quarantines_due and self._quarantines_due[0][0] < events_position:
             self._quarantines.discard(heappop(self._quarantines_due))
+        while self._blocks_due and self._blocks_due[0][0] < events_position:
+            self._blocks.discard(heappop(self._blocks_due)[1])
         while self._examples_due and self._examples_due[0][0] < events_position:
             _, label_offset, key = heappop(self._examples_due)
             heappush(self._labels_due, (label_offset, key))
@@ -376,10 +396,11 @@ class Suppression:
 
     def _tidy(self) -> None:
         """Free the order of entries once none is left: it can be large, and is not needed again."""
-        self.replaying = bool(self._answers or self._examples or self._quarantines)
+        self.replaying = bool(self._answers or self._examples or self._quarantines or self._blocks)
         if not self.replaying:
             for order in (self._answers_due, self._quarantines_due, self._examples_due, self._labels_due):
                 order.clear()
+            self._blocks_due.clear()
             self._still_open.clear()
 
 

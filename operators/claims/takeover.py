@@ -40,7 +40,7 @@ from typing import Any, NamedTuple, Protocol
 
 from operators.claims.rule import GAP, SUPPRESSED_MAX, Log, LogPosition, Reader, Suppression, Writer
 from topics.errors import BrokerError, CheckpointError, ClaimError
-from topics.messages import Claim, Command, Example, Prediction, Quarantine
+from topics.messages import Block, Claim, Command, Example, Prediction, Quarantine
 from topics.rekeying import RekeyingMessage
 
 __all__ = [
@@ -166,7 +166,7 @@ class LogRecord(NamedTuple):
     """A decoded record of a log."""
 
     offset: int
-    value: Claim | Prediction | Example | Quarantine | Command | RekeyingMessage
+    value: Claim | Prediction | Example | Quarantine | Block | Command | RekeyingMessage
 
 
 class LogBatch(NamedTuple):
@@ -501,7 +501,7 @@ class _Replay:
             self._positions[log] = batch.position
 
     def _take(
-        self, log: Log, value: Claim | Prediction | Example | Quarantine | Command | RekeyingMessage
+        self, log: Log, value: Claim | Prediction | Example | Quarantine | Block | Command | RekeyingMessage
     ) -> None:
         if isinstance(value, Command):
             return

@@ -182,6 +182,8 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return st.floats(allow_nan=False, allow_infinity=False)
     if hint is msgspec.Raw:
         return st.just(msgspec.Raw(b'{"a":1}'))
+    if get_origin(hint) is list:
+        return st.lists(values_of(get_args(hint)[0]))
     if get_origin(hint) is dict:
         return st.dictionaries(st.text(), values_of(get_args(hint)[1]))
     if get_origin(hint) in {UnionType, Union}:
