@@ -463,10 +463,13 @@ COUNTERS = (
         _always(
             "joined",
             "implicit",
+            "collected",
+            "combined",
             "early",
             "late",
             "duplicate",
             "conflicting",
+            "crowded",
             "unmatched",
             "given_up",
             "ahead",

@@ -236,9 +236,10 @@ def unmatched(span: Counts) -> Unmatched | None:
     `span` holds counts by (metric, label), as scorers count them.
     """
     labels = {label: count for (metric, label), count in span.items() if metric == "labels"}
-    joined, early, late = (labels.get(name, 0) for name in ("joined", "early", "late"))
+    early, late = labels.get("early", 0), labels.get("late", 0)
+    joined = sum(labels.get(name, 0) for name in _JOINED)
     alone = labels.get("unmatched", 0) + late
-    judged = joined + alone + labels.get("duplicate", 0) + labels.get("conflicting", 0)
+    judged = joined + alone + sum(labels.get(name, 0) for name in _REFUSED)
     if judged < LABELS_MIN:
         if joined or early < LABELS_MIN:
             return None
@@ -311,4 +312,6 @@ class LabelWatch:
 
 
 _WATCHED = ("labels", "predictions_dropped")
-_FATES = ("joined", "late", "duplicate", "conflicting", "unmatched")
+_JOINED = ("joined", "collected")
+_REFUSED = ("duplicate", "conflicting", "crowded")
+_FATES = (*_JOINED, *_REFUSED, "late", "unmatched")

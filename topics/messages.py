@@ -174,13 +174,17 @@ class Event(Struct, frozen=True, gc=False):
     """CRC-32 of its bytes, to tell a repeat from another event under the same id."""
 
 
-class Label(Struct, frozen=True, gc=False):
+class Label(Struct, frozen=True, omit_defaults=True, gc=False):
     """What turned out to be true for one event."""
 
     event_id: str
     label: LabelValue
     label_time: int
     offset: int = -1
+    kind: str = ""
+    """Which kind of feedback it is, where there are several."""
+    weight: float = 1.0
+    """How many labels it counts for."""
 
 
 class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -274,13 +278,14 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     event_offset: int
     """Offset of the event's record."""
     label_offset: int
-    """Offset of the label's record; -1 for an implicit label, the event's own inside events."""
+    """Offset of the label's record, of several the newest; -1 for an implicit label, the event's own inside
+    events."""
     claim: int
     """Claim of the scorer that wrote this."""
     sequence: int
     """Number of this record under its claim, from 0."""
     expired_at_offset: int = -1
-    """Implicit labels: offset of the event whose watermark ended the wait."""
+    """Implicit labels, and those made of several: offset of the event whose watermark ended the wait."""
     model_version: int = 0
     """Version of the candidate that answered, as in the prediction."""
     model_updates: int = 0
@@ -294,7 +299,17 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     lineup: int = 0
     """As in the prediction: a score of a model that has left says nothing about the one that got its name."""
     weight: float = 1.0
-    """How many labels it stands for: 1 / `learn_share`."""
+    """How many labels it stands for: 1 / `learn_share`, times what its label counts for."""
+    origin: str = ""
+    """Where the label is from. Empty: one that came. `implicit`: none came by the horizon. `assumed`: a
+    negative taken for granted when the event was answered, and `revised`: the positive that came after it;
+    both are learned and not measured."""
+    learn: bool = True
+    """Whether models learn it; false: it is measured only."""
+    before: LabelValue | None = None
+    """Of a correction: the label that it replaces; null where it replaces none."""
+    before_time: int = 0
+    """Of a correction: the label time of what it replaces, ms."""
 
 
 class Block(Struct, frozen=True, omit_defaults=True, gc=False):

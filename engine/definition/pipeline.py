@@ -211,6 +211,7 @@ class Pipeline:
         )
         labels = self.labels
         told = f"{labels.field} {labels.label} {labels.time} {labels.wait_ms} {labels.on_timeout!r} {task}"
+        told += labels.told
         context = FeatureContext(self.events.time, told, self.rules)
         book = feature_book(self.features, plan, self.events.type, context)
         for name, value in (
@@ -320,7 +321,7 @@ class Pipeline:
         parts: dict[str, object] = {
             "events.fields": [(name, types[name]) for name in self._fixed_fields()],
             "events.grace": self.grace_ms,
-            "labels": f"{labels.topic} {labels.field} {labels.wait_ms} {labels.on_timeout!r}",
+            "labels": f"{labels.topic} {labels.field} {labels.wait_ms} {labels.on_timeout!r}{labels.told}",
             "task": self.task,
             "max_events_per_key": self.max_events_per_key,
         }
@@ -395,6 +396,7 @@ class Pipeline:
         return fixed | ({label: "label"} if label is not None else {})
 
     def _check_label(self) -> None:
+        self.labels.check_task(self.task)
         declared = self.labels.type
         if declared is not None and (self.task != "multiclass" or declared not in {str, int}):
             raise DefinitionError(

@@ -7,16 +7,17 @@ a definition (`pipeline.py`), reading topics.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
+from operators.join.combine import LABELS_PER_EVENT_MAX, Combine, LabelPolicy, LearnWhen, combinable
 from operators.join.join import EARLY_MAX
 from operators.join.pending import PENDING_MAX
 from topics.codec import LabelNames
 from topics.durations import duration_ms
 from topics.errors import DefinitionError
-from topics.messages import LabelValue
+from topics.messages import LabelValue, Task
 
 __all__ = ["Labels", "Topic"]
 
@@ -80,6 +81,14 @@ class Labels:
     `early_max`
         How many labels of one partition, in memory, wait for their events; beyond, labels of unknown
         events are dead letters.
+    `combine`
+        What is made of several labels of one event: `"first"` takes the one that comes first; `"last"`,
+        `"sum"`, `"mean"`, `"max"`, `"min"` and `"median"` take all that came, when the wait is over.
+    `labels_per_event_max`
+        How many labels of one event are kept; beyond, they are dead letters.
+    `learn`
+        When an example is learned: `"when_joined"`, with its label, or `"uniform"`, every one when its wait
+        is over, so that labels that come early are not learned before the others.
     `type`
         What a class of `task="multiclass"` is in label messages, `str` or `int`; None is `str`.  A label of
         the other type is a dead letter; inside events the field's type decides.
@@ -94,6 +103,9 @@ class Labels:
     time: str = "label_time"
     pending_max: int = PENDING_MAX
     early_max: int = EARLY_MAX
+    combine: Combine = "first"
+    labels_per_event_max: int = LABELS_PER_EVENT_MAX
+    learn: LearnWhen = "when_joined"
     type: type[str] | type[int] | None = None
 
     def __post_init__(self) -> None:
@@ -108,7 +120,12 @@ class Labels:
                 f"labels of topic {self.topic} have no `wait`",
                 hint='say how long a prediction waits for its label, e.g. wait="36h"; it bounds memory',
             )
-        for name, bound, least in (("pending_max", self.pending_max, 1), ("early_max", self.early_max, 0)):
+        bounds = (
+            ("pending_max", self.pending_max, 1),
+            ("early_max", self.early_max, 0),
+            ("labels_per_event_max", self.labels_per_event_max, 1),
+        )
+        for name, bound, least in bounds:
             if bound < least:
                 raise DefinitionError(
                     f"`{name}` of labels is {bound}",
@@ -116,6 +133,45 @@ class Labels:
                 )
         if self.field is not None and self.on_timeout != "drop":
             raise DefinitionError("a label inside the event cannot time out", hint="leave `on_timeout` out")
+        self._check_policy()
+
+    def _check_policy(self) -> None:
+        """Raise DefinitionError for what cannot be done with several labels of one event."""
+        policy = self.policy
+        for name, value, known in (
+            ("combine", policy.combine, get_args(Combine)),
+            ("learn", policy.learn, ("when_joined", "uniform")),
+        ):
+            if value not in known:
+                raise DefinitionError(
+                    f"`{name}` of labels is {value!r}", hint=f"one of {', '.join(map(repr, known))}"
+                )
+        if self.field is not None and policy.several:
+            raise DefinitionError(
+                "an event that carries its label has one, and it is learned at once",
+                hint="leave `combine` and `learn` out, or send labels to a topic of their own",
+            )
+
+    def check_task(self, task: Task) -> None:
+        """Raise DefinitionError for what makes no sense of labels of this task."""
+        fitting = combinable(task)
+        if self.combine not in fitting:
+            raise DefinitionError(
+                f"labels of the {task} models cannot be combined by {self.combine!r}",
+                hint=f"one of {', '.join(map(repr, fitting))}"
+                + ('; "max" is any, "min" all' if task == "binary" else ""),
+            )
+
+    @property
+    def policy(self) -> LabelPolicy:
+        """Return what becomes of several labels of one event."""
+        return LabelPolicy(self.combine, self.learn, None, self.labels_per_event_max)
+
+    @property
+    def told(self) -> str:
+        """Return what is made of several labels, where it is anything but the first, at once: for digests."""
+        policy = self.policy
+        return f" {policy.combine} {policy.learn} {policy.correct}" if policy.several else ""
 
     @property
     def names(self) -> LabelNames:

@@ -131,7 +131,7 @@ def _label(example: Found[Example]) -> dict[str, Any]:
         "time": message.label_time,
         "delay_ms": delay_ms,
         "delay": duration_text(delay_ms) if delay_ms >= 0 else f"-{duration_text(-delay_ms)}",
-        "implicit": message.expired_at_offset >= 0,
+        "implicit": message.expired_at_offset >= 0 and message.label_offset < 0,
         "example_offset": record.offset,
     }
 

@@ -267,6 +267,7 @@ def new_join(
         pending_max=labels.pending_max,
         early_max=labels.early_max,
         stored=stored,
+        policy=labels.policy,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
-from operators.claims.rule import Suppression, Writer
+from operators.claims.rule import Suppression, Writer, part_of
 from operators.join.join import EARLY_BYTES_MAX, EarlyLabel, Joined
 from operators.join.pending import WaitingAnswer
 from operators.models.scoring import Failure, Roster, Served
@@ -188,15 +188,20 @@ class Outbox:
                     )
                 )
 
-    def example(self, joined: Joined[WaitingAnswer]) -> None:
-        """Write an example to the training log, unless it stands there or is not of the share to learn."""
-        answer = joined.waiting.prediction
+    def example(self, joined: Joined[WaitingAnswer]) -> Example | None:
+        """Write an example to the training log, unless it stands there or is not of the share to learn.
+
+        Returns the one that an earlier owner has written in its place, if any has.
+        """
+        waiting, answer = joined.waiting, joined.waiting.prediction
         if self._weight > 1 and not self._learns(answer.event_id):
             self._counts["examples_left_out", "share"] += 1
-            return
-        if self.suppression.replaying and self.suppression.exampled(answer.event_id, answer.event_offset):
-            return
-        waiting = joined.waiting
+            return None
+        if self.suppression.replaying:
+            part = part_of(joined.origin, joined.before, joined.label_offset)
+            logged = self.suppression.exampled(answer.event_id, answer.event_offset, part)
+            if logged is not None:
+                return logged
         examples = self.number_examples(
             [(answer, waiting.key, waiting.scores)],
             [joined.label],
@@ -204,11 +209,23 @@ class Outbox:
             joined.label_offset,
             joined.expired_at_offset,
         )
-        if self._weight > 1:
-            examples = [replace(example, weight=self._weight) for example in examples]
+        if self._weight > 1 or not joined.plain:
+            examples = [self._with_origin(examples[0], joined)]
         self.write(examples, [waiting.trace])
         if self.fold_at_once is not None:
             self.fold_at_once(examples[0], waiting.trace)
+        return None
+
+    def _with_origin(self, example: Example, joined: Joined[WaitingAnswer]) -> Example:
+        """Return an example with what its label counts for, where it is from and what it replaces."""
+        return replace(
+            example,
+            weight=self._weight * joined.weight,
+            origin=joined.origin,
+            learn=joined.learn,
+            before=joined.before,
+            before_time=joined.before_time,
+        )
 
     def number_examples(
         self,
@@ -346,8 +363,11 @@ class Outbox:
     def refuse_unusable(self, record: Record, event_id: str, outcome: str) -> None:
         """Refuse a label that joins nothing."""
         self._counts["labels", outcome] += 1
-        wait_ms = self._labels.wait_ms
-        why = f"dated more than {wait_ms} ms after it" if outcome == "late" else "the first one holds"
+        why = {
+            "late": f"dated more than {self._labels.wait_ms} ms after it",
+            "outdated": "dated before the label that holds",
+            "crowded": f"{self._labels.labels_per_event_max} labels of it are kept",
+        }.get(outcome, "the first one holds")
         reason = f"{outcome} label for event {event_id}: {why}"
         self.refuse(record, "join", "ValueError", reason)
 
@@ -380,9 +400,9 @@ class Outbox:
         )
         self.refuse(record, "join", "OverflowError", reason)
 
-    def refuse_late(self, early: EarlyLabel) -> None:
-        """Refuse a label that came before its event and was late, as its event shows."""
-        self.refuse_unusable(self._record_of(early), early.label.event_id, "late")
+    def refuse_met(self, early: EarlyLabel, outcome: str) -> None:
+        """Refuse a label that came before its event and joins nothing, as its event shows."""
+        self.refuse_unusable(self._record_of(early), early.label.event_id, outcome)
 
     def refuse_unmatched(self, early: EarlyLabel) -> None:
         """Refuse a label whose event never came, or had been forgotten, its own wait over."""

@@ -24,7 +24,7 @@ from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
 from engine.machines.prequential import Decided, Prequential
 from operators.claims.rule import Suppression, Writer
-from operators.join.join import EarlyLabel, Join, Joined
+from operators.join.join import Join, Joined
 from operators.join.pending import WaitingAnswer
 from operators.language.plan import FeaturePlan
 from operators.models.scoring import Failure, Reply, Roster, Scoring, Served, Shadowed
@@ -35,7 +35,7 @@ from operators.windows.features import Features, JoinedLabel, label_entry
 from topics.codec import Decoded, Rejected
 from topics.erasure import Erase, erase_in, erase_of
 from topics.headers import traced
-from topics.messages import Event, FeatureValues, LabelValue, Outgoing, Prediction, Record, Score
+from topics.messages import Event, FeatureValues, Label, LabelValue, Outgoing, Prediction, Record, Score
 
 __all__ = ["Given", "Scorer"]
 
@@ -100,6 +100,8 @@ class Scorer(Composite[Position]):
         self._one_by_one = self._inside and self._label_windows
         self._row_by_row = False
         """Whether labels inside events are learned here, before the next event."""
+        self._assumes = pipeline.labels.learn == "corrected"
+        """Whether events are taken for negative until their labels come."""
         self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
         self._shadows_sent = pipeline.shadow_predictions
         self.scored: list[Scored] = []
@@ -171,7 +173,7 @@ class Scorer(Composite[Position]):
         join, admit, seen = self.join, self.admission.admit, self.join.entries.known
         admitted, answered = self._admitted, self._answered
         early = join.early
-        watched = early or join.implicit is not None
+        watched = early or join.emits
         for number, read in enumerate(run):
             decoded = read.decoded
             if isinstance(decoded, Rejected):
@@ -250,12 +252,12 @@ class Scorer(Composite[Position]):
         overtaken = self._oldest + join.wait_ms < watermark
         if not passed and not overtaken:
             return
-        if join.early or overtaken or (join.implicit is not None and self._label_windows):
+        if join.early or overtaken or (join.emits and self._label_windows):
             self._answer(now_ms)
             self._open_answers()
-        implicit, unmatched = join.expire(watermark, at_offset=at_offset)
-        for joined in implicit:
-            self._learnable(joined, "implicit")
+        emitted, unmatched = join.expire(watermark, at_offset=at_offset)
+        for joined in emitted:
+            self._learnable(joined, joined.origin or "combined")
         for early in unmatched:
             self.outbox.refuse_unmatched(early)
 
@@ -387,14 +389,17 @@ class Scorer(Composite[Position]):
         """Open the entry of an answer; join its label if that came before."""
         for given_up in self.join.open(waiting):
             self.outbox.refuse_given_up(given_up)
-        joined = self.join.meet_early(waiting)
-        if isinstance(joined, EarlyLabel):
-            self.outbox.refuse_late(joined)
-            joined = None
+        if self._assumes:
+            self._learnable(self.join.assumed(waiting), "assumed")
+        for outcome, joined, early in self.join.meet_early(waiting):
+            if joined is not None:
+                self._learnable(joined, outcome)
+            elif outcome == "collected":
+                self._collected(early.label)
+            else:
+                self.outbox.refuse_met(early, outcome)
         if label is not None:
-            joined = self.join.close(waiting, label, waiting.event_time)
-        if joined is not None:
-            self._learnable(joined, "joined")
+            self._learnable(self.join.close(waiting, label, waiting.event_time), "joined")
 
     def _label(self, read: LabelRead) -> None:
         """Join a label to its answer, or refuse it."""
@@ -407,6 +412,8 @@ class Scorer(Composite[Position]):
             if self.admission.is_misplaced(record.key, joined.waiting.key):
                 self.counts["key_mismatches", "label"] += 1
             self._learnable(joined, outcome)
+        elif outcome == "collected":
+            self._collected(decoded)
         elif outcome == "early":
             self.counts["labels", outcome] += 1
         elif outcome == "given_up":
@@ -414,13 +421,24 @@ class Scorer(Composite[Position]):
         else:
             self.outbox.refuse_unusable(record, decoded.event_id, outcome)
 
+    def _collected(self, label: Label) -> None:
+        """Count a label that is kept until the horizon of its event."""
+        self.counts["labels", "collected"] += 1
+        waiting = self.join.known(label.event_id)
+        assert waiting is not None
+        self.label_delays_ms.append(label.label_time - waiting.event_time)
+
     def _learnable(self, joined: Joined[WaitingAnswer], outcome: str) -> None:
-        """Enter a joined label into the windows and write its example."""
+        """Enter a joined label into the windows, where it is the event's first, and write its example."""
         self.counts["labels", outcome] += 1
-        self.label_delays_ms.append(joined.label_time - joined.waiting.event_time)
-        if self._label_windows:
+        truth = joined.before is None and joined.origin not in {"assumed", "revised"}
+        if outcome not in {"assumed", "combined"}:
+            self.label_delays_ms.append(joined.label_time - joined.waiting.event_time)
+        if truth and self._label_windows:
             self._enter_windows(joined.waiting.keys, joined.label_time, joined.label)
-        self.outbox.example(joined)
+        logged = self.outbox.example(joined)
+        if logged is not None and truth and self.join.policy.correct is not None:
+            self.join.learned_as(joined.waiting, logged.label, logged.label_time)
 
     def _enter_windows(self, keys: tuple[str | None, ...], label_time: int, label: LabelValue) -> None:
         self.features.step_labels([JoinedLabel(keys, label_time, label_entry(label))])

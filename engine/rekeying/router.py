@@ -179,8 +179,8 @@ class Router(Composite[_RouterPosition]):
             self.say_progress()  # before any record of ours: the others wait again
         event = self._admission.admit(read, decoded)
         offset, watermark = event.offset, event.watermark
-        implicit, _ = self._join.expire(watermark, at_offset=offset)
-        for joined in implicit:
+        emitted, _ = self._join.expire(watermark, at_offset=offset)
+        for joined in emitted:
             # Where one partition has it all, this is entered before the first event beyond the deadline.
             due = joined.label_time + self._grace_ms + 1
             self._enter(joined, Order(due, IMPLICIT, self.partition, 2 * joined.waiting.event_offset))
@@ -207,21 +207,24 @@ class Router(Composite[_RouterPosition]):
             keys += (key_of(decoded.value), *label_keys(event))
         waiting = Waiting(event.event_id, event.event_time, event.offset, keys)
         self._join.open(waiting)
-        joined = self._join.meet_early(waiting)
+        for met in self._join.meet_early(waiting):
+            self._joined(met.joined)
         if decoded.label is not None:
-            joined = self._join.close(waiting, decoded.label, event.event_time)
-        if isinstance(joined, Joined):
-            self._joined(joined)
+            self._joined(self._join.close(waiting, decoded.label, event.event_time))
 
     def _label(self, read: LabelRead) -> None:
         if isinstance(read.decoded, Rejected):
             return
         _, joined = self._join.label(read.decoded, key=None, value=None)
-        if joined is not None:
-            self._joined(joined)
+        self._joined(joined)
 
-    def _joined(self, joined: Joined[Waiting]) -> None:
-        """Enter a joined label at its time, or directly behind its event if that is later."""
+    def _joined(self, joined: Joined[Waiting] | None) -> None:
+        """Enter a joined label at its time, or directly behind its event if that is later.
+
+        The first of an event is the one that windows know: no correction, and nothing but its label.
+        """
+        if joined is None or joined.before is not None or joined.origin:
+            return
         event = joined.waiting
         if joined.label_time > event.event_time:
             self._enter(joined, Order(joined.label_time, LABEL, self.partition, 2 * joined.label_offset))

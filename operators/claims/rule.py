@@ -33,10 +33,11 @@ from msgspec import Struct
 
 from operators.state import Changes, StateDelta, StateEntries
 from topics.errors import ClaimError
-from topics.messages import Block, Example, Prediction, Quarantine
+from topics.messages import Block, Example, LabelValue, Prediction, Quarantine
 from topics.rekeying import RekeyedLabel, RekeyingId, RekeyingMessage, message_id
 
 __all__ = [
+    "LABELLED",
     "SUPPRESSED_MAX",
     "Log",
     "LogPosition",
@@ -44,6 +45,7 @@ __all__ = [
     "Reader",
     "Suppression",
     "Writer",
+    "part_of",
 ]
 
 Log = tuple[str, int]
@@ -54,6 +56,12 @@ SOURCES_MAX = 100_000
 SUPPRESSED_MAX = 2_000_000
 """Records a replay may have to leave out, about 1 KB each, or some 200 bytes on internal topics: some minutes
 without a checkpoint."""
+LABELLED = -1
+"""The example of an event that holds its label, of all that there can be; the others are `_PARTS`, and
+corrections, by the offset of their label."""
+_PARTS = {"assumed": -2, "revised": -3}
+_ExampleId = tuple[int, int]
+"""The offset of an event's record, and which of its examples."""
 GAP = -1
 """In place of the next sequence number: a record is missing, so the rest of the claim does not count."""
 
@@ -266,7 +274,9 @@ class Suppression:
     """What earlier owners logged after the checkpoint: a replay must not write it again.
 
     An entry belongs to one event record, by its offset; the id must be the same too.  It is forgotten
-    when the replay makes it again, or can make it no more (`passed`).
+    when the replay makes it again, or can make it no more (`passed`).  Of one event there can be several
+    examples, each once: what was assumed of it, what it was revised to, its label, and each correction of
+    that by the offset of the label that made it (`part_of`).
 
     >>> from topics.messages import Prediction
     >>> suppression = Suppression()
@@ -283,7 +293,7 @@ class Suppression:
         self.replaying = False
         """Whether answers, examples, quarantines or blocks are left that a replay would make again."""
         self._answers: dict[int, Prediction] = {}
-        self._examples: dict[int, str] = {}
+        self._examples: dict[_ExampleId, Example] = {}
         self._quarantines: set[tuple[int, str]] = set()
         self._blocks: set[tuple[int, int]] = set()
         """Start and end of each."""
@@ -291,11 +301,11 @@ class Suppression:
         self._quarantines_due: list[tuple[int, str]] = []
         self._blocks_due: list[tuple[int, tuple[int, int]]] = []
         """Heap, by the offset of the event that closed it."""
-        self._examples_due: list[tuple[int, int, int]] = []
+        self._examples_due: list[tuple[int, int, _ExampleId]] = []
         """Heap of (event offset, label offset, key): when the example's last event was read."""
-        self._labels_due: list[tuple[int, int]] = []
+        self._labels_due: list[tuple[int, _ExampleId]] = []
         """Heap of (label offset, key): examples whose events were read, but not their label."""
-        self._still_open: list[int] = []
+        self._still_open: list[_ExampleId] = []
         """Examples whose offsets were read, but whose event still waits for a label."""
         self.rekeyed = LoggedMessages(suppressed_max)
         """Records of the internal topics, where events travel to other keys."""
@@ -330,8 +340,9 @@ class Suppression:
             self._answers[offset] = logged
             heappush(self._answers_due, offset)
         elif isinstance(logged, Example):
-            self._examples[offset] = logged.event_id
-            heappush(self._examples_due, (max(offset, logged.expired_at_offset), logged.label_offset, offset))
+            key = offset, part_of(logged.origin, logged.before, logged.label_offset)
+            self._examples[key] = logged
+            heappush(self._examples_due, (max(offset, logged.expired_at_offset), logged.label_offset, key))
         else:
             self._quarantines.add((offset, logged.model_name))
             heappush(self._quarantines_due, (offset, logged.model_name))
@@ -345,13 +356,17 @@ class Suppression:
         self._tidy()
         return answer
 
-    def exampled(self, event_id: str, event_offset: int) -> bool:
-        """Return, once, whether the example of the event record at `event_offset` is logged."""
-        if self._examples.get(event_offset) != event_id:
-            return False
-        del self._examples[event_offset]
+    def exampled(self, event_id: str, event_offset: int, part: int = LABELLED) -> Example | None:
+        """Return, once, the logged example of the event record at `event_offset`: `part` says which of them.
+
+        What it says was learned holds, whatever label a replay in another order has met.
+        """
+        logged = self._examples.get((event_offset, part))
+        if logged is None or logged.event_id != event_id:
+            return None
+        del self._examples[event_offset, part]
         self._tidy()
-        return True
+        return logged
 
     def quarantined(self, model_name: str, event_offset: int) -> bool:
         """Return, once, whether the failure of this model on the event at `event_offset` is logged."""
@@ -375,7 +390,8 @@ class Suppression:
         An answer, a quarantine and a block: their event was read.  An example: its event, its label and the
         event that ended its wait were read, and `waits(event_id)` says that the join does not wait for
         a label of it.  (Offsets alone are not enough: in another order of the two topics a label can
-        come and go before its event, which then is open for an implicit or a second label.)
+        come and go before its event, which then is open for an implicit or a second label.  A correction is
+        made by the one label at its offset, so for that they are enough.)
         """
         while self._answers_due and self._answers_due[0] < events_position:
             self._answers.pop(heappop(self._answers_due), None)
@@ -389,7 +405,7 @@ class Suppression:
         while self._labels_due and self._labels_due[0][0] < labels_position:
             self._still_open.append(heappop(self._labels_due)[1])
         held = [key for key in self._still_open if key in self._examples]
-        self._still_open = [key for key in held if waits(self._examples[key])]
+        self._still_open = [key for key in held if key[1] < 0 and waits(self._examples[key].event_id)]
         for key in set(held).difference(self._still_open):
             del self._examples[key]
         self._tidy()
@@ -402,6 +418,17 @@ class Suppression:
                 order.clear()
             self._blocks_due.clear()
             self._still_open.clear()
+
+
+def part_of(origin: str, before: LabelValue | None, label_offset: int) -> int:
+    """Return which of the examples of one event an example is.
+
+    >>> part_of("", None, 7), part_of("implicit", None, -1), part_of("", True, 8)
+    (-1, -1, 8)
+    """
+    if before is not None:
+        return label_offset
+    return _PARTS.get(origin, LABELLED)
 
 
 _NONE = (0, 0)

@@ -14,6 +14,10 @@ answer and a second label must be recognised:
                                                                expires: dropped, or learned
                                                                with its implicit label
 
+Where several labels of an event are combined, or every example is due at its horizon, labels are kept and one
+example is made of them when the watermark passes it (`combine.py`); where labels may be corrected, each one
+that differs from the label before it, and is not older, is handed back with that.
+
 A label that comes before its event waits until the watermark has passed `label_time +
 wait_ms`, then it is handed back as unmatched.  If its event comes and shows that it is late, it
 is handed back then.  Such labels have a bound of their own: one that finds no room is not kept, whatever its
@@ -25,16 +29,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Generic, Literal
+from itertools import chain
+from typing import Generic, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
+from operators.join.combine import LabelPolicy, combined
 from operators.join.pending import PENDING_MAX, RESIDENT_MAX, Answered, Open, Pending
 from operators.state import Changes, StateDelta, StoredEntries
 from topics.messages import Label, LabelValue
 
-__all__ = ["EARLY_MAX", "EarlyLabel", "Join", "Joined", "LabelOutcome"]
+__all__ = ["EARLY_MAX", "EarlyLabel", "Join", "Joined", "LabelOutcome", "Met"]
 
 EARLY_MAX = 100_000
 """Labels of one partition that wait for their events unless the definition says otherwise, in memory, some
@@ -44,7 +50,20 @@ EARLY_BYTES_MAX = 134_217_728
 PASSED_MAX = 1_000
 """Deadlines of early labels that have met their events, beyond as many as there are labels."""
 
-LabelOutcome = Literal["joined", "early", "late", "duplicate", "conflicting", "given_up"]
+LabelOutcome = Literal[
+    "joined",
+    "early",
+    "late",
+    "duplicate",
+    "conflicting",
+    "given_up",
+    "collected",
+    "revised",
+    "corrected",
+    "outdated",
+    "crowded",
+]
+"""What became of a label; the last three mean something where labels may be corrected or are kept."""
 
 
 class EarlyLabel(Struct, frozen=True, gc=False):
@@ -61,13 +80,37 @@ class EarlyLabel(Struct, frozen=True, gc=False):
 
 
 class Joined(Struct, Generic[Open], frozen=True, gc=False):
-    """A label that met its event."""
+    """A label that met its event, one that was made of several, or one that was assumed."""
 
     waiting: Open
     label: LabelValue
     label_time: int
     label_offset: int
+    """Of several labels the newest; -1 without one."""
     expired_at_offset: int
+    """Offset of the event whose watermark ended the wait, where that made it; else -1."""
+    weight: float = 1.0
+    origin: str = ""
+    """As in the example: empty for a label that came."""
+    learn: bool = True
+    """Whether models learn it, or it is measured only."""
+    before: LabelValue | None = None
+    """Of a correction: the label that it replaces ..."""
+    before_time: int = 0
+    """... and its label time, ms."""
+
+    @property
+    def plain(self) -> bool:
+        """Return whether it is a label like any other."""
+        return self.weight == 1 and not self.origin and self.learn and self.before is None
+
+
+class Met(NamedTuple, Generic[Open]):
+    """What became of a label that came before its event, when that came."""
+
+    outcome: LabelOutcome
+    joined: Joined[Open] | None
+    early: EarlyLabel
 
 
 class Join(Generic[Open]):
@@ -97,6 +140,7 @@ class Join(Generic[Open]):
         early_max: int = EARLY_MAX,
         stored: StoredEntries | None = None,
         resident_max: int = RESIDENT_MAX,
+        policy: LabelPolicy | None = None,
     ) -> None:
         """`counts` gets what was forgotten without a label or for want of room; no part of the state.
 
@@ -105,6 +149,10 @@ class Join(Generic[Open]):
         self.wait_ms = wait_ms
         self.implicit = implicit
         self.early_max = early_max
+        self.policy = policy or LabelPolicy()
+        self._at_horizon, self._corrects = self.policy.at_horizon, self.policy.correct is not None
+        self.emits = implicit is not None or self._at_horizon
+        """Whether examples may be made when the watermark passes a horizon."""
         self.counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
         self.entries: Pending[Open] = Pending(wait_ms, pending_max, stored, resident_max)
         """The entries that were opened and have not expired."""
@@ -116,7 +164,8 @@ class Join(Generic[Open]):
         """Encode up to so many changed entries for the next `delta`."""
         self.committed = self.entries.committed
         """Record that every delta so far is stored."""
-        self._early: dict[str, EarlyLabel] = {}
+        self._early: dict[str, tuple[EarlyLabel, ...]] = {}
+        """By event id; several where more than the first means anything."""
         self._early_due: list[tuple[int, int, str]] = []
         """Heap of (deadline, offset, event id)."""
         self._early_bytes = 0
@@ -130,7 +179,7 @@ class Join(Generic[Open]):
     @property
     def pending(self) -> int:
         """Return how many predictions and early labels are held, in memory or stored."""
-        return len(self.entries) + len(self._early)
+        return len(self.entries) + self.early
 
     @property
     def away(self) -> int:
@@ -180,23 +229,20 @@ class Join(Generic[Open]):
         self.counts["predictions_dropped", "forgotten"] += len(gone) - len(given_up)
         return given_up
 
-    def meet_early(self, waiting: Open) -> Joined[Open] | EarlyLabel | None:
-        """Return the join of an event just opened with the label that came before it.
+    def meet_early(self, waiting: Open) -> list[Met[Open]]:
+        """Return what becomes of the labels that came before an event just opened, in the order they came.
 
-        A label that is too late for the event's horizon joins nothing and is returned as it came.
+        One that is too late for the event's horizon joins nothing.
         """
-        event_id = waiting.event_id
-        early = self._forget_early(event_id) if event_id in self._early else None
-        if early is None:
-            return None
-        label = early.label
-        if label.label_time > waiting.event_time + self.wait_ms:
-            return early
-        return self._close(waiting, label.label, label.label_time, label.offset)
+        if waiting.event_id not in self._early:
+            return []
+        return [
+            Met(*self._meet(waiting, early.label), early) for early in self._forget_early(waiting.event_id)
+        ]
 
     def close(self, waiting: Open, label: LabelValue, label_time: int) -> Joined[Open]:
         """Join the label that the event itself carried."""
-        return self._close(waiting, label, label_time, -1)
+        return self._close(waiting, Label(waiting.event_id, label, label_time))
 
     def label(
         self, label: Label, *, key: bytes | None, value: bytes | None
@@ -204,37 +250,117 @@ class Join(Generic[Open]):
         """Take one label in log order; return what became of it."""
         waiting = self.entries.known(label.event_id)
         if waiting is None:
-            first = self._early.get(label.event_id)
-            if first is not None:
-                return ("duplicate" if first.label.label == label.label else "conflicting"), None
             return self._keep_early(EarlyLabel(label, key, value)), None
-        if isinstance(waiting, Answered) or waiting.label is not None:
+        if isinstance(waiting, Answered):
             return ("duplicate" if waiting.label == label.label else "conflicting"), None
+        return self._meet(waiting, label)
+
+    def _meet(self, waiting: Open, label: Label) -> tuple[LabelOutcome, Joined[Open] | None]:
+        """Let a label meet its open event."""
+        if self._at_horizon:
+            return self._collect(waiting, label)
+        if waiting.label is None:
+            if label.label_time > waiting.event_time + self.wait_ms:
+                return "late", None
+            return "joined", self._close(waiting, label)
+        if waiting.label == label.label:
+            return "duplicate", None
+        return self._correct(waiting, label) if self._corrects else ("conflicting", None)
+
+    def _collect(self, waiting: Open, label: Label) -> tuple[LabelOutcome, Joined[Open] | None]:
+        """Keep a label until the horizon; where negatives are assumed at once, hand back the positive."""
+        held = waiting.labels
         if label.label_time > waiting.event_time + self.wait_ms:
             return "late", None
-        return "joined", self._close(waiting, label.label, label.label_time, label.offset)
+        if any(_same(label, other) for other in held):
+            return "duplicate", None
+        if len(held) >= self.policy.labels_max:
+            return "crowded", None
+        waiting.labels = (*held, label)
+        self.entries.change(waiting)
+        if self.policy.learn != "corrected" or not self._turns(held, waiting.labels):
+            return "collected", None
+        return "revised", Joined(
+            waiting, label.label, label.label_time, label.offset, -1, label.weight, "revised"
+        )
 
-    def _keep_early(self, early: EarlyLabel) -> Literal["early", "given_up"]:
-        size = self._early_bytes + early.size
-        if len(self._early) >= self.early_max or size > EARLY_BYTES_MAX:
-            return "given_up"
+    def _turns(self, before: Sequence[Label], after: Sequence[Label]) -> bool:
+        """Return whether an event turns positive by its last label."""
+        combine = self.policy.combine
+        was = bool(before) and bool(combined(combine, before)[0])
+        return not was and bool(combined(combine, after)[0])
+
+    def _correct(self, waiting: Open, label: Label) -> tuple[LabelOutcome, Joined[Open] | None]:
+        """Let a label take the place of the one that holds, unless it is older or too late."""
+        held = waiting.labels
+        if label.label_time > waiting.event_time + self.wait_ms:
+            return "late", None
+        if not held or label.label_time < held[-1].label_time:
+            return "outdated", None
+        if len(held) >= self.policy.labels_max:
+            return "crowded", None
+        replaced = held[-1]
+        waiting.label, waiting.labels = label.label, (*held, label)
+        self.entries.change(waiting)
+        return "corrected", Joined(
+            waiting,
+            label.label,
+            label.label_time,
+            label.offset,
+            -1,
+            label.weight,
+            learn=self.policy.correct == "relearn",
+            before=replaced.label,
+            before_time=replaced.label_time,
+        )
+
+    def learned_as(self, waiting: Open, label: LabelValue, label_time: int) -> None:
+        """Set the label under which an earlier owner has made an event's example: corrections are of it."""
+        waiting.label = label
+        waiting.labels = (Label(waiting.event_id, label, label_time),)
+        self.entries.change(waiting)
+
+    def assumed(self, waiting: Open) -> Joined[Open]:
+        """Return the negative that an answered event is taken for until its label comes."""
+        return Joined(waiting, False, waiting.event_time, -1, -1, origin="assumed")
+
+    def _keep_early(self, early: EarlyLabel) -> LabelOutcome:
         label = early.label
-        self._early[label.event_id] = early
+        held = self._early.get(label.event_id, ())
+        if held:
+            if not self.policy.several:
+                return "duplicate" if held[0].label.label == label.label else "conflicting"
+            if any(_same(label, other.label) for other in held):
+                return "duplicate"
+            if len(held) >= self.policy.labels_max:
+                return "crowded"
+        size = self._early_bytes + early.size
+        if self.early >= self.early_max or size > EARLY_BYTES_MAX:
+            return "given_up"
+        self._early[label.event_id] = (*held, early)
         self.early += 1
         self._early_bytes = size
-        self._early_changes.add(label.event_id)
-        heappush(self._early_due, (label.label_time + self.wait_ms, label.offset, label.event_id))
+        changes = self._early_changes
+        (changes.change if held else changes.add)(label.event_id)
+        heappush(self._early_due, self._due(early))
         return "early"
 
-    def _forget_early(self, event_id: str) -> EarlyLabel:
-        early = self._early.pop(event_id)
-        self.early -= 1
-        self._early_bytes -= early.size
-        self._early_changes.remove(event_id)
-        if len(self._early_due) > 2 * len(self._early) + PASSED_MAX:
-            self._early_due = list(map(self._due, self._early.values()))
+    def _forget_early(self, event_id: str, offset: int | None = None) -> tuple[EarlyLabel, ...]:
+        """Forget the early labels of an event, or the one at `offset`; return those."""
+        held = self._early.pop(event_id)
+        kept = () if offset is None else tuple(early for early in held if early.label.offset != offset)
+        gone = held if offset is None else tuple(early for early in held if early.label.offset == offset)
+        self.early -= len(gone)
+        self._early_bytes -= sum(early.size for early in gone)
+        if kept:
+            self._early[event_id] = kept
+            self._early_changes.change(event_id)
+        else:
+            self._early_changes.remove(event_id)
+        if len(self._early_due) > 2 * self.early + PASSED_MAX:
+            self._early_due = list(map(self._due, chain.from_iterable(self._early.values())))
             heapify(self._early_due)
-        return early
+        return gone
 
     def _due(self, early: EarlyLabel) -> tuple[int, int, str]:
         label = early.label
@@ -243,76 +369,103 @@ class Join(Generic[Open]):
     def expire(self, watermark: int, *, at_offset: int) -> tuple[list[Joined[Open]], list[EarlyLabel]]:
         """Remove the entries and early labels whose deadline the watermark has passed.
 
-        Returns the implicit joins (empty where unlabelled entries are dropped), by deadline, and the
-        labels whose event never came.
+        Returns what is joined now, implicit labels and those of several (empty where neither is wanted),
+        by deadline, and the labels whose event never came.
         """
         unlabelled = self._unlabelled(self.entries.expire(watermark))
         unmatched: list[EarlyLabel] = []
         while self._early_due and self._early_due[0][0] < watermark:
             _, offset, event_id = heappop(self._early_due)
-            early = self._early.get(event_id)
             # One that met its event is gone already, and its deadline is passed over.
-            if early is not None and early.label.offset == offset:
-                unmatched.append(self._forget_early(event_id))
-        timeout = self.implicit
-        if timeout is None:
-            if unlabelled:
-                self.counts["predictions_dropped", "expired"] += len(unlabelled)
-            return [], unmatched
-        return [
-            Joined(waiting, timeout, waiting.event_time + self.wait_ms, -1, at_offset)
-            for waiting in unlabelled
-        ], unmatched
+            if any(early.label.offset == offset for early in self._early.get(event_id, ())):
+                unmatched += self._forget_early(event_id, offset)
+        emitted = [joined for one in unlabelled if (joined := self._emitted(one, at_offset)) is not None]
+        if expired := len(unlabelled) - len(emitted):
+            self.counts["predictions_dropped", "expired"] += expired
+        return emitted, unmatched
+
+    def _emitted(self, waiting: Open, at_offset: int) -> Joined[Open] | None:
+        """Return what is joined at the horizon of an entry without a joined label; None: it is dropped."""
+        due, learn = waiting.event_time + self.wait_ms, self.policy.learn != "corrected"
+        if labels := waiting.labels:
+            label, weight = combined(self.policy.combine, labels)
+            newest = max(one.offset for one in labels)
+            return Joined(waiting, label, due, newest, at_offset, weight, learn=learn)
+        if self.implicit is None:
+            return None
+        return Joined(waiting, self.implicit, due, -1, at_offset, origin="implicit", learn=learn)
 
     def held_of(self, key: str) -> Iterator[tuple[str, dict[str, object]]]:
         """Yield what is held of all events of `key`, as plain values."""
         for entry in self.entries.of(key):
             label = "waits for its label" if entry.label is None else "labelled, held for repeats"
             yield f"answer, {label}", msgspec.to_builtins(entry.prediction) | {"label": entry.label}
-        for early in self._early.values():
+        for early in chain.from_iterable(self._early.values()):
             if early.key == key.encode():
                 yield "label, waits for its event", msgspec.to_builtins(early.label)
 
     def erase(self, key: str) -> int:
         """Remove the answers to all events of `key`, and labels under it that came early; return how many."""
-        early = [event_id for event_id, one in self._early.items() if one.key == key.encode()]
-        for event_id in early:
-            self._forget_early(event_id)
+        early = [one.label for one in chain.from_iterable(self._early.values()) if one.key == key.encode()]
+        for label in early:
+            self._forget_early(label.event_id, label.offset)
         return self.entries.erase(key) + len(early)
 
     def _unlabelled(self, entries: Sequence[Open | Answered]) -> list[Open]:
         """Return the entries that still wait for their label."""
         return [entry for entry in entries if not isinstance(entry, Answered) and entry.label is None]
 
-    def _close(self, waiting: Open, label: LabelValue, label_time: int, offset: int) -> Joined[Open]:
-        waiting.label = label
+    def _close(self, waiting: Open, label: Label) -> Joined[Open]:
+        waiting.label = label.label
+        if self._corrects:
+            waiting.labels = (label,)
         self.entries.change(waiting)
-        return Joined(waiting, label, label_time, offset, -1)
+        return Joined(waiting, label.label, label.label_time, label.offset, -1, label.weight)
 
     def snapshot(self) -> dict[str, bytes]:
         """Return two entries per waiting prediction, one per early label."""
         entries = self.entries.snapshot()
-        entries.update((_early_name(event_id), _encode(early)) for event_id, early in self._early.items())
+        entries.update(
+            (_early_name(event_id), _encode_early(early)) for event_id, early in self._early.items()
+        )
         return entries
 
     def delta(self) -> StateDelta:
         """Return what changed since the last call."""
-        return self.entries.delta() | self._early_changes.delta(self._early, _early_name, _encode)
+        return self.entries.delta() | self._early_changes.delta(self._early, _early_name, _encode_early)
 
     def restore(self, entries: Mapping[str, bytes]) -> None:
         """Replace the state; what is stored is read when it is asked for."""
         self.entries.restore(entries)
         self._early_changes.clear()
         self._early = {name[2:]: _decode_early(data) for name, data in entries.items() if name[0] == "l"}
-        self.early = len(self._early)
-        self._early_bytes = sum(early.size for early in self._early.values())
-        self._early_due = list(map(self._due, self._early.values()))
+        all_early = list(chain.from_iterable(self._early.values()))
+        self.early = len(all_early)
+        self._early_bytes = sum(early.size for early in all_early)
+        self._early_due = list(map(self._due, all_early))
         heapify(self._early_due)
+
+
+def _same(one: Label, other: Label) -> bool:
+    """Return whether a label is a repeat of another one of the same event."""
+    return (one.label, one.label_time, one.kind) == (other.label, other.label_time, other.kind)
 
 
 def _early_name(event_id: str) -> str:
     return "l/" + event_id
 
 
+def _encode_early(early: tuple[EarlyLabel, ...]) -> bytes:
+    """Return a label as the struct that it is, several as their array."""
+    return _encode(early[0] if len(early) == 1 else early)
+
+
+def _decode_early(data: bytes) -> tuple[EarlyLabel, ...]:
+    early = _decode(data)
+    return early if isinstance(early, tuple) else (early,)
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode_early = msgspec.msgpack.Decoder(EarlyLabel).decode
+_decode: Callable[[bytes], EarlyLabel | tuple[EarlyLabel, ...]] = msgspec.msgpack.Decoder(
+    EarlyLabel | tuple[EarlyLabel, ...]
+).decode

@@ -34,7 +34,7 @@ from msgspec import Struct
 from operators.state import Changes, StateDelta, StoredEntries
 from topics.codec import decode_prediction
 from topics.errors import CheckpointError
-from topics.messages import Headers, LabelValue, Prediction, Score
+from topics.messages import Headers, Label, LabelValue, Prediction, Score
 
 __all__ = [
     "END_NAME",
@@ -68,8 +68,8 @@ GIVEN_UP_MAX = 2
 # -- entries -----------------------------------------------------------------------------------------
 
 
-class Waiting(Struct, gc=False, array_like=True, tag="waiting"):
-    """One event, and its label once that has come."""
+class Opened(Struct, gc=False, array_like=True):
+    """One event, and its label once that is joined: what every open entry has."""
 
     event_id: str
     event_time: int
@@ -79,8 +79,15 @@ class Waiting(Struct, gc=False, array_like=True, tag="waiting"):
     label: LabelValue | None = None
 
 
-class WaitingAnswer(Waiting, gc=False, array_like=True, kw_only=True, tag="answer"):
-    """One answered event: what was served, and its label once that has come."""
+class Waiting(Opened, gc=False, array_like=True, tag="waiting"):
+    """One event that is known by its keys alone."""
+
+    labels: tuple[Label, ...] = ()
+    """Labels that have come, in their order, where more than the first one means anything."""
+
+
+class WaitingAnswer(Opened, gc=False, array_like=True, kw_only=True, tag="answer"):
+    """One answered event: what was served, and its label once that is joined."""
 
     prediction: Prediction
     """What was served; a duplicate of the event is answered with it again."""
@@ -90,6 +97,8 @@ class WaitingAnswer(Waiting, gc=False, array_like=True, kw_only=True, tag="answe
     scores: dict[str, Score]
     trace: Headers = ()
     """W3C trace context that the event came with, for its example."""
+    labels: tuple[Label, ...] = ()
+    """Labels that have come, in their order, where more than the first one means anything."""
 
     @classmethod
     def of(
@@ -135,7 +144,7 @@ class Answered(Struct, frozen=True, gc=False, array_like=True, tag="answered"):
 
 
 Entry = Waiting | WaitingAnswer | Answered
-Open = TypeVar("Open", bound=Waiting)
+Open = TypeVar("Open", bound=Waiting | WaitingAnswer)
 """What is opened when an event is answered."""
 _Expiry = tuple[int, int, str]
 """(event time, offset, event id): the order in which entries expire."""
@@ -160,7 +169,7 @@ def with_keys(data: bytes, before: Sequence[str], after: Sequence[str]) -> bytes
     the entry does not know is None.
     """
     entry = decode_entry(data)
-    if not isinstance(entry, Waiting):
+    if not isinstance(entry, Waiting | WaitingAnswer):
         return data
     keys_of = dict(zip(before, entry.keys, strict=True)) | {"": ""}
     entry.keys = tuple(keys_of.get(made_of) for made_of in after)

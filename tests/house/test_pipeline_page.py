@@ -71,7 +71,7 @@ NAMES_OF_TYPES = {
     "str | int | None": "str, int or None", "Promotion": "`Promotion`", "Topic": "`Topic`",
     "Objective": "str, cost matrix, `Quantile` or a River metric",
     "Objective | None": "as of `Promotion`, or None",
-    "Labels": "`Labels`", "OpeningName | None": "str or None",
+    "Labels": "`Labels`", "Combine": "str", "LearnWhen": "str", "OpeningName | None": "str or None",
     "Sequence[str] | None": "list of str or None", "Mapping[str, float] | None": "dict of float or None",
     "Sequence[Drift] | None": "list of `Drift` or None", "Sequence[Challenge]": "list of `Challenge`",
     "Literal['evidence', 'manual']": "str", "float | None": "float or None",

@@ -170,7 +170,7 @@ def join_inputs(rng: random.Random) -> list[Any]:
 def feed_join(made: Join, item: Any) -> Any:
     item = copy.deepcopy(item)  # an entry belongs to the join from then on
     match item:
-        case Waiting():
+        case Waiting() | WaitingAnswer():
             made.open(item)
             return made.meet_early(item)
         case Label():

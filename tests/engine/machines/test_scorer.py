@@ -59,6 +59,8 @@ def definition(labels: Labels, champion: str | None = "lr") -> Pipeline:
 
 DROP = definition(Labels("pay.labels", wait=WAIT_MS))
 BLENDED = definition(Labels("pay.labels", wait=WAIT_MS), champion=None)
+UNIFORM = definition(Labels("pay.labels", wait=WAIT_MS, learn="uniform"))
+ANY = definition(Labels("pay.labels", wait=WAIT_MS, on_timeout=False, combine="max"))
 IMPLICIT = definition(Labels("pay.labels", wait=WAIT_MS, on_timeout=False))
 NO_LABEL_WINDOWS = Pipeline(
     name="pay",
@@ -153,7 +155,9 @@ label_lists = st.lists(
 
 
 @pytest.mark.parametrize(
-    "pipeline", [DROP, IMPLICIT, INSIDE, BLENDED], ids=["drop", "implicit", "inside", "blended"]
+    "pipeline",
+    [DROP, IMPLICIT, INSIDE, BLENDED, UNIFORM, ANY],
+    ids=["drop", "implicit", "inside", "blended", "uniform", "any"],
 )
 @settings(max_examples=60, deadline=None)
 @given(
@@ -196,19 +200,20 @@ def test_a_batch_of_n_equals_n_batches_of_one(
     assert learned <= answers
 
 
+@pytest.mark.parametrize("pipeline", [IMPLICIT, ANY], ids=["implicit", "any"])
 @settings(max_examples=40, deadline=None)
 @given(rows=event_lists, given_labels=label_lists, cut=st.integers(0, 80))
 def test_snapshot_restore_continue_equals_continue(
-    rows: list[Any], given_labels: list[Any], cut: int
+    pipeline: Pipeline, rows: list[Any], given_labels: list[Any], cut: int
 ) -> None:
     events = [event(n, f"e{who}", time, card, amount) for n, (who, time, card, amount, _) in enumerate(rows)]
     labels = [label_of(n, f"e{who}", time, value) for n, (who, time, value) in enumerate(given_labels)]
-    scorer = scorer_of(IMPLICIT)
+    scorer = scorer_of(pipeline)
     pieces = split(runs_of(scorer, events, labels), [1])
     play(scorer, pieces[:cut])
     state = {name: data for name, data in scorer.delta().items() if data is not None}
     assert state == scorer.snapshot()
-    restored = scorer_of(IMPLICIT)
+    restored = scorer_of(pipeline)
     restored.restore(state)
     restored.outbox.writer = scorer.outbox.writer
     assert restored.snapshot() == scorer.snapshot()

@@ -138,7 +138,7 @@ def test_what_met_its_event_leaves_no_trace_though_its_deadline_is_far() -> None
         )
         waiting = WaitingAnswer.of(answer, "k", (), 0, {})
         join.open(waiting)
-        assert join.meet_early(waiting) is not None
+        assert join.meet_early(waiting)
     assert join.early == 0
     assert len(join._early_due) <= PASSED_MAX + 1
 
