@@ -349,6 +349,11 @@ class Follower:
         if self.snapshots is not None:
             await self.snapshots.run()
 
+    def check(self) -> None:
+        """Raise the ClaimError that publishing has met, once: another leader publishes."""
+        if self.snapshots is not None:
+            self.snapshots.check()
+
     async def warm(self) -> None:
         """Teach the log to candidates that wait to enter, until cancelled."""
         await self.entry.warm(self._settings.kafka, self._topic, lambda: self.leading, self.wait_until_near)

@@ -343,7 +343,7 @@ class Worker:
         self.metrics.absorb(self.follower.counts)
         if self.follower.snapshots is not None:
             self.metrics.absorb(self.follower.snapshots.counts)
-            self.follower.snapshots.check()
+        self.follower.check()
         counts = self.metrics.counts
         answered = sum(n for (name, by), n in counts.items() if name == "predictions" and by != "again")
         self._slow += self.follower.measure(answered - self._answered)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -29,7 +29,7 @@ from engine.metrics import SnapshotStatus
 from engine.stores.checkpoints import CheckpointStore
 from operators.models.signing import SigningKeys
 from operators.race.field import RaceField
-from topics.errors import CheckpointError, ClaimError
+from topics.errors import CheckpointError, ClaimError, StoreUnavailableError
 
 __all__ = ["Snapshots"]
 
@@ -80,6 +80,8 @@ class Snapshots:
         self._unsaved: bytes | None = None
         """Meta of a snapshot that the store has not taken yet."""
         self._fenced: ClaimError | None = None
+        self._damaged: CheckpointError | None = None
+        """Why this leader publishes nothing: what the store holds cannot be trusted."""
         self._seen: bytes | None = None
         """Meta of the last snapshot that was loaded or refused."""
         self._looking = asyncio.Lock()
@@ -92,12 +94,31 @@ class Snapshots:
     # -- the role -----------------------------------------------------------------------------------
 
     async def lead(self) -> None:
-        """Become the one that publishes; from here on an older leader's snapshots fail."""
-        self._claim = await self._store.fence()
-        stored = await self._store.load()
-        self._maker.begin(() if stored is None else stored.entries)
-        self._fenced = self._unsaved = None
+        """Become the one that publishes; from here on an older leader's snapshots fail.
+
+        Over a store that is damaged nothing is published: the models are whole in the learner, which leads.
+        Raises ClaimError, StoreUnavailableError.
+        """
+        self._fenced = self._unsaved = self._damaged = None
         self._due_s = 0.0
+        there: Iterable[str] = ()
+        try:
+            self._claim = await self._store.fence()
+            if (stored := await self._store.load()) is not None:
+                there = stored.entries
+        except StoreUnavailableError:
+            raise
+        except CheckpointError as error:
+            self._damaged = error
+        self._maker.begin(there)
+        if self._damaged is not None:
+            log.error(
+                "no snapshots are published: the store of the last ones is damaged",
+                place=self._store.place,
+                reason=self._damaged.message,
+                fix="remove what lies there and start this worker again: snapshots are made from what it has"
+                " learned, and the others serve what they have until then",
+            )
 
     def release(self) -> None:
         """Stop publishing: what the learner has come to goes on serving until a newer snapshot is there."""
@@ -132,6 +153,10 @@ class Snapshots:
     async def publish(self) -> None:
         """Publish a snapshot if anything has changed since the last one."""
         began_s = time.monotonic()
+        if self._damaged is not None:
+            self._due_s = began_s + self.every_s
+            self._unavailable("snapshots are not published", self._damaged)
+            return
         async with self._models:
             if not self._publishes():
                 return

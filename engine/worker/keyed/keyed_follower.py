@@ -144,6 +144,8 @@ class KeyedFollower:
         """Stop leading: partitions have moved."""
         self.leading = False
         self._cancelled()
+        for log in self._logs.values():
+            log.fenced = None
 
     async def catch_up(self, go_on: Callable[[], object] = lambda: None) -> None:
         """Fold every log up to its end.
@@ -173,10 +175,18 @@ class KeyedFollower:
                 finally:
                     woken.cancel()
                 for task in [task for task in self._following if task.done() and not task.cancelled()]:
+                    self._following.discard(task)
                     task.result()
         finally:
             for task in self._following:
                 task.cancel()
+
+    def check(self) -> None:
+        """Raise the ClaimError that a learner has met, once: its partition is claimed again."""
+        for log in self._logs.values():
+            fenced, log.fenced = log.fenced, None
+            if fenced is not None:
+                raise fenced
 
     async def warm(self) -> None:
         """Do nothing: no candidate learns the log before it enters."""

@@ -29,6 +29,7 @@ from engine.worker.model_factory import ModelFactory
 from operators.state import StateDelta, StoredEntries
 from operators.stopwatch import Stopwatch
 from topics import headers
+from topics.errors import ClaimError
 from topics.messages import Decision, Headers, Record
 
 __all__ = ["PartitionLog"]
@@ -69,6 +70,8 @@ class PartitionLog:
         )
         self._claim, self._meta = 0, b""
         self._moved = asyncio.Event()
+        self.fenced: ClaimError | None = None
+        """Why the log is not followed any more: the store has another owner, or went back."""
         self._end = 0
         """Where the log ended when it was read last."""
 
@@ -87,6 +90,7 @@ class PartitionLog:
         What was decided since is decided again: the last leader may have died before it wrote it down.
         """
         self._meta = json.encode(LearnerMeta(self._definition, header))
+        self.fenced = None
         self._claim = await self._store.fence()
         checkpoint = await self._store.load()
         self.learner = self._fresh_learner(self._store.stored(RACES))
@@ -101,6 +105,7 @@ class PartitionLog:
 
     def release(self) -> None:
         """Let the races go: another process owns the partition."""
+        self.fenced = None
         self.learner = self._fresh_learner(None)
 
     async def catch_up(self, go_on: Callable[[], object]) -> None:
@@ -111,9 +116,13 @@ class PartitionLog:
         self.entry.look(self.learner.fields.field_id)
 
     async def follow(self) -> None:
-        """Fold the log as it grows, until cancelled."""
-        while True:
-            await self._fold(None)
+        """Fold the log as it grows, until cancelled or fenced: races that learn are read from the store."""
+        try:
+            while True:
+                await self._fold(None)
+        except ClaimError as error:
+            self.fenced = error
+            self._moved.set()
 
     async def _fold(self, until: int | None, go_on: Callable[[], object] = lambda: None) -> None:
         def read(start: int) -> AsyncGenerator[list[Record]]:
@@ -141,7 +150,7 @@ class PartitionLog:
 
     async def wait_until_near(self, records_max: int) -> None:
         """Wait while the learner lags more than this behind what was acknowledged to this process."""
-        while self.lag > records_max:
+        while self.lag > records_max and self.fenced is None:
             self._moved.clear()
             await self._moved.wait()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +323,48 @@ def test_what_is_refused_is_counted_once_and_the_one_before_goes_on_serving(tmp_
         await other.snapshots.look()
         assert updates(other) == updates(leader) == {"tree": 79, "linear": 79}
         await forger.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize("damage", ["a file that is none", "a model that changed"])
+def test_a_leader_whose_store_of_snapshots_is_damaged_leads_and_says_so(
+    tmp_path: Path, log: Log, damage: str
+) -> None:
+    """What it has learned lies elsewhere.  The others serve on, and what is removed is made anew."""
+
+    async def work() -> None:
+        first, other = await leads(follower_at(tmp_path)), await serves(follower_at(tmp_path))
+        await first.snapshots.publish()
+        await other.snapshots.look()
+        await first.close()
+        file = tmp_path / PIPELINE.name / "snapshot-0.sqlite"
+        if damage == "a file that is none":
+            file.write_bytes(b"no database" * 1_000)
+        else:
+            with closing(sqlite3.connect(file)) as database, database:
+                database.execute("UPDATE entry SET value = x'00' WHERE name LIKE 'model/%'")
+        log.end = 80
+        with capture_logs() as lines:
+            leader = await leads(follower_at(tmp_path))
+            for _ in range(3):
+                await leader.snapshots.publish()
+        assert (leader.leading, updates(leader)) == (True, {"tree": 79, "linear": 79})
+        assert [line["event"] for line in lines] == [
+            "no snapshots are published: the store of the last ones is damaged",
+            "snapshots are not published",
+        ]
+        assert str(file) in lines[0]["place"]
+        assert leader.snapshots.counts == {("snapshots", "unavailable"): 3}
+        await other.snapshots.look()
+        assert updates(other) == {"tree": 49, "linear": 49}
+        await leader.close()
+        for left in file.parent.glob("snapshot-0*"):
+            left.unlink()
+        again = await leads(follower_at(tmp_path))
+        await again.snapshots.publish()
+        anew = await serves(follower_at(tmp_path))
+        assert updates(anew) == updates(again) == {"tree": 79, "linear": 79}
 
     run(work())
 
