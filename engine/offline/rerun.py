@@ -140,8 +140,14 @@ async def logged_records(
 ) -> list[Record]:
     """Return the examples log of a recording, or of the pipeline's topic where `recording` is None.
 
-    The whole log is held in memory.  Raises SettingsError for no log or for several.
+    The whole log is held in memory.  Raises SettingsError for no log or for several, DefinitionError where
+    each key has a race of its own.
     """
+    if pipeline.per is not None:
+        raise DefinitionError(
+            f"this is not offered for a pipeline with per={pipeline.per!r}: each key has a race of its own",
+            hint="run it on the same pipeline without `per`, over the events of one key",
+        )
     if recording is not None:
         logs = recorded_logs(pipeline, "examples", recording)
     else:

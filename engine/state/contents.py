@@ -35,7 +35,7 @@ from engine.worker.owned_partitions import APART, JOIN, ROUTERS_JOIN
 from operators.claims.rule import Suppression, Writer
 from operators.join.pending import entries_apart
 from operators.state import under
-from topics.errors import CheckpointError, SettingsError
+from topics.errors import CheckpointError, ModelError, SettingsError
 
 __all__ = [
     "KEPT_APART",
@@ -120,6 +120,20 @@ def header_in(role: OwnerRole, meta: bytes) -> Header | None:
         ) from None
 
 
+def _check_races(learner: KeyedLearner) -> None:
+    """Make every race once, as the first event of its key would.  Raises CheckpointError, ModelError."""
+    for key in sorted(learner.races.keys()):
+        try:
+            learner.races.peek(key)
+        except ModelError as error:
+            raise ModelError(f"the race of `{key}`: {error.message}", hint=error.hint) from error
+        except (KeyError, ValueError) as error:  # an entry that is missing, or none of ours
+            raise CheckpointError(
+                f"the race of `{key}` cannot be read: {error}",
+                hint="restore a copy, or start anew with another store: the logs fill the gap",
+            ) from error
+
+
 @contextmanager
 def stored_models(pipeline: Pipeline, settings: Settings) -> Iterator[ModelFactory]:
     """Find the models that checkpoints name where the settings say, and let go of the place."""
@@ -202,6 +216,8 @@ async def restored(
             decode_learner_meta(found.meta).definition, pipeline.learner_definition(), store.place
         )
         learner.restore(found.entries)
+        if isinstance(learner, KeyedLearner):
+            _check_races(learner)
         return None
     check_definition(decode_meta(found.meta).definition, pipeline.scorer_definition(), store.place)
     writer, suppression = Writer(owned.partition, 1), Suppression()

@@ -17,7 +17,7 @@ from running import Worker, fresh_name, make_topics, publish, until, write_pipel
 from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings
 from fault_runs.account import account, account_labels, account_windows
-from fault_runs.schedule import CLAIMING, Fault, Schedule
+from fault_runs.schedule import CLAIMING, INSIDE_CLAIM, Fault, Schedule
 from fault_runs.stream import EVENTS_MIN, GRACE_MS, SOURCE, messages
 from fault_runs.worker import DIRECTORY
 
@@ -254,7 +254,7 @@ class FaultRun:
         log = victim.log
         hits = len(victim.logged("fault point", log=log))
         self._set(victim, "point", f"{fault.how} {fault.passes} {fault.point}")
-        if fault.point in CLAIMING:
+        if fault.point in (*CLAIMING, INSIDE_CLAIM):
             other = rest[fault.other % len(rest)]
             other.kill()
             other.start()

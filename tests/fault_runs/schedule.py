@@ -12,6 +12,8 @@ CLAIMING = ("after fence", "between claims", "after claims")
 SAVING = ("before flush", "after flush", "between look and save", "between saves", "after save")
 POINTS = (*CLAIMING, *SAVING)
 """Places in a takeover and in a checkpoint where a worker can be told to fail."""
+INSIDE_CLAIM, INSIDE_SAVE = "inside claim", "inside save"
+"""Two more, in the middle of what a store does at once.  No seed draws them: each seed keeps its faults."""
 PASSES_MAX = 3
 """A worker takes over several partitions at once: it may fail at the first of them or at a later one."""
 JUMPS_S = (-86_400.0, -3_000.0, 3_000.0)

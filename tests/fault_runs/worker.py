@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from fault_runs.schedule import POINTS
+from fault_runs.schedule import INSIDE_CLAIM, INSIDE_SAVE, POINTS
 
 DIRECTORY = "FAULT_DIRECTORY"
 _real_time, _real_time_ns = time.time, time.time_ns
@@ -45,7 +45,7 @@ class Faults:
 
     def passes(self, point: str) -> None:
         """Fail if this is the point, and the pass, that was asked for."""
-        assert point in POINTS
+        assert point in (*POINTS, INSIDE_CLAIM, INSIDE_SAVE)
         how, left, asked = (*self.read("point").split(" ", 2), "", "")[:3]
         if asked != point:
             return
@@ -56,6 +56,11 @@ class Faults:
         sys.stderr.write(json.dumps({"event": "fault point", "point": point, "how": how}) + "\n")
         sys.stderr.flush()
         os.kill(os.getpid(), signal.Signals[how])
+
+    def refused(self, point: str, error: Exception) -> None:
+        """Tell that what was begun before this point has come to nothing."""
+        sys.stderr.write(json.dumps({"event": "refused", "point": point, "reason": str(error)}) + "\n")
+        sys.stderr.flush()
 
 
 def wrapped(
@@ -108,6 +113,51 @@ def install_points(faults: Faults) -> None:
     wrapped(Source, "commit", before=lambda *_: faults.passes("after save"))
 
 
+def install_points_inside(faults: Faults) -> None:
+    """Make the middle of a claim and of a save, in either store, a point where the worker may fail.
+
+    In a file: all is written and nothing is committed.  In a Redis: the head was read, and the claim is not
+    compared yet; or the delta is staged, and the script that commits it is not called yet.
+    """
+    from engine.stores.files.checkpoint_file import CheckpointFile
+    from engine.stores.redis_checkpoints import RedisCheckpoints
+    from engine.stores.redis_connection import StoreConnection
+    from engine.stores.redis_scripts import COMMIT, FENCE
+    from topics.errors import ClaimError
+
+    own, write, script = CheckpointFile.own, CheckpointFile.write, StoreConnection.script
+    run = RedisCheckpoints._run
+
+    def owned(file: Any, *arguments: Any) -> None:
+        own(file, *arguments)
+        faults.passes(INSIDE_CLAIM)
+
+    def written(file: Any, *arguments: Any) -> bytes:
+        seal = write(file, *arguments)
+        faults.passes(INSIDE_SAVE)
+        return seal
+
+    async def called(connection: Any, text: str, *arguments: Any) -> Any:
+        if text == FENCE:
+            faults.passes(INSIDE_CLAIM)
+        return await script(connection, text, *arguments)
+
+    async def committed(store: Any, text: str, *arguments: Any) -> Any:
+        if text != COMMIT:
+            return await run(store, text, *arguments)
+        faults.passes(INSIDE_SAVE)
+        try:
+            return await run(store, text, *arguments)
+        except ClaimError as error:
+            faults.refused(INSIDE_SAVE, error)
+            raise
+
+    CheckpointFile.own = owned  # type: ignore[method-assign]
+    CheckpointFile.write = written  # type: ignore[method-assign]
+    StoreConnection.script = called  # type: ignore[method-assign]
+    RedisCheckpoints._run = committed  # type: ignore[method-assign]
+
+
 def install_silence(faults: Faults) -> None:
     """Let fetches bring nothing while that is asked for, and nothing else tell of it."""
     from aiokafka import AIOKafkaConsumer
@@ -150,6 +200,7 @@ def main() -> None:
     time.time = lambda: _real_time() + off_s()
     time.time_ns = lambda: _real_time_ns() + int(off_s() * 1e9)
     install_points(faults)
+    install_points_inside(faults)
     install_silence(faults)
     if faults.read("broken") == "suppression":
         leave_suppression_out()

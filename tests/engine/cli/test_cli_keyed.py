@@ -99,6 +99,12 @@ def test_a_command_names_the_key_of_its_race(folder: Path) -> None:
     [
         ((*BACKTEST, "--save", "saved.d"), SettingsError),
         ((*BACKTEST, "--what-if", "champion=linear"), HeadraceError),
+        ((*BACKTEST, "--record", "log.d"), SettingsError),
+        (("freshness", "keyed.py", *BACKTEST[2:]), HeadraceError),
+        (("freshness", "keyed.py"), DefinitionError),
+        (("evaluate", "keyed.py", "--off-policy", "linear=1"), DefinitionError),
+        (("models", "reproduce", "keyed.py", "1"), SettingsError),
+        (("models", "export", "keyed.py", "1", "--out", "model.bin"), SettingsError),
         (("explain", "keyed.py", "1"), SettingsError),
         (("check", "keyed.py", "--events", "events.jsonl", "--labels", "labels.jsonl"), DefinitionError),
     ],
@@ -106,5 +112,6 @@ def test_a_command_names_the_key_of_its_race(folder: Path) -> None:
 def test_what_folds_one_log_for_one_race_is_refused(
     folder: Path, words: tuple[str, ...], refused: type[HeadraceError]
 ) -> None:
-    with pytest.raises(refused, match=r"not offered|race of its own"):
+    with pytest.raises(refused, match=r"not offered|race of its own") as caught:
         typed(folder, *words)
+    assert caught.value.hint, "it does not say what works instead"

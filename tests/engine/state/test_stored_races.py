@@ -71,3 +71,32 @@ def test_checkpoints_of_races_are_verified_copied_and_put_back(tmp_path: Path) -
         await store.close()
 
     asyncio.run(work())
+
+
+def test_a_race_that_does_not_decode_is_named(tmp_path: Path) -> None:
+    """Races are read one by one, so a worker would meet it at the next event of its key."""
+    settings = settings_at(tmp_path / "state")
+    run = KeyedRun(KEYED, source=ModelFactory(KEYED, keys=SigningKeys({"": KEY.encode()})))
+    played(run, ROWS)
+    entries = run.learner.snapshot()
+    meta = msgspec.json.encode(LearnerMeta(KEYED.learner_definition(), header_of(KEYED, 1)))
+    lost = "races/c%2Fd%20%C3%A9/place"
+    of_race = [name for name in entries if name.startswith("races/a/model")]
+    assert lost in entries
+    assert of_race
+
+    async def found(changed: dict[str, bytes | None]) -> str:
+        store = checkpoint_store(settings, KEYED.name, "learner", 0, apart=KEPT_APART)
+        await store.save(await store.fence(), meta, entries | changed)
+        await store.close()
+        (row,) = [
+            one for one in await verify(KEYED, settings, tmp_path / "copies") if one.name == "learner-0"
+        ]
+        return row.problem
+
+    async def work() -> None:
+        assert await found({}) == ""
+        assert "the race of `c/d é`" in await found({lost: None})
+        assert "the race of `a`" in await found({of_race[0]: b"no model"})
+
+    asyncio.run(work())
