@@ -46,6 +46,8 @@ def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
         yield "a label inside the event", "send labels to a topic of their own"
     if pipeline.follow_ms is not None:
         yield "follow", "leave follow out: a key's models are learned where its events are"
+    if pipeline.slices:
+        yield "slices", "leave slices out: each key is a slice of its own"
     if pipeline.deadline is not None:
         yield "a deadline", "leave deadline out"
     for name, candidate in pipeline.candidates.items():

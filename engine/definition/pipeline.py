@@ -25,14 +25,17 @@ from engine.definition.candidates import (
     task_of,
 )
 from engine.definition.keyed import check_per
+from engine.definition.monitoring import check_monitors, monitor_settings
 from engine.definition.streams import Labels, Topic
 from operators.drift.detectors import Drift
 from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
 from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features, text_digest
 from operators.language.rules import Alerts, Rule
+from operators.language.transforms import Cross
 from operators.language.types import event_fields
 from operators.models.table import share_of
+from operators.monitor.slices import VALUES_MAX
 from operators.race.blend import OPENING, Blend, OpeningName
 from operators.race.candidates import Candidate, Challenge, check_challenges
 from operators.race.evidence import Promotion
@@ -136,6 +139,11 @@ class Pipeline:
     `per_max`
         With `per`: how many races one partition has in memory; beyond, the one used longest ago is kept in
         the checkpoint until its next event.
+    `slices`
+        Features as served, by name or crossed (`cross("origin", "carrier")`): figures are kept apart for each
+        of their values, of numbers for quantile bins.
+    `slice_values_max`
+        Categories of a feature that have a slice of their own; those that come after them are `(other)`.
     `task`
         `"binary"`, `"multiclass"` or `"regression"`; it follows from the models where they leave it no
         choice.  Classifiers of several classes on labels of a topic need `task="multiclass"`.
@@ -165,6 +173,8 @@ class Pipeline:
     learn_share: float = 1.0
     per: str | None = None
     per_max: int = PER_MAX
+    slices: Sequence[str | Cross] = ()
+    slice_values_max: int = VALUES_MAX
 
     task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
     plan: FeaturePlan = field(init=False, repr=False)
@@ -235,6 +245,7 @@ class Pipeline:
         if isinstance(self.serving, Canary):
             inside = self.labels.field is not None
             check_canary(self.serving, self.promotion.loss, types, task, inside=inside)
+        check_monitors(self, types)
         self._check_label()
         self._check_learn_share()
         check_per(self)
@@ -364,6 +375,7 @@ class Pipeline:
             else self.drift,
             metrics=self.metrics,
             threshold=self.threshold,
+            monitors=monitor_settings(self),
         )
 
     def _feature_versions(self) -> dict[str, str]:

@@ -17,12 +17,13 @@ from operators.models.digest import digest
 from operators.models.mixture import Mixture
 from operators.models.parameters import model_text
 from operators.models.scoring import Prior, Racer, Roster
+from operators.monitor.monitors import MonitorContext, Monitors
 from operators.race.approval import Approvals
 from operators.race.arena import THE_FILE, Arena, Objection
 from operators.race.commands import Commands
 from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence
-from operators.race.field import FieldStep, RaceField
+from operators.race.field import MONITOR, FieldStep, RaceField
 from operators.race.good_versions import GoodVersions
 from operators.race.learning import Learning, Observer
 from operators.race.losses import loss_of
@@ -130,6 +131,10 @@ class Race:
         )
         self.evidence = Evidence(promotion, opening=field.champion is not None)
         self.opening = None if field.opens is None else Opening(field.opens)
+        self.monitors = Monitors(
+            field.monitors,
+            MonitorContext(self._pipeline, self._task, field.threshold, promotion.loss, roster),
+        )
         self.learning = Learning(
             self._task,
             self.arena,
@@ -169,6 +174,7 @@ class Race:
             self.challenges,
             self.opening,
             self.approvals,
+            self.monitors,
         )
         self._parts: tuple[Operator, ...] = tuple(part for part in parts if part is not None)
 
@@ -178,6 +184,8 @@ class Race:
         self.arena.approval = self.approvals if self.approvals.asks else None
         if self.approvals.asks or self.approvals.stops:
             observers.append(self.approvals)
+        if self.monitors.parts:
+            observers.append(self.monitors)
         observers += self._watchers
         self.learning.accompany((self.good,) if self._keeps else (), observers)
 
@@ -246,8 +254,10 @@ class Race:
         self.releases.follow(step.after.candidates)
         self.challenges.follow(step.after.challenges)
         self.approvals.follow(step.after.promotion, step.after.threshold)
-        self._accompany()
         judged = [model_text(field.promotion.loss) for field in (step.before, step.after)]
+        if "threshold" in step.settings or judged[0] != judged[1] or _monitored(step):
+            self.monitors.follow(step.after.monitors, step.after.threshold, step.after.promotion.loss)
+        self._accompany()
         if "serving" in step.settings or "threshold" in step.settings or judged[0] != judged[1]:
             decisions += self._change_policy(step.after, offset)
         return decisions
@@ -348,6 +358,11 @@ class Race:
             part.restore(entries)
         self._accompany()  # what is open of another field's settings has its looks too
         self._stored = {name: self.model_state(racer) for name, racer in self.roster.racers.items()}
+
+
+def _monitored(step: FieldStep) -> bool:
+    """Return whether a change of the field is one of its monitors."""
+    return any(part.startswith(MONITOR) for part in step.settings)
 
 
 def _names_of(racer: Racer) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from typing import Final
 
 from operators.language.conditions import Condition
 from operators.language.expressions import Expression, quote
+from operators.language.fields import Feature
 from topics.errors import DefinitionError
 
 __all__ = ["Apply", "Coalesce", "Cross", "Indicator", "apply", "coalesce", "cross", "indicator"]
@@ -83,8 +84,8 @@ class Apply(Expression):
         return f"apply({', '.join([self.name, *map(repr, self.inputs)])}, {returns})"
 
 
-def cross(*inputs: Expression) -> Cross:
-    """Return the categories of two expressions or more as one text.
+def cross(*inputs: Expression | str) -> Cross:
+    """Return the categories of two expressions or more as one text; names alone mean features, for slices.
 
     It is their texts joined by "×", with a backslash before any that they hold themselves, so that different
     pairs never make the same text.  Missing if any of them is.
@@ -93,6 +94,8 @@ def cross(*inputs: Expression) -> Cross:
     >>> cross(field("origin"), field("hour"))
     cross(field("origin"), field("hour"))
     """
+    if all(isinstance(one, str) for one in inputs):
+        inputs = tuple(Feature(str(one)) for one in inputs)
     return Cross(_checked("cross", inputs))
 
 

@@ -25,10 +25,12 @@ from operators.race.candidates import Candidate, Challenge, candidate_of, start_
 from operators.race.evidence import Promotion
 from operators.race.routing import Policy, Serve
 
-__all__ = ["Difference", "FieldStep", "Newcomer", "RaceField", "candidate_text", "settings_text"]
+__all__ = ["MONITOR", "Difference", "FieldStep", "Newcomer", "RaceField", "candidate_text", "settings_text"]
 
 IDS_MAX = 32
 """Fields whose ids are remembered: those of a process, and some of its past."""
+MONITOR = "monitors."
+"""Before the names of monitors among the parts of a field."""
 FIELD_DIGITS = 32
 """Of the id of a field: it names an artefact."""
 
@@ -74,6 +76,9 @@ class RaceField:
     metrics: Sequence[river_metrics.base.Metric] | None = None
     threshold: float = 0.5
     deadline: Serve | None = None
+    monitors: tuple[tuple[str, Any], ...] = ()
+    """What looks at labelled examples, by name: settings of `operators/monitor`, in their order.  None is one
+    that is usual and that the file leaves out."""
 
     @classmethod
     def of(cls, models: Mapping[str, Any], **settings: Any) -> RaceField:
@@ -107,6 +112,7 @@ class RaceField:
             "metrics": " ".join(map(model_text, self.metrics or ())),
             "threshold": repr(self.threshold),
             "deadline": _optional(self.deadline),
+            **{f"{MONITOR}{name}": text for name, text in map(_monitor_text, self.monitors) if text},
         }
         for name, candidate in self.candidates.items():
             texts[f"candidates.{name}"] = candidate_text(candidate)
@@ -187,6 +193,15 @@ def candidate_text(candidate: Candidate) -> str:
 def settings_text(candidate: Candidate) -> str:
     """Return the text of what a candidate says beside its model."""
     return f"start={start_text(candidate.start)} learn={candidate.learn} budget_ms={candidate.budget_ms}"
+
+
+def _monitor_text(named: tuple[str, Any]) -> tuple[str, str]:
+    """Return a monitor's name and its text; that of a usual one is empty: fields of before it had none."""
+    name, settings = named
+    if settings is None:
+        return name, "off"
+    usual = getattr(settings, "usual", False) and settings == type(settings)()
+    return name, "" if usual else model_text(settings)
 
 
 def _optional(value: Any) -> str:

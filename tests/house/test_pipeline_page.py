@@ -78,6 +78,7 @@ NAMES_OF_TYPES = {
     "Model": "a River estimator or a `Blend`", "Start": "str or `Artefact`", "Learn": "str",
     "Release | None": "`Release` or None",
     "Trigger": "`Every`, `Drifted` or `Worse`", "Literal['fresh', 'champion']": "str",
+    "Sequence[str | Cross]": "list of str or crosses",
     "Sequence[Rule]": "list of `Rule`", "Sequence[str]": "list of str",
     "Policy": "a serving policy", "Serve | None": "`Serve` or None",
     "Sequence[float]": "list of float", "Sequence[Guard]": "list of `Guard`",

@@ -34,6 +34,7 @@ BELOW = {
     "operators/rules": {"operators/language", "operators/windows"},
     "operators/models": set(),
     "operators/race": {"operators/models", "operators/drift"},
+    "operators/monitor": {"operators/models", "operators/race"},
     "operators/join": set(),
     "operators/drift": set(),
     "operators/claims": set(),

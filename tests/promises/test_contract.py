@@ -41,6 +41,8 @@ from operators.join.pending import Pending, Waiting, WaitingAnswer
 from operators.language.plan import compile_features
 from operators.language.rules import Alerts
 from operators.models.scoring import Racer, Roster
+from operators.monitor.monitors import MonitorContext, Monitors
+from operators.monitor.slices import Slices
 from operators.race.arena import Arena, Moment
 from operators.race.candidates import Candidate, Challenge, Every, Release, Worse
 from operators.race.evidence import Promotion
@@ -384,6 +386,36 @@ def feed_policy(made: Any, item: Any) -> Any:
     return [(one.type, one.model_name, one.evidence) for one in decided], made.table
 
 
+MONITORS = (("slices", Slices((("a",), ("b", "key")), values_max=3)),)
+
+
+def make_monitors() -> Monitors:
+    return Monitors(MONITORS, MonitorContext("p", "binary", 0.5, "brier", Roster("binary", (), "a")))
+
+
+def monitor_inputs(rng: random.Random) -> list[Any]:
+    items: list[Any] = []
+    for number in range(STEPS):
+        batch = []
+        for _ in range(rng.randrange(8)):
+            x = {"a": rng.random(), "b": rng.choice("xyzw"), "key": rng.randrange(9)}
+            scores: dict[str, Any] = {"a": rng.random(), "b": rng.random()}
+            example = Example(
+                f"e{number}", "k", number * 60, number * 60 + 500, rng.random() < 0.5, x, scores, scores["a"],
+                "champion", "a", 0, number, number, 1, number,
+            )  # fmt: skip
+            batch.append((example, (rng.random(), {"a": rng.random(), "b": rng.random()})))
+        items.append(batch)
+    return items
+
+
+def feed_monitors(made: Monitors, batch: Any) -> None:
+    made.observe([example for example, _ in batch], [losses for _, losses in batch])
+    if len(batch) == 7:
+        made.forget("b")
+    made.stop(Moment(0, 0, 0))
+
+
 CASES = {
     **{
         name: Case(lambda name=name: make_policy(name), policy_inputs, feed_policy)  # type: ignore[misc]
@@ -421,6 +453,12 @@ CASES = {
     ),
     "watcher": Case(
         lambda: Watcher(Watch(block=100, reference_span=2_000), "p", "binary"), watcher_inputs, feed_watcher
+    ),
+    "monitors": Case(
+        make_monitors,
+        monitor_inputs,
+        feed_monitors,
+        lambda made: (Monitors, *map(type, made.parts.values())),
     ),
     "learner": Case(make_learner, learner_inputs, lambda made, item: made.fold([item]), learner_parts),
 }

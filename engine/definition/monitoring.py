@@ -1,0 +1,73 @@
+"""What a definition says of monitors, as the settings of each by name.
+
+Lives here: the slices that a user writes as words and crosses, and every refusal of them.  Never here: what a
+monitor sees (`operators/monitor`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from operators.language.fields import Feature
+from operators.language.transforms import Cross
+from operators.monitor.slices import CROSSED, Slices
+from topics.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from engine.definition.pipeline import Pipeline
+
+__all__ = ["check_monitors", "monitor_settings"]
+
+SLICES_MAX = 20
+"""Declared features and crosses: each costs every example a row of sums."""
+FEATURES_NAMED = 10
+
+
+def monitor_settings(pipeline: Pipeline) -> tuple[tuple[str, Any], ...]:
+    """Return the settings of every monitor, by name; none where each key has a race of its own."""
+    if pipeline.per is not None:
+        return ()
+    settings: list[tuple[str, Any]] = []
+    if pipeline.slices:
+        by = tuple(_features_of(one) for one in pipeline.slices)
+        settings.append(("slices", Slices(by, values_max=pipeline.slice_values_max)))
+    return tuple(settings)
+
+
+def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
+    """Raise DefinitionError for slices of what is no feature, or of too much."""
+    slices = pipeline.slices
+    if isinstance(slices, str) or not isinstance(slices, Sequence):
+        raise DefinitionError(
+            f"slices is {slices!r}, no list",
+            hint='give a list: slices=["origin", cross("origin", "carrier")]',
+        )
+    if len(slices) > SLICES_MAX:
+        raise DefinitionError(f"slices has {len(slices)} parts", hint=f"give {SLICES_MAX} at most")
+    told: set[str] = set()
+    for one in slices:
+        features = _features_of(one)
+        for name in features:
+            if name not in types:
+                raise DefinitionError(
+                    f"slices has `{name}`, which is no feature",
+                    hint=f"name one of: {', '.join(list(types)[:FEATURES_NAMED])}",
+                )
+        if CROSSED.join(features) in told:
+            raise DefinitionError(f"slices has `{CROSSED.join(features)}` twice", hint="leave one out")
+        told.add(CROSSED.join(features))
+    Slices((), values_max=pipeline.slice_values_max)
+
+
+def _features_of(one: object) -> tuple[str, ...]:
+    """Return the names of the features of one part of `slices`."""
+    if isinstance(one, str):
+        return (one,)
+    if isinstance(one, Cross):
+        names = tuple(part.name for part in one.inputs if isinstance(part, Feature))
+        if len(names) == len(one.inputs) and len(set(names)) == len(names):
+            return names
+    raise DefinitionError(
+        f"slices has {one!r}", hint='name features: "origin", or cross("origin", "carrier") of different ones'
+    )

@@ -1,0 +1,195 @@
+"""All monitors of a race as one observer of it.
+
+Lives here: what a monitor keeps, how monitors begin, end and lie in a checkpoint.  Never here: what any of
+them sees.
+
+Strategy: examples gather until there are `GATHERED_MAX` of them, or somebody asks; then they become columns
+once, for all monitors.  A race that declares none holds an empty `Monitors` and does not call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from operators.models.parameters import model_text
+from operators.models.scoring import Roster
+from operators.monitor.rows import Rows
+from operators.race.arena import Moment
+from operators.race.losses import Losses, Objective
+from operators.state import Operator, StateDelta, StateEntries, named, under
+from topics.messages import Decision, Example, Task
+
+__all__ = ["Monitor", "MonitorContext", "MonitorSettings", "Monitors"]
+
+GATHERED_MAX = 256
+"""Examples that wait to become columns together: numpy's calls cost more than a few rows."""
+MONITORS = "monitors"
+
+
+class MonitorContext(NamedTuple):
+    """What a monitor may know of its race."""
+
+    pipeline: str
+    task: Task
+    threshold: float
+    """The binary score from which on the predicted label is true."""
+    objective: Objective
+    """What the losses are."""
+    roster: Roster
+    """Live; a monitor reads models at stops alone, and changes none."""
+
+    @property
+    def text(self) -> str:
+        """Return what its figures are figures of: where it differs, they begin anew."""
+        return f"{self.task} {self.threshold!r} {model_text(self.objective)}"
+
+
+class Monitor(Operator, Protocol):
+    """One thing that is seen of labelled examples."""
+
+    @property
+    def stops(self) -> Sequence[int]:
+        """Return the numbers of examples between its stops: as `Companion`, for one that reads models."""
+        ...
+
+    def observe(self, rows: Rows) -> None:
+        """See examples that were learned, in the order of the log."""
+        ...
+
+    def stop(self, at: Moment) -> None:
+        """Act at a stop of anybody's, all examples before it seen; `at.examples` tells one's own."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Drop what is kept of a candidate that has left the race."""
+        ...
+
+    def report(self) -> Any:
+        """Return what was seen, as plain objects; changes nothing."""
+        ...
+
+    def signals(self) -> Mapping[str, float]:
+        """Return the numbers that an alert may be about, by name; changes nothing."""
+        ...
+
+
+class MonitorSettings(Protocol):
+    """What a definition says of one monitor: a frozen dataclass."""
+
+    def monitor(self, context: MonitorContext) -> Monitor | None:
+        """Return the monitor; None where it has nothing to see in this task."""
+        ...
+
+
+NamedSettings = Sequence[tuple[str, MonitorSettings | None]]
+
+
+class Monitors:
+    """The monitors that a field asks for, by name: an observer of the race, an operator made of others."""
+
+    def __init__(self, settings: NamedSettings, context: MonitorContext) -> None:
+        self._context = context
+        self._told: dict[str, str] = {}
+        """The settings of each monitor, as text."""
+        self._examples: list[Example] = []
+        self._tested: list[Losses] = []
+        self._gone: StateDelta = {}
+        self.parts: dict[str, Monitor] = {}
+        self._begin(settings)
+
+    def _begin(self, settings: NamedSettings) -> None:
+        """Begin the monitors whose settings are new, and end those that are asked for no more."""
+        before, told = self.parts, self._told
+        self.parts, self._told = {}, {}
+        for name, one in settings:
+            if one is None:
+                continue
+            text = f"{model_text(one)} {self._context.text}"
+            part = before[name] if told.get(name) == text else one.monitor(self._context)
+            if part is not None:
+                self.parts[name], self._told[name] = part, text
+
+    def follow(self, settings: NamedSettings, threshold: float, objective: Objective) -> None:
+        """Take the settings of another field; a monitor goes on where nothing that it sees by has changed."""
+        self._flush()
+        stored = self.snapshot()
+        before = dict(self.parts)
+        self._context = self._context._replace(threshold=threshold, objective=objective)
+        self._begin(settings)
+        ended = [name for name, part in before.items() if self.parts.get(name) is not part]
+        self._gone |= dict.fromkeys(
+            entry for entry in stored if any(entry.startswith(f"{MONITORS}/{name}/") for name in ended)
+        )
+
+    # -- as an observer of the race ---------------------------------------------------------------
+
+    @property
+    def stops(self) -> Sequence[int]:
+        """Return the numbers of examples between the stops of any monitor."""
+        return sorted({every for part in self.parts.values() for every in part.stops})
+
+    def observe(self, examples: Sequence[Example], tested: Sequence[Losses]) -> None:
+        """Take examples that were learned, with their losses."""
+        self._examples += examples
+        self._tested += tested
+        if len(self._examples) >= GATHERED_MAX:
+            self._flush()
+
+    def stop(self, at: Moment) -> list[Decision]:
+        """Let the monitors act at a stop; nothing is ever decided."""
+        self._flush()
+        for part in self.parts.values():
+            part.stop(at)
+        return []
+
+    def forget(self, name: str) -> None:
+        """Drop what is kept of a candidate that has left the race."""
+        self._flush()
+        for part in self.parts.values():
+            part.forget(name)
+
+    def _flush(self) -> None:
+        if not self._examples:
+            return
+        rows = Rows(self._examples, self._tested, self._context.task)
+        self._examples, self._tested = [], []
+        for part in self.parts.values():
+            part.observe(rows)
+
+    # -- what was seen ----------------------------------------------------------------------------
+
+    def report(self) -> dict[str, Any]:
+        """Return what each monitor has seen, by its name."""
+        self._flush()
+        return {name: part.report() for name, part in self.parts.items()}
+
+    def signals(self) -> dict[str, float]:
+        """Return the numbers that an alert may be about, as `MONITOR.NAME`."""
+        self._flush()
+        return {
+            f"{name}.{signal}": value
+            for name, part in self.parts.items()
+            for signal, value in part.signals().items()
+        }
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state: the entries of every monitor under its name."""
+        self._flush()
+        return named({MONITORS: named({name: part.snapshot() for name, part in self.parts.items()})})
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        self._flush()
+        gone, self._gone = self._gone, {}
+        return gone | named({MONITORS: named({name: part.delta() for name, part in self.parts.items()})})
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state; a monitor that the entries know nothing of begins anew."""
+        self._examples, self._tested, self._gone = [], [], {}
+        ours = under(MONITORS, entries)
+        for name, part in self.parts.items():
+            if of_part := under(name, ours):
+                part.restore(of_part)

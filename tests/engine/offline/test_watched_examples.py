@@ -1,0 +1,106 @@
+"""What a backtest says beside its metrics: slices."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from river import compose, linear_model, preprocessing
+
+from engine import Labels, Pipeline, Topic
+from engine.offline.backtest import LocalRun, Playing, backtest
+from engine.worker.assembly import build_learner
+from operators import cross, field
+from topics.errors import DefinitionError
+
+
+class Flight(msgspec.Struct):
+    event_id: str
+    event_time: int
+    origin: str
+    carrier: str
+    distance: float
+
+
+def pipeline(**options: Any) -> Pipeline:
+    words, numbers = compose.SelectType(str), compose.SelectType(int, float)
+    encode = (words | preprocessing.OneHotEncoder()) + (numbers | preprocessing.StandardScaler())
+    return Pipeline(
+        name="flights",
+        events=Topic("flights.departures", Flight, key="origin"),
+        labels=Labels("flights.arrivals", wait="1h"),
+        features={name: field(name) for name in ("origin", "carrier", "distance")},
+        models={"linear": encode | linear_model.LogisticRegression()},
+        champion="linear",
+        drift=(),
+        **options,
+    )
+
+
+def files(folder: Path, rows: int, seed: int = 3) -> tuple[Path, Path]:
+    """Flights whose delay follows from the distance, but for those from `HNL`, which are a coin."""
+    rng = random.Random(seed)
+    events, labels = folder / "events.jsonl", folder / "labels.jsonl"
+    with events.open("w") as event_file, labels.open("w") as label_file:
+        for number in range(rows):
+            time, x = number * 1_000, rng.uniform(-2, 2)
+            origin, carrier = rng.choice(("ATL", "ORD", "HNL")), rng.choice(("AA", "DL"))
+            label = rng.random() < 0.5 if origin == "HNL" else x + rng.gauss(0, 0.3) > 0
+            event = {"event_id": f"{number}", "event_time": time, "origin": origin, "carrier": carrier}
+            event_file.write(json.dumps(event | {"distance": x}) + "\n")
+            told = {"event_id": f"{number}", "label": label, "label_time": time + 60_000, "origin": origin}
+            label_file.write(json.dumps(told) + "\n")
+    return events, labels
+
+
+def test_a_backtest_tells_slices(tmp_path: Path) -> None:
+    declared = pipeline(slices=["origin", cross("origin", "carrier"), "distance"], slice_values_max=5)
+    report = backtest(declared, *files(tmp_path, 2_000))
+    slices = report["slices"]
+    assert list(slices) == ["origin", "origin × carrier", "distance"]
+    assert set(slices["origin"]) == {"ATL", "ORD", "HNL"}
+    assert slices["origin"]["HNL"]["served"]["Accuracy"] < 0.6
+    assert slices["origin"]["ATL"]["linear"]["Accuracy"] > 0.8
+    assert "HNL × AA" in slices["origin × carrier"]
+    assert sum(told["served"]["rows"] for told in slices["distance"].values()) == report["examples"]
+
+
+def test_folding_the_log_gives_the_same_slices(tmp_path: Path) -> None:
+    declared = pipeline(slices=["origin", "distance"])
+    run = LocalRun(declared, keep_examples=True)
+    Playing(run).play_files(*files(tmp_path, 1_000))
+    again = build_learner(declared)
+    for start in range(0, len(run.examples or ()), 77):
+        again.fold((run.examples or [])[start : start + 77])
+    assert again.monitors.report() == run.learner.monitors.report()
+
+
+def test_a_field_without_monitors_is_the_one_that_it_was() -> None:
+    plain, sliced = pipeline(), pipeline(slices=["origin"])
+    assert not any(part.startswith("monitors") for part in plain.field.parts())
+    assert plain.field.field_id != sliced.field.field_id
+    assert plain.field.difference(sliced.field).settings.keys() == {"monitors.slices"}
+    assert plain.learner_definition() == sliced.learner_definition()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"slices": ["airport"]}, "`airport`, which is no feature"),
+        ({"slices": "origin"}, "no list"),
+        ({"slices": [cross("origin", "origin")]}, "slices has cross"),
+        ({"slices": [cross(field("origin"), field("carrier"))]}, "slices has cross"),
+        ({"slices": ["origin", "origin"]}, "twice"),
+        ({"slices": ["origin"] * 21}, "21 parts"),
+        ({"slices": ["origin"], "slice_values_max": 0}, "slice_values_max is 0"),
+        ({"slices": ["origin"], "per": "origin"}, "not offered with per="),
+    ],
+)
+def test_what_cannot_be_sliced_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(DefinitionError, match=said) as refusal:
+        pipeline(**options)
+    assert refusal.value.hint
