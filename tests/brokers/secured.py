@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 
 from brokers.certificates import KEY_PASSWORD, Authority
 from brokers.kafka import JAVA_MIN, NativeKafka, have_jars, java_is_new_enough
@@ -31,6 +34,21 @@ authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS;User:{user};User:CN={user}
 """
 """`PLAINTEXT` stays, for the broker itself: to it nobody else is pointed."""
+
+TOPIC, GROUP, CLUSTER = 2, 3, 4
+LITERAL, PREFIXED = 3, 4
+READ, WRITE, DESCRIBE, DESCRIBE_CONFIGS, IDEMPOTENT_WRITE = 3, 4, 8, 10, 12
+"""Numbers of the protocol: what a right is for, how its name is matched, what may be done."""
+ALLOW = 3
+
+
+class Right(NamedTuple):
+    """What `READER` may do."""
+
+    operation: int
+    resource: int
+    name: str
+    pattern: int = LITERAL
 
 
 class SecuredKafka:
@@ -92,6 +110,25 @@ class SecuredKafka:
             },
         )
 
+    async def allow(self, *rights: Right) -> None:
+        """Give rights to `READER`."""
+        for right in rights:
+            await self._change(CreateAclsRequest(*_acl(right)))
+
+    async def forbid(self, right: Right) -> None:
+        """Take a right from `READER` that it was given."""
+        await self._change(DeleteAclsRequest(*_acl(right)))
+
+    async def _change(self, request: CreateAclsRequest | DeleteAclsRequest) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._kafka.settings.bootstrap_servers)
+        await admin.start()
+        try:
+            answer = (await admin._send_to_controller(request)).to_object()
+        finally:
+            await admin.close()
+        (one,) = answer.get("creation_responses") or answer["filter_responses"]
+        assert one["error_code"] == 0, one
+
     @property
     def strangers_authority(self) -> Path:
         """The certificate of an authority that did not sign the broker's."""
@@ -114,3 +151,16 @@ class SecuredKafka:
 
     def __exit__(self, *exit_: object) -> None:
         self._kafka.__exit__(*exit_)
+
+
+def _acl(right: Right) -> tuple[int, str, int, str, str, int, int]:
+    """Return a right as the requests have it."""
+    return (
+        right.resource,
+        right.name,
+        right.pattern,
+        f"User:{READER}",
+        "*",
+        right.operation,
+        ALLOW,
+    )
