@@ -29,6 +29,8 @@ JUMP_SEEN_MS = 2_900_000
 """Answers carry the wall clock of who gave them: the least difference after a jump."""
 PROGRESS = 30
 """Answers between two faults."""
+DEATHS_MAX = 4
+"""Of another worker, until the one that waits for it has claimed often enough: it keeps what is its own."""
 GIVEN_UP = "takeover given up: the group has taken partitions back"
 
 
@@ -254,11 +256,19 @@ class FaultRun:
         log = victim.log
         hits = len(victim.logged("fault point", log=log))
         self._set(victim, "point", f"{fault.how} {fault.passes} {fault.point}")
+
+        def met() -> bool:
+            return len(victim.logged("fault point", log=log)) > hits
+
         if fault.point in (*CLAIMING, INSIDE_CLAIM):
             other = rest[fault.other % len(rest)]
-            other.kill()
-            other.start()
-        await until(lambda: len(victim.logged("fault point", log=log)) > hits, fault.point)
+            for _ in range(DEATHS_MAX):
+                other.kill()
+                other.start()
+                await until(lambda: met() or self._is_settled(), "a takeover that is over", worker=other)
+                if met():
+                    break
+        await until(met, fault.point)
         self.report.points.append(fault.point)
         if fault.how == "SIGKILL":
             assert await victim.ended() == -signal.SIGKILL
@@ -275,12 +285,11 @@ class FaultRun:
 
     async def settled(self) -> None:
         """Wait until all workers are ready and own all partitions among them, each at least one."""
+        await until(self._is_settled, "every worker owns a share", worker=self.workers[0])
 
-        def settled() -> bool:
-            each = [owned([worker]) for worker in self.workers]
-            return all(each) and sum(each) == PARTITIONS
-
-        await until(settled, "every worker owns a share", worker=self.workers[0])
+    def _is_settled(self) -> bool:
+        each = [owned([worker]) for worker in self.workers]
+        return all(each) and sum(each) == PARTITIONS
 
     # -- the end ----------------------------------------------------------------------------------
 
