@@ -184,7 +184,9 @@ class Label(Struct, frozen=True, omit_defaults=True, gc=False):
     kind: str = ""
     """Which kind of feedback it is, where there are several."""
     weight: float = 1.0
-    """How many labels it counts for."""
+    """What it weighs when models learn it."""
+    source: str = ""
+    """Who says so; empty where nobody is named."""
 
 
 class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -299,7 +301,7 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     lineup: int = 0
     """As in the prediction: a score of a model that has left says nothing about the one that got its name."""
     weight: float = 1.0
-    """How many labels it stands for: 1 / `learn_share`, times what its label counts for."""
+    """How many labels it stands for: 1 / `learn_share`."""
     origin: str = ""
     """Where the label is from. Empty: one that came. `implicit`: none came by the horizon. `assumed`: a
     negative taken for granted when the event was answered, and `revised`: the positive that came after it;
@@ -310,6 +312,10 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     """Of a correction: the label that it replaces; null where it replaces none."""
     before_time: int = 0
     """Of a correction: the label time of what it replaces, ms."""
+    label_weight: float = 1.0
+    """What the label weighs when models learn it; of weight 0 it is measured and not learned."""
+    source: str = ""
+    """Who says that it is true, where labels name their source."""
 
 
 class Block(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -220,7 +220,9 @@ class Outbox:
         """Return an example with what its label counts for, where it is from and what it replaces."""
         return replace(
             example,
-            weight=self._weight * joined.weight,
+            weight=self._weight,
+            label_weight=joined.weight,
+            source=joined.source,
             origin=joined.origin,
             learn=joined.learn,
             before=joined.before,

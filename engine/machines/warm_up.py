@@ -15,6 +15,8 @@ from typing import Any
 from engine.machines.counted_examples import CountedExamples
 from engine.machines.field_records import Brought
 from operators.models.scoring import reason_of
+from operators.models.weighted import weighted
+from operators.race.learning import are_plain
 from topics.messages import Example, Record
 
 __all__ = ["WarmUp"]
@@ -54,13 +56,15 @@ class WarmUp:
                 self._learn(example, record.offset)
 
     def _learn(self, example: Example, offset: int) -> None:
+        plain = are_plain((example,))
         for name, model in list(self.models.items()):
             if name not in self._first:
                 if example.label_time < self._since_ms[name]:
                     continue
                 self._first[name] = offset
+            teach = model.learn_one if plain else weighted(model, model.learn_one, name, (example,))
             try:
-                model.learn_one(example.features, example.label)
+                teach(example.features, example.label)
             except Exception as error:  # noqa: BLE001 a user's model may raise anything; the others go on
                 self.failed[name] = f"{reason_of(error)}, at the lesson of offset {offset}"
                 del self.models[name]

@@ -90,6 +90,7 @@ class Joined(Struct, Generic[Open], frozen=True, gc=False):
     expired_at_offset: int
     """Offset of the event whose watermark ended the wait, where that made it; else -1."""
     weight: float = 1.0
+    """What the label weighs when models learn it."""
     origin: str = ""
     """As in the example: empty for a label that came."""
     learn: bool = True
@@ -98,11 +99,13 @@ class Joined(Struct, Generic[Open], frozen=True, gc=False):
     """Of a correction: the label that it replaces ..."""
     before_time: int = 0
     """... and its label time, ms."""
+    source: str = ""
+    """Who says so, as in the label."""
 
     @property
     def plain(self) -> bool:
         """Return whether it is a label like any other."""
-        return self.weight == 1 and not self.origin and self.learn and self.before is None
+        return self.weight == 1 and not self.source and not self.origin and self.learn and self.before is None
 
 
 class Met(NamedTuple, Generic[Open]):
@@ -281,7 +284,14 @@ class Join(Generic[Open]):
         if self.policy.learn != "corrected" or not self._turns(held, waiting.labels):
             return "collected", None
         return "revised", Joined(
-            waiting, label.label, label.label_time, label.offset, -1, label.weight, "revised"
+            waiting,
+            label.label,
+            label.label_time,
+            label.offset,
+            -1,
+            label.weight,
+            "revised",
+            source=label.source,
         )
 
     def _turns(self, before: Sequence[Label], after: Sequence[Label]) -> bool:
@@ -312,6 +322,7 @@ class Join(Generic[Open]):
             learn=self.policy.correct == "relearn",
             before=replaced.label,
             before_time=replaced.label_time,
+            source=label.source,
         )
 
     def learned_as(self, waiting: Open, label: LabelValue, label_time: int) -> None:
@@ -390,7 +401,8 @@ class Join(Generic[Open]):
         if labels := waiting.labels:
             label, weight = combined(self.policy.combine, labels)
             newest = max(one.offset for one in labels)
-            return Joined(waiting, label, due, newest, at_offset, weight, learn=learn)
+            source = next((one.source for one in labels if one.label == label), "")
+            return Joined(waiting, label, due, newest, at_offset, weight, learn=learn, source=source)
         if self.implicit is None:
             return None
         return Joined(waiting, self.implicit, due, -1, at_offset, origin="implicit", learn=learn)
@@ -420,7 +432,9 @@ class Join(Generic[Open]):
         if self._corrects:
             waiting.labels = (label,)
         self.entries.change(waiting)
-        return Joined(waiting, label.label, label.label_time, label.offset, -1, label.weight)
+        return Joined(
+            waiting, label.label, label.label_time, label.offset, -1, label.weight, source=label.source
+        )
 
     def snapshot(self) -> dict[str, bytes]:
         """Return two entries per waiting prediction, one per early label."""

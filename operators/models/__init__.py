@@ -4,7 +4,7 @@ Lives here: the roster, scoring and its fallbacks, the weights of a blend, guard
 test, digests, signed artefacts. Never here: learning and decisions (`operators/race`), files and stores
 (`engine/stores`), models of our own.
 
-Read in this order: `scoring`, `mixture`, `table` (who is picked), `guards`, `probe`; then `parameters`,
-`digest`, `signing`, `artefacts`, `allowlist`; `contributions` (explains a score). Others may import
-everything here.
+Read in this order: `scoring`, `mixture`, `table` (who is picked), `guards`, `probe`, `weighted` (lessons that
+count for more or less); then `parameters`, `digest`, `signing`, `artefacts`, `allowlist`; `contributions`
+(explains a score). Others may import everything here.
 """

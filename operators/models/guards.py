@@ -49,9 +49,12 @@ class FirstLesson:
         self.model = model
         self.taught = False
 
-    def learn_one(self, x: FeatureValues, y: LabelValue) -> None:
-        """Learn one example."""
-        self.model.learn_one(x, y)
+    def learn_one(self, x: FeatureValues, y: LabelValue, w: float | None = None) -> None:
+        """Learn one example, of weight `w` where one is given."""
+        if w is None:
+            self.model.learn_one(x, y)
+        else:
+            self.model.learn_one(x, y, w=w)
         self.taught = True
 
     def predict_one(self, x: FeatureValues) -> Any:
@@ -88,9 +91,12 @@ class KnownNames:
         self.model = model
         self.names: set[str] = set()
 
-    def learn_one(self, x: FeatureValues, y: LabelValue) -> None:
-        """Learn one example and its names."""
-        self.model.learn_one(x, y)
+    def learn_one(self, x: FeatureValues, y: LabelValue, w: float | None = None) -> None:
+        """Learn one example, of weight `w` where one is given, and its names."""
+        if w is None:
+            self.model.learn_one(x, y)
+        else:
+            self.model.learn_one(x, y, w=w)
         if not self.names.issuperset(x) and len(self.names) < KNOWN_MAX:
             self.names.update(x)
 
@@ -124,9 +130,12 @@ class KnownValues:
         self.values: set[tuple[str, str | None]] = set()
         """Name and text; None stands for all values that are no text."""
 
-    def learn_one(self, x: FeatureValues, y: LabelValue) -> None:
-        """Learn one example, its names and its texts."""
-        self.model.learn_one(x, y)
+    def learn_one(self, x: FeatureValues, y: LabelValue, w: float | None = None) -> None:
+        """Learn one example, of weight `w` where one is given, its names and its texts."""
+        if w is None:
+            self.model.learn_one(x, y)
+        else:
+            self.model.learn_one(x, y, w=w)
         if len(self.values) < KNOWN_MAX:
             self.values.update(map(_pair, x.items()))
 
@@ -208,9 +217,12 @@ class Copied:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def learn_one(self, x: FeatureValues, y: LabelValue) -> None:
-        """Learn one example."""
-        self.model.learn_one(x, y)
+    def learn_one(self, x: FeatureValues, y: LabelValue, w: float | None = None) -> None:
+        """Learn one example, of weight `w` where one is given."""
+        if w is None:
+            self.model.learn_one(x, y)
+        else:
+            self.model.learn_one(x, y, w=w)
 
     def predict_one(self, x: FeatureValues) -> Any:
         """Return River's answer."""

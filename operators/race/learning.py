@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from math import isfinite
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -43,6 +43,7 @@ from operators.models.scoring import (
     reason_of,
     score_function,
 )
+from operators.models.weighted import Teach, weighted
 from operators.race.arena import Arena, Evidenced, Moment
 from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence, Verdict
@@ -66,6 +67,7 @@ __all__ = [
     "Lessons",
     "Observer",
     "Serving",
+    "are_plain",
     "is_succession",
     "with_figures",
 ]
@@ -149,7 +151,8 @@ class Lessons:
     """Rows with their labels, learned by each candidate on its own; `row` is the next to count as learned.
 
     `names`, where given, are all that rows can have: they are to be answered, so each is scored before it is
-    learned.
+    learned.  `weighed`, where given, are their examples, which have
+    weights; else each counts as one.
 
     >>> from river import linear_model
     >>> roster = Roster("binary", [Racer("a", linear_model.LogisticRegression(), version=1)], "a")
@@ -167,8 +170,10 @@ class Lessons:
         stopwatch: Stopwatch,
         names: AbstractSet[str] | None = None,
         room: Callable[[], int] = lambda: _UNBOUNDED,
+        weighed: Sequence[Example] | None = None,
     ) -> None:
         self.rows = rows
+        self._weighed = weighed
         self.labels = labels
         self.row = 0
         self.until = 0
@@ -219,8 +224,8 @@ class Lessons:
         if self._names is None and not candidate.learns:
             return
         started = clock()
-        score_of, learn_one = self._calls_of(candidate)
         until = self.until
+        score_of, learn_one = self._calls_of(candidate, first, until)
         for row, (features, label) in enumerate(
             zip(self.rows[first:until], self.labels[first:until], strict=True), first
         ):
@@ -236,11 +241,17 @@ class Lessons:
                 break
         self._stopwatch.models["learn" if score_of is None else "score_and_learn", name] += clock() - started
 
-    def _calls_of(self, candidate: Racer) -> tuple[ScoreOf | None, Callable[[Any, Any], object]]:
-        """Return the functions that score and teach a candidate, without a guard that changes nothing."""
+    def _calls_of(self, candidate: Racer, first: int, until: int) -> tuple[ScoreOf | None, Teach]:
+        """Return the functions that score and teach a candidate these rows.
+
+        Without a guard that changes nothing.
+        """
+        model = candidate.model
+        if self._weighed is not None:
+            return None, weighted(model, model.learn_one, candidate.name, self._weighed[first:until])
         if self._names is None:
-            return None, candidate.model.learn_one
-        model = without_guard(candidate.model, self._names)
+            return None, model.learn_one
+        model = without_guard(model, self._names)
         return score_function(self._task, model), model.learn_one if candidate.learns else _no_lesson
 
     def count(self, rows: int) -> Sequence[Sick]:
@@ -325,6 +336,12 @@ def _no_lesson(_features: FeatureValues, _label: LabelValue) -> None:
 def _scored(racing: Sequence[Racer], example: Example) -> set[str]:
     """Return who of those in the race may have a score in an example: it may be of a model that has left."""
     return {candidate.name for candidate in racing if example.lineup >= candidate.since}
+
+
+def are_plain(examples: Sequence[Example]) -> bool:
+    """Return whether every example counts as one for every candidate that learns it, as nearly always."""
+    weights = [example.label_weight if example.learn else 0.0 for example in examples]
+    return weights.count(1.0) == len(weights)
 
 
 def _names_a_champion(decision: Decision) -> bool:
@@ -414,13 +431,15 @@ class Learning(WholeState):
         rows: Sequence[FeatureValues],
         labels: Sequence[LabelValue],
         names: AbstractSet[str] | None = None,
+        weighed: Sequence[Example] | None = None,
     ) -> Lessons:
         """Return rows that every candidate has learned, for `learn`; nothing else changes yet.
 
         `names`, where given, are all that the rows can have: they are to be answered, so they are scored too.
+        `weighed` are the examples of rows that do not all count as one; these are not scored.
         """
         started = self._stopwatch.clock()
-        lessons = Lessons(self._task, self._roster, rows, labels, self._stopwatch, names, self.room)
+        lessons = Lessons(self._task, self._roster, rows, labels, self._stopwatch, names, self.room, weighed)
         self._stopwatch.steps["learn"] += self._stopwatch.clock() - started
         return lessons
 
@@ -433,7 +452,8 @@ class Learning(WholeState):
 
         `offset` is that of the first.
         """
-        lessons = self.lessons([x.features for x in examples], [x.label for x in examples])
+        rows, labels = [x.features for x in examples], [x.label for x in examples]
+        lessons = self.lessons(rows, labels, weighed=None if are_plain(examples) else examples)
         decisions: list[Decision] = []
         while (row := lessons.row) < len(examples):
             decisions += self.learn(examples[row:], offset + row, lessons)[1]
