@@ -508,7 +508,14 @@ COUNTERS = (
         "headrace_dead_letters",
         "Records refused, by the step that refused.",
         ("stage",),
-        _always("decode", "label", "time", "duplicate", "join", "rule", "skip", "erase"),
+        _always("decode", "label", "time", "duplicate", "join", "rule", "skip", "erase", "watermark"),
+    ),
+    CounterFamily(
+        "watermarks",
+        "headrace_watermark_moves",
+        "Records for quiet partitions, by outcome.",
+        ("outcome",),
+        _always("written", "refused", "moved"),
     ),
     CounterFamily(
         "letters_cut",

@@ -310,7 +310,10 @@ class Settings(BaseSettings):
     """Work that a crash repeats; also the longest an idle tail stays unsaved."""
     replay_max: int = Field(default=2_000_000, gt=0)
     """Logged records that a takeover may have to leave out; about 1 KB of memory each."""
-    idle_timeout_ms: Milliseconds = 5_000
+    idle_timeout_ms: int = Field(default=0, ge=0)
+    """A partition whose events and labels have been quiet for this long is idle: its watermark goes on with
+    the wall clock, by records that the worker writes into the events topic; 0: only events move it."""
+    rekey_idle_timeout_ms: Milliseconds = 5_000
     """Where windows have other keys than the topic: a partition with nothing to read for this long holds the
     others' events back no more.  What it gets later may be counted late."""
     drain_deadline_ms: Milliseconds = 25_000

@@ -34,6 +34,7 @@ __all__ = [
     "SIGNER",
     "SLOW",
     "UNREADABLE",
+    "WATERMARK",
     "HeaderMeaning",
     "Refusal",
     "cloud_event",
@@ -61,6 +62,8 @@ COMMAND: Headers = ((RECORD_TYPE, b"command"),)
 FIELD: Headers = ((RECORD_TYPE, b"field"),)
 SLOW: Headers = ((RECORD_TYPE, b"slow"),)
 BLOCK: Headers = ((RECORD_TYPE, b"block"),)
+WATERMARK: Headers = ((RECORD_TYPE, b"watermark"),)
+"""On a record among the events (`watermarks.py`)."""
 _RECORD_TYPES: dict[bytes, RecordType] = {
     b"example": "example",
     b"claim": "claim",
@@ -111,9 +114,9 @@ class HeaderMeaning(NamedTuple):
 MEANINGS = (
     HeaderMeaning(
         RECORD_TYPE,
-        ("examples", "predictions", "rekey", "rekeyed"),
+        ("examples", "predictions", "rekey", "rekeyed", "events"),
         "What the record is: `example`, `quarantine`, `command`, `field`, `slow`, `block` or `claim`. On"
-        " predictions only claim records have it.",
+        " predictions only claim records have it, on events only what moves a quiet partition's `watermark`.",
     ),
     HeaderMeaning(
         FEATURES,
@@ -124,7 +127,7 @@ MEANINGS = (
         SIGNATURE,
         ("commands", "events"),
         "Who asks, a colon, and HMAC-SHA256 of topic and value by that one's key, in hex; of a tombstone, of"
-        " what `headrace-erase` says.",
+        " what `headrace-erase` says. On what moves a watermark, too.",
     ),
     HeaderMeaning(
         ERASE,

@@ -35,7 +35,7 @@ The scorer and the router of one partition take the same records, and so admit t
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 from zlib import crc32
 
@@ -49,6 +49,7 @@ from operators.state import StoredEntries
 from operators.stopwatch import Stopwatch
 from topics.codec import Decoded, EventDecoder, LabelDecoder, Rejected
 from topics.messages import Event, Label, Record
+from topics.watermarks import Move, move_in, move_of
 
 __all__ = [
     "RUN_MAX",
@@ -74,7 +75,7 @@ class EventRead(Struct, frozen=True, gc=False):
     """A record of the events topic and what decoding made of it."""
 
     record: Record
-    decoded: Decoded | Rejected
+    decoded: Decoded | Rejected | Move
     time: int
     late: bool = False
     """Whether it came too late for the windows that are computed on other partitions."""
@@ -102,7 +103,7 @@ class Run(NamedTuple):
     def event_ids(self) -> list[str]:
         """Return the event ids of the records, events or labels."""
         reads: Sequence[EventRead | LabelRead] = self.events or self.labels
-        return [read.decoded.event_id for read in reads if not isinstance(read.decoded, Rejected)]
+        return [read.decoded.event_id for read in reads if isinstance(read.decoded, Decoded | Label)]
 
 
 # -- the order of two topics -----------------------------------------------------------------------------
@@ -129,6 +130,8 @@ class Intake:
         self._labels: deque[LabelRead] = deque()
         self.skip: Collection[tuple[str, int, int]] = ()
         """Topic, partition and offset of records that are refused undecoded, as a person wants it."""
+        self.command_keys: Mapping[str, bytes] = {}
+        """By whose signatures a record may move the watermark; empty: nobody signs."""
         self._max_ahead_ms = max_ahead_ms
         self._now_ms = _NEVER
 
@@ -191,15 +194,24 @@ class Intake:
         now_ms, max_ahead_ms, take = self._now_ms, self._max_ahead_ms, self._records.popleft
         records = [take() for _ in range(min(len(self._records), RUN_MAX))]
         decoded_records = self._decode_others(records) if self.skip else self._decode_events(records)
-        for record, decoded in zip(records, decoded_records, strict=True):
+        for record, found in zip(records, decoded_records, strict=True):
+            decoded = found if isinstance(found, Decoded) else self._no_event(found)
             time = _AT_ONCE if isinstance(decoded, Rejected) else decoded.event_time
             stamp = record.timestamp_ms
             if stamp is not None and time - min(now_ms, stamp) > max_ahead_ms:
-                refused = self._far_ahead(record, time, now_ms)
-                self._events.append(EventRead(record, refused._replace(hits=decoded.hits), _AT_ONCE))
-            else:
-                self._events.append(EventRead(record, decoded, time))
+                decoded, time = self._far_ahead(record, time, now_ms)._replace(hits=decoded.hits), _AT_ONCE
+            self._events.append(EventRead(record, decoded, time))
         self._stopwatch.steps["decode"] += self._stopwatch.clock() - started
+
+    def _no_event(self, rejected: Rejected) -> Rejected | Move:
+        """Return what a record is that is no event: it may move the watermark."""
+        record = rejected.record
+        if rejected.stage != "decode" or not move_in(record):
+            return rejected
+        try:
+            return move_of(record, self.command_keys)
+        except ValueError as error:  # msgspec's errors are ValueErrors
+            return Rejected(record, "watermark", type(error).__name__, str(error))
 
     def _decode_others(self, records: list[Record]) -> list[Decoded | Rejected]:
         """Decode a run, but for the records that are to be skipped."""
@@ -293,6 +305,10 @@ class Admission(Generic[Open]):
     def watermark(self) -> int:
         """Return the watermark: largest event time seen minus grace, ms."""
         return self._position.time_max - self._grace_ms
+
+    def move(self, move: Move) -> None:
+        """Move the watermark to where an event of this time would; it never goes back."""
+        self._position.time_max = max(self._position.time_max, move.event_time)
 
     def admit(self, read: EventRead, decoded: Decoded) -> Event:
         """Return the event of a record whose id is new; its time advances the watermark."""

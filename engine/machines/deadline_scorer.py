@@ -19,7 +19,7 @@ from engine.machines.scorer import Scorer
 from operators.models.scoring import Served
 from operators.models.table import Table
 from operators.race.routing import Serve
-from topics.codec import Rejected
+from topics.codec import Decoded
 from topics.messages import Event, FeatureValues
 
 __all__ = ["DeadlineScorer"]
@@ -46,7 +46,7 @@ class DeadlineScorer(Scorer):
         self._overdue = {
             read.decoded.event_id
             for read in run
-            if not isinstance(read.decoded, Rejected)
+            if isinstance(read.decoded, Decoded)
             and read.record.timestamp_ms is not None
             and read.record.timestamp_ms < oldest_ms
         }

@@ -36,6 +36,7 @@ from topics.codec import Decoded, Rejected
 from topics.erasure import Erase, erase_in, erase_of
 from topics.headers import traced
 from topics.messages import Event, FeatureValues, Label, LabelValue, Outgoing, Prediction, Record, Score
+from topics.watermarks import Move
 
 __all__ = ["Given", "Scorer"]
 
@@ -108,6 +109,8 @@ class Scorer(Composite[Position]):
         """The answers of the last run, with every candidate's score."""
         self.command_keys: Mapping[str, bytes] = {}
         """By whose signatures keys may be erased; empty: nobody signs."""
+        self.moves = 0
+        """Records taken since the start that moved the watermark; no part of the state."""
         self.erased: list[str] = []
         """Keys that the last run erased; the shell erases what it has written of them elsewhere."""
         self.label_delays_ms: list[int] = []
@@ -121,6 +124,11 @@ class Scorer(Composite[Position]):
         that a blend's answer took."""
         self._oldest = _NEVER
         """Smallest event time of all these, ms: the first entry to expire, once they are open."""
+
+    @property
+    def next_deadline(self) -> int | None:
+        """Return the watermark, ms, from which on something happens that waits for it; None: nothing does."""
+        return self.join.next_deadline
 
     def learn_with(self, learner: Learner | None, decided: Decided) -> None:
         """Set the learner that learns labels inside events before the next event; None for none.
@@ -176,8 +184,8 @@ class Scorer(Composite[Position]):
         watched = early or join.emits
         for number, read in enumerate(run):
             decoded = read.decoded
-            if isinstance(decoded, Rejected):
-                self._no_event(decoded, now_ms)
+            if not isinstance(decoded, Decoded):
+                self._no_event(read.record, decoded, now_ms)
                 continue
             event_id = decoded.event_id
             if event_id in admitted or event_id in answered or seen(event_id) is not None:
@@ -203,9 +211,14 @@ class Scorer(Composite[Position]):
         self._answer(now_ms)
         self._expire(run[-1].record.offset, now_ms)
 
-    def _no_event(self, rejected: Rejected, now_ms: int) -> None:
-        """Refuse a record that is no valid event, or do what it asks for where it erases a key."""
-        record = rejected.record
+    def _no_event(self, record: Record, rejected: Rejected | Move, now_ms: int) -> None:
+        """Refuse a record that is no valid event, or do what it asks for: move time on, erase a key."""
+        if isinstance(rejected, Move):
+            self.moves += 1
+            self.counts["watermarks", "moved"] += 1
+            self.admission.move(rejected)
+            self._expire(record.offset, now_ms)
+            return
         if not erase_in(record):
             self.outbox.refuse(record, rejected.stage, rejected.exception, rejected.message)
             return

@@ -37,6 +37,7 @@ from operators.skew.comparison import FeatureCheck, Scope, Skew
 from topics import headers
 from topics.codec import Decoded, Rejected, decode_claim, decode_prediction
 from topics.messages import Label, Prediction, Record
+from topics.watermarks import Move
 
 __all__ = ["PartitionSkew", "SkewCounts", "SkewMetrics", "check_once", "follow"]
 
@@ -224,6 +225,9 @@ class PartitionSkew:
             decoded, offset = event.decoded, event.record.offset
             answer, same_version = self._answers.pop(offset, (None, True))
             self._looked_to = offset + 1
+            if isinstance(decoded, Move):
+                self._move(decoded)
+                continue
             if isinstance(decoded, Rejected):
                 self._counts.events["refused"] += 1
                 continue
@@ -237,6 +241,13 @@ class PartitionSkew:
             time = NEVER if answer.late else decoded.event_time  # a late one goes at once
             heappush(self._held, (time, offset, decoded, answer, same_version))
             self._go(self._time_max - self._grace_ms)
+
+    def _move(self, move: Move) -> None:
+        """Let the watermark go on without an event."""
+        self._counts.events["watermark"] += 1
+        self._time_max = max(self._time_max, move.event_time)
+        self._go(self._time_max - self._grace_ms)
+        self.skew.move(move.event_time)
 
     def _go(self, until: int) -> None:
         """Compare held events older than `until`."""

@@ -46,6 +46,7 @@ from topics.rekeying import (
     RekeyingMessage,
     message_id,
 )
+from topics.watermarks import Move
 
 __all__ = ["Held", "RekeyingOutbox", "Router"]
 
@@ -172,6 +173,9 @@ class Router(Composite[_RouterPosition]):
 
     def _event(self, read: EventRead) -> None:
         record, decoded = read.record, read.decoded
+        if isinstance(decoded, Move):
+            self._move(decoded, record.offset)
+            return
         if isinstance(decoded, Rejected) or self._join.entries.known(decoded.event_id) is not None:
             return
         if self._hold.idle(0):
@@ -179,11 +183,7 @@ class Router(Composite[_RouterPosition]):
             self.say_progress()  # before any record of ours: the others wait again
         event = self._admission.admit(read, decoded)
         offset, watermark = event.offset, event.watermark
-        emitted, _ = self._join.expire(watermark, at_offset=offset)
-        for joined in emitted:
-            # Where one partition has it all, this is entered before the first event beyond the deadline.
-            due = joined.label_time + self._grace_ms + 1
-            self._enter(joined, Order(due, IMPLICIT, self.partition, 2 * joined.waiting.event_offset))
+        self._expire(watermark, offset)
         self._pending.expect(offset)
         self._decoded[offset] = decoded
         held = RekeyedEvent(
@@ -197,6 +197,21 @@ class Router(Composite[_RouterPosition]):
         if self._admission.waits(event):
             self._open(event, decoded)
         self._go(self._hold.progress(0, watermark - 1, idle=False))
+
+    def _move(self, move: Move, offset: int) -> None:
+        """Let the watermark go on without an event; who is idle stays so."""
+        self._admission.move(move)
+        watermark = self._admission.watermark
+        self._expire(watermark, offset)
+        self._go(self._hold.progress(0, watermark - 1, idle=self._hold.idle(0)))
+
+    def _expire(self, watermark: int, offset: int) -> None:
+        """Enter what the end of a wait gives."""
+        emitted, _ = self._join.expire(watermark, at_offset=offset)
+        for joined in emitted:
+            # Where one partition has it all, this is entered before the first event beyond the deadline.
+            due = joined.label_time + self._grace_ms + 1
+            self._enter(joined, Order(due, IMPLICIT, self.partition, 2 * joined.waiting.event_offset))
 
     def _open(self, event: Event, decoded: Decoded) -> None:
         """Remember the event until its horizon has passed; let its label meet it if it is here."""

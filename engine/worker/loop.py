@@ -32,6 +32,7 @@ from engine.stores.online_features import ServedFeatures
 from engine.watches import CountWatch, LabelWatch, LetterWatch, counted_lines
 from engine.worker.checkpointing import CheckpointWriter
 from engine.worker.claim import RevokedError
+from engine.worker.idle import IdlePartitions
 from engine.worker.keyed.keyed_follower import follower_of
 from engine.worker.owned_partitions import OwnedPartitions
 from engine.worker.partition import Inputs, Partition, Place, merge_values
@@ -89,7 +90,7 @@ class Worker:
         catalog = pipeline.catalog
         self._inputs = Inputs(
             pipeline,
-            idle_after_ms=settings.idle_timeout_ms,
+            idle_after_ms=settings.rekey_idle_timeout_ms,
             skip=skip,
             command_keys=settings.command_secrets(),
         )
@@ -108,6 +109,7 @@ class Worker:
         self._checkpoints = CheckpointWriter(
             self.partitions, self.follower, self._source, self._sink, self._served
         )
+        self._idle = IdlePartitions(pipeline, settings)
         self._unsaved = Unsaved(settings.unsaved_max)
         self._holding = False
         """Whether nothing more is taken until a checkpoint is written."""
@@ -169,6 +171,7 @@ class Worker:
             await self._source.stop()
             await self._sink.stop()
             await self._dispatch.stop()
+            await self._idle.close()
             await self.partitions.close()
             await self._static.close()
             await self._served.close()
@@ -217,6 +220,7 @@ class Worker:
                         partition.offer(topic, records, now_ms)
                 for partition in list(self.partitions.owned.values()):
                     await self._advance(partition, polled_s)
+                self._move_idle()
                 self._count()
                 await self._dispatch.put(self.follower.take_decisions())
                 await self._dispatch.turn()
@@ -332,6 +336,12 @@ class Worker:
             self.metrics.label_delay.observe_ms(partition.scorer.label_delays_ms)
             await self.follower.wait_until_near(BEHIND_MAX)
 
+    def _move_idle(self) -> None:
+        """Let the watermark of quiet partitions go on."""
+        if self._ready:
+            now_ms = int(time.monotonic() * 1_000)
+            self._idle.turn(self.partitions.owned, now_ms=now_ms, wall_ms=_now_ms())
+
     def _count(self) -> None:
         """Export the counts since the last turn, those of partitions that only compute for others too."""
         for partition in self.partitions.owned.values():
@@ -340,6 +350,7 @@ class Worker:
         self.metrics.absorb(self._served.counts)
         self.metrics.absorb(self._unsaved.counts)
         self.metrics.absorb(self._dispatch.counts)
+        self.metrics.absorb(self._idle.counts)
         self.metrics.absorb(self.follower.counts)
         if self.follower.snapshots is not None:
             self.metrics.absorb(self.follower.snapshots.counts)

@@ -24,6 +24,7 @@ from engine.rekeying.rekeying import Rekeying
 from engine.stores.checkpoints import CheckpointStore
 from engine.worker.claim import ClaimExecutor, fingerprint
 from engine.worker.header import Fingerprint, Header, ScorerMeta
+from engine.worker.idle import Standing
 from operators.claims.rule import LogPosition
 from operators.claims.takeover import Cut, Takeover, cut, log_positions
 from operators.state import StateDelta, named
@@ -170,7 +171,7 @@ class Partition:
         self._unsaved = unsaved
         self._intake = scorer.intake if rekeying is None else rekeying.intake
         self._intake.skip = inputs.skip
-        scorer.command_keys = inputs.command_keys
+        scorer.command_keys = self._intake.command_keys = inputs.command_keys
         self._unread: dict[str | None, bool] = {None: False}
         """Whether a topic has records that no poll has handed out, by the last `check_inputs`."""
         self._paused: set[LogPartition] = set()
@@ -271,6 +272,17 @@ class Partition:
         last = (run.events or run.labels)[-1].record
         self._read[last.topic] = last
         return run, values
+
+    def standing(self) -> Standing:
+        """Return where it stands, for who moves the watermark of a quiet partition."""
+        scorer, unread = self.scorer, self._unread
+        known = all(topic in unread for topic in (self._inputs.events, self._inputs.labels))
+        return Standing(
+            scorer.position.events - scorer.moves,
+            scorer.position.time_max,
+            scorer.next_deadline,
+            drained=known and not any(unread.values()) and not self._intake,
+        )
 
     def absorb_counts(self, absorb: Callable[[Counter[tuple[str, str]]], None]) -> None:
         """Pass the counts since the last call to `absorb`."""

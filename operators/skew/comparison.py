@@ -215,6 +215,11 @@ class Skew:
             self._wait(event, admitted, keys)
         return outcomes or [FeatureCheck(feature.name, "unchecked") for feature in sampled]
 
+    def move(self, time: int) -> None:
+        """Move the watermark as an event of this time would, which a record among the events asks for."""
+        self._time_max = max(self._time_max, time)
+        self._expire()
+
     def label(self, label: Label) -> None:
         """Take the next label, in the order of time."""
         if not self._labelled or label.event_id in self._early:

@@ -115,7 +115,7 @@ async def two_workers(kafka: KafkaSettings, folder: Path) -> None:
     await make_topics(kafka, pipeline)
     await publish(kafka, rides(pipeline))
     one, two = (
-        Worker(file, kafka, folder, name=which, checkpoint_interval_ms=400, idle_timeout_ms=1_000)
+        Worker(file, kafka, folder, name=which, checkpoint_interval_ms=400, rekey_idle_timeout_ms=1_000)
         for which in ("one", "two")
     )
     async with watching(kafka, predictions) as watch:

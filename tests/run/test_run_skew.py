@@ -96,7 +96,7 @@ def answered(tansu: KafkaSettings, folder: Path, more: str) -> Path:
         await make_topics(tansu, load_pipeline(file))
         async with watching(tansu, catalog["predictions"]) as watch:
             # Held events go when their partitions have been idle: after the last, not while a worker starts.
-            with Worker(file, tansu, folder, idle_timeout_ms=3_000) as worker:
+            with Worker(file, tansu, folder, rekey_idle_timeout_ms=3_000) as worker:
                 await worker.ready()
                 await publish(tansu, messages[: len(messages) // 2])
                 await until(lambda: watch.answered(catalog["predictions"]) > 100, "a third", worker=worker)
