@@ -21,14 +21,12 @@ from zlib import crc32
 import msgspec
 from msgspec import Struct
 
-from operators.drift.watch import Watch
+from operators.drift.watch import BLOCKS_OPEN_MAX, Watch
 from operators.state import Changes, StateDelta, StateEntries
 from topics.messages import Block, FeatureValue, FeatureValues, Score
 
-__all__ = ["BLOCKS_OPEN_MAX", "CATEGORY_CHARS_MAX", "CELLS_MAX", "BlockSampler"]
+__all__ = ["CATEGORY_CHARS_MAX", "CELLS_MAX", "BlockSampler"]
 
-BLOCKS_OPEN_MAX: Final = 64
-"""Blocks that are open at once; beyond, the oldest is closed before the watermark has passed it."""
 CELLS_MAX: Final = 25_000
 """Values of the features of one block's rows: its record must fit a message of Kafka's usual size, 1 MB."""
 CATEGORY_CHARS_MAX: Final = 32

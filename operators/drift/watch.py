@@ -11,13 +11,15 @@ from typing import Final, Literal
 from topics.durations import Duration, duration_ms
 from topics.errors import DefinitionError
 
-__all__ = ["BLOCKS_MAX", "BLOCKS_MIN", "Reference", "Watch"]
+__all__ = ["BLOCKS_MAX", "BLOCKS_MIN", "BLOCKS_OPEN_MAX", "Reference", "Watch", "check_watch"]
 
 Reference = Literal["training", "sliding", "hour_of_week"]
 BLOCKS_MIN: Final = 14
 """Blocks of a reference: with fewer, nobody can say what is usual."""
 BLOCKS_MAX: Final = 400
 """Some 4 KB each for 20 features."""
+BLOCKS_OPEN_MAX: Final = 64
+"""Blocks of a partition that its scorer samples at once: those that `grace` keeps open."""
 ROWS_MAX: Final = 5_000
 WEEK_MS: Final = 7 * 86_400_000
 
@@ -93,3 +95,12 @@ class Watch:
     def false_alarm_blocks(self) -> float:
         """Return the promised mean number of blocks between two false alarms."""
         return duration_ms(self.false_alarm_every) / self.block_ms
+
+
+def check_watch(watch: Watch, *, grace_ms: int) -> None:
+    """Refuse a block that is too short for late events.  Raises DefinitionError."""
+    if grace_ms > (BLOCKS_OPEN_MAX - 2) * watch.block_ms:
+        raise DefinitionError(
+            f"watch.block={watch.block!r} is too short for events that may come {grace_ms} ms late",
+            hint=f"at most {BLOCKS_OPEN_MAX - 2} blocks may be open at once: lengthen watch.block",
+        )

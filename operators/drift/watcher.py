@@ -1,106 +1,497 @@
 """The learner's half of watching: blocks and labels in, one verdict on shift out.
 
-Lives here: when a block of all partitions is complete, what opens, updates and ends a verdict.  Never here:
-the sample of a block (`sampler.py`), what follows from a verdict (a decision record, an alert).
+Lives here: when a block of all partitions is complete, how unusual it is, when a verdict opens, changes and
+ends. Never here: the sample of a block (`sampler.py`), statistics, the decision which shift it is
+(`triage.py`).
+
+    blocks of all partitions ---> means ----.                                  .---> found, updated, ended
+    labelled examples ---> tables by block --+--> how unusual ---> bets, budget +
+                           the reference ----'                                  '---> triage: which of four
+
+All is decided at ends of blocks, in the order of the log, with seeds of the pipeline's name: a replay gives
+the same verdicts, however batches are cut.  The work of one block is bounded by the reference, not by its
+rows, and takes some milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from heapq import merge as merged_in_order
+from itertools import islice
+from typing import Any, Final
+from zlib import crc32
 
 import msgspec
+import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
-from operators.drift.watch import Watch
-from operators.state import StateEntries, WholeState
-from topics.messages import Block, Example, Task
+from operators.drift.baseline import Baseline
+from operators.drift.budget import BETS, bets, grown, p_value, unusual
+from operators.drift.frame import CellFrame, fit_frame
+from operators.drift.ledger import LABEL_STATISTICS, LabelLedger
+from operators.drift.reference import JOINT, LEAST, distances, expected_means, left_out_means
+from operators.drift.told import Since, told
+from operators.drift.triage import Shift, ShiftChange
+from operators.drift.two_sample import Array
+from operators.drift.watch import WEEK_MS, Watch
+from operators.state import Changes, StateDelta, StateEntries, named, under
+from topics.messages import Block, Example, FeatureValue, Score, Task
 
-__all__ = ["Shift", "ShiftChange", "ShiftKind", "Watcher"]
+__all__ = ["Watcher"]
 
-ShiftKind = Literal["covariate_shift", "label_shift", "concept_drift", "pipeline_fault"]
-ShiftChange = Literal["found", "updated", "ended"]
-
-
-class Shift(Struct, frozen=True, omit_defaults=True):
-    """One verdict, as it stands at the end of a block; all that belong together have the same `shift_id`."""
-
-    shift_id: str
-    """Pipeline and number of the block at which it was found."""
-    change: ShiftChange
-    """`found`, `updated` (another kind, or true losses that came) or `ended`."""
-    verdict: ShiftKind
-    since_ms: int
-    """Event time from which on blocks are unusual."""
-    decided_ms: int
-    """End of the block at which this was said."""
-    until_ms: int | None = None
-    """Event time at which it ended; None while it lasts."""
-    features: tuple[str, ...] = ()
-    """Features that explain it, the most unusual first."""
-    pace: Literal["sudden", "gradual"] = "sudden"
-    reference_loss: float | None = None
-    """Mean loss of the reference."""
-    estimated_loss: float | None = None
-    """Mean loss since, as estimated from the scores, before labels."""
-    true_loss: float | None = None
-    """Mean loss by the labels that have come since."""
-    act: str = ""
-    """What to do about it."""
-    evidence: dict[str, float] = {}
-    """What it rests on, by name: statistics of the last block, e-values, thresholds."""
+FIT_BLOCKS: Final = 7
+"""Blocks whose rows fit the frame; a week of days."""
+FITTING: Final = -2
+"""In place of a partition: the block of all partitions waits for a frame."""
+LAG_BLOCKS: Final = 2
+"""A partition that is so many blocks behind another is not waited for: it may be idle."""
+ROWS_MIN: Final = 30
+"""A block with fewer sampled rows is counted and not compared."""
+WAITING_MAX: Final = 64
+"""Blocks of partitions that wait for those of others."""
+LEAST_LABELS, LEAST_LOSS = 0.02, 0.005
+WEIGHTS: Final = {"scores": 0.1, "mmd": 0.1, "lsdd": 0.1, "refused": 0.05, "labels": 0.1, "loss": 0.2}
+"""Shares of the budget; what is left is shared evenly by the features."""
+HISTORY_MAX: Final = 60
+"""Blocks over which the beginning of a shift is looked for."""
+INVOLVED: Final = 0.1
+"""Of the evidence, for a statistic whose calm ends the verdict."""
+CALM_P: Final = 0.1
+CALM_BLOCKS: Final = 3
 
 
-class _State(Struct):
-    blocks: int = 0
-    newest: int | None = None
+class _Core(Struct):
+    partitions: dict[int, int] = {}
+    """By partition, the newest block that it sent."""
+    decided: int | None = None
+    """Newest block that was looked at."""
+    fitting: list[int] = []
+    """Blocks that wait for a frame."""
+    wealth: dict[str, list[float]] = {}
+    history: list[tuple[int, dict[str, float]]] = []
+    """(block, normal score by statistic) of the newest blocks."""
+    open: Shift | None = None
+    involved: list[str] = []
+    calm: int = 0
+    compared: int = 0
+    verdicts: int = 0
 
 
-class Watcher(WholeState):
+def _encode_means(means: Array) -> bytes:
+    return means.astype(np.float32).tobytes()
+
+
+def _decode_means(data: bytes) -> Array:
+    return np.frombuffer(data, dtype=np.float32).astype(np.float64)
+
+
+class Watcher:
     """What one learner knows of its pipeline's blocks.
 
-    `fold_block` takes blocks in the order of the log, `observe` examples in the same order; both decide
-    nothing by clocks or batches, so a replay gives the same verdicts.
+    >>> day = 86_400_000
+    >>> def block(number, centre):
+    ...     values = [centre + (7 * n + number) % 20 / 10 for n in range(40)]
+    ...     half, hashes = [0.5] * 40, list(range(40))
+    ...     counts = {"champion": 40}
+    ...     start = number * day
+    ...     return Block(number, start, start + day, 40, 0, {}, counts, hashes, {"x": values}, half)
+    >>> watcher = Watcher(Watch(reference_span="14d"), "flights", "binary")
+    >>> for number in range(60):
+    ...     for shift in watcher.fold_block(block(number, 0.3 if number >= 40 else 0.0)):
+    ...         print(number, shift.change, shift.verdict, shift.features, shift.since_ms // day)
+    40 found covariate_shift ('x',) 40
+    53 ended covariate_shift ('x',) 40
     """
 
     def __init__(self, watch: Watch, name: str, task: Task) -> None:
         """`name` is the pipeline's: it seeds projections and permutations."""
         self._watch, self._name, self._task = watch, name, task
-        self._state = _State()
+        self._core = _Core()
+        self._core_changed = True
+        self._frame: CellFrame | None = None
+        self._frame_changed = False
+        self._waiting: dict[tuple[int, int], Block] = {}
+        """Blocks of one partition (block, partition), and those of all that wait for a frame."""
+        self._changes: Changes[tuple[int, int]] = Changes()
+        self._means: Baseline[Array] = Baseline(
+            watch.reference_blocks,
+            slides=watch.reference != "training",
+            encode=_encode_means,
+            decode=_decode_means,
+        )
+        self._ledger = LabelLedger(watch, task)
+        self._places = WEEK_MS // watch.block_ms if watch.reference == "hour_of_week" else 1
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """Blocks by (metric, outcome), which the shell exports; no part of the state."""
+        self._usual: tuple[int, dict[str, Array], dict[str, float]] | None = None
+        """What is usual at a revision of the reference; no part of the state."""
 
-    def fold_block(self, block: Block) -> list[Shift]:
-        """Take the next block of a partition; return what is to be said, mostly nothing."""
-        self._state.blocks += 1
-        self._state.newest = block.number
-        self._dirty = True
-        return []
+    # -- what comes in ----------------------------------------------------------------------------
 
     def observe(self, examples: Sequence[Example], losses: Sequence[float | None]) -> None:
         """Take labelled examples with the loss of what was served; None where there was no opinion."""
+        if self._frame is not None:
+            for example, loss in zip(examples, losses, strict=True):
+                if loss is not None:
+                    self._ledger.add(self._frame, example, loss)
+
+    def fold_block(self, block: Block) -> list[Shift]:
+        """Take the next block of a partition; return what is to be said, mostly nothing."""
+        core, partition = self._core, block.source_partition
+        self._core_changed = True
+        outcome = self._outcome(block)
+        self.counts["shift_blocks", outcome] += 1
+        if outcome != "folded":
+            return []
+        core.partitions[partition] = block.number
+        self._waiting[block.number, partition] = block
+        self._changes.add((block.number, partition))
+        newest = max(core.partitions.values())
+        complete = min(max(one, newest - LAG_BLOCKS) for one in core.partitions.values())
+        due = sorted({number for number, part in self._waiting if part != FITTING and number <= complete})
+        said: list[Shift] = []
+        for number in due:
+            parts = [self._take((number, part)) for one, part in sorted(self._waiting) if one == number]
+            core.decided = number
+            said += self._decide(_merged(parts, self._watch.rows_max))
+        return said
+
+    def _outcome(self, block: Block) -> str:
+        """Return what becomes of a block: `folded`, or why it is left out."""
+        core = self._core
+        if block.end_ms - block.start_ms != self._watch.block_ms:
+            return "foreign"  # of another definition
+        if block.number <= core.partitions.get(block.source_partition, block.number - 1):
+            return "repeated"  # of a store that went back
+        if (core.decided is not None and block.number <= core.decided) or len(self._waiting) >= WAITING_MAX:
+            return "late"
+        return "folded"
 
     def rebase(self) -> None:
         """Start the reference over with the next block: what serves was made of another span."""
-        self._state = _State()
-        self._dirty = True
+        for place in list(self._waiting):
+            self._take(place)
+        self._core = _Core(self._core.partitions, self._core.decided, verdicts=self._core.verdicts)
+        self._core_changed = True
+        self._frame, self._frame_changed = None, True
+        self._means.clear()
+        self._ledger.clear()
+
+    def _take(self, place: tuple[int, int]) -> Block:
+        self._changes.remove(place)
+        return self._waiting.pop(place)
+
+    # -- one block --------------------------------------------------------------------------------
+
+    def _decide(self, block: Block) -> list[Shift]:
+        core = self._core
+        if len(block.hashes) < ROWS_MIN:
+            self.counts["shift_blocks", "small"] += 1
+            return []
+        if self._frame is None:
+            self._fit(block)
+            return []
+        means = self._means_of(block)
+        measured = self._ledger.close(block.number)
+        if not self._means.ready:
+            self._begin(block, means)
+            return []
+        core.compared += 1
+        usual, apart = self._what_is_usual()
+        scores: dict[str, float] = {}
+        expected = self._expected(block.number)
+        lies = distances(self._frame, means[None], expected)[0].tolist()
+        for name, distance in zip(self._names, lies, strict=True):
+            scores[name] = unusual(p_value(distance, usual[name], _least(self._frame, name)))
+        if measured is not None and self._ledger.baseline.ready and "loss" in usual:
+            least = (LEAST_LABELS, LEAST_LOSS)
+            for name, distance, floor in zip(LABEL_STATISTICS, measured, least, strict=True):
+                scores[name] = unusual(p_value(distance, usual[name], floor))
+        self._means.follow(block.number, means, lies)
+        core.history = [*core.history[1 - HISTORY_MAX :], (block.number, scores)]
+        said = self._bet(block, scores, apart) if core.open is None else self._go_on(block, scores)
+        if core.open is None:
+            self._means.settle()
+            self._ledger.settle()
+        return said
+
+    def _fit(self, block: Block) -> None:
+        """Keep a block until there are enough to fit the frame, then begin the reference with them."""
+        core = self._core
+        core.fitting.append(block.number)
+        self._waiting[block.number, FITTING] = block
+        self._changes.add((block.number, FITTING))
+        if len(core.fitting) < FIT_BLOCKS:
+            return
+        blocks = [self._take((number, FITTING)) for number in core.fitting]
+        core.fitting = []
+        names = sorted({name for one in blocks for name in one.features})
+        columns = {name: [value for one in blocks for value in _column(one, name)] for name in names}
+        scores = [score for one in blocks for score in one.scores]
+        self._frame = fit_frame(columns, scores, self._task, crc32(self._name.encode()))
+        self._frame_changed = True
+        for one in blocks:
+            self._begin(one, self._means_of(one))
+
+    def _begin(self, block: Block, means: Array) -> None:
+        self._means.begin(block.number, means)
+        if self._means.ready:
+            self._ledger.arm()
+
+    def _means_of(self, block: Block) -> Array:
+        """Return the means of a block, as precise as they are stored."""
+        assert self._frame is not None
+        return _decode_means(
+            _encode_means(self._frame.means(block.features, block.scores, _refused_share(block)))
+        )
+
+    @property
+    def _names(self) -> list[str]:
+        assert self._frame is not None
+        return [*(f"feature:{feature.name}" for feature in self._frame.features), *JOINT]
+
+    def _matrix(self) -> tuple[Array, Any]:
+        numbers = self._means.reference
+        places = np.array(numbers, dtype=np.int64) % self._places
+        return np.array([self._means.values[number] for number in numbers]), places
+
+    def _expected(self, number: int) -> Array:
+        vectors, places = self._matrix()
+        return expected_means(vectors, places, number % self._places)
+
+    def _what_is_usual(self) -> tuple[dict[str, Array], dict[str, float]]:
+        """Return by statistic the usual distances, rising, and how many blocks in a row count as one."""
+        revision = self._means.revision + self._ledger.baseline.revision
+        if self._usual is None or self._usual[0] != revision:
+            assert self._frame is not None
+            vectors, places = self._matrix()
+            left_out = distances(self._frame, vectors, left_out_means(vectors, places))
+            names = self._names
+            usual = dict(zip(names, self._means.usual(left_out), strict=True))
+            apart = dict(zip(names, self._means.apart(left_out), strict=True))
+            if self._ledger.baseline.ready:
+                labels, resembling = self._ledger.usual()
+                usual |= dict(zip(LABEL_STATISTICS, labels, strict=True))
+                apart |= dict(zip(LABEL_STATISTICS, resembling, strict=True))
+            self._usual = (revision, usual, apart)
+        return self._usual[1], self._usual[2]
+
+    # -- verdicts ---------------------------------------------------------------------------------
+
+    def _weights(self) -> dict[str, float]:
+        assert self._frame is not None
+        features = [f"feature:{feature.name}" for feature in self._frame.features]
+        left = 1.0 - sum(WEIGHTS.values())
+        return {**WEIGHTS, **dict.fromkeys(features, left / max(len(features), 1))}
+
+    def _bet(self, block: Block, scores: Mapping[str, float], apart: Mapping[str, float]) -> list[Shift]:
+        """Bet on how unusual the block is; open a verdict where the budget allows one."""
+        core = self._core
+        for name, z in scores.items():
+            wealth = core.wealth.get(name) or [0.0] * len(BETS)
+            core.wealth[name] = grown(wealth, bets(z, apart[name]))
+        evidence = self.evidence()
+        total = sum(evidence.values())
+        if total < self._watch.false_alarm_blocks:
+            return []
+        core.involved = [name for name, one in evidence.items() if one >= INVOLVED * total]
+        core.calm, core.wealth = 0, {}
+        core.verdicts += 1
+        leader = max(evidence, key=evidence.__getitem__)
+        since = self._since(leader)
+        self._means.settle(before=since)
+        self._ledger.settle(before=since)
+        shift_id = f"{self._name}:{block.number}"
+        opened = Shift(shift_id, "found", "covariate_shift", since * self._watch.block_ms, block.end_ms)
+        seen = self._seen(since)
+        core.open = told(opened, seen, {"evidence": total, "threshold": self._watch.false_alarm_blocks})
+        return [core.open]
+
+    def evidence(self) -> dict[str, float]:
+        """Return by statistic what it has won, weighed: a verdict opens when the sum reaches the budget."""
+        if self._frame is None:
+            return {}
+        weights = self._weights()
+        return {name: weights[name] * sum(won) / len(won) for name, won in self._core.wealth.items()}
+
+    def _since(self, name: str) -> int:
+        """Return the block from which on a statistic has been unusual, by the largest sum of log bets."""
+        best, total, since = -np.inf, 0.0, self._core.history[-1][0]
+        for number, scores in reversed(self._core.history):
+            if name in scores:
+                total += scores[name] - 1.0
+                if total >= best:
+                    best, since = total, number
+        return since
+
+    def _go_on(self, block: Block, scores: Mapping[str, float]) -> list[Shift]:
+        """Follow the open verdict: it may become another, and ends when all is calm or became usual."""
+        core = self._core
+        assert core.open is not None
+        shift = core.open
+        usual_z = unusual(CALM_P)
+        if all(scores.get(name, 0.0) < usual_z for name in core.involved):
+            core.calm += 1
+        else:
+            core.calm = 0
+        since = shift.since_ms // self._watch.block_ms
+        now = told(replace(shift, decided_ms=block.end_ms), self._seen(since), {})
+        if core.calm >= CALM_BLOCKS:
+            until = block.start_ms - (core.calm - 1) * self._watch.block_ms
+            self._means.discard()
+            self._ledger.discard()
+            return [self._end(replace(shift, decided_ms=block.end_ms, until_ms=until), {})]
+        if len(self._means.behind) >= self._watch.reference_blocks:
+            self._means.adopt()
+            self._ledger.adopt()
+            return [self._end(replace(now, until_ms=block.end_ms), {"adopted": 1.0})]
+        if now.verdict == shift.verdict and (now.true_loss is None) == (shift.true_loss is None):
+            return []
+        change: ShiftChange = "updated"
+        core.open = replace(now, change=change)
+        return [core.open]
+
+    def _end(self, shift: Shift, evidence: dict[str, float]) -> Shift:
+        core = self._core
+        core.open, core.involved, core.calm, core.wealth, core.history = None, [], 0, {}, []
+        return replace(shift, change="ended", evidence={**shift.evidence, **evidence})
+
+    def _seen(self, since: int) -> Since:
+        """Return what there is to see since a block."""
+        assert self._frame is not None
+        numbers = [number for number in self._means.behind if number >= since] or self._means.behind[-1:]
+        history = [scores for number, scores in self._core.history if number >= since]
+        vectors, _ = self._matrix()
+        labelled = self._ledger.baseline.ready
+        return Since(
+            self._frame,
+            np.array([self._means.values[number] for number in numbers]),
+            np.mean([self._expected(number) for number in numbers], axis=0),
+            vectors,
+            history,
+            self._ledger.since(since) if labelled else None,
+            self._ledger.total() if labelled else None,
+            self._task,
+            crc32(f"{self._name}:{numbers[-1]}".encode()),
+        )
+
+    # -- what others ask --------------------------------------------------------------------------
 
     @property
     def open(self) -> Shift | None:
         """Return the verdict that lasts, if any."""
-        return None
+        return self._core.open
 
     def signals(self) -> dict[str, float]:
         """Return what alerts may ask for, by name."""
-        return {}
+        share = sum(self.evidence().values()) / self._watch.false_alarm_blocks
+        return {"shift_open": float(self._core.open is not None), "shift_evidence": share}
 
     def report(self) -> dict[str, object]:
         """Return the figures of the last block, for people."""
-        return {"blocks": self._state.blocks}
+        core = self._core
+        return {
+            "compared": core.compared,
+            "reference": len(self._means.reference),
+            "reference_blocks": self._watch.reference_blocks,
+            "evidence": self.evidence(),
+            "threshold": self._watch.false_alarm_blocks,
+            "unusual": core.history[-1][1] if core.history else {},
+            "verdicts": core.verdicts,
+            "ignored_features": self._frame.ignored if self._frame is not None else 0,
+        }
+
+    # -- state ------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        return {"watch": msgspec.msgpack.encode(self._state)}
+        own = {"core": msgspec.msgpack.encode(self._core)}
+        if self._frame is not None:
+            own["frame"] = msgspec.msgpack.encode(self._frame)
+        waiting = {_name(place): msgspec.msgpack.encode(block) for place, block in self._waiting.items()}
+        parts = {"means": self._means.snapshot(), "labels": self._ledger.snapshot()}
+        return named({"own": own, "waiting": waiting, **parts})
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        own: StateDelta = {}
+        if self._core_changed:
+            own["core"] = msgspec.msgpack.encode(self._core)
+        if self._frame_changed:
+            own["frame"] = None if self._frame is None else msgspec.msgpack.encode(self._frame)
+        self._core_changed = self._frame_changed = False
+        waiting = self._changes.delta(self._waiting, _name, msgspec.msgpack.encode)
+        parts = {"means": self._means.delta(), "labels": self._ledger.delta()}
+        return named({"own": own, "waiting": waiting, **parts})
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        self._state = msgspec.msgpack.decode(entries["watch"], type=_State)
-        self._dirty = False
+        own = under("own", entries)
+        self._core = msgspec.msgpack.decode(own["core"], type=_Core)
+        frame = own.get("frame")
+        self._frame = None if frame is None else msgspec.msgpack.decode(frame, type=CellFrame)
+        self._waiting = {
+            _place(name): msgspec.msgpack.decode(data, type=Block)
+            for name, data in under("waiting", entries).items()
+        }
+        self._means.restore(under("means", entries))
+        self._ledger.restore(under("labels", entries))
+        self._changes.clear()
+        self._core_changed = self._frame_changed = False
+        self._usual = None
+
+
+def _merged(parts: Sequence[Block], rows_max: int) -> Block:
+    """Return the blocks of several partitions as one: the rows with the smallest hashes of all."""
+    if len(parts) == 1:
+        return parts[0]
+    ordered = merged_in_order(
+        *([(place, part, row) for row, place in enumerate(one.hashes)] for part, one in enumerate(parts))
+    )
+    chosen = list(islice(ordered, rows_max))
+    names = sorted({name for one in parts for name in one.features})
+    columns: dict[str, list[FeatureValue | None]] = {}
+    for name in names:
+        by_part = [_column(one, name) for one in parts]
+        columns[name] = [by_part[part][row] for _, part, row in chosen]
+    scores: list[Score] = [parts[part].scores[row] for _, part, row in chosen]
+    refused: dict[str, int] = {}
+    for one in parts:
+        for reason, count in one.refused.items():
+            refused[reason] = refused.get(reason, 0) + count
+    return replace(
+        parts[0],
+        rows=sum(one.rows for one in parts),
+        refused=refused,
+        hashes=[place for place, _, _ in chosen],
+        features=columns,
+        scores=scores,
+        source_partition=-1,
+    )
+
+
+def _column(block: Block, name: str) -> Sequence[FeatureValue | None]:
+    return block.features.get(name) or [None] * len(block.hashes)
+
+
+def _refused_share(block: Block) -> float:
+    refused = sum(block.refused.values())
+    return refused / (refused + block.rows)
+
+
+def _least(frame: CellFrame, name: str) -> float:
+    if name in LEAST:
+        return LEAST[name]
+    numeric = next(one.numeric for one in frame.features if f"feature:{one.name}" == name)
+    return LEAST["ks" if numeric else "chi_square"]
+
+
+def _name(place: tuple[int, int]) -> str:
+    return f"{place[0]}/{place[1]}"
+
+
+def _place(name: str) -> tuple[int, int]:
+    number, _, partition = name.partition("/")
+    return int(number), int(partition)

@@ -315,7 +315,7 @@ def watcher_inputs(rng: random.Random) -> list[Any]:
             items.append(
                 Block(
                     number, 100 * number, 100 * number + 100, 2 * size, 0, {"value": number % 2},
-                    {"champion": 2 * size}, hashes, columns, scores, partition, 1, number,
+                    {"champion": 2 * size}, hashes, columns, scores, source_partition=partition,
                 )
             )  # fmt: skip
         x, time = {"a": rng.random(), "b": "x"}, 100 * number + rng.randint(0, 150)
@@ -452,7 +452,10 @@ CASES = {
         feed_sampler,
     ),
     "watcher": Case(
-        lambda: Watcher(Watch(block=100, reference_span=2_000), "p", "binary"), watcher_inputs, feed_watcher
+        lambda: Watcher(Watch(block=100, reference_span=2_000, false_alarm_every=500), "p", "binary"),
+        watcher_inputs,
+        feed_watcher,
+        lambda made: (Watcher, type(made._ledger), type(made._means)),
     ),
     "monitors": Case(
         make_monitors,

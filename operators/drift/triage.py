@@ -1,0 +1,148 @@
+"""What an alarm is: covariate shift, label shift, concept drift or a fault of the pipeline, and what to do.
+
+Lives here: a verdict as a value, the decision rule.  Never here: whether there is an alarm (`budget.py`).
+
+The first row that holds decides:
+
+| what is seen since the change                                                       | verdict          |
+|-------------------------------------------------------------------------------------|------------------|
+| refused events or labels beyond the reference by 2 %                                | pipeline_fault   |
+| a feature: 10 % more missing, 20 % odd (a text for a number, unknown categories),   | pipeline_fault   |
+|   20 % beyond all that the reference had, or one value where there were many        |                  |
+| no labels yet: one class share explains the scores better than halfway (BBSE)       | label_shift      |
+| no labels yet, else                                                                 | covariate_shift  |
+| labels; features or scores moved: P(score given class) fits better than             | label_shift      |
+|   P(class given score)                                                              |                  |
+| labels; features or scores moved, else                                              | covariate_shift  |
+| labels; nothing else moved: P(score given class) fits better than P(score)          | label_shift      |
+| labels; nothing else moved, else                                                    | concept_drift    |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from msgspec import Struct
+
+from operators.drift.frame import ABOVE, BELOW, MISSING, ODD
+from operators.drift.labelled import Labelled, Misfit
+from operators.drift.two_sample import Array
+
+__all__ = ["ACTS", "Shift", "ShiftChange", "ShiftKind", "Sign", "fault_signs", "mixture_fit", "triage"]
+
+ShiftKind = Literal["covariate_shift", "label_shift", "concept_drift", "pipeline_fault"]
+ShiftChange = Literal["found", "updated", "ended"]
+
+
+class Shift(Struct, frozen=True, omit_defaults=True):
+    """One verdict, as it stands at the end of a block; all that belong together have the same `shift_id`."""
+
+    shift_id: str
+    """Pipeline and number of the block at which it was found."""
+    change: ShiftChange
+    """`found`, `updated` (another kind, or true losses that came) or `ended`."""
+    verdict: ShiftKind
+    since_ms: int
+    """Event time from which on blocks are unusual."""
+    decided_ms: int
+    """End of the block at which this was said."""
+    until_ms: int | None = None
+    """Event time at which it ended; None while it lasts."""
+    features: tuple[str, ...] = ()
+    """Features that explain it, the most unusual first."""
+    pace: Literal["sudden", "gradual"] = "sudden"
+    reference_loss: float | None = None
+    """Mean loss of the reference."""
+    estimated_loss: float | None = None
+    """Mean loss since, as estimated from the scores, before labels."""
+    true_loss: float | None = None
+    """Mean loss by the labels that have come since."""
+    act: str = ""
+    """What to do about it."""
+    evidence: dict[str, float] = {}
+    """What it rests on, by name: statistics of the last block, e-values, thresholds."""
+
+
+MISSING_RISE: Final = 0.1
+ODD_RISE: Final = 0.2
+BEYOND_RISE: Final = 0.2
+REFUSED_RISE: Final = 0.02
+CONSTANT: Final = 0.99
+VARIED: Final = 0.9
+EXPLAINED: Final = 0.5
+"""Of the scores' divergence, what another mix of classes must explain."""
+SHARE_MIN: Final = 1e-3
+EM_STEPS: Final = 100
+
+ACTS: Final[dict[ShiftKind, str]] = {
+    "covariate_shift": "look at the features named; learn from recent labels, or start a challenger on them",
+    "label_shift": "correct the scores to the new class shares, or recalibrate; features are as they were",
+    "concept_drift": "retrain on labels since the change, or swap to a challenger that learned them",
+    "pipeline_fault": "mend the source of the features named; do not learn from these rows",
+}
+
+
+class Sign(NamedTuple):
+    """Something broken, by name of the feature; "" for refusals."""
+
+    feature: str
+    sign: str
+    share: float
+
+
+def fault_signs(names: Sequence[str], now: Array, before: Array, refused: float) -> list[Sign]:
+    """Return what looks broken; `now` and `before` are shares of cells by feature, `refused` what rose."""
+    signs = [Sign("", "refused", refused)] if refused >= REFUSED_RISE else []
+    rise = now - before
+    for name, up, share, was in zip(names, rise, now, before, strict=True):
+        if up[MISSING] >= MISSING_RISE:
+            signs.append(Sign(name, "missing", float(share[MISSING])))
+        elif up[ODD] >= ODD_RISE:
+            signs.append(Sign(name, "odd", float(share[ODD])))
+        elif up[BELOW] + up[ABOVE] >= BEYOND_RISE and was[BELOW] + was[ABOVE] < BEYOND_RISE / 4:
+            signs.append(Sign(name, "beyond", float(share[BELOW] + share[ABOVE])))
+        elif share.max() >= CONSTANT and was.max() < VARIED:
+            signs.append(Sign(name, "constant", float(share.max())))
+    return signs
+
+
+def mixture_fit(now: Array, table: Labelled) -> float:
+    """Return which part of the scores' divergence from the reference another mix of classes explains.
+
+    Class shares by expectation-maximisation (Saerens et al., 2002), which on cells of scores is the
+    likelihood's own answer to what BBSE solves.
+    """
+    counts = np.array(table.table, dtype=float) + 0.5
+    given = counts / counts.sum(1, keepdims=True)
+    prior = counts.sum(1) / counts.sum()
+    apart = _divergence(now, prior @ given)
+    if apart <= 0.0:
+        return 0.0
+    mixed = prior.copy()
+    for _ in range(EM_STEPS):
+        weights = mixed[:, None] * given
+        mixed = (now * weights / weights.sum(0)).sum(1)
+        mixed /= mixed.sum()
+    return 1.0 - _divergence(now, mixed @ given) / apart
+
+
+def triage(signs: Sequence[Sign], fit: Misfit | None, explained: float, *, moved: bool) -> ShiftKind:
+    """Return the verdict by the table above.
+
+    `fit` is that of the labels since the change, None before there are enough; `moved` says whether features
+    or scores are unusual.
+    """
+    if signs:
+        return "pipeline_fault"
+    if fit is None:
+        return "label_shift" if explained >= EXPLAINED else "covariate_shift"
+    if moved:
+        return "label_shift" if fit.label < fit.covariate else "covariate_shift"
+    return "label_shift" if fit.label < fit.concept else "concept_drift"
+
+
+def _divergence(shares: Array, reference: Array) -> float:
+    one, other = np.maximum(shares, SHARE_MIN), np.maximum(reference, SHARE_MIN)
+    return float((one * np.log(one / other)).sum())
