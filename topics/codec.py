@@ -12,6 +12,7 @@ Duplicate JSON keys: the last one wins, in every code path.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 import msgspec
 import orjson
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from topics.errors import DefinitionError
 from topics.headers import UNREADABLE
@@ -328,6 +329,10 @@ class LabelNames(NamedTuple):
     event_id: str = "event_id"
     label: str = "label"
     label_time: str = "label_time"
+    weight: str = ""
+    """Empty, as the next two: it is not read."""
+    sampled: str = ""
+    source: str = ""
 
 
 class LabelMessage(Struct):
@@ -347,16 +352,31 @@ class LabelMessage(Struct):
 @cache
 def label_message(names: LabelNames) -> type[Struct]:
     """Return the type of label messages whose fields have these names."""
-    hints = get_type_hints(LabelMessage)
-    return msgspec.defstruct("LabelMessage", [*hints.items()], bases=(LabelMessage,), rename=names._asdict())
+    renamed = {name: told for name, told in names._asdict().items() if told}
+    fields = {**get_type_hints(LabelMessage), "weight": float, "sampled": float, "source": str | int}
+    return msgspec.defstruct(
+        "LabelMessage",
+        [(name, kind) for name, kind in fields.items() if name in renamed],
+        bases=(LabelMessage,),
+        rename=renamed,
+    )
 
 
 class LabelDecoder:
     """Decode and validate label messages; fields that are not named are ignored."""
 
-    def __init__(self, task: Task, names: LabelNames | None = None, *, classes: type | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        names: LabelNames | None = None,
+        *,
+        classes: type | None = None,
+        weight_max: float = math.inf,
+    ) -> None:
         """`classes` says what a class label is: `str`, `int`, or None for both."""
         names = names or LabelNames()
+        self._weight_max = weight_max
+        self._more = bool(names.weight or names.sampled or names.source)
         self._classes = classes
         self._names = names
         self._task: Task = task
@@ -369,14 +389,36 @@ class LabelDecoder:
             return payload
         try:
             message = self._decode(payload)
-            return Label(
+            label = Label(
                 _text(message.event_id, self._names.event_id),
                 label_value(message.label, self._task, self._classes),
                 time_ms(message.label_time),
                 record.offset,
             )
+            return self._with_more(label, message) if self._more else label
         except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
             return _rejected(record, error)._replace(stage="label")
+
+    def _with_more(self, label: Label, message: Any) -> Label:
+        """Return a label with its weight and its source."""
+        names, weight, source = self._names, 1.0, ""
+        if names.weight:
+            weight = self._weight(message.weight, names.weight, message.weight)
+        if names.sampled:
+            share = message.sampled
+            if not 0.0 < share <= 1.0:
+                raise ValueError(f"{names.sampled} is {share!r}, no probability above 0")
+            weight = self._weight(1.0 / share, names.sampled, share)
+        if names.source:
+            source = _text(message.source, names.source)
+        return replace(label, weight=weight, source=source)
+
+    def _weight(self, weight: float, name: str, told: float) -> float:
+        if not 0.0 < weight <= self._weight_max:
+            raise ValueError(
+                f"{name} is {told!r}: a weight of {weight:g} is not in (0, {self._weight_max:g}]"
+            )
+        return weight
 
 
 def _rejected(record: Record, error: Exception) -> Rejected:

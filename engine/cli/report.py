@@ -19,8 +19,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from engine.definition.candidates import scoring_models
 from operators.join.pending import RESIDENT_MAX, WaitingAnswer, encode_entry
 from operators.models.parameters import model_text
+from operators.models.weighted import takes_weight
 from operators.race.candidates import start_text
 from operators.race.correlation import correlation_told
 from operators.race.evidence import AUTO
@@ -107,6 +109,7 @@ def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str,
         },
         "serving": model_text(pipeline.serving),
         "scoring": {name: str(report) for name, report in probed.items() if report.guards},
+        "lessons": _lessons_of(pipeline) if pipeline.labels.weighs else {},
         "rules": [
             {"rule": rule.name, "must_hold": rule.demand, "action": rule.action} for rule in pipeline.rules
         ],
@@ -122,6 +125,15 @@ def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str,
         "waiting": waiting_at(pipeline),
         "stages": [] if pipeline.stages is None else pipeline.stages.describe(pipeline.events.partitions),
         "topics": {role: name for name, role in pipeline.catalog.roles.items()},
+    }
+
+
+def _lessons_of(pipeline: Pipeline) -> dict[str, str]:
+    """Return how the weight of a label reaches each model."""
+    most = f"{pipeline.labels.weight_max:g}"
+    return {
+        name: "weighted, by River's `w`" if takes_weight(model) else f"repeated, up to {most} times a label"
+        for name, model in scoring_models(pipeline.estimators).items()
     }
 
 
@@ -203,6 +215,8 @@ def print_description(described: dict[str, Any]) -> None:
     out.print(f"models: {models}")
     for name, told in described["scoring"].items():
         out.print(f"  {name}: {told}")
+    for name, told in described["lessons"].items():
+        out.print(f"  {name}: lessons are {told}", markup=False)
     for name, start in described["starts"].items():
         out.print(f"  {name}: enters a race that runs with start={start}", markup=False)
     out.print(f"serving: {described['serving']}", markup=False)

@@ -307,7 +307,12 @@ class Pipeline:
         """Return a decoder of the labels topic; None where labels come inside events."""
         if self.labels.field is not None:
             return None
-        return LabelDecoder(self.task, self.labels.names, classes=self.label_classes)
+        return LabelDecoder(
+            self.task,
+            self.labels.names,
+            classes=self.label_classes,
+            weight_max=self.labels.weight_max,
+        )
 
     @property
     def estimators(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ a definition (`pipeline.py`), reading topics.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,6 +21,9 @@ from topics.errors import DefinitionError
 from topics.messages import LabelValue, Task
 
 __all__ = ["Labels", "Topic"]
+
+WEIGHT_MAX = 100.0
+"""Of a label unless the definition says otherwise: models that take no weight are taught so often by one."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,15 @@ class Labels:
     `learn`
         When an example is learned: `"when_joined"`, with its label, or `"uniform"`, every one when its wait
         is over, so that labels that come early are not learned before the others.
+    `weight`
+        The field of a label message with what it weighs when models learn it, above 0.
+    `sampled`
+        The field of a label message with the probability with which its log kept it: it weighs 1 over that.
+        Give this or `weight`.
+    `weight_max`
+        The largest weight of a label; one of more, or of none, is a dead letter.
+    `source`
+        The field of a label message that names who says so, text or a whole number.
     `type`
         What a class of `task="multiclass"` is in label messages, `str` or `int`; None is `str`.  A label of
         the other type is a dead letter; inside events the field's type decides.
@@ -106,6 +119,10 @@ class Labels:
     combine: Combine = "first"
     labels_per_event_max: int = LABELS_PER_EVENT_MAX
     learn: LearnWhen = "when_joined"
+    weight: str | None = None
+    sampled: str | None = None
+    weight_max: float = WEIGHT_MAX
+    source: str | None = None
     type: type[str] | type[int] | None = None
 
     def __post_init__(self) -> None:
@@ -133,7 +150,32 @@ class Labels:
                 )
         if self.field is not None and self.on_timeout != "drop":
             raise DefinitionError("a label inside the event cannot time out", hint="leave `on_timeout` out")
+        self._check_weights()
         self._check_policy()
+
+    def _check_weights(self) -> None:
+        """Raise DefinitionError for weights and sources that no label message can have."""
+        named = [name for name in ("weight", "sampled", "source") if getattr(self, name) is not None]
+        if self.field is not None and named:
+            raise DefinitionError(
+                f"`{named[0]}` is a field of a label message, and these labels come inside events",
+                hint="leave it out, or send labels to a topic of their own",
+            )
+        if self.weight is not None and self.sampled is not None:
+            raise DefinitionError(
+                f"labels are weighed twice, by `{self.weight}` and by `{self.sampled}`",
+                hint="give `weight`, or `sampled` with a probability, whose weight is 1 over it",
+            )
+        if not 0.0 < self.weight_max < math.inf:
+            raise DefinitionError(
+                f"`weight_max` of labels is {self.weight_max}", hint="a finite number above 0"
+            )
+        fields = [self.id, self.label, self.time, *(getattr(self, name) for name in named)]
+        if len(set(fields)) < len(fields) or not all(fields):
+            raise DefinitionError(
+                f"two of the fields of a label message have one name: {', '.join(fields)}",
+                hint="each is a field of its own",
+            )
 
     def _check_policy(self) -> None:
         """Raise DefinitionError for what cannot be done with several labels of one event."""
@@ -176,7 +218,14 @@ class Labels:
     @property
     def names(self) -> LabelNames:
         """Return the names of a label message's fields."""
-        return LabelNames(self.id, self.label, self.time)
+        return LabelNames(
+            self.id, self.label, self.time, self.weight or "", self.sampled or "", self.source or ""
+        )
+
+    @property
+    def weighs(self) -> bool:
+        """Return whether label messages say what they weigh."""
+        return self.weight is not None or self.sampled is not None
 
     @property
     def wait_ms(self) -> int:

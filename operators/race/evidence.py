@@ -50,8 +50,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -70,6 +70,10 @@ Bar = Literal["blocks", "opening", "watch"]
 LONG_BARS: frozenset[Bar] = frozenset({"blocks", "opening"})
 """Bars that are looked at when a block of the definition closes."""
 
+Prices = Mapping[Any, float]
+"""What a wrong answer costs: by "fp" and "fn", or by (truth, answer)."""
+_WRONG: Final[Mapping[Any, tuple[bool, bool]]] = {"fp": (False, True), "fn": (True, False)}
+"""The two ways to be wrong of a binary answer, as (truth, answer)."""
 AUTO = "auto"
 """The `evidence_block` that answers to correlation."""
 BETS = (0.2, 0.5, 0.8)
@@ -123,6 +127,9 @@ class Promotion:
         What is compared: `"brier"`, `"log"` (cut), `"zero_one"` (the label at the pipeline's `threshold`), a
         cost matrix `{(truth, answer): cost}`, or any River metric that is a mean over rows.  Regression
         compares absolute errors where nothing else is said, or those of a quantile, `Quantile(0.9)`.
+    `cost`
+        What a wrong answer costs, instead of `loss`: `{"fp": 1, "fn": 20}` of a binary race (an alarm for
+        nothing, a case missed), `{(truth, answer): cost}` of any; what is not named costs nothing.
     `opening_error`
         For a pipeline that names its champion: the probability that the first verdict is a wrong one, for as
         long as there is none.  0 leaves the opening to `false_swap_every`.
@@ -156,9 +163,12 @@ class Promotion:
     proposal_expires: int | str = "7d"
     veto: Sequence[Guard] = ()
     churn_max: float | None = None
+    cost: Prices | None = field(default=None, metadata={"untold": True})
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.  Raises DefinitionError."""
+        if self.cost is not None:
+            self._judge_by(self.cost)
         check_objective(self.loss)
         for name, least in (
             ("false_swap_every", 1),
@@ -186,6 +196,17 @@ class Promotion:
                     f"promotion.{name} is {value!r}", hint='give a number of examples or a span such as "1d"'
                 )
         self._check_approval()
+
+    def _judge_by(self, cost: Prices) -> None:
+        """Compare by what wrong answers cost: the loss is the cost matrix."""
+        named = {_WRONG.get(pair, pair): value for pair, value in cost.items()}
+        if self.loss not in ("brier", named):
+            raise DefinitionError(
+                f"promotion says what is compared twice: cost and loss={self.loss!r}", hint="give one of them"
+            )
+        if len(named) < len(cost):
+            raise DefinitionError(f"promotion.cost {dict(cost)!r} names a pair twice", hint="give each once")
+        object.__setattr__(self, "loss", named)
 
     def _check_approval(self) -> None:
         object.__setattr__(self, "veto", tuple(self.veto))

@@ -84,7 +84,8 @@ NAMES_OF_TYPES = {
     "Sequence[float]": "list of float", "Sequence[Guard]": "list of `Guard`",
     "Sequence[CanaryGuard]": "list of guards",
     "tuple[str, FeatureValue] | None": "feature and value, or None",
-    "Mapping[str, float]": "dict of float", "Literal['key', 'event']": "str", "Outcome": "str",
+    "Mapping[str, float]": "dict of float",
+    "Prices | None": "dict of float or None", "Literal['key', 'event']": "str", "Outcome": "str",
     "tuple[float, float]": "pair of numbers", "tuple[str, str]": "pair of str", "Any": "a River bandit",
 }  # fmt: skip
 """What readers call an annotation; what is not here is written as it stands."""

@@ -223,6 +223,55 @@ def test_labels_by_task_and_by_other_names() -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"w": 2.5, "by": "ann"}, (2.5, "ann")),
+        ({"w": 7, "by": 12}, (7.0, "12")),
+        ({"w": 10, "by": "ann", "p": "ignored"}, (10.0, "ann")),
+        ({"w": 0, "by": "ann"}, "w is 0.0: a weight of 0 is not in (0, 10]"),
+        ({"w": -1, "by": "ann"}, "w is -1.0: a weight of -1 is not in (0, 10]"),
+        ({"w": 10.5, "by": "ann"}, "w is 10.5: a weight of 10.5 is not in (0, 10]"),
+        ({"w": "2", "by": "ann"}, "Expected `float`, got `str` - at `$.w`"),
+        ({"by": "ann"}, "missing required field `w`"),
+        ({"w": 1}, "missing required field `by`"),
+        ({"w": 1, "by": ""}, "`by` must be text of 1 to 256 characters"),
+    ],
+)
+def test_a_label_says_what_it_weighs_and_who_says_so(more, expected) -> None:
+    names = LabelNames(weight="w", source="by")
+    body = {"event_id": "e1", "label": 1, "label_time": 5, **more}
+    found = LabelDecoder("binary", names, weight_max=10.0).decode(record(json.dumps(body).encode()))
+    if isinstance(expected, str):
+        assert isinstance(found, Rejected)
+        assert expected in found.message
+        assert found.stage == "label"
+    else:
+        assert (found.weight, found.source) == expected
+
+
+@pytest.mark.parametrize("value", [b"1e400", b"NaN", b"Infinity", b"1e999999"])
+def test_a_weight_that_is_not_finite_is_refused(value: bytes) -> None:
+    body = b'{"event_id": "e1", "label": 1, "label_time": 5, "w": ' + value + b"}"
+    assert isinstance(LabelDecoder("binary", LabelNames(weight="w")).decode(record(body)), Rejected)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(1.0, 1.0), (0.25, 4.0), (0.001, None), (0.0, None), (1.5, None), (-0.5, None)]
+)
+def test_a_label_of_a_sampled_log_weighs_one_over_its_probability(share, expected) -> None:
+    body = {"event_id": "e1", "label": 1, "label_time": 5, "p": share}
+    decode = LabelDecoder("binary", LabelNames(sampled="p"), weight_max=100.0).decode
+    found = decode(record(json.dumps(body).encode()))
+    assert isinstance(found, Rejected) if expected is None else found.weight == expected
+
+
+def test_a_weight_that_no_definition_names_is_not_read() -> None:
+    body = {"event_id": "e1", "label": 1, "label_time": 5, "weight": "much", "source": []}
+    found = LabelDecoder("binary").decode(record(json.dumps(body).encode()))
+    assert (found.weight, found.source) == (1.0, "")
+
+
+@pytest.mark.parametrize(
     ("value", "task", "expected"),
     [
         (True, "binary", True),

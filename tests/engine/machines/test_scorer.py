@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from functools import cache
 from itertools import chain
@@ -69,6 +70,7 @@ NO_LABEL_WINDOWS = Pipeline(
     features={"amount": field("amount")},
     models={"lr": linear_model.LogisticRegression()},
 )
+WEIGHED = definition(Labels("pay.labels", wait=WAIT_MS, weight="w", source="by"))
 SHARED = dataclasses.replace(DROP, learn_share=0.25)
 INSIDE = definition(Labels(field="fraud", wait=WAIT_MS))
 
@@ -419,3 +421,48 @@ def test_a_sick_model_is_reported_and_the_event_is_answered() -> None:
     reports = [record for record in out if ("headrace-kind", b"quarantine") in record.headers]
     assert len(reports) == 1
     assert b"overflow of something" in (reports[0].value or b"")
+
+
+def weighed(offset: int, event_id: str, time: int, weight: float, by: str = "ann") -> Record:
+    body = {"event_id": event_id, "label": True, "label_time": time, "w": weight, "by": by}
+    return Record("pay.labels", 0, offset, time, b"a", json.dumps(body).encode())
+
+
+def test_an_example_weighs_what_its_label_does() -> None:
+    """Beside it stands how many labels it stands for."""
+    for pipeline, stands_for in (
+        (WEIGHED, 1.0),
+        (dataclasses.replace(WEIGHED, learn_share=0.999), 1 / 0.999),
+    ):
+        out = _all_out(pipeline, [event(0, "e0", 1_000), event(1, "e1", 2_000)], [
+            weighed(0, "e1", 500, 2.5), weighed(1, "e0", 3_000, 0.5, by="bob"), weighed(2, "e9", 3_100, 1e9),
+        ])  # fmt: skip
+        made = [decode_example(one.value) for one in out if one.target == "examples"]
+        told = {(one.event_id, one.label_weight, one.source, one.weight) for one in made}
+        assert told == {("e1", 2.5, "ann", stands_for), ("e0", 0.5, "bob", stands_for)}
+        assert [one.target for one in out].count("dead-letters") == 1
+
+
+def _all_out(pipeline: Pipeline, events: list[Record], labels: list[Record]) -> list[Outgoing]:
+    scorer = scorer_of(pipeline)
+    return [one for run in runs_of(scorer, events, labels) for outs in scorer.step(run, 0) for one in outs]
+
+
+@pytest.mark.parametrize(
+    ("named", "refusal"),
+    [
+        ({"weight": "w", "sampled": "p"}, "weighed twice"),
+        ({"weight": "label"}, "one name"),
+        ({"weight": "w", "weight_max": math.inf}, "weight_max"),
+        ({"weight": "w", "weight_max": 0.0}, "weight_max"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(named: dict[str, Any], refusal: str) -> None:
+    with pytest.raises(DefinitionError, match=refusal):
+        Labels("pay.labels", wait=WAIT_MS, **named)
+
+
+@pytest.mark.parametrize("named", ["weight", "sampled", "source"])
+def test_a_label_inside_its_event_has_no_weight_of_its_own(named: str) -> None:
+    with pytest.raises(DefinitionError, match="come inside events"):
+        Labels(field="fraud", **{named: "w"})

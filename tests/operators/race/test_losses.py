@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river import metrics
 
+from operators.models.parameters import model_text
 from operators.models.scoring import label_of
 from operators.race.evidence import Promotion
 from operators.race.losses import (
@@ -184,3 +186,30 @@ def test_a_cost_matrix_costs_what_the_answer_at_the_threshold_costs():
         0.0,
         None,
     ]
+
+
+def test_a_cost_is_the_loss_by_which_a_race_is_judged():
+    promotion = Promotion(cost={"fp": 1.0, "fn": 20.0})
+    loss = loss_of("binary", promotion.loss, threshold=0.2)
+    answers = [(True, 0.9), (True, 0.1), (False, 0.3), (False, 0.2)]
+    assert [loss(truth, score) for truth, score in answers] == [0.0, 20.0, 1.0, 0.0]
+    assert dataclasses.replace(promotion, min_examples=5).loss == promotion.loss
+    assert Promotion(cost={("a", "b"): 2.0}).loss == {("a", "b"): 2.0}
+    assert model_text(Promotion()) == model_text(Promotion(cost=None))
+    assert "cost" not in model_text(Promotion())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"cost": {"fp": -1.0}},
+        {"cost": {"fp": math.nan}},
+        {"cost": {"fx": 1.0}},
+        {"cost": {"fp": 0.0}},
+        {"cost": {"fp": 1.0, (False, True): 2.0}},
+        {"cost": {"fp": 1.0}, "loss": "log"},
+    ],
+)
+def test_a_cost_that_cannot_be_is_refused(said):
+    with pytest.raises(DefinitionError):
+        Promotion(**said)
