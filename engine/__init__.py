@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.definition.pipeline import Pipeline
     from engine.definition.streams import Labels, Topic
+    from engine.definition.weak import Weak
     from operators.drift.detectors import Drift
     from operators.language.rules import Alerts, Rule
     from operators.race.blend import Blend
@@ -63,6 +64,7 @@ __all__ = [
     "Split",
     "Switchback",
     "Topic",
+    "Weak",
     "Worse",
 ]
 
@@ -91,6 +93,7 @@ _HOMES = {
     "Split": "operators.race.routing",
     "Switchback": "operators.race.routing",
     "Topic": "engine.definition.streams",
+    "Weak": "engine.definition.weak",
     "Worse": "operators.race.candidates",
 }
 

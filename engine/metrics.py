@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from engine.definition.candidates import scoring_models
 from engine.definition.pipeline import Pipeline
 from engine.kafka.client import unanswered_s
+from operators.join.completeness import AGES
 from operators.language.fields import nodes
 from operators.language.plan import FeaturePlan
 from operators.language.transforms import Apply
@@ -463,6 +464,7 @@ COUNTERS = (
         _always(
             "joined",
             "implicit",
+            "weak",
             "collected",
             "combined",
             "early",
@@ -473,6 +475,31 @@ COUNTERS = (
             "unmatched",
             "given_up",
             "ahead",
+        ),
+    ),
+    CounterFamily(
+        "aged",
+        "headrace_predictions_aged",
+        "Predictions past an age, in parts of the wait.",
+        ("age",),
+        lambda _: [f"{age:g}" for age in AGES],
+    ),
+    CounterFamily(
+        "aged_labelled",
+        "headrace_predictions_labelled",
+        "Of them, those with a label by then.",
+        ("age",),
+        lambda _: [f"{age:g}" for age in AGES],
+    ),
+    CounterFamily(
+        "weak_votes",
+        "headrace_weak_votes",
+        "What labelling functions said, by outcome.",
+        ("outcome", "function"),
+        lambda pipeline: (
+            f"{outcome} {one.name}"
+            for one in pipeline.labels.weak
+            for outcome in ("voted", "abstained", "failed", "right", "wrong", "silent")
         ),
     ),
     CounterFamily(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Split,
         Switchback,
         Topic,
+        Weak,
         Worse,
     )
     from operators import (
@@ -87,6 +88,7 @@ __all__ = [
     "Split",
     "Switchback",
     "Topic",
+    "Weak",
     "Worse",
     "apply",
     "by",

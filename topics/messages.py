@@ -15,6 +15,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 __all__ = [
+    "UNMEASURED",
     "Alert",
     "AlertKind",
     "Block",
@@ -66,6 +67,8 @@ OutgoingRole = Literal[
     "alerts",
 ]
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
+UNMEASURED = frozenset({"assumed", "revised", "weak"})
+"""Origins of labels that are no truth: models learn them, nothing is measured by them."""
 RecordType = Literal["example", "claim", "quarantine", "command", "field", "slow", "block"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
 CommandWord = Literal[
@@ -304,8 +307,8 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     """How many labels it stands for: 1 / `learn_share`."""
     origin: str = ""
     """Where the label is from. Empty: one that came. `implicit`: none came by the horizon. `assumed`: a
-    negative taken for granted when the event was answered, and `revised`: the positive that came after it;
-    both are learned and not measured."""
+    negative taken for granted when the event was answered, and `revised`: the positive that came after it.
+    `weak`: labelling functions voted for it, as none came. The last three are learned and not measured."""
     learn: bool = True
     """Whether models learn it; false: it is measured only."""
     before: LabelValue | None = None

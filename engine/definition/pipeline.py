@@ -27,6 +27,7 @@ from engine.definition.candidates import (
 from engine.definition.keyed import check_per
 from engine.definition.monitoring import check_monitors, monitor_settings
 from engine.definition.streams import Labels, Topic
+from engine.definition.weak import check_weak, weak_text
 from operators.drift.detectors import Drift
 from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
 from operators.language.expressions import Expression
@@ -240,6 +241,7 @@ class Pipeline:
         if self.deadline is not None:
             check_backup(self.deadline, models, inside=self.labels.field is not None)
         types = plan.feature_types(self.events.type)
+        check_weak(self.labels.weak, types, task, self.label_classes)
         check_detectors(self.field.drift, types, task, inside=self.labels.field is not None)
         check_guards(self.promotion.veto, types, task)
         if isinstance(self.serving, Canary):
@@ -352,6 +354,8 @@ class Pipeline:
             parts["alerts"] = self.alerts
         if self.per is not None:
             parts["per"] = self.per
+        if labels.weak:
+            parts["labels.weak"] = weak_text(labels.weak)
         return {
             name: text_digest(str(part), PART_DIGITS) for name, part in parts.items()
         } | self._feature_versions()

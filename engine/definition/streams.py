@@ -7,11 +7,13 @@ a definition (`pipeline.py`), reading topics.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import msgspec
 
+from engine.definition.weak import Weak
 from operators.join.combine import LABELS_PER_EVENT_MAX, Combine, LabelPolicy, LearnWhen, combinable
 from operators.join.join import EARLY_MAX
 from operators.join.pending import PENDING_MAX
@@ -102,6 +104,8 @@ class Labels:
         The largest weight of a label; one of more, or of none, is a dead letter.
     `source`
         The field of a label message that names who says so, text or a whole number.
+    `weak`
+        Labelling functions, a `Weak` each: they vote for a label where none came by the end of the wait.
     `type`
         What a class of `task="multiclass"` is in label messages, `str` or `int`; None is `str`.  A label of
         the other type is a dead letter; inside events the field's type decides.
@@ -124,6 +128,7 @@ class Labels:
     weight_max: float = WEIGHT_MAX
     source: str | None = None
     type: type[str] | type[int] | None = None
+    weak: Sequence[Weak] = ()
 
     def __post_init__(self) -> None:
         """Raise DefinitionError unless labels have exactly one source, and bounds that leave room."""
@@ -148,6 +153,12 @@ class Labels:
                     f"`{name}` of labels is {bound}",
                     hint=f"give a number of {least} or more, or leave it out",
                 )
+        if self.weak and (self.field is not None or self.on_timeout != "drop"):
+            raise DefinitionError(
+                "`weak` of labels votes where no label came by the end of the wait: here there is one",
+                hint="leave `field` and `on_timeout` out; a label for what nobody else votes for is one"
+                " more function, of small weight",
+            )
         if self.field is not None and self.on_timeout != "drop":
             raise DefinitionError("a label inside the event cannot time out", hint="leave `on_timeout` out")
         self._check_weights()

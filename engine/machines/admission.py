@@ -42,8 +42,10 @@ from zlib import crc32
 from msgspec import Struct
 
 from engine.definition.pipeline import Pipeline
+from engine.definition.weak import voters_of
 from operators.join.join import Join
-from operators.join.pending import Open
+from operators.join.pending import Open, WaitingAnswer
+from operators.join.weak import WeakLabels
 from operators.rules.apply import CheckedDecoder
 from operators.state import StoredEntries
 from operators.stopwatch import Stopwatch
@@ -62,6 +64,7 @@ __all__ = [
     "Position",
     "Run",
     "new_join",
+    "voting_join",
 ]
 
 RUN_MAX = 128
@@ -281,6 +284,18 @@ def new_join(
         stored=stored,
         policy=labels.policy,
     )
+
+
+def voting_join(
+    pipeline: Pipeline, counts: Counter[tuple[str, str]], stored: StoredEntries | None
+) -> tuple[Join[WaitingAnswer], WeakLabels | None]:
+    """Return the empty join of answers, and the labelling functions that it asks, where there are any."""
+    join: Join[WaitingAnswer] = new_join(pipeline, counts, stored=stored)
+    if not pipeline.labels.weak:
+        return join, None
+    weak = WeakLabels(voters_of(pipeline.labels.weak, pipeline.task, pipeline.label_classes), counts)
+    join.vote_with(lambda waiting: weak.label(waiting.prediction.features))
+    return join, weak
 
 
 class Admission(Generic[Open]):

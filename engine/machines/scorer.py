@@ -18,13 +18,14 @@ from itertools import groupby
 from zlib import crc32
 
 from engine.definition.pipeline import Pipeline
-from engine.machines.admission import Admission, EventRead, Intake, LabelRead, Position, Run, new_join
+from engine.machines.admission import Admission, EventRead, Intake, LabelRead, Position, Run, voting_join
 from engine.machines.checks import Checks
 from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
 from engine.machines.prequential import Decided, Prequential
 from operators.claims.rule import Suppression, Writer
-from operators.join.join import Join, Joined
+from operators.join.completeness import Completeness
+from operators.join.join import Joined
 from operators.join.pending import WaitingAnswer
 from operators.language.plan import FeaturePlan
 from operators.models.scoring import Failure, Reply, Roster, Scoring, Served, Shadowed
@@ -35,7 +36,17 @@ from operators.windows.features import Features, JoinedLabel, label_entry
 from topics.codec import Decoded, Rejected
 from topics.erasure import Erase, erase_in, erase_of
 from topics.headers import traced
-from topics.messages import Event, FeatureValues, Label, LabelValue, Outgoing, Prediction, Record, Score
+from topics.messages import (
+    UNMEASURED,
+    Event,
+    FeatureValues,
+    Label,
+    LabelValue,
+    Outgoing,
+    Prediction,
+    Record,
+    Score,
+)
 from topics.watermarks import Move
 
 __all__ = ["Given", "Scorer"]
@@ -52,6 +63,9 @@ class Scorer(Composite[Position]):
     Examples leave with `step`, and the learner reads them back from the log.  Where labels
     come inside events, it can be given the learner by `learn_with`, which then learns row by row.
     """
+
+    moves = 0
+    """Records taken since the start that moved the watermark; no part of the state."""
 
     def __init__(
         self,
@@ -86,21 +100,21 @@ class Scorer(Composite[Position]):
             max_ahead_ms=pipeline.max_ahead_ms,
             stopwatch=self._stopwatch,
         )
-        self.features = Features(plan, self.counts)
-        self.join: Join[WaitingAnswer] = new_join(pipeline, self.counts, stored=stored)
-        position = Position()
-        self.admission = Admission(pipeline, position, self.join, self.counts)
+        self.join, self._weak = voting_join(pipeline, self.counts, stored)
+        self.admission = Admission(pipeline, position := Position(), self.join, self.counts)
         self.scoring = Scoring(pipeline.task, roster, self._stopwatch)
         self._checks: Checks | None = None
+        self.features = Features(plan, self.counts)
+        self.completeness = Completeness(self.join.wait_ms, pipeline.grace_ms, self.counts)
         parts: dict[str, Operator] = {"features": self.features, "join": self.join}
+        parts["completeness"] = self.completeness
         if pipeline.rules or pipeline.alerts is not None:
             self._checks = Checks(pipeline, partition, self.outbox, self.counts)
             parts |= self._checks.parts
         super().__init__(position, parts)
         self._label_windows = plan.uses_labels
         self._one_by_one = self._inside and self._label_windows
-        self._row_by_row = False
-        """Whether labels inside events are learned here, before the next event."""
+        self._row_by_row = False  # whether labels inside events are learned here, before the next event
         self._assumes = pipeline.labels.learn == "corrected"
         """Whether events are taken for negative until their labels come."""
         self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
@@ -109,8 +123,6 @@ class Scorer(Composite[Position]):
         """The answers of the last run, with every candidate's score."""
         self.command_keys: Mapping[str, bytes] = {}
         """By whose signatures keys may be erased; empty: nobody signs."""
-        self.moves = 0
-        """Records taken since the start that moved the watermark; no part of the state."""
         self.erased: list[str] = []
         """Keys that the last run erased; the shell erases what it has written of them elsewhere."""
         self.label_delays_ms: list[int] = []
@@ -159,6 +171,7 @@ class Scorer(Composite[Position]):
             yield self.outbox.drain()
             started = clock() - sum(seconds.values())
             self._open_answers()
+            self.completeness.passed(self.admission.watermark)
             seconds["answer"] += clock() - sum(seconds.values()) - started
         else:
             for read in run.labels:
@@ -260,8 +273,7 @@ class Scorer(Composite[Position]):
         join, watermark = self.join, self.admission.watermark
         first = join.entries.first
         passed = first is not None and first[0] + join.wait_ms < watermark
-        if join.early and not passed:
-            passed = join.next_deadline is not None and join.next_deadline < watermark
+        passed = passed or (join.early > 0 and (join.next_deadline or 0) < watermark)
         overtaken = self._oldest + join.wait_ms < watermark
         if not passed and not overtaken:
             return
@@ -402,6 +414,7 @@ class Scorer(Composite[Position]):
         """Open the entry of an answer; join its label if that came before."""
         for given_up in self.join.open(waiting):
             self.outbox.refuse_given_up(given_up)
+        self.completeness.opened(waiting.event_time)
         if self._assumes:
             self._learnable(self.join.assumed(waiting), "assumed")
         for outcome, joined, early in self.join.meet_early(waiting):
@@ -438,14 +451,21 @@ class Scorer(Composite[Position]):
         """Count a label that is kept until the horizon of its event."""
         self.counts["labels", "collected"] += 1
         waiting = self.join.known(label.event_id)
-        assert waiting is not None
+        assert isinstance(waiting, WaitingAnswer)
+        if len(waiting.labels) == 1:
+            self.completeness.labelled((waiting.event_time, label.label_time))
         self.label_delays_ms.append(label.label_time - waiting.event_time)
 
     def _learnable(self, joined: Joined[WaitingAnswer], outcome: str) -> None:
         """Enter a joined label into the windows, where it is the event's first, and write its example."""
         self.counts["labels", outcome] += 1
-        truth = joined.before is None and joined.origin not in {"assumed", "revised"}
-        if outcome not in {"assumed", "combined"}:
+        truth = joined.before is None and joined.origin not in UNMEASURED
+        if truth and not joined.origin:
+            if outcome != "combined":
+                self.completeness.labelled((joined.waiting.event_time, joined.label_time))
+            if self._weak is not None:
+                self._weak.compare(joined.waiting.prediction.features, joined.label)
+        if outcome not in {"assumed", "combined", "weak"}:
             self.label_delays_ms.append(joined.label_time - joined.waiting.event_time)
         if truth and self._label_windows:
             self._enter_windows(joined.waiting.keys, joined.label_time, joined.label)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import itertools
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, Generic, Protocol, TypeVar
@@ -37,6 +37,7 @@ from engine.watches import DeadLetters
 from engine.worker.assembly import build_learner
 from engine.worker.model_factory import ModelFactory
 from operators.claims.rule import Suppression, Writer
+from operators.join.weak import WEAK_VOTES
 from operators.stopwatch import Stopwatch
 from operators.windows.asof import AsOf
 from operators.windows.evaluate import FUNCTION_FAILURES
@@ -311,6 +312,8 @@ class Playing(Generic[AnyRun]):
                 for metric in OUTCOMES
             },
             "labels_waiting": self.run.scorer.join.early,
+            "completeness": self.run.scorer.completeness.report(),
+            "weak": _weak(self.run.scorer.counts),
             "dead_letters": sum(self.dead_letters.counts.values()),
         }
 
@@ -373,6 +376,16 @@ class Backtest(Playing[LocalRun]):
         for (_, name), seconds in self.run.stopwatch.models.items():
             spent[name] += seconds
         return {name: round(seconds, 3) for name, seconds in spent.items()}
+
+
+def _weak(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    """Return what each labelling function said, and how often it was right where the truth came."""
+    said: dict[str, dict[str, int]] = {}
+    for (counted_as, name), count in counts.items():
+        if counted_as == WEAK_VOTES:
+            outcome, _, function = name.partition(" ")
+            said.setdefault(function, {})[outcome] = count
+    return said
 
 
 def correlated(learner: Learner, decisions: Iterable[Decision]) -> list[dict[str, Any]]:

@@ -154,6 +154,7 @@ class Join(Generic[Open]):
         self.early_max = early_max
         self.policy = policy or LabelPolicy()
         self._at_horizon, self._corrects = self.policy.at_horizon, self.policy.correct is not None
+        self._weak: Callable[[Open], tuple[LabelValue, float] | None] | None = None
         self.emits = implicit is not None or self._at_horizon
         """Whether examples may be made when the watermark passes a horizon."""
         self.counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
@@ -202,6 +203,11 @@ class Join(Generic[Open]):
             return early[0][0] if early else None
         deadline = first[0] + self.wait_ms
         return min(deadline, early[0][0]) if early else deadline
+
+    def vote_with(self, vote: Callable[[Open], tuple[LabelValue, float] | None]) -> None:
+        """Ask `vote` for a label, and its weight, at the horizon of each entry that has none."""
+        self._weak = vote
+        self.emits = True
 
     def early_label(self, event_id: str) -> bool:
         """Return whether a label waits for this event, which has not come."""
@@ -403,6 +409,8 @@ class Join(Generic[Open]):
             newest = max(one.offset for one in labels)
             source = next((one.source for one in labels if one.label == label), "")
             return Joined(waiting, label, due, newest, at_offset, weight, learn=learn, source=source)
+        if self._weak is not None and (vote := self._weak(waiting)) is not None:
+            return Joined(waiting, vote[0], due, -1, at_offset, vote[1], "weak")
         if self.implicit is None:
             return None
         return Joined(waiting, self.implicit, due, -1, at_offset, origin="implicit", learn=learn)

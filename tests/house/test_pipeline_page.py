@@ -40,6 +40,7 @@ from headrace import (
     Split,
     Switchback,
     Topic,
+    Weak,
     Worse,
 )
 from operators.language.by import Entering, Key, _entering
@@ -49,7 +50,7 @@ from topics.messages import Record
 
 PAGE = DOCUMENTS["docs/pipeline.md"]
 CLASSES = (
-    Pipeline, Topic, Labels, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge, Every,
+    Pipeline, Topic, Labels, Weak, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge, Every,
     Drifted, Worse, Drift, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback, Bandit, Serve,
     Rule, Alerts,
 )  # fmt: skip
@@ -57,6 +58,8 @@ WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
 OPTION = re.compile(r"^`(\w+)`\n((?:    .*\n?|\n)+)", re.MULTILINE)
 NAMES_OF_TYPES = {
     "LabelValue | Literal['drop']": "bool, int, float, str",
+    "Sequence[Weak]": "list of `Weak`", "LabelValue | None": "bool, int, float, str or None",
+    "Condition | Callable[[Mapping[str, FeatureValue]], object]": "condition or function",
     "type[str] | type[int] | None": "`str`, `int` or None",
     "Task": "str", "LossName": "str", "Action": "str", "FeatureValue": "bool, int, float or str",
     "type[msgspec.Struct]": "a Struct",

@@ -36,6 +36,7 @@ from operators.drift.detectors import Drift
 from operators.drift.sampler import BlockSampler
 from operators.drift.watch import Watch
 from operators.drift.watcher import Watcher
+from operators.join.completeness import Completeness
 from operators.join.join import Join
 from operators.join.pending import Pending, Waiting, WaitingAnswer
 from operators.language.plan import compile_features
@@ -265,6 +266,24 @@ def novelty_inputs(rng: random.Random) -> list[Any]:
     return items
 
 
+def completeness_inputs(rng: random.Random) -> list[Any]:
+    return [
+        (rng.choice(("opened", "labelled", "passed")), number * 40, rng.randrange(1_600))
+        for number in range(STEPS)
+    ]
+
+
+def feed_completeness(made: Completeness, item: tuple[str, int, int]) -> Any:
+    what, time, delay = item
+    if what == "opened":
+        made.opened(time)
+    elif what == "labelled":
+        made.labelled((time, time + delay))
+    else:
+        made.passed(time - 100)
+    return made.report(), made.signals()
+
+
 def feed_composite(made: Composite[Payment], item: tuple[int, int, int]) -> Any:
     made.position.amount = float(item[1])
     reader = made._parts["even" if item[0] % 2 == 0 else "odd"]
@@ -439,6 +458,9 @@ CASES = {
         join_inputs,
         feed_join,
         lambda _: (Join, Pending),
+    ),
+    "completeness": Case(
+        lambda: Completeness(wait_ms=1_500, grace_ms=100), completeness_inputs, feed_completeness
     ),
     "reader": Case(Reader, reader_inputs, feed_reader),
     "opening": Case(
