@@ -471,6 +471,8 @@ COUNTERS = (
             "late",
             "duplicate",
             "conflicting",
+            "corrected",
+            "outdated",
             "crowded",
             "unmatched",
             "given_up",

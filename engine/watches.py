@@ -312,6 +312,6 @@ class LabelWatch:
 
 
 _WATCHED = ("labels", "predictions_dropped")
-_JOINED = ("joined", "collected")
-_REFUSED = ("duplicate", "conflicting", "crowded")
+_JOINED = ("joined", "collected", "corrected")
+_REFUSED = ("duplicate", "conflicting", "outdated", "crowded")
 _FATES = (*_JOINED, *_REFUSED, "late", "unmatched")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
@@ -67,6 +67,7 @@ __all__ = [
     "decoder_of",
     "encode",
     "encode_json",
+    "kind_value",
     "label_message",
     "label_value",
     "time_ms",
@@ -330,9 +331,10 @@ class LabelNames(NamedTuple):
     label: str = "label"
     label_time: str = "label_time"
     weight: str = ""
-    """Empty, as the next two: it is not read."""
+    """Empty, as the next three: it is not read."""
     sampled: str = ""
     source: str = ""
+    kind: str = ""
 
 
 class LabelMessage(Struct):
@@ -351,15 +353,38 @@ class LabelMessage(Struct):
 
 @cache
 def label_message(names: LabelNames) -> type[Struct]:
-    """Return the type of label messages whose fields have these names."""
+    """Return the type of label messages whose fields have these names.
+
+    Where there are several kinds a message says which it is, and may leave the label out.
+    """
     renamed = {name: told for name, told in names._asdict().items() if told}
     fields = {**get_type_hints(LabelMessage), "weight": float, "sampled": float, "source": str | int}
-    return msgspec.defstruct(
-        "LabelMessage",
-        [(name, kind) for name, kind in fields.items() if name in renamed],
-        bases=(LabelMessage,),
-        rename=renamed,
-    )
+    told: list[Any] = [(name, kind) for name, kind in fields.items() if name in renamed]
+    if names.kind:
+        told = [(name, kind) for name, kind in told if name != "label"]
+        told += [("label", LabelValue | None, None), ("kind", str | None, None)]
+    return msgspec.defstruct("LabelMessage", told, bases=(LabelMessage,), rename=renamed)
+
+
+def kind_value(
+    label: LabelValue | None, worth: float, task: Task, classes: type | None = None
+) -> tuple[LabelValue, float]:
+    """Return the label and the weight of feedback of a kind that is worth so much; None: without a label.
+
+    Of a regression the worth is a factor of the label, and the label itself where there is none.  Otherwise
+    it is the weight, and a binary label that is left out is true.
+
+    >>> kind_value(2, 10.0, "regression"), kind_value(None, 10.0, "regression")
+    ((20.0, 1.0), (10.0, 1.0))
+    >>> kind_value(None, 10.0, "binary"), kind_value(0, 10.0, "binary")
+    ((True, 10.0), (False, 10.0))
+    """
+    if task == "regression":
+        number = 1.0 if label is None else float(label_value(label, task))
+        return label_value(worth * number, task), 1.0
+    if label is None and task == "binary":
+        return True, worth
+    return label_value(label, task, classes), worth
 
 
 class LabelDecoder:
@@ -372,14 +397,19 @@ class LabelDecoder:
         *,
         classes: type | None = None,
         weight_max: float = math.inf,
+        kinds: Mapping[str, float] | None = None,
     ) -> None:
-        """`classes` says what a class label is: `str`, `int`, or None for both."""
+        """`classes` says what a class label is: `str`, `int`, or None for both.
+
+        `kinds` are the kinds of feedback and what each is worth (`kind_value`); None: there is one.
+        """
         names = names or LabelNames()
         self._weight_max = weight_max
         self._more = bool(names.weight or names.sampled or names.source)
         self._classes = classes
         self._names = names
         self._task: Task = task
+        self._kinds = kinds
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(label_message(names)).decode
 
     def decode(self, record: Record) -> Label | Rejected:
@@ -389,12 +419,12 @@ class LabelDecoder:
             return payload
         try:
             message = self._decode(payload)
-            label = Label(
-                _text(message.event_id, self._names.event_id),
-                label_value(message.label, self._task, self._classes),
-                time_ms(message.label_time),
-                record.offset,
-            )
+            if self._kinds is None:
+                value, kind, weight = label_value(message.label, self._task, self._classes), "", 1.0
+            else:
+                value, kind, weight = self._of_kind(message, self._kinds)
+            event_id = _text(message.event_id, self._names.event_id)
+            label = Label(event_id, value, time_ms(message.label_time), record.offset, kind, weight)
             return self._with_more(label, message) if self._more else label
         except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
             return _rejected(record, error)._replace(stage="label")
@@ -411,7 +441,7 @@ class LabelDecoder:
             weight = self._weight(1.0 / share, names.sampled, share)
         if names.source:
             source = _text(message.source, names.source)
-        return replace(label, weight=weight, source=source)
+        return replace(label, weight=label.weight * weight, source=source)
 
     def _weight(self, weight: float, name: str, told: float) -> float:
         if not 0.0 < weight <= self._weight_max:
@@ -419,6 +449,15 @@ class LabelDecoder:
                 f"{name} is {told!r}: a weight of {weight:g} is not in (0, {self._weight_max:g}]"
             )
         return weight
+
+    def _of_kind(self, message: Any, kinds: Mapping[str, float]) -> tuple[LabelValue, str, float]:
+        """Return label, kind and weight of feedback.  Raises ValueError for a kind that is not named."""
+        kind = message.kind
+        if kind not in kinds:
+            named = ", ".join(map(repr, kinds))
+            raise ValueError(f"`{self._names.kind}` is {repr(kind)[:TEXT_MAX]}, not one of {named}")
+        label, weight = kind_value(message.label, kinds[kind], self._task, self._classes)
+        return label, kind, weight
 
 
 def _rejected(record: Record, error: Exception) -> Rejected:

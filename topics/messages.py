@@ -255,6 +255,10 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     """How often, before it was answered, a candidate's name had been given to another model."""
 
 
+UNMEASURED = frozenset({"assumed", "revised"})
+"""Origins of examples that are no truth: learned, and never measured."""
+
+
 class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of the training log: what was served and what turned out to be true."""
 
@@ -319,6 +323,11 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
     """What the label weighs when models learn it; of weight 0 it is measured and not learned."""
     source: str = ""
     """Who says that it is true, where labels name their source."""
+
+    @property
+    def measured(self) -> bool:
+        """Return whether it is what models are measured by: no assumption, and no correction of another."""
+        return self.before is None and self.origin not in UNMEASURED
 
 
 class Block(Struct, frozen=True, omit_defaults=True, gc=False):

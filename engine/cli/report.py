@@ -25,6 +25,7 @@ from operators.models.parameters import model_text
 from operators.models.weighted import takes_weight
 from operators.race.candidates import start_text
 from operators.race.correlation import correlation_told
+from operators.race.evaluation import default_metrics, is_correctable
 from operators.race.evidence import AUTO
 from topics.durations import duration_text
 from topics.messages import FeatureValues, Prediction
@@ -100,6 +101,7 @@ def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str,
         "events": pipeline.events.name,
         "labels": pipeline.labels.topic or f"field `{pipeline.labels.field}` of the event",
         "wait_ms": pipeline.labels.wait_ms,
+        "keep_the_first_label": metrics_that_keep(pipeline),
         "champion": pipeline.field.first_champion,
         "models": {name: type(model).__name__ for name, model in pipeline.estimators.items()},
         "starts": {
@@ -135,6 +137,14 @@ def _lessons_of(pipeline: Pipeline) -> dict[str, str]:
         name: "weighted, by River's `w`" if takes_weight(model) else f"repeated, up to {most} times a label"
         for name, model in scoring_models(pipeline.estimators).items()
     }
+
+
+def metrics_that_keep(pipeline: Pipeline) -> list[str]:
+    """Return the metrics that labels cannot be corrected in, where they are corrected."""
+    if pipeline.labels.correct is None:
+        return []
+    chosen = default_metrics(pipeline.task) if pipeline.metrics is None else pipeline.metrics
+    return [type(one).__name__ for one in chosen if not is_correctable(one, pipeline.task)]
 
 
 def bytes_per_answer(pipeline: Pipeline) -> int:
@@ -219,6 +229,8 @@ def print_description(described: dict[str, Any]) -> None:
         out.print(f"  {name}: lessons are {told}", markup=False)
     for name, start in described["starts"].items():
         out.print(f"  {name}: enters a race that runs with start={start}", markup=False)
+    if described["keep_the_first_label"]:
+        out.print(f"not corrected by later labels: {', '.join(described['keep_the_first_label'])}")
     out.print(f"serving: {described['serving']}", markup=False)
     if described["rules"]:
         _print_rules(described["rules"])

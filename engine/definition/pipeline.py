@@ -309,11 +309,13 @@ class Pipeline:
         """Return a decoder of the labels topic; None where labels come inside events."""
         if self.labels.field is not None:
             return None
+        labels = self.labels
         return LabelDecoder(
             self.task,
-            self.labels.names,
+            labels.names,
             classes=self.label_classes,
-            weight_max=self.labels.weight_max,
+            weight_max=labels.weight_max,
+            kinds=labels.kinds,
         )
 
     @property

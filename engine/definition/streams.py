@@ -7,17 +7,24 @@ a definition (`pipeline.py`), reading topics.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import msgspec
 
 from engine.definition.weak import Weak
-from operators.join.combine import LABELS_PER_EVENT_MAX, Combine, LabelPolicy, LearnWhen, combinable
+from operators.join.combine import (
+    LABELS_PER_EVENT_MAX,
+    Combine,
+    Correct,
+    LabelPolicy,
+    LearnWhen,
+    combinable,
+)
 from operators.join.join import EARLY_MAX
 from operators.join.pending import PENDING_MAX
-from topics.codec import LabelNames
+from topics.codec import NUMBER_MAX, LabelNames
 from topics.durations import duration_ms
 from topics.errors import DefinitionError
 from topics.messages import LabelValue, Task
@@ -104,6 +111,14 @@ class Labels:
         The largest weight of a label; one of more, or of none, is a dead letter.
     `source`
         The field of a label message that names who says so, text or a whole number.
+    `correct`
+        What a later label that differs does: `"record"` corrects what was measured, `"relearn"` is learned as
+        well; None refuses it.
+    `kinds`
+        Kinds of feedback, by the field `kind` of a label message, and what each is worth: of a regression a
+        factor of its label, else its weight. A label of another kind is a dead letter.
+    `kind`
+        The field of a label message with the kind of feedback.
     `weak`
         Labelling functions, a `Weak` each: they vote for a label where none came by the end of the wait.
     `type`
@@ -127,6 +142,9 @@ class Labels:
     sampled: str | None = None
     weight_max: float = WEIGHT_MAX
     source: str | None = None
+    correct: Correct | None = None
+    kinds: Mapping[str, float] | None = None
+    kind: str = "kind"
     type: type[str] | type[int] | None = None
     weak: Sequence[Weak] = ()
 
@@ -194,15 +212,25 @@ class Labels:
         for name, value, known in (
             ("combine", policy.combine, get_args(Combine)),
             ("learn", policy.learn, ("when_joined", "uniform")),
+            ("correct", policy.correct, (None, *get_args(Correct))),
         ):
             if value not in known:
                 raise DefinitionError(
                     f"`{name}` of labels is {value!r}", hint=f"one of {', '.join(map(repr, known))}"
                 )
-        if self.field is not None and policy.several:
+        if self.field is not None and (policy.several or self.kinds is not None):
             raise DefinitionError(
                 "an event that carries its label has one, and it is learned at once",
-                hint="leave `combine` and `learn` out, or send labels to a topic of their own",
+                hint="leave `combine`, `learn`, `correct` and `kinds` out, or send labels to a topic",
+            )
+        if policy.correct is not None and policy.at_horizon:
+            raise DefinitionError(
+                "an example that is made when the wait is over takes all labels, so nothing corrects it",
+                hint='write combine="last" without `correct`, or leave `combine` and `learn` out',
+            )
+        if self.kinds is not None and not self.kinds:
+            raise DefinitionError(
+                "`kinds` names no kind", hint='write kinds={"click": 1.0, "purchase": 10.0}'
             )
 
     def check_task(self, task: Task) -> None:
@@ -214,23 +242,35 @@ class Labels:
                 hint=f"one of {', '.join(map(repr, fitting))}"
                 + ('; "max" is any, "min" all' if task == "binary" else ""),
             )
+        for kind, worth in (self.kinds or {}).items():
+            least = -NUMBER_MAX if task == "regression" else 0.0
+            if not (least <= worth <= NUMBER_MAX) or (worth == 0.0 and task != "regression"):
+                what = "a number" if task == "regression" else "a weight above 0"
+                raise DefinitionError(f"kind {kind!r} of labels is worth {worth!r}", hint=f"give {what}")
 
     @property
     def policy(self) -> LabelPolicy:
         """Return what becomes of several labels of one event."""
-        return LabelPolicy(self.combine, self.learn, None, self.labels_per_event_max)
+        return LabelPolicy(self.combine, self.learn, self.correct, self.labels_per_event_max)
 
     @property
     def told(self) -> str:
         """Return what is made of several labels, where it is anything but the first, at once: for digests."""
         policy = self.policy
-        return f" {policy.combine} {policy.learn} {policy.correct}" if policy.several else ""
+        several = f" {policy.combine} {policy.learn} {policy.correct}" if policy.several else ""
+        return several if self.kinds is None else f"{several} {sorted(self.kinds.items())}"
 
     @property
     def names(self) -> LabelNames:
         """Return the names of a label message's fields."""
         return LabelNames(
-            self.id, self.label, self.time, self.weight or "", self.sampled or "", self.source or ""
+            self.id,
+            self.label,
+            self.time,
+            self.weight or "",
+            self.sampled or "",
+            self.source or "",
+            self.kind if self.kinds is not None else "",
         )
 
     @property

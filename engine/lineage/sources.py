@@ -181,7 +181,7 @@ class PipelineLogs:
                 continue
             example = decode_example(record.value or b"")
             same = (example.event_id, example.event_offset) == (answer.event_id, answer.event_offset)
-            if same and (found is None or example.claim > found.message.claim):
+            if same and example.measured and (found is None or example.claim > found.message.claim):
                 found = Found(example, record)
         return found
 

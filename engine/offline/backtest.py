@@ -290,6 +290,13 @@ class Playing(Generic[AnyRun]):
             labels_waiting=scorer.join.early,
         )
 
+    def label_outcomes(self) -> dict[str, int]:
+        """Return how many labels were read, and what became of them and of those that did not come."""
+        counts = self.run.scorer.counts
+        outcomes = {name: count for (metric, name), count in counts.items() if metric == "labels" and count}
+        expired = {"expired": one} if (one := counts["predictions_dropped", "expired"]) else {}
+        return {"read": self.labels} | outcomes | expired
+
     def counted(self) -> dict[str, Any]:
         """Return the part of a report that says what became of the input."""
         counts = self.run.scorer.counts
@@ -359,7 +366,7 @@ class Backtest(Playing[LocalRun]):
         roster = learner.roster
         return {
             "events": self.events,
-            "labels": self.labels,
+            "labels": self.label_outcomes(),
             "examples": learner.examples,
             "seconds": round(self.seconds, 3),
             **race_report(learner.roster.champion, self.run.decisions),

@@ -101,10 +101,10 @@ def _meaning(pipeline: Pipeline) -> tuple[Outcome, tuple[float, float]]:
 
 
 def counted_examples(records: Sequence[Record]) -> list[Example]:
-    """Return the examples of a log that count, in its order."""
+    """Return the examples of a log that count and hold a truth, in its order."""
     counted = CountedExamples()
     found = (counted.example(record) for record in records)
-    return [example for example in found if example is not None]
+    return [example for example in found if example is not None and example.measured]
 
 
 def logged_rewards(pipeline: Pipeline, examples: Sequence[Example]) -> dict[int, Logged]:

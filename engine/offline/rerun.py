@@ -227,11 +227,12 @@ def _state(example: Example) -> State:
 
 
 def _counted(records: Iterable[Record]) -> tuple[list[int], list[Example]]:
-    """Return index and value of each example that counts."""
+    """Return index and value of each example that counts and holds a truth."""
     counted = CountedExamples()
     rows, examples = [], []
     for row, record in enumerate(records):
-        if (example := counted.example(record)) is not None:
+        example = counted.example(record)
+        if example is not None and example.measured:
             rows.append(row)
             examples.append(example)
     return rows, examples

@@ -152,16 +152,20 @@ class ScoreTable:
         self._left_out = 0
 
     def add(self, example: Example) -> None:
-        """Add the next example of the log."""
+        """Add the next example of the log; one that corrects another takes its place in what counts."""
         label, scores, served = example.label, example.scores, example.served_score
+        if example.before is not None:
+            self._correct(example, example.before)
+            return
+        if not example.measured:
+            return
         if example.event_offset >= self._warmup_offset:
             if served is None or None in scores.values():
                 self._left_out += 1
                 if len(self._apart) < APART_MAX:
                     self._apart.append((label, served, scores))
             else:
-                self._count(SERVED, label, served)
-                for name, score in scores.items():
+                for name, score in self._said(example):
                     self._count(name, label, score)
                 known = self._known.scores(example.event_time)
                 for name, score in zip(BASELINES[self._task], known, strict=True):
@@ -180,6 +184,23 @@ class ScoreTable:
             series.loss += loss
             series.judged += 1
         return answer
+
+    @staticmethod
+    def _said(example: Example) -> list[tuple[str, Score]]:
+        """Return what was served of an example, and what each candidate said."""
+        return [(SERVED, example.served_score), *example.scores.items()]
+
+    def _correct(self, example: Example, replaced: LabelValue) -> None:
+        """Count a row that was counted with another label with this one; baselines are as they were."""
+        said = self._said(example)
+        if example.event_offset < self._warmup_offset or None in [score for _, score in said]:
+            return
+        for name, score in said:
+            series, answer = self._series[name], label_of(self._task, score, self._threshold)
+            series.right += (answer == example.label) - (answer == replaced)
+            before, after = self._loss(replaced, score), self._loss(example.label, score)
+            if before is not None and after is not None:
+                series.loss += after - before
 
     def _floor(self, name: str, label: LabelValue, score: Score) -> None:
         """Count what a baseline says of a row, if it has anything to say."""

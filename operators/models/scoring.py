@@ -156,6 +156,19 @@ class Prior:
         elif label in self._classes or len(self._classes) < CLASSES_MAX:
             self._classes[str(label)] += 1
 
+    def correct(self, before: LabelValue, label: LabelValue) -> None:
+        """Put a label in the place of one that was learned."""
+        if self._task != "multiclass":
+            self._mean.update(float(label))
+            self._mean.revert(float(before))
+            return
+        if self._classes[str(before)] > 1:
+            self._classes[str(before)] -= 1
+        else:
+            del self._classes[str(before)]
+        if label in self._classes or len(self._classes) < CLASSES_MAX:
+            self._classes[str(label)] += 1
+
     def score(self) -> Score:
         """Return the score that follows from the labels so far."""
         if self._task == "multiclass":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain, compress
 from typing import Any
@@ -34,6 +34,7 @@ __all__ = [
     "Curve",
     "Evaluation",
     "default_metrics",
+    "is_correctable",
 ]
 
 # -- curves ------------------------------------------------------------------------------------------
@@ -110,6 +111,13 @@ class Curve(msgspec.Struct):
                     into[name] = (more + total, others + count)
             self.buckets = merged
         return self.buckets[number]
+
+    def correct(self, time_ms: int, by: Mapping[str, float]) -> None:
+        """Add to the losses of an example of this time what they differ by, where it was counted."""
+        cells = self.buckets.get(time_ms // self.width_ms, {})
+        for name in cells.keys() & by.keys():
+            total, count = cells[name]
+            cells[name] = (total + by[name], count)
 
     def drop(self, name: str) -> None:
         """Drop one series; buckets that nobody else has an example in go too."""
@@ -214,6 +222,51 @@ class _Card:
                 for label, answer in zip(labels, predicted, strict=True):
                     update(label, answer)
 
+    def correct(
+        self,
+        before: LabelValue,
+        label: LabelValue,
+        score: Score,
+        answer: LabelValue | None,
+        correctable: Sequence[bool],
+    ) -> None:
+        """Count an example with another label, and take it back; `answer` is the label that its score means.
+
+        In this order, as some of River's cannot be empty again.  A metric that takes nothing back keeps the
+        first label.
+        """
+        if score is None or not self.examples:
+            return
+        for metric, takes_back in zip(self.metrics, correctable, strict=True):
+            if takes_back:
+                said = answer if getattr(metric, "requires_labels", False) else score
+                metric.update(label, said)
+                metric.revert(before, said)
+
+
+_SAMPLES: dict[Task, tuple[LabelValue, Score]] = {
+    "binary": (True, 0.5),
+    "multiclass": ("a", {"a": 1.0}),
+    "regression": (1.0, 2.0),
+}
+
+
+def is_correctable(metric: metrics.base.Metric, task: Task) -> bool:
+    """Return whether a metric can take an example back, and count it with another label.
+
+    >>> is_correctable(metrics.ROCAUC(), "binary"), is_correctable(metrics.MAE(), "regression")
+    (True, True)
+    """
+    label, score = _SAMPLES[task]
+    card = _Card([metric.clone()])
+    said = label if card.of_labels else score
+    try:
+        card.count([label, label], [score, score], lambda _: label)
+        card.metrics[0].revert(label, said)
+    except Exception:  # noqa: BLE001 a user's metric may raise anything; then it keeps the first label
+        return False
+    return True
+
 
 class Evaluation(WholeState):
     """Metrics of every candidate and of what was served.
@@ -240,6 +293,8 @@ class Evaluation(WholeState):
         self._dump, self._load = dump, load
         self._threshold = threshold
         self._warmup_offset = warmup_offset
+        self._correctable: list[bool] | None = None
+        """Which of the metrics can take an example back; asked at the first correction."""
         self._cards: dict[str, _Card] = {}
         self._recent: deque[_Recent] = deque(maxlen=RECENT_MAX)
         self.by_event_time = Curve()
@@ -272,6 +327,35 @@ class Evaluation(WholeState):
             rows, examples = list(compress(rows, warm)), list(compress(examples, warm))
         if rows:
             self._count(self._cards, rows, examples[0].model_name)
+
+    def correct(self, example: Example, before: Losses, after: Losses) -> None:
+        """Count an example with another label than it was counted with: metrics, both curves, recent window.
+
+        The losses are those of both labels, of the candidates in the race.
+        """
+        replaced = example.before
+        if replaced is None:
+            return
+        self._dirty = True
+        by = {name: now - was for name, was, now in _both(before, after)}
+        self.by_event_time.correct(example.event_time, by)
+        self.by_label_time.correct(example.before_time, by)
+        scores = {name: score for name, score in example.scores.items() if name in after[1]}
+        counted = (replaced, example.served_score, scores)
+        for at in range(len(self._recent) - 1, -1, -1):
+            if self._recent[at] == counted:
+                self._recent[at] = (example.label, *counted[1:])
+                break
+        if example.event_offset < self._warmup_offset:
+            return
+        if self._correctable is None:
+            self._correctable = [is_correctable(metric, self._task) for metric in self._chosen]
+        done: list[_Card] = []
+        for name, score in ((SERVED, example.served_score), *scores.items()):
+            card = self._cards.get(name)
+            if card is not None and not any(card is other for other in done):
+                card.correct(replaced, example.label, score, self._label_of(score), self._correctable)
+                done.append(card)
 
     def _count(self, cards: dict[str, _Card], rows: Sequence[_Recent], champion: str = "") -> None:
         """Update the cards of all series in `rows`, series by series.
@@ -399,6 +483,7 @@ class Evaluation(WholeState):
         before = [model_text(metric) for metric in self._chosen]
         self._chosen = list(default_metrics(self._task) if chosen is None else chosen)
         self._threshold = threshold
+        self._correctable = None
         if [model_text(metric) for metric in self._chosen] != before:
             self._cards.clear()
         self._dirty = True
@@ -448,6 +533,15 @@ class Evaluation(WholeState):
         retired = entries.get("retired", msgspec.msgpack.encode([]))
         self._retired = msgspec.msgpack.decode(retired, type=list[str])
         self._dirty = False
+
+
+def _both(before: Losses, after: Losses) -> Iterator[tuple[str, float, float]]:
+    """Yield series with their losses before and after, where there are any."""
+    was, now = ({SERVED: served, **of_each} for served, of_each in (before, after))
+    for name in was:
+        one, other = was[name], now.get(name)
+        if one is not None and other is not None:
+            yield name, one, other
 
 
 def _values(of_river: Sequence[metrics.base.Metric]) -> dict[str, float]:

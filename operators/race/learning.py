@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import compress
 from math import isfinite
 from typing import NamedTuple, Protocol
 
@@ -53,7 +54,7 @@ from operators.race.opening import Opening
 from operators.race.routing import Routing
 from operators.state import StateEntries, WholeState
 from operators.stopwatch import Stopwatch
-from topics.messages import Decision, Example, FeatureValues, LabelValue, Score, Task
+from topics.messages import UNMEASURED, Decision, Example, FeatureValues, LabelValue, Score, Task
 
 __all__ = [
     "CROWNING",
@@ -99,6 +100,7 @@ or it must prove itself anew."""
 UNWEIGHED = frozenset({"backup", "prior"})
 """Tiers whose answers say nothing about who is better: events past their deadline, those of the hours under
 load, which the backup answers and after it the prior; and those that nobody could answer."""
+_UNTESTED: Losses = (None, {})
 ERROR_MAX = 1.0
 """Detectors see a scaled error up to here: one disaster must not hide every later change from them."""
 CHURN = "churn"
@@ -344,6 +346,14 @@ def are_plain(examples: Sequence[Example]) -> bool:
     return weights.count(1.0) == len(weights)
 
 
+def _up_to_a_correction(examples: Sequence[Example]) -> Sequence[Example]:
+    """Return the examples before the first one that corrects another."""
+    replaced = [example.before for example in examples]
+    if replaced.count(None) == len(replaced):
+        return examples
+    return examples[: next(row for row, before in enumerate(replaced) if before is not None)]
+
+
 def _names_a_champion(decision: Decision) -> bool:
     """Return whether a decision ends the opening: a verdict or a person's word, no succession of the sick."""
     succession = decision.reason == "quarantine" and "command_id" not in decision.evidence
@@ -467,19 +477,33 @@ class Learning(WholeState):
         `offset` is that of the first.  Returns how many were learned, and the decisions, mostly none.  The
         roster may have changed afterwards: the next example must be made with the new one.
         """
-        started = self._stopwatch.clock()
         lessons.follow()
+        examples = examples[: lessons.until - lessons.row]
+        if examples[0].before is not None:
+            return 1, self._correct(examples[0], examples[0].before, offset, lessons)
+        return self._test(_up_to_a_correction(examples), offset, lessons)
+
+    def _test(
+        self, examples: Sequence[Example], offset: int, lessons: Lessons
+    ) -> tuple[int, Sequence[Decision]]:
+        """Test and learn examples of which none corrects another, as `learn` does."""
+        started = self._stopwatch.clock()
         champion, all_racing = self._roster.champion, self._roster.racing()
         racing = {candidate.name for candidate in all_racing}
         renamed = any(candidate.since for candidate in all_racing)
         twins = [name for name, state in self._arena.states.items() if state == "twin"]
         loss, weigh = self.loss, self._evidence.update
-        examples = examples[: lessons.until - lessons.row]
         tested: list[Losses] = []
+        proven: Sequence[Verdict] = ()
         alarms: Sequence[Detection] = ()
         routing, turn = self.routing, False
         opening, leads = self._opening, None
         for row, example in enumerate(examples, lessons.row):
+            if example.origin in UNMEASURED:
+                tested.append(_UNTESTED)
+                if failed := row in lessons.sick:
+                    break
+                continue
             # 1 test
             label, served = example.label, example.served_score
             of_served = loss(label, served)
@@ -499,7 +523,7 @@ class Learning(WholeState):
             failed = row in lessons.sick
             # 4 weigh
             if example.served_by in UNWEIGHED:
-                proven: Sequence[Verdict] = ()
+                proven = ()
             else:
                 weighed = {n: lost for n, lost in losses.items() if n not in twins} if twins else losses
                 proven = weigh(champion, weighed, example.label_time)
@@ -521,17 +545,44 @@ class Learning(WholeState):
     ) -> Sequence[Sick]:
         """Count tested and learned examples; return the candidates that failed at the last one."""
         self._dirty = True
-        self._evaluation.add(learned, tested)
-        prior_update = self._roster.prior.update
-        for example in learned:
-            prior_update(example.label)
-        for blend in lessons.blends:
-            self._weigh(learned, *blend)
         self.examples += len(learned)
         self.time = max(self.time, *[example.label_time for example in learned])
-        for observer in self._observers:
-            observer.observe(learned, tested)
-        return lessons.count(len(learned))
+        count = len(learned)
+        if _UNTESTED in tested:
+            measured = [one is not _UNTESTED for one in tested]
+            learned, tested = list(compress(learned, measured)), list(compress(tested, measured))
+        if learned:
+            self._evaluation.add(learned, tested)
+            prior_update = self._roster.prior.update
+            for example in learned:
+                prior_update(example.label)
+            for blend in lessons.blends:
+                self._weigh(learned, *blend)
+            for observer in self._observers:
+                observer.observe(learned, tested)
+        return lessons.count(count)
+
+    def _correct(
+        self, example: Example, replaced: LabelValue, offset: int, lessons: Lessons
+    ) -> Sequence[Decision]:
+        """Count a tested example with another label, which the models have learned if they are to.
+
+        What was detected, weighed and decided by the first label stays.
+        """
+        self._dirty = True
+        racing = _scored(self._roster.racing(), example)
+        before, after = [
+            (
+                self.loss(label, example.served_score),
+                {name: self.loss(label, score) for name, score in example.scores.items() if name in racing},
+            )
+            for label in (replaced, example.label)
+        ]
+        self._evaluation.correct(example, before, after)
+        self._roster.prior.correct(replaced, example.label)
+        self.examples += 1
+        self.time = max(self.time, example.label_time)
+        return self._decide(offset, lessons.count(1), (), (), turn=False)
 
     def _weigh(
         self, learned: Sequence[Example], blend: Racer, mixture: Mixture, members: Sequence[str]

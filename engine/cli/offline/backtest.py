@@ -235,7 +235,8 @@ def print_report(report: dict[str, Any]) -> None:
     _print_scores(report)
     rate = report["events"] / report["seconds"] if report["seconds"] else 0.0
     out.print(
-        f"\n{report['events']:,} events, {report['labels']:,} labels, {report['examples']:,} examples, "
+        f"\n{report['events']:,} events, {report['labels']['read']:,} labels, "
+        f"{report['examples']:,} examples, "
         f"{report['dead_letters']:,} dead letters in {report['seconds']:.1f} s ({rate:,.0f} events/s)"
     )
     for line in letter_lines(report["dead_letters_by_stage"]):

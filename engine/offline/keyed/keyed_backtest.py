@@ -144,7 +144,7 @@ def keyed_report(played: Playing[KeyedRun]) -> dict[str, Any]:
         seconds[name] = seconds.get(name, 0.0) + spent_s
     return {
         "events": played.events,
-        "labels": played.labels,
+        "labels": played.label_outcomes(),
         "examples": learner.examples,
         "seconds": round(played.seconds, 3),
         "per": run.pipeline.per,

@@ -127,7 +127,7 @@ def test_a_backtest_of_the_sample_prints_a_table_and_writes_both_files(tmp_path:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert set(report) == set(REPORT)
-    assert (report["events"], report["labels"], report["dead_letters"]) == (400, 400, 0)
+    assert (report["events"], report["labels"]["read"], report["dead_letters"]) == (400, 400, 0)
     assert set(report["models"]) == {"adaptive", "tree", "linear", "blend"}
     rows = [json.loads(line) for line in (tmp_path / "F.jsonl").read_text().splitlines()]
     answers = [json.loads(line) for line in (tmp_path / "P.jsonl").read_text().splitlines()]
