@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.definition.streams import Labels, Topic
     from engine.definition.weak import Weak
     from operators.drift.detectors import Drift
+    from operators.drift.watch import Watch
     from operators.language.rules import Alerts, Rule
     from operators.race.blend import Blend
     from operators.race.candidates import Artefact, Candidate, Challenge, Drifted, Every, Release, Worse
@@ -64,6 +65,7 @@ __all__ = [
     "Split",
     "Switchback",
     "Topic",
+    "Watch",
     "Weak",
     "Worse",
 ]
@@ -93,6 +95,7 @@ _HOMES = {
     "Split": "operators.race.routing",
     "Switchback": "operators.race.routing",
     "Topic": "engine.definition.streams",
+    "Watch": "operators.drift.watch",
     "Weak": "engine.definition.weak",
     "Worse": "operators.race.candidates",
 }

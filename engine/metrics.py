@@ -681,7 +681,7 @@ COUNTERS = (
         "headrace_step_seconds",
         "Time of steps; `send` is waited for.",
         ("step",),
-        _always("decode", "features", "score", "answer", "shadows", "join", "learn", "send"),
+        _always("decode", "features", "score", "answer", "shadows", "join", "learn", "watch", "send"),
     ),
 )
 """All of them; seconds are counted by `operators/stopwatch.py`."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Split,
         Switchback,
         Topic,
+        Watch,
         Weak,
         Worse,
     )
@@ -88,6 +89,7 @@ __all__ = [
     "Split",
     "Switchback",
     "Topic",
+    "Watch",
     "Weak",
     "Worse",
     "apply",

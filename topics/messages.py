@@ -122,6 +122,9 @@ DecisionType = Literal[
     "candidate.refused",
     "candidate.retired",
     "key.erased",
+    "shift.found",
+    "shift.updated",
+    "shift.ended",
 ]
 AlertKind = Literal["new_category", "too_many_categories", "new_field", "missing_field", "too_many_fields"]
 
@@ -496,7 +499,8 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     type: DecisionType
     """What was decided."""
     time: int
-    """Label time of the example that led to it, ms: never a wall clock."""
+    """Label time of the example that led to it, ms, of a verdict on shift the end of its block: never a wall
+    clock."""
     model_name: str
     """Candidate that it is about."""
     model_version: int

@@ -48,6 +48,8 @@ def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
         yield "follow", "leave follow out: a key's models are learned where its events are"
     if pipeline.slices:
         yield "slices", "leave slices out: each key is a slice of its own"
+    if pipeline.watch is not None:
+        yield "watch", "leave it out; drift=[Drift(...)] watches the race of each key"
     if pipeline.deadline is not None:
         yield "a deadline", "leave deadline out"
     for name, candidate in pipeline.candidates.items():

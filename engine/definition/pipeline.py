@@ -29,6 +29,7 @@ from engine.definition.monitoring import check_monitors, monitor_settings
 from engine.definition.streams import Labels, Topic
 from engine.definition.weak import check_weak, weak_text
 from operators.drift.detectors import Drift
+from operators.drift.watch import Watch
 from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
 from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features, text_digest
@@ -112,6 +113,8 @@ class Pipeline:
         Until when an answer is worth waiting for: a `Serve`; None waits.
     `challenges`
         Challengers that start by themselves: a `Challenge` each.
+    `watch`
+        How features and scores as served, and labels, are watched for shift: a `Watch`; None watches nothing.
     `metrics`
         River metrics of every model and of what was served, cloned; None takes the task's usual ones.
     `threshold`
@@ -162,6 +165,7 @@ class Pipeline:
     serving: Policy = field(default_factory=Shadow)
     deadline: Serve | None = None
     challenges: Sequence[Challenge] = ()
+    watch: Watch | None = None
     metrics: Sequence[metrics.base.Metric] | None = None
     threshold: float = 0.5
     topics: Mapping[str, str] = field(default_factory=dict)
@@ -387,6 +391,7 @@ class Pipeline:
             metrics=self.metrics,
             threshold=self.threshold,
             monitors=monitor_settings(self),
+            watch=self.watch,
         )
 
     def _feature_versions(self) -> dict[str, str]:

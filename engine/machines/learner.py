@@ -5,12 +5,13 @@ example does (`operators/race/learning.py`), what a race is made of (`race.py`),
 models, clocks.
 
 The learner is a pure function of its log: same records, same models, same decisions, however
-the records are cut into batches.  Records of five types change it, each at its own offset
-(examples and quarantines only if they count, `operators/claims/rule.py`):
+the records are cut into batches.  Records of these types change it, each at its own offset
+(examples, quarantines and blocks only if they count, `operators/claims/rule.py`):
 
     example ──> test, then train     quarantine ──> a sick candidate leaves
     claim ────> who may write        command ─────> promote, rollback, pin, unpin, pause, resume
     field ────> who races, and by which settings (`field_records.py`)
+    block ────> what was answered in a span of time, labelled or not
 
 Pause.  `position` is the next offset to fold, `reading` the next offset the shell must hand in.
 They are equal but for a pause: then `position` stands still behind the pause command while
@@ -48,7 +49,7 @@ from topics.codec import (
 )
 from topics.errors import ClaimError, ModelError
 from topics.headers import REFUSED, record_type_of, text_of
-from topics.messages import Decision, Example, FieldChange, Quarantine, Record, RecordType
+from topics.messages import Block, Decision, Example, FieldChange, Quarantine, Record, RecordType
 from topics.signatures import admitted_command
 
 __all__ = ["Learner"]
@@ -208,8 +209,7 @@ class Learner(Race):
                 case "quarantine":
                     return self.quarantined(decode_quarantine(value), record.offset)
                 case "block":
-                    block = decode_block(value)
-                    self.reader.counts(block.source_partition, block.claim, block.sequence)
+                    return self.block(decode_block(value), record.offset)
                 case "slow":
                     return self.too_slow(decode_slow(value), record.offset)
                 case "field":
@@ -254,9 +254,15 @@ class Learner(Race):
             return []
         return self.quarantine(report, offset)
 
+    def block(self, block: Block, offset: int) -> list[Decision]:
+        """Fold what a partition has answered in a span of time, if it counts; return the decisions."""
+        if not self.reader.counts(block.source_partition, block.claim, block.sequence):
+            return []
+        return self.watched(block, offset, self.reader.sources)
+
     # -- labels inside events (`prequential.py`) --------------------------------------------------
 
-    def fold_at_once(self, value: Example | Quarantine) -> Sequence[Decision]:
+    def fold_at_once(self, value: Example | Quarantine | Block) -> Sequence[Decision]:
         """Fold a message that this process writes to the log next, at the next offset.
 
         Raises ModelError during a pause, ClaimError for an example that does not count.
@@ -265,6 +271,8 @@ class Learner(Race):
             self._count([value])
             return self.learning.step([value], self._pass(1))
         self._check_going()
+        if isinstance(value, Block):
+            return self.block(value, self._pass(1))
         return self.quarantined(value, self._pass(1))
 
     def fold_taught(self, examples: Sequence[Example], lessons: Lessons) -> tuple[int, Sequence[Decision]]:

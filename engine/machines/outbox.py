@@ -22,6 +22,7 @@ from topics.codec import Rejected, encode
 from topics.erasure import Erase
 from topics.messages import (
     Alert,
+    Block,
     Decision,
     Event,
     Example,
@@ -79,7 +80,9 @@ class Outbox:
         self._examples_log = ("examples", self._examples_partition)
         self.flags: dict[int, tuple[str, ...]] = {}
         """Flags of the answers to come, by the offset of their event."""
-        self.fold_at_once: Callable[[Example | Quarantine, Headers], object] | None = None
+        self.refused: Callable[[str], object] | None = None
+        """Is told the stage of every dead letter; None: nobody wants to know."""
+        self.fold_at_once: Callable[[Example | Quarantine | Block, Headers], object] | None = None
         """Gets each record of the examples log, and the trace of its event, when it is made; None: the
         learner reads it back."""
         self._out: list[Outgoing] = []
@@ -319,6 +322,24 @@ class Outbox:
             if self.fold_at_once is not None:
                 self.fold_at_once(report, ())
 
+    def block(self, block: Block, offset: int) -> None:
+        """Write a block that the event at `offset` has closed to the log, unless it stands there."""
+        if self.suppression.replaying and self.suppression.closed(block.start_ms, block.end_ms):
+            return
+        numbered = replace(
+            block,
+            closed_at_offset=offset,
+            source_partition=self._partition,
+            claim=self.writer.claim,
+            sequence=self.writer.next(self._examples_log),
+        )
+        key = f"block {self._partition}".encode()
+        self._out.append(
+            Outgoing("examples", self._examples_partition, key, encode(numbered), headers.BLOCK, block.end_ms)
+        )
+        if self.fold_at_once is not None:
+            self.fold_at_once(numbered, ())
+
     # -- dead letters -----------------------------------------------------------------------------
 
     def erased(self, record: Record, erase: Erase, *, windows: int, answers: int) -> None:
@@ -347,6 +368,8 @@ class Outbox:
     def refuse(self, record: Record, stage: str, exception: str, message: str) -> None:
         """Send a record to the dead letters as it came, with the reason in its headers."""
         self._counts["dead_letters", stage] += 1
+        if self.refused is not None:
+            self.refused(stage)
         reason = headers.dead_letter(record, stage=stage, exception=exception, message=message)
         self._out.append(Outgoing("dead-letters", None, record.key, record.value, reason, None))
 

@@ -30,7 +30,17 @@ from operators.models.mixture import Blended
 from operators.models.scoring import Racer, Roster, Served, labels_of, served_as_picked, unfollowed
 from operators.race.learning import Lessons, Serving
 from topics.headers import traced
-from topics.messages import Decision, Event, Example, FeatureValues, Headers, LabelValue, Quarantine, Score
+from topics.messages import (
+    Block,
+    Decision,
+    Event,
+    Example,
+    FeatureValues,
+    Headers,
+    LabelValue,
+    Quarantine,
+    Score,
+)
 
 __all__ = ["Decided", "Prequential", "nothing_follows"]
 
@@ -70,7 +80,7 @@ class Prequential:
         self._learner, self._decided = learner, decided
         self._outbox.fold_at_once = None if learner is None else self._fold
 
-    def _fold(self, value: Example | Quarantine, trace: Headers) -> None:
+    def _fold(self, value: Example | Quarantine | Block, trace: Headers) -> None:
         """Fold one message that was made here with the learner."""
         assert self._learner is not None
         self._decided(self._learner.fold_at_once(value), trace)

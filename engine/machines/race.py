@@ -8,10 +8,11 @@ candidate do to it, its state.  Never here: which record of a log is next, and w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from engine.machines.field_records import FieldRecords, FieldSource, about_change, refusal
+from engine.machines.watching import Watching
 from operators.drift.detectors import DriftWatch
 from operators.models.digest import digest
 from operators.models.mixture import Mixture
@@ -34,7 +35,7 @@ from operators.state import Operator, StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
 from operators.versions.challenges import Challenges
 from operators.versions.release import Releases, with_twins
-from topics.messages import Decision, FieldChange, Quarantine, Slow, Task
+from topics.messages import Block, Decision, FieldChange, Quarantine, Slow, Task
 
 __all__ = ["Race"]
 
@@ -135,6 +136,7 @@ class Race:
             field.monitors,
             MonitorContext(self._pipeline, self._task, field.threshold, promotion.loss, roster),
         )
+        self._watch(field)
         self.learning = Learning(
             self._task,
             self.arena,
@@ -149,6 +151,12 @@ class Race:
         self._accompany()
         self._route(field)
 
+    def _watch(self, field: RaceField) -> None:
+        """Watch for shift as the field says, from here on and anew."""
+        self.watching: Watching | None = None
+        if field.watch is not None:
+            self.watching = Watching(field.watch, self._pipeline, self._task, self.arena, self._stopwatch)
+
     def _route(self, field: RaceField) -> None:
         """Answer by the field's policy from here on; its tables have higher revisions than those before."""
         self.routing = self.learning.routing = routing_of(
@@ -160,6 +168,10 @@ class Race:
             dump=self._dump,
             load=self._load,
         )
+        self._gather()
+
+    def _gather(self) -> None:
+        """List the parts that a checkpoint holds."""
         parts = (
             self.arena,
             self.learning,
@@ -175,6 +187,7 @@ class Race:
             self.opening,
             self.approvals,
             self.monitors,
+            self.watching,
         )
         self._parts: tuple[Operator, ...] = tuple(part for part in parts if part is not None)
 
@@ -186,6 +199,8 @@ class Race:
             observers.append(self.approvals)
         if self.monitors.parts:
             observers.append(self.monitors)
+        if self.watching is not None:
+            observers.append(self.watching)
         observers += self._watchers
         self.learning.accompany((self.good,) if self._keeps else (), observers)
 
@@ -254,6 +269,11 @@ class Race:
         self.releases.follow(step.after.candidates)
         self.challenges.follow(step.after.challenges)
         self.approvals.follow(step.after.promotion, step.after.threshold)
+        if "watch" in step.settings:
+            if self.watching is not None:
+                self._gone |= dict.fromkeys(self.watching.snapshot())
+            self._watch(step.after)
+            self._gather()
         judged = [model_text(field.promotion.loss) for field in (step.before, step.after)]
         if "threshold" in step.settings or judged[0] != judged[1] or _monitored(step):
             self.monitors.follow(step.after.monitors, step.after.threshold, step.after.promotion.loss)
@@ -301,6 +321,12 @@ class Race:
         self.policy_revision = 0
         self.fields.begin(field)
         self._begin(field)
+
+    def watched(self, block: Block, offset: int, partitions: Collection[int]) -> list[Decision]:
+        """Take what one of the partitions has answered in a span of time; return what is said of shift."""
+        if (watching := self.watching) is None:
+            return []
+        return self.learning.act(offset, lambda at: watching.block(at, block, partitions))
 
     def quarantine(self, report: Quarantine, offset: int) -> list[Decision]:
         """Take out a candidate that a scorer saw fail."""

@@ -19,6 +19,7 @@ from zlib import crc32
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.admission import Admission, EventRead, Intake, LabelRead, Position, Run, voting_join
+from engine.machines.blocks import Blocks
 from engine.machines.checks import Checks
 from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
@@ -106,7 +107,8 @@ class Scorer(Composite[Position]):
         self._checks: Checks | None = None
         self.features = Features(plan, self.counts)
         self.completeness = Completeness(self.join.wait_ms, pipeline.grace_ms, self.counts)
-        parts: dict[str, Operator] = {"features": self.features, "join": self.join}
+        self._blocks = Blocks(pipeline, self.outbox, self._stopwatch)
+        parts: dict[str, Operator] = {"features": self.features, "join": self.join, "blocks": self._blocks}
         parts["completeness"] = self.completeness
         if pipeline.rules or pipeline.alerts is not None:
             self._checks = Checks(pipeline, partition, self.outbox, self.counts)
@@ -140,7 +142,8 @@ class Scorer(Composite[Position]):
     @property
     def next_deadline(self) -> int | None:
         """Return the watermark, ms, from which on something happens that waits for it; None: nothing does."""
-        return self.join.next_deadline
+        deadlines = (self.join.next_deadline, self._blocks.next_deadline)
+        return min((one for one in deadlines if one is not None), default=None)
 
     def learn_with(self, learner: Learner | None, decided: Decided) -> None:
         """Set the learner that learns labels inside events before the next event; None for none.
@@ -170,8 +173,7 @@ class Scorer(Composite[Position]):
             seconds["answer"] += clock() - sum(seconds.values()) - started
             yield self.outbox.drain()
             started = clock() - sum(seconds.values())
-            self._open_answers()
-            self.completeness.passed(self.admission.watermark)
+            self._follow_up()
             seconds["answer"] += clock() - sum(seconds.values()) - started
         else:
             for read in run.labels:
@@ -192,8 +194,7 @@ class Scorer(Composite[Position]):
         if self._checks is not None:
             self._checks.read(run)
         join, admit, seen = self.join, self.admission.admit, self.join.entries.known
-        admitted, answered = self._admitted, self._answered
-        early = join.early
+        admitted, answered, early = self._admitted, self._answered, join.early
         watched = early or join.emits
         for number, read in enumerate(run):
             decoded = read.decoded
@@ -207,6 +208,8 @@ class Scorer(Composite[Position]):
                 if self._answered_again(read.record, decoded):
                     continue
             event = admit(read, decoded)
+            if event.watermark >= self._blocks.closes_at:
+                self._close_blocks(event.offset, now_ms)
             if watched:
                 # Something may be done about what expires; else once in a run is enough.
                 self._expire(event.offset, now_ms)
@@ -230,6 +233,8 @@ class Scorer(Composite[Position]):
             self.moves += 1
             self.counts["watermarks", "moved"] += 1
             self.admission.move(rejected)
+            if self.admission.watermark >= self._blocks.closes_at:
+                self._close_blocks(record.offset, now_ms)
             self._expire(record.offset, now_ms)
             return
         if not erase_in(record):
@@ -248,10 +253,27 @@ class Scorer(Composite[Position]):
         self._open_answers()
         windows = self.features.erase(self.pipeline.events.key, erase.key)
         answers = self.join.erase(erase.key)
+        self._blocks.take(self.scored)
+        self._blocks.erase(erase.key)
         self.scored = [one for one in self.scored if one[1] != erase.key]
+        self._blocks.taken = len(self.scored)
         self.erased.append(erase.key)
         self.counts["erasures", "done"] += 1
         self.outbox.erased(record, erase, windows=windows, answers=answers)
+
+    def _follow_up(self) -> None:
+        """Do with the answers of a run what need not be done before they leave."""
+        self._open_answers()
+        self.completeness.passed(self.admission.watermark)
+        self._blocks.take(self.scored)
+        self._blocks.taken = 0
+
+    def _close_blocks(self, at_offset: int, now_ms: int) -> None:
+        """Close the blocks that the watermark has passed, once all that was admitted before is in them."""
+        self._answer(now_ms)
+        self._open_answers()
+        self._blocks.take(self.scored)
+        self._blocks.close(self.admission.watermark, at_offset)
 
     def _answered_again(self, record: Record, decoded: Decoded) -> bool:
         """Answer a repeated event again, if its id was seen within the horizon; nothing else changes."""
@@ -306,8 +328,7 @@ class Scorer(Composite[Position]):
             self._answer_unlabelled(events, rows, now_ms)
         self._oldest = min([event.event_time for _, event, _ in self._answered.values()], default=_NEVER)
         late = sum([event.late for event in events])
-        self.counts["events", "late"] += late
-        self.counts["events", "accepted"] += len(events) - late
+        self.counts.update({("events", "late"): late, ("events", "accepted"): len(events) - late})
 
     def _stretches(self, events: Sequence[Event]) -> Iterator[tuple[slice, bool]]:
         """Yield the events in stretches that can be learned at once, as they carry a label, and singly.

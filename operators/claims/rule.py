@@ -25,7 +25,7 @@ follows from a log.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from heapq import heappop, heappush
 
 import msgspec
@@ -104,6 +104,11 @@ class Reader:
         """Begin knowing `(source, claim, next sequence)` of each of `sources`."""
         self._sources = {source: (claim, sequence) for source, claim, sequence in sources}
         self._changes = Changes[int]()
+
+    @property
+    def sources(self) -> Collection[int]:
+        """Return the source partitions that have claimed."""
+        return self._sources.keys()
 
     def highest(self, source: int) -> int:
         """Return the highest claim of `source` so far; 0 for none."""

@@ -14,7 +14,7 @@ of several partitions make that of all.  A row that is not sampled costs its has
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from heapq import heappush, heappushpop
+from heapq import heapify, heappush, heappushpop
 from typing import Final
 from zlib import crc32
 
@@ -43,6 +43,7 @@ class _Row(Struct, array_like=True, gc=False):
     event_id: str
     features: FeatureValues
     score: Score
+    key: str
 
 
 class _Counts(Struct, array_like=True):
@@ -50,11 +51,13 @@ class _Counts(Struct, array_like=True):
 
     rows: int = 0
     served_by: dict[str, int] = {}
+    bound: int = _MASK
+    """Rows with a larger hash are not in the sample: where a key was erased, as before."""
 
 
 class _Meta(Struct, array_like=True):
     closed: int | None = None
-    """Number of the newest block that is closed; None before the first."""
+    """Number of the newest block that is closed, with rows or without; None before the first."""
     late: int = 0
     refused: dict[str, int] = {}
 
@@ -70,7 +73,7 @@ class _Open:
         """(minus hash, event id, row), the largest hash first."""
         self.ids: set[str] = set()
         """Of the rows in the heap."""
-        self.bound = _MASK
+        self.bound = counts.bound
         """Rows with a larger hash are not in the sample."""
 
 
@@ -81,7 +84,7 @@ class BlockSampler:
 
     >>> sampler = BlockSampler(Watch(rows_max=50), features=1)
     >>> day = 86_400_000
-    >>> sampler.take(["a", "b"], [0, 5], [{"x": 1.0}, {}], [0.5, 0.25], ["champion", "prior"])
+    >>> sampler.take(["a", "b"], ["k", "k"], [0, 5], [{"x": 1.0}, {}], [0.5, 0.25], ["champion", "prior"])
     >>> sampler.close(watermark=day - 1)
     []
     >>> (block,) = sampler.close(watermark=day)
@@ -109,6 +112,7 @@ class BlockSampler:
     def take(
         self,
         event_ids: Sequence[str],
+        keys: Sequence[str],
         times: Sequence[int],
         features: Sequence[FeatureValues],
         scores: Sequence[Score],
@@ -117,7 +121,9 @@ class BlockSampler:
         """Take a batch of answered rows, in the order of their events.  The rows are not copied."""
         block_ms, closed = self._block_ms, self._meta.closed
         number, block = -1, None
-        for event_id, time, row, score, by in zip(event_ids, times, features, scores, served_by, strict=True):
+        for event_id, key, time, row, score, by in zip(
+            event_ids, keys, times, features, scores, served_by, strict=True
+        ):
             if time // block_ms != number or block is None:
                 number = time // block_ms
                 if closed is not None and number <= closed:
@@ -131,7 +137,27 @@ class BlockSampler:
             place = crc32(event_id.encode()) * _MULTIPLIER & _MASK
             place ^= place >> 15  # written out: a call would cost as much as all the rest
             if place <= block.bound:
-                self._sample(number, block, place, _Row(event_id, row, score))
+                self._sample(number, block, place, _Row(event_id, row, score, key))
+
+    def erase(self, key: str) -> int:
+        """Take the rows of a key out of the samples of blocks that are open; return how many.
+
+        They stay counted, and no other rows take their place.
+        """
+        erased = 0
+        for number, block in self._open.items():
+            gone = {row.event_id for _, _, row in block.heap if row.key == key}
+            if not gone:
+                continue
+            block.heap = [entry for entry in block.heap if entry[1] not in gone]
+            heapify(block.heap)
+            block.ids -= gone
+            block.counts.bound = block.bound
+            self._counts.change(number)
+            for event_id in gone:
+                self._rows.remove((number, event_id))
+            erased += len(gone)
+        return erased
 
     def refuse(self, reason: str, count: int = 1) -> None:
         """Count events or labels that were refused; they go with the block that is closed next."""
@@ -140,12 +166,14 @@ class BlockSampler:
 
     def close(self, watermark: int) -> list[Block]:
         """Close the blocks that the watermark (ms) has passed, oldest first."""
-        passed = watermark // self._block_ms
-        if not self._open or (min(self._open) >= passed and len(self._open) <= BLOCKS_OPEN_MAX):
-            return []
         due = sorted(self._open)
-        keep = due[-BLOCKS_OPEN_MAX:]
-        return [self._close(number) for number in due if number < passed or number < keep[0]]
+        first = watermark // self._block_ms
+        if len(due) > BLOCKS_OPEN_MAX:
+            first = max(first, due[-BLOCKS_OPEN_MAX])
+        closed = [self._close(number) for number in due if number < first]
+        if self._meta.closed is None or self._meta.closed < first - 1:
+            self._meta.closed, self._meta_changed = first - 1, True
+        return closed
 
     def _block(self, number: int) -> _Open:
         block = self._open.get(number)
@@ -235,7 +263,7 @@ class BlockSampler:
             self._sample(number, self._open[number], _place(row.event_id), row)
         self._rows.clear()
         self._counts.clear()
-        self._meta_changed = False
+        self._meta_changed = _META not in entries
 
 
 def _place(event_id: str) -> int:

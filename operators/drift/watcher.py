@@ -16,7 +16,7 @@ rows, and takes some milliseconds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import merge as merged_in_order
 from itertools import islice
 from typing import Any, Final
@@ -137,14 +137,19 @@ class Watcher:
                 if loss is not None:
                     self._ledger.add(self._frame, example, loss)
 
-    def fold_block(self, block: Block) -> list[Shift]:
-        """Take the next block of a partition; return what is to be said, mostly nothing."""
+    def fold_block(self, block: Block, partitions: Iterable[int] = ()) -> list[Shift]:
+        """Take the next block of a partition; return what is to be said, mostly nothing.
+
+        `partitions` are those that write: one that has sent nothing yet is waited for like a slow one.
+        """
         core, partition = self._core, block.source_partition
         self._core_changed = True
         outcome = self._outcome(block)
         self.counts["shift_blocks", outcome] += 1
         if outcome != "folded":
             return []
+        for one in partitions:
+            core.partitions.setdefault(one, -1)
         core.partitions[partition] = block.number
         self._waiting[block.number, partition] = block
         self._changes.add((block.number, partition))

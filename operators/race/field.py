@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from river import metrics as river_metrics
 
 from operators.drift.detectors import Drift
+from operators.drift.watch import Watch
 from operators.models.parameters import model_text
 from operators.race.blend import OPENING, OpeningName, first_blend, first_of
 from operators.race.candidates import Candidate, Challenge, candidate_of, start_text
@@ -79,6 +80,7 @@ class RaceField:
     monitors: tuple[tuple[str, Any], ...] = ()
     """What looks at labelled examples, by name: settings of `operators/monitor`, in their order.  None is one
     that is usual and that the file leaves out."""
+    watch: Watch | None = None
 
     @classmethod
     def of(cls, models: Mapping[str, Any], **settings: Any) -> RaceField:
@@ -114,6 +116,8 @@ class RaceField:
             "deadline": _optional(self.deadline),
             **{f"{MONITOR}{name}": text for name, text in map(_monitor_text, self.monitors) if text},
         }
+        if self.watch is not None:  # without one the id is that of fields before there were any
+            texts["watch"] = model_text(self.watch)
         for name, candidate in self.candidates.items():
             texts[f"candidates.{name}"] = candidate_text(candidate)
             texts[f"candidates.{name}.settings"] = settings_text(candidate)

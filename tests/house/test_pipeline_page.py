@@ -40,6 +40,7 @@ from headrace import (
     Split,
     Switchback,
     Topic,
+    Watch,
     Weak,
     Worse,
 )
@@ -51,7 +52,7 @@ from topics.messages import Record
 PAGE = DOCUMENTS["docs/pipeline.md"]
 CLASSES = (
     Pipeline, Topic, Labels, Weak, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge, Every,
-    Drifted, Worse, Drift, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback, Bandit, Serve,
+    Drifted, Worse, Drift, Watch, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback, Bandit, Serve,
     Rule, Alerts,
 )  # fmt: skip
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
@@ -85,6 +86,7 @@ NAMES_OF_TYPES = {
     "Sequence[str | Cross]": "list of str or crosses",
     "Sequence[Rule]": "list of `Rule`", "Sequence[str]": "list of str",
     "Policy": "a serving policy", "Serve | None": "`Serve` or None",
+    "Watch | None": "`Watch` or None", "Reference": "str",
     "Sequence[float]": "list of float", "Sequence[Guard]": "list of `Guard`",
     "Sequence[CanaryGuard]": "list of guards",
     "tuple[str, FeatureValue] | None": "feature and value, or None",

@@ -306,14 +306,16 @@ def sampler_inputs(rng: random.Random) -> list[Any]:
         del row[rng.choice("ab")]
         items.append((f"e{number // 2 * 2}", max(0, 3 * number + rng.randint(-90, 30)), row, rng.random()))
         if rng.random() < 0.3:
-            items.append(rng.choice(["late", 3 * number - 60]))
+            items.append(rng.choice(["late", 3 * number - 60, ("erase", rng.choice("klmn"))]))
     return items
 
 
 def feed_sampler(made: BlockSampler, item: Any) -> Any:
     match item:
+        case ("erase", key):
+            return made.erase(key)
         case (event_id, time, row, score):
-            return made.take([event_id], [time], [row], [score], ["champion"])
+            return made.take([event_id], ["klmn"[time % 4]], [time], [row], [score], ["champion"])
         case str():
             return made.refuse(item)
         case _:

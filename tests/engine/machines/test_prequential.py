@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from river import drift, linear_model, metrics, naive_bayes, tree
 
-from engine import Blend, Drift, Labels, Pipeline, Promotion, Topic
+from engine import Blend, Drift, Labels, Pipeline, Promotion, Topic, Watch
 from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
@@ -82,6 +82,9 @@ def definition(task: str, *, label_windows: bool, **opens: Any) -> Pipeline:
             "tree": tree.HoeffdingTreeRegressor(grace_period=20),
             "lr": linear_model.LinearRegression(),
         }
+    watch = None
+    if opens.pop("watched", False):
+        watch = Watch(block="5s", reference_span="70s", false_alarm_every="5s", rows_max=50)
     if not opens:
         opens = {"champion": next(iter(models))}
     elif opens.pop("blends", False):
@@ -108,6 +111,7 @@ def definition(task: str, *, label_windows: bool, **opens: Any) -> Pipeline:
             fresh_challengers_max=1,
         ),
         shadow_predictions=True,
+        watch=watch,
     )
 
 
@@ -202,6 +206,8 @@ def learned_at_once(pipeline: Pipeline, events: list[Record], size: int) -> Seen
         ("binary", True, False, {"opening": "blend", "blends": True}),
         ("binary", False, True, {"opening": "leader"}),
         ("regression", False, False, {"opening": "blend", "blends": True}),
+        ("binary", True, True, {"watched": True}),
+        ("binary", False, True, {"watched": True, "opening": "leader"}),
     ],
 )
 @pytest.mark.parametrize("seed", SEEDS)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from river import linear_model, naive_bayes, preprocessing
 
-from engine import Labels, Pipeline, Topic
+from engine import Labels, Pipeline, Topic, Watch
 from engine.machines.admission import Run
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
@@ -24,6 +24,7 @@ from operators.claims.rule import Suppression, Writer
 from operators.models.scoring import Roster
 from topics.codec import decode_example, decode_prediction
 from topics.errors import DefinitionError
+from topics.headers import record_type_of
 from topics.messages import Outgoing, Record
 
 NOW_MS = 10_000_000
@@ -71,6 +72,9 @@ NO_LABEL_WINDOWS = Pipeline(
     models={"lr": linear_model.LogisticRegression()},
 )
 WEIGHED = definition(Labels("pay.labels", wait=WAIT_MS, weight="w", source="by"))
+WATCHED = dataclasses.replace(
+    IMPLICIT, watch=Watch(block="7s", reference_span="98s", false_alarm_every="7s", rows_max=50)
+)
 SHARED = dataclasses.replace(DROP, learn_share=0.25)
 INSIDE = definition(Labels(field="fraud", wait=WAIT_MS))
 
@@ -158,8 +162,8 @@ label_lists = st.lists(
 
 @pytest.mark.parametrize(
     "pipeline",
-    [DROP, IMPLICIT, INSIDE, BLENDED, UNIFORM, ANY],
-    ids=["drop", "implicit", "inside", "blended", "uniform", "any"],
+    [DROP, IMPLICIT, INSIDE, BLENDED, UNIFORM, ANY, WATCHED],
+    ids=["drop", "implicit", "inside", "blended", "uniform", "any", "watched"],
 )
 @settings(max_examples=60, deadline=None)
 @given(
@@ -195,14 +199,16 @@ def test_a_batch_of_n_equals_n_batches_of_one(
         decode_prediction(r.value).event_id for r in one if r.target == "predictions" and r.value
     )
     assert answers == Counter(f"e{who}" for who, *_ in rows)
-    learned = Counter(decode_example(r.value).event_id for r in one if r.target == "examples" and r.value)
+    learned = Counter(
+        decode_example(r.value).event_id for r in one if record_type_of(r.headers) == "example" and r.value
+    )
     times = [time for _, time, *_ in rows]
     if times and max(times) - min(times) <= WAIT_MS:
         assert set(learned.values()) <= {1}, "within the horizon an id is learned once"
     assert learned <= answers
 
 
-@pytest.mark.parametrize("pipeline", [IMPLICIT, ANY], ids=["implicit", "any"])
+@pytest.mark.parametrize("pipeline", [IMPLICIT, ANY, WATCHED], ids=["implicit", "any", "watched"])
 @settings(max_examples=40, deadline=None)
 @given(rows=event_lists, given_labels=label_lists, cut=st.integers(0, 80))
 def test_snapshot_restore_continue_equals_continue(

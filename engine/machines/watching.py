@@ -1,0 +1,110 @@
+"""Watching in the race: blocks and labelled examples in, decisions about shift out.
+
+Lives here: who feeds the watcher, and what a verdict says as a decision.  Never here: what a shift is
+(`operators/drift/watcher.py`), which rows a block holds (`blocks.py`).
+
+A verdict changes nothing of the race: it is told, at the record of the log that completed the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from operators.drift.triage import Shift, ShiftChange
+from operators.drift.watch import Watch
+from operators.drift.watcher import Watcher
+from operators.race.arena import Arena, Evidenced, Moment
+from operators.race.losses import Losses
+from operators.state import StateDelta, StateEntries, named, under
+from operators.stopwatch import Stopwatch
+from topics.messages import Block, Decision, DecisionType, Example, Task
+
+__all__ = ["TYPES", "Watching"]
+
+_STATE: Final = "watch"
+
+TYPES: Final[dict[ShiftChange, DecisionType]] = {
+    "found": "shift.found",
+    "updated": "shift.updated",
+    "ended": "shift.ended",
+}
+
+
+class Watching:
+    """The watcher of one race, which goes along with its examples."""
+
+    stops: Sequence[int] = ()
+
+    def __init__(self, watch: Watch, pipeline: str, task: Task, arena: Arena, stopwatch: Stopwatch) -> None:
+        self.watcher = Watcher(watch, pipeline, task)
+        self._arena, self._stopwatch = arena, stopwatch
+
+    def block(self, at: Moment, block: Block, partitions: Collection[int]) -> list[Decision]:
+        """Take a block of one of the events partitions that write; return what is to be told."""
+        started = self._stopwatch.clock()
+        shifts = self.watcher.fold_block(block, partitions)
+        self._stopwatch.steps["watch"] += self._stopwatch.clock() - started
+        return [self._told(at, shift) for shift in shifts]
+
+    def _told(self, at: Moment, shift: Shift) -> Decision:
+        """Return a verdict as a decision, at the end of its block."""
+        return self._arena.write(
+            at._replace(time=shift.decided_ms),
+            TYPES[shift.change],
+            self._arena.roster.champion,
+            shift.verdict,
+            evidence=evidence_of(shift),
+        )
+
+    # -- as an observer of the race ---------------------------------------------------------------
+
+    def observe(self, examples: Sequence[Example], tested: Sequence[Losses]) -> None:
+        """Take examples with the loss of what was served."""
+        started = self._stopwatch.clock()
+        self.watcher.observe(examples, [served for served, _ in tested])
+        self._stopwatch.steps["watch"] += self._stopwatch.clock() - started
+
+    def stop(self, _: Moment) -> list[Decision]:
+        """Do nothing at the stops of others."""
+        return []
+
+    def forget(self, name: str) -> None:
+        """Keep nothing of any candidate."""
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+        return named({_STATE: self.watcher.snapshot()})
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        return named({_STATE: self.watcher.delta()})
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state."""
+        self.watcher.restore(under(_STATE, entries))
+
+
+def evidence_of(shift: Shift) -> Evidenced:
+    """Return what a decision says of a verdict: what is not known is left out.
+
+    >>> evidence_of(Shift("p:7", "found", "pipeline_fault", 5, 9, features=("a", "b"), act="look"))
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'shift_id': 'p:7', 'verdict': 'pipeline_fault', 'since': 5, 'features': 'a, b', 'pace': 'sudden',
+     'act': 'look'}
+    """
+    told: dict[str, float | int | str | None] = {
+        "shift_id": shift.shift_id,
+        "verdict": shift.verdict,
+        "since": shift.since_ms,
+        "until": shift.until_ms,
+        "features": ", ".join(shift.features),
+        "pace": shift.pace,
+        "reference_loss": shift.reference_loss,
+        "estimated_loss": shift.estimated_loss,
+        "true_loss": shift.true_loss,
+        "act": shift.act,
+    }
+    return {name: value for name, value in told.items() if value is not None} | shift.evidence
