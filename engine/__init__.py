@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Split,
         Switchback,
     )
+    from operators.trust.sources import Trust
 
 __all__ = [
     "Alerts",
@@ -65,6 +66,7 @@ __all__ = [
     "Split",
     "Switchback",
     "Topic",
+    "Trust",
     "Watch",
     "Weak",
     "Worse",
@@ -97,6 +99,7 @@ _HOMES = {
     "Topic": "engine.definition.streams",
     "Watch": "operators.drift.watch",
     "Weak": "engine.definition.weak",
+    "Trust": "operators.trust.sources",
     "Worse": "operators.race.candidates",
 }
 

@@ -509,7 +509,14 @@ COUNTERS = (
         "headrace_examples_left_out",
         "Labelled events not to be learned, by why.",
         ("reason",),
-        _always("share"),
+        _always("share", "over_source_cap", "quarantined_source"),
+    ),
+    CounterFamily(
+        "sources",
+        "headrace_label_sources",
+        "Sources of labels that found no room or lost theirs.",
+        ("outcome",),
+        _always("evicted", "no_room"),
     ),
     CounterFamily(
         "races",

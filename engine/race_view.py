@@ -30,6 +30,7 @@ RECENT_EVERY_S = 10.0
 """A recent window of 1,000 examples and four metrics takes some 20 ms for each four models."""
 DECISION_LEVELS: dict[str, int] = {
     "model.quarantined": logging.WARNING,
+    "source.quarantined": logging.WARNING,
     "candidate.refused": logging.WARNING,
     "learning.backlog": logging.WARNING,
     "command.refused": logging.WARNING,

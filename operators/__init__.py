@@ -5,8 +5,9 @@ field names (`topics`), in which order things happen (`engine/machines`), a cloc
 
 Read in this order: `language` (what a definition says), `windows` (events to features), `join` (log and
 wait), `models` (who answers), `race` (who should), `versions` (who joins), `serving` (who does meanwhile),
-`drift`, `monitor` (what is seen beside the race), `rules`, `claims` (who may write), `rekeying`, `skew`;
-`stopwatch` by itself; `state` is what all of them promise: snapshot, restore, delta.
+`drift`, `monitor` (what is seen beside the race), `trust` (whose labels count), `rules`, `claims` (who may
+write), `rekeying`, `skew`; `stopwatch` by itself; `state` is what all of them promise: snapshot, restore,
+delta.
 
 The names below are the feature language of a user's file.
 """

@@ -109,6 +109,8 @@ DecisionType = Literal[
     "learning.resumed",
     "learning.backlog",
     "model.over_budget",
+    "source.quarantined",
+    "source.released",
     "canary.started",
     "canary.stepped",
     "canary.aborted",
@@ -444,6 +446,8 @@ class Command(Struct, frozen=True, omit_defaults=True, gc=False):
     """`approve`, `refuse`: the proposal, by the id of the decision that opened it."""
     weights: dict[str, float] | None = None
     """`weights`: the weight of each candidate in a blend of fixed weights."""
+    source: str = ""
+    """`release`: the source of labels that is trusted again, where it is about no model."""
     key: str = ""
     """With `per=`: the key whose race it is about."""
 

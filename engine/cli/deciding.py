@@ -27,7 +27,9 @@ from topics.errors import SettingsError
 if TYPE_CHECKING:
     from topics.messages import CommandWord, Decision
 
-__all__ = ["AskOptions", "models_app", "user_name"]
+__all__ = ["AskOptions", "labels_app", "models_app", "user_name"]
+
+labels_app = typer.Typer(help="The labels of a pipeline, and whose they are.", no_args_is_help=True)
 
 TIMEOUT_S = 30.0
 REFUSED = "command.refused"
@@ -154,6 +156,17 @@ def models_weights(
     _send(file, "weights", options, model_name=model, weights=given)
 
 
+@labels_app.command("release")
+@grouped
+def labels_release(
+    file: PipelineFile,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Whose labels, as the decision names it.")],
+    options: AskOptions,
+) -> None:
+    """Learn the labels of a quarantined source again, as if it were new."""
+    _send(file, "release", options, source=source)
+
+
 def user_name() -> str:
     """Return the name of who types."""
     try:
@@ -162,14 +175,14 @@ def user_name() -> str:
         return ""
 
 
-def _send(file: Path, word: CommandWord, options: CommandOptions, **about: Any) -> None:
+def _send(file: Path, word: CommandWord, options: AskOptions, **about: Any) -> None:
     """Send a command, wait for its answer, print it; leave with exit code 1 where it was refused."""
     from engine.lineage.commands import answer_of, asking, fresh_command_id  # noqa: PLC0415
     from topics.codec import encode  # noqa: PLC0415
     from topics.messages import Command  # noqa: PLC0415
 
     pipeline, settings = load_pipeline(file), options.settings()
-    key = race_key(pipeline, options.key)
+    key = race_key(pipeline, options.key if isinstance(options, CommandOptions) else None)
     if key and word in {"pause", "resume"}:
         raise SettingsError(
             f"`{word}` is not offered where each key has a race of its own",

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.cli.config import config_app
-from engine.cli.deciding import models_app
+from engine.cli.deciding import labels_app, models_app
 from engine.cli.dlq import dlq_app
 from engine.cli.erase import erase
 from engine.cli.explain import explain
@@ -52,6 +52,7 @@ app.add_typer(static_app, name="static")
 app.add_typer(features_app, name="features")
 app.add_typer(export_app, name="export")
 app.add_typer(models_app, name="models")
+app.add_typer(labels_app, name="labels")
 app.add_typer(config_app, name="config")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(state_app, name="state")

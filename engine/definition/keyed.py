@@ -14,6 +14,7 @@ from topics.errors import DefinitionError
 
 if TYPE_CHECKING:
     from engine.definition.pipeline import Pipeline
+    from engine.definition.streams import Labels
 
 __all__ = ["check_per"]
 
@@ -34,6 +35,16 @@ def check_per(pipeline: Pipeline) -> None:
         raise DefinitionError(f"{what} is not offered with per={per!r}", hint=fix)
 
 
+def _refused_labels(labels: Labels) -> Iterator[tuple[str, str]]:
+    if labels.field is not None:
+        yield "a label inside the event", "send labels to a topic of their own"
+    if labels.source_rules is not None:
+        yield (
+            "a rule about sources",
+            "leave per_source_max and trust out: a key's race sees few labels of each",
+        )
+
+
 def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
     """Yield what a definition asks for that a race per key does not do, and what to write instead."""
     if pipeline.stages is not None:
@@ -42,8 +53,12 @@ def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
             f"a window by another key ({fields}) on several partitions",
             "leave the window out, or let its key hold the topic's key",
         )
-    if pipeline.labels.field is not None:
-        yield "a label inside the event", "send labels to a topic of their own"
+    yield from _refused_labels(pipeline.labels)
+    if pipeline.labels.source_rules is not None:
+        yield (
+            "a rule about sources",
+            "leave per_source_max and trust out: a key's race sees few labels of each",
+        )
     if pipeline.follow_ms is not None:
         yield "follow", "leave follow out: a key's models are learned where its events are"
     if pipeline.slices:

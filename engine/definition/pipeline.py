@@ -392,6 +392,7 @@ class Pipeline:
             threshold=self.threshold,
             monitors=monitor_settings(self),
             watch=self.watch,
+            sources=self.labels.source_rules,
         )
 
     def _feature_versions(self) -> dict[str, str]:

@@ -24,6 +24,7 @@ from operators.join.combine import (
 )
 from operators.join.join import EARLY_MAX
 from operators.join.pending import PENDING_MAX
+from operators.trust.sources import SOURCE_WINDOW, SourceRules, Trust
 from topics.codec import NUMBER_MAX, LabelNames
 from topics.durations import duration_ms
 from topics.errors import DefinitionError
@@ -31,6 +32,8 @@ from topics.messages import LabelValue, Task
 
 __all__ = ["Labels", "Topic"]
 
+SOURCE_WINDOW_MAX = 10_000
+"""Labels of a window of sources, some 30 bytes each."""
 WEIGHT_MAX = 100.0
 """Of a label unless the definition says otherwise: models that take no weight are taught so often by one."""
 
@@ -121,6 +124,13 @@ class Labels:
         The field of a label message with the kind of feedback.
     `weak`
         Labelling functions, a `Weak` each: they vote for a label where none came by the end of the wait.
+    `per_source_max`
+        How many of the last `per_source_window` labels are learned of one source; what is beyond is kept in
+        the log and not learned.  None is any; it needs a `source`.
+    `per_source_window`
+        The labels, of all sources, among which those of one are counted.
+    `trust`
+        When a source is quarantined: a `Trust`; None never does.  It needs a `source`.
     `type`
         What a class of `task="multiclass"` is in label messages, `str` or `int`; None is `str`.  A label of
         the other type is a dead letter; inside events the field's type decides.
@@ -145,6 +155,9 @@ class Labels:
     correct: Correct | None = None
     kinds: Mapping[str, float] | None = None
     kind: str = "kind"
+    per_source_max: int | None = None
+    per_source_window: int = SOURCE_WINDOW
+    trust: Trust | None = None
     type: type[str] | type[int] | None = None
     weak: Sequence[Weak] = ()
 
@@ -195,6 +208,7 @@ class Labels:
                 f"labels are weighed twice, by `{self.weight}` and by `{self.sampled}`",
                 hint="give `weight`, or `sampled` with a probability, whose weight is 1 over it",
             )
+        self._check_sources()
         if not 0.0 < self.weight_max < math.inf:
             raise DefinitionError(
                 f"`weight_max` of labels is {self.weight_max}", hint="a finite number above 0"
@@ -204,6 +218,29 @@ class Labels:
             raise DefinitionError(
                 f"two of the fields of a label message have one name: {', '.join(fields)}",
                 hint="each is a field of its own",
+            )
+
+    def _check_sources(self) -> None:
+        """Raise DefinitionError for rules about sources that nobody names."""
+        if self.source is None and (self.per_source_max is not None or self.trust is not None):
+            raise DefinitionError(
+                "`per_source_max` and `trust` are about the sources of labels, and no field names one",
+                hint='give source="field": the field of a label message that says whose it is',
+            )
+        if self.per_source_max is not None and not 1 <= self.per_source_max <= self.per_source_window:
+            raise DefinitionError(
+                f"`per_source_max` of labels is {self.per_source_max} of {self.per_source_window}",
+                hint="give 1 or more, and at most `per_source_window`",
+            )
+        if not 1 <= self.per_source_window <= SOURCE_WINDOW_MAX:
+            raise DefinitionError(
+                f"`per_source_window` of labels is {self.per_source_window}",
+                hint=f"give a number from 1 to {SOURCE_WINDOW_MAX:,}: they are kept in every checkpoint",
+            )
+        if self.trust is not None and self.combine in {"sum", "mean", "median"}:
+            raise DefinitionError(
+                f"labels are combined by {self.combine!r}, of all their sources: nobody is to blame",
+                hint="leave `trust` out, or combine by one that is a label as it came",
             )
 
     def _check_policy(self) -> None:
@@ -272,6 +309,13 @@ class Labels:
             self.source or "",
             self.kind if self.kinds is not None else "",
         )
+
+    @property
+    def source_rules(self) -> SourceRules | None:
+        """Return how far sources are trusted; None where all are."""
+        if self.per_source_max is None and self.trust is None:
+            return None
+        return SourceRules(self.per_source_max, self.per_source_window, self.trust)
 
     @property
     def weighs(self) -> bool:

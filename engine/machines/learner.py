@@ -152,7 +152,7 @@ class Learner(Race):
                 if progress is not self._progress:
                     return []  # the log began with another field: all is folded again
             progress.position = progress.reading = record.offset + 1
-            if self.watch.pauses:
+            if self.watch.pauses or self.sources.pauses:
                 decisions += self._step(examples)  # what comes behind an alarm is not to be learned
         return decisions + self._step(examples)
 
@@ -160,7 +160,8 @@ class Learner(Race):
         """Learn the listed examples, which end at `reading`, and clear the list."""
         if not examples:
             return []
-        decisions = self.learning.step(examples, self._progress.reading - len(examples))
+        learn = self.learn_trusted if self.sources.active else self.learning.step
+        decisions = learn(examples, self._progress.reading - len(examples))
         examples.clear()
         return decisions
 
@@ -269,7 +270,8 @@ class Learner(Race):
         """
         if isinstance(value, Example):
             self._count([value])
-            return self.learning.step([value], self._pass(1))
+            learn = self.learn_trusted if self.sources.active else self.learning.step
+            return learn([value], self._pass(1))
         self._check_going()
         if isinstance(value, Block):
             return self.block(value, self._pass(1))

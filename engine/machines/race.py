@@ -20,7 +20,7 @@ from operators.models.parameters import model_text
 from operators.models.scoring import Prior, Racer, Roster
 from operators.monitor.monitors import MonitorContext, Monitors
 from operators.race.approval import Approvals
-from operators.race.arena import THE_FILE, Arena, Objection
+from operators.race.arena import THE_FILE, Arena, Moment, Objection
 from operators.race.commands import Commands
 from operators.race.evaluation import Evaluation
 from operators.race.evidence import Evidence
@@ -33,9 +33,10 @@ from operators.serving.policy_machine import Setting
 from operators.serving.routes import routing_of
 from operators.state import Operator, StateDelta, StateEntries
 from operators.stopwatch import Stopwatch
+from operators.trust.sources import Finding, Sources
 from operators.versions.challenges import Challenges
 from operators.versions.release import Releases, with_twins
-from topics.messages import Block, Decision, FieldChange, Quarantine, Slow, Task
+from topics.messages import Block, Decision, Example, FieldChange, Quarantine, Slow, Task
 
 __all__ = ["Race"]
 
@@ -137,6 +138,8 @@ class Race:
             MonitorContext(self._pipeline, self._task, field.threshold, promotion.loss, roster),
         )
         self._watch(field)
+        self.sources = Sources(field.sources, self._task, promotion.loss, field.threshold, self.arena.counts)
+        self.commands.sources = self.sources
         self.learning = Learning(
             self._task,
             self.arena,
@@ -188,6 +191,7 @@ class Race:
             self.approvals,
             self.monitors,
             self.watching,
+            self.sources,
         )
         self._parts: tuple[Operator, ...] = tuple(part for part in parts if part is not None)
 
@@ -239,6 +243,43 @@ class Race:
         """Return the number of examples learned."""
         return self.learning.examples
 
+    # -- examples, and whose ---------------------------------------------------------------------
+
+    def learn_trusted(self, examples: Sequence[Example], offset: int) -> list[Decision]:
+        """Learn those of some examples, side by side in the log, whose sources are trusted.
+
+        `offset` is that of the first.  Returns what was decided.
+        """
+        decisions: list[Decision] = []
+        start = 0
+        for row, example in enumerate(examples):
+            left_out, found = self.sources.admit(example)
+            if left_out:
+                decisions += self._learn_stretch(examples[start:row], offset + start)
+                start = row + 1
+            if found is not None:
+                decisions += self._quarantine_source(found, offset + row)
+        return decisions + self._learn_stretch(examples[start:], offset + start)
+
+    def _learn_stretch(self, examples: Sequence[Example], offset: int) -> list[Decision]:
+        return self.learning.step(examples, offset) if examples else []
+
+    def _quarantine_source(self, found: Finding, offset: int) -> list[Decision]:
+        """Write down that a source's labels are learned no more, and pause where these are too many."""
+        arena, champion = self.arena, self.roster.champion
+        reason = f"{found.test} of labels of `{found.source}` is far from that of the others"
+        evidence = {name: value for name, value in found._asdict().items() if name != "pauses"}
+
+        def act(at: Moment) -> list[Decision]:
+            decisions = [arena.write(at, "source.quarantined", champion, reason, evidence=evidence)]
+            if found.pauses and not arena.paused:
+                arena.paused = True
+                why = f"{found.share:.0%} of labels are of quarantined sources"
+                decisions.append(arena.write(at, "learning.paused", champion, why))
+            return decisions
+
+        return self.learning.act(offset, act)
+
     # -- what changes it beside examples -------------------------------------------------------------
 
     def too_slow(self, report: Slow, offset: int) -> list[Decision]:
@@ -277,6 +318,7 @@ class Race:
         judged = [model_text(field.promotion.loss) for field in (step.before, step.after)]
         if "threshold" in step.settings or judged[0] != judged[1] or _monitored(step):
             self.monitors.follow(step.after.monitors, step.after.threshold, step.after.promotion.loss)
+        self.sources.follow(step.after.sources, step.after.promotion.loss, step.after.threshold)
         self._accompany()
         if "serving" in step.settings or "threshold" in step.settings or judged[0] != judged[1]:
             decisions += self._change_policy(step.after, offset)

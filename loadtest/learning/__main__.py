@@ -20,7 +20,15 @@ import typer
 from engine.offline.backtest import Backtest
 from engine.offline.freshness import SPANS, freshness_report, picture
 from engine.offline.rerun import past_of
-from loadtest.learning.page import freshness_table, goals_table, put, releases_table, streams_table
+from loadtest.learning.hostile import hostile
+from loadtest.learning.page import (
+    freshness_table,
+    goals_table,
+    hostile_table,
+    put,
+    releases_table,
+    streams_table,
+)
 from loadtest.learning.releases import Released, released
 from loadtest.learning.rules import Answers, outcomes
 from loadtest.learning.stream_run import records_of_lines, stream_run_of
@@ -50,6 +58,8 @@ class Part(StrEnum):
     """Served loss, and the goals that it meets or misses."""
     freshness = "freshness"
     releases = "releases"
+    hostile = "hostile"
+    """Attackers among the sources of labels."""
 
 
 def main(
@@ -76,6 +86,8 @@ def main(
     if Part.releases in parts:
         loops = [one for one in STREAMS if one.name in RELEASED]
         _put(page, Part.releases, {"releases": releases_table(_released(loops, data, jobs))})
+    if Part.hostile in parts:
+        _put(page, Part.hostile, {"hostile": hostile_table(hostile())})
     if Part.freshness in parts:
         report = _freshness(STREAMS[0].name, data)
         _put(page, Part.freshness, {"freshness": freshness_table(report)})

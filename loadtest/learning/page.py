@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from loadtest.learning.hostile import Hit
 from loadtest.learning.releases import Released
 from loadtest.learning.rules import METRICS, Answers, Worth
 from operators.race.evaluation import SERVED
 from topics.errors import SettingsError
 from topics.messages import Task
 
-__all__ = ["freshness_table", "goals_table", "put", "releases_table", "streams_table"]
+__all__ = ["freshness_table", "goals_table", "hostile_table", "put", "releases_table", "streams_table"]
 
 SWAPS_MAX = 6
 """The goal: at most so many swaps on a stream."""
@@ -87,6 +88,24 @@ def releases_table(found: Mapping[str, Mapping[str, Released]]) -> str:
         for name, one in by_name.items()
     ]
     return _table(head, rows)
+
+
+def hostile_table(found: Mapping[str, Mapping[str, Hit]]) -> str:
+    """Return the accuracy on honest events, by model and defence, beside what the defence left out."""
+    head = [
+        "model", "defence", "before", "during", "after", "not learned", "hostile among the labels",
+        "hostile sources quarantined", "honest ones",
+    ]  # fmt: skip
+    models = list(next(iter(found.values())))
+    return _table(
+        head,
+        [
+            [model, defence, *(_share(share, 3) for share in (hit.before, hit.during, hit.after)),
+             f"{hit.left_out:,}", f"{hit.hostile:,}", str(hit.quarantined), str(hit.wronged)]
+            for model in models
+            for defence, hit in ((defence, of_models[model]) for defence, of_models in found.items())
+        ],
+    )  # fmt: skip
 
 
 def put(page: Path, name: str, text: str, command: str) -> None:

@@ -7,6 +7,7 @@ line-up changes (`arena.py`), bytes (`topics/codec.py`), a word on the command l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 from zlib import crc32
 
 import msgspec
@@ -28,7 +29,22 @@ NO_COMMAND = (
     "such as model_name"
 )
 NONE_FORGOTTEN = -(2**63)
+SOURCES_NAMED = 20
+"""Sources in quarantine that a refusal names."""
 UNSIGNED = "send it with `headrace models`, HEADRACE_COMMAND_KEYS holding the key under the name of who asks"
+
+
+class Quarantined(Protocol):
+    """The sources of labels, of which some may be in quarantine."""
+
+    @property
+    def quarantined(self) -> list[str]:
+        """Return who is in quarantine."""
+        ...
+
+    def release(self, name: str) -> bool:
+        """Trust a source again; return whether it was in quarantine."""
+        ...
 
 
 class Commands(WholeState):
@@ -52,6 +68,8 @@ class Commands(WholeState):
         self._arena = arena
         self._good = good
         self._approvals = approvals
+        self.sources: Quarantined | None = None
+        """The sources of labels, where a race knows them."""
         self._asked: dict[str, tuple[int, int]] = {}
         """Ids, oldest first, each with a checksum of what was asked, and its time."""
         self._forgotten_ms = NONE_FORGOTTEN
@@ -120,6 +138,8 @@ class Commands(WholeState):
                 return self._no_way_back(command.to, name)
             case "approve" | "refuse":
                 return self._approvals.refusal(command)
+            case "release" if command.source:
+                return self._not_held(command.source)
             case "pin" if name in {None, champion}:
                 return self._not_pinned(champion)
         if name is None:
@@ -130,6 +150,16 @@ class Commands(WholeState):
         if command.command == "weights":
             return self._no_weights(name, command.weights or {})
         return self._not_so(command.command, name, state)
+
+    def _not_held(self, source: str) -> Objection | None:
+        """Return why a source of labels cannot be released, None if it can."""
+        held = [] if self.sources is None else self.sources.quarantined
+        if source in held:
+            return None
+        return Objection(
+            f"source `{source}` is not quarantined",
+            f"quarantined are: {listed(held[:SOURCES_NAMED], 'none')}",
+        )
 
     def _to_name(self, word: str) -> str:
         """Return which candidates a command could be about."""
@@ -273,8 +303,13 @@ class Commands(WholeState):
 
     def _release(self, at: Moment, command: Command) -> list[Decision]:
         """Let a candidate in again from its last good version; without one, as its definition made it."""
-        assert command.model_name is not None
         arena, name = self._arena, command.model_name
+        if command.source and self.sources is not None:
+            self.sources.release(command.source)
+            released: Evidenced = {"source": command.source}
+            champion = arena.roster.champion
+            return [arena.write(at, "source.released", champion, _reason(command), command, released)]
+        assert name is not None
         kept = self._good.of(name)
         if kept:
             good = kept[-1]
@@ -351,6 +386,6 @@ def _reason(command: Command) -> str:
 
 def _checksum(command: Command) -> int:
     """Return what tells a repeat of a command from another one under its id."""
-    told = (command.to, command.proposal_id, command.weights)
+    told = (command.to, command.proposal_id, command.weights, *([command.source] if command.source else []))
     more = f" {told}" if any(part is not None for part in told) else ""
     return crc32(f"{command.command} {command.model_name}{more}".encode())

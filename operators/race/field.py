@@ -78,6 +78,8 @@ class RaceField:
     threshold: float = 0.5
     deadline: Serve | None = None
     monitors: tuple[tuple[str, Any], ...] = ()
+    sources: Any = None
+    """The `SourceRules` of its labels (`operators/trust`); None trusts every source."""
     """What looks at labelled examples, by name: settings of `operators/monitor`, in their order.  None is one
     that is usual and that the file leaves out."""
     watch: Watch | None = None
@@ -114,6 +116,7 @@ class RaceField:
             "metrics": " ".join(map(model_text, self.metrics or ())),
             "threshold": repr(self.threshold),
             "deadline": _optional(self.deadline),
+            **({} if self.sources is None else {"sources": model_text(self.sources)}),
             **{f"{MONITOR}{name}": text for name, text in map(_monitor_text, self.monitors) if text},
         }
         if self.watch is not None:  # without one the id is that of fields before there were any

@@ -40,6 +40,7 @@ from headrace import (
     Split,
     Switchback,
     Topic,
+    Trust,
     Watch,
     Weak,
     Worse,
@@ -53,7 +54,7 @@ PAGE = DOCUMENTS["docs/pipeline.md"]
 CLASSES = (
     Pipeline, Topic, Labels, Weak, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge, Every,
     Drifted, Worse, Drift, Watch, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback, Bandit, Serve,
-    Rule, Alerts,
+    Rule, Alerts, Trust,
 )  # fmt: skip
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
 OPTION = re.compile(r"^`(\w+)`\n((?:    .*\n?|\n)+)", re.MULTILINE)
@@ -77,6 +78,7 @@ NAMES_OF_TYPES = {
     "Objective | None": "as of `Promotion`, or None",
     "Labels": "`Labels`", "OpeningName | None": "str or None",
     "Combine": "str", "LearnWhen": "str", "Correct | None": "str or None",
+    "Trust | None": "`Trust` or None", "int | None": "int or None",
     "Sequence[str] | None": "list of str or None", "Mapping[str, float] | None": "dict of float or None",
     "Sequence[Drift] | None": "list of `Drift` or None", "Sequence[Challenge]": "list of `Challenge`",
     "Literal['evidence', 'manual']": "str", "float | None": "float or None",

@@ -53,6 +53,14 @@ def test_a_command_is_one_message(words: tuple[str, ...], fields: dict[str, Any]
     assert told == fields | {"reason": "why", "actor": "ada"}
 
 
+def test_a_source_of_labels_is_released_by_a_command_of_the_same_shape() -> None:
+    words = ["labels", "release", str(FLIGHTS), "scanner 7", "--dry-run", "--reason", "why", "--actor", "ada"]
+    told = json.loads(CliRunner().invoke(app, words).output)
+    assert told.pop("command_id")
+    assert told.pop("time")
+    assert told == {"command": "release", "source": "scanner 7", "reason": "why", "actor": "ada"}
+
+
 def test_no_two_commands_have_one_id() -> None:
     ids = [message("unpin")["command_id"] for _ in range(3)]
     assert len(set(ids)) == 3

@@ -15,7 +15,8 @@ from engine.offline.backtest import backtest
 from loadtest.evidence import __main__ as evidence
 from loadtest.learning import __main__ as learning
 from loadtest.learning import rules
-from loadtest.learning.page import goals_table, put, releases_table, streams_table
+from loadtest.learning.hostile import DEFENCES, hostile
+from loadtest.learning.page import goals_table, hostile_table, put, releases_table, streams_table
 from loadtest.learning.releases import released
 from loadtest.learning.rules import outcomes
 from loadtest.learning.stream_run import StreamRun, stream_run_of
@@ -135,7 +136,7 @@ def test_a_part_of_the_page_is_replaced_and_nothing_else(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
-        (learning, {"streams", "goals", "freshness", "releases"}),
+        (learning, {"streams", "goals", "freshness", "releases", "hostile"}),
         (evidence, {"false-swaps", "delays", "collapse", "opening", "frontier", "disasters"}),
     ],
 )
@@ -148,6 +149,13 @@ def test_every_part_of_the_page_says_which_command_made_it_and_when(command: Any
         made = re.search(rf"\nMade on \d{{4}}-\d\d-\d\d by `{command.COMMAND} --only ([a-z-]+)`\.\n\n$", text)
         assert made, name
         assert made[1] in {*command.Part}
+
+
+def test_an_attack_and_its_defences_are_one_table() -> None:
+    found = hostile(rows=40)
+    table = hostile_table(found).splitlines()
+    assert len(table) == 2 + len(DEFENCES) * 4
+    assert table[2].startswith("| linear | none | .000 | .000 | .000 | 0 | 0 | 0 | 0 |")
 
 
 def test_what_is_missed_is_said() -> None:

@@ -128,6 +128,7 @@ NAMED = {"model_name": "zzz"}
         ("release", {}, "release needs a model_name", SICK),
         ("release", NAMED, "there is no candidate `zzz`", SICK),
         ("release", {"model_name": "b"}, "`b` is a challenger", SICK),
+        ("release", {"source": "x"}, "source `x` is not quarantined", "quarantined are: none"),
         ("weights", {}, "weights needs a model_name", BLENDS),
         ("weights", NAMED, "there is no candidate `zzz`", BLENDS),
         ("weights", {"model_name": "b"}, "`b` is no blend of fixed weights", BLENDS),
