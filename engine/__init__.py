@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.definition.weak import Weak
     from operators.drift.detectors import Drift
     from operators.drift.watch import Watch
+    from operators.join.queries import Queries
     from operators.language.rules import Alerts, Rule
     from operators.race.blend import Blend
     from operators.race.candidates import Artefact, Candidate, Challenge, Drifted, Every, Release, Worse
@@ -59,6 +60,7 @@ __all__ = [
     "Pipeline",
     "Promotion",
     "Quantile",
+    "Queries",
     "Release",
     "Rule",
     "Serve",
@@ -89,6 +91,7 @@ _HOMES = {
     "LatencyGuard": "operators.race.routing",
     "Pipeline": "engine.definition.pipeline",
     "Promotion": "operators.race.evidence",
+    "Queries": "operators.join.queries",
     "Quantile": "operators.race.losses",
     "Release": "operators.race.candidates",
     "Rule": "operators.language.rules",

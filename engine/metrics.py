@@ -494,6 +494,13 @@ COUNTERS = (
         lambda _: [f"{age:g}" for age in AGES],
     ),
     CounterFamily(
+        "queries",
+        "headrace_queries",
+        "Doubtful events, by whether their label was asked for.",
+        ("outcome",),
+        _always("sent", "labelled", "expired", "late"),
+    ),
+    CounterFamily(
         "weak_votes",
         "headrace_weak_votes",
         "What labelling functions said, by outcome.",

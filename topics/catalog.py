@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from topics.codec import BYTES_MAX
 from topics.errors import DefinitionError
-from topics.messages import Alert, Command, Decision, Example, ModelPointer, Prediction, Record
+from topics.messages import Alert, Command, Decision, Example, ModelPointer, Prediction, Query, Record
 from topics.rekeying import RekeyedEvent, RekeyedValues
 
 __all__ = [
@@ -41,6 +41,7 @@ Role = Literal[
     "rekey",
     "rekeyed",
     "alerts",
+    "queries",
 ]
 Cleanup = Literal["delete", "compact"]
 PartitionCount = Literal["events", "learners", "one"]
@@ -109,11 +110,14 @@ _TABLE = (
     _Row("rekey", RekeyedEvent, "the key of another window", "events", "delete", None),
     _Row("rekeyed", RekeyedValues, "none: back to the event's partition", "events", "delete", None),
     _Row("alerts", Alert, "the alert's id", "one", "delete", None),
+    _Row("queries", Query, "the event's key", "one", "delete", None),
 )
 _USERS: frozenset[Role] = frozenset({"events", "labels"})
 _ALERTS: frozenset[Role] = frozenset({"alerts"})
+_QUERIES: frozenset[Role] = frozenset({"queries"})
 _INTERNAL: frozenset[Role] = frozenset({"rekey", "rekeyed"})
-"""Only where windows have other keys than the topic; alerts, too, are there only where they are asked for."""
+"""Only where windows have other keys than the topic; alerts and
+queries, too, are there only where they are asked for."""
 
 
 class Catalog(dict[Role, str]):
@@ -121,8 +125,9 @@ class Catalog(dict[Role, str]):
 
     `events` and `labels` are the user's names (`labels=None` where events carry their
     label).  `names` overrides any other by role.  `rekeying` says that events travel to the
-    partitions of other keys, which takes two topics more, `alerting` that there are alerts, which
-    takes one.  `keyed`: each key has a race of its own, so there are as many learners as event partitions.
+    partitions of other keys, which takes two topics more, `alerting` that there are alerts, and `querying`
+    that people are asked for labels, which take one each.  `keyed`: each key has a race of its own, so there
+    are as many learners as event partitions.
     `bytes_max` is the size of the largest answer.  Raises DefinitionError for a name Kafka
     refuses, an unknown role, and two roles under one name.
 
@@ -142,6 +147,7 @@ class Catalog(dict[Role, str]):
         names: Mapping[str, str] | None = None,
         rekeying: bool = False,
         alerting: bool = False,
+        querying: bool = False,
         keyed: bool = False,
         bytes_max: int = 0,
     ) -> None:
@@ -167,6 +173,7 @@ class Catalog(dict[Role, str]):
         if labels is not None:
             self["labels"] = labels
         left_out = _USERS | (frozenset() if rekeying else _INTERNAL) | (frozenset() if alerting else _ALERTS)
+        left_out |= frozenset() if querying else _QUERIES
         for row in _TABLE:
             if row.role not in left_out:
                 self[row.role] = overrides.get(row.role, f"{pipeline}.{row.role}")

@@ -38,6 +38,7 @@ __all__ = [
     "OutgoingRole",
     "Prediction",
     "Quarantine",
+    "Query",
     "Record",
     "RecordType",
     "Score",
@@ -65,6 +66,7 @@ OutgoingRole = Literal[
     "rekey",
     "rekeyed",
     "alerts",
+    "queries",
 ]
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
 UNMEASURED = frozenset({"assumed", "revised", "weak"})
@@ -548,6 +550,48 @@ class Alert(Struct, frozen=True, omit_defaults=True, gc=False):
     """Its partition."""
     value: str = ""
     """The category; empty for keys."""
+
+
+class Query(Struct, frozen=True, omit_defaults=True, gc=False):
+    """An event that a person should label: one of the most doubtful of its window of event time.
+
+    The answer is an ordinary message on the labels topic, under the event's key.
+    """
+
+    query_id: str
+    """Pipeline, beginning of the window and event id: the same again after a replay."""
+    event_id: str
+    """Event to label: the label's event id."""
+    key: str
+    """Its key: the label's record key."""
+    event_time: int
+    """Its own time, ms."""
+    by: str
+    """Why it is asked for: `uncertainty` of the answer, or `disagreement` of the candidates."""
+    doubt: float
+    """How doubtful, by that measure; larger is more."""
+    rank: int
+    """Its place among the events of the window and partition, from 1."""
+    window_start: int
+    """Beginning of the window, ms of event time."""
+    window_end: int
+    """Its end, ms; not included."""
+    until: int
+    """Largest label time that still joins, ms: event time plus `wait`."""
+    model_name: str
+    """Candidate that answered."""
+    prediction_score: Score
+    """What was served."""
+    prediction_label: LabelValue | None
+    """The label that the score means."""
+    scores: dict[str, Score]
+    """Every candidate's score, by name."""
+    features: FeatureValues
+    """The features as served."""
+    partition: int
+    """Partition of the event."""
+    event_offset: int
+    """Offset of its record."""
 
 
 class ModelPointer(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -38,6 +38,7 @@ from topics.messages import (
     ModelPointer,
     Prediction,
     Quarantine,
+    Query,
     Slow,
 )
 from topics.rekeying import Progress, RekeyedEvent, RekeyedLabel, RekeyedValues
@@ -58,6 +59,7 @@ MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {
     "models": (ModelPointer,),
     "commands": (Command,),
     "alerts": (Alert,),
+    "queries": (Query,),
     "rekey": (RekeyedEvent, RekeyedLabel, Progress, Claim),
     "rekeyed": (RekeyedValues, Claim),
 }

@@ -30,6 +30,7 @@ from engine.definition.streams import Labels, Topic
 from engine.definition.weak import check_weak, weak_text
 from operators.drift.detectors import Drift
 from operators.drift.watch import Watch
+from operators.join.queries import Queries
 from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
 from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features, text_digest
@@ -134,6 +135,8 @@ class Pipeline:
         What must hold of fields and features: a `Rule` each, applied in their order.
     `alerts`
         What is told when it comes for the first time: an `Alerts`.
+    `queries`
+        Which events people are asked to label, on a topic of its own: a `Queries`.
     `learn_share`
         The share of the labelled events that become examples, in (0, 1], chosen by a hash of the event's id;
         for labels that come faster than one core learns.  Windows and joins see every label.
@@ -175,6 +178,7 @@ class Pipeline:
     follow: str | None = None
     rules: Sequence[Rule] = ()
     alerts: Alerts | None = None
+    queries: Queries | None = None
     learn_share: float = 1.0
     per: str | None = None
     per_max: int = PER_MAX
@@ -220,6 +224,7 @@ class Pipeline:
             rekeying=stages is not None,
             keyed=self.per is not None,
             alerting=self.alerts is not None,
+            querying=self.queries is not None,
             bytes_max=plan.message_bytes_max(
                 self.events.type, [*models, *(rule.name for rule in self.rules)]
             ),
@@ -245,7 +250,6 @@ class Pipeline:
         if self.deadline is not None:
             check_backup(self.deadline, models, inside=self.labels.field is not None)
         types = plan.feature_types(self.events.type)
-        check_weak(self.labels.weak, types, task, self.label_classes)
         check_detectors(self.field.drift, types, task, inside=self.labels.field is not None)
         check_guards(self.promotion.veto, types, task)
         if isinstance(self.serving, Canary):
@@ -425,6 +429,10 @@ class Pipeline:
         return fixed | ({label: "label"} if label is not None else {})
 
     def _check_label(self) -> None:
+        check_weak(self.labels.weak, self.feature_types(), self.task, self.label_classes)
+        if self.queries is not None:
+            inside = self.labels.field is not None
+            self.queries.check(self.task, len(self.models), self.labels.wait_ms, inside=inside)
         self.labels.check_task(self.task)
         declared = self.labels.type
         if declared is not None and (self.task != "multiclass" or declared not in {str, int}):

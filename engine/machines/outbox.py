@@ -32,6 +32,7 @@ from topics.messages import (
     Outgoing,
     Prediction,
     Quarantine,
+    Query,
     Record,
     Score,
 )
@@ -145,6 +146,10 @@ class Outbox:
         """Send an alert."""
         sent = (*self._alert_headers, ("ce_id", alert.alert_id.encode()))
         self._out.append(Outgoing("alerts", None, alert.alert_id.encode(), encode(alert), sent, alert.time))
+
+    def query(self, query: Query) -> None:
+        """Ask people for a label; under the event's key, as its label will be."""
+        self._out.append(Outgoing("queries", None, query.key.encode(), encode(query), (), query.event_time))
 
     def send(self, answers: Sequence[Prediction], events: Sequence[Event]) -> list[bytes]:
         """Send answers that `number` gave to the partition of their events; return the bytes."""

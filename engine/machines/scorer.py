@@ -19,6 +19,7 @@ from zlib import crc32
 
 from engine.definition.pipeline import Pipeline
 from engine.machines.admission import Admission, EventRead, Intake, LabelRead, Position, Run, voting_join
+from engine.machines.asking import Asking
 from engine.machines.blocks import Blocks
 from engine.machines.checks import Checks
 from engine.machines.learner import Learner
@@ -108,8 +109,9 @@ class Scorer(Composite[Position]):
         self.features = Features(plan, self.counts)
         self.completeness = Completeness(self.join.wait_ms, pipeline.grace_ms, self.counts)
         self._blocks = Blocks(pipeline, self.outbox, self._stopwatch)
+        self._asking = Asking(pipeline, partition, self.outbox, self.join, self.counts)
         parts: dict[str, Operator] = {"features": self.features, "join": self.join, "blocks": self._blocks}
-        parts["completeness"] = self.completeness
+        parts |= {"completeness": self.completeness, **self._asking.parts}
         if pipeline.rules or pipeline.alerts is not None:
             self._checks = Checks(pipeline, partition, self.outbox, self.counts)
             parts |= self._checks.parts
@@ -117,8 +119,7 @@ class Scorer(Composite[Position]):
         self._label_windows = plan.uses_labels
         self._one_by_one = self._inside and self._label_windows
         self._row_by_row = False  # whether labels inside events are learned here, before the next event
-        self._assumes = pipeline.labels.learn == "corrected"
-        """Whether events are taken for negative until their labels come."""
+        self._assumes = pipeline.labels.learn == "corrected"  # negative until their labels come
         self._prequential = Prequential(pipeline, self.outbox, roster, self.counts)
         self._shadows_sent = pipeline.shadow_predictions
         self.scored: list[Scored] = []
@@ -142,7 +143,7 @@ class Scorer(Composite[Position]):
     @property
     def next_deadline(self) -> int | None:
         """Return the watermark, ms, from which on something happens that waits for it; None: nothing does."""
-        deadlines = (self.join.next_deadline, self._blocks.next_deadline)
+        deadlines = (self.join.next_deadline, self._blocks.next_deadline, self._asking.next_deadline)
         return min((one for one in deadlines if one is not None), default=None)
 
     def learn_with(self, learner: Learner | None, decided: Decided) -> None:
@@ -232,9 +233,12 @@ class Scorer(Composite[Position]):
         if isinstance(rejected, Move):
             self.moves += 1
             self.counts["watermarks", "moved"] += 1
+            self._answer(now_ms)
+            self._open_answers()
             self.admission.move(rejected)
             if self.admission.watermark >= self._blocks.closes_at:
                 self._close_blocks(record.offset, now_ms)
+            self._asking.close(self.admission.watermark)
             self._expire(record.offset, now_ms)
             return
         if not erase_in(record):
@@ -255,6 +259,7 @@ class Scorer(Composite[Position]):
         answers = self.join.erase(erase.key)
         self._blocks.take(self.scored)
         self._blocks.erase(erase.key)
+        self._asking.erase(erase.key)
         self.scored = [one for one in self.scored if one[1] != erase.key]
         self._blocks.taken = len(self.scored)
         self.erased.append(erase.key)
@@ -426,6 +431,7 @@ class Scorer(Composite[Position]):
                 answer, event.key, keys, event.payload_crc, shadows.scores, traced(event.headers)
             )
             self._open_answer(waiting, event.label)
+            self._asking.opened(waiting, event.watermark)
 
     def _shadow(self, replies: Sequence[Reply], _keys: Sequence[str]) -> list[Shadowed]:
         """Return every candidate's score of answered events, of which these are the keys."""

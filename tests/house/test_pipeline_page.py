@@ -34,6 +34,7 @@ from headrace import (
     LatencyGuard,
     Promotion,
     Quantile,
+    Queries,
     Release,
     Rule,
     Serve,
@@ -52,14 +53,15 @@ from topics.messages import Record
 
 PAGE = DOCUMENTS["docs/pipeline.md"]
 CLASSES = (
-    Pipeline, Topic, Labels, Weak, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge, Every,
-    Drifted, Worse, Drift, Watch, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback, Bandit, Serve,
-    Rule, Alerts, Trust,
+    Pipeline, Topic, Labels, Weak, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge,
+    Every, Drifted, Worse, Drift, Watch, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback,
+    Bandit, Serve, Rule, Alerts, Trust, Queries,
 )  # fmt: skip
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
 OPTION = re.compile(r"^`(\w+)`\n((?:    .*\n?|\n)+)", re.MULTILINE)
 NAMES_OF_TYPES = {
     "LabelValue | Literal['drop']": "bool, int, float, str",
+    "Queries | None": "`Queries` or None", "BY": "str",
     "Sequence[Weak]": "list of `Weak`", "LabelValue | None": "bool, int, float, str or None",
     "Condition | Callable[[Mapping[str, FeatureValue]], object]": "condition or function",
     "type[str] | type[int] | None": "`str`, `int` or None",

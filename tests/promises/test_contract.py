@@ -39,6 +39,7 @@ from operators.drift.watcher import Watcher
 from operators.join.completeness import Completeness
 from operators.join.join import Join
 from operators.join.pending import Pending, Waiting, WaitingAnswer
+from operators.join.queries import Queries, QueryWindows
 from operators.language.plan import compile_features
 from operators.language.rules import Alerts
 from operators.models.scoring import Racer, Roster
@@ -284,6 +285,25 @@ def feed_completeness(made: Completeness, item: tuple[str, int, int]) -> Any:
     return made.report(), made.signals()
 
 
+def query_inputs(rng: random.Random) -> list[Any]:
+    items: list[Any] = []
+    for number in range(STEPS):
+        time = number * 7 + rng.randrange(150)
+        answer = Prediction(
+            f"p:e{number}", f"e{number}", time, time, "m", 1, 0, "champion", rng.random(), True, "champion",
+            {}, number, 1, number,
+        )  # fmt: skip
+        items.append((answer, rng.choice("abc"), number * 7, rng.randrange(60) == 0))
+    return items
+
+
+def feed_queries(made: QueryWindows, item: tuple[Prediction, str, int, bool]) -> Any:
+    answer, key, watermark, erases = item
+    if erases:
+        made.erase(key)
+    return made.offer(answer, key, {}), made.close(watermark), made.next_deadline
+
+
 def feed_composite(made: Composite[Payment], item: tuple[int, int, int]) -> Any:
     made.position.amount = float(item[1])
     reader = made._parts["even" if item[0] % 2 == 0 else "odd"]
@@ -464,6 +484,7 @@ CASES = {
     "completeness": Case(
         lambda: Completeness(wait_ms=1_500, grace_ms=100), completeness_inputs, feed_completeness
     ),
+    "queries": Case(lambda: QueryWindows(Queries(per=100, max=3), 3), query_inputs, feed_queries),
     "reader": Case(Reader, reader_inputs, feed_reader),
     "opening": Case(
         lambda: Opening("leader"),

@@ -20,7 +20,12 @@ def flights(**names: str) -> Catalog:
 
 def test_every_role_has_one_topic_and_every_target_is_a_role() -> None:
     catalog = Catalog(
-        "flights", events="flights.departures", labels="flights.arrivals", rekeying=True, alerting=True
+        "flights",
+        events="flights.departures",
+        labels="flights.arrivals",
+        rekeying=True,
+        alerting=True,
+        querying=True,
     )
     plan = catalog.plan(events=4)
     assert {topic.role for topic in plan} == set(get_args(Role))
