@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from operators.drift.watch import Watch
     from operators.join.queries import Queries
     from operators.language.rules import Alerts, Rule
+    from operators.monitor.reservoir import Reservoir
     from operators.race.blend import Blend
     from operators.race.candidates import Artefact, Candidate, Challenge, Drifted, Every, Release, Worse
     from operators.race.evidence import Promotion
@@ -62,6 +63,7 @@ __all__ = [
     "Quantile",
     "Queries",
     "Release",
+    "Reservoir",
     "Rule",
     "Serve",
     "Shadow",
@@ -93,6 +95,7 @@ _HOMES = {
     "Promotion": "operators.race.evidence",
     "Queries": "operators.join.queries",
     "Quantile": "operators.race.losses",
+    "Reservoir": "operators.monitor.reservoir",
     "Release": "operators.race.candidates",
     "Rule": "operators.language.rules",
     "Serve": "operators.race.routing",

@@ -22,6 +22,7 @@ __all__ = ["explain"]
 
 SHOWN_MAX = 20
 """Contributions that are printed; `--json` has all."""
+LIKE_MAX = 100
 
 
 @grouped
@@ -38,6 +39,15 @@ def explain(
             "--fold/--no-fold", help="Fold the examples log for contributions and for what was learned."
         ),
     ] = True,
+    like: Annotated[
+        int,
+        typer.Option(
+            "--like",
+            min=0,
+            max=LIKE_MAX,
+            help="Show so many labelled examples most like it.",
+        ),
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Explain one prediction: features, who answered and why, its label, what was learned of it.
@@ -45,15 +55,15 @@ def explain(
     Folding takes as long as learning all before it did; --no-fold says what the records say at once.
     """
     _, logs = logs_from(file, source)
-    told = asyncio.run(_explained(logs, prediction_id, fold=fold))
+    told = asyncio.run(_explained(logs, prediction_id, fold=fold, like=like))
     if json:
         print_json(told)
     else:
         _print(told)
 
 
-async def _explained(logs: PipelineLogs, prediction_id: str, *, fold: bool) -> dict[str, Any]:
-    from engine.lineage.explanation import explained, replayed  # noqa: PLC0415
+async def _explained(logs: PipelineLogs, prediction_id: str, *, fold: bool, like: int) -> dict[str, Any]:
+    from engine.lineage.explanation import explained, liked, replayed  # noqa: PLC0415
 
     answer = await logs.prediction(prediction_id)
     example = await logs.example(answer.message)
@@ -63,6 +73,8 @@ async def _explained(logs: PipelineLogs, prediction_id: str, *, fold: bool) -> d
         told["event"]["value"] = orjson.Fragment(event.value)
     if fold:
         told |= await replayed(await logs.replay(), answer.message, example)
+    if like:
+        told["like"] = await liked(await logs.replay(), answer.message, like)
     return told
 
 
@@ -99,6 +111,22 @@ def _print(told: Mapping[str, Any]) -> None:
     print_table(table)
     _print_contributions(told)
     _print_outcome(told)
+    _print_like(told)
+
+
+def _print_like(told: Mapping[str, Any]) -> None:
+    from rich.text import Text  # noqa: PLC0415
+
+    from engine.cli.report import out, print_table, table_of, time_text  # noqa: PLC0415
+
+    if not told.get("like"):
+        return
+    out.print("\nlabelled examples most like it:")
+    table = table_of("event", "time", "label", numbers=("distance", "served"))
+    for one in told["like"]:
+        row = one["event_id"], time_text(one["event_time"]), str(one["label"])
+        table.add_row(*map(Text, row), f"{one['distance']:.3f}", _score(one["score"]))
+    print_table(table)
 
 
 def _print_reign(served: Mapping[str, Any]) -> None:

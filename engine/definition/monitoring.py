@@ -32,11 +32,20 @@ def monitor_settings(pipeline: Pipeline) -> tuple[tuple[str, Any], ...]:
     if pipeline.slices:
         by = tuple(_features_of(one) for one in pipeline.slices)
         settings.append(("slices", Slices(by, values_max=pipeline.slice_values_max)))
+    if pipeline.reservoir is not None:
+        settings.append(("reservoir", pipeline.reservoir))
     return tuple(settings)
 
 
 def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
     """Raise DefinitionError for slices of what is no feature, or of too much."""
+    if pipeline.reservoir is not None:
+        if pipeline.per is not None:
+            raise DefinitionError(
+                "a reservoir is of one race, and with `per` every key has its own",
+                hint="leave `reservoir` or `per` out",
+            )
+        _check_features("reservoir", pipeline.reservoir.by, types)
     slices = pipeline.slices
     if isinstance(slices, str) or not isinstance(slices, Sequence):
         raise DefinitionError(
@@ -48,16 +57,20 @@ def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
     told: set[str] = set()
     for one in slices:
         features = _features_of(one)
-        for name in features:
-            if name not in types:
-                raise DefinitionError(
-                    f"slices has `{name}`, which is no feature",
-                    hint=f"name one of: {', '.join(list(types)[:FEATURES_NAMED])}",
-                )
+        _check_features("slices", features, types)
         if CROSSED.join(features) in told:
             raise DefinitionError(f"slices has `{CROSSED.join(features)}` twice", hint="leave one out")
         told.add(CROSSED.join(features))
     Slices((), values_max=pipeline.slice_values_max)
+
+
+def _check_features(place: str, names: Sequence[str], types: Mapping[str, type]) -> None:
+    for name in names:
+        if name not in types:
+            raise DefinitionError(
+                f"{place} has `{name}`, which is no feature",
+                hint=f"name one of: {', '.join(list(types)[:FEATURES_NAMED])}",
+            )
 
 
 def _features_of(one: object) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ from operators.language.rules import Alerts, Rule
 from operators.language.transforms import Cross
 from operators.language.types import event_fields
 from operators.models.table import share_of
+from operators.monitor.reservoir import Reservoir
 from operators.monitor.slices import VALUES_MAX
 from operators.race.blend import OPENING, Blend, OpeningName
 from operators.race.candidates import Candidate, Challenge, check_challenges
@@ -149,6 +150,9 @@ class Pipeline:
     `slices`
         Features as served, by name or crossed (`cross("origin", "carrier")`): figures are kept apart for each
         of their values, of numbers for quantile bins.
+    `reservoir`
+        How many labelled examples of each class are kept for reports and `headrace explain --like`: a
+        `Reservoir`; None keeps none.
     `slice_values_max`
         Categories of a feature that have a slice of their own; those that come after them are `(other)`.
     `task`
@@ -184,6 +188,7 @@ class Pipeline:
     per_max: int = PER_MAX
     slices: Sequence[str | Cross] = ()
     slice_values_max: int = VALUES_MAX
+    reservoir: Reservoir | None = None
 
     task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
     plan: FeaturePlan = field(init=False, repr=False)

@@ -18,10 +18,12 @@ from engine.lineage.sources import Found
 from engine.offline.replay import Replay
 from operators.models.contributions import LinearScore, linear_scores, tree_path
 from operators.models.scoring import Reply, Scoring
+from operators.monitor.reservoir import ReservoirMonitor
 from topics.durations import duration_text
+from topics.errors import ModelError
 from topics.messages import Decision, Example, Prediction, Score
 
-__all__ = ["explained", "replayed"]
+__all__ = ["explained", "liked", "replayed"]
 
 SERVED_BY = {
     "champion": "it was the champion",
@@ -201,3 +203,20 @@ def _plain(scores: Sequence[LinearScore]) -> list[dict[str, Any]]:
         }
         for one in scores
     ]
+
+
+async def liked(replay: Replay, prediction: Prediction, count: int) -> list[dict[str, Any]]:
+    """Fold the whole log; return the labelled examples of its reservoir that are most like a prediction's.
+
+    Raises ModelError where the pipeline keeps none, and for a log that holds no example that counts.
+    """
+    await replay.to(None)
+    reservoir = replay.learner.monitors.parts.get("reservoir")
+    if not isinstance(reservoir, ReservoirMonitor):
+        raise ModelError(
+            "this pipeline keeps no labelled examples",
+            hint="give it Pipeline(reservoir=Reservoir()): the log is folded anew, so they are there at once",
+        )
+    replay.learner.monitors.report()  # the last examples may not have been looked at
+    near = reservoir.near(prediction.features, count + 1)
+    return [one for one in near if one["event_id"] != prediction.event_id][:count]

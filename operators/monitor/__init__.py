@@ -7,6 +7,7 @@ A monitor takes the examples of the log in their order and says the same however
 What a definition says of it is part of the field, so that a replay sees what the run saw; a monitor whose
 settings change begins anew.
 
-Read in this order: `monitors` (what every monitor keeps), `rows` (examples as columns), `bins` and `slices`.
+Read in this order: `monitors` (what every monitor keeps), `rows` (examples as columns), `bins` and `slices`,
+`reservoir`.
 Others may import everything here.
 """

@@ -36,6 +36,7 @@ from headrace import (
     Quantile,
     Queries,
     Release,
+    Reservoir,
     Rule,
     Serve,
     Split,
@@ -55,12 +56,13 @@ PAGE = DOCUMENTS["docs/pipeline.md"]
 CLASSES = (
     Pipeline, Topic, Labels, Weak, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge,
     Every, Drifted, Worse, Drift, Watch, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback,
-    Bandit, Serve, Rule, Alerts, Trust, Queries,
+    Bandit, Serve, Rule, Alerts, Trust, Queries, Reservoir,
 )  # fmt: skip
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
 OPTION = re.compile(r"^`(\w+)`\n((?:    .*\n?|\n)+)", re.MULTILINE)
 NAMES_OF_TYPES = {
     "LabelValue | Literal['drop']": "bool, int, float, str",
+    "Reservoir | None": "`Reservoir` or None",
     "Queries | None": "`Queries` or None", "BY": "str",
     "Sequence[Weak]": "list of `Weak`", "LabelValue | None": "bool, int, float, str or None",
     "Condition | Callable[[Mapping[str, FeatureValue]], object]": "condition or function",

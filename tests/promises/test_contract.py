@@ -44,6 +44,7 @@ from operators.language.plan import compile_features
 from operators.language.rules import Alerts
 from operators.models.scoring import Racer, Roster
 from operators.monitor.monitors import MonitorContext, Monitors
+from operators.monitor.reservoir import Reservoir
 from operators.monitor.slices import Slices
 from operators.race.arena import Arena, Moment
 from operators.race.candidates import Candidate, Challenge, Every, Release, Worse
@@ -427,7 +428,10 @@ def feed_policy(made: Any, item: Any) -> Any:
     return [(one.type, one.model_name, one.evidence) for one in decided], made.table
 
 
-MONITORS = (("slices", Slices((("a",), ("b", "key")), values_max=3)),)
+MONITORS = (
+    ("slices", Slices((("a",), ("b", "key")), values_max=3)),
+    ("reservoir", Reservoir(per_class_max=4, by=("b",))),
+)
 
 
 def make_monitors() -> Monitors:
