@@ -431,7 +431,8 @@ class Scorer(Composite[Position]):
                 answer, event.key, keys, event.payload_crc, shadows.scores, traced(event.headers)
             )
             self._open_answer(waiting, event.label)
-            self._asking.opened(waiting, event.watermark)
+            if self._asking.windows is not None:
+                self._asking.opened(waiting, event.watermark)
 
     def _shadow(self, replies: Sequence[Reply], _keys: Sequence[str]) -> list[Shadowed]:
         """Return every candidate's score of answered events, of which these are the keys."""
