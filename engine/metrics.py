@@ -467,6 +467,8 @@ COUNTERS = (
             "weak",
             "collected",
             "combined",
+            "assumed",
+            "revised",
             "early",
             "late",
             "duplicate",

@@ -312,6 +312,6 @@ class LabelWatch:
 
 
 _WATCHED = ("labels", "predictions_dropped")
-_JOINED = ("joined", "collected", "corrected")
+_JOINED = ("joined", "collected", "revised", "corrected")
 _REFUSED = ("duplicate", "conflicting", "outdated", "crowded")
 _FATES = (*_JOINED, *_REFUSED, "late", "unmatched")

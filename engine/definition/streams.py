@@ -104,7 +104,9 @@ class Labels:
         How many labels of one event are kept; beyond, they are dead letters.
     `learn`
         When an example is learned: `"when_joined"`, with its label, or `"uniform"`, every one when its wait
-        is over, so that labels that come early are not learned before the others.
+        is over, so that labels that come early are not learned before the others. `"corrected"` learns a
+        negative at once and the positive when it comes, weighted so that nothing leans; binary, and with
+        `on_timeout=False`.
     `weight`
         The field of a label message with what it weighs when models learn it, above 0.
     `sampled`
@@ -248,7 +250,7 @@ class Labels:
         policy = self.policy
         for name, value, known in (
             ("combine", policy.combine, get_args(Combine)),
-            ("learn", policy.learn, ("when_joined", "uniform")),
+            ("learn", policy.learn, get_args(LearnWhen)),
             ("correct", policy.correct, (None, *get_args(Correct))),
         ):
             if value not in known:
@@ -272,6 +274,16 @@ class Labels:
 
     def check_task(self, task: Task) -> None:
         """Raise DefinitionError for what makes no sense of labels of this task."""
+        if self.learn == "corrected" and (task != "binary" or self.on_timeout is not False):
+            raise DefinitionError(
+                'learn="corrected" takes an event for negative until a label comes',
+                hint="it is for binary labels with on_timeout=False: none that comes is a negative",
+            )
+        if self.learn == "corrected" and self.combine not in {"first", "max"}:
+            raise DefinitionError(
+                f'learn="corrected" cannot take back a positive, and combine={self.combine!r} may',
+                hint='write combine="max", or leave it out',
+            )
         fitting = combinable(task)
         if self.combine not in fitting:
             raise DefinitionError(

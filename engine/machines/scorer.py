@@ -41,6 +41,7 @@ from topics.headers import traced
 from topics.messages import (
     UNMEASURED,
     Event,
+    Example,
     FeatureValues,
     Label,
     LabelValue,
@@ -450,6 +451,8 @@ class Scorer(Composite[Position]):
                 self._learnable(joined, outcome)
             elif outcome == "collected":
                 self._collected(early.label)
+            elif outcome == "corrected":
+                self.counts["labels", outcome] += 1
             else:
                 self.outbox.refuse_met(early, outcome)
         if label is not None:
@@ -468,7 +471,7 @@ class Scorer(Composite[Position]):
             self._learnable(joined, outcome)
         elif outcome == "collected":
             self._collected(decoded)
-        elif outcome == "early":
+        elif outcome in {"early", "corrected"}:
             self.counts["labels", outcome] += 1
         elif outcome == "given_up":
             self.outbox.refuse_no_room(record, decoded.event_id)
@@ -499,7 +502,24 @@ class Scorer(Composite[Position]):
             self._enter_windows(joined.waiting.keys, joined.label_time, joined.label)
         logged = self.outbox.example(joined)
         if logged is not None and truth and self.join.policy.correct is not None:
-            self.join.learned_as(joined.waiting, logged.label, logged.label_time)
+            self._learned_before(joined, logged)
+
+    def _learned_before(self, joined: Joined[WaitingAnswer], logged: Example) -> None:
+        """Go on from the label that an earlier owner's example holds; a later one corrects it."""
+        held = Label(logged.event_id, logged.label, logged.label_time, logged.label_offset)
+        self.join.learned_as(joined.waiting, held)
+        if logged.label_offset < joined.label_offset:
+            label = Label(
+                logged.event_id,
+                joined.label,
+                joined.label_time,
+                joined.label_offset,
+                weight=joined.weight,
+                source=joined.source,
+            )
+            outcome, corrected = self.join.label(label, key=None, value=None)
+            if corrected is not None:
+                self._learnable(corrected, outcome)
 
     def _enter_windows(self, keys: tuple[str | None, ...], label_time: int, label: LabelValue) -> None:
         self.features.step_labels([JoinedLabel(keys, label_time, label_entry(label))])

@@ -20,8 +20,11 @@ import typer
 from engine.offline.backtest import Backtest
 from engine.offline.freshness import SPANS, freshness_report, picture
 from engine.offline.rerun import past_of
+from loadtest.learning.delays import biases, corrections
 from loadtest.learning.hostile import hostile
 from loadtest.learning.page import (
+    biases_table,
+    corrections_table,
     freshness_table,
     goals_table,
     hostile_table,
@@ -56,6 +59,8 @@ class Part(StrEnum):
 
     streams = "streams"
     """Served loss, and the goals that it meets or misses."""
+    labels = "labels"
+    """Labels that come late, and labels that are wrong at first; simulated, so no data are needed."""
     freshness = "freshness"
     releases = "releases"
     hostile = "hostile"
@@ -83,6 +88,12 @@ def main(
         _tell(_raced([known[name] for name in stream], data, jobs), json=json)
         return
     parts = only or list(Part)
+    if Part.labels in parts:
+        tables = {
+            "label-delays": biases_table(biases()),
+            "label-corrections": corrections_table(corrections()),
+        }
+        _put(page, Part.labels, tables)
     if Part.releases in parts:
         loops = [one for one in STREAMS if one.name in RELEASED]
         _put(page, Part.releases, {"releases": releases_table(_released(loops, data, jobs))})

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from loadtest.learning.delays import LEARNED_BY, Bias, Corrected
 from loadtest.learning.hostile import Hit
 from loadtest.learning.releases import Released
 from loadtest.learning.rules import METRICS, Answers, Worth
@@ -22,7 +23,16 @@ from operators.race.evaluation import SERVED
 from topics.errors import SettingsError
 from topics.messages import Task
 
-__all__ = ["freshness_table", "goals_table", "hostile_table", "put", "releases_table", "streams_table"]
+__all__ = [
+    "biases_table",
+    "corrections_table",
+    "freshness_table",
+    "goals_table",
+    "hostile_table",
+    "put",
+    "releases_table",
+    "streams_table",
+]
 
 SWAPS_MAX = 6
 """The goal: at most so many swaps on a stream."""
@@ -47,6 +57,22 @@ def streams_table(found: Mapping[str, tuple[Task, Answers]]) -> str:
              _swaps(answers.served), str(len(answers.window.swaps))]
         )  # fmt: skip
     return _table(head, rows)
+
+
+def biases_table(found: Mapping[str, Mapping[str, Bias]]) -> str:
+    """Return how far what was served lies from the truth, by stream and way of learning, in two hours."""
+    head = ["stream", *(f"`{how}`" for how in LEARNED_BY)]
+    rows = [
+        [name, *(f"{by[how].early:+.3f}, then {by[how].late:+.3f}" for how in LEARNED_BY)]
+        for name, by in found.items()
+    ]
+    return _table(head, rows)
+
+
+def corrections_table(found: Mapping[str, Corrected]) -> str:
+    """Return what is reported of a run with corrections, and what is true."""
+    rows = [[f"`{how}`", f"{one.reported:.3f}", f"{one.true:.3f}"] for how, one in found.items()]
+    return _table(["`correct=`", "Brier score as reported", "against the last labels"], rows)
 
 
 def goals_table(found: Mapping[str, tuple[Task, Answers]]) -> str:

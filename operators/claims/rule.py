@@ -60,6 +60,8 @@ LABELLED = -1
 """The example of an event that holds its label, of all that there can be; the others are `_PARTS`, and
 corrections, by the offset of their label."""
 _PARTS = {"assumed": -2, "revised": -3}
+_WAITING = (LABELLED, -3)
+"""Those that a label may still make when all offsets are read."""
 _ExampleId = tuple[int, int]
 """The offset of an event's record, and which of its examples."""
 GAP = -1
@@ -299,6 +301,8 @@ class Suppression:
         """Whether answers, examples, quarantines or blocks are left that a replay would make again."""
         self._answers: dict[int, Prediction] = {}
         self._examples: dict[_ExampleId, Example] = {}
+        self._corrected: dict[int, Example] = {}
+        """By event offset, the last correction of an example that is in there too."""
         self._quarantines: set[tuple[int, str]] = set()
         self._blocks: set[tuple[int, int]] = set()
         """Start and end of each."""
@@ -347,6 +351,8 @@ class Suppression:
         elif isinstance(logged, Example):
             key = offset, part_of(logged.origin, logged.before, logged.label_offset)
             self._examples[key] = logged
+            if logged.before is not None and (offset, LABELLED) in self._examples:
+                self._corrected[offset] = logged
             heappush(self._examples_due, (max(offset, logged.expired_at_offset), logged.label_offset, key))
         else:
             self._quarantines.add((offset, logged.model_name))
@@ -364,12 +370,15 @@ class Suppression:
     def exampled(self, event_id: str, event_offset: int, part: int = LABELLED) -> Example | None:
         """Return, once, the logged example of the event record at `event_offset`: `part` says which of them.
 
-        What it says was learned holds, whatever label a replay in another order has met.
+        What the log says holds, whatever label a replay in another order has met: of an example that was
+        corrected, its last correction is returned.
         """
         logged = self._examples.get((event_offset, part))
         if logged is None or logged.event_id != event_id:
             return None
         del self._examples[event_offset, part]
+        if part == LABELLED:
+            logged = self._corrected.pop(event_offset, logged)
         self._tidy()
         return logged
 
@@ -396,7 +405,7 @@ class Suppression:
         event that ended its wait were read, and `waits(event_id)` says that the join does not wait for
         a label of it.  (Offsets alone are not enough: in another order of the two topics a label can
         come and go before its event, which then is open for an implicit or a second label.  A correction is
-        made by the one label at its offset, so for that they are enough.)
+        made by the one label at its offset, and what is assumed by the event, so for them they are enough.)
         """
         while self._answers_due and self._answers_due[0] < events_position:
             self._answers.pop(heappop(self._answers_due), None)
@@ -410,9 +419,11 @@ class Suppression:
         while self._labels_due and self._labels_due[0][0] < labels_position:
             self._still_open.append(heappop(self._labels_due)[1])
         held = [key for key in self._still_open if key in self._examples]
-        self._still_open = [key for key in held if key[1] < 0 and waits(self._examples[key].event_id)]
+        self._still_open = [key for key in held if key[1] in _WAITING and waits(self._examples[key].event_id)]
         for key in set(held).difference(self._still_open):
             del self._examples[key]
+            if key[1] == LABELLED:
+                self._corrected.pop(key[0], None)
         self._tidy()
 
     def _tidy(self) -> None:

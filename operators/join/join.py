@@ -272,6 +272,8 @@ class Join(Generic[Open]):
             if label.label_time > waiting.event_time + self.wait_ms:
                 return "late", None
             return "joined", self._close(waiting, label)
+        if self._corrects and waiting.labels and label.offset <= waiting.labels[-1].offset:
+            return "corrected", None  # by an earlier owner, or before its correction
         if waiting.label == label.label:
             return "duplicate", None
         return self._correct(waiting, label) if self._corrects else ("conflicting", None)
@@ -331,10 +333,10 @@ class Join(Generic[Open]):
             source=label.source,
         )
 
-    def learned_as(self, waiting: Open, label: LabelValue, label_time: int) -> None:
-        """Set the label under which an earlier owner has made an event's example: corrections are of it."""
-        waiting.label = label
-        waiting.labels = (Label(waiting.event_id, label, label_time),)
+    def learned_as(self, waiting: Open, label: Label) -> None:
+        """Set the label that an earlier owner has written of an event: later corrections are of it."""
+        waiting.label = label.label
+        waiting.labels = (label,)
         self.entries.change(waiting)
 
     def assumed(self, waiting: Open) -> Joined[Open]:

@@ -342,7 +342,10 @@ def _scored(racing: Sequence[Racer], example: Example) -> set[str]:
 
 def are_plain(examples: Sequence[Example]) -> bool:
     """Return whether every example counts as one for every candidate that learns it, as nearly always."""
-    weights = [example.label_weight if example.learn else 0.0 for example in examples]
+    weights = [
+        example.label_weight if example.learn and example.origin not in UNMEASURED else 0.0
+        for example in examples
+    ]
     return weights.count(1.0) == len(weights)
 
 

@@ -14,7 +14,7 @@ from claims_world import WAIT, Event, Label, Sender, World, require
 from msgspec.structs import replace
 
 import operators.claims.takeover as protocol
-from operators.claims.rule import Log, LogPosition, Suppression
+from operators.claims.rule import Log, LogPosition, Suppression, part_of
 from topics.errors import ClaimError
 from topics.messages import Claim, Example, Prediction
 
@@ -27,6 +27,7 @@ class Open(NamedTuple):
 
     answer: Prediction
     label: int | None
+    label_offset: int = -1
 
 
 class State:
@@ -36,9 +37,11 @@ class State:
         self.events = self.labels = self.joined = 0
         self.time_max = -1
         self.open: dict[str, Open] = {}
-        self.early: dict[str, tuple[Label, int]] = {}
+        self.early: dict[str, tuple[tuple[Label, int], ...]] = {}
         self.made: frozenset[int] = frozenset()
         """Event offsets whose example was made on the way to this state."""
+        self.corrected: frozenset[tuple[int, int]] = frozenset()
+        """The same of corrections, each with the offset of its label."""
 
     def copy(self) -> State:
         copy = State()
@@ -51,6 +54,7 @@ class State:
         laid.open = _changed(base.open, self.open, held.open)
         laid.early = _changed(base.early, self.early, held.early)
         laid.made = held.made | (self.made - base.made)
+        laid.corrected = held.corrected | (self.corrected - base.corrected)
         return laid
 
     def waits(self, event_id: str) -> bool:
@@ -117,24 +121,36 @@ class Scorer:
             answer = logged
         if event.time + WAIT >= state.time_max:
             state.open[event.event_id] = Open(answer, None)
-            early = state.early.pop(event.event_id, None)
-            if early is not None and early[0].time <= event.time + WAIT:
-                self._join(event.event_id, early[0].value, early[1], -1)
+            for label, label_offset in state.early.pop(event.event_id, ()):
+                self._meet(label, label_offset)
 
     def _label(self, label: Label, offset: int) -> None:
-        known = self.state.open.get(label.event_id)
-        if known is None:
-            self.state.early.setdefault(label.event_id, (label, offset))
-        elif known.label is None and label.time <= known.answer.event_time + WAIT:
+        early = self.state.early
+        if label.event_id in self.state.open:
+            self._meet(label, offset)
+        elif self.world.corrects or label.event_id not in early:
+            early[label.event_id] = (*early.get(label.event_id, ()), (label, offset))
+
+    def _meet(self, label: Label, offset: int) -> None:
+        """Let a label join its open event, or correct the label that it has."""
+        known = self.state.open[label.event_id]
+        if label.time > known.answer.event_time + WAIT:
+            return
+        if known.label is None:
             self._join(label.event_id, label.value, offset, -1)
+        elif self.world.corrects and label.value != known.label and offset > known.label_offset:
+            self._correct(label.event_id, label.value, offset)
 
     def _expire(self, at_offset: int) -> None:
         state = self.state
         passed = state.time_max - WAIT
-        for event_id, (label, _) in list(state.early.items()):
-            if label.time < passed:
+        for event_id, labels in list(state.early.items()):
+            left = tuple(one for one in labels if one[0].time >= passed)
+            if left:
+                state.early[event_id] = left
+            else:
                 del state.early[event_id]
-        for event_id, (answer, label_value) in list(state.open.items()):
+        for event_id, (answer, label_value, _) in list(state.open.items()):
             if answer.event_time < passed:
                 if label_value is None and self.world.implicit is not None:
                     self._join(event_id, self.world.implicit, -1, at_offset)
@@ -154,13 +170,43 @@ class Scorer:
     def _join(self, event_id: str, label: int, label_offset: int, expired_at_offset: int) -> None:
         state, counts = self.state, self.world.counts
         answer = state.open[event_id].answer
-        state.open[event_id] = Open(answer, label)
+        state.open[event_id] = Open(answer, label, label_offset)
         state.joined += 1
         state.made |= {answer.event_offset}
         counts["implicit labels"] += expired_at_offset >= 0
-        if self.suppression.exampled(event_id, answer.event_offset):
+        logged = self.suppression.exampled(event_id, answer.event_offset)
+        if logged is not None:
             counts["suppressed examples"] += 1
+            if self.world.corrects and self.world.left_out != "the label in the log":
+                state.open[event_id] = Open(answer, int(logged.label), logged.label_offset)
+                if logged.label_offset < label_offset and logged.label != label:
+                    self._correct(event_id, label, label_offset)
             return
+        self._send(event_id, label, label_offset, expired_at_offset)
+
+    def _correct(self, event_id: str, label: int, label_offset: int) -> None:
+        state, counts = self.state, self.world.counts
+        answer, before, _ = state.open[event_id]
+        state.open[event_id] = Open(answer, label, label_offset)
+        state.corrected |= {(answer.event_offset, label_offset)}
+        counts["corrections"] += 1
+        part = part_of("", before, label_offset)
+        if self.world.left_out != "suppression of corrections" and self.suppression.exampled(
+            event_id, answer.event_offset, part
+        ):
+            counts["suppressed corrections"] += 1
+            return
+        self._send(event_id, label, label_offset, -1, before)
+
+    def _send(
+        self,
+        event_id: str,
+        label: int,
+        label_offset: int,
+        expired_at_offset: int,
+        before: int | None = None,
+    ) -> None:
+        answer = self.state.open[event_id].answer
         example = Example(
             event_id=event_id,
             key="",
@@ -178,6 +224,7 @@ class Scorer:
             claim=self.writer.claim,
             sequence=self.writer.next(self.world.logs.segment(event_id)),
             expired_at_offset=expired_at_offset,
+            before=before,
         )
         self.examples.append(example)
 

@@ -203,6 +203,8 @@ class World:
         self.stores = [Store() for _ in range(SOURCES)]
         self._losses_left = rng.choice((0, 1, 2, 4, LOSSES_MAX))
         self.implicit = rng.choice((None, 0))
+        self.corrects = rng.random() < 0.5
+        """Whether a later label of an event corrects the one before."""
         self.events = [self._make_events() for _ in range(SOURCES)]
         self.labels = [self._make_labels(events) for events in self.events]
 
@@ -227,6 +229,12 @@ class World:
             for event in events
             if rng.random() < 0.9
         ]
+        if self.corrects:
+            labels += [
+                Label(label.event_id, label.time + rng.randrange(3), rng.randrange(1, 100))
+                for label in labels
+                if rng.random() < 0.5
+            ]
         return sorted(labels, key=lambda label: label.time + rng.randrange(4))
 
     def lose(self, source: int) -> bool:

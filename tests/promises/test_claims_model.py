@@ -164,7 +164,8 @@ def check(world: World, states: list[State]) -> None:
 
         logs = [("examples", number) for number in range(world.logs.examples_partitions)]
         found = [example for log in logs for example in counting(world, log, source)]
-        examples = once("an example was learned twice", found)
+        examples = once("an example was learned twice", [one for one in found if one.before is None])
+        check_corrections(found, last)
         for offset, example in examples.items():
             answer = answers[offset]
             served = (answer.event_id, answer.features, answer.prediction_score)
@@ -176,6 +177,21 @@ def check(world: World, states: list[State]) -> None:
             opened = [offset for offset, first in enumerate(original) if offset == first]
             due = {offset for offset in opened if answers[offset].event_time + WAIT < last.time_max}
             require(due <= examples.keys(), "an event got no implicit label")
+
+
+def check_corrections(found: list[Example], last: State) -> None:
+    """Raise Violation unless each correction is there once, behind what it corrects."""
+    holds: dict[int, object] = {}
+    corrected: set[tuple[int, int]] = set()
+    for one in found:
+        place = one.event_offset, one.label_offset
+        if one.before is not None:
+            require(one.event_offset in holds, "a correction comes before what it corrects")
+            require(one.before == holds[one.event_offset], "a correction is of another label")
+            require(place not in corrected, "a correction was learned twice")
+            corrected.add(place)
+        holds[one.event_offset] = one.label
+    require(last.corrected <= corrected, "a correction was lost")
 
 
 def once(what: str, records: list[Any]) -> dict[int, Any]:
@@ -226,6 +242,8 @@ def test_every_promise_holds_whatever_happens() -> None:
         "repeats",
         "gaps",
         "implicit labels",
+        "corrections",
+        "suppressed corrections",
         "duplicates answered",
     ):
         assert happened[what] > RUNS / 10, f"{what}: {happened[what]} times in {RUNS} runs"
@@ -278,6 +296,8 @@ READERS: dict[str, type[Reader]] = {"highest claim": Newest, "gaps": Gappy, "rep
         "nonce",
         "base of a delta",
         "suppression",
+        "suppression of corrections",
+        "the label in the log",
         "highest claim",
         "gaps",
         "repeats",

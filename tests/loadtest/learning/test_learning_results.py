@@ -15,8 +15,17 @@ from engine.offline.backtest import backtest
 from loadtest.evidence import __main__ as evidence
 from loadtest.learning import __main__ as learning
 from loadtest.learning import rules
+from loadtest.learning.delays import biases, corrections
 from loadtest.learning.hostile import DEFENCES, hostile
-from loadtest.learning.page import goals_table, hostile_table, put, releases_table, streams_table
+from loadtest.learning.page import (
+    biases_table,
+    corrections_table,
+    goals_table,
+    hostile_table,
+    put,
+    releases_table,
+    streams_table,
+)
 from loadtest.learning.releases import released
 from loadtest.learning.rules import outcomes
 from loadtest.learning.stream_run import StreamRun, stream_run_of
@@ -187,3 +196,23 @@ def test_releases_are_measured_with_and_without_their_gate() -> None:
     head, _, *lines = releases_table({"a stream": found}).splitlines()
     assert len(lines) == 2
     assert {line.count("|") for line in (head, *lines)} == {9}
+
+
+def test_early_positives_bias_what_is_learned_as_labels_come_and_nothing_else() -> None:
+    found = biases(rows=6_000)
+    grown = found["traffic doubles every hour"]
+    assert grown["when_joined"].late > 0.08
+    assert abs(grown["uniform"].late) < 0.04
+    assert abs(grown["corrected"].late) < 0.04
+    fallen = found["the rate falls at once"]
+    assert fallen["corrected"].late < fallen["uniform"].late
+    assert "`corrected`" in biases_table(found)
+
+
+def test_what_is_reported_is_true_where_labels_are_corrected() -> None:
+    found = corrections(rows=2_000)
+    assert found["None"].reported > found["None"].true + 0.02
+    for how in ("record", "relearn"):
+        assert found[how].reported == pytest.approx(found[how].true)
+    assert found["relearn"].true < found["record"].true
+    assert "`record`" in corrections_table(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import chain, zip_longest
 from typing import Any
 
 import msgspec
@@ -14,15 +15,17 @@ from river import linear_model, metrics
 
 from engine import Labels, Pipeline, Topic
 from engine.machines.learner import Learner
+from engine.machines.scorer import Scorer
 from engine.offline.backtest import Backtest, LocalRun
 from engine.worker.assembly import build_learner
 from engine.worker.model_factory import ModelFactory
 from operators import by, field, label
+from operators.claims.rule import Suppression, Writer
 from operators.models.digest import digest
 from operators.models.scoring import label_of
 from operators.race.evaluation import is_correctable
-from topics.codec import decode_example
-from topics.messages import Example, Record
+from topics.codec import decode_example, decode_prediction
+from topics.messages import Example, Outgoing, Record
 
 WAIT_MS = 100_000
 
@@ -226,3 +229,62 @@ def test_a_metric_that_takes_nothing_back_is_told() -> None:
         assert is_correctable(kind(), "regression")
     for kind in (metrics.MacroF1, metrics.CrossEntropy):
         assert is_correctable(kind(), "multiclass")
+
+
+def scorer_of(pipeline: Pipeline, suppression: Suppression, claim: int) -> Scorer:
+    return Scorer(
+        pipeline,
+        partition=0,
+        roster=build_learner(pipeline).roster,
+        writer=Writer(0, claim),
+        suppression=suppression,
+    )
+
+
+def outgoing(scorer: Scorer, events: list[Record], labels: list[Record], *, by_time: bool) -> list[Outgoing]:
+    """Play both topics, by time or one record of each in turn."""
+    out: list[Outgoing] = []
+    steps = (
+        [(events, labels)]
+        if by_time
+        else [([one] if one else [], [other] if other else []) for one, other in zip_longest(events, labels)]
+    )
+    for some_events, some_labels in steps:
+        scorer.intake.offer_events(some_events)
+        scorer.intake.offer_labels(some_labels)
+        while run := scorer.intake.next_run(events_unread=False, labels_unread=False):
+            out += chain.from_iterable(scorer.step(run, 0))
+    return out
+
+
+@settings(max_examples=80, deadline=None)
+@given(moves, st.integers(0, 60), st.booleans(), st.booleans())
+def test_a_replay_in_another_order_corrects_nothing_twice(
+    steps: list[Any], logged: int, first: bool, second: bool
+) -> None:
+    pipeline = definition(correct="record", on_timeout=False)
+    events, labels = mixed(steps)
+    before = outgoing(scorer_of(pipeline, Suppression(), 1), events, labels, by_time=first)
+    examples = [decode_example(one.value or b"") for one in before if one.target == "examples"][:logged]
+    suppression = Suppression()
+    for one in before:
+        if one.target == "predictions":
+            suppression.add(decode_prediction(one.value or b""))
+    for example in examples:
+        suppression.add(example)
+    after = outgoing(scorer_of(pipeline, suppression, 2), events, labels, by_time=second)
+    log = examples + [decode_example(one.value or b"") for one in after if one.target == "examples"]
+    held: dict[str, Example] = {}
+    for example in log:
+        was = held.get(example.event_id)
+        assert (example.before is None) == (was is None), "one example of an event, and then corrections"
+        if was is not None:
+            assert example.before == was.label
+            assert example.label_offset > was.label_offset
+        held[example.event_id] = example
+    if first == second:
+        every = [decode_example(one.value or b"") for one in before if one.target == "examples"]
+        key = [(one.event_id, one.label, one.before, one.label_offset) for one in log]
+        assert sorted(key, key=str) == sorted(
+            [(one.event_id, one.label, one.before, one.label_offset) for one in every], key=str
+        )
