@@ -15,6 +15,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 __all__ = [
+    "ASSUMED",
     "UNMEASURED",
     "Alert",
     "AlertKind",
@@ -69,7 +70,9 @@ OutgoingRole = Literal[
     "queries",
 ]
 """Where an outgoing record goes, by role; `catalog.py` knows the topic's name."""
-UNMEASURED = frozenset({"assumed", "revised", "weak"})
+ASSUMED = frozenset({"assumed", "revised"})
+"""Origins of labels that take an event for negative until its positive comes."""
+UNMEASURED = ASSUMED | {"weak"}
 """Origins of labels that are no truth: models learn them, nothing is measured by them."""
 RecordType = Literal["example", "claim", "quarantine", "command", "field", "slow", "block"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
@@ -260,10 +263,6 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     """A blend that answered: what the score of each other candidate counted for; they sum to 1."""
     lineup: int = 0
     """How often, before it was answered, a candidate's name had been given to another model."""
-
-
-UNMEASURED = frozenset({"assumed", "revised"})
-"""Origins of examples that are no truth: learned, and never measured."""
 
 
 class Example(Struct, frozen=True, omit_defaults=True, gc=False):

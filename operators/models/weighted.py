@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, cast
 
 from operators.models.guards import bare
 from operators.models.table import share_of
-from topics.messages import UNMEASURED, Example, FeatureValues, LabelValue, Score
+from topics.messages import ASSUMED, Example, FeatureValues, LabelValue, Score
 
 __all__ = ["Teach", "Weight", "fake_negative_weight", "takes_weight", "weight_of", "weighted"]
 
@@ -57,7 +57,7 @@ def weight_of(name: str, example: Example) -> float:
     """Return what an example weighs when the candidate of this name learns it."""
     if not example.learn:
         return 0.0
-    if example.origin not in UNMEASURED:
+    if example.origin not in ASSUMED:
         return example.label_weight
     return example.label_weight * fake_negative_weight(example.label, example.scores.get(name))
 

@@ -54,7 +54,7 @@ from operators.race.opening import Opening
 from operators.race.routing import Routing
 from operators.state import StateEntries, WholeState
 from operators.stopwatch import Stopwatch
-from topics.messages import UNMEASURED, Decision, Example, FeatureValues, LabelValue, Score, Task
+from topics.messages import ASSUMED, UNMEASURED, Decision, Example, FeatureValues, LabelValue, Score, Task
 
 __all__ = [
     "CROWNING",
@@ -343,7 +343,7 @@ def _scored(racing: Sequence[Racer], example: Example) -> set[str]:
 def are_plain(examples: Sequence[Example]) -> bool:
     """Return whether every example counts as one for every candidate that learns it, as nearly always."""
     weights = [
-        example.label_weight if example.learn and example.origin not in UNMEASURED else 0.0
+        example.label_weight if example.learn and example.origin not in ASSUMED else 0.0
         for example in examples
     ]
     return weights.count(1.0) == len(weights)
