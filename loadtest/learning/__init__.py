@@ -4,6 +4,6 @@ Lives here: the streams, the rules, the tables of `docs/learning-results.md` (`p
 Never here: what decides about champions (`operators/race`); simulations of evidence.
 
 Read in this order: `streams` (what is raced), `stream_run` (one run, row by row), `rules` (who else might
-have answered), `releases` (the loop of the book), `hostile` (attackers among the sources of labels), `page`,
-`__main__`.
+have answered), `releases` (the loop of the book), `hostile` (attackers among the sources of labels), `delays`
+(labels that come late, or wrong at first), `page`, `__main__`.
 """
