@@ -45,7 +45,7 @@ TRAINING_DAYS: Final = 28
 TRAINING_ROWS: Final = 15_000
 LESSONS: Final = 2
 RATE: Final = 0.02
-FRAUD_ONE_IN: Final = 2
+FRAUD_ONE_IN: Final = 4
 ERROR_UNIT: Final = 4.0
 """As in the product: an error of so many deviations is a loss of 1."""
 
@@ -214,7 +214,7 @@ def _fraud(folder: Path) -> Days:
     )
     columns = ("amount", "log_amount", "large", "hour", "weekday", "of_usual")
     days = _days_of(frame, "TX_DATETIME", "TX_FRAUD", columns)
-    return _stream("fraud", "fraud (a day, half the customers)", "binary", days, 7 * DAY_MS, weekly=True)
+    return _stream("fraud", "fraud (a day, one customer in 4)", "binary", days, 7 * DAY_MS, weekly=True)
 
 
 def _weather(folder: Path) -> Days:
@@ -287,7 +287,7 @@ def load_days(name: str, folder: Path) -> Days:
 
 # -- made up ------------------------------------------------------------------------------------------
 
-ROWS: Final = 800
+ROWS: Final = 500
 NUMBERS: Final = 6
 _WEIGHTS: Final = np.array([0.9, -0.7, 0.5, 0.4, 0.0, 0.0])
 

@@ -31,6 +31,8 @@ class Played(NamedTuple):
     """Days at which a verdict was found."""
     days: int
     """Days that were compared with a reference."""
+    length: int
+    first_day: int = FIRST_DAY
 
 
 def play_days(
@@ -62,7 +64,7 @@ def play_days(
         refused = plant.refused if planted and plant is not None else 0.0
         shifts += watcher.fold_block(_block(rng, day, scores, number, watch.rows_max, refused))
     found = [one.decided_ms // DAY_MS - FIRST_DAY - 1 for one in shifts if one.change == "found"]
-    return Played(shifts, found, length - watch.reference_blocks)
+    return Played(shifts, found, length - watch.reference_blocks, length)
 
 
 def _examples(

@@ -35,6 +35,8 @@ Value = TypeVar("Value")
 
 
 class _Order(Struct):
+    size: int
+    """Blocks of the reference when it is complete."""
     reference: list[int] = []
     behind: list[int] = []
     measured: list[list[float]] = []
@@ -66,7 +68,7 @@ class Baseline(Generic[Value]):
         for number in getattr(self, "values", ()):
             self._changes.remove(number)
         self.values: dict[int, Value] = {}
-        self._order = _Order()
+        self._order = _Order(self._size)
         self._order_changed = True
         self.revision = 0
         """Rises when what is usual changes; no part of the state."""
@@ -84,7 +86,7 @@ class Baseline(Generic[Value]):
     @property
     def ready(self) -> bool:
         """Return whether the reference is complete."""
-        return len(self._order.reference) >= self._size
+        return len(self._order.reference) >= self._order.size
 
     def begin(self, number: int, value: Value) -> None:
         """Add a block to a reference that is not complete."""
@@ -95,7 +97,8 @@ class Baseline(Generic[Value]):
     def complete_at(self, size: int) -> None:
         """Take the reference as it is for complete, if it has so many blocks."""
         if len(self._order.reference) >= size:
-            self._size = len(self._order.reference)
+            self._order.size = len(self._order.reference)
+            self._order_changed = True
 
     def follow(self, number: int, value: Value, measured: Sequence[float]) -> None:
         """Add a block that was compared."""
@@ -129,7 +132,7 @@ class Baseline(Generic[Value]):
         order = self._order
         for number in order.reference:
             self._drop(number)
-        self._order = _Order(reference=order.behind)
+        self._order = _Order(len(order.behind), order.behind)
         self.revision += 1
         self._order_changed = True
 

@@ -36,6 +36,8 @@ TAIL_INDEX: Final = 4.0
 Z_MIN, Z_MAX = -3.0, 8.0
 WEALTH_MAX: Final = 1e12
 RESEMBLANCE_MAX: Final = 8.0
+SURE_DEVIATIONS: Final = 0.5
+"""Of its estimate, by which a correlation must exceed 0 to count."""
 _NORMAL = NormalDist()
 
 
@@ -86,9 +88,10 @@ def resemblance(distances: Array) -> float:
     size = len(distances)
     if size < 4:
         return 1.0
-    ranks = np.argsort(np.argsort(distances)).astype(float)
-    ranks -= ranks.mean()
+    rising = np.sort(distances)
+    ranks = np.searchsorted(rising, distances, "left") + np.searchsorted(rising, distances, "right")
+    ranks = ranks - ranks.mean()
     total = float((ranks**2).sum())
     alike = float((ranks[1:] * ranks[:-1]).sum()) / total if total else 0.0
-    sure = min(max(alike - size**-0.5, 0.0), 0.9)
+    sure = min(max(alike - SURE_DEVIATIONS * size**-0.5, 0.0), 0.9)
     return float(min((1.0 + sure) / (1.0 - sure), RESEMBLANCE_MAX))

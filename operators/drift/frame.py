@@ -82,16 +82,16 @@ class CellFrame(Struct):
     @property
     def size(self) -> int:
         """Return how many means a block has."""
-        return len(self.features) * CELLS + SCORE_CELLS + self.kernels.size + 1
+        return len(self.features) * CELLS + SCORE_CELLS + self.kernels.size + 2
 
     def means(self, columns: SampledColumns, scores: Sequence[Score], refused: float) -> Array:
-        """Return the means of a block: shares of cells by feature, of scores, kernels, the share refused."""
+        """Return the means of a block: shares of cells by feature and of scores, kernels, refused, rows."""
         rows = len(scores)
         cells = [self._cells(feature, columns, rows) for feature in self.features]
         parts = [np.bincount(one, minlength=CELLS) / rows for one in cells]
         answered = np.bincount([self.score_cell(score) for score in scores], minlength=SCORE_CELLS) / rows
         numbers = _numbers(self.features, columns, cells, rows)
-        return np.concatenate([*parts, answered, self.kernels.means(numbers), [refused]])
+        return np.concatenate([*parts, answered, self.kernels.means(numbers), [refused, rows]])
 
     def _cells(self, feature: Feature, columns: SampledColumns, rows: int) -> Any:
         column = columns.get(feature.name)

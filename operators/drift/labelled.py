@@ -46,7 +46,8 @@ class Labelled(Struct, array_like=True):
 
 
 class Misfit(NamedTuple):
-    """How badly each single change explains a table, in rows' log-likelihood beyond what chance gives."""
+    """How badly each single change explains a table, in deviations beyond what blocks of the reference
+    show."""
 
     covariate: float
     label: float
@@ -90,23 +91,38 @@ def excess_losses(blocks: Sequence[Labelled], reference: Sequence[Labelled], *, 
     return np.asarray(seen - (counts * by_score).sum(1) / rows)
 
 
-def misfit(window: Labelled, reference: Labelled) -> Misfit:
-    """Return how badly each change explains the window's table, given the reference's."""
-    now, before = np.array(window.table, dtype=float), np.array(reference.table, dtype=float) + 0.5
+def misfit(window: Labelled, reference: Sequence[Labelled]) -> Misfit:
+    """Return how badly each change explains the window's table, given the blocks of the reference.
+
+    Blocks differ among themselves by more than chance: each likelihood is measured in units of what a block
+    of the reference loses against the others.
+    """
+    blocks = [np.array(block.table, dtype=float) for block in reference]
+    total = np.sum(blocks, axis=0)
+    now = np.array(window.table, dtype=float)
     classes, cells = now.shape
-    joint = before / before.sum()
+    freedom = np.array([cells * (classes - 1), classes * (cells - 1), cells - 1], dtype=float)
+    usual = np.mean([_lost(block, total - block) for block in blocks], axis=0)
+    spread = np.maximum(usual / freedom, 1.0)
+    beyond = (_lost(now, total) / spread - freedom) / np.sqrt(2.0 * freedom)
+    return Misfit(*beyond.tolist())
+
+
+def _lost(now: Array, before: Array) -> Array:
+    """Return twice the log-likelihood lost by each single change: covariate, label, concept."""
+    joint = (before + 0.5) / (before + 0.5).sum()
+    rows_of_class, rows_of_score = now.sum(1, keepdims=True), now.sum(0, keepdims=True)
     given_class = joint / joint.sum(1, keepdims=True)
     given_score = joint / joint.sum(0, keepdims=True)
-    of_scores = joint.sum(0)
-    rows_of_class, rows_of_score = now.sum(1, keepdims=True), now.sum(0, keepdims=True)
-    return Misfit(
-        covariate=_distance(now, rows_of_score * given_score, cells * (classes - 1)),
-        label=_distance(now, rows_of_class * given_class, classes * (cells - 1)),
-        concept=_distance(rows_of_score[0], now.sum() * of_scores, cells - 1),
+    return np.array(
+        [
+            _deviance(now, rows_of_score * given_score),
+            _deviance(now, rows_of_class * given_class),
+            _deviance(rows_of_score[0], now.sum() * joint.sum(0)),
+        ]
     )
 
 
-def _distance(counts: Array, expected: Array, freedom: int) -> float:
-    """Return twice the log-likelihood lost, beyond its mean by chance."""
+def _deviance(counts: Array, expected: Array) -> float:
     ratio = np.where(counts > 0, counts / np.maximum(expected, 1e-9), 1.0)
-    return float(2.0 * (counts * np.log(ratio)).sum()) - freedom
+    return float(2.0 * (counts * np.log(ratio)).sum())

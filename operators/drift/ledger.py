@@ -147,18 +147,19 @@ class LabelLedger:
         """Take the reference for complete with fewer blocks: labels began later than events."""
         self.baseline.complete_at(BLOCKS_MIN)
 
-    def _reference(self) -> list[Labelled]:
+    def reference(self) -> list[Labelled]:
+        """Return the blocks of the reference."""
         return [self.baseline.values[number] for number in self.baseline.reference]
 
     def _distances(self, block: Labelled) -> tuple[float, float]:
-        reference = self._reference()
+        reference = self.reference()
         shares = shares_of_classes(reference).mean(0)
         classes = float(chi_square(shares_of_classes([block])[0], shares)) ** 0.5
         return classes, float(excess_losses([block], reference, left_out=False)[0])
 
     def usual(self) -> tuple[Array, list[float]]:
         """Return the usual distances, a statistic a row, and how many blocks in a row count as one."""
-        reference = self._reference()
+        reference = self.reference()
         shares = shares_of_classes(reference)
         others = (shares.sum(0) - shares) / (len(shares) - 1)
         classes = np.sqrt(chi_square(shares, others))
@@ -167,7 +168,7 @@ class LabelLedger:
 
     def total(self) -> Labelled:
         """Return the reference as one."""
-        return pooled(self._reference(), self._classes, SCORE_CELLS)
+        return pooled(self.reference(), self._classes, SCORE_CELLS)
 
     def since(self, block: int) -> Labelled:
         """Return the labels of events since a block."""

@@ -27,6 +27,8 @@ MOVED: Final = 4.0
 MOVED_BET: Final = 1.5
 LABELS_MIN: Final = 100
 """Labels of events since the change from which on they decide."""
+RECENT_BLOCKS: Final = 3
+"""The newest blocks show a fault undiluted, where the beginning is not sure."""
 SUDDEN: Final = 0.6
 """Of the size that a shift has in the end, what it must have in its first third."""
 
@@ -43,7 +45,9 @@ class Since(NamedTuple):
     unusual: Sequence[Mapping[str, float]]
     """Normal scores by statistic of the blocks since."""
     labels: Labelled | None
-    reference_labels: Labelled | None
+    reference_labels: Sequence[Labelled]
+    before: Labelled | None
+    """The same as one."""
     task: Task
     seed: int
 
@@ -56,11 +60,12 @@ def told(shift: Shift, seen: Since, evidence: Mapping[str, float]) -> Shift:
     usual = seen.expected[: count * CELLS].reshape(count, CELLS)
     scores = now[count * CELLS : count * CELLS + SCORE_CELLS]
     names = [feature.name for feature in seen.frame.features]
-    refused = float(now[-1] - seen.expected[-1])
-    signs = fault_signs(names, shares, usual, refused)
-    labels, before = seen.labels, seen.reference_labels
-    enough = labels is not None and before is not None and labels.rows >= LABELS_MIN
-    fit = misfit(labels, before) if enough and labels and before else None
+    refused = float(seen.blocks[-RECENT_BLOCKS:, -2].mean() - seen.expected[-2])
+    recent = seen.blocks[-RECENT_BLOCKS:, : count * CELLS].mean(0).reshape(count, CELLS)
+    signs = fault_signs(names, recent, usual, refused)
+    labels, before = seen.labels, seen.before
+    enough = labels is not None and labels.rows >= LABELS_MIN
+    fit = misfit(labels, seen.reference_labels) if enough and labels is not None else None
     explained = mixture_fit(scores, before) if before is not None and before.rows else 0.0
     sums = {name: _won(seen.unusual, name) for name in seen.unusual[-1]}
     moved = max(won for name, won in sums.items() if name.startswith("feature:") or name in MOVING) >= MOVED
@@ -85,7 +90,7 @@ def told(shift: Shift, seen: Since, evidence: Mapping[str, float]) -> Shift:
             **({f"misfit_{name}": value for name, value in fit._asdict().items()} if fit else {}),
             **{f"{sign.sign}:{sign.feature}": sign.share for sign in signs[:TOLD_MAX]},
             "mixture_explains": explained,
-            **_classes(scores, before, seen.task),
+            **_classes(scores * float(seen.blocks[:, -1].sum()), before, seen.task),
         },
     )
 
@@ -135,7 +140,7 @@ def _figures(seen: Since, names: Sequence[str], shares: Array, usual: Array) -> 
     return figures
 
 
-def _classes(scores: Array, before: Labelled | None, task: Task) -> dict[str, float]:
+def _classes(answers_by_cell: Array, before: Labelled | None, task: Task) -> dict[str, float]:
     """Return the share of the positive class by BBSE, with its interval; binary tasks only."""
     if before is None or task != "binary":
         return {}
@@ -145,7 +150,7 @@ def _classes(scores: Array, before: Labelled | None, task: Task) -> dict[str, fl
     share = table[1].sum() / table.sum()
     above = np.cumsum(table.sum(0)[::-1])[::-1] / table.sum()
     cut = max(1, int(np.argmin(np.abs(above - share))))
-    answers = [float(scores[:cut].sum()), float(scores[cut:].sum())]
+    answers = [float(answers_by_cell[:cut].sum()), float(answers_by_cell[cut:].sum())]
     pair = np.stack([table[:, :cut].sum(1), table[:, cut:].sum(1)], axis=1)
     prior = bbse(pair, answers)
     if prior is None:

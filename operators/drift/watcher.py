@@ -33,7 +33,7 @@ from operators.drift.frame import CellFrame, fit_frame
 from operators.drift.ledger import LABEL_STATISTICS, LabelLedger
 from operators.drift.reference import JOINT, LEAST, distances, expected_means, left_out_means
 from operators.drift.told import Since, told
-from operators.drift.triage import Shift, ShiftChange
+from operators.drift.triage import Shift
 from operators.drift.two_sample import Array
 from operators.drift.watch import WEEK_MS, Watch
 from operators.state import Changes, StateDelta, StateEntries, named, under
@@ -60,6 +60,8 @@ INVOLVED: Final = 0.1
 """Of the evidence, for a statistic whose calm ends the verdict."""
 CALM_P: Final = 0.1
 CALM_BLOCKS: Final = 3
+STEADY_BLOCKS: Final = 3
+"""Blocks in a row that must say another verdict before it is changed; the first labels change it at once."""
 
 
 class _Core(Struct):
@@ -75,6 +77,8 @@ class _Core(Struct):
     open: Shift | None = None
     involved: list[str] = []
     calm: int = 0
+    turned: int = 0
+    """Blocks in a row in which the open verdict would have been another."""
     compared: int = 0
     verdicts: int = 0
 
@@ -146,11 +150,13 @@ class Watcher:
         self._core_changed = True
         outcome = self._outcome(block)
         self.counts["shift_blocks", outcome] += 1
-        if outcome != "folded":
+        if outcome not in {"folded", "late"}:
             return []
         for one in partitions:
             core.partitions.setdefault(one, -1)
         core.partitions[partition] = block.number
+        if outcome == "late":
+            return []
         self._waiting[block.number, partition] = block
         self._changes.add((block.number, partition))
         newest = max(core.partitions.values())
@@ -302,7 +308,7 @@ class Watcher:
         if total < self._watch.false_alarm_blocks:
             return []
         core.involved = [name for name, one in evidence.items() if one >= INVOLVED * total]
-        core.calm, core.wealth = 0, {}
+        core.calm, core.turned, core.wealth = 0, 0, {}
         core.verdicts += 1
         leader = max(evidence, key=evidence.__getitem__)
         since = self._since(leader)
@@ -351,11 +357,14 @@ class Watcher:
         if len(self._means.behind) >= self._watch.reference_blocks:
             self._means.adopt()
             self._ledger.adopt()
-            return [self._end(replace(now, until_ms=block.end_ms), {"adopted": 1.0})]
-        if now.verdict == shift.verdict and (now.true_loss is None) == (shift.true_loss is None):
+            kept = replace(now, verdict=shift.verdict, act=shift.act, until_ms=block.end_ms)
+            return [self._end(kept, {"adopted": 1.0})]
+        core.turned = 0 if now.verdict == shift.verdict else core.turned + 1
+        first_labels = shift.true_loss is None and now.true_loss is not None
+        if core.turned < STEADY_BLOCKS and not first_labels:
             return []
-        change: ShiftChange = "updated"
-        core.open = replace(now, change=change)
+        core.turned = 0
+        core.open = replace(now, change="updated")
         return [core.open]
 
     def _end(self, shift: Shift, evidence: dict[str, float]) -> Shift:
@@ -377,6 +386,7 @@ class Watcher:
             vectors,
             history,
             self._ledger.since(since) if labelled else None,
+            self._ledger.reference() if labelled else [],
             self._ledger.total() if labelled else None,
             self._task,
             crc32(f"{self._name}:{numbers[-1]}".encode()),
