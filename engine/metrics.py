@@ -12,7 +12,7 @@ object, and a partition that has left leaves no stale series.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from importlib.metadata import version
 from typing import NamedTuple, get_args
@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from engine.definition.candidates import scoring_models
 from engine.definition.pipeline import Pipeline
 from engine.kafka.client import unanswered_s
+from operators.drift.triage import ShiftKind
 from operators.join.completeness import AGES
 from operators.language.fields import nodes
 from operators.language.plan import FeaturePlan
@@ -41,6 +42,7 @@ __all__ = [
     "Metrics",
     "ModelStatus",
     "RacesStatus",
+    "ShiftStatus",
     "SnapshotStatus",
     "Status",
 ]
@@ -133,6 +135,17 @@ class RacesStatus(NamedTuple):
     in_memory: int = 0
 
 
+class ShiftStatus(NamedTuple):
+    """What a scrape tells of watching for shift; nothing where nobody watches, or another process leads."""
+
+    verdict: str = ""
+    """Of the shift that lasts; empty for none."""
+    evidence: float = 0.0
+    """Of the budget: at 1 a verdict opens."""
+    unusual: Mapping[str, float] = {}
+    """By feature, and by what is watched of all together: normal score in the last block."""
+
+
 class Status(NamedTuple):
     """The values that a scrape reads at once."""
 
@@ -169,6 +182,8 @@ class Status(NamedTuple):
     stalled_s: float = 0.0
     """For how long there has been work and no progress."""
     races: RacesStatus = RacesStatus()
+    shift: ShiftStatus | None = None
+    """None where this process does not tell."""
 
 
 class Metrics(Collector):
@@ -318,6 +333,26 @@ def _gauges(status: Status) -> Iterator[Metric]:
         yield GaugeMetricFamily(name, documentation, value=value)
     yield CounterMetricFamily("headrace_examples", "Examples learned.", value=status.examples)
     yield from _model_gauges(status)
+    yield from _shift_gauges(status.shift)
+
+
+def _shift_gauges(shift: ShiftStatus | None) -> Iterator[Metric]:
+    verdict = GaugeMetricFamily(
+        "headrace_shift_open", "1 while such a shift lasts, from the leader alone.", labels=["verdict"]
+    )
+    unusual = GaugeMetricFamily(
+        "headrace_shift_unusual",
+        "How unusual the last block was: standard deviations.",
+        labels=["statistic"],
+    )
+    evidence = GaugeMetricFamily("headrace_shift_evidence", "Of the budget; at 1 a verdict opens.", labels=[])
+    if shift is not None:
+        for kind in get_args(ShiftKind):
+            verdict.add_metric([kind], float(kind == shift.verdict))
+        for name, score in shift.unusual.items():
+            unusual.add_metric([name], score)
+        evidence.add_metric([], shift.evidence)
+    yield from (verdict, unusual, evidence)
 
 
 def _model_gauges(status: Status) -> Iterator[Metric]:
@@ -617,6 +652,13 @@ COUNTERS = (
         "Values too far out to have a say in a blend.",
         ("blend", "model"),
         _left_out,
+    ),
+    CounterFamily(
+        "shift_blocks",
+        "headrace_shift_blocks",
+        "Blocks that came to the watcher, by what became of them.",
+        ("outcome",),
+        _always("folded", "late", "repeated", "foreign", "small"),
     ),
     CounterFamily(
         "drifts",

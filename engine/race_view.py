@@ -15,7 +15,7 @@ import structlog
 
 from engine.machines.learner import Learner
 from engine.machines.snapshots import SnapshotHead
-from engine.metrics import Metrics, ModelStatus
+from engine.metrics import Metrics, ModelStatus, ShiftStatus
 from operators.models.guards import last_step
 from operators.models.mixture import Mixture
 from operators.models.scoring import Roster
@@ -35,6 +35,7 @@ DECISION_LEVELS: dict[str, int] = {
     "learning.backlog": logging.WARNING,
     "command.refused": logging.WARNING,
     "proposal.opened": logging.WARNING,
+    "shift.found": logging.WARNING,
     "drift.improved": logging.DEBUG,
     "version.released": logging.DEBUG,
 }
@@ -143,6 +144,19 @@ class RaceView:
             if name not in sick
             for metric, value in values.items()
         }
+
+    def shift(self, learner: Learner) -> ShiftStatus | None:
+        """Return what is said of shift; None where nobody watches."""
+        if (watching := learner.watching) is None:
+            return None
+        lasting = watching.watcher.open
+        told, signals = watching.watcher.report(), watching.watcher.signals()
+        unusual = told.get("unusual")
+        return ShiftStatus(
+            "" if lasting is None else lasting.verdict,
+            signals["shift_evidence"],
+            unusual if isinstance(unusual, dict) else {},
+        )
 
     def _recent_scores(self, learner: Learner) -> dict[str, dict[str, float]]:
         """Return the recent window's metrics, at most RECENT_EVERY_S old: counting them holds the loop."""

@@ -51,6 +51,7 @@ __all__ = [
     "swap_line",
     "table_of",
     "time_text",
+    "verdict_line",
     "waiting_at",
     "waiting_text",
 ]
@@ -381,6 +382,20 @@ def swap_line(swap: Mapping[str, Any]) -> str:
     return (
         f"{time_text(swap['time'])}  {swap['type']}  {swap['from']} -> {swap['to']} "
         f"after {swap['examples']:,} examples ({swap['reason']})"
+    )
+
+
+def verdict_line(verdict: Mapping[str, Any]) -> str:
+    """Return a verdict on shift of a report as one line."""
+    until = "lasts" if verdict["until"] is None else f"until {time_text(verdict['until'])}"
+    losses = [
+        f"{name.replace('_', ' ')} {figure_text(verdict[name])}"
+        for name in ("reference_loss", "estimated_loss", "true_loss")
+        if verdict[name] is not None
+    ]
+    return (
+        f"{time_text(verdict['since'])}  {verdict['verdict']}  {until}, {verdict['pace']}: "
+        f"{', '.join([*verdict['features'], *losses])}; {verdict['act']}"
     )
 
 

@@ -368,7 +368,10 @@ class Race:
         """Take what one of the partitions has answered in a span of time; return what is said of shift."""
         if (watching := self.watching) is None:
             return []
-        return self.learning.act(offset, lambda at: watching.block(at, block, partitions))
+        decisions = self.learning.act(offset, lambda at: watching.block(at, block, partitions))
+        self.counts.update(watching.watcher.counts)
+        watching.watcher.counts.clear()
+        return decisions
 
     def quarantine(self, report: Quarantine, offset: int) -> list[Decision]:
         """Take out a candidate that a scorer saw fail."""

@@ -8,8 +8,8 @@ A verdict changes nothing of the race: it is told, at the record of the log that
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Final
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
 
 from operators.drift.triage import Shift, ShiftChange
 from operators.drift.watch import Watch
@@ -20,7 +20,7 @@ from operators.state import StateDelta, StateEntries, named, under
 from operators.stopwatch import Stopwatch
 from topics.messages import Block, Decision, DecisionType, Example, Task
 
-__all__ = ["TYPES", "Watching"]
+__all__ = ["TYPES", "Watching", "verdicts_of"]
 
 _STATE: Final = "watch"
 
@@ -85,6 +85,32 @@ class Watching:
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
         self.watcher.restore(under(_STATE, entries))
+
+
+def verdicts_of(decisions: Iterable[Decision]) -> list[dict[str, Any]]:
+    """Return the verdicts on shift among decisions, each as it stood last, in the order of their beginnings.
+
+    >>> from msgspec.structs import replace
+    >>> told = Shift("p:7", "found", "label_shift", 5, 9, features=("a", "b"), act="look", true_loss=0.2)
+    >>> found = Decision("p:0:1:0", "shift.found", 9, "m", 1, 0, "label_shift", "headrace", 1)
+    >>> (verdict,) = verdicts_of([replace(found, evidence=evidence_of(told))])
+    >>> verdict["verdict"], verdict["features"], verdict["until"], verdict["true_loss"]
+    ('label_shift', ['a', 'b'], None, 0.2)
+    """
+    last = {
+        str(decision.evidence["shift_id"]): decision
+        for decision in decisions
+        if decision.type in TYPES.values()
+    }
+    told = ("since", "until", "pace", "reference_loss", "estimated_loss", "true_loss", "act")
+    return [
+        {
+            "verdict": decision.evidence["verdict"],
+            "features": [name for name in str(decision.evidence["features"]).split(", ") if name],
+            **{name: decision.evidence.get(name) for name in told},
+        }
+        for decision in last.values()
+    ]
 
 
 def evidence_of(shift: Shift) -> Evidenced:

@@ -27,6 +27,7 @@ from engine.machines.field_records import entrant_of
 from engine.machines.learner import Learner
 from engine.machines.outbox import Scored
 from engine.machines.scorer import Scorer
+from engine.machines.watching import verdicts_of
 from engine.offline.diagnosis import Facts, InputFiles, diagnose, failures
 from engine.offline.json_lines import HEAD_LINES_MAX, Names, head_of, lines_of, read_lines
 from engine.offline.recording import Recording
@@ -452,6 +453,7 @@ def race_report(champion: str, decisions: Iterable[Decision]) -> dict[str, Any]:
             for decision in decisions
             if decision.type.startswith("drift.")
         ],
+        "verdicts": verdicts_of(decisions),
         "quarantined": {
             decision.model_name: {
                 "time": decision.time,

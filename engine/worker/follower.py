@@ -570,4 +570,5 @@ class Follower:
             # Every worker has the same models: exported by each, sums and averages would count them again.
             scores=self.race.scores(learner) if self.leading else {},
             snapshot=SnapshotStatus() if self.snapshots is None else self.snapshots.status,
+            shift=self.race.shift(learner) if self.leading else None,
         )

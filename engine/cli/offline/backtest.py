@@ -322,7 +322,13 @@ def _print_race(report: dict[str, Any]) -> None:
     """Print what happened to the candidates, and what the swaps rest on."""
     from rich.markup import escape  # noqa: PLC0415
 
-    from engine.cli.report import out, print_correlated, swap_line, time_text  # noqa: PLC0415
+    from engine.cli.report import (  # noqa: PLC0415
+        out,
+        print_correlated,
+        swap_line,
+        time_text,
+        verdict_line,
+    )
 
     for model, left in report["quarantined"].items():
         out.print(
@@ -346,6 +352,8 @@ def _print_race(report: dict[str, Any]) -> None:
         out.print(f"{time_text(drift['time'])}  {drift['type']}  {drift['model']}  {drift['reason']}")
     if len(report["drifts"]) > 5:
         out.print(f"... {len(report['drifts'])} drift alarms in all")
+    for verdict in report["verdicts"]:
+        out.print(verdict_line(verdict), markup=False)
     for swap in report["swaps"]:
         out.print(swap_line(swap))
     print_correlated(report["correlated"])

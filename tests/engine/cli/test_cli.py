@@ -28,6 +28,7 @@ REPORT = [
     "swaps",
     "starts",
     "drifts",
+    "verdicts",
     "rules",
     "alerts",
     "function_failures",
