@@ -135,7 +135,7 @@ class Watch:
                     self._take(tp, fold.read(record))
 
     def _take(self, tp: TopicPartition, read: Read | None) -> None:
-        if read is None or read.record_type in {"field", "slow"}:
+        if read is None or read.record_type in {"field", "slow", "block"}:
             return
         if read.record_type == "command":
             self.commands[read.value["command_id"]] += 1
