@@ -656,7 +656,7 @@ COUNTERS = (
     CounterFamily(
         "shift_blocks",
         "headrace_shift_blocks",
-        "Blocks that came to the watcher, by what became of them.",
+        "Blocks of the watcher, by what became of them.",
         ("outcome",),
         _always("folded", "late", "repeated", "foreign", "small"),
     ),

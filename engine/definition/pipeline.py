@@ -29,7 +29,7 @@ from engine.definition.monitoring import check_monitors, monitor_settings
 from engine.definition.streams import Labels, Topic
 from engine.definition.weak import check_weak, weak_text
 from operators.drift.detectors import Drift
-from operators.drift.watch import Watch
+from operators.drift.watch import Watch, check_watch
 from operators.join.queries import Queries
 from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
 from operators.language.expressions import Expression
@@ -455,6 +455,9 @@ class Pipeline:
                 ) from None
 
     def _check_learn_share(self) -> None:
+        """Check what is learned, and by what it is watched."""
+        if self.watch is not None:
+            check_watch(self.watch, grace_ms=self.grace_ms)
         if not 0 < self.learn_share <= 1:
             raise DefinitionError(
                 f"learn_share is {self.learn_share}", hint="a share in (0, 1]; 0.1 learns every tenth label"

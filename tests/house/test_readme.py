@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from engine.cli.main import app
 from engine.definition.file import load_pipeline
-from engine.metrics import COUNTERS, Metrics, ModelStatus, Status
+from engine.metrics import COUNTERS, Metrics, ModelStatus, ShiftStatus, Status
 from engine.offline.skew import SkewCounts, SkewMetrics
 from engine.settings import ENV_PREFIX, Settings
 from topics import errors
@@ -285,6 +285,7 @@ def families() -> list[Any]:
         scores={("linear", "ROCAUC", "all"): 0.6},
         shares=(("linear", 1.0),),
         learning_log=(("bayes", 0.5),),
+        shift=ShiftStatus("label_shift", 1.0, {"scores": 4.0}),
     )
     metrics.status = lambda: status
     counts = SkewCounts(())
