@@ -65,8 +65,9 @@ def messages_of(pipeline: Pipeline) -> list[Message]:
                 "label_time": time + after,
             }
             found.append(Message(labels, time + after, b"a", json.dumps(label).encode()))
-    end = {"event_id": "end", "event_time": BEGIN_MS + 10_000_000, "shop": "a", "price": 0.0}
-    return [*sorted(found, key=lambda one: one.time), Message(events, 0, b"a", json.dumps(end).encode())]
+    over = BEGIN_MS + 10_000_000
+    end = {"event_id": "end", "event_time": over, "shop": "a", "price": 0.0}
+    return [*sorted(found, key=lambda one: one.time), Message(events, over, b"a", json.dumps(end).encode())]
 
 
 def told(value: dict[str, Any]) -> str:
