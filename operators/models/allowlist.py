@@ -40,6 +40,7 @@ river.drift.binary.hddm_w: SampleInfo
 river.drift.no_drift: NoDrift
 river.forest.adaptive_random_forest: BaseTreeClassifier BaseTreeRegressor
 river.forest.online_extra_trees: BaggingSampler ConstantSampler ETRegressor SubBaggingSampler
+river.imblearn.hard_sampling: Triplet
 river.linear_model.lin_reg: LinearRegression
 river.linear_model.log_reg: LogisticRegression
 river.optim.initializers: Zeros

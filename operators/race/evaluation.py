@@ -183,6 +183,12 @@ _DEFAULTS: dict[Task, tuple[Callable[[], Any], ...]] = {
 }
 
 
+_RARE: tuple[Callable[..., Any], ...] = (metrics.F1, metrics.Recall, metrics.Precision, metrics.MCC)
+"""Beside the usual metrics of a binary race where one class is rare."""
+RARE_SHARE = 0.1
+"""A class with less of the labels is rare: who never names it is right in nine of ten cases."""
+
+
 def default_metrics(task: Task) -> list[metrics.base.Metric]:
     """Return the metrics of a task where the user names none."""
     return [metric() for metric in _DEFAULTS[task]]
@@ -289,6 +295,7 @@ class Evaluation(WholeState):
         warmup_offset: int = 0,
     ) -> None:
         self._task: Task = task
+        self._usual = chosen is None
         self._chosen = list(default_metrics(task) if chosen is None else chosen)
         self._dump, self._load = dump, load
         self._threshold = threshold
@@ -394,11 +401,17 @@ class Evaluation(WholeState):
 
     def served_scores(self) -> dict[str, float]:
         """Return the metrics of what was served over the whole run, by River's class names."""
-        return _values(self._cards[SERVED].metrics) if SERVED in self._cards else {}
+        return self._values(self._cards[SERVED].metrics) if SERVED in self._cards else {}
 
     def model_scores(self) -> dict[str, dict[str, float]]:
         """Return every candidate's metrics over the whole run, by candidate and River's class names."""
-        return {name: _values(card.metrics) for name, card in self._cards.items() if name != SERVED}
+        return {name: self._values(card.metrics) for name, card in self._cards.items() if name != SERVED}
+
+    def _values(self, of_river: Sequence[metrics.base.Metric]) -> dict[str, float]:
+        values = {type(metric).__name__: float(metric.get()) for metric in of_river}
+        if self._usual and self._task == "binary":
+            values |= _of_the_rare(of_river)
+        return values
 
     def scores_without(self, rows: Sequence[_Recent]) -> dict[str, dict[str, float]]:
         """Return the metrics by series (`SERVED` too) as if these rows had not come.
@@ -438,7 +451,7 @@ class Evaluation(WholeState):
         cards: dict[str, _Card] = {}
         if self._recent:
             self._count(cards, list(self._recent))
-        return {name: _values(card.metrics) for name, card in cards.items() if card.examples}
+        return {name: self._values(card.metrics) for name, card in cards.items() if card.examples}
 
     def recent_loss(self, name: str) -> float:
         """Return the mean error of a candidate in the recent window; infinite if it has no score there.
@@ -481,6 +494,7 @@ class Evaluation(WholeState):
     def change(self, chosen: Sequence[metrics.base.Metric] | None, threshold: float) -> None:
         """Go on with other metrics, which begin here, and another threshold."""
         before = [model_text(metric) for metric in self._chosen]
+        self._usual = chosen is None
         self._chosen = list(default_metrics(self._task) if chosen is None else chosen)
         self._threshold = threshold
         self._correctable = None
@@ -544,5 +558,12 @@ def _both(before: Losses, after: Losses) -> Iterator[tuple[str, float, float]]:
             yield name, one, other
 
 
-def _values(of_river: Sequence[metrics.base.Metric]) -> dict[str, float]:
-    return {type(metric).__name__: float(metric.get()) for metric in of_river}
+def _of_the_rare(of_river: Sequence[metrics.base.Metric]) -> dict[str, float]:
+    """Return what says more than accuracy where one of two classes is rare, from the counts it has anyway."""
+    counts = next((metric.cm for metric in of_river if isinstance(metric, metrics.Accuracy)), None)
+    if counts is None:
+        return {}
+    rarer = min(counts.sum_row[True], counts.sum_row[False])
+    if not 0.0 < rarer < RARE_SHARE * counts.n_samples:
+        return {}
+    return {kind.__name__: float(kind(cm=counts).get()) for kind in _RARE}

@@ -283,3 +283,27 @@ def test_churn_is_the_share_of_answers_that_would_differ(task, pairs, churn):
         example = Example("e", "k", n, n, labels[n % 2], {}, scores, before, "champion", "x", 0, n, n, 1, n)
         found.add([example], [(0.1, {"x": 0.1, "y": 0.1})])
     assert found.churn("x", "y") == (None if churn is None else pytest.approx(churn))
+
+
+@pytest.mark.parametrize(("every", "shown"), [(20, True), (5, False)])
+def test_a_rare_class_is_told_by_what_sees_it(every, shown):
+    """F1, recall, precision and MCC as River's own, row by row; where both classes are common nobody asks."""
+    told = [metrics.F1(), metrics.Recall(), metrics.Precision(), metrics.MCC()]
+    found = evaluation()
+    for n in range(200):
+        label, score = n % every == 0, 0.9 if n % every == 0 or n % 13 == 0 else 0.2
+        feed(found, label, n, served=score, a=score)
+        for metric in told:
+            metric.update(label, score > 0.5)
+    usual = {"Accuracy", "LogLoss", "ROCAUC", "Brier"}
+    expected = {type(metric).__name__: metric.get() for metric in told}
+    for values in (found.model_scores()["a"], found.served_scores(), found.recent_scores()["a"]):
+        assert set(values) - usual == (set(expected) if shown else set())
+        assert {name: values[name] for name in set(values) - usual} == (expected if shown else {})
+
+
+def test_metrics_that_a_user_names_stay_what_they_are():
+    found = evaluation(chosen=[metrics.Accuracy()])
+    for n in range(100):
+        feed(found, n == 7, n, a=0.1)
+    assert set(found.model_scores()["a"]) == {"Accuracy"}
