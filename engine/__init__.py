@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from operators.drift.watch import Watch
     from operators.join.queries import Queries
     from operators.language.rules import Alerts, Rule
+    from operators.monitor.behaviour.importance import Importance
+    from operators.monitor.behaviour.model_tests import Directional, Invariant, Perturbed
+    from operators.monitor.fairness import Fair
+    from operators.monitor.feedback import Feedback
     from operators.monitor.reservoir import Reservoir
     from operators.race.blend import Blend
     from operators.race.candidates import Artefact, Candidate, Challenge, Drifted, Every, Release, Worse
@@ -51,13 +55,19 @@ __all__ = [
     "Canary",
     "Candidate",
     "Challenge",
+    "Directional",
     "Drift",
     "Drifted",
     "Every",
     "FailureGuard",
+    "Fair",
+    "Feedback",
     "Guard",
+    "Importance",
+    "Invariant",
     "Labels",
     "LatencyGuard",
+    "Perturbed",
     "Pipeline",
     "Promotion",
     "Quantile",
@@ -84,13 +94,19 @@ _HOMES = {
     "Canary": "operators.race.routing",
     "Candidate": "operators.race.candidates",
     "Challenge": "operators.race.candidates",
+    "Directional": "operators.monitor.behaviour.model_tests",
     "Drift": "operators.drift.detectors",
     "Drifted": "operators.race.candidates",
     "Every": "operators.race.candidates",
     "FailureGuard": "operators.race.routing",
+    "Fair": "operators.monitor.fairness",
+    "Feedback": "operators.monitor.feedback",
     "Guard": "operators.race.routing",
+    "Importance": "operators.monitor.behaviour.importance",
+    "Invariant": "operators.monitor.behaviour.model_tests",
     "Labels": "engine.definition.streams",
     "LatencyGuard": "operators.race.routing",
+    "Perturbed": "operators.monitor.behaviour.model_tests",
     "Pipeline": "engine.definition.pipeline",
     "Promotion": "operators.race.evidence",
     "Queries": "operators.join.queries",

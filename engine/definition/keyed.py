@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["check_per"]
 
 
+_OF_ONE_RACE = {
+    "slices": "leave slices out: each key is a slice of its own",
+    "watch": "leave it out; drift=[Drift(...)] watches the race of each key",
+} | {name: f"leave {name} out: it looks at one race" for name in ("tests", "importance", "feedback", "fair")}
+"""Arguments about one race, and what to do without."""
+
+
 def check_per(pipeline: Pipeline) -> None:
     """Raise DefinitionError for what is not offered where each key has a race of its own."""
     per, key = pipeline.per, pipeline.events.key
@@ -61,10 +68,9 @@ def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
         )
     if pipeline.follow_ms is not None:
         yield "follow", "leave follow out: a key's models are learned where its events are"
-    if pipeline.slices:
-        yield "slices", "leave slices out: each key is a slice of its own"
-    if pipeline.watch is not None:
-        yield "watch", "leave it out; drift=[Drift(...)] watches the race of each key"
+    for name, fix in _OF_ONE_RACE.items():
+        if getattr(pipeline, name):
+            yield name, fix
     if pipeline.deadline is not None:
         yield "a deadline", "leave deadline out"
     for name, candidate in pipeline.candidates.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from engine.definition.behaviour import behaviour_settings, check_behaviour
 from operators.language.fields import Feature
 from operators.language.transforms import Cross
 from operators.monitor.slices import CROSSED, Slices
@@ -34,6 +35,7 @@ def monitor_settings(pipeline: Pipeline) -> tuple[tuple[str, Any], ...]:
         settings.append(("slices", Slices(by, values_max=pipeline.slice_values_max)))
     if pipeline.reservoir is not None:
         settings.append(("reservoir", pipeline.reservoir))
+    settings += behaviour_settings(pipeline)
     return tuple(settings)
 
 
@@ -62,6 +64,7 @@ def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
             raise DefinitionError(f"slices has `{CROSSED.join(features)}` twice", hint="leave one out")
         told.add(CROSSED.join(features))
     Slices((), values_max=pipeline.slice_values_max)
+    check_behaviour(pipeline, types)
 
 
 def _check_features(place: str, names: Sequence[str], types: Mapping[str, type]) -> None:

@@ -38,6 +38,10 @@ from operators.language.rules import Alerts, Rule
 from operators.language.transforms import Cross
 from operators.language.types import event_fields
 from operators.models.table import share_of
+from operators.monitor.behaviour.importance import Importance
+from operators.monitor.behaviour.model_tests import ModelTest
+from operators.monitor.fairness import Fair
+from operators.monitor.feedback import Feedback
 from operators.monitor.reservoir import Reservoir
 from operators.monitor.slices import VALUES_MAX
 from operators.race.blend import OPENING, Blend, OpeningName
@@ -155,6 +159,15 @@ class Pipeline:
         `Reservoir`; None keeps none.
     `slice_values_max`
         Categories of a feature that have a slice of their own; those that come after them are `(other)`.
+    `tests`
+        Tests that the champion is put to on a sample of live rows: an `Invariant`, `Directional` or
+        `Perturbed` each.
+    `importance`
+        Whether the importance of features is measured: an `Importance`, or None.
+    `feedback`
+        Whether the spread of what is shown is watched: a `Feedback`, or None.
+    `fair`
+        Bounds on the difference between groups of a protected feature: a `Fair` each.
     `task`
         `"binary"`, `"multiclass"` or `"regression"`; it follows from the models where they leave it no
         choice.  Classifiers of several classes on labels of a topic need `task="multiclass"`.
@@ -189,6 +202,10 @@ class Pipeline:
     slices: Sequence[str | Cross] = ()
     slice_values_max: int = VALUES_MAX
     reservoir: Reservoir | None = None
+    tests: Sequence[ModelTest] = ()
+    importance: Importance | None = None
+    feedback: Feedback | None = None
+    fair: Sequence[Fair] = ()
 
     task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
     plan: FeaturePlan = field(init=False, repr=False)

@@ -1,6 +1,6 @@
 """Looking at labelled examples beside the race, and changing nothing of it.
 
-Lives here: what is seen of examples as the learner folds them: slices.  Never here: what decides who serves
+Lives here: what is seen of examples as the learner folds them.  Never here: what decides who serves
 (`operators/race`), whether the world has changed (`operators/drift`).
 
 A monitor takes the examples of the log in their order and says the same however they are cut into batches.
@@ -8,6 +8,6 @@ What a definition says of it is part of the field, so that a replay sees what th
 settings change begins anew.
 
 Read in this order: `monitors` (what every monitor keeps), `rows` (examples as columns), `bins` and `slices`,
-`reservoir`.
+`reservoir`, `fairness`, `feedback`, `behaviour` (what the champion would say of other rows).
 Others may import everything here.
 """

@@ -211,6 +211,14 @@ class SliceMonitor(WholeState):
             for name, (numbers, columns, binned) in told.items():
                 table.add(name, places[numbers], columns, binned)
 
+    def halve(self) -> None:
+        """Let what was counted count half from here on; rows that wait for bins are not counted yet."""
+        self._dirty = True
+        for table in self._tables:
+            for kept in (table.sums, table.bins):
+                for name, sums in kept.items():
+                    kept[name] = sums / 2.0
+
     def stop(self, at: object) -> None:
         """Do nothing: it reads no model."""
 
@@ -328,6 +336,7 @@ def figures(task: Task, sums: _Sums, bins: Sequence[Sequence[float]]) -> dict[st
             "Recall": sums.hits / sums.truth if sums.truth else 0.0,
             "F1": 2.0 * sums.hits / (sums.answered + sums.truth) if sums.answered + sums.truth else 0.0,
             "label_rate": sums.truth / rows,
+            "positive_rate": sums.answered / rows,
         }
     told["mean_score"] = sums.score / rows
     told["calibration_error"] = sum(abs(truth - score) for _, score, truth in bins) / rows

@@ -43,6 +43,10 @@ from operators.join.queries import Queries, QueryWindows
 from operators.language.plan import compile_features
 from operators.language.rules import Alerts
 from operators.models.scoring import Racer, Roster
+from operators.monitor.behaviour.importance import Importance
+from operators.monitor.behaviour.model_tests import Directional, Invariant, ModelTests, Perturbed
+from operators.monitor.fairness import Fair, Fairness
+from operators.monitor.feedback import Feedback
 from operators.monitor.monitors import MonitorContext, Monitors
 from operators.monitor.reservoir import Reservoir
 from operators.monitor.slices import Slices
@@ -431,6 +435,10 @@ def feed_policy(made: Any, item: Any) -> Any:
 MONITORS = (
     ("slices", Slices((("a",), ("b", "key")), values_max=3)),
     ("reservoir", Reservoir(per_class_max=4, by=("b",))),
+    ("tests", ModelTests((Invariant("b"), Directional("a"), Perturbed()))),
+    ("importance", Importance(rows=5)),
+    ("feedback", Feedback("b", block=50, items_max=3)),
+    ("fairness", Fairness((Fair("b", rows_min=5),))),
 )
 
 
