@@ -146,7 +146,7 @@ def _hits(name: str, folder: Path, runs: int) -> list[PlantHits]:
         for seed in range(runs):
             at = PLANTED_AT + seed % 7
             run = play_days(
-                days, stream.model, Watch(), seed=1_000 + seed, length=at + AFTER, delay_ms=stream.delay_ms,
+                days, stream.model, Watch(), seed=2_000 + seed, length=at + AFTER, delay_ms=stream.delay_ms,
                 plant=plant, at=at,
             )  # fmt: skip
             outcomes.append((run, at))

@@ -52,6 +52,8 @@ class Misfit(NamedTuple):
     covariate: float
     label: float
     concept: float
+    likelier: float
+    """Log-likelihood by which a covariate shift explains the table better than a label shift."""
 
 
 def pooled(parts: Iterable[Labelled], classes: int, cells: int) -> Labelled:
@@ -104,8 +106,11 @@ def misfit(window: Labelled, reference: Sequence[Labelled]) -> Misfit:
     freedom = np.array([cells * (classes - 1), classes * (cells - 1), cells - 1], dtype=float)
     usual = np.mean([_lost(block, total - block) for block in blocks], axis=0)
     spread = np.maximum(usual / freedom, 1.0)
-    beyond = (_lost(now, total) / spread - freedom) / np.sqrt(2.0 * freedom)
-    return Misfit(*beyond.tolist())
+    lost = _lost(now, total)
+    beyond = (lost / spread - freedom) / np.sqrt(2.0 * freedom)
+    covariate, label, concept = beyond.tolist()
+    by_likelihood = lost - freedom
+    return Misfit(covariate, label, concept, float(by_likelihood[1] - by_likelihood[0]) / 2.0)
 
 
 def _lost(now: Array, before: Array) -> Array:

@@ -139,7 +139,7 @@ def triage(signs: Sequence[Sign], fit: Misfit | None, explained: float, *, moved
     if fit is None:
         return "label_shift" if explained >= EXPLAINED else "covariate_shift"
     if moved:
-        return "label_shift" if fit.label < fit.covariate else "covariate_shift"
+        return "label_shift" if fit.likelier < 0.0 else "covariate_shift"
     return "label_shift" if fit.label < fit.concept else "concept_drift"
 
 
