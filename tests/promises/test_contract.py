@@ -63,6 +63,7 @@ from operators.serving.canary import CanaryMachine
 from operators.serving.policy_machine import PolicyMachine, Setting
 from operators.serving.routes import routing_of
 from operators.state import Composite
+from operators.trust.sources import SourceRules, Sources, Trust
 from operators.windows.features import Features, JoinedLabel
 from topics import headers
 from topics.codec import encode
@@ -469,7 +470,27 @@ def feed_monitors(made: Monitors, batch: Any) -> None:
     made.stop(Moment(0, 0, 0))
 
 
+def source_inputs(rng: random.Random) -> list[Example]:
+    """Labels of a few sources, one of which is mostly wrong."""
+    examples = []
+    for number in range(STEPS):
+        source, score = rng.choice("abcd"), rng.uniform(0.5, 1.0)
+        label = (rng.random() < 0.8) != (source == "d")
+        example = Example(
+            f"e{number}", "k", number, number + 9, label, {}, {}, score, "champion", "a", 0, number, number,
+            1, number, source=source,
+        )  # fmt: skip
+        examples.append(example)
+    return examples
+
+
+def make_sources() -> Sources:
+    trust = Trust(false_quarantine_every=50, loss_margin=0.1, sources_max=3)
+    return Sources(SourceRules(per_source_max=5, window=20, trust=trust), "binary", "brier", 0.5)
+
+
 CASES = {
+    "sources": Case(make_sources, source_inputs, lambda made, item: made.admit(item)),
     **{
         name: Case(lambda name=name: make_policy(name), policy_inputs, feed_policy)  # type: ignore[misc]
         for name in SERVING
