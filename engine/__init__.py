@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from operators.language.rules import Alerts, Rule
     from operators.monitor.behaviour.importance import Importance
     from operators.monitor.behaviour.model_tests import Directional, Invariant, Perturbed
+    from operators.monitor.calibration import Calibration
+    from operators.monitor.estimate import Estimated
     from operators.monitor.fairness import Fair
     from operators.monitor.feedback import Feedback
     from operators.monitor.reservoir import Reservoir
@@ -52,12 +54,14 @@ __all__ = [
     "Artefact",
     "Bandit",
     "Blend",
+    "Calibration",
     "Canary",
     "Candidate",
     "Challenge",
     "Directional",
     "Drift",
     "Drifted",
+    "Estimated",
     "Every",
     "FailureGuard",
     "Fair",
@@ -91,12 +95,14 @@ _HOMES = {
     "Artefact": "operators.race.candidates",
     "Bandit": "operators.race.routing",
     "Blend": "operators.race.blend",
+    "Calibration": "operators.monitor.calibration",
     "Canary": "operators.race.routing",
     "Candidate": "operators.race.candidates",
     "Challenge": "operators.race.candidates",
     "Directional": "operators.monitor.behaviour.model_tests",
     "Drift": "operators.drift.detectors",
     "Drifted": "operators.race.candidates",
+    "Estimated": "operators.monitor.estimate",
     "Every": "operators.race.candidates",
     "FailureGuard": "operators.race.routing",
     "Fair": "operators.monitor.fairness",

@@ -485,6 +485,13 @@ COUNTERS = (
         _always("champion", "arm", "previous", "backup", "prior", "again"),
     ),
     CounterFamily(
+        "abstained",
+        "headrace_predictions_abstained",
+        "Predictions that say `abstain`, by why.",
+        ("reason",),
+        lambda pipeline: () if pipeline.abstain_below is None else ("confidence",),
+    ),
+    CounterFamily(
         "arms",
         "headrace_arm_predictions",
         "Predictions as the serving policy picked, by model.",

@@ -163,6 +163,8 @@ class RaceView:
         now_s = self._clock()
         if now_s - self._recent_at_s > RECENT_EVERY_S:
             self._recent = learner.evaluation.recent_scores()
+            for name, told in learner.monitors.report_of("calibration").items():
+                self._recent.setdefault(name, {})["calibration_error"] = told["recent_calibration_error"]
             self._recent_at_s = now_s
         return self._recent
 

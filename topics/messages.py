@@ -263,6 +263,8 @@ class Prediction(Struct, frozen=True, omit_defaults=True, gc=False):
     """A blend that answered: what the score of each other candidate counted for; they sum to 1."""
     lineup: int = 0
     """How often, before it was answered, a candidate's name had been given to another model."""
+    abstain: bool = False
+    """The score gives its label less chance than `abstain_below`: better ask somebody else."""
 
 
 class Example(Struct, frozen=True, omit_defaults=True, gc=False):

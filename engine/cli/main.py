@@ -25,6 +25,7 @@ from engine.cli.features import features_app
 from engine.cli.offline.backtest import backtest_files, premise_of, print_diagnosis
 from engine.cli.offline.evaluate import evaluate
 from engine.cli.offline.questions import PastOptions, freshness
+from engine.cli.offline.runs import runs_app
 from engine.cli.offline.skew import skew
 from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
 from engine.cli.records import send, tail
@@ -56,6 +57,7 @@ app.add_typer(labels_app, name="labels")
 app.add_typer(config_app, name="config")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(state_app, name="state")
+app.add_typer(runs_app, name="runs")
 app.command("backtest")(backtest_files)
 app.command()(explain)
 app.command()(erase)

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from engine.definition.behaviour import behaviour_settings, check_behaviour
 from operators.language.fields import Feature
 from operators.language.transforms import Cross
+from operators.monitor.calibration import Calibration
+from operators.monitor.estimate import Estimated
 from operators.monitor.slices import CROSSED, Slices
+from operators.monitor.worst import Worst
 from topics.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -33,9 +36,12 @@ def monitor_settings(pipeline: Pipeline) -> tuple[tuple[str, Any], ...]:
     if pipeline.slices:
         by = tuple(_features_of(one) for one in pipeline.slices)
         settings.append(("slices", Slices(by, values_max=pipeline.slice_values_max)))
+        settings.append(("worst", Worst()))
     if pipeline.reservoir is not None:
         settings.append(("reservoir", pipeline.reservoir))
     settings += behaviour_settings(pipeline)
+    for name, one in (("calibration", pipeline.calibration), ("estimate", pipeline.estimate)):
+        settings.append((name, one))
     return tuple(settings)
 
 
@@ -65,6 +71,26 @@ def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
         told.add(CROSSED.join(features))
     Slices((), values_max=pipeline.slice_values_max)
     check_behaviour(pipeline, types)
+    for name, kind in (("calibration", Calibration), ("estimate", Estimated)):
+        if (one := getattr(pipeline, name)) is not None and not isinstance(one, kind):
+            raise DefinitionError(
+                f"{name} is {one!r}", hint=f"give {kind.__name__}(), or None to leave it out"
+            )
+    below: Any = pipeline.abstain_below
+    if below is not None and not (isinstance(below, float | int) and 0.0 < below <= 1.0):
+        raise DefinitionError(
+            f"abstain_below is {below!r}", hint="give a chance such as 0.6, or leave it out"
+        )
+    if below is not None and pipeline.task == "regression":
+        raise DefinitionError(
+            "abstain_below needs probabilities, and a regression has none", hint="leave abstain_below out"
+        )
+    for name, candidate in pipeline.candidates.items():
+        if candidate.recalibrate is not None and pipeline.task != "binary":
+            raise DefinitionError(
+                f"model `{name}` is recalibrated and the task is {pipeline.task}",
+                hint="leave recalibrate out: it is for two classes",
+            )
 
 
 def _check_features(place: str, names: Sequence[str], types: Mapping[str, type]) -> None:

@@ -40,6 +40,8 @@ from operators.language.types import event_fields
 from operators.models.table import share_of
 from operators.monitor.behaviour.importance import Importance
 from operators.monitor.behaviour.model_tests import ModelTest
+from operators.monitor.calibration import Calibration
+from operators.monitor.estimate import Estimated
 from operators.monitor.fairness import Fair
 from operators.monitor.feedback import Feedback
 from operators.monitor.reservoir import Reservoir
@@ -168,6 +170,13 @@ class Pipeline:
         Whether the spread of what is shown is watched: a `Feedback`, or None.
     `fair`
         Bounds on the difference between groups of a protected feature: a `Fair` each.
+    `calibration`
+        How the calibration curves of classifiers are kept: a `Calibration`; None keeps none.
+    `estimate`
+        How performance is estimated before the labels come: an `Estimated`; None estimates nothing.
+    `abstain_below`
+        Predictions whose score gives their label less than this chance, in (0, 1], say `abstain`; None: none
+        does.
     `task`
         `"binary"`, `"multiclass"` or `"regression"`; it follows from the models where they leave it no
         choice.  Classifiers of several classes on labels of a topic need `task="multiclass"`.
@@ -206,6 +215,9 @@ class Pipeline:
     importance: Importance | None = None
     feedback: Feedback | None = None
     fair: Sequence[Fair] = ()
+    calibration: Calibration | None = field(default_factory=Calibration)
+    estimate: Estimated | None = field(default_factory=Estimated)
+    abstain_below: float | None = None
 
     task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
     plan: FeaturePlan = field(init=False, repr=False)

@@ -8,7 +8,7 @@ decoded (`topics/codec.py`), which topic they land on (`engine/kafka/sink.py`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -16,7 +16,7 @@ from engine.definition.pipeline import Pipeline
 from operators.claims.rule import Suppression, Writer, part_of
 from operators.join.join import EARLY_BYTES_MAX, EarlyLabel, Joined
 from operators.join.pending import WaitingAnswer
-from operators.models.scoring import Failure, Roster, Served
+from operators.models.scoring import Failure, Roster, Served, unsure
 from topics import headers
 from topics.codec import Rejected, encode
 from topics.erasure import Erase
@@ -66,6 +66,7 @@ class Outbox:
         self._prefix = f"{pipeline.name}:"
         self.roster = roster
         self._binary = pipeline.task == "binary"
+        self._bar = pipeline.abstain_below
         self._events_topic, self._labels_topic = pipeline.events.name, pipeline.labels.topic or ""
         self._labels = pipeline.labels
         self._learns, self._weight = pipeline.learns, 1 / pipeline.learn_share
@@ -126,7 +127,7 @@ class Outbox:
 
     def _more(self, served: Sequence[Served]) -> bool:
         """Return whether answers carry more than they always do."""
-        return bool(self.flags or self.roster.lineup) or any(one.weights or one.pick for one in served)
+        return bool(self._bar or self.flags or self.roster.lineup) or any(a.weights or a.pick for a in served)
 
     def _full(self, answers: Sequence[Prediction], served: Sequence[Served]) -> list[Prediction]:
         """Return answers with flags of their events, weights of a blend, whose names were whose, the pick."""
@@ -135,6 +136,11 @@ class Outbox:
             replace(answer, flags=flags.get(answer.event_offset, ()), weights=one.weights, lineup=lineup)
             for answer, one in zip(answers, served, strict=True)
         ]
+        if (below := self._bar) is not None:
+            full = [
+                replace(answer, abstain=unsure(answer.prediction_score, answer.prediction_label, below))
+                for answer in full
+            ]
         return [
             replace(answer, policy=pick.policy, policy_revision=pick.revision, propensity=pick.propensity)
             if (pick := one.pick) is not None
@@ -160,6 +166,11 @@ class Outbox:
             for answer, data, event in zip(answers, sent, events, strict=True)
         ]
         return sent
+
+    def count_abstained(self, answers: Iterable[Prediction]) -> None:
+        """Count answers that abstain, each when it has been sent."""
+        if self._bar is not None:
+            self._counts["abstained", "confidence"] += sum(answer.abstain for answer in answers)
 
     def again(self, answer: Prediction, record: Record) -> None:
         """Send an answer once more, for another record of the same event."""

@@ -134,6 +134,7 @@ class Prequential:
         self, events: Sequence[Event], labels: Sequence[LabelValue], answered: Sequence[Scored]
     ) -> list[Answered]:
         sent = self._outbox.send([answer for answer, _, _ in answered], events)
+        self._outbox.count_abstained(answer for answer, _, _ in answered)
         if self._shadows_sent:
             for scored in answered:
                 self._outbox.shadow(*scored)

@@ -201,12 +201,11 @@ class Race:
         self.arena.approval = self.approvals if self.approvals.asks else None
         if self.approvals.asks or self.approvals.stops:
             observers.append(self.approvals)
-        if self.monitors.parts:
-            observers.append(self.monitors)
         if self.watching is not None:
             observers.append(self.watching)
         observers += self._watchers
-        self.learning.accompany((self.good,) if self._keeps else (), observers)
+        gatherer = self.monitors if self.monitors.parts else None
+        self.learning.accompany((self.good,) if self._keeps else (), observers, gatherer)
 
     def keep_no_versions(self) -> None:
         """Keep no good versions from here on: for a log without commands, which would ask for them.

@@ -413,6 +413,7 @@ class Scorer(Composite[Position]):
         answered = list(self._answered.values())
         self._answered.clear()
         self._oldest = _NEVER
+        self.outbox.count_abstained(answer for answer, _, _ in answered)
         shadowed = self._shadow(
             [
                 Reply(answer.features, answer.model_name, answer.prediction_score, taken)

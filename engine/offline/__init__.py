@@ -5,6 +5,6 @@ Never here: the arguments of commands (`engine/cli`).
 
 Read in this order: `json_lines`, `backtest`, `score_table`, `diagnosis`; then `replay` and `recording`
 (recorded logs), `rerun` (a past raced once more), `paired_comparison`, `what_if`, `freshness` with `chart`;
-`off_policy`, `publish`, `skew` and `keyed` (one race per key) stand alone.  Others may import everything
-here.
+`off_policy`, `publish`, `skew`, `keyed` (one race per key) and `runs` (what is kept of a backtest) stand
+alone.  Others may import everything here.
 """

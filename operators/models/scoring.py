@@ -49,6 +49,7 @@ __all__ = [
     "score_function",
     "served_as_picked",
     "unfollowed",
+    "unsure",
 ]
 
 ServedBy = Literal["champion", "arm", "previous", "backup", "prior"]
@@ -334,6 +335,19 @@ def label_of(task: Task, score: Score, threshold: float = 0.5) -> LabelValue | N
         chances = cast("dict[str, float]", score)
         return max(chances, key=chances.__getitem__)
     return cast("float", score)
+
+
+def unsure(score: Score, label: LabelValue | None, below: float) -> bool:
+    """Return whether a classifier's score gives its label a chance below a bound; no score gives none.
+
+    >>> unsure(0.55, True, below=0.6), unsure(0.1, False, below=0.6), unsure({"a": 0.5, "b": 0.5}, "a", 0.6)
+    (True, False, True)
+    """
+    if score is None or label is None:
+        return True
+    if isinstance(score, dict):
+        return score[str(label)] < below
+    return (score if label else 1.0 - score) < below
 
 
 def labels_of(task: Task, scores: Sequence[Score], threshold: float) -> list[LabelValue | None]:

@@ -7,7 +7,8 @@ A monitor takes the examples of the log in their order and says the same however
 What a definition says of it is part of the field, so that a replay sees what the run saw; a monitor whose
 settings change begins anew.
 
-Read in this order: `monitors` (what every monitor keeps), `rows` (examples as columns), `bins` and `slices`,
-`reservoir`, `fairness`, `feedback`, `behaviour` (what the champion would say of other rows).
+Read in this order: `monitors` (what every monitor keeps), `rows` (examples as columns), `bins`, `slices` and
+`worst`, `calibration`, `estimate`, `reservoir`, `fairness`, `feedback`, `behaviour` (what the champion would
+say of other rows).
 Others may import everything here.
 """

@@ -8,7 +8,10 @@ Categories get a name as they come, up to a limit; a number with as few values a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
 
 import msgspec
 
@@ -43,7 +46,7 @@ class Bins(msgspec.Struct):
         if value is None:
             return MISSING
         if self.edges is not None and not isinstance(value, str):
-            return self._bin(float(value))
+            return _names(tuple(self.edges))[bisect_left(self.edges, float(value))]
         text = _text(value)
         if text in self.named:
             return text
@@ -51,15 +54,6 @@ class Bins(msgspec.Struct):
             return OTHER
         self.named[text] = None
         return text
-
-    def _bin(self, value: float) -> str:
-        edges = self.edges or []
-        number = sum(edge < value for edge in edges)
-        if number == 0:
-            return f"<= {edges[0]:g}"
-        if number == len(edges):
-            return f"> {edges[-1]:g}"
-        return f"{edges[number - 1]:g} to {edges[number]:g}"
 
 
 def settled(values: Iterable[FeatureValue | None], *, values_max: int, bins: int) -> Bins:
@@ -86,6 +80,13 @@ def _edges(ordered: Sequence[float], bins: int) -> list[float]:
         if edge < ordered[-1] and (not edges or edge > edges[-1]):
             edges.append(edge)
     return edges
+
+
+@lru_cache(maxsize=256)
+def _names(edges: tuple[float, ...]) -> tuple[str, ...]:
+    """Return the names of the bins between these edges."""
+    inner = (f"{low:g} to {high:g}" for low, high in pairwise(edges))
+    return (f"<= {edges[0]:g}", *inner, f"> {edges[-1]:g}")
 
 
 def _text(value: FeatureValue) -> str:

@@ -1,10 +1,11 @@
-"""All monitors of a race as one observer of it.
+"""All monitors of a race as one that goes along with it.
 
 Lives here: what a monitor keeps, how monitors begin, end and lie in a checkpoint.  Never here: what any of
 them sees.
 
-Strategy: examples gather until there are `GATHERED_MAX` of them, or somebody asks; then they become columns
-once, for all monitors.  A race that declares none holds an empty `Monitors` and does not call it.
+Strategy: examples gather until there are some hundreds of them (`operators/race/learning.py`), or somebody
+asks; then they become columns once, for all monitors.  A race that has none holds an empty `Monitors`, and
+nothing is gathered.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from topics.messages import Decision, Example, Task
 
 __all__ = ["Monitor", "MonitorContext", "MonitorSettings", "Monitors"]
 
-GATHERED_MAX = 256
-"""Examples that wait to become columns together: numpy's calls cost more than a few rows."""
 MONITORS = "monitors"
 
 
@@ -86,14 +85,14 @@ NamedSettings = Sequence[tuple[str, MonitorSettings | None]]
 
 
 class Monitors:
-    """The monitors that a field asks for, by name: an observer of the race, an operator made of others."""
+    """The monitors that a field asks for, by name: a gatherer of the race, an operator made of others."""
 
     def __init__(self, settings: NamedSettings, context: MonitorContext) -> None:
         self._context = context
         self._told: dict[str, str] = {}
         """The settings of each monitor, as text."""
-        self._examples: list[Example] = []
-        self._tested: list[Losses] = []
+        self.gathered: list[tuple[Example, Losses]] = []
+        """Examples with their losses that no monitor has seen yet; whoever asks looks first."""
         self._gone: StateDelta = {}
         self.parts: dict[str, Monitor] = {}
         self._begin(settings)
@@ -112,7 +111,7 @@ class Monitors:
 
     def follow(self, settings: NamedSettings, threshold: float, objective: Objective) -> None:
         """Take the settings of another field; a monitor goes on where nothing that it sees by has changed."""
-        self._flush()
+        self.look()
         stored = self.snapshot()
         before = dict(self.parts)
         self._context = self._context._replace(threshold=threshold, objective=objective)
@@ -129,44 +128,44 @@ class Monitors:
         """Return the numbers of examples between the stops of any monitor."""
         return sorted({every for part in self.parts.values() for every in part.stops})
 
-    def observe(self, examples: Sequence[Example], tested: Sequence[Losses]) -> None:
-        """Take examples that were learned, with their losses."""
-        self._examples += examples
-        self._tested += tested
-        if len(self._examples) >= GATHERED_MAX:
-            self._flush()
+    def look(self) -> None:
+        """Let every monitor see what has gathered."""
+        if not self.gathered:
+            return
+        examples, tested = zip(*self.gathered, strict=True)
+        self.gathered.clear()
+        rows = Rows(examples, tested, self._context.task)
+        for part in self.parts.values():
+            part.observe(rows)
 
     def stop(self, at: Moment) -> list[Decision]:
         """Let the monitors act at a stop; nothing is ever decided."""
-        self._flush()
+        self.look()
         for part in self.parts.values():
             part.stop(at)
         return []
 
     def forget(self, name: str) -> None:
         """Drop what is kept of a candidate that has left the race."""
-        self._flush()
+        self.look()
         for part in self.parts.values():
             part.forget(name)
-
-    def _flush(self) -> None:
-        if not self._examples:
-            return
-        rows = Rows(self._examples, self._tested, self._context.task)
-        self._examples, self._tested = [], []
-        for part in self.parts.values():
-            part.observe(rows)
 
     # -- what was seen ----------------------------------------------------------------------------
 
     def report(self) -> dict[str, Any]:
         """Return what each monitor has seen, by its name."""
-        self._flush()
+        self.look()
         return {name: part.report() for name, part in self.parts.items()}
+
+    def report_of(self, name: str) -> Any:
+        """Return what one monitor has seen; nothing where there is none of this name."""
+        self.look()
+        return self.parts[name].report() if name in self.parts else {}
 
     def signals(self) -> dict[str, float]:
         """Return the numbers that an alert may be about, as `MONITOR.NAME`."""
-        self._flush()
+        self.look()
         return {
             f"{name}.{signal}": value
             for name, part in self.parts.items()
@@ -177,18 +176,19 @@ class Monitors:
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state: the entries of every monitor under its name."""
-        self._flush()
+        self.look()
         return named({MONITORS: named({name: part.snapshot() for name, part in self.parts.items()})})
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
-        self._flush()
+        self.look()
         gone, self._gone = self._gone, {}
         return gone | named({MONITORS: named({name: part.delta() for name, part in self.parts.items()})})
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state; a monitor that the entries know nothing of begins anew."""
-        self._examples, self._tested, self._gone = [], [], {}
+        self.gathered.clear()
+        self._gone = {}
         ours = under(MONITORS, entries)
         for name, part in self.parts.items():
             if of_part := under(name, ours):

@@ -8,10 +8,10 @@ however examples are cut into batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import nan
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,21 @@ from operators.race.evaluation import SERVED
 from operators.race.losses import Losses
 from topics.messages import Example, FeatureValue, LabelValue, Score, Task
 
-__all__ = ["FloatArray", "Rows", "Series"]
+__all__ = ["FloatArray", "Rows", "Series", "served_first"]
 
 FloatArray = NDArray[np.float64]
+
+
+Value = TypeVar("Value")
+
+
+def served_first(by_name: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the values by series in one order, however they came: what was served, then candidates by name.
+
+    >>> list(served_first({"b": 1, "served": 2, "a": 3}))
+    ['served', 'a', 'b']
+    """
+    return {name: by_name[name] for name in sorted(by_name, key=lambda name: (name != SERVED, name))}
 
 
 class Series(NamedTuple):

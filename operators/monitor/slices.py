@@ -18,7 +18,7 @@ import numpy as np
 
 from operators.monitor.bins import OTHER, Bins, settled
 from operators.monitor.monitors import MonitorContext
-from operators.monitor.rows import FloatArray, Rows, Series
+from operators.monitor.rows import FloatArray, Rows, Series, served_first
 from operators.race.losses import Losses
 from operators.state import StateEntries, WholeState
 from topics.errors import DefinitionError
@@ -243,7 +243,7 @@ class SliceMonitor(WholeState):
         for key, place in table.cells.items():
             told[CROSSED.join(key)] = {
                 name: figures(task, _Sums(*sums[place].tolist()), _bins_at(table.bins.get(name), place))
-                for name, sums in table.sums.items()
+                for name, sums in served_first(table.sums).items()
                 if place < len(sums) and sums[place][0]
             }
         size = {key: max((one["rows"] for one in by.values()), default=0) for key, by in told.items()}
@@ -261,8 +261,8 @@ class SliceMonitor(WholeState):
                 _TableState(
                     table.by,
                     list(table.cells),
-                    {name: sums.tolist() for name, sums in sorted(table.sums.items())},
-                    {name: bins.tolist() for name, bins in sorted(table.bins.items())},
+                    {name: sums.tolist() for name, sums in served_first(table.sums).items()},
+                    {name: bins.tolist() for name, bins in served_first(table.bins).items()},
                 )
             )
         return entries

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, get_args
 
+from river import base
+
+from operators.models.guards import last_step
+from operators.models.recalibration import Recalibrate, Recalibrated
 from topics.durations import duration_ms
 from topics.errors import DefinitionError
 
@@ -126,6 +130,9 @@ class Candidate:
         without limit.
     `release`
         Whether a version serves unchanged while its twin learns: a `Release`, or None.
+    `recalibrate`
+        Whether the scores of a binary classifier are corrected by what came of them, as its last step, which
+        learns like all else: `"platt"` (a logistic curve), `"isotonic"` (an increasing line), or None.
     """
 
     model: Model = None
@@ -133,9 +140,11 @@ class Candidate:
     learn: Learn = "always"
     budget_ms: float | None = None
     release: Release | None = None
+    recalibrate: Recalibrate | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work whatever the model is.  Raises DefinitionError."""
+        self._recalibrate()
         if self.model is None and self.start != "champion":
             raise DefinitionError(
                 "a Candidate without a model", hint='give a River estimator, or say start="champion"'
@@ -157,6 +166,22 @@ class Candidate:
                 "a Candidate that never learns has nothing to release",
                 hint='leave out release, or learn="never"',
             )
+
+    def _recalibrate(self) -> None:
+        """Make the calibrator a part of the model; nothing else needs to know of it."""
+        if self.recalibrate is None or isinstance(self.model, Recalibrated):
+            return
+        if self.model is None:
+            raise DefinitionError(
+                "a Candidate that copies the champion has the champion's model, recalibrated or not",
+                hint="leave recalibrate out, or give the model",
+            )
+        if not isinstance(last_step(self.model), base.Classifier):
+            raise DefinitionError(
+                f"recalibrate is for classifiers, and the model is a {type(self.model).__name__}",
+                hint="leave recalibrate out: a blend and a regression have no scores of their own to correct",
+            )
+        object.__setattr__(self, "model", Recalibrated(self.model, by=self.recalibrate))
 
     @property
     def learns(self) -> bool:

@@ -64,6 +64,7 @@ __all__ = [
     "REPLACING",
     "UPDATES",
     "Companion",
+    "Gatherer",
     "Learning",
     "Lessons",
     "Observer",
@@ -101,6 +102,8 @@ UNWEIGHED = frozenset({"backup", "prior"})
 """Tiers whose answers say nothing about who is better: events past their deadline, those of the hours under
 load, which the backup answers and after it the prior; and those that nobody could answer."""
 _UNTESTED: Losses = (None, {})
+GATHERED_MAX = 256
+"""Examples that a gatherer looks at together: columns cost more to make than a few rows."""
 ERROR_MAX = 1.0
 """Detectors see a scaled error up to here: one disaster must not hide every later change from them."""
 CHURN = "churn"
@@ -137,6 +140,16 @@ class Observer(Companion, Protocol):
 
     def observe(self, examples: Sequence[Example], tested: Sequence[Losses]) -> None:
         """Take note of examples that were learned, with their losses."""
+        ...
+
+
+class Gatherer(Companion, Protocol):
+    """A companion that sees every example, many at once: they are put into its list until it is to look."""
+
+    gathered: list[tuple[Example, Losses]]
+
+    def look(self) -> None:
+        """Take note of what has gathered, and clear the list."""
         ...
 
 
@@ -433,10 +446,15 @@ class Learning(WholeState):
         self.loss = loss
         self._scale = loss if isinstance(loss, ScaledError) else None
 
-    def accompany(self, companions: Sequence[Companion], observers: Sequence[Observer]) -> None:
+    def accompany(
+        self,
+        companions: Sequence[Companion],
+        observers: Sequence[Observer],
+        gatherer: Gatherer | None = None,
+    ) -> None:
         """Let these go along with the race from here on, and nobody else."""
-        self._observers = observers
-        self._companions = (*companions, *observers)
+        self._observers, self._gatherer = observers, gatherer
+        self._companions = (*companions, *observers, *([] if gatherer is None else [gatherer]))
         self._stops = sorted({every for companion in self._companions for every in companion.stops})
 
     def lessons(
@@ -563,6 +581,10 @@ class Learning(WholeState):
                 self._weigh(learned, *blend)
             for observer in self._observers:
                 observer.observe(learned, tested)
+            if (gatherer := self._gatherer) is not None:
+                gatherer.gathered += zip(learned, tested, strict=True)
+                if len(gatherer.gathered) >= GATHERED_MAX:
+                    gatherer.look()
         return lessons.count(count)
 
     def _correct(

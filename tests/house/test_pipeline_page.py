@@ -22,12 +22,14 @@ from headrace import (
     Artefact,
     Bandit,
     Blend,
+    Calibration,
     Canary,
     Candidate,
     Challenge,
     Directional,
     Drift,
     Drifted,
+    Estimated,
     Every,
     FailureGuard,
     Fair,
@@ -63,7 +65,7 @@ CLASSES = (
     Pipeline, Topic, Labels, Weak, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge,
     Every, Drifted, Worse, Drift, Watch, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback,
     Bandit, Serve, Rule, Alerts, Trust, Queries, Reservoir,
-    Invariant, Directional, Perturbed, Importance, Feedback, Fair,
+    Invariant, Directional, Perturbed, Importance, Feedback, Fair, Calibration, Estimated,
 )  # fmt: skip
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
 OPTION = re.compile(r"^`(\w+)`\n((?:    .*\n?|\n)+)", re.MULTILINE)
@@ -94,7 +96,8 @@ NAMES_OF_TYPES = {
     "Sequence[Drift] | None": "list of `Drift` or None", "Sequence[Challenge]": "list of `Challenge`",
     "Literal['evidence', 'manual']": "str", "float | None": "float or None",
     "Model": "a River estimator or a `Blend`", "Start": "str or `Artefact`", "Learn": "str",
-    "Release | None": "`Release` or None",
+    "Release | None": "`Release` or None", "Recalibrate | None": "str or None",
+    "Calibration | None": "`Calibration` or None", "Estimated | None": "`Estimated` or None",
     "Trigger": "`Every`, `Drifted` or `Worse`", "Literal['fresh', 'champion']": "str",
     "Sequence[str | Cross]": "list of str or crosses",
     "Sequence[ModelTest]": "list of `Invariant`, `Directional` and `Perturbed`",

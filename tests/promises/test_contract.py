@@ -45,11 +45,14 @@ from operators.language.rules import Alerts
 from operators.models.scoring import Racer, Roster
 from operators.monitor.behaviour.importance import Importance
 from operators.monitor.behaviour.model_tests import Directional, Invariant, ModelTests, Perturbed
+from operators.monitor.calibration import Calibration
+from operators.monitor.estimate import Estimated
 from operators.monitor.fairness import Fair, Fairness
 from operators.monitor.feedback import Feedback
 from operators.monitor.monitors import MonitorContext, Monitors
 from operators.monitor.reservoir import Reservoir
 from operators.monitor.slices import Slices
+from operators.monitor.worst import Worst
 from operators.race.arena import Arena, Moment
 from operators.race.candidates import Candidate, Challenge, Every, Release, Worse
 from operators.race.evidence import Promotion
@@ -440,6 +443,9 @@ MONITORS = (
     ("importance", Importance(rows=5)),
     ("feedback", Feedback("b", block=50, items_max=3)),
     ("fairness", Fairness((Fair("b", rows_min=5),))),
+    ("calibration", Calibration(halved=50)),
+    ("estimate", Estimated("1s")),
+    ("worst", Worst(rows_max=3)),
 )
 
 
@@ -464,7 +470,7 @@ def monitor_inputs(rng: random.Random) -> list[Any]:
 
 
 def feed_monitors(made: Monitors, batch: Any) -> None:
-    made.observe([example for example, _ in batch], [losses for _, losses in batch])
+    made.gathered += batch
     if len(batch) == 7:
         made.forget("b")
     made.stop(Moment(0, 0, 0))

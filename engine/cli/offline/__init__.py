@@ -4,5 +4,5 @@ Lives here: arguments in, tables and exit codes out, of the commands that need n
 Never here: the runs themselves (`engine/offline`).
 
 Read in this order: `questions` (where a past comes from, and what may be asked of it), `backtest`,
-`evaluate`, `skew`.  Only `engine/cli/main.py` imports from here.
+`runs` (kept ones), `evaluate`, `skew`.  Only `engine/cli/main.py` imports from here.
 """

@@ -8,6 +8,7 @@ down to (`engine/offline/diagnosis.py`), comparisons (`questions.py`).
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.offline.questions import PastOptions, compare, past_told
-from engine.cli.options import Json, PipelineFile, grouped, print_json
+from engine.cli.offline.runs import runs_in
+from engine.cli.options import Json, PipelineFile, grouped, print_json, write_file
 from engine.definition.file import load_pipeline
 from topics.errors import SettingsError
 
@@ -43,6 +45,16 @@ class OutputOptions:
     record: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write what a worker would have written to its topics here."),
+    ] = None
+    curves_out: Annotated[
+        Path | None,
+        typer.Option(help="Write loss over time here, by event and by label time: .csv or .json."),
+    ] = None
+    save_run: Annotated[
+        bool, typer.Option("--save-run", help="Keep what was run and what came of it, for `headrace runs`.")
+    ] = False
+    runs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where --save-run keeps it; default STATE_DIR/runs.")
     ] = None
 
 
@@ -82,6 +94,7 @@ def backtest_files(
         _run_keyed(pipeline, origin, outputs, warmup, json=json)
         return
     report, learner = _run(pipeline, origin.events, origin, outputs, warmup)
+    _keep(pipeline, report, learner, origin, outputs, warmup)
     if json:
         print_json(report)
     else:
@@ -105,9 +118,11 @@ def _run_keyed(
     from engine.offline.keyed.keyed_backtest import keyed_backtest  # noqa: PLC0415
 
     assert origin.events is not None
-    if warmup or outputs.record is not None or outputs.save is not None:
+    others = outputs.record, outputs.save, outputs.curves_out, outputs.runs
+    if warmup or outputs.save_run or any(one is not None for one in others):
         raise SettingsError(
-            "--warmup, --record and --save are not offered where each key has a race of its own",
+            "--warmup, --record, --save, --save-run and --curves-out are not offered where each key has a"
+            " race of its own",
             hint="leave them out, or run the pipeline without `per` over the events of one key",
         )
     search_rarely()
@@ -201,6 +216,35 @@ def premise_of(pipeline: Pipeline, origin: PastOptions) -> tuple[dict[str, Any],
         "correlated": too_short,
     }
     return premise, diagnosis
+
+
+def _keep(
+    pipeline: Pipeline,
+    report: dict[str, Any],
+    learner: Learner,
+    origin: PastOptions,
+    outputs: OutputOptions,
+    warmup: int,
+) -> None:
+    """Write the curves and the record of a run, where they are asked for."""
+    from engine.offline.runs.curves import curve_rows, written_curves  # noqa: PLC0415
+    from engine.offline.runs.records import record_of  # noqa: PLC0415
+
+    if outputs.curves_out is not None:
+        curves = written_curves(learner.evaluation, report["judged_by"], outputs.curves_out)
+        write_file(outputs.curves_out, curves)
+    if outputs.save_run or outputs.runs is not None:
+        inputs = {"events": origin.events, "labels": origin.labels, "static": origin.static}
+        record = record_of(
+            pipeline,
+            report,
+            curve_rows(learner.evaluation),
+            files={name: path for name, path in inputs.items() if path is not None},
+            started_ms=round((time.time() - report["seconds"]) * 1_000),
+            warmup=warmup,
+        )
+        path = runs_in(outputs.runs, origin.config).add(record)
+        typer.echo(f"kept as run {record.run_id} in {path.parent}", err=True)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
-"""What a backtest says beside its metrics: slices."""
+"""What a backtest says beside its metrics: slices, calibration, estimates, predictions that abstain."""
 
 from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 from river import compose, linear_model, preprocessing
 
-from engine import Labels, Pipeline, Topic
+from engine import Candidate, Estimated, Labels, Pipeline, Topic
 from engine.offline.backtest import LocalRun, Playing, backtest
 from engine.worker.assembly import build_learner
 from operators import cross, field
@@ -67,6 +68,48 @@ def test_a_backtest_tells_slices(tmp_path: Path) -> None:
     assert slices["origin"]["ATL"]["linear"]["Accuracy"] > 0.8
     assert "HNL × AA" in slices["origin × carrier"]
     assert sum(told["served"]["rows"] for told in slices["distance"].values()) == report["examples"]
+    assert report["worst"]["slices"][0]["slice"] == {"origin": "HNL"}
+    losses = [row["loss"] for row in report["worst"]["rows"]]
+    assert losses == sorted(losses, reverse=True)
+    assert set(report["worst"]["rows"][0]["features"]) == {"origin", "carrier", "distance"}
+
+
+def test_a_backtest_tells_calibration_and_the_estimate_without_being_asked(tmp_path: Path) -> None:
+    report = backtest(pipeline(estimate=Estimated("1m")), *files(tmp_path, 2_000))
+    calibration, estimate = report["calibration"]["served"], report["estimate"]["served"]
+    assert calibration["rows"] == report["examples"]
+    assert calibration["Brier"] == pytest.approx(report["served"]["Brier"])
+    assert estimate["error"] < 0.15
+    assert estimate["last"][-1]["true"]["Accuracy"] > 0.5
+    silent = backtest(pipeline(calibration=None, estimate=None), *files(tmp_path, 50))
+    assert not {"calibration", "estimate", "slices"} & silent.keys()
+
+
+def test_unsure_predictions_abstain_and_are_counted(tmp_path: Path) -> None:
+    run = Playing(LocalRun(pipeline(abstain_below=0.7)))
+    answers: list[Any] = []
+    run.play_files(*files(tmp_path, 500), on_scored=lambda scored: answers.extend(one[0] for one in scored))
+    for answer in answers:
+        assert answer.abstain == (max(answer.prediction_score, 1 - answer.prediction_score) < 0.7)
+    abstained = sum(answer.abstain for answer in answers)
+    assert 50 < abstained < 490
+    assert run.run.scorer.counts["abstained", "confidence"] == abstained
+
+
+def test_a_recalibrated_candidate_races_and_its_log_gives_its_digests(tmp_path: Path) -> None:
+    plain = pipeline()
+    model = plain.candidates["linear"].model
+    declared = replace(
+        plain,
+        models={"plain": model, "honest": Candidate(model, recalibrate="isotonic")},
+        champion="plain",
+    )
+    run = LocalRun(declared, keep_examples=True)
+    Playing(run).play_files(*files(tmp_path, 800))
+    again = build_learner(declared)
+    again.fold(run.examples or [])
+    assert again.digests() == run.learner.digests()
+    assert run.learner.roster.racers.keys() == {"plain", "honest"}
 
 
 def test_folding_the_log_gives_the_same_slices(tmp_path: Path) -> None:
@@ -83,7 +126,9 @@ def test_a_field_without_monitors_is_the_one_that_it_was() -> None:
     plain, sliced = pipeline(), pipeline(slices=["origin"])
     assert not any(part.startswith("monitors") for part in plain.field.parts())
     assert plain.field.field_id != sliced.field.field_id
-    assert plain.field.difference(sliced.field).settings.keys() == {"monitors.slices"}
+    assert plain.field.difference(sliced.field).settings.keys() == {"monitors.slices", "monitors.worst"}
+    silent = pipeline(calibration=None)
+    assert plain.field.difference(silent.field).settings == {"monitors.calibration": ("", "off")}
     assert plain.learner_definition() == sliced.learner_definition()
 
 
@@ -98,6 +143,9 @@ def test_a_field_without_monitors_is_the_one_that_it_was() -> None:
         ({"slices": ["origin"] * 21}, "21 parts"),
         ({"slices": ["origin"], "slice_values_max": 0}, "slice_values_max is 0"),
         ({"slices": ["origin"], "per": "origin"}, "not offered with per="),
+        ({"calibration": 10}, "calibration is 10"),
+        ({"estimate": "1d"}, "estimate is '1d'"),
+        ({"abstain_below": 60}, "abstain_below is 60"),
     ],
 )
 def test_what_cannot_be_sliced_is_refused(options: dict[str, Any], said: str) -> None:

@@ -13,13 +13,22 @@ from hypothesis import strategies as st
 from river import metrics
 
 from operators.models.scoring import Roster
+from operators.monitor.calibration import Calibration
+from operators.monitor.estimate import Estimated
 from operators.monitor.monitors import MonitorContext, Monitors
 from operators.monitor.slices import SETTLED_AFTER, Slices
+from operators.monitor.worst import Worst
 from operators.race.losses import Losses, brier
 from topics.messages import Example
 
 CONTEXT = MonitorContext("p", "binary", 0.5, "brier", Roster("binary", (), "a"))
 SLICES = Slices((("shop",), ("amount",), ("shop", "kind")), values_max=3)
+ALL = [
+    ("slices", SLICES),
+    ("calibration", Calibration(halved=90)),
+    ("estimate", Estimated("97ms")),
+    ("worst", Worst()),
+]
 
 
 def stream(count: int, seed: int = 0) -> list[tuple[Example, Losses]]:
@@ -42,12 +51,13 @@ def stream(count: int, seed: int = 0) -> list[tuple[Example, Losses]]:
 def watched(made: Monitors, rows: Sequence[tuple[Example, Losses]], cuts: Sequence[int] = ()) -> Monitors:
     places = [0, *sorted(cuts), len(rows)]
     for start, end in itertools.pairwise(places):
-        made.observe([example for example, _ in rows[start:end]], [lost for _, lost in rows[start:end]])
+        made.gathered += rows[start:end]
+        made.look()
     return made
 
 
 def monitors(*named: tuple[str, Any]) -> Monitors:
-    return Monitors(named or [("slices", SLICES)], CONTEXT)
+    return Monitors(named or ALL, CONTEXT)
 
 
 @settings(max_examples=20, deadline=None)
@@ -128,7 +138,7 @@ def test_a_monitor_goes_on_where_its_settings_stay_and_begins_anew_where_they_ch
 
 
 def test_deltas_follow_changed_settings() -> None:
-    made, stored = monitors(), dict[str, bytes]()
+    made, stored = monitors(("slices", SLICES)), dict[str, bytes]()
     for step in range(3):
         watched(made, stream(300, seed=step))
         if step == 1:

@@ -1,0 +1,276 @@
+"""How good answers are before their labels come: expected from calibrated scores, and what came of it.
+
+Lives here: confidence-based performance estimation (CBPE, as NannyML 0.10 documents it), in blocks of event
+time, with its error.  Never here: whether the world has changed (`operators/drift`).
+
+A calibrated score is the probability that the answer true is right; so scores alone say how many answers are
+expected to be right.  Calibration is an isotonic line through bins of served scores (`Isotonic`).  For a row
+it is the line of labels that had come before the row's own block began, never one that knew the row's future:
+the estimate is what could have been said when the row was answered.
+
+The estimate rests on scores that stay calibrated.  Under a shift of the inputs they may, under concept drift
+they do not: `error` says how wrong it was where the truth is known by now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+
+from operators.models.recalibration import BINS, Isotonic, increasing
+from operators.monitor.monitors import MonitorContext
+from operators.monitor.rows import FloatArray, Rows, served_first
+from operators.race.evaluation import SERVED
+from operators.state import StateEntries, WholeState
+from topics.durations import duration_ms
+from topics.errors import DefinitionError
+from topics.messages import Task
+
+__all__ = ["EstimateMonitor", "Estimated", "expected"]
+
+BLOCKS_MAX = 64
+"""Blocks whose rows still count; an older one is closed, and later rows of it are left out and counted."""
+BLOCKS_TOLD = 10
+LINE_ROWS = 100
+"""Labels that must have come before the line is drawn anew."""
+ROWS_MIN = 30
+"""Rows of a block whose error is counted: below, the truth itself is chance."""
+COUNTS = ("rows", "answered")
+SUMS = ("right", "hits", "truth", "brier")
+COLUMNS = len(COUNTS) + 2 * len(SUMS)
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """The estimate of performance before labels, beside the truth that comes later.
+
+    `block`
+        Span of event time over which figures are expected and compared.
+    """
+
+    usual: ClassVar[bool] = True
+
+    block: str = "1d"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no span.  Raises DefinitionError."""
+        if duration_ms(self.block) < 1:
+            raise DefinitionError(f"estimate.block is {self.block!r}", hint='give a span such as "1d"')
+
+    def monitor(self, context: MonitorContext) -> EstimateMonitor | None:
+        """Return the monitor; None for a regression, whose scores are no probabilities."""
+        return None if context.task == "regression" else EstimateMonitor(self, context)
+
+
+def expected(scores: FloatArray, chances: FloatArray, threshold: float, task: Task) -> FloatArray:
+    """Return what each row is expected to add: right answers, hits, truths, squared error.
+
+    `chances` are the calibrated scores: binary, of true; multiclass, of the answer.
+
+    >>> expected(np.array([0.9, 0.2]), np.array([0.8, 0.3]), 0.5, "binary").round(2).tolist()
+    [[0.8, 0.8, 0.8, 0.17], [0.7, 0.0, 0.3, 0.22]]
+    """
+    answered = (scores > threshold) if task == "binary" else np.ones(len(scores), bool)
+    right = np.where(answered, chances, 1.0 - chances)
+    squared = chances * (1.0 - scores) ** 2 + (1.0 - chances) * scores**2
+    return np.column_stack((right, np.where(answered, chances, 0.0), chances, squared))
+
+
+class _State(msgspec.Struct):
+    newest: int = -1
+    """Block of the newest label time so far."""
+    newest_event: int = -1
+    """Block of the newest event time so far."""
+    late: int = 0
+    since: dict[str, int] = {}
+    lines: dict[str, list[tuple[int, list[float], list[float]]]] = {}
+    bins: dict[str, list[list[float]]] = {}
+    blocks: dict[str, dict[int, list[float]]] = {}
+    closed: dict[str, tuple[int, float]] = {}
+
+
+class EstimateMonitor(WholeState):
+    """Expected and true figures by block of event time, for what is served and for every candidate."""
+
+    stops: Sequence[int] = ()
+
+    def __init__(self, settings: Estimated, context: MonitorContext) -> None:
+        self._width_ms = duration_ms(settings.block)
+        self._context = context
+        self._state = _State()
+        self._bins: dict[str, FloatArray] = {}
+        """By series and bin of the score: rows, scores, truths."""
+
+    def observe(self, rows: Rows) -> None:
+        """Compare what was to be expected of rows with what came of them, and learn from it."""
+        self._dirty = True
+        state = self._state
+        known = _blocks([example.label_time for example in rows.examples], self._width_ms, state.newest)
+        places = np.array([example.event_time for example in rows.examples], np.int64) // self._width_ms
+        latest = np.maximum.accumulate(np.maximum(places, state.newest_event))
+        open_ = places > latest - BLOCKS_MAX
+        begins = np.flatnonzero(np.diff(known, prepend=state.newest)).tolist()
+        for start, end in zip([0, *begins], [*begins, len(rows)], strict=True):
+            if start == end:
+                continue
+            if (number := int(known[start])) > state.newest:
+                for name in self._bins:
+                    self._draw(name, number)
+                state.newest = number
+            for name, series in rows.series.items():
+                low, high = np.searchsorted(series.rows, (start, end))
+                numbers = series.rows[low:high]
+                counted = open_[numbers]
+                scores, truths = series.scores[low:high], series.truths[low:high]
+                self._compare(name, scores[counted], truths[counted], places[numbers][counted])
+                self._learn(name, scores, truths)
+        state.late += len(rows) - int(open_.sum())
+        state.newest_event = int(latest[-1])
+        self._close()
+
+    def _draw(self, name: str, number: int) -> None:
+        """Draw the line of a candidate anew, for blocks from `number` on."""
+        state = self._state
+        if state.since[name] < LINE_ROWS:
+            return
+        rows, scores, truths = self._bins[name].T
+        lines = state.lines.setdefault(name, [])
+        lines.append((number, (scores / rows).tolist(), increasing(rows.tolist(), (truths / rows).tolist())))
+        del lines[:-BLOCKS_MAX]
+        state.since[name] = 0
+
+    def _learn(self, name: str, scores: FloatArray, truths: FloatArray) -> None:
+        if name not in self._bins:
+            unlearned = Isotonic()
+            self._bins[name] = np.column_stack((unlearned.rows, unlearned.scores, unlearned.truths))
+        places = np.clip((scores * BINS).astype(np.intp), 0, BINS - 1)
+        np.add.at(self._bins[name], places, np.column_stack((np.ones(len(scores)), scores, truths)))
+        self._state.since[name] = self._state.since.get(name, 0) + len(scores)
+
+    def _compare(self, name: str, scores: FloatArray, truths: FloatArray, places: Any) -> None:
+        """Add expected and true figures to the blocks of their events."""
+        context, blocks = self._context, self._state.blocks.setdefault(name, {})
+        told = expected(scores, self._chances(name, scores, places), context.threshold, context.task)
+        true = expected(scores, truths, context.threshold, context.task)
+        answered = scores > context.threshold if context.task == "binary" else np.ones(len(scores))
+        columns = np.column_stack((np.ones(len(scores)), answered, told, true))
+        for place in np.unique(places).tolist():
+            sums = np.array([blocks.get(place, [0.0] * COLUMNS)])
+            of_block = columns[places == place]
+            np.add.at(sums, np.zeros(len(of_block), np.intp), of_block)
+            blocks[place] = sums[0].tolist()
+
+    def _chances(self, name: str, scores: FloatArray, places: Any) -> FloatArray:
+        """Return calibrated scores, each by the line that held when its block began."""
+        lines = self._state.lines.get(name, [])
+        which = np.searchsorted(np.array([number for number, _, _ in lines], np.int64), places, side="right")
+        chances = np.clip(scores, 0.0, 1.0)
+        for one in set(which.tolist()) - {0}:
+            _, means, shares = lines[one - 1]
+            chances = np.where(which == one, np.interp(scores, means, shares), chances)
+        return chances
+
+    def _close(self) -> None:
+        """Close blocks that are too old for rows to count, and keep their errors."""
+        state = self._state
+        for name, blocks in state.blocks.items():
+            for place in sorted(place for place in blocks if place <= state.newest_event - BLOCKS_MAX):
+                sums = blocks.pop(place)
+                if sums[0] >= ROWS_MIN:
+                    count, total = state.closed.get(name, (0, 0.0))
+                    state.closed[name] = count + 1, total + _error(sums)
+
+    def stop(self, at: object) -> None:
+        """Do nothing: it reads no model."""
+
+    def forget(self, name: str) -> None:
+        """Drop what is kept of a candidate that has left."""
+        self._dirty = True
+        state = self._state
+        kept: tuple[dict[str, Any], ...] = (
+            state.since, state.lines, state.blocks, state.closed, self._bins,
+        )  # fmt: skip
+        for of_each in kept:
+            of_each.pop(name, None)
+
+    def report(self) -> dict[str, Any]:
+        """Return the error of the estimate and the last blocks, by candidate; what was served first."""
+        return {
+            name: {
+                "error": self._mean_error(name),
+                "blocks": len(blocks) + self._state.closed.get(name, (0, 0.0))[0],
+                "late": self._state.late,
+                "last": [
+                    {"start": place * self._width_ms, **self._told(blocks[place])}
+                    for place in sorted(blocks)[-BLOCKS_TOLD:]
+                ],
+            }
+            for name, blocks in served_first(self._state.blocks).items()
+        }
+
+    def _told(self, sums: Sequence[float]) -> dict[str, Any]:
+        rows, answered = sums[0], sums[1]
+        estimated, true = sums[len(COUNTS) : len(COUNTS) + len(SUMS)], sums[len(COUNTS) + len(SUMS) :]
+        return {
+            "rows": int(rows),
+            "estimated": self._figures(rows, answered, estimated),
+            "true": self._figures(rows, answered, true),
+        }
+
+    def _figures(self, rows: float, answered: float, sums: Sequence[float]) -> dict[str, float]:
+        right, hits, truth, squared = sums
+        figures = {"Accuracy": right / rows}
+        if self._context.task == "binary":
+            figures |= {
+                "Precision": hits / answered if answered else 0.0,
+                "Recall": hits / truth if truth else 0.0,
+                "F1": 2.0 * hits / (answered + truth) if answered + truth else 0.0,
+                "Brier": squared / rows,
+                "label_rate": truth / rows,
+            }
+        return figures
+
+    def _mean_error(self, name: str) -> float | None:
+        """Return the mean distance of expected from true accuracy over blocks of rows enough."""
+        count, total = self._state.closed.get(name, (0, 0.0))
+        errors = [_error(sums) for sums in self._state.blocks.get(name, {}).values() if sums[0] >= ROWS_MIN]
+        return (total + sum(errors)) / (count + len(errors)) if count + len(errors) else None
+
+    def signals(self) -> Mapping[str, float]:
+        """Return, of what is served, `error`, and `accuracy` as estimated for the newest block."""
+        blocks = self._state.blocks.get(SERVED)
+        if not blocks:
+            return {}
+        newest, error = blocks[max(blocks)], self._mean_error(SERVED)
+        return {"accuracy": newest[2] / newest[0]} | ({} if error is None else {"error": error})
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+        state = msgspec.structs.replace(self._state)
+        state.bins = {name: bins.tolist() for name, bins in served_first(self._bins).items()}
+        state.since, state.lines = served_first(state.since), served_first(state.lines)
+        state.closed = served_first(state.closed)
+        state.blocks = {
+            name: dict(sorted(blocks.items())) for name, blocks in served_first(state.blocks).items()
+        }
+        return {"state": msgspec.msgpack.encode(state)}
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state."""
+        self._state = msgspec.msgpack.decode(entries["state"], type=_State)
+        self._bins = {name: np.array(bins, np.float64) for name, bins in self._state.bins.items()}
+        self._dirty = False
+
+
+def _blocks(times: Sequence[int], width_ms: int, newest: int) -> Any:
+    """Return the block of the newest time so far, at each of these times."""
+    return np.maximum.accumulate(np.maximum(np.array(times, np.int64) // width_ms, newest))
+
+
+def _error(sums: Sequence[float]) -> float:
+    """Return how far the expected accuracy of a block is from the true one."""
+    return abs(sums[len(COUNTS)] - sums[len(COUNTS) + len(SUMS)]) / sums[0]

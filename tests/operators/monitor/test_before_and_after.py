@@ -1,0 +1,138 @@
+"""Calibration and the estimate before labels, against what brute force says of the same rows."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from test_monitors import CONTEXT, watched
+
+from operators.models.recalibration import BELIEF_ROWS, BINS, Isotonic
+from operators.models.scoring import Roster
+from operators.monitor.calibration import Calibration
+from operators.monitor.estimate import BLOCKS_MAX, LINE_ROWS, Estimated
+from operators.monitor.monitors import MonitorContext, Monitors
+from operators.race.losses import Losses, brier
+from topics.messages import Example
+
+DAY = 86_400_000
+
+
+def rows_of(
+    count: int, *, seed: int = 1, sure: float = 1.0, delay_ms: int = DAY // 2, every_ms: int = DAY // 50
+) -> list[tuple[Example, Losses]]:
+    """Rows whose labels come true as often as the logit of their scores divided by `sure` says."""
+    rng, rows = random.Random(seed), list[tuple[Example, Losses]]()
+    for number in range(count):
+        logit = rng.gauss(0, 1.5)
+        label = rng.random() < 1 / (1 + math.exp(-logit))
+        score = 1 / (1 + math.exp(-sure * logit))
+        time = number * every_ms
+        example = Example(
+            f"e{number}", "k", time, time + delay_ms, label, {}, {"a": score}, score, "champion", "a", 0,
+            number, number, 1, number,
+        )  # fmt: skip
+        lost = brier(label, score)
+        rows.append((example, (lost, {"a": lost})))
+    return rows
+
+
+def report(rows: list[tuple[Example, Losses]], name: str, monitor: Any) -> dict[str, Any]:
+    told: dict[str, Any] = watched(Monitors([(name, monitor)], CONTEXT), rows).report()[name]
+    return told
+
+
+def pairs_of(rows: list[tuple[Example, Losses]]) -> list[tuple[float, float]]:
+    return [(example.served_score, float(example.label)) for example, _ in rows]  # type: ignore[misc]
+
+
+def test_the_curve_is_the_share_of_truth_in_each_bin_and_the_parts_add_up_to_the_brier_score() -> None:
+    rows = rows_of(3_000, sure=2.0)
+    told = report(rows, "calibration", Calibration())["served"]
+    pairs = pairs_of(rows)
+    for part in told["curve"]:
+        mine = [(p, y) for p, y in pairs if part["from"] <= p < part["to"]]
+        assert part["rows"] == len(mine)
+        assert part["label_rate"] == pytest.approx(sum(y for _, y in mine) / len(mine))
+        assert part["mean_score"] == pytest.approx(sum(p for p, _ in mine) / len(mine))
+    error = sum(part["rows"] * abs(part["label_rate"] - part["mean_score"]) for part in told["curve"])
+    assert told["calibration_error"] == pytest.approx(error / 3_000)
+    score = told["reliability"] - told["resolution"] + told["uncertainty"] + told["within_bins"]
+    assert told["Brier"] == pytest.approx(score, abs=1e-12)
+    assert told["Brier"] == pytest.approx(sum((p - y) ** 2 for p, y in pairs) / 3_000)
+
+
+def test_a_sure_model_is_told_from_an_honest_one() -> None:
+    honest = report(rows_of(4_000), "calibration", Calibration())["served"]
+    sure = report(rows_of(4_000, sure=4.0), "calibration", Calibration())["served"]
+    assert honest["calibration_error"] < 0.03 < 0.1 < sure["calibration_error"]
+
+
+def test_what_is_recent_counts_more() -> None:
+    made = Monitors([("calibration", Calibration(halved=500))], CONTEXT)
+    watched(watched(made, rows_of(4_000)), rows_of(2_000, sure=4.0))
+    told = made.report()["calibration"]["served"]
+    assert told["recent_calibration_error"] > 1.5 * told["calibration_error"]
+    assert made.signals()["calibration.error"] == told["recent_calibration_error"]
+
+
+def test_the_estimate_is_that_of_brute_force_and_knows_no_label_of_its_own_block() -> None:
+    rows = rows_of(2_000, sure=3.0)
+    told = report(rows, "estimate", Estimated("1d"))["served"]
+    for block in told["last"]:
+        start, end = block["start"], block["start"] + DAY
+        known, newest, drawn = Isotonic(), -1, 0
+        line: tuple[list[float], list[float]] | None = None
+        for example, _ in rows:  # the line that held when the block began
+            if example.label_time // DAY > newest:
+                newest = example.label_time // DAY
+                if newest > start // DAY:
+                    break
+                if drawn >= LINE_ROWS:
+                    line, drawn = known.line(), 0
+            known.learn(float(example.served_score), float(example.label))  # type: ignore[arg-type]
+            drawn += 1
+        assert line is not None
+        mine = [(p, y) for e, _ in rows if start <= e.event_time < end for p, y in pairs_of([(e, (0, {}))])]
+        chances = [float(np.interp(p, *line)) for p, _ in mine]
+        right = [c if p > 0.5 else 1 - c for (p, _), c in zip(mine, chances, strict=True)]
+        hits = sum(c for (p, _), c in zip(mine, chances, strict=True) if p > 0.5)
+        answered = sum(p > 0.5 for p, _ in mine)
+        assert block["rows"] == len(mine)
+        assert block["estimated"]["Accuracy"] == pytest.approx(sum(right) / len(mine))
+        assert block["estimated"]["F1"] == pytest.approx(2 * hits / (answered + sum(chances)))
+        assert block["true"]["Accuracy"] == pytest.approx(sum((p > 0.5) == y for p, y in mine) / len(mine))
+        assert block["true"]["Brier"] == pytest.approx(sum((p - y) ** 2 for p, y in mine) / len(mine))
+
+
+def test_the_estimate_is_near_the_truth_and_a_sure_model_is_seen_through() -> None:
+    rows = rows_of(20_000, sure=4.0, every_ms=DAY // 500)
+    told = report(rows, "estimate", Estimated("1d"))["served"]
+    sure = sum(max(p, 1 - p) for p, _ in pairs_of(rows)) / len(rows)
+    true = sum((p > 0.5) == y for p, y in pairs_of(rows)) / len(rows)
+    assert sure - true > 0.1, "what uncalibrated scores would say"
+    assert told["error"] < 0.03, "with 500 rows a block, chance alone makes 0.015"
+
+
+def test_old_blocks_are_closed_and_later_rows_of_them_are_counted() -> None:
+    rows = rows_of(400, every_ms=DAY)
+    told = report([*rows, rows[0]], "estimate", Estimated("1d"))["served"]
+    assert told["blocks"] <= BLOCKS_MAX
+    assert told["late"] == 1
+
+
+def test_a_regression_has_neither() -> None:
+    context = MonitorContext("p", "regression", 0.5, "brier", Roster("regression", (), "a"))
+    assert not Monitors([("calibration", Calibration()), ("estimate", Estimated())], context).parts
+
+
+def test_a_bin_of_the_isotonic_line_begins_at_what_scores_say() -> None:
+    line = Isotonic()
+    assert line.corrected(0.525) == pytest.approx(0.525)
+    for _ in range(100):
+        line.learn(0.525, 1.0)
+    share = (100 + BELIEF_ROWS * (10.5 / BINS)) / (100 + BELIEF_ROWS)
+    assert 0.525 < line.corrected(0.525) <= share
