@@ -34,6 +34,8 @@ REPORT = [
     "function_failures",
     "outcomes",
     "labels_waiting",
+    "completeness",
+    "weak",
     "served",
     "models",
     "quarantined",
