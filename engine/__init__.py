@@ -5,7 +5,7 @@ reads a clock or can fail because of the world.  Never here: what a message is (
 events (`operators`).
 
 Read in this order: `definition` (what a pipeline file says), `machines` (scorer and learner, pure), `worker`
-(the loop around them), `kafka`, `stores`; then `rekeying`, `host`, `offline`, `lineage`
+(the loop around them), `kafka`, `stores`; then `alerts`, `rekeying`, `host`, `offline`, `lineage`
 (versions and predictions, asked of the logs), `state` (checkpoints, asked of their stores) and `cli`.  Beside
 them lie `settings` (the surroundings), `metrics`, `watches` and `race_view` (what is told).
 
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from operators.drift.detectors import Drift
     from operators.drift.watch import Watch
     from operators.join.queries import Queries
-    from operators.language.rules import Alerts, Rule
+    from operators.language.alerts import (
+        Alert,
+        changed_schema,
+        decided,
+        new_category,
+        signal,
+        usual_alerts,
+    )
+    from operators.language.rules import Rule
     from operators.monitor.behaviour.importance import Importance
     from operators.monitor.behaviour.model_tests import Directional, Invariant, Perturbed
     from operators.monitor.calibration import Calibration
@@ -50,7 +58,7 @@ if TYPE_CHECKING:
     from operators.trust.sources import Trust
 
 __all__ = [
-    "Alerts",
+    "Alert",
     "Artefact",
     "Bandit",
     "Blend",
@@ -88,10 +96,15 @@ __all__ = [
     "Watch",
     "Weak",
     "Worse",
+    "changed_schema",
+    "decided",
+    "new_category",
+    "signal",
+    "usual_alerts",
 ]
 
 _HOMES = {
-    "Alerts": "operators.language.rules",
+    "Alert": "operators.language.alerts",
     "Artefact": "operators.race.candidates",
     "Bandit": "operators.race.routing",
     "Blend": "operators.race.blend",
@@ -129,6 +142,11 @@ _HOMES = {
     "Weak": "engine.definition.weak",
     "Trust": "operators.trust.sources",
     "Worse": "operators.race.candidates",
+    "changed_schema": "operators.language.alerts",
+    "decided": "operators.language.alerts",
+    "new_category": "operators.language.alerts",
+    "signal": "operators.language.alerts",
+    "usual_alerts": "operators.language.alerts",
 }
 
 if not TYPE_CHECKING:

@@ -31,9 +31,10 @@ from operators.join.completeness import AGES
 from operators.language.fields import nodes
 from operators.language.plan import FeaturePlan
 from operators.language.transforms import Apply
+from operators.monitor.acks import Precision
 from operators.race.routing import arms_of
 from operators.stopwatch import Stopwatch
-from topics.messages import AlertKind
+from topics.messages import AlertChannel, AlertState
 
 __all__ = [
     "COUNTERS",
@@ -54,6 +55,7 @@ DELAY_BUCKETS_S = (1.0, 10.0, 60.0, 600.0, 3_600.0, 6 * 3_600.0, 86_400.0, 7 * 8
 
 Counts = Counter[tuple[str, str]]
 
+ALERT_EVENTS = (*get_args(AlertState), "left_out")
 GATHERED_MAX = 4_000
 """Values that wait to be sorted into buckets together: numpy's calls cost more than the values of a run."""
 
@@ -184,6 +186,10 @@ class Status(NamedTuple):
     races: RacesStatus = RacesStatus()
     shift: ShiftStatus | None = None
     """None where this process does not tell."""
+    firing: tuple[tuple[str, int], ...] = ()
+    """How many alerts fire that this worker tells of, by policy."""
+    acked: tuple[tuple[str, Precision], ...] = ()
+    """What people have said of alerts, by policy; of the leader alone."""
 
 
 class Metrics(Collector):
@@ -332,6 +338,7 @@ def _gauges(status: Status) -> Iterator[Metric]:
     ):
         yield GaugeMetricFamily(name, documentation, value=value)
     yield CounterMetricFamily("headrace_examples", "Examples learned.", value=status.examples)
+    yield from _alert_gauges(status)
     yield from _model_gauges(status)
     yield from _shift_gauges(status.shift)
 
@@ -353,6 +360,22 @@ def _shift_gauges(shift: ShiftStatus | None) -> Iterator[Metric]:
             unusual.add_metric([name], score)
         evidence.add_metric([], shift.evidence)
     yield from (verdict, unusual, evidence)
+
+
+def _alert_gauges(status: Status) -> Iterator[Metric]:
+    firing = GaugeMetricFamily(
+        "headrace_alerts_firing", "Alerts that fire, by who tells of them.", labels=["policy"]
+    )
+    for policy, count in status.firing:
+        firing.add_metric([policy], count)
+    acked = GaugeMetricFamily("headrace_alerts_acked", "Alerts that somebody has judged.", labels=["policy"])
+    precision = GaugeMetricFamily(
+        "headrace_alerts_precision", "Share of them that told of something.", labels=["policy"]
+    )
+    for policy, judged in status.acked:
+        acked.add_metric([policy], judged.acked)
+        precision.add_metric([policy], judged.share)
+    yield from (firing, acked, precision)
 
 
 def _model_gauges(status: Status) -> Iterator[Metric]:
@@ -635,9 +658,20 @@ COUNTERS = (
     CounterFamily(
         "alerts",
         "headrace_alerts",
-        "New categories and changed keys of events.",
-        ("kind",),
-        _always(*get_args(AlertKind)),
+        "Alert records, by what they say.",
+        ("policy", "event"),
+        lambda pipeline: (f"{alert.name} {event}" for alert in pipeline.policies for event in ALERT_EVENTS),
+    ),
+    CounterFamily(
+        "alert_deliveries",
+        "headrace_alert_deliveries",
+        "Alerts by channel and outcome.",
+        ("channel", "outcome"),
+        lambda pipeline: (
+            f"{channel} {outcome}"
+            for channel in (get_args(AlertChannel) if pipeline.policies else ())
+            for outcome in ("delivered", "retried", "refused", "dropped")
+        ),
     ),
     CounterFamily(
         "model_failures",

@@ -228,6 +228,43 @@ class WebSettings(BaseModel):
         return self
 
 
+class AlertSettings(BaseModel):
+    """The channels of alerts, and how long they are tried."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    webhook_url: SecretStr | None = None
+    """Where alerts are posted as JSON; it may hold a token."""
+    webhook_key: SecretStr | None = None
+    """Signs what is posted there: HMAC-SHA256 of the body in the header `X-Headrace-Signature-256`."""
+    alertmanager_url: SecretStr | None = None
+    """An Alertmanager, without `/api/v2/alerts`; it may hold a password."""
+    request_deadline_ms: Milliseconds = 10_000
+    """Longest wait for one answer of a channel."""
+    give_up_ms: Milliseconds = 900_000
+    """For how long a channel that is away is tried before an alert is dropped."""
+    repeat_ms: Milliseconds = 60_000
+    """How often Alertmanager is told again of what fires; after four without, it ends it."""
+    queue_max: int = Field(default=1_000, gt=0)
+    """Alerts that wait for one channel; more are dropped."""
+
+    @field_validator("webhook_url", "alertmanager_url")
+    @classmethod
+    def _reachable(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            parts = urlsplit(url.get_secret_value())
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
+                raise ValueError("it is no address: write https://HOST/PATH")
+        return url
+
+    @field_validator("webhook_key")
+    @classmethod
+    def _strong(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None:
+            check_key("it", key.get_secret_value().encode())
+        return key
+
+
 def _is_loopback(host: str) -> bool:
     """Return whether only this machine reaches an address.
 
@@ -275,6 +312,7 @@ class Settings(BaseSettings):
 
     kafka: KafkaSettings = KafkaSettings()
     web: WebSettings = WebSettings()
+    alerts: AlertSettings = AlertSettings()
     state_dir: Path = Path("var/headrace")
     """Checkpoints, artefacts and static features of one machine; must outlive the process, unless a
     `store_url` has them."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine import (
-        Alerts,
+        Alert,
         Artefact,
         Bandit,
         Blend,
@@ -57,6 +57,11 @@ if TYPE_CHECKING:
         Watch,
         Weak,
         Worse,
+        changed_schema,
+        decided,
+        new_category,
+        signal,
+        usual_alerts,
     )
     from operators import (
         apply,
@@ -76,7 +81,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Alerts",
+    "Alert",
     "Artefact",
     "Bandit",
     "Blend",
@@ -116,18 +121,23 @@ __all__ = [
     "Worse",
     "apply",
     "by",
+    "changed_schema",
     "coalesce",
     "cross",
     "decay",
+    "decided",
     "feature",
     "field",
     "indicator",
     "label",
     "last_n",
     "lookup",
+    "new_category",
     "session",
+    "signal",
     "tiled",
     "tumbling",
+    "usual_alerts",
 ]
 
 _ROOMS = ("topics", "operators", "engine", "loadtest")

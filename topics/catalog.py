@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from topics.codec import BYTES_MAX
 from topics.errors import DefinitionError
-from topics.messages import Alert, Command, Decision, Example, ModelPointer, Prediction, Query, Record
+from topics.messages import AlertRecord, Command, Decision, Example, ModelPointer, Prediction, Query, Record
 from topics.rekeying import RekeyedEvent, RekeyedValues
 
 __all__ = [
@@ -109,7 +109,7 @@ _TABLE = (
     _Row("dead-letters", Record, "the refused record's key", "events", "delete", None),
     _Row("rekey", RekeyedEvent, "the key of another window", "events", "delete", None),
     _Row("rekeyed", RekeyedValues, "none: back to the event's partition", "events", "delete", None),
-    _Row("alerts", Alert, "the alert's id", "one", "delete", None),
+    _Row("alerts", AlertRecord, "the alert's id", "one", "delete", None),
     _Row("queries", Query, "the event's key", "one", "delete", None),
 )
 _USERS: frozenset[Role] = frozenset({"events", "labels"})

@@ -27,6 +27,7 @@ from msgspec.structs import astuple, replace
 from topics.errors import DefinitionError
 from topics.headers import UNREADABLE
 from topics.messages import (
+    AlertRecord,
     Block,
     Claim,
     Command,
@@ -56,6 +57,7 @@ __all__ = [
     "LabelNames",
     "Rejected",
     "command_id",
+    "decode_alert",
     "decode_block",
     "decode_claim",
     "decode_command",
@@ -504,6 +506,7 @@ decode_claim: Callable[[bytes], Claim] = decoder_of(Claim)
 decode_field: Callable[[bytes], FieldChange] = decoder_of(FieldChange)
 decode_slow: Callable[[bytes], Slow] = decoder_of(Slow)
 decode_block: Callable[[bytes], Block] = decoder_of(Block)
+decode_alert: Callable[[bytes], AlertRecord] = decoder_of(AlertRecord)
 decode_quarantine: Callable[[bytes], Quarantine] = decoder_of(Quarantine)
 
 

@@ -17,8 +17,11 @@ from msgspec import Struct
 __all__ = [
     "ASSUMED",
     "UNMEASURED",
-    "Alert",
+    "AlertChannel",
     "AlertKind",
+    "AlertRecord",
+    "AlertSeverity",
+    "AlertState",
     "Block",
     "Claim",
     "Command",
@@ -35,6 +38,7 @@ __all__ = [
     "Label",
     "LabelValue",
     "ModelPointer",
+    "NoveltyKind",
     "Outgoing",
     "OutgoingRole",
     "Prediction",
@@ -88,6 +92,7 @@ CommandWord = Literal[
     "approve",
     "refuse",
     "weights",
+    "ack",
 ]
 DecisionType = Literal[
     "opening.started",
@@ -132,8 +137,21 @@ DecisionType = Literal[
     "shift.found",
     "shift.updated",
     "shift.ended",
+    "alert.acked",
 ]
-AlertKind = Literal["new_category", "too_many_categories", "new_field", "missing_field", "too_many_fields"]
+NoveltyKind = Literal["new_category", "too_many_categories", "new_field", "missing_field", "too_many_fields"]
+AlertKind = Literal[
+    "signal",
+    "decision",
+    "new_category",
+    "too_many_categories",
+    "new_field",
+    "missing_field",
+    "too_many_fields",
+]
+AlertState = Literal["firing", "resolved", "told"]
+AlertSeverity = Literal["info", "warning", "critical"]
+AlertChannel = Literal["log", "webhook", "alertmanager"]
 
 
 class Record(Struct, frozen=True, gc=False):
@@ -453,6 +471,10 @@ class Command(Struct, frozen=True, omit_defaults=True, gc=False):
     """`release`: the source of labels that is trusted again, where it is about no model."""
     key: str = ""
     """With `per=`: the key whose race it is about."""
+    alert_id: str | None = None
+    """`ack`: the alert that somebody has seen."""
+    false_alarm: bool = False
+    """`ack`: it told of nothing."""
 
 
 class Entrant(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -530,27 +552,59 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """With `per=`: the key whose race it is about; empty where it is about none."""
 
 
-class Alert(Struct, frozen=True, omit_defaults=True, gc=False):
-    """Something that was not there before: a category, or a key of the events."""
+class AlertRecord(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Something that somebody is to know of: that it has begun, that it is over, or that it happened once.
+
+    The records of one alert carry one id; the newest of them says how it stands.
+    """
 
     alert_id: str
-    """Pipeline, kind, field and value: the same again after a replay, and from every partition."""
+    """Pipeline, policy, and of a signal its subject and first time, of what is new in the events its field
+    and category, of a decision its model and offset: the same again after a replay, and from every
+    partition."""
+    policy: str
+    """Name of the entry of the definition's `alerts`."""
+    state: AlertState
+    """`firing`, `resolved`, or `told` for what happens once and has no end."""
     kind: AlertKind
-    """What is new."""
+    """`signal`, `decision`, or what is new in the events."""
+    severity: AlertSeverity
+    """How bad it is, as the definition says."""
     time: int
-    """Event time of the event that showed it, ms."""
-    rule: str
-    """Which entry of the definition's `alerts` it is: `<field>.new_category` or `schema`."""
-    field: str
-    """Field of the event."""
-    event_id: str
-    """Event that showed it first."""
-    event_offset: int
-    """Offset of its record."""
-    partition: int
-    """Its partition."""
-    value: str = ""
-    """The category; empty for keys."""
+    """When this record was made, ms: label time for what a learner sees, event time for what is new, else the
+    clock of the worker."""
+    since: int
+    """When it began, ms, by the same clock; of one that came back, when it began first."""
+    says: str
+    """What happened, in words."""
+    subject: str = ""
+    """What it is about: a candidate, a verdict, the first partition of a worker; empty for the pipeline."""
+    value: float | None = None
+    """The signal's value when this was written."""
+    bound: float | None = None
+    """The bound beyond which it lies, or lay."""
+    count: int = 1
+    """How often it has begun: one that comes back within a while keeps its id."""
+    costs: str = ""
+    """What it costs as long as it lasts."""
+    act: str = ""
+    """What to do."""
+    look: str = ""
+    """Where to look."""
+    runbook: str = ""
+    """An address where it says what to do."""
+    channels: tuple[AlertChannel, ...] = ()
+    """The channels it goes to; empty for all that are set up."""
+    field: str = ""
+    """What is new: field of the event."""
+    category: str = ""
+    """What is new: the category; empty for keys."""
+    event_id: str = ""
+    """What is new: event that showed it first."""
+    event_offset: int = -1
+    """Offset of its record; of a decision, that in the examples log."""
+    partition: int = -1
+    """What is new: partition of the event."""
 
 
 class Query(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -4,6 +4,6 @@ Lives here: arguments in, words, tables and exit codes out.  Never here: the wor
 
 Read in this order: `main` and `options`; `report` (what several print with, and `check`); then the commands:
 `offline` (over files: `backtest`, `freshness`, `evaluate`, `skew`), `features`, `export`, `static`, `records`
-(`send` and `tail`), `dlq`, `models` (reads), `deciding` (acts), `explain`, `config`, `state`, `erase`.  Only
-`headrace` imports from here.
+(`send` and `tail`), `dlq`, `models` (reads), `deciding` (acts), `explain`, `config`, `state`, `erase`,
+`watching` (`alerts`).  Only `headrace` imports from here.
 """

@@ -27,7 +27,7 @@ from topics.errors import SettingsError
 if TYPE_CHECKING:
     from topics.messages import CommandWord, Decision
 
-__all__ = ["AskOptions", "labels_app", "models_app", "user_name"]
+__all__ = ["AskOptions", "labels_app", "models_app", "send_command", "user_name"]
 
 labels_app = typer.Typer(help="The labels of a pipeline, and whose they are.", no_args_is_help=True)
 
@@ -68,7 +68,7 @@ def _about_model(word: CommandWord) -> Callable[..., None]:
     """Return the command that sends `word` about one model."""
 
     def command(file: PipelineFile, model: Model, options: CommandOptions) -> None:
-        _send(file, word, options, model_name=model)
+        send_command(file, word, options, model_name=model)
 
     return grouped(command)
 
@@ -77,7 +77,7 @@ def _about_who_serves(word: CommandWord) -> Callable[..., None]:
     """Return the command that sends `word` about one model, or about the champion, whoever it is."""
 
     def command(file: PipelineFile, options: CommandOptions, model: ModelOrChampion = None) -> None:
-        _send(file, word, options, model_name=model)
+        send_command(file, word, options, model_name=model)
 
     return grouped(command)
 
@@ -86,7 +86,7 @@ def _about_proposal(word: CommandWord) -> Callable[..., None]:
     """Return the command that sends `word` about a proposal."""
 
     def command(file: PipelineFile, proposal: Proposal, options: CommandOptions) -> None:
-        _send(file, word, options, proposal_id=proposal)
+        send_command(file, word, options, proposal_id=proposal)
 
     return grouped(command)
 
@@ -95,7 +95,7 @@ def _about_champion(word: CommandWord) -> Callable[..., None]:
     """Return the command that sends `word`, which is about the champion."""
 
     def command(file: PipelineFile, options: CommandOptions) -> None:
-        _send(file, word, options)
+        send_command(file, word, options)
 
     return grouped(command)
 
@@ -130,7 +130,7 @@ def models_rollback(
     """Let the champion before this one serve, or a good version of any model."""
     if model is not None and to is None:
         raise typer.BadParameter("--model says whose version --to is: give both, or none")
-    _send(file, "rollback", options, model_name=model, to=to)
+    send_command(file, "rollback", options, model_name=model, to=to)
 
 
 @models_app.command("weights")
@@ -153,7 +153,7 @@ def models_weights(
             equals = ""
         if not equals or not name:
             raise typer.BadParameter(f"{one!r} is no MODEL=WEIGHT, such as tree=0.7")
-    _send(file, "weights", options, model_name=model, weights=given)
+    send_command(file, "weights", options, model_name=model, weights=given)
 
 
 @labels_app.command("release")
@@ -164,7 +164,7 @@ def labels_release(
     options: AskOptions,
 ) -> None:
     """Learn the labels of a quarantined source again, as if it were new."""
-    _send(file, "release", options, source=source)
+    send_command(file, "release", options, source=source)
 
 
 def user_name() -> str:
@@ -175,8 +175,11 @@ def user_name() -> str:
         return ""
 
 
-def _send(file: Path, word: CommandWord, options: AskOptions, **about: Any) -> None:
-    """Send a command, wait for its answer, print it; leave with exit code 1 where it was refused."""
+def send_command(file: Path, word: CommandWord, options: AskOptions, *, then: str = "", **about: Any) -> None:
+    """Send a command, wait for its answer, print it; leave with exit code 1 where it was refused.
+
+    `then` is the command that shows what has come of it; `models history` where it is left out.
+    """
     from engine.lineage.commands import answer_of, asking, fresh_command_id  # noqa: PLC0415
     from topics.codec import encode  # noqa: PLC0415
     from topics.messages import Command  # noqa: PLC0415
@@ -212,7 +215,8 @@ def _send(file: Path, word: CommandWord, options: AskOptions, **about: Any) -> N
         for decision in decisions:
             typer.echo(_told_of(decision), err=decision.type == REFUSED)
         if not refused:
-            typer.echo(f"next: headrace models history {file}" + (f" --for {key}" if key else ""))
+            history = f"headrace models history {file}" + (f" --for {key}" if key else "")
+            typer.echo(f"next: {then or history}")
     if refused:
         raise typer.Exit(1)
 

@@ -27,7 +27,7 @@ from topics.catalog import Role, TopicPlan
 from topics.codec import LabelMessage, label_message
 from topics.headers import MEANINGS
 from topics.messages import (
-    Alert,
+    AlertRecord,
     Block,
     Claim,
     Command,
@@ -58,7 +58,7 @@ MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {
     "decisions": (Decision,),
     "models": (ModelPointer,),
     "commands": (Command,),
-    "alerts": (Alert,),
+    "alerts": (AlertRecord,),
     "queries": (Query,),
     "rekey": (RekeyedEvent, RekeyedLabel, Progress, Claim),
     "rekeyed": (RekeyedValues, Claim),

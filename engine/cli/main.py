@@ -31,6 +31,7 @@ from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_
 from engine.cli.records import send, tail
 from engine.cli.state import state_app
 from engine.cli.static import static_app
+from engine.cli.watching.alerts import alerts_app
 from engine.definition.file import load_pipeline
 from engine.settings import Accepted
 from topics.errors import DefinitionError, HeadraceError, SettingsError
@@ -54,6 +55,7 @@ app.add_typer(features_app, name="features")
 app.add_typer(export_app, name="export")
 app.add_typer(models_app, name="models")
 app.add_typer(labels_app, name="labels")
+app.add_typer(alerts_app, name="alerts")
 app.add_typer(config_app, name="config")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(state_app, name="state")

@@ -116,7 +116,10 @@ def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str,
         "rules": [
             {"rule": rule.name, "must_hold": rule.demand, "action": rule.action} for rule in pipeline.rules
         ],
-        "alerts": None if pipeline.alerts is None else repr(pipeline.alerts),
+        "alerts": [
+            {"alert": one.name, "when": repr(one.when), "for": one.for_, "severity": one.severity}
+            for one in pipeline.policies
+        ],
         "features": [row._asdict() for row in plan.describe()],
         "state": {
             "key_groups": [", ".join(group) or "all events" for group in plan.key_groups],
@@ -236,9 +239,18 @@ def print_description(described: dict[str, Any]) -> None:
     if described["rules"]:
         _print_rules(described["rules"])
     if described["alerts"]:
-        out.print(f"\nalerts to {described['topics']['alerts']}: {described['alerts']}")
+        _print_alerts(described["alerts"], described["topics"]["alerts"])
     if described["stages"]:
         _print_stages(described)
+
+
+def _print_alerts(alerts: Sequence[Mapping[str, str]], topic: str) -> None:
+    """Print who is told what, and when."""
+    out.print(f"\nalerts, on {topic}:", markup=False)
+    table = table_of("alert", "when", "for", "severity")
+    for one in alerts:
+        table.add_row(*(escape(str(cell)) for cell in one.values()))
+    print_table(table)
 
 
 def races_text(races: Mapping[str, Any]) -> str:

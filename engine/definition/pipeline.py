@@ -31,10 +31,11 @@ from engine.definition.weak import check_weak, weak_text
 from operators.drift.detectors import Drift
 from operators.drift.watch import Watch, check_watch
 from operators.join.queries import Queries
+from operators.language.alerts import Alert, NoveltyPlan, checked_alerts, learner_alerts, novelty_plan
 from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
 from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features, text_digest
-from operators.language.rules import Alerts, Rule
+from operators.language.rules import Rule
 from operators.language.transforms import Cross
 from operators.language.types import event_fields
 from operators.models.table import share_of
@@ -141,7 +142,7 @@ class Pipeline:
     `rules`
         What must hold of fields and features: a `Rule` each, applied in their order.
     `alerts`
-        What is told when it comes for the first time: an `Alerts`.
+        What somebody is told of: an `Alert` each; None is the usual ones (`usual_alerts()`), `()` none.
     `queries`
         Which events people are asked to label, on a topic of its own: a `Queries`.
     `learn_share`
@@ -203,7 +204,7 @@ class Pipeline:
     serve_features: bool = False
     follow: str | None = None
     rules: Sequence[Rule] = ()
-    alerts: Alerts | None = None
+    alerts: Sequence[Alert] | None = None
     queries: Queries | None = None
     learn_share: float = 1.0
     per: str | None = None
@@ -224,6 +225,8 @@ class Pipeline:
     stages: Stages | None = field(init=False, repr=False)
     """How windows by other keys than the topic's are computed; None where no event needs to travel."""
     rule_plan: RulePlan = field(init=False, repr=False)
+    policies: tuple[Alert, ...] = field(init=False, repr=False)
+    """The alerts, the usual ones where nothing is said."""
     book: tuple[CatalogueEntry, ...] = field(init=False, repr=False)
     """The catalogue of the features, with their versions."""
     catalog: Catalog = field(init=False, repr=False)
@@ -247,8 +250,9 @@ class Pipeline:
         stages = plan_stages(plan, self.events.key) if self.events.partitions > 1 else None
         if stages is not None and not stages.rekeyed:
             stages = None
+        policies = checked_alerts(self.alerts, keyed=self.per is not None)
         rule_plan = compile_rules(
-            self.rules, self.alerts, self.events.type, plan, task=task, fixed=self._fixed_fields()
+            self.rules, novelty_plan(policies), self.events.type, plan, task=task, fixed=self._fixed_fields()
         )
         catalog = Catalog(
             self.name,
@@ -257,7 +261,7 @@ class Pipeline:
             names=self.topics,
             rekeying=stages is not None,
             keyed=self.per is not None,
-            alerting=self.alerts is not None,
+            alerting=bool(policies),
             querying=self.queries is not None,
             bytes_max=plan.message_bytes_max(
                 self.events.type, [*models, *(rule.name for rule in self.rules)]
@@ -276,20 +280,12 @@ class Pipeline:
             ("plan", plan),
             ("stages", stages),
             ("rule_plan", rule_plan),
+            ("policies", policies),
             ("book", book),
             ("catalog", catalog),
         ):
             object.__setattr__(self, name, value)
-        check_serving(self.serving, models, task)
-        if self.deadline is not None:
-            check_backup(self.deadline, models, inside=self.labels.field is not None)
-        types = plan.feature_types(self.events.type)
-        check_detectors(self.field.drift, types, task, inside=self.labels.field is not None)
-        check_guards(self.promotion.veto, types, task)
-        if isinstance(self.serving, Canary):
-            inside = self.labels.field is not None
-            check_canary(self.serving, self.promotion.loss, types, task, inside=inside)
-        check_monitors(self, types)
+        self._check_race(models)
         self._check_label()
         self._check_learn_share()
         check_per(self)
@@ -332,6 +328,11 @@ class Pipeline:
     def learns(self, event_id: str) -> bool:
         """Return whether an event is of the share that is learned."""
         return share_of(f"{self.name}/learn_share", event_id) < self.learn_share
+
+    @property
+    def novelty(self) -> NoveltyPlan | None:
+        """Return what scorers watch for the alerts, event by event; None for nothing."""
+        return novelty_plan(self.policies)
 
     def event_decoder(self) -> EventDecoder | CheckedDecoder:
         """Return a decoder of the events topic, which applies the rules about fields."""
@@ -394,8 +395,8 @@ class Pipeline:
                 (plan.features, [one.name for one in plan.groups]) for plan in plans if plan is not None
             ]
             parts["stages"] = f"{events.partitions} {windows}"
-        if self.alerts is not None:
-            parts["alerts"] = self.alerts
+        if self.novelty is not None:
+            parts["alerts"] = self.novelty
         if self.per is not None:
             parts["per"] = self.per
         if labels.weak:
@@ -431,6 +432,7 @@ class Pipeline:
             monitors=monitor_settings(self),
             watch=self.watch,
             sources=self.labels.source_rules,
+            alerts=None if self.alerts is None else learner_alerts(self.policies),
         )
 
     def _feature_versions(self) -> dict[str, str]:
@@ -461,6 +463,18 @@ class Pipeline:
         events, label = self.events, self.labels.field
         fixed = {events.id: "id", events.time: "time", events.key: "key"}
         return fixed | ({label: "label"} if label is not None else {})
+
+    def _check_race(self, models: Mapping[str, Any]) -> None:
+        """Check what is said of the race against the features and the task."""
+        inside, task, types = self.labels.field is not None, self.task, self.feature_types()
+        check_serving(self.serving, models, task)
+        if self.deadline is not None:
+            check_backup(self.deadline, models, inside=inside)
+        check_detectors(self.field.drift, types, task, inside=inside)
+        check_guards(self.promotion.veto, types, task)
+        if isinstance(self.serving, Canary):
+            check_canary(self.serving, self.promotion.loss, types, task, inside=inside)
+        check_monitors(self, types)
 
     def _check_label(self) -> None:
         check_weak(self.labels.weak, self.feature_types(), self.task, self.label_classes)

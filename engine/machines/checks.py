@@ -19,7 +19,7 @@ from operators.language.rules import Rule
 from operators.rules.apply import FeatureRules
 from operators.rules.novelty import Novelty, Told
 from operators.state import Operator
-from topics.messages import Alert, Event, FeatureValues
+from topics.messages import AlertRecord, Event, FeatureValues, NoveltyKind
 
 __all__ = ["Checks"]
 
@@ -36,11 +36,12 @@ class Checks:
         self._rules: FeatureRules | None = None
         if features:
             self._rules = FeatureRules(features, pipeline.feature_types())
-        alerts = pipeline.alerts
-        self.novelty = None if alerts is None else Novelty(alerts, pipeline.events.type)
+        plan = pipeline.novelty
+        self._alerts = {} if plan is None else plan.alerts
+        self.novelty = None if plan is None else Novelty(plan, pipeline.events.type)
         self.parts: dict[str, Operator] = {} if self.novelty is None else {"novelty": self.novelty}
         """The parts that a checkpoint must hold, by name."""
-        self._schema = alerts is not None and alerts.schema
+        self._schema = plan is not None and plan.schema
         self._payloads: Mapping[int, bytes | None] = {}
         self._prefix = f"{pipeline.name}:"
         self._partition = partition
@@ -76,19 +77,40 @@ class Checks:
                 flags[offset] = (*flags.get(offset, ()), rule.name)
 
     def _alert(self, told: Told, event: Event) -> None:
-        kind, field, value, _ = told
-        rule = f"{field}.new_category" if kind in ("new_category", "too_many_categories") else "schema"
-        self._counts["alerts", kind] += 1
+        kind, field, category, _ = told
+        of_field = kind in {"new_category", "too_many_categories"}
+        alert = self._alerts[field if of_field else ""]
+        about = f"{field}:{category}" if of_field else f"{kind}:{field}"
         self._outbox.alert(
-            Alert(
-                alert_id=f"{self._prefix}{kind}:{field}:{value}",
+            AlertRecord(
+                alert_id=f"{self._prefix}{alert.name}:{about}",
+                policy=alert.name,
+                state="told",
                 kind=kind,
+                severity=alert.severity,
                 time=event.event_time,
-                rule=rule,
+                since=event.event_time,
+                says=alert.says or _SAYS[kind].format(field=field, category=category),
+                costs=_COSTS,
+                act=_ACT,
+                look="the event, by its partition and offset",
+                runbook=alert.runbook,
+                channels=alert.channels,
                 field=field,
+                category=category,
                 event_id=event.event_id,
                 event_offset=event.offset,
                 partition=self._partition,
-                value=value,
             )
         )
+
+
+_SAYS: dict[NoveltyKind, str] = {
+    "new_category": "{field} is {category!r}, which no event has been before",
+    "too_many_categories": "{field} has more values than are remembered, and is watched no more",
+    "new_field": "events carry the key {field!r}, which none has had before",
+    "missing_field": "events lack the key {field!r}, which all have had before",
+    "too_many_fields": "events carry more keys than are remembered, and they are watched no more",
+}
+_COSTS = "models have learned nothing of it"
+_ACT = "ask who sends the events; where it stays, let a feature or a rule know of it"

@@ -18,10 +18,11 @@ from operators.join.join import EARLY_BYTES_MAX, EarlyLabel, Joined
 from operators.join.pending import WaitingAnswer
 from operators.models.scoring import Failure, Roster, Served, unsure
 from topics import headers
+from topics.alert_records import alert_records
 from topics.codec import Rejected, encode
 from topics.erasure import Erase
 from topics.messages import (
-    Alert,
+    AlertRecord,
     Block,
     Decision,
     Event,
@@ -63,6 +64,7 @@ class Outbox:
         self.suppression = suppression
         self._partition = partition
         self._counts = counts
+        self._pipeline = pipeline.name
         self._prefix = f"{pipeline.name}:"
         self.roster = roster
         self._binary = pipeline.task == "binary"
@@ -75,7 +77,6 @@ class Outbox:
             *headers.cloud_event("dev.headrace.prediction", source),
             (headers.FEATURES, pipeline.features_version.encode()),
         )
-        self._alert_headers = headers.cloud_event("dev.headrace.alert", source)
         self._predictions_log = ("predictions", partition)
         self._keyed = pipeline.per is not None
         self._examples_partition = partition if self._keyed else ONE_RACE
@@ -148,10 +149,9 @@ class Outbox:
             for answer, one in zip(full, served, strict=True)
         ]
 
-    def alert(self, alert: Alert) -> None:
-        """Send an alert."""
-        sent = (*self._alert_headers, ("ce_id", alert.alert_id.encode()))
-        self._out.append(Outgoing("alerts", None, alert.alert_id.encode(), encode(alert), sent, alert.time))
+    def alert(self, alert: AlertRecord) -> None:
+        """Send an alert, and count it."""
+        self._out += alert_records(self._pipeline, [alert], self._counts)
 
     def query(self, query: Query) -> None:
         """Ask people for a label; under the event's key, as its label will be."""

@@ -14,10 +14,13 @@ from typing import Any
 from engine.machines.field_records import FieldRecords, FieldSource, about_change, refusal
 from engine.machines.watching import Watching
 from operators.drift.detectors import DriftWatch
+from operators.language.alerts import learner_alerts
 from operators.models.digest import digest
 from operators.models.mixture import Mixture
 from operators.models.parameters import model_text
 from operators.models.scoring import Prior, Racer, Roster
+from operators.monitor.acks import Acks
+from operators.monitor.learner_alerts import LearnerAlerts
 from operators.monitor.monitors import MonitorContext, Monitors
 from operators.race.approval import Approvals
 from operators.race.arena import THE_FILE, Arena, Moment, Objection
@@ -49,6 +52,10 @@ class Race:
     `field` is that of our file; the race may have begun with another, and end with a third.  `source` has the
     models of each.  `roster` is live, the same object all the time: a scorer of the same process may read it.
     """
+
+    TELLS = True
+    """Whether people are told of what happens in it."""
+    alerts: LearnerAlerts | None
 
     def __init__(
         self,
@@ -126,7 +133,8 @@ class Race:
         self.watch = DriftWatch(field.drift, self._dump, self._load)
         self.good = GoodVersions(self._dump, self._load, roster)
         self.approvals = Approvals(promotion, self.arena, self._task, field.threshold, self.evaluation.churn)
-        self.commands = Commands(self.arena, self.good, self.approvals)
+        self.acks = Acks(self._pipeline) if self.TELLS else None
+        self.commands = Commands(self.arena, self.good, self.approvals, self.acks)
         self.releases = Releases(self.arena, field.candidates, self.good.copied)
         self.challenges = Challenges(
             self.arena, field.challenges, self.good.copied, self.evaluation.recent_loss
@@ -151,6 +159,13 @@ class Race:
             self._stopwatch,
             opening=self.opening,
         )
+        self.alerts = None
+        if self.TELLS:
+            watched = learner_alerts(field.alerts)
+            self.alerts = LearnerAlerts(
+                self._pipeline, watched, roster, self.arena.counts, self.monitors.signals
+            )
+        self.learning.alerts = self.alerts
         self._accompany()
         self._route(field)
 
@@ -192,6 +207,8 @@ class Race:
             self.monitors,
             self.watching,
             self.sources,
+            self.acks,
+            self.alerts,
         )
         self._parts: tuple[Operator, ...] = tuple(part for part in parts if part is not None)
 
@@ -203,6 +220,8 @@ class Race:
             observers.append(self.approvals)
         if self.watching is not None:
             observers.append(self.watching)
+        if self.alerts is not None and self.alerts.book.alerts:
+            observers.append(self.alerts)
         observers += self._watchers
         gatherer = self.monitors if self.monitors.parts else None
         self.learning.accompany((self.good,) if self._keeps else (), observers, gatherer)
@@ -318,6 +337,10 @@ class Race:
         if "threshold" in step.settings or judged[0] != judged[1] or _monitored(step):
             self.monitors.follow(step.after.monitors, step.after.threshold, step.after.promotion.loss)
         self.sources.follow(step.after.sources, step.after.promotion.loss, step.after.threshold)
+        if self.alerts is not None and "alerts" in step.settings:
+            self.alerts.follow(learner_alerts(step.after.alerts), self.learning.time)
+        if self.alerts is not None and judged[0] != judged[1]:
+            self.alerts.other_loss()
         self._accompany()
         if "serving" in step.settings or "threshold" in step.settings or judged[0] != judged[1]:
             decisions += self._change_policy(step.after, offset)

@@ -113,7 +113,7 @@ class Scorer(Composite[Position]):
         self._asking = Asking(pipeline, partition, self.outbox, self.join, self.counts)
         parts: dict[str, Operator] = {"features": self.features, "join": self.join, "blocks": self._blocks}
         parts |= {"completeness": self.completeness, **self._asking.parts}
-        if pipeline.rules or pipeline.alerts is not None:
+        if pipeline.rules or pipeline.novelty is not None:
             self._checks = Checks(pipeline, partition, self.outbox, self.counts)
             parts |= self._checks.parts
         super().__init__(position, parts)

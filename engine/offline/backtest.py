@@ -43,10 +43,10 @@ from operators.stopwatch import Stopwatch
 from operators.windows.asof import AsOf
 from operators.windows.evaluate import FUNCTION_FAILURES
 from topics import headers
-from topics.codec import Rejected, decode_example, encode, encode_json
+from topics.codec import Rejected, decode_alert, decode_example, encode, encode_json
 from topics.errors import SettingsError
 from topics.headers import Refusal
-from topics.messages import Claim, Decision, FieldChange, Outgoing, Record
+from topics.messages import AlertRecord, Claim, Decision, FieldChange, Outgoing, Record
 
 __all__ = [
     "BACKTEST_CLAIM",
@@ -63,6 +63,8 @@ __all__ = [
 
 BACKTEST_CLAIM = 1
 """A backtest owns its partition from the start."""
+ALERTS_SHOWN_MAX = 1_000
+"""Alert records in a report; what is new may be new in every event."""
 OUTCOMES = ("events", "labels", "predictions_dropped", "window_evictions")
 """Counts that are reported as they are, under the names of a worker's metrics."""
 
@@ -124,6 +126,10 @@ class LocalRun:
             self._fold([Outgoing("examples", 0, None, encode(begins), headers.FIELD, 0)])
         if recording is not None:
             recording.point(self.learner)
+
+    def take_alerts(self) -> list[AlertRecord]:
+        """Return what the learner tells people of since the last call."""
+        return [] if self.learner.alerts is None else self.learner.alerts.take()
 
     @property
     def examples_learned(self) -> int:
@@ -188,6 +194,10 @@ class LocalMachines(Protocol):
         """Take the next run; return what leaves it, or None if there is nothing to take."""
         ...
 
+    def take_alerts(self) -> list[AlertRecord]:
+        """Return what the learner tells people of since the last call."""
+        ...
+
 
 AnyRun = TypeVar("AnyRun", bound=LocalMachines)
 
@@ -199,6 +209,8 @@ class Playing(Generic[AnyRun]):
         self.run = run
         self.score_table = ScoreTable(run.pipeline, warmup)
         self.dead_letters = DeadLetters()
+        self.alerts: list[AlertRecord] = []
+        """What people would have been told of, the first `ALERTS_SHOWN_MAX`."""
         self.events = self.labels = 0
         self.seconds = 0.0
 
@@ -237,11 +249,17 @@ class Playing(Generic[AnyRun]):
                     refusal = self.dead_letters.add(record.headers)
                     if on_refused is not None:
                         on_refused(refusal, record.value)
+                elif record.target == "alerts":
+                    self._told([decode_alert(record.value or b"")])
+            self._told(self.run.take_alerts())
             if on_scored is not None:
                 on_scored(scorer.scored)
             if on_progress is not None:
                 on_progress(before - len(intake))
         self.seconds = time.perf_counter() - started
+
+    def _told(self, alerts: Sequence[AlertRecord]) -> None:
+        self.alerts += alerts[: ALERTS_SHOWN_MAX - len(self.alerts)]
 
     def play_files(
         self,
@@ -307,7 +325,7 @@ class Playing(Generic[AnyRun]):
                 for (counted_as, name), count in counts.items()
                 if counted_as == "rule_hits"
             },
-            "alerts": {name: count for (counted_as, name), count in counts.items() if counted_as == "alerts"},
+            "alerts": [msgspec.to_builtins(alert) for alert in self.alerts],
             "function_failures": {
                 name: count for (counted_as, name), count in counts.items() if counted_as == FUNCTION_FAILURES
             },

@@ -60,6 +60,7 @@ from operators.race.learning import is_succession
 from operators.state import StateDelta
 from operators.stopwatch import Stopwatch
 from topics import headers
+from topics.alert_records import alert_records
 from topics.codec import command_id, encode
 from topics.errors import ClaimError
 from topics.messages import Decision, Headers, ModelPointer, Outgoing, Record, Slow
@@ -509,6 +510,9 @@ class Follower:
             Outgoing("decisions", PARTITION, key, encode(decision), trace, decision.time)
             for decision, trace in decisions
         ]
+        told = [] if self.learner.alerts is None else self.learner.alerts.take()
+        if self.leading:
+            out += alert_records(self._pipeline.name, told, self.learner.counts)
         crowned = is_succession((decision for decision, _ in decisions), self.learner.roster.champion)
         if self.leading and (crowned or self._pointer_due):
             self._pointer_due = False
@@ -569,6 +573,12 @@ class Follower:
             policy_revision=roster.routing.revision if roster.routing is not None else 0,
             # Every worker has the same models: exported by each, sums and averages would count them again.
             scores=self.race.scores(learner) if self.leading else {},
+            firing=self._alerts_firing(),
+            acked=tuple(learner.acks.precision().items()) if self.leading and learner.acks else (),
             snapshot=SnapshotStatus() if self.snapshots is None else self.snapshots.status,
             shift=self.race.shift(learner) if self.leading else None,
         )
+
+    def _alerts_firing(self) -> tuple[tuple[str, int], ...]:
+        alerts = self.learner.alerts
+        return tuple(alerts.book.open().items()) if self.leading and alerts is not None else ()

@@ -17,6 +17,8 @@ from collections import Counter
 
 import structlog
 
+from engine.alerts.alerting import Alerting
+from engine.alerts.surroundings import Surroundings
 from engine.definition.pipeline import Pipeline
 from engine.host.garbage import search_rarely
 from engine.host.progress import ProgressWatch, Seen
@@ -131,6 +133,7 @@ class Worker:
             self._sink, patient.kafka, catalog, self.follower.stopwatch, refused=letters.see
         )
         self._watches = (CountWatch(counted_lines(pipeline.labels)), LabelWatch(), letters)
+        self._alerting = Alerting(pipeline, patient, metrics.counts, self._surroundings)
         self._ready = False
         self._stopping = asyncio.Event()
         self._command_keys, self._commands_topic = settings.command_secrets(), catalog["commands"]
@@ -140,7 +143,7 @@ class Worker:
         """Records about candidates over their budget, yet to be written into the examples log."""
         self._answered = 0
         self._turned_s = time.monotonic()
-        self._saved_s = 0.0
+        self._saved_s = self._taken_over_s = 0.0
 
     # -- lifecycle --------------------------------------------------------------------------------
 
@@ -153,6 +156,7 @@ class Worker:
                     group.create_task(self.follower.follow()),
                     group.create_task(self.follower.warm()),
                     group.create_task(self.follower.share()),
+                    group.create_task(self._alerting.run()),
                     group.create_task(log_outages(self.settings.kafka.outage_deadline_ms)),
                 )
                 try:
@@ -222,7 +226,7 @@ class Worker:
                     await self._advance(partition, polled_s)
                 self._move_idle()
                 self._count()
-                await self._dispatch.put(self.follower.take_decisions())
+                await self._dispatch.put([*self.follower.take_decisions(), *self._alerting.take()])
                 await self._dispatch.turn()
                 await self._write_commands()
                 await self._write_entries()
@@ -294,6 +298,7 @@ class Worker:
         search_rarely()  # what is restored stays
         self._ready = True
         self._saved_s = time.monotonic()
+        self._taken_over_s = time.time()
         kept = self.partitions.kept
         log.info("partitions taken over", partitions=numbers, kept=kept, leader=self.follower.leading)
 
@@ -524,6 +529,14 @@ class Worker:
             loop_silent_s=time.monotonic() - self._turned_s,
         )
 
+    def _surroundings(self) -> Surroundings:
+        """Return what alerts about this process go by."""
+        owned = self.partitions.owned if self._ready else {}
+        lag = sum(self._source.lag((topic, number)) for number in owned for topic in self._inputs.topics)
+        saved_s = max(self.metrics.checkpoint_time_s, self._taken_over_s)
+        age_ms = max(time.time() - saved_s, 0.0) * 1000
+        return Surroundings(frozenset(owned), lag, age_ms, self._checkpoints.outage_s * 1000)
+
     async def look_at_ends(self) -> None:
         """Ask where the logs that are read end, other than by fetching."""
         if self._ready:
@@ -541,7 +554,7 @@ class Worker:
             for topic in self._inputs.topics:
                 if self._ready:
                     lag[topic, number] = self._source.lag((topic, number))
-        return self.follower.status(
+        status = self.follower.status(
             lag=dict(lag),
             pending=self.partitions.pending,
             partitions=len(self.partitions.owned),
@@ -551,6 +564,7 @@ class Worker:
             store_outage_s=self._checkpoints.outage_s,
             stalled_s=self.progress.stalled_s,
         )
+        return status._replace(firing=(*status.firing, *self._alerting.firing().items()))
 
 
 def _now_ms() -> int:

@@ -1,9 +1,9 @@
-"""What a definition says: fields, windows, expressions, conditions, rules, and the plan they are compiled to.
+"""What a definition says: fields, windows, expressions, conditions, rules, alerts, and the plan of it all.
 
 Lives here: immutable values whose text is their meaning, the types they have, what is refused, the catalogue.
 Never here: an event, memory, the computation of a value (`operators/windows`).
 
 Read in this order: `by` (the words a user writes), `fields` and `expressions` (what they make),
-`conditions`, `transforms`, `window_kinds`, `rules`; then `types` (what is refused), `plan` (what is kept for
-it) and `catalogue` (versions, descriptions).  Others may import everything here.
+`conditions`, `transforms`, `window_kinds`, `rules`, `alerts`; then `types` (what is refused), `plan` (what is
+kept for it) and `catalogue` (versions, descriptions).  Others may import everything here.
 """

@@ -1,7 +1,7 @@
 """Rules for fields and features: what a definition says of valid values, and what it refuses.
 
-Lives here: `Rule` and `Alerts` as users write them, and what they refuse at once.  Never here: types
-(`check.py` checks them), values of events (`apply.py`), what has been seen (`novelty.py`).
+Lives here: `Rule` as users write it, and what it refuses at once.  Never here: types (`check.py` checks
+them), values of events (`apply.py`), what has been seen (`novelty.py`), alerts (`alerts.py`).
 
 A rule says what must hold; it is broken where that is known not to hold.  As in SQL's CHECK, a missing
 value breaks no rule but `required`.
@@ -28,13 +28,9 @@ from topics.codec import TEXT_MAX
 from topics.errors import DefinitionError
 from topics.messages import FeatureValue
 
-__all__ = ["Action", "Alerts", "Rule"]
+__all__ = ["Action", "Rule"]
 
 Action = Literal["dead_letter", "clip", "null", "flag"]
-
-LEARNING_MAX: Final = 1_000_000
-CATEGORIES_MAX: Final = 100_000
-"""Known categories of one field, some 100 bytes each, in memory and in checkpoints."""
 
 _CHECKS: Final = ("between", "one_of", "matches", "required")
 _NAME_OF: Final = re.compile(r'(?:field|feature)\("([^"]*)"\)')
@@ -215,46 +211,3 @@ class Rule:
     def __repr__(self) -> str:
         name = "" if self.name == self._made_name() else f", name={quote(self.name)}"
         return f"Rule({self.demand}, action={quote(self.action)}{name})"
-
-
-@dataclass(frozen=True)
-class Alerts:
-    """Which changes of the events are told on the alerts topic, once each.
-
-    `new_categories`
-        Fields of text: a value that was not there in the first `learning` events of a partition is told,
-        then known.
-    `schema`
-        Whether keys of the JSON object are told that were not there while learning, and keys that
-        always were and are gone.
-    `learning`
-        How many first events of a partition are taken as usual.
-    `categories_max`
-        How many values of a field are known; beyond, the field is told once and watched no more.
-    """
-
-    new_categories: Sequence[str] = ()
-    _: KW_ONLY
-    schema: bool = True
-    learning: int = 1_000
-    categories_max: int = 10_000
-
-    def __post_init__(self) -> None:
-        """Check what needs no event type."""
-        if isinstance(self.new_categories, str):
-            raise DefinitionError(
-                f"alerts: new_categories={self.new_categories!r}",
-                hint=f"list the fields: new_categories=({self.new_categories!r},)",
-            )
-        names = tuple(self.new_categories)
-        object.__setattr__(self, "new_categories", names)
-        if not names and not self.schema:
-            raise DefinitionError("alerts of nothing", hint="name new_categories, or leave alerts out")
-        if len(set(names)) < len(names):
-            raise DefinitionError("alerts: a field is named twice", hint="name each field once")
-        for name, value, most in (
-            ("learning", self.learning, LEARNING_MAX),
-            ("categories_max", self.categories_max, CATEGORIES_MAX),
-        ):
-            if type(value) is not int or not 1 <= value <= most:
-                raise DefinitionError(f"alerts: {name}={value!r}", hint=f"give a number of 1 to {most}")

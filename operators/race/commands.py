@@ -47,6 +47,18 @@ class Quarantined(Protocol):
         ...
 
 
+class Acknowledges(Protocol):
+    """What people say of alerts."""
+
+    def refusal(self, alert_id: str | None) -> str:
+        """Return why an id cannot be an alert's, empty if it can."""
+        ...
+
+    def ack(self, alert_id: str, *, false_alarm: bool) -> None:
+        """Take what somebody says of an alert."""
+        ...
+
+
 class Commands(WholeState):
     """Carry out commands.
 
@@ -64,12 +76,16 @@ class Commands(WholeState):
     ('b', ('a',), [])
     """
 
-    def __init__(self, arena: Arena, good: GoodVersions, approvals: Approvals) -> None:
+    def __init__(
+        self, arena: Arena, good: GoodVersions, approvals: Approvals, acks: Acknowledges | None = None
+    ) -> None:
+        """`acks` is told what people say of alerts; None where nobody is."""
         self._arena = arena
         self._good = good
         self._approvals = approvals
         self.sources: Quarantined | None = None
         """The sources of labels, where a race knows them."""
+        self._acks = acks
         self._asked: dict[str, tuple[int, int]] = {}
         """Ids, oldest first, each with a checksum of what was asked, and its time."""
         self._forgotten_ms = NONE_FORGOTTEN
@@ -140,6 +156,8 @@ class Commands(WholeState):
                 return self._approvals.refusal(command)
             case "release" if command.source:
                 return self._not_held(command.source)
+            case "ack":
+                return self._not_acked(command.alert_id)
             case "pin" if name in {None, champion}:
                 return self._not_pinned(champion)
         if name is None:
@@ -246,6 +264,13 @@ class Commands(WholeState):
             )
         return None
 
+    def _not_acked(self, alert_id: str | None) -> Objection | None:
+        """Return why an alert cannot be acknowledged, None if it can."""
+        why = (
+            "nobody keeps what is said of alerts here" if self._acks is None else self._acks.refusal(alert_id)
+        )
+        return Objection(why, "ids are as on the alerts topic: PIPELINE:ALERT:SUBJECT:TIME") if why else None
+
     def _kept(self, name: str | None = None) -> str:
         """Return which good versions there are, of every candidate or of one."""
         by_name = {
@@ -335,6 +360,14 @@ class Commands(WholeState):
     def _answer(self, at: Moment, command: Command) -> list[Decision]:
         return self._approvals.answer(at, command)
 
+    def _ack(self, at: Moment, command: Command) -> list[Decision]:
+        assert self._acks is not None
+        assert command.alert_id is not None
+        self._acks.ack(command.alert_id, false_alarm=command.false_alarm)
+        arena = self._arena
+        told: Evidenced = {"alert_id": command.alert_id, "false_alarm": str(command.false_alarm).lower()}
+        return [arena.write(at, "alert.acked", arena.roster.champion, _reason(command), command, told)]
+
     _ACTS: dict[str, Callable[[Commands, Moment, Command], list[Decision]]] = {  # noqa: RUF012 never changed
         "pause": _pause,
         "resume": _pause,
@@ -347,6 +380,7 @@ class Commands(WholeState):
         "weights": _weigh,
         "approve": _answer,
         "refuse": _answer,
+        "ack": _ack,
     }
 
     # -- state -------------------------------------------------------------------------------------
@@ -386,6 +420,13 @@ def _reason(command: Command) -> str:
 
 def _checksum(command: Command) -> int:
     """Return what tells a repeat of a command from another one under its id."""
-    told = (command.to, command.proposal_id, command.weights, *([command.source] if command.source else []))
+    told: tuple[object, ...] = (
+        command.to,
+        command.proposal_id,
+        command.weights,
+        *([command.source] if command.source else []),
+    )
+    if command.alert_id is not None:
+        told += (command.alert_id, command.false_alarm)
     more = f" {told}" if any(part is not None for part in told) else ""
     return crc32(f"{command.command} {command.model_name}{more}".encode())

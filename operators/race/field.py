@@ -83,6 +83,8 @@ class RaceField:
     """What looks at labelled examples, by name: settings of `operators/monitor`, in their order.  None is one
     that is usual and that the file leaves out."""
     watch: Watch | None = None
+    alerts: Sequence[Any] | None = None
+    """What a learner tells people of (`operators/language/alerts.py`); None is the usual."""
 
     @classmethod
     def of(cls, models: Mapping[str, Any], **settings: Any) -> RaceField:
@@ -121,6 +123,8 @@ class RaceField:
         }
         if self.watch is not None:  # without one the id is that of fields before there were any
             texts["watch"] = model_text(self.watch)
+        if self.alerts is not None:
+            texts["alerts"] = " ".join(map(repr, self.alerts))
         for name, candidate in self.candidates.items():
             texts[f"candidates.{name}"] = candidate_text(candidate)
             texts[f"candidates.{name}.settings"] = settings_text(candidate)

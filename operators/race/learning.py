@@ -153,6 +153,14 @@ class Gatherer(Companion, Protocol):
         ...
 
 
+class Decides(Protocol):
+    """Who is told of decisions, and has no say in them."""
+
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """Take note of decisions, in their order."""
+        ...
+
+
 class Serving(NamedTuple):
     """The candidate that answers a row, and those that failed at it."""
 
@@ -440,6 +448,8 @@ class Learning(WholeState):
         self._evidence = evidence
         self.routing: Routing | None = None
         """Who answers meanwhile; None where the champion answers all."""
+        self.alerts: Decides | None = None
+        """Who tells people of what is decided."""
         self._watching = bool(watch.detections)
 
     def _judge_by(self, loss: Loss) -> None:
@@ -734,6 +744,8 @@ class Learning(WholeState):
                 self._evidence.start_over()  # what was weighed while nothing could follow decides nothing
         if self._opening is not None and any(map(_names_a_champion, decisions)):
             self._opening.end()
+        if decisions and self.alerts is not None:
+            self.alerts.decided(decisions)
         restored = [d.model_name for d in decisions if d.type == "version.restored"]
         if self._roster.champion != champion or champion in restored:
             self._evidence.start_over()

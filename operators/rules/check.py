@@ -1,4 +1,4 @@
-"""Rules and alerts checked against the events' type and the features.
+"""Rules and watched fields checked against the events' type and the features.
 
 Lives here: every refusal that follows from a type.  Never here: what a rule is (`rules.py`), values of
 events (`apply.py`).
@@ -12,11 +12,12 @@ from typing import Any, Final, Literal, NamedTuple, get_type_hints
 
 import msgspec
 
+from operators.language.alerts import NoveltyPlan
 from operators.language.conditions import Comparison, Condition, IsMissing, leaves_of
 from operators.language.expressions import Arithmetic, Constant, Expression, Negative
 from operators.language.fields import Feature, Field
 from operators.language.plan import FeaturePlan
-from operators.language.rules import Alerts, Rule
+from operators.language.rules import Rule
 from operators.language.types import FieldTypes, type_text
 from topics.errors import DefinitionError
 from topics.messages import Task
@@ -39,14 +40,16 @@ class RulePlan(NamedTuple):
 
 def compile_rules(
     rules: Sequence[Rule],
-    alerts: Alerts | None,
+    novelty: NoveltyPlan | None,
     event_type: type[msgspec.Struct],
     features: FeaturePlan,
     *,
     task: Task,
     fixed: Mapping[str, str],
 ) -> RulePlan:
-    """Check `rules` and `alerts` against the events' type and the features, and return them sorted.
+    """Check `rules` against the events' type and the features, and return them sorted.
+
+    `novelty` names the fields whose new categories are told, which must be text.
 
     `fixed` says which fields keep their value, and as what they serve ("id", "key").  Raises
     DefinitionError with the rule's name and the fix: an unknown field or feature, a check that
@@ -77,10 +80,11 @@ def compile_rules(
         else:
             _check_value_type(rule, field_types.check(rule.of, rule.place, inside=True), hints[rule.of.name])
         _check_change(rule, hints, fixed)
-    for name in alerts.new_categories if alerts is not None else ():
-        if field_types.check(Field(name), "alerts", inside=True) is not str:
+    for name in novelty.categories if novelty is not None else ():
+        place = f"alert `{novelty.alerts[name].name}`" if novelty is not None else ""
+        if field_types.check(Field(name), place, inside=True) is not str:
             raise DefinitionError(
-                f"alerts: {event_type.__name__}.{name} is no text", hint="categories are fields of str"
+                f"{place}: {event_type.__name__}.{name} is no text", hint="categories are fields of str"
             )
     return RulePlan(
         tuple(rule for rule in rules if not rule.on_features),

@@ -21,11 +21,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from operators.language.rules import Alerts
+from operators.language.alerts import NoveltyPlan
 from operators.state import StateDelta, StateEntries
 from topics.codec import TEXT_MAX
 from topics.errors import CheckpointError
-from topics.messages import AlertKind, Event
+from topics.messages import Event, NoveltyKind
 
 __all__ = ["SAMPLED_EVERY", "Novelty", "Told"]
 
@@ -42,7 +42,7 @@ _KEYS: Final = ""
 class Told(NamedTuple):
     """A novelty, reported once."""
 
-    kind: AlertKind
+    kind: NoveltyKind
     field: str
     value: str
     """The category; empty for fields."""
@@ -64,21 +64,21 @@ class Novelty:
 
     >>> class Flight(msgspec.Struct):
     ...     carrier: str
-    >>> novelty = Novelty(Alerts(("carrier",), schema=False, learning=2), Flight)
+    >>> novelty = Novelty(NoveltyPlan(("carrier",), False, 2, 100, {}), Flight)
     >>> events = [Event(str(n), n, "k", Flight(c), n, 0) for n, c in enumerate(["UA", "AA", "ZZ", "ZZ"])]
     >>> novelty.step(events, [0, 0, 0, 0], {})
     [Told(kind='new_category', field='carrier', value='ZZ', event_index=2)]
     """
 
-    def __init__(self, alerts: Alerts, event_type: type[msgspec.Struct]) -> None:
-        self._learning = alerts.learning
-        self._categories_max = alerts.categories_max
-        self._schema = alerts.schema
+    def __init__(self, plan: NoveltyPlan, event_type: type[msgspec.Struct]) -> None:
+        self._learning = plan.learning
+        self._categories_max = plan.categories_max
+        self._schema = plan.schema
         config = event_type.__struct_config__
         tag = {config.tag_field} if config.tag_field else set()
         self._declared = frozenset(event_type.__struct_encode_fields__) | tag
         self._fields: list[tuple[str, Callable[[Any], str | None]]] = [
-            (name, attrgetter(name)) for name in alerts.new_categories
+            (name, attrgetter(name)) for name in plan.categories
         ]
         self._decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
         self._clear()
@@ -169,7 +169,7 @@ class Novelty:
             if self._seen == self._learning:
                 told.append(Told("new_field", key, "", index))
 
-    def _give_up(self, name: str, kind: AlertKind, index: int, told: list[Told]) -> None:
+    def _give_up(self, name: str, kind: NoveltyKind, index: int, told: list[Told]) -> None:
         self._full.add(name)
         self._changed.add(_META)
         told.append(Told(kind, name, "", index))

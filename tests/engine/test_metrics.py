@@ -74,7 +74,7 @@ def test_every_series_stands_at_zero_before_anything_happens(pipeline: Pipeline)
         ("drift_detections", "PageHinkley", "worse", "feature:distance"),
         ("rule_hits", "clip", "far away"),
         ("function_failures", f"{__name__}:half"),
-        ("alerts", "new_category"),
+        ("alerts", "firing", "quarantined"),
     ):
         assert found[f"headrace_{name}_total", tuple(labels)] == 0
     ours = {labels for (name, labels), value in found.items() if name.startswith("headrace") and value}

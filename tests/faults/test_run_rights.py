@@ -49,6 +49,7 @@ def rights_of_a_worker(name: str, written: list[str]) -> list[Right]:
         *(Right(WRITE, TOPIC, topic) for topic in written),
         Right(READ, GROUP, name),
         Right(READ, GROUP, f"{name}-control"),
+        Right(READ, GROUP, f"{name}-alerts"),
         Right(IDEMPOTENT_WRITE, CLUSTER, "kafka-cluster"),
     ]
 

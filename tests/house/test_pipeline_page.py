@@ -18,7 +18,7 @@ import headrace
 from engine.definition.pipeline import Pipeline
 from engine.offline.backtest import Backtest
 from headrace import (
-    Alerts,
+    Alert,
     Artefact,
     Bandit,
     Blend,
@@ -64,7 +64,7 @@ PAGE = DOCUMENTS["docs/pipeline.md"]
 CLASSES = (
     Pipeline, Topic, Labels, Weak, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge,
     Every, Drifted, Worse, Drift, Watch, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback,
-    Bandit, Serve, Rule, Alerts, Trust, Queries, Reservoir,
+    Bandit, Serve, Rule, Alert, Trust, Queries, Reservoir,
     Invariant, Directional, Perturbed, Importance, Feedback, Fair, Calibration, Estimated,
 )  # fmt: skip
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
@@ -76,6 +76,7 @@ NAMES_OF_TYPES = {
     "Sequence[Weak]": "list of `Weak`", "LabelValue | None": "bool, int, float, str or None",
     "Condition | Callable[[Mapping[str, FeatureValue]], object]": "condition or function",
     "type[str] | type[int] | None": "`str`, `int` or None",
+    "AlertSeverity": "str", "AlertChannel | Sequence[AlertChannel] | None": "str, list of str or None",
     "Task": "str", "LossName": "str", "Action": "str", "FeatureValue": "bool, int, float or str",
     "type[msgspec.Struct]": "a Struct",
     "Sequence[metrics.base.Metric] | None": "list of River metrics or None",
@@ -85,7 +86,8 @@ NAMES_OF_TYPES = {
     "tuple[float | None, float | None] | None": "pair of numbers or None",
     "Field | Feature | Condition": "field, feature or condition",
     "Condition | Field": "condition or None", "Duration": "str or int", "str | int": "str or int",
-    "int | str": "int or str", "Alerts | None": "`Alerts` or None", "str | None": "str or None",
+    "int | str": "int or str", "Sequence[Alert] | None": "list of `Alert` or None",
+    "Condition": "a condition", "str | None": "str or None",
     "str | int | None": "str, int or None", "Promotion": "`Promotion`", "Topic": "`Topic`",
     "Objective": "str, cost matrix, `Quantile` or a River metric",
     "Objective | None": "as of `Promotion`, or None",
@@ -207,6 +209,10 @@ def words(*names: str) -> dict[str, Callable[..., Any]]:
 
 
 CALLS = {
+    "Conditions of alerts": {
+        name: getattr(headrace, name)
+        for name in ("signal", "new_category", "changed_schema", "decided", "usual_alerts")
+    },
     "Features": words("field", "by", "lookup", "feature"),
     "Aggregates": methods(Key, "by(...)."),
     "Kinds of windows": words(*WINDOWS),

@@ -26,6 +26,7 @@ from engine.definition.file import load_pipeline
 from engine.metrics import COUNTERS, Metrics, ModelStatus, ShiftStatus, Status
 from engine.offline.skew import SkewCounts, SkewMetrics
 from engine.settings import ENV_PREFIX, Settings
+from operators.monitor.acks import Precision
 from topics import errors
 from topics.catalog import FOREVER_MS, Catalog
 from topics.codec import decode_command
@@ -163,7 +164,7 @@ def test_every_command_has_its_row_and_can_be_typed() -> None:
     told = {word for cell in first for word in re.findall(r"`(\w+)`", cell)} - {"to"}
     assert told == set(get_args(CommandWord))
     typed: Any = typer.main.get_command(app)
-    assert told <= set(typed.commands["models"].commands)
+    assert told <= {*typed.commands["models"].commands, *typed.commands["alerts"].commands}
 
 
 # -- links and files ----------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def _quoted(key: str) -> str:
 
 
 def topic_rows() -> list[str]:
-    catalog = Catalog("flights", events="flights.departures", labels="flights.arrivals")
+    catalog = Catalog("flights", events="flights.departures", labels="flights.arrivals", alerting=True)
     plans = {plan.role: plan for plan in catalog.plan(events=4)}
     rows = []
     for role, name, key, value in catalog.describe():
@@ -286,6 +287,8 @@ def families() -> list[Any]:
         shares=(("linear", 1.0),),
         learning_log=(("bayes", 0.5),),
         shift=ShiftStatus("label_shift", 1.0, {"scores": 4.0}),
+        firing=(("lag_records", 1),),
+        acked=(("lag_records", Precision(2, 1)),),
     )
     metrics.status = lambda: status
     counts = SkewCounts(())

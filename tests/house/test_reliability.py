@@ -15,6 +15,8 @@ ROW = re.compile(r"^- \*\*F(\d+)\*\* (.*?)(?=^- \*\*F|^#|\Z)", re.MULTILINE | re
 NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 WALL_CLOCK = re.compile(r"\btime\.time(?:_ns)?\(|\bdatetime\.(?:now|utcnow)\(")
 WALL_CLOCK_READERS = {
+    "engine/alerts/alerting.py",
+    "engine/alerts/delivery.py",
     "engine/cli/deciding.py",
     "engine/cli/erase.py",
     "engine/kafka/sink.py",

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import pkgutil
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
@@ -40,15 +41,18 @@ from operators.join.completeness import Completeness
 from operators.join.join import Join
 from operators.join.pending import Pending, Waiting, WaitingAnswer
 from operators.join.queries import Queries, QueryWindows
+from operators.language.alerts import Alert, NoveltyPlan, decided, signal
 from operators.language.plan import compile_features
-from operators.language.rules import Alerts
 from operators.models.scoring import Racer, Roster
+from operators.monitor.acks import Acks
+from operators.monitor.alerts import AlertBook
 from operators.monitor.behaviour.importance import Importance
 from operators.monitor.behaviour.model_tests import Directional, Invariant, ModelTests, Perturbed
 from operators.monitor.calibration import Calibration
 from operators.monitor.estimate import Estimated
 from operators.monitor.fairness import Fair, Fairness
 from operators.monitor.feedback import Feedback
+from operators.monitor.learner_alerts import LearnerAlerts
 from operators.monitor.monitors import MonitorContext, Monitors
 from operators.monitor.reservoir import Reservoir
 from operators.monitor.slices import Slices
@@ -70,7 +74,7 @@ from operators.trust.sources import SourceRules, Sources, Trust
 from operators.windows.features import Features, JoinedLabel
 from topics import headers
 from topics.codec import encode
-from topics.messages import Block, Claim, Event, Example, Label, Prediction, Record
+from topics.messages import Block, Claim, Decision, Event, Example, Label, Prediction, Record
 from topics.rekeying import Order
 
 STEPS = 120
@@ -262,7 +266,7 @@ def feed_gather(made: PendingValues, item: tuple[int, int]) -> Any:
 
 
 def make_novelty() -> Novelty:
-    return Novelty(Alerts(("card",), learning=20, categories_max=12), Payment)
+    return Novelty(NoveltyPlan(("card",), True, 20, 12, {}), Payment)
 
 
 def novelty_inputs(rng: random.Random) -> list[Any]:
@@ -495,6 +499,34 @@ def make_sources() -> Sources:
     return Sources(SourceRules(per_source_max=5, window=20, trust=trust), "binary", "brier", 0.5)
 
 
+def alert_inputs(rng: random.Random) -> list[Any]:
+    """Times and a lag that trembles around its bound, and ids of alerts that somebody judges."""
+    return [(60_000 * n, rng.choice("ab"), rng.choice((0.0, 20.0))) for n in range(STEPS)]
+
+
+def make_learner_alerts() -> LearnerAlerts:
+    roster = Roster("binary", [Racer("a", None, version=1)], "a")
+    alerts = [Alert(when=signal("quarantined") > 0), Alert(when=decided("model.promoted"))]
+    return LearnerAlerts("p", alerts, roster, Counter())
+
+
+def feed_learner_alerts(made: LearnerAlerts, item: Any) -> Any:
+    time, name, lag = item
+    example = Example(
+        f"e{time}", "k", time, time, True, {}, {}, 0.5, "champion", "a", 0, 0, 0, 1, 0,
+    )  # fmt: skip
+    made.observe([example], [(lag, {})])
+    if lag:
+        made.decided([Decision(f"d{time}", "model.promoted", time, name, 1, 1, "why", "me", time)])
+    return made.take(), made.readings()
+
+
+def feed_acks(made: Acks, item: Any) -> Any:
+    time, name, lag = item
+    made.ack(f"p:{name}::{time % 600_000}", false_alarm=bool(lag))
+    return made.precision()
+
+
 CASES = {
     "sources": Case(make_sources, source_inputs, lambda made, item: made.admit(item)),
     **{
@@ -506,6 +538,13 @@ CASES = {
         reader_inputs,
         feed_composite,
     ),
+    "alerts": Case(
+        lambda: AlertBook("p", [Alert(when=signal("lag_records") > 10, for_="1m")]),
+        alert_inputs,
+        lambda made, item: made.read(item[0], {"lag_records": {item[1]: item[2]}}),
+    ),
+    "learner_alerts": Case(make_learner_alerts, alert_inputs, feed_learner_alerts),
+    "acks": Case(lambda: Acks("p"), alert_inputs, feed_acks),
     "novelty": Case(make_novelty, novelty_inputs, lambda made, item: made.step(*item)),
     "merge": Case(lambda: Merge(3, Payment, held_max=30), merge_inputs, feed_merge),
     "pending": Case(

@@ -17,7 +17,7 @@ SOURCE = """
     from msgspec import Struct
     from river import linear_model
 
-    from engine import Alerts, Labels, Pipeline, Rule, Topic
+    from engine import Alert, Labels, Pipeline, Rule, Topic, changed_schema, new_category
     from operators import by, feature, field
 
 
@@ -41,7 +41,7 @@ SOURCE = """
             Rule(field("unit"), one_of=("C", "K"), action="flag"),
             Rule(feature("sum"), between=(None, 400), action="flag"),
         ],
-        alerts=Alerts(("unit",), learning=20),
+        alerts=[Alert(when=new_category("unit", learning=20)), Alert(when=changed_schema(learning=20))],
     )
 """
 START = 1_700_000_000_000
@@ -103,5 +103,5 @@ async def killed(kafka: KafkaSettings, folder: Path) -> None:
         assert record.key == alert["alert_id"].encode()
     assert told.keys() == {
         *(f"{name}:new_category:unit:F{n}" for n in range(3)),
-        f"{name}:new_field:firmware:",
+        f"{name}:changed_schema:new_field:firmware",
     }

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["backtest_files", "premise_of", "print_diagnosis", "print_report"]
 
+ALERTS_PRINTED_MAX = 20
+"""Alerts that are printed; `--json` has more."""
+
 
 @dataclass(frozen=True)
 class OutputOptions:
@@ -292,7 +295,9 @@ def print_report(report: dict[str, Any]) -> None:
             )
     if report["labels_waiting"]:
         out.print(f"labels whose event had not come at the end: {report['labels_waiting']:,}")
-    for what in ("rules", "alerts", "function_failures"):
+    for alert in report["alerts"][:ALERTS_PRINTED_MAX]:
+        out.print(f"alert {alert['state']}: {alert['says']}", markup=False)
+    for what in ("rules", "function_failures"):
         if report[what]:
             out.print(
                 f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {n:,}" for name, n in report[what].items())

@@ -352,6 +352,9 @@ class KeyedLearner:
                 "`pin` keeps the champion of a key; `retire` takes a challenger out",
                 command,
             )
+        if command.command == "ack":
+            why = "what is said of alerts is not kept where each key has a race of its own"
+            return self._refuse(record, why, "nothing to do: the alert ends by itself", command)
         race = self.race(command.key) if command.key else None
         if race is None:
             why = f"no race of `{command.key}` has begun here" if command.key else "the command names no key"

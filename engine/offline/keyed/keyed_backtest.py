@@ -30,7 +30,7 @@ from operators.stopwatch import Stopwatch
 from operators.windows.asof import AsOf
 from topics import headers
 from topics.codec import encode
-from topics.messages import Claim, Decision, Outgoing, Record
+from topics.messages import AlertRecord, Claim, Decision, Outgoing, Record
 
 __all__ = ["KeyedRun", "keyed_backtest"]
 
@@ -99,6 +99,10 @@ class KeyedRun:
         if self.learner.races.overfull:
             self._idle.relieve(self.learner.races)
         return out
+
+    def take_alerts(self) -> list[AlertRecord]:
+        """Return nothing: the races of keys tell nobody."""
+        return []
 
     def fold(self, lessons: Sequence[Outgoing]) -> None:
         """Write records to the examples log and let the learner read them."""

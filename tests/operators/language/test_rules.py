@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 from river import linear_model
 
-from engine import Alerts, Labels, Pipeline, Rule, Topic
+from engine import Alert, Labels, Pipeline, Rule, Topic, new_category
 from engine.cli.report import describe
 from operators import by, feature, field, lookup
 from topics.errors import DefinitionError
@@ -26,7 +27,7 @@ class Payment(msgspec.Struct):
     fraud: bool | None = None
 
 
-def pipeline(*rules: Any, alerts: Alerts | None = None) -> Pipeline:
+def pipeline(*rules: Any, alerts: Sequence[Alert] | None = None) -> Pipeline:
     return Pipeline(
         name="pay",
         events=Topic("pay.events", Payment, key="card"),
@@ -116,20 +117,10 @@ def test_two_rules_need_two_names() -> None:
     pipeline(low, rule(field("amount"), between=(0, 2), name="amount at most 2"))
 
 
-@pytest.mark.parametrize(
-    "given",
-    [{"new_categories": "country"}, {"schema": False}, {"new_categories": ("a", "a")}, {"learning": 0}],
-)
-def test_alerts_that_cannot_be_meant_are_refused(given: Any) -> None:
-    with pytest.raises(DefinitionError) as caught:
-        Alerts(**given)
-    assert caught.value.hint
-
-
 @pytest.mark.parametrize(("name", "says"), [("amount", "is no text"), ("contry", "no field 'contry'")])
 def test_categories_are_fields_of_text(name: str, says: str) -> None:
     with pytest.raises(DefinitionError, match=says):
-        pipeline(alerts=Alerts((name,)))
+        pipeline(alerts=[Alert(when=new_category(name))])
 
 
 def test_check_lists_rules_in_their_order_and_one_that_only_flags_may_change() -> None:

@@ -15,6 +15,7 @@ from river import linear_model
 
 from operators.models.mixture import Mixture
 from operators.models.scoring import Racer, Roster
+from operators.monitor.acks import Acks
 from operators.race import approval, commands
 from operators.race.approval import Approvals
 from operators.race.arena import REASON_MAX, Arena, Moment, Objection
@@ -49,7 +50,7 @@ class Race:
         self.approvals = Approvals(promotion, self.arena, "binary", 0.5, lambda _, __: 0.1)
         self.arena.approval = self.approvals
         self.good = GoodVersions(lambda _: b"model", lambda _: linear_model.Perceptron(), self.roster)
-        self.commands = Commands(self.arena, self.good, self.approvals)
+        self.commands = Commands(self.arena, self.good, self.approvals, Acks("p"))
         self.offset = 0
 
     def at(self, examples: int = 1) -> Moment:
@@ -98,6 +99,18 @@ NAMED = {"model_name": "zzz"}
     ("word", "told", "why", "fix"),
     [
         ("promote", {}, "promote needs a model_name", CHALLENGERS),
+        (
+            "ack",
+            {},
+            "ack needs an alert_id",
+            "ids are as on the alerts topic: PIPELINE:ALERT:SUBJECT:TIME",
+        ),
+        (
+            "ack",
+            {"alert_id": "q:lag_records:0:1"},
+            "`q:lag_records:0:1` is no id of an alert of p",
+            "ids are as on the alerts topic: PIPELINE:ALERT:SUBJECT:TIME",
+        ),
         ("promote", NAMED, "there is no candidate `zzz`", CHALLENGERS),
         ("promote", {"model_name": "a"}, "`a` is the champion", f"{SERVES}; {CHALLENGERS}"),
         ("promote", {"model_name": "sick"}, "`sick` is quarantined", f"`release` it first; {CHALLENGERS}"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.language.rules import Alerts
+from operators.language.alerts import NoveltyPlan
 from operators.rules import novelty as module
 from operators.rules.novelty import SAMPLED_EVERY, Novelty
 from topics.codec import TEXT_MAX
@@ -19,6 +19,12 @@ from topics.messages import Event
 
 CATEGORIES = st.sampled_from([None, "a", "b", "c", "d", "x" * TEXT_MAX, "x" * TEXT_MAX + "y"])
 KEYS = st.sets(st.sampled_from(["carrier", "time", "gate", "crew", "note"]), max_size=5)
+
+
+def watched(
+    categories: tuple[str, ...] = (), *, schema: bool = True, learning: int = 1_000, categories_max: int = 100
+) -> NoveltyPlan:
+    return NoveltyPlan(categories, schema, learning, categories_max, {})
 
 
 class Flight(msgspec.Struct, rename={"at": "time"}):
@@ -66,7 +72,7 @@ def expected(
 def test_each_is_told_once_however_the_events_are_cut(
     rows: list[tuple[str | None, set[str], int]], learning: int, cuts: list[int]
 ) -> None:
-    alerts = Alerts(("carrier",), learning=learning)
+    alerts = watched(("carrier",), learning=learning)
     events, payloads = events_of([row[:2] for row in rows])
     crcs = [row[2] * 7 for row in rows]
     whole, cut = Novelty(alerts, Flight), Novelty(alerts, Flight)
@@ -85,7 +91,7 @@ def test_each_is_told_once_however_the_events_are_cut(
 
 
 def test_keys_of_events_that_are_not_sampled_are_not_read() -> None:
-    made = Novelty(Alerts(learning=1), Flight)
+    made = Novelty(watched(learning=1), Flight)
     assert feed(made, [("a", {"carrier"}), ("a", {"other"})], crc=1) == []
     assert feed(made, [("a", {"other"})], crc=SAMPLED_EVERY) == [
         ("new_field", "other", "", 0),
@@ -95,7 +101,7 @@ def test_keys_of_events_that_are_not_sampled_are_not_read() -> None:
 
 
 def test_a_field_with_too_many_categories_is_told_once_and_watched_no_more() -> None:
-    made = Novelty(Alerts(("carrier",), schema=False, learning=1, categories_max=2), Flight)
+    made = Novelty(watched(("carrier",), schema=False, learning=1, categories_max=2), Flight)
     told = feed(made, [(name, set()) for name in "abcde"])
     assert told == [("new_category", "carrier", "b", 1), ("too_many_categories", "carrier", "", 2)]
     assert feed(made, [("f", set())]) == []
@@ -104,7 +110,7 @@ def test_a_field_with_too_many_categories_is_told_once_and_watched_no_more() -> 
 
 def test_too_many_keys_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEYS_KNOWN_MAX", 3)
-    made = Novelty(Alerts(learning=1), Flight)
+    made = Novelty(watched(learning=1), Flight)
     told = feed(made, [("a", {f"k{n}"}) for n in range(6)])
     assert [(kind, name) for kind, name, *_ in told if kind != "missing_field"] == [
         ("new_field", "k1"),
@@ -114,7 +120,7 @@ def test_too_many_keys_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_delta_holds_only_what_came_since() -> None:
-    made = Novelty(Alerts(("carrier",), schema=False, learning=1), Flight)
+    made = Novelty(watched(("carrier",), schema=False, learning=1), Flight)
     feed(made, [("a", set()), ("b", set())])
     assert set(made.delta()) == {"meta", "category/carrier/a", "category/carrier/b"}
     feed(made, [("a", set()), ("c", set())])
@@ -123,9 +129,9 @@ def test_a_delta_holds_only_what_came_since() -> None:
 
 
 def test_a_state_of_other_alerts_is_refused() -> None:
-    made = Novelty(Alerts(("carrier",), learning=1), Flight)
+    made = Novelty(watched(("carrier",), learning=1), Flight)
     feed(made, [("a", set())])
     with pytest.raises(CheckpointError):
-        Novelty(Alerts(("gate",)), Flight).restore(made.snapshot())
+        Novelty(watched(("gate",)), Flight).restore(made.snapshot())
     with pytest.raises(CheckpointError):
         made.restore({})

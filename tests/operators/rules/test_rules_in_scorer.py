@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from river import compose, linear_model
 from test_scorer import by_target, label_of, play, runs_of, scorer_of, split
 
-from engine import Alerts, Labels, Pipeline, Rule, Topic
+from engine import Alert, Labels, Pipeline, Rule, Topic, changed_schema, new_category
 from engine.offline.backtest import backtest
 from operators import by, feature, field, label
 from operators.claims.rule import Suppression, Writer
 from topics.codec import decode_example, decode_prediction
-from topics.messages import Alert, Outgoing, Prediction, Record
+from topics.messages import AlertRecord, Outgoing, Prediction, Record
 
 
 class Payment(msgspec.Struct):
@@ -52,7 +52,10 @@ def definition(labels: Labels, **changes: Any) -> Pipeline:
             "sum": by("card").sum("amount", "1m"),
         },
         "rules": RULES,
-        "alerts": Alerts(("country",), learning=5),
+        "alerts": [
+            Alert(when=new_category("country", learning=5)),
+            Alert(when=changed_schema(learning=5)),
+        ],
     }
     return Pipeline(
         name="pay",
@@ -81,8 +84,8 @@ def answers_of(out: list[Outgoing]) -> list[Prediction]:
     return [decode_prediction(record.value or b"") for record in out if record.target == "predictions"]
 
 
-def alerts_of(out: list[Outgoing]) -> list[Alert]:
-    return [msgspec.json.decode(r.value or b"", type=Alert) for r in out if r.target == "alerts"]
+def alerts_of(out: list[Outgoing]) -> list[AlertRecord]:
+    return [msgspec.json.decode(r.value or b"", type=AlertRecord) for r in out if r.target == "alerts"]
 
 
 class TestActions:
@@ -204,15 +207,16 @@ class TestAlerts:
         scorer = scorer_of(pipeline)
         known = [event(n, country="DE") for n in range(5)]
         told = alerts_of(play(scorer, runs_of(scorer, [*known, event(5, country="XX")], [])))
-        assert told == [
-            Alert(
-                "pay:new_category:country:XX", "new_category", 1_000, "country.new_category", "country",
-                "e5", 5, 0, "XX",
-            )
-        ]  # fmt: skip
+        (alert,) = told
+        assert (alert.alert_id, alert.policy, alert.state, alert.kind) == (
+            "pay:new_category:country:XX", "new_category", "told", "new_category",
+        )  # fmt: skip
+        assert (alert.time, alert.since, alert.field, alert.category) == (1_000, 1_000, "country", "XX")
+        assert (alert.event_id, alert.event_offset, alert.partition) == ("e5", 5, 0)
+        assert alert.says == "country is 'XX', which no event has been before"
         again = play(scorer, runs_of(scorer, [event(6, country="XX"), event(7, event_id="e5")], []))
         assert not alerts_of(again)
-        assert scorer.counts["alerts", "new_category"] == 1
+        assert scorer.counts["alerts", "new_category told"] == 1
 
     def test_a_repeated_event_teaches_nothing(self) -> None:
         scorer = scorer_of(LATER)
@@ -225,7 +229,7 @@ class TestAlerts:
 
 
 def test_a_pipeline_without_rules_has_no_checks_and_no_alerts_topic() -> None:
-    plain = definition(Labels("pay.labels", wait="40s"), rules=(), alerts=None)
+    plain = definition(Labels("pay.labels", wait="40s"), rules=(), alerts=())
     assert scorer_of(plain)._checks is None
     assert "alerts" not in plain.catalog
     assert LATER.catalog["alerts"] == "pay.alerts"

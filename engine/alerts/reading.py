@@ -1,0 +1,75 @@
+"""Alerts as they lie on their topic: the newest record of each.
+
+Lives here: the tail of that topic.  Never here: what is made of it, channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import aclosing
+
+import msgspec
+
+from engine.kafka.log_reader import log_bounds, read_log
+from engine.lineage.sources import decode_decision
+from engine.settings import KafkaSettings
+from topics.codec import decode_alert
+from topics.messages import AlertRecord, Record
+
+__all__ = ["TAIL_MAX", "acks_in", "alert_tail", "alerts_in", "newest", "record_tail"]
+
+TAIL_MAX = 10_000
+"""Records of the topic that are looked at, the newest: what is older and still open is lost sight of."""
+PARTITION = 0
+
+
+def alerts_in(records: Iterable[Record]) -> list[tuple[int, AlertRecord]]:
+    """Return the alerts of records with their offsets; what is none is passed over."""
+    found = []
+    for record in records:
+        try:
+            found.append((record.offset, decode_alert(record.value or b"")))
+        except msgspec.MsgspecError:
+            continue
+    return found
+
+
+async def alert_tail(
+    kafka: KafkaSettings, topic: str, until: int | None = None
+) -> list[tuple[int, AlertRecord]]:
+    """Return the newest alerts of a topic with their offsets, those before `until`.  Raises BrokerError."""
+    return alerts_in(await record_tail(kafka, topic, until))
+
+
+async def record_tail(kafka: KafkaSettings, topic: str, until: int | None = None) -> list[Record]:
+    """Return the newest records of a topic of one partition.  Raises BrokerError."""
+    start, end = (await log_bounds(kafka, topic))[PARTITION]
+    end = end if until is None else min(end, until)
+    found: list[Record] = []
+    if start < end:
+        async with aclosing(read_log(kafka, topic, PARTITION, max(start, end - TAIL_MAX), end)) as batches:
+            async for records in batches:
+                found += records
+    return found
+
+
+def acks_in(records: Iterable[Record]) -> dict[str, bool]:
+    """Return the last word on each alert in records of the decisions topic: whether it was a false alarm."""
+    found: dict[str, bool] = {}
+    for record in records:
+        try:
+            decision = decode_decision(record.value or b"")
+        except msgspec.MsgspecError:
+            continue
+        if decision.type == "alert.acked":
+            found[str(decision.evidence["alert_id"])] = decision.evidence["false_alarm"] == "true"
+    return found
+
+
+def newest(records: Iterable[AlertRecord]) -> dict[str, AlertRecord]:
+    """Return the last record of each alert, by id, those that spoke last at the end."""
+    found: dict[str, AlertRecord] = {}
+    for one in records:
+        found.pop(one.alert_id, None)
+        found[one.alert_id] = one
+    return found

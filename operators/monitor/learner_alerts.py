@@ -1,0 +1,194 @@
+"""The alerts that follow from the log: what the learner knows, looked at in label time.
+
+Lives here: loss against a reference, the prior's share, who is quarantined, which shift is open; when they
+are looked at.  Never here: when an alert begins and ends (`alerts.py`), the signals of other monitors (they
+hand in theirs).
+
+Signals are looked at after every `LOOK_EXAMPLES` examples, after every `LOOK_MS` of label time, and at every
+decision: places in the log, so that however it is cut into batches, and whoever folds it, the same is told.
+
+Signals of other monitors are read at stops of every `MORE_EVERY` examples, where all have seen the same.
+
+Both means of the loss fade: a value counts 1/n of the mean, with n growing to `RECENT` and `REFERENCE`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from operators.language.alerts import Alert, Bound
+from operators.models.scoring import Roster
+from operators.monitor.alerts import AlertBook, Readings
+from operators.race.arena import Moment
+from operators.race.losses import Losses
+from operators.state import StateEntries, WholeState
+from topics.messages import AlertRecord, Decision, Example
+
+__all__ = ["LearnerAlerts"]
+
+LOOK_EXAMPLES: Final = 64
+LOOK_MS: Final = 60_000
+MORE_EVERY: Final = 1_024
+OWN: Final = frozenset({"loss_ratio", "prior_share", "quarantined", "shift"})
+RECENT: Final = 1_000
+REFERENCE: Final = 20_000
+JUDGED_MIN: Final = 5_000
+"""Examples before a loss is compared: at first it falls, and means of few tell nothing."""
+PRIOR_SPAN: Final = 500
+PRIOR_MIN: Final = 1_000
+"""At first the prior answers until models have learned something."""
+TOLD_MAX: Final = 10_000
+"""Records that wait for somebody to take them."""
+ENTRY = "alert-signals"
+
+MoreSignals = Callable[[], Mapping[str, float | Mapping[str, float]]]
+
+
+class _Means(msgspec.Struct, array_like=True):
+    """What the signals of the learner are made of."""
+
+    examples: int = 0
+    recent: float = 0.0
+    reference: float = 0.0
+    judged: int = 0
+    """Examples whose loss is in the means."""
+    prior: float = 0.0
+    due_ms: int = 0
+    """Label time from which on signals are looked at again."""
+    shifts: dict[str, str] = {}
+    """Ids of the decisions that found what is open now, by verdict."""
+    more: dict[str, dict[str, float]] = {}
+    """Signals of other monitors at the last stop, by name and subject."""
+
+
+class LearnerAlerts(WholeState):
+    """The signals of one race, and the alerts about them; an observer of its examples."""
+
+    def __init__(
+        self,
+        pipeline: str,
+        alerts: Sequence[Alert],
+        roster: Roster,
+        counts: Counter[tuple[str, str]],
+        more: MoreSignals = dict,
+    ) -> None:
+        """`more` returns the signals of other monitors."""
+        self._roster = roster
+        self._counts = counts
+        self._more = more
+        self.book = AlertBook(pipeline, alerts, counts)
+        self.told: list[AlertRecord] = []
+        """Records that nobody has taken yet."""
+        self._means = _Means()
+        self._time = 0
+
+    @property
+    def stops(self) -> Sequence[int]:
+        """Return when it reads what other monitors see, if an alert is about that."""
+        others = [
+            one for one in self.book.alerts if isinstance(one.when, Bound) and one.when.signal not in OWN
+        ]
+        return (MORE_EVERY,) if others else ()
+
+    def take(self) -> list[AlertRecord]:
+        """Return the records since the last call."""
+        told, self.told = self.told, []
+        return told
+
+    # -- an observer of the race ---------------------------------------------------------------------
+
+    def observe(self, examples: Sequence[Example], tested: Sequence[Losses]) -> None:
+        """Take note of examples that were learned, with their losses."""
+        means, self._dirty = self._means, True
+        for example, (served, _) in zip(examples, tested, strict=True):
+            means.examples += 1
+            is_prior = example.served_by == "prior"
+            means.prior += (is_prior - means.prior) / min(means.examples, PRIOR_SPAN)
+            if served is not None and not is_prior:
+                means.judged += 1
+                means.recent += (served - means.recent) / min(means.judged, RECENT)
+                means.reference += (served - means.reference) / min(means.judged, REFERENCE)
+            self._time = max(self._time, example.label_time)
+            if not means.due_ms:
+                means.due_ms = self._time + LOOK_MS
+            if self._time >= means.due_ms or not means.examples % LOOK_EXAMPLES:
+                means.due_ms = self._time + LOOK_MS
+                self._look(self._time)
+
+    def stop(self, at: Moment) -> list[Decision]:
+        """Read what other monitors see."""
+        if self.stops and not at.examples % MORE_EVERY:
+            self._dirty = True
+            self._means.more = {
+                name: dict(value) if isinstance(value, Mapping) else {"": value}
+                for name, value in self._more().items()
+            }
+            self._look(self._time)
+        return []
+
+    def forget(self, _name: str) -> None:
+        """Do nothing: who has left the race is quarantined no more."""
+
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """Take note of decisions, in their order."""
+        shifts, self._dirty = self._means.shifts, True
+        for decision in decisions:
+            kind = str(decision.type)
+            verdict = str(decision.evidence.get("verdict", decision.model_name))
+            if kind == "shift.found":
+                shifts[verdict] = decision.decision_id
+            elif kind == "shift.ended":
+                shifts.pop(verdict, None)
+            self._tell(self.book.told(decision))
+            self._time = max(self._time, decision.time)
+        self._look(self._time)
+
+    def other_loss(self) -> None:
+        """Begin the comparison of losses anew: they are measured in another way from here on."""
+        self._means.recent = self._means.reference = 0.0
+        self._means.judged, self._dirty = 0, True
+
+    def follow(self, alerts: Sequence[Alert], now_ms: int) -> None:
+        """Watch by other alerts from here on."""
+        self._tell(self.book.follow(alerts, now_ms))
+
+    def _look(self, now_ms: int) -> None:
+        self._tell(self.book.read(now_ms, self.readings()))
+
+    def _tell(self, records: list[AlertRecord]) -> None:
+        room = TOLD_MAX - len(self.told)
+        for one in records[room:]:
+            self._counts["alerts", f"{one.policy} left_out"] += 1
+        self.told += records[:room]
+
+    def readings(self) -> Readings:
+        """Return the signals as they are now."""
+        means = self._means
+        found: dict[str, Mapping[str, float]] = {
+            "quarantined": dict.fromkeys(sorted(self._roster.quarantined), 1.0),
+            "shift": dict.fromkeys(means.shifts, 1.0),
+        }
+        if means.examples >= PRIOR_MIN:
+            found["prior_share"] = {"": means.prior}
+        if means.judged >= JUDGED_MIN and means.reference > 0:
+            found["loss_ratio"] = {"": means.recent / means.reference}
+        return found | means.more
+
+    # -- state ---------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+        return self.book.snapshot() | {ENTRY: msgspec.msgpack.encode((self._time, self._means))}
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state; checkpoints from before there were alerts have none."""
+        self.book.restore(entries)
+        self.told.clear()
+        self._time, self._means = 0, _Means()
+        if data := entries.get(ENTRY):
+            self._time, self._means = msgspec.msgpack.decode(data, type=tuple[int, _Means])
+        self._dirty = False
