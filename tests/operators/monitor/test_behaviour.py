@@ -66,7 +66,7 @@ def fed(made: Monitors, rows: Rows, cuts: Sequence[int] = (), start: int = 0) ->
     places = sorted({start, start + len(rows), *(start + cut for cut in cuts), *stops})
     for begin, end in itertools.pairwise(places):
         batch = rows[begin - start : end - start]
-        made.observe([example for example, _ in batch], [lost for _, lost in batch])
+        made.gathered += batch
         if end in stops:
             made.stop(Moment(end, end, end))
     return made
