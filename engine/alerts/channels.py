@@ -160,8 +160,8 @@ class AlertmanagerChannel:
         return {
             "labels": labels | ({"subject": alert.subject} if alert.subject else {}),
             "annotations": {name: text for name, text in annotations.items() if text},
-            # It refuses what begins after it ends; label time may lie ahead of our clock.
-            "startsAt": _rfc3339(min(alert.since, ends_ms)),
+            # It refuses what begins after it ends; label time may lie ahead of our clock, or before all.
+            "startsAt": _rfc3339(min(max(alert.since, 0), ends_ms)),
             "endsAt": _rfc3339(ends_ms),
         }
 

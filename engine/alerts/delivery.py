@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, get_args
 
@@ -176,6 +176,7 @@ class Delivery:
             position = min(max(start, end - TAIL_MAX if committed is None else committed), end)
             consumer.seek(self._partition, position)
             before = await alert_tail(kafka, self._partition.topic, position)
+            self._remember(one for _, one in before)
             firing = [one for one in newest(one for _, one in before).values() if one.state == "firing"]
             lanes = [Lane(channel, given, self._counts) for channel in self._channels(session, firing)]
             tasks = [asyncio.create_task(lane.run()) for lane in lanes]
@@ -206,6 +207,12 @@ class Delivery:
             if (reached := min([position, *waits])) > done:
                 done = reached
                 await self._commit(consumer, done)
+
+    def _remember(self, before: Iterable[AlertRecord]) -> None:
+        """Know what others have delivered, and nothing else: what was on its way is sent again."""
+        self._told.clear()
+        for alert in before:
+            self._repeated(alert)
 
     def _repeated(self, alert: AlertRecord) -> bool:
         """Return whether something that happens once has been told already."""

@@ -60,13 +60,7 @@ class Baseline(Generic[Value]):
     ) -> None:
         self._size, self._slides = size, slides
         self._encode, self._decode = encode, decode
-        self.clear()
         self._changes: Changes[int] = Changes()
-
-    def clear(self) -> None:
-        """Forget everything; what was stored is removed by the next delta."""
-        for number in getattr(self, "values", ()):
-            self._changes.remove(number)
         self.values: dict[int, Value] = {}
         self._order = _Order(self._size)
         self._order_changed = True

@@ -67,14 +67,6 @@ class LabelLedger:
         self._events: dict[int, Labelled] = {}
         self._changes: Changes[int] = Changes()
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self.baseline.clear()
-        self._open, self._open_changed = _Open(newest=self._open.newest), True
-        for number in self._events:
-            self._changes.remove(number)
-        self._events = {}
-
     def add(self, frame: CellFrame, example: Example, loss: float) -> None:
         """Count one labelled example."""
         state = self._open

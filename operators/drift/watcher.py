@@ -180,16 +180,6 @@ class Watcher:
             return "late"
         return "folded"
 
-    def rebase(self) -> None:
-        """Start the reference over with the next block: what serves was made of another span."""
-        for place in list(self._waiting):
-            self._take(place)
-        self._core = _Core(self._core.partitions, self._core.decided, verdicts=self._core.verdicts)
-        self._core_changed = True
-        self._frame, self._frame_changed = None, True
-        self._means.clear()
-        self._ledger.clear()
-
     def _take(self, place: tuple[int, int]) -> Block:
         self._changes.remove(place)
         return self._waiting.pop(place)

@@ -87,9 +87,7 @@ class AlertBook(WholeState):
     def _take(self, alerts: Iterable[Alert]) -> None:
         self.alerts = tuple(alerts)
         self._bounds = [(one, one.when) for one in self.alerts if isinstance(one.when, Bound)]
-        self._decided = {
-            kind: one for one in self.alerts if isinstance(one.when, OnDecision) for kind in one.when.types
-        }
+        self._on_decisions = [(one, one.when) for one in self.alerts if isinstance(one.when, OnDecision)]
 
     # -- signals and time in, records out --------------------------------------------------------------
 
@@ -111,10 +109,7 @@ class AlertBook(WholeState):
         return records
 
     def told(self, decision: Decision) -> list[AlertRecord]:
-        """Return the record of a decision that somebody is told of, if so."""
-        alert = self._decided.get(decision.type)
-        if alert is None:
-            return []
+        """Return a record for each alert about decisions of this type."""
         return [
             AlertRecord(
                 f"{self._pipeline}:{alert.name}:{decision.model_name}:{decision.offset}",
@@ -131,6 +126,8 @@ class AlertBook(WholeState):
                 channels=alert.channels,
                 event_offset=decision.offset,
             )
+            for alert, when in self._on_decisions
+            if decision.type in when.types
         ]
 
     def _beyond(

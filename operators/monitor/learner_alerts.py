@@ -60,7 +60,7 @@ class _Means(msgspec.Struct, array_like=True):
     due_ms: int = 0
     """Label time from which on signals are looked at again."""
     shifts: dict[str, str] = {}
-    """Ids of the decisions that found what is open now, by verdict."""
+    """Ids of the shifts that are open now, by their verdict as it was told last."""
     more: dict[str, dict[str, float]] = {}
     """Signals of other monitors at the last stop, by name and subject."""
 
@@ -138,11 +138,12 @@ class LearnerAlerts(WholeState):
         shifts, self._dirty = self._means.shifts, True
         for decision in decisions:
             kind = str(decision.type)
-            verdict = str(decision.evidence.get("verdict", decision.model_name))
-            if kind == "shift.found":
-                shifts[verdict] = decision.decision_id
-            elif kind == "shift.ended":
-                shifts.pop(verdict, None)
+            if kind in {"shift.found", "shift.updated", "shift.ended"}:
+                shift = str(decision.evidence["shift_id"])
+                for verdict in [verdict for verdict, one in shifts.items() if one == shift]:
+                    del shifts[verdict]  # it may have become another
+                if kind != "shift.ended":
+                    shifts[str(decision.evidence["verdict"])] = shift
             self._tell(self.book.told(decision))
             self._time = max(self._time, decision.time)
         self._look(self._time)

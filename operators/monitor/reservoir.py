@@ -37,7 +37,8 @@ __all__ = ["KeptRow", "Reservoir", "ReservoirMonitor"]
 PER_CLASS_MAX: Final = 100
 ROWS_MAX: Final = 10_000
 STRATA_MAX: Final = 200
-"""Strata with rows of their own; an example of a further one counts to its class alone."""
+"""Strata with rows of their own; an example of a further one counts to its class alone, and where there are
+more classes than that, to the rest."""
 NEAR: Final = 5
 SALT: Final = "reservoir"
 
@@ -137,9 +138,11 @@ class ReservoirMonitor(WholeState):
         values = [str(features.get(name)) for name in self._by]
         parts = [str(label), *values] if self._by_class else values
         stratum = " ".join(parts)
-        if stratum not in self._seen and len(self._seen) >= STRATA_MAX:
-            return f"{label} {OTHER}" if self._by_class else OTHER
-        return stratum
+        if stratum in self._seen or len(self._seen) < STRATA_MAX:
+            return stratum
+        of_class = f"{label} {OTHER}"
+        room = of_class in self._seen or len(self._seen) < 2 * STRATA_MAX
+        return of_class if self._by_class and room else OTHER
 
     def stop(self, at: Moment) -> None:
         """Do nothing: it reads no models."""

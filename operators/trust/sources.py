@@ -209,7 +209,6 @@ class Sources(WholeState):
         """
         self.counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
         self._task: Task = task
-        self._judged = ""
         self._follow(rules, objective, threshold)
         self._clear()
 
@@ -233,10 +232,9 @@ class Sources(WholeState):
 
     def follow(self, rules: SourceRules | None, objective: Objective, threshold: float) -> None:
         """Go on by other settings: what was counted starts anew, who is in quarantine stays there."""
-        judged = self._judged
-        self._follow(rules, objective, threshold)
-        if self._judged == judged:
+        if model_text((rules, objective, threshold)) == self._judged:
             return
+        self._follow(rules, objective, threshold)
         held = [source for source in self.quarantined if rules is not None and rules.trust is not None]
         self._clear()
         self._sources = {source: _Source(quarantined=True) for source in held}

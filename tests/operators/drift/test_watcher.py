@@ -251,18 +251,6 @@ def test_foreign_blocks_are_left_out_and_memory_is_bounded() -> None:
     assert sum(map(len, entries.values())) < 400_000
 
 
-def test_a_new_reference_begins_when_it_is_asked_for() -> None:
-    one = watcher()
-    play(one, items(None, days=30))
-    one.delta()
-    one.rebase()
-    assert one.report()["reference"] == 0
-    again = watcher()
-    again.restore(one.snapshot())
-    assert again.snapshot() == one.snapshot()
-    assert play(one, [day_of(1, n, moved)[0] for n in range(41, 70)]) == [], "what it began with is usual"
-
-
 @pytest.mark.parametrize("reference", ["training", "sliding", "hour_of_week"])
 def test_each_reference_finds_a_plain_shift(reference: Any) -> None:
     one = Watcher(Watch(reference=reference), "p", "binary")

@@ -20,9 +20,11 @@ from operators.language.alerts import (
     novelty_plan,
     signal,
 )
+from operators.models.scoring import Roster
 from operators.monitor import alerts as module
 from operators.monitor.acks import Acks, Precision
 from operators.monitor.alerts import AGAIN_MS, AlertBook
+from operators.monitor.learner_alerts import LearnerAlerts
 from topics.errors import DefinitionError
 from topics.messages import AlertRecord, Decision
 
@@ -159,6 +161,34 @@ def test_a_decision_is_told_once() -> None:
         "info",
         "tree",
     )
+
+
+def test_each_alert_about_a_decision_is_told_of_it() -> None:
+    loud = Alert(when=decided("model.over_budget", "model.promoted"), severity="critical", name="loud")
+    book = AlertBook("p", [Alert(when=decided("model.over_budget")), loud])
+    decision = Decision("p:0:7:0", "model.over_budget", 5, "tree", 2, 100, "takes 9 ms", "headrace", 7)
+    assert [one.policy for one in book.told(decision)] == ["model.over_budget", "loud"]
+
+
+def verdict(kind: Any, offset: int, shift_id: str, says: str) -> Decision:
+    evidence: dict[str, float | int | str] = {"shift_id": shift_id, "verdict": says}
+    return Decision(f"p:0:{offset}:0", kind, offset, "m", 1, 0, says, "headrace", offset, evidence=evidence)
+
+
+def test_a_shift_that_becomes_another_ends_as_that() -> None:
+    alerts = LearnerAlerts("p", [Alert(when=signal("shift") > 0)], Roster("binary", (), "m"), Counter())
+    alerts.decided([verdict("shift.found", 1, "p:1", "covariate_shift")])
+    assert alerts.readings()["shift"] == {"covariate_shift": 1.0}
+    alerts.decided([verdict("shift.updated", 2, "p:1", "concept_drift")])
+    assert alerts.readings()["shift"] == {"concept_drift": 1.0}
+    alerts.decided([verdict("shift.ended", 3, "p:1", "concept_drift")])
+    assert alerts.readings()["shift"] == {}
+    assert [(one.state, one.subject) for one in alerts.take()] == [
+        ("firing", "covariate_shift"),
+        ("firing", "concept_drift"),
+        ("resolved", "covariate_shift"),
+        ("resolved", "concept_drift"),
+    ]
 
 
 @pytest.mark.parametrize(

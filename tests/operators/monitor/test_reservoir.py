@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from river import linear_model
 
 from engine import Labels, Pipeline, Reservoir, Topic
@@ -18,7 +19,7 @@ from engine.lineage.explanation import liked
 from engine.offline.replay import Replay
 from operators import field
 from operators.models.table import number_of
-from operators.monitor.reservoir import SALT, ReservoirMonitor
+from operators.monitor.reservoir import SALT, STRATA_MAX, ReservoirMonitor
 from operators.monitor.rows import Rows
 from topics import headers
 from topics.codec import encode
@@ -59,6 +60,14 @@ def test_the_smallest_hashes_of_each_stratum_are_kept(
     again.restore(made.snapshot())
     assert again.snapshot() == made.snapshot()
     assert again.near({"shop": "a"}) == made.near({"shop": "a"})
+
+
+def test_classes_without_end_have_an_end() -> None:
+    made = ReservoirMonitor(Reservoir(per_class_max=1, by=["shop"]), by_class=True)
+    examples = [replace(example(n, True, {"shop": "a"}), label=f"class {n}") for n in range(1_000)]
+    seen(made, examples, 100)
+    assert len(made.report()["strata"]) == 2 * STRATA_MAX + 1
+    assert sum(told["seen"] for told in made.report()["strata"].values()) == 1_000
 
 
 def test_the_nearest_are_those_of_the_smallest_standardised_distance() -> None:

@@ -168,3 +168,15 @@ def test_other_settings_keep_the_quarantine_and_count_anew() -> None:
 def test_trust_that_cannot_be_is_refused(wrong) -> None:
     with pytest.raises(DefinitionError):
         Trust(**wrong)
+
+
+def test_settings_that_stay_leave_the_scale_of_a_regression() -> None:
+    rules = SourceRules(trust=Trust())
+    sources = Sources(rules, "regression", "brier", 0.5)
+    for number in range(50):
+        sources.admit(label("a", float(number), 1.0))
+    before = sources.snapshot()
+    sources.follow(rules, "brier", 0.5)
+    assert sources.snapshot() == before
+    sources.follow(SourceRules(trust=Trust(loss_margin=0.4)), "brier", 0.5)
+    assert sources.snapshot() != before
