@@ -26,8 +26,10 @@ VALUES = {
     "HEADRACE_REDIS_URL": URL,
     "HEADRACE_SIGNING_KEYS": json.dumps({"2026-11": CANARY}),
     "HEADRACE_COMMAND_KEYS": json.dumps({"ada": CANARY}),
+    "HEADRACE_ALERTS__WEBHOOK_URL": f"https://chat.example/hooks/{CANARY}",
+    "HEADRACE_ALERTS__ALERTMANAGER_URL": f"https://headrace:{CANARY}@alerts.example",
 }
-"""Of secrets that are not one text."""
+"""Of secrets that are not one text, or an address."""
 AROUND = {
     "HEADRACE_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
     "HEADRACE_KAFKA__SASL_USERNAME": "worker",
@@ -91,7 +93,8 @@ def test_the_secrets_are_those_that_are_known() -> None:
     names = {name.removeprefix(ENV_PREFIX).lower() for name in SECRETS}
     assert names == {
         "kafka__sasl_password", "kafka__ssl_key_password", "web__token", "store_url", "redis_url",
-        "signing_key", "signing_keys", "command_keys",
+        "signing_key", "signing_keys", "command_keys", "alerts__webhook_url", "alerts__webhook_key",
+        "alerts__alertmanager_url",
     }  # fmt: skip
 
 
