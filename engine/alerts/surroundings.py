@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from engine.definition.pipeline import Pipeline
 from engine.metrics import Counts
-from operators.language.alerts import SIGNALS
+from operators.language.signals import SIGNALS
 from operators.monitor.alerts import AlertBook, Readings
 from topics.messages import AlertRecord
 

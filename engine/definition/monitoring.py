@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.definition.behaviour import behaviour_settings, check_behaviour
+from operators.language.alerts import Bound
 from operators.language.fields import Feature
+from operators.language.signals import monitor_of
 from operators.language.transforms import Cross
 from operators.monitor.calibration import Calibration
 from operators.monitor.estimate import Estimated
@@ -26,6 +28,17 @@ __all__ = ["check_monitors", "monitor_settings"]
 SLICES_MAX = 20
 """Declared features and crosses: each costs every example a row of sums."""
 FEATURES_NAMED = 10
+OF_CLASSES = frozenset({"calibration", "estimate"})
+"""Monitors that see nothing in a regression."""
+DECLARED_BY = {
+    "worst": 'slices=["origin"]',
+    "calibration": "calibration=Calibration()",
+    "estimate": "estimate=Estimated()",
+    "tests": 'tests=[Invariant("origin")]',
+    "feedback": "feedback=Feedback(...)",
+    "fairness": 'fair=[Fair("sex")]',
+}
+"""How a definition asks for the monitors that an alert may be about."""
 
 
 def monitor_settings(pipeline: Pipeline) -> tuple[tuple[str, Any], ...]:
@@ -71,6 +84,7 @@ def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
         told.add(CROSSED.join(features))
     Slices((), values_max=pipeline.slice_values_max)
     check_behaviour(pipeline, types)
+    _check_watched(pipeline)
     for name, kind in (("calibration", Calibration), ("estimate", Estimated)):
         if (one := getattr(pipeline, name)) is not None and not isinstance(one, kind):
             raise DefinitionError(
@@ -90,6 +104,25 @@ def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
             raise DefinitionError(
                 f"model `{name}` is recalibrated and the task is {pipeline.task}",
                 hint="leave recalibrate out: it is for two classes",
+            )
+
+
+def _check_watched(pipeline: Pipeline) -> None:
+    """Raise DefinitionError for an alert about the signal of a monitor that is not there."""
+    kept = {name for name, one in monitor_settings(pipeline) if one is not None}
+    if pipeline.task == "regression":
+        kept -= OF_CLASSES
+    for alert in pipeline.policies:
+        if not isinstance(alert.when, Bound):
+            continue
+        monitor = monitor_of(alert.when.signal)
+        if monitor and monitor not in kept:
+            of_classes = pipeline.task == "regression" and monitor in OF_CLASSES
+            raise DefinitionError(
+                f"alert `{alert.name}`: {alert.when!r} is kept by a monitor that this pipeline has not",
+                hint="leave it out: the monitor is for classes, and the task is regression"
+                if of_classes
+                else f"add {DECLARED_BY[monitor]} to the pipeline, or leave the alert out",
             )
 
 

@@ -332,6 +332,8 @@ class Race:
             if self.watching is not None:
                 self._gone |= dict.fromkeys(self.watching.snapshot())
             self._watch(step.after)
+            if self.alerts is not None:
+                self.alerts.other_watch()
             self._gather()
         judged = [model_text(field.promotion.loss) for field in (step.before, step.after)]
         if "threshold" in step.settings or judged[0] != judged[1] or _monitored(step):

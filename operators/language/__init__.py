@@ -4,6 +4,6 @@ Lives here: immutable values whose text is their meaning, the types they have, w
 Never here: an event, memory, the computation of a value (`operators/windows`).
 
 Read in this order: `by` (the words a user writes), `fields` and `expressions` (what they make),
-`conditions`, `transforms`, `window_kinds`, `rules`, `alerts`; then `types` (what is refused), `plan` (what is
-kept for it) and `catalogue` (versions, descriptions).  Others may import everything here.
+`conditions`, `transforms`, `window_kinds`, `rules`, `signals`, `alerts`; then `types` (what is refused),
+`plan` (what is kept for it) and `catalogue` (versions, descriptions).  Others may import everything here.
 """

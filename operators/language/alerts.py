@@ -1,16 +1,12 @@
 """Alerts as a definition says them: what is watched, from where on it counts, and what is told.
 
-Lives here: `Alert` and its conditions as users write them, the table of signals, what is refused at once.
-Never here: when an alert begins and ends (`operators/monitor/alerts.py`), what is new in the events
-(`operators/rules/novelty.py`), the way to people (`engine/alerts`).
+Lives here: `Alert` and its conditions as users write them, what is refused at once.  Never here: which
+signals there are (`signals.py`), when an alert begins and ends (`operators/monitor/alerts.py`), what is new
+in the events (`operators/rules/novelty.py`), the way to people (`engine/alerts`).
 
     Alert(when=signal("lag_records") > 10_000, for_="5m", severity="critical")
     Alert(when=new_category("carrier"))
     Alert(when=decided("model.over_budget"))
-
-A signal is a number that somebody keeps, for the whole pipeline or for each of some subjects (`quarantined`
-is kept for each candidate).  Those of the learner follow from the log alone: a backtest, a run and a replay
-tell the same.  Those of a worker are of its surroundings, by its clock.
 """
 
 from __future__ import annotations
@@ -21,12 +17,12 @@ from dataclasses import KW_ONLY, dataclass
 from math import isfinite
 from typing import Final, Literal, NamedTuple, get_args
 
+from operators.language.signals import SIGNALS, SignalScope
 from topics.durations import Duration, duration_ms
 from topics.errors import DefinitionError
 from topics.messages import AlertChannel, AlertSeverity, DecisionType
 
 __all__ = [
-    "SIGNALS",
     "USUAL_ALERTS",
     "Alert",
     "Bound",
@@ -35,8 +31,6 @@ __all__ = [
     "NoveltyPlan",
     "OnDecision",
     "Signal",
-    "SignalMeaning",
-    "SignalScope",
     "changed_schema",
     "checked_alerts",
     "decided",
@@ -47,7 +41,6 @@ __all__ = [
     "usual_alerts",
 ]
 
-SignalScope = Literal["learner", "worker"]
 Sign = Literal[">", "<"]
 
 ALERTS_MAX: Final = 100
@@ -57,94 +50,6 @@ LEARNING_MAX: Final = 1_000_000
 CATEGORIES_MAX: Final = 100_000
 """Categories of one field that are remembered: about 100 bytes each, in every partition."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
-
-
-class SignalMeaning(NamedTuple):
-    """What a signal is, and what an alert about it says to whoever is called."""
-
-    scope: SignalScope
-    unit: str
-    meaning: str
-    costs: str
-    act: str
-    look: str
-
-
-SIGNALS: Mapping[str, SignalMeaning] = {
-    "loss_ratio": SignalMeaning(
-        "learner",
-        "ratio",
-        "mean loss of what was served in the last 1,000 examples, over that of the last 20,000",
-        "answers are worse than they were",
-        "look whether the inputs have changed, and whether another candidate is better",
-        "`headrace models list PIPELINE.py`, headrace_model_metric, the decisions topic",
-    ),
-    "prior_share": SignalMeaning(
-        "learner",
-        "ratio",
-        "share of the last 500 examples that no model could answer, so that the prior did",
-        "these answers ignore the event: they are the mean of all labels",
-        "look why the models fail: quarantined ones say it in their decision",
-        "`headrace models history PIPELINE.py`, headrace_model_failures_total",
-    ),
-    "quarantined": SignalMeaning(
-        "learner",
-        "count",
-        "1 for each candidate that is quarantined",
-        "the race goes on without it, and answers too where it was champion",
-        "read the reason in its decision; mend it and `release` it, or `retire` it",
-        "`headrace models history PIPELINE.py`",
-    ),
-    "shift": SignalMeaning(
-        "learner",
-        "count",
-        "1 for each verdict of shift that is open",
-        "models answer for a world that they have not learned",
-        "follow the act that the decision suggests",
-        "the decision `shift.found` and its evidence",
-    ),
-    "lag_records": SignalMeaning(
-        "worker",
-        "records",
-        "events and labels that lie unread in the partitions of one worker",
-        "answers and lessons come later by as much",
-        "start another worker, or look what holds this one up",
-        "headrace_lag_records, headrace_step_seconds_total",
-    ),
-    "dead_letter_share": SignalMeaning(
-        "worker",
-        "ratio",
-        "share of the records of the last minutes that were refused",
-        "refused events get no answer, refused labels are not learned",
-        "read the reasons, mend the sender, then `headrace dlq replay PIPELINE.py`",
-        "`headrace dlq list PIPELINE.py`, headrace_dead_letters_total",
-    ),
-    "label_completeness": SignalMeaning(
-        "worker",
-        "ratio",
-        "share of the answers whose wait has ended lately that got their label",
-        "models learn from a selection",
-        "look whether labels are late, lost, or have other ids",
-        "headrace_labels_total, headrace_predictions_dropped_total",
-    ),
-    "checkpoint_age_ms": SignalMeaning(
-        "worker",
-        "ms",
-        "time since the last checkpoint was written",
-        "a crash repeats that much work; beyond unsaved_max events no more are taken",
-        "look at the store, the disk and the broker",
-        "headrace_checkpoint_last_success_timestamp_seconds, headrace_store_outage_seconds",
-    ),
-    "store_away_ms": SignalMeaning(
-        "worker",
-        "ms",
-        "time since the store of checkpoints was seen last",
-        "nothing is saved; beyond unsaved_max events no more are taken",
-        "bring the store back; the worker goes on by itself",
-        "headrace_store_outage_seconds",
-    ),
-}
-"""Every signal, by name."""
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from operators.language.alerts import SIGNALS, Alert, Bound, OnDecision
+from operators.language.alerts import Alert, Bound, OnDecision
+from operators.language.signals import SIGNALS
 from operators.state import StateEntries, WholeState
 from topics.messages import AlertRecord, AlertState, Decision
 
-__all__ = ["AGAIN_MS", "OPEN_MAX", "AlertBook", "Readings"]
+__all__ = ["AGAIN_MS", "OPEN_MAX", "AlertBook", "Note", "Notes", "Readings"]
 
 Readings = Mapping[str, Mapping[str, float]]
 """Values by signal and subject.  A signal that is left out is not known now, and nothing changes; a subject
 that is left out is well."""
+
+
+class Note(NamedTuple):
+    """What is known of one subject beyond its value; an alert that fires tells again when it changes."""
+
+    says: str
+    """In place of what the signal is."""
+    act: str
+    """What to do, in place of what is done about the signal as such."""
+
+
+Notes = Mapping[str, Mapping[str, Note]]
+"""Notes by signal and subject."""
 
 AGAIN_MS: Final = 600_000
 """An alert that comes back within ten minutes of its end tells nothing new."""
@@ -58,6 +72,7 @@ class _Place(msgspec.Struct, array_like=True):
     """How often it has fired; 0 while it is pending."""
     firing: bool = False
     value: float = 0.0
+    note: Note | None = None
 
 
 class AlertBook(WholeState):
@@ -91,19 +106,24 @@ class AlertBook(WholeState):
 
     # -- signals and time in, records out --------------------------------------------------------------
 
-    def read(self, now_ms: int, readings: Readings) -> list[AlertRecord]:
-        """Look at the signals as of `now_ms`; a time that goes back counts as the largest so far."""
+    def read(self, now_ms: int, readings: Readings, notes: Notes | None = None) -> list[AlertRecord]:
+        """Look at the signals as of `now_ms`; a time that goes back counts as the largest so far.
+
+        One that fires already is told again, under its id and count, when its note is another one.
+        """
         now_ms = self._now_ms = max(now_ms, self._now_ms)
         records: list[AlertRecord] = []
         for alert, bound in self._bounds:
             values = readings.get(bound.signal)
             if values is None:
                 continue
+            said = notes.get(bound.signal, {}) if notes else {}
             mine = {subject for policy, subject in self._places if policy == alert.name}
             beyond = {subject for subject, value in values.items() if bound.broken(value)}
             for subject in sorted(mine | beyond):
                 if subject in beyond:
-                    records += self._beyond(alert, bound, subject, values[subject], now_ms)
+                    reading = values[subject], said.get(subject)
+                    records += self._beyond(alert, bound, subject, reading, now_ms)
                 else:
                     records += self._well(alert, bound, subject, values.get(subject), now_ms)
         return records
@@ -131,7 +151,7 @@ class AlertBook(WholeState):
         ]
 
     def _beyond(
-        self, alert: Alert, bound: Bound, subject: str, value: float, now_ms: int
+        self, alert: Alert, bound: Bound, subject: str, reading: tuple[float, Note | None], now_ms: int
     ) -> Sequence[AlertRecord]:
         key = alert.name, subject
         place = self._places.get(key)
@@ -143,9 +163,11 @@ class AlertBook(WholeState):
             if place is None:
                 return ()
         self._dirty = True
-        place.value = value
+        before, (place.value, place.note) = place.note, reading
         if place.bad_since_ms is None:
             place.bad_since_ms = now_ms
+        if place.firing and place.note != before:
+            return [self._record(alert, bound, subject, place, "firing", now_ms)]
         if place.firing or now_ms - place.bad_since_ms < alert.for_ms:
             return ()
         if self.firing >= OPEN_MAX:
@@ -197,6 +219,7 @@ class AlertBook(WholeState):
         self, alert: Alert, bound: Bound, subject: str, place: _Place, state: AlertState, now_ms: int
     ) -> AlertRecord:
         meaning = SIGNALS[bound.signal]
+        says, act = place.note or (meaning.meaning, meaning.act)
         of = f" of {subject}" if subject else ""
         beyond = "above" if bound.sign == ">" else "below"
         stands = f"{beyond} {bound.bound:g}" if state == "firing" else f"no longer {beyond} {bound.bound:g}"
@@ -208,13 +231,13 @@ class AlertBook(WholeState):
             alert.severity,
             now_ms,
             place.first_ms,
-            alert.says or f"{bound.signal}{of} is {place.value:.6g}, {stands}: {meaning.meaning}",
+            alert.says or f"{bound.signal}{of} is {place.value:.6g}, {stands}: {says}",
             subject,
             place.value,
             float(bound.bound),
             place.count,
             meaning.costs,
-            meaning.act,
+            act,
             meaning.look,
             alert.runbook,
             alert.channels,

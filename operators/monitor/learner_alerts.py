@@ -22,7 +22,7 @@ import msgspec
 
 from operators.language.alerts import Alert, Bound
 from operators.models.scoring import Roster
-from operators.monitor.alerts import AlertBook, Readings
+from operators.monitor.alerts import AlertBook, Note, Readings
 from operators.race.arena import Moment
 from operators.race.losses import Losses
 from operators.state import StateEntries, WholeState
@@ -48,6 +48,14 @@ ENTRY = "alert-signals"
 MoreSignals = Callable[[], Mapping[str, float | Mapping[str, float]]]
 
 
+class _Shift(msgspec.Struct, array_like=True):
+    """A shift that is open."""
+
+    found: str
+    """The verdict at first: its alert is known by that, whatever it turns out to be."""
+    note: Note
+
+
 class _Means(msgspec.Struct, array_like=True):
     """What the signals of the learner are made of."""
 
@@ -59,8 +67,8 @@ class _Means(msgspec.Struct, array_like=True):
     prior: float = 0.0
     due_ms: int = 0
     """Label time from which on signals are looked at again."""
-    shifts: dict[str, str] = {}
-    """Ids of the shifts that are open now, by their verdict as it was told last."""
+    shift: _Shift | None = None
+    """What is open now; a race has one at a time."""
     more: dict[str, dict[str, float]] = {}
     """Signals of other monitors at the last stop, by name and subject."""
 
@@ -135,15 +143,15 @@ class LearnerAlerts(WholeState):
 
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Take note of decisions, in their order."""
-        shifts, self._dirty = self._means.shifts, True
+        means, self._dirty = self._means, True
         for decision in decisions:
-            kind = str(decision.type)
-            if kind in {"shift.found", "shift.updated", "shift.ended"}:
-                shift = str(decision.evidence["shift_id"])
-                for verdict in [verdict for verdict, one in shifts.items() if one == shift]:
-                    del shifts[verdict]  # it may have become another
-                if kind != "shift.ended":
-                    shifts[str(decision.evidence["verdict"])] = shift
+            if decision.type == "shift.found":
+                found = str(decision.evidence["verdict"])
+                means.shift = _Shift(found, _note(found, decision.evidence))
+            elif decision.type == "shift.updated" and means.shift is not None:
+                means.shift.note = _note(means.shift.found, decision.evidence)
+            elif decision.type == "shift.ended":
+                means.shift = None
             self._tell(self.book.told(decision))
             self._time = max(self._time, decision.time)
         self._look(self._time)
@@ -153,12 +161,19 @@ class LearnerAlerts(WholeState):
         self._means.recent = self._means.reference = 0.0
         self._means.judged, self._dirty = 0, True
 
+    def other_watch(self) -> None:
+        """Take what is open as over: shift is watched in another way, or no more, from here on."""
+        self._means.shift, self._dirty = None, True
+        self._look(self._time)
+
     def follow(self, alerts: Sequence[Alert], now_ms: int) -> None:
         """Watch by other alerts from here on."""
         self._tell(self.book.follow(alerts, now_ms))
 
     def _look(self, now_ms: int) -> None:
-        self._tell(self.book.read(now_ms, self.readings()))
+        shift = self._means.shift
+        notes = {"shift": {shift.found: shift.note}} if shift is not None else {}
+        self._tell(self.book.read(now_ms, self.readings(), notes))
 
     def _tell(self, records: list[AlertRecord]) -> None:
         room = TOLD_MAX - len(self.told)
@@ -171,7 +186,7 @@ class LearnerAlerts(WholeState):
         means = self._means
         found: dict[str, Mapping[str, float]] = {
             "quarantined": dict.fromkeys(sorted(self._roster.quarantined), 1.0),
-            "shift": dict.fromkeys(means.shifts, 1.0),
+            "shift": {means.shift.found: 1.0} if means.shift is not None else {},
         }
         if means.examples >= PRIOR_MIN:
             found["prior_share"] = {"": means.prior}
@@ -193,3 +208,18 @@ class LearnerAlerts(WholeState):
         if data := entries.get(ENTRY):
             self._time, self._means = msgspec.msgpack.decode(data, type=tuple[int, _Means])
         self._dirty = False
+
+
+def _note(found: str, evidence: Mapping[str, float | int | str]) -> Note:
+    """Return what an alert says of a shift, out of its newest decision.
+
+    >>> _note("label_shift", {"verdict": "concept_drift", "features": "a, b", "true_loss": 0.25, "act": "x"})
+    Note(says='found as label_shift, now concept_drift; features a, b; true_loss 0.25', act='x')
+    """
+    verdict = str(evidence["verdict"])
+    parts = [verdict if verdict == found else f"found as {found}, now {verdict}"]
+    if features := evidence.get("features"):
+        parts.append(f"features {features}")
+    losses = ("reference_loss", "estimated_loss", "true_loss")
+    parts += [f"{name} {evidence[name]:.6g}" for name in losses if name in evidence]
+    return Note("; ".join(parts), str(evidence.get("act", "")))

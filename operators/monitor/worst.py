@@ -316,11 +316,9 @@ class WorstMonitor(WholeState):
         return len(one["slice"]) > 1 and any(one["loss"] < (1.0 + WORSE) * part["loss"] for part in parts)
 
     def signals(self) -> Mapping[str, float]:
-        """Return how many slices are worse, `found`, and the loss of the worst, `loss`."""
+        """Return how many slices are worse, `found`, and the loss of the worst, `loss`, 0 where none is."""
         told = self.report()
-        return {"found": float(told["found"])} | (
-            {"loss": told["slices"][0]["loss"]} if told["found"] else {}
-        )
+        return {"found": float(told["found"]), "loss": told["slices"][0]["loss"] if told["found"] else 0.0}
 
     # -- state ------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.language.alerts import (
-    SIGNALS,
     USUAL_ALERTS,
     Alert,
     changed_schema,
@@ -20,6 +19,7 @@ from operators.language.alerts import (
     novelty_plan,
     signal,
 )
+from operators.language.signals import SIGNALS
 from operators.models.scoring import Roster
 from operators.monitor import alerts as module
 from operators.monitor.acks import Acks, Precision
@@ -170,27 +170,6 @@ def test_each_alert_about_a_decision_is_told_of_it() -> None:
     assert [one.policy for one in book.told(decision)] == ["model.over_budget", "loud"]
 
 
-def verdict(kind: Any, offset: int, shift_id: str, says: str) -> Decision:
-    evidence: dict[str, float | int | str] = {"shift_id": shift_id, "verdict": says}
-    return Decision(f"p:0:{offset}:0", kind, offset, "m", 1, 0, says, "headrace", offset, evidence=evidence)
-
-
-def test_a_shift_that_becomes_another_ends_as_that() -> None:
-    alerts = LearnerAlerts("p", [Alert(when=signal("shift") > 0)], Roster("binary", (), "m"), Counter())
-    alerts.decided([verdict("shift.found", 1, "p:1", "covariate_shift")])
-    assert alerts.readings()["shift"] == {"covariate_shift": 1.0}
-    alerts.decided([verdict("shift.updated", 2, "p:1", "concept_drift")])
-    assert alerts.readings()["shift"] == {"concept_drift": 1.0}
-    alerts.decided([verdict("shift.ended", 3, "p:1", "concept_drift")])
-    assert alerts.readings()["shift"] == {}
-    assert [(one.state, one.subject) for one in alerts.take()] == [
-        ("firing", "covariate_shift"),
-        ("firing", "concept_drift"),
-        ("resolved", "covariate_shift"),
-        ("resolved", "concept_drift"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("made", "says"),
     [
@@ -231,6 +210,48 @@ def test_the_usual_alerts_watch_what_there_is() -> None:
     assert {one.when.signal for one in USUAL_ALERTS if hasattr(one.when, "signal")} <= SIGNALS.keys()
     assert {one.scope for one in checked_alerts(None, keyed=True)} == {"worker"}
     assert novelty_plan(USUAL_ALERTS) is None
+
+
+def shift_decision(kind: str, verdict: str, time: int, **more: Any) -> Decision:
+    evidence = {"shift_id": "p:7", "verdict": verdict, "since": 5, "features": "a, b"} | more
+    made: Any = kind
+    return Decision(f"p:0:{time}:0", made, time, "m", 1, 0, verdict, "headrace", time, evidence=evidence)
+
+
+def test_an_open_shift_is_told_again_under_its_id_when_it_is_another_one() -> None:
+    made = LearnerAlerts("p", [Alert(when=signal("shift") > 0)], Roster("binary", (), "m"), Counter())
+    made.decided([shift_decision("shift.found", "label_shift", 1_000, act="correct the prior")])
+    made.decided([decision_of_another_kind(2_000)])
+    made.decided([shift_decision("shift.updated", "concept_drift", 3_000, act="learn anew", true_loss=0.25)])
+    again = LearnerAlerts("p", [Alert(when=signal("shift") > 0)], Roster("binary", (), "m"), Counter())
+    again.restore(made.snapshot())
+    again.decided([shift_decision("shift.ended", "concept_drift", 4_000)])
+    told = made.take() + again.take()
+    assert [(one.state, one.time, one.count) for one in told] == [
+        ("firing", 1_000, 1),
+        ("firing", 3_000, 1),
+        ("resolved", 4_000, 1),
+    ]
+    assert {(one.alert_id, one.subject, one.since) for one in told} == {
+        ("p:shift:label_shift:1000", "label_shift", 1_000)
+    }
+    assert told[0].says.endswith("above 0: label_shift; features a, b")
+    assert told[1].says.endswith("found as label_shift, now concept_drift; features a, b; true_loss 0.25")
+    assert "no longer above 0: found as label_shift" in told[2].says
+    assert [one.act for one in told] == ["correct the prior", "learn anew", "learn anew"]
+
+
+def decision_of_another_kind(time: int) -> Decision:
+    return Decision(f"p:0:{time}:0", "model.promoted", time, "m", 1, 0, "better", "headrace", time)
+
+
+def test_a_shift_that_nobody_watches_any_more_is_over() -> None:
+    made = LearnerAlerts("p", [Alert(when=signal("shift") > 0)], Roster("binary", (), "m"), Counter())
+    made.decided([shift_decision("shift.found", "label_shift", 1_000)])
+    made.other_watch()
+    assert [one.state for one in made.take()] == ["firing", "resolved"]
+    made.decided([shift_decision("shift.updated", "concept_drift", 2_000)])
+    assert made.take() == [], "of one that nobody knows nothing is told"
 
 
 def test_the_last_word_on_an_alert_holds() -> None:
