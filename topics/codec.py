@@ -365,7 +365,7 @@ def label_message(names: LabelNames) -> type[Struct]:
     if names.kind:
         told = [(name, kind) for name, kind in told if name != "label"]
         told += [("label", LabelValue | None, None), ("kind", str | None, None)]
-    return msgspec.defstruct("LabelMessage", told, bases=(LabelMessage,), rename=renamed)
+    return msgspec.defstruct("LabelMessage", told, bases=(LabelMessage,), rename=renamed, kw_only=True)
 
 
 def kind_value(
@@ -443,7 +443,8 @@ class LabelDecoder:
             weight = self._weight(1.0 / share, names.sampled, share)
         if names.source:
             source = _text(message.source, names.source)
-        return replace(label, weight=label.weight * weight, source=source)
+        both = self._weight(label.weight * weight, names.weight or names.sampled or names.kind, weight)
+        return replace(label, weight=both, source=source)
 
     def _weight(self, weight: float, name: str, told: float) -> float:
         if not 0.0 < weight <= self._weight_max:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from engine.definition.pipeline import Pipeline
 from engine.metrics import Counts
-from operators.language.signals import SIGNALS
 from operators.monitor.alerts import AlertBook, Readings
 from topics.messages import AlertRecord
 
@@ -84,11 +83,11 @@ class WorkerAlerts:
             "store_away_ms": seen.store_away_ms,
         } | self._shares()
         first = str(min(seen.owned))
-        subjects = {
-            alert.when.signal: next(iter(self.book.subjects(alert.name)), first)  # type: ignore[union-attr]
-            for alert in self.book.alerts
-        }
-        assert subjects.keys() <= SIGNALS.keys()
+        subjects: dict[str, str] = {}
+        """By signal, the subject under which an alert about it fires already."""
+        for alert in self.book.alerts:
+            for subject in self.book.subjects(alert.name):
+                subjects.setdefault(alert.when.signal, subject)  # type: ignore[union-attr]
         return {name: {subjects.get(name, first): value} for name, value in values.items()}
 
     def _shares(self) -> dict[str, float]:

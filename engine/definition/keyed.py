@@ -61,11 +61,6 @@ def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
             "leave the window out, or let its key hold the topic's key",
         )
     yield from _refused_labels(pipeline.labels)
-    if pipeline.labels.source_rules is not None:
-        yield (
-            "a rule about sources",
-            "leave per_source_max and trust out: a key's race sees few labels of each",
-        )
     if pipeline.follow_ms is not None:
         yield "follow", "leave follow out: a key's models are learned where its events are"
     for name, fix in _OF_ONE_RACE.items():

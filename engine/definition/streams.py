@@ -296,6 +296,11 @@ class Labels:
             if not (least <= worth <= NUMBER_MAX) or (worth == 0.0 and task != "regression"):
                 what = "a number" if task == "regression" else "a weight above 0"
                 raise DefinitionError(f"kind {kind!r} of labels is worth {worth!r}", hint=f"give {what}")
+            if task != "regression" and worth > self.weight_max:
+                raise DefinitionError(
+                    f"kind {kind!r} of labels is worth {worth!r}, more than `weight_max`",
+                    hint=f"give each kind at most {self.weight_max:g}, or raise `weight_max`",
+                )
 
     @property
     def policy(self) -> LabelPolicy:

@@ -1,4 +1,4 @@
-"""What happens once is told once, and again where it was on its way when the leader lost the broker."""
+"""Alerts beside a worker's loop: what was on its way is sent again, what fires keeps its id."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections import Counter
 from msgspec import Struct
 from river import linear_model
 
-from engine import Labels, Pipeline, Topic
+from engine import Alert, Labels, Pipeline, Topic, signal
 from engine.alerts.delivery import Delivery
+from engine.alerts.surroundings import Surroundings, WorkerAlerts
 from engine.settings import Settings
 from operators import field
 from topics.messages import AlertRecord
@@ -28,7 +29,21 @@ PIPELINE = Pipeline(
     features={"value": field("value")},
     models={"lr": linear_model.LogisticRegression()},
     champion="lr",
+    alerts=[
+        Alert(when=signal("lag_records") > 10),
+        Alert(when=signal("lag_records") > 1_000, name="far-behind"),
+    ],
 )
+
+
+def test_who_takes_a_partition_over_goes_on_under_its_id_whatever_other_alerts_there_are() -> None:
+    first = WorkerAlerts(PIPELINE, Counter())
+    (told,) = first.look(1_000, Surroundings(frozenset({3}), 20, 0.0, 0.0))
+    heir = WorkerAlerts(PIPELINE, Counter())
+    heir.adopt(frozenset({1, 3}), [told])
+    assert heir.look(2_000, Surroundings(frozenset({1, 3}), 20, 0.0, 0.0)) == []
+    (over,) = heir.look(3_000, Surroundings(frozenset({1, 3}), 0, 0.0, 0.0))
+    assert (over.state, over.alert_id) == ("resolved", told.alert_id)
 
 
 def once(number: int) -> AlertRecord:

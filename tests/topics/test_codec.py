@@ -265,6 +265,35 @@ def test_a_label_of_a_sampled_log_weighs_one_over_its_probability(share, expecte
     assert isinstance(found, Rejected) if expected is None else found.weight == expected
 
 
+@pytest.mark.parametrize(("weight", "expected"), [(2.0, 8.0), (3.0, None)])
+def test_a_label_of_a_kind_weighs_no_more_than_any_other(weight, expected) -> None:
+    body = {"event_id": "e1", "label": 1, "label_time": 5, "w": weight, "kind": "buy"}
+    names = LabelNames(weight="w", kind="kind")
+    decode = LabelDecoder("binary", names, weight_max=10.0, kinds={"buy": 4.0}).decode
+    found = decode(record(json.dumps(body).encode()))
+    assert isinstance(found, Rejected) if expected is None else found.weight == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "task", "expected"),
+    [
+        ({"kind": "buy", "label": 2.5}, "regression", (10.0, "buy", 1.0)),
+        ({"kind": "buy"}, "regression", (4.0, "buy", 1.0)),
+        ({"kind": "buy"}, "binary", (True, "buy", 4.0)),
+        ({"kind": "hide", "label": 1}, "binary", None),
+        ({"label": 1}, "binary", None),
+    ],
+)
+def test_a_kind_of_feedback_says_what_a_label_is_worth(body, task, expected) -> None:
+    decode = LabelDecoder(task, LabelNames(kind="kind"), kinds={"buy": 4.0}).decode
+    found = decode(record(json.dumps({"event_id": "e1", "label_time": 5, **body}).encode()))
+    if expected is None:
+        assert isinstance(found, Rejected)
+        assert "not one of 'buy'" in found.message
+    else:
+        assert (found.label, found.kind, found.weight) == expected
+
+
 def test_a_weight_that_no_definition_names_is_not_read() -> None:
     body = {"event_id": "e1", "label": 1, "label_time": 5, "weight": "much", "source": []}
     found = LabelDecoder("binary").decode(record(json.dumps(body).encode()))

@@ -468,6 +468,13 @@ def test_weights_that_cannot_be_are_refused(named: dict[str, Any], refusal: str)
         Labels("pay.labels", wait=WAIT_MS, **named)
 
 
+def test_a_kind_is_worth_no_more_than_a_label_may_weigh() -> None:
+    labels = Labels("pay.labels", wait=WAIT_MS, kinds={"click": 1.0, "purchase": 200.0})
+    with pytest.raises(DefinitionError, match="worth 200"):
+        labels.check_task("binary")
+    labels.check_task("regression")
+
+
 @pytest.mark.parametrize("named", ["weight", "sampled", "source"])
 def test_a_label_inside_its_event_has_no_weight_of_its_own(named: str) -> None:
     with pytest.raises(DefinitionError, match="come inside events"):
