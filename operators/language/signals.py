@@ -37,7 +37,7 @@ SIGNALS: Mapping[str, SignalMeaning] = {
         "mean loss of what was served in the last 1,000 examples, over that of the last 20,000",
         "answers are worse than they were",
         "look whether the inputs have changed, and whether another candidate is better",
-        "`headrace models list PIPELINE.py`, headrace_model_metric, the decisions topic",
+        "`headrace models list PIPELINE.py`, headrace_model_score, the decisions topic",
     ),
     "prior_share": SignalMeaning(
         "learner",
