@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from engine.definition.pipeline import Pipeline
 from engine.metrics import Counts
+from operators.join.completeness import AGES
 from operators.monitor.alerts import AlertBook, Readings
 from topics.messages import AlertRecord
 
@@ -24,6 +25,8 @@ __all__ = ["Surroundings", "WorkerAlerts"]
 SPAN_MS = 120_000
 """Over which shares of records are taken."""
 SAMPLES_MAX = 600
+WAITED = f"{AGES[-1]:g}"
+"""The age at which the wait of an answer has ended, as its counters name it."""
 RECORDS_MIN = 20
 """Of fewer records a share says nothing."""
 
@@ -44,8 +47,10 @@ class _Sample(NamedTuple):
     time_ms: int
     records: int
     refused: int
+    aged: int
+    """Answers whose wait has ended ..."""
     labelled: int
-    unlabelled: int
+    """... and of them those with a label."""
 
 
 class WorkerAlerts:
@@ -93,12 +98,12 @@ class WorkerAlerts:
     def _shares(self) -> dict[str, float]:
         first, last = self._samples[0], self._samples[-1]
         records, refused = last.records - first.records, last.refused - first.refused
-        labelled, unlabelled = last.labelled - first.labelled, last.unlabelled - first.unlabelled
+        aged, labelled = last.aged - first.aged, last.labelled - first.labelled
         shares: dict[str, float] = {}
         if records >= RECORDS_MIN or not refused:
             shares["dead_letter_share"] = refused / max(records, 1)
-        if self._drops and labelled + unlabelled >= RECORDS_MIN:
-            shares["label_completeness"] = labelled / (labelled + unlabelled)
+        if self._drops and aged >= RECORDS_MIN:
+            shares["label_completeness"] = labelled / aged
         return shares
 
     def _sample(self, now_ms: int) -> _Sample:
@@ -111,6 +116,6 @@ class WorkerAlerts:
             now_ms,
             sums["events"] + sums["labels"] + sums["dead_letters"],
             sums["dead_letters"],
-            counts["labels", "joined"],
-            counts["predictions_dropped", "expired"] + counts["predictions_dropped", "given_up"],
+            counts["aged", WAITED],
+            counts["aged_labelled", WAITED],
         )

@@ -136,7 +136,7 @@ class IdlePartitions:
                 await self._sink.send(self._topic, number, [record])
             await self._sink.flush()
             self.counts["watermarks", "written"] += len(due)
-        except BrokerError as error:
+        except Exception as error:  # noqa: BLE001 nobody waits for this task: whatever it meets is told here
             self.counts["watermarks", "refused"] += len(due)
             if self._pace.allows(now_s):
                 self._pace.logged(now_s)
@@ -144,7 +144,7 @@ class IdlePartitions:
                     "the watermark of quiet partitions cannot be moved",
                     topic=self._topic,
                     partitions=[number for number, _ in due],
-                    reason=error.message,
+                    reason=error.message if isinstance(error, BrokerError) else repr(error),
                     fix="let the worker write its events topic, or set HEADRACE_IDLE_TIMEOUT_MS=0",
                 )
             sink, self._sink = self._sink, None

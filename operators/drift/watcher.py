@@ -49,8 +49,8 @@ LAG_BLOCKS: Final = 2
 """A partition that is so many blocks behind another is not waited for: it may be idle."""
 ROWS_MIN: Final = 30
 """A block with fewer sampled rows is counted and not compared."""
-WAITING_MAX: Final = 64
-"""Blocks of partitions that wait for those of others."""
+WAITING_MAX: Final = 512
+"""Blocks of partitions that wait for those of others; beyond some 170 partitions, the rest are late."""
 LEAST_LABELS, LEAST_LOSS = 0.02, 0.005
 WEIGHTS: Final = {"scores": 0.1, "mmd": 0.1, "lsdd": 0.1, "refused": 0.05, "labels": 0.1, "loss": 0.2}
 """Shares of the budget; what is left is shared evenly by the features."""

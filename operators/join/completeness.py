@@ -14,7 +14,7 @@ that came: no implicit one, no vote.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -31,10 +31,6 @@ BLOCKS: Final = 16
 """Blocks of one wait."""
 GRACE_BLOCKS: Final = 48
 """Blocks that `grace` has at most: so many more are open."""
-RECENT: Final = 16
-"""Blocks past their horizon that `recent` is about: as long as the wait, or longer."""
-RECENT_MIN: Final = 20
-"""Answers below which a share says nothing."""
 _NEVER: Final = -(1 << 62)
 
 _Row = list[int]
@@ -47,7 +43,6 @@ class _State(Struct, array_like=True):
     """The newest block that is counted, by age."""
     aged: list[int]
     labelled: list[int]
-    recent: list[tuple[int, int]]
 
 
 class Completeness(WholeState):
@@ -81,7 +76,6 @@ class Completeness(WholeState):
         self._blocks: dict[int, _Row] = {}
         self._passed = [_NEVER] * len(AGES)
         self._aged, self._labelled = [0] * len(AGES), [0] * len(AGES)
-        self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
         self._due = _NEVER
         """The watermark, ms, from which on a block is old enough for some age."""
 
@@ -127,7 +121,6 @@ class Completeness(WholeState):
                 self._count_aged(age, row[0])
                 self._count_labelled(age, row[age + 1])
                 if age == len(AGES) - 1:
-                    self._recent.append((row[0], row[age + 1]))
                     del self._blocks[block]
             self._passed[age] = max(self._passed[age], last)
         self._look()
@@ -168,16 +161,6 @@ class Completeness(WholeState):
             )
         ]
 
-    @property
-    def recent(self) -> tuple[int, int]:
-        """Return the answers of the last blocks past their horizon, and how many of them have a label."""
-        return sum(aged for aged, _ in self._recent), sum(labelled for _, labelled in self._recent)
-
-    def signals(self) -> dict[str, float]:
-        """Return `label_completeness`, the labelled share of `recent`; left out where it is of too few."""
-        aged, labelled = self.recent
-        return {"label_completeness": labelled / aged} if aged >= RECENT_MIN else {}
-
     # -- state ------------------------------------------------------------------------------------
 
     def delta(self) -> StateDelta:
@@ -188,9 +171,7 @@ class Completeness(WholeState):
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
         self._fold()
-        state = _State(
-            dict(sorted(self._blocks.items())), self._passed, self._aged, self._labelled, [*self._recent]
-        )
+        state = _State(dict(sorted(self._blocks.items())), self._passed, self._aged, self._labelled)
         return {"all": msgspec.msgpack.encode(state)}
 
     def restore(self, entries: StateEntries) -> None:
@@ -202,7 +183,6 @@ class Completeness(WholeState):
             state = msgspec.msgpack.decode(entries["all"], type=_State)
             self._blocks, self._passed = state.blocks, state.passed
             self._aged, self._labelled = state.aged, state.labelled
-            self._recent.extend(state.recent)
             if self._passed[0] != _NEVER:
                 self._look()
         self._dirty = False
