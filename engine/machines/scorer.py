@@ -444,7 +444,8 @@ class Scorer(Composite[Position]):
         """Open the entry of an answer; join its label if that came before."""
         for given_up in self.join.open(waiting):
             self.outbox.refuse_given_up(given_up)
-        self.completeness.opened(waiting.event_time)
+        if not self._inside:  # a label that comes with its event has no age
+            self.completeness.opened(waiting.event_time)
         if self._assumes:
             self._learnable(self.join.assumed(waiting), "assumed")
         for outcome, joined, early in self.join.meet_early(waiting):
@@ -493,7 +494,7 @@ class Scorer(Composite[Position]):
         self.counts["labels", outcome] += 1
         truth = joined.before is None and joined.origin not in UNMEASURED
         if truth and not joined.origin:
-            if outcome != "combined":
+            if outcome != "combined" and not self._inside:
                 self.completeness.labelled((joined.waiting.event_time, joined.label_time))
             if self._weak is not None:
                 self._weak.compare(joined.waiting.prediction.features, joined.label)

@@ -19,6 +19,7 @@ WALL_CLOCK_READERS = {
     "engine/alerts/delivery.py",
     "engine/cli/deciding.py",
     "engine/cli/erase.py",
+    "engine/cli/offline/backtest.py",
     "engine/kafka/sink.py",
     "engine/offline/publish.py",
     "engine/state/snapshots.py",
