@@ -17,7 +17,7 @@ import pytest
 from brokers.alertmanager import Hook, alertmanager_server, alerts_at, webhook
 from brokers.process import program, running
 from reading import read_topic
-from running import Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
+from running import DEADLINE_S, Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 from typer.testing import CliRunner
 
 from engine.cli.main import app
@@ -142,7 +142,7 @@ async def told(kafka: KafkaSettings, folder: Path, manager: str, redis: int, por
             await worker.ready()
 
             async def reach(what: Callable[[], bool], told: str) -> None:
-                await until(what, told, worker=worker)
+                await until(what, told, worker=worker, deadline_s=2 * DEADLINE_S)
 
             await store_away(stream, redis, reach)
             await stream.send(900, labelled=False)
