@@ -295,7 +295,7 @@ def feed_completeness(made: Completeness, item: tuple[str, int, int]) -> Any:
         made.labelled((time, time + delay))
     else:
         made.passed(time - 100)
-    return made.report(), made.signals()
+    return made.report()
 
 
 def query_inputs(rng: random.Random) -> list[Any]:
