@@ -160,10 +160,14 @@ class Learner(Race):
         """Learn the listed examples, which end at `reading`, and clear the list."""
         if not examples:
             return []
-        learn = self.learn_trusted if self.sources.active else self.learning.step
-        decisions = learn(examples, self._progress.reading - len(examples))
+        decisions = self._learn(examples, self._progress.reading - len(examples))
         examples.clear()
         return decisions
+
+    def _learn(self, examples: Sequence[Example], offset: int) -> list[Decision]:
+        """Learn examples of the log from `offset` on; return what was decided."""
+        learn = self.learn_trusted if self.sources.active else self.learning.step
+        return learn(examples, offset)
 
     def _example(self, record: Record) -> Example | None:
         """Return an example of the log, None if it does not count."""
@@ -270,8 +274,7 @@ class Learner(Race):
         """
         if isinstance(value, Example):
             self._count([value])
-            learn = self.learn_trusted if self.sources.active else self.learning.step
-            return learn([value], self._pass(1))
+            return self._learn([value], self._pass(1))
         self._check_going()
         if isinstance(value, Block):
             return self.block(value, self._pass(1))

@@ -34,6 +34,7 @@ from typing import Generic, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from operators.join.combine import LabelPolicy, combined
 from operators.join.pending import PENDING_MAX, RESIDENT_MAX, Answered, Open, Pending
@@ -291,16 +292,7 @@ class Join(Generic[Open]):
         self.entries.change(waiting)
         if self.policy.learn != "corrected" or not self._turns(held, waiting.labels):
             return "collected", None
-        return "revised", Joined(
-            waiting,
-            label.label,
-            label.label_time,
-            label.offset,
-            -1,
-            label.weight,
-            "revised",
-            source=label.source,
-        )
+        return "revised", replace(_joined_by(waiting, label), origin="revised")
 
     def _turns(self, before: Sequence[Label], after: Sequence[Label]) -> bool:
         """Return whether an event turns positive by its last label."""
@@ -320,17 +312,11 @@ class Join(Generic[Open]):
         replaced = held[-1]
         waiting.label, waiting.labels = label.label, (*held, label)
         self.entries.change(waiting)
-        return "corrected", Joined(
-            waiting,
-            label.label,
-            label.label_time,
-            label.offset,
-            -1,
-            label.weight,
+        return "corrected", replace(
+            _joined_by(waiting, label),
             learn=self.policy.correct == "relearn",
             before=replaced.label,
             before_time=replaced.label_time,
-            source=label.source,
         )
 
     def learned_as(self, waiting: Open, label: Label) -> None:
@@ -442,9 +428,7 @@ class Join(Generic[Open]):
         if self._corrects:
             waiting.labels = (label,)
         self.entries.change(waiting)
-        return Joined(
-            waiting, label.label, label.label_time, label.offset, -1, label.weight, source=label.source
-        )
+        return _joined_by(waiting, label)
 
     def snapshot(self) -> dict[str, bytes]:
         """Return two entries per waiting prediction, one per early label."""
@@ -473,6 +457,11 @@ class Join(Generic[Open]):
 def _same(one: Label, other: Label) -> bool:
     """Return whether a label is a repeat of another one of the same event."""
     return (one.label, one.label_time, one.kind) == (other.label, other.label_time, other.kind)
+
+
+def _joined_by(waiting: Open, label: Label) -> Joined[Open]:
+    """Return the join of an event with one label that came."""
+    return Joined(waiting, label.label, label.label_time, label.offset, -1, label.weight, source=label.source)
 
 
 def _early_name(event_id: str) -> str:
