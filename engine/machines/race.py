@@ -330,6 +330,7 @@ class Race:
         self.approvals.follow(step.after.promotion, step.after.threshold)
         if "watch" in step.settings:
             if self.watching is not None:
+                decisions += self.learning.act(offset, self.watching.end)
                 self._gone |= dict.fromkeys(self.watching.snapshot())
             self._watch(step.after)
             if self.alerts is not None:

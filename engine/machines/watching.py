@@ -47,6 +47,10 @@ class Watching:
         self._stopwatch.steps["watch"] += self._stopwatch.clock() - started
         return [self._told(at, shift) for shift in shifts]
 
+    def end(self, at: Moment) -> list[Decision]:
+        """End the verdict that lasts, if any: `watch=` is another one from here on."""
+        return [self._told(at, shift) for shift in self.watcher.give_up()]
+
     def _told(self, at: Moment, shift: Shift) -> Decision:
         """Return a verdict as a decision, at the end of its block."""
         return self._arena.write(

@@ -1,27 +1,24 @@
 """Label shift without labels: which class shares explain the scores that were served.
 
-Lives here: black box shift estimation with its interval, and the correction of a score to other class shares.
-Never here: whether it is a label shift (`triage.py`).
+Lives here: black box shift estimation with its interval.  Never here: whether it is a label shift
+(`triage.py`), the correction of scores (nobody's: a person decides).
 
 BBSE: Lipton, Wang and Smola, "Detecting and correcting for label shift with black box predictors" (ICML
 2018). If P(x | y) stays, so does P(answer | y), and P(answer) = sum over y of P(answer | y) P(y): the class
 shares are the solution of linear equations, whatever the predictor, as long as it knows more than nothing.
-The interval is by the delta method, over the sampling of both sides.  Correction: Saerens, Latinne and
-Decaestecker (2002).
+The interval is by the delta method, over the sampling of both sides.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from operators.drift.two_sample import Array
-from topics.messages import Score
 
-__all__ = ["ClassShares", "bbse", "corrected_score"]
+__all__ = ["ClassShares", "bbse"]
 
 NORMAL_95: Final = 1.96
 CONDITION_MAX: Final = 1e3
@@ -69,28 +66,3 @@ def bbse(table: Array, answers: Sequence[float]) -> ClassShares | None:
 def _multinomial(shares: Array, rows: float) -> Array:
     """Return the covariance of observed shares."""
     return np.asarray((np.diag(shares) - np.outer(shares, shares)) / rows)
-
-
-def corrected_score(score: Score, was: Mapping[str, float], now: Mapping[str, float]) -> Score:
-    """Return a score as it would be had the model learned at the class shares `now` instead of `was`.
-
-    Binary: the shares of `"true"` and `"false"`.  A regression's score, or None, is returned as it is.
-
-    >>> round(corrected_score(0.5, {"true": 0.1, "false": 0.9}, {"true": 0.2, "false": 0.8}), 3)
-    0.692
-    >>> corrected_score({"a": 0.5, "b": 0.5}, {"a": 0.5, "b": 0.5}, {"a": 0.8, "b": 0.2})
-    {'a': 0.8, 'b': 0.2}
-    """
-    if isinstance(score, dict):
-        weighed = {name: chance * _ratio(name, was, now) for name, chance in score.items()}
-        total = math.fsum(weighed.values())
-        return {name: chance / total for name, chance in weighed.items()} if total > 0.0 else score
-    if score is None or "true" not in now:
-        return score
-    true, false = score * _ratio("true", was, now), (1.0 - score) * _ratio("false", was, now)
-    return true / (true + false) if true + false > 0.0 else score
-
-
-def _ratio(name: str, was: Mapping[str, float], now: Mapping[str, float]) -> float:
-    before = was.get(name, 0.0)
-    return now.get(name, before) / before if before > 0.0 else 1.0

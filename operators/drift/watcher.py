@@ -357,6 +357,13 @@ class Watcher:
         core.open = replace(now, change="updated")
         return [core.open]
 
+    def give_up(self) -> list[Shift]:
+        """End the verdict that lasts, if any: from here on somebody else watches, who knows nothing of it."""
+        if (shift := self._core.open) is None or self._core.decided is None:
+            return []
+        until = (self._core.decided + 1) * self._watch.block_ms
+        return [self._end(replace(shift, decided_ms=until, until_ms=until), {"given_up": 1.0})]
+
     def _end(self, shift: Shift, evidence: dict[str, float]) -> Shift:
         core = self._core
         core.open, core.involved, core.calm, core.wealth, core.history = None, [], 0, {}, []

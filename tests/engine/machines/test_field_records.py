@@ -17,6 +17,7 @@ from river import drift, linear_model, metrics, naive_bayes, tree
 from engine.machines.field_records import Brought, change_of
 from engine.machines.learner import Learner
 from operators.drift.detectors import Drift
+from operators.drift.watch import Watch
 from operators.models.digest import digest
 from operators.race.candidates import Candidate, Challenge, Every, Release
 from operators.race.evidence import Promotion
@@ -26,8 +27,9 @@ from operators.race.routing import Canary, Split
 from topics import headers
 from topics.codec import encode
 from topics.errors import ModelError
-from topics.messages import Decision, Example, FieldChange, Record
+from topics.messages import Block, Decision, Example, FieldChange, Record
 
+DAY_MS = 86_400_000
 TREE = tree.HoeffdingTreeClassifier(grace_period=20)
 LINEAR = linear_model.LogisticRegression()
 QUIET = Promotion(false_swap_every=1_000_000, opening_error=0)
@@ -552,3 +554,23 @@ def test_a_proposal_that_no_field_asks_for_any_more_expires_after_a_restore_too(
     expired = [one.type for one in fold(found, records)]
     assert expired == ["proposal.expired"]
     assert [one.type for one in fold(other, records)] == expired
+
+
+def test_a_verdict_of_another_watch_ends_with_it() -> None:
+    """Who watches from here on knows nothing of the shift, and nobody would ever say that it is over."""
+    watch = Watch(reference_span="14d")
+    fields = [RaceField.of({"tree": TREE}, champion="tree", watch=one) for one in (watch, None)]
+    records = claimed(log(change(None, fields[0]), example(0), change(*fields), example(1)))
+    found = learner(fields[0], Source(fields=fields))
+    fold(found, records[:2])
+    assert found.watching is not None
+    for number in range(41):
+        values = [0.3 * (number == 40) + (7 * n + number) % 20 / 10 for n in range(40)]
+        found.watching.watcher.fold_block(
+            Block(number, number * DAY_MS, (number + 1) * DAY_MS, 40, 0, {}, {}, list(range(40)), {"x": values},
+                  [0.5] * 40)
+        )  # fmt: skip
+    assert found.watching.watcher.open is not None
+    ended = fold(found, records)[-1]
+    assert (ended.type, ended.time, ended.evidence["given_up"]) == ("shift.ended", 41 * DAY_MS, 1.0)
+    assert found.watching is None

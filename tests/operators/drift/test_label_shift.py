@@ -1,11 +1,11 @@
-"""BBSE against the truth, its interval by simulation, and the correction by Bayes' rule."""
+"""BBSE against the truth, and its interval by simulation."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from operators.drift.label_shift import bbse, corrected_score
+from operators.drift.label_shift import bbse
 
 GIVEN = np.array([[0.85, 0.15], [0.3, 0.7]])
 
@@ -48,21 +48,3 @@ def test_exact_counts_give_exact_shares() -> None:
 )
 def test_a_predictor_that_cannot_tell_says_nothing(table: list[list[float]], answers: list[float]) -> None:
     assert bbse(np.array(table), answers) is None
-
-
-def test_correction_is_bayes_rule() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        ratio, was, now = rng.random() * 4, rng.uniform(0.05, 0.95), rng.uniform(0.05, 0.95)
-        score = ratio * was / (ratio * was + 1 - was)
-        wanted = ratio * now / (ratio * now + 1 - now)
-        shares = [{"true": one, "false": 1 - one} for one in (was, now)]
-        assert corrected_score(score, *shares) == pytest.approx(wanted)
-        classes = corrected_score({"true": score, "false": 1 - score}, *shares)
-        assert isinstance(classes, dict)
-        assert classes["true"] == pytest.approx(wanted)
-
-
-def test_what_is_no_probability_stays() -> None:
-    assert corrected_score(None, {"true": 0.5}, {"true": 0.1}) is None
-    assert corrected_score(17.5, {}, {}) == 17.5
