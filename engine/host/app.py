@@ -1,8 +1,8 @@
-"""The Faust host: lifecycle, commands, web pages.
+"""The Faust host: lifecycle, web pages.
 
-Lives here: what starts and stops the data plane, the agent on the commands topic, signals and the last
-deadline, what `/metrics`, `/livez` and `/readyz` say.  Never here: events (aiokafka carries them, `loop.py`),
-the numbers (`metrics.py`), HTTP (`pages.py`: Faust's own server lets slow clients stay, and adds pages).
+Lives here: what starts and stops the data plane, signals and the last deadline, what `/metrics`, `/livez` and
+`/readyz` say.  Never here: events (aiokafka carries them, `loop.py`), commands (`commands.py`), the numbers
+(`metrics.py`), HTTP (`pages.py`: Faust's own server lets slow clients stay, and adds pages).
 
 Faust hosts and aiokafka carries, because Faust's own consumer is an order of magnitude
 slower and its offset bookkeeping loses records after gaps (faust-streaming#606).  Faust
@@ -25,13 +25,14 @@ import structlog
 import uvloop
 
 from engine.definition.pipeline import Pipeline
+from engine.host.commands import commands_app
 from engine.host.logging import configure_logging
 from engine.host.pages import EXPOSITION, Page, PageText, check_port, serving
 from engine.host.progress import Stall
 from engine.host.watchdog import watch
 from engine.kafka.embedded import free_port
 from engine.metrics import Metrics
-from engine.settings import Accepted, KafkaSettings, Settings, WebSettings
+from engine.settings import Accepted, Settings, WebSettings
 from engine.worker.loop import Worker
 from engine.worker.partition import Place
 from topics.errors import HeadraceError, SettingsError
@@ -67,7 +68,7 @@ def run_worker(
     port = settings.web.port or free_port()
     log.info("pages", metrics=f"http://{settings.web.host}:{port}/metrics")
     pages = _PageServer(settings.web, port, _pages(worker, metrics), metrics)
-    host = _Host(_faust_app(pipeline, settings, worker, port), worker, pages, settings, loop)
+    host = _Host(commands_app(pipeline, settings, worker.ask, port), worker, pages, settings, loop)
     host.execute_from_commandline()
 
 
@@ -79,56 +80,6 @@ def _make_directory(path: Path) -> None:
             f"the state directory {path} cannot be made: {error.strerror}",
             hint="check HEADRACE_STATE_DIR and who owns the directory above it",
         ) from error
-
-
-def _faust_app(pipeline: Pipeline, settings: Settings, worker: Worker, port: int) -> Any:
-    """Return the app; `port` is in what Faust's clients tell each other, and nothing of Faust listens."""
-    kafka = settings.kafka
-    app = faust.App(
-        f"{pipeline.name}-control",
-        loop=asyncio.get_event_loop(),
-        broker=[f"kafka://{server.strip()}" for server in kafka.bootstrap_servers.split(",")],
-        broker_credentials=_credentials(kafka),
-        broker_session_timeout=kafka.session_timeout_ms / 1000,
-        broker_heartbeat_interval=kafka.heartbeat_interval_ms / 1000,
-        broker_request_timeout=kafka.request_timeout_ms / 1000,
-        broker_rebalance_timeout=kafka.rebalance_timeout_ms / 1000,
-        consumer_auto_offset_reset="earliest",
-        topic_disable_leader=True,
-        store="memory://",
-        datadir=settings.state_dir / "faust",
-        web_enabled=False,
-        web_host=settings.web.host,
-        web_port=port,
-        env_prefix="HEADRACE_FAUST_",
-        autodiscover=False,
-        stream_ack_exceptions=False,
-    )
-    commands = app.topic(
-        pipeline.catalog["commands"], value_type=bytes, value_serializer="raw", key_type=bytes, internal=False
-    )
-
-    @app.agent(commands)
-    async def command(stream: Any) -> None:
-        """Hand each command to the examples log; it acts, or is refused, there, at its offset."""
-        async for event in stream.events():
-            await worker.ask(event.value or b"", tuple(event.headers.items()))
-
-    return app
-
-
-def _credentials(kafka: KafkaSettings) -> Any:
-    options = kafka.aiokafka_options()
-    if kafka.security_protocol.startswith("SASL"):
-        return faust.SASLCredentials(
-            username=options["sasl_plain_username"],
-            password=options["sasl_plain_password"],
-            ssl_context=options.get("ssl_context"),
-            mechanism=kafka.sasl_mechanism,
-        )
-    if "ssl_context" in options:
-        return faust.SSLCredentials(options["ssl_context"])
-    return None
 
 
 def _pages(worker: Worker, metrics: Metrics) -> dict[str, Page]:
