@@ -377,6 +377,10 @@ async def exact_ends(
 # worker.  The end of the one that updates the metadata is not even noticed: every wait for metadata, and so
 # every request that is tried again, then hangs, although the broker is back.  So a connection whose
 # transport is closing is closed before it is written to.
+#
+# And a client that is told to stop while it asks its first broker for the cluster forgets that connection:
+# aiokafka closes it for errors, not for a cancellation, and knows it by no name.  It is the only kind without
+# somebody to tell of its end, so whoever is cancelled while it waits for such a one closes it.
 
 _send_of_aiokafka = AIOKafkaConnection.send
 
@@ -397,4 +401,14 @@ def _send(connection: Any, request: Any, expect_response: bool = True) -> Any:
         raise kafka_errors.KafkaConnectionError(
             f"Connection at {connection.host}:{connection.port} was reset"
         )
-    return _send_of_aiokafka(connection, request, expect_response)
+    response = _send_of_aiokafka(connection, request, expect_response)
+    return _first_response(connection, response) if connection._on_close_cb is None else response
+
+
+async def _first_response(connection: Any, response: Awaitable[Any]) -> Any:
+    """Return the response over a first connection; close that if nobody waits for it any more."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        connection.close()
+        raise

@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvloop
+from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from engine.kafka import client as kafka_client
-from engine.kafka.client import MISSING_S, MissingTopics, install_connection_check
+from engine.kafka.client import (
+    MISSING_S,
+    MissingTopics,
+    connect,
+    consumer_options,
+    install_connection_check,
+)
+from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 
 BROKER = 1
@@ -95,6 +103,24 @@ def test_a_request_over_a_connection_that_was_reset_fails_as_over_a_lost_one(loo
         runner.run(ask())
 
 
+@LOOPS
+def test_a_client_that_is_cancelled_while_it_connects_leaves_no_connection_behind(loop_factory: Any) -> None:
+    async def cancelled() -> None:
+        asked = asyncio.Event()
+        async with metadata_broker(asked) as port:
+            kafka = KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}")
+            consumer = AIOKafkaConsumer(**consumer_options(kafka))
+            connecting = asyncio.create_task(connect(lambda: consumer, kafka))
+            async with asyncio.timeout(DEADLINE_S):
+                await asked.wait()
+                connecting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await connecting
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(cancelled())
+
+
 async def turned(turns: int) -> None:
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -115,20 +141,25 @@ async def connected() -> AsyncIterator[tuple[Any, Any]]:
 
 
 @asynccontextmanager
-async def metadata_broker() -> AsyncIterator[int]:
-    """The port of a broker without topics: it says which requests it knows, and its own address."""
+async def metadata_broker(unanswered: asyncio.Event | None = None) -> AsyncIterator[int]:
+    """The port of a broker without topics: it says which requests it knows, and its own address.
+
+    That alone is `unanswered` where it is given: set when somebody asks.  All clients must be gone in time.
+    """
 
     serving: set[Any] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.add(asyncio.current_task())
-        with suppress(OSError, EOFError):
+        with closing(writer), suppress(OSError, EOFError):
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
                 kind, _, correlation = struct.unpack_from(">hhi", await reader.readexactly(size))
+                if kind == METADATA and unanswered is not None:
+                    unanswered.set()
+                    continue
                 answer = struct.pack(">i", correlation) + answers[kind]
                 writer.write(struct.pack(">i", len(answer)) + answer)
-        writer.close()
         with suppress(OSError):
             await writer.wait_closed()
 
@@ -141,4 +172,7 @@ async def metadata_broker() -> AsyncIterator[int]:
         }
         yield port
         await turned(len(TURNS))  # asyncio leaves a socket open that was accepted while the server closes
-    await asyncio.wait(serving)
+        _, left = await asyncio.wait(serving, timeout=DEADLINE_S)
+        for one in left:
+            one.cancel()
+        assert not left, "a client keeps its connection"
