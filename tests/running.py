@@ -24,7 +24,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -237,6 +237,8 @@ class Worker:
 
     async def tasks(self) -> str:
         """Return where each of its asyncio tasks waits: Faust writes it to the log on SIGUSR1."""
+        if self.process is None or self.process.poll() is not None:
+            return ""
         written = self.log.stat().st_size
         self.send(signal.SIGUSR1)
         await asyncio.sleep(TASKS_S)
@@ -264,18 +266,20 @@ async def until(
     what: str,
     *,
     deadline_s: float = DEADLINE_S,
-    worker: Worker | None = None,
+    worker: Worker | Sequence[Worker] = (),
 ) -> None:
-    """Wait until `condition()` holds; fail at the deadline, or when the worker has ended before."""
+    """Wait until `condition()` holds; fail at the deadline, or when a worker has ended before.
+
+    What fails shows what each of the workers said, and where its tasks wait.
+    """
+    workers = [worker] if isinstance(worker, Worker) else worker
     ends = time.monotonic() + deadline_s
     while not await asyncio.to_thread(condition):
-        dead = worker is not None and worker.process is not None and worker.process.poll() is not None
+        dead = [one.name for one in workers if one.process is not None and one.process.poll() is not None]
         if dead or time.monotonic() > ends:
-            how = "the worker died" if dead else f"not within {deadline_s:.0f} s"
-            said = f"\n{worker.log}:\n{worker.said()}" if worker is not None else ""
-            if worker is not None and worker.process is not None and not dead:
-                said += f"\n{await worker.tasks()}"
-            raise AssertionError(f"{what}: {how}{said}")
+            how = f"{', '.join(dead)} died" if dead else f"not within {deadline_s:.0f} s"
+            said = [f"\n{one.log}:\n{one.said()}\n{await one.tasks()}" for one in workers]
+            raise AssertionError(f"{what}: {how}{''.join(said)}")
         await asyncio.sleep(LOOK_S)
 
 

@@ -71,7 +71,7 @@ async def outage(server: NativeKafka, stream: Stream, folder: Path) -> None:
                 b'{"command_id": "after", "command": "resume", "time": 0}',
             )
             await publish(stream.kafka, [asked])
-            await until(lambda: watch.commands["after"], "a command", worker=one)
+            await until(lambda: watch.commands["after"], "a command", worker=workers)
             for worker in workers:
                 (over,) = worker.logged("a broker answers again")
                 assert over["silent_s"] > OUTAGE_S - 10
