@@ -33,6 +33,7 @@ OPERATIONS = (CHECKOUT / "docs" / "operations.md").read_text()
 FIRST, SECOND, THIRD = {"a": b"1", "b": b"1"}, {"a": b"2", "c": b"2"}, {"d": b"3"}
 LAST = Checkpoint(1, b"2", {"a": b"2", "b": b"1", "c": b"2"})
 DEADLINE_S = 0.3
+"""For calls that nobody answers; one that a Redis answers may take longer on a busy machine."""
 WAIT_S = 20.0
 
 
@@ -325,11 +326,14 @@ async def until_taken(store: RedisCheckpoints, meta: bytes, delta: dict[str, byt
             await asyncio.sleep(0.05)
 
 
-def test_a_frozen_redis_costs_a_deadline_and_goes_on_by_itself(own_redis: Place) -> None:
+def test_a_frozen_redis_costs_a_deadline_and_goes_on_by_itself(
+    own_redis: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it was told before it was given up comes to pass when it wakes up, and does no harm."""
 
     async def scene(store: RedisCheckpoints) -> None:
         await saved_twice(store)
+        monkeypatch.setattr(store._connection, "_deadline_s", DEADLINE_S)
         process = own_redis.client.info("server")["process_id"]
         os.kill(process, signal.SIGSTOP)
         try:
@@ -337,14 +341,15 @@ def test_a_frozen_redis_costs_a_deadline_and_goes_on_by_itself(own_redis: Place)
                 began_s = time.monotonic()
                 with pytest.raises(StoreUnavailableError, match=r"cannot be used now"):
                     await store.save(1, b"frozen", {f"f{number}": b"1"})
-                assert time.monotonic() - began_s < DEADLINE_S + 2
+                assert DEADLINE_S <= time.monotonic() - began_s < WAIT_S
         finally:
             os.kill(process, signal.SIGCONT)
+        monkeypatch.undo()
         await until_taken(store, b"3", dict(THIRD))
         frozen = {f"f{number}": b"1" for number in range(3)}
         assert await store.load() == Checkpoint(1, b"3", LAST.entries | frozen | THIRD)
 
-    play(own_redis, scene, deadline_s=DEADLINE_S)
+    play(own_redis, scene)
 
 
 def test_a_full_redis_keeps_the_last_checkpoint(own_redis: Place) -> None:
@@ -398,7 +403,7 @@ def test_a_redis_that_was_emptied_ends_the_owner(own_redis: Place) -> None:
 def test_a_killed_redis_comes_back_with_its_append_only_file(tmp_path: Path) -> None:
     with redis_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as url:
         place = Place(url, tmp_path)
-        store = place.store(deadline_s=DEADLINE_S)
+        store = place.store()
 
         async def first() -> None:
             await saved_twice(store)
