@@ -94,7 +94,7 @@ def _artefacts(data: bytes) -> None:
 def _letters(data: bytes) -> None:
     with suppress(ValueError):
         record = replay_of(letter_of(_record(data, _headers(data))), {"p.events"})
-        assert record.partition is not None
+        assert record.value is not None
 
 
 def _static_rows(data: bytes) -> None:

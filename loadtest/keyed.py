@@ -37,7 +37,7 @@ from engine.settings import KafkaSettings, load_settings
 from loadtest.bench.report import machine
 from loadtest.worker import WorkerProcess, worker_command
 from topics.errors import BrokerError
-from topics.messages import Outgoing
+from topics.messages import Content
 
 PARTITIONS: Final = 2
 STORES: Final = 64
@@ -108,7 +108,7 @@ def stores() -> list[str]:
     return [name for names in found.values() for name in names[: STORES // PARTITIONS]]
 
 
-def messages(count: int) -> list[tuple[Outgoing, Outgoing]]:
+def messages(count: int) -> list[tuple[Content, Content]]:
     """Return events with their labels, a second apart."""
     draw, keys, made = random.Random(1), stores(), []  # noqa: S311 no secret
     for number in range(count):
@@ -123,8 +123,8 @@ def messages(count: int) -> list[tuple[Outgoing, Outgoing]]:
         label = {"event_id": f"e{number}", "label": amount + draw.gauss(0, 1) > 0, "label_time": at}
         made.append(
             (
-                Outgoing("dead-letters", None, key.encode(), json.dumps(event).encode(), (), at),
-                Outgoing("dead-letters", None, key.encode(), json.dumps(label).encode(), (), at),
+                Content(key.encode(), json.dumps(event).encode(), (), at),
+                Content(key.encode(), json.dumps(label).encode(), (), at),
             )
         )
     return made
@@ -181,7 +181,7 @@ def _holds_its_share(workers: int) -> Callable[[WorkerProcess], bool]:
     return holds
 
 
-async def publish(kafka: KafkaSettings, pipeline: Pipeline, made: list[tuple[Outgoing, Outgoing]]) -> None:
+async def publish(kafka: KafkaSettings, pipeline: Pipeline, made: list[tuple[Content, Content]]) -> None:
     """Publish events and their labels, slice by slice."""
     async with open_sink(kafka) as sink:
         for start in range(0, len(made), SLICE):

@@ -41,7 +41,7 @@ from engine.metrics import Metrics
 from engine.offline.backtest import backtest
 from engine.settings import KafkaSettings, Settings
 from loadtest.worker import environment
-from topics.messages import Outgoing
+from topics.messages import Content
 
 FLIGHTS = CHECKOUT / "examples" / "flights"
 DEADLINE_S = 90.0
@@ -345,7 +345,7 @@ async def publish(
             for (topic, partition), run in itertools.groupby(
                 part, key=lambda one: (one.topic, one.partition)
             ):
-                records = [Outgoing("dead-letters", None, m.key, m.value, (), m.time) for m in run]
+                records = [Content(m.key, m.value, (), m.time) for m in run]
                 await sink.send(topic, partition, records)
             await sink.flush()
             published += len(part)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from topics.messages import Headers, Outgoing, Record, RecordType
+from topics.messages import Content, Headers, Outgoing, Record, RecordType
 
 __all__ = [
     "BLOCK",
@@ -286,7 +286,7 @@ def place_number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= PLACE_DIGITS_MAX else -1
 
 
-def record_bytes(record: Outgoing) -> int:
+def record_bytes(record: Outgoing | Content) -> int:
     """Return the size of a batch that holds this record alone, uncompressed, at most."""
     size = BATCH_HEADER_BYTES + RECORD_LENGTHS_BYTES + len(record.key or b"") + len(record.value or b"")
     return size + sum(map(_header_bytes, record.headers))

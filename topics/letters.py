@@ -23,7 +23,7 @@ from topics.headers import (
     refusal_of,
     text_of,
 )
-from topics.messages import Headers, Outgoing, Record
+from topics.messages import Content, Headers, Record
 
 __all__ = ["REPLAYS_MAX", "Letter", "letter_of", "replay_of"]
 
@@ -86,7 +86,7 @@ def letter_of(record: Record) -> Letter:
     )
 
 
-def replay_of(letter: Letter, topics: Collection[str]) -> Outgoing:
+def replay_of(letter: Letter, topics: Collection[str]) -> Content:
     """Return the record of a letter as it came, to be written to its own topic and partition.
 
     The headers `headrace-replayed` and `headrace-origin` say the how-manieth try it is, and of what.
@@ -110,9 +110,7 @@ def replay_of(letter: Letter, topics: Collection[str]) -> Outgoing:
         raise ValueError(f"it was replayed {letter.replays} times and refused each time")
     kept = tuple(header for header in letter.came if header[0] not in {REPLAYED, ORIGIN})
     again = (*kept, (REPLAYED, b"%d" % (letter.replays + 1)), (ORIGIN, letter.origin.encode()))
-    return Outgoing(
-        "dead-letters", refusal.partition, letter.letter.key, letter.letter.value, again, letter.timestamp_ms
-    )
+    return Content(letter.letter.key, letter.letter.value, again, letter.timestamp_ms)
 
 
 def _number(text: str) -> int | None:

@@ -26,6 +26,7 @@ __all__ = [
     "Claim",
     "Command",
     "CommandWord",
+    "Content",
     "Decision",
     "DecisionType",
     "Entrant",
@@ -182,6 +183,16 @@ class Outgoing(Struct, frozen=True, gc=False):
     def written(self, topic: str, partition: int, offset: int) -> Record:
         """Return the record as it lies in a log."""
         return Record(topic, partition, offset, self.timestamp_ms, self.key, self.value, self.headers)
+
+
+class Content(Struct, frozen=True, gc=False):
+    """What one record holds, for whoever names the topic and the partition."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    timestamp_ms: int | None = None
+    """None: the time of writing."""
 
 
 class Event(Struct, frozen=True, gc=False):

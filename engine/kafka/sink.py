@@ -58,7 +58,7 @@ from operators.stopwatch import Stopwatch
 from topics.catalog import Catalog
 from topics.errors import BrokerError
 from topics.headers import fitted, record_bytes
-from topics.messages import Outgoing, OutgoingRole
+from topics.messages import Content, Outgoing, OutgoingRole
 
 __all__ = ["Dispatch", "LetterSink", "Mark", "Sink", "Written", "open_sink", "partition_of"]
 
@@ -174,7 +174,7 @@ class Sink:
                 raise broker_error(error, f"looking for topic {topic}", self._kafka) from error
         return self._counts[topic]
 
-    async def send(self, topic: str, partition: int | None, records: Sequence[Outgoing]) -> None:
+    async def send(self, topic: str, partition: int | None, records: Sequence[Outgoing | Content]) -> None:
         """Hand records to the producer; None lets the key decide.  Returns before they are acknowledged.
 
         Records for one partition lie in the log one behind the other.  Raises BrokerError.
@@ -200,10 +200,12 @@ class Sink:
             self._failure = BrokerError(f"a write to {topic} was broken off", hint="build a new Sink")
             raise
 
-    async def _by_key(self, topic: str, records: Sequence[Outgoing]) -> dict[int, list[Outgoing]]:
+    async def _by_key(
+        self, topic: str, records: Sequence[Outgoing | Content]
+    ) -> dict[int, list[Outgoing | Content]]:
         """Return the records by the partition of their keys; those without a key go round."""
         count = await self.partitions(topic)
-        runs: dict[int, list[Outgoing]] = {}
+        runs: dict[int, list[Outgoing | Content]] = {}
         for record in records:
             if record.key is None:
                 self._keyless = number = (self._keyless + 1) % count
@@ -517,7 +519,7 @@ def _last_of(acknowledged: asyncio.Future[Any], records: int) -> int:
     return first + records - 1
 
 
-def _pack(batch: Any, records: Sequence[Outgoing], start: int, limits: TopicLimits | None) -> int:
+def _pack(batch: Any, records: Sequence[Outgoing | Content], start: int, limits: TopicLimits | None) -> int:
     """Fill a batch with records from `start` on; return the first that found no room."""
     append = batch.append
     earliest_ms, latest_ms = _ALL_TIMES
@@ -539,6 +541,6 @@ def _pack(batch: Any, records: Sequence[Outgoing], start: int, limits: TopicLimi
     return len(records)
 
 
-def _full(batch: Any, record: Outgoing, limits: TopicLimits) -> bool:
+def _full(batch: Any, record: Outgoing | Content, limits: TopicLimits) -> bool:
     """Return whether a topic that takes little does not take this record in the same batch."""
     return bool(batch.record_count()) and batch.size() + record_bytes(record) > limits.record_bytes_max

@@ -22,7 +22,7 @@ from engine.lineage.sources import decode_decision
 from engine.settings import Settings
 from topics.codec import encode
 from topics.errors import BrokerError, SettingsError
-from topics.messages import Command, Decision, Outgoing
+from topics.messages import Command, Content, Decision
 from topics.signatures import signed_by
 
 __all__ = ["answer_of", "asking", "fresh_command_id"]
@@ -74,7 +74,7 @@ async def answer_of(
     await log_bounds(kafka, asked)  # says that there is no such topic, if so
     key = command.command_id.encode()
     async with open_sink(kafka) as sink:
-        await sink.send(asked, None, [Outgoing("dead-letters", None, key, value, signature, command.time)])
+        await sink.send(asked, None, [Content(key, value, signature, command.time)])
         await sink.flush()
     answers: list[Decision] = []
     try:

@@ -32,7 +32,7 @@ from topics.catalog import Role
 from topics.codec import decode_block, decode_example, decode_quarantine, encode, encode_json
 from topics.erasure import Erase, tombstone
 from topics.errors import BrokerError
-from topics.messages import Block, Decision, Example, Outgoing, Quarantine, Record
+from topics.messages import Block, Content, Decision, Example, Quarantine, Record
 
 __all__ = ["HeldRecords", "WithoutKey", "ask_to_erase", "held_in_logs", "rebuilt"]
 
@@ -59,7 +59,7 @@ async def ask_to_erase(
     _, end = (await log_bounds(kafka, log))[DECISIONS_PARTITION]
     key, said = tombstone(asked, settings.command_secrets().get(asked.actor), topic=topic)
     async with open_sink(kafka) as sink:
-        await sink.send(topic, None, [Outgoing("dead-letters", None, key, None, said, asked.time)])
+        await sink.send(topic, None, [Content(key, None, said, asked.time)])
         await sink.flush()
     try:
         async with (
@@ -115,7 +115,7 @@ async def held_in_logs(pipeline: Pipeline, settings: Settings, key: str) -> list
         compacted = "compact" in configs.get("cleanup.policy", "") and role in TOMBSTONED
         if compacted:
             async with open_sink(kafka) as sink:
-                await sink.send(topic, None, [Outgoing("dead-letters", None, name, None, (), None)])
+                await sink.send(topic, None, [Content(name, None)])
                 await sink.flush()
         for log in await topic_logs(pipeline, role, kafka):
             found += await _held(role, topic, log, key, compacted, configs.get("retention.ms"))

@@ -21,7 +21,7 @@ from engine.kafka.sink import open_sink
 from engine.settings import KafkaSettings
 from topics.errors import SettingsError
 from topics.letters import Letter, letter_of, replay_of
-from topics.messages import Outgoing
+from topics.messages import Content
 
 __all__ = ["Chosen", "LetterGroup", "LetterReplay", "groups", "letter_at"]
 
@@ -145,7 +145,7 @@ class LetterReplay:
         """Return how many records go, or went."""
         return len(self._origins)
 
-    async def chosen(self) -> AsyncGenerator[tuple[str, Outgoing]]:
+    async def chosen(self) -> AsyncGenerator[tuple[Letter, Content]]:
         """Yield each record with its topic.  Raises BrokerError."""
         tries = await self._tries()
         async with aclosing(letters_of(self._pipeline, self._kafka, self._chosen)) as letters:
@@ -163,7 +163,7 @@ class LetterReplay:
                     self.left = True
                     return
                 self._origins.add(origin)
-                yield letter.refusal.topic, record
+                yield letter, record
 
     async def _tries(self) -> dict[str, int]:
         """Return how often each record was replayed that came back as a letter: only its last letter goes.
@@ -189,8 +189,8 @@ class LetterReplay:
         """
         async with open_sink(self._kafka) as sink, aclosing(self.chosen()) as records:
             together, waiting = max(1, round(rate * SLICE_S)), 0
-            async for topic, record in records:
-                await sink.send(topic, record.partition, [record])
+            async for letter, record in records:
+                await sink.send(letter.refusal.topic, letter.refusal.partition, [record])
                 waiting += 1
                 if waiting == together:
                     await sink.flush()

@@ -34,7 +34,7 @@ from engine.settings import KafkaSettings
 from topics.catalog import FOREVER_MS, Catalog
 from topics.codec import time_ms
 from topics.errors import SettingsError
-from topics.messages import Outgoing
+from topics.messages import Content
 
 __all__ = [
     "SLICE_RECORDS",
@@ -96,7 +96,7 @@ def steps(lines: Iterable[FileLine]) -> Iterator[list[FileLine]]:
 async def send_step(sink: Sink, catalog: Catalog, step: list[FileLine]) -> None:
     """Send a step to its topic; return when it is acknowledged.  Raises BrokerError."""
     topic = catalog["labels" if step[0].is_label else "events"]
-    records = [Outgoing("dead-letters", None, one.key, one.value, (), one.time_ms) for one in step]
+    records = [Content(one.key, one.value, (), one.time_ms) for one in step]
     await sink.send(topic, None, records)
     await sink.flush()
 
@@ -242,13 +242,13 @@ async def send_file(
     sent, lines = 0, _lines(file)
     async with open_sink(kafka) as sink:
         while batch := list(itertools.islice(lines, SEND_BATCH)):
-            await sink.send(topic, None, [_outgoing(line, key, time) for line in batch])
+            await sink.send(topic, None, [_content(line, key, time) for line in batch])
             sent += len(batch)
         await sink.flush()
     return sent
 
 
-def _outgoing(line: bytes, key: str | None, time: str | None) -> Outgoing:
+def _content(line: bytes, key: str | None, time: str | None) -> Content:
     """Return the record of a line; one that is no JSON object has no key and becomes a dead letter later."""
     fields = json_object(line) or {}
     key_value = fields.get(key) if key else None
@@ -260,9 +260,7 @@ def _outgoing(line: bytes, key: str | None, time: str | None) -> Outgoing:
             raise SettingsError(
                 f"field `{time}` of a line is no time: {error}", hint="leave --time out"
             ) from None
-    return Outgoing(
-        "dead-letters", None, None if key_value is None else str(key_value).encode(), line, (), timestamp_ms
-    )
+    return Content(None if key_value is None else str(key_value).encode(), line, (), timestamp_ms)
 
 
 def _lines(file: Path) -> Iterator[bytes]:

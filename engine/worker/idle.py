@@ -31,7 +31,7 @@ from engine.kafka.sink import Sink
 from engine.settings import Settings
 from engine.watches import Pace
 from topics.errors import BrokerError
-from topics.messages import Outgoing
+from topics.messages import Content
 from topics.watermarks import Move, moving
 
 __all__ = ["IdlePartitions", "Quiet", "Standing"]
@@ -132,7 +132,7 @@ class IdlePartitions:
                 await self._sink.start()
             for number, move in due:
                 value, headers = moving(move, self._signer, topic=self._topic)
-                record = Outgoing("dead-letters", number, None, value, headers, None)
+                record = Content(None, value, headers)
                 await self._sink.send(self._topic, number, [record])
             await self._sink.flush()
             self.counts["watermarks", "written"] += len(due)

@@ -40,7 +40,7 @@ from loadtest.worker import WorkerProcess, worker_command
 from topics.catalog import FOREVER_MS, Catalog
 from topics.errors import BrokerError
 from topics.headers import record_type_of
-from topics.messages import Outgoing
+from topics.messages import Content
 
 __all__ = ["Ages", "Case", "CpuTaken", "ages", "taken"]
 
@@ -132,7 +132,7 @@ class _Round:
             topic = f"{self.name}.{'frauds' if is_label else 'payments'}"
             for partition in (0, 1):
                 records = [
-                    Outgoing("dead-letters", partition, one.key, one.value, (), one.time_ms)
+                    Content(one.key, one.value, (), one.time_ms)
                     for one in part
                     if (one.is_label, one.partition) == (is_label, partition)
                 ]

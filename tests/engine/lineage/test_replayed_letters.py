@@ -23,7 +23,7 @@ from operators import field
 from topics.errors import SettingsError
 from topics.headers import dead_letter
 from topics.letters import REPLAYS_MAX
-from topics.messages import Outgoing, Record
+from topics.messages import Content, Outgoing, Record
 
 START = 1_700_000_000_000
 EVENTS, LETTERS = "p.events", "p.dead-letters"
@@ -73,14 +73,14 @@ class World:
         self.read = 0
         self.answers.clear()
 
-    def write(self, topic: str, one: Outgoing) -> None:
+    def write(self, topic: str, one: Outgoing | Content) -> None:
         log = self.logs[topic]
         log.append(Record(topic, 0, len(log), one.timestamp_ms or START, one.key, one.value, one.headers))
 
     def send(self, *values: Any) -> None:
         for value in values:
             data = value if isinstance(value, bytes) else json.dumps(value).encode()
-            self.write(EVENTS, Outgoing("dead-letters", 0, b"k", data, (("app", b"shop"),), START + 5))
+            self.write(EVENTS, Content(b"k", data, (("app", b"shop"),), START + 5))
 
     def work(self) -> None:
         """Answer, learn or refuse what has come."""
@@ -109,10 +109,10 @@ class World:
 
     @asynccontextmanager
     async def open_sink(self, _: KafkaSettings) -> AsyncGenerator[World]:
-        sent: list[tuple[str, Outgoing]] = []
+        sent: list[tuple[str, Content]] = []
 
         class Sink:
-            async def send(self, topic: str, partition: int | None, records: Sequence[Outgoing]) -> None:
+            async def send(self, topic: str, partition: int | None, records: Sequence[Content]) -> None:
                 assert partition == 0
                 sent.extend((topic, record) for record in records)
 
@@ -188,7 +188,7 @@ def test_no_more_go_than_may(world: World) -> None:
     looked = LetterReplay(world.pipeline, KafkaSettings(), Chosen(), records_max=9)
 
     async def look() -> list[str]:
-        return [topic async for topic, _ in looked.chosen()]
+        return [letter.refusal.topic async for letter, _ in looked.chosen()]
 
     assert asyncio.run(look()) == [EVENTS] * 5
     assert len(world.logs[EVENTS]) == 8, "a look sends nothing"
@@ -200,8 +200,8 @@ def test_only_what_is_chosen_and_ours_goes(world: World) -> None:
     foreign = dead_letter(
         Record("bank.transfers", 0, 0, 1, b"k", b"{}"), stage="decode", exception="E", message=""
     )
-    world.write(LETTERS, Outgoing("dead-letters", 0, b"k", b"{}", foreign, START + 9))
-    world.write(LETTERS, Outgoing("dead-letters", 0, b"k", b"no letter", (("app", b"x"),), START))
+    world.write(LETTERS, Content(b"k", b"{}", foreign, START + 9))
+    world.write(LETTERS, Content(b"k", b"no letter", (("app", b"x"),), START))
     found = asyncio.run(groups(world.pipeline, KafkaSettings(), Chosen()))
     assert sum(group.letters for group in found.values()) == 4
     assert {name[0] for name in found} == {EVENTS, "bank.transfers"}
