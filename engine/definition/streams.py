@@ -186,6 +186,11 @@ class Labels:
                     f"`{name}` of labels is {bound}",
                     hint=f"give a number of {least} or more, or leave it out",
                 )
+        if self.weak and self.learn == "corrected":
+            raise DefinitionError(
+                'learn="corrected" takes an event without a label for a negative: `weak` has no say',
+                hint='write learn="uniform" with `weak`, or leave `weak` out',
+            )
         if self.weak and (self.field is not None or self.on_timeout != "drop"):
             raise DefinitionError(
                 "`weak` of labels votes where no label came by the end of the wait: here there is one",
@@ -266,6 +271,11 @@ class Labels:
             raise DefinitionError(
                 "an example that is made when the wait is over takes all labels, so nothing corrects it",
                 hint='write combine="last" without `correct`, or leave `combine` and `learn` out',
+            )
+        if policy.correct is not None and (self.per_source_max is not None or self.trust is not None):
+            raise DefinitionError(
+                "a label that is left out for its source counts nowhere, so nothing can be corrected in it",
+                hint='write combine="last" without `correct`, or leave `per_source_max` and `trust` out',
             )
         if self.kinds is not None and not self.kinds:
             raise DefinitionError(

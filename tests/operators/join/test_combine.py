@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import Trust
 from engine.definition.streams import Labels
 from operators.join.combine import Combine, LabelPolicy, combinable, combined
 from operators.join.join import Join, Joined
@@ -221,6 +222,8 @@ def test_a_label_has_its_own_weight_and_a_calculated_one_their_mean() -> None:
         ({"combine": "most"}, "`combine` of labels is 'most'"),
         ({"learn": "soon"}, "`learn` of labels is 'soon'"),
         ({"labels_per_event_max": 0}, "`labels_per_event_max` of labels is 0"),
+        ({"correct": "record", "source": "by", "per_source_max": 5}, "left out for its source"),
+        ({"correct": "relearn", "source": "by", "trust": Trust()}, "left out for its source"),
     ],
 )
 def test_what_is_no_policy_is_refused(arguments: dict[str, Any], says: str) -> None:

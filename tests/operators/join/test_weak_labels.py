@@ -156,6 +156,7 @@ def test_where_nobody_votes_the_prediction_expires() -> None:
         ([Weak("a b", by_size)], {}, "cannot be called 'a b'"),
         ([Weak("no", by_size, weight=1.5)], {}, "weight is 1.5"),
         ([LARGE], {"on_timeout": False}, "here there is one"),
+        ([LARGE], {"learn": "corrected", "on_timeout": False}, "`weak` has no say"),
     ],
 )
 def test_what_could_never_vote_is_refused(weak: list[Weak], labels: dict[str, Any], says: str) -> None:
