@@ -338,7 +338,12 @@ class Race:
             self._gather()
         judged = [model_text(field.promotion.loss) for field in (step.before, step.after)]
         if "threshold" in step.settings or judged[0] != judged[1] or _monitored(step):
-            self.monitors.follow(step.after.monitors, step.after.threshold, step.after.promotion.loss)
+            self.monitors.follow(
+                step.after.monitors,
+                step.after.threshold,
+                step.after.promotion.loss,
+                self.learning.time,
+            )
         self.sources.follow(step.after.sources, step.after.promotion.loss, step.after.threshold)
         if self.alerts is not None and "alerts" in step.settings:
             self.alerts.follow(learner_alerts(step.after.alerts), self.learning.time)

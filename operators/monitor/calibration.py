@@ -102,6 +102,20 @@ class CalibrationMonitor(WholeState):
                     self._recent[name] = self._recent[name] * 0.5
             start = end
 
+    def correct(self, was: Rows, now: Rows) -> None:
+        """Count an example with another label in the curve; what is recent keeps the first.
+
+        How often the sums of what is recent were halved since it came is not known.
+        """
+        self._dirty = True
+        for name, series in now.series.items():
+            if (overall := self._overall.get(name)) is None:
+                continue
+            place = min(max(int(series.scores[0] * self._settings.bins), 0), self._settings.bins - 1)
+            more = series.truths[0] - was.series[name].truths[0]
+            overall[place, 2] += more
+            overall[place, 4] += more * series.scores[0]
+
     def stop(self, at: object) -> None:
         """Do nothing: it reads no model."""
 

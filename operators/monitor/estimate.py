@@ -132,6 +132,24 @@ class EstimateMonitor(WholeState):
         state.newest_event = int(latest[-1])
         self._close()
 
+    def correct(self, was: Rows, now: Rows) -> None:
+        """Count an example with another label in its block, and in lines that are drawn from here on."""
+        self._dirty = True
+        state, context = self._state, self._context
+        place = now.examples[0].event_time // self._width_ms
+        for name, series in now.series.items():
+            if name not in self._bins:
+                continue
+            scores, before, truths = series.scores, was.series[name].truths, series.truths
+            of_score = min(max(int(scores[0] * BINS), 0), BINS - 1)
+            self._bins[name][of_score, 2] += truths[0] - before[0]
+            if (sums := state.blocks.get(name, {}).get(place)) is not None:
+                told = [
+                    expected(scores, labels, context.threshold, context.task) for labels in (before, truths)
+                ]
+                for number, more in enumerate((told[1] - told[0])[0].tolist(), len(COUNTS) + len(SUMS)):
+                    sums[number] += more
+
     def _draw(self, name: str, number: int) -> None:
         """Draw the line of a candidate anew, for blocks from `number` on."""
         state = self._state

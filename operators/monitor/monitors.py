@@ -11,7 +11,10 @@ nothing is gathered.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import msgspec
+from msgspec.structs import replace
 
 from operators.models.parameters import model_text
 from operators.models.scoring import Roster
@@ -24,6 +27,10 @@ from topics.messages import Decision, Example, Task
 __all__ = ["Monitor", "MonitorContext", "MonitorSettings", "Monitors"]
 
 MONITORS = "monitors"
+BEGUN = "monitors-begun"
+FIRST_MS = -1 << 62
+"""Before every label."""
+NOTHING_BEGUN = msgspec.msgpack.encode({})
 
 
 class MonitorContext(NamedTuple):
@@ -73,6 +80,15 @@ class Monitor(Operator, Protocol):
         ...
 
 
+@runtime_checkable
+class Correctable(Protocol):
+    """A monitor whose figures are sums, so that the first label of an example can be taken back."""
+
+    def correct(self, was: Rows, now: Rows) -> None:
+        """Take one example back that was seen with another label, and count it with the new one."""
+        ...
+
+
 class MonitorSettings(Protocol):
     """What a definition says of one monitor: a frozen dataclass."""
 
@@ -94,6 +110,8 @@ class Monitors:
         self.gathered: list[tuple[Example, Losses]] = []
         """Examples with their losses that no monitor has seen yet; whoever asks looks first."""
         self._gone: StateDelta = {}
+        self._begun: dict[str, int] = {}
+        """The newest label time when a monitor began later than the race, ms, by name."""
         self.parts: dict[str, Monitor] = {}
         self._begin(settings)
 
@@ -109,14 +127,21 @@ class Monitors:
             if part is not None:
                 self.parts[name], self._told[name] = part, text
 
-    def follow(self, settings: NamedSettings, threshold: float, objective: Objective) -> None:
-        """Take the settings of another field; a monitor goes on where nothing that it sees by has changed."""
+    def follow(self, settings: NamedSettings, threshold: float, objective: Objective, time_ms: int) -> None:
+        """Take the settings of another field; a monitor goes on where nothing that it sees by has changed.
+
+        `time_ms` is the newest label time so far.
+        """
         self.look()
         stored = self.snapshot()
         before = dict(self.parts)
         self._context = self._context._replace(threshold=threshold, objective=objective)
         self._begin(settings)
         ended = [name for name, part in before.items() if self.parts.get(name) is not part]
+        self._begun = {
+            name: self._begun.get(name, FIRST_MS) if before.get(name) is part else time_ms
+            for name, part in self.parts.items()
+        }
         self._gone |= dict.fromkeys(
             entry for entry in stored if any(entry.startswith(f"{MONITORS}/{name}/") for name in ended)
         )
@@ -137,6 +162,22 @@ class Monitors:
         rows = Rows(examples, tested, self._context.task)
         for part in self.parts.values():
             part.observe(rows)
+
+    def correct(self, example: Example, before: Losses, after: Losses) -> None:
+        """Let monitors of sums count an example with another label, if they have counted it with the first.
+
+        One that began after the race does so for events newer than every label that came before it began: a
+        later correction does not tell when the first label came.
+        """
+        if example.before is None:
+            return
+        self.look()
+        task = self._context.task
+        was = Rows([replace(example, label=example.before)], [before], task)
+        now = Rows([example], [after], task)
+        for name, part in self.parts.items():
+            if isinstance(part, Correctable) and example.event_time > self._begun.get(name, FIRST_MS):
+                part.correct(was, now)
 
     def stop(self, at: Moment) -> list[Decision]:
         """Let the monitors act at a stop; nothing is ever decided."""
@@ -177,18 +218,30 @@ class Monitors:
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state: the entries of every monitor under its name."""
         self.look()
-        return named({MONITORS: named({name: part.snapshot() for name, part in self.parts.items()})})
+        return self._own() | named(
+            {MONITORS: named({name: part.snapshot() for name, part in self.parts.items()})}
+        )
+
+    def _own(self) -> dict[str, bytes]:
+        """Return when monitors began, in no entry where all began with the race."""
+        return {BEGUN: msgspec.msgpack.encode(self._begun)} if self._begun else {}
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call."""
         self.look()
         gone, self._gone = self._gone, {}
-        return gone | named({MONITORS: named({name: part.delta() for name, part in self.parts.items()})})
+        return (
+            gone
+            | self._own()
+            | named({MONITORS: named({name: part.delta() for name, part in self.parts.items()})})
+        )
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state; a monitor that the entries know nothing of begins anew."""
         self.gathered.clear()
         self._gone = {}
+        begun = entries.get(BEGUN, NOTHING_BEGUN)
+        self._begun = msgspec.msgpack.decode(begun, type=dict[str, int])
         ours = under(MONITORS, entries)
         for name, part in self.parts.items():
             if of_part := under(name, ours):

@@ -30,7 +30,7 @@ from operators.monitor.rows import Rows
 from operators.race.arena import Moment
 from operators.state import StateEntries, WholeState
 from topics.errors import DefinitionError
-from topics.messages import FeatureValue, FeatureValues, LabelValue, Score
+from topics.messages import Example, FeatureValue, FeatureValues, LabelValue, Score
 
 __all__ = ["KeptRow", "Reservoir", "ReservoirMonitor"]
 
@@ -115,24 +115,37 @@ class ReservoirMonitor(WholeState):
         """See examples that were learned, in the order of the log."""
         self._dirty = self._dirty or len(rows) > 0
         for example in rows.examples:
-            stratum = self._stratum(example.label, example.features)
-            self._seen[stratum] = self._seen.get(stratum, 0) + 1
-            kept = self._kept.setdefault(stratum, [])
-            number = number_of(SALT, example.event_id)
-            if len(kept) == self._most and number >= kept[-1].number:
-                continue
-            if any(one.event_id == example.event_id for one in kept):
-                continue  # a correction, or the truth after an assumption
-            row = KeptRow(
-                number,
-                example.event_id,
-                example.event_time,
-                example.label,
-                example.served_score,
-                example.features,
-            )
-            insort(kept, row, key=_number)
-            del kept[self._most :]
+            self._see(example)
+
+    def correct(self, was: Rows, now: Rows) -> None:
+        """Move an example to the stratum of its new label; a later one may take the place that it leaves."""
+        self._dirty = True
+        (before,), (example,) = was.examples, now.examples
+        stratum = self._stratum(before.label, before.features)
+        if self._seen.get(stratum):
+            self._seen[stratum] -= 1
+            self._kept[stratum] = [row for row in self._kept[stratum] if row.event_id != example.event_id]
+            self._see(example)
+
+    def _see(self, example: Example) -> None:
+        stratum = self._stratum(example.label, example.features)
+        self._seen[stratum] = self._seen.get(stratum, 0) + 1
+        kept = self._kept.setdefault(stratum, [])
+        number = number_of(SALT, example.event_id)
+        if len(kept) == self._most and number >= kept[-1].number:
+            return
+        if any(one.event_id == example.event_id for one in kept):
+            return  # an id that has come again after its horizon
+        row = KeptRow(
+            number,
+            example.event_id,
+            example.event_time,
+            example.label,
+            example.served_score,
+            example.features,
+        )
+        insort(kept, row, key=_number)
+        del kept[self._most :]
 
     def _stratum(self, label: LabelValue, features: Mapping[str, FeatureValue]) -> str:
         values = [str(features.get(name)) for name in self._by]
@@ -156,6 +169,7 @@ class ReservoirMonitor(WholeState):
             "strata": {
                 stratum: {"seen": seen, "kept": len(self._kept[stratum])}
                 for stratum, seen in sorted(self._seen.items())
+                if seen
             }
         }
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from operators.monitor.bins import OTHER, Bins, settled
 from operators.monitor.monitors import MonitorContext
@@ -210,6 +211,28 @@ class SliceMonitor(WholeState):
             places = table.places(list(zip(*(names[name] for name in table.by), strict=True)))
             for name, (numbers, columns, binned) in told.items():
                 table.add(name, places[numbers], columns, binned)
+
+    def correct(self, was: Rows, now: Rows) -> None:
+        """Count an example with another label in its slices."""
+        self._dirty = True
+        (example,), (tested,) = now.examples, now.tested
+        for place in range(len(self._waiting) - 1, -1, -1):
+            if self._waiting[place][0].event_id == example.event_id:
+                self._waiting[place] = replace(self._waiting[place][0], label=example.label), tested
+                return
+        if not self._bins:
+            return
+        names = {name: [*map(self._bins[name].name, now.values(name))] for name in self._features}
+        for table in self._tables:
+            places = table.places(list(zip(*(names[name] for name in table.by), strict=True)))
+            for name, series in now.series.items():
+                before = was.series[name]
+                columns = _columns(self._context, series) - _columns(self._context, before)
+                binned = _binned(self._context.task, series)
+                if binned is not None:
+                    more = series.truths - before.truths
+                    binned = binned[0], np.column_stack((np.zeros(1), np.zeros(1), more))
+                table.add(name, places, columns, binned)
 
     def halve(self) -> None:
         """Let what was counted count half from here on; rows that wait for bins are not counted yet."""

@@ -148,6 +148,10 @@ class Gatherer(Companion, Protocol):
 
     gathered: list[tuple[Example, Losses]]
 
+    def correct(self, example: Example, before: Losses, after: Losses) -> None:
+        """Take a correction, with the losses of both labels."""
+        ...
+
     def look(self) -> None:
         """Take note of what has gathered, and clear the list."""
         ...
@@ -614,6 +618,8 @@ class Learning(WholeState):
             for label in (replaced, example.label)
         ]
         self._evaluation.correct(example, before, after)
+        if self._gatherer is not None:
+            self._gatherer.correct(example, before, after)
         self._roster.prior.correct(replaced, example.label)
         self.examples += 1
         self.time = max(self.time, example.label_time)

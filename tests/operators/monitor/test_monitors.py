@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from river import metrics
 
 from operators.models.scoring import Roster
 from operators.monitor.calibration import Calibration
 from operators.monitor.estimate import Estimated
 from operators.monitor.monitors import MonitorContext, Monitors
+from operators.monitor.reservoir import Reservoir
 from operators.monitor.slices import SETTLED_AFTER, Slices
 from operators.monitor.worst import Worst
 from operators.race.losses import Losses, brier
@@ -125,16 +127,88 @@ def test_a_monitor_goes_on_where_its_settings_stay_and_begins_anew_where_they_ch
     made = watched(monitors(("slices", SLICES), ("more", other)), stream(600))
     entries = made.snapshot()
     made.delta()
-    made.follow([("slices", SLICES), ("more", Slices((("kind",),), values_max=9))], 0.5, "brier")
+    made.follow([("slices", SLICES), ("more", Slices((("kind",),), values_max=9))], 0.5, "brier", 0)
     changed = made.delta()
     assert {name for name, data in changed.items() if data is None or name not in entries} <= {
-        name for name in entries if name.startswith("monitors/more/")
+        "monitors-begun",
+        *(name for name in entries if name.startswith("monitors/more/")),
     }
     watched(made, stream(300, seed=1))
     assert sum(told["served"]["rows"] for told in made.report()["slices"]["shop"].values()) == 900
     assert sum(told["served"]["rows"] for told in made.report()["more"]["kind"].values()) == 300
-    made.follow([("slices", SLICES)], 0.4, "brier")
+    made.follow([("slices", SLICES)], 0.4, "brier", 0)
     assert made.report() == {"slices": {"shop": {}, "amount": {}, "shop × kind": {}}}
+
+
+def flat(told: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(told, list):
+        told = dict(enumerate(told))
+    if not isinstance(told, dict):
+        return {path: told}
+    return {name: one for key, part in told.items() for name, one in flat(part, f"{path}/{key}").items()}
+
+
+def of_last_labels(made: Monitors) -> dict[str, Any]:
+    """What corrections change: not what is recent, nor what was expected before labels."""
+    told = flat(made.report())
+    kept = {name: one for name, one in told.items() if "/recent" not in name and "/worst" not in name}
+    return {name: one for name, one in kept.items() if "/estimate/" not in name or name.count("/true/")}
+
+
+def losses_of(example: Example, label: bool) -> Losses:
+    return brier(label, example.served_score), {n: brier(label, s) for n, s in example.scores.items()}
+
+
+def correct(made: Monitors, example: Example) -> None:
+    """Give the label that is the opposite of the first."""
+    said, first = not example.label, bool(example.label)
+    corrected = replace(example, label=said, before=first, before_time=example.label_time)
+    made.correct(corrected, losses_of(example, first), losses_of(example, said))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from([40, SETTLED_AFTER + 60]), st.data())
+def test_what_is_a_sum_is_of_the_last_labels(count: int, data: st.DataObject) -> None:
+    """Oracle: monitors that have seen the last labels at once."""
+    named = [*ALL[:3], ("reservoir", Reservoir(per_class_max=9_999, by=["shop"]))]
+    made, expected, rows = monitors(*named), monitors(*named), stream(count)
+    wrong = data.draw(st.sets(st.integers(0, count - 1), max_size=40))
+    waits = data.draw(st.integers(1, 300))
+    for number, (example, _) in enumerate(rows):
+        label = bool(example.label)
+        first = replace(example, label=label ^ (number in wrong))
+        watched(made, [(first, losses_of(first, bool(first.label)))])
+        watched(expected, [rows[number]])
+        if number - waits in wrong:
+            late = rows[number - waits][0]
+            correct(made, replace(late, label=not late.label))
+            if data.draw(st.booleans()):
+                again = monitors(*named)
+                again.restore(made.snapshot())
+                made = again
+    for number in sorted(wrong):
+        if number + waits >= count:
+            correct(made, replace(rows[number][0], label=not rows[number][0].label))
+    told = of_last_labels(made)
+    assert told == pytest.approx(of_last_labels(expected), abs=1e-9)
+    assert any("/estimate/" in name for name in told)
+    assert "/calibration/served/curve/0/label_rate" in told
+
+
+def test_a_monitor_takes_nothing_back_that_it_has_not_seen() -> None:
+    other = [("slices", Slices((("kind",),)))]
+    rows = stream(600)
+    made = watched(monitors(("slices", SLICES)), rows[:300])
+    made.follow(other, 0.5, "brier", max(example.label_time for example, _ in rows[:300]))
+    stored = made.snapshot()
+    made = monitors(*other)
+    made.restore(stored)
+    watched(made, rows[300:])
+    before = made.report()
+    correct(made, rows[7][0])
+    assert made.report() == before
+    correct(made, rows[400][0])
+    assert made.report() != before
 
 
 def test_deltas_follow_changed_settings() -> None:
@@ -142,7 +216,7 @@ def test_deltas_follow_changed_settings() -> None:
     for step in range(3):
         watched(made, stream(300, seed=step))
         if step == 1:
-            made.follow([("more", Slices((("kind",),)))], 0.5, "brier")
+            made.follow([("more", Slices((("kind",),)))], 0.5, "brier", 0)
         for name, data in made.delta().items():
             if data is None:
                 stored.pop(name, None)
