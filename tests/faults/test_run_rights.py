@@ -42,6 +42,13 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
         yield kafka
 
 
+WAITS = (
+    SOURCE.replace("hot: bool", "hot: bool = False")
+    .replace('key="sensor"', 'key="sensor", grace="1s"')
+    .replace('Labels(field="hot")', 'Labels("NAME.truths", wait="1s", on_timeout=False)')
+)
+
+
 def rights_of_a_worker(name: str, written: list[str]) -> list[Right]:
     """Those that SECURITY.md names, but that topics are written by name."""
     return [
@@ -100,6 +107,38 @@ def test_a_right_that_is_taken_ends_the_worker_by_name_and_it_goes_on_when_it_is
                 with pytest.raises(TopicAuthorizationFailedError):
                     async with AIOKafkaProducer(**as_reader.aiokafka_options()) as producer:
                         await producer.send_and_wait(commands, b"{}")
+                assert await worker.stop() == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_quiet_partition_whose_topic_takes_nothing_of_ours_stops_nobody_and_moves_when_it_may(
+    secured: SecuredKafka, tmp_path: Path
+) -> None:
+    everything = secured.with_password("PLAIN")
+    as_reader = secured.with_password("PLAIN", sasl_username=READER, sasl_password=READERS_PASSWORD)
+    name = fresh_name("quiet")
+    file = write_pipeline(tmp_path, WAITS, name=name)
+    pipeline = load_pipeline(file)
+    events, examples = pipeline.events.name, pipeline.catalog["examples"]
+    roles = pipeline.catalog.roles.items()
+    written = [topic for topic, role in roles if role not in {"events", "labels", "commands"}]
+
+    async def scenario() -> None:
+        await make_topics(everything, pipeline)
+        await secured.allow(*rights_of_a_worker(name, written))
+        worker = Worker(file, as_reader, tmp_path, idle_timeout_ms=300)
+        async with watching(everything, examples) as watch:
+            with worker:
+                await worker.ready()
+                await publish(everything, readings(pipeline, ANSWERS))
+                refused = "headrace_watermark_moves_total{refused}"
+                await until(lambda: worker.metrics()[refused] >= 1, "a refusal", worker=worker)
+                (told,) = worker.logged("the watermark of quiet partitions cannot be moved")
+                assert told["topic"] == events
+                assert watch.counted(examples) == 0
+                await secured.allow(Right(WRITE, TOPIC, events))
+                await until(lambda: watch.counted(examples) == ANSWERS, "implicit labels", worker=worker)
                 assert await worker.stop() == 0
 
     asyncio.run(scenario())

@@ -42,7 +42,7 @@ from engine.settings import KafkaSettings, Settings
 from engine.worker.loop import Worker
 from operators.race.blend import BLEND
 from operators.race.evidence import Promotion
-from topics.messages import Outgoing, OutgoingRole, Record
+from topics.messages import Content, Outgoing, OutgoingRole, Record
 
 PRODUCT = ("topics", "operators", "engine", "loadtest", "headrace")
 DEPARTURES = 200
@@ -211,8 +211,9 @@ class Stage:
     def _is_in(self, records: Iterable[Record | Outgoing]) -> bool:
         return bool(self._awaited) and any(self._awaited in (record.value or b"") for record in records)
 
-    def _is_made(self, records: Iterable[Outgoing]) -> bool:
-        return self._is_in(record for record in records if record.target == self._log)
+    def _is_made(self, records: Iterable[Outgoing | Content]) -> bool:
+        made = (one for one in records if isinstance(one, Outgoing) and one.target == self._log)
+        return self._is_in(made)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Put this in the way of polls, of what is handed to the dispatch, and of batches."""
@@ -235,7 +236,7 @@ class Stage:
             if self._log == "examples" and self._is_made(out):
                 self.tracer.held.add(self.carrier)
 
-        def traced_pack(batch: Any, records: Sequence[Outgoing], *rest: Any) -> int:
+        def traced_pack(batch: Any, records: Sequence[Outgoing | Content], *rest: Any) -> int:
             if not self._is_made(records):
                 return pack(batch, records, *rest)
             self.tracer.enter_stack()
