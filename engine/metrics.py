@@ -94,6 +94,11 @@ class BatchHistogram:
         self._counts[int(np.searchsorted(self._bounds, value, side="left"))] += count
         self._sum += value * count
 
+    def read(self) -> tuple[list[float], list[int]]:
+        """Return the upper bounds of the buckets in seconds, and how many lie in each and beyond the last."""
+        self._count()
+        return self._bounds.tolist(), self._counts.tolist()
+
     def family(self, name: str, documentation: str) -> HistogramMetricFamily:
         """Return the histogram as Prometheus expects it: cumulative buckets, `+Inf` last."""
         self._count()
@@ -639,7 +644,7 @@ COUNTERS = (
         "headrace_page_refusals",
         "Requests and connections of the pages refused, by why.",
         ("reason",),
-        _always("token", "slow", "crowded", "malformed"),
+        _always("token", "slow", "crowded", "malformed", "streams", "behind"),
     ),
     CounterFamily(
         "rule_hits",
@@ -780,7 +785,7 @@ COUNTERS = (
         "headrace_step_seconds",
         "Time of steps; `send` is waited for.",
         ("step",),
-        _always("decode", "features", "score", "answer", "shadows", "join", "learn", "watch", "send"),
+        _always("decode", "features", "score", "answer", "shadows", "join", "learn", "watch", "send", "page"),
     ),
 )
 """All of them; seconds are counted by `operators/stopwatch.py`."""

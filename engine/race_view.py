@@ -16,6 +16,7 @@ import structlog
 from engine.machines.learner import Learner
 from engine.machines.snapshots import SnapshotHead
 from engine.metrics import Metrics, ModelStatus, ShiftStatus
+from engine.page.rings import Rings
 from operators.models.guards import last_step
 from operators.models.mixture import Mixture
 from operators.models.scoring import Roster
@@ -51,16 +52,19 @@ def _kind(model: Any) -> str:
 
 
 class RaceView:
-    """The race of one worker in `metrics` and the log."""
+    """The race of one worker in `metrics`, the log and the page's rings."""
 
     def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rings = Rings()
+        """What the page remembers."""
         self._metrics = metrics
         self._clock = clock
         self._recent: dict[str, dict[str, float]] = {}
         self._recent_at_s = float("-inf")
 
     def decided(self, decisions: Sequence[Decision], roster: Roster) -> None:
-        """Count and log decisions; `roster` is as they left it."""
+        """Count, log and remember decisions; `roster` is as they left it."""
+        self.rings.decided(decisions)
         counts = self._metrics.counts
         for decision in decisions:
             level = DECISION_LEVELS.get(decision.type, logging.INFO)

@@ -51,6 +51,7 @@ __all__ = [
     "KafkaSettings",
     "Settings",
     "WebSettings",
+    "is_loopback",
     "load_settings",
     "origins",
 ]
@@ -220,7 +221,7 @@ class WebSettings(BaseModel):
     def _guarded(self) -> Self:
         if self.token is not None:
             check_key("token", self.token.get_secret_value().encode())
-        if self.token is None and not self.allow_anonymous and not _is_loopback(self.host):
+        if self.token is None and not self.allow_anonymous and not is_loopback(self.host):
             raise ValueError(
                 f"host {self.host!r} is reached from other machines, and there is no token: "
                 "set token (openssl rand -hex 32), or allow_anonymous = true if the network is the guard"
@@ -265,10 +266,10 @@ class AlertSettings(BaseModel):
         return key
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Return whether only this machine reaches an address.
 
-    >>> [_is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "", "worker-1")]
+    >>> [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "", "worker-1")]
     [True, True, True, False, False, False]
     """
     try:

@@ -108,6 +108,7 @@ def counted_lines(labels: Labels) -> tuple[CountedLine, ...]:
                 "slow": ("page_refusals", "slow"),
                 "crowded": ("page_refusals", "crowded"),
                 "malformed": ("page_refusals", "malformed"),
+                "streams": ("page_refusals", "streams"),
             },
             {"fix": "look for who asks; HEADRACE_WEB__HOST says on which address"},
         ),

@@ -138,7 +138,9 @@ def run(
     file: PipelineFile,
     kafka: KafkaOptions,
     state_dir: Annotated[Path | None, typer.Option(help="Checkpoints live here.")] = None,
-    web_port: Annotated[int | None, typer.Option(help="Port of /metrics, /livez and /readyz.")] = None,
+    web_port: Annotated[
+        int | None, typer.Option(help="Port of the page, /metrics, /livez and /readyz.")
+    ] = None,
     accept_lost_records: Annotated[
         bool, typer.Option(help="Go on although the logs have lost records that were not read yet.")
     ] = False,
@@ -172,6 +174,7 @@ def run(
         settings,
         Accepted(accept_changed_features, accept_lost_records),
         places(skip or (), pipeline),
+        file=file,
     )
 
 

@@ -2,7 +2,8 @@
 
 Lives here: what starts and stops the data plane, signals and the last deadline, what `/metrics`, `/livez` and
 `/readyz` say.  Never here: events (aiokafka carries them, `loop.py`), commands (`commands.py`), the numbers
-(`metrics.py`), HTTP (`pages.py`: Faust's own server lets slow clients stay, and adds pages).
+(`metrics.py`), the page for people (`engine/page`), HTTP (`pages.py`: Faust's own server lets slow clients
+stay, and adds pages).
 
 Faust hosts and aiokafka carries, because Faust's own consumer is an order of magnitude
 slower and its offset bookkeeping loses records after gaps (faust-streaming#606).  Faust
@@ -27,11 +28,13 @@ import uvloop
 from engine.definition.pipeline import Pipeline
 from engine.host.commands import commands_app
 from engine.host.logging import configure_logging
-from engine.host.pages import EXPOSITION, Page, PageText, check_port, serving
+from engine.host.pages import EXPOSITION, AnyPage, Page, PageText, check_port, serving
 from engine.host.progress import Stall
 from engine.host.watchdog import watch
 from engine.kafka.embedded import free_port
 from engine.metrics import Metrics
+from engine.page.facts import PageFacts
+from engine.page.site import page_of
 from engine.settings import Accepted, Settings, WebSettings
 from engine.worker.loop import Worker
 from engine.worker.partition import Place
@@ -51,8 +54,10 @@ def run_worker(
     settings: Settings,
     accepted: Accepted,
     skip: frozenset[Place] = frozenset(),
+    *,
+    file: Path | None = None,
 ) -> None:
-    """Run one worker process until it is told to stop; never returns.
+    """Run one worker process until it is told to stop; never returns.  `file` is the pipeline's, if known.
 
     Exit code 0 after a clean drain, 1 if the data plane died or the deadline passed.  Raises SettingsError
     if the pages cannot be served or the state directory cannot be made.
@@ -66,9 +71,11 @@ def run_worker(
     metrics = Metrics(pipeline)
     worker = Worker(pipeline, settings, metrics, accepted, skip)
     port = settings.web.port or free_port()
-    log.info("pages", metrics=f"http://{settings.web.host}:{port}/metrics")
-    pages = _PageServer(settings.web, port, _pages(worker, metrics), metrics)
-    host = _Host(commands_app(pipeline, settings, worker.ask, port), worker, pages, settings, loop)
+    address = f"http://{settings.web.host}:{port}"
+    log.info("pages", page=f"{address}/", metrics=f"{address}/metrics")
+    pages = page_of(PageFacts(pipeline, worker, metrics, file), metrics.counts)
+    server = _PageServer(settings.web, port, {**pages, **_pages(worker, metrics)}, metrics)
+    host = _Host(commands_app(pipeline, settings, worker.ask, port), worker, server, settings, loop)
     host.execute_from_commandline()
 
 
@@ -83,7 +90,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _pages(worker: Worker, metrics: Metrics) -> dict[str, Page]:
-    """Return the pages of a worker.
+    """Return the pages of a worker for probes and Prometheus.
 
     `/livez` says that the loop turns, never more; `/readyz` says that this process can answer events:
     partitions assigned, state restored, models caught up.
@@ -113,7 +120,7 @@ def _verdict(reason: str, well: str = "ok") -> PageText:
 class _PageServer(faust.Service):
     """The pages under Faust's supervision, in the place of Faust's own server."""
 
-    def __init__(self, settings: WebSettings, port: int, pages: dict[str, Page], metrics: Metrics) -> None:
+    def __init__(self, settings: WebSettings, port: int, pages: dict[str, AnyPage], metrics: Metrics) -> None:
         super().__init__()
         token = settings.token.get_secret_value() if settings.token else None
         self._serving = serving(settings.host, port, pages, token=token, counts=metrics.counts)

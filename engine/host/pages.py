@@ -8,7 +8,10 @@ commands that serve one), lifecycle.
     a connection, from accept to last byte    CONNECTION_S, then it is cut: "slow"
     connections at once                       CONNECTIONS_MAX; one more cuts the oldest: "crowded"
     a page that is not open to all            `Authorization: Bearer TOKEN`, else 401: "token"
+    a live page                               STREAM_S, then it ends; STREAMS_MAX at once, else 503: "streams"
+    a part of it that is not taken            CONNECTION_S, then it is cut: "slow"
 
+A live page keeps no place among the connections, so who looks keeps no probe out, and no probe ends a look.
 The oldest goes, not the newest: clients that send nothing can fill any number of places, and a probe that
 comes then must still be answered.  A probe needs its connection for a millisecond.
 """
@@ -21,19 +24,25 @@ import hmac
 import logging
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from engine.settings import is_loopback
 from topics.errors import SettingsError
 
 __all__ = [
     "CONNECTIONS_MAX",
     "CONNECTION_S",
+    "COUNTED_AS",
     "EXPOSITION",
+    "STREAMS_MAX",
+    "STREAM_S",
+    "LivePage",
     "Page",
     "PageText",
     "check_port",
@@ -44,6 +53,10 @@ CONNECTIONS_MAX = 128
 """A tenth of the files that a process may usually have open; Kafka and the stores need the others."""
 CONNECTION_S = 10.0
 """As long as Prometheus waits for a scrape by default."""
+STREAMS_MAX = 16
+"""Live pages at once: a team that looks, and its screens on the wall."""
+STREAM_S = 600.0
+"""Of one live page; the browser asks again, and who has gone without a word keeps no place for longer."""
 FIELD_BYTES_MAX = 8_190
 """Of one header, and of the request line; a token and a path are a hundredth of it."""
 FIELDS_MAX = 64
@@ -54,6 +67,14 @@ EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format."""
 TEXT = "text/plain; charset=utf-8"
 COUNTED_AS = "page_refusals"
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Of every answer: a page takes nothing from elsewhere, and no other page frames it."""
 
 
 class PageText(NamedTuple):
@@ -71,9 +92,28 @@ class Page(NamedTuple):
     is_open: bool = False
 
 
+class LivePage(NamedTuple):
+    """A page that goes on: its parts are written as they come, for STREAM_S at most.
+
+    `parts` is asked with whether this client may see what is about persons: who has sent the token, and where
+    there is none, who is on this machine.
+    """
+
+    parts: Callable[[bool], AsyncGenerator[bytes]]
+    content_type: str = "text/event-stream"
+
+
+AnyPage = Page | LivePage
+
+
 @asynccontextmanager
 async def serving(
-    host: str, port: int, pages: Mapping[str, Page], *, token: str | None, counts: Counter[tuple[str, str]]
+    host: str,
+    port: int,
+    pages: Mapping[str, AnyPage],
+    *,
+    token: str | None,
+    counts: Counter[tuple[str, str]],
 ) -> AsyncIterator[None]:
     """Serve pages by their paths until the context ends.
 
@@ -83,8 +123,9 @@ async def serving(
     listener = logging.getLogger("headrace.pages.http")
     listener.setLevel(logging.DEBUG)  # where aiohttp says it of another protocol's bytes
     listener.filters[:] = [_Malformed(counts)]
-    door = _Door(
-        _Pages(pages, token, counts).answer,
+    answering = _Pages(pages, token, counts, on_loopback=is_loopback(host))
+    door = answering.door = _Door(
+        answering.answer,
         counts,
         logger=listener,
         access_log=None,
@@ -98,47 +139,107 @@ async def serving(
         await web.TCPSite(runner, host, port).start()
         yield
     finally:
+        door.end_streams()
         await runner.cleanup()
 
 
 class _Pages:
     """Who gets which page."""
 
+    door: _Door
+
     def __init__(
-        self, pages: Mapping[str, Page], token: str | None, counts: Counter[tuple[str, str]]
+        self,
+        pages: Mapping[str, AnyPage],
+        token: str | None,
+        counts: Counter[tuple[str, str]],
+        *,
+        on_loopback: bool,
     ) -> None:
         self._pages = pages
         self._wanted = None if token is None else f"Bearer {token}".encode()
         self._counts = counts
+        self._on_loopback = on_loopback
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; the connection is closed behind it."""
-        answer, headers = self._answer(request)
-        response = web.Response(
-            body=answer.body,
-            status=answer.status,
-            headers={"Content-Type": answer.content_type, "Cache-Control": "no-store", **headers},
-        )
-        response.force_close()
-        return response
-
-    def _answer(self, request: web.BaseRequest) -> tuple[PageText, Mapping[str, str]]:
         page = self._pages.get(request.path)
+        refused = self._refusal(page, request)
+        if refused is None and isinstance(page, LivePage):
+            if request.method == "HEAD":
+                return _whole(PageText(b"", content_type=page.content_type), {})
+            if self.door.keep(request.protocol):
+                return await self._live(page, request)
+            refused = self._refuse("streams", f"{STREAMS_MAX} look already\n", 503), {"Retry-After": "5"}
+        if refused is None and isinstance(page, Page):
+            refused = page.answer(), {}
+        assert refused is not None
+        return _whole(*refused)
+
+    def _refusal(
+        self, page: AnyPage | None, request: web.BaseRequest
+    ) -> tuple[PageText, Mapping[str, str]] | None:
+        """Return what is said in the place of a page, with headers; None where it is shown."""
         if page is None:
             return PageText(f"there is {', '.join(self._pages)}\n".encode(), 404), {}
         if request.method not in {"GET", "HEAD"}:
             return PageText(b"GET it\n", 405), {"Allow": "GET, HEAD"}
-        if not page.is_open and not self._is_known(request.headers.get("Authorization", "")):
-            self._counts[COUNTED_AS, "token"] += 1
-            return PageText(
-                b"this page needs HEADRACE_WEB__TOKEN: send Authorization: Bearer TOKEN\n", 401
-            ), {"WWW-Authenticate": 'Bearer realm="headrace"'}
-        return page.answer(), {}
+        is_open = isinstance(page, Page) and page.is_open
+        if is_open or self._is_known(request.headers.get("Authorization", "")):
+            return None
+        said = "this page needs HEADRACE_WEB__TOKEN: send Authorization: Bearer TOKEN\n"
+        return self._refuse("token", said, 401), {"WWW-Authenticate": 'Bearer realm="headrace"'}
+
+    def _refuse(self, reason: str, said: str, status: int) -> PageText:
+        self._counts[COUNTED_AS, reason] += 1
+        return PageText(said.encode(), status)
+
+    async def _live(self, page: LivePage, request: web.BaseRequest) -> web.StreamResponse:
+        """Write the parts of a page until its client leaves, takes none for too long, or the time is over."""
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": page.content_type})
+        response.force_close()
+        await response.prepare(request)
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + STREAM_S
+        try:
+            async with aclosing(page.parts(self._sees_persons(request))) as parts:
+                async for part in parts:
+                    async with asyncio.timeout(CONNECTION_S):
+                        await response.write(part)
+                    if loop.time() >= ends_s:
+                        break
+        except TimeoutError:
+            self._counts[COUNTED_AS, "slow"] += 1
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            pass  # its client has left
+        return response
+
+    def _sees_persons(self, request: web.BaseRequest) -> bool:
+        """Return whether a client that may see the page may see what is about persons, too.
+
+        Without a token it must ask on this machine, under the machine's own name: a page from elsewhere
+        whose name has come to mean this machine asks under that name.
+        """
+        if self._wanted is not None:
+            return True
+        return self._on_loopback and is_loopback(urlsplit(f"//{request.host}").hostname or "")
 
     def _is_known(self, given: str) -> bool:
         if self._wanted is None:
             return True
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._wanted)
+
+
+def _whole(text: PageText, headers: Mapping[str, str]) -> web.Response:
+    response = web.Response(
+        body=text.body,
+        status=text.status,
+        headers={**HEADERS, "Content-Type": text.content_type, **headers},
+    )
+    response.force_close()
+    return response
 
 
 class _Door(web.Server):
@@ -149,6 +250,8 @@ class _Door(web.Server):
         self._counts = counts
         self._inside: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}
         """Oldest first, each with the timer that ends it."""
+        self._live: dict[web.RequestHandler, asyncio.Task[Any] | None] = {}
+        """Live pages, each with the task that writes it."""
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Give a connection its time, and its place: that of the oldest where there is no other."""
@@ -162,6 +265,21 @@ class _Door(web.Server):
         """Forget a connection."""
         super().connection_lost(handler, exc)
         self._leave(handler)
+        self._live.pop(handler, None)
+
+    def keep(self, handler: web.RequestHandler) -> bool:
+        """Let the connection of the present task stay as a live page; False where there are enough."""
+        if len(self._live) >= STREAMS_MAX:
+            return False
+        if self._leave(handler) is not None:
+            self._live[handler] = asyncio.current_task()
+        return True
+
+    def end_streams(self) -> None:
+        """End all live pages."""
+        for task in self._live.values():
+            if task is not None:
+                task.cancel()
 
     def _leave(self, handler: web.RequestHandler) -> asyncio.Transport | None:
         transport, timer = self._inside.pop(handler, (None, None))

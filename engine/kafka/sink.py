@@ -60,7 +60,7 @@ from topics.errors import BrokerError
 from topics.headers import fitted, record_bytes
 from topics.messages import Content, Outgoing, OutgoingRole
 
-__all__ = ["Dispatch", "LetterSink", "Mark", "Sink", "Written", "open_sink", "partition_of"]
+__all__ = ["Dispatch", "LetterSink", "Lookers", "Mark", "Sink", "Written", "open_sink", "partition_of"]
 
 BATCH_BYTES_MAX = 524_288
 """Half of what brokers take in one batch by default (`message.max.bytes` 1 MiB)."""
@@ -74,6 +74,8 @@ SIZES_CHECKED = {"predictions", "shadow-predictions", "examples"}
 """Logs of what grows with the user's events."""
 KEYS_CACHED_MAX = 65_536
 """murmur2 in Python costs as much as sending the record: the last keys' hashes are remembered."""
+Lookers = Mapping[OutgoingRole, Sequence[Callable[[Sequence[Outgoing]], object]]]
+"""Who looks at the records of a role."""
 _ALL_TIMES = (-(1 << 62), 1 << 62)
 
 log = structlog.get_logger("headrace")
@@ -421,11 +423,11 @@ class Dispatch:
         kafka: KafkaSettings,
         catalog: Catalog,
         stopwatch: Stopwatch,
-        refused: Callable[[Sequence[Outgoing]], object],
+        lookers: Lookers,
     ) -> None:
-        """`refused` gets the dead letters before they are sent."""
+        """`lookers` are called with the records of a role before these are sent."""
         self._sink = sink
-        self._refused = refused
+        self._lookers = lookers
         self._letters = LetterSink(kafka, catalog["dead-letters"])
         self._catalog = catalog
         self._topics = {role: topic for topic, role in catalog.roles.items()}
@@ -495,8 +497,9 @@ class Dispatch:
         lanes, self._lanes, self._gathered = self._lanes, {}, 0
         started_s = time.perf_counter()
         for (target, partition), records in lanes.items():
+            for see in self._lookers.get(target, ()):
+                see(records)
             if target == "dead-letters":
-                self._refused(records)
                 await self._letters.send(records)
             else:
                 await self._send(target, partition, records)

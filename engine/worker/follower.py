@@ -543,7 +543,12 @@ class Follower:
             await self.snapshots.close()
         self._artefacts.close()
 
-    # -- what a scrape shows ----------------------------------------------------------------------
+    # -- what a scrape and the page show ----------------------------------------------------------
+
+    @property
+    def shown(self) -> Learner | None:
+        """Return the learner whose race the page shows; None where this process serves another one's."""
+        return self.learner if self._folds else None
 
     def status(self, *, lag: dict[LogPartition, int], pending: int, partitions: int) -> Status:
         """Return the learner's part of the status together with what the worker knows.

@@ -23,11 +23,13 @@ from engine.definition.pipeline import Pipeline
 from engine.host.garbage import search_rarely
 from engine.host.progress import ProgressWatch, Seen
 from engine.kafka.client import LogPartition, last_answer_s, log_outages, unanswered_s
-from engine.kafka.sink import Dispatch, Sink
+from engine.kafka.sink import Dispatch, Lookers, Sink
 from engine.kafka.source import Source
 from engine.kafka.topic_admin import prepare_topics
 from engine.machines.admission import Run
+from engine.machines.scorer import Scorer
 from engine.metrics import Metrics, Status
+from engine.page.rings import Rings
 from engine.settings import NOTHING_ACCEPTED, Accepted, Settings
 from engine.stores.lookups import StaticFeatures
 from engine.stores.online_features import ServedFeatures
@@ -128,10 +130,9 @@ class Worker:
         """Partitions that the group has assigned and that are not taken over yet."""
         self._moving = False
         """The group has taken partitions back and given none since."""
-        letters = LetterWatch(catalog["dead-letters"])
-        self._dispatch = Dispatch(
-            self._sink, patient.kafka, catalog, self.follower.stopwatch, refused=letters.see
-        )
+        letters, rings = LetterWatch(catalog["dead-letters"]), self.rings
+        lookers: Lookers = {"dead-letters": (letters.see, rings.refused), "alerts": (rings.alerted,)}
+        self._dispatch = Dispatch(self._sink, patient.kafka, catalog, self.follower.stopwatch, lookers)
         self._watches = (CountWatch(counted_lines(pipeline.labels)), LabelWatch(), letters)
         self._alerting = Alerting(pipeline, patient, metrics.counts, self._surroundings)
         self._ready = False
@@ -335,7 +336,7 @@ class Worker:
                 if (follows := next(steps, None)) is not None:
                     partition.shadows_slow = time.monotonic() - started_s > SHADOWS_QUICK_S
                     await self._dispatch.put(follows)
-            self._served.put(partition.scorer.scored, partition.scorer.erased)
+            self._hand_on(partition.scorer)
             if self._saved_ago() >= 1 - PREPARE_SHARE:
                 partition.prepare_checkpoint()
             self.metrics.label_delay.observe_ms(partition.scorer.label_delays_ms)
@@ -371,6 +372,12 @@ class Worker:
             self.metrics.counts["lookups", outcome] = count
         for watch in self._watches:
             watch.tell(self.metrics.counts, self._turned_s)
+
+    def _hand_on(self, scorer: Scorer) -> None:
+        """Hand on what a run has answered and erased: to the store of served features, and to the page."""
+        self._served.put(scorer.scored, scorer.erased)
+        self.rings.answered(scorer.scored)
+        self.rings.erased(scorer.erased)
 
     def _observe(self, run: Run, polled_s: float) -> None:
         if run.events:
@@ -487,6 +494,11 @@ class Worker:
         self._assigned = self._source.assignment
 
     # -- what others ask --------------------------------------------------------------------------
+
+    @property
+    def rings(self) -> Rings:
+        """Return what the page remembers."""
+        return self.follower.race.rings
 
     def unhealthy(self) -> str:
         """Return why this process is not alive, or the empty string."""

@@ -614,6 +614,10 @@ class Evidence(WholeState):
         duels = self._state.duels
         return [self._verdict(name, "blocks", duel.evidence, self.threshold) for name, duel in duels.items()]
 
+    def differences(self) -> dict[str, tuple[float, float, int]]:
+        """Return mean, deviation and number of the blocks' loss(champion) - loss(challenger), by name."""
+        return {name: (duel.mean, duel.deviation, duel.blocks) for name, duel in self._state.duels.items()}
+
     def standing(self) -> dict[str, float]:
         """Return every challenger's evidence as a share of the threshold it is nearest to, for display."""
         return {

@@ -60,6 +60,8 @@ class KeyedFollower:
     """Nobody else needs these models: a key's events come to the owner of its partition."""
     row_by_row = False
     paused = False
+    shown = None
+    """No single race stands for all."""
 
     def __init__(
         self,

@@ -1,0 +1,13 @@
+"""The page of a worker: the race and its surroundings, for a person with a browser.
+
+Lives here: what is remembered for it (a few bounded rings), what it says (facts, as JSON), who is told of it
+(a stream), and its own files: HTML, styles, scripts, and uPlot, which draws, under its own licence.
+Never here: HTTP, paths of others, the token (`engine/host/pages.py`), counting (`engine/metrics.py`),
+anything that an event waits for.
+
+Read in this order: `rings`, `race`, `facts`, `stream`, `site`; then `page.js`, `panels.js` and
+`charts.js` in `static`, which show it.
+
+What is about persons (keys, answers, refused records, slices) leaves apart from the rest, and only to who may
+see it.  A page of a whole group would be one more source of the stream: nothing here reads a topic.
+"""

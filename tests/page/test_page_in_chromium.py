@@ -1,0 +1,183 @@
+"""The page of a real worker in a real browser: it needs nothing but this machine, updates, and can be used.
+
+A worker runs in this process on the embedded broker; what is published is a day of flights, then a swap that
+somebody asks for.  Pictures of every width, light and dark, are left in `var/page`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from chromium import Tab, tab
+from paths import CHECKOUT
+from running import FLIGHTS, Message, flights, in_process, make_topics, publish, until
+
+from engine.definition.file import load_pipeline
+from engine.definition.pipeline import Pipeline
+from engine.host.pages import serving
+from engine.kafka.embedded import EmbeddedBroker, free_port
+from engine.page.facts import PageFacts
+from engine.page.site import page_of
+from engine.settings import KafkaSettings, Settings
+from engine.worker.loop import Worker
+
+PICTURES = CHECKOUT / "var" / "page"
+WIDTHS = (400, 900, 1400)
+DEPARTURES = 600
+SETTLED_S = 3.0
+"""A layout that has changed is drawn within this."""
+ROWS = "document.querySelectorAll('#answers tbody tr').length"
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+class Shown(NamedTuple):
+    """A worker, its broker, and the address of its page."""
+
+    pipeline: Pipeline
+    kafka: KafkaSettings
+    worker: Worker
+    url: str
+
+    async def fly(self, first: int, departures: int) -> None:
+        """Publish flights with their arrivals, and a record that is none; wait until all is learned."""
+        pipeline = self.pipeline
+        messages = flights(
+            pipeline.events.name, pipeline.labels.topic or "", first=first, departures=departures
+        )
+        broken = Message(pipeline.events.name, messages[-1].time, b"JFK", b'{"event_id": "<b>no flight</b>"}')
+        await publish(self.kafka, [*messages, broken])
+        learner, due = self.worker.follower.shown, first + departures
+        assert learner is not None
+        await until(lambda: learner.examples == due, f"{due} are learned")
+
+    async def promote(self, model: str) -> None:
+        """Ask for a swap."""
+        command = {
+            "command_id": "c1",
+            "command": "promote",
+            "time": _now_ms(),
+            "actor": "ann",
+            "model_name": model,
+        }
+        await self.worker.ask(json.dumps(command).encode(), ())
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def shown(folder: Path, *, token: str | None = None) -> AsyncIterator[Shown]:
+    """Run a worker and serve its page for the block."""
+    pipeline = replace(load_pipeline(FLIGHTS / "pipeline.py"), slices=["carrier"])
+    with EmbeddedBroker() as broker:
+        kafka = broker.kafka_settings()
+        await make_topics(kafka, pipeline)
+        settings = Settings(kafka=kafka, state_dir=folder)
+        async with in_process(pipeline, settings) as (worker, _):
+            metrics, port = worker.metrics, free_port()
+            pages = page_of(PageFacts(pipeline, worker, metrics, Path("pipeline.py")), metrics.counts)
+            async with serving("127.0.0.1", port, pages, token=token, counts=metrics.counts):
+                yield Shown(pipeline, kafka, worker, f"http://127.0.0.1:{port}/")
+
+
+def test_the_page_of_a_worker(tmp_path: Path) -> None:
+    asyncio.run(_the_page(tmp_path))
+
+
+async def _the_page(folder: Path) -> None:
+    async with shown(folder) as seen, tab() as page:
+        await page.look(width=1400)
+        await page.open(seen.url)
+        await page.until("document.getElementById('standing').textContent === 'ready'")
+        assert await page.evaluate("!document.getElementById('loss-none').hidden"), "no curve is said"
+        await _keep(page, "empty-1400-light")
+
+        await seen.fly(0, DEPARTURES)
+        await page.until(f"{ROWS} === 20")
+        await page.until("document.querySelectorAll('#loss canvas').length === 1")
+        await page.until("document.getElementById('field').textContent.includes('blend')")
+        await page.until("document.getElementById('letters').textContent.includes('<b>no flight</b>')")
+        first = await page.evaluate("document.querySelector('#answers tbody').textContent")
+        await seen.fly(DEPARTURES, DEPARTURES)
+        await page.until(f"document.querySelector('#answers tbody').textContent !== {json.dumps(first)}")
+
+        assert await page.evaluate(
+            "![...document.querySelectorAll('.mark')].some(m => m.title.includes('linear'))"
+        )
+        await seen.promote("linear")
+        await page.until("document.querySelector('#field .champion')?.textContent.includes('linear')")
+        await page.until("document.getElementById('marks').textContent.includes('model.promoted linear')")
+        await page.until(
+            "[...document.querySelectorAll('#loss .mark')].some(m => m.title.includes('promoted linear'))"
+        )
+        await _by_keyboard(page)
+
+        for width in WIDTHS:
+            for dark in (False, True):
+                await page.look(width=width, dark=dark)
+                await asyncio.sleep(SETTLED_S)
+                assert await page.evaluate(OVERFLOW) <= 0, f"the page is wider than {width} px"
+                await _keep(page, f"page-{width}-{'dark' if dark else 'light'}")
+        assert page.said == []
+        assert {url.removeprefix(seen.url).split("?")[0] for url in page.asked} == {
+            "", "page/uPlot.css", "page/page.css", "page/uPlot.js", "page/page.js", "page/panels.js",
+            "page/charts.js", "page/stream",
+        }  # fmt: skip
+
+
+async def _by_keyboard(page: Tab) -> None:
+    """Open the record of the last mark by keys alone, read it, and close it by Escape."""
+    assert await page.evaluate("document.getElementById('record').open") is False
+    await page.evaluate("document.activeElement.blur()")
+    for _ in range(40):
+        await page.press("Tab")
+        if await page.evaluate("document.activeElement.matches('#marks button')"):
+            break
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert await page.evaluate(f"document.activeElement.matches('#marks button') && {outline} !== 'none'")
+    await page.press("Enter")
+    await page.until("document.getElementById('record').open")
+    record = json.loads(await page.evaluate("document.getElementById('record-text').textContent"))
+    assert record["type"] == "model.promoted"
+    assert (record["from_model"], record["actor"]) == ("blend", "ann")
+    await page.press("Escape")
+    await page.until("!document.getElementById('record').open")
+    assert await page.evaluate("document.activeElement.matches('#marks button')"), "focus is where it was"
+
+
+async def _keep(page: Tab, name: str) -> None:
+    picture = await page.picture()
+    assert picture.startswith(b"\x89PNG")
+    await asyncio.to_thread(_write, PICTURES / f"{name}.png", picture)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def test_the_page_asks_for_the_token(tmp_path: Path) -> None:
+    asyncio.run(_asks_for_the_token(tmp_path))
+
+
+async def _asks_for_the_token(folder: Path) -> None:
+    token = "a token of enough bytes"
+    async with shown(folder, token=token) as seen, tab() as page:
+        await page.look(width=900)
+        await page.open(seen.url)
+        await page.until("!document.getElementById('door').hidden")
+        assert await page.evaluate("document.activeElement.id") == "token"
+        assert await page.evaluate("document.getElementById('tiles').children.length") == 0
+        await page.call("Input.insertText", text=token)
+        await page.press("Enter")
+        await page.until("document.getElementById('standing').textContent === 'ready'")
+        assert await page.evaluate("document.getElementById('door').hidden")
+        assert token not in "".join(page.asked)
