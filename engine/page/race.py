@@ -55,7 +55,7 @@ def lead_of(mean: float, deviation: float, blocks: int) -> tuple[float, float] |
     interval of fixed size would promise too much.
 
     >>> [round(bound, 4) for bound in lead_of(0.01, 0.02, 100)]
-    [0.0038, 0.0162]
+    [0.0039, 0.0161]
     >>> lead_of(0.01, 0.0, 1)
     """
     if blocks < 2 or deviation <= 0.0:
