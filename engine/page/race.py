@@ -13,12 +13,15 @@ from typing import Any, Final
 from engine.machines.learner import Learner
 from operators.race.evaluation import SERVED, Curve
 
-__all__ = ["curve_of", "lead_of", "race_of"]
+__all__ = ["ALPHA", "BLOCKS_MIN", "curve_of", "lead_of", "race_of"]
 
 ALPHA: Final = 0.05
 """The interval misses the truth, at any time of the race, in one race of twenty."""
 TIGHT_AT: Final = 100
 """Blocks after which the interval is tightest: about where a race is decided."""
+BLOCKS_MIN: Final = 20
+"""Before, the deviation is not known well enough: an interval from the second block on misses in one of six
+races, from here on in one of twenty; of skewed (exponential) blocks in one of twelve."""
 SERIES_MAX: Final = 24
 """Curves sent; a field of more is told by its first, those in the race before those that have left."""
 DIGITS: Final = 5
@@ -48,7 +51,7 @@ def curve_of(curve: Curve, names: Sequence[str]) -> dict[str, Any]:
 
 
 def lead_of(mean: float, deviation: float, blocks: int) -> tuple[float, float] | None:
-    """Return bounds of the mean difference of so many blocks, valid at all times together; None without any.
+    """Return bounds of the mean difference of so many blocks, valid at all times together; None of too few.
 
     The asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2024), Robbins'
     normal mixture with an estimated deviation.  Who looks at a page stops looking when it pleases him, so an
@@ -56,9 +59,9 @@ def lead_of(mean: float, deviation: float, blocks: int) -> tuple[float, float] |
 
     >>> [round(bound, 4) for bound in lead_of(0.01, 0.02, 100)]
     [0.0039, 0.0161]
-    >>> lead_of(0.01, 0.0, 1)
+    >>> lead_of(0.01, 0.02, 19)
     """
-    if blocks < 2 or deviation <= 0.0:
+    if blocks < BLOCKS_MIN or deviation <= 0.0:
         return None
     wanted = -2.0 * math.log(ALPHA)
     tuned = (wanted + math.log(wanted) + 1.0) / TIGHT_AT

@@ -100,7 +100,9 @@ def _with_processes(race: DemoRace, example: Path, events: int | None, *, keep: 
         kafka = broker.kafka_settings().model_copy(update={"replication_factor": -1})  # the broker's own
         asyncio.run(ensure_topics(kafka, plan))
         with WorkerProcess(worker_command(file), kafka, race.folder) as worker:
-            race.say(f"broker {kafka.bootstrap_servers}; the page of the worker: http://127.0.0.1:{worker.port}/")
+            race.say(
+                f"broker {kafka.bootstrap_servers}; the page of the worker: http://127.0.0.1:{worker.port}/"
+            )
             sample = read_sample(load_pipeline(file), example, events)  # while the worker imports River
             figures = asyncio.run(race.run(worker, kafka, sample))
             if keep:
