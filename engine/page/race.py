@@ -13,13 +13,13 @@ from typing import Any, Final
 from engine.machines.learner import Learner
 from operators.race.evaluation import SERVED, Curve
 
-__all__ = ["ALPHA", "BLOCKS_MIN", "curve_of", "lead_of", "race_of"]
+__all__ = ["LEAD_ALPHA", "LEAD_BLOCKS_MIN", "curve_of", "lead_of", "race_of"]
 
-ALPHA: Final = 0.05
+LEAD_ALPHA: Final = 0.05
 """The interval misses the truth, at any time of the race, in one race of twenty."""
 TIGHT_AT: Final = 100
 """Blocks after which the interval is tightest: about where a race is decided."""
-BLOCKS_MIN: Final = 20
+LEAD_BLOCKS_MIN: Final = 20
 """Before, the deviation is not known well enough: an interval from the second block on misses in one of six
 races, from here on in one of twenty; of skewed (exponential) blocks in one of twelve."""
 SERIES_MAX: Final = 24
@@ -61,12 +61,14 @@ def lead_of(mean: float, deviation: float, blocks: int) -> tuple[float, float] |
     [0.0039, 0.0161]
     >>> lead_of(0.01, 0.02, 19)
     """
-    if blocks < BLOCKS_MIN or deviation <= 0.0:
+    if blocks < LEAD_BLOCKS_MIN or deviation <= 0.0:
         return None
-    wanted = -2.0 * math.log(ALPHA)
+    wanted = -2.0 * math.log(LEAD_ALPHA)
     tuned = (wanted + math.log(wanted) + 1.0) / TIGHT_AT
     grown = blocks * tuned + 1.0
-    half = deviation * math.sqrt(2.0 * grown / (blocks * blocks * tuned) * math.log(math.sqrt(grown) / ALPHA))
+    half = deviation * math.sqrt(
+        2.0 * grown / (blocks * blocks * tuned) * math.log(math.sqrt(grown) / LEAD_ALPHA)
+    )
     return mean - half, mean + half
 
 
