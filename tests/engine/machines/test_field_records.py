@@ -566,10 +566,9 @@ def test_a_verdict_of_another_watch_ends_with_it() -> None:
     assert found.watching is not None
     for number in range(41):
         values = [0.3 * (number == 40) + (7 * n + number) % 20 / 10 for n in range(40)]
-        found.watching.watcher.fold_block(
-            Block(number, number * DAY_MS, (number + 1) * DAY_MS, 40, 0, {}, {}, list(range(40)), {"x": values},
-                  [0.5] * 40)
-        )  # fmt: skip
+        begin, keys = number * DAY_MS, list(range(40))
+        block = Block(number, begin, begin + DAY_MS, 40, 0, {}, {}, keys, {"x": values}, [0.5] * 40)
+        found.watching.watcher.fold_block(block)
     assert found.watching.watcher.open is not None
     ended = fold(found, records)[-1]
     assert (ended.type, ended.time, ended.evidence["given_up"]) == ("shift.ended", 41 * DAY_MS, 1.0)
