@@ -22,12 +22,14 @@ from engine.offline.freshness import SPANS, freshness_report, picture
 from engine.offline.rerun import past_of
 from loadtest.learning.delays import biases, corrections
 from loadtest.learning.hostile import hostile
+from loadtest.learning.imbalance import fraud, imbalance
 from loadtest.learning.page import (
     biases_table,
     corrections_table,
     freshness_table,
     goals_table,
     hostile_table,
+    imbalance_table,
     put,
     releases_table,
     streams_table,
@@ -65,6 +67,8 @@ class Part(StrEnum):
     releases = "releases"
     hostile = "hostile"
     """Attackers among the sources of labels."""
+    imbalance = "imbalance"
+    """Remedies for a rare class, on frauds."""
 
 
 def main(
@@ -99,6 +103,8 @@ def main(
         _put(page, Part.releases, {"releases": releases_table(_released(loops, data, jobs))})
     if Part.hostile in parts:
         _put(page, Part.hostile, {"hostile": hostile_table(hostile())})
+    if Part.imbalance in parts:
+        _put(page, Part.imbalance, {"imbalance": imbalance_table(imbalance(fraud(data), jobs))})
     if Part.freshness in parts:
         report = _freshness(STREAMS[0].name, data)
         _put(page, Part.freshness, {"freshness": freshness_table(report)})

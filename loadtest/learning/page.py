@@ -17,6 +17,7 @@ from typing import Any
 
 from loadtest.learning.delays import LEARNED_BY, Bias, Corrected
 from loadtest.learning.hostile import Hit
+from loadtest.learning.imbalance import PRICED, Rare
 from loadtest.learning.releases import Released
 from loadtest.learning.rules import METRICS, Answers, Worth
 from operators.race.evaluation import SERVED
@@ -29,6 +30,7 @@ __all__ = [
     "freshness_table",
     "goals_table",
     "hostile_table",
+    "imbalance_table",
     "put",
     "releases_table",
     "streams_table",
@@ -132,6 +134,27 @@ def hostile_table(found: Mapping[str, Mapping[str, Hit]]) -> str:
             for defence, hit in ((defence, of_models[model]) for defence, of_models in found.items())
         ],
     )  # fmt: skip
+
+
+def imbalance_table(found: Mapping[str, Mapping[str, tuple[Rare | None, Rare]]]) -> str:
+    """Return what remedies for a rare class are worth, by model and remedy, each at two bars of the score."""
+    told = ("F1", "recall", "precision", "MCC", "cost")
+    head = ["model", "remedy", "ROCAUC", *told, *(f"{name} at {_share(PRICED, 3)}" for name in told)]
+    rows = []
+    for model, by_remedy in found.items():
+        for remedy, bars in by_remedy.items():
+            area = bars[1].roc_auc
+            figures = [
+                figure
+                for one in bars
+                for figure in (
+                    [""] * len(told)
+                    if one is None
+                    else [*(_share(share, 3) for share in one[:4]), f"{one.cost:.1f}"]
+                )
+            ]
+            rows.append([model, remedy, "" if area is None else _share(area, 3), *figures])
+    return _table(head, rows)
 
 
 def put(page: Path, name: str, text: str, command: str) -> None:

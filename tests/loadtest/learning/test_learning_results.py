@@ -11,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river import linear_model, metrics, tree
 
-from engine.offline.backtest import backtest
+from engine import Promotion
+from engine.offline.backtest import LocalRun, backtest
+from engine.worker.assembly import build_learner
+from engine.worker.model_factory import ModelFactory
 from loadtest.evidence import __main__ as evidence
 from loadtest.learning import __main__ as learning
+from loadtest.learning import imbalance as rare
 from loadtest.learning import rules
 from loadtest.learning.delays import biases, corrections
 from loadtest.learning.hostile import DEFENCES, hostile
@@ -22,13 +26,14 @@ from loadtest.learning.page import (
     corrections_table,
     goals_table,
     hostile_table,
+    imbalance_table,
     put,
     releases_table,
     streams_table,
 )
 from loadtest.learning.releases import released
 from loadtest.learning.rules import outcomes
-from loadtest.learning.stream_run import StreamRun, stream_run_of
+from loadtest.learning.stream_run import StreamRun, records_of_lines, stream_run_of
 from loadtest.learning.streams import STREAMS, Stream, lines_of_rows, race_of
 from operators.versions import release as gate
 from topics.errors import SettingsError
@@ -145,7 +150,7 @@ def test_a_part_of_the_page_is_replaced_and_nothing_else(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
-        (learning, {"streams", "goals", "freshness", "releases", "hostile"}),
+        (learning, {"streams", "goals", "freshness", "releases", "hostile", "imbalance"}),
         (evidence, {"false-swaps", "delays", "collapse", "opening", "frontier", "disasters"}),
     ],
 )
@@ -165,6 +170,73 @@ def test_an_attack_and_its_defences_are_one_table() -> None:
     table = hostile_table(found).splitlines()
     assert len(table) == 2 + len(DEFENCES) * 4
     assert table[2].startswith("| linear | none | .000 | .000 | .000 | 0 | 0 | 0 | 0 |")
+
+
+def few_frauds(count: int) -> rare.Fraud:
+    """A transaction an hour; those of every fifth terminal are frauds where they are large."""
+    hour_ms, start = 3_600_000, 1_522_540_800_000
+    return rare.fraud_of(
+        [
+            {
+                "TRANSACTION_ID": n,
+                "CUSTOMER_ID": n % 7,
+                "TERMINAL_ID": n % 11,
+                "TX_AMOUNT": float(n * 37 % 300),
+                "TX_FRAUD": int(n % 11 == 0 and n * 37 % 300 > 150),
+                "time": start + n * hour_ms,
+            }
+            for n in range(count)
+        ]
+    )
+
+
+def test_every_remedy_has_a_row_and_every_rule_and_what_was_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rare, "SETTLED_DAYS", 10)
+    data = few_frauds(600)
+    found = rare.imbalance(data, jobs=1)
+    assert {(model, remedy) for model, by_remedy in found.items() for remedy in by_remedy} == {
+        *((model, remedy) for model, remedy, _ in rare.candidates().values()),
+        *(("rules", rule) for rule in rare.rules([])),
+        ("served", "Promotion()"),
+        ("served", "Promotion(cost=...)"),
+    }
+    head, _, *lines = imbalance_table(found).splitlines()
+    assert len(lines) == len(rare.candidates()) + 5
+    assert {line.count("|") for line in (head, *lines)} == {14}
+    measured = data.rows[10 * 24 :]
+    never = found["rules"]["never"][1]
+    frauds = sum(row["TX_FRAUD"] for row in measured)
+    assert never.cost == pytest.approx(20_000 * frauds / len(measured))
+    assert never.recall == 0.0
+    large = [row["TX_AMOUNT"] > rare.LARGE for row in measured]
+    wrong = sum(
+        20 * row["TX_FRAUD"] if not said else 1 - row["TX_FRAUD"]
+        for row, said in zip(measured, large, strict=True)
+    )
+    assert found["rules"]["amount > 220"][1].cost == pytest.approx(1_000 * wrong / len(measured))
+    verdicts = [*rare.rules(data.rows).values()][2]
+    week = 7 * 24
+    for n in range(week, 600):
+        known = [row["TX_FRAUD"] for row in data.rows[: n - week + 1] if row["TERMINAL_ID"] == n % 11]
+        assert verdicts[n] == float(data.rows[n]["TX_AMOUNT"] > rare.LARGE or bool(known and known[-1]))
+
+
+def test_a_race_of_remedies_goes_on_after_a_checkpoint_as_if_nothing_had_been() -> None:
+    data, pipeline = few_frauds(500), rare.imbalance_race(promotion=Promotion(cost=rare.COSTS))
+    run = LocalRun(pipeline, keep_examples=True)
+    run.scorer.intake.offer_events(records_of_lines(pipeline.events.name, data.events))
+    run.scorer.intake.offer_labels(records_of_lines(pipeline.labels.topic or "", data.labels))
+    while run.advance() is not None:
+        pass
+    log, source = run.examples or [], ModelFactory(pipeline)
+    whole, half = build_learner(pipeline, source=source), build_learner(pipeline, source=source)
+    whole.fold(log)
+    half.fold(log[: len(log) // 2])
+    again = build_learner(pipeline, source=source)
+    again.restore(half.snapshot())
+    again.fold(log[len(log) // 2 :])
+    assert again.digests() == whole.digests() == run.learner.digests()
+    assert again.evaluation.model_scores() == whole.evaluation.model_scores()
 
 
 def test_what_is_missed_is_said() -> None:

@@ -137,6 +137,9 @@ def test_metrics_and_curves_are_those_of_the_last_labels(correct: Any) -> None:
             assert [mean for _, mean, _ in curve.points(name)] == pytest.approx(
                 [sum(losses) / len(losses) for _, losses in sorted(sums.items())], abs=1e-9
             )
+    squares = [(float(truth[one.event_id]) - one.served_score) ** 2 for one in firsts]
+    curve_of_served = learner.monitors.report()["calibration"]["served"]
+    assert curve_of_served["Brier"] == pytest.approx(sum(squares) / len(squares), abs=1e-9)
     recent = learner.evaluation.recent_scores()["lr"]
     assert recent["Accuracy"] == pytest.approx(learner.evaluation.model_scores()["lr"]["Accuracy"])
 
