@@ -7,6 +7,7 @@ or is refused, in the examples log), lifecycle (`app.py`).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,6 +21,9 @@ from topics.messages import Headers
 
 __all__ = ["commands_app"]
 
+_LOG_OF_FAUST = logging.getLogger("faust")
+"""What inherits from Faust's services would tell of itself as if it were ours."""
+
 
 class _Recovery(Recovery):
     """What lets the agent read on after each rebalance, however long the broker is silent meanwhile.
@@ -28,13 +32,17 @@ class _Recovery(Recovery):
     the task is over without a word, and no later rebalance lets the agent read again.
     """
 
+    logger = _LOG_OF_FAUST
+
     async def _wait(self, coro: Any, timeout: Any = None) -> None:  # noqa: ARG002, ASYNC109 - as Faust calls it
         """Wait until it is done, until the next rebalance or until the end."""
         await super()._wait(coro)
 
 
 class _Tables(TableManager):
-    """No table: Faust has the readiness of its agents here."""
+    """No table: Faust lets its agents read from here."""
+
+    logger = _LOG_OF_FAUST
 
     @property
     def recovery(self) -> Recovery:
