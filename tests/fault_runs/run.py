@@ -29,8 +29,6 @@ JUMP_SEEN_MS = 2_900_000
 """Answers carry the wall clock of who gave them: the least difference after a jump."""
 PROGRESS = 30
 """Answers between two faults."""
-DEATHS_MAX = 4
-"""Of another worker, until the one that waits for it has claimed often enough: it keeps what is its own."""
 GIVEN_UP = "takeover given up: the group has taken partitions back"
 
 
@@ -252,7 +250,11 @@ class FaultRun:
         fresh.rename(folder / name)
 
     async def _at_point(self, fault: Fault, victim: Worker, rest: list[Worker], watch: Watch) -> None:
-        """Make a worker fail at a named point; those of a takeover it meets when another worker dies."""
+        """Make a worker fail at a named point; one of a takeover it meets when others die.
+
+        Who stays need not claim: it may keep what it has, however often another one comes and goes.  So the
+        others die one after the other until it has claimed often enough: the last one left owns all.
+        """
         log = victim.log
         hits = len(victim.logged("fault point", log=log))
         self._set(victim, "point", f"{fault.how} {fault.passes} {fault.point}")
@@ -261,15 +263,20 @@ class FaultRun:
             return len(victim.logged("fault point", log=log)) > hits
 
         if fault.point in (*CLAIMING, INSIDE_CLAIM):
-            other = rest[fault.other % len(rest)]
-            for _ in range(DEATHS_MAX):
-                other.kill()
-                other.start()
-                await until(lambda: met() or self._is_settled(), "a takeover that is over", worker=other)
-                if met():
-                    break
+            first = fault.other % len(rest)
+            left = [*rest[first:], *rest[:first]]
+            while left and not met():
+                left.pop(0).kill()
+                await until(
+                    lambda: met() or owned([victim, *left]) == PARTITIONS,
+                    "a takeover that is over",
+                    worker=left,
+                )
         await until(met, fault.point)
         self.report.points.append(fault.point)
+        for worker in rest:
+            if worker.process is None:
+                worker.start()
         if fault.how == "SIGKILL":
             assert await victim.ended() == -signal.SIGKILL
             victim.start()
