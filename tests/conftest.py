@@ -6,6 +6,7 @@ installed skips its tests with one line, and fails them in CI.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -24,10 +25,18 @@ from engine.settings import KafkaSettings
 
 SLOW_FOLDERS = ("faults", "run")
 """Their files take up to minutes each."""
+PROCESSES_PER_CORE = 1.5
+"""With `-n auto`.  Those minutes are waits, for sessions, outages and starts, more than work."""
 
 # A test is no measurement: neighbours on the same cores must not make one fail.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `-n auto` starts: more than cores, as one that waits needs none."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return math.ceil(PROCESSES_PER_CORE * cores)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

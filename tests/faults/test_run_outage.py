@@ -17,13 +17,13 @@ from engine.kafka.client import LOGGED_EVERY_S
 pytestmark = pytest.mark.kafka
 
 DEPARTURES = 2_000
-OUTAGE_S = 20.0
+OUTAGE_S = 12.0
 """Longer than a session, a request, a flush and a connection are waited for."""
 PATIENCE = {
-    "kafka__request_timeout_ms": 6_000,
-    "kafka__max_poll_interval_ms": 10_000,
-    "kafka__flush_deadline_ms": 8_000,
-    "kafka__connect_deadline_ms": 12_000,
+    "kafka__request_timeout_ms": 4_000,
+    "kafka__max_poll_interval_ms": 6_000,
+    "kafka__flush_deadline_ms": 5_000,
+    "kafka__connect_deadline_ms": 8_000,
     "drain_deadline_ms": 8_000,
 }
 """Shorter than the outage, as they are beside one of minutes: requests fail, members leave the group."""
@@ -74,7 +74,7 @@ async def outage(server: NativeKafka, stream: Stream, folder: Path) -> None:
             await until(lambda: watch.commands["after"], "a command", worker=workers)
             for worker in workers:
                 (over,) = worker.logged("a broker answers again")
-                assert over["silent_s"] > OUTAGE_S - 10
+                assert over["silent_s"] > OUTAGE_S - 6
                 said = len(worker.logged("no broker answers: holding still"))
                 assert 1 <= said <= 1 + over["silent_s"] // LOGGED_EVERY_S
                 assert worker.log.stat().st_size < LOG_BYTES_MAX
