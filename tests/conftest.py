@@ -29,7 +29,9 @@ PROCESSES_PER_CORE = 1.5
 """With `-n auto`.  Those minutes are waits, for sessions, outages and starts, more than work."""
 
 # A test is no measurement: neighbours on the same cores must not make one fail.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("untimed")
 
 

@@ -197,8 +197,8 @@ async def _consumer(kafka: KafkaSettings, topics: Iterable[str]) -> AsyncIterato
     consumer = AIOKafkaConsumer(
         **kafka.aiokafka_options(), auto_offset_reset="earliest", enable_auto_commit=False
     )
-    await consumer.start()
     try:
+        await consumer.start()
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
         yield consumer
