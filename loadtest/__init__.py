@@ -8,5 +8,5 @@ beside simple rules), `evidence` (simulated races), `shift` (planted
 shifts and false alarms), `job_j` (beside peers, in one run), `windows` (windows
 alone), `restore` (a large state in a Redis), `soak` (what a worker takes, for as long as you like), `fuzz`
 (bytes of any kind), `keyed` (one race per key, learned by one worker and by two), `scale` (what a second
-worker brings where one learns for all).  Nobody else imports from here.
+worker brings where one learns for all), `looked_at` (what its page costs).  Nobody else imports from here.
 """

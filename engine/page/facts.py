@@ -33,7 +33,7 @@ from engine.worker.loop import Worker
 from operators.race.losses import objective_name
 from topics.messages import AlertRecord, Decision
 
-__all__ = ["PageFacts"]
+__all__ = ["PageFacts", "shown_mark"]
 
 LAGS_MAX: Final = 64
 """Partitions whose lag is told, the longest; the others are added up."""
@@ -113,7 +113,7 @@ class PageFacts:
         """Return the decisions and alerts that the rings hold; those of keys without the key."""
         rings = self._worker.rings
         if rings.marked != self._marks[0]:
-            self._marks = rings.marked, _encoded([_mark(mark) for mark in rings.marks()])
+            self._marks = rings.marked, _encoded([shown_mark(mark) for mark in rings.marks()])
         return self._marks[1]
 
     def race(self) -> bytes:
@@ -201,7 +201,8 @@ def _race(status: Status) -> dict[str, Any]:
     }
 
 
-def _mark(mark: RaceMark) -> dict[str, Any]:
+def shown_mark(mark: RaceMark) -> dict[str, Any]:
+    """Return a mark for everybody: without the key of a race, without what an event held."""
     record = mark.record
     told = {"number": mark.number, "kind": mark.kind, "time": record.time}
     if isinstance(record, Decision):

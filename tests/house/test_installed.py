@@ -20,6 +20,8 @@ from typing import NamedTuple
 import pytest
 from paths import CHECKOUT
 
+from engine.page.site import FILES
+
 FLIGHTS = CHECKOUT / "examples" / "flights"
 DEADLINE_S = 180.0
 
@@ -103,6 +105,8 @@ def test_the_wheel_holds_the_program_and_its_sample(installed: Installed) -> Non
     assert {f"{room}/py.typed" for room in rooms} <= set(names)
     sample = {name.rpartition("/")[2] for name in names if name.startswith("headrace/examples/flights/")}
     assert sample == {"pipeline.py", "departures.jsonl.gz", "arrivals.jsonl.gz"}
+    assert {f"engine/page/static/{name}" for name, _ in FILES.values()} <= set(names)
+    assert "engine/page/static/uPlot.LICENSE" in names
     with zipfile.ZipFile(installed.wheel) as wheel:
         told = wheel.read(metadata).decode()
     assert "Classifier: Typing :: Typed" in told

@@ -116,9 +116,9 @@ class Tab:
                 **pressed,
             )
 
-    async def picture(self) -> bytes:
-        """Return the whole page as a PNG."""
-        shot = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+    async def picture(self, *, form: str = "png", whole: bool = True) -> bytes:
+        """Return a picture of the whole page, or of what the window shows."""
+        shot = await self.call("Page.captureScreenshot", format=form, captureBeyondViewport=whole)
         return base64.b64decode(shot["data"])
 
 

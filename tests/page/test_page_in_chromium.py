@@ -57,6 +57,17 @@ class Shown(NamedTuple):
         assert learner is not None
         await until(lambda: learner.examples == due, f"{due} are learned")
 
+    def check_open_parts(self) -> None:
+        """What is for all names no key, id or value of an event, and what is not does."""
+        facts = PageFacts(self.pipeline, self.worker, self.worker.metrics)
+        open_parts = b"".join(part() for part in (facts.about, facts.facts, facts.marks, facts.race))
+        closed = b"".join(part() for part in (facts.persons, facts.slices))
+        answer, key, _ = self.worker.rings.answers[-1]
+        carrier = str(answer.features["carrier"])
+        for text in (answer.event_id, f'"{key}"', f'"{carrier}"', "no flight"):
+            assert text.encode() in closed, text
+            assert text.encode() not in open_parts, text
+
     async def promote(self, model: str) -> None:
         """Ask for a swap."""
         command = {
@@ -106,6 +117,7 @@ async def _the_page(folder: Path) -> None:
         await page.until("document.getElementById('field').textContent.includes('blend')")
         await page.until("document.getElementById('letters').textContent.includes('<b>no flight</b>')")
         first = await page.evaluate("document.querySelector('#answers tbody').textContent")
+        seen.check_open_parts()
         await seen.fly(DEPARTURES, DEPARTURES)
         await page.until(f"document.querySelector('#answers tbody').textContent !== {json.dumps(first)}")
 

@@ -209,7 +209,7 @@ export class Panels {
   tiles(values) {
     at("tiles").replaceChildren(
       ...values.map(([name, value, unit]) =>
-        make("div", {}, make("dt", { title: name }, name), make("dd", {}, value === Infinity ? "beyond" : short(value), " ", make("small", {}, unit))),
+        tile(name, value, make("dt", { title: name }, name), make("dd", {}, value === Infinity ? "beyond" : short(value), " ", make("small", {}, unit))),
       ),
     );
   }
@@ -509,6 +509,13 @@ export class Panels {
       ),
     );
   }
+}
+
+function tile(name, value, ...children) {
+  const element = make("div", {}, ...children);
+  element.dataset.name = name;
+  element.dataset.value = value;
+  return element;
 }
 
 function shareOf(row, shares) {
