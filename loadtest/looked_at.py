@@ -33,7 +33,7 @@ from loadtest.bench.report import machine
 from loadtest.demo.figures import CATALOG, EXAMPLE_FOLDER, read_sample
 from loadtest.worker import WorkerProcess, worker_command
 
-__all__ = ["main"]
+__all__ = ["looked_at"]
 
 EVENTS: Final = 3_000
 SECONDS: Final = 30.0
@@ -143,7 +143,7 @@ def table_of(costs: list[Cost]) -> Table:
     return table
 
 
-def main(events: Annotated[int, typer.Option(min=1, help="Flights learned before.")] = EVENTS) -> None:
+def looked_at(events: Annotated[int, typer.Option(min=1, help="Flights learned before.")] = EVENTS) -> None:
     """Measure what listeners cost an idle worker, with one, and with as many as there may be."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="headrace-page-") as folder, EmbeddedBroker() as broker:
@@ -157,4 +157,4 @@ def main(events: Annotated[int, typer.Option(min=1, help="Flights learned before
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(looked_at)

@@ -209,7 +209,7 @@ export class Panels {
   tiles(values) {
     at("tiles").replaceChildren(
       ...values.map(([name, value, unit]) =>
-        tile(name, value, make("dt", { title: name }, name), make("dd", {}, value === Infinity ? "beyond" : short(value), " ", make("small", {}, unit))),
+        tile(name, value, make("dt", { title: name }, name), make("dd", {}, ...(value === Infinity ? ["> 60 ", make("small", {}, "s")] : [short(value), " ", make("small", {}, unit)]))),
       ),
     );
   }
