@@ -347,6 +347,9 @@ class Settings(BaseSettings):
     decides."""
     checkpoint_interval_ms: Milliseconds = 5_000
     """Work that a crash repeats; also the longest an idle tail stays unsaved."""
+    leader_partitions_max: int = Field(default=0, ge=0)
+    """Of each topic, for the worker that learns where the others follow: it has less time for answers.  0: as
+    many as any other.  The same for all workers of a pipeline."""
     replay_max: int = Field(default=2_000_000, gt=0)
     """Logged records that a takeover may have to leave out; about 1 KB of memory each."""
     idle_timeout_ms: int = Field(default=0, ge=0)

@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
+from engine.kafka.assignor import assignors
 from engine.kafka.client import (
     REFUSED,
     LogPartition,
@@ -149,17 +149,25 @@ class Source:
     """A member of the consumer group `group` that reads `topics`.
 
     Topics with equal partition counts are assigned together: partition 3 of each comes to
-    the same member (Kafka's range assignor).
+    the same member (Kafka's range assignor).  The one that has partition 0 gets no more than
+    `leader_partitions_max` of each where there are others; 0: as many as by range.
     """
 
     def __init__(
-        self, kafka: KafkaSettings, *, group: str, topics: Sequence[str], listener: Listener
+        self,
+        kafka: KafkaSettings,
+        *,
+        group: str,
+        topics: Sequence[str],
+        listener: Listener,
+        leader_partitions_max: int = 0,
     ) -> None:
         self._at_start = kafka
         self._kafka = kafka.patient()
         self._group = group
         self._topics = tuple(topics)
         self._listener = listener
+        self._assignors = assignors(leader_partitions_max)
         self._consumer: Any = None
         self._open: dict[TopicPartition, _Buffer] = {}
         self._paused: set[TopicPartition] = set()
@@ -181,7 +189,7 @@ class Source:
             **consumer_options(kafka),
             group_id=self._group,
             group_instance_id=kafka.group_instance_id,
-            partition_assignment_strategy=(RangePartitionAssignor,),
+            partition_assignment_strategy=self._assignors,
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
             rebalance_timeout_ms=kafka.rebalance_timeout_ms,

@@ -68,6 +68,10 @@ AGAIN = "fenced: another owner claimed; claiming again"
 
 log = structlog.get_logger("headrace")
 
+_Asked = tuple[list[Outgoing], asyncio.Future[None]]
+"""A command as records, one for each partition that it concerns, and the future that is resolved when they
+are written."""
+
 
 class Worker:
     """One worker process: every partition the group gives it, and the learner's followers.
@@ -101,7 +105,7 @@ class Worker:
         # Once Kafka has answered, an outage is waited for.
         patient = settings.model_copy(update={"kafka": settings.kafka.patient()})
         self._sink = Sink(patient.kafka)
-        self._source = Source(settings.kafka, group=pipeline.name, topics=self._inputs.topics, listener=self)
+        self._source = _source(pipeline, settings, self._inputs, self)
         self._static = StaticFeatures(pipeline.plan.lookups, settings)
         self._served = ServedFeatures(pipeline, settings)
         self.follower = follower_of(
@@ -138,8 +142,8 @@ class Worker:
         self._ready = False
         self._stopping = asyncio.Event()
         self._command_keys, self._commands_topic = settings.command_secrets(), catalog["commands"]
-        self._commands: asyncio.Queue[tuple[Outgoing, asyncio.Future[None]]] = asyncio.Queue(COMMANDS_MAX)
-        """Commands yet to be written into the examples log, each with the future that is resolved then."""
+        self._commands: asyncio.Queue[_Asked] = asyncio.Queue(COMMANDS_MAX)
+        """Commands yet to be written into the examples log."""
         self._slow: list[Outgoing] = []
         """Records about candidates over their budget, yet to be written into the examples log."""
         self._answered = 0
@@ -392,20 +396,23 @@ class Worker:
         """Queue the bytes of a command that came with headers; returns when the examples log has it."""
         taken = admission(sent, self._command_keys, topic=self._commands_topic, value=value)
         value = value[: COMMAND_BYTES_MAX + 1]  # one too many is refused there
-        partition, key = self.follower.command_place(value)
-        record = Outgoing("examples", partition, key, value, taken, _now_ms())
+        now_ms = _now_ms()
+        records = [
+            Outgoing("examples", partition, key, value, taken, now_ms)
+            for partition, key in self.follower.command_places(value)
+        ]
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._commands.put((record, done))
+        await self._commands.put((records, done))
         await done
 
     async def _write_commands(self) -> None:
         if self._writing_waits:
             return
         while self._slow:
-            await self._write_logged(self._slow.pop())
+            await self._write_logged([self._slow.pop()])
         while not self._commands.empty():
-            record, done = self._commands.get_nowait()
-            await self._write_logged(record)
+            records, done = self._commands.get_nowait()
+            await self._write_logged(records)
             if not done.done():
                 done.set_result(None)
 
@@ -413,18 +420,18 @@ class Worker:
         """Write the records that let candidates in which have learned the log, or refuse them."""
         while not self._writing_waits and (record := self.follower.take_entry()) is not None:
             if self.follower.leading:
-                await self._write_logged(record)
+                await self._write_logged([record])
 
     @property
     def _writing_waits(self) -> bool:
         """Return whether a record would wait for a checkpoint, and that for a store that cannot be used."""
         return self.follower.row_by_row and self._checkpoints.outage_s > 0
 
-    async def _write_logged(self, record: Outgoing) -> None:
-        """Write a record that no scorer made into the examples log, and see that it is folded."""
+    async def _write_logged(self, records: list[Outgoing]) -> None:
+        """Write records that no scorer made into the examples log, and see that they are folded."""
         if self.follower.row_by_row:
             await self._save()  # compares places in the log, before the record is read back from there
-        await self._dispatch.put([record])
+        await self._dispatch.put(records)
         await self._dispatch.all()
         await self._sink.flush()
         await self.follower.record_written()
@@ -433,8 +440,7 @@ class Worker:
         """Write our file's field into the examples log, where we lead and it is due, and fold it."""
         if not self.follower.leading or not (records := self.follower.fields_due()):
             return
-        for record in records:
-            await self._write_logged(record)
+        await self._write_logged(records)
         await self.follower.catch_up()
         self.follower.check_fields_taken()
 
@@ -577,6 +583,25 @@ class Worker:
             stalled_s=self.progress.stalled_s,
         )
         return status._replace(firing=(*status.firing, *self._alerting.firing().items()))
+
+
+def _source(pipeline: Pipeline, settings: Settings, inputs: Inputs, listener: Worker) -> Source:
+    """Return the member of the group; where the leader alone learns, it may have fewer partitions."""
+    leader_max = settings.leader_partitions_max
+    if leader_max and pipeline.follow is None:
+        log.warning(
+            "leader_partitions_max is of no effect: the leader has as much to do as any other worker",
+            leader_partitions_max=leader_max,
+            fix='say follow="1s" in the pipeline, or leave the setting out',
+        )
+        leader_max = 0
+    return Source(
+        settings.kafka,
+        group=pipeline.name,
+        topics=inputs.topics,
+        listener=listener,
+        leader_partitions_max=leader_max,
+    )
 
 
 def _now_ms() -> int:

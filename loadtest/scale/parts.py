@@ -35,7 +35,7 @@ class Message(NamedTuple):
     """One record to publish: a payment or a label."""
 
     is_label: bool
-    partition: int
+    card: int
     time_ms: int
     key: bytes
     value: bytes
@@ -62,7 +62,7 @@ def messages(count: int) -> Iterator[Message]:
 
 def _message(is_label: bool, card: int, time_ms: object, row: dict[str, object]) -> Message:
     assert isinstance(time_ms, int)
-    return Message(is_label, card % 2, time_ms, f"card-{card}".encode(), encode_json(row))
+    return Message(is_label, card, time_ms, f"card-{card}".encode(), encode_json(row))
 
 
 def _label(number: int, card: int, fraud: bool, at: int) -> Message:

@@ -1,6 +1,7 @@
 """The pipeline that is scaled: card payments, twelve windows a card, two models, labels on a topic.
 
-`SCALE_NAME` names it and its topics, `SCALE_FOLLOW` and `SCALE_LEARN_SHARE` are its options of these names.
+`SCALE_NAME` names it and its topics; `SCALE_PARTITIONS`, `SCALE_FOLLOW` and `SCALE_LEARN_SHARE` are its
+options of these names.
 """
 
 import os
@@ -13,6 +14,7 @@ from operators import by, field
 from operators.language.expressions import Expression
 
 NAME = os.environ.get("SCALE_NAME", "scale")
+PARTITIONS = int(os.environ.get("SCALE_PARTITIONS", "2"))
 
 
 class Payment(Struct):
@@ -34,7 +36,7 @@ for span in ("1m", "10m", "1h"):
 
 pipeline = Pipeline(
     name=NAME,
-    events=Topic(f"{NAME}.payments", Payment, key="card", partitions=2),
+    events=Topic(f"{NAME}.payments", Payment, key="card", partitions=PARTITIONS),
     labels=Labels(f"{NAME}.frauds", wait="10m"),
     features=features,
     models={

@@ -30,6 +30,7 @@ import orjson
 from aiokafka import TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.kafka.assignor import shares
 from engine.kafka.client import assigned_consumer, bounds
 from engine.kafka.sink import Sink, open_sink
 from engine.kafka.topic_admin import ensure_topics
@@ -59,11 +60,24 @@ class Case(NamedTuple):
     workers: int
     follow: str = ""
     learn_share: float = 1.0
+    partitions: int = 2
+    leader_partitions_max: int = 0
 
     @property
     def told(self) -> dict[str, str]:
-        """What the pipeline's file reads."""
-        return {"SCALE_FOLLOW": self.follow, "SCALE_LEARN_SHARE": str(self.learn_share)}
+        """What the pipeline's file and the worker's settings read."""
+        return {
+            "SCALE_FOLLOW": self.follow,
+            "SCALE_LEARN_SHARE": str(self.learn_share),
+            "SCALE_PARTITIONS": str(self.partitions),
+            "HEADRACE_LEADER_PARTITIONS_MAX": str(self.leader_partitions_max),
+        }
+
+    @property
+    def shares(self) -> list[int]:
+        """Return how many partitions each worker is to have, the fewest first."""
+        by = self.leader_partitions_max or self.partitions
+        return sorted(len(share) for share in shares(range(self.partitions), self.workers, by))
 
 
 class CpuTaken(NamedTuple):
@@ -101,8 +115,8 @@ class _Page(NamedTuple):
 class _Round:
     """Workers of one case over topics of their own."""
 
-    def __init__(self, kafka: KafkaSettings, name: str, workers: Sequence[WorkerProcess]) -> None:
-        self.kafka, self.name, self.workers = kafka, name, workers
+    def __init__(self, kafka: KafkaSettings, name: str, case: Case, workers: Sequence[WorkerProcess]) -> None:
+        self.kafka, self.name, self.case, self.workers = kafka, name, case, workers
         self.payments = self.labels = 0
 
     def pages(self) -> list[_Page]:
@@ -122,19 +136,18 @@ class _Round:
 
     async def shared_out(self) -> None:
         """Wait until every worker has its partitions."""
-        share = 2 // len(self.workers)
         await self.until(
-            lambda pages: [page.partitions for page in pages] == [share] * len(pages), "shared out"
+            lambda pages: sorted(page.partitions for page in pages) == self.case.shares, "shared out"
         )
 
     async def publish(self, sink: Sink, part: Sequence[Message]) -> None:
         for is_label in (True, False):
             topic = f"{self.name}.{'frauds' if is_label else 'payments'}"
-            for partition in (0, 1):
+            for partition in range(self.case.partitions):
                 records = [
                     Content(one.key, one.value, (), one.time_ms)
                     for one in part
-                    if (one.is_label, one.partition) == (is_label, partition)
+                    if (one.is_label, one.card % self.case.partitions) == (is_label, partition)
                 ]
                 if records:
                     await sink.send(topic, partition, records)
@@ -182,7 +195,9 @@ async def _running(kafka: KafkaSettings, case: Case) -> AsyncIterator[_Round]:
     name = f"scale-{os.urandom(4).hex()}"
     plan = [
         topic._replace(create=True, retention_ms=FOREVER_MS)
-        for topic in Catalog(name, events=f"{name}.payments", labels=f"{name}.frauds").plan(events=2)
+        for topic in Catalog(name, events=f"{name}.payments", labels=f"{name}.frauds").plan(
+            events=case.partitions
+        )
     ]
     await ensure_topics(kafka, plan)
     pin = shutil.which("taskset")
@@ -198,7 +213,7 @@ async def _running(kafka: KafkaSettings, case: Case) -> AsyncIterator[_Round]:
                 pinned = [pin, "-c", str(cores[number % len(cores)])] if pin else []
                 worker = WorkerProcess([*pinned, *worker_command(PIPELINE)], kafka, folder, told)
                 workers.append(stack.enter_context(worker))
-            running = _Round(kafka, name, workers)
+            running = _Round(kafka, name, case, workers)
             await running.shared_out()
             yield running
     finally:

@@ -77,11 +77,21 @@ class Owner:
 
 @asynccontextmanager
 async def source_of(
-    kafka: KafkaSettings, *topics: str, group: str | None = None, owner: Owner | None = None
+    kafka: KafkaSettings,
+    *topics: str,
+    group: str | None = None,
+    owner: Owner | None = None,
+    leader_partitions_max: int = 0,
 ) -> AsyncGenerator[tuple[Source, Owner]]:
     """A member of a group, its partitions assigned and not yet sought."""
     owner = owner or Owner()
-    source = Source(kafka, group=group or fresh("group"), topics=topics, listener=owner)
+    source = Source(
+        kafka,
+        group=group or fresh("group"),
+        topics=topics,
+        listener=owner,
+        leader_partitions_max=leader_partitions_max,
+    )
     await source.start()
     try:
         await owner.until(lambda: bool(owner.told))
