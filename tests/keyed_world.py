@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from river import dummy, linear_model, metrics, preprocessing, tree
 
 from engine import Challenge, Every, Labels, Pipeline, Promotion, Topic
+from engine.machines.keyed.keyed_learner import KeyedLearner
+from engine.machines.learner import Learner
 from engine.offline.keyed.keyed_backtest import KeyedRun
 from engine.worker.model_factory import ModelFactory
 from operators import by, field
@@ -29,6 +31,7 @@ __all__ = [
     "Sale",
     "definition",
     "factory_of",
+    "folded",
     "inputs",
     "log_of",
     "of_race",
@@ -136,6 +139,14 @@ def log_of(rows: Sequence[Row], commands: Mapping[int, Command] = {}) -> tuple[K
     return run, [replace(record, offset=offset) for offset, record in enumerate(values)]
 
 
+def folded(learner: KeyedLearner | Learner, log: Sequence[Record]) -> list[Decision]:
+    """Fold a log as a worker does, again from where a pause began; return what was decided."""
+    decisions: list[Decision] = []
+    while learner.reading <= log[-1].offset:
+        decisions += learner.fold([one for one in log if one.offset >= learner.reading])
+    return decisions
+
+
 def of_race(decisions: Sequence[Decision]) -> dict[str, list[Decision]]:
     found: dict[str, list[Decision]] = {}
     for one in decisions:
@@ -150,4 +161,5 @@ COMMANDS = {
     12: Command("c4", "retire", 0, model_name="lr", key=KEYS[2]),
     13: Command("c5", "promote", 0, model_name="tree", key="nobody"),
     14: Command("c6", "rollback", 0, key="a"),
+    18: Command("c7", "resume", 0),
 }

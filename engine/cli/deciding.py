@@ -181,15 +181,17 @@ def send_command(file: Path, word: CommandWord, options: AskOptions, *, then: st
     `then` is the command that shows what has come of it; `models history` where it is left out.
     """
     from engine.lineage.commands import answer_of, asking, fresh_command_id  # noqa: PLC0415
+    from operators.race.commands import OF_ALL_RACES  # noqa: PLC0415
     from topics.codec import encode  # noqa: PLC0415
     from topics.messages import Command  # noqa: PLC0415
 
     pipeline, settings = load_pipeline(file), options.settings()
-    key = race_key(pipeline, options.key if isinstance(options, CommandOptions) else None)
-    if key and word in {"pause", "resume"}:
+    asked = options.key if isinstance(options, CommandOptions) else None
+    key = "" if asked is None and word in OF_ALL_RACES else race_key(pipeline, asked)
+    if key and word in OF_ALL_RACES:
         raise SettingsError(
-            f"`{word}` is not offered where each key has a race of its own",
-            hint="`pin` keeps the champion of a key; `retire` takes a challenger out",
+            f"`{word}` is of all races, not of one",
+            hint="leave --for out; `pin` keeps the champion of a key",
         )
     signing = asking(settings, options.actor)
     command = Command(
@@ -231,7 +233,6 @@ def _told_of(decision: Decision) -> str:
         before = f", before version {decision.from_version}"
     elif decision.from_model:
         before = f", before {decision.from_model}"
-    return (
-        f"{decision.type}: {decision.model_name} (version {decision.model_version}{before}) "
-        f"at offset {decision.offset:,}"
-    )
+    version = f" {decision.model_name} (version {decision.model_version}{before})"
+    who = version if decision.model_name else " all races of a partition,"
+    return f"{decision.type}:{who} at offset {decision.offset:,}"

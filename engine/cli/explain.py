@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from engine.cli.models import logs_from
+from engine.cli.models import logs_of_all
 from engine.cli.options import Json, LogOptions, PipelineFile, grouped, print_json
+from engine.definition.file import load_pipeline
 
 if TYPE_CHECKING:
     from engine.lineage.sources import PipelineLogs
@@ -54,7 +55,7 @@ def explain(
 
     Folding takes as long as learning all before it did; --no-fold says what the records say at once.
     """
-    _, logs = logs_from(file, source)
+    logs = logs_of_all(load_pipeline(file), source)
     told = asyncio.run(_explained(logs, prediction_id, fold=fold, like=like))
     if json:
         print_json(told)
@@ -66,6 +67,7 @@ async def _explained(logs: PipelineLogs, prediction_id: str, *, fold: bool, like
     from engine.lineage.explanation import explained, liked, replayed  # noqa: PLC0415
 
     answer = await logs.prediction(prediction_id)
+    logs = logs.race_of(answer)
     example = await logs.example(answer.message)
     told = explained(logs.pipeline, await logs.history(), answer, example)
     event = await logs.event(answer)

@@ -27,7 +27,6 @@ from engine.cli.options import (
     write_file,
 )
 from engine.definition.file import load_pipeline
-from topics.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from engine.lineage.sources import PipelineLogs
     from topics.messages import Decision
 
-__all__ = ["logs_from", "models_app"]
+__all__ = ["logs_from", "logs_of_all", "models_app"]
 
 models_app = typer.Typer(help="The versions of a pipeline's models.", no_args_is_help=True)
 
@@ -55,20 +54,18 @@ StateArgument = Annotated[
 ]
 
 
-def logs_from(file: Path, source: LogOptions) -> tuple[Pipeline, PipelineLogs]:
-    """Return a pipeline and its logs, of a recording or of a broker."""
+def logs_from(file: Path, source: RaceLogOptions) -> tuple[Pipeline, PipelineLogs]:
+    """Return a pipeline and its logs, of a recording or of a broker, as asked about one race."""
+    pipeline = load_pipeline(file)
+    return pipeline, logs_of_all(pipeline, source, key=race_key(pipeline, source.key))
+
+
+def logs_of_all(pipeline: Pipeline, source: LogOptions, *, key: str = "") -> PipelineLogs:
+    """Return the logs of a pipeline, of a recording or of a broker; `key`: as asked about its race."""
     from engine.cli.report import counting  # noqa: PLC0415
     from engine.lineage.sources import PipelineLogs  # noqa: PLC0415
 
-    pipeline = load_pipeline(file)
-    if pipeline.per is not None and not isinstance(source, RaceLogOptions):
-        raise SettingsError(
-            f"this is not offered where each `{pipeline.per}` has a race of its own",
-            hint="what does: `headrace models list PIPELINE.py --for KEY`, and `history`, `show`, `card`",
-        )
-    key = race_key(pipeline, source.key if isinstance(source, RaceLogOptions) else None)
-    told = counting("read, folded")
-    return pipeline, PipelineLogs(pipeline, source.settings(), source.recording, told, key=key)
+    return PipelineLogs(pipeline, source.settings(), source.recording, counting("read, folded"), key=key)
 
 
 def _history(file: Path, source: RaceLogOptions, *, fold: bool = False) -> History:

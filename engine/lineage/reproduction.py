@@ -102,7 +102,10 @@ def _differing(history: History, replay: Replay) -> list[str]:
         return {
             one.decision_id: (one.type, one.model_name, one.model_version)
             for one in decisions
-            if one.offset < replay.learner.position and one.type != "key.erased"
+            if one.offset < replay.learner.position
+            and one.type != "key.erased"
+            # A pause is of all races, and decided in none of them.
+            and not (replay.learner.key and one.type.startswith("learning."))
         }
 
     recorded, folded = told(history.decisions), told(replay.decisions)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -19,6 +20,7 @@ from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import records_at
 from engine.kafka.sink import partition_of
 from engine.lineage.history import History, history_of, measured_now
+from engine.offline.keyed.one_race import RaceLog
 from engine.offline.replay import ReadableLog, Replay, recorded_logs, topic_logs
 from engine.settings import Settings
 from engine.stores.places import artefact_store
@@ -50,7 +52,7 @@ class PipelineLogs:
     """The logs of one pipeline: of a recording, or of a broker where `folder` is None.
 
     `on_read` is told now and then how many records more have been looked at.  `key` is the one whose race is
-    asked about, where each key has its own.
+    asked about, where each key has its own; `partition` is where it lies, None: where keys of its name do.
     """
 
     def __init__(
@@ -61,20 +63,37 @@ class PipelineLogs:
         on_read: Callable[[int], object] | None = None,
         *,
         key: str = "",
+        partition: int | None = None,
     ) -> None:
-        self.pipeline, self._key = pipeline, key
-        self._kafka, self._folder, self._on_read = settings.kafka, folder, on_read
+        self.pipeline, self._key, self._partition = pipeline, key, partition
+        self._settings, self._kafka = settings, settings.kafka
+        self._folder, self._on_read = folder, on_read
         stored = artefact_store(settings, pipeline.name)
         self._source = ModelFactory(pipeline, keys=known_keys(settings), stored=stored)
 
     async def logs(self, role: Role) -> list[ReadableLog]:
         """Return the logs of a topic, one a partition; none where a recording has no file of it."""
         if self._folder is not None:
-            return recorded_logs(self.pipeline, role, self._folder)
-        logs = await topic_logs(self.pipeline, role, self._kafka)
-        if self._key and role in {"examples", "decisions"}:
-            return [logs[partition_of(self._key.encode(), len(logs))]]
+            logs = recorded_logs(self.pipeline, role, self._folder)
+        else:
+            logs = await topic_logs(self.pipeline, role, self._kafka)
+        if self._key and logs and role in {"examples", "decisions"}:
+            return [logs[self._place(len(logs))]]
         return logs
+
+    def _place(self, partitions: int) -> int:
+        """Return the partition of the key that is asked about."""
+        return partition_of(self._key.encode(), partitions) if self._partition is None else self._partition
+
+    def race_of(self, answer: Found[Prediction]) -> PipelineLogs:
+        """Return the logs as asked about the race in which a prediction was made."""
+        if self.pipeline.per is None:
+            return self
+        record = answer.record
+        key = (record.key or b"").decode(errors="replace")
+        return PipelineLogs(
+            self.pipeline, self._settings, self._folder, self._on_read, key=key, partition=record.partition
+        )
 
     async def examples(self) -> ReadableLog:
         """Return the examples log.  Raises SettingsError where a recording has none."""
@@ -86,8 +105,22 @@ class PipelineLogs:
         return logs[0]
 
     async def replay(self, log: ReadableLog | None = None) -> Replay:
-        """Return a fresh learner before the examples log, or before what is made of it."""
-        return Replay(self.pipeline, log or await self.examples(), self._on_read, self._source)
+        """Return a fresh learner before the examples log, or before what is made of it.
+
+        Where each key has a race of its own, that of the race that is asked about.
+        """
+        log = log or await self.examples()
+        if not self._key:
+            return Replay(self.pipeline, log, self._on_read, self._source)
+        return Replay(
+            replace(self.pipeline, per=None),
+            RaceLog(log, self._key),
+            self._on_read,
+            self._source,
+            partition=self._place(self.pipeline.events.partitions),
+            key=self._key,
+            begins=await self._first_field() or self.pipeline.field,
+        )
 
     async def history(self, *, fold: bool = False) -> History:
         """Return the history of the versions.
@@ -130,7 +163,7 @@ class PipelineLogs:
                     begins = decode_field(record.value or b"").field_id
                     if not self._key:
                         break
-                if kind == "example" and (not self._key or record.key == self._key.encode()):
+                if kind in {"example", "quarantine"} and (not self._key or record.key == self._key.encode()):
                     break
         return None if begins in {"", own} else self._source.field(begins)
 

@@ -4,8 +4,8 @@ Lives here: the order of things: what an event, a label, an example does, and wh
 Never here: a clock, a socket, a file, a task; how a thing is computed (`operators`).
 
 Read in this order: `admission` (one order for two topics; what counts, and as of when), `scorer`, `checks`,
-`asking`, `outbox` (what leaves), `blocks`, `deadline_scorer`; then `race`, `watching` (shift), `learner` (its
-log), `field_records`;
+`asking`, `outbox` (what leaves), `blocks`, `deadline_scorer`; then `race`, `watching` (shift), `positions`
+(where a log is folded to), `learner` (its log), `field_records`;
 `counted_examples` and `warm_up` (beside the race); `snapshots` (one learner's models in other processes);
 `prequential` (labels inside events); `keyed` (one race per key) last.  Others may import everything here.
 """

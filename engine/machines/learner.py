@@ -13,17 +13,7 @@ the records are cut into batches.  Records of these types change it, each at its
     field ────> who races, and by which settings (`field_records.py`)
     block ────> what was answered in a span of time, labelled or not
 
-Pause.  `position` is the next offset to fold, `reading` the next offset the shell must hand in.
-They are equal but for a pause: then `position` stands still behind the pause command while
-`reading` runs ahead and only commands act (a rollback during a pause is not put off), each once:
-
-    offset     0  1  2  3  4  5  6  7  8
-    record     e  e  P  e  c  e  R  e  e       P pause   R resume   c rollback   e examples
-    folded     0  1  2 .  .  4 . .  6          then `reading` goes back to 3:
-                                 3     5     7  8
-
-Nothing is queued and nothing skipped: after the resume the log is read again from `position`,
-and commands up to the resume, which have acted, are passed over.
+A pause holds everything back but commands, and skips nothing (`positions.py`).
 """
 
 from __future__ import annotations
@@ -33,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from engine.machines.positions import Positions
 from engine.machines.race import Race
 from operators.claims.rule import Reader
 from operators.race.commands import UNSIGNED
@@ -54,20 +45,12 @@ from topics.signatures import admitted_command
 
 __all__ = ["Learner"]
 
-BACKLOGS_TOLD = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
-"""Records logged during a pause at which a decision says that they wait."""
 READER = "reader/"
 
 
-class _Progress(msgspec.Struct):
-    """The positions of the learner in its log."""
+class _Progress(Positions):
+    """How far the log is folded."""
 
-    position: int = 0
-    """Next offset to fold."""
-    reading: int = 0
-    """Next offset to be handed in."""
-    commands_done: int = 0
-    """Commands before this offset have acted, during a pause."""
     refused: int = 0
     """Records of the log that were no valid messages."""
     policy_revision: int = 0
@@ -140,7 +123,8 @@ class Learner(Race):
                 if progress.reading <= record.offset:
                     break  # a resume sends the shell back
                 continue
-            self._check_nothing_skipped(record)
+            if progress.position < progress.commands_done <= record.offset:
+                raise progress.skipped(record)
             record_type = None if record.value is None else record_type_of(record.headers)
             example = self._example(record) if record_type == "example" else None
             if example is None or record.offset != progress.reading:
@@ -182,26 +166,13 @@ class Learner(Race):
     def _look_ahead(self, record: Record) -> list[Decision]:
         """Carry out a command during a pause; every other record waits for the resume and is counted."""
         progress = self._progress
-        waited = progress.reading - progress.position
-        progress.reading = record.offset + 1
-        waiting = progress.reading - progress.position
+        waiting = progress.look_ahead(record.offset)
         decisions = self._command(record) if record_type_of(record.headers) == "command" else []
         if not self.paused:
-            progress.commands_done, progress.reading = progress.reading, progress.position
-        elif any(waited < told <= waiting for told in BACKLOGS_TOLD):
+            progress.go_back()
+        elif waiting:
             decisions.append(self.arena.backlog(self.learning.moment(record.offset), waiting))
         return decisions
-
-    def _check_nothing_skipped(self, record: Record) -> None:
-        """Raise ModelError if records between a pause and its resume were skipped."""
-        if self._progress.position < self._progress.commands_done <= record.offset:
-            raise ModelError(
-                f"records from offset {self._progress.position} on have not been folded",
-                hint="seek to `reading` after each fold",
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-            )
 
     def _fold_other(self, record_type: RecordType, record: Record) -> list[Decision]:
         """Fold a record that is no example; return the decisions."""

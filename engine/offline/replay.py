@@ -33,6 +33,7 @@ from engine.offline.json_lines import lines_of
 from engine.settings import KafkaSettings
 from engine.worker.assembly import build_learner
 from operators.models.scoring import Racer
+from operators.race.field import RaceField
 from topics import headers
 from topics.catalog import Role
 from topics.errors import ModelError, SettingsError
@@ -179,7 +180,8 @@ def recorded_logs(pipeline: Pipeline, role: Role, folder: Path) -> list[Readable
     path = file_of(folder, role)
     if path is None:
         return []
-    topic, partitions = pipeline.catalog[role], pipeline.events.partitions if role == "predictions" else 1
+    split = role == "predictions" or (pipeline.per is not None and role in {"examples", "decisions"})
+    topic, partitions = pipeline.catalog[role], pipeline.events.partitions if split else 1
     return [FileLog(path, topic, partition, role=role) for partition in range(partitions)]
 
 
@@ -194,6 +196,8 @@ class Replay:
 
     `decisions` are all that were decided so far.  `source` finds models and fields that the log names and
     the file does not have.  `on_folded` is told now and then how many records more have been folded.
+    `partition`, `key` and `begins` are for a log of one race among many: where it lies, whose it is, and with
+    which field it begins.
     """
 
     def __init__(
@@ -202,8 +206,16 @@ class Replay:
         log: ReadableLog,
         on_folded: Callable[[int], object] | None = None,
         source: FieldSource | None = None,
+        *,
+        partition: int = 0,
+        key: str = "",
+        begins: RaceField | None = None,
     ) -> None:
-        self.learner: Learner = build_learner(pipeline, source=source)
+        self.learner: Learner = build_learner(
+            pipeline, source=source, partition=partition, key=key, begins=begins
+        )
+        if begins is not None:
+            self.learner.fields.count()  # it is known, and no record of the log says it
         self.task = pipeline.task
         self.decisions: list[Decision] = []
         self._log = log

@@ -22,6 +22,7 @@ from operators.models.digest import digest
 from operators.models.parameters import model_text
 from operators.models.scoring import Roster
 from operators.models.signing import SigningKeys
+from operators.race.field import RaceField
 from operators.state import StoredEntries
 from operators.stopwatch import Stopwatch
 from topics.errors import DefinitionError, SettingsError
@@ -50,10 +51,15 @@ def build_learner(
     stopwatch: Stopwatch | None = None,
     source: FieldSource | None = None,
     roster: Roster | None = None,
+    partition: int = 0,
+    key: str = "",
+    begins: RaceField | None = None,
 ) -> Learner:
     """Return a learner of the pipeline's field: fresh models, each behind the guard that its probe asks for.
 
-    `roster` is the one that it takes over, as scorers read it already; None makes one.
+    `roster` is the one that it takes over, as scorers read it already; None makes one.  `partition`, `key`
+    and `begins` are for the race of one key that is folded alone: where its log lies, whose it is, and with
+    which field it begins.
     `source` is for who builds more than one learner; without it, it is a `ModelFactory` without artefacts.
     Raises DefinitionError for a model that cannot do its work, and for a pipeline whose keys have races of
     their own: who asks for one learner knows of one race only.
@@ -72,6 +78,9 @@ def build_learner(
         wait_ms=pipeline.labels.wait_ms,
         stopwatch=stopwatch,
         roster=roster,
+        partition=partition,
+        key=key,
+        begins=begins,
     )
 
 

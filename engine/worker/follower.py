@@ -278,9 +278,9 @@ class Follower:
         """Return the examples partitions to which the owner of an events partition writes."""
         return (PARTITION,)
 
-    def command_place(self, value: bytes) -> tuple[int | None, bytes]:
-        """Return the partition of the examples log for the bytes of a command, and the record's key."""
-        return PARTITION, command_id(value).encode()
+    def command_places(self, value: bytes) -> list[tuple[int | None, bytes]]:
+        """Return the partitions of the examples log for the bytes of a command, each with a record's key."""
+        return [(PARTITION, command_id(value).encode())]
 
     def fields_due(self) -> list[Outgoing]:
         """Return the field record that the leader must write now, if any."""

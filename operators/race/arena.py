@@ -166,6 +166,26 @@ class DecisionLog:
             key=self._key,
         )
 
+    def backlog(self, at: Moment, racer: Racer, records: int) -> Decision:
+        """Return the warning that `records` of the log wait for the end of a pause.
+
+        The record at this offset is folded after the pause and may lead to decisions then, so this
+        one has no number of theirs.
+        """
+        return Decision(
+            f"{self.name}:{at.offset}:backlog",
+            "learning.backlog",
+            at.time,
+            racer.name,
+            racer.version,
+            at.examples,
+            f"{records:,} records logged since the pause are not learned",
+            ACTOR,
+            at.offset,
+            evidence={"records": records},
+            key=self._key,
+        )
+
 
 class _RacerState(msgspec.Struct):
     """The state of one candidate in a checkpoint; its model is an entry of its own."""
@@ -396,24 +416,8 @@ class Arena:
         return False
 
     def backlog(self, at: Moment, records: int) -> Decision:
-        """Return the warning that `records` of the log wait for the end of a pause.
-
-        The record at this offset is folded after the pause and may lead to decisions then, so this
-        one has no number of theirs.
-        """
-        champion = self.roster.champion
-        return Decision(
-            f"{self.log.name}:{at.offset}:backlog",
-            "learning.backlog",
-            at.time,
-            champion,
-            self.roster.racers[champion].version,
-            at.examples,
-            f"{records:,} records logged since the pause are not learned",
-            ACTOR,
-            at.offset,
-            evidence={"records": records},
-        )
+        """Return the warning that `records` of the log wait for the end of a pause."""
+        return self.log.backlog(at, self.roster.racers[self.roster.champion], records)
 
     def succeed(
         self, name: str, at: Moment, reason: str, evidence: Evidenced, command: Command | None = None

@@ -19,7 +19,7 @@ from operators.race.good_versions import GOOD_EVERY, GoodVersions
 from operators.state import StateEntries, WholeState
 from topics.messages import Command, Decision, DecisionType
 
-__all__ = ["COMMANDS_MAX", "UNSIGNED", "Commands"]
+__all__ = ["COMMANDS_MAX", "OF_ALL_RACES", "UNSIGNED", "Commands"]
 
 COMMANDS_MAX = 1_024
 """Command ids remembered to ignore repeats; what is as old as one that was forgotten is refused: somebody may
@@ -28,6 +28,10 @@ NO_COMMAND = (
     'a command is one JSON object, {"command_id": ..., "command": ..., "time": ...} and what its word needs, '
     "such as model_name"
 )
+OF_ALL_RACES = frozenset({"pause", "resume"})
+"""Commands that name no key where each key has a race of its own."""
+PAUSED_ALREADY = Objection("learning is paused already", "`resume` ends the pause")
+NOT_PAUSED = Objection("learning is not paused", "nothing to do: examples are learned as they come")
 NONE_FORGOTTEN = -(2**63)
 SOURCES_NAMED = 20
 """Sources in quarantine that a refusal names."""
@@ -141,9 +145,9 @@ class Commands(WholeState):
         name, champion = command.model_name, arena.roster.champion
         match command.command:
             case "pause" if arena.paused:
-                return Objection("learning is paused already", "`resume` ends the pause")
+                return PAUSED_ALREADY
             case "resume" if not arena.paused:
-                return Objection("learning is not paused", "nothing to do: examples are learned as they come")
+                return NOT_PAUSED
             case "unpin" if not arena.pinned:
                 return Objection(
                     "no champion is pinned", "nothing to do: evidence decides; `pin` keeps one serving"

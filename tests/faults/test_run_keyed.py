@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from keyed_world import folded
 from reading import claims_of, decoded, read_topic, source_of, watching
 from running import Worker, make_topics
 from test_run_crash import DEPARTURES, Stream, pair, shared_out, takes_all
@@ -42,8 +44,14 @@ async def one_of_two_is_killed(stream: Stream, one: Worker, two: Worker) -> None
             one.kill()
             await takes_all(two)
             await publishing
-            await promoted(stream, KEY)
+            (decision,) = await asked(stream, "promote", "linear", "--for", KEY)
+            assert decision["type"] == "model.promoted"
+            assert (decision["key"], decision["model_name"]) == (KEY, "linear")
+            paused = await asked(stream, "pause")
+            assert [one["type"] for one in paused] == ["learning.paused"] * 2, "not one of each partition"
             await stream.publish(watch, stream.messages[half:])
+            assert two.metrics()["headrace_learning_paused"] == 1
+            assert [one["type"] for one in await asked(stream, "resume")] == ["learning.resumed"] * 2
             await stream.finished(watch, two)
             told = two.metrics()
             assert told["headrace_races"] == 3
@@ -65,12 +73,13 @@ async def one_of_two_is_killed(stream: Stream, one: Worker, two: Worker) -> None
         log = build_keyed_learner(
             stream.pipeline, partition, source=source_of(stream.pipeline, Settings(state_dir=two.state_dir))
         )
-        decisions = log.fold(
+        decisions = folded(
+            log,
             [
                 Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
                 for r in examples_log
                 if r.partition == partition
-            ]
+            ],
         )
         assert saved.digests() == log.digests()
         told_of = await read_topic(stream.kafka, stream.pipeline.catalog["decisions"])
@@ -80,23 +89,13 @@ async def one_of_two_is_killed(stream: Stream, one: Worker, two: Worker) -> None
     assert learned == stream.departures
 
 
-async def promoted(stream: Stream, key: str) -> None:
-    """Ask for another champion of one key; the decision names it, and no other race hears of it."""
-    asked = [
-        "models",
-        "promote",
-        str(stream.file),
-        "linear",
-        "--for",
-        key,
-        "--json",
-        "--bootstrap-servers",
-        stream.kafka.bootstrap_servers,
-    ]
-    ran = await asyncio.to_thread(CliRunner().invoke, app, asked)
+async def asked(stream: Stream, word: str, *about: str) -> list[dict[str, Any]]:
+    """Ask as a person does, and return the decisions that answer it."""
+    at = ["--json", "--bootstrap-servers", stream.kafka.bootstrap_servers]
+    ran = await asyncio.to_thread(CliRunner().invoke, app, ["models", word, str(stream.file), *about, *at])
     assert ran.exit_code == 0, ran.output
-    (decision,) = json.loads(ran.output)["decisions"]
-    assert (decision["type"], decision["key"], decision["model_name"]) == ("model.promoted", key, "linear")
+    decisions: list[dict[str, Any]] = json.loads(ran.output)["decisions"]
+    return decisions
 
 
 async def saved_learner(stream: Stream, state_dir: Path, partition: int) -> KeyedLearner:

@@ -15,7 +15,8 @@ has happened in it meanwhile.  So a change costs nothing for the thousands of ra
 A race that begins later begins with the field that then holds.  A race that cannot follow (its champion would
 leave, and nobody is named) refuses, in a decision of its own, and goes on with the field it has.
 
-There is no pause: `pause` and `resume` are refused, and so is a command that names no key.
+A pause is one of all races of the partition, and so of no key; every other command names one, or is refused.
+A pause holds everything back but commands, and skips nothing (`engine/machines/positions.py`).
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ import msgspec
 from engine.machines.field_records import Codec, FieldRecords, FieldSource, about_change, refusal
 from engine.machines.keyed.races import KeyedRace, Races
 from engine.machines.keyed.totals import Totals
+from engine.machines.positions import Positions
 from operators.claims.rule import Reader
 from operators.models.digest import digest
 from operators.models.scoring import Racer, Roster
 from operators.race.arena import DecisionLog, Evidenced, Moment, Objection
-from operators.race.commands import NO_COMMAND, UNSIGNED
+from operators.race.commands import NO_COMMAND, NOT_PAUSED, OF_ALL_RACES, PAUSED_ALREADY, UNSIGNED
 from operators.race.field import FieldStep, RaceField
 from operators.state import StateDelta, StateEntries, StoredEntries, named, under
 from operators.stopwatch import Stopwatch
@@ -63,14 +65,14 @@ __all__ = ["RACES", "KeyedLearner"]
 RACES = "races/"
 """Before the names of the entries of all races: they are kept apart."""
 CHANGE = "change/"
+NOBODY = Racer("", None, version=0)
+"""Whom a decision is about that is about no race."""
 PLACE = "place"
 
 
-class _Progress(msgspec.Struct):
+class _Progress(Positions):
     """How far the log is folded, and what counts over all races."""
 
-    position: int = 0
-    """Next offset to fold."""
     refused: int = 0
     """Records of the log that were no valid messages."""
     examples: int = 0
@@ -81,6 +83,11 @@ class _Progress(msgspec.Struct):
     """Largest label time so far, ms."""
     numbered: tuple[int, int] = (-1, 0)
     """Offset and number of the last decision that is about no race."""
+    paused: bool = False
+    asked: str = ""
+    """Id of the last command that was about a pause ..."""
+    asked_ms: int = 0
+    """... and the largest time of one, ms."""
 
 
 class _Change(NamedTuple):
@@ -189,8 +196,8 @@ class KeyedLearner:
 
     @property
     def reading(self) -> int:
-        """Return the next offset to hand to `fold`: there is no pause."""
-        return self._progress.position
+        """Return the next offset to hand to `fold`; where it is not the end of the last batch, seek."""
+        return self._progress.reading
 
     @property
     def field(self) -> RaceField:
@@ -209,8 +216,8 @@ class KeyedLearner:
 
     @property
     def paused(self) -> bool:
-        """Return False: where each key has a race of its own, learning is never paused."""
-        return False
+        """Return whether learning is paused, in all races, by a command."""
+        return self._progress.paused
 
     @property
     def time(self) -> int:
@@ -267,14 +274,23 @@ class KeyedLearner:
     def fold(self, records: Sequence[Record]) -> list[Decision]:
         """Fold records of the log, in offset order; return what was decided.
 
-        Records before `reading` are passed over.
+        Records before `reading` are passed over.  After each call the shell compares `reading` with the end
+        of what it handed in: a resume ends the call and sends the shell back to `position`.
+        Raises ModelError if it does not go back.
         """
         decisions, self._late = self._late, []
         progress = self._progress
         examples: list[Example] = []
         for record in records:
-            if record.offset < progress.position:
+            if record.offset < progress.reading:
                 continue
+            if progress.paused:
+                decisions += self._look_ahead(record)
+                if progress.reading <= record.offset:
+                    break  # a resume sends the shell back
+                continue
+            if progress.position < progress.commands_done <= record.offset:
+                raise progress.skipped(record)
             kind = None if record.value is None else record_type_of(record.headers)
             example = self._example(record) if kind == "example" else None
             if examples and (
@@ -285,8 +301,20 @@ class KeyedLearner:
                 examples.append(example)
             elif kind is not None:
                 decisions += self._fold_other(kind, record)
-            progress.position = record.offset + 1
+            progress.position = progress.reading = record.offset + 1
         return decisions + self._learn(examples)
+
+    def _look_ahead(self, record: Record) -> list[Decision]:
+        """Carry out a command during a pause; every other record waits for the resume and is counted."""
+        progress = self._progress
+        waiting = progress.look_ahead(record.offset)
+        command = record.value is not None and record_type_of(record.headers) == "command"
+        decisions = self._command(record) if command else []
+        if not progress.paused:
+            progress.go_back()
+        elif waiting:
+            decisions.append(self._log.backlog(self._moment(record.offset), NOBODY, waiting))
+        return decisions
 
     def _learn(self, examples: list[Example]) -> list[Decision]:
         """Learn examples of one key, which end at `position`, and clear the list."""
@@ -331,7 +359,8 @@ class KeyedLearner:
                 case "field":
                     return self._change_field(decode_field(value), record)
                 case "command":
-                    return self._command(record)
+                    if record.offset >= self._progress.commands_done:
+                        return self._command(record)
         except msgspec.MsgspecError:
             self._progress.refused += 1
         return []
@@ -345,13 +374,8 @@ class KeyedLearner:
             command = admitted_command(record)
         except ValueError as error:
             return self._refuse(record, str(error), NO_COMMAND)
-        if command.command in {"pause", "resume"}:
-            return self._refuse(
-                record,
-                f"`{command.command}` is not offered where each key has a race of its own",
-                "`pin` keeps the champion of a key; `retire` takes a challenger out",
-                command,
-            )
+        if command.command in OF_ALL_RACES:
+            return self._pause(record, command)
         if command.command == "ack":
             why = "what is said of alerts is not kept where each key has a race of its own"
             return self._refuse(record, why, "nothing to do: the alert ends by itself", command)
@@ -365,6 +389,25 @@ class KeyedLearner:
         decisions += race.learning.act(record.offset, lambda at: race.commands.act(at, command))
         self._count(race)
         return decisions
+
+    def _pause(self, record: Record, command: Command) -> list[Decision]:
+        """Begin or end a pause of all races; a repeat does nothing."""
+        progress, word = self._progress, command.command
+        if command.command_id == progress.asked:
+            return []
+        if command.key:
+            fix = "leave --for out; `pin` keeps the champion of a key"
+            return self._refuse(record, f"`{word}` is of all races, not of one", fix, command)
+        if command.time < progress.asked_ms:
+            why = f"its time, {command.time}, is before that of the last `pause` or `resume`: a repeat?"
+            return self._refuse(record, why, "send it with the time of now", command)
+        progress.asked, progress.asked_ms = command.command_id, command.time
+        if progress.paused == (word == "pause"):
+            refused = PAUSED_ALREADY if progress.paused else NOT_PAUSED
+            return self._refuse(record, refused.why, refused.fix, command)
+        progress.paused = word == "pause"
+        decided: DecisionType = "learning.paused" if progress.paused else "learning.resumed"
+        return [self._tell(record, decided, command.reason or word, {}, command)]
 
     def _refuse(self, record: Record, why: str, fix: str, command: Command | None = None) -> list[Decision]:
         """Refuse a command that is about no race."""
@@ -385,10 +428,12 @@ class KeyedLearner:
         """Return a decision that is about no race."""
         progress, log = self._progress, self._log
         log.numbered = progress.numbered
-        at, nobody = Moment(record.offset, progress.time, progress.examples), Racer("", None, version=0)
-        told = log.write(at, decided, nobody, why, command, evidence)
+        told = log.write(self._moment(record.offset), decided, NOBODY, why, command, evidence)
         progress.numbered = log.numbered
         return told
+
+    def _moment(self, offset: int) -> Moment:
+        return Moment(offset, self._progress.time, self._progress.examples)
 
     # -- the field --------------------------------------------------------------------------------
 
@@ -488,7 +533,8 @@ class KeyedLearner:
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state; races that are kept apart are not among the entries."""
-        self._progress = msgspec.msgpack.decode(entries[PLACE], type=_Progress)
+        self._progress = progress = msgspec.msgpack.decode(entries[PLACE], type=_Progress)
+        progress.reading = max(progress.reading, progress.position)  # older checkpoints know no pause
         self.fields.restore(entries)
         changes = under("change", entries)
         self._changes = [msgspec.msgpack.decode(changes[name], type=_Change) for name in sorted(changes)]

@@ -33,6 +33,7 @@ from engine.worker.header import header_of
 from engine.worker.keyed.partition_log import PartitionLog
 from engine.worker.model_factory import ModelFactory
 from operators.race.candidates import made_of
+from operators.race.commands import OF_ALL_RACES
 from operators.race.evaluation import SERVED
 from operators.race.learning import is_succession
 from operators.state import StateDelta
@@ -59,7 +60,6 @@ class KeyedFollower:
     snapshots = None
     """Nobody else needs these models: a key's events come to the owner of its partition."""
     row_by_row = False
-    paused = False
     shown = None
     """No single race stands for all."""
 
@@ -215,16 +215,21 @@ class KeyedFollower:
         """Return the examples partitions to which the owner of an events partition writes."""
         return (number,)
 
-    def command_place(self, value: bytes) -> tuple[int | None, bytes]:
-        """Return the partition of the examples log for the bytes of a command, and the record's key.
+    def command_places(self, value: bytes) -> list[tuple[int | None, bytes]]:
+        """Return the partitions of the examples log for the bytes of a command, each with its record's key.
 
-        That of the key it is about; what names none, or is no command, is refused on the first.
+        That of the key it is about; all where it pauses or resumes all races; what else names no key, or is
+        no command, is refused on the first.
         """
+        asked = command_id(value).encode()
         try:
-            key = decode_command(value).key
+            command = decode_command(value)
         except ValueError:
-            key = ""
-        return (None, key.encode()) if key else (0, command_id(value).encode())
+            return [(0, asked)]
+        if command.key:
+            return [(None, command.key.encode())]
+        every = command.command in OF_ALL_RACES
+        return [(number, asked) for number in range(self.partitions if every else 1)]
 
     # -- the field --------------------------------------------------------------------------------
 
@@ -251,13 +256,18 @@ class KeyedFollower:
                 await log.wait_until_near(records_max)
 
     @property
+    def paused(self) -> bool:
+        """Return whether learning is paused on a partition of this process."""
+        return any(log.learner.paused for log in self._logs.values())
+
+    @property
     def lag(self) -> int:
         """Return how many acknowledged records of this process its learners have not read yet."""
         return sum(log.lag for log in self._logs.values())
 
     @property
     def unlearned(self) -> int:
-        """Return how many records of the logs their models lack, as far as known."""
+        """Return how many records of the logs their models lack, as far as known; in a pause too."""
         return sum(log.unlearned for log in self._logs.values())
 
     @property
@@ -375,7 +385,7 @@ class KeyedFollower:
             checkpoint_time_s=self._metrics.checkpoint_time_s,
             partitions=partitions,
             leading=self.leading,
-            paused=False,
+            paused=self.paused,
             models=(),
             scores=_mean_scores(learners),
             races=RacesStatus(

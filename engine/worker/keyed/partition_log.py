@@ -150,7 +150,7 @@ class PartitionLog:
 
     async def wait_until_near(self, records_max: int) -> None:
         """Wait while the learner lags more than this behind what was acknowledged to this process."""
-        while self.lag > records_max and self.fenced is None:
+        while self.lag > records_max and self.fenced is None and not self.learner.paused:
             self._moved.clear()
             await self._moved.wait()
 
@@ -161,8 +161,8 @@ class PartitionLog:
 
     @property
     def unlearned(self) -> int:
-        """Return how many records of the log its models lack, as far as known."""
-        return max(0, max(self._acknowledged, self._end) - self.learner.reading)
+        """Return how many records of the log its models lack, as far as known; in a pause too."""
+        return max(0, max(self._acknowledged, self._end) - self.learner.position)
 
     @property
     def _acknowledged(self) -> int:

@@ -234,7 +234,7 @@ def test_a_backlog_is_told_once_for_each_factor(cuts):
     log = history(at_20=command("pause", 1), at_195=command("resume", 2), at_215=command("pause", 3))
     found = learner()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.machines.learner.BACKLOGS_TOLD", (10, 100, 1_000))
+        patch.setattr("engine.machines.positions.BACKLOGS_TOLD", (10, 100, 1_000))
         decisions = shell(found, log, sorted(cuts))
     told = [(d.decision_id, d.evidence) for d in decisions if d.type == "learning.backlog"]
     assert told == [("p:0:30:backlog", {"records": 10}), ("p:0:120:backlog", {"records": 100})]

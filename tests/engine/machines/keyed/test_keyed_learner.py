@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fields import Source
-from keyed_world import COMMANDS, KEYED, KEYS, PLAIN, Sale, definition, factory_of, log_of, played
+from keyed_world import COMMANDS, KEYED, KEYS, PLAIN, Sale, definition, factory_of, folded, log_of, played
 from msgspec.structs import replace
 from river import drift as river_drift
 from river import dummy, naive_bayes
@@ -21,8 +21,8 @@ from engine.worker.assembly import build_keyed_learner, build_learner
 from operators import by
 from topics import headers
 from topics.codec import decode_example, encode
-from topics.errors import DefinitionError
-from topics.messages import Claim, FieldChange, Record
+from topics.errors import DefinitionError, ModelError
+from topics.messages import Claim, Command, FieldChange, Record
 
 # -- what acts on races beside examples ------------------------------------------------------------------
 
@@ -32,18 +32,70 @@ def test_a_command_acts_in_the_race_of_its_key() -> None:
     _, log = log_of(rows, COMMANDS)
     learner = build_keyed_learner(KEYED, source=factory_of(PLAIN))
     by_command = {
-        str(one.evidence["command_id"]): one for one in learner.fold(log) if "command_id" in one.evidence
+        str(one.evidence["command_id"]): one for one in folded(learner, log) if "command_id" in one.evidence
     }
     told = {name: (one.type, one.key, one.model_name) for name, one in by_command.items()}
     assert told["c1"] == ("model.promoted", "a", "tree")
     assert told["c2"] == ("champion.pinned", "b", "no")
-    assert told["c3"] == ("command.refused", "", "")
+    assert told["c3"] == ("learning.paused", "", "")
     assert told["c4"] == ("challenger.retired", KEYS[2], "lr")
     assert told["c5"] == ("command.refused", "", "")
     assert told["c6"] == ("model.rolled_back", "a", "no")
+    assert told["c7"] == ("learning.resumed", "", "")
     assert "no race of `nobody`" in by_command["c5"].reason
     assert [one.roster.champion for one in map(learner.races.peek, KEYS) if one] == ["no", "no", "no"]
     assert learner.begun == 3, "a command begins no race"
+
+
+def test_pauses_are_of_all_races_and_what_is_old_or_of_one_key_is_refused() -> None:
+    rows = [(KEYS[n % 2], (-1) ** n / (n + 1), 0) for n in range(40)]
+    asked = {
+        4: Command("p", "pause", 10, actor="kim"),
+        5: Command("p", "pause", 10, actor="kim"),
+        6: Command("of-a", "resume", 11, key="a"),
+        7: Command("again", "pause", 12),
+        8: Command("old", "resume", 9),
+        12: Command("r", "resume", 13, reason="mended"),
+        13: Command("r", "resume", 13, reason="mended"),
+        14: Command("over", "resume", 14),
+        15: Command("p", "pause", 10, actor="kim"),
+    }
+    _, log = log_of(rows, asked)
+    learner = build_keyed_learner(KEYED, source=factory_of(PLAIN))
+    told = [
+        (one.evidence.get("command_id"), one.type, one.reason, one.actor)
+        for one in folded(learner, log)
+        if "command_id" in one.evidence
+    ]
+    repeat = "is before that of the last `pause` or `resume`: a repeat?"
+    assert told == [
+        ("p", "learning.paused", "pause", "kim"),
+        ("of-a", "command.refused", "`resume` is of all races, not of one", "headrace"),
+        ("again", "command.refused", "learning is paused already", "headrace"),
+        ("old", "command.refused", f"its time, 9, {repeat}", "headrace"),
+        ("r", "learning.resumed", "mended", "headrace"),
+        ("over", "command.refused", "learning is not paused", "headrace"),
+        ("p", "command.refused", f"its time, 10, {repeat}", "kim"),
+    ]
+    assert (learner.paused, learner.examples, learner.position) == (False, 40, len(log))
+
+
+def test_what_waits_in_a_long_pause_is_told_and_may_not_be_skipped() -> None:
+    learner = build_keyed_learner(KEYED, source=factory_of(PLAIN))
+    _, log = log_of([(KEYS[0], 0.5, 0)] * 30, {2: Command("p", "pause", 0), 20: Command("r", "resume", 1)})
+    claim = log[0]
+    told = learner.fold([replace(log[number], offset=number) for number in range(4)])
+    assert [one.type for one in told] == ["learning.paused"]
+    waiting = learner.fold([replace(claim, offset=4 + n) for n in range(1_200)])
+    assert [(one.type, one.offset, one.evidence) for one in waiting] == [
+        ("learning.backlog", 4 + 999, {"records": 1_000})
+    ]
+    assert (learner.paused, learner.position, learner.reading) == (True, 4, 1_204)
+    resume = next(one for one in log if one.value and b'"resume"' in one.value)
+    learner.fold([replace(resume, offset=1_204)])
+    assert (learner.paused, learner.position, learner.reading) == (False, 4, 4)
+    with pytest.raises(ModelError, match="from offset 4 on have not been folded"):
+        learner.fold([replace(claim, offset=1_205)])
 
 
 def field_record(learner: KeyedLearner | Learner, pipeline: Pipeline, offset: int) -> Record:

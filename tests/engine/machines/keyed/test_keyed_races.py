@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from hypothesis import given, settings
@@ -16,6 +16,7 @@ from keyed_world import (
     Row,
     definition,
     factory_of,
+    folded,
     inputs,
     log_of,
     of_race,
@@ -28,11 +29,12 @@ from engine import Pipeline
 from engine.machines.keyed.keyed_learner import RACES, KeyedLearner
 from engine.offline.backtest import LocalRun
 from engine.offline.keyed.keyed_backtest import KeyedRun
-from engine.worker.assembly import build_keyed_learner
+from engine.worker.assembly import build_keyed_learner, build_learner
 from operators import field
 from operators.models.signing import MAGIC
-from topics.codec import decode_prediction
-from topics.messages import Decision, Outgoing
+from topics.codec import decode_command, decode_example, decode_prediction, encode
+from topics.headers import record_type_of
+from topics.messages import Command, Decision, Outgoing, Record
 
 
 def told(decisions: Sequence[Decision]) -> list[Decision]:
@@ -149,9 +151,9 @@ def test_the_log_alone_gives_the_races_again(
     """However it is cut, whoever is in memory, and restored from a checkpoint of any record."""
     _, log = log_of(rows, COMMANDS)
     whole = build_keyed_learner(dataclasses.replace(KEYED, per_max=100), source=factory_of(PLAIN))
-    wanted = of_race(whole.fold(log))
+    wanted = of_race(folded(whole, log))
     owner, decisions, number = Owner(dataclasses.replace(KEYED, per_max=per_max)), dict[str, Decision](), 0
-    while owner.learner.reading < len(log):
+    while log and owner.learner.reading < len(log):
         at = owner.learner.reading
         part = log[at : at + cuts[number % len(cuts)]]
         decisions |= {one.decision_id: one for one in owner.learner.fold(part)}
@@ -169,6 +171,59 @@ def test_the_log_alone_gives_the_races_again(
     assert owner.learner.totals.evaluation.model_scores() == whole.totals.evaluation.model_scores()
 
 
+def alone(log: Sequence[Record], key: str, refused: Container[object]) -> list[Record]:
+    """Return a key's part of a log, and what is about all keys, numbered as a writer of these alone would.
+
+    Without the commands of these ids.
+    """
+    found, examples = list[Record](), 0
+    for record in log:
+        kind, value = record_type_of(record.headers), record.value or b""
+        if kind == "example":
+            if record.key != key.encode():
+                continue
+            value = encode(replace(decode_example(value), sequence=examples))
+            examples += 1
+        elif kind == "command":
+            command = decode_command(value)
+            if command.key not in {key, ""} or command.command_id in refused:
+                continue
+        found.append(replace(record, value=value))
+    return found
+
+
+paused_at = st.lists(st.integers(0, 30), max_size=6, unique=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(rows_of_sales, paused_at, st.lists(st.integers(1, 12), min_size=1, max_size=8), st.integers(1, 3))
+def test_a_pause_of_all_races_is_a_pause_of_each(
+    rows: list[Row], turns: list[int], cuts: list[int], per_max: int
+) -> None:
+    """As in a pipeline of the key alone: what is held back, what acts meanwhile, what is learned after it."""
+    words = (("pause", "resume")[n % 2] for n in range(len(turns)))
+    asked = {at: Command(f"w{at}", word, at) for at, word in zip(sorted(turns), words, strict=True)}  # type: ignore[arg-type]
+    others = {at: one for at, one in COMMANDS.items() if one.key}
+    _, log = log_of(rows, others | asked)
+    owner, number, decisions = Owner(dataclasses.replace(KEYED, per_max=per_max)), 0, list[Decision]()
+    while log and (at := owner.learner.reading) < len(log):
+        decisions += owner.learner.fold(log[at : at + cuts[number % len(cuts)]])
+        number += 1
+    # A race that has not begun refuses commands.
+    refused = {one.evidence["command_id"] for one in decisions if one.reason.startswith("no race of")}
+    for key in KEYS:
+        plain, race = build_learner(PLAIN, source=factory_of(PLAIN)), owner.learner.races.peek(key)
+        own = alone(log, key, refused)
+        of_plain = folded(plain, own) if own else []
+        assert (race is None) == (not plain.examples)
+        assert plain.paused == owner.learner.paused
+        if race is not None:
+            of_key = [one for one in decisions if one.key == key]
+            assert race.digests() == plain.digests()
+            assert told(of_key) == [one for one in told(of_plain) if not one.type.startswith("learning.")]
+            assert race.evaluation.model_scores() == plain.evaluation.model_scores()
+
+
 def test_a_stream_in_which_much_is_decided() -> None:
     """The streams above are short: in this one races change hands, challengers come, races leave memory."""
     rows = [(KEYS[n * n % 7 % 3], ((n * 37) % 101 - 50) / 50, n % 4 - 1) for n in range(500)]
@@ -178,7 +233,7 @@ def test_a_stream_in_which_much_is_decided() -> None:
     assert {key for key, kind in kinds if kind == "challenger.started"} == {*KEYS}
     assert run.learner.races.counts["races", "evicted"] > 20
     again = build_keyed_learner(KEYED, source=factory_of(PLAIN))
-    assert of_race(again.fold(log)) == of_race(run.decisions)
+    assert of_race(folded(again, log)) == of_race(run.decisions)
     assert again.digests() == run.learner.digests()
     ids = [one.decision_id for one in run.decisions]
     assert len(set(ids)) == len(ids)
