@@ -1,4 +1,4 @@
-"""A line between clients and a broker that can be made slow: it delays, and takes so many bytes a second."""
+"""A line between clients and a broker that delays, takes so many bytes a second, and can be cut."""
 
 from __future__ import annotations
 
@@ -44,18 +44,33 @@ class SlowLink:
         self._there, self._back = Direction(), Direction()
         self.carried_bytes = [0, 0]
         """To the broker, and from it."""
+        self._connections: set[asyncio.Task[None]] = set()
+        self._is_cut = False
 
     def set(self, *, delay_s: float, bytes_per_s: float) -> None:
         """Be so slow from now on, each way; what is under way arrives as it would have."""
         for direction in (self._there, self._back):
             direction.delay_s, direction.bytes_per_s = delay_s, bytes_per_s
 
+    def cut(self) -> None:
+        """Close every connection now, and each that comes, until `mend`: to clients no broker is there."""
+        self._is_cut = True
+        for task in self._connections:
+            task.cancel()
+
+    def mend(self) -> None:
+        """Carry connections again."""
+        self._is_cut = False
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Listen during the block."""
-        connections: set[asyncio.Task[None]] = set()
+        connections = self._connections
 
         def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self._is_cut:
+                writer.close()
+                return
             task = asyncio.create_task(self._carry(reader, writer))
             connections.add(task)
             task.add_done_callback(connections.discard)

@@ -17,7 +17,7 @@ from brokers.slow_link import HOST, SlowLink
 
 from engine.kafka.embedded import free_port
 from engine.settings import KafkaSettings
-from fault_runs import slow, storm
+from fault_runs import outage, slow, storm
 from fault_runs.run import FaultRun
 from fault_runs.schedule import Schedule, schedule
 
@@ -52,7 +52,7 @@ def main() -> int:
         for name in ("kafka", "redis"):
             (folder / name).mkdir(parents=True)
         line_port, behind_port = free_port(), free_port()
-        if asked.slow:
+        if asked.slow or asked.cut:
             server = _behind_a_line(folder / "kafka", line_port, behind_port)
             kafka = servers.enter_context(server).settings
         else:
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--rebalance-every", type=float, metavar="S", help="a member leaves or joins so often")
     kind.add_argument("--slow", action="store_true", help="the line to the broker is slow for --seconds")
+    kind.add_argument("--cut", action="store_true", help="the line to the broker is cut for --seconds")
     parser.add_argument("--delay-ms", type=float, default=200.0, help="of a slow line, each way")
     parser.add_argument("--kb-per-s", type=float, default=256.0, help="of a slow line, each way")
     return parser
@@ -117,8 +118,12 @@ def _run(
         leaving = storm.leavings(seed, asked.seconds, asked.rebalance_every)
         run = FaultRun(Schedule(seed, storm.WORKERS, ()), kafka, place, load=storm.LOAD, **options)
         return storm.Storm(run, leaving, asked.rebalance_every)
+    way = settings(f"{HOST}:{link.port}")
+    if asked.cut:
+        plan = Schedule(seed, outage.WORKERS, ())
+        run = FaultRun(plan, kafka, place, load=outage.LOAD, workers_kafka=way, **options)
+        return outage.OutageRun(run, link, seconds=asked.seconds)
     if asked.slow:
-        way = settings(f"{HOST}:{link.port}")
         plan = Schedule(seed, slow.WORKERS, ())
         run = FaultRun(plan, kafka, place, load=slow.LOAD, workers_kafka=way, **options)
         return slow.SlowRun(

@@ -115,3 +115,36 @@ def test_a_line_loses_and_reorders_nothing_and_closes_with_an_end(delay_s: float
     wanted, got, took_s = asyncio.run(asyncio.wait_for(exchange(), 60))
     assert got == wanted
     assert took_s >= 2 * delay_s + len(got) / bytes_per_s
+
+
+def test_a_line_that_is_cut_closes_all_and_carries_again_when_it_is_mended() -> None:
+    async def play() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.read(1))
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(answer, HOST, 0)
+        link = SlowLink(free_port(), server.sockets[0].getsockname()[1])
+
+        async def said() -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+            reader, writer = await asyncio.open_connection(HOST, link.port)
+            writer.write(b"a")
+            return reader, writer, await reader.read(1)
+
+        async with link.open():
+            reader, writer, heard = await said()
+            assert heard == b"a"
+            link.cut()
+            assert await reader.read() == b"", "a connection has outlived the cut"
+            writer.close()
+            _, other, heard = await said()
+            assert heard == b"", "a connection was carried over a line that is cut"
+            other.close()
+            link.mend()
+            _, writer, heard = await said()
+            assert heard == b"a"
+            writer.close()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(play(), 60))
