@@ -39,7 +39,7 @@ from engine.kafka.sink import open_sink
 from engine.kafka.topic_admin import ensure_topics
 from engine.metrics import Metrics
 from engine.offline.backtest import backtest
-from engine.settings import KafkaSettings, Settings
+from engine.settings import NOTHING_ACCEPTED, Accepted, KafkaSettings, Settings
 from loadtest.worker import environment
 from topics.messages import Content
 
@@ -248,10 +248,10 @@ class Worker:
 
 @asynccontextmanager
 async def in_process(
-    pipeline: Pipeline, settings: Settings
+    pipeline: Pipeline, settings: Settings, accepted: Accepted = NOTHING_ACCEPTED
 ) -> AsyncIterator[tuple[engine.worker.loop.Worker, asyncio.Task[None]]]:
     """Run a worker in this process; at the end of the block it dies where it stands."""
-    worker = engine.worker.loop.Worker(pipeline, settings, Metrics(pipeline))
+    worker = engine.worker.loop.Worker(pipeline, settings, Metrics(pipeline), accepted)
     running = asyncio.create_task(worker.run())
     try:
         await until(lambda: running.done() or not worker.not_ready(), "ready")

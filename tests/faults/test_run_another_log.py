@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from reading import watching
-from running import Worker, fresh_name, make_topics, publish, until, write_pipeline
+from running import Worker, fresh_name, in_process, make_topics, publish, until, write_pipeline
+from structlog.testing import capture_logs
 from test_claim import delete
 from test_run_ends import SOURCE, readings, refused, settled
 
 from engine.definition.file import load_pipeline
 from engine.kafka.log_reader import log_bounds
-from engine.settings import KafkaSettings
+from engine.settings import Accepted, KafkaSettings, Settings
 
 pytestmark = pytest.mark.kafka
 
@@ -39,12 +40,13 @@ def test_a_topic_made_anew_with_more_records_is_another_log(kafka: KafkaSettings
             "an empty store (another HEADRACE_STATE_DIR)",
         ):
             assert said in refusal
-        anew = tmp_path / "anew"
-        anew.mkdir()
-        async with watching(kafka, predictions) as watch:
-            with Worker(file, kafka, anew, name="anew") as worker:
-                await until(lambda: watch.counted(predictions) == BEFORE + AFTER, "answers", worker=worker)
-                assert await worker.stop() == 0, worker.said()
+        async with (
+            watching(kafka, predictions) as watch,
+            in_process(pipeline, Settings(kafka=kafka, state_dir=tmp_path / "anew")) as (worker, running),
+        ):
+            await until(lambda: watch.counted(predictions) == BEFORE + AFTER, "answers")
+            worker.stop()
+            await running
             assert watch.answered(predictions) == BEFORE + AFTER
 
     asyncio.run(scenario())
@@ -92,19 +94,23 @@ def test_unread_records_that_were_deleted_are_gone_on_without_where_accepted(
         file = write_pipeline(tmp_path, SOURCE, name=fresh_name("unread"))
         pipeline = load_pipeline(file)
         events, predictions = pipeline.events.name, pipeline.catalog["predictions"]
-        worker = Worker(file, kafka, tmp_path)
-        await settled(kafka, worker.state_dir, pipeline, BEFORE)
+        settings = Settings(kafka=kafka, state_dir=tmp_path / "state")
+        await settled(kafka, settings.state_dir, pipeline, BEFORE)
         await publish(kafka, readings(pipeline, BEFORE + AFTER)[BEFORE:])
         await delete(kafka, events, before=BEFORE + 10)
-        worker.start()
-        assert await worker.ended() == 1
-        assert "10 records were deleted before they were read" in worker.said()
-        assert "--accept-lost-records" in worker.said()
-        worker.start("--accept-lost-records")
-        async with watching(kafka, predictions) as watch:
-            await until(lambda: watch.counted(predictions) == BEFORE + AFTER - 10, "answers", worker=worker)
-            assert await worker.stop() == 0, worker.said()
-        (told,) = worker.logged("records were deleted before they were read: going on without them")
+        refusal = str(await refused(kafka, settings.state_dir, pipeline))
+        assert "10 records were deleted before they were read" in refusal
+        assert "--accept-lost-records" in refusal
+        with capture_logs() as lines:
+            async with (
+                watching(kafka, predictions) as watch,
+                in_process(pipeline, settings, Accepted(lost_records=True)) as (worker, running),
+            ):
+                await until(lambda: watch.counted(predictions) == BEFORE + AFTER - 10, "answers")
+                worker.stop()
+                await running
+        accepted = "records were deleted before they were read: going on without them"
+        (told,) = (line for line in lines if line["event"] == accepted)
         assert (told["topic"], told["records"]) == (events, 10)
 
     asyncio.run(scenario())
