@@ -76,7 +76,7 @@ def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
         if candidate.budget_ms is not None:
             yield f"budget_ms (`{name}`)", "leave budget_ms out: time is measured over all races together"
     if any(drift.then == "pause" for drift in pipeline.field.drift):
-        yield 'then="pause" of a drift', "leave it out: where each key has a race of its own, none is paused"
+        yield 'then="pause" of a drift', "leave it out: a pause is of all races, and a person's to ask for"
     if isinstance(pipeline.serving, Canary) and any(
         isinstance(guard, LatencyGuard) for guard in pipeline.serving.guards
     ):

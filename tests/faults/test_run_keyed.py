@@ -60,6 +60,7 @@ async def one_of_two_is_killed(stream: Stream, one: Worker, two: Worker) -> None
             assert not [name for name in told if KEY in name], "a series per key"
             assert await two.stop() == 0, two.said()
     answers_log, examples_log = await stream.exactly_once()
+    await last_answer_is_explained(stream, [r.value for r in answers_log if r.key == KEY.encode()])
     for source in (0, 1):
         claims = claims_of([r for r in examples_log if r.partition == source], source)
         assert claims == claims_of([r for r in answers_log if r.partition == source], source)
@@ -96,6 +97,23 @@ async def asked(stream: Stream, word: str, *about: str) -> list[dict[str, Any]]:
     assert ran.exit_code == 0, ran.output
     decisions: list[dict[str, Any]] = json.loads(ran.output)["decisions"]
     return decisions
+
+
+async def last_answer_is_explained(stream: Stream, answers: list[bytes]) -> None:
+    """Ask of the last answer of a key: it was learned behind the pause, by the models of its race alone."""
+    answer = json.loads(answers[-1])
+    at = ["--json", "--bootstrap-servers", stream.kafka.bootstrap_servers]
+    ran = await asyncio.to_thread(
+        CliRunner().invoke, app, ["explain", str(stream.file), answer["prediction_id"], *at]
+    )
+    assert ran.exit_code == 0, ran.output
+    told = json.loads(ran.stdout)
+    state = told["served"]["version"], told["served"]["updates"]
+    assert state == (answer["model_version"], answer["model_updates"])
+    assert told["scores"] == {name: one["served"] for name, one in told["learned"].items()}
+    lesson = told["learned"]["linear"]
+    assert lesson["before"] != lesson["after"]
+    assert 0 < lesson["updates"] < stream.departures // 2
 
 
 async def saved_learner(stream: Stream, state_dir: Path, partition: int) -> KeyedLearner:
