@@ -206,7 +206,8 @@ def shown_mark(mark: RaceMark) -> dict[str, Any]:
     record = mark.record
     told = {"number": mark.number, "kind": mark.kind, "time": record.time}
     if isinstance(record, Decision):
-        record = msgspec.structs.replace(record, key="") if record.key else record
+        if record.key:  # its id holds the key, too
+            record = msgspec.structs.replace(record, key="", decision_id="")
         return {
             **told,
             "type": record.type,

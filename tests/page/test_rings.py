@@ -75,7 +75,8 @@ def test_a_key_that_is_erased_is_forgotten() -> None:
 
 def test_marks_leave_without_keys_and_without_what_an_event_held() -> None:
     rings = Rings()
-    rings.decided([decision("model.promoted", 1, key="ann")])
+    promoted = decision("model.promoted", 1, key="ann")
+    rings.decided([msgspec.structs.replace(promoted, decision_id="p:0:ann:1:0")])
     alert = AlertRecord(
         "p:new:country:ann", "new", "told", "new_category", "info", 5, 1, "country ann is new", subject="ann",
         look="ann", field="country", category="ann", event_id="ann-1",

@@ -130,7 +130,7 @@ export class Panels {
     document.title = `${about.pipeline} · Headrace`;
     at("pipeline").textContent = about.pipeline;
     at("race-hint").textContent = about.per
-      ? `one race for each ${about.per}: curves and leads are those of a key, not of a page`
+      ? `one race for each ${about.per}, told together`
       : `mean ${about.loss} of labelled events, lower is better`;
     at("footer").textContent =
       `Headrace ${about.version}, River ${about.river}, ${about.task}; up since ${stamp(about.started_ms)} UTC`;
@@ -227,6 +227,11 @@ export class Panels {
     const curve = this.race?.[this.time];
     const none = !curve?.times.length;
     absent("loss", none);
+    at("loss-none").textContent = this.about.per
+      ? `Each ${this.about.per} has a race of its own, and no curve stands for all; the table has the means.`
+      : this.race === null
+        ? "The leader has the curves: this worker serves its models."
+        : "No curve yet: it begins with the first label that joins an answer.";
     if (none) return;
     const names = Object.keys(curve.series);
     const racing = new Set(this.facts?.models.map((model) => model.name));
@@ -248,7 +253,9 @@ export class Panels {
     const reach = Math.max(...Object.values(leads).map(({ mean, lower, upper }) =>
       Math.max(Math.abs(mean), Math.abs(lower ?? mean), Math.abs(upper ?? mean)),
     ), 1e-9);
-    const rows = [...models.map((model) => ({ ...model, racing: true })), { name: SERVED }];
+    const racing = models.map((model) => ({ ...model, racing: true }));
+    const others = Object.keys(scores.all).filter((name) => name !== SERVED && !models.some((model) => model.name === name));
+    const rows = [...racing, ...(models.length ? [] : others.map((name) => ({ name }))), { name: SERVED }];
     at("field").tBodies[0].replaceChildren(
       ...rows.map((row) => {
         const score = (window) => short(scores[window][row.name]?.[metric]);
@@ -398,6 +405,8 @@ export class Panels {
     at("shift-hint").textContent = shift.verdict
       ? `${shift.verdict.replaceAll("_", " ")} lasts`
       : `no verdict; evidence ${short(shift.evidence)} of 1`;
+    const compared = Object.keys(shift.unusual).length;
+    if (!compared) at("shift-hint").textContent = "watched; no block of event time was compared yet";
     const unusual = Object.entries(shift.unusual).sort(([, a], [, b]) => Math.abs(b) - Math.abs(a)).slice(0, 10);
     at("shift").replaceChildren(
       rows(unusual.map(([name, score]) => [
