@@ -19,6 +19,7 @@ from running import (
     until,
     write_pipeline,
 )
+from test_run_ends import refused
 
 from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings, Settings
@@ -113,15 +114,14 @@ def test_a_changed_feature_is_refused_and_then_accepted(tansu: KafkaSettings, tm
             started.stop()
             await running
         write_pipeline(tmp_path, new, name=name)
-        with Worker(file, tansu, tmp_path) as worker:
-            assert await worker.ended() == 1
-            assert "feature most is new, feature longer is new, feature spent is new" in worker.said()
-            assert "feature default changed (" in worker.said()
-            assert "feature gone is gone" in worker.said()
-            assert "--accept-changed-features" in worker.said()
+        refusal = str(await refused(tansu, before.state_dir, load_pipeline(file)))
+        assert "feature most is new, feature longer is new, feature spent is new" in refusal
+        assert "feature default changed (" in refusal
+        assert "feature gone is gone" in refusal
+        assert "--accept-changed-features" in refusal
 
-            await publish(tansu, messages[cut:])
-            worker.start("--accept-changed-features")
+        await publish(tansu, messages[cut:])
+        with Worker(file, tansu, tmp_path).start("--accept-changed-features") as worker:
             await until(lambda: answered(worker) == EVENTS - CUT, "the other half", worker=worker)
             assert await worker.stop() == 0, worker.said()
             (told,) = worker.complaints()
@@ -129,11 +129,9 @@ def test_a_changed_feature_is_refused_and_then_accepted(tansu: KafkaSettings, tm
             # `all` is no other feature, but its group keeps amounts now.
             assert told["filling"] == ["most", "longer", "all", "spent", "shop_frauds"]
             assert (told["keys"], told["keys_dropped"]) == (5 + 5 + 5, 3 + 1)
-
-            worker.start()  # its checkpoints are of the new definition now
-            await worker.ready()
-            assert await worker.stop() == 0, worker.said()
-            assert worker.complaints() == []
+        async with in_process(load_pipeline(file), before) as (again, running):
+            again.stop()  # its checkpoints are of the new definition now
+            await running
         return await read_topic(tansu, first.catalog["predictions"])
 
     records = asyncio.run(play())
