@@ -7,8 +7,8 @@ events (`operators`).
 Read in this order: `definition` (what a pipeline file says), `machines` (scorer and learner, pure), `worker`
 (the loop around them), `kafka`, `stores`; then `alerts`, `rekeying`, `host`, `page` (what a person sees),
 `offline`, `lineage` (versions and predictions, asked of the logs), `state` (checkpoints, asked of their
-stores) and `cli`.  Beside them lie `settings` (the surroundings), `metrics`, `watches` and `race_view` (what
-is told).
+stores) and `cli`.  Beside them lie `settings` (the surroundings), `metrics`, `watches`, `race_view` and
+`monitor_view` (what is told).
 
 The names below are what a user's file needs besides the feature language of `operators`.  They are
 imported when they are asked for, so that commands that load no pipeline start at once: River alone
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from operators.monitor.fairness import Fair
     from operators.monitor.feedback import Feedback
     from operators.monitor.reservoir import Reservoir
+    from operators.monitor.worst import Worst
     from operators.race.blend import Blend
     from operators.race.candidates import Artefact, Candidate, Challenge, Drifted, Every, Release, Worse
     from operators.race.evidence import Promotion
@@ -97,6 +98,7 @@ __all__ = [
     "Watch",
     "Weak",
     "Worse",
+    "Worst",
     "changed_schema",
     "decided",
     "new_category",
@@ -143,6 +145,7 @@ _HOMES = {
     "Weak": "engine.definition.weak",
     "Trust": "operators.trust.sources",
     "Worse": "operators.race.candidates",
+    "Worst": "operators.monitor.worst",
     "changed_schema": "operators.language.alerts",
     "decided": "operators.language.alerts",
     "new_category": "operators.language.alerts",

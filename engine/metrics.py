@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from engine.definition.candidates import scoring_models
 from engine.definition.pipeline import Pipeline
 from engine.kafka.client import unanswered_s
+from engine.monitor_view import MonitorFigures
 from operators.drift.triage import ShiftKind
 from operators.join.completeness import AGES
 from operators.language.fields import nodes
@@ -191,6 +192,8 @@ class Status(NamedTuple):
     races: RacesStatus = RacesStatus()
     shift: ShiftStatus | None = None
     """None where this process does not tell."""
+    figures: MonitorFigures = MonitorFigures()
+    """What monitors have seen; of the leader alone."""
     firing: tuple[tuple[str, int], ...] = ()
     """How many alerts fire that this worker tells of, by policy."""
     acked: tuple[tuple[str, Precision], ...] = ()
@@ -346,6 +349,7 @@ def _gauges(status: Status) -> Iterator[Metric]:
     yield from _alert_gauges(status)
     yield from _model_gauges(status)
     yield from _shift_gauges(status.shift)
+    yield from _monitor_gauges(status.figures)
 
 
 def _shift_gauges(shift: ShiftStatus | None) -> Iterator[Metric]:
@@ -365,6 +369,22 @@ def _shift_gauges(shift: ShiftStatus | None) -> Iterator[Metric]:
             unusual.add_metric([name], score)
         evidence.add_metric([], shift.evidence)
     yield from (verdict, unusual, evidence)
+
+
+def _monitor_gauges(figures: MonitorFigures) -> Iterator[Metric]:
+    told = GaugeMetricFamily(
+        "headrace_monitor",
+        "What monitors see, from the leader alone.",
+        labels=["monitor", "figure", "subject"],
+    )
+    for labels, value in figures.values.items():
+        told.add_metric(labels, value)
+    left_out = GaugeMetricFamily(
+        "headrace_monitor_left_out", "Figures for which there is no series.", labels=["monitor"]
+    )
+    for monitor, count in figures.left_out.items():
+        left_out.add_metric([monitor], count)
+    yield from (told, left_out)
 
 
 def _alert_gauges(status: Status) -> Iterator[Metric]:

@@ -16,6 +16,7 @@ import structlog
 from engine.machines.learner import Learner
 from engine.machines.snapshots import SnapshotHead
 from engine.metrics import Metrics, ModelStatus, ShiftStatus
+from engine.monitor_view import MonitorFigures, figures_of
 from engine.page.rings import Rings
 from operators.models.guards import last_step
 from operators.models.mixture import Mixture
@@ -61,6 +62,8 @@ class RaceView:
         self._clock = clock
         self._recent: dict[str, dict[str, float]] = {}
         self._recent_at_s = float("-inf")
+        self._figures = MonitorFigures()
+        self._figures_at_s = float("-inf")
 
     def decided(self, decisions: Sequence[Decision], roster: Roster) -> None:
         """Count, log and remember decisions; `roster` is as they left it."""
@@ -161,6 +164,13 @@ class RaceView:
             signals["shift_evidence"],
             unusual if isinstance(unusual, dict) else {},
         )
+
+    def figures(self, learner: Learner) -> MonitorFigures:
+        """Return what monitors have seen, at most RECENT_EVERY_S old: many slices take a while."""
+        now_s = self._clock()
+        if now_s - self._figures_at_s > RECENT_EVERY_S:
+            self._figures, self._figures_at_s = figures_of(learner.monitors), now_s
+        return self._figures
 
     def _recent_scores(self, learner: Learner) -> dict[str, dict[str, float]]:
         """Return the recent window's metrics, at most RECENT_EVERY_S old: counting them holds the loop."""

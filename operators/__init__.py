@@ -13,6 +13,7 @@ The names below are the feature language of a user's file.
 """
 
 from operators.language.by import by, feature, field, label, lookup
+from operators.language.position import position
 from operators.language.transforms import apply, coalesce, cross, indicator
 from operators.language.window_kinds import decay, last_n, session, tiled, tumbling
 
@@ -28,6 +29,7 @@ __all__ = [
     "label",
     "last_n",
     "lookup",
+    "position",
     "session",
     "tiled",
     "tumbling",

@@ -37,8 +37,8 @@ def behaviour_settings(pipeline: Pipeline) -> list[tuple[str, Any]]:
     settings: list[tuple[str, Any]] = []
     if pipeline.tests:
         settings.append(("tests", ModelTests(tuple(pipeline.tests))))
-    if pipeline.importance is not None:
-        settings.append(("importance", pipeline.importance))
+    if (importance := _importance(pipeline.importance)) is not None:
+        settings.append(("importance", importance))
     if pipeline.feedback is not None:
         settings.append(("feedback", pipeline.feedback))
     if pipeline.fair:
@@ -57,11 +57,18 @@ def check_behaviour(pipeline: Pipeline, types: Mapping[str, type]) -> None:
                 f"fair: {bound.name}: the task is {pipeline.task}", hint='compare metric="loss"'
             )
     importance: object = pipeline.importance
-    if importance is not None and not isinstance(importance, Importance):
+    if importance is not None and not isinstance(importance, Importance | bool):
         raise DefinitionError(
             f"importance is {importance!r}", hint="give Importance(), or None to measure none"
         )
     _check_feedback(pipeline.feedback, types, pipeline.task)
+
+
+def _importance(given: Importance | bool | None) -> Importance | None:
+    """Return the settings that are asked for: True is all defaults."""
+    if isinstance(given, bool):
+        return Importance() if given else None
+    return given
 
 
 def _check_list(name: str, given: Any, kinds: Any, example: str, most: int) -> None:

@@ -21,6 +21,7 @@ __all__ = ["check_per"]
 
 _OF_ONE_RACE = {
     "slices": "leave slices out: each key is a slice of its own",
+    "worst": "leave worst out: it looks at one race",
     "watch": "leave it out; drift=[Drift(...)] watches the race of each key",
 } | {name: f"leave {name} out: it looks at one race" for name in ("tests", "importance", "feedback", "fair")}
 """Arguments about one race, and what to do without."""
@@ -52,6 +53,16 @@ def _refused_labels(labels: Labels) -> Iterator[tuple[str, str]]:
         )
 
 
+def _refused_monitors(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+    for name, fix in _OF_ONE_RACE.items():
+        if getattr(pipeline, name):
+            yield name, fix
+    for name in ("calibration", "estimate"):
+        # As they are by default nobody has asked for them, and they are not kept.
+        if (one := getattr(pipeline, name)) is not None and one != type(one)():
+            yield name, f"leave {name} out: it looks at one race"
+
+
 def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
     """Yield what a definition asks for that a race per key does not do, and what to write instead."""
     if pipeline.stages is not None:
@@ -63,9 +74,7 @@ def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
     yield from _refused_labels(pipeline.labels)
     if pipeline.follow_ms is not None:
         yield "follow", "leave follow out: a key's models are learned where its events are"
-    for name, fix in _OF_ONE_RACE.items():
-        if getattr(pipeline, name):
-            yield name, fix
+    yield from _refused_monitors(pipeline)
     if pipeline.deadline is not None:
         yield "a deadline", "leave deadline out"
     for name, candidate in pipeline.candidates.items():

@@ -16,8 +16,10 @@ from operators.language.signals import monitor_of
 from operators.language.transforms import Cross
 from operators.monitor.calibration import Calibration
 from operators.monitor.estimate import Estimated
+from operators.monitor.random_rows import RandomRows
 from operators.monitor.slices import CROSSED, Slices
 from operators.monitor.worst import Worst
+from operators.race.routing import Shadow
 from topics.errors import DefinitionError
 
 if TYPE_CHECKING:
@@ -48,11 +50,15 @@ def monitor_settings(pipeline: Pipeline) -> tuple[tuple[str, Any], ...]:
     settings: list[tuple[str, Any]] = []
     if pipeline.slices:
         by = tuple(_features_of(one) for one in pipeline.slices)
-        settings.append(("slices", Slices(by, values_max=pipeline.slice_values_max)))
-        settings.append(("worst", Worst()))
+        limits = {"values_max": pipeline.slice_values_max, "bins": pipeline.slice_bins}
+        settings.append(("slices", Slices(by, **limits)))
+    if pipeline.slices or pipeline.worst is not None:
+        settings.append(("worst", pipeline.worst or Worst()))
     if pipeline.reservoir is not None:
         settings.append(("reservoir", pipeline.reservoir))
     settings += behaviour_settings(pipeline)
+    if not isinstance(pipeline.serving, Shadow):
+        settings.append(("random", RandomRows()))
     for name, one in (("calibration", pipeline.calibration), ("estimate", pipeline.estimate)):
         settings.append((name, one))
     return tuple(settings)
@@ -82,10 +88,10 @@ def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
         if CROSSED.join(features) in told:
             raise DefinitionError(f"slices has `{CROSSED.join(features)}` twice", hint="leave one out")
         told.add(CROSSED.join(features))
-    Slices((), values_max=pipeline.slice_values_max)
+    Slices((), values_max=pipeline.slice_values_max, bins=pipeline.slice_bins)
     check_behaviour(pipeline, types)
     _check_watched(pipeline)
-    for name, kind in (("calibration", Calibration), ("estimate", Estimated)):
+    for name, kind in (("calibration", Calibration), ("estimate", Estimated), ("worst", Worst)):
         if (one := getattr(pipeline, name)) is not None and not isinstance(one, kind):
             raise DefinitionError(
                 f"{name} is {one!r}", hint=f"give {kind.__name__}(), or None to leave it out"

@@ -46,7 +46,8 @@ from operators.monitor.estimate import Estimated
 from operators.monitor.fairness import Fair
 from operators.monitor.feedback import Feedback
 from operators.monitor.reservoir import Reservoir
-from operators.monitor.slices import VALUES_MAX
+from operators.monitor.slices import BINS, VALUES_MAX
+from operators.monitor.worst import Worst
 from operators.race.blend import OPENING, Blend, OpeningName
 from operators.race.candidates import Candidate, Challenge, check_challenges
 from operators.race.evidence import Promotion
@@ -162,11 +163,16 @@ class Pipeline:
         `Reservoir`; None keeps none.
     `slice_values_max`
         Categories of a feature that have a slice of their own; those that come after them are `(other)`.
+    `slice_bins`
+        Quantile bins of a number that has more different values than that.
+    `worst`
+        How worse slices are looked for that nobody named: a `Worst`; None looks as `Worst()` does where there
+        are slices, and not at all where there are none.
     `tests`
         Tests that the champion is put to on a sample of live rows: an `Invariant`, `Directional` or
         `Perturbed` each.
     `importance`
-        Whether the importance of features is measured: an `Importance`, or None.
+        Whether the importance of features is measured: an `Importance`, True for `Importance()`, or None.
     `feedback`
         Whether the spread of what is shown is watched: a `Feedback`, or None.
     `fair`
@@ -211,9 +217,11 @@ class Pipeline:
     per_max: int = PER_MAX
     slices: Sequence[str | Cross] = ()
     slice_values_max: int = VALUES_MAX
+    slice_bins: int = BINS
+    worst: Worst | None = None
     reservoir: Reservoir | None = None
     tests: Sequence[ModelTest] = ()
-    importance: Importance | None = None
+    importance: Importance | bool | None = None
     feedback: Feedback | None = None
     fair: Sequence[Fair] = ()
     calibration: Calibration | None = field(default_factory=Calibration)
@@ -471,7 +479,8 @@ class Pipeline:
         if self.deadline is not None:
             check_backup(self.deadline, models, inside=inside)
         check_detectors(self.field.drift, types, task, inside=inside)
-        check_guards(self.promotion.veto, types, task)
+        searched = bool(self.slices) or self.worst is not None
+        check_guards(self.promotion.veto, types, task, searched=searched)
         if isinstance(self.serving, Canary):
             check_canary(self.serving, self.promotion.loss, types, task, inside=inside)
         check_monitors(self, types)

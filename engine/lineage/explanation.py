@@ -167,8 +167,9 @@ async def replayed(replay: Replay, prediction: Prediction, example: Found[Exampl
     told: dict[str, Any] = {"contributions": [], "path": "", "learned": None}
     if prediction.served_by != "prior":
         racer = await replay.to_state(prediction.model_version, prediction.model_updates)
-        told["contributions"] = _plain(linear_scores(racer.model, prediction.features))
-        told["path"] = tree_path(racer.model, prediction.features)
+        scored = {**prediction.features, **replay.learner.roster.constants}
+        told["contributions"] = _plain(linear_scores(racer.model, scored))
+        told["path"] = tree_path(racer.model, scored)
     if example is not None:
         await replay.to(example.record.offset)
         before = _scored(replay, example.message)

@@ -8,7 +8,7 @@ candidate do to it, its state.  Never here: which record of a log is next, and w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from engine.machines.field_records import FieldRecords, FieldSource, about_change, refusal
@@ -22,6 +22,7 @@ from operators.models.scoring import Prior, Racer, Roster
 from operators.monitor.acks import Acks
 from operators.monitor.learner_alerts import LearnerAlerts
 from operators.monitor.monitors import MonitorContext, Monitors
+from operators.monitor.worst import WorstMonitor
 from operators.race.approval import Approvals
 from operators.race.arena import THE_FILE, Arena, Moment, Objection
 from operators.race.commands import Commands
@@ -39,7 +40,7 @@ from operators.stopwatch import Stopwatch
 from operators.trust.sources import Finding, Sources
 from operators.versions.challenges import Challenges
 from operators.versions.release import Releases, with_twins
-from topics.messages import Block, Decision, Example, FieldChange, Quarantine, Slow, Task
+from topics.messages import Block, Decision, Example, FeatureValue, FieldChange, Quarantine, Slow, Task
 
 __all__ = ["Race"]
 
@@ -69,6 +70,7 @@ class Race:
         wait_ms: int = 0,
         stopwatch: Stopwatch | None = None,
         roster: Roster | None = None,
+        constants: Mapping[str, FeatureValue] | None = None,
         key: str = "",
         begins: RaceField | None = None,
         observers: Sequence[Observer] = (),
@@ -76,9 +78,10 @@ class Race:
     ) -> None:
         """`partition` is that of the examples, `wait_ms` how long after its event a label may come.
 
-        `roster` is one that scorers read already: it holds this race from here on.  `key` is whose race it
-        is, where each key has its own.  It `begins` with this field; None: our file's.  `observers` see every
-        example, and are no part of the race.  `entries`: go on from this state.
+        `roster` is one that scorers read already: it holds this race from here on.  `constants` are what
+        every score takes for the values of features.  `key` is whose race it is, where each key has its own.
+        It `begins` with this field; None: our file's.  `observers` see every example, and are no part of the
+        race.  `entries`: go on from this state.
         """
         self._pipeline, self._task, self._partition, self.key = pipeline, task, partition, key
         self._warmup_offset, self._wait_ms = warmup_offset, wait_ms
@@ -87,6 +90,7 @@ class Race:
         self.fields = FieldRecords(field, source)
         """Which field holds."""
         self.roster = roster or Roster(task, (), field.first_champion)
+        self.roster.constants = constants or {}
         self.policy_revision = 0
         """Of the last table of a serving policy that has ended: tables after it have higher ones."""
         self._stored: dict[str, tuple[int, int, bool, tuple[str, ...]]] = {}
@@ -132,7 +136,9 @@ class Race:
         )
         self.watch = DriftWatch(field.drift, self._dump, self._load)
         self.good = GoodVersions(self._dump, self._load, roster)
-        self.approvals = Approvals(promotion, self.arena, self._task, field.threshold, self.evaluation.churn)
+        self.approvals = Approvals(
+            promotion, self.arena, self._task, field.threshold, self.evaluation.churn, self._worse_where_found
+        )
         self.acks = Acks(self._pipeline) if self.TELLS else None
         self.commands = Commands(self.arena, self.good, self.approvals, self.acks)
         self.releases = Releases(self.arena, field.candidates, self.good.copied)
@@ -168,6 +174,12 @@ class Race:
         self.learning.alerts = self.alerts
         self._accompany()
         self._route(field)
+
+    def _worse_where_found(self, champion: str, name: str) -> dict[str, float]:
+        """Return by how much a candidate is worse than the champion in each bad slice that was found."""
+        self.monitors.look()
+        worst = self.monitors.parts.get("worst")
+        return worst.worse_where_found(champion, name) if isinstance(worst, WorstMonitor) else {}
 
     def _watch(self, field: RaceField) -> None:
         """Watch for shift as the field says, from here on and anew."""

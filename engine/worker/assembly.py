@@ -81,6 +81,7 @@ def build_learner(
         partition=partition,
         key=key,
         begins=begins,
+        constants=pipeline.plan.constants,
     )
 
 
@@ -109,6 +110,7 @@ def build_keyed_learner(
         wait_ms=pipeline.labels.wait_ms,
         stopwatch=stopwatch,
         stored=stored,
+        constants=pipeline.plan.constants,
     )
 
 

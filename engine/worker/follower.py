@@ -37,6 +37,7 @@ from engine.machines.learner import Learner
 from engine.machines.scorer import Scorer
 from engine.machines.snapshots import SnapshotHead
 from engine.metrics import Metrics, SnapshotStatus, Status
+from engine.monitor_view import MonitorFigures
 from engine.race_view import RaceView
 from engine.settings import Settings
 from engine.stores.checkpoints import Checkpoint
@@ -578,6 +579,7 @@ class Follower:
             policy_revision=roster.routing.revision if roster.routing is not None else 0,
             # Every worker has the same models: exported by each, sums and averages would count them again.
             scores=self.race.scores(learner) if self.leading else {},
+            figures=self.race.figures(learner) if self.leading else MonitorFigures(),
             firing=self._alerts_firing(),
             acked=tuple(learner.acks.precision().items()) if self.leading and learner.acks else (),
             snapshot=SnapshotStatus() if self.snapshots is None else self.snapshots.status,

@@ -5,5 +5,6 @@ Never here: what decides about champions (`operators/race`); simulations of evid
 
 Read in this order: `streams` (what is raced), `stream_run` (one run, row by row), `rules` (who else might
 have answered), `releases` (the loop of the book), `hostile` (attackers among the sources of labels), `delays`
-(labels that come late, or wrong at first), `imbalance` (one label in a hundred is true), `page`, `__main__`.
+(labels that come late, or wrong at first), `imbalance` (one label in a hundred is true), `calibrated`,
+`estimates`, `bad_slices` and `positions` (what is seen of answers), `monitor_cost`, `page`, `__main__`.
 """

@@ -20,20 +20,31 @@ import typer
 from engine.offline.backtest import Backtest
 from engine.offline.freshness import SPANS, freshness_report, picture
 from engine.offline.rerun import past_of
+from loadtest.learning.bad_slices import planted_found, stationary_found
+from loadtest.learning.calibrated import Honesty, calibrated
 from loadtest.learning.delays import biases, corrections
+from loadtest.learning.estimates import estimated
 from loadtest.learning.hostile import hostile
 from loadtest.learning.imbalance import fraud, imbalance
+from loadtest.learning.monitor_cost import monitor_costs
 from loadtest.learning.page import (
     biases_table,
+    calibrated_table,
     corrections_table,
+    costs_table,
+    estimates_table,
     freshness_table,
     goals_table,
     hostile_table,
     imbalance_table,
+    planted_table,
+    positions_table,
     put,
     releases_table,
+    stationary_table,
     streams_table,
 )
+from loadtest.learning.positions import positions
 from loadtest.learning.releases import Released, released
 from loadtest.learning.rules import Answers, outcomes
 from loadtest.learning.stream_run import records_of_lines, stream_run_of
@@ -52,6 +63,8 @@ RELEASED = ("elec2", "weather")
 """Streams on which the loop of the book is measured ..."""
 RELEASE_EVERY = 1_024
 """... with the release points of the book."""
+CALIBRATED = ("phishing", "bananas")
+"""Streams on which scores are corrected."""
 COMMAND = "python -m loadtest.learning"
 PAGE = Path(__file__).parents[2] / "docs" / "learning-results.md"
 
@@ -69,6 +82,16 @@ class Part(StrEnum):
     """Attackers among the sources of labels."""
     imbalance = "imbalance"
     """Remedies for a rare class, on frauds."""
+    calibrated = "calibrated"
+    """Scores before and after they are corrected."""
+    estimates = "estimates"
+    """Performance before labels; simulated."""
+    slices = "slices"
+    """Worse slices, planted and none; simulated."""
+    costs = "costs"
+    """Time that monitors take."""
+    positions = "positions"
+    """Clicks that come for the place; simulated."""
 
 
 def main(
@@ -105,6 +128,7 @@ def main(
         _put(page, Part.hostile, {"hostile": hostile_table(hostile())})
     if Part.imbalance in parts:
         _put(page, Part.imbalance, {"imbalance": imbalance_table(imbalance(fraud(data), jobs))})
+    _watch(page, parts, data, jobs)
     if Part.freshness in parts:
         report = _freshness(STREAMS[0].name, data)
         _put(page, Part.freshness, {"freshness": freshness_table(report)})
@@ -113,6 +137,24 @@ def main(
         found = _raced(STREAMS, data, jobs)
         _put(page, Part.streams, {"streams": streams_table(found), "goals": goals_table(found)})
         _tell(found, json=json)
+
+
+def _watch(page: Path, parts: Sequence[Part], data: Path, jobs: int) -> None:
+    """Write the tables of what is seen of answers before and after the truth."""
+    if Part.calibrated in parts:
+        _put(page, Part.calibrated, {"calibrated": calibrated_table(_calibrated(data, jobs))})
+    if Part.estimates in parts:
+        _put(page, Part.estimates, {"estimates": estimates_table(estimated())})
+    if Part.costs in parts:
+        _put(page, Part.costs, {"monitor-costs": costs_table(monitor_costs())})
+    if Part.positions in parts:
+        _put(page, Part.positions, {"positions": positions_table(positions())})
+    if Part.slices in parts:
+        tables = {
+            "slices-planted": planted_table(planted_found(jobs)),
+            "slices-stationary": stationary_table(stationary_found(jobs)),
+        }
+        _put(page, Part.slices, tables)
 
 
 def _put(page: Path, part: Part, tables: Mapping[str, str]) -> None:
@@ -143,6 +185,17 @@ def _released(streams: Sequence[Stream], data: Path, jobs: int) -> dict[str, Map
 
 def _released_on(name: str, data: Path) -> Mapping[str, Released]:
     return released(_stream(name), data, RELEASE_EVERY)
+
+
+def _calibrated(data: Path, jobs: int) -> dict[str, Mapping[str, Mapping[str, Honesty]]]:
+    """Return how honest scores are on each stream, corrected and not, by title."""
+    with ProcessPoolExecutor(jobs) as pool:
+        measured = pool.map(_calibrated_on, CALIBRATED, [data] * len(CALIBRATED))
+        return {_stream(name).title: found for name, found in zip(CALIBRATED, measured, strict=True)}
+
+
+def _calibrated_on(name: str, data: Path) -> Mapping[str, Mapping[str, Honesty]]:
+    return calibrated(_stream(name), data)
 
 
 def _stream(name: str) -> Stream:

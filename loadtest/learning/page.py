@@ -15,9 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from loadtest.learning.bad_slices import PLANTS, RUNS, Sighted, Wrong
+from loadtest.learning.calibrated import CORRECTIONS, Honesty
 from loadtest.learning.delays import LEARNED_BY, Bias, Corrected
+from loadtest.learning.estimates import Errors, Stretch
 from loadtest.learning.hostile import Hit
 from loadtest.learning.imbalance import PRICED, Rare
+from loadtest.learning.monitor_cost import MonitorCost
+from loadtest.learning.positions import Placed
 from loadtest.learning.releases import Released
 from loadtest.learning.rules import METRICS, Answers, Worth
 from operators.race.evaluation import SERVED
@@ -26,13 +31,19 @@ from topics.messages import Task
 
 __all__ = [
     "biases_table",
+    "calibrated_table",
     "corrections_table",
+    "costs_table",
+    "estimates_table",
     "freshness_table",
     "goals_table",
     "hostile_table",
     "imbalance_table",
+    "planted_table",
+    "positions_table",
     "put",
     "releases_table",
+    "stationary_table",
     "streams_table",
 ]
 
@@ -155,6 +166,68 @@ def imbalance_table(found: Mapping[str, Mapping[str, tuple[Rare | None, Rare]]])
             ]
             rows.append([model, remedy, "" if area is None else _share(area, 3), *figures])
     return _table(head, rows)
+
+
+def calibrated_table(found: Mapping[str, Mapping[str, Mapping[str, Honesty]]]) -> str:
+    """Return the calibration error, and in brackets the Brier score, by stream, model and correction."""
+    rows = [
+        [title, name, *(f"{_share(by[way].error, 3)} ({_share(by[way].brier, 4)})" for way in CORRECTIONS)]
+        for title, by_model in found.items()
+        for name, by in by_model.items()
+    ]
+    return _table(["stream", "model", *CORRECTIONS], rows)
+
+
+def estimates_table(found: Mapping[str, Mapping[str, Errors]]) -> str:
+    """Return estimated and true accuracy, and how far blocks are off, by model, change and span."""
+    head = ["model", "change", "before", "no label of the new law yet", "labels have come"]
+    rows = [
+        [name, law, *map(_span, errors)] for name, by_law in found.items() for law, errors in by_law.items()
+    ]
+    return _table(head, rows)
+
+
+def _span(span: Stretch) -> str:
+    off = f"{_share(span.error, 3)} off (chance {_share(span.chance, 3)})"
+    return f"{_share(span.estimated, 3)}, was {_share(span.true, 3)}; {off}"
+
+
+def planted_table(found: Mapping[str, Sighted]) -> str:
+    """Return how often and how soon each planted slice is found."""
+    head = ["planted", "share of rows", "loss", f"found in {RUNS} runs", "after rows (median)", "others told"]
+    rows = [
+        [
+            name,
+            f"{PLANTS[name].share:.0%}",
+            f"x {PLANTS[name].worse:g}",
+            str(one.found),
+            "" if one.after is None else f"{one.after:,.0f}",
+            str(one.besides),
+        ]
+        for name, one in found.items()
+    ]
+    return _table(head, rows)
+
+
+def stationary_table(found: Mapping[int, Wrong]) -> str:
+    """Return how many slices were told where none is worse."""
+    rows = [
+        [f"{every:,}", f"{one.rows:,}", f"{one.promised:g}", f"{one.told} ({_met(one.told <= one.promised)})"]
+        for every, one in found.items()
+    ]
+    return _table(["`false_slice_every`", "rows", "promised at most", "told"], rows)
+
+
+def positions_table(found: Mapping[str, Placed]) -> str:
+    """Return what scores are worth, by what the model is told of positions."""
+    rows = [[name, _share(one.distance, 3), f"{one.right:.1%}"] for name, one in found.items()]
+    return _table(["the rank is", "distance from the truth", "pairs in the right order"], rows)
+
+
+def costs_table(found: Mapping[str, MonitorCost]) -> str:
+    """Return what each monitor costs."""
+    rows = [[title, f"{one.example_us:.1f}", f"{one.longest_ms:.1f}"] for title, one in found.items()]
+    return _table(["monitor", "us an example", "longest at once, ms"], rows)
 
 
 def put(page: Path, name: str, text: str, command: str) -> None:

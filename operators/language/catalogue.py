@@ -35,6 +35,7 @@ from operators.language.expressions import (
 )
 from operators.language.fields import Aggregate, Feature, Field, Lookup, TimePart, nodes, windows_of
 from operators.language.plan import FeaturePlan, StoreName, text_digest
+from operators.language.position import Positional
 from operators.language.rules import Rule
 from operators.language.types import event_fields
 from operators.language.window_kinds import LastN, Tiled
@@ -171,7 +172,7 @@ def fields_read(expression: Any) -> tuple[str, ...]:
 
 def _named_by(part: object) -> Iterator[str]:
     match part:
-        case Field(name):
+        case Field(name) | Positional(name):
             yield name
         case Aggregate():
             yield from part.keys

@@ -32,12 +32,13 @@ from operators.language.fields import (
     windows_of,
     without_descriptions,
 )
+from operators.language.position import constants_of
 from operators.language.transforms import Cross
 from operators.language.types import FieldTypes
 from operators.language.window_kinds import Decay, Session, Tiled, Tumbling
 from topics.codec import BYTES_MAX, TEXT_MAX
 from topics.errors import DefinitionError
-from topics.messages import Task
+from topics.messages import FeatureValue, Task
 
 __all__ = ["FeaturePlan", "FeatureRow", "Group", "StoreName", "compile_features", "text_digest"]
 
@@ -172,6 +173,11 @@ class FeaturePlan:
     def group_of(self) -> dict[Aggregate, Group]:
         """Return the group of each aggregate, computed at each call: take it once, before a loop."""
         return {aggregate: group for group in self.groups for aggregate in group.aggregates}
+
+    @property
+    def constants(self) -> dict[str, FeatureValue]:
+        """Return what every score takes for a feature's value, by feature: of positions."""
+        return constants_of(dict(self.features))
 
     @property
     def key_groups(self) -> tuple[tuple[str, ...], ...]:
@@ -370,6 +376,7 @@ def compile_features(
                 grouped.setdefault(_group_key(part), {})[part] = None
             elif isinstance(part, Lookup):
                 lookups.setdefault(part.address, part)
+    constants_of(compiled)  # refuses a position within something else
     return FeaturePlan(
         tuple(compiled.items()),
         tuple(_group(key, tuple(aggregates), field_types) for key, aggregates in grouped.items()),

@@ -40,6 +40,7 @@ from operators.language.fields import (
     parts,
     reads_labels,
 )
+from operators.language.position import Positional
 from operators.language.transforms import Apply, Coalesce, Cross, Indicator
 from operators.language.window_kinds import Decay
 from topics.errors import DefinitionError
@@ -177,6 +178,8 @@ class FieldTypes:
         match expression:
             case LabelTerm():
                 return self._label_type
+            case Positional(name, serve):
+                return self.check(Default(Field(name), serve), place)
             case Math("abs", of) | Clip(of) if self._number(of, place) is not float:
                 bounds = (expression.low, expression.high) if isinstance(expression, Clip) else ()
                 return float if any(isinstance(bound, float) for bound in bounds) else int
@@ -322,7 +325,7 @@ class FieldTypes:
         What only some numbers lack (a division by zero, the logarithm of one below it) is not counted.
         """
         match expression:
-            case Field(name):
+            case Field(name) | Positional(name):
                 return self._optional[name]
             case Default():
                 return False

@@ -30,7 +30,7 @@ from operators.models.mixture import Mixture
 from operators.models.table import Pick, Table
 from operators.state import StateEntries
 from operators.stopwatch import Stopwatch
-from topics.messages import FeatureValues, LabelValue, Score, Task
+from topics.messages import FeatureValue, FeatureValues, LabelValue, Score, Task
 
 __all__ = [
     "Failure",
@@ -208,6 +208,7 @@ class Roster:
 
     __slots__ = (
         "champion",
+        "constants",
         "lineup",
         "previous",
         "prior",
@@ -229,6 +230,8 @@ class Roster:
         self.quarantined: set[str] = set()
         self.prior = Prior(task)
         self.revision = 0
+        self.constants: Mapping[str, FeatureValue] = {}
+        """What every score takes for a feature's value: positions."""
         self.routing: Table | None = None
         """Who answers which event; None: the champion answers all."""
 
@@ -412,7 +415,8 @@ class Scoring:
         self._base_models = roster.base_models()
         self._blends = roster.blends()
         self._score_of: dict[str, ScoreOf] = {
-            name: score_function(self._task, roster.racers[name].model) for name in self._base_models
+            name: score_function(self._task, roster.racers[name].model, roster.constants)
+            for name in self._base_models
         }
         self._chain()
 
@@ -628,14 +632,19 @@ def reason_of(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARS_MAX]
 
 
-def score_function(task: Task, model: Any) -> ScoreOf:
+def score_function(task: Task, model: Any, constants: Mapping[str, FeatureValue] | None = None) -> ScoreOf:
     """Return the function features -> `Score` of one River model (or its guard).
+
+    `constants` stand in the place of the values of these features.
 
     The function raises whatever the model raises, and ValueError for a number that is not finite.
     """
+    score: ScoreOf
     if task == "regression":
-        return _regression(model.predict_one)
-    return (_binary if task == "binary" else _multiclass)(_chances(model))
+        score = _regression(model.predict_one)
+    else:
+        score = (_binary if task == "binary" else _multiclass)(_chances(model))
+    return (lambda x: score({**x, **constants})) if constants else score
 
 
 def _chances(model: Any) -> Callable[[FeatureValues], Any]:

@@ -30,7 +30,7 @@ from topics.durations import duration_ms
 from topics.errors import DefinitionError
 from topics.messages import Task
 
-__all__ = ["EstimateMonitor", "Estimated", "expected"]
+__all__ = ["EstimateMonitor", "Estimated", "expected", "roc_auc"]
 
 BLOCKS_MAX = 64
 """Blocks whose rows still count; an older one is closed, and later rows of it are left out and counted."""
@@ -91,6 +91,8 @@ class _State(msgspec.Struct):
     bins: dict[str, list[list[float]]] = {}
     blocks: dict[str, dict[int, list[float]]] = {}
     closed: dict[str, tuple[int, float]] = {}
+    ranks: dict[str, dict[int, list[list[float]]]] = {}
+    """Of two classes, by series and block that is told: rows, chances, truths by bin of the score."""
 
 
 class EstimateMonitor(WholeState):
@@ -143,6 +145,8 @@ class EstimateMonitor(WholeState):
             scores, before, truths = series.scores, was.series[name].truths, series.truths
             of_score = min(max(int(scores[0] * BINS), 0), BINS - 1)
             self._bins[name][of_score, 2] += truths[0] - before[0]
+            if (ranks := state.ranks.get(name, {}).get(place)) is not None:
+                ranks[of_score][2] += float(truths[0] - before[0])
             if (sums := state.blocks.get(name, {}).get(place)) is not None:
                 told = [
                     expected(scores, labels, context.threshold, context.task) for labels in (before, truths)
@@ -172,7 +176,8 @@ class EstimateMonitor(WholeState):
     def _compare(self, name: str, scores: FloatArray, truths: FloatArray, places: Any) -> None:
         """Add expected and true figures to the blocks of their events."""
         context, blocks = self._context, self._state.blocks.setdefault(name, {})
-        told = expected(scores, self._chances(name, scores, places), context.threshold, context.task)
+        chances = self._chances(name, scores, places)
+        told = expected(scores, chances, context.threshold, context.task)
         true = expected(scores, truths, context.threshold, context.task)
         answered = scores > context.threshold if context.task == "binary" else np.ones(len(scores))
         columns = np.column_stack((np.ones(len(scores)), answered, told, true))
@@ -181,6 +186,20 @@ class EstimateMonitor(WholeState):
             of_block = columns[places == place]
             np.add.at(sums, np.zeros(len(of_block), np.intp), of_block)
             blocks[place] = sums[0].tolist()
+        if context.task == "binary":
+            self._rank(name, scores, np.column_stack((np.ones(len(scores)), chances, truths)), places)
+
+    def _rank(self, name: str, scores: FloatArray, columns: FloatArray, places: Any) -> None:
+        """Add rows to the bins of the score from which ROC AUC follows."""
+        ranks = self._state.ranks.setdefault(name, {})
+        bins = np.clip((scores * BINS).astype(np.intp), 0, BINS - 1)
+        for place in np.unique(places).tolist():
+            here = places == place
+            counted = np.array(ranks.get(place, np.zeros((BINS, 3))))
+            np.add.at(counted, bins[here], columns[here])
+            ranks[place] = counted.tolist()
+        for place in sorted(ranks)[:-BLOCKS_TOLD]:
+            del ranks[place]
 
     def _chances(self, name: str, scores: FloatArray, places: Any) -> FloatArray:
         """Return calibrated scores, each by the line that held when its block began."""
@@ -210,7 +229,7 @@ class EstimateMonitor(WholeState):
         self._dirty = True
         state = self._state
         kept: tuple[dict[str, Any], ...] = (
-            state.since, state.lines, state.blocks, state.closed, self._bins,
+            state.since, state.lines, state.blocks, state.closed, state.ranks, self._bins,
         )  # fmt: skip
         for of_each in kept:
             of_each.pop(name, None)
@@ -223,21 +242,24 @@ class EstimateMonitor(WholeState):
                 "blocks": len(blocks) + self._state.closed.get(name, (0, 0.0))[0],
                 "late": self._state.late,
                 "last": [
-                    {"start": place * self._width_ms, **self._told(blocks[place])}
+                    {"start": place * self._width_ms, **self._told(name, place)}
                     for place in sorted(blocks)[-BLOCKS_TOLD:]
                 ],
             }
             for name, blocks in served_first(self._state.blocks).items()
         }
 
-    def _told(self, sums: Sequence[float]) -> dict[str, Any]:
+    def _told(self, name: str, place: int) -> dict[str, Any]:
+        sums = self._state.blocks[name][place]
         rows, answered = sums[0], sums[1]
         estimated, true = sums[len(COUNTS) : len(COUNTS) + len(SUMS)], sums[len(COUNTS) + len(SUMS) :]
-        return {
-            "rows": int(rows),
-            "estimated": self._figures(rows, answered, estimated),
-            "true": self._figures(rows, answered, true),
-        }
+        of_estimate = self._figures(rows, answered, estimated)
+        of_truth = self._figures(rows, answered, true)
+        ranks = np.array(self._state.ranks.get(name, {}).get(place, np.zeros((BINS, 3))))
+        for column, figures in ((1, of_estimate), (2, of_truth)):
+            if (area := roc_auc(ranks[:, 0], ranks[:, column])) is not None:
+                figures["ROCAUC"] = area
+        return {"rows": int(rows), "estimated": of_estimate, "true": of_truth}
 
     def _figures(self, rows: float, answered: float, sums: Sequence[float]) -> dict[str, float]:
         right, hits, truth, squared = sums
@@ -272,6 +294,7 @@ class EstimateMonitor(WholeState):
         state.bins = {name: bins.tolist() for name, bins in served_first(self._bins).items()}
         state.since, state.lines = served_first(state.since), served_first(state.lines)
         state.closed = served_first(state.closed)
+        state.ranks = {name: dict(sorted(of.items())) for name, of in served_first(state.ranks).items()}
         state.blocks = {
             name: dict(sorted(blocks.items())) for name, blocks in served_first(state.blocks).items()
         }
@@ -282,6 +305,20 @@ class EstimateMonitor(WholeState):
         self._state = msgspec.msgpack.decode(entries["state"], type=_State)
         self._bins = {name: np.array(bins, np.float64) for name, bins in self._state.bins.items()}
         self._dirty = False
+
+
+def roc_auc(rows: FloatArray, truths: FloatArray) -> float | None:
+    """Return the area under the ROC curve of bins of the score, upwards; rows of one bin are ties.
+
+    `truths` may be expected ones.  None where there is one class alone.
+
+    >>> roc_auc(np.array([2.0, 2.0]), np.array([0.0, 2.0])), roc_auc(np.array([4.0]), np.array([1.0]))
+    (1.0, 0.5)
+    """
+    false = rows - truths
+    pairs = float(truths.sum() * false.sum())
+    below = np.cumsum(false) - false / 2.0
+    return float((truths * below).sum()) / pairs if pairs > 0.0 else None
 
 
 def _blocks(times: Sequence[int], width_ms: int, newest: int) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, sqrt
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -22,6 +22,7 @@ from operators.monitor.monitors import MonitorContext
 from operators.monitor.rows import Rows
 from operators.monitor.slices import Slices
 from operators.race.evaluation import SERVED
+from operators.race.losses import loss_max
 from operators.state import StateEntries, WholeState
 from topics.errors import DefinitionError
 
@@ -29,6 +30,8 @@ __all__ = ["Fair", "FairMetric", "Fairness", "FairnessMonitor"]
 
 FairMetric = Literal["positive_rate", "tpr", "loss"]
 
+DEVIATIONS = 1.96
+"""Half the width of a 95 % interval, in standard errors."""
 HALVED = 5_000
 """Examples after which what came before counts half: a group that is treated better again is seen to be."""
 
@@ -125,7 +128,8 @@ class FairnessMonitor(WholeState):
     def report(self) -> dict[str, Any]:
         """Return each bound's groups, their difference, and whether it is kept."""
         slices = self._slices.report()
-        return {one.name: _told(one, slices[one.feature]) for one in self._bounds}
+        largest = loss_max(self._context.task, self._context.objective)
+        return {one.name: _told(one, slices[one.feature], largest) for one in self._bounds}
 
     def signals(self) -> Mapping[str, float]:
         """Return how many bounds are broken."""
@@ -142,8 +146,11 @@ class FairnessMonitor(WholeState):
         self._dirty = False
 
 
-def _told(bound: Fair, by_value: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+def _told(
+    bound: Fair, by_value: Mapping[str, Mapping[str, Mapping[str, float]]], largest: float | None
+) -> dict[str, Any]:
     groups: dict[str, float] = {}
+    rows_of: dict[str, float] = {}
     for value, by_series in by_value.items():
         figures = by_series.get(SERVED)
         if figures is None or value in {MISSING, OTHER}:
@@ -151,11 +158,33 @@ def _told(bound: Fair, by_value: Mapping[str, Mapping[str, Mapping[str, float]]]
         rows = figures["rows"] * (figures["label_rate"] if bound.metric == "tpr" else 1.0)
         name = "Recall" if bound.metric == "tpr" else bound.metric
         if rows >= bound.rows_min and name in figures:
-            groups[value] = figures[name]
+            groups[value], rows_of[value] = figures[name], rows
     difference = max(groups.values()) - min(groups.values()) if groups else 0.0
+    bounded = bound.metric != "loss" or (largest is not None and largest <= 1.0)
+    half = _half(groups, rows_of) if bounded and len(groups) > 1 else None
     return {
         "difference": difference,
+        "difference_low": None if half is None else max(difference - half, 0.0),
+        "difference_high": None if half is None else min(difference + half, 1.0),
         "difference_max": bound.difference_max,
         "kept": difference <= bound.difference_max,
         "groups": groups,
     }
+
+
+def _half(groups: Mapping[str, float], rows_of: Mapping[str, float]) -> float:
+    """Return half the width of the 95 % interval of the difference of the largest and the smallest figure.
+
+    A share of `n` rows has a variance of p (1 - p) / n, and a mean of losses between 0 and 1 no larger one;
+    two rows more, one of either kind, keep it from 0 (Agresti and Caffo, 2000).
+
+    >>> round(_half({"a": 0.5, "b": 0.5}, {"a": 100.0, "b": 100.0}), 2)
+    0.14
+    """
+    total = 0.0
+    for of_all in (max, min):
+        value = of_all(groups, key=groups.__getitem__)
+        rows = rows_of[value] + 2.0
+        share = (groups[value] * rows_of[value] + 1.0) / rows
+        total += share * (1.0 - share) / rows
+    return DEVIATIONS * sqrt(total)

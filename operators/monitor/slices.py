@@ -25,7 +25,7 @@ from operators.state import StateEntries, WholeState
 from topics.errors import DefinitionError
 from topics.messages import Example, Task
 
-__all__ = ["CROSSED", "SliceMonitor", "Slices"]
+__all__ = ["CROSSED", "VALUES_MAX", "SliceMonitor", "Slices"]
 
 SETTLED_AFTER = 256
 """Rows from which bins of numbers are settled; until then rows wait, and are counted when asked for."""

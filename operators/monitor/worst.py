@@ -1,7 +1,8 @@
 """Slices that nobody named and that are worse than the rest, and the rows that were worst of all.
 
 Lives here: the search among a bounded list of candidates, with a promise on false ones.  Never here: slices
-that a definition declares (`slices.py`), vetoes (`operators/race/approval.py`).
+that a definition declares (`slices.py`), vetoes (`operators/race/approval.py`), which ask how
+candidates compare in the slices that were found.
 
 Candidates are the values of each feature (categories and quantile bins) and pairs of two features' values;
 they are listed once, from the first rows, and are never more than `CANDIDATES_MAX`.  For each of them a bet
@@ -20,6 +21,7 @@ blocks or more in the mean; the bar is multiplied by the number of candidates (B
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
@@ -32,6 +34,7 @@ import numpy as np
 from operators.monitor.bins import Bins, settled
 from operators.monitor.monitors import MonitorContext
 from operators.monitor.rows import Rows
+from operators.monitor.slices import CROSSED
 from operators.race.losses import loss_max
 from operators.state import StateEntries, WholeState
 from topics.errors import DefinitionError
@@ -60,6 +63,12 @@ MEAN_BLOCKS = 16
 ROWS_BLOCK = 8_192
 """Examples of a generation of worst rows; the present and the last one are kept."""
 TOLD_MAX = 10
+PAIRED_MAX = 10
+"""Slices that were found in which candidates are compared: the first ones, as long as they are bad."""
+PAIRED_HALVED = 512
+"""Rows of such a slice after which what came before counts half."""
+PAIRED_MIN = 30.0
+"""Rows below which two candidates are not compared."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,34 @@ class _Candidate(msgspec.Struct):
     """Its place in the list of candidates."""
 
 
+class _Paired(msgspec.Struct):
+    """The candidates beside one another on the rows of a slice since it was found."""
+
+    rows: int = 0
+    """Since sums were halved last."""
+    sums: dict[str, list[float]] = {}
+    """By two names, in order: rows on which both have a loss, and by how much the first lost more."""
+
+    def add(self, losses: Mapping[str, float | None]) -> None:
+        known = sorted((name, loss) for name, loss in losses.items() if loss is not None)
+        for (one, lost), (other, other_lost) in combinations(known, 2):
+            sums = self.sums.setdefault(f"{one}\t{other}", [0.0, 0.0])
+            sums[0] += 1.0
+            sums[1] += lost - other_lost
+        self.rows += 1
+        if self.rows == PAIRED_HALVED:
+            self.rows = 0
+            self.sums = {names: [half / 2.0 for half in sums] for names, sums in self.sums.items()}
+
+    def worse(self, champion: str, name: str) -> float | None:
+        """Return by how much `name` lost more in the mean; None where there are too few rows to say so."""
+        one, other = sorted((champion, name))
+        rows, difference = self.sums.get(f"{one}\t{other}", (0.0, 0.0))
+        if rows < PAIRED_MIN:
+            return None
+        return difference / rows if one == name else -difference / rows
+
+
 class _State(msgspec.Struct):
     rows: int = 0
     """Examples so far."""
@@ -124,6 +161,8 @@ class _State(msgspec.Struct):
     since: dict[int, int] = {}
     """By candidate that was found: the label time."""
     waiting: list[tuple[FeatureValues, float, int]] = []
+    paired: dict[int, _Paired] = {}
+    """By candidate that was found."""
     worst: list[_Row] = []
     worst_before: list[_Row] = []
 
@@ -169,8 +208,8 @@ class WorstMonitor(WholeState):
         self._keep_worst(rows)
         state = self._state
         pairs = [
-            (example.features, min(loss / self._largest, 1.0), example.label_time)
-            for example, (loss, _) in zip(rows.examples, rows.tested, strict=True)
+            (example.features, min(loss / self._largest, 1.0), example.label_time, losses)
+            for example, (loss, losses) in zip(rows.examples, rows.tested, strict=True)
             if loss is not None
         ]
         while pairs:
@@ -178,20 +217,20 @@ class WorstMonitor(WholeState):
             part, pairs = pairs[:room], pairs[room:]
             state.seen += len(part)
             if not state.bins:
-                state.waiting += part
+                state.waiting += [(x, loss, time) for x, loss, time, _ in part]
             else:
                 self._bet(part)
-            for _, loss, _ in part:
+            for _, loss, _, _ in part:
                 state.block_rows += 1.0
                 state.block_loss += loss
             if state.seen % BLOCK == 0:
                 self._end_block(part[-1][2])
 
-    def _bet(self, part: Sequence[tuple[FeatureValues, float, int]]) -> None:
+    def _bet(self, part: Sequence[tuple[FeatureValues, float, int, Mapping[str, float | None]]]) -> None:
         """Multiply the factors of all candidates that these rows are of."""
         state = self._state
-        codes = {name: self._codes(name, [x.get(name) for x, _, _ in part]) for name in state.bins}
-        losses = np.array([loss for _, loss, _ in part])
+        codes = {name: self._codes(name, [x.get(name) for x, _, _, _ in part]) for name in state.bins}
+        losses = np.array([loss for _, loss, _, _ in part])
         against = (1.0 + WORSE) * state.mean
         places = []
         for one in self._candidates:
@@ -199,11 +238,17 @@ class WorstMonitor(WholeState):
             for name in one.features[1:]:
                 code = code * NAMES_MAX + codes[name]
             places.append(code + one.first)
+        for place, paired in state.paired.items():
+            for number in np.flatnonzero(places[self._group_of(place)] == place).tolist():
+                paired.add(part[number][3])
         flat = np.stack(places, axis=1).ravel()
         wide = len(places)
-        for number, share in enumerate(STAKES):
-            stake = share / against if against > 0.0 else 0.0
-            np.multiply.at(self._factors[number], flat, np.repeat(1.0 + stake * (losses - against), wide))
+        # Beside a mean near zero a block of large losses is worth more than a float holds: infinite then, and
+        # the bound on evidence cuts it.  No factor of a row is 0, so none makes it no number.
+        with np.errstate(over="ignore"):
+            for number, share in enumerate(STAKES):
+                stake = share / against if against > 0.0 else 0.0
+                np.multiply.at(self._factors[number], flat, np.repeat(1.0 + stake * (losses - against), wide))
         np.add.at(self._sums[0], flat, 1.0)
         np.add.at(self._sums[1], flat, np.repeat(losses, wide))
 
@@ -234,8 +279,11 @@ class WorstMonitor(WholeState):
             evidence = self._evidence.sum(axis=0) / len(STAKES)
             for place in np.flatnonzero(evidence >= bar).tolist():
                 state.since.setdefault(place, label_time)
+                if len(state.paired) < PAIRED_MAX:
+                    state.paired.setdefault(place, _Paired())
             for place in [place for place in state.since if evidence[place] < EVIDENCE_LEFT * bar]:
                 del state.since[place]
+                state.paired.pop(place, None)
             state.mean += (mean - state.mean) / MEAN_BLOCKS
         state.block_rows = state.block_loss = 0.0
 
@@ -276,7 +324,18 @@ class WorstMonitor(WholeState):
         """Do nothing: it reads no model."""
 
     def forget(self, name: str) -> None:
-        """Do nothing: it looks at what was served."""
+        """Drop the comparisons of a candidate that has left."""
+        self._dirty = True
+        for paired in self._state.paired.values():
+            paired.sums = {one: sums for one, sums in paired.sums.items() if name not in one.split("\t")}
+
+    def worse_where_found(self, champion: str, name: str) -> dict[str, float]:
+        """Return by how much a candidate lost more than the champion in slices found, since they were."""
+        return {
+            CROSSED.join(f"{feature} is {value}" for feature, value in self._slice(place).items()): worse
+            for place, paired in self._state.paired.items()
+            if (worse := paired.worse(champion, name)) is not None
+        }
 
     def report(self) -> dict[str, Any]:
         """Return the slices that are worse, the worst first, and the worst rows."""
@@ -296,15 +355,22 @@ class WorstMonitor(WholeState):
             "rows": [msgspec.to_builtins(row) for row in worst],
         }
 
-    def _told(self, place: int, since: int) -> dict[str, Any]:
-        one = max((one for one in self._candidates if one.first <= place), key=lambda one: one.first)
+    def _group_of(self, place: int) -> int:
+        """Return which feature, or pair of them, a candidate's place belongs to."""
+        return bisect_right(self._candidates, place, key=lambda one: one.first) - 1
+
+    def _slice(self, place: int) -> dict[str, str]:
+        one = self._candidates[self._group_of(place)]
         code, values = place - one.first, []
         for name in reversed(one.features):
             code, number = divmod(code, NAMES_MAX)
             values.append((name, self._state.names[name][number]))
+        return dict(reversed(values))
+
+    def _told(self, place: int, since: int) -> dict[str, Any]:
         rows, losses = self._sums[:, place].tolist()
         return {
-            "slice": dict(reversed(values)),
+            "slice": self._slice(place),
             "rows": int(rows),
             "loss": losses / rows * self._largest,
             "since": since,

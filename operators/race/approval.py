@@ -6,7 +6,8 @@ Lives here: vetoes, the proposals that wait for an answer, when they expire.  Ne
 A challenger that evidence has proven better is asked for at the end of every block, in this order:
 
     veto        worse than the champion, by more than a guard allows, on the last `VETO_ROWS` rows that the
-                guard looks at; fewer than `VETO_ROWS_MIN` of them say nothing
+                guard looks at; fewer than `VETO_ROWS_MIN` of them say nothing.  In slices that the search
+                for worse ones has found, the search keeps these means (`operators/monitor/worst.py`)
     churn_max   a larger share of recent answers would differ under it
     approve     "manual": the swap becomes a proposal, which waits for `approve` or `refuse`, and expires
 
@@ -17,7 +18,7 @@ refused or has expired is not made again before the challenger has proven itself
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -30,7 +31,7 @@ from operators.state import StateEntries, WholeState
 from topics.durations import duration_ms
 from topics.messages import Command, Decision, DecisionType, Example, Task
 
-__all__ = ["Approvals", "Churn", "Proposal"]
+__all__ = ["Approvals", "Churn", "Proposal", "WorseWhereFound"]
 
 VETO_ROWS = 1_000
 """Latest rows of a slice on which two candidates are compared: a percent of a difference is ten of them."""
@@ -39,6 +40,8 @@ LOOK_EVERY = 64
 """Examples between two looks at whether a proposal has expired: a slice of the log."""
 Churn = Callable[[str, str], float | None]
 """(champion, challenger) -> share of recent answers that would differ; None where it is not known."""
+WorseWhereFound = Callable[[str, str], Mapping[str, float]]
+"""(champion, challenger) -> by how much it is worse on each slice that was found to be bad, by the slice."""
 OfEach = dict[str, float | None]
 
 
@@ -81,10 +84,16 @@ class Approvals(WholeState):
     """
 
     def __init__(
-        self, promotion: Promotion, arena: Arena, task: Task, threshold: float, churn: Churn
+        self,
+        promotion: Promotion,
+        arena: Arena,
+        task: Task,
+        threshold: float,
+        churn: Churn,
+        found: WorseWhereFound = lambda _champion, _challenger: {},
     ) -> None:
         self._arena = arena
-        self._churn = churn
+        self._churn, self._found = churn, found
         self._task: Task = task
         self._state = _State()
         self._guards: list[Guard] = []
@@ -122,7 +131,7 @@ class Approvals(WholeState):
         """Keep the losses of rows that a guard looks at."""
         for example, (_, losses) in zip(examples, tested, strict=True):
             for number, (guard, rows) in enumerate(zip(self._guards, self._rows, strict=True)):
-                if guard.slice is None or example.features.get(guard.slice[0]) == guard.slice[1]:
+                if guard.looks_at(example.features):
                     rows.append(dict(self._losses.of(number, example.label, example.scores, losses)))
                     self._dirty = True
             if self._losses.scaled:
@@ -161,6 +170,11 @@ class Approvals(WholeState):
         """Return what forbids a swap, with the figures: how much worse it would be."""
         forbidding: Evidenced = {}
         for guard, rows in zip(self._guards, self._rows, strict=True):
+            if guard.slice == "found":
+                for where, mean in self._found(champion, name).items():
+                    if mean > guard.worse:
+                        forbidding[f"{guard.named} where {where}"] = mean
+                continue
             worse = [
                 of_name - of_champion
                 for row in rows

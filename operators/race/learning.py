@@ -279,7 +279,8 @@ class Lessons:
         if self._names is None:
             return None, model.learn_one
         model = without_guard(model, self._names)
-        return score_function(self._task, model), model.learn_one if candidate.learns else _no_lesson
+        score = score_function(self._task, model, self._roster.constants)
+        return score, model.learn_one if candidate.learns else _no_lesson
 
     def count(self, rows: int) -> Sequence[Sick]:
         """Count the next `rows` as learned; return the candidates that could not learn the last of them.

@@ -91,7 +91,8 @@ class Guard:
     `loss`
         By which loss: all that `Promotion(loss=...)` takes; None is the one of the promotion.
     `slice`
-        A feature and its value: the rows to look at; None is all.
+        A feature and its value: the rows to look at; `"found"`, of a veto alone: those of each slice that the
+        search for worse slices has found, since then; None is all.
     `difference_max`
         Of a canary's guard: the most by which two losses of one row count as apart; what is further apart is
         cut there.  None is the largest loss: 1, or the largest cost of a cost matrix.  A River metric that
@@ -102,7 +103,7 @@ class Guard:
 
     worse: float
     loss: Objective | None = None
-    slice: tuple[str, FeatureValue] | None = None
+    slice: tuple[str, FeatureValue] | Literal["found"] | None = None
     difference_max: float | None = None
     name: str = ""
 
@@ -117,8 +118,14 @@ class Guard:
     @property
     def named(self) -> str:
         """Return what it looks at, in words."""
-        rows = f" where {self.slice[0]} is {self.slice[1]!r}" if self.slice is not None else ""
+        rows = f" where {self.slice[0]} is {self.slice[1]!r}" if isinstance(self.slice, tuple) else ""
         return self.name or f"{objective_name(self.loss)}{rows}"
+
+    def looks_at(self, features: Mapping[str, FeatureValue]) -> bool:
+        """Return whether it looks at a row; at those of slices that are found the search looks for it."""
+        if isinstance(self.slice, tuple):
+            return features.get(self.slice[0]) == self.slice[1]
+        return self.slice is None
 
 
 @dataclass(frozen=True)
@@ -191,11 +198,26 @@ _Guard = TypeVar("_Guard", Guard, LatencyGuard, FailureGuard)
 
 
 def check_guards(
-    guards: Iterable[Guard], feature_types: Mapping[str, type], task: Task, threshold: float = 0.5
+    guards: Iterable[Guard],
+    feature_types: Mapping[str, type],
+    task: Task,
+    threshold: float = 0.5,
+    *,
+    searched: bool = False,
 ) -> None:
-    """Raise DefinitionError for a guard that would look at nothing, or by a loss that the task has not."""
+    """Raise DefinitionError for a guard that would look at nothing, or by a loss that the task has not.
+
+    `searched` says that worse slices are looked for, and what is found may be looked at.
+    """
     for guard in guards:
-        if guard.slice is not None and guard.slice[0] not in feature_types:
+        given: object = guard.slice
+        if isinstance(given, str) and not (searched and given == "found" and guard.loss is None):
+            raise DefinitionError(
+                f"a guard looks at rows by {guard.slice!r}",
+                hint="give a feature and its value; or, for a veto beside slices=[...] or worst=Worst(), "
+                'slice="found" without a loss',
+            )
+        if isinstance(guard.slice, tuple) and guard.slice[0] not in feature_types:
             raise DefinitionError(
                 f"a guard looks at rows by `{guard.slice[0]}`, which is no feature",
                 hint=f"name one of: {', '.join(list(feature_types)[:10])}",

@@ -182,7 +182,7 @@ class CanaryMachine(PolicyMachine[_CanaryState]):
         # Of a score that a former model of the name gave, there is no loss.
         both = {name: losses[name] for name in (up.name, up.champion) if name in losses}
         for number, (guard, watch) in enumerate(zip(self._guards, up.watches, strict=True)):
-            if guard.slice is not None and example.features.get(guard.slice[0]) != guard.slice[1]:
+            if not guard.looks_at(example.features):
                 continue
             by_name = self._losses.of(number, example.label, example.scores, both)
             ours, theirs = by_name.get(up.name), by_name.get(up.champion)

@@ -35,6 +35,7 @@ from operators.language.expressions import (
     Transform,
 )
 from operators.language.fields import Aggregate, Feature, Field, LabelTerm, Lookup, Part, TimePart
+from operators.language.position import Positional
 from operators.language.transforms import Apply, Coalesce, Cross, Indicator
 from operators.windows.exact import WINDOW_TEXT_MAX, Number
 from topics.messages import FeatureValue
@@ -158,7 +159,7 @@ def calculation(
             return lambda _value, out, _looked_up: out.get(number)
         case Constant(constant):
             return lambda *_: constant
-        case Field(name):
+        case Field(name) | Positional(name):
             return _field(attrgetter(name))
         case LabelTerm():
             return lambda label, _out, _looked_up: label  # where labels enter, it stands for the event

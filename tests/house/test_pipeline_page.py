@@ -54,6 +54,7 @@ from headrace import (
     Watch,
     Weak,
     Worse,
+    Worst,
 )
 from operators.language.by import Entering, Key, _entering
 from operators.language.expressions import Expression
@@ -65,7 +66,7 @@ CLASSES = (
     Pipeline, Topic, Labels, Weak, Candidate, Artefact, Promotion, Quantile, Blend, Release, Challenge,
     Every, Drifted, Worse, Drift, Watch, Canary, Guard, LatencyGuard, FailureGuard, Split, Switchback,
     Bandit, Serve, Rule, Alert, Trust, Queries, Reservoir,
-    Invariant, Directional, Perturbed, Importance, Feedback, Fair, Calibration, Estimated,
+    Invariant, Directional, Perturbed, Importance, Feedback, Fair, Calibration, Estimated, Worst,
 )  # fmt: skip
 WINDOWS = ("tiled", "tumbling", "session", "last_n", "decay")
 OPTION = re.compile(r"^`(\w+)`\n((?:    .*\n?|\n)+)", re.MULTILINE)
@@ -103,14 +104,15 @@ NAMES_OF_TYPES = {
     "Trigger": "`Every`, `Drifted` or `Worse`", "Literal['fresh', 'champion']": "str",
     "Sequence[str | Cross]": "list of str or crosses",
     "Sequence[ModelTest]": "list of `Invariant`, `Directional` and `Perturbed`",
-    "Importance | None": "`Importance` or None", "Feedback | None": "`Feedback` or None",
+    "Importance | bool | None": "`Importance`, True or None", "Worst | None": "`Worst` or None",
+    "Feedback | None": "`Feedback` or None",
     "Sequence[Fair]": "list of `Fair`", "FairMetric": "str",
     "Sequence[Rule]": "list of `Rule`", "Sequence[str]": "list of str",
     "Policy": "a serving policy", "Serve | None": "`Serve` or None",
     "Watch | None": "`Watch` or None", "Reference": "str",
     "Sequence[float]": "list of float", "Sequence[Guard]": "list of `Guard`",
     "Sequence[CanaryGuard]": "list of guards",
-    "tuple[str, FeatureValue] | None": "feature and value, or None",
+    "tuple[str, FeatureValue] | Literal['found'] | None": 'feature and value, `"found"`, or None',
     "Mapping[str, float]": "dict of float",
     "Prices | None": "dict of float or None", "Literal['key', 'event']": "str", "Outcome": "str",
     "tuple[float, float]": "pair of numbers", "tuple[str, str]": "pair of str", "Any": "a River bandit",
@@ -213,7 +215,7 @@ CALLS = {
         name: getattr(headrace, name)
         for name in ("signal", "new_category", "changed_schema", "decided", "usual_alerts")
     },
-    "Features": words("field", "by", "lookup", "feature"),
+    "Features": words("field", "by", "lookup", "position", "feature"),
     "Aggregates": methods(Key, "by(...)."),
     "Kinds of windows": words(*WINDOWS),
     "Any expression": methods(Expression, "x."),

@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from engine.cli.main import app
 from engine.definition.file import load_pipeline
 from engine.metrics import COUNTERS, Metrics, ModelStatus, ShiftStatus, Status
+from engine.monitor_view import MonitorFigures
 from engine.offline.skew import SkewCounts, SkewMetrics
 from engine.settings import ENV_PREFIX, Settings
 from operators.monitor.acks import Precision
@@ -286,6 +287,7 @@ def families() -> list[Any]:
         scores={("linear", "ROCAUC", "all"): 0.6},
         shares=(("linear", 1.0),),
         learning_log=(("bayes", 0.5),),
+        figures=MonitorFigures({("slices", "loss", "origin: HNL"): 0.2}, {"slices": 3}),
         shift=ShiftStatus("label_shift", 1.0, {"scores": 4.0}),
         firing=(("lag_records", 1),),
         acked=(("lag_records", Precision(2, 1)),),

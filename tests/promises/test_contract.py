@@ -54,6 +54,7 @@ from operators.monitor.fairness import Fair, Fairness
 from operators.monitor.feedback import Feedback
 from operators.monitor.learner_alerts import LearnerAlerts
 from operators.monitor.monitors import MonitorContext, Monitors
+from operators.monitor.random_rows import RandomRows
 from operators.monitor.reservoir import Reservoir
 from operators.monitor.slices import Slices
 from operators.monitor.worst import Worst
@@ -450,6 +451,7 @@ MONITORS = (
     ("calibration", Calibration(halved=50)),
     ("estimate", Estimated("1s")),
     ("worst", Worst(rows_max=3)),
+    ("random", RandomRows()),
 )
 
 

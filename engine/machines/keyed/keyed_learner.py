@@ -22,7 +22,7 @@ A pause holds everything back but commands, and skips nothing (`engine/machines/
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -53,6 +53,7 @@ from topics.messages import (
     Decision,
     DecisionType,
     Example,
+    FeatureValue,
     FieldChange,
     Record,
     RecordType,
@@ -140,8 +141,9 @@ class KeyedLearner:
         wait_ms: int = 0,
         stopwatch: Stopwatch | None = None,
         stored: StoredEntries | None = None,
+        constants: Mapping[str, FeatureValue] | None = None,
     ) -> None:
-        """`wait_ms` is how long after its event a label may come."""
+        """`wait_ms` is how long after its event a label may come; `constants` as of a `Race`."""
         self._source: FieldSource = _SharedCodecs(source)
         self._task, self.partition = task, partition
         self._arguments: dict[str, Any] = {
@@ -153,6 +155,7 @@ class KeyedLearner:
             "warmup_offset": warmup_offset,
             "wait_ms": wait_ms,
             "stopwatch": stopwatch or Stopwatch(),
+            "constants": constants,
         }
         self.counts: Counter[tuple[str, str]] = Counter()
         """Counts by (metric, label), which the shell exports and clears."""

@@ -19,7 +19,7 @@ from zlib import crc32
 
 import msgspec
 
-from operators.monitor.behaviour.sample import STOP_EVERY, Champion, RecentRows
+from operators.monitor.behaviour.sample import PART_EVERY, STOP_EVERY, Champion, Questions, RecentRows
 from operators.monitor.monitors import MonitorContext
 from operators.monitor.rows import Rows
 from operators.race.arena import Moment
@@ -38,8 +38,8 @@ FEATURES_MAX = 1_000
 class Importance:
     """How the importance of features is measured: what it costs, how long it remembers.
 
-    Every 1,024 examples the champion scores `rows` rows once as they are and once for each of `features`
-    features: 1 score an example by default.
+    In 1,024 examples the champion scores `rows` rows once for each of `features` features, an eighth of them
+    every 128 examples, and once as they are at each of these stops: 1.4 scores an example by default.
 
     `rows`
         Rows of the sample, of those since the stop before.
@@ -92,13 +92,13 @@ class _State(msgspec.Struct):
 
 
 class ImportanceMonitor(WholeState):
-    """Permutes features every `STOP_EVERY` examples; begins anew with another champion."""
+    """Permutes features in rounds of `STOP_EVERY` examples; begins anew with another champion."""
 
-    stops: Sequence[int] = (STOP_EVERY,)
+    stops: Sequence[int] = (PART_EVERY,)
 
     def __init__(self, settings: Importance, context: MonitorContext) -> None:
         self._settings, self._context = settings, context
-        self._sample = RecentRows(settings.rows)
+        self._sample, self._round = RecentRows(settings.rows), Questions()
         self._state = _State("", 0, 0, "", {})
 
     def observe(self, rows: Rows) -> None:
@@ -108,8 +108,13 @@ class ImportanceMonitor(WholeState):
 
     def stop(self, at: Moment) -> None:
         """Measure the features whose turn it is."""
-        rows = self._sample.rows
-        if at.examples % STOP_EVERY or not rows:
+        if at.examples % PART_EVERY:
+            return
+        if at.examples % STOP_EVERY == 0:
+            self._round.begin(self._sample, self._turn())
+            self._dirty = True
+        rows = self._round.rows
+        if not (features := self._round.part()):
             return
         self._dirty = True
         context, state = self._context, self._state
@@ -121,7 +126,7 @@ class ImportanceMonitor(WholeState):
             for row in rows:
                 loss.update(row.label)
         before = [loss(row.label, champion.score(row.features)) for row in rows]
-        for feature in self._turn():
+        for feature in features:
             state.done = feature
             asked = permuted(rows, feature, f"{context.pipeline}:{at.examples}:{feature}")
             increase = _increase(loss, champion, rows, before, asked)
@@ -132,7 +137,6 @@ class ImportanceMonitor(WholeState):
                 measured.sum = fading * measured.sum + increase
                 measured.weight = fading * measured.weight + 1.0
         state.examples = at.examples
-        self._sample.clear()
 
     def _turn(self) -> list[str]:
         """Return the features whose turn it is: those after the last one, round and round."""
@@ -162,11 +166,13 @@ class ImportanceMonitor(WholeState):
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        return {"sample": self._sample.encoded(), "measured": msgspec.msgpack.encode(self._state)}
+        measured = msgspec.msgpack.encode(self._state)
+        return {"sample": self._sample.encoded(), "round": self._round.encoded(), "measured": measured}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
         self._sample.restore(entries["sample"])
+        self._round.restore(entries.get("round"))
         self._state = msgspec.msgpack.decode(entries["measured"], type=_State)
         self._dirty = False
 

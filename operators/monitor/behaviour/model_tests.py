@@ -21,7 +21,7 @@ from zlib import crc32
 import msgspec
 
 from operators.models.scoring import label_of
-from operators.monitor.behaviour.sample import STOP_EVERY, Champion, RecentRows
+from operators.monitor.behaviour.sample import PART_EVERY, STOP_EVERY, Champion, Questions, RecentRows
 from operators.monitor.monitors import MonitorContext
 from operators.monitor.rows import Rows
 from operators.race.arena import Moment
@@ -200,13 +200,13 @@ class _State(msgspec.Struct):
 
 
 class ModelTestMonitor(WholeState):
-    """Runs the tests every `STOP_EVERY` examples, on a sample of those since the stop before."""
+    """Runs the tests in rounds of `STOP_EVERY` examples, on a sample of those of the round before."""
 
-    stops: Sequence[int] = (STOP_EVERY,)
+    stops: Sequence[int] = (PART_EVERY,)
 
     def __init__(self, settings: ModelTests, context: MonitorContext) -> None:
         self._tests, self._context = settings.tests, context
-        self._sample = RecentRows(ROWS_MAX)
+        self._sample, self._round = RecentRows(ROWS_MAX), Questions()
         self._state = _State("", 0, 0, [_Outcome() for _ in self._tests])
 
     def observe(self, rows: Rows) -> None:
@@ -216,17 +216,23 @@ class ModelTestMonitor(WholeState):
 
     def stop(self, at: Moment) -> None:
         """Run the tests."""
-        if at.examples % STOP_EVERY or not self._sample.rows:
+        if at.examples % PART_EVERY:
+            return
+        if at.examples % STOP_EVERY == 0:
+            self._round.begin(self._sample, [test.name for test in self._tests] if self._sample.rows else ())
+            self._dirty = True
+        rows = self._round.rows
+        if not (names := self._round.part()):
             return
         self._dirty = True
-        context, state, rows = self._context, self._state, self._sample.rows
+        context, state = self._context, self._state
         champion = Champion(context.task, context.roster)
         state.champion, state.version, state.examples = champion.name, champion.version, at.examples
         scored = [(row, score) for row in rows if (score := champion.score(row.features)) is not None]
         trial = _Trial(context, champion, rows, f"{context.pipeline}:{at.examples}")
         for test, outcome in zip(self._tests, state.outcomes, strict=True):
-            trial.run(test, scored, outcome)
-        self._sample.clear()
+            if test.name in names:
+                trial.run(test, scored, outcome)
 
     def forget(self, name: str) -> None:
         """Do nothing: figures are those of the champion of their time."""
@@ -259,11 +265,13 @@ class ModelTestMonitor(WholeState):
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state."""
-        return {"sample": self._sample.encoded(), "tests": msgspec.msgpack.encode(self._state)}
+        tests = msgspec.msgpack.encode(self._state)
+        return {"sample": self._sample.encoded(), "round": self._round.encoded(), "tests": tests}
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
         self._sample.restore(entries["sample"])
+        self._round.restore(entries.get("round"))
         self._state = msgspec.msgpack.decode(entries["tests"], type=_State)
         self._dirty = False
 

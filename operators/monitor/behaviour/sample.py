@@ -1,12 +1,17 @@
 """A bounded sample of recent examples, and the champion that is asked about them.
 
-Lives here: which rows stay, how a champion is asked without consequences.  Never here: what it is asked.
+Lives here: which rows stay, when they are asked about, how a champion is asked without consequences.  Never
+here: what it is asked.
+
+A round is `STOP_EVERY` examples.  The sample of one round is asked about in the next, a part of the questions
+every `PART_EVERY` examples: no answer waits for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import nsmallest
+from math import ceil
 from zlib import crc32
 
 import msgspec
@@ -14,10 +19,12 @@ import msgspec
 from operators.models.scoring import Roster, Scoring
 from topics.messages import Example, FeatureValues, Score, Task
 
-__all__ = ["STOP_EVERY", "Champion", "RecentRows"]
+__all__ = ["PART_EVERY", "STOP_EVERY", "Champion", "Questions", "RecentRows"]
 
 STOP_EVERY = 1_024
-"""Examples between the stops at which models are asked."""
+"""Examples of a round: each question is asked once."""
+PART_EVERY = 128
+"""Examples between the stops at which some of the questions of a round are asked."""
 
 
 class RecentRows:
@@ -57,6 +64,55 @@ class RecentRows:
     def restore(self, data: bytes) -> None:
         """Replace the state."""
         self.rows = msgspec.msgpack.decode(data, type=list[Example])
+
+
+class _QuestionsState(msgspec.Struct):
+    rows: list[Example] = []
+    due: list[str] = []
+    part: int = 0
+
+
+class Questions:
+    """The questions of one round, and the rows that they are about.
+
+    >>> rows, questions = RecentRows(3), Questions()
+    >>> rows.add([Example("e", "k", 0, 0, True, {}, {}, 0.5, "champion", "a", 0, 0, 0, 1, 0)])
+    >>> questions.begin(rows, list("abcdefghijk"))
+    >>> [questions.part() for _ in range(7)]
+    [['a', 'b'], ['c', 'd'], ['e', 'f'], ['g', 'h'], ['i', 'j'], ['k'], []]
+    """
+
+    def __init__(self) -> None:
+        self._state = _QuestionsState()
+
+    @property
+    def rows(self) -> Sequence[Example]:
+        """Return the rows that are asked about."""
+        return self._state.rows
+
+    def begin(self, sample: RecentRows, questions: Sequence[str]) -> None:
+        """Begin a round with the rows of a sample, which begins anew."""
+        parts = STOP_EVERY // PART_EVERY
+        self._state = _QuestionsState(sample.rows, list(questions), ceil(len(questions) / parts))
+        sample.clear()
+
+    def part(self) -> list[str]:
+        """Return the next questions."""
+        state = self._state
+        now, state.due = state.due[: state.part], state.due[state.part :]
+        if not now:
+            state.rows = []
+        return now
+
+    def encoded(self) -> bytes:
+        """Return the state."""
+        return msgspec.msgpack.encode(self._state)
+
+    def restore(self, data: bytes | None) -> None:
+        """Replace the state; None: no round has begun."""
+        self._state = (
+            _QuestionsState() if data is None else msgspec.msgpack.decode(data, type=_QuestionsState)
+        )
 
 
 def _place(example: Example) -> tuple[int, str]:

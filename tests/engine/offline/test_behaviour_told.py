@@ -114,6 +114,8 @@ def test_looking_changes_no_model_and_a_replay_sees_the_same(tmp_path: Path) -> 
 
 def test_settings_are_part_of_the_field_where_they_are_declared_alone() -> None:
     assert pipeline().field.parts() == pipeline(tests=(), fair=(), importance=None).field.parts()
+    assert pipeline(importance=True).field.parts() == pipeline(importance=Importance()).field.parts()
+    assert pipeline(importance=False).field.parts() == pipeline().field.parts()
     changed = pipeline().field.difference(pipeline(**WATCHED).field).settings
     assert changed.keys() == {f"monitors.{name}" for name in ("tests", "importance", "feedback", "fairness")}
 
@@ -126,7 +128,7 @@ def test_settings_are_part_of_the_field_where_they_are_declared_alone() -> None:
         ({"tests": Invariant("origin")}, "no list|tests is"),
         ({"tests": [Invariant("origin"), Invariant("origin", change_max=0.2)]}, "twice"),
         ({"tests": [Perturbed(noise=n / 100) for n in range(1, 23)]}, "22 parts"),
-        ({"importance": True}, "importance is True"),
+        ({"importance": "all"}, "importance is 'all'"),
         ({"feedback": Feedback("airport")}, "`airport` is no feature"),
         ({"feedback": "origin"}, "feedback is 'origin'"),
         ({"fair": [Fair("sex")]}, "`sex` is no feature"),

@@ -12,7 +12,18 @@ import msgspec
 import pytest
 from river import compose, linear_model, preprocessing
 
-from engine import Candidate, Estimated, Labels, Pipeline, Topic
+from engine import (
+    Calibration,
+    Candidate,
+    Estimated,
+    Guard,
+    Labels,
+    Pipeline,
+    Promotion,
+    Split,
+    Topic,
+    Worst,
+)
 from engine.offline.backtest import LocalRun, Playing, backtest
 from engine.worker.assembly import build_learner
 from operators import cross, field
@@ -27,15 +38,18 @@ class Flight(msgspec.Struct):
     distance: float
 
 
-def pipeline(**options: Any) -> Pipeline:
+def encoded(model: Any) -> Any:
     words, numbers = compose.SelectType(str), compose.SelectType(int, float)
-    encode = (words | preprocessing.OneHotEncoder()) + (numbers | preprocessing.StandardScaler())
+    return ((words | preprocessing.OneHotEncoder()) + (numbers | preprocessing.StandardScaler())) | model
+
+
+def pipeline(**options: Any) -> Pipeline:
     return Pipeline(
         name="flights",
         events=Topic("flights.departures", Flight, key="origin"),
         labels=Labels("flights.arrivals", wait="1h"),
         features={name: field(name) for name in ("origin", "carrier", "distance")},
-        models={"linear": encode | linear_model.LogisticRegression()},
+        models={"linear": encoded(linear_model.LogisticRegression())},
         champion="linear",
         drift=(),
         **options,
@@ -110,6 +124,60 @@ def test_a_recalibrated_candidate_races_and_its_log_gives_its_digests(tmp_path: 
     again.fold(run.examples or [])
     assert again.digests() == run.learner.digests()
     assert run.learner.roster.racers.keys() == {"plain", "honest"}
+
+
+def test_the_search_for_worse_slices_and_the_bins_are_as_asked_for() -> None:
+    declared = pipeline(slices=["distance"], slice_bins=7, worst=Worst(false_slice_every=5_000, rows_max=3))
+    asked = dict(declared.field.monitors)
+    assert asked["slices"].bins == 7
+    assert asked["worst"] == declared.worst
+    assert "worst" in dict(pipeline(worst=Worst()).field.monitors)
+    assert "worst" not in dict(pipeline().field.monitors)
+    with pytest.raises(DefinitionError, match="worst is 3"):
+        pipeline(worst=3)
+    with pytest.raises(DefinitionError, match=r"slices\.bins is 1"):
+        pipeline(slice_bins=1)
+
+
+def test_a_slice_that_was_found_is_asked_for_a_veto(tmp_path: Path) -> None:
+    model = pipeline().candidates["linear"].model
+    declared = replace(
+        pipeline(slices=["origin"], promotion=Promotion(veto=[Guard(0.01, slice="found")])),
+        models={"linear": model, "other": encoded(linear_model.PAClassifier())},
+        features={"origin": field("origin"), "distance": field("distance")},
+    )
+    run = Playing(LocalRun(declared))
+    run.play_files(*files(tmp_path, 2_500))
+    race = run.run.learner
+    told = race.approvals._found("linear", "other")
+    assert told["origin is HNL"] != 0.0
+    assert told == race.monitors.parts["worst"].worse_where_found("linear", "other")  # type: ignore[attr-defined]
+    with pytest.raises(DefinitionError, match="looks at rows by 'found'"):
+        pipeline(promotion=Promotion(veto=[Guard(0.01, slice="found")]))
+
+
+@pytest.mark.parametrize("asked", [{"calibration": Calibration(bins=20)}, {"estimate": Estimated("6h")}])
+def test_a_monitor_that_a_race_per_key_does_not_keep_is_refused(asked: dict[str, Any]) -> None:
+    pipeline(per="origin")
+    with pytest.raises(DefinitionError, match="is not offered with per=") as refusal:
+        pipeline(per="origin", **asked)
+    assert refusal.value.hint
+
+
+def test_drawn_rows_are_told_where_a_policy_draws(tmp_path: Path) -> None:
+    model = pipeline().candidates["linear"].model
+    drawn = replace(
+        pipeline(),
+        models={"linear": model, "other": model.clone()},
+        serving=Split({"linear": 0.9, "other": 0.1}),
+    )
+    report = backtest(drawn, *files(tmp_path, 1_000))
+    told = report["random"]
+    assert set(told) == {"served", "linear", "other"}
+    assert told["served"]["all_rows"] == told["served"]["rows"] == report["examples"]
+    assert told["linear"]["all_loss"] == pytest.approx(report["models"]["linear"]["Brier"])
+    assert told["linear"]["low"] < told["linear"]["loss"] < told["linear"]["high"]
+    assert "random" not in backtest(pipeline(), *files(tmp_path, 50))
 
 
 def test_folding_the_log_gives_the_same_slices(tmp_path: Path) -> None:

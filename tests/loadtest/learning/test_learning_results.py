@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,23 @@ from loadtest.evidence import __main__ as evidence
 from loadtest.learning import __main__ as learning
 from loadtest.learning import imbalance as rare
 from loadtest.learning import rules
+from loadtest.learning.bad_slices import CHUNK, PLANTS, Sighted, Wrong, _monitor, _rows
+from loadtest.learning.calibrated import CORRECTIONS, Honesty
 from loadtest.learning.delays import biases, corrections
+from loadtest.learning.estimates import Errors, Stretch
 from loadtest.learning.hostile import DEFENCES, hostile
 from loadtest.learning.page import (
     biases_table,
+    calibrated_table,
     corrections_table,
+    estimates_table,
     goals_table,
     hostile_table,
     imbalance_table,
+    planted_table,
     put,
     releases_table,
+    stationary_table,
     streams_table,
 )
 from loadtest.learning.releases import released
@@ -150,7 +158,21 @@ def test_a_part_of_the_page_is_replaced_and_nothing_else(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
-        (learning, {"streams", "goals", "freshness", "releases", "hostile", "imbalance"}),
+        (
+            learning,
+            {
+                "streams",
+                "goals",
+                "freshness",
+                "releases",
+                "hostile",
+                "imbalance",
+                "calibrated",
+                "estimates",
+                "positions",
+            }
+            | {"slices-planted", "slices-stationary", "monitor-costs"},
+        ),
         (evidence, {"false-swaps", "delays", "collapse", "opening", "frontier", "disasters"}),
     ],
 )
@@ -288,3 +310,30 @@ def test_what_is_reported_is_true_where_labels_are_corrected() -> None:
         assert found[how].reported == pytest.approx(found[how].true)
     assert found["relearn"].true < found["record"].true
     assert "`record`" in corrections_table(found)
+
+
+def test_a_planted_slice_loses_as_much_as_its_table_says() -> None:
+    plant = PLANTS["a pair of values, three times the loss"]
+    rows = _rows(random.Random(1), 40 * CHUNK, plant)
+    inside = [
+        lost
+        for example, (lost, _) in zip(rows.examples, rows.tested, strict=True)
+        if plant.slice.items() <= example.features.items() and lost is not None
+    ]
+    assert len(inside) / len(rows) == pytest.approx(plant.share, abs=0.01)
+    assert mean(inside) == pytest.approx(plant.worse * 0.16, abs=0.05)
+    monitor = _monitor(1_000_000)
+    monitor.observe(rows)
+    assert monitor.report()["candidates"] == 2_030
+
+
+def test_tables_of_what_is_seen_of_answers_say_met_and_missed() -> None:
+    honest = calibrated_table({"s": {"m": dict.fromkeys(CORRECTIONS, Honesty(0.1234, 0.05))}})
+    assert honest.splitlines()[2] == "| s | m | .123 (.0500) | .123 (.0500) | .123 (.0500) |"
+    span = Stretch(0.8, 0.75, 0.05, 0.01)
+    told = estimates_table({"m": {"drift": Errors(span, span, span)}})
+    assert told.count(".800, was .750; .050 off (chance .010)") == 3
+    planted = planted_table({"one value": Sighted(0, None, 2)})
+    assert planted.splitlines()[2] == "| one value | 20% | x 1.5 | 0 |  | 2 |"
+    wrong = stationary_table({10: Wrong(100, 10.0, 11), 50: Wrong(100, 2.0, 2)}).splitlines()[2:]
+    assert wrong == ["| 10 | 100 | 10 | 11 (**missed**) |", "| 50 | 100 | 2 | 2 (met) |"]

@@ -136,3 +136,14 @@ def test_a_bin_of_the_isotonic_line_begins_at_what_scores_say() -> None:
         line.learn(0.525, 1.0)
     share = (100 + BELIEF_ROWS * (10.5 / BINS)) / (100 + BELIEF_ROWS)
     assert 0.525 < line.corrected(0.525) <= share
+
+
+def test_roc_auc_of_a_block_is_that_of_pairs_of_rows_and_is_expected_from_chances() -> None:
+    rows = rows_of(3_000, every_ms=DAY // 3_000, delay_ms=1)
+    (block,) = report(rows, "estimate", Estimated("2d"))["served"]["last"]
+    pairs = pairs_of(rows)
+    true = [p for p, y in pairs if y]
+    false = [p for p, y in pairs if not y]
+    ranks = np.searchsorted(np.sort(false), true)
+    assert block["true"]["ROCAUC"] == pytest.approx(float(ranks.mean()) / len(false), abs=0.01)
+    assert block["estimated"]["ROCAUC"] == pytest.approx(block["true"]["ROCAUC"], abs=0.03)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from operators.models.scoring import Racer, Roster
 from operators.monitor.behaviour.importance import Importance
 from operators.monitor.behaviour.model_tests import Directional, Invariant, ModelTest, ModelTests, Perturbed
-from operators.monitor.behaviour.sample import STOP_EVERY
+from operators.monitor.behaviour.sample import PART_EVERY, STOP_EVERY
 from operators.monitor.fairness import HALVED, Fair, Fairness
 from operators.monitor.feedback import Feedback, figures
 from operators.monitor.monitors import MonitorContext, Monitors
@@ -24,6 +24,8 @@ from operators.race.losses import Losses, brier
 from topics.messages import Example, FeatureValues, Task
 
 Rows = list[tuple[Example, Losses]]
+ROUND = 2 * STOP_EVERY - PART_EVERY
+"""Examples by which the sample of the first round has been asked about."""
 
 
 class Formula:
@@ -62,7 +64,7 @@ def stream(count: int, seed: int = 0) -> Rows:
 
 def fed(made: Monitors, rows: Rows, cuts: Sequence[int] = (), start: int = 0) -> Monitors:
     """Feed rows with a stop wherever the race would make one; cuts beside them are batches."""
-    stops = [n for n in range(start + 1, start + len(rows) + 1) if n % STOP_EVERY == 0]
+    stops = [n for n in range(start + 1, start + len(rows) + 1) if n % PART_EVERY == 0]
     places = sorted({start, start + len(rows), *(start + cut for cut in cuts), *stops})
     for begin, end in itertools.pairwise(places):
         batch = rows[begin - start : end - start]
@@ -72,7 +74,7 @@ def fed(made: Monitors, rows: Rows, cuts: Sequence[int] = (), start: int = 0) ->
     return made
 
 
-def outcome_of(formula: Any, *tests: ModelTest, count: int = STOP_EVERY, task: Task = "binary") -> Any:
+def outcome_of(formula: Any, *tests: ModelTest, count: int = ROUND, task: Task = "binary") -> Any:
     made = Monitors([("tests", ModelTests(tests))], context(formula, task))
     return fed(made, stream(count)).report()["tests"]
 
@@ -83,7 +85,7 @@ def outcome_of(formula: Any, *tests: ModelTest, count: int = STOP_EVERY, task: T
 def test_what_a_model_does_not_use_is_invariant_and_what_it_uses_is_not() -> None:
     told = outcome_of(lambda x: 0.9 if x["shop"] == "a" else 0.1, Invariant("shop"), Invariant("x"))
     assert told["champion"] == "a"
-    assert told["examples"] == STOP_EVERY
+    assert told["examples"] == STOP_EVERY + PART_EVERY, "the second test has its turn then"
     assert told["tests"]["invariant x"] | {"worst": None} == told["tests"]["invariant x"]
     assert told["tests"]["invariant x"]["passed"]
     assert told["tests"]["invariant x"]["failing"] == 0.0
@@ -155,17 +157,17 @@ def test_no_row_is_tested_where_there_is_nothing_to_change() -> None:
 def test_importance_is_the_increase_of_the_loss_and_costs_what_it_says() -> None:
     chosen = Importance(rows=40)
     made = Monitors([("importance", chosen)], at := context(lambda x: x["x"]))
-    told = fed(made, stream(3 * STOP_EVERY)).report()["importance"]
+    told = fed(made, stream(2 * STOP_EVERY + ROUND)).report()["importance"]
     assert next(iter(told["features"])) == "x"
     assert told["features"]["shop"] == {"importance": 0.0, "last": 0.0, "stops": 3}
     # E (x - x')**2 of two even ones is 1/6, and the label's noise is the same with and without
     assert told["features"]["x"]["importance"] == pytest.approx(1 / 6, abs=0.08)
-    assert at.roster.racers["a"].model.asked == 3 * 40 * (1 + 3)
+    assert at.roster.racers["a"].model.asked == 3 * 40 * 3 * (1 + 1), "a feature at each of three stops"
 
 
 def test_with_many_features_they_take_turns() -> None:
     made = Monitors([("importance", Importance(rows=5, features=2))], context(lambda x: x["x"]))
-    told = fed(made, stream(3 * STOP_EVERY)).report()["importance"]
+    told = fed(made, stream(2 * STOP_EVERY + ROUND)).report()["importance"]
     assert {name: one["stops"] for name, one in told["features"].items()} == {"n": 2, "shop": 2, "x": 2}
 
 

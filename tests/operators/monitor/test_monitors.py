@@ -17,6 +17,7 @@ from operators.models.scoring import Roster
 from operators.monitor.calibration import Calibration
 from operators.monitor.estimate import Estimated
 from operators.monitor.monitors import MonitorContext, Monitors
+from operators.monitor.random_rows import RandomRows
 from operators.monitor.reservoir import Reservoir
 from operators.monitor.slices import SETTLED_AFTER, Slices
 from operators.monitor.worst import Worst
@@ -30,6 +31,7 @@ ALL = [
     ("calibration", Calibration(halved=90)),
     ("estimate", Estimated("97ms")),
     ("worst", Worst()),
+    ("random", RandomRows()),
 ]
 
 
@@ -44,7 +46,7 @@ def stream(count: int, seed: int = 0) -> list[tuple[Example, Losses]]:
         served = scores.get("a", 0.5)
         example = Example(
             f"e{number}", "k", number, number + 9, label, x, scores, served, "champion", "a", 0, number,
-            number, 1, number,
+            number, 1, number, propensity=rng.choice((None, 1.0, 0.9, 0.1)),
         )  # fmt: skip
         rows.append((example, (brier(label, served), {n: brier(label, s) for n, s in scores.items()})))
     return rows

@@ -9,7 +9,7 @@ import pytest
 from test_monitors import CONTEXT, watched
 
 from operators.monitor.monitors import Monitors
-from operators.monitor.worst import ROWS_BLOCK, Worst
+from operators.monitor.worst import ROWS_BLOCK, Worst, WorstMonitor
 from operators.race.losses import Losses, brier
 from topics.errors import DefinitionError
 from topics.messages import Example
@@ -75,8 +75,41 @@ def test_the_worst_rows_are_those_of_the_largest_losses_of_late() -> None:
     assert {row["event_id"] for row in last} <= {example.event_id for example, _ in many[ROWS_BLOCK:]}
 
 
+def test_a_block_of_large_losses_beside_a_mean_near_zero_overflows_nothing() -> None:
+    made = monitors()
+    rows = rows_of(1_024, 5)
+    quiet = [(example, (1e-12, {"a": 1e-12})) for example, _ in rows[:512]]
+    watched(made, [*quiet, *((example, (1.0, {"a": 1.0})) for example, _ in rows[512:])])
+    told = made.report()["worst"]
+    assert told["found"] > 0
+    again = monitors()
+    again.restore(made.snapshot())
+    assert again.report() == made.report()
+
+
 @pytest.mark.parametrize("setting", [{"false_slice_every": 10}, {"rows_max": -1}])
 def test_settings_that_cannot_work_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(DefinitionError) as refusal:
         Worst(**setting)
     assert refusal.value.hint
+
+
+def test_candidates_are_compared_in_what_was_found_since_it_was() -> None:
+    rows, plain = rows_of(8_000, 1, ("B",)), list[tuple[Example, Losses]]()
+    for example, (served, _) in rows:
+        lost = served or 0.0
+        there = example.features["origin"] == "B"
+        plain.append((example, (served, {"a": lost, "z": lost + 0.2 if there else lost / 2.0, "n": None})))
+    made, cut = watched(monitors(), plain), watched(monitors(), plain, (100, 3_333))
+    worst = made.parts["worst"]
+    assert isinstance(worst, WorstMonitor)
+    told = worst.worse_where_found("a", "z")
+    assert told["origin is B"] == pytest.approx(0.2), "pairs within it may be told too"
+    assert worst.worse_where_found("z", "a") == {where: -mean for where, mean in told.items()}
+    assert worst.worse_where_found("a", "n") == {}
+    assert made.snapshot() == cut.snapshot()
+    again = monitors()
+    again.restore(made.snapshot())
+    assert again.snapshot() == made.snapshot()
+    made.forget("z")
+    assert worst.worse_where_found("a", "z") == {}

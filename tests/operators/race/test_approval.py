@@ -310,3 +310,25 @@ def test_the_rows_of_a_model_that_has_left_are_not_those_of_the_next_of_its_name
     race.see(rows(0.9, 500))
     race.approvals.forget("b")
     assert kinds(race.prove(1, "b")) == [("model.promoted", "b")]
+
+
+def test_a_slice_that_was_found_forbids_a_swap_and_is_named() -> None:
+    race = Race(veto=[Guard(0.05, slice="found")])
+    found = {"origin is B": 0.2, "origin is C": 0.01}
+    race.approvals._found = lambda champion, name: found if (champion, name) == ("a", "b") else {}
+    (vetoed,) = race.prove(1, "b")
+    assert vetoed.type == "promotion.vetoed"
+    assert "origin is B" in vetoed.reason
+    assert "origin is C" not in vetoed.reason
+    assert 0.2 in vetoed.evidence.values()
+    assert [one.type for one in race.prove(2, "c")] == ["model.promoted"]
+
+
+@pytest.mark.parametrize(
+    "guard", [Guard(0.1, slice="found"), Guard(0.1, slice="origin"), Guard(0.1, "zero_one", slice="found")]
+)
+def test_a_guard_of_found_slices_needs_the_search_and_the_loss_of_the_race(guard) -> None:
+    with pytest.raises(DefinitionError) as refusal:
+        check_guards([guard], {"origin": str}, "binary", searched=guard.loss is not None)
+    assert 'slice="found"' in refusal.value.hint
+    check_guards([Guard(0.1, slice="found")], {}, "binary", searched=True)
