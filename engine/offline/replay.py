@@ -267,20 +267,33 @@ class Replay:
         return next((one for one in self.learner.roster.racers.values() if one.version == version), None)
 
     async def _fold(self, until: int | None, size_of: Callable[[], int]) -> None:
-        """Fold slices, as long as each time asked, until `until`, a slice of 0, or the log's end."""
+        """Fold slices, as long as each time asked, until `until`, a slice of 0, or the log's end.
+
+        What a pause holds back is folded behind its end, which may lie behind `until`.
+        """
+        learner, read = self.learner, -1
+        while read < learner.reading:
+            read = learner.reading
+            await self._fold_slices(until, size_of)
+            if until is None or not learner.paused or learner.position >= until:
+                return
+
+    async def _fold_slices(self, until: int | None, size_of: Callable[[], int]) -> None:
+        """Fold slices up to `until`, or where a pause has begun before it."""
         learner = self.learner
 
         def size() -> int:
-            return 0 if until is not None and learner.reading >= until else size_of()
+            return 0 if until is not None and learner.position >= until else size_of()
 
         async with aclosing(slices_of_log(learner, self._log.read, size)) as parts:
             async for part in parts:
-                kept = [one for one in part if until is None or one.offset < until]
+                paused = learner.paused
+                kept = [one for one in part if until is None or paused or one.offset < until]
                 self.decisions += learner.fold(kept)
                 if not learner.reading:
                     self.decisions.clear()  # the log began with another field: all is folded again
                 if self._on_folded is not None:
                     self._on_folded(len(part))
                 went_back = bool(kept) and learner.reading <= kept[-1].offset
-                if until is not None and part[-1].offset >= until and not went_back:
+                if until is not None and part[-1].offset >= until and not went_back and not paused:
                     return

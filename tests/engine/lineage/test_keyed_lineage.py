@@ -20,7 +20,7 @@ from engine.machines.keyed.keyed_learner import KeyedLearner
 from engine.offline.backtest import LocalRun
 from engine.offline.keyed.keyed_backtest import KeyedRun
 from engine.offline.keyed.one_race import RaceLog
-from engine.offline.replay import recorded_line
+from engine.offline.replay import Replay, recorded_line
 from engine.settings import Settings
 from engine.worker.assembly import build_keyed_learner, build_learner, race_pointer_of
 from operators.models.digest import digest
@@ -147,6 +147,31 @@ def test_the_log_of_a_race_gives_its_models_whatever_acts_on_others() -> None:
         assert race is not None
         assert race.digests() == alone.digests()
         assert [one for one in decisions if one.key == key] == of_alone
+
+
+@pytest.mark.parametrize("end", [60, 500])
+def test_a_lesson_that_a_pause_held_back_is_found_behind_its_end(end: int) -> None:
+    """Where the pause has no end in the log, it was not learned."""
+    _, log = log_of(ROWS, {20: Command("p", "pause", 5), end: Command("r", "resume", 6)})
+    own = race_log(log, "a")
+    held = [one.offset for one in own if one.value is not None and 22 < one.offset < 60]
+    assert len(held) > 5
+
+    class Log:
+        async def read(self, start: int | None = None) -> Any:
+            if left := [one for one in own if one.offset >= (start or 0)]:
+                yield left
+
+    async def learned() -> list[int]:
+        replay, counts = Replay(PLAIN, Log(), source=factory_of(PLAIN), key="a", begins=PLAIN.field), []
+        for offset in held:
+            await replay.to(offset)
+            before = replay.learner.examples
+            await replay.to(offset + 1)
+            counts.append(replay.learner.examples - before)
+        return counts
+
+    assert asyncio.run(learned()) == [int(end == 60)] * len(held)
 
 
 def test_recorded_states_of_a_race_are_reproduced_and_exported(all_logs: dict[str, PipelineLogs]) -> None:
