@@ -85,6 +85,7 @@ class PageFacts:
         return _encoded(
             {
                 "now_ms": _now_ms(),
+                "clock_ms": time.monotonic() * 1_000,  # rates go by it: the other one may jump
                 "ready": not reason,
                 "standing": reason or worker.standing(),
                 "counts": _counts(metrics.counts),

@@ -22,6 +22,7 @@ WALL_CLOCK_READERS = {
     "engine/cli/offline/backtest.py",
     "engine/kafka/sink.py",
     "engine/offline/publish.py",
+    "engine/page/facts.py",
     "engine/state/snapshots.py",
     "engine/stores/redis_checkpoints.py",
     "engine/worker/claim.py",
@@ -30,7 +31,7 @@ WALL_CLOCK_READERS = {
     "engine/worker/loop.py",
     "engine/worker/snapshots.py",
 }
-"""Each stamps what it writes, or hands the time to a state machine as an argument; none waits by it."""
+"""Each stamps what it writes or shows, or hands the time to a state machine as an argument; none waits by it."""
 
 
 @cache

@@ -178,14 +178,14 @@ export class Panels {
 
   /** Return the moment about ten seconds before the last one. */
   before() {
-    const now = this.history.at(-1).now_ms;
-    return this.history.findLast((one) => now - one.now_ms >= WINDOW_MS) ?? this.history[0];
+    const now = this.history.at(-1).clock_ms;
+    return this.history.findLast((one) => now - one.clock_ms >= WINDOW_MS) ?? this.history[0];
   }
 
   showTiles(facts) {
     const before = this.before();
     const now = this.history.at(-1);
-    const seconds = Math.max(0.001, (now.now_ms - before.now_ms) / 1000);
+    const seconds = Math.max(0.001, (now.clock_ms - before.clock_ms) / 1000);
     const joined = (one) => one.counts.labels.joined ?? 0;
     const window = now === before ? null : grown(now.end_to_end_s, before.end_to_end_s);
     const scoring = now === before ? null : grown(now.scoring_s, before.scoring_s);
@@ -317,8 +317,8 @@ export class Panels {
     let from = 0;
     for (let place = 1; place < this.history.length; place += 1) {
       const [before, now] = [this.history[place - 1], this.history[place]];
-      while (now.now_ms - this.history[from + 1].now_ms >= WINDOW_MS) from += 1;
-      const seconds = (now.now_ms - before.now_ms) / 1000;
+      while (now.clock_ms - this.history[from + 1].clock_ms >= WINDOW_MS) from += 1;
+      const seconds = Math.max(0.001, (now.clock_ms - before.clock_ms) / 1000);
       const window = grown(now.end_to_end_s, this.history[from].end_to_end_s);
       const scoring = grown(now.scoring_s, this.history[from].scoring_s);
       const ms = (value) => (value === null || value === Infinity ? null : value * 1000);
