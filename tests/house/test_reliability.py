@@ -31,7 +31,7 @@ WALL_CLOCK_READERS = {
     "engine/worker/loop.py",
     "engine/worker/snapshots.py",
 }
-"""Each stamps what it writes or shows, or hands the time to a state machine as an argument; none waits by it."""
+"""Each stamps what it writes or shows, or hands the time to a state machine; none waits by it."""
 
 
 @cache
