@@ -3,8 +3,8 @@
 Lives here: what a user types, how an error is printed.  Never here: the work itself; every
 command imports what it needs when it runs, so that `--help` starts at once.
 
-Exit codes: 0 done, 1 failed (a backtest that learned nothing too), 2 wrong usage, 3 unhealthy, 4 skew,
-5 a rate that was not sustained (`bench`).
+Exit codes: 0 done, 1 failed (a backtest that learned nothing too), 2 wrong usage, 3 unhealthy, 4 skew, or a
+shift that lasts (`drift list`), 5 a rate that was not sustained (`bench`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from engine.cli.records import send, tail
 from engine.cli.state import state_app
 from engine.cli.static import static_app
 from engine.cli.watching.alerts import alerts_app
+from engine.cli.watching.drift import drift_app
 from engine.definition.file import load_pipeline
 from engine.settings import Accepted
 from topics.errors import DefinitionError, HeadraceError, SettingsError
@@ -56,6 +57,7 @@ app.add_typer(export_app, name="export")
 app.add_typer(models_app, name="models")
 app.add_typer(labels_app, name="labels")
 app.add_typer(alerts_app, name="alerts")
+app.add_typer(drift_app, name="drift")
 app.add_typer(config_app, name="config")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(state_app, name="state")

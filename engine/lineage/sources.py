@@ -122,15 +122,21 @@ class PipelineLogs:
             begins=await self._first_field() or self.pipeline.field,
         )
 
+    async def decisions(self) -> list[Decision]:
+        """Return what was decided in this race, each decision once, in the order in which it was written."""
+        found: dict[str, Decision] = {}
+        async for record in self._records("decisions"):
+            if record.value and (one := decode_decision(record.value)).key == self._key:
+                found.setdefault(one.decision_id, one)
+        return list(found.values())
+
     async def history(self, *, fold: bool = False) -> History:
         """Return the history of the versions.
 
         `fold`: with what each has learned and scored at the end of the examples log.  A recording without
         decisions is folded for them.
         """
-        decided = [record async for record in self._records("decisions")]
-        decisions = [decode_decision(record.value) for record in decided if record.value]
-        decisions = [one for one in decisions if one.key == self._key]
+        decisions = await self.decisions()
         undecided = self._folder is not None and not await self.logs("decisions")
         replay = await self.replay() if fold or undecided else None
         if replay is not None:
