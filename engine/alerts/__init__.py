@@ -4,6 +4,6 @@ Lives here: the signals of a worker, who reads the alerts topic, what is sent wh
 Never here: when an alert begins and ends (`operators/monitor/alerts.py`), what a definition says.
 
 Read in this order: `surroundings` (a worker's signals), `reading` (what lies on the topic), `channels` (what
-is sent), `delivery` (by whom, how often, until when), `alerting` (both beside a worker's loop).  Others may
-import everything here.
+is sent), `delivery` (by whom, how often, until when), `alerting` (both beside a worker's loop), `skewed`
+(what `headrace skew` tells).  Others may import everything here.
 """

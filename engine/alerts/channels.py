@@ -120,14 +120,15 @@ class AlertmanagerChannel:
         self._url = settings.alertmanager_url.get_secret_value().rstrip("/") + "/api/v2/alerts"
         self._session, self._pipeline = session, pipeline
         self._holds_ms = REPEATS_LOST * settings.repeat_ms
-        self._firing = {one.alert_id: one for one in firing}
+        self._firing = {(one.policy, one.subject): one for one in firing}
 
     async def send(self, alert: AlertRecord, now_ms: int) -> None:
         """Post one record, and remember whether it fires."""
+        place = alert.policy, alert.subject
         if alert.state == "firing":
-            self._firing[alert.alert_id] = alert
-        else:
-            self._firing.pop(alert.alert_id, None)
+            self._firing[place] = alert
+        elif place in self._firing and self._firing[place].alert_id == alert.alert_id:
+            del self._firing[place]
         await self._send([alert], now_ms)
 
     async def repeat(self, now_ms: int) -> None:

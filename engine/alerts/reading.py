@@ -16,7 +16,7 @@ from engine.settings import KafkaSettings
 from topics.codec import decode_alert
 from topics.messages import AlertRecord, Record
 
-__all__ = ["TAIL_MAX", "acks_in", "alert_tail", "alerts_in", "newest", "record_tail"]
+__all__ = ["PARTITION", "TAIL_MAX", "acks_in", "alert_tail", "alerts_in", "newest", "record_tail"]
 
 TAIL_MAX = 10_000
 """Records of the topic that are looked at, the newest: what is older and still open is lost sight of."""
@@ -67,9 +67,18 @@ def acks_in(records: Iterable[Record]) -> dict[str, bool]:
 
 
 def newest(records: Iterable[AlertRecord]) -> dict[str, AlertRecord]:
-    """Return the last record of each alert, by id, those that spoke last at the end."""
+    """Return the last record of each alert, by id, those that spoke last at the end.
+
+    A policy has one alert of a subject at a time: of one that fires, and of which another id has been told
+    since, nobody tells the end.  It was told by a worker that had been replaced; it is left out.
+    """
     found: dict[str, AlertRecord] = {}
+    last: dict[tuple[str, str], str] = {}
     for one in records:
         found.pop(one.alert_id, None)
+        before = found.get(last.get((one.policy, one.subject), ""))
+        if before is not None and before.state == "firing":
+            del found[before.alert_id]
         found[one.alert_id] = one
+        last[one.policy, one.subject] = one.alert_id
     return found

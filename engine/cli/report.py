@@ -240,6 +240,8 @@ def print_description(described: dict[str, Any]) -> None:
         _print_rules(described["rules"])
     if described["alerts"]:
         _print_alerts(described["alerts"], described["topics"]["alerts"])
+        if "races" in described:
+            out.print("none is about a race: each key has its own, and no alert can be about all of them")
     if described["stages"]:
         _print_stages(described)
 

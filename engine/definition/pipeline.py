@@ -31,7 +31,7 @@ from engine.definition.weak import check_weak, weak_text
 from operators.drift.detectors import Drift
 from operators.drift.watch import Watch, check_watch
 from operators.join.queries import Queries
-from operators.language.alerts import Alert, NoveltyPlan, checked_alerts, learner_alerts, novelty_plan
+from operators.language.alerts import Alert, NoveltyPlan, checked_alerts, novelty_plan
 from operators.language.catalogue import CatalogueEntry, FeatureContext, feature_book, features_version
 from operators.language.expressions import Expression
 from operators.language.plan import FeaturePlan, compile_features, text_digest
@@ -440,7 +440,7 @@ class Pipeline:
             monitors=monitor_settings(self),
             watch=self.watch,
             sources=self.labels.source_rules,
-            alerts=None if self.alerts is None else learner_alerts(self.policies),
+            alerts=None if self.alerts is None else self.policies,
         )
 
     def _feature_versions(self) -> dict[str, str]:

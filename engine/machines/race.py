@@ -14,7 +14,7 @@ from typing import Any
 from engine.machines.field_records import FieldRecords, FieldSource, about_change, refusal
 from engine.machines.watching import Watching
 from operators.drift.detectors import DriftWatch
-from operators.language.alerts import learner_alerts
+from operators.language.alerts import alert_names, learner_alerts
 from operators.models.digest import digest
 from operators.models.mixture import Mixture
 from operators.models.parameters import model_text
@@ -139,7 +139,7 @@ class Race:
         self.approvals = Approvals(
             promotion, self.arena, self._task, field.threshold, self.evaluation.churn, self._worse_where_found
         )
-        self.acks = Acks(self._pipeline) if self.TELLS else None
+        self.acks = Acks(self._pipeline, alert_names(field.alerts)) if self.TELLS else None
         self.commands = Commands(self.arena, self.good, self.approvals, self.acks)
         self.releases = Releases(self.arena, field.candidates, self.good.copied)
         self.challenges = Challenges(
@@ -341,13 +341,7 @@ class Race:
         self.challenges.follow(step.after.challenges)
         self.approvals.follow(step.after.promotion, step.after.threshold)
         if "watch" in step.settings:
-            if self.watching is not None:
-                decisions += self.learning.act(offset, self.watching.end)
-                self._gone |= dict.fromkeys(self.watching.snapshot())
-            self._watch(step.after)
-            if self.alerts is not None:
-                self.alerts.other_watch()
-            self._gather()
+            decisions += self._change_watch(step.after, offset)
         judged = [model_text(field.promotion.loss) for field in (step.before, step.after)]
         if "threshold" in step.settings or judged[0] != judged[1] or _monitored(step):
             self.monitors.follow(
@@ -359,11 +353,23 @@ class Race:
         self.sources.follow(step.after.sources, step.after.promotion.loss, step.after.threshold)
         if self.alerts is not None and "alerts" in step.settings:
             self.alerts.follow(learner_alerts(step.after.alerts), self.learning.time)
+        if self.acks is not None and "alerts" in step.settings:
+            self.acks.follow(alert_names(step.after.alerts))
         if self.alerts is not None and judged[0] != judged[1]:
             self.alerts.other_loss()
         self._accompany()
         if "serving" in step.settings or "threshold" in step.settings or judged[0] != judged[1]:
             decisions += self._change_policy(step.after, offset)
+        return decisions
+
+    def _change_watch(self, field: RaceField, offset: int) -> list[Decision]:
+        """Watch by other settings, or no more; return what ends with the ones before."""
+        decisions: list[Decision] = []
+        if (before := self.watching) is not None:
+            decisions = self.learning.act(offset, before.end)
+            self._gone |= dict.fromkeys(before.snapshot())
+        self._watch(field)
+        self._gather()
         return decisions
 
     def _change_policy(self, field: RaceField, offset: int) -> list[Decision]:

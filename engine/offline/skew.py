@@ -26,8 +26,10 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from engine.alerts.skewed import SkewAlerts
 from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import log_bounds, read_log
+from engine.kafka.sink import open_sink
 from engine.machines.admission import Intake, Run
 from engine.settings import KafkaSettings
 from operators.claims.rule import Reader
@@ -43,6 +45,9 @@ __all__ = ["PartitionSkew", "SkewCounts", "SkewMetrics", "check_once", "follow"]
 
 LOOK_RECORDS: Final = 5_000
 """Records read at once of each log, about 10 MB."""
+SHARE_SPAN: Final = 1_000
+SHARE_MIN: Final = 20
+"""Of fewer compared values a share says nothing."""
 DIFFERENCES_MAX: Final = 10
 """Differences kept to be shown; the counts have all."""
 SKEWED: Final = ("mismatch", "missing", "extra")
@@ -66,6 +71,9 @@ class SkewCounts:
         self.examples: deque[Difference] = deque(maxlen=DIFFERENCES_MAX)
         """The newest differences."""
         self._names = names
+        self._compared: Counter[str] = Counter()
+        self._shares: dict[str, float] = {}
+        """By feature, the share of the newest compared values that were not as they should be."""
 
     def add(self, partition: int, event_id: str, event_offset: int, checks: list[FeatureCheck]) -> None:
         """Count one event's features."""
@@ -73,6 +81,16 @@ class SkewCounts:
         self.examples.extend(
             Difference(partition, event_id, event_offset, one) for one in checks if one.outcome in SKEWED
         )
+        for one in checks:
+            if one.outcome != "unchecked":
+                self._compared[one.feature] += 1
+                share = self._shares.get(one.feature, 0.0)
+                span = min(self._compared[one.feature], SHARE_SPAN)
+                self._shares[one.feature] = share + ((one.outcome in SKEWED) - share) / span
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of skewed ones of the newest values, by feature; without those of too few."""
+        return {name: share for name, share in self._shares.items() if self._compared[name] >= SHARE_MIN}
 
     @property
     def skewed(self) -> int:
@@ -355,9 +373,15 @@ async def check_once(pipeline: Pipeline, kafka: KafkaSettings, *, one_in: int) -
 async def follow(
     pipeline: Pipeline, kafka: KafkaSettings, *, one_in: int, registry: CollectorRegistry, interval_s: float
 ) -> None:
-    """Compare the logs every `interval_s` until cancelled; `registry` has the counts.  Raises BrokerError."""
+    """Compare the logs every `interval_s` until cancelled, and tell people of skew.
+
+    `registry` has the counts.  Raises BrokerError.
+    """
     check = _Check(pipeline, kafka, one_in)
     registry.register(SkewMetrics(check.counts))
-    while True:
-        await check.look()
-        await asyncio.sleep(interval_s)
+    async with open_sink(kafka) as sink:
+        alerts = SkewAlerts(pipeline, kafka, sink)
+        while True:
+            await check.look()
+            await alerts.look(check.counts.shares())
+            await asyncio.sleep(interval_s)

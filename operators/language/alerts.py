@@ -31,6 +31,7 @@ __all__ = [
     "NoveltyPlan",
     "OnDecision",
     "Signal",
+    "alert_names",
     "changed_schema",
     "checked_alerts",
     "decided",
@@ -56,8 +57,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 class Signal:
     """A number that is watched; compared with a bound it is a condition.
 
-    >>> signal("loss_ratio") > 1.5
-    signal('loss_ratio') > 1.5
+    >>> signal("loss_ratio") > 1.2
+    signal('loss_ratio') > 1.2
     """
 
     name: str
@@ -143,7 +144,7 @@ MOMENTS = (NewCategory, ChangedSchema, OnDecision)
 
 
 def signal(name: str) -> Signal:
-    """Return a number that is watched, to be compared: `signal("loss_ratio") > 1.5`.
+    """Return a number that is watched, to be compared: `signal("loss_ratio") > 1.2`.
 
     Raises DefinitionError for a name that is none.
     """
@@ -287,7 +288,7 @@ def _made_name(when: Condition) -> str:
 
 USUAL_ALERTS: tuple[Alert, ...] = (
     Alert(when=signal("shift") > 0),
-    Alert(when=signal("loss_ratio") > 1.5),
+    Alert(when=signal("loss_ratio") > 1.2),
     Alert(when=signal("quarantined") > 0),
     Alert(when=signal("prior_share") > 0.05, severity="critical"),
     Alert(when=decided("model.over_budget")),
@@ -296,6 +297,7 @@ USUAL_ALERTS: tuple[Alert, ...] = (
     Alert(when=signal("label_completeness") < 0.5, for_="10m"),
     Alert(when=signal("checkpoint_age_ms") > 120_000),
     Alert(when=signal("store_away_ms") > 30_000, severity="critical"),
+    Alert(when=signal("skew") > 0.01),
 )
 """What is told where a pipeline says nothing of alerts."""
 
@@ -341,7 +343,7 @@ def checked_alerts(given: Sequence[Alert] | None, *, keyed: bool) -> tuple[Alert
         if names.count(one.name) > 1:
             raise DefinitionError(f"two alerts are called `{one.name}`", hint='give one of them name="..."')
         if keyed and one.scope == "learner":
-            offered = ", ".join(name for name, told in SIGNALS.items() if told.scope == "worker")
+            offered = ", ".join(name for name, told in SIGNALS.items() if told.scope != "learner")
             raise DefinitionError(
                 f"alert `{one.name}`: {one.when!r} is of one race, and with `per` each key has its own",
                 hint=f"with `per` there are {offered}",
@@ -352,6 +354,11 @@ def checked_alerts(given: Sequence[Alert] | None, *, keyed: bool) -> tuple[Alert
 def learner_alerts(given: Sequence[Alert] | None) -> tuple[Alert, ...]:
     """Return those alerts that a learner watches; of the usual ones for None."""
     return tuple(one for one in (USUAL_ALERTS if given is None else given) if one.scope == "learner")
+
+
+def alert_names(given: Sequence[Alert] | None) -> frozenset[str]:
+    """Return the names of all alerts, whoever watches them; of the usual ones for None."""
+    return frozenset(one.name for one in (USUAL_ALERTS if given is None else given))
 
 
 def novelty_plan(alerts: Sequence[Alert]) -> NoveltyPlan | None:

@@ -6,7 +6,7 @@ Lives here: the table of signals.  Never here: their values (`operators/monitor`
 A signal is a number that somebody keeps, for the whole pipeline or for each of some subjects (`quarantined`
 is kept for each candidate).  Those of the learner follow from the log alone: a backtest, a run and a replay
 tell the same; `MONITOR.NAME` is kept by the monitor of that name.  Those of a worker are of its surroundings,
-by its clock.
+by its clock; that of `headrace skew`, of the logs as they stand when it looks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 
 __all__ = ["SIGNALS", "SignalMeaning", "SignalScope", "monitor_of"]
 
-SignalScope = Literal["learner", "worker"]
+SignalScope = Literal["learner", "worker", "skew"]
+"""`skew` is the process `headrace skew`, which runs beside workers or not at all."""
 
 
 class SignalMeaning(NamedTuple):
@@ -34,7 +35,7 @@ SIGNALS: Mapping[str, SignalMeaning] = {
     "loss_ratio": SignalMeaning(
         "learner",
         "ratio",
-        "mean loss of what was served in the last 1,000 examples, over that of the last 20,000",
+        "mean loss of the last 1,000 examples, less what is usual chance, over that of the last 20,000",
         "answers are worse than they were",
         "look whether the inputs have changed, and whether another candidate is better",
         "`headrace models list PIPELINE.py`, headrace_model_score, the decisions topic",
@@ -150,6 +151,14 @@ SIGNALS: Mapping[str, SignalMeaning] = {
         "a group is answered in another way than the definition allows",
         "look which groups differ; another candidate or threshold may keep the bound",
         "`fairness` in `headrace backtest PIPELINE.py --json`",
+    ),
+    "skew": SignalMeaning(
+        "skew",
+        "share",
+        "share of the last 1,000 compared values of a feature that are not what the raw events say",
+        "models answer and learn for values that nothing but a fault has made",
+        "look at the differences: which feature, and since which version of worker or definition",
+        "`headrace skew PIPELINE.py --once`, headrace_skew_features_total",
     ),
     "lag_records": SignalMeaning(
         "worker",

@@ -7,6 +7,7 @@ say it (`topics/signatures.py`), when it acts (`operators/race/commands.py`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -49,14 +50,18 @@ def policy_in(pipeline: str, alert_id: str) -> str | None:
 class Acks(WholeState):
     """The acknowledged alerts of one pipeline.
 
-    >>> acks = Acks("flights")
+    >>> acks = Acks("flights", {"lag_records"})
     >>> acks.ack("flights:lag_records:0:17", false_alarm=True)
     >>> acks.precision()["lag_records"]
     Precision(acked=1, false=1)
+    >>> acks.refusal("flights:anything:0:17")
+    '`flights` has no alert called `anything`'
     """
 
-    def __init__(self, pipeline: str) -> None:
+    def __init__(self, pipeline: str, names: Iterable[str]) -> None:
+        """`names` are those of the pipeline's alerts: counts by name must not grow by what somebody says."""
         self._pipeline = pipeline
+        self._names = frozenset(names)
         self._said: dict[str, bool] = {}
         """Ids, oldest first, with whether it told of nothing."""
         self._acked: Counter[str] = Counter()
@@ -66,9 +71,23 @@ class Acks(WholeState):
         """Return why an id cannot be one of this pipeline's, empty if it can."""
         if not alert_id:
             return "ack needs an alert_id"
-        if policy_in(self._pipeline, alert_id) is None:
+        if (policy := policy_in(self._pipeline, alert_id)) is None:
             return f"`{alert_id}` is no id of an alert of {self._pipeline}"
+        if policy not in self._names:
+            return f"`{self._pipeline}` has no alert called `{policy}`"
         return ""
+
+    def follow(self, names: Iterable[str]) -> None:
+        """Take acknowledgements of these alerts from here on, and forget what was said of others."""
+        self._names, self._dirty = frozenset(names), True
+        for counts in (self._acked, self._false):
+            for policy in counts.keys() - self._names:
+                del counts[policy]
+        self._said = {
+            alert_id: false
+            for alert_id, false in self._said.items()
+            if policy_in(self._pipeline, alert_id) in self._names
+        }
 
     def ack(self, alert_id: str, *, false_alarm: bool) -> None:
         """Take what somebody says of an alert; the last word on it holds."""

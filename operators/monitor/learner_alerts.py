@@ -9,13 +9,17 @@ decision: places in the log, so that however it is cut into batches, and whoever
 
 Signals of other monitors are read at stops of every `MORE_EVERY` examples, where all have seen the same.
 
-Both means of the loss fade: a value counts 1/n of the mean, with n growing to `RECENT` and `REFERENCE`.
+Both means of the loss fade: a value counts 1/n of the mean, with n growing to `RECENT` and `REFERENCE`.  What
+is compared is not the recent mean but what it is at least, `CHANCE` deviations below: as far as it is usual
+that it lies from the reference, be that because losses of few rows vary much (rare classes) or because bad
+days come and go (`python -m loadtest.false_alerts` counts what is told where nothing is worse).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
 from typing import Final
 
 import msgspec
@@ -36,6 +40,9 @@ MORE_EVERY: Final = 1_024
 OWN: Final = frozenset({"loss_ratio", "prior_share", "quarantined", "shift"})
 RECENT: Final = 1_000
 REFERENCE: Final = 20_000
+CHANCE: Final = 4.0
+USUAL: Final = 100_000
+"""Examples over which it is learned how far the recent mean usually lies above the reference."""
 JUDGED_MIN: Final = 5_000
 """Examples before a loss is compared: at first it falls, and means of few tell nothing."""
 PRIOR_SPAN: Final = 500
@@ -71,6 +78,10 @@ class _Means(msgspec.Struct, array_like=True):
     """What is open now; a race has one at a time."""
     more: dict[str, dict[str, float]] = {}
     """Signals of other monitors at the last stop, by name and subject."""
+    squared: float = 0.0
+    """Mean of the squared loss, as the reference's."""
+    apart: float = 0.0
+    """Mean of the squared distance by which the recent loss lies above the reference; 0 where below."""
 
 
 class LearnerAlerts(WholeState):
@@ -120,6 +131,9 @@ class LearnerAlerts(WholeState):
                 means.judged += 1
                 means.recent += (served - means.recent) / min(means.judged, RECENT)
                 means.reference += (served - means.reference) / min(means.judged, REFERENCE)
+                means.squared += (served * served - means.squared) / min(means.judged, REFERENCE)
+                apart = max(means.recent - means.reference, 0.0)  # that it falls at first says nothing
+                means.apart += (apart * apart - means.apart) / min(means.judged, USUAL)
             self._time = max(self._time, example.label_time)
             if not means.due_ms:
                 means.due_ms = self._time + LOOK_MS
@@ -158,13 +172,9 @@ class LearnerAlerts(WholeState):
 
     def other_loss(self) -> None:
         """Begin the comparison of losses anew: they are measured in another way from here on."""
-        self._means.recent = self._means.reference = 0.0
+        means = self._means
+        means.recent = means.reference = means.squared = means.apart = 0.0
         self._means.judged, self._dirty = 0, True
-
-    def other_watch(self) -> None:
-        """Take what is open as over: shift is watched in another way, or no more, from here on."""
-        self._means.shift, self._dirty = None, True
-        self._look(self._time)
 
     def follow(self, alerts: Sequence[Alert], now_ms: int) -> None:
         """Watch by other alerts from here on."""
@@ -191,7 +201,7 @@ class LearnerAlerts(WholeState):
         if means.examples >= PRIOR_MIN:
             found["prior_share"] = {"": means.prior}
         if means.judged >= JUDGED_MIN and means.reference > 0:
-            found["loss_ratio"] = {"": means.recent / means.reference}
+            found["loss_ratio"] = {"": surely(means)}
         return found | means.more
 
     # -- state ---------------------------------------------------------------------------------------
@@ -208,6 +218,21 @@ class LearnerAlerts(WholeState):
         if data := entries.get(ENTRY):
             self._time, self._means = msgspec.msgpack.decode(data, type=tuple[int, _Means])
         self._dirty = False
+
+
+def surely(means: _Means) -> float:
+    """Return how many times the reference loss the recent one is at least.
+
+    >>> surely(_Means(recent=0.4, reference=0.2, squared=0.04))  # all alike: nothing is chance
+    2.0
+    >>> surely(_Means(recent=0.4, reference=0.2, squared=0.04, apart=0.0025))  # it comes and goes
+    1.0
+    >>> round(surely(_Means(recent=0.02, reference=0.01, squared=0.01)), 2)  # few rows have all the loss
+    1.11
+    """
+    of_rows = (means.squared - means.reference**2) / (2 * RECENT - 1)
+    chance = CHANCE * sqrt(max(of_rows, means.apart))
+    return max(means.recent - chance, 0.0) / means.reference
 
 
 def _note(found: str, evidence: Mapping[str, float | int | str]) -> Note:

@@ -84,7 +84,7 @@ class RaceField:
     that is usual and that the file leaves out."""
     watch: Watch | None = None
     alerts: Sequence[Any] | None = None
-    """What a learner tells people of (`operators/language/alerts.py`); None is the usual."""
+    """What people are told of, whoever watches it (`operators/language/alerts.py`); None is the usual."""
 
     @classmethod
     def of(cls, models: Mapping[str, Any], **settings: Any) -> RaceField:

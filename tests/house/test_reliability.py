@@ -17,6 +17,7 @@ WALL_CLOCK = re.compile(r"\btime\.time(?:_ns)?\(|\bdatetime\.(?:now|utcnow)\(")
 WALL_CLOCK_READERS = {
     "engine/alerts/alerting.py",
     "engine/alerts/delivery.py",
+    "engine/alerts/skewed.py",
     "engine/cli/deciding.py",
     "engine/cli/erase.py",
     "engine/cli/offline/backtest.py",

@@ -546,7 +546,7 @@ CASES = {
         lambda made, item: made.read(item[0], {"lag_records": {item[1]: item[2]}}),
     ),
     "learner_alerts": Case(make_learner_alerts, alert_inputs, feed_learner_alerts),
-    "acks": Case(lambda: Acks("p"), alert_inputs, feed_acks),
+    "acks": Case(lambda: Acks("p", "ab"), alert_inputs, feed_acks),
     "novelty": Case(make_novelty, novelty_inputs, lambda made, item: made.step(*item)),
     "merge": Case(lambda: Merge(3, Payment, held_max=30), merge_inputs, feed_merge),
     "pending": Case(

@@ -134,9 +134,10 @@ def _newest(alerts: Iterable[AlertRecord]) -> list[AlertRecord]:
 def _precision(pipeline: Pipeline, said: dict[str, bool]) -> dict[str, Precision]:
     from operators.monitor.acks import Acks  # noqa: PLC0415
 
-    acks = Acks(pipeline.name)
+    acks = Acks(pipeline.name, (one.name for one in pipeline.policies))
     for alert_id, false_alarm in said.items():
-        acks.ack(alert_id, false_alarm=false_alarm)
+        if not acks.refusal(alert_id):
+            acks.ack(alert_id, false_alarm=false_alarm)
     return acks.precision()
 
 

@@ -208,7 +208,7 @@ def test_what_cannot_be_meant_is_refused(made: Any, says: str) -> None:
 def test_the_usual_alerts_watch_what_there_is() -> None:
     assert len({one.name for one in USUAL_ALERTS}) == len(USUAL_ALERTS)
     assert {one.when.signal for one in USUAL_ALERTS if hasattr(one.when, "signal")} <= SIGNALS.keys()
-    assert {one.scope for one in checked_alerts(None, keyed=True)} == {"worker"}
+    assert {one.scope for one in checked_alerts(None, keyed=True)} == {"worker", "skew"}
     assert novelty_plan(USUAL_ALERTS) is None
 
 
@@ -245,17 +245,8 @@ def decision_of_another_kind(time: int) -> Decision:
     return Decision(f"p:0:{time}:0", "model.promoted", time, "m", 1, 0, "better", "headrace", time)
 
 
-def test_a_shift_that_nobody_watches_any_more_is_over() -> None:
-    made = LearnerAlerts("p", [Alert(when=signal("shift") > 0)], Roster("binary", (), "m"), Counter())
-    made.decided([shift_decision("shift.found", "label_shift", 1_000)])
-    made.other_watch()
-    assert [one.state for one in made.take()] == ["firing", "resolved"]
-    made.decided([shift_decision("shift.updated", "concept_drift", 2_000)])
-    assert made.take() == [], "of one that nobody knows nothing is told"
-
-
 def test_the_last_word_on_an_alert_holds() -> None:
-    acks = Acks("p")
+    acks = Acks("p", {"lag_records", "shift"})
     acks.ack("p:lag_records:0:1", false_alarm=True)
     acks.ack("p:lag_records:0:1", false_alarm=False)
     acks.ack("p:lag_records:0:2", false_alarm=True)
@@ -263,6 +254,19 @@ def test_the_last_word_on_an_alert_holds() -> None:
     assert acks.precision() == {"lag_records": Precision(2, 1)}
     assert acks.precision()["lag_records"].share == 0.5
     assert acks.refusal("q:lag_records:0:1")
-    again = Acks("p")
+    again = Acks("p", {"lag_records"})
     again.restore(acks.snapshot())
     assert again.precision() == acks.precision()
+
+
+def test_what_is_said_is_counted_by_the_names_of_alerts_that_there_are() -> None:
+    acks = Acks("p", {"lag_records", "shift"})
+    acks.ack("p:lag_records:0:1", false_alarm=True)
+    acks.ack("p:shift:label_shift:1", false_alarm=True)
+    assert acks.refusal("p:invented:0:1") == "`p` has no alert called `invented`"
+    acks.follow({"shift"})
+    assert acks.precision() == {"shift": Precision(1, 1)}
+    assert acks.refusal("p:lag_records:0:1")
+    acks.follow({"shift", "lag_records"})
+    acks.ack("p:lag_records:0:1", false_alarm=False)
+    assert acks.precision()["lag_records"] == Precision(1, 0), "nothing of before is remembered"

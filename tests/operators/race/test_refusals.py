@@ -50,7 +50,7 @@ class Race:
         self.approvals = Approvals(promotion, self.arena, "binary", 0.5, lambda _, __: 0.1)
         self.arena.approval = self.approvals
         self.good = GoodVersions(lambda _: b"model", lambda _: linear_model.Perceptron(), self.roster)
-        self.commands = Commands(self.arena, self.good, self.approvals, Acks("p"))
+        self.commands = Commands(self.arena, self.good, self.approvals, Acks("p", {"lag_records"}))
         self.offset = 0
 
     def at(self, examples: int = 1) -> Moment:
@@ -109,6 +109,12 @@ NAMED = {"model_name": "zzz"}
             "ack",
             {"alert_id": "q:lag_records:0:1"},
             "`q:lag_records:0:1` is no id of an alert of p",
+            "ids are as on the alerts topic: PIPELINE:ALERT:SUBJECT:TIME",
+        ),
+        (
+            "ack",
+            {"alert_id": "p:invented:0:1"},
+            "`p` has no alert called `invented`",
             "ids are as on the alerts topic: PIPELINE:ALERT:SUBJECT:TIME",
         ),
         ("promote", NAMED, "there is no candidate `zzz`", CHALLENGERS),
