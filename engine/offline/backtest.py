@@ -392,7 +392,7 @@ class Backtest(Playing[LocalRun]):
             **self.score_table.report(learner.evaluation, list(roster.racers), roster.quarantined),
             "model_seconds": self._model_seconds(),
             "correlated": correlated(learner, self.run.decisions),
-            **learner.monitors.report(),
+            **({"slices": {}, "calibration": {}} | learner.monitors.report()),
             **self.counted(),
         }
 

@@ -34,6 +34,7 @@ REPORT = [
     "function_failures",
     "outcomes",
     "labels_waiting",
+    "slices",
     "calibration",
     "completeness",
     "estimate",

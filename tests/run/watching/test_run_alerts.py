@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from hashlib import sha256
@@ -33,17 +34,20 @@ SOURCE = """
     from dataclasses import replace
 
     from msgspec import Struct
-    from river import linear_model, optim, preprocessing
+    from river import base, linear_model, preprocessing
 
     from engine import Candidate, Labels, Pipeline, Topic, new_category, signal, usual_alerts, Alert
     from operators import field
 
 
-    class Fragile(linear_model.LogisticRegression):
-        def predict_proba_one(self, x):
-            if x["value"] == 13.0:
-                raise ValueError("thirteen")
-            return super().predict_proba_one(x)
+    class FailsAt(base.Transformer):
+        def __init__(self, value):
+            self.value = value
+
+        def transform_one(self, x):
+            if x["value"] == self.value:
+                raise ValueError("as told")
+            return x
 
 
     class Reading(Struct):
@@ -56,7 +60,7 @@ SOURCE = """
 
     SOONER = {
         "lag_records": signal("lag_records") > 6_000,
-        "loss_ratio": signal("loss_ratio") > 1.3,
+        "loss_ratio": signal("loss_ratio") > 1.1,
         "checkpoint_age_ms": signal("checkpoint_age_ms") > 4_000,
         "store_away_ms": signal("store_away_ms") > 1_000,
     }
@@ -66,8 +70,8 @@ SOURCE = """
         labels=Labels("NAME.truths", wait="5s"),
         features={"value": field("value")},
         models={
-            "steady": preprocessing.StandardScaler() | linear_model.LogisticRegression(),
-            "fragile": Fragile(),
+            "steady": FailsAt(14.0) | preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+            "fragile": FailsAt(13.0) | linear_model.LogisticRegression(),
             "slow": Candidate(linear_model.Perceptron(), budget_ms=0.000001),
         },
         champion="steady",
@@ -82,6 +86,9 @@ START = 1_700_000_000_000
 KEY = "an alert is signed"
 USUAL = {"dead_letter_share", "label_completeness", "quarantined", "model.over_budget", "new_category"}
 STORE = {"store_away_ms", "checkpoint_age_ms"}
+PRIOR = {"prior_share"}
+BUSY = {"checkpoint_age_ms"}
+"""Four seconds are soon over on a busy machine; from the third time on it lasts for ten minutes."""
 LATER = {"lag_records", "loss_ratio"}
 ONCE = {"model.over_budget", "new_category"}
 
@@ -161,11 +168,12 @@ async def told(kafka: KafkaSettings, folder: Path, manager: str, redis: int, por
             await stream.send(1_500, flipped=True)
             await reach(lambda: "loss_ratio" in stream.told("firing"), "a worse loss")
             await stream.send(9_000, flipped=True)
+            await prior_answers(stream, worker, kafka, file, reach)
             await asyncio.to_thread(invoke, kafka, "models", "release", str(file), "fragile")
             await stream.send(200, flipped=True)
-            over = (USUAL | STORE | LATER) - ONCE
+            over = (USUAL | STORE | LATER | PRIOR) - ONCE
             await reach(lambda: stream.told("resolved") >= over, "all over at the webhook")
-            await reach(lambda: stream.active() <= ONCE, "all over at Alertmanager")
+            await reach(lambda: stream.active() <= ONCE | BUSY, "all over at Alertmanager")
             await acknowledged(kafka, file, stream, worker)
             assert await worker.stop() == 0, worker.said()
             check_signatures(hook)
@@ -181,6 +189,20 @@ async def store_away(stream: Stream, redis: int, reach: Any) -> None:
     finally:
         os.kill(redis, signal.SIGCONT)
     await reach(lambda: stream.told("resolved") >= STORE, "the store is back")
+    await reach(lambda: not stream.active() & STORE, "the store is back, at Alertmanager")
+
+
+async def prior_answers(stream: Stream, worker: Worker, kafka: KafkaSettings, file: Path, reach: Any) -> None:
+    """No candidate can answer: an alert that a killed worker's successor ends, once one can again."""
+    await stream.send(1, value=14.0, flipped=True)
+    await stream.send(500, flipped=True)
+    await reach(lambda: stream.told("firing") >= PRIOR, "the prior answers")
+    await reach(lambda: stream.active() >= PRIOR, "the prior answers, at Alertmanager")
+    worker.kill()
+    await worker.start().ready()
+    await asyncio.to_thread(invoke, kafka, "models", "release", str(file), "steady")
+    await stream.send(2_000, flipped=True)
+    await reach(lambda: stream.told("resolved") >= PRIOR, "models answer again")
 
 
 def invoke(kafka: KafkaSettings, *arguments: str) -> str:
@@ -218,10 +240,11 @@ async def check_topic(kafka: KafkaSettings, pipeline: Pipeline, hook: Hook) -> N
     written = [json.loads(record.value) for record in records]
     seen = {(one["alert_id"], one["state"], one.get("count", 1)) for one in hook.alerts}
     assert seen == {(one["alert_id"], one["state"], one.get("count", 1)) for one in written}
-    for policy in (USUAL | LATER | STORE) - ONCE:
-        ids = {one["alert_id"] for one in written if one["policy"] == policy}
-        assert len(ids) == 1, (policy, ids)
-        assert len({one["alert_id"] for one in hook.alerts if one["policy"] == policy}) == 1
+    assert {one["policy"] for one in written} >= USUAL | LATER | STORE | PRIOR
+    ids = {
+        (one["policy"], one.get("subject"), one["alert_id"]) for one in written if one["policy"] not in ONCE
+    }
+    assert Counter((policy, subject) for policy, subject, _ in ids).most_common(1)[0][1] == 1, ids
     learner = build_learner(pipeline)
     log = records_of(("", 0), await read_topic(kafka, pipeline.catalog["examples"]))  # type: ignore[arg-type]
     while learner.reading <= log[-1].offset:
