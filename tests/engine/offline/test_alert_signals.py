@@ -12,7 +12,7 @@ from river import linear_model
 from test_behaviour_told import WATCHED, files, pipeline
 
 import operators.monitor
-from engine import Alert, Reservoir, signal
+from engine import Alert, Reservoir, Split, signal
 from engine.definition.monitoring import DECLARED_BY, monitor_settings
 from engine.offline.backtest import LocalRun, Playing
 from engine.worker.assembly import build_learner
@@ -20,7 +20,11 @@ from operators.language.signals import SIGNALS, monitor_of
 from topics.errors import DefinitionError
 
 OF_MONITORS = {name for name in SIGNALS if monitor_of(name)}
-EVERYTHING: dict[str, Any] = WATCHED | {"slices": ["origin"], "reservoir": Reservoir()}
+EVERYTHING: dict[str, Any] = WATCHED | {
+    "slices": ["origin"],
+    "reservoir": Reservoir(),
+    "serving": Split({"linear": 0.9, "other": 0.1}),
+}
 FAILING = Alert(when=signal("tests.failing") > 0)
 
 
