@@ -72,7 +72,7 @@ class PageFacts:
                 "wait_ms": pipeline.labels.wait_ms,
                 "topics": dict(pipeline.catalog.roles),
                 "started_ms": self._started_ms,
-                "explain": f"headrace explain {self._file}",
+                "explain": f"headrace explain {self._file} PREDICTION_ID",
                 "alerts": [{"policy": alert.name, "severity": alert.severity} for alert in pipeline.policies],
             }
         )

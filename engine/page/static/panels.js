@@ -69,7 +69,7 @@ const grown = (now, before) => ({
 
 export class Panels {
   constructor() {
-    this.about = { alerts: [], explain: "headrace explain PIPELINE.py" };
+    this.about = { alerts: [], explain: "headrace explain PIPELINE.py PREDICTION_ID" };
     this.history = [];
     this.colours = new Map([[SERVED, "ink"]]);
     this.marks = [];
@@ -456,7 +456,7 @@ export class Panels {
   answerRow({ key, answer, scores }) {
     const button = make("button", { title: answer.event_id }, answer.event_id);
     button.addEventListener("click", () =>
-      this.open(`Answer to ${answer.event_id}`, { key, ...answer, candidates: scores }, `${this.about.explain} ${answer.prediction_id}`),
+      this.open(`Answer to ${answer.event_id}`, { key, ...answer, candidates: scores }, this.about.explain.replace("PREDICTION_ID", answer.prediction_id)),
     );
     const flags = [answer.late && "late", answer.cold_start && "cold", answer.abstain && "abstains"].filter(Boolean);
     return make(
