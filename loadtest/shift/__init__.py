@@ -5,5 +5,6 @@ Lives here: streams, what is planted, runs, the tables of `docs/drift-results.md
 loadtest.shift`). Never here: what decides (`operators/drift`).
 
 Read in this order: `streams` (days to draw from, and a model), `plants` (what is done to them), `trial` (one
-run), `cost` (microseconds of an event), `whole_path` (the same in a whole run), `tables`, `__main__`.
+run), `power` (how many labels it takes), `cost` (microseconds of an event), `whole_path` (the same in a whole
+run), `tables`, `__main__`.
 """

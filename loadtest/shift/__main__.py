@@ -16,7 +16,18 @@ import typer
 
 from loadtest.learning.page import put
 from loadtest.shift.cost import measured
-from loadtest.shift.tables import alarms_table, confusion_table, cost_table, false_alarms, hits, hits_table
+from loadtest.shift.power import label_bounds
+from loadtest.shift.tables import (
+    FOUND_WITHIN,
+    PROMISE,
+    alarms_table,
+    confusion_table,
+    cost_table,
+    false_alarms,
+    hits,
+    hits_table,
+    power_table,
+)
 from topics.errors import HeadraceError
 
 COMMAND = "python -m loadtest.shift"
@@ -30,6 +41,7 @@ class Part(StrEnum):
     alarms = "alarms"
     planted = "planted"
     """Two tables: plants, and the confusion of verdicts."""
+    power = "power"
 
 
 def main(
@@ -49,6 +61,8 @@ def main(
     parts = only or list(Part)
     if Part.cost in parts:
         made["cost"] = (cost_table(measured()), Part.cost)
+    if Part.power in parts:
+        made["power"] = (power_table(label_bounds(data, FOUND_WITHIN, PROMISE, jobs)), Part.power)
     if Part.planted in parts:
         found = hits(data, plants, jobs)
         made["planted"] = (hits_table(found), Part.planted)

@@ -59,8 +59,8 @@ def measured() -> Cost:
         (block,) = sampler.close((number + 1) * HOUR_MS)
         times["event"].append((process_time() - started) / ROWS)
         examples = [
-            Example("", "", time, time, score > 0.5, {}, {}, score, "champion", "m", 0, 0, 0, 1, 0)
-            for time, score in zip(stamps[:BATCH], scores, strict=False)
+            Example(event_id, "", time, time, score > 0.5, row, {}, score, "champion", "m", 0, 0, 0, 1, 0)
+            for event_id, time, score, row in zip(ids[:BATCH], stamps, scores, rows, strict=False)
         ]
         started = process_time()
         watcher.observe(examples, [0.25] * BATCH)

@@ -15,12 +15,15 @@ from typing import Final, NamedTuple, get_args
 
 from loadtest.shift.cost import FEATURES, Cost
 from loadtest.shift.plants import Plant, plants_of
+from loadtest.shift.power import LabelBound
 from loadtest.shift.streams import DAY_MS, SOURCES, Model, Stationary, load_days, made_up, still
 from loadtest.shift.trial import Played, play_days
 from operators.drift.triage import ShiftKind
 from operators.drift.watch import Reference, Watch
 
 __all__ = [
+    "FOUND_WITHIN",
+    "PROMISE",
     "Alarms",
     "PlantHits",
     "alarms_table",
@@ -29,12 +32,13 @@ __all__ = [
     "false_alarms",
     "hits",
     "hits_table",
+    "power_table",
 ]
 
 WATCHED_DAYS: Final = 60
 """Days after the reference of a run that stands still."""
 PLANTED_AT: Final = 56
-AFTER: Final = 28
+FOUND_WITHIN: Final = 28
 """Days after the plant in which it must be found."""
 HOUR_MS: Final = 3_600_000
 MADE_UP: Final[Mapping[str, tuple[float, float]]] = {
@@ -146,8 +150,8 @@ def _hits(name: str, folder: Path, runs: int) -> list[PlantHits]:
         for seed in range(runs):
             at = PLANTED_AT + seed % 7
             run = play_days(
-                days, stream.model, Watch(), seed=2_000 + seed, length=at + AFTER, delay_ms=stream.delay_ms,
-                plant=plant, at=at,
+                days, stream.model, Watch(), seed=2_000 + seed, length=at + FOUND_WITHIN,
+                delay_ms=stream.delay_ms, plant=plant, at=at,
             )  # fmt: skip
             outcomes.append((run, at))
         found.append(_counted(stream.title, plant, outcomes))
@@ -242,6 +246,21 @@ def confusion_table(found: Sequence[PlantHits]) -> str:
         ["nothing (days before the plant)", *([""] * len(kinds)), f"{before} verdicts in {days:,} days"]
     )
     return _table(["planted", *map(_words, kinds), "none"], rows)
+
+
+def power_table(found: Sequence[LabelBound]) -> str:
+    """Return what labels show of each plant, and how many of them it takes."""
+    head = ["stream", "planted", "labels a day", "loss, deviations of a day", "labels needed, by the loss",
+            "best mean, deviations", "labels needed, by it", "chance of a test that knows it"]  # fmt: skip
+    rows = [
+        [one.stream, one.plant, f"{one.rows:,.0f}", f"{one.loss:.2f}",
+         f"{one.rows * one.days_for(one.loss, PROMISE):,.0f}", f"{one.best:.2f}",
+         f"{one.rows * one.days_for(one.best, PROMISE):,.0f}", f"{one.chance:.0%}"]
+        for one in found
+    ]  # fmt: skip
+    by_chance = found[0].by_chance
+    rows.append(["any", "nothing", "", "0", "", "0", "", f"{by_chance:.0%}"])
+    return _table(head, rows)
 
 
 def cost_table(cost: Cost) -> str:

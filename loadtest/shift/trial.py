@@ -15,7 +15,7 @@ from loadtest.shift.streams import DAY_MS, Day, Model, Stationary
 from operators.drift.triage import Shift
 from operators.drift.watch import Watch
 from operators.drift.watcher import Watcher
-from topics.messages import Block, Example
+from topics.messages import Block, Example, FeatureValues
 
 __all__ = ["Played", "play_days"]
 
@@ -73,17 +73,25 @@ def _examples(
     start = (FIRST_DAY + number) * DAY_MS
     losses = model.losses(day.labels, scores).tolist()
     labels: list[Any] = day.labels.tolist() if model.task == "regression" else (day.labels > 0.5).tolist()
-    rows = zip(day.offsets_ms.tolist(), labels, scores.tolist(), losses, strict=True)
+    rows = zip(day.offsets_ms.tolist(), labels, scores.tolist(), losses, _features(day), strict=True)
     return [
         (
             Example(
-                "", "", start + offset, start + offset + delay_ms, label, {}, {}, score, "champion", "m", 0,
-                0, 0, 1, 0,
+                f"{number}-{offset}", "", start + offset, start + offset + delay_ms, label, features, {},
+                score, "champion", "m", 0, 0, 0, 1, 0,
             ),
             loss,
         )
-        for offset, label, score, loss in rows
+        for offset, label, score, loss, features in rows
     ]  # fmt: skip
+
+
+def _features(day: Day) -> list[FeatureValues]:
+    columns = [
+        [None if value != value else value for value in column.tolist()]  # noqa: PLR0124 NaN
+        for column in day.columns.values()
+    ]
+    return [dict(zip(day.columns, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _block(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import Struct
@@ -39,7 +39,7 @@ CELLS: Final = 24
 MISSING, ODD, BELOW, FIRST, ABOVE = 0, 1, 2, 3, CELLS - 1
 INSIDE: Final = CELLS - 4
 SCORE_CELLS: Final = 12
-LABEL_CELLS: Final = 5
+LABEL_CELLS: Final = 10
 """Of a regression's labels."""
 KNOWN_MAX: Final = 500
 """Categories of one feature that are remembered as seen; a feature with more has no odd ones."""
@@ -48,6 +48,8 @@ FEATURES_MAX: Final = 200
 MARGIN: Final = 0.05
 """Of the span of the first rows: a value a little beyond is still inside."""
 CLIP: Final = 4.0
+RARITY: Final = 5.0
+"""Categories, the most frequent first, that are as far apart as a number's quartiles from its centre."""
 
 
 class Feature(Struct, array_like=True):
@@ -82,20 +84,21 @@ class CellFrame(Struct):
     @property
     def size(self) -> int:
         """Return how many means a block has."""
-        return len(self.features) * CELLS + SCORE_CELLS + self.kernels.size + 2
+        return len(self.features) * (CELLS + 1) + SCORE_CELLS + self.kernels.size + 2
 
     def means(self, columns: SampledColumns, scores: Sequence[Score], refused: float) -> Array:
-        """Return the means of a block: shares of cells by feature and of scores, kernels, refused, rows."""
+        """Return the means of a block: shares of cells by feature and of scores, kernels, places by feature,
+        refused, rows."""
         rows = len(scores)
-        cells = [self._cells(feature, columns, rows) for feature in self.features]
-        parts = [np.bincount(one, minlength=CELLS) / rows for one in cells]
+        views = _views(self.features, columns, rows)
+        parts = [np.bincount(one.cells, minlength=CELLS) / rows for one in views]
         answered = np.bincount([self.score_cell(score) for score in scores], minlength=SCORE_CELLS) / rows
-        numbers = _numbers(self.features, columns, cells, rows)
-        return np.concatenate([*parts, answered, self.kernels.means(numbers), [refused, rows]])
+        together = self.kernels.means(_together(self.features, views, rows))
+        return np.concatenate([*parts, answered, together, _places(views, rows).mean(0), [refused, rows]])
 
-    def _cells(self, feature: Feature, columns: SampledColumns, rows: int) -> Any:
-        column = columns.get(feature.name)
-        return np.zeros(rows, dtype=np.int64) if column is None else _cells_of(feature, column)
+    def places(self, columns: SampledColumns, rows: int) -> Array:
+        """Return one number for each row and feature: in units of its spread, of a text how rare it is."""
+        return _places(_views(self.features, columns, rows), rows)
 
     def score_cell(self, score: Score) -> int:
         """Return the cell of a score; 0 is for no opinion."""
@@ -122,8 +125,7 @@ def fit_frame(columns: SampledColumns, scores: Sequence[Score], task: Task, seed
     names = sorted(columns)
     features = [_fitted(name, columns[name]) for name in names[:FEATURES_MAX]]
     rows = len(scores)
-    cells = [_cells_of(feature, columns[feature.name]) for feature in features]
-    kernels = fit_kernels(_numbers(features, columns, cells, rows), seed)
+    kernels = fit_kernels(_together(features, _views(features, columns, rows), rows), seed)
     classes: list[str] = []
     edges: list[float] = []
     if task == "multiclass":
@@ -162,49 +164,73 @@ def _fitted(name: str, column: Sequence[FeatureValue | None]) -> Feature:
     )
 
 
-def _cells_of(feature: Feature, column: Sequence[FeatureValue | None]) -> Any:
-    if not feature.numeric:
-        unknown, known = ABOVE if feature.open else ODD, feature.categories
-        cells = [
-            MISSING
-            if value is None
-            else known.get(_text(value), unknown)
-            if isinstance(value, str | bool)
-            else ODD
-            for value in column
-        ]
-        return np.array(cells, dtype=np.int64)
-    numbers, missing, odd = _as_numbers(column)
+class _View(NamedTuple):
+    """One feature of some rows."""
+
+    cells: Any
+    place: Array
+    """In units of its spread, of a text how rare it is."""
+
+
+def _views(features: Sequence[Feature], columns: SampledColumns, rows: int) -> list[_View]:
+    nowhere = _View(np.zeros(rows, dtype=np.int64), np.zeros(rows))
+    return [
+        nowhere
+        if (column := columns.get(feature.name)) is None
+        else _of_numbers(feature, column)
+        if feature.numeric
+        else _of_texts(feature, column)
+        for feature in features
+    ]
+
+
+def _of_texts(feature: Feature, column: Sequence[FeatureValue | None]) -> _View:
+    unknown, known = ABOVE if feature.open else ODD, feature.categories
+    if set(map(type, column)) == {str}:
+        cells = np.array([known.get(value, unknown) for value in column], dtype=np.int64)  # type: ignore[arg-type]
+    else:
+        cells = np.array(
+            [
+                MISSING
+                if value is None
+                else known.get(_text(value), unknown)
+                if isinstance(value, str | bool)
+                else ODD
+                for value in column
+            ],
+            dtype=np.int64,
+        )
+    return _View(cells, (cells - FIRST) / RARITY)
+
+
+def _of_numbers(feature: Feature, column: Sequence[FeatureValue | None]) -> _View:
+    kinds = set(map(type, column))
+    if str in kinds:  # numpy would read a number out of a text
+        odd = np.array([isinstance(value, str) for value in column], dtype=bool)
+        column = [None if isinstance(value, str) else value for value in column]
+    else:
+        odd = np.zeros(len(column), dtype=bool)
+    numbers = np.array(column, dtype=float)  # None becomes NaN
+    nothing = np.isnan(numbers)
     found = FIRST + np.searchsorted(feature.edges, numbers, side="right")
     found = np.where(numbers < feature.low, BELOW, np.where(numbers > feature.high, ABOVE, found))
-    return np.where(missing, MISSING, np.where(odd, ODD, found))
+    cells = np.where(odd, ODD, np.where(nothing, MISSING, found))
+    place = np.clip((numbers - feature.centre) / feature.scale, -CLIP, CLIP)
+    return _View(cells, np.where(nothing, 0.0, place))
 
 
-def _as_numbers(column: Sequence[FeatureValue | None]) -> tuple[Array, Any, Any]:
-    """Return the numbers of a column, and where it has none and where it has a text."""
-    missing = np.array([value is None for value in column], dtype=bool)
-    odd = np.array([isinstance(value, str) for value in column], dtype=bool)
-    if not odd.any():
-        numbers = np.array(column, dtype=float)
-        return np.where(missing, 0.0, numbers), missing, odd
-    plain = [0.0 if value is None or isinstance(value, str) else float(value) for value in column]
-    return np.array(plain), missing, odd
+def _places(views: Sequence[_View], rows: int) -> Array:
+    return np.stack([view.place for view in views], axis=1) if views else np.zeros((rows, 0))
 
 
-def _numbers(features: Sequence[Feature], columns: SampledColumns, cells: Sequence[Any], rows: int) -> Array:
+def _together(features: Sequence[Feature], views: Sequence[_View], rows: int) -> Array:
     """Return rows of numbers of like size: numbers in units of their spread, categories as 0 or 1."""
-    parts = []
-    for feature, cell in zip(features, cells, strict=True):
-        if not feature.numeric:
-            parts.append(np.eye(CELLS)[cell][:, : FIRST + min(len(feature.categories), INSIDE)])
-            continue
-        column = columns.get(feature.name)
-        if column is None:
-            parts.append(np.zeros((rows, 1)))
-            continue
-        numbers, missing, odd = _as_numbers(column)
-        spread = np.clip((numbers - feature.centre) / feature.scale, -CLIP, CLIP)
-        parts.append(np.where(missing | odd, 0.0, spread)[:, None])
+    parts = [
+        view.place[:, None]
+        if feature.numeric
+        else np.eye(CELLS)[view.cells][:, : FIRST + min(len(feature.categories), INSIDE)]
+        for feature, view in zip(features, views, strict=True)
+    ]
     return np.concatenate(parts, axis=1) if parts else np.zeros((rows, 1))
 
 

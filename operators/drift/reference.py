@@ -59,5 +59,7 @@ def distances(frame: CellFrame, vectors: Array, expected: Array) -> Array:
     )
     cosines = of_scores + 2 * len(frame.kernels.frequencies[0])
     together = mmd(difference[:, of_scores:cosines])
-    density = lsdd(difference[:, cosines:-2], np.asarray(frame.kernels.difference))
+    density = lsdd(
+        difference[:, cosines : cosines + len(frame.kernels.centres)], np.asarray(frame.kernels.difference)
+    )
     return np.column_stack([by_feature, scores, together, density, difference[:, -2]])

@@ -1,6 +1,7 @@
 """The scorer's half of watching: a sample of every row answered, by block of event time.
 
-Lives here: which rows are in the sample, exact counts, when a block is closed.  Never here: what a block
+Lives here: which rows are in the sample, exact counts, when a block is closed, the sample of several
+partitions.  Never here: what a block
 means (`watcher.py`), claims and sequence numbers, topics.
 
     rows answered, labelled or not ---> the `rows_max` of each block with the smallest hash of their event id
@@ -15,23 +16,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from heapq import heapify, heappush, heappushpop
+from heapq import merge as merged_in_order
+from itertools import islice
 from typing import Final
 from zlib import crc32
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from operators.drift.watch import BLOCKS_OPEN_MAX, Watch
 from operators.state import Changes, StateDelta, StateEntries
 from topics.messages import Block, FeatureValue, FeatureValues, Score
 
-__all__ = ["CATEGORY_CHARS_MAX", "CELLS_MAX", "BlockSampler"]
+__all__ = [
+    "CATEGORY_CHARS_MAX",
+    "CELLS_MAX",
+    "HASH_MAX",
+    "BlockSampler",
+    "column_of",
+    "hash_of",
+    "merged_sample",
+]
 
 CELLS_MAX: Final = 25_000
 """Values of the features of one block's rows: its record must fit a message of Kafka's usual size, 1 MB."""
 CATEGORY_CHARS_MAX: Final = 32
 """Of a text; those with the same beginning are one category."""
-_MASK: Final = (1 << 32) - 1
+HASH_MAX: Final = (1 << 32) - 1
+_MASK: Final = HASH_MAX
 _MULTIPLIER: Final = 0x9E3779B1
 """Knuth's: CRC-32 is linear, so ids that are counted would be sampled in steps."""
 _META: Final = "meta"
@@ -260,13 +273,48 @@ class BlockSampler:
             else:
                 rows.append((int(rest.partition("/")[0]), msgspec.msgpack.decode(data, type=_Row)))
         for number, row in rows:
-            self._sample(number, self._open[number], _place(row.event_id), row)
+            self._sample(number, self._open[number], hash_of(row.event_id), row)
         self._rows.clear()
         self._counts.clear()
         self._meta_changed = _META not in entries
 
 
-def _place(event_id: str) -> int:
+def merged_sample(parts: Sequence[Block], rows_max: int) -> Block:
+    """Return the blocks of several partitions as one: the rows with the smallest hashes of all."""
+    if len(parts) == 1:
+        return parts[0]
+    ordered = merged_in_order(
+        *([(place, part, row) for row, place in enumerate(one.hashes)] for part, one in enumerate(parts))
+    )
+    chosen = list(islice(ordered, rows_max))
+    names = sorted({name for one in parts for name in one.features})
+    columns: dict[str, list[FeatureValue | None]] = {}
+    for name in names:
+        by_part = [column_of(one, name) for one in parts]
+        columns[name] = [by_part[part][row] for _, part, row in chosen]
+    scores: list[Score] = [parts[part].scores[row] for _, part, row in chosen]
+    refused: dict[str, int] = {}
+    for one in parts:
+        for reason, count in one.refused.items():
+            refused[reason] = refused.get(reason, 0) + count
+    return replace(
+        parts[0],
+        rows=sum(one.rows for one in parts),
+        refused=refused,
+        hashes=[place for place, _, _ in chosen],
+        features=columns,
+        scores=scores,
+        source_partition=-1,
+    )
+
+
+def column_of(block: Block, name: str) -> Sequence[FeatureValue | None]:
+    """Return the sampled rows' values of a feature."""
+    return block.features.get(name) or [None] * len(block.hashes)
+
+
+def hash_of(event_id: str) -> int:
+    """Return the hash by which rows are sampled."""
     place = crc32(event_id.encode()) * _MULTIPLIER & _MASK
     return place ^ place >> 15
 

@@ -11,9 +11,9 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from operators.drift.frame import CELLS, MISSING, SCORE_CELLS, CellFrame
+from operators.drift.frame import ABOVE, BELOW, CELLS, MISSING, SCORE_CELLS, CellFrame
 from operators.drift.label_shift import bbse
-from operators.drift.labelled import Labelled, misfit
+from operators.drift.labelled import Labelled, ServedRows, misfit
 from operators.drift.triage import ACTS, Shift, fault_signs, mixture_fit, triage
 from operators.drift.two_sample import Array, chi_square, ks, permutation_p, population_stability
 from topics.messages import Task
@@ -44,7 +44,8 @@ class Since(NamedTuple):
     """Means of the reference's blocks."""
     unusual: Sequence[Mapping[str, float]]
     """Normal scores by statistic of the blocks since."""
-    labels: Labelled | None
+    labels: Sequence[Labelled]
+    """Of events since, a block each; none before there is a reference of labels."""
     reference_labels: Sequence[Labelled]
     before: Labelled | None
     """The same as one."""
@@ -62,14 +63,18 @@ def told(shift: Shift, seen: Since, evidence: Mapping[str, float]) -> Shift:
     names = [feature.name for feature in seen.frame.features]
     refused = float(seen.blocks[-RECENT_BLOCKS:, -2].mean() - seen.expected[-2])
     recent = seen.blocks[-RECENT_BLOCKS:, : count * CELLS].mean(0).reshape(count, CELLS)
-    signs = fault_signs(names, recent, usual, refused)
-    labels, before = seen.labels, seen.before
-    enough = labels is not None and labels.rows >= LABELS_MIN
-    fit = misfit(labels, seen.reference_labels) if enough and labels is not None else None
+    most = seen.reference[:, : count * CELLS].reshape(-1, count, CELLS)
+    beyond = (most[:, :, BELOW] + most[:, :, ABOVE]).max(0)
+    signs = fault_signs(names, recent, usual, beyond, refused)
+    before = seen.before
+    known = sum(block.rows for block in seen.labels)
+    fit = None
+    if known >= LABELS_MIN:
+        served = _served(seen.frame, seen.blocks), _served(seen.frame, seen.reference)
+        fit = misfit(seen.labels, seen.reference_labels, *served)
     explained = mixture_fit(scores, before) if before is not None and before.rows else 0.0
     sums = {name: _won(seen.unusual, name) for name in seen.unusual[-1]}
-    moved = max(won for name, won in sums.items() if name.startswith("feature:") or name in MOVING) >= MOVED
-    verdict = triage(signs, fit, explained, moved=moved)
+    verdict = triage(signs, fit, explained)
     ranked = sorted(names, key=lambda name: -sums.get(f"feature:{name}", 0.0))
     blamed = [sign.feature for sign in signs if sign.feature]
     unusual = [name for name in ranked if sums.get(f"feature:{name}", 0.0) >= MOVED]
@@ -81,7 +86,7 @@ def told(shift: Shift, seen: Since, evidence: Mapping[str, float]) -> Shift:
         pace=_pace(seen, count),
         reference_loss=before.loss / before.rows if before is not None and before.rows else None,
         estimated_loss=_estimated(scores, before),
-        true_loss=labels.loss / labels.rows if enough and labels is not None else None,
+        true_loss=sum(block.loss for block in seen.labels) / known if fit else None,
         act=ACTS[verdict],
         evidence={
             **shift.evidence,
@@ -95,7 +100,13 @@ def told(shift: Shift, seen: Since, evidence: Mapping[str, float]) -> Shift:
     )
 
 
-MOVING: Final = ("scores", "mmd", "lsdd")
+def _served(frame: CellFrame, blocks: Array) -> ServedRows:
+    """Return sums of score cells and places, and rows, of rows as served."""
+    count = len(frame.features)
+    scores = blocks[:, count * CELLS : count * CELLS + SCORE_CELLS]
+    means = np.hstack([scores, blocks[:, -2 - count : -2]])
+    rows = np.broadcast_to(blocks[:, -1:], means.shape)
+    return ServedRows(means * rows, rows)
 
 
 def _won(unusual: Sequence[Mapping[str, float]], name: str) -> float:

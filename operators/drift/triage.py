@@ -8,14 +8,12 @@ The first row that holds decides:
 |-------------------------------------------------------------------------------------|------------------|
 | refused events or labels beyond the reference by 2 %                                | pipeline_fault   |
 | a feature: 10 % more missing, 20 % odd (a text for a number, unknown categories),   | pipeline_fault   |
-|   20 % beyond all that the reference had, or one value where there were many        |                  |
+|   20 % beyond the most that a block had, or one value where there were many         |                  |
 | no labels yet: one class share explains the scores better than halfway (BBSE)       | label_shift      |
 | no labels yet, else                                                                 | covariate_shift  |
-| labels; features or scores moved: P(score given class) fits better than             | label_shift      |
-|   P(class given score)                                                              |                  |
-| labels; features or scores moved, else                                              | covariate_shift  |
-| labels; nothing else moved: P(score given class) fits better than P(score)          | label_shift      |
-| labels; nothing else moved, else                                                    | concept_drift    |
+| labels; least unexplained: P(truth given row) as it was                             | covariate_shift  |
+| labels; least unexplained: P(row given class) as it was, rows as the classes mix    | label_shift      |
+| labels; least unexplained: rows as they were                                        | concept_drift    |
 """
 
 from __future__ import annotations
@@ -92,16 +90,19 @@ class Sign(NamedTuple):
     share: float
 
 
-def fault_signs(names: Sequence[str], now: Array, before: Array, refused: float) -> list[Sign]:
-    """Return what looks broken; `now` and `before` are shares of cells by feature, `refused` what rose."""
+def fault_signs(names: Sequence[str], now: Array, before: Array, beyond: Array, refused: float) -> list[Sign]:
+    """Return what looks broken; `now` and `before` are shares of cells by feature, `refused` what rose.
+
+    `beyond` is by feature the most that a block of the reference had outside the frame.
+    """
     signs = [Sign("", "refused", refused)] if refused >= REFUSED_RISE else []
     rise = now - before
-    for name, up, share, was in zip(names, rise, now, before, strict=True):
+    for name, up, share, was, most in zip(names, rise, now, before, beyond, strict=True):
         if up[MISSING] >= MISSING_RISE:
             signs.append(Sign(name, "missing", float(share[MISSING])))
         elif up[ODD] >= ODD_RISE:
             signs.append(Sign(name, "odd", float(share[ODD])))
-        elif up[BELOW] + up[ABOVE] >= BEYOND_RISE and was[BELOW] + was[ABOVE] < BEYOND_RISE / 4:
+        elif share[BELOW] + share[ABOVE] >= most + BEYOND_RISE:
             signs.append(Sign(name, "beyond", float(share[BELOW] + share[ABOVE])))
         elif share.max() >= CONSTANT and was.max() < VARIED:
             signs.append(Sign(name, "constant", float(share.max())))
@@ -128,19 +129,21 @@ def mixture_fit(now: Array, table: Labelled) -> float:
     return 1.0 - _divergence(now, mixed @ given) / apart
 
 
-def triage(signs: Sequence[Sign], fit: Misfit | None, explained: float, *, moved: bool) -> ShiftKind:
+def triage(signs: Sequence[Sign], fit: Misfit | None, explained: float) -> ShiftKind:
     """Return the verdict by the table above.
 
-    `fit` is that of the labels since the change, None before there are enough; `moved` says whether features
-    or scores are unusual.
+    `fit` is that of the labels since the change, None before there are enough.
     """
     if signs:
         return "pipeline_fault"
     if fit is None:
         return "label_shift" if explained >= EXPLAINED else "covariate_shift"
-    if moved:
-        return "label_shift" if fit.likelier < 0.0 else "covariate_shift"
-    return "label_shift" if fit.label < fit.concept else "concept_drift"
+    left: dict[ShiftKind, float] = {
+        "covariate_shift": fit.covariate,
+        "label_shift": max(fit.label, fit.mixed),
+        "concept_drift": fit.concept,
+    }
+    return min(left, key=left.__getitem__)
 
 
 def _divergence(shares: Array, reference: Array) -> float:

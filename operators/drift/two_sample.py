@@ -109,8 +109,9 @@ def fit_kernels(rows: Array, seed: int) -> Kernels:
     projection = np.eye(width) if width <= size else rng.standard_normal((width, size)) / np.sqrt(size)
     x = rows @ projection
     some = x[rng.permutation(len(x))[:PAIRS_MAX]]
-    apart = np.sqrt(((some[:, None] - some[None]) ** 2).sum(-1))
-    sigma = float(np.median(apart[np.triu_indices(len(some), 1)])) if len(some) > 1 else 1.0
+    apart = (some**2).sum(1)[:, None] + (some**2).sum(1) - 2.0 * some @ some.T
+    squared = float(np.median(apart[np.triu_indices(len(some), 1)])) if len(some) > 1 else 1.0
+    sigma = max(squared, 0.0) ** 0.5
     sigma = sigma if sigma > 0.0 else 1.0
     centres = x[rng.permutation(len(x))[:CENTRES]]
     frequencies = rng.standard_normal((size, FREQUENCIES)) / sigma
@@ -127,7 +128,7 @@ def fit_kernels(rows: Array, seed: int) -> Kernels:
 
 
 def _kernels(x: Array, centres: Array, width: float) -> Array:
-    squares = ((x[:, None] - centres[None]) ** 2).sum(-1)
+    squares = (x**2).sum(1)[:, None] + (centres**2).sum(1) - 2.0 * x @ centres.T
     return np.asarray(np.exp(-squares / (2.0 * width * width)))
 
 

@@ -17,9 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from heapq import merge as merged_in_order
-from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -28,16 +26,17 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from operators.drift.baseline import Baseline
-from operators.drift.budget import BETS, bets, grown, p_value, unusual
+from operators.drift.budget import BETS, bets, budget_shares, enough, grown, p_value, unusual
 from operators.drift.frame import CellFrame, fit_frame
-from operators.drift.ledger import LABEL_STATISTICS, LabelLedger
+from operators.drift.ledger import LabelLedger, LabelStatistic, label_statistics
 from operators.drift.reference import JOINT, LEAST, distances, expected_means, left_out_means
+from operators.drift.sampler import column_of, merged_sample
 from operators.drift.told import Since, told
 from operators.drift.triage import Shift
 from operators.drift.two_sample import Array
 from operators.drift.watch import WEEK_MS, Watch
 from operators.state import Changes, StateDelta, StateEntries, named, under
-from topics.messages import Block, Example, FeatureValue, Score, Task
+from topics.messages import Block, Example, Task
 
 __all__ = ["Watcher"]
 
@@ -51,9 +50,6 @@ ROWS_MIN: Final = 30
 """A block with fewer sampled rows is counted and not compared."""
 WAITING_MAX: Final = 512
 """Blocks of partitions that wait for those of others; beyond some 170 partitions, the rest are late."""
-LEAST_LABELS, LEAST_LOSS = 0.02, 0.005
-WEIGHTS: Final = {"scores": 0.1, "mmd": 0.1, "lsdd": 0.1, "refused": 0.05, "labels": 0.1, "loss": 0.2}
-"""Shares of the budget; what is left is shared evenly by the features."""
 HISTORY_MAX: Final = 60
 """Blocks over which the beginning of a shift is looked for."""
 INVOLVED: Final = 0.1
@@ -81,6 +77,18 @@ class _Core(Struct):
     """Blocks in a row in which the open verdict would have been another."""
     compared: int = 0
     verdicts: int = 0
+
+
+class _Usual(NamedTuple):
+    """What is usual at a revision of the reference."""
+
+    revision: int
+    rows: dict[str, Array]
+    """By statistic of rows, the usual distances, rising."""
+    labels: Array | None
+    """The same of labels, one column of their distances a row; None without a reference of labels."""
+    apart: dict[str, float]
+    """By statistic, how many blocks in a row count as one."""
 
 
 def _encode_means(means: Array) -> bytes:
@@ -112,6 +120,7 @@ class Watcher:
     def __init__(self, watch: Watch, name: str, task: Task) -> None:
         """`name` is the pipeline's: it seeds projections and permutations."""
         self._watch, self._name, self._task = watch, name, task
+        self._enough = enough(watch.false_alarm_blocks)
         self._core = _Core()
         self._core_changed = True
         self._frame: CellFrame | None = None
@@ -129,7 +138,8 @@ class Watcher:
         self._places = WEEK_MS // watch.block_ms if watch.reference == "hour_of_week" else 1
         self.counts: Counter[tuple[str, str]] = Counter()
         """Blocks by (metric, outcome), which the shell exports; no part of the state."""
-        self._usual: tuple[int, dict[str, Array], dict[str, float]] | None = None
+        self._usual: _Usual | None = None
+        self._left_out: tuple[tuple[int, ...], Array] | None = None
         """What is usual at a revision of the reference; no part of the state."""
 
     # -- what comes in ----------------------------------------------------------------------------
@@ -137,9 +147,7 @@ class Watcher:
     def observe(self, examples: Sequence[Example], losses: Sequence[float | None]) -> None:
         """Take labelled examples with the loss of what was served; None where there was no opinion."""
         if self._frame is not None:
-            for example, loss in zip(examples, losses, strict=True):
-                if loss is not None:
-                    self._ledger.add(self._frame, example, loss)
+            self._ledger.observe(self._frame, examples, losses)
 
     def fold_block(self, block: Block, partitions: Iterable[int] = ()) -> list[Shift]:
         """Take the next block of a partition; return what is to be said, mostly nothing.
@@ -166,7 +174,7 @@ class Watcher:
         for number in due:
             parts = [self._take((number, part)) for one, part in sorted(self._waiting) if one == number]
             core.decided = number
-            said += self._decide(_merged(parts, self._watch.rows_max))
+            said += self._decide(merged_sample(parts, self._watch.rows_max))
         return said
 
     def _outcome(self, block: Block) -> str:
@@ -195,24 +203,25 @@ class Watcher:
             self._fit(block)
             return []
         means = self._means_of(block)
+        self._ledger.expect(block.rows)
         measured = self._ledger.close(block.number)
         if not self._means.ready:
             self._begin(block, means)
             return []
         core.compared += 1
-        usual, apart = self._what_is_usual()
+        usual = self._what_is_usual()
         scores: dict[str, float] = {}
         expected = self._expected(block.number)
         lies = distances(self._frame, means[None], expected)[0].tolist()
         for name, distance in zip(self._names, lies, strict=True):
-            scores[name] = unusual(p_value(distance, usual[name], _least(self._frame, name)))
-        if measured is not None and self._ledger.baseline.ready and "loss" in usual:
-            least = (LEAST_LABELS, LEAST_LOSS)
-            for name, distance, floor in zip(LABEL_STATISTICS, measured, least, strict=True):
-                scores[name] = unusual(p_value(distance, usual[name], floor))
+            scores[name] = unusual(p_value(distance, usual.rows[name], _least(self._frame, name)))
+        if measured is not None and usual.labels is not None:
+            for one in self._label_statistics:
+                distance, rising = one.of(usual.labels, measured)
+                scores[one.name] = unusual(p_value(distance, rising, one.least))
         self._means.follow(block.number, means, lies)
         core.history = [*core.history[1 - HISTORY_MAX :], (block.number, scores)]
-        said = self._bet(block, scores, apart) if core.open is None else self._go_on(block, scores)
+        said = self._bet(block, scores, usual.apart) if core.open is None else self._go_on(block, scores)
         if core.open is None:
             self._means.settle()
             self._ledger.settle()
@@ -229,7 +238,7 @@ class Watcher:
         blocks = [self._take((number, FITTING)) for number in core.fitting]
         core.fitting = []
         names = sorted({name for one in blocks for name in one.features})
-        columns = {name: [value for one in blocks for value in _column(one, name)] for name in names}
+        columns = {name: [value for one in blocks for value in column_of(one, name)] for name in names}
         scores = [score for one in blocks for score in one.scores]
         self._frame = fit_frame(columns, scores, self._task, crc32(self._name.encode()))
         self._frame_changed = True
@@ -262,30 +271,35 @@ class Watcher:
         vectors, places = self._matrix()
         return expected_means(vectors, places, number % self._places)
 
-    def _what_is_usual(self) -> tuple[dict[str, Array], dict[str, float]]:
-        """Return by statistic the usual distances, rising, and how many blocks in a row count as one."""
+    @property
+    def _label_statistics(self) -> list[LabelStatistic]:
+        assert self._frame is not None
+        return label_statistics(self._frame)
+
+    def _what_is_usual(self) -> _Usual:
         revision = self._means.revision + self._ledger.baseline.revision
-        if self._usual is None or self._usual[0] != revision:
+        if self._usual is None or self._usual.revision != revision:
             assert self._frame is not None
-            vectors, places = self._matrix()
-            left_out = distances(self._frame, vectors, left_out_means(vectors, places))
-            names = self._names
-            usual = dict(zip(names, self._means.usual(left_out), strict=True))
-            apart = dict(zip(names, self._means.apart(left_out), strict=True))
+            left_out = self._left_out_distances()
+            rows = dict(zip(self._names, self._means.usual(left_out), strict=True))
+            apart = dict(zip(self._names, self._means.apart(left_out), strict=True))
+            labels = None
             if self._ledger.baseline.ready:
                 labels, resembling = self._ledger.usual()
-                usual |= dict(zip(LABEL_STATISTICS, labels, strict=True))
-                apart |= dict(zip(LABEL_STATISTICS, resembling, strict=True))
-            self._usual = (revision, usual, apart)
-        return self._usual[1], self._usual[2]
+                apart |= {one.name: resembling[one.column] for one in self._label_statistics}
+            self._usual = _Usual(revision, rows, labels, apart)
+        return self._usual
+
+    def _left_out_distances(self) -> Array:
+        """Return how far each block of the reference lies from the others; found anew when one is another."""
+        numbers = tuple(self._means.reference)
+        if self._left_out is None or self._left_out[0] != numbers:
+            assert self._frame is not None
+            vectors, places = self._matrix()
+            self._left_out = (numbers, distances(self._frame, vectors, left_out_means(vectors, places)))
+        return self._left_out[1]
 
     # -- verdicts ---------------------------------------------------------------------------------
-
-    def _weights(self) -> dict[str, float]:
-        assert self._frame is not None
-        features = [f"feature:{feature.name}" for feature in self._frame.features]
-        left = 1.0 - sum(WEIGHTS.values())
-        return {**WEIGHTS, **dict.fromkeys(features, left / max(len(features), 1))}
 
     def _bet(self, block: Block, scores: Mapping[str, float], apart: Mapping[str, float]) -> list[Shift]:
         """Bet on how unusual the block is; open a verdict where the budget allows one."""
@@ -295,7 +309,7 @@ class Watcher:
             core.wealth[name] = grown(wealth, bets(z, apart[name]))
         evidence = self.evidence()
         total = sum(evidence.values())
-        if total < self._watch.false_alarm_blocks:
+        if total < self._enough:
             return []
         core.involved = [name for name, one in evidence.items() if one >= INVOLVED * total]
         core.calm, core.turned, core.wealth = 0, 0, {}
@@ -307,25 +321,30 @@ class Watcher:
         shift_id = f"{self._name}:{block.number}"
         opened = Shift(shift_id, "found", "covariate_shift", since * self._watch.block_ms, block.end_ms)
         seen = self._seen(since)
-        core.open = told(opened, seen, {"evidence": total, "threshold": self._watch.false_alarm_blocks})
+        won = {f"won:{name}": evidence[name] for name in core.involved}
+        core.open = told(opened, seen, {"evidence": total, "threshold": self._enough, **won})
         return [core.open]
 
     def evidence(self) -> dict[str, float]:
         """Return by statistic what it has won, weighed: a verdict opens when the sum reaches the budget."""
         if self._frame is None:
             return {}
-        weights = self._weights()
+        weights = budget_shares([feature.name for feature in self._frame.features])
         return {name: weights[name] * sum(won) / len(won) for name, won in self._core.wealth.items()}
 
     def _since(self, name: str) -> int:
-        """Return the block from which on a statistic has been unusual, by the largest sum of log bets."""
+        """Return the block from which on a statistic has been unusual, by the largest sum of log bets.
+
+        Labels tell of events of some blocks before.
+        """
         best, total, since = -np.inf, 0.0, self._core.history[-1][0]
         for number, scores in reversed(self._core.history):
             if name in scores:
                 total += scores[name] - 1.0
                 if total >= best:
                     best, since = total, number
-        return since
+        of_labels = name in {one.name for one in self._label_statistics}
+        return since - self._ledger.lag if of_labels else since
 
     def _go_on(self, block: Block, scores: Mapping[str, float]) -> list[Shift]:
         """Follow the open verdict: it may become another, and ends when all is calm or became usual."""
@@ -382,7 +401,7 @@ class Watcher:
             np.mean([self._expected(number) for number in numbers], axis=0),
             vectors,
             history,
-            self._ledger.since(since) if labelled else None,
+            self._ledger.since(since) if labelled else [],
             self._ledger.reference() if labelled else [],
             self._ledger.total() if labelled else None,
             self._task,
@@ -398,7 +417,7 @@ class Watcher:
 
     def signals(self) -> dict[str, float]:
         """Return what alerts may ask for, by name."""
-        share = sum(self.evidence().values()) / self._watch.false_alarm_blocks
+        share = sum(self.evidence().values()) / self._enough
         return {"shift_open": float(self._core.open is not None), "shift_evidence": share}
 
     def report(self) -> dict[str, object]:
@@ -409,7 +428,7 @@ class Watcher:
             "reference": len(self._means.reference),
             "reference_blocks": self._watch.reference_blocks,
             "evidence": self.evidence(),
-            "threshold": self._watch.false_alarm_blocks,
+            "threshold": self._enough,
             "unusual": core.history[-1][1] if core.history else {},
             "verdicts": core.verdicts,
             "ignored_features": self._frame.ignored if self._frame is not None else 0,
@@ -452,40 +471,7 @@ class Watcher:
         self._ledger.restore(under("labels", entries))
         self._changes.clear()
         self._core_changed = self._frame_changed = False
-        self._usual = None
-
-
-def _merged(parts: Sequence[Block], rows_max: int) -> Block:
-    """Return the blocks of several partitions as one: the rows with the smallest hashes of all."""
-    if len(parts) == 1:
-        return parts[0]
-    ordered = merged_in_order(
-        *([(place, part, row) for row, place in enumerate(one.hashes)] for part, one in enumerate(parts))
-    )
-    chosen = list(islice(ordered, rows_max))
-    names = sorted({name for one in parts for name in one.features})
-    columns: dict[str, list[FeatureValue | None]] = {}
-    for name in names:
-        by_part = [_column(one, name) for one in parts]
-        columns[name] = [by_part[part][row] for _, part, row in chosen]
-    scores: list[Score] = [parts[part].scores[row] for _, part, row in chosen]
-    refused: dict[str, int] = {}
-    for one in parts:
-        for reason, count in one.refused.items():
-            refused[reason] = refused.get(reason, 0) + count
-    return replace(
-        parts[0],
-        rows=sum(one.rows for one in parts),
-        refused=refused,
-        hashes=[place for place, _, _ in chosen],
-        features=columns,
-        scores=scores,
-        source_partition=-1,
-    )
-
-
-def _column(block: Block, name: str) -> Sequence[FeatureValue | None]:
-    return block.features.get(name) or [None] * len(block.hashes)
+        self._usual = self._left_out = None
 
 
 def _refused_share(block: Block) -> float:

@@ -9,9 +9,18 @@ import pytest
 
 from loadtest.shift import __main__ as shift
 from loadtest.shift.cost import Cost
-from loadtest.shift.plants import PRACTICAL, plants_of
+from loadtest.shift.plants import PRACTICAL, _drawn_again, plants_of
+from loadtest.shift.power import LabelBound, _chance
 from loadtest.shift.streams import Days, made_up
-from loadtest.shift.tables import Alarms, PlantHits, alarms_table, confusion_table, cost_table, hits_table
+from loadtest.shift.tables import (
+    Alarms,
+    PlantHits,
+    alarms_table,
+    confusion_table,
+    cost_table,
+    hits_table,
+    power_table,
+)
 from loadtest.shift.trial import play_days
 from operators.drift.watch import Watch
 
@@ -54,9 +63,29 @@ def test_plants_cost_what_they_should_and_most_are_found_for_what_they_are(strea
     assert right >= 0.7 * len(tried)
 
 
+def test_rows_are_drawn_as_often_as_is_due_and_without_weights_not_at_all(stream: Days) -> None:
+    """Drawn at random, rows would come twice or never: a block would differ by that alone."""
+    day, rng = stream.days[0], np.random.default_rng(0)
+    size = len(day.labels)
+    same = _drawn_again(rng, day, np.zeros(size))
+    assert (same.columns["x4"] == day.columns["x4"]).all()
+    logs = rng.standard_normal(size)
+    again = _drawn_again(rng, day, logs)
+    assert len(again.labels) == size
+    times = np.array([(again.columns["x4"] == value).sum() for value in day.columns["x4"]])
+    assert np.abs(times - size * np.exp(logs) / np.exp(logs).sum()).max() < 1.0
+
+
+def test_what_a_day_shows_of_a_plant_says_how_many_days_it_takes() -> None:
+    bound = LabelBound("a", "b", 100.0, 28.0, 0.1, 0.5, _chance(0.5, 28, 30.0), 0.6)
+    assert bound.days_for(bound.loss, 30.0) == pytest.approx(25 * bound.days_for(bound.best, 30.0))
+    assert _chance(0.1, 28, 30.0) < bound.chance < _chance(1.0, 28, 30.0) == pytest.approx(1.0, abs=0.01)
+    assert "| 50% |" in power_table([bound._replace(chance=0.5)])
+
+
 def test_the_page_has_a_place_for_each_table() -> None:
     page = shift.PAGE.read_text()
-    for name in ("alarms", "planted", "confusion", "cost"):
+    for name in ("alarms", "planted", "confusion", "power", "cost"):
         assert (
             len(re.findall(rf"<!-- made: {name} ", page)) == len(re.findall(rf"<!-- end: {name} ", page)) == 1
         )

@@ -23,6 +23,9 @@ Change = Callable[[np.random.Generator, dict[str, Any]], None]
 Item = Block | tuple[Example, float]
 
 
+WITHOUT = Example("", "", 0, 0, False, {}, {}, 0.0, "champion", "m", 0, 0, 0, 1, 0)
+
+
 def day_of(seed: int, number: int, change: Change | None) -> tuple[Block, list[tuple[Example, float]]]:
     """Return one day of a stream with a weekly season; the model is right about it until something
     changes."""
@@ -42,17 +45,27 @@ def day_of(seed: int, number: int, change: Change | None) -> tuple[Block, list[t
         name: [None if value != value else value for value in data[name].tolist()]
         for name in ("x", "noise", "text")
     }
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     start = number * DAY
     block = Block(
         number, start, start + DAY, ROWS, 0, {"value": data["refused"]} if data["refused"] else {},
         {"champion": ROWS}, list(range(ROWS)), columns, scores.tolist(), source_partition=0,
     )  # fmt: skip
+    labels = zip(data["labels"].tolist(), scores.tolist(), rows, strict=True)
     examples = [
         (
-            Example("", "", start, start + 1, label, {}, {}, score, "champion", "m", 0, 0, 0, 1, 0),
+            replace(
+                WITHOUT,
+                event_id=f"{number}-{row}",
+                event_time=start,
+                label_time=start + 1,
+                label=label,
+                features=features,
+                served_score=score,
+            ),
             (float(label) - score) ** 2,
         )
-        for label, score in zip(data["labels"].tolist(), scores.tolist(), strict=True)
+        for row, (label, score, features) in enumerate(labels)
     ]
     return block, examples
 
@@ -160,6 +173,40 @@ def test_a_shift_that_passes_ends_and_one_that_stays_becomes_usual() -> None:
     assert stays[-1].change == "ended"
     assert stays[-1].evidence["adopted"] == 1.0
     assert len({one.shift_id for one in stays}) == 1
+
+
+def test_a_verdict_that_nobody_follows_any_more_is_given_up() -> None:
+    one = watcher()
+    assert one.give_up() == []
+    found = play(one, items(moved, days=CHANGE + 3))[-1]
+    (ended,) = one.give_up()
+    assert (ended.shift_id, ended.change, ended.until_ms) == (found.shift_id, "ended", (CHANGE + 3) * DAY)
+    assert one.open is None
+
+
+def test_an_answer_that_is_wrong_on_one_side_of_a_feature_is_found_there() -> None:
+    """The mean loss and the class shares stay: only where the answer is wrong is another place."""
+
+    def sides(rng: np.random.Generator, data: dict[str, Any]) -> None:
+        chance = 1 / (1 + np.exp(-1.5 * data["x"])) + 0.25 * np.sign(data["noise"])
+        data["labels"] = rng.random(ROWS) < chance
+
+    said = play(watcher(), items(sides))
+    assert said[-1].verdict == "concept_drift"
+    assert max(said[0].evidence, key=lambda name: said[0].evidence[name] * name.startswith("won:")) == (
+        "won:residual:noise up"
+    )
+
+
+def test_a_frame_of_classes_without_scores_has_numbers_all_the_same() -> None:
+    one = Watcher(WATCH, "p", "multiclass")
+    for number in range(DAYS):
+        block, examples = day_of(1, number, moved)
+        one.observe([replace(example, label="a", served_score=None) for example, _ in examples], [0.5] * ROWS)
+        for shift in one.fold_block(replace(block, scores=[None] * ROWS)):
+            assert all(np.isfinite(value) for value in shift.evidence.values())
+    assert one.open is not None
+    assert all(np.isfinite(value) for value in one.evidence().values())
 
 
 def whole(day: tuple[Block, list[tuple[Example, float]]]) -> list[Item]:
