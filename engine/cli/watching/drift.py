@@ -42,7 +42,7 @@ def drift_list(
     from engine.offline.backtest import race_report  # noqa: PLC0415
 
     pipeline, logs = logs_from(file, source)
-    if pipeline.watch is None and not pipeline.drift:
+    if pipeline.watch is None and not pipeline.field.drift:
         raise SettingsError(
             f"{pipeline.name} watches for no shift",
             hint="give the pipeline watch=Watch() or drift=[Drift(...)]",

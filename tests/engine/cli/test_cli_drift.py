@@ -102,7 +102,7 @@ def test_the_verdict_of_the_backtest_stands_in_the_log(tmp_path: Path, count: in
 
 
 def test_a_pipeline_that_watches_for_nothing_is_told_how_to(tmp_path: Path) -> None:
-    file, recording, _ = recorded(tmp_path, 200, "")
+    file, recording, _ = recorded(tmp_path, 200, "drift=(),")
     result = CliRunner().invoke(app, ["drift", "list", file, "--recording", recording])
     assert isinstance(result.exception, SettingsError)
     assert "watch=Watch()" in str(result.exception)

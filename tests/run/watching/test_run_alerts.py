@@ -75,6 +75,7 @@ SOURCE = """
             "slow": Candidate(linear_model.Perceptron(), budget_ms=0.000001),
         },
         champion="steady",
+        drift=(),  # no challenger that starts by itself, and stays in quarantine
         # The usual ones, sooner: a test cannot wait for minutes.
         alerts=[
             *(replace(one, for_="0s", when=SOONER.get(one.name, one.when)) for one in usual_alerts()),
