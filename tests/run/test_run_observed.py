@@ -129,7 +129,7 @@ def test_prometheus_scrapes_a_worker_and_answers_a_query(
     async def scenario(told: Told) -> None:
         worker = told.worker
         assert worker.get("/livez") == worker.get("/healthz") == worker.get("/readyz") == (200, "ok\n")
-        assert [worker.get(path)[0] for path in ("/", "/table/", "/router/")] == [404] * 3, "Faust's own"
+        assert [worker.get(path)[0] for path in ("/table/", "/router/")] == [404] * 2, "Faust's own"
         await told.readings()
         address = await asyncio.to_thread(prometheus, f"127.0.0.1:{worker.port}")
         await until(lambda: asked(address, "headrace_predictions_total > 0"), "an answer of Prometheus")
