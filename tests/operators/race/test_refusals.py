@@ -261,8 +261,9 @@ def test_a_command_as_old_as_those_that_are_forgotten_is_refused(race: Race) -> 
 
 
 def places(module: Any) -> Iterator[tuple[str, int]]:
-    """Yield where a module makes a refusal."""
-    for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+    """Yield where a module makes a refusal, apart from those that it has made once and for all."""
+    body = ast.parse(Path(module.__file__).read_text()).body
+    for node in (within for top in body if not isinstance(top, ast.Assign) for within in ast.walk(top)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "Objection":
             yield module.__name__, node.lineno
 
@@ -275,6 +276,14 @@ def test_every_place_that_refuses_is_asked_here(monkeypatch: pytest.MonkeyPatch)
         made[caller.f_globals["__name__"], caller.f_lineno] = refusal = Objection(why, fix)
         return refusal
 
+    told: list[Objection | None] = []
+    refusal_of = Commands._refusal
+
+    def heard(self: Commands, command: Command) -> Objection | None:
+        told.append(refusal_of(self, command))
+        return told[-1]
+
+    monkeypatch.setattr(Commands, "_refusal", heard)
     for module in (commands, approval):
         monkeypatch.setattr(module, "Objection", kept)
     (cases,) = [
@@ -283,8 +292,8 @@ def test_every_place_that_refuses_is_asked_here(monkeypatch: pytest.MonkeyPatch)
     ]
     race = Race()
     race.fail("sick")
-    for word, told, *_ in cases:
-        race.refused(word, **told)
+    for word, fields, *_ in cases:
+        race.refused(word, **fields)
     for test in (
         test_what_is_done_already_is_refused,
         test_an_id_that_was_used_is_refused,
@@ -300,8 +309,11 @@ def test_every_place_that_refuses_is_asked_here(monkeypatch: pytest.MonkeyPatch)
     lines = {*places(commands), *places(approval)}
     assert len(lines) > 20
     assert lines <= made.keys(), sorted(lines - made.keys())
+    ready = [constant for constant in vars(commands).values() if isinstance(constant, Objection)]
+    assert ready
+    assert all(constant in told for constant in ready)
     words = {*get_args(CommandWord), *race.roster.racers}
-    for refusal in made.values():
+    for refusal in (*made.values(), *ready):
         assert refusal.why
         assert 0 < len(refusal.fix) <= REASON_MAX
         named = set(re.findall(r"`([^`]+)`", refusal.fix))
