@@ -5,9 +5,10 @@ is (`engine/worker`), when partitions move (the group).
 
 Strategy.  What is assigned follows from the members' names, the partitions and the bound, and from nothing
 else: a rebalance that changes none of them moves nothing.  The first member by name has partition 0, as by
-range, so the same one leads with and without the bound.  The bound stands in the name of the protocol, and
-every member offers range besides: where members have different bounds, as during a rolling restart, range is
-what all of them offer, and the group takes that until they agree.
+range, so the same one leads with and without the bound.  Every member joins under the name of range and says
+its bound in its user data: only where all say the same one is it applied, and the group shares by range
+until then, as during a rolling restart.  A second protocol would say that more plainly, but aiokafka joins a
+group once for each that it offers, and two such members chase each other from rebalance to rebalance.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-__all__ = ["BoundedLeader", "assignors", "shares"]
+__all__ = ["BoundedLeader", "assignor", "shares"]
 
 
-def assignors(leader_partitions_max: int) -> tuple[Any, ...]:
-    """Return what a member offers, what it likes best first; a bound of 0 is none."""
-    bounded = (BoundedLeader(leader_partitions_max),) if leader_partitions_max else ()
-    return (*bounded, RangePartitionAssignor)
+def assignor(leader_partitions_max: int) -> Any:
+    """Return what shares out partitions; a bound of 0 is none."""
+    return BoundedLeader(leader_partitions_max) if leader_partitions_max else RangePartitionAssignor
 
 
 def shares(partitions: Sequence[int], members: int, leader_partitions_max: int) -> list[Sequence[int]]:
@@ -50,17 +50,22 @@ def shares(partitions: Sequence[int], members: int, leader_partitions_max: int) 
 class BoundedLeader(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka is not typed
     """The range assignor, but that the first member has no more than so many partitions of a topic."""
 
-    name = ""
-    version = 0
+    name = RangePartitionAssignor.name
+    version = RangePartitionAssignor.version
 
     def __init__(self, leader_partitions_max: int) -> None:
         self._max = leader_partitions_max
-        self.name = f"headrace-leader-max-{leader_partitions_max}"
+        self._told = b"headrace leader_partitions_max=%d" % leader_partitions_max
 
     def assign(
         self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
         """Share out every topic among the members that read it; partition 3 of each goes to the same one."""
+        if {member.user_data for member in members.values()} != {self._told}:
+            by_range: dict[str, ConsumerProtocolMemberAssignment] = RangePartitionAssignor.assign(
+                cluster, members
+            )
+            return by_range
         given: dict[str, dict[str, Sequence[int]]] = {member: {} for member in members}
         for topic in sorted({topic for metadata in members.values() for topic in metadata.subscription}):
             readers = sorted(member for member in members if topic in members[member].subscription)
@@ -75,8 +80,8 @@ class BoundedLeader(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafk
         }
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """Return what a member tells when it joins: what it reads."""
-        return ConsumerProtocolMemberMetadata(self.version, list(topics), b"")
+        """Return what a member tells when it joins: what it reads, and its bound."""
+        return ConsumerProtocolMemberMetadata(self.version, list(topics), self._told)
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """Do nothing: nothing is kept between two assignments."""

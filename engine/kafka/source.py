@@ -24,7 +24,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka_errors
 
-from engine.kafka.assignor import assignors
+from engine.kafka.assignor import assignor
 from engine.kafka.client import (
     REFUSED,
     LogPartition,
@@ -167,7 +167,7 @@ class Source:
         self._group = group
         self._topics = tuple(topics)
         self._listener = listener
-        self._assignors = assignors(leader_partitions_max)
+        self._assignor = assignor(leader_partitions_max)
         self._consumer: Any = None
         self._open: dict[TopicPartition, _Buffer] = {}
         self._paused: set[TopicPartition] = set()
@@ -189,7 +189,7 @@ class Source:
             **consumer_options(kafka),
             group_id=self._group,
             group_instance_id=kafka.group_instance_id,
-            partition_assignment_strategy=self._assignors,
+            partition_assignment_strategy=(self._assignor,),
             session_timeout_ms=kafka.session_timeout_ms,
             heartbeat_interval_ms=kafka.heartbeat_interval_ms,
             rebalance_timeout_ms=kafka.rebalance_timeout_ms,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -174,11 +176,12 @@ def signing_keys(settings: Settings) -> SigningKeys:
 
 
 def _key_file(path: Path) -> bytes:
+    """Return the key in a file; where there is none make one, whole: another worker may start with us."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_hex(KEY_BYTES).encode())
+    if not path.exists():
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-") as file:
+            file.write(secrets.token_hex(KEY_BYTES).encode())
+            file.flush()
+            with suppress(FileExistsError):
+                os.link(file.name, path)
     return path.read_bytes()

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from brokers.ports import Owner, fresh, made, run, source_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.kafka.assignor import BoundedLeader, assignors
+from engine.kafka.assignor import BoundedLeader, assignor
 from engine.settings import KafkaSettings
 
 TOPICS = ["events", "labels"]
@@ -29,9 +28,14 @@ class Cluster:
         return self._partitions
 
 
-def assigned(assignor: Any, names: Sequence[str], partitions: int) -> dict[str, list[tuple[str, list[int]]]]:
-    members = {name: ConsumerProtocolMemberMetadata(0, TOPICS, b"") for name in names}
-    found = assignor.assign(Cluster(partitions), members)
+def assigned(
+    by: Any, names: Sequence[str], partitions: int, others: Any = None
+) -> dict[str, list[tuple[str, list[int]]]]:
+    """Return what each member has, the last of them told by `others` where that is another assignor."""
+    members = {name: by.metadata(TOPICS) for name in names}
+    if others is not None:
+        members[names[-1]] = others.metadata(TOPICS)
+    found = by.assign(Cluster(partitions), members)
     return {
         name: [(topic, list(numbers)) for topic, numbers in one.assignment] for name, one in found.items()
     }
@@ -65,9 +69,21 @@ def test_a_bound_that_binds_nobody_is_the_range_assignor(names: list[str], parti
     assert assigned(BoundedLeader(partitions), names, partitions) == by_range
 
 
-def test_without_a_bound_a_member_offers_what_it_always_did() -> None:
-    assert assignors(0) == (RangePartitionAssignor,)
-    assert [one.name for one in assignors(1)] == ["headrace-leader-max-1", "range"]
+@given(
+    names=NAMES,
+    partitions=st.integers(1, 40),
+    other=st.sampled_from([RangePartitionAssignor, BoundedLeader(2)]),
+)
+def test_members_that_say_different_bounds_share_by_range(
+    names: list[str], partitions: int, other: Any
+) -> None:
+    by_range = assigned(RangePartitionAssignor, names, partitions)
+    assert assigned(BoundedLeader(1), names, partitions, other) == by_range
+
+
+def test_every_member_joins_under_one_name() -> None:
+    assert assignor(0) is RangePartitionAssignor
+    assert assignor(1).name == RangePartitionAssignor.name
 
 
 @pytest.mark.kafka
@@ -93,11 +109,12 @@ def test_members_share_by_the_bound_once_all_have_it_and_by_range_until_then(kaf
 
 
 def test_topics_that_not_all_read_are_shared_among_those_that_do() -> None:
+    bounded = BoundedLeader(1)
     members = {
-        "a": ConsumerProtocolMemberMetadata(0, ["events"], b""),
-        "b": ConsumerProtocolMemberMetadata(0, TOPICS, b""),
+        "a": bounded.metadata(["events"]),
+        "b": bounded.metadata(TOPICS),
     }
-    found = BoundedLeader(1).assign(Cluster(3), members)
+    found = bounded.assign(Cluster(3), members)
     assert {name: one.assignment for name, one in found.items()} == {
         "a": [("events", [0])],
         "b": [("events", [1, 2]), ("labels", [0, 1, 2])],

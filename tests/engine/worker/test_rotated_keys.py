@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from engine.metrics import Metrics
 from engine.settings import Settings
 from engine.stores.artefacts import resign
 from engine.stores.places import artefact_store, checkpoint_store
-from engine.worker.assembly import build_learner, signing_keys
+from engine.worker.assembly import KEY_FILE, build_learner, signing_keys
 from engine.worker.follower import Follower
 from operators.models.signing import SigningKeys, resigned
 from operators.race import good_versions
@@ -106,6 +108,21 @@ def test_a_key_is_replaced_step_by_step(place: dict[str, Any], monkeypatch: pyte
     artefacts.close()
     with pytest.raises(ModelError, match="ours: stranger"):
         lead(Settings(**place, signing_keys={"stranger": STRANGER}), pipeline, 300)
+
+
+def test_workers_that_start_at_once_in_one_directory_have_one_key(tmp_path: Path) -> None:
+    together = threading.Barrier(4)
+
+    def started(folder: Path) -> bytes:
+        together.wait()
+        signing_keys(Settings(state_dir=folder))  # raises where it reads half a key
+        return (folder / KEY_FILE).read_bytes()
+
+    with ThreadPoolExecutor(4) as workers:
+        for number in range(50):
+            folder = tmp_path / str(number)
+            assert len(set(workers.map(started, [folder] * 4))) == 1
+            assert [file.name for file in folder.iterdir()] == [KEY_FILE], "nothing is left behind"
 
 
 def test_two_places_for_keys_are_one_too_many(tmp_path: Path) -> None:
