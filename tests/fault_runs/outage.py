@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from brokers.slow_link import SlowLink
 from reading import Watch
 
-from fault_runs.phases import Phase, phase_of
+from fault_runs.phases import Phase, check_bounds, line_of, phase_of
 from fault_runs.run import FaultRun, Load, Report
 
 WORKERS = 2
@@ -17,9 +17,6 @@ LOAD = Load(slice_records=15, ahead_max=30_000)
 """Less than workers take, so that what waits is made up for."""
 NOTICED_S = 10.0
 """An outage counts from a worker's last answer, and a page is asked once a second."""
-RSS_GROWTH_MAX_MB = 100.0
-LOG_LINES_MAX = 60
-"""Of one worker in a minute."""
 
 
 @dataclass
@@ -38,16 +35,13 @@ class OutageReport:
         assert cut.most("outage_s") > cut.seconds - NOTICED_S, "no page told of the outage"
         for number, samples in enumerate(cut.samples):
             assert not samples[-1].ready, f"worker {number} said that it was ready"
-            assert cut.lines[number].total() <= LOG_LINES_MAX * max(1.0, cut.seconds / 60), cut.lines[number]
-            grown_mb = after.samples[number][-1].rss_mb - before.samples[number][-1].rss_mb
-            assert grown_mb < RSS_GROWTH_MAX_MB, f"worker {number} has grown by {grown_mb:.0f} MB"
+            check_bounds(number, before, cut, after)
             assert after.samples[number][-1].ready, f"worker {number} has not come back"
         assert after.answers > cut.waits.backlogs[-1], "what waited was not made up for"
 
     def line(self) -> str:
         """Return the figures as some lines."""
-        phases = (f"{name} {phase.line()}" for name, phase in self.phases.items())
-        return "\n  ".join([self.logs.line(), *phases])
+        return line_of(self.logs, self.phases)
 
 
 class OutageRun:

@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,15 @@ from brokers.slow_link import SlowLink
 from reading import Watch
 from running import Worker
 
-from fault_runs.run import FaultRun
+from fault_runs.run import FaultRun, Report
 from fault_runs.waits import Waits, quantile, waiting
 
 SAMPLE_S = 1.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+RSS_GROWTH_MAX_MB = 100.0
+"""Of what is on its way and of what models and windows grow by meanwhile."""
+LOG_LINES_MAX = 60
+"""Of one worker in a minute."""
 
 
 class Sample(NamedTuple):
@@ -114,6 +119,19 @@ def sample_of(worker: Worker) -> Sample:
         stalled_s=metrics["headrace_stalled_seconds"],
         ready=worker.get("/readyz")[0] == 200,
     )
+
+
+def check_bounds(number: int, before: Phase, meanwhile: Phase, last: Phase) -> None:
+    """Check that one worker wrote a bounded log meanwhile, and has not grown to the end of the last phase."""
+    lines = meanwhile.lines[number]
+    assert lines.total() <= LOG_LINES_MAX * max(1.0, meanwhile.seconds / 60), lines
+    grown_mb = last.samples[number][-1].rss_mb - before.samples[number][-1].rss_mb
+    assert grown_mb < RSS_GROWTH_MAX_MB, f"worker {number} has grown by {grown_mb:.0f} MB"
+
+
+def line_of(logs: Report, phases: Mapping[str, Phase]) -> str:
+    """Return the figures of a run in phases as some lines."""
+    return "\n  ".join([logs.line(), *(f"{name} {phase.line()}" for name, phase in phases.items())])
 
 
 def lines_of(worker: Worker) -> Counter[str]:
