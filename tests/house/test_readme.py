@@ -38,6 +38,7 @@ DOCUMENTS = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in (
         ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "SECURITY.md",
         *sorted((ROOT / "docs").glob("*.md")),
@@ -150,7 +151,8 @@ def test_every_make_target_and_module_exists() -> None:
 
 def test_the_list_of_commands_is_complete() -> None:
     commands: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    shown = {words[1] for words in command_lines(README) if words[0] == "headrace" and len(words) > 1}
+    text = DOCUMENTS["docs/cli.md"]
+    shown = {words[1] for words in command_lines(text) if words[0] == "headrace" and len(words) > 1}
     assert shown == set(commands)
 
 
@@ -238,7 +240,7 @@ def topic_rows() -> list[str]:
 
 def test_the_topics_are_those_of_the_catalog() -> None:
     assert_rows(
-        README, ["| topic | key | value | partitions | kept |", "|---|---|---|---|---|", *topic_rows()]
+        OPERATIONS, ["| topic | key | value | partitions | kept |", "|---|---|---|---|---|", *topic_rows()]
     )
 
 

@@ -286,10 +286,10 @@ def test_the_walk_of_a_label_to_a_swap_fits_one_sitting(label_walk: Walk) -> Non
     assert len(label_walk.lines) <= LABEL_FILES_MAX, table
 
 
-def test_the_readme_tells_the_walk(event_walk: Walk, label_walk: Walk) -> None:
+def test_the_walk_is_told(event_walk: Walk, label_walk: Walk) -> None:
     """Every file of an event's walk in its order and no other, then those that only a label enters."""
-    readme = (CHECKOUT / "README.md").read_text()
-    _, _, chapter = readme.partition("## How one event walks through the files")
+    page = (CHECKOUT / "docs" / "architecture.md").read_text()
+    _, _, chapter = page.partition("## How one event walks through the files")
     events, found, labels = chapter.partition("\n## ")[0].partition("Then the label comes")
     assert found
     assert all(f"`{path}`" in events for path in BLEND_FILES)
