@@ -29,7 +29,7 @@ from topics.messages import Decision, Example, Record
 
 ROOT = CHECKOUT
 FLIGHTS = ROOT / "examples/flights"
-OPERATIONS = (ROOT / "docs/operations.md").read_text()
+REFERENCE = (ROOT / "docs/metrics.md").read_text()
 
 
 def half(value: float) -> float:
@@ -139,7 +139,7 @@ def test_series_of_challengers_that_have_left_go_with_them(pipeline: Pipeline) -
 
 
 def test_every_label_value_is_documented(flights: Pipeline) -> None:
-    told = set(re.findall(r"`([^`\n]+)`", OPERATIONS))
+    told = set(re.findall(r"`([^`\n]+)`", REFERENCE))
     for family in COUNTERS:
         if len(family.labels) == 1:
             assert set(family.values(flights)) <= told, family.name

@@ -16,18 +16,14 @@ from importlib.metadata import entry_points
 from itertools import pairwise
 from typing import Any, get_args
 
+import metrics_page
 import pytest
 import typer
 from paths import CHECKOUT
 from pydantic import BaseModel
 
 from engine.cli.main import app
-from engine.definition.file import load_pipeline
-from engine.metrics import COUNTERS, Metrics, ModelStatus, ShiftStatus, Status
-from engine.monitor_view import MonitorFigures
-from engine.offline.skew import SkewCounts, SkewMetrics
 from engine.settings import ENV_PREFIX, Settings
-from operators.monitor.acks import Precision
 from topics import errors
 from topics.catalog import FOREVER_MS, Catalog
 from topics.codec import decode_command
@@ -197,7 +193,16 @@ def test_files_that_are_named_exist(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/semantics.md", "docs/operations.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/semantics.md",
+        "docs/operations.md",
+        "docs/metrics.md",
+        "docs/deploy.md",
+        "docs/runbooks.md",
+    ],
 )
 def test_lines_fit(name: str) -> None:
     assert not [line for line in DOCUMENTS[name].splitlines() if len(line) > LINE_MAX]
@@ -270,51 +275,14 @@ def test_settings_that_are_named_exist(name: str) -> None:
     assert {found.rstrip("_") for found in re.findall(r"HEADRACE_[A-Z_]+\b", DOCUMENTS[name])} <= known
 
 
-@pytest.fixture(scope="module")
-def families() -> list[Any]:
-    """Every metric family of a worker, with at least one series of each."""
-    metrics = Metrics(load_pipeline(ROOT / "examples/flights/pipeline.py"))
-    for family in COUNTERS:
-        metrics.counts[family.counted_as, " ".join("x" * len(family.labels))] += 1
-    status = Status(
-        lag={("flights.departures", 0): 3},
-        pending=1,
-        examples=7,
-        unlearned=0,
-        checkpoint_time_s=1.0,
-        partitions=1,
-        leading=True,
-        paused=False,
-        models=[ModelStatus("linear", 1, "LogisticRegression", "champion", 7, 0.5, 0.1)],
-        scores={("linear", "ROCAUC", "all"): 0.6},
-        shares=(("linear", 1.0),),
-        learning_log=(("bayes", 0.5),),
-        figures=MonitorFigures({("slices", "loss", "origin: HNL"): 0.2}, {"slices": 3}),
-        shift=ShiftStatus("label_shift", 1.0, {"scores": 4.0}),
-        firing=(("lag_records", 1),),
-        acked=(("lag_records", Precision(2, 1)),),
-    )
-    metrics.status = lambda: status
-    counts = SkewCounts(())
-    counts.features["x", "match"] = counts.events["checked"] = 1
-    return [*metrics.collect(), *SkewMetrics(counts).collect()]
-
-
-def metric_rows(families: list[Any]) -> list[str]:
-    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
-    for family in families:
-        name = family.name + ("_total" if family.type == "counter" else "")
-        labels = ", ".join(label for label in family.samples[0].labels if label != "le")
-        rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
-    return rows
-
-
-def test_the_metrics_are_those_of_a_scrape(families: list[Any]) -> None:
-    assert_rows(OPERATIONS, metric_rows(families))
+def test_the_metrics_are_those_of_a_scrape() -> None:
+    page = DOCUMENTS["docs/metrics.md"]
+    assert metrics_page.written(page) == page, "run .venv/bin/python docs/metrics_page.py"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_metrics_that_are_named_exist(name: str, families: list[Any]) -> None:
+def test_metrics_that_are_named_exist(name: str) -> None:
+    families = metrics_page.families()
     known = {sample.name for family in families for sample in family.samples} | {
         family.name for family in families
     }
