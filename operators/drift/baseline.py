@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from operators.drift.budget import resemblance
+from operators.drift.budget import usual_of
 from operators.drift.two_sample import Array
 from operators.state import Changes, StateDelta, StateEntries
 
@@ -130,17 +130,11 @@ class Baseline(Generic[Value]):
         self.revision += 1
         self._order_changed = True
 
-    def usual(self, left_out: Array) -> Array:
-        """Return all usual distances, a statistic a row, rising; `left_out` are those of the reference."""
+    def usual(self, left_out: Array) -> tuple[Array, Array]:
+        """Return all usual distances, a statistic a row, rising, and how many blocks in a row count as one;
+        `left_out` are the distances of the reference, a block a row."""
         accepted = self._order.accepted
-        every = np.concatenate([left_out, np.array(accepted)]) if accepted else left_out
-        return np.sort(every, axis=0).T
-
-    def apart(self, left_out: Array) -> list[float]:
-        """Return for each statistic how many blocks in a row count as one."""
-        accepted = self._order.accepted
-        every = np.concatenate([left_out, np.array(accepted)]) if accepted else left_out
-        return [resemblance(column) for column in every.T]
+        return usual_of(np.concatenate([left_out, np.array(accepted)]) if accepted else left_out)
 
     def _put(self, number: int, value: Value) -> None:
         self.values[number] = value

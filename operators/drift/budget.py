@@ -36,9 +36,9 @@ __all__ = [
     "budget_shares",
     "enough",
     "grown",
-    "p_value",
-    "resemblance",
+    "p_values",
     "unusual",
+    "usual_of",
 ]
 
 BETS: Final = (0.75, 1.5, 2.25, 3.0)
@@ -72,6 +72,7 @@ EVIDENCE_MIN: Final = 5.0
 BOTH_WAYS: Final = ((" up", 1.0), (" down", -1.0))
 """A statistic with a sign is bet on in both ways, each by itself: its steps in one direction add up."""
 _NORMAL = NormalDist()
+_BETS = np.array(BETS)
 
 
 def budget_shares(features: Sequence[str]) -> dict[str, float]:
@@ -99,23 +100,26 @@ def enough(promised_blocks: float) -> float:
     return max(SPENT * promised_blocks, min(promised_blocks, EVIDENCE_MIN))
 
 
-def p_value(distance: float, usual: Array, least: float) -> float:
-    """Return how rarely a block of the reference lies this far out.
+def p_values(distances: Array, usual: Array, least: Array) -> Array:
+    """Return by statistic how rarely a block of the reference lies as far out.
 
-    `usual` are the distances of the reference's blocks, rising; `least` is the smallest difference of
-    distances that is worth telling, in their unit.
+    `usual` are the distances of the reference's blocks, a statistic a row, rising; `least` is the smallest
+    difference of distances that is worth telling, in their unit.
 
     >>> usual = np.arange(1.0, 20.0)
-    >>> p_value(10.0, usual, 0.1), p_value(19.0, usual, 0.1), round(p_value(60.0, usual, 0.1), 5)
-    (0.55, 0.1, 0.00043)
+    >>> p_values(np.array([10.0, 19.0, 60.0]), np.stack([usual] * 3), np.full(3, 0.1)).round(5).tolist()
+    [0.55, 0.1, 0.00043]
     """
-    size = len(usual)
-    above = size - int(np.searchsorted(usual, distance, side="left"))
-    if above or not size:
-        return (1 + above) / (size + 1)
-    upper = usual[size // 2 :]
-    scale = max(float(upper.mean() - usual[size // 2]), least)
-    return float((1.0 + (distance - usual[-1]) / (TAIL_INDEX * scale)) ** -TAIL_INDEX / (size + 1))
+    size = usual.shape[1]
+    above = (usual >= distances[:, None]).sum(1)
+    found = (1.0 + above) / (size + 1)
+    beyond = above == 0
+    if beyond.any():
+        tail, centre = usual[beyond], size // 2
+        scale = np.maximum(tail[:, centre:].mean(1) - tail[:, centre], least[beyond])
+        further = 1.0 + (distances[beyond] - tail[:, -1]) / (TAIL_INDEX * scale)
+        found[beyond] = further**-TAIL_INDEX / (size + 1)
+    return np.asarray(found)
 
 
 def unusual(p: float) -> float:
@@ -127,29 +131,43 @@ def unusual(p: float) -> float:
     return min(max(_NORMAL.inv_cdf(1.0 - min(max(p, 1e-15), 1.0 - 1e-15)), Z_MIN), Z_MAX)
 
 
-def bets(z: float, apart: float) -> list[float]:
-    """Return the e-values of a normal score; `apart` is how many blocks one counts for."""
-    return [float(np.exp((bet * z - bet * bet / 2.0) / apart)) for bet in BETS]
+def bets(z: Array, apart: Array) -> Array:
+    """Return the e-values of normal scores, one a row; `apart` is how many blocks one counts for."""
+    return np.asarray(np.exp((_BETS * z[:, None] - _BETS * _BETS / 2.0) / apart[:, None]))
 
 
-def grown(wealth: Sequence[float], factors: Sequence[float]) -> list[float]:
+def grown(wealth: Array, factors: Array) -> Array:
     """Return the Shiryaev-Roberts sums after one more block."""
-    return [min((1.0 + won) * factor, WEALTH_MAX) for won, factor in zip(wealth, factors, strict=True)]
+    return np.minimum((1.0 + wealth) * factors, WEALTH_MAX)
 
 
-def resemblance(distances: Array) -> float:
-    """Return how many blocks in a row count as one: from the correlation of neighbours' ranks, if it is sure.
+def usual_of(distances: Array) -> tuple[Array, Array]:
+    """Return the distances rising, a statistic a row, and how many blocks in a row count as one.
 
-    >>> resemblance(np.array([1.0, 9.0, 2.0, 8.0, 3.0, 7.0]))
-    1.0
+    `distances` has a block a row and a statistic a column.  The second is from the correlation of neighbours'
+    ranks, if it is sure.
+
+    >>> rising, apart = usual_of(np.array([[1.0], [9.0], [2.0], [8.0], [3.0], [7.0]]))
+    >>> rising.tolist(), apart.tolist()
+    ([[1.0, 2.0, 3.0, 7.0, 8.0, 9.0]], [1.0])
     """
     size = len(distances)
+    order = np.argsort(distances, axis=0, kind="stable")
+    rising = np.take_along_axis(distances, order, axis=0)
     if size < 4:
-        return 1.0
-    rising = np.sort(distances)
-    ranks = np.searchsorted(rising, distances, "left") + np.searchsorted(rising, distances, "right")
-    ranks = ranks - ranks.mean()
-    total = float((ranks**2).sum())
-    alike = float((ranks[1:] * ranks[:-1]).sum()) / total if total else 0.0
-    sure = min(max(alike - SURE_DEVIATIONS * size**-0.5, 0.0), 0.9)
-    return float(min((1.0 + sure) / (1.0 - sure), RESEMBLANCE_MAX))
+        return rising.T, np.ones(distances.shape[1])
+    # Equal distances have the same rank: how many are smaller, and how many are not larger.
+    places = np.broadcast_to(np.arange(size)[:, None], rising.shape)
+    begins = np.ones(rising.shape, dtype=bool)
+    begins[1:] = rising[1:] != rising[:-1]
+    ends = np.ones(rising.shape, dtype=bool)
+    ends[:-1] = begins[1:]
+    smaller = np.maximum.accumulate(np.where(begins, places, 0), axis=0)
+    not_larger = np.minimum.accumulate(np.where(ends, places + 1, size)[::-1], axis=0)[::-1]
+    ranks = np.empty(rising.shape)
+    np.put_along_axis(ranks, order, (smaller + not_larger).astype(float), axis=0)
+    ranks -= ranks.mean(0)
+    total = (ranks**2).sum(0)
+    alike = (ranks[1:] * ranks[:-1]).sum(0) / np.where(total > 0.0, total, 1.0)
+    sure = np.clip(alike - SURE_DEVIATIONS * size**-0.5, 0.0, 0.9)
+    return rising.T, np.minimum((1.0 + sure) / (1.0 - sure), RESEMBLANCE_MAX)

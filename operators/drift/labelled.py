@@ -23,6 +23,7 @@ from operators.drift.two_sample import Array
 __all__ = [
     "RESIDUAL_UNIT",
     "Labelled",
+    "LabelledRows",
     "Misfit",
     "ServedRows",
     "covariances",
@@ -32,7 +33,8 @@ __all__ = [
     "shares_of_classes",
 ]
 
-RESIDUAL_UNIT: Final = 1 << 16
+RESIDUAL_BITS: Final = 16
+RESIDUAL_UNIT: Final = 1 << RESIDUAL_BITS
 ROWS_MIN: Final = 30
 """A mean over fewer rows says nothing."""
 VARIANCE_MIN: Final = 1e-3
@@ -42,7 +44,8 @@ VARIANCE_MIN: Final = 1e-3
 class Labelled(Struct, array_like=True):
     """Labelled rows of one block.
 
-    Sums of residuals and places are whole numbers of `1 / RESIDUAL_UNIT`: they are the same in any order.
+    All sums are whole numbers of `1 / RESIDUAL_UNIT`, or multiples of it: they are the same in any order, so
+    rows may be counted in batches, however these are cut.
     """
 
     rows: int = 0
@@ -77,22 +80,58 @@ class Labelled(Struct, array_like=True):
             [0] * features,
         )
 
-    def add(self, label: int, score: int, loss: float, residual: int) -> None:
-        """Count one row of class and score cells."""
-        self.rows += 1
-        self.loss += loss
-        self.table[label][score] += 1
-        self.losses[score] += loss
-        self.residuals[score] += residual
+    def count(self, rows: LabelledRows) -> None:
+        """Count some rows."""
+        cells, classes = len(self.losses), len(self.table)
+        self.rows += len(rows.labels)
+        self.loss += float(rows.losses.sum())
+        table = np.bincount(rows.labels * cells + rows.cells, minlength=classes * cells)
+        self.table = (np.array(self.table) + table.reshape(classes, cells)).tolist()
+        self.losses = (np.array(self.losses) + np.bincount(rows.cells, rows.losses, cells)).tolist()
+        residuals = np.bincount(rows.cells, rows.residuals, cells).astype(np.int64).tolist()
+        self.residuals = _added(self.residuals, residuals)
+        looked = rows.looked
+        if not len(looked):
+            return
+        of_class, residuals_looked = np.eye(classes)[rows.labels[looked]], rows.residuals[looked]
+        self.looked = _added(self.looked, of_class.sum(0).astype(np.int64).tolist())
+        places = (of_class.T @ rows.places).astype(np.int64).tolist()
+        self.places = [_added(*pair) for pair in zip(self.places, places, strict=True)]
+        crossed = residuals_looked[:, None] * rows.places.astype(np.int64) >> RESIDUAL_BITS
+        self.crossed = _added(self.crossed, crossed.sum(0).tolist())
+        self.residual += int(residuals_looked.sum())
 
-    def look(self, labels: Any, residuals: Any, places: Any) -> None:
-        """Take the features of some rows: classes, residuals and places in whole units, a row each."""
-        for label in np.unique(labels).tolist():
-            of_class = labels == label
-            self.looked[label] += int(of_class.sum())
-            self.places[label] = _added(self.places[label], places[of_class].sum(0).tolist())
-        self.crossed = _added(self.crossed, (residuals[:, None] * places // RESIDUAL_UNIT).sum(0).tolist())
-        self.residual += int(residuals.sum())
+
+class LabelledRows(NamedTuple):
+    """Labelled rows side by side."""
+
+    labels: Any
+    """Classes."""
+    cells: Any
+    """Of the served scores."""
+    losses: Array
+    """Whole multiples of `1 / RESIDUAL_UNIT`, so that sums are the same in any order."""
+    residuals: Any
+    """Whole numbers of `1 / RESIDUAL_UNIT`."""
+    looked: Any
+    """Numbers of the rows whose features are looked at."""
+    places: Array
+    """Their places, whole numbers of `1 / RESIDUAL_UNIT`, one row each."""
+
+    def of(self, chosen: Any) -> LabelledRows:
+        """Return the rows where `chosen` is true."""
+        if chosen.all():
+            return self
+        kept = chosen[self.looked]
+        numbers = np.cumsum(chosen) - 1
+        return LabelledRows(
+            self.labels[chosen],
+            self.cells[chosen],
+            self.losses[chosen],
+            self.residuals[chosen],
+            numbers[self.looked[kept]],
+            self.places[kept],
+        )
 
 
 def _added(mine: Sequence[int], others: Sequence[int]) -> list[int]:
@@ -135,21 +174,16 @@ def shares_of_classes(blocks: Sequence[Labelled]) -> Array:
 
 
 def excess(
-    blocks: Sequence[Labelled],
-    reference: Sequence[Labelled],
-    of: Callable[[Labelled], Any],
-    *,
-    left_out: bool,
+    blocks: Sequence[Labelled], reference: Labelled, of: Callable[[Labelled], Array], *, left_out: bool
 ) -> Array:
     """Return by block the mean of what has sums `of` a block by cells of its score, beyond what the
     reference's means in these cells let expect.
 
     `left_out`: the blocks are those of the reference, and each is compared with the others.
     """
-    counts = np.array([np.sum(block.table, axis=0) for block in blocks], dtype=float)
-    totals = np.array([np.sum(block.table, axis=0) for block in reference], dtype=float).sum(0)
-    own = np.array([of(block) for block in blocks], dtype=float)
-    sums = np.array([of(block) for block in reference], dtype=float).sum(0)
+    counts = np.array([block.table for block in blocks], dtype=float).sum(1)
+    totals = np.array(reference.table, dtype=float).sum(0)
+    own, sums = np.array([of(block) for block in blocks]), of(reference)
     rows: Array = counts.sum(1)
     if left_out:
         totals, sums = totals - counts, sums - own

@@ -16,7 +16,7 @@ import numpy as np
 from operators.drift.frame import CELLS, SCORE_CELLS, CellFrame
 from operators.drift.two_sample import Array, chi_square, ks, lsdd, mmd
 
-__all__ = ["JOINT", "LEAST", "distances", "expected_means", "left_out_means"]
+__all__ = ["JOINT", "distances", "expected_means", "left_out_means", "row_statistics"]
 
 JOINT: Final = ("scores", "mmd", "lsdd", "refused")
 """Statistics besides those of single features, in the order in which `distances` has them."""
@@ -24,6 +24,14 @@ LEAST: Final = {"ks": 0.01, "chi_square": 0.02, "scores": 0.01, "mmd": 1e-4, "ls
 """Smallest differences of distances worth telling."""
 SHRINK: Final = 1.0
 """Blocks of the whole reference that stand beside those of one place in the week."""
+
+
+def row_statistics(frame: CellFrame) -> tuple[list[str], Array]:
+    """Return the names of the statistics in the order in which `distances` has them, and by each the smallest
+    difference worth telling."""
+    names = [f"feature:{feature.name}" for feature in frame.features]
+    least = [LEAST["ks" if feature.numeric else "chi_square"] for feature in frame.features]
+    return [*names, *JOINT], np.array([*least, *(LEAST[name] for name in JOINT)])
 
 
 def expected_means(vectors: Array, slots: Any, slot: int) -> Array:

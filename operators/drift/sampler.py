@@ -14,10 +14,10 @@ of several partitions make that of all.  A row that is not sampled costs its has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from heapq import heapify, heappush, heappushpop
+from collections.abc import Iterable, Sequence
 from heapq import merge as merged_in_order
-from itertools import islice
+from itertools import compress, islice
+from operator import itemgetter
 from typing import Final
 from zlib import crc32
 
@@ -48,15 +48,20 @@ _MASK: Final = HASH_MAX
 _MULTIPLIER: Final = 0x9E3779B1
 """Knuth's: CRC-32 is linear, so ids that are counted would be sampled in steps."""
 _META: Final = "meta"
+_PLACE = itemgetter(0, 1)
 
 
 class _Row(Struct, array_like=True, gc=False):
-    """A sampled row."""
+    """A sampled row, as it is stored."""
 
     event_id: str
     features: FeatureValues
     score: Score
     key: str
+
+
+_Entry = tuple[int, str, FeatureValues, Score, str]
+"""Hash, event id, features, score, key of a row that may be in the sample."""
 
 
 class _Counts(Struct, array_like=True):
@@ -78,16 +83,33 @@ class _Meta(Struct, array_like=True):
 class _Open:
     """One open block."""
 
-    __slots__ = ("bound", "counts", "heap", "ids")
+    __slots__ = ("bound", "counts", "rows", "rows_max", "stored")
 
-    def __init__(self, counts: _Counts) -> None:
-        self.counts = counts
-        self.heap: list[tuple[int, str, _Row]] = []
-        """(minus hash, event id, row), the largest hash first."""
-        self.ids: set[str] = set()
-        """Of the rows in the heap."""
+    def __init__(self, counts: _Counts, rows_max: int) -> None:
+        self.counts, self.rows_max = counts, rows_max
+        self.rows: dict[str, _Entry] = {}
+        """By event id; up to twice `rows_max`, those with the smallest hashes among them."""
+        self.stored: set[str] = set()
+        """Ids of the rows that an earlier delta or the restored state holds."""
         self.bound = counts.bound
         """Rows with a larger hash are not in the sample."""
+
+    def add(self, event_id: str, entry: _Entry) -> None:
+        """Take a row, unless it is there: an event that came twice is one row."""
+        rows = self.rows
+        if event_id not in rows:
+            rows[event_id] = entry
+            if len(rows) >= 2 * self.rows_max:
+                self.sampled()
+
+    def sampled(self) -> list[_Entry]:
+        """Return the sample, the smallest hashes first, and drop all other rows."""
+        ordered = sorted(self.rows.values(), key=_PLACE)[: self.rows_max]
+        if len(ordered) == self.rows_max:
+            self.bound = ordered[-1][0]
+        if len(ordered) < len(self.rows):
+            self.rows = {entry[1]: entry for entry in ordered}
+        return ordered
 
 
 class BlockSampler:
@@ -113,7 +135,8 @@ class BlockSampler:
     def _clear(self) -> None:
         self._open: dict[int, _Open] = {}
         self._meta = _Meta()
-        self._rows: Changes[tuple[int, str]] = Changes()
+        self._gone: list[tuple[int, str]] = []
+        """Stored rows of blocks that are closed; the next delta removes them."""
         self._counts: Changes[int] = Changes()
         self._meta_changed = True
 
@@ -132,25 +155,36 @@ class BlockSampler:
         served_by: Sequence[str],
     ) -> None:
         """Take a batch of answered rows, in the order of their events.  The rows are not copied."""
-        block_ms, closed = self._block_ms, self._meta.closed
-        number, block = -1, None
-        for event_id, key, time, row, score, by in zip(
-            event_ids, keys, times, features, scores, served_by, strict=True
-        ):
-            if time // block_ms != number or block is None:
-                number = time // block_ms
-                if closed is not None and number <= closed:
-                    self._meta.late += 1
-                    self._meta_changed, block = True, None
-                    continue
-                block = self._block(number)
-            counts = block.counts
-            counts.rows += 1
-            counts.served_by[by] = counts.served_by.get(by, 0) + 1
+        rows = list(zip(event_ids, features, scores, keys, strict=True))
+        numbers = [time // self._block_ms for time in times]
+        for number in sorted(set(numbers)):
+            chosen = [one == number for one in numbers]
+            whole = all(chosen)
+            self._take(
+                number,
+                rows if whole else list(compress(rows, chosen)),
+                served_by if whole else list(compress(served_by, chosen)),
+            )
+
+    def _take(
+        self, number: int, rows: Sequence[tuple[str, FeatureValues, Score, str]], served_by: Sequence[str]
+    ) -> None:
+        """Take rows of one block."""
+        if self._meta.closed is not None and number <= self._meta.closed:
+            self._meta.late += len(rows)
+            self._meta_changed = True
+            return
+        block = self._block(number)
+        counts = block.counts
+        counts.rows += len(rows)
+        for by in set(served_by):
+            counts.served_by[by] = counts.served_by.get(by, 0) + served_by.count(by)
+        for row in rows:
+            event_id, values, score, key = row
             place = crc32(event_id.encode()) * _MULTIPLIER & _MASK
             place ^= place >> 15  # written out: a call would cost as much as all the rest
             if place <= block.bound:
-                self._sample(number, block, place, _Row(event_id, row, score, key))
+                block.add(event_id, (place, event_id, values, score, key))
 
     def erase(self, key: str) -> int:
         """Take the rows of a key out of the samples of blocks that are open; return how many.
@@ -159,16 +193,13 @@ class BlockSampler:
         """
         erased = 0
         for number, block in self._open.items():
-            gone = {row.event_id for _, _, row in block.heap if row.key == key}
+            gone = [entry[1] for entry in block.sampled() if entry[4] == key]
             if not gone:
                 continue
-            block.heap = [entry for entry in block.heap if entry[1] not in gone]
-            heapify(block.heap)
-            block.ids -= gone
+            for event_id in gone:
+                del block.rows[event_id]
             block.counts.bound = block.bound
             self._counts.change(number)
-            for event_id in gone:
-                self._rows.remove((number, event_id))
             erased += len(gone)
         return erased
 
@@ -191,33 +222,15 @@ class BlockSampler:
     def _block(self, number: int) -> _Open:
         block = self._open.get(number)
         if block is None:
-            block = self._open[number] = _Open(_Counts())
+            block = self._open[number] = _Open(_Counts(), self._rows_max)
             self._counts.add(number)
         self._counts.change(number)
         return block
 
-    def _sample(self, number: int, block: _Open, place: int, row: _Row) -> None:
-        event_id, entry = row.event_id, (-place, row.event_id, row)
-        if event_id in block.ids:
-            return  # an event that came twice is one row
-        if len(block.heap) < self._rows_max:
-            heappush(block.heap, entry)
-        else:
-            gone = heappushpop(block.heap, entry)[1]
-            if gone == event_id:
-                return
-            block.ids.discard(gone)
-            self._rows.remove((number, gone))
-        block.ids.add(event_id)
-        self._rows.add((number, event_id))
-        if len(block.heap) == self._rows_max:
-            block.bound = -block.heap[0][0]
-
     def _close(self, number: int) -> Block:
         block = self._open.pop(number)
         meta = self._meta
-        ordered = sorted(block.heap, key=lambda one: (-one[0], one[1]))
-        names = sorted({name for _, _, row in ordered for name in row.features})
+        ordered = block.sampled()
         closed = Block(
             number,
             number * self._block_ms,
@@ -226,12 +239,11 @@ class BlockSampler:
             meta.late,
             dict(sorted(meta.refused.items())),
             dict(sorted(block.counts.served_by.items())),
-            [-one[0] for one in ordered],
-            {name: [_cell(row.features.get(name)) for _, _, row in ordered] for name in names},
-            [row.score for _, _, row in ordered],
+            [entry[0] for entry in ordered],
+            _columns([entry[2] for entry in ordered]),
+            [entry[3] for entry in ordered],
         )
-        for _, event_id, _ in block.heap:
-            self._rows.remove((number, event_id))
+        self._gone += [(number, event_id) for event_id in block.stored]
         self._counts.remove(number)
         newest = number if meta.closed is None else max(number, meta.closed)
         self._meta, self._meta_changed = _Meta(newest), True
@@ -244,16 +256,23 @@ class BlockSampler:
         entries = {_META: msgspec.msgpack.encode(self._meta)}
         for number, block in self._open.items():
             entries[_counts_name(number)] = msgspec.msgpack.encode(block.counts)
-            entries |= {_row_name((number, row.event_id)): _encoded(row) for _, _, row in block.heap}
+            entries |= {_row_name((number, entry[1])): _encoded(entry) for entry in block.sampled()}
         return entries
 
     def delta(self) -> StateDelta:
         """Return the entries that changed since the last call: a sampled row is written once."""
-        rows: Mapping[tuple[int, str], _Row] = {
-            (number, row.event_id): row for number, block in self._open.items() for _, _, row in block.heap
-        }
+        delta: StateDelta = dict.fromkeys(map(_row_name, self._gone))
+        self._gone = []
+        for number, block in self._open.items():
+            sample = block.sampled()
+            if len(block.rows) == len(block.stored) and block.stored == block.rows.keys():
+                continue
+            delta |= dict.fromkeys(_row_name((number, one)) for one in block.stored - block.rows.keys())
+            for entry in sample:
+                if entry[1] not in block.stored:
+                    delta[_row_name((number, entry[1]))] = _encoded(entry)
+            block.stored = set(block.rows)
         counts = {number: block.counts for number, block in self._open.items()}
-        delta = self._rows.delta(rows, _row_name, _encoded)
         delta |= self._counts.delta(counts, _counts_name, msgspec.msgpack.encode)
         if self._meta_changed:
             self._meta_changed = False
@@ -269,12 +288,14 @@ class BlockSampler:
             if kind == _META:
                 self._meta = msgspec.msgpack.decode(data, type=_Meta)
             elif kind == "block":
-                self._open[int(rest)] = _Open(msgspec.msgpack.decode(data, type=_Counts))
+                counts = msgspec.msgpack.decode(data, type=_Counts)
+                self._open[int(rest)] = _Open(counts, self._rows_max)
             else:
                 rows.append((int(rest.partition("/")[0]), msgspec.msgpack.decode(data, type=_Row)))
         for number, row in rows:
-            self._sample(number, self._open[number], hash_of(row.event_id), row)
-        self._rows.clear()
+            entry = (hash_of(row.event_id), row.event_id, row.features, row.score, row.key)
+            self._open[number].add(row.event_id, entry)
+            self._open[number].stored.add(row.event_id)
         self._counts.clear()
         self._meta_changed = _META not in entries
 
@@ -319,8 +340,24 @@ def hash_of(event_id: str) -> int:
     return place ^ place >> 15
 
 
-def _cell(value: FeatureValue | None) -> FeatureValue | None:
-    return value[:CATEGORY_CHARS_MAX] if isinstance(value, str) else value
+def _columns(rows: Sequence[FeatureValues]) -> dict[str, list[FeatureValue | None]]:
+    """Return rows side by side, by name; None where a row lacks a feature."""
+    names = sorted(set[str]().union(*rows))
+    if not names:
+        return {}
+    try:
+        columns: Iterable[Sequence[FeatureValue | None]] = zip(
+            *map(itemgetter(*names, names[-1]), rows), strict=True
+        )
+    except KeyError:
+        columns = ([row.get(name) for row in rows] for name in names)
+    return {name: _cells(column) for name, column in zip(names, columns, strict=False)}
+
+
+def _cells(column: Sequence[FeatureValue | None]) -> list[FeatureValue | None]:
+    if str not in set(map(type, column)):
+        return list(column)
+    return [value[:CATEGORY_CHARS_MAX] if isinstance(value, str) else value for value in column]
 
 
 def _counts_name(number: int) -> str:
@@ -331,5 +368,5 @@ def _row_name(row: tuple[int, str]) -> str:
     return f"row/{row[0]}/{row[1]}"
 
 
-def _encoded(row: _Row) -> bytes:
-    return msgspec.msgpack.encode(row)
+def _encoded(entry: _Entry) -> bytes:
+    return msgspec.msgpack.encode(_Row(*entry[1:]))

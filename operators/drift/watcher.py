@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -26,10 +27,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from operators.drift.baseline import Baseline
-from operators.drift.budget import BETS, bets, budget_shares, enough, grown, p_value, unusual
+from operators.drift.budget import BETS, bets, budget_shares, enough, grown, p_values, unusual
 from operators.drift.frame import CellFrame, fit_frame
-from operators.drift.ledger import LabelLedger, LabelStatistic, label_statistics
-from operators.drift.reference import JOINT, LEAST, distances, expected_means, left_out_means
+from operators.drift.ledger import LabelLedger, LabelStatistics, label_statistics
+from operators.drift.reference import distances, expected_means, left_out_means, row_statistics
 from operators.drift.sampler import column_of, merged_sample
 from operators.drift.told import Since, told
 from operators.drift.triage import Shift
@@ -42,6 +43,8 @@ __all__ = ["Watcher"]
 
 FIT_BLOCKS: Final = 7
 """Blocks whose rows fit the frame; a week of days."""
+BEGUN_MAX: Final = 3
+"""Of these, how many each later block puts into the reference."""
 FITTING: Final = -2
 """In place of a partition: the block of all partitions waits for a frame."""
 LAG_BLOCKS: Final = 2
@@ -79,16 +82,51 @@ class _Core(Struct):
     verdicts: int = 0
 
 
+class _Side(NamedTuple):
+    """What is usual of the statistics of rows, or of labels, one a row."""
+
+    names: Sequence[str]
+    rising: Array
+    """Usual distances."""
+    apart: Array
+    """How many blocks in a row count as one."""
+    least: Array
+
+    def scores(self, lies: Array) -> dict[str, float]:
+        """Return the normal scores of distances."""
+        found = map(unusual, p_values(lies, self.rising, self.least).tolist())
+        return dict(zip(self.names, found, strict=True))
+
+    def grown(
+        self, wealth: Mapping[str, Sequence[float]], scores: Mapping[str, float]
+    ) -> dict[str, list[float]]:
+        """Return the sums of bets after one more block; none where there is no score."""
+        names = [name for name in self.names if name in scores]
+        if not names:
+            return {}
+        before = np.array([wealth.get(name) or [0.0] * len(BETS) for name in names])
+        after = grown(before, bets(np.array([scores[name] for name in names]), self.apart))
+        return dict(zip(names, after.tolist(), strict=True))
+
+
 class _Usual(NamedTuple):
     """What is usual at a revision of the reference."""
 
     revision: int
-    rows: dict[str, Array]
-    """By statistic of rows, the usual distances, rising."""
-    labels: Array | None
-    """The same of labels, one column of their distances a row; None without a reference of labels."""
-    apart: dict[str, float]
-    """By statistic, how many blocks in a row count as one."""
+    rows: _Side
+    labels: _Side | None
+    """None without a reference of labels."""
+
+
+class _Reference(NamedTuple):
+    """The reference's blocks side by side, one a row."""
+
+    numbers: tuple[int, ...]
+    vectors: Array
+    places: Any
+    """In the week."""
+    left_out: Array
+    """Distances of each block from the others."""
 
 
 def _encode_means(means: Array) -> bytes:
@@ -139,8 +177,10 @@ class Watcher:
         self.counts: Counter[tuple[str, str]] = Counter()
         """Blocks by (metric, outcome), which the shell exports; no part of the state."""
         self._usual: _Usual | None = None
-        self._left_out: tuple[tuple[int, ...], Array] | None = None
-        """What is usual at a revision of the reference; no part of the state."""
+        self._beside: _Reference | None = None
+        self._label_statistics: LabelStatistics | None = None
+        self._weights: Mapping[str, float] | None = None
+        """What is usual, the reference, names and weights of statistics: made of the state, no part of it."""
 
     # -- what comes in ----------------------------------------------------------------------------
 
@@ -199,8 +239,8 @@ class Watcher:
         if len(block.hashes) < ROWS_MIN:
             self.counts["shift_blocks", "small"] += 1
             return []
-        if self._frame is None:
-            self._fit(block)
+        if self._frame is None or core.fitting:
+            self._wait(block)
             return []
         means = self._means_of(block)
         self._ledger.expect(block.rows)
@@ -209,41 +249,43 @@ class Watcher:
             self._begin(block, means)
             return []
         core.compared += 1
-        usual = self._what_is_usual()
-        scores: dict[str, float] = {}
-        expected = self._expected(block.number)
-        lies = distances(self._frame, means[None], expected)[0].tolist()
-        for name, distance in zip(self._names, lies, strict=True):
-            scores[name] = unusual(p_value(distance, usual.rows[name], _least(self._frame, name)))
+        usual = self._what_is_usual(self._frame)
+        lies = distances(self._frame, means[None], self._expected(block.number))[0]
+        scores = usual.rows.scores(lies)
         if measured is not None and usual.labels is not None:
-            for one in self._label_statistics:
-                distance, rising = one.of(usual.labels, measured)
-                scores[one.name] = unusual(p_value(distance, rising, one.least))
-        self._means.follow(block.number, means, lies)
+            scores |= usual.labels.scores(self._labels_of(self._frame).of(measured))
+        self._means.follow(block.number, means, lies.tolist())
         core.history = [*core.history[1 - HISTORY_MAX :], (block.number, scores)]
-        said = self._bet(block, scores, usual.apart) if core.open is None else self._go_on(block, scores)
+        said = self._bet(block, scores, usual) if core.open is None else self._go_on(block, scores)
         if core.open is None:
             self._means.settle()
             self._ledger.settle()
         return said
 
-    def _fit(self, block: Block) -> None:
-        """Keep a block until there are enough to fit the frame, then begin the reference with them."""
+    def _wait(self, block: Block) -> None:
+        """Keep a block until there are enough to fit the frame.  The blocks after that begin the reference
+        with those that wait, a few each, so that no record of the log takes long."""
         core = self._core
         core.fitting.append(block.number)
         self._waiting[block.number, FITTING] = block
         self._changes.add((block.number, FITTING))
-        if len(core.fitting) < FIT_BLOCKS:
+        if self._frame is None:
+            if len(core.fitting) >= FIT_BLOCKS:
+                self._fit([self._waiting[number, FITTING] for number in core.fitting])
             return
-        blocks = [self._take((number, FITTING)) for number in core.fitting]
-        core.fitting = []
+        self._ledger.expect(block.rows)
+        self._ledger.close(block.number)
+        for number in core.fitting[:BEGUN_MAX]:
+            waited = self._take((number, FITTING))
+            self._begin(waited, self._means_of(waited))
+        core.fitting = core.fitting[BEGUN_MAX:]
+
+    def _fit(self, blocks: Sequence[Block]) -> None:
         names = sorted({name for one in blocks for name in one.features})
-        columns = {name: [value for one in blocks for value in column_of(one, name)] for name in names}
-        scores = [score for one in blocks for score in one.scores]
+        columns = {name: list(chain(*(column_of(one, name) for one in blocks))) for name in names}
+        scores = list(chain(*(one.scores for one in blocks)))
         self._frame = fit_frame(columns, scores, self._task, crc32(self._name.encode()))
         self._frame_changed = True
-        for one in blocks:
-            self._begin(one, self._means_of(one))
 
     def _begin(self, block: Block, means: Array) -> None:
         self._means.begin(block.number, means)
@@ -257,56 +299,45 @@ class Watcher:
             _encode_means(self._frame.means(block.features, block.scores, _refused_share(block)))
         )
 
-    @property
-    def _names(self) -> list[str]:
-        assert self._frame is not None
-        return [*(f"feature:{feature.name}" for feature in self._frame.features), *JOINT]
-
-    def _matrix(self) -> tuple[Array, Any]:
-        numbers = self._means.reference
-        places = np.array(numbers, dtype=np.int64) % self._places
-        return np.array([self._means.values[number] for number in numbers]), places
+    def _reference(self) -> _Reference:
+        """Return the reference side by side; found anew when it has other blocks."""
+        numbers = tuple(self._means.reference)
+        if self._beside is None or self._beside.numbers != numbers:
+            assert self._frame is not None
+            vectors = np.array([self._means.values[number] for number in numbers])
+            places = np.array(numbers, dtype=np.int64) % self._places
+            apart = distances(self._frame, vectors, left_out_means(vectors, places))
+            self._beside = _Reference(numbers, vectors, places, apart)
+        return self._beside
 
     def _expected(self, number: int) -> Array:
-        vectors, places = self._matrix()
-        return expected_means(vectors, places, number % self._places)
+        known = self._reference()
+        return expected_means(known.vectors, known.places, number % self._places)
 
-    @property
-    def _label_statistics(self) -> list[LabelStatistic]:
-        assert self._frame is not None
-        return label_statistics(self._frame)
+    def _labels_of(self, frame: CellFrame) -> LabelStatistics:
+        if self._label_statistics is None:
+            self._label_statistics = label_statistics(frame)
+        return self._label_statistics
 
-    def _what_is_usual(self) -> _Usual:
+    def _what_is_usual(self, frame: CellFrame) -> _Usual:
         revision = self._means.revision + self._ledger.baseline.revision
         if self._usual is None or self._usual.revision != revision:
-            assert self._frame is not None
-            left_out = self._left_out_distances()
-            rows = dict(zip(self._names, self._means.usual(left_out), strict=True))
-            apart = dict(zip(self._names, self._means.apart(left_out), strict=True))
+            names, least = row_statistics(frame)
+            rows = _Side(names, *self._means.usual(self._reference().left_out), least)
             labels = None
             if self._ledger.baseline.ready:
-                labels, resembling = self._ledger.usual()
-                apart |= {one.name: resembling[one.column] for one in self._label_statistics}
-            self._usual = _Usual(revision, rows, labels, apart)
+                found, (rising, apart) = self._labels_of(frame), self._ledger.usual()
+                labels = _Side(found.names, found.usual(rising), apart[found.columns], found.least)
+            self._usual = _Usual(revision, rows, labels)
         return self._usual
-
-    def _left_out_distances(self) -> Array:
-        """Return how far each block of the reference lies from the others; found anew when one is another."""
-        numbers = tuple(self._means.reference)
-        if self._left_out is None or self._left_out[0] != numbers:
-            assert self._frame is not None
-            vectors, places = self._matrix()
-            self._left_out = (numbers, distances(self._frame, vectors, left_out_means(vectors, places)))
-        return self._left_out[1]
 
     # -- verdicts ---------------------------------------------------------------------------------
 
-    def _bet(self, block: Block, scores: Mapping[str, float], apart: Mapping[str, float]) -> list[Shift]:
+    def _bet(self, block: Block, scores: Mapping[str, float], usual: _Usual) -> list[Shift]:
         """Bet on how unusual the block is; open a verdict where the budget allows one."""
         core = self._core
-        for name, z in scores.items():
-            wealth = core.wealth.get(name) or [0.0] * len(BETS)
-            core.wealth[name] = grown(wealth, bets(z, apart[name]))
+        for side in (usual.rows, usual.labels):
+            core.wealth |= side.grown(core.wealth, scores) if side is not None else {}
         evidence = self.evidence()
         total = sum(evidence.values())
         if total < self._enough:
@@ -329,8 +360,9 @@ class Watcher:
         """Return by statistic what it has won, weighed: a verdict opens when the sum reaches the budget."""
         if self._frame is None:
             return {}
-        weights = budget_shares([feature.name for feature in self._frame.features])
-        return {name: weights[name] * sum(won) / len(won) for name, won in self._core.wealth.items()}
+        if self._weights is None:
+            self._weights = budget_shares([feature.name for feature in self._frame.features])
+        return {name: self._weights[name] * sum(won) / len(won) for name, won in self._core.wealth.items()}
 
     def _since(self, name: str) -> int:
         """Return the block from which on a statistic has been unusual, by the largest sum of log bets.
@@ -343,7 +375,8 @@ class Watcher:
                 total += scores[name] - 1.0
                 if total >= best:
                     best, since = total, number
-        of_labels = name in {one.name for one in self._label_statistics}
+        assert self._frame is not None
+        of_labels = name in self._labels_of(self._frame).names
         return since - self._ledger.lag if of_labels else since
 
     def _go_on(self, block: Block, scores: Mapping[str, float]) -> list[Shift]:
@@ -393,13 +426,12 @@ class Watcher:
         assert self._frame is not None
         numbers = [number for number in self._means.behind if number >= since] or self._means.behind[-1:]
         history = [scores for number, scores in self._core.history if number >= since]
-        vectors, _ = self._matrix()
         labelled = self._ledger.baseline.ready
         return Since(
             self._frame,
             np.array([self._means.values[number] for number in numbers]),
             np.mean([self._expected(number) for number in numbers], axis=0),
-            vectors,
+            self._reference().vectors,
             history,
             self._ledger.since(since) if labelled else [],
             self._ledger.reference() if labelled else [],
@@ -471,19 +503,12 @@ class Watcher:
         self._ledger.restore(under("labels", entries))
         self._changes.clear()
         self._core_changed = self._frame_changed = False
-        self._usual = self._left_out = None
+        self._usual = self._beside = self._label_statistics = self._weights = None
 
 
 def _refused_share(block: Block) -> float:
     refused = sum(block.refused.values())
     return refused / (refused + block.rows)
-
-
-def _least(frame: CellFrame, name: str) -> float:
-    if name in LEAST:
-        return LEAST[name]
-    numeric = next(one.numeric for one in frame.features if f"feature:{one.name}" == name)
-    return LEAST["ks" if numeric else "chi_square"]
 
 
 def _name(place: tuple[int, int]) -> str:
