@@ -24,7 +24,7 @@ from operators.models.scoring import Roster
 from operators.race.arena import THE_FILE
 from operators.race.blend import Blend
 from operators.race.evaluation import SERVED
-from topics.messages import Decision
+from topics.messages import REPORTED, Decision
 
 __all__ = ["RaceView"]
 
@@ -70,7 +70,11 @@ class RaceView:
         self.rings.decided(decisions)
         counts = self._metrics.counts
         for decision in decisions:
-            level = DECISION_LEVELS.get(decision.type, logging.INFO)
+            level = (
+                logging.DEBUG
+                if decision.type in REPORTED
+                else DECISION_LEVELS.get(decision.type, logging.INFO)
+            )
             if decision.type.startswith("drift."):
                 direction = "worse" if decision.type == "drift.detected" else "better"
                 detector, _, subject = decision.reason.partition(" on ")

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 __all__ = [
     "ASSUMED",
+    "REPORTED",
     "UNMEASURED",
     "AlertChannel",
     "AlertKind",
@@ -23,6 +24,8 @@ __all__ = [
     "AlertSeverity",
     "AlertState",
     "Block",
+    "CalibrationBin",
+    "CalibrationCurve",
     "Claim",
     "Command",
     "CommandWord",
@@ -79,6 +82,8 @@ ASSUMED = frozenset({"assumed", "revised"})
 """Origins of labels that take an event for negative until its positive comes."""
 UNMEASURED = ASSUMED | {"weak"}
 """Origins of labels that are no truth: models learn them, nothing is measured by them."""
+REPORTED = frozenset({"slices.reported", "calibration.reported", "labels.reported"})
+"""Types of decisions that tell what was seen, now and then, and decide nothing."""
 RecordType = Literal["example", "claim", "quarantine", "command", "field", "slow", "block"]
 """What a record of the examples log is; carried in the header `headrace-kind`."""
 CommandWord = Literal[
@@ -138,6 +143,9 @@ DecisionType = Literal[
     "shift.found",
     "shift.updated",
     "shift.ended",
+    "slices.reported",
+    "calibration.reported",
+    "labels.reported",
     "alert.acked",
 ]
 NoveltyKind = Literal["new_category", "too_many_categories", "new_field", "missing_field", "too_many_fields"]
@@ -530,19 +538,57 @@ class FieldChange(Struct, frozen=True, omit_defaults=True, gc=False):
     """Candidates that waited and failed while they learned the log, with why: they wait no more."""
 
 
+class CalibrationBin(Struct, frozen=True, gc=False, rename={"low": "from", "high": "to"}):
+    """One bin of a calibration curve that has rows."""
+
+    low: float
+    """Its smallest score."""
+    high: float
+    """Its largest score; not included but in the last bin."""
+    rows: int
+    """Answers whose score lies in it."""
+    mean_score: float
+    """Their mean score."""
+    label_rate: float
+    """How many of them came true; of several classes, how many were right."""
+
+
+class CalibrationCurve(Struct, frozen=True, gc=False):
+    """Whether the scores of one candidate, or of what was served, mean what they say."""
+
+    rows: int
+    """Answers with a label."""
+    calibration_error: float
+    """Expected calibration error: the distance of label rate and mean score, weighted by rows."""
+    Brier: float
+    """Brier score: reliability - resolution + uncertainty + within_bins."""
+    reliability: float
+    """What honest scores would save."""
+    resolution: float
+    """What the model knows."""
+    uncertainty: float
+    """What the labels are."""
+    within_bins: float
+    """What the width of the bins hides."""
+    curve: list[CalibrationBin]
+    """The bins that have rows, by score."""
+    recent_calibration_error: float
+    """The error of sums that are halved every so many examples."""
+
+
 class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
-    """One line of the audit log: what was decided about models, when, and on what evidence."""
+    """One line of the audit log: what was decided about models, or seen, when, and on what evidence."""
 
     decision_id: str
-    """Pipeline, examples partition, with `per=` the key, offset and number (or `backlog`): the same again
-    after a replay."""
+    """Pipeline, examples partition, with `per=` the key, offset and number (or `backlog`); of what a
+    scorer tells, `erase` or `labels`, its partition and the record's offset: the same after a replay."""
     type: DecisionType
     """What was decided."""
     time: int
-    """Label time of the example that led to it, ms, of a verdict on shift the end of its block: never a wall
-    clock."""
+    """Label time of the example that led to it, ms, of a verdict on shift the end of its block, of
+    `labels.reported` that of the label: never a wall clock."""
     model_name: str
-    """Candidate that it is about."""
+    """Candidate that it is about; empty where it is about none."""
     model_version: int
     """Its version; 0 for a candidate that was refused before it raced."""
     examples: int
@@ -552,7 +598,7 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     actor: str
     """Who decided: `headrace`, or the command's actor."""
     offset: int
-    """Offset in the examples log at which it was decided."""
+    """Offset in the examples log at which it was decided; -1 for what a scorer tells of its partition."""
     from_model: str | None = None
     """Champion before a swap."""
     from_version: int | None = None
@@ -561,6 +607,16 @@ class Decision(Struct, frozen=True, omit_defaults=True, gc=False):
     """The figures behind it, by name."""
     key: str = ""
     """With `per=`: the key whose race it is about; empty where it is about none."""
+    features: list[str] = []
+    """Features that a verdict on shift is about, the most unusual first."""
+    slices: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    """`slices.reported`: figures by feature, value and candidate, the largest slices first; `served` is what
+    was served."""
+    calibration: dict[str, CalibrationCurve] = {}
+    """`calibration.reported`: the curve of what was served and of every candidate."""
+    labels: dict[str, int] = {}
+    """`labels.reported`: labels of one partition since its first, by what became of them; `read` is how many
+    came."""
 
 
 class AlertRecord(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -29,6 +29,8 @@ from topics.headers import MEANINGS
 from topics.messages import (
     AlertRecord,
     Block,
+    CalibrationBin,
+    CalibrationCurve,
     Claim,
     Command,
     Decision,
@@ -64,7 +66,10 @@ MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {
     "rekeyed": (RekeyedValues, Claim),
 }
 """The message types of each topic of ours; dead letters are the bytes of others."""
-_PARTS: Mapping[type[Struct], type[Struct]] = {FieldChange: Entrant}
+_PARTS: Mapping[type[Struct], tuple[type[Struct], ...]] = {
+    FieldChange: (Entrant,),
+    Decision: (CalibrationCurve, CalibrationBin),
+}
 """Structs that lie inside a message, by the message."""
 _CLASSES: Mapping[type | None, Any] = {None: ["string", "integer", "boolean"], str: "string", int: "integer"}
 ASYNCAPI = "3.0.0"
@@ -128,7 +133,7 @@ def components(
 ) -> Components:
     """Return the schemas of these types and of what they refer to, with every field's meaning."""
     types = list(dict.fromkeys(types))
-    types += [_PARTS[one] for one in types if one in _PARTS]
+    types += [part for one in types for part in _PARTS.get(one, ())]
     refs, schemas = msgspec.json.schema_components(types, ref_template=ref_template)
     names = {
         message_type: ref["$ref"].rpartition("/")[2] for message_type, ref in zip(types, refs, strict=True)

@@ -29,6 +29,8 @@ __all__ = ["check_monitors", "monitor_settings"]
 
 SLICES_MAX = 20
 """Declared features and crosses: each costs every example a row of sums."""
+REPORT_EVERY_MIN = 100
+"""A report of slices may be as large as a hundred examples."""
 FEATURES_NAMED = 10
 OF_CLASSES = frozenset({"calibration", "estimate"})
 """Monitors that see nothing in a regression."""
@@ -96,6 +98,7 @@ def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
             raise DefinitionError(
                 f"{name} is {one!r}", hint=f"give {kind.__name__}(), or None to leave it out"
             )
+    _check_report_every(pipeline.report_every)
     below: Any = pipeline.abstain_below
     if below is not None and not (isinstance(below, float | int) and 0.0 < below <= 1.0):
         raise DefinitionError(
@@ -111,6 +114,14 @@ def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
                 f"model `{name}` is recalibrated and the task is {pipeline.task}",
                 hint="leave recalibrate out: it is for two classes",
             )
+
+
+def _check_report_every(every: object) -> None:
+    if every is not None and not (type(every) is int and every >= REPORT_EVERY_MIN):
+        raise DefinitionError(
+            f"report_every is {every!r}",
+            hint=f"give a whole number of examples, {REPORT_EVERY_MIN} or more, or None to write no reports",
+        )
 
 
 def _check_watched(pipeline: Pipeline) -> None:

@@ -51,7 +51,7 @@ from operators.monitor.worst import Worst
 from operators.race.blend import OPENING, Blend, OpeningName
 from operators.race.candidates import Candidate, Challenge, check_challenges
 from operators.race.evidence import Promotion
-from operators.race.field import RaceField
+from operators.race.field import REPORT_EVERY, RaceField
 from operators.race.routing import (
     Canary,
     Policy,
@@ -181,6 +181,9 @@ class Pipeline:
         How the calibration curves of classifiers are kept: a `Calibration`; None keeps none.
     `estimate`
         How performance is estimated before the labels come: an `Estimated`; None estimates nothing.
+    `report_every`
+        Examples between two records of what slices and calibration have seen, and labels of a partition
+        between two of what became of them, on the decisions topic; None writes none.
     `abstain_below`
         Predictions whose score gives their label less than this chance, in (0, 1], say `abstain`; None: none
         does.
@@ -226,6 +229,7 @@ class Pipeline:
     fair: Sequence[Fair] = ()
     calibration: Calibration | None = field(default_factory=Calibration)
     estimate: Estimated | None = field(default_factory=Estimated)
+    report_every: int | None = REPORT_EVERY
     abstain_below: float | None = None
 
     task: Task = ""  # type: ignore[assignment]  # derived from the models where it is left out
@@ -439,6 +443,7 @@ class Pipeline:
             threshold=self.threshold,
             monitors=monitor_settings(self),
             watch=self.watch,
+            report_every=self.report_every,
             sources=self.labels.source_rules,
             alerts=None if self.alerts is None else self.policies,
         )

@@ -31,7 +31,7 @@ from topics import headers
 from topics.catalog import Role
 from topics.codec import decode_example, decode_field, decode_prediction
 from topics.errors import SettingsError
-from topics.messages import Decision, Example, ModelPointer, Prediction, Record
+from topics.messages import REPORTED, Decision, Example, ModelPointer, Prediction, Record
 
 __all__ = ["Found", "PipelineLogs"]
 
@@ -142,6 +142,7 @@ class PipelineLogs:
         if replay is not None:
             await replay.to(None)
             decisions = replay.decisions if undecided else decisions
+        decisions = [one for one in decisions if one.type not in REPORTED]
         pointed = [record async for record in self._records("models")]
         pointers = [decode_pointer(record.value) for record in pointed if record.value]
         pointers = [one for one in pointers if one.key == self._key]

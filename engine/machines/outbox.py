@@ -14,9 +14,11 @@ from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
 from operators.claims.rule import Suppression, Writer, part_of
+from operators.join.completeness import LabelOutcomes
 from operators.join.join import EARLY_BYTES_MAX, EarlyLabel, Joined
 from operators.join.pending import WaitingAnswer
 from operators.models.scoring import Failure, Roster, Served, unsure
+from operators.race.arena import ACTOR
 from topics import headers
 from topics.alert_records import alert_records
 from topics.codec import Rejected, encode
@@ -58,12 +60,13 @@ class Outbox:
         suppression: Suppression,
         roster: Roster,
         counts: Counter[tuple[str, str]],
+        labels: LabelOutcomes,
     ) -> None:
-        """`roster` says from which score on a label is true; `counts` gets what was refused."""
+        """`roster` says from which score on a label is true; `counts` and `labels` get what was refused."""
         self.writer = writer
         self.suppression = suppression
         self._partition = partition
-        self._counts = counts
+        self._counts, self._outcomes = counts, labels
         self._pipeline = pipeline.name
         self._prefix = f"{pipeline.name}:"
         self.roster = roster
@@ -378,6 +381,27 @@ class Outbox:
                 "answers": answers,
             },
         )
+        self._decided(decision)
+
+    def report_labels(self, record: Record, time: int) -> None:
+        """Tell what has become of the labels of this partition, up to the one of `record`, of `time`, ms."""
+        self._decided(
+            Decision(
+                f"{self._prefix}labels:{self._partition}:{record.offset}",
+                "labels.reported",
+                time,
+                "",
+                0,
+                0,
+                "labels",
+                ACTOR,
+                -1,
+                evidence={"partition": self._partition, "label_offset": record.offset},
+                labels=self._outcomes.report(),
+            )
+        )
+
+    def _decided(self, decision: Decision) -> None:
         name = self._prefix[:-1].encode()
         self._out.append(Outgoing("decisions", 0, name, encode(decision), (), decision.time))
 
@@ -392,7 +416,7 @@ class Outbox:
     def refuse_label(self, record: Record, rejected: Rejected) -> None:
         """Refuse a record that is no label, or a label of a time in the future."""
         if rejected.stage == "time":
-            self._counts["labels", "ahead"] += 1
+            self._outcomes.count("ahead")
         self.refuse(record, rejected.stage, rejected.exception, rejected.message)
 
     def refuse_conflicting(self, record: Record, event_id: str) -> None:
@@ -403,7 +427,7 @@ class Outbox:
 
     def refuse_unusable(self, record: Record, event_id: str, outcome: str) -> None:
         """Refuse a label that joins nothing."""
-        self._counts["labels", outcome] += 1
+        self._outcomes.count(outcome)
         why = {
             "late": f"dated more than {self._labels.wait_ms} ms after it",
             "outdated": "dated before the label that holds",
@@ -434,7 +458,7 @@ class Outbox:
 
     def refuse_no_room(self, record: Record, event_id: str) -> None:
         """Refuse a label whose event has not come, as too many wait for theirs."""
-        self._counts["labels", "given_up"] += 1
+        self._outcomes.count("given_up")
         reason = (
             f"no event {event_id} has come, and no more than {self._labels.early_max} labels, or "
             f"{EARLY_BYTES_MAX:,} bytes of them, wait for their events"
@@ -447,7 +471,7 @@ class Outbox:
 
     def refuse_unmatched(self, early: EarlyLabel) -> None:
         """Refuse a label whose event never came, or had been forgotten, its own wait over."""
-        self._counts["labels", "unmatched"] += 1
+        self._outcomes.count("unmatched")
         known, wait_ms = early.label.event_id, self._labels.wait_ms
         reason = f"no event {known} waited for this label, nor came within {wait_ms} ms of its time"
         self.refuse(self._record_of(early), "join", "LookupError", reason)

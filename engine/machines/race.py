@@ -21,7 +21,7 @@ from operators.models.parameters import model_text
 from operators.models.scoring import Prior, Racer, Roster
 from operators.monitor.acks import Acks
 from operators.monitor.learner_alerts import LearnerAlerts
-from operators.monitor.monitors import MonitorContext, Monitors
+from operators.monitor.monitors import MonitorContext, Monitors, Reporting
 from operators.monitor.worst import WorstMonitor
 from operators.race.approval import Approvals
 from operators.race.arena import THE_FILE, Arena, Moment, Objection
@@ -234,9 +234,11 @@ class Race:
             observers.append(self.watching)
         if self.alerts is not None and self.alerts.book.alerts:
             observers.append(self.alerts)
+        reporting = Reporting(self.monitors, self.arena, self.field.report_every)
         observers += self._watchers
         gatherer = self.monitors if self.monitors.parts else None
-        self.learning.accompany((self.good,) if self._keeps else (), observers, gatherer)
+        companions = (self.good, reporting) if self._keeps else (reporting,)
+        self.learning.accompany(companions, observers, gatherer)
 
     def keep_no_versions(self) -> None:
         """Keep no good versions from here on: for a log without commands, which would ask for them.

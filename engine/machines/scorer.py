@@ -26,8 +26,8 @@ from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
 from engine.machines.prequential import Decided, Prequential
 from operators.claims.rule import Suppression, Writer
-from operators.join.completeness import Completeness
-from operators.join.join import Joined
+from operators.join.completeness import Completeness, LabelOutcomes
+from operators.join.join import EXPIRED, Joined
 from operators.join.pending import WaitingAnswer
 from operators.language.plan import FeaturePlan
 from operators.models.scoring import Failure, Reply, Roster, Scoring, Served, Shadowed
@@ -92,7 +92,8 @@ class Scorer(Composite[Position]):
         self.partition = partition
         self.counts: Counter[tuple[str, str]] = Counter()
         """Counts by (metric, label), which the shell exports; no part of the state."""
-        self.outbox = Outbox(pipeline, partition, writer, suppression, roster, self.counts)
+        self.labels = LabelOutcomes(pipeline.report_every, self.counts)
+        self.outbox = Outbox(pipeline, partition, writer, suppression, roster, self.counts, self.labels)
         self._suppression = suppression
         self._all: Table | None = None
         """The table with which the champion answers all."""
@@ -112,7 +113,7 @@ class Scorer(Composite[Position]):
         self._blocks = Blocks(pipeline, self.outbox, self._stopwatch)
         self._asking = Asking(pipeline, partition, self.outbox, self.join, self.counts)
         parts: dict[str, Operator] = {"features": self.features, "join": self.join, "blocks": self._blocks}
-        parts |= {"completeness": self.completeness, **self._asking.parts}
+        parts |= {"completeness": self.completeness, "labels": self.labels, **self._asking.parts}
         if pipeline.rules or pipeline.novelty is not None:
             self._checks = Checks(pipeline, partition, self.outbox, self.counts)
             parts |= self._checks.parts
@@ -180,6 +181,8 @@ class Scorer(Composite[Position]):
         else:
             for read in run.labels:
                 self._label(read)
+                if self.labels.read():
+                    self.outbox.report_labels(read.record, max(0, read.time))
             self.position.labels = run.labels[-1].record.offset + 1
             seconds["join"] += clock() - sum(seconds.values()) - started
         self.features.count_evictions()
@@ -308,7 +311,9 @@ class Scorer(Composite[Position]):
         if join.early or overtaken or (join.emits and self._label_windows):
             self._answer(now_ms)
             self._open_answers()
+        unlabelled = self.counts[EXPIRED]
         emitted, unmatched = join.expire(watermark, at_offset=at_offset)
+        self.labels.expired(self.counts[EXPIRED] - unlabelled)
         for joined in emitted:
             self._learnable(joined, joined.origin or "combined")
         for early in unmatched:
@@ -359,7 +364,7 @@ class Scorer(Composite[Position]):
         """Answer events that carry their label and learn them; their entries only serve duplicates."""
         answered, kept = self._prequential.answer(events, rows, now_ms)
         self.scored += answered
-        self.counts["labels", "joined"] += len(answered)
+        self.labels.count("joined", len(answered))
         self.label_delays_ms += [0] * len(answered)
         self.counts.update([("predictions", answer.served_by) for answer, _, _ in answered])
         for given_up in self.join.answered_all(kept):
@@ -454,7 +459,7 @@ class Scorer(Composite[Position]):
             elif outcome == "collected":
                 self._collected(early.label)
             elif outcome == "corrected":
-                self.counts["labels", outcome] += 1
+                self.labels.count(outcome)
             else:
                 self.outbox.refuse_met(early, outcome)
         if label is not None:
@@ -474,7 +479,7 @@ class Scorer(Composite[Position]):
         elif outcome == "collected":
             self._collected(decoded)
         elif outcome in {"early", "corrected"}:
-            self.counts["labels", outcome] += 1
+            self.labels.count(outcome)
         elif outcome == "given_up":
             self.outbox.refuse_no_room(record, decoded.event_id)
         else:
@@ -482,7 +487,7 @@ class Scorer(Composite[Position]):
 
     def _collected(self, label: Label) -> None:
         """Count a label that is kept until the horizon of its event."""
-        self.counts["labels", "collected"] += 1
+        self.labels.count("collected")
         waiting = self.join.known(label.event_id)
         assert isinstance(waiting, WaitingAnswer)
         if len(waiting.labels) == 1:
@@ -491,7 +496,7 @@ class Scorer(Composite[Position]):
 
     def _learnable(self, joined: Joined[WaitingAnswer], outcome: str) -> None:
         """Enter a joined label into the windows, where it is the event's first, and write its example."""
-        self.counts["labels", outcome] += 1
+        self.labels.count(outcome)
         truth = joined.before is None and joined.origin not in UNMEASURED
         if truth and not joined.origin:
             if outcome != "combined" and not self._inside:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from operators.drift.triage import Shift, ShiftChange
 from operators.drift.watch import Watch
 from operators.drift.watcher import Watcher
@@ -53,13 +55,14 @@ class Watching:
 
     def _told(self, at: Moment, shift: Shift) -> Decision:
         """Return a verdict as a decision, at the end of its block."""
-        return self._arena.write(
+        told = self._arena.write(
             at._replace(time=shift.decided_ms),
             TYPES[shift.change],
             self._arena.roster.champion,
             shift.verdict,
             evidence=evidence_of(shift),
         )
+        return replace(told, features=list(shift.features))
 
     # -- as an observer of the race ---------------------------------------------------------------
 
@@ -94,10 +97,9 @@ class Watching:
 def verdicts_of(decisions: Iterable[Decision]) -> list[dict[str, Any]]:
     """Return the verdicts on shift among decisions, each as it stood last, in the order of their beginnings.
 
-    >>> from msgspec.structs import replace
     >>> told = Shift("p:7", "found", "label_shift", 5, 9, features=("a", "b"), act="look", true_loss=0.2)
     >>> found = Decision("p:0:1:0", "shift.found", 9, "m", 1, 0, "label_shift", "headrace", 1)
-    >>> (verdict,) = verdicts_of([replace(found, evidence=evidence_of(told))])
+    >>> (verdict,) = verdicts_of([replace(found, evidence=evidence_of(told), features=["a", "b"])])
     >>> verdict["verdict"], verdict["features"], verdict["until"], verdict["true_loss"]
     ('label_shift', ['a', 'b'], None, 0.2)
     """
@@ -110,11 +112,17 @@ def verdicts_of(decisions: Iterable[Decision]) -> list[dict[str, Any]]:
     return [
         {
             "verdict": decision.evidence["verdict"],
-            "features": [name for name in str(decision.evidence["features"]).split(", ") if name],
+            "features": features_of(decision),
             **{name: decision.evidence.get(name) for name in told},
         }
         for decision in last.values()
     ]
+
+
+def features_of(decision: Decision) -> list[str]:
+    """Return the features of a verdict; records of earlier versions have them as text, in the evidence."""
+    before = str(decision.evidence.get("features", ""))
+    return decision.features or [name for name in before.split(", ") if name]
 
 
 def evidence_of(shift: Shift) -> Evidenced:
@@ -122,15 +130,13 @@ def evidence_of(shift: Shift) -> Evidenced:
 
     >>> evidence_of(Shift("p:7", "found", "pipeline_fault", 5, 9, features=("a", "b"), act="look"))
     ... # doctest: +NORMALIZE_WHITESPACE
-    {'shift_id': 'p:7', 'verdict': 'pipeline_fault', 'since': 5, 'features': 'a, b', 'pace': 'sudden',
-     'act': 'look'}
+    {'shift_id': 'p:7', 'verdict': 'pipeline_fault', 'since': 5, 'pace': 'sudden', 'act': 'look'}
     """
     told: dict[str, float | int | str | None] = {
         "shift_id": shift.shift_id,
         "verdict": shift.verdict,
         "since": shift.since_ms,
         "until": shift.until_ms,
-        "features": ", ".join(shift.features),
         "pace": shift.pace,
         "reference_loss": shift.reference_loss,
         "estimated_loss": shift.estimated_loss,

@@ -153,7 +153,8 @@ class LocalRun:
         else:
             self._fold(lessons)
         if self._recording is not None:
-            self._recording.add("predictions", (one for one in out if one.target == "predictions"))
+            for role in ("predictions", "decisions"):
+                self._recording.add(role, (one for one in out if one.target == role))
             self._recording.decided(self.decisions[self._recorded :], self.learner)
             self._recorded = len(self.decisions)
         return out
@@ -311,10 +312,7 @@ class Playing(Generic[AnyRun]):
 
     def label_outcomes(self) -> dict[str, int]:
         """Return how many labels were read, and what became of them and of those that did not come."""
-        counts = self.run.scorer.counts
-        outcomes = {name: count for (metric, name), count in counts.items() if metric == "labels" and count}
-        expired = {"expired": one} if (one := counts["predictions_dropped", "expired"]) else {}
-        return {"read": self.labels} | outcomes | expired
+        return self.run.scorer.labels.report()
 
     def counted(self) -> dict[str, Any]:
         """Return the part of a report that says what became of the input."""

@@ -4,7 +4,7 @@ Lives here: the join of labels with answers, the answers that wait, their horizo
 Never here: what is made of a joined example (`engine/machines/outbox.py`), learning.
 
 Read in this order: `join` (what a label meets), `combine` (what several labels become), `weak` (labels by
-vote), `pending` (what waits, found by id and by deadline), `completeness` (who has a label at which age),
-`queries` (whose label people are asked for).
+vote), `pending` (what waits, found by id and by deadline), `completeness` (who has a label at which age, and
+what became of all labels), `queries` (whose label people are asked for).
 Others may import everything here.
 """

@@ -41,8 +41,10 @@ from operators.join.pending import PENDING_MAX, RESIDENT_MAX, Answered, Open, Pe
 from operators.state import Changes, StateDelta, StoredEntries
 from topics.messages import Label, LabelValue
 
-__all__ = ["EARLY_MAX", "EarlyLabel", "Join", "Joined", "LabelOutcome", "Met"]
+__all__ = ["EARLY_MAX", "EXPIRED", "EarlyLabel", "Join", "Joined", "LabelOutcome", "Met"]
 
+EXPIRED = ("predictions_dropped", "expired")
+"""Counts answers to which no label came in time and none is made up."""
 EARLY_MAX = 100_000
 """Labels of one partition that wait for their events unless the definition says otherwise, in memory, some
 500 bytes each."""
@@ -386,7 +388,7 @@ class Join(Generic[Open]):
                 unmatched += self._forget_early(event_id, offset)
         emitted = [joined for one in unlabelled if (joined := self._emitted(one, at_offset)) is not None]
         if expired := len(unlabelled) - len(emitted):
-            self.counts["predictions_dropped", "expired"] += expired
+            self.counts[EXPIRED] += expired
         return emitted, unmatched
 
     def _emitted(self, waiting: Open, at_offset: int) -> Joined[Open] | None:

@@ -16,11 +16,12 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from operators.monitor.monitors import MonitorContext
+from operators.monitor.monitors import MonitorContext, Reported
 from operators.monitor.rows import FloatArray, Rows, served_first
 from operators.race.evaluation import SERVED
 from operators.state import StateEntries, WholeState
 from topics.errors import DefinitionError
+from topics.messages import CalibrationCurve
 
 __all__ = ["Calibration", "CalibrationMonitor", "calibration_of"]
 
@@ -132,6 +133,12 @@ class CalibrationMonitor(WholeState):
             | {"recent_calibration_error": calibration_of(self._recent[name])["calibration_error"]}
             for name, bins in served_first(self._overall).items()
         }
+
+    def reported(self) -> list[Reported]:
+        """Return the curves that have rows, as one record tells them."""
+        told = {name: curve for name, curve in self.report().items() if curve["rows"]}
+        curves = msgspec.convert(told, dict[str, CalibrationCurve])
+        return [Reported("calibration.reported", "calibration", calibration=curves)] if curves else []
 
     def signals(self) -> Mapping[str, float]:
         """Return the recent calibration error of what is served, `error`."""

@@ -161,9 +161,9 @@ class LearnerAlerts(WholeState):
         for decision in decisions:
             if decision.type == "shift.found":
                 found = str(decision.evidence["verdict"])
-                means.shift = _Shift(found, _note(found, decision.evidence))
+                means.shift = _Shift(found, _note(found, decision))
             elif decision.type == "shift.updated" and means.shift is not None:
-                means.shift.note = _note(means.shift.found, decision.evidence)
+                means.shift.note = _note(means.shift.found, decision)
             elif decision.type == "shift.ended":
                 means.shift = None
             self._tell(self.book.told(decision))
@@ -235,16 +235,20 @@ def surely(means: _Means) -> float:
     return max(means.recent - chance, 0.0) / means.reference
 
 
-def _note(found: str, evidence: Mapping[str, float | int | str]) -> Note:
+def _note(found: str, decision: Decision) -> Note:
     """Return what an alert says of a shift, out of its newest decision.
 
-    >>> _note("label_shift", {"verdict": "concept_drift", "features": "a, b", "true_loss": 0.25, "act": "x"})
-    Note(says='found as label_shift, now concept_drift; features a, b; true_loss 0.25', act='x')
+    >>> from msgspec.structs import replace
+    >>> evidence = {"verdict": "concept_drift", "true_loss": 0.25, "act": "x"}
+    >>> said = Decision("p:0:1:0", "shift.updated", 9, "m", 1, 0, "", "", 1, evidence=evidence)
+    >>> _note("label_shift", replace(said, features=["a"]))
+    Note(says='found as label_shift, now concept_drift; features a; true_loss 0.25', act='x')
     """
+    evidence = decision.evidence
     verdict = str(evidence["verdict"])
     parts = [verdict if verdict == found else f"found as {found}, now {verdict}"]
-    if features := evidence.get("features"):
-        parts.append(f"features {features}")
+    if decision.features:
+        parts.append(f"features {', '.join(decision.features)}")
     losses = ("reference_loss", "estimated_loss", "true_loss")
     parts += [f"{name} {evidence[name]:.6g}" for name in losses if name in evidence]
     return Note("; ".join(parts), str(evidence.get("act", "")))

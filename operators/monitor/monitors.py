@@ -19,12 +19,12 @@ from msgspec.structs import replace
 from operators.models.parameters import model_text
 from operators.models.scoring import Roster
 from operators.monitor.rows import Rows
-from operators.race.arena import Moment
+from operators.race.arena import Arena, Moment
 from operators.race.losses import Losses, Objective
 from operators.state import Operator, StateDelta, StateEntries, named, under
-from topics.messages import Decision, Example, Task
+from topics.messages import CalibrationCurve, Decision, DecisionType, Example, Task
 
-__all__ = ["Monitor", "MonitorContext", "MonitorSettings", "Monitors"]
+__all__ = ["Monitor", "MonitorContext", "MonitorSettings", "Monitors", "Reported", "Reporting"]
 
 MONITORS = "monitors"
 BEGUN = "monitors-begun"
@@ -86,6 +86,27 @@ class Correctable(Protocol):
 
     def correct(self, was: Rows, now: Rows) -> None:
         """Take one example back that was seen with another label, and count it with the new one."""
+        ...
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """What a record tells of one monitor."""
+
+    type: DecisionType
+    about: str
+    """What the record is about, in words."""
+    slices: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    calibration: dict[str, CalibrationCurve] = {}
+    left_out: int = 0
+    """Slices that find no room in it."""
+
+
+@runtime_checkable
+class Reportable(Protocol):
+    """A monitor whose report goes into records: bounded in size, with the figures of `report`."""
+
+    def reported(self) -> list[Reported]:
+        """Return what is told in records; changes nothing."""
         ...
 
 
@@ -194,6 +215,13 @@ class Monitors:
 
     # -- what was seen ----------------------------------------------------------------------------
 
+    def reported(self) -> list[Reported]:
+        """Return what is told of the monitors in records, in the order in which they were declared."""
+        self.look()
+        return [
+            one for part in self.parts.values() if isinstance(part, Reportable) for one in part.reported()
+        ]
+
     def report(self) -> dict[str, Any]:
         """Return what each monitor has seen, by its name."""
         self.look()
@@ -246,3 +274,34 @@ class Monitors:
         for name, part in self.parts.items():
             if of_part := under(name, ours):
                 part.restore(of_part)
+
+
+class Reporting:
+    """The companion that writes what monitors have seen as decisions, every so many examples."""
+
+    def __init__(self, monitors: Monitors, arena: Arena, every: int | None) -> None:
+        self._monitors, self._arena = monitors, arena
+        self.stops: Sequence[int] = () if every is None else (every,)
+
+    def stop(self, at: Moment) -> list[Decision]:
+        """Return the reports, if this stop is its own."""
+        if not self.stops or at.examples % self.stops[0]:
+            return []
+        champion, write = self._arena.roster.champion, self._arena.write
+        return [
+            replace(
+                write(
+                    at,
+                    told.type,
+                    champion,
+                    told.about,
+                    evidence={"left_out": told.left_out} if told.left_out else None,
+                ),
+                slices=told.slices,
+                calibration=told.calibration,
+            )
+            for told in self._monitors.reported()
+        ]
+
+    def forget(self, name: str) -> None:
+        """Keep nothing of any candidate."""

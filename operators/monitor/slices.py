@@ -18,7 +18,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from operators.monitor.bins import OTHER, Bins, settled
-from operators.monitor.monitors import MonitorContext
+from operators.monitor.monitors import MonitorContext, Reported
 from operators.monitor.rows import FloatArray, Rows, Series, served_first
 from operators.race.losses import Losses
 from operators.state import StateEntries, WholeState
@@ -37,6 +37,10 @@ CROSSED = " × "
 CELLS_MAX = 1_000
 """Slices of a crossed pair that have a row of their own; those that come after them are counted together."""
 CALIBRATION_BINS = 10
+REPORTED_MAX = 200
+"""Slices in one record, by candidates that have figures of each: some 50 KB ..."""
+NAME_CHARS_MAX = 128
+"""... as no name is longer: a text may be as long as an event, and is left out of the record then."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +263,19 @@ class SliceMonitor(WholeState):
             counted._settle()
             return counted.report()
         return {CROSSED.join(table.by): self._told(table) for table in self._tables}
+
+    def reported(self) -> list[Reported]:
+        """Return a record for each feature and cross, with its largest slices."""
+        told = []
+        for feature, by_value in self.report().items():
+            series = max((len(by_name) for by_name in by_value.values()), default=1)
+            room = max(1, REPORTED_MAX // max(series, 1))
+            named = [value for value in by_value if len(value) <= NAME_CHARS_MAX][:room]
+            if named:
+                slices = {feature: {value: by_value[value] for value in named}}
+                left_out = len(by_value) - len(named)
+                told.append(Reported("slices.reported", feature, slices=slices, left_out=left_out))
+        return told
 
     def _told(self, table: _Table) -> dict[str, dict[str, dict[str, float]]]:
         task = self._context.task

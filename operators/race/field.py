@@ -26,10 +26,21 @@ from operators.race.candidates import Candidate, Challenge, candidate_of, start_
 from operators.race.evidence import Promotion
 from operators.race.routing import Policy, Serve
 
-__all__ = ["MONITOR", "Difference", "FieldStep", "Newcomer", "RaceField", "candidate_text", "settings_text"]
+__all__ = [
+    "MONITOR",
+    "REPORT_EVERY",
+    "Difference",
+    "FieldStep",
+    "Newcomer",
+    "RaceField",
+    "candidate_text",
+    "settings_text",
+]
 
 IDS_MAX = 32
 """Fields whose ids are remembered: those of a process, and some of its past."""
+REPORT_EVERY = 10_000
+"""Examples, and labels of a partition, between two reports unless the definition says otherwise."""
 MONITOR = "monitors."
 """Before the names of monitors among the parts of a field."""
 FIELD_DIGITS = 32
@@ -83,6 +94,8 @@ class RaceField:
     """What looks at labelled examples, by name: settings of `operators/monitor`, in their order.  None is one
     that is usual and that the file leaves out."""
     watch: Watch | None = None
+    report_every: int | None = REPORT_EVERY
+    """Examples between two reports of what monitors have seen; None: there are none."""
     alerts: Sequence[Any] | None = None
     """What people are told of, whoever watches it (`operators/language/alerts.py`); None is the usual."""
 
@@ -123,6 +136,8 @@ class RaceField:
         }
         if self.watch is not None:  # without one the id is that of fields before there were any
             texts["watch"] = model_text(self.watch)
+        if self.report_every != REPORT_EVERY:
+            texts["report_every"] = repr(self.report_every)
         if self.alerts is not None:
             texts["alerts"] = " ".join(map(repr, self.alerts))
         for name, candidate in self.candidates.items():

@@ -34,11 +34,11 @@ from topics import headers
 from topics.catalog import Role
 from topics.codec import LabelMessage, encode
 from topics.headers import MEANINGS
-from topics.messages import Claim, Entrant, Outgoing, Prediction, Record
+from topics.messages import CalibrationBin, CalibrationCurve, Claim, Entrant, Outgoing, Prediction, Record
 
 DOCUMENT = DOCUMENTS["docs/messages.md"]
 TYPES = [*dict.fromkeys(kind for kinds in MESSAGES.values() for kind in kinds)]
-PARTS = [Entrant]
+PARTS = [Entrant, CalibrationCurve, CalibrationBin]
 """Structs inside messages."""
 DOCUMENTED = [kind for kind in (*TYPES, *PARTS) if kind.__module__ != "topics.rekeying"]
 READ_DEADLINE_S = 60.0
@@ -182,6 +182,8 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return st.floats(allow_nan=False, allow_infinity=False)
     if hint is msgspec.Raw:
         return st.just(msgspec.Raw(b'{"a":1}'))
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        return st.builds(hint, **{name: values_of(part) for name, part in get_type_hints(hint).items()})
     if get_origin(hint) is list:
         return st.lists(values_of(get_args(hint)[0]))
     if get_origin(hint) is dict:

@@ -37,7 +37,7 @@ from operators.drift.detectors import Drift
 from operators.drift.sampler import BlockSampler
 from operators.drift.watch import Watch
 from operators.drift.watcher import Watcher
-from operators.join.completeness import Completeness
+from operators.join.completeness import Completeness, LabelOutcomes
 from operators.join.join import Join
 from operators.join.pending import Pending, Waiting, WaitingAnswer
 from operators.join.queries import Queries, QueryWindows
@@ -297,6 +297,12 @@ def feed_completeness(made: Completeness, item: tuple[str, int, int]) -> Any:
     else:
         made.passed(time - 100)
     return made.report()
+
+
+def feed_outcomes(made: LabelOutcomes, outcome: str) -> Any:
+    made.count(outcome)
+    made.expired(len(outcome) % 2)
+    return made.read(), made.report()
 
 
 def query_inputs(rng: random.Random) -> list[Any]:
@@ -563,6 +569,9 @@ CASES = {
     ),
     "completeness": Case(
         lambda: Completeness(wait_ms=1_500, grace_ms=100), completeness_inputs, feed_completeness
+    ),
+    "outcomes": Case(
+        lambda: LabelOutcomes(7), lambda rng: rng.choices(("joined", "late"), k=STEPS), feed_outcomes
     ),
     "queries": Case(lambda: QueryWindows(Queries(per=100, max=3), 3), query_inputs, feed_queries),
     "reader": Case(Reader, reader_inputs, feed_reader),

@@ -213,9 +213,21 @@ def test_the_usual_alerts_watch_what_there_is() -> None:
 
 
 def shift_decision(kind: str, verdict: str, time: int, **more: Any) -> Decision:
-    evidence = {"shift_id": "p:7", "verdict": verdict, "since": 5, "features": "a, b"} | more
+    evidence = {"shift_id": "p:7", "verdict": verdict, "since": 5} | more
     made: Any = kind
-    return Decision(f"p:0:{time}:0", made, time, "m", 1, 0, verdict, "headrace", time, evidence=evidence)
+    return Decision(
+        f"p:0:{time}:0",
+        made,
+        time,
+        "m",
+        1,
+        0,
+        verdict,
+        "headrace",
+        time,
+        evidence=evidence,
+        features=["a", "b"],
+    )
 
 
 def test_an_open_shift_is_told_again_under_its_id_when_it_is_another_one() -> None:
