@@ -75,10 +75,8 @@ def of_log(decisions: Path) -> dict[str, object]:
     """Return the verdict that stands last in a decisions log, by the fields that messages.md names."""
     logged = [json.loads(line) for line in decisions.read_text().splitlines()]
     found = [one["value"] for one in logged if one["value"]["type"].startswith("shift.")]
-    last = found[-1]["evidence"]
-    return {name: last.get(name) for name in FIELDS} | {
-        "features": [name for name in last["features"].split(", ") if name]
-    }
+    last = found[-1]
+    return {name: last["evidence"].get(name) for name in FIELDS} | {"features": last.get("features", [])}
 
 
 @pytest.mark.parametrize(("count", "code"), [(LASTED, 4), (BLOCKS * PER_BLOCK, 0)])
