@@ -28,6 +28,7 @@ from engine.cli.offline.questions import PastOptions, freshness
 from engine.cli.offline.runs import runs_app
 from engine.cli.offline.skew import skew
 from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
+from engine.cli.project.init import init
 from engine.cli.records import send, tail
 from engine.cli.state import state_app
 from engine.cli.static import static_app
@@ -62,6 +63,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(state_app, name="state")
 app.add_typer(runs_app, name="runs")
+app.command()(init)
 app.command("backtest")(backtest_files)
 app.command()(explain)
 app.command()(erase)
