@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv
 ARGS ?=
 
-.PHONY: help demo test audit lint types unit format bench lock clean
+.PHONY: help demo test audit lint types unit format bench site lock clean
 
 help:
 	@echo "make demo   the main job on this machine: broker, worker, real flights, a live table"
@@ -16,6 +16,7 @@ help:
 	@echo "make audit  known vulnerabilities in the locked runtime dependencies"
 	@echo "make unit   the tests alone; ARGS=\"tests/topics -k time\" chooses"
 	@echo "make bench  job J beside bare River and plain Faust"
+	@echo "make site   the documentation as a site in var/site"
 	@echo "make format, make lint, make types, make lock, make clean"
 
 $(BIN)/uv:
@@ -56,6 +57,9 @@ format: $(VENV)/.test
 
 bench: $(VENV)/.test
 	PYTHONPATH=tests $(BIN)/python -m brokers $(BIN)/python -m loadtest.job_j $(ARGS)
+
+site: $(VENV)/.test
+	@$(BIN)/python docs/site.py
 
 lock: $(BIN)/uv
 	$(UV) lock
