@@ -667,6 +667,13 @@ COUNTERS = (
         _always("token", "slow", "crowded", "malformed", "streams", "behind"),
     ),
     CounterFamily(
+        "status_records",
+        "headrace_status_records",
+        "Records of the status topic, by what became of them.",
+        ("outcome",),
+        _always("published", "failed", "unreadable", "left_out"),
+    ),
+    CounterFamily(
         "rule_hits",
         "headrace_rule_hits",
         "Broken rules, by what was done and rule.",

@@ -62,6 +62,7 @@ OTHERS = ("HEADRACE_DATA", "HEADRACE_KAFKA_JARS", "HEADRACE_MODEL_RUNS")
 """Read by tests and load tests, no settings of a worker."""
 SIGNER_CHARS_MAX = 64
 """Of a name that signs: it stands in every decision that was asked for."""
+STATUS_INTERVAL_MIN_MS = 500
 FAUST = "HEADRACE_FAUST_"
 """Faust's own options."""
 _SERVICE = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
@@ -363,6 +364,9 @@ class Settings(BaseSettings):
     progress_deadline_ms: int = Field(default=300_000, ge=10_000)
     """Work that stands still for so long, with nothing that explains it, ends the worker: longer than any
     rebalance."""
+    status_interval_ms: int = Field(default=5_000, ge=0, le=60_000)
+    """Between two records in which a worker tells the others how it is; who has been silent for four of them
+    counts as gone.  0: it tells nothing, and its page knows of no other worker."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     """auto: console on a terminal, JSON otherwise."""
@@ -377,6 +381,13 @@ class Settings(BaseSettings):
                     f"a name that signs has 1 to {SIGNER_CHARS_MAX} printable characters, not {name!r}"
                 )
         return keys
+
+    @field_validator("status_interval_ms")
+    @classmethod
+    def _seldom(cls, interval_ms: int) -> int:
+        if 0 < interval_ms < STATUS_INTERVAL_MIN_MS:
+            raise ValueError(f"it is 0 or at least {STATUS_INTERVAL_MIN_MS}")
+        return interval_ms
 
     @field_validator("signing_key")
     @classmethod

@@ -15,7 +15,17 @@ from typing import Literal, NamedTuple
 
 from topics.codec import BYTES_MAX
 from topics.errors import DefinitionError
-from topics.messages import AlertRecord, Command, Decision, Example, ModelPointer, Prediction, Query, Record
+from topics.messages import (
+    AlertRecord,
+    Command,
+    Decision,
+    Example,
+    ModelPointer,
+    Prediction,
+    Query,
+    Record,
+    WorkerStatus,
+)
 from topics.rekeying import RekeyedEvent, RekeyedValues
 
 __all__ = [
@@ -42,8 +52,9 @@ Role = Literal[
     "rekeyed",
     "alerts",
     "queries",
+    "status",
 ]
-Cleanup = Literal["delete", "compact"]
+Cleanup = Literal["delete", "compact", "compact,delete"]
 PartitionCount = Literal["events", "learners", "one"]
 """How many partitions: as many as the events topic (co-partitioned by key), one per learner, or one."""
 
@@ -53,7 +64,9 @@ _LEGAL = re.compile(r"[A-Za-z0-9._-]+")
 
 FOREVER_MS = -1
 """Kafka's `retention.ms` for "never": the examples log is the model, decisions are the audit."""
-
+DAY_MS = 86_400_000
+SEGMENT_MS = 3_600_000
+"""Kafka compacts no segment that is still written to, and by itself starts one a week."""
 
 MESSAGE_BYTES_DEFAULT = 1_048_588
 """Kafka's `max.message.bytes` where nobody has set it."""
@@ -81,6 +94,8 @@ class TopicPlan(NamedTuple):
         configs = {"cleanup.policy": self.cleanup, "message.timestamp.type": "CreateTime"}
         if self.retention_ms is not None:
             configs["retention.ms"] = str(self.retention_ms)
+        if self.cleanup == "compact,delete":
+            configs["segment.ms"] = str(SEGMENT_MS)
         if self.bytes_needed:
             # A sixteenth more than needed: brokers count whole batches, and compressed ones.
             needed = self.bytes_needed + self.bytes_needed // 16
@@ -111,6 +126,7 @@ _TABLE = (
     _Row("rekeyed", RekeyedValues, "none: back to the event's partition", "events", "delete", None),
     _Row("alerts", AlertRecord, "the alert's id", "one", "delete", None),
     _Row("queries", Query, "the event's key", "one", "delete", None),
+    _Row("status", WorkerStatus, "the worker's name", "one", "compact,delete", DAY_MS),
 )
 _USERS: frozenset[Role] = frozenset({"events", "labels"})
 _ALERTS: frozenset[Role] = frozenset({"alerts"})

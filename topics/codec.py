@@ -41,6 +41,7 @@ from topics.messages import (
     Record,
     Slow,
     Task,
+    WorkerStatus,
 )
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "decode_prediction",
     "decode_quarantine",
     "decode_slow",
+    "decode_status",
     "decoder_of",
     "encode",
     "encode_json",
@@ -509,6 +511,7 @@ decode_slow: Callable[[bytes], Slow] = decoder_of(Slow)
 decode_block: Callable[[bytes], Block] = decoder_of(Block)
 decode_alert: Callable[[bytes], AlertRecord] = decoder_of(AlertRecord)
 decode_quarantine: Callable[[bytes], Quarantine] = decoder_of(Quarantine)
+decode_status: Callable[[bytes], WorkerStatus] = decoder_of(WorkerStatus)
 
 
 def encode_json(value: object) -> bytes:

@@ -53,6 +53,7 @@ __all__ = [
     "Score",
     "Slow",
     "Task",
+    "WorkerStatus",
 ]
 
 FeatureValue = bool | int | float | str
@@ -745,3 +746,71 @@ class ModelPointer(Struct, frozen=True, omit_defaults=True, gc=False):
     """Versions of `headrace`, `numpy`, `python` and `river` that wrote this."""
     key: str = ""
     """With `per=`: the key in whose race it serves."""
+
+
+class WorkerStatus(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What one worker says of itself every few seconds, under its name: no key, id or value of an event.
+
+    A record without a value says that it has left.
+    """
+
+    worker: str
+    """Its name, which is the record's key: `group_instance_id`, or host name and port of its page."""
+    time: int
+    """When it said this, ms, by its own clock."""
+    started: int
+    """When it began to work, ms."""
+    every_ms: int
+    """When it speaks again; one that is silent for four times as long counts as gone."""
+    version: str
+    """Version of Headrace."""
+    features_version: str = ""
+    """Of the features that its file defines: workers with other files differ."""
+    ready: bool = False
+    """Whether it can answer events."""
+    standing: str = ""
+    """Why it cannot, or what it does: `ok`, or that it is a standby."""
+    leading: bool = False
+    """Whether it writes decisions."""
+    paused: bool = False
+    """Whether learning is paused."""
+    partitions: int = 0
+    """Partitions of events that it owns."""
+    lag_records: int = 0
+    """Events and labels that it has not read, of all its partitions."""
+    lag: dict[str, dict[str, int]] = {}
+    """The same by topic and partition, of the 64 longest."""
+    answered: int = 0
+    """Events answered since it began."""
+    labelled: int = 0
+    """Labels read since then."""
+    refused: int = 0
+    """Dead letters since then."""
+    answered_per_s: float = 0.0
+    """Since the record before, as the next two."""
+    labelled_per_s: float = 0.0
+    """Labels a second."""
+    refused_per_s: float = 0.0
+    """Dead letters a second."""
+    scoring_p99_ms: float | None = None
+    """From poll to send, of 99 %; null where nothing was answered, and beyond 60 s."""
+    end_to_end_p50_ms: float | None = None
+    """From a record's timestamp to the send of its answer, of half of them; null as before."""
+    end_to_end_p99_ms: float | None = None
+    """Of 99 %."""
+    examples: int = 0
+    """Examples that its models have learned."""
+    unlearned: int = 0
+    """Logged examples that they have not, a pause included."""
+    champion: str = ""
+    """Candidate that is champion here; empty with `per=`."""
+    models: dict[str, str] = {}
+    """`VERSION@UPDATES` of each candidate here, of the first 24; the champion is among them."""
+    checkpoint_age_ms: int | None = None
+    """Since its last checkpoint; null before the first."""
+    unsaved: int = 0
+    """Events answered since."""
+    store_away_ms: int = 0
+    """How long a checkpoint has waited for a store that cannot be used."""
+    alerts: dict[str, int] = {}
+    """Alerts of which it tells that fire, by policy."""

@@ -42,6 +42,7 @@ from topics.messages import (
     Quarantine,
     Query,
     Slow,
+    WorkerStatus,
 )
 from topics.rekeying import Progress, RekeyedEvent, RekeyedLabel, RekeyedValues
 
@@ -62,6 +63,7 @@ MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {
     "commands": (Command,),
     "alerts": (AlertRecord,),
     "queries": (Query,),
+    "status": (WorkerStatus,),
     "rekey": (RekeyedEvent, RekeyedLabel, Progress, Claim),
     "rekeyed": (RekeyedValues, Claim),
 }
@@ -224,7 +226,7 @@ def asyncapi(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _channel(plan: TopicPlan, messages: dict[str, Any]) -> dict[str, Any]:
-    topic: dict[str, Any] = {"cleanup.policy": [plan.cleanup]}
+    topic: dict[str, Any] = {"cleanup.policy": plan.cleanup.split(",")}
     if plan.retention_ms is not None:
         topic["retention.ms"] = plan.retention_ms
     return {

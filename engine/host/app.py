@@ -69,8 +69,9 @@ def run_worker(
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     metrics = Metrics(pipeline)
-    worker = Worker(pipeline, settings, metrics, accepted, skip)
     port = settings.web.port or free_port()
+    settings = settings.model_copy(update={"web": settings.web.model_copy(update={"port": port})})
+    worker = Worker(pipeline, settings, metrics, accepted, skip)
     address = f"http://{settings.web.host}:{port}"
     log.info("pages", page=f"{address}/", metrics=f"{address}/metrics")
     pages = page_of(PageFacts(pipeline, worker, metrics, file), metrics.counts)

@@ -93,7 +93,7 @@ class TopicState(NamedTuple):
                 f"{name} deletes records after {kept} ms: set retention.ms=-1, models are rebuilt from it"
             )
         policy = self.configs.get("cleanup.policy")
-        if plan.cleanup == "compact" and policy is not None and "compact" not in policy:
+        if "compact" in plan.cleanup and policy is not None and "compact" not in policy:
             said.append(f"{name} is not compacted and grows for ever: set cleanup.policy=compact")
         return tuple(said)
 

@@ -9,5 +9,5 @@ Read in this order: `rings`, `race`, `facts`, `stream`, `site`; then `page.js`, 
 `charts.js` in `static`, which show it.
 
 What is about persons (keys, answers, refused records, slices) leaves apart from the rest, and only to who may
-see it.  A page of a whole group would be one more source of the stream: nothing here reads a topic.
+see it.  Nothing here reads a topic: what the other workers say is heard by `engine/group`.
 """

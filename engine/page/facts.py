@@ -7,6 +7,7 @@ and takes the difference.
     about     once          which pipeline this is, and how its answers are explained
     facts     each second   counts, gauges, latency by bucket, lag, who races
     marks     as they come  decisions and alerts, each with its record
+    group     as they come  the workers of the pipeline, and their sums
     race      seldom        curves, leads, calibration
     persons   each second   the last answers, refused records: keys, ids and values of events
     slices    seldom        the same, of labelled events by their values
@@ -26,6 +27,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from engine.definition.pipeline import Pipeline
+from engine.group.members import totals
 from engine.metrics import Metrics, Status
 from engine.page.race import race_of
 from engine.page.rings import RaceMark
@@ -39,6 +41,8 @@ LAGS_MAX: Final = 64
 """Partitions whose lag is told, the longest; the others are added up."""
 SLICES_MAX: Final = 20
 """Slices told, the largest of each feature."""
+TOLD_MS: Final = 5_000
+"""How exactly it is told for how long a worker has been silent: what has not changed is not sent again."""
 OPEN_ALERTS: Final = ("signal", "decision")
 """Alerts about the pipeline; the others name what an event held."""
 COUNTED: Final = ("events", "predictions", "labels", "dead_letters", "aged", "aged_labelled", "page_refusals")
@@ -116,6 +120,23 @@ class PageFacts:
         if rings.marked != self._marks[0]:
             self._marks = rings.marked, _encoded([shown_mark(mark) for mark in rings.marks()])
         return self._marks[1]
+
+    def group(self) -> bytes:
+        """Return what each worker of the pipeline says of itself, and the sums of those that are there."""
+        group, now_ms = self._worker.group, _now_ms()
+        members = group.members.told(now_ms)
+        return _encoded(
+            {
+                "self": group.maker.worker,
+                "trouble": group.trouble,
+                "partitions": self._pipeline.events.partitions,
+                "workers": [
+                    {"gone": one.gone, "silent_ms": one.silent_ms // TOLD_MS * TOLD_MS, "status": one.status}
+                    for one in members
+                ],
+                "totals": totals(members)._asdict(),
+            }
+        )
 
     def race(self) -> bytes:
         """Return curves, leads and calibration; nothing where this process has no race to show."""

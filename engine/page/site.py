@@ -30,6 +30,7 @@ FILES: Final = {
     "/page/uPlot.css": ("uPlot.min.css", "text/css; charset=utf-8"),
 }
 """File and content type by path."""
+GROUP_S: Final = 2.0
 RACE_S: Final = 5.0
 """Between two looks at the curves: a bucket of one is minutes wide."""
 ABOUT_S: Final = 3_600.0
@@ -42,6 +43,7 @@ def page_of(facts: PageFacts, counts: Counter[tuple[str, str]]) -> dict[str, Any
             Part("about", lambda: facts.timed(facts.about), ABOUT_S),
             Part("facts", lambda: facts.timed(facts.facts)),
             Part("marks", lambda: facts.timed(facts.marks)),
+            Part("group", lambda: facts.timed(facts.group), GROUP_S),
             Part("race", lambda: facts.timed(facts.race), RACE_S),
             Part("persons", lambda: facts.timed(facts.persons), of_persons=True),
             Part("slices", lambda: facts.timed(facts.slices), RACE_S, of_persons=True),

@@ -557,7 +557,7 @@ class Follower:
         Of a process that serves snapshots it is that of the leader as of then.
         """
         learner, roster = self.learner, self.learner.roster
-        seen = None if self.snapshots is None else self.snapshots.served
+        seen = self._seen
         told: Learner | SnapshotHead = learner if seen is None else seen
         return Status(
             lag={
@@ -585,6 +585,24 @@ class Follower:
             snapshot=SnapshotStatus() if self.snapshots is None else self.snapshots.status,
             shift=self.race.shift(learner) if self.leading else None,
         )
+
+    def served(self) -> tuple[str, dict[str, str]]:
+        """Return the champion, and `VERSION@UPDATES` of each candidate here, the champion first."""
+        roster = self.learner.roster
+        names = [roster.champion, *(name for name in roster.racers if name != roster.champion)]
+        return roster.champion, {
+            name: f"{roster.racers[name].version}@{roster.racers[name].updates}" for name in names
+        }
+
+    @property
+    def examples(self) -> int:
+        """Return how many examples the models here have learned."""
+        return self.learner.examples if self._seen is None else self._seen.examples
+
+    @property
+    def _seen(self) -> SnapshotHead | None:
+        """Return the snapshot that is served here; None where the learner's own models are."""
+        return None if self.snapshots is None else self.snapshots.served
 
     def _alerts_firing(self) -> tuple[tuple[str, int], ...]:
         alerts = self.learner.alerts

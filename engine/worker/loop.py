@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 
 import structlog
 
 from engine.alerts.alerting import Alerting
 from engine.alerts.surroundings import Surroundings
 from engine.definition.pipeline import Pipeline
+from engine.group.exchange import exchange_of
+from engine.group.record import Buckets, SeenWorker, tallies
 from engine.host.garbage import search_rarely
 from engine.host.progress import ProgressWatch, Seen
 from engine.kafka.client import LogPartition, last_answer_s, log_outages, unanswered_s
@@ -139,6 +140,7 @@ class Worker:
         self._dispatch = Dispatch(self._sink, patient.kafka, catalog, self.follower.stopwatch, lookers)
         self._watches = (CountWatch(counted_lines(pipeline.labels)), LabelWatch(), letters)
         self._alerting = Alerting(pipeline, patient, metrics.counts, self._surroundings)
+        self.group = exchange_of(pipeline, settings, metrics.counts, self._moment)
         self._ready = False
         self._stopping = asyncio.Event()
         self._command_keys, self._commands_topic = settings.command_secrets(), catalog["commands"]
@@ -162,6 +164,7 @@ class Worker:
                     group.create_task(self.follower.warm()),
                     group.create_task(self.follower.share()),
                     group.create_task(self._alerting.run()),
+                    group.create_task(self.group.run()),
                     group.create_task(log_outages(self.settings.kafka.outage_deadline_ms)),
                 )
                 try:
@@ -192,7 +195,8 @@ class Worker:
 
     async def _prepare(self) -> None:
         """Create our topics, check the user's, connect, and join the group if the stores fit the logs."""
-        plan = self.pipeline.catalog.plan(events=self.pipeline.events.partitions)
+        whole = self.pipeline.catalog.plan(events=self.pipeline.events.partitions)
+        plan = [topic for topic in whole if topic.role != "status"]  # no worker needs that one
         self._dispatch.limit(await prepare_topics(self.settings.kafka, plan))
         await self._sink.start()
         for topic in plan:  # known by now, each can be written to in an outage
@@ -550,10 +554,43 @@ class Worker:
     def _surroundings(self) -> Surroundings:
         """Return what alerts about this process go by."""
         owned = self.partitions.owned if self._ready else {}
-        lag = sum(self._source.lag((topic, number)) for number in owned for topic in self._inputs.topics)
+        lag = sum(self._unread().values())
         saved_s = max(self.metrics.checkpoint_time_s, self._taken_over_s)
         age_ms = max(time.time() - saved_s, 0.0) * 1000
         return Surroundings(frozenset(owned), lag, age_ms, self._checkpoints.outage_s * 1000)
+
+    def _moment(self) -> SeenWorker:
+        """Return what the other workers are told of this one: no score, as those are counted for a while."""
+        metrics, follower = self.metrics, self.follower
+        champion, models = follower.served()
+        reason = self.unhealthy() or self.not_ready()
+        saved_s = metrics.checkpoint_time_s
+        return SeenWorker(
+            clock_s=time.monotonic(),
+            tallies=tallies(metrics.counts),
+            scoring=Buckets(*metrics.prediction_duration.read()),
+            end_to_end=Buckets(*metrics.end_to_end.read()),
+            ready=not reason,
+            standing=reason or self.standing(),
+            leading=follower.leading,
+            paused=follower.paused,
+            partitions=len(self.partitions.owned),
+            lag=self._unread(),
+            examples=follower.examples,
+            unlearned=follower.unlearned,
+            champion=champion,
+            models=models,
+            checkpoint_age_ms=int((time.time() - saved_s) * 1_000) if saved_s else None,
+            unsaved=int(self._unsaved),
+            store_away_ms=int(self._checkpoints.outage_s * 1_000),
+            firing=self._alerting.firing(),
+        )
+
+    def _unread(self) -> dict[LogPartition, int]:
+        """Return the lag of every partition of events and labels that is read here."""
+        owned = self.partitions.owned if self._ready else {}
+        inputs = [(topic, number) for number in owned for topic in self._inputs.topics]
+        return {partition: self._source.lag(partition) for partition in inputs}
 
     async def look_at_ends(self) -> None:
         """Ask where the logs that are read end, other than by fetching."""
@@ -567,13 +604,8 @@ class Worker:
 
     def status(self) -> Status:
         """Return the status that a scrape shows."""
-        lag: Counter[LogPartition] = Counter()
-        for number in self.partitions.owned:
-            for topic in self._inputs.topics:
-                if self._ready:
-                    lag[topic, number] = self._source.lag((topic, number))
         status = self.follower.status(
-            lag=dict(lag),
+            lag=self._unread(),
             pending=self.partitions.pending,
             partitions=len(self.partitions.owned),
         )._replace(

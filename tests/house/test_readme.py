@@ -237,6 +237,7 @@ def topic_rows() -> list[str]:
         plan = plans[role]
         kept = "for ever" if plan.retention_ms == FOREVER_MS else "the broker's default"
         kept = "newest per key" if plan.cleanup == "compact" else kept
+        kept = "newest per key, a day" if plan.cleanup == "compact,delete" else kept
         rows.append(
             f"| `{name}` | {_quoted(key)} | {value} | {'events' if plan.partitions == 4 else 1} | {kept} |"
         )

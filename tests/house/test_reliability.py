@@ -21,6 +21,7 @@ WALL_CLOCK_READERS = {
     "engine/cli/deciding.py",
     "engine/cli/erase.py",
     "engine/cli/offline/backtest.py",
+    "engine/group/exchange.py",
     "engine/kafka/sink.py",
     "engine/offline/publish.py",
     "engine/page/facts.py",

@@ -72,6 +72,13 @@ def test_configs_speak_kafka() -> None:
     assert configs["examples"]["retention.ms"] == "-1"
     assert configs["models"]["cleanup.policy"] == "compact"
     assert "retention.ms" not in configs["predictions"]
+    day, hour = str(24 * 3_600_000), str(3_600_000)
+    assert configs["status"] == {
+        "cleanup.policy": "compact,delete",
+        "message.timestamp.type": "CreateTime",
+        "retention.ms": day,
+        "segment.ms": hour,
+    }
 
 
 def test_only_the_users_topics_are_not_created() -> None:

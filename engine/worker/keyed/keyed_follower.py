@@ -380,7 +380,7 @@ class KeyedFollower:
         return Status(
             lag={**lag, **{(self._topic, number): log.unlearned for number, log in self._logs.items()}},
             pending=pending,
-            examples=sum(learner.examples for learner in learners),
+            examples=self.examples,
             unlearned=self.unlearned,
             checkpoint_time_s=self._metrics.checkpoint_time_s,
             partitions=partitions,
@@ -393,6 +393,15 @@ class KeyedFollower:
                 sum(len(learner.races.resident) for learner in learners),
             ),
         )
+
+    def served(self) -> tuple[str, dict[str, str]]:
+        """Return no champion and no candidate: each key has its own."""
+        return "", {}
+
+    @property
+    def examples(self) -> int:
+        """Return how many examples the learners here have learned."""
+        return sum(log.learner.examples for log in self._logs.values())
 
 
 def _mean_scores(learners: Sequence[KeyedLearner]) -> dict[tuple[str, str, str], float]:
