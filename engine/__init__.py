@@ -10,6 +10,7 @@ workers), `host`, `page` (what a person sees), `offline`, `lineage` (versions an
 the logs), `state` (checkpoints, asked of their stores), `project` (a pipeline from a sample) and `cli`.
 Beside them lie `settings` (the surroundings), `metrics`, `watches`, `race_view` and `monitor_view` (what
 is told).
+`answering` reads answers back, for programs outside.
 
 The names below are what a user's file needs besides the feature language of `operators`.  They are
 imported when they are asked for, so that commands that load no pipeline start at once: River alone

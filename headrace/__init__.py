@@ -3,7 +3,7 @@
 Lives here: those names, and the care for where they come from.  Never here: anything they do
 (`engine/`, `operators/`).
 
-Read in this order: this file, then `__main__` (the command).
+Read in this order: this file, `client` (names for programs that read answers), then `__main__` (the command).
 
 `engine` and `topics` are names that a user's own folder may have, and Python takes whichever lies first on
 its path.  So this package imports Headrace's four from beside itself, wherever the path leads, and refuses

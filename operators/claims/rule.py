@@ -116,6 +116,10 @@ class Reader:
         """Return the highest claim of `source` so far; 0 for none."""
         return self._sources.get(source, _NONE)[0]
 
+    def standing(self, source: int) -> tuple[int, int]:
+        """Return the highest claim of `source` so far (0 for none), and its next sequence number or `GAP`."""
+        return self._sources.get(source, _NONE)
+
     def claim(self, source: int, number: int) -> None:
         """Take a claim record.  Only a higher number than all before changes anything.
 
