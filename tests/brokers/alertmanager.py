@@ -1,4 +1,4 @@
-"""Alertmanager on a free port, which passes nothing on, and a webhook that is sometimes away."""
+"""Alertmanager on a free port, and a webhook that is sometimes away."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 import urllib.request
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,18 @@ from brokers.process import LOOK_S, READY_DEADLINE_S, program, running
 from brokers.prometheus import ready
 from engine.kafka.embedded import free_port
 
+NOBODY: Mapping[str, Any] = {"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}
+
 
 @contextlib.contextmanager
-def alertmanager_server(directory: Path) -> Iterator[str]:
-    """Yield the address of an Alertmanager."""
+def alertmanager_server(directory: Path, config: Mapping[str, Any] = NOBODY) -> Iterator[str]:
+    """Yield the address of an Alertmanager, which passes nothing on unless its configuration says so."""
     port = free_port()
-    config = directory / "alertmanager.yml"
-    config.write_text(json.dumps({"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}))
+    file = directory / "alertmanager.yml"
+    file.write_text(json.dumps(config))
     command = [
         program("prometheus-alertmanager", "prometheus-alertmanager"),
-        f"--config.file={config}",
+        f"--config.file={file}",
         f"--storage.path={directory / 'alertmanager'}",
         f"--web.listen-address=127.0.0.1:{port}",
         "--cluster.listen-address=",

@@ -6,8 +6,9 @@ import contextlib
 import json
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from brokers.process import LOOK_S, READY_DEADLINE_S, program, running
 from engine.kafka.embedded import free_port
@@ -16,23 +17,27 @@ from engine.kafka.embedded import free_port
 @contextlib.contextmanager
 def prometheus_server(directory: Path, targets: Sequence[str], rules: Sequence[Path] = ()) -> Iterator[str]:
     """Yield the address of a Prometheus that scrapes `targets` (`host:port`) twice a second."""
+    config = {
+        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+        "rule_files": [str(rule) for rule in rules],
+        "scrape_configs": [{"job_name": "headrace", "static_configs": [{"targets": list(targets)}]}],
+    }
+    with prometheus_with(directory, config) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def prometheus_with(directory: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the address of a Prometheus with a configuration."""
     port = free_port()
-    config = directory / "prometheus.yml"
-    # JSON is YAML, and needs no writer of it.
-    config.write_text(
-        json.dumps(
-            {
-                "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
-                "rule_files": [str(rule) for rule in rules],
-                "scrape_configs": [{"job_name": "headrace", "static_configs": [{"targets": list(targets)}]}],
-            }
-        )
-    )
+    file = directory / "prometheus.yml"
+    file.write_text(json.dumps(config))  # JSON is YAML, and needs no writer of it
     command = [
         program("prometheus", "prometheus"),
-        f"--config.file={config}",
+        f"--config.file={file}",
         f"--storage.tsdb.path={directory / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}",
+        "--rules.alert.resend-delay=1s",
     ]
     address = f"http://127.0.0.1:{port}"
     with running(command, port, directory / "prometheus.log"):

@@ -34,7 +34,10 @@ from engine.metrics import COUNTERS
 
 TARGET = frozenset({"job", "instance", "pipeline"})
 """Labels that Prometheus gives to every series of a target."""
-OF_PROMETHEUS: dict[str, frozenset[str]] = {"up": frozenset(), "ALERTS": frozenset({"alertname", "severity"})}
+OF_PROMETHEUS: dict[str, frozenset[str]] = {
+    "up": frozenset(),
+    "ALERTS": frozenset({"alertname", "alertstate", "severity"}),
+}
 OF_PIPELINES = {"model", "blend", "rule", "function", "policy", "detector", "subject", "feature"}
 """Labels whose values come from a pipeline's file: none of them is told by another pipeline."""
 

@@ -51,6 +51,14 @@ class Installed(NamedTuple):
         )
 
 
+def shipped() -> set[str]:
+    """Return what of `deploy` is of use without a checkout: all but the scripts that make dashboards."""
+    files = (
+        path for path in (CHECKOUT / "deploy").rglob("*") if path.suffix in {".json", ".yml", ".yaml", ".tpl"}
+    )
+    return {str(path.relative_to(CHECKOUT)) for path in files}
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("installed")
@@ -107,6 +115,7 @@ def test_the_wheel_holds_the_program_and_its_sample(installed: Installed) -> Non
     assert sample == {"pipeline.py", "departures.jsonl.gz", "arrivals.jsonl.gz"}
     assert {f"engine/page/static/{name}" for name, _ in FILES.values()} <= set(names)
     assert "engine/page/static/uPlot.LICENSE" in names
+    assert {f"headrace/{path}" for path in shipped()} <= set(names)
     with zipfile.ZipFile(installed.wheel) as wheel:
         told = wheel.read(metadata).decode()
     assert "Classifier: Typing :: Typed" in told

@@ -1,0 +1,122 @@
+"""Dashboards are those that the script makes, and every panel asks for what a worker tells."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import metrics_page
+import pytest
+import yaml
+from paths import CHECKOUT
+from promql import labels_left, metrics, problems
+
+GRAFANA = CHECKOUT / "deploy" / "grafana"
+BOARDS: dict[str, dict[str, Any]] = {
+    path.stem: json.loads(path.read_text()) for path in sorted(GRAFANA.glob("dashboards/*.json"))
+}
+COLUMNS = 24
+
+
+def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def as_prometheus_gets_it(expression: str) -> str:
+    """Put values in the place of what Grafana fills in; a variable inside of a matcher may be any text."""
+    return expression.replace("$__rate_interval", "1m").replace("$__interval", "1m")
+
+
+def queries(board: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield where a query stands, its expression and its legend."""
+    for panel in panels(board):
+        for target in panel["targets"]:
+            yield panel["title"], as_prometheus_gets_it(target["expr"]), target["legendFormat"]
+    for mark in board["annotations"]["list"]:
+        if "expr" in mark:
+            yield mark["name"], as_prometheus_gets_it(mark["expr"]), ""
+
+
+ALL = [
+    pytest.param(*query, id=f"{name}: {query[0]}")
+    for name, board in BOARDS.items()
+    for query in queries(board)
+]
+
+
+def test_the_dashboards_are_those_that_the_script_makes(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, GRAFANA / "build.py", "--to", tmp_path], check=True, timeout=120)
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    kept = {path.name: path.read_text() for path in (GRAFANA / "dashboards").iterdir()}
+    assert made == kept, "run .venv/bin/python deploy/grafana/build.py"
+
+
+@pytest.mark.parametrize(("title", "expression", "legend"), ALL)
+def test_a_panel_asks_for_what_a_worker_tells(title: str, expression: str, legend: str) -> None:
+    assert problems(expression) == [], title
+    named = set(re.findall(r"{{(\w+)}}", legend))
+    assert named <= labels_left(expression), "the legend names a label that the result has not"
+
+
+def test_every_metric_is_on_a_dashboard() -> None:
+    """But the sums of histograms, of which there are quantiles."""
+    seen = {
+        name
+        for board in BOARDS.values()
+        for _, expression, _ in queries(board)
+        for name in metrics(expression)
+    }
+    told = {
+        {"counter": f"{family.name}_total", "histogram": f"{family.name}_bucket"}.get(
+            family.type, family.name
+        )
+        for family in metrics_page.families()
+    }
+    assert told - seen == set()
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_dashboard_can_be_read(name: str) -> None:
+    board = BOARDS[name]
+    assert board["uid"] == f"headrace-{name}"
+    assert board["editable"] is False
+    shown = panels(board)
+    assert all(panel["description"] and panel["title"] for panel in shown)
+    assert all(panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"} for panel in shown)
+    titles = [(panel["type"], panel["title"]) for panel in board["panels"]]
+    assert len(set(titles)) == len(titles)
+    places = [panel["gridPos"] for panel in board["panels"]]
+    assert all(place["x"] + place["w"] <= COLUMNS for place in places)
+    for one, other in combinations(places, 2):
+        apart = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert apart or above, "two panels lie over each other"
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_what_is_chosen_at_the_top_is_a_label_and_is_used(name: str) -> None:
+    board = BOARDS[name]
+    asked = json.dumps([expression for _, expression, _ in queries(board)])
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "query":
+            series, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]).groups()  # type: ignore[union-attr]
+            assert problems(series) == []
+            assert label in labels_left(series)
+            assert f'=~\\"${variable["name"]}\\"' in asked
+            assert variable["allValue"] == ".*"
+
+
+def test_grafana_is_told_where_they_are() -> None:
+    provisioning = GRAFANA / "provisioning"
+    (provider,) = yaml.safe_load((provisioning / "dashboards/headrace.yml").read_text())["providers"]
+    assert provider["allowUiUpdates"] is False
+    sources = yaml.safe_load((provisioning / "datasources/datasources.yml").read_text())["datasources"]
+    assert [source["type"] for source in sources if source.get("isDefault")] == ["prometheus"]
+    scraped = yaml.safe_load((CHECKOUT / "deploy/prometheus/prometheus.yml").read_text())["global"]
+    assert sources[0]["jsonData"]["timeInterval"] == scraped["scrape_interval"]
