@@ -20,7 +20,7 @@ from engine.definition.pipeline import Pipeline
 from engine.group.log import StatusLog
 from engine.group.members import Members
 from engine.group.record import SeenWorker, StatusMaker, encoded
-from engine.kafka.client import REFUSED, broker_error
+from engine.kafka.client import AWAY, REFUSED, broker_error
 from engine.metrics import Counts
 from engine.settings import KafkaSettings, Settings
 from topics.catalog import TopicPlan
@@ -31,7 +31,7 @@ __all__ = ["Exchange", "exchange_of"]
 ANSWER_S: Final = 15.0
 """Longest for one exchange, connecting included."""
 AGAIN_S: Final = 60.0
-"""After one that failed: a right that is missing stays so for a while."""
+"""After one that was refused: a right that is missing stays so for a while."""
 LEAVE_S: Final = 2.0
 """For the last word of a worker that ends."""
 
@@ -73,7 +73,7 @@ class Exchange:
             await self._leave()
 
     async def turn(self) -> None:
-        """Say and hear once; after a failure only look at itself, for `AGAIN_S`."""
+        """Say and hear once; after a refusal only look at itself, for `AGAIN_S`."""
         status = self.maker.make(self._seen(), _now_ms())
         self.members.add(status, _now_ms())
         if time.monotonic() < self._again_s:
@@ -83,7 +83,6 @@ class Exchange:
                 await self._exchange(encoded(status))
         except (*REFUSED, BrokerError, TimeoutError) as error:
             self._counts["status_records", "failed"] += 1
-            self._again_s = time.monotonic() + AGAIN_S
             self._tell(error)
             await self._log.close()
         else:
@@ -99,15 +98,18 @@ class Exchange:
         self.members.hear(await self._log.came(), _now_ms())
 
     def _tell(self, error: BaseException) -> None:
+        """Say why, once, and wait before the next try; an outage the worker tells of itself, and it ends."""
         known = error if isinstance(error, BrokerError) else broker_error(error, "the status", self._kafka)
-        if not self.trouble:
-            log.warning(
-                "the group does not know of this worker: it goes on",
-                topic=self._topic,
-                reason=known.message,
-                fix=known.hint,
-                tries_again_after_s=AGAIN_S,
-            )
+        if not isinstance(known.__cause__ or error, AWAY):
+            self._again_s = time.monotonic() + AGAIN_S
+            if known.message != self.trouble:
+                log.warning(
+                    "the group does not know of this worker: it goes on",
+                    topic=self._topic,
+                    reason=known.message,
+                    fix=known.hint,
+                    tries_again_after_s=AGAIN_S,
+                )
         self.trouble = known.message
 
     async def _leave(self) -> None:
@@ -117,7 +119,7 @@ class Exchange:
             async with asyncio.timeout(LEAVE_S):
                 await self._log.write(self.maker.worker.encode(), None, _now_ms())
         except (*REFUSED, TimeoutError) as error:
-            log.warning("the group counts this worker as there for a while", reason=type(error).__name__)
+            log.info("the group counts this worker as there for a while", reason=type(error).__name__)
         finally:
             await self._log.close()
 

@@ -27,6 +27,7 @@ from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 
 __all__ = [
+    "AWAY",
     "LOOK_S",
     "REFUSED",
     "LogPartition",

@@ -9,8 +9,10 @@ and takes the difference.
     marks     as they come  decisions and alerts, each with its record
     group     as they come  the workers of the pipeline, and their sums
     race      seldom        curves, leads, calibration
+    features  seldom        distributions and shift, where the pipeline watches
     persons   each second   the last answers, refused records: keys, ids and values of events
     slices    seldom        the same, of labelled events by their values
+    cells     seldom        what lies in the cells of the features
 
 All parts are read on the loop that answers events, between two of its turns, from what is there anyway.
 """
@@ -29,9 +31,11 @@ import msgspec
 from engine.definition.pipeline import Pipeline
 from engine.group.members import totals
 from engine.metrics import Metrics, Status
+from engine.page.features import cell_names_of, features_told
 from engine.page.race import race_of
 from engine.page.rings import RaceMark
 from engine.worker.loop import Worker
+from operators.drift.watcher import Watcher
 from operators.race.losses import objective_name
 from topics.messages import AlertRecord, Decision
 
@@ -146,6 +150,23 @@ class PageFacts:
         return _encoded(
             {**race_of(learner), "calibration": learner.monitors.report_of("calibration") or None}
         )
+
+    def features(self) -> bytes:
+        """Return distributions of features and their shift; nothing where nobody here watches."""
+        watcher = self._watcher
+        told = None if watcher is None else features_told(watcher)
+        return _encoded({"declared": self._pipeline.watch is not None, "told": told})
+
+    def cells(self) -> bytes:
+        """Return the bounds and categories by which features are compared: they are values of events."""
+        watcher = self._watcher
+        return _encoded({} if watcher is None else cell_names_of(watcher))
+
+    @property
+    def _watcher(self) -> Watcher | None:
+        learner = self._worker.follower.shown
+        watching = None if learner is None else learner.watching
+        return None if watching is None else watching.watcher
 
     def persons(self) -> bytes:
         """Return what holds keys, ids or values of events."""

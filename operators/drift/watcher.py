@@ -39,7 +39,7 @@ from operators.drift.watch import WEEK_MS, Watch
 from operators.state import Changes, StateDelta, StateEntries, named, under
 from topics.messages import Block, Example, Task
 
-__all__ = ["Watcher"]
+__all__ = ["Compared", "Watcher"]
 
 FIT_BLOCKS: Final = 7
 """Blocks whose rows fit the frame; a week of days."""
@@ -127,6 +127,19 @@ class _Reference(NamedTuple):
     """In the week."""
     left_out: Array
     """Distances of each block from the others."""
+
+
+class Compared(NamedTuple):
+    """The newest block beside what was expected of it, for people."""
+
+    frame: CellFrame
+    end_ms: int
+    """Of the block."""
+    now: Array | None
+    """Its means; None where no block was kept since the last verdict ended."""
+    expected: Array
+    history: Sequence[tuple[int, Mapping[str, float]]]
+    """(block, normal score by statistic) of the newest blocks, at most `HISTORY_MAX`."""
 
 
 def _encode_means(means: Array) -> bytes:
@@ -465,6 +478,20 @@ class Watcher:
             "verdicts": core.verdicts,
             "ignored_features": self._frame.ignored if self._frame is not None else 0,
         }
+
+    def compared(self) -> Compared | None:
+        """Return the newest block and what it is compared with; None before the reference is complete."""
+        core, behind = self._core, self._means.behind
+        if self._frame is None or core.decided is None or not self._means.ready:
+            return None
+        number = behind[-1] if behind else core.decided
+        return Compared(
+            self._frame,
+            (number + 1) * self._watch.block_ms,
+            self._means.values[number] if behind else None,
+            self._expected(number),
+            core.history,
+        )
 
     # -- state ------------------------------------------------------------------------------------
 

@@ -24,12 +24,16 @@ from engine.definition.pipeline import Pipeline
 from engine.host.pages import serving
 from engine.kafka.embedded import EmbeddedBroker, free_port
 from engine.page.facts import PageFacts
+from engine.page.features import features_told
 from engine.page.site import page_of
 from engine.settings import KafkaSettings, Settings
 from engine.worker.loop import Worker
+from operators.drift.watch import Watch
 
 PICTURES = CHECKOUT / "var" / "page"
-WIDTHS = (400, 900, 1400)
+WIDTHS = (400, 800, 1280)
+WATCH = Watch(block="1h", reference_span="14h", false_alarm_every="30d")
+"""Short enough for one day of flights."""
 DEPARTURES = 600
 SETTLED_S = 3.0
 """A layout that has changed is drawn within this."""
@@ -60,8 +64,11 @@ class Shown(NamedTuple):
     def check_open_parts(self) -> None:
         """What is for all names no key, id or value of an event, and what is not does."""
         facts = PageFacts(self.pipeline, self.worker, self.worker.metrics)
-        open_parts = b"".join(part() for part in (facts.about, facts.facts, facts.marks, facts.race))
-        closed = b"".join(part() for part in (facts.persons, facts.slices))
+        open_parts = b"".join(
+            part()
+            for part in (facts.about, facts.facts, facts.marks, facts.group, facts.race, facts.features)
+        )
+        closed = b"".join(part() for part in (facts.persons, facts.slices, facts.cells))
         answer, key, _ = self.worker.rings.answers[-1]
         carrier = str(answer.features["carrier"])
         for text in (answer.event_id, f'"{key}"', f'"{carrier}"', "no flight"):
@@ -87,7 +94,7 @@ def _now_ms() -> int:
 @asynccontextmanager
 async def shown(folder: Path, *, token: str | None = None) -> AsyncIterator[Shown]:
     """Run a worker and serve its page for the block."""
-    pipeline = replace(load_pipeline(FLIGHTS / "pipeline.py"), slices=["carrier"])
+    pipeline = replace(load_pipeline(FLIGHTS / "pipeline.py"), slices=["carrier"], watch=WATCH)
     with EmbeddedBroker() as broker:
         kafka = broker.kafka_settings()
         await make_topics(kafka, pipeline)
@@ -120,6 +127,7 @@ async def _the_page(folder: Path) -> None:
         seen.check_open_parts()
         await seen.fly(DEPARTURES, DEPARTURES)
         await page.until(f"document.querySelector('#answers tbody').textContent !== {json.dumps(first)}")
+        await _features(page, seen)
 
         assert await page.evaluate(
             "![...document.querySelectorAll('.mark')].some(m => m.title.includes('linear'))"
@@ -141,8 +149,30 @@ async def _the_page(folder: Path) -> None:
         assert page.said == []
         assert {url.removeprefix(seen.url).split("?")[0] for url in page.asked} == {
             "", "page/uPlot.css", "page/page.css", "page/uPlot.js", "page/page.js", "page/panels.js",
-            "page/charts.js", "page/stream",
+            "page/charts.js", "page/elements.js", "page/group.js", "page/features.js", "page/stream",
         }  # fmt: skip
+
+
+async def _features(page: Tab, seen: Shown) -> None:
+    """Each feature is drawn twice, the most unusual first, with the categories to who may see them."""
+    learner = seen.worker.follower.shown
+    assert learner is not None
+    assert learner.watching is not None
+    await page.until("document.querySelectorAll('#features svg').length > 0")
+    told = features_told(learner.watching.watcher)["features"]
+    rows = "[...document.querySelectorAll('#features tbody tr')]"
+    names = await page.evaluate(f"{rows}.map(row => row.cells[0].textContent)")
+    assert names == [one["name"] for one in told]
+    assert await page.evaluate(f"{rows}.every(row => row.querySelectorAll('svg').length === 2)")
+    origin = f"{rows}.find(row => row.cells[0].textContent === 'origin')"
+    drawn = f"[...{origin}.querySelectorAll('.now')].map(one => Number(one.getAttribute('height')))"
+    heights = await page.evaluate(drawn)
+    shares = next(one for one in told if one["name"] == "origin")["now"]["cells"]
+    assert [round(one / max(heights), 2) for one in heights] == [
+        round(one / max(shares), 2) for one in shares
+    ]
+    titles = f"{rows}.flatMap(row => [...row.querySelectorAll('title')].map(one => one.textContent))"
+    await page.until(f"{titles}.some(title => title.startsWith('JFK: '))")
 
 
 async def _by_keyboard(page: Tab) -> None:

@@ -1,51 +1,15 @@
-// The panels: each takes a part of the stream and shows it.  Everything shown is text, never markup.
+// The panels: each takes a part of the stream and shows it.
 
 import { LineChart, short } from "./charts.js";
+import { absent, at, bar, make, rows, share, span, stamp, sum } from "./elements.js";
+import { FeaturePanel } from "./features.js";
+import { showGroup } from "./group.js";
 
 const HISTORY_MAX = 300; // moments, five minutes
 const WINDOW_MS = 10_000; // for quantiles: buckets of a second hold too little
 const LOSS_METRICS = { brier: "Brier", log: "LogLoss", zero_one: "Accuracy", absolute: "MAE", squared: "RMSE" };
 const SERVED = "served";
 const SERIES_COLOURS = 8;
-
-const at = (id) => document.getElementById(id);
-
-/** Return an element with properties and children; strings become text. */
-function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  const { color, ...plain } = properties;
-  Object.assign(element, plain);
-  if (color) element.style.setProperty("--color", `var(--${color})`);
-  element.append(...children);
-  return element;
-}
-
-/** Show text instead of a panel's content where there is none. */
-function absent(id, none) {
-  at(`${id}-none`).hidden = !none;
-  at(id).hidden = none;
-}
-
-const sum = (counts) => Object.values(counts ?? {}).reduce((total, one) => total + one, 0);
-const share = (value) => `${short(100 * value)} %`;
-const bar = (part, color) => {
-  const inner = make("i", { color });
-  inner.style.width = `${100 * Math.min(1, Math.max(0, part))}%`;
-  return make("span", { className: "bar" }, inner);
-};
-
-/** Return a time of the logs for a table: UTC, without what it shares with all. */
-function stamp(ms) {
-  return new Date(ms).toISOString().replace("T", " ").slice(0, 19);
-}
-
-/** Return a span of time in one unit. */
-function span(seconds) {
-  for (const [unit, size] of [["d", 86_400], ["h", 3_600], ["min", 60], ["s", 1]]) {
-    if (seconds >= size) return `${short(seconds / size)} ${unit}`;
-  }
-  return `${short(seconds * 1000)} ms`;
-}
 
 /** Return a quantile of bucketed times in seconds, on a line within its bucket; null without any, or Infinity. */
 export function quantile({ bounds, counts }, part) {
@@ -79,6 +43,7 @@ export class Panels {
     this.loss = new LineChart(at("loss"), { marks: true });
     this.rate = new LineChart(at("rate"), { yRange: (_, __, most) => [0, Math.max(1, most * 1.1)] });
     this.latency = new LineChart(at("latency"), { yRange: (_, __, most) => [0, Math.max(1, most * 1.1)] });
+    this.features = new FeaturePanel();
     this.calibration = new LineChart(at("calibration"), { x: "score", yRange: () => [0, 1] });
     for (const choice of document.querySelectorAll("input[name=time]")) {
       choice.addEventListener("change", () => {
@@ -98,7 +63,10 @@ export class Panels {
       case "about": return this.showAbout(part);
       case "facts": return this.showFacts(part);
       case "marks": return this.showMarks(part);
+      case "group": return showGroup(part, (title, record) => this.open(title, record));
       case "race": return this.showRace(part);
+      case "features": return this.features.show(part);
+      case "cells": return this.features.name(part);
       case "persons": return this.showPersons(part);
       case "slices": return this.showSlices(part);
       default: return undefined; // a newer worker says more
@@ -407,10 +375,10 @@ export class Panels {
       : `no verdict; evidence ${short(shift.evidence)} of 1`;
     const compared = Object.keys(shift.unusual).length;
     if (!compared) at("shift-hint").textContent = "watched; no block of event time was compared yet";
-    const unusual = Object.entries(shift.unusual).sort(([, a], [, b]) => Math.abs(b) - Math.abs(a)).slice(0, 10);
+    const unusual = Object.entries(shift.unusual).sort(([, a], [, b]) => b - a).slice(0, 10);
     at("shift").replaceChildren(
-      rows(unusual.map(([name, score]) => [
-        name, Math.abs(score) / 6, `${short(score)} σ`, Math.abs(score) >= 3 ? "warn" : "s0",
+      rows(unusual.map(([name, score]) => [ // below 0 is closer to the reference than usual
+        name.replace("feature:", ""), score / 6, `${short(score)} σ`, score >= 3 ? "warn" : "s0",
       ])),
     );
   }
@@ -562,15 +530,4 @@ function lead(told, reach, color) {
 
 function signed(value) {
   return `${value > 0 ? "+" : ""}${short(value)}`;
-}
-
-/** Return a table of named bars. */
-function rows(told) {
-  return make(
-    "div",
-    { className: "rows" },
-    ...told.flatMap(([name, part, text, color]) => [
-      make("span", { title: name }, name), bar(part, color), make("span", {}, text),
-    ]),
-  );
 }
