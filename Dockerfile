@@ -1,4 +1,4 @@
-FROM python:3.12-slim
+FROM python:3.12.11-slim-bookworm
 WORKDIR /app
 RUN pip install --no-cache-dir "uv>=0.8,<1"
 COPY pyproject.toml uv.lock README.md LICENSE ./
@@ -9,10 +9,12 @@ COPY engine engine
 COPY loadtest loadtest
 COPY headrace headrace
 COPY examples examples
-RUN uv sync --frozen --no-dev && useradd --create-home headrace \
+COPY deploy deploy
+RUN uv sync --frozen --no-dev && useradd --uid 1000 --create-home headrace \
     && mkdir -p /var/lib/headrace && chown headrace /var/lib/headrace
-USER headrace
-ENV PATH=/app/.venv/bin:$PATH
+USER 1000:1000
+# Nothing is written under /app: a container may run with a root file system that is read only.
+ENV PATH=/app/.venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 EXPOSE 6066
 # A worker listens only after its models have been tried: the first 15 s are no failure.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \

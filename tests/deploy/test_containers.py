@@ -1,4 +1,4 @@
-"""Dockerfile, compose file and the Kubernetes example: what they promise, as far as no engine is needed."""
+"""The image: what its file promises, as far as no engine is needed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -25,52 +25,9 @@ START_S = 60
 """What a worker may need before it listens: 15 s as measured, with room for a slow machine."""
 
 
-@pytest.fixture(scope="module")
-def services() -> dict[str, Any]:
-    compose: dict[str, Any] = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())
-    found: dict[str, Any] = compose["services"]
-    for service in found.values():
-        used = {volume.split(":")[0] for volume in service.get("volumes", ())}
-        assert {name for name in used if not name.startswith(".")} <= set(compose["volumes"])
-        assert set(service.get("depends_on", ())) <= set(found)
-    return found
-
-
 def seconds(text: str) -> int:
     assert text.endswith("s")
     return int(text[:-1])
-
-
-def test_kafka_writes_to_its_volume(services: dict[str, Any]) -> None:
-    (volume,) = services["kafka"]["volumes"]
-    assert services["kafka"]["environment"]["KAFKA_LOG_DIRS"] == volume.split(":")[1]
-
-
-def test_several_workers_share_the_state_and_clash_on_no_port(services: dict[str, Any]) -> None:
-    worker = services["worker"]
-    assert "container_name" not in worker
-    (published,) = worker["ports"]
-    host, first, last, inside = re.fullmatch(r"([\d.]+):(\d+)-(\d+):(\d+)", published).groups()  # type: ignore[union-attr]
-    assert host == "127.0.0.1"
-    assert int(last) - int(first) >= 2
-    assert int(inside) == Settings().web.port
-    (volume,) = worker["volumes"]
-    assert worker["environment"]["HEADRACE_STATE_DIR"] == volume.split(":")[1]
-    (scraped,) = yaml.safe_load((CHECKOUT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
-    assert scraped["dns_sd_configs"] == [{"names": ["worker"], "type": "A", "port": int(inside)}]
-
-
-def test_no_container_is_killed_while_it_drains(services: dict[str, Any]) -> None:
-    assert seconds(services["worker"]["stop_grace_period"]) * 1_000 > Settings().drain_deadline_ms
-
-
-def test_what_waits_for_a_service_waits_until_it_is_well(services: dict[str, Any]) -> None:
-    for name, service in services.items():
-        for awaited, how in service.get("depends_on", {}).items():
-            one_shot = "restart" not in services[awaited] and awaited == "topics"
-            wanted = "service_completed_successfully" if one_shot else "service_healthy"
-            assert how == {"condition": wanted}, f"{name} on {awaited}"
-            assert one_shot or "build" in services[awaited] or "healthcheck" in services[awaited]
 
 
 @pytest.fixture
@@ -110,10 +67,18 @@ def test_the_image_is_healthy_exactly_while_the_worker_is_ready(page: Callable[[
     assert f":-{Settings().web.port}}}/readyz" in check
 
 
-def test_the_image_holds_every_package() -> None:
+def test_the_image_holds_every_package_and_all_that_a_wheel_brings_along() -> None:
     copied = set(re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE))
     packages = {path.parent.name for path in CHECKOUT.glob("*/__init__.py")} - {"tests"}
-    assert packages | {"examples"} == copied
+    wheel = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
+        "wheel"
+    ]
+    assert packages | {path.split("/")[0] for path in wheel["force-include"]} == copied
+
+
+def test_the_image_runs_as_the_user_that_compose_and_chart_name() -> None:
+    assert "useradd --uid 1000 " in DOCKERFILE
+    assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["1000:1000"]
 
 
 def test_the_kubernetes_example_lets_a_worker_start_and_drain() -> None:
