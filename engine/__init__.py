@@ -36,10 +36,10 @@ if TYPE_CHECKING:
         usual_alerts,
     )
     from operators.language.rules import Rule
+    from operators.monitor.before_labels.estimate import Estimated
     from operators.monitor.behaviour.importance import Importance
     from operators.monitor.behaviour.model_tests import Directional, Invariant, Perturbed
     from operators.monitor.calibration import Calibration
-    from operators.monitor.estimate import Estimated
     from operators.monitor.fairness import Fair
     from operators.monitor.feedback import Feedback
     from operators.monitor.reservoir import Reservoir
@@ -120,7 +120,7 @@ _HOMES = {
     "Directional": "operators.monitor.behaviour.model_tests",
     "Drift": "operators.drift.detectors",
     "Drifted": "operators.race.candidates",
-    "Estimated": "operators.monitor.estimate",
+    "Estimated": "operators.monitor.before_labels.estimate",
     "Every": "operators.race.candidates",
     "FailureGuard": "operators.race.routing",
     "Fair": "operators.monitor.fairness",

@@ -51,6 +51,7 @@ __all__ = [
     "Record",
     "RecordType",
     "Score",
+    "ScoreBin",
     "Slow",
     "Task",
     "WorkerStatus",
@@ -376,6 +377,21 @@ class Example(Struct, frozen=True, omit_defaults=True, gc=False):
         return self.before is None and self.origin not in UNMEASURED
 
 
+class ScoreBin(Struct, frozen=True, gc=False):
+    """Answers of one block whose scores lie in one bin, of 100 of equal width."""
+
+    bin: int
+    """Its number: a hundred times its smallest score."""
+    label: bool
+    """Whether these answers are true; of several classes, true."""
+    rows: int
+    """How many there are."""
+    score: float
+    """Sum of their scores; of several classes, of the answered class."""
+    squares: float
+    """Sum of the squared scores."""
+
+
 class Block(Struct, frozen=True, omit_defaults=True, gc=False):
     """What one partition answered in one block of event time: exact counts, and a sample of the rows."""
 
@@ -400,6 +416,8 @@ class Block(Struct, frozen=True, omit_defaults=True, gc=False):
     """The sampled rows' features by name, in the order of `hashes`; null where one is missing."""
     scores: list[Score]
     """The score that each sampled row was answered with, in the order of `hashes`."""
+    answered: list[ScoreBin] = []
+    """With `Estimated(answered=True)`: the scores of all answers of the block that have one, by bin."""
     closed_at_offset: int = -1
     """Offset of the event whose watermark passed its end."""
     source_partition: int = -1

@@ -41,6 +41,7 @@ from topics.messages import (
     Prediction,
     Quarantine,
     Query,
+    ScoreBin,
     Slow,
     WorkerStatus,
 )
@@ -70,6 +71,7 @@ MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {
 """The message types of each topic of ours; dead letters are the bytes of others."""
 _PARTS: Mapping[type[Struct], tuple[type[Struct], ...]] = {
     FieldChange: (Entrant,),
+    Block: (ScoreBin,),
     Decision: (CalibrationCurve, CalibrationBin),
 }
 """Structs that lie inside a message, by the message."""

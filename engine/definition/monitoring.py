@@ -14,8 +14,9 @@ from operators.language.alerts import Bound
 from operators.language.fields import Feature
 from operators.language.signals import monitor_of
 from operators.language.transforms import Cross
+from operators.monitor.before_labels.answered import OPEN_MAX
+from operators.monitor.before_labels.estimate import Estimated
 from operators.monitor.calibration import Calibration
-from operators.monitor.estimate import Estimated
 from operators.monitor.random_rows import RandomRows
 from operators.monitor.slices import CROSSED, Slices
 from operators.monitor.worst import Worst
@@ -99,6 +100,7 @@ def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
                 f"{name} is {one!r}", hint=f"give {kind.__name__}(), or None to leave it out"
             )
     _check_report_every(pipeline.report_every)
+    _check_answered(pipeline)
     below: Any = pipeline.abstain_below
     if below is not None and not (isinstance(below, float | int) and 0.0 < below <= 1.0):
         raise DefinitionError(
@@ -114,6 +116,30 @@ def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
                 f"model `{name}` is recalibrated and the task is {pipeline.task}",
                 hint="leave recalibrate out: it is for two classes",
             )
+
+
+def _check_answered(pipeline: Pipeline) -> None:
+    """Raise DefinitionError where answers are to be counted before their labels and cannot be."""
+    estimate, watch = pipeline.estimate, pipeline.watch
+    if estimate is None or not estimate.answered:
+        return
+    if pipeline.task == "regression" or pipeline.per is not None:
+        of = "a regression" if pipeline.task == "regression" else "races by key"
+        raise DefinitionError(
+            f"estimate.answered counts scores of answers, and nothing is estimated of {of}",
+            hint="leave answered=True out",
+        )
+    if watch is not None and watch.block_ms != estimate.block_ms:
+        raise DefinitionError(
+            f"estimate.block is {estimate.block!r} and watch.block {watch.block!r}",
+            hint="answers are counted in one kind of block: give both the same length, or leave answered out",
+        )
+    if pipeline.grace_ms > (OPEN_MAX - 2) * estimate.block_ms:
+        raise DefinitionError(
+            f"estimate.block={estimate.block!r} is too short for events that may come"
+            f" {pipeline.grace_ms} ms late",
+            hint=f"at most {OPEN_MAX - 2} blocks may be open at once: lengthen estimate.block",
+        )
 
 
 def _check_report_every(every: object) -> None:

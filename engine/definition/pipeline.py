@@ -39,10 +39,10 @@ from operators.language.rules import Rule
 from operators.language.transforms import Cross
 from operators.language.types import event_fields
 from operators.models.table import share_of
+from operators.monitor.before_labels.estimate import Estimated
 from operators.monitor.behaviour.importance import Importance
 from operators.monitor.behaviour.model_tests import ModelTest
 from operators.monitor.calibration import Calibration
-from operators.monitor.estimate import Estimated
 from operators.monitor.fairness import Fair
 from operators.monitor.feedback import Feedback
 from operators.monitor.reservoir import Reservoir

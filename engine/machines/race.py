@@ -416,6 +416,8 @@ class Race:
 
     def watched(self, block: Block, offset: int, partitions: Collection[int]) -> list[Decision]:
         """Take what one of the partitions has answered in a span of time; return what is said of shift."""
+        if block.answered:
+            self.monitors.answered(block)
         if (watching := self.watching) is None:
             return []
         decisions = self.learning.act(offset, lambda at: watching.block(at, block, partitions))

@@ -2,7 +2,7 @@
 
 Lives here: simulated streams whose law is known and changes once, the estimate's error before the change, in
 the blocks that no label of the new law had reached, and afterwards.  Never here: the estimate
-(`operators/monitor/estimate.py`), tables.
+(`operators/monitor/before_labels/estimate.py`), tables.
 
     nothing changes
     harder inputs    the spread of all inputs shrinks, so more rows lie near the border: accuracy falls, and

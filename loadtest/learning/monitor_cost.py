@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from river import compose, linear_model, preprocessing, tree
 
 from operators.models.scoring import Racer, Roster
+from operators.monitor.before_labels.estimate import Estimated
 from operators.monitor.behaviour.importance import Importance
 from operators.monitor.behaviour.model_tests import Directional, Invariant, ModelTests, Perturbed
 from operators.monitor.calibration import Calibration
-from operators.monitor.estimate import Estimated
 from operators.monitor.fairness import Fair, Fairness
 from operators.monitor.feedback import Feedback
 from operators.monitor.monitors import MonitorContext, Monitors, MonitorSettings

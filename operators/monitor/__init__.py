@@ -8,7 +8,8 @@ What a definition says of it is part of the field, so that a replay sees what th
 settings change begins anew.
 
 Read in this order: `monitors` (what every monitor keeps), `rows` (examples as columns), `bins`, `slices` and
-`worst`, `calibration`, `estimate`, `random_rows`, `reservoir`, `fairness`, `feedback`, `behaviour` (what the
-champion would say of other rows); then `alerts` (when one begins and ends), `learner_alerts` (what a learner
-tells people of) and `acks` (what they say of it).  Others may import everything here.
+`worst`, `calibration`, `before_labels` (estimates), `random_rows`, `reservoir`, `fairness`, `feedback`,
+`behaviour` (what the champion would say of other rows); then `alerts` (when one begins and ends),
+`learner_alerts` (what a learner tells people of) and `acks` (what they say of it).  Others may import
+everything here.
 """

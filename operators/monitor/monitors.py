@@ -22,7 +22,7 @@ from operators.monitor.rows import Rows
 from operators.race.arena import Arena, Moment
 from operators.race.losses import Losses, Objective
 from operators.state import Operator, StateDelta, StateEntries, named, under
-from topics.messages import CalibrationCurve, Decision, DecisionType, Example, Task
+from topics.messages import Block, CalibrationCurve, Decision, DecisionType, Example, Task
 
 __all__ = ["Monitor", "MonitorContext", "MonitorSettings", "Monitors", "Reported", "Reporting"]
 
@@ -86,6 +86,15 @@ class Correctable(Protocol):
 
     def correct(self, was: Rows, now: Rows) -> None:
         """Take one example back that was seen with another label, and count it with the new one."""
+        ...
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """A monitor that sees answers before they have a label."""
+
+    def answered(self, block: Block) -> None:
+        """See what one partition has answered in a span of time, where the log holds it."""
         ...
 
 
@@ -199,6 +208,13 @@ class Monitors:
         for name, part in self.parts.items():
             if isinstance(part, Correctable) and example.event_time > self._begun.get(name, FIRST_MS):
                 part.correct(was, now)
+
+    def answered(self, block: Block) -> None:
+        """Let monitors see what a partition has answered, after all examples before it in the log."""
+        self.look()
+        for part in self.parts.values():
+            if isinstance(part, Expecting):
+                part.answered(block)
 
     def stop(self, at: Moment) -> list[Decision]:
         """Let the monitors act at a stop; nothing is ever decided."""

@@ -34,11 +34,20 @@ from topics import headers
 from topics.catalog import Role
 from topics.codec import LabelMessage, encode
 from topics.headers import MEANINGS
-from topics.messages import CalibrationBin, CalibrationCurve, Claim, Entrant, Outgoing, Prediction, Record
+from topics.messages import (
+    CalibrationBin,
+    CalibrationCurve,
+    Claim,
+    Entrant,
+    Outgoing,
+    Prediction,
+    Record,
+    ScoreBin,
+)
 
 DOCUMENT = DOCUMENTS["docs/messages.md"]
 TYPES = [*dict.fromkeys(kind for kinds in MESSAGES.values() for kind in kinds)]
-PARTS = [Entrant, CalibrationCurve, CalibrationBin]
+PARTS = [Entrant, ScoreBin, CalibrationCurve, CalibrationBin]
 """Structs inside messages."""
 DOCUMENTED = [kind for kind in (*TYPES, *PARTS) if kind.__module__ != "topics.rekeying"]
 READ_DEADLINE_S = 60.0

@@ -46,10 +46,11 @@ from operators.language.plan import compile_features
 from operators.models.scoring import Racer, Roster
 from operators.monitor.acks import Acks
 from operators.monitor.alerts import AlertBook
+from operators.monitor.before_labels.answered import AnsweredScores
+from operators.monitor.before_labels.estimate import Estimated
 from operators.monitor.behaviour.importance import Importance
 from operators.monitor.behaviour.model_tests import Directional, Invariant, ModelTests, Perturbed
 from operators.monitor.calibration import Calibration
-from operators.monitor.estimate import Estimated
 from operators.monitor.fairness import Fair, Fairness
 from operators.monitor.feedback import Feedback
 from operators.monitor.learner_alerts import LearnerAlerts
@@ -362,6 +363,16 @@ def feed_sampler(made: BlockSampler, item: Any) -> Any:
             return made.close(item)
 
 
+def feed_answered(made: AnsweredScores, item: Any) -> Any:
+    match item:
+        case (_, time, _, score):
+            return made.take([(time, score, score > 0.5)])
+        case int():
+            return made.close(item), made.next_deadline, made.late
+        case _:
+            return made.take([(7, {"a": 0.25, "b": 0.75}, "b"), (9, None, None)])
+
+
 def watcher_inputs(rng: random.Random) -> list[Any]:
     items: list[Any] = []
     for number in range(STEPS // 2):
@@ -584,6 +595,11 @@ CASES = {
         lambda: BlockSampler(Watch(block=100, reference_span=2_000, rows_max=50), features=500),
         sampler_inputs,
         feed_sampler,
+    ),
+    "answered": Case(
+        lambda: AnsweredScores(100),
+        sampler_inputs,
+        feed_answered,
     ),
     "watcher": Case(
         lambda: Watcher(Watch(block=100, reference_span=2_000, false_alarm_every=500), "p", "binary"),

@@ -22,6 +22,7 @@ from engine import (
     Promotion,
     Split,
     Topic,
+    Watch,
     Worst,
 )
 from engine.offline.backtest import LocalRun, Playing, backtest
@@ -98,6 +99,38 @@ def test_a_backtest_tells_calibration_and_the_estimate_without_being_asked(tmp_p
     silent = backtest(pipeline(calibration=None, estimate=None), *files(tmp_path, 50))
     assert "estimate" not in silent
     assert silent["calibration"] == silent["slices"] == {}, "there for every reader, and empty"
+
+
+def test_answers_count_before_their_labels_come_if_asked_for(tmp_path: Path) -> None:
+    """The last hour has no label yet; a backtest knows all the same what is to be expected of it."""
+    asked = pipeline(estimate=Estimated("10m", answered=True))
+    events, labels = files(tmp_path, 6_000)
+    kept = [line for line in labels.read_text().splitlines() if json.loads(line)["label_time"] < 2_400_000]
+    labels.write_text("\n".join(kept))
+    run = Playing(LocalRun(asked, keep_examples=True))
+    run.play_files(events, labels)
+    learner = run.run.learner
+    told = learner.monitors.report()["estimate"]["served"]["answered"]
+    assert [one["rows"] for one in told["last"]] == [600] * 9, "the tenth is open"
+    assert [one["labelled"] for one in told["last"]] == [600, 600, 600, 540, 0, 0, 0, 0, 0]
+    truth = told["last"][2]["true"]["Accuracy"]
+    assert all(abs(one["estimated"]["Accuracy"] - truth) < 0.1 for one in told["last"][4:])
+    assert told["error"] < 0.25, "the first block is of a model that has learned nothing"
+    again = build_learner(asked)
+    again.fold(run.run.examples or [])
+    assert again.monitors.report() == learner.monitors.report()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"watch": Watch(block="1h", reference_span="1d")}, "estimate.block is '1d' and watch.block '1h'"),
+        ({"per": "origin"}, "races by key"),
+    ],
+)
+def test_answers_that_cannot_be_counted_are_refused(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(DefinitionError, match=why):
+        pipeline(estimate=Estimated(answered=True), **options)
 
 
 def test_unsure_predictions_abstain_and_are_counted(tmp_path: Path) -> None:

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from test_monitors import CONTEXT, watched
 
 from operators.models.recalibration import BELIEF_ROWS, BINS, Isotonic
 from operators.models.scoring import Roster
+from operators.monitor.before_labels.answered import AnsweredScores
+from operators.monitor.before_labels.estimate import ANSWERED_MAX, BLOCKS_MAX, LINE_ROWS, Estimated
 from operators.monitor.calibration import Calibration
-from operators.monitor.estimate import BLOCKS_MAX, LINE_ROWS, Estimated
 from operators.monitor.monitors import MonitorContext, Monitors
 from operators.race.losses import Losses, brier
-from topics.messages import Example
+from topics.messages import Block, Example, ScoreBin
 
 DAY = 86_400_000
 
@@ -115,6 +117,77 @@ def test_the_estimate_is_near_the_truth_and_a_sure_model_is_seen_through() -> No
     true = sum((p > 0.5) == y for p, y in pairs_of(rows)) / len(rows)
     assert sure - true > 0.1, "what uncalibrated scores would say"
     assert told["error"] < 0.03, "with 500 rows a block, chance alone makes 0.015"
+
+
+def lived(rows: list[tuple[Example, Losses]], monitors: Monitors, days: int) -> Monitors:
+    """Let a monitor see the log of a run: labels as they come, and at the end of each day its answers."""
+    scores, at = AnsweredScores(DAY), 0
+    scores.take((e.event_time, e.served_score, e.served_score > 0.5) for e, _ in rows)  # type: ignore[operator]
+    for number, bins in scores.close(days * DAY).items():
+        while at < len(rows) and rows[at][0].label_time < (number + 1) * DAY:
+            watched(monitors, [rows[at]])
+            at += 1
+        start = number * DAY
+        monitors.answered(Block(number, start, start + DAY, 0, 0, {}, {}, [], {}, [], answered=bins))
+    return monitors
+
+
+@pytest.mark.parametrize("sure", [1.0, 4.0])
+def test_the_estimate_stands_before_the_labels_and_is_that_of_the_rows(sure: float) -> None:
+    rows = rows_of(6_000, sure=sure, every_ms=DAY // 300, delay_ms=2 * DAY)
+    made = lived(rows, Monitors([("estimate", Estimated("1d", answered=True))], CONTEXT), 20)
+    told = made.report()["estimate"]["served"]["answered"]
+    assert [(one["start"] // DAY, one["rows"], one["labelled"]) for one in told["last"]] == [
+        *((day, 300, 300) for day in range(10, 17)),
+        (17, 300, 300),
+        (18, 300, 0),
+        (19, 300, 0),
+    ]
+    assert [one["true"] is None for one in told["last"]] == [False] * 8 + [True] * 2
+    assert made.signals()["estimate.accuracy"] == told["last"][-1]["estimated"]["Accuracy"]
+    later = watched(made, [row for row in rows if row[0].label_time >= 20 * DAY]).report()["estimate"][
+        "served"
+    ]
+    by_rows = {one["start"]: one for one in later["last"]}
+    assert len(by_rows) == 10
+    for one in later["answered"]["last"]:
+        of_rows = by_rows[one["start"]]
+        assert one["true"] == pytest.approx({k: v for k, v in of_rows["true"].items() if k != "ROCAUC"})
+        for figure, value in one["estimated"].items():
+            assert value == pytest.approx(of_rows["estimated"][figure], abs=0.004), figure
+    assert later["answered"]["blocks"] == 20
+    assert later["answered"]["error"] == pytest.approx(later["error"], abs=0.004)
+    assert later["answered"]["error"] < 0.05
+
+
+def test_answers_of_several_partitions_are_added_up_and_go_through_checkpoints() -> None:
+    made, halves = (Monitors([("estimate", Estimated("1d", answered=True))], CONTEXT) for _ in range(2))
+    bins = [ScoreBin(10, False, 4, 0.42, 0.0445), ScoreBin(90, True, 3, 2.75, 2.53)]
+    whole = Block(3, 3 * DAY, 4 * DAY, 7, 0, {}, {}, [], {}, [], answered=bins)
+    made.answered(whole)
+    for bin_ in bins:
+        halves.answered(replace(whole, answered=[bin_]))
+        restored = Monitors([("estimate", Estimated("1d", answered=True))], CONTEXT)
+        restored.restore(halves.snapshot())
+        halves = restored
+    assert halves.report() == made.report()
+    other = replace(whole, start_ms=0, end_ms=7)
+    before = made.report()
+    made.answered(other)
+    assert made.report() == before, "of another length: counted by other settings"
+
+
+def test_blocks_whose_labels_never_come_are_given_up_and_counted() -> None:
+    made = Monitors([("estimate", Estimated("1d", answered=True))], CONTEXT)
+    for day in range(ANSWERED_MAX + 7):
+        bins = [ScoreBin(90, True, 3, 2.75, 2.53)]
+        made.answered(Block(day, day * DAY, (day + 1) * DAY, 3, 0, {}, {}, [], {}, [], answered=bins))
+    told = made.report()["estimate"]["served"]["answered"]
+    assert (told["unproven"], told["blocks"], told["error"]) == (7, 0, None)
+    watched(made, rows_of(1, every_ms=1, delay_ms=1))
+    late = replace(rows_of(1)[0][0], event_time=(ANSWERED_MAX + 80) * DAY)
+    watched(made, [(late, rows_of(1)[0][1])])
+    assert made.report()["estimate"]["served"]["answered"]["unproven"] == ANSWERED_MAX + 7
 
 
 def test_old_blocks_are_closed_and_later_rows_of_them_are_counted() -> None:

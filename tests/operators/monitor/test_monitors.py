@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from river import metrics
 
 from operators.models.scoring import Roster
+from operators.monitor.before_labels.estimate import Estimated
 from operators.monitor.calibration import Calibration
-from operators.monitor.estimate import Estimated
 from operators.monitor.monitors import MonitorContext, Monitors
 from operators.monitor.random_rows import RandomRows
 from operators.monitor.reservoir import Reservoir

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import linear_model, naive_bayes
 
-from engine import Labels, Pipeline, Topic, Watch
+from engine import Estimated, Labels, Pipeline, Topic, Watch
 from engine.machines.admission import Run
 from engine.machines.scorer import Scorer
 from engine.worker.assembly import build_learner
@@ -52,6 +52,7 @@ WATCHED = Pipeline(
     models={"lr": linear_model.LogisticRegression(), "nb": naive_bayes.GaussianNB()},
     champion="lr",
     watch=WATCH,
+    estimate=Estimated(BLOCK_MS, answered=True),
 )
 FIRST = build_learner(WATCHED).roster
 
@@ -118,7 +119,18 @@ def rows_of(block: Block) -> Counter[str]:
 
 
 def said(block: Block) -> tuple[Any, ...]:
-    return block.number, block.start_ms, block.end_ms, block.rows, rows_of(block)
+    bins = sorted((one.bin, one.label, one.rows, round(one.score, 6)) for one in block.answered)
+    return block.number, block.start_ms, block.end_ms, block.rows, rows_of(block), bins
+
+
+def bins_of(rows: list[Prediction]) -> list[tuple[int, bool, int, float]]:
+    """Return the scores of answers by bin: each has one, of two classes."""
+    scored = [(one.prediction_score, one.prediction_label is True) for one in rows]
+    binned: dict[tuple[int, bool], list[float]] = {}
+    for score, true in scored:
+        assert isinstance(score, float)
+        binned.setdefault((min(int(score * 100), 99), true), []).append(score)
+    return sorted((*place, len(scores), round(sum(scores), 6)) for place, scores in binned.items())
 
 
 def expected(answers: list[Prediction]) -> list[tuple[Any, ...]]:
@@ -133,7 +145,8 @@ def expected(answers: list[Prediction]) -> list[tuple[Any, ...]]:
         for number in sorted(number for number in opened if number <= newest):
             rows = opened.pop(number)
             sample = Counter(repr((dict(sorted(one.features.items())), one.prediction_score)) for one in rows)
-            closed.append((number, number * BLOCK_MS, (number + 1) * BLOCK_MS, len(rows), sample))
+            span = number * BLOCK_MS, (number + 1) * BLOCK_MS
+            closed.append((number, *span, len(rows), sample, bins_of(rows)))
         number = answer.event_time // BLOCK_MS
         if number > newest and answer.event_time + WAIT_MS >= watermark:
             opened.setdefault(number, []).append(answer)
@@ -240,7 +253,11 @@ def test_a_watch_of_other_blocks_begins_anew_and_leaves_nothing_of_the_other_beh
     play(scorer, [event(0, "e0", 1_000), event(1, "e1", 2_000)], [], 9)
     stored = dict(scorer.delta())
     assert any(name.startswith("blocks/row/") for name in stored)
-    other = dataclasses.replace(WATCHED, watch=dataclasses.replace(WATCH, block="5s", reference_span="70s"))
+    watch, estimate = (
+        dataclasses.replace(WATCH, block="5s", reference_span="70s"),
+        Estimated("5s", answered=True),
+    )
+    other = dataclasses.replace(WATCHED, watch=watch, estimate=estimate)
     for pipeline in (other, dataclasses.replace(WATCHED, watch=None)):
         changed = Scorer(
             pipeline,

@@ -28,12 +28,14 @@ from operators.race.evaluation import SERVED
 from operators.state import StateEntries, WholeState
 from topics.durations import duration_ms
 from topics.errors import DefinitionError
-from topics.messages import Task
+from topics.messages import Block, Task
 
 __all__ = ["EstimateMonitor", "Estimated", "expected", "roc_auc"]
 
 BLOCKS_MAX = 64
 """Blocks whose rows still count; an older one is closed, and later rows of it are left out and counted."""
+ANSWERED_MAX = 400
+"""Blocks of answers that wait for their labels; beyond, the oldest are given up and counted as `unproven`."""
 BLOCKS_TOLD = 10
 LINE_ROWS = 100
 """Labels that must have come before the line is drawn anew."""
@@ -50,16 +52,25 @@ class Estimated:
 
     `block`
         Span of event time over which figures are expected and compared.
+    `answered`
+        Whether rows of what was served count when they are answered, too: each partition writes the scores of
+        a block into the log when the block ends, so the estimate stands before the first label.
     """
 
     usual: ClassVar[bool] = True
 
     block: str = "1d"
+    answered: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is no span.  Raises DefinitionError."""
         if duration_ms(self.block) < 1:
             raise DefinitionError(f"estimate.block is {self.block!r}", hint='give a span such as "1d"')
+
+    @property
+    def block_ms(self) -> int:
+        """Return the length of a block in ms."""
+        return duration_ms(self.block)
 
     def monitor(self, context: MonitorContext) -> EstimateMonitor | None:
         """Return the monitor; None for a regression, whose scores are no probabilities."""
@@ -93,6 +104,12 @@ class _State(msgspec.Struct):
     closed: dict[str, tuple[int, float]] = {}
     ranks: dict[str, dict[int, list[list[float]]]] = {}
     """Of two classes, by series and block that is told: rows, chances, truths by bin of the score."""
+    answered: dict[int, list[float]] = {}
+    """By block, of what was served: rows, answers true, and what they let expect, labelled or not."""
+    proven: tuple[int, float] = (0, 0.0)
+    """Closed blocks of these that had labels enough, and the sum of their errors."""
+    unproven: int = 0
+    """Those that had not."""
 
 
 class EstimateMonitor(WholeState):
@@ -101,7 +118,7 @@ class EstimateMonitor(WholeState):
     stops: Sequence[int] = ()
 
     def __init__(self, settings: Estimated, context: MonitorContext) -> None:
-        self._width_ms = duration_ms(settings.block)
+        self._width_ms = settings.block_ms
         self._context = context
         self._state = _State()
         self._bins: dict[str, FloatArray] = {}
@@ -153,6 +170,25 @@ class EstimateMonitor(WholeState):
                 ]
                 for number, more in enumerate((told[1] - told[0])[0].tolist(), len(COUNTS) + len(SUMS)):
                     sums[number] += more
+
+    def answered(self, block: Block) -> None:
+        """Count the answers of a block of one partition by what their scores let expect, before any label."""
+        if not block.answered or block.end_ms - block.start_ms != self._width_ms:
+            return
+        self._dirty = True
+        state, place = self._state, block.number
+        rows, means, squares, true = np.array(
+            [(one.rows, one.score / one.rows, one.squares / one.rows, one.label) for one in block.answered]
+        ).T
+        chances = self._chances(SERVED, means, np.full(len(means), place))
+        right = np.where(true > 0.0, chances, 1.0 - chances)
+        squared = chances - 2.0 * chances * means + squares
+        columns = np.column_stack((np.ones(len(means)), true, right, true * chances, chances, squared))
+        before = state.answered.get(place, [0.0] * columns.shape[1])
+        state.answered[place] = (np.array(before) + (rows[:, None] * columns).sum(axis=0)).tolist()
+        if len(state.answered) > ANSWERED_MAX:
+            del state.answered[min(state.answered)]
+            state.unproven += 1
 
     def _draw(self, name: str, number: int) -> None:
         """Draw the line of a candidate anew, for blocks from `number` on."""
@@ -214,12 +250,25 @@ class EstimateMonitor(WholeState):
     def _close(self) -> None:
         """Close blocks that are too old for rows to count, and keep their errors."""
         state = self._state
+        for place in [place for place in state.answered if place <= state.newest_event - BLOCKS_MAX]:
+            error = self._answered_error(place)
+            del state.answered[place]
+            count, total = state.proven
+            state.proven = (count, total) if error is None else (count + 1, total + error)
+            state.unproven += error is None
         for name, blocks in state.blocks.items():
             for place in sorted(place for place in blocks if place <= state.newest_event - BLOCKS_MAX):
                 sums = blocks.pop(place)
                 if sums[0] >= ROWS_MIN:
                     count, total = state.closed.get(name, (0, 0.0))
                     state.closed[name] = count + 1, total + _error(sums)
+
+    def _answered_error(self, place: int) -> float | None:
+        """Return how far the accuracy expected of all answers is from that of the labelled ones, if known."""
+        told, sums = self._state.answered[place], self._state.blocks.get(SERVED, {}).get(place)
+        if sums is None or sums[0] < ROWS_MIN:
+            return None
+        return abs(told[len(COUNTS)] / told[0] - sums[len(COUNTS) + len(SUMS)] / sums[0])
 
     def stop(self, at: object) -> None:
         """Do nothing: it reads no model."""
@@ -236,7 +285,8 @@ class EstimateMonitor(WholeState):
 
     def report(self) -> dict[str, Any]:
         """Return the error of the estimate and the last blocks, by candidate; what was served first."""
-        return {
+        state = self._state
+        told: dict[str, Any] = {
             name: {
                 "error": self._mean_error(name),
                 "blocks": len(blocks) + self._state.closed.get(name, (0, 0.0))[0],
@@ -246,8 +296,35 @@ class EstimateMonitor(WholeState):
                     for place in sorted(blocks)[-BLOCKS_TOLD:]
                 ],
             }
-            for name, blocks in served_first(self._state.blocks).items()
+            for name, blocks in served_first(state.blocks).items()
         }
+        if state.answered or state.proven[0] or state.unproven:
+            told = {SERVED: told.get(SERVED, {}) | {"answered": self._of_answered()}} | {
+                name: one for name, one in told.items() if name != SERVED
+            }
+        return told
+
+    def _of_answered(self) -> dict[str, Any]:
+        """Return what was to be expected of the last blocks of answers, and what has come of them so far."""
+        state = self._state
+        known = [one for place in state.answered if (one := self._answered_error(place)) is not None]
+        count, total = state.proven[0] + len(known), state.proven[1] + sum(known)
+        last = []
+        for place in sorted(state.answered)[-BLOCKS_TOLD:]:
+            rows, answered, *sums = state.answered[place]
+            labelled = state.blocks.get(SERVED, {}).get(place, [0.0] * COLUMNS)
+            true = labelled[len(COUNTS) + len(SUMS) :]
+            last.append(
+                {
+                    "start": place * self._width_ms,
+                    "rows": int(rows),
+                    "labelled": int(labelled[0]),
+                    "estimated": self._figures(rows, answered, sums),
+                    "true": self._figures(labelled[0], labelled[1], true) if labelled[0] else None,
+                }
+            )
+        error = total / count if count else None
+        return {"error": error, "blocks": count, "unproven": state.unproven, "last": last}
 
     def _told(self, name: str, place: int) -> dict[str, Any]:
         sums = self._state.blocks[name][place]
@@ -281,11 +358,16 @@ class EstimateMonitor(WholeState):
         return (total + sum(errors)) / (count + len(errors)) if count + len(errors) else None
 
     def signals(self) -> Mapping[str, float]:
-        """Return, of what is served, `error`, and `accuracy` as estimated for the newest block."""
-        blocks = self._state.blocks.get(SERVED)
-        if not blocks:
+        """Return, of what is served, `error`, and `accuracy` as estimated for the newest block.
+
+        Both are of all answers where these are counted, of labelled ones else.
+        """
+        answered, blocks = self._state.answered, self._state.blocks.get(SERVED)
+        told = answered or blocks
+        if not told:
             return {}
-        newest, error = blocks[max(blocks)], self._mean_error(SERVED)
+        newest = told[max(told)]
+        error = self._of_answered()["error"] if answered else self._mean_error(SERVED)
         return {"accuracy": newest[2] / newest[0]} | ({} if error is None else {"error": error})
 
     def snapshot(self) -> dict[str, bytes]:
@@ -293,7 +375,7 @@ class EstimateMonitor(WholeState):
         state = msgspec.structs.replace(self._state)
         state.bins = {name: bins.tolist() for name, bins in served_first(self._bins).items()}
         state.since, state.lines = served_first(state.since), served_first(state.lines)
-        state.closed = served_first(state.closed)
+        state.closed, state.answered = served_first(state.closed), dict(sorted(state.answered.items()))
         state.ranks = {name: dict(sorted(of.items())) for name, of in served_first(state.ranks).items()}
         state.blocks = {
             name: dict(sorted(blocks.items())) for name, blocks in served_first(state.blocks).items()
