@@ -107,4 +107,7 @@ class AnsweredScores(WholeState):
 
 
 def _bins(of_block: dict[_Bin, tuple[int, float, float]]) -> list[ScoreBin]:
-    return [ScoreBin(*place, *sums) for place, sums in sorted(of_block.items())]
+    return [
+        ScoreBin(number, label, rows, score, squares)
+        for (number, label), (rows, score, squares) in sorted(of_block.items())
+    ]
