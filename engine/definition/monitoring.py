@@ -14,7 +14,7 @@ from operators.language.alerts import Bound
 from operators.language.fields import Feature
 from operators.language.signals import monitor_of
 from operators.language.transforms import Cross
-from operators.monitor.before_labels.answered import OPEN_MAX
+from operators.monitor.before_labels.answered import SCORED_BLOCKS_MAX
 from operators.monitor.before_labels.estimate import Estimated
 from operators.monitor.calibration import Calibration
 from operators.monitor.random_rows import RandomRows
@@ -134,11 +134,11 @@ def _check_answered(pipeline: Pipeline) -> None:
             f"estimate.block is {estimate.block!r} and watch.block {watch.block!r}",
             hint="answers are counted in one kind of block: give both the same length, or leave answered out",
         )
-    if pipeline.grace_ms > (OPEN_MAX - 2) * estimate.block_ms:
+    if pipeline.grace_ms > (SCORED_BLOCKS_MAX - 2) * estimate.block_ms:
         raise DefinitionError(
             f"estimate.block={estimate.block!r} is too short for events that may come"
             f" {pipeline.grace_ms} ms late",
-            hint=f"at most {OPEN_MAX - 2} blocks may be open at once: lengthen estimate.block",
+            hint=f"at most {SCORED_BLOCKS_MAX - 2} blocks may be open at once: lengthen estimate.block",
         )
 
 

@@ -19,11 +19,11 @@ import msgspec
 from operators.state import StateEntries, WholeState
 from topics.messages import LabelValue, Score, ScoreBin
 
-__all__ = ["OPEN_MAX", "SCORE_BINS", "AnsweredScores"]
+__all__ = ["SCORED_BLOCKS_MAX", "SCORE_BINS", "AnsweredScores"]
 
 SCORE_BINS: Final = 100
 """Bins of the score, of equal width: as fine as an estimate can be told from one by rows."""
-OPEN_MAX: Final = 64
+SCORED_BLOCKS_MAX: Final = 64
 """Blocks that are open at once; where there are more, the oldest is closed before its time."""
 ENTRY: Final = "answered"
 
@@ -84,8 +84,8 @@ class AnsweredScores(WholeState):
         """Close the blocks that the watermark (ms) has passed; return their bins by number, oldest first."""
         due = sorted(self._open)
         first = watermark // self._block_ms
-        if len(due) > OPEN_MAX:
-            first = max(first, due[-OPEN_MAX])
+        if len(due) > SCORED_BLOCKS_MAX:
+            first = max(first, due[-SCORED_BLOCKS_MAX])
         if self._closed is None or self._closed < first - 1:
             self._closed, self._dirty = first - 1, True
         return {number: _bins(self._open.pop(number)) for number in due if number < first}
