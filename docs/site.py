@@ -43,7 +43,13 @@ SECTIONS = {
         "SECURITY.md",
         "docs/limits.md",
     ],
-    "Reference": ["docs/cli.md", "docs/messages.md", "docs/clients.md", "docs/metrics.md"],
+    "Reference": [
+        "docs/cli.md",
+        "docs/messages.md",
+        "docs/clients.md",
+        "docs/notebooks.md",
+        "docs/metrics.md",
+    ],
     "What it is worth": [
         "docs/benchmarks.md",
         "docs/loadtest.md",
@@ -51,7 +57,7 @@ SECTIONS = {
         "docs/drift-results.md",
     ],
     "The project": ["docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md"],
-    "Examples": ["examples/flights/README.md", "examples/fraud/README.md"],
+    "Examples": ["examples/flights/README.md", "examples/fraud/README.md", "examples/clients/README.md"],
 }
 """Which page stands where; a page that is not here is refused."""
 LINK = re.compile(r"(?<!`)(\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")

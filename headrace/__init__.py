@@ -1,4 +1,5 @@
-"""Headrace under one name: what a pipeline file imports, `from headrace import Pipeline, Topic, by, field`.
+"""Headrace under one name: what a pipeline file imports, `from headrace import Pipeline, Topic, by, field`,
+and what a notebook calls, `headrace.backtest`.
 
 Lives here: those names, and the care for where they come from.  Never here: anything they do
 (`engine/`, `operators/`).
@@ -12,6 +13,7 @@ to go on where another one has been imported before.  The names are imported whe
 """
 
 import sys
+from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
         signal,
         usual_alerts,
     )
+    from engine.offline.runs.results import run_backtest as backtest
     from operators import (
         apply,
         by,
@@ -123,6 +126,7 @@ __all__ = [
     "Worse",
     "Worst",
     "apply",
+    "backtest",
     "by",
     "changed_schema",
     "coalesce",
@@ -177,5 +181,8 @@ if not TYPE_CHECKING:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         operators, engine = sys.modules["operators"], sys.modules["engine"]
+        if name == "backtest":  # with all that a run needs
+            value = globals()[name] = import_module("engine.offline.runs.results").run_backtest
+            return value
         value = globals()[name] = getattr(operators if name in operators.__all__ else engine, name)
         return value

@@ -4,5 +4,6 @@ Lives here: what a pipeline file says, its refusals, its text (what checkpoints 
 itself. Never here: the surroundings of a run (`engine/settings.py`), what is done with it.
 
 Read in this order: `pipeline`, `streams`, `weak`, `candidates`, `monitoring` and `behaviour` (what is seen
-beside the race), `keyed` (one race per key), `file`.  Others may import everything here.
+beside the race), `keyed` (one race per key), `file`, `notebook` (a
+definition as HTML).  Others may import everything here.
 """

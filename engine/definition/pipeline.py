@@ -26,6 +26,7 @@ from engine.definition.candidates import (
 )
 from engine.definition.keyed import check_per
 from engine.definition.monitoring import check_monitors, monitor_settings
+from engine.definition.notebook import pipeline_html
 from engine.definition.streams import Labels, Topic
 from engine.definition.weak import check_weak, weak_text
 from operators.drift.detectors import Drift
@@ -447,6 +448,10 @@ class Pipeline:
             sources=self.labels.source_rules,
             alerts=None if self.alerts is None else self.policies,
         )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return pipeline_html(self)
 
     def _feature_versions(self) -> dict[str, str]:
         return {FEATURE_PART + entry.name: entry.version for entry in self.book}

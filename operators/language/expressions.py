@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import pairwise
 from math import isfinite
 from typing import Any, Final, Literal
@@ -79,6 +80,10 @@ class Expression:
 
     def __hash__(self) -> int:
         return hash((type(self), self._parts()))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return f"<code>{escape(repr(self))}</code>"
 
     def __lt__(self, other: Expression | float) -> Comparison:
         return Comparison("<", self, _compared(other))

@@ -16,6 +16,7 @@ import engine
 import headrace
 import operators
 from engine.cli.main import app
+from engine.offline.runs.results import run_backtest
 
 FLIGHTS = CHECKOUT / "examples" / "flights" / "pipeline.py"
 CONSOLE = str(Path(sys.executable).with_name("headrace"))
@@ -49,8 +50,9 @@ def taken(tmp_path: Path) -> Path:
 
 
 def test_headrace_exports_all_that_a_pipeline_file_needs() -> None:
-    assert headrace.__all__ == sorted({*engine.__all__, *operators.__all__})
-    for name in headrace.__all__:
+    assert headrace.__all__ == sorted({*engine.__all__, *operators.__all__, "backtest"})
+    assert headrace.backtest is run_backtest
+    for name in {*engine.__all__, *operators.__all__}:
         home = engine if name in engine.__all__ else operators
         assert getattr(headrace, name) is getattr(home, name)
     with pytest.raises(AttributeError, match="no attribute 'Pipelines'"):

@@ -1,7 +1,7 @@
-"""What is kept of a backtest, so that it can be looked at and compared later.
+"""What comes of a backtest, so that it can be looked at and compared later.
 
-Lives here: its loss curves as rows, its record, how two records differ.  Never here: the run
-(`engine/offline/backtest.py`), tables (`engine/cli/offline/runs.py`).
+Lives here: its loss curves as rows, its record, how two records differ, its tables in Python.  Never here:
+the run (`engine/offline/backtest.py`), tables of a terminal (`engine/cli/offline/runs.py`).
 
-Read in this order: `curves`, `records`.  Others may import everything here.
+Read in this order: `curves`, `records`, `results`.  Others may import everything here.
 """
