@@ -107,6 +107,8 @@ def _print(told: Mapping[str, Any]) -> None:
     table = table_of("feature", "value", "window", "key", "definition", "version")
     for one in told["features"]:
         value = "missing" if one["value"] is None else str(one["value"])
+        if one["scored_as"] != one["value"]:
+            value += f", scored as {one['scored_as']}"
         row = one["name"], value, one["window"], one["key"], one["definition"], one["version"]
         table.add_row(*map(Text, row))
     out.print()

@@ -57,10 +57,6 @@ def _refused_monitors(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
     for name, fix in _OF_ONE_RACE.items():
         if getattr(pipeline, name):
             yield name, fix
-    for name in ("calibration", "estimate"):
-        # As they are by default nobody has asked for them, and they are not kept.
-        if (one := getattr(pipeline, name)) is not None and one != type(one)():
-            yield name, f"leave {name} out: it looks at one race"
 
 
 def _refused(pipeline: Pipeline) -> Iterator[tuple[str, str]]:

@@ -47,9 +47,13 @@ DECLARED_BY = {
 
 
 def monitor_settings(pipeline: Pipeline) -> tuple[tuple[str, Any], ...]:
-    """Return the settings of every monitor, by name; none where each key has a race of its own."""
+    """Return the settings of every monitor, by name.
+
+    Where each key has a race of its own, those that are kept over all races of a partition.
+    """
+    of_classes = [("calibration", pipeline.calibration), ("estimate", pipeline.estimate)]
     if pipeline.per is not None:
-        return ()
+        return tuple(of_classes)
     settings: list[tuple[str, Any]] = []
     if pipeline.slices:
         by = tuple(_features_of(one) for one in pipeline.slices)
@@ -62,9 +66,7 @@ def monitor_settings(pipeline: Pipeline) -> tuple[tuple[str, Any], ...]:
     settings += behaviour_settings(pipeline)
     if not isinstance(pipeline.serving, Shadow):
         settings.append(("random", RandomRows()))
-    for name, one in (("calibration", pipeline.calibration), ("estimate", pipeline.estimate)):
-        settings.append((name, one))
-    return tuple(settings)
+    return (*settings, *of_classes)
 
 
 def check_monitors(pipeline: Pipeline, types: Mapping[str, type]) -> None:
@@ -155,6 +157,8 @@ def _check_watched(pipeline: Pipeline) -> None:
     kept = {name for name, one in monitor_settings(pipeline) if one is not None}
     if pipeline.task == "regression":
         kept -= OF_CLASSES
+    if pipeline.per is not None:
+        kept = set()  # what is kept over all races tells nobody
     for alert in pipeline.policies:
         if not isinstance(alert.when, Bound):
             continue

@@ -102,13 +102,17 @@ def _reign(history: History, prediction: Prediction, example: Found[Example] | N
 
 
 def _features(pipeline: Pipeline, prediction: Prediction) -> list[dict[str, Any]]:
-    """Return every feature of the catalogue with its value as served; None where it was missing."""
-    known = {entry.name: entry for entry in pipeline.book}
+    """Return every feature of the catalogue with its value as served; None where it was missing.
+
+    `scored_as` is what the score took for it: of a position the constant, of any other the value.
+    """
+    known, constants = {entry.name: entry for entry in pipeline.book}, pipeline.plan.constants
     names = [*known, *(name for name in prediction.features if name not in known)]
     return [
         {
             "name": name,
             "value": prediction.features.get(name),
+            "scored_as": constants.get(name, prediction.features.get(name)),
             "definition": entry.expression if (entry := known.get(name)) is not None else "",
             "key": "" if entry is None else entry.key,
             "window": "" if entry is None else entry.window,

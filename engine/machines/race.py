@@ -56,6 +56,8 @@ class Race:
 
     TELLS = True
     """Whether people are told of what happens in it."""
+    WATCHED = True
+    """Whether it has the monitors of its field; races that share a log share these."""
     alerts: LearnerAlerts | None
 
     def __init__(
@@ -148,7 +150,7 @@ class Race:
         self.evidence = Evidence(promotion, opening=field.champion is not None)
         self.opening = None if field.opens is None else Opening(field.opens)
         self.monitors = Monitors(
-            field.monitors,
+            field.monitors if self.WATCHED else (),
             MonitorContext(self._pipeline, self._task, field.threshold, promotion.loss, roster),
         )
         self._watch(field)
@@ -347,7 +349,7 @@ class Race:
         judged = [model_text(field.promotion.loss) for field in (step.before, step.after)]
         if "threshold" in step.settings or judged[0] != judged[1] or _monitored(step):
             self.monitors.follow(
-                step.after.monitors,
+                step.after.monitors if self.WATCHED else (),
                 step.after.threshold,
                 step.after.promotion.loss,
                 self.learning.time,

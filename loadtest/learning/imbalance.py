@@ -24,11 +24,12 @@ from river import base, imblearn, linear_model, metrics, optim, preprocessing, t
 from engine import Pipeline, Promotion
 from engine.definition.file import load_pipeline
 from loadtest.learning.stream_run import StreamRun, stream_run_of
+from loadtest.learning.streams import Stream
 from topics.codec import encode_json
 from topics.errors import SettingsError
 from topics.messages import Score
 
-__all__ = ["COSTS", "PRICED", "REMEDIES", "Rare", "imbalance"]
+__all__ = ["COSTS", "FRAUD", "PRICED", "REMEDIES", "Rare", "imbalance"]
 
 DAY_MS = 86_400_000
 VERDICT_MS = 7 * DAY_MS
@@ -80,7 +81,6 @@ REMEDIES: Mapping[str, Remedy] = {
         model, size=HARDEST, p=HARD_SHARE, seed=1
     ),
 }
-OF_TREES = ("plain", "RandomUnderSampler", "RandomOverSampler")
 LOSSES: Mapping[str, Callable[[], optim.losses.BinaryLoss]] = {
     "Log(weight_pos=20)": lambda: optim.losses.Log(weight_pos=COSTS["fn"]),
     "BinaryFocalLoss": optim.losses.BinaryFocalLoss,
@@ -97,7 +97,7 @@ def candidates() -> dict[str, tuple[str, str, base.Estimator]]:
         ("linear", remedy, preprocessing.StandardScaler() | _linear(loss()))
         for remedy, loss in LOSSES.items()
     ]
-    made += [("tree", remedy, REMEDIES[remedy](tree.HoeffdingTreeClassifier())) for remedy in OF_TREES]
+    made += [("tree", remedy, wrap(tree.HoeffdingTreeClassifier())) for remedy, wrap in REMEDIES.items()]
     return {f"{model}-{number}": (model, remedy, one) for number, (model, remedy, one) in enumerate(made)}
 
 
@@ -212,3 +212,14 @@ def worth(truths: Sequence[bool], scores: Sequence[Score], bar: float) -> Rare:
     f1, recall, precision, mcc = (kind(cm=counts).get() for kind in kinds)
     wrong = counts[False][True] * COSTS["fp"] + counts[True][False] * COSTS["fn"]
     return Rare(f1, recall, precision, mcc, area.get(), 1_000.0 * wrong / len(truths))
+
+
+def _records(folder: Path) -> tuple[list[bytes], list[bytes]]:
+    data = fraud(folder)
+    return data.events, data.labels
+
+
+FRAUD = Stream(
+    "fraud", "fraud at one terminal in 20, verdicts 7 days late", lambda: load_pipeline(_EXAMPLE), _records
+)
+"""The stream for others who race on it."""

@@ -59,6 +59,7 @@ from topics.messages import ASSUMED, UNMEASURED, Decision, Example, FeatureValue
 __all__ = [
     "CROWNING",
     "FROM",
+    "GATHERED_MAX",
     "MEASURED",
     "METRIC",
     "REPLACING",

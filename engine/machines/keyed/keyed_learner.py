@@ -171,7 +171,7 @@ class KeyedLearner:
         self._log = DecisionLog(pipeline, partition)
         self._late: list[Decision] = []
         """What was decided when a race was used to answer an event: changes of the field."""
-        self.totals = Totals(task, self.field, self._source.codec(self.field), warmup_offset)
+        self.totals = Totals(pipeline, task, self.field, self._source.codec(self.field), warmup_offset)
         """What all races have scored together."""
         self._arguments["observers"] = (self.totals,)
         self.unborn = self._make("")
@@ -475,7 +475,7 @@ class KeyedLearner:
 
     def _follow(self) -> None:
         """Let races begin with the field that now holds."""
-        self.totals.follow(self.field, self._source.codec(self.field))
+        self.totals.follow(self.field, self._source.codec(self.field), self._progress.time)
         self.unborn = self._make("")
 
     def planned(self, change: FieldChange) -> FieldStep | None:
@@ -511,7 +511,7 @@ class KeyedLearner:
             {
                 "reader": self.reader.snapshot(),
                 "races": self.races.snapshot(),
-                "totals": self.totals.evaluation.snapshot(),
+                "totals": self.totals.snapshot(),
             }
         )
         return self._own() | changes | parts
@@ -526,7 +526,7 @@ class KeyedLearner:
             {
                 "reader": self.reader.delta(),
                 "races": self.races.delta(),
-                "totals": self.totals.evaluation.delta(),
+                "totals": self.totals.delta(),
             }
         )
 
@@ -546,7 +546,7 @@ class KeyedLearner:
         self.reader.restore(under("reader", entries))
         self.races.restore(under("races", entries))
         self._follow()
-        self.totals.evaluation.restore(under("totals", entries))
+        self.totals.restore(under("totals", entries))
 
 
 def _change_name(number: int) -> str:

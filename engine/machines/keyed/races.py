@@ -49,6 +49,7 @@ class KeyedRace(Race):
     """A race that shares its log: changes of the field come to it when it is used next."""
 
     TELLS = False
+    WATCHED = False
     changes = 0
     """Changes of the field, of the log's, that it has carried out or begun after."""
     _saved: bytes = b""

@@ -1,7 +1,7 @@
-"""What all races of one examples partition have scored together: metrics that stay few however many keys.
+"""What all races of one examples partition have scored together: figures that stay few however many keys.
 
-Lives here: which scores are summed up over races.  Never here: how a metric is computed
-(`operators/race/evaluation.py`), what one race's are.
+Lives here: which scores are summed up over races, in metrics, a calibration curve and an estimate.  Never
+here: how they are computed (`operators/race/evaluation.py`, `operators/monitor`), what one race's are.
 
 A candidate of the file is one series over all races; challengers that a race has started by itself are none,
 as each race numbers its own.  What was served is a series too.
@@ -13,10 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.machines.field_records import Codec
+from operators.models.scoring import Roster
+from operators.monitor.monitors import MonitorContext, Monitors
 from operators.race.arena import Moment
 from operators.race.evaluation import Evaluation
 from operators.race.field import RaceField
+from operators.race.learning import GATHERED_MAX
 from operators.race.losses import Losses
+from operators.state import StateDelta, StateEntries
 from topics.messages import Decision, Example, Task
 
 __all__ = ["Totals"]
@@ -25,8 +29,16 @@ __all__ = ["Totals"]
 class Totals:
     """An observer of every race of a partition, which adds up what they score."""
 
-    def __init__(self, task: Task, field: RaceField, codec: Codec, warmup_offset: int = 0) -> None:
+    def __init__(
+        self, pipeline: str, task: Task, field: RaceField, codec: Codec, warmup_offset: int = 0
+    ) -> None:
         self._codec = codec
+        no_models = Roster(task, (), field.first_champion)
+        self.monitors = Monitors(
+            field.monitors,
+            MonitorContext(pipeline, task, field.threshold, field.promotion.loss, no_models),
+        )
+        """Of what was served and of the candidates of the file, over all races; they read no models."""
         self._names = frozenset(field.candidates)
         self.evaluation = Evaluation(
             task,
@@ -43,11 +55,16 @@ class Totals:
     def _load(self, data: bytes) -> Any:
         return self._codec[1](data)
 
-    def follow(self, field: RaceField, codec: Codec) -> None:
-        """Go on with the candidates, metrics and threshold of another field."""
+    def follow(self, field: RaceField, codec: Codec, time_ms: int) -> None:
+        """Go on with the candidates, metrics, monitors and threshold of another field.
+
+        `time_ms` is the newest label time so far.
+        """
         self._codec = codec
         for name in self._names.difference(field.candidates):
             self.evaluation.forget(name)
+            self.monitors.forget(name)
+        self.monitors.follow(field.monitors, field.threshold, field.promotion.loss, time_ms)
         self._names = frozenset(field.candidates)
         self.evaluation.change(field.metrics, field.threshold)
 
@@ -68,10 +85,27 @@ class Totals:
     def observe(self, examples: Sequence[Example], tested: Sequence[Losses]) -> None:
         """Add examples that a race has learned, with their losses."""
         names = self._names
-        self.evaluation.add(
-            examples,
-            [
-                (served, {name: loss for name, loss in losses.items() if name in names})
-                for served, losses in tested
-            ],
-        )
+        of_file: list[Losses] = [
+            (served, {name: loss for name, loss in losses.items() if name in names})
+            for served, losses in tested
+        ]
+        self.evaluation.add(examples, of_file)
+        if self.monitors.parts:
+            self.monitors.gathered += zip(examples, of_file, strict=True)
+            if len(self.monitors.gathered) >= GATHERED_MAX:
+                self.monitors.look()
+
+    # -- state --------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+        return self.evaluation.snapshot() | self.monitors.snapshot()
+
+    def delta(self) -> StateDelta:
+        """Return the entries that changed since the last call."""
+        return self.evaluation.delta() | self.monitors.delta()
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state; checkpoints of earlier versions know no monitors, which begin anew."""
+        self.evaluation.restore(entries)
+        self.monitors.restore(entries)

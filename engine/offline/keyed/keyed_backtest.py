@@ -164,6 +164,7 @@ def keyed_report(played: Playing[KeyedRun]) -> dict[str, Any]:
         ],
         "decisions": dict(Counter(decision.type for decision in run.decisions)),
         **played.score_table.report(evaluation, names, ()),
+        **learner.totals.monitors.report(),
         "model_seconds": {name: round(spent_s, 3) for name, spent_s in seconds.items()},
         **played.counted(),
     }

@@ -408,6 +408,10 @@ def _mean_scores(learners: Sequence[KeyedLearner]) -> dict[tuple[str, str, str],
     """Return the value by (model, metric, window) over all races: of several partitions the weighted mean."""
     sums: dict[tuple[str, str, str], tuple[float, int]] = {}
     for learner in learners:
+        for name, told in learner.totals.monitors.report_of("calibration").items():
+            error, rows = told["recent_calibration_error"], told["rows"]
+            total, weight = sums.get((name, "calibration_error", "recent"), (0.0, 0))
+            sums[name, "calibration_error", "recent"] = total + rows * error, weight + rows
         evaluation = learner.totals.evaluation
         scores, counts = evaluation.model_scores(), evaluation.counts()
         scores[SERVED] = evaluation.served_scores()

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from river import linear_model, optim
+from typer.testing import CliRunner
 
+from engine.cli.main import app
+from engine.definition.file import load_pipeline
 from engine.offline.backtest import LocalRun
 from engine.offline.rerun import past_of, rerun
+from engine.offline.skew import PartitionSkew, SkewCounts
 from engine.worker.assembly import build_learner
 from loadtest.learning.positions import WAYS, _lines, clicks_pipeline, positions
 from loadtest.learning.stream_run import records_of_lines
 from operators import field, position
 from operators.language.plan import compile_features
 from topics.errors import DefinitionError
+from topics.messages import Record
 
 LEARNED = "learned, 0 served"
 
@@ -51,6 +59,106 @@ def test_a_score_is_rivers_of_the_constant_and_a_lesson_rivers_of_the_rank() -> 
     past = past_of(pipeline, run.examples or [])
     second = rerun(pipeline, past, past.places, as_recorded=["model"])
     assert second.same == second.compared == len(past.examples) == 300
+
+
+SOURCE = """
+from msgspec import Struct
+from river import linear_model, optim
+from headrace import Labels, Pipeline, Topic, field, position
+
+class Shown(Struct):
+    event_id: str
+    event_time: int
+    key: str
+    merit: float
+    rank: float
+
+pipeline = Pipeline(
+    name="clicks",
+    events=Topic("clicks.events", Shown, key="key"),
+    labels=Labels("clicks.labels", wait="1h"),
+    features={"merit": field("merit"), "rank": position("rank", serve=0)},
+    models={"model": linear_model.LogisticRegression(optim.SGD(0.02))},
+    champion="model",
+    drift=(),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Return a definition, the recording of its backtest, and its events; a click comes a second later."""
+    folder = tmp_path_factory.mktemp("clicks")
+    file, events, labels = (folder / name for name in ("clicks.py", "events.jsonl", "labels.jsonl"))
+    file.write_text(SOURCE)
+    rows = [
+        {
+            "event_id": f"e{n}",
+            "event_time": n * 10_000,
+            "key": "all",
+            "merit": n % 7 - 3.0,
+            "rank": n % 5 + 1.0,
+        }
+        for n in range(200)
+    ]
+    clicks = [
+        {"event_id": row["event_id"], "key": "all", "label": n % 3 > n % 5, "label_time": n * 10_000 + 1_000}
+        for n, row in enumerate(rows)
+    ]
+    for path, values in ((events, rows), (labels, clicks)):
+        path.write_text("\n".join(map(json.dumps, values)))
+    place = str(folder / "recorded")
+    told = ["backtest", str(file), "--events", str(events), "--labels", str(labels), "--record", place]
+    done = CliRunner().invoke(app, told)
+    assert done.exit_code == 0, done.output
+    return file, Path(place), events
+
+
+def test_an_explanation_tells_the_rank_and_the_constant_that_the_score_took(
+    recorded: tuple[Path, Path, Path],
+) -> None:
+    file, place, _ = recorded
+    asked = ["explain", str(file), "e150", "--recording", str(place)]
+    told = json.loads(CliRunner().invoke(app, [*asked, "--json"]).output)
+    features = {one["name"]: (one["value"], one["scored_as"]) for one in told["features"]}
+    assert features == {"merit": (0.0, 0.0), "rank": (1.0, 0)}
+    (score,) = told["contributions"]
+    parts = {one["name"]: one for one in score["features"]}
+    assert parts["rank"]["weight"] != 0.0, "learned from the true ranks"
+    assert parts["rank"]["value"] == parts["rank"]["contribution"] == 0.0
+    assert told["answer"]["score"] == pytest.approx(1 / (1 + math.exp(-score["total"])), rel=1e-12)
+    assert "1.0, scored as 0" in CliRunner().invoke(app, asked).output
+    lesson = told["learned"]["model"]
+    assert lesson["before"] == told["answer"]["score"]
+    assert lesson["after"] != lesson["before"]
+
+
+def test_the_check_for_skew_compares_true_ranks_and_finds_a_constant_that_was_logged(
+    recorded: tuple[Path, Path, Path],
+) -> None:
+    file, place, events = recorded
+    pipeline = load_pipeline(file)
+    lines = [json.loads(line) for line in (place / "predictions.jsonl").read_text().splitlines()]
+    answers = [one["value"] for one in lines if "features" in one["value"]]
+    assert len(answers) == 200
+
+    def checked(answers: list[dict[str, Any]]) -> SkewCounts:
+        counts = SkewCounts(tuple(pipeline.features))
+        skew = PartitionSkew(pipeline, 0, counts, one_in=1, is_whole=False)
+        skew.is_whole = True  # the claim is not among these
+        skew.offer_predictions(
+            [Record("p", 0, n, None, None, json.dumps(one).encode()) for n, one in enumerate(answers)]
+        )
+        skew.intake.offer_events(records_of_lines(pipeline.events.name, events.read_bytes().splitlines()))
+        while skew.advance(labels_unread=False):
+            pass
+        return counts
+
+    right = checked(answers).report()["features"]["rank"]
+    assert (right["match"], right["mismatch"]) == (200, 0)
+    wrong = [one | {"features": one["features"] | {"rank": 0.0}} for one in answers]
+    found = checked(wrong).report()["features"]
+    assert (found["rank"]["mismatch"], found["merit"]["mismatch"]) == (200, 0)
 
 
 class Shown(msgspec.Struct):

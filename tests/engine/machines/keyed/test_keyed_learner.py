@@ -12,7 +12,20 @@ from msgspec.structs import replace
 from river import drift as river_drift
 from river import dummy, naive_bayes
 
-from engine import Artefact, Canary, Candidate, Drift, Labels, LatencyGuard, Pipeline, Serve, Topic
+from engine import (
+    Alert,
+    Artefact,
+    Calibration,
+    Canary,
+    Candidate,
+    Drift,
+    Labels,
+    LatencyGuard,
+    Pipeline,
+    Serve,
+    Topic,
+    signal,
+)
 from engine.machines.field_records import change_of
 from engine.machines.keyed.keyed_learner import KeyedLearner
 from engine.machines.learner import Learner
@@ -23,6 +36,48 @@ from topics import headers
 from topics.codec import decode_example, encode
 from topics.errors import DefinitionError, ModelError
 from topics.messages import Claim, Command, FieldChange, Record
+
+# -- what is seen over all races ---------------------------------------------------------------------------
+
+
+def test_calibration_and_the_estimate_are_of_all_races_together() -> None:
+    """By brute force from the log, whichever races are in memory; a checkpoint takes them along."""
+    rows = [(KEYS[n % 3], (-1) ** n / (n + 1), n % 2) for n in range(60)]
+    watched = dataclasses.replace(KEYED, per_max=1, calibration=Calibration(bins=4))
+    _, log = log_of(rows, {})
+    learner = build_keyed_learner(watched, source=factory_of(PLAIN))
+    folded(learner, log)
+    examples = [decode_example(one.value or b"") for one in log if one.headers == headers.EXAMPLE]
+    served = [(float(e.served_score), float(e.label)) for e in examples if e.served_score is not None]  # type: ignore[arg-type]
+    report = learner.totals.monitors.report()
+    told = report["calibration"]["served"]
+    assert told["rows"] == len(served) > 50
+    assert told["Brier"] == pytest.approx(sum((score - true) ** 2 for score, true in served) / len(served))
+    assert sum(one["rows"] for one in report["estimate"]["served"]["last"]) == len(served)
+    assert set(report["calibration"]) == {"served", "lr", "no", "tree"}, "no challengers of one key"
+    assert all(one.monitors.parts == {} for one in learner.races.resident.values()), "none by key"
+    again = build_keyed_learner(watched, source=factory_of(PLAIN))
+    again.restore(learner.snapshot())
+    assert again.totals.monitors.report() == report
+
+
+def test_other_bins_hold_from_their_place_in_the_log() -> None:
+    changed = definition(calibration=Calibration(bins=2))
+    learner = build_keyed_learner(KEYED, source=Source("binary", [PLAIN.field, changed.field, KEYED.field]))
+    begins = Record(
+        "shops.examples", 0, 0, 0, b"", encode(FieldChange(KEYED.field.field_id, 0)), headers.FIELD
+    )
+    log = [begins, *(replace(one, offset=one.offset + 1) for one in log_of([(KEYS[0], 0.5, 0)] * 9, {})[1])]
+    learner.fold(log)
+    assert learner.totals.monitors.report()["calibration"]["served"]["rows"] > 0
+    learner.fold([field_record(learner, changed, len(log))])
+    assert learner.totals.monitors.report()["calibration"] == {}
+
+
+def test_no_alert_is_about_what_nobody_tells() -> None:
+    with pytest.raises(DefinitionError, match=r"calibration\.error"):
+        definition(per="store", alerts=[Alert(when=signal("calibration.error") > 0.1)])
+
 
 # -- what acts on races beside examples ------------------------------------------------------------------
 
