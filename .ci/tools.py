@@ -79,7 +79,8 @@ def install_helm(to: Path) -> None:
 def install_kubernetes_validate(to: Path) -> None:
     """Install it beside this environment, not into it: nothing else needs it."""
     places = {"UV_TOOL_DIR": str(TOOLS / "uv"), "UV_TOOL_BIN_DIR": str(to.parent)}
-    run(UV, "tool", "install", "--quiet", KUBERNETES_VALIDATE, UV_PYTHON_DOWNLOADS="never", **places)
+    options = ["--quiet", "--reinstall"]
+    run(UV, "tool", "install", *options, KUBERNETES_VALIDATE, UV_PYTHON_DOWNLOADS="never", **places)
 
 
 def install_compose(to: Path) -> None:
@@ -108,6 +109,8 @@ def main() -> int:
             continue
         try:
             install(BIN / name)
+            if not (BIN / name).exists():
+                raise FileNotFoundError(f"{BIN / name}: its installer left nothing there")
         except (OSError, ValueError, subprocess.SubprocessError) as reason:
             print(f"tools: {name} is not there: {reason}", file=sys.stderr)
             failed = 1

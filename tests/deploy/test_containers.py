@@ -13,10 +13,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-import yaml
 from paths import CHECKOUT
 
-from engine.host import app as web
 from engine.settings import Settings
 
 DOCKERFILE = (CHECKOUT / "Dockerfile").read_text()
@@ -79,20 +77,3 @@ def test_the_image_holds_every_package_and_all_that_a_wheel_brings_along() -> No
 def test_the_image_runs_as_the_user_that_compose_and_chart_name() -> None:
     assert "useradd --uid 1000 " in DOCKERFILE
     assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["1000:1000"]
-
-
-def test_the_kubernetes_example_lets_a_worker_start_and_drain() -> None:
-    (block,) = re.findall(r"^```yaml\n(.*?)^```", OPERATIONS, re.MULTILINE | re.DOTALL)
-    pod = yaml.safe_load(block)["spec"]["template"]["spec"]
-    (worker,) = pod["containers"]
-    assert pod["terminationGracePeriodSeconds"] * 1_000 > Settings().drain_deadline_ms
-    startup, live, ready = (worker[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness"))
-    assert startup["periodSeconds"] * startup["failureThreshold"] >= START_S
-    assert startup["httpGet"]["path"] == live["httpGet"]["path"] == "/livez"
-    assert ready["httpGet"]["path"] == "/readyz"
-    served = Path(web.__file__).read_text()
-    assert all(f'"{path}"' in served for path in ("/livez", "/readyz"))
-    assert worker["ports"] == [{"name": "web", "containerPort": Settings().web.port}]
-    settings = {entry["name"]: entry.get("value") or entry["valueFrom"] for entry in worker["env"]}
-    assert settings["HEADRACE_WEB__TOKEN"] == {"secretKeyRef": {"name": "flights", "key": "web-token"}}
-    assert settings["HEADRACE_STATE_DIR"] == worker["volumeMounts"][0]["mountPath"]

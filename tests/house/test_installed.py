@@ -53,9 +53,8 @@ class Installed(NamedTuple):
 
 def shipped() -> set[str]:
     """Return what of `deploy` is of use without a checkout: all but the scripts that make dashboards."""
-    files = (
-        path for path in (CHECKOUT / "deploy").rglob("*") if path.suffix in {".json", ".yml", ".yaml", ".tpl"}
-    )
+    kinds = {".json", ".yml", ".yaml", ".tpl", ".txt"}
+    files = (path for path in (CHECKOUT / "deploy").rglob("*") if path.suffix in kinds)
     return {str(path.relative_to(CHECKOUT)) for path in files}
 
 
