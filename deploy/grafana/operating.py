@@ -102,6 +102,12 @@ def _processes(made: Dashboard) -> Dashboard:
             ("headrace_stalled_seconds{@} > 0", "no progress: {{instance}}"),
         ),
         lines(
+            "Group",
+            "Records by which workers tell each other how they are, by what became of them.",
+            "eps",
+            (f"sum by (outcome) (rate(headrace_status_records_total{{@}}[{RATE}]))", "{{outcome}}"),
+        ),
+        lines(
             "Versions",
             "Workers by version of Headrace and River.",
             "short",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 from brokers.process import LOOK_S, READY_DEADLINE_S, program, running
 from engine.kafka.embedded import free_port
+
+ANSWER_DEADLINE_S = 20.0
 
 
 @contextlib.contextmanager
@@ -52,3 +55,11 @@ def ready(address: str) -> bool:
     with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/-/ready", timeout=1):
         return True
     return False
+
+
+def asked(address: str, query: str) -> list[dict[str, Any]]:
+    """Ask Prometheus; each result has its labels and one value.  It refuses what it cannot evaluate."""
+    url = f"{address}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    with urllib.request.urlopen(url, timeout=ANSWER_DEADLINE_S) as answer:
+        found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+    return found

@@ -7,20 +7,18 @@ workers are found and to whom alerts go.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import urllib.parse
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
+from boards import BOARDS, queries
 from brokers.alertmanager import Hook, alertmanager_server, alerts_at, webhook
-from brokers.prometheus import prometheus_with
+from brokers.prometheus import asked, prometheus_with
 from paths import CHECKOUT
 from running import Worker, fresh_name, make_topics, until, write_pipeline
-from test_dashboards import BOARDS, queries
 
 from engine.definition.file import load_pipeline
 from engine.settings import KafkaSettings
@@ -94,14 +92,6 @@ def told(hook: Hook, status: str) -> dict[str, dict[str, Any]]:
         # Without an instance one tells that nothing has been scraped yet, as before the first time.
         if alert["status"] == status and "instance" in alert["labels"]
     }
-
-
-def asked(address: str, expression: str) -> list[dict[str, Any]]:
-    """Ask Prometheus; it refuses what it cannot evaluate."""
-    url = f"{address}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-    return found
 
 
 def test_a_dead_worker_is_told_and_taken_back(tansu: KafkaSettings, tmp_path: Path) -> None:

@@ -6,43 +6,16 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-import metrics_page
 import pytest
 import yaml
+from boards import BOARDS, GRAFANA, panels, queries
 from paths import CHECKOUT
-from promql import labels_left, metrics, problems
+from promql import labels_left, problems
 
-GRAFANA = CHECKOUT / "deploy" / "grafana"
-BOARDS: dict[str, dict[str, Any]] = {
-    path.stem: json.loads(path.read_text()) for path in sorted(GRAFANA.glob("dashboards/*.json"))
-}
 COLUMNS = 24
-
-
-def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
-    return [panel for panel in board["panels"] if panel["type"] != "row"]
-
-
-def as_prometheus_gets_it(expression: str) -> str:
-    """Put values in the place of what Grafana fills in; a variable inside of a matcher may be any text."""
-    return expression.replace("$__rate_interval", "1m").replace("$__interval", "1m")
-
-
-def queries(board: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield where a query stands, its expression and its legend."""
-    for panel in panels(board):
-        for target in panel["targets"]:
-            yield panel["title"], as_prometheus_gets_it(target["expr"]), target["legendFormat"]
-    for mark in board["annotations"]["list"]:
-        if "expr" in mark:
-            yield mark["name"], as_prometheus_gets_it(mark["expr"]), ""
-
-
 ALL = [
     pytest.param(*query, id=f"{name}: {query[0]}")
     for name, board in BOARDS.items()
@@ -62,23 +35,6 @@ def test_a_panel_asks_for_what_a_worker_tells(title: str, expression: str, legen
     assert problems(expression) == [], title
     named = set(re.findall(r"{{(\w+)}}", legend))
     assert named <= labels_left(expression), "the legend names a label that the result has not"
-
-
-def test_every_metric_is_on_a_dashboard() -> None:
-    """But the sums of histograms, of which there are quantiles."""
-    seen = {
-        name
-        for board in BOARDS.values()
-        for _, expression, _ in queries(board)
-        for name in metrics(expression)
-    }
-    told = {
-        {"counter": f"{family.name}_total", "histogram": f"{family.name}_bucket"}.get(
-            family.type, family.name
-        )
-        for family in metrics_page.families()
-    }
-    assert told - seen == set()
 
 
 @pytest.mark.parametrize("name", BOARDS)

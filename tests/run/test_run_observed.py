@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers.prometheus import asked
 from reading import Watch, counting, decoded, folded_digests, read_topic, saved_digests, watching
 from running import DEADLINE_S, Message, Worker, fresh_name, make_topics, publish, until, write_pipeline
 
@@ -140,14 +139,6 @@ def test_prometheus_scrapes_a_worker_and_answers_a_query(
         assert float(asked(address, "headrace_end_to_end_latency_seconds_count")[0]["value"][1]) == BATCH
 
     asyncio.run(told_by(tansu, tmp_path, APART, scenario))
-
-
-def asked(address: str, query: str) -> list[dict[str, Any]]:
-    """Ask Prometheus; each result has its labels and one value."""
-    url = f"{address}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-    return found
 
 
 def test_commands_act_at_their_place_in_the_log(tansu: KafkaSettings, tmp_path: Path) -> None:
