@@ -5,6 +5,8 @@ In an expression `@` stands for that selection: the pipeline and the workers cho
 
 from __future__ import annotations
 
+from string import ascii_uppercase
+
 from grafana_foundation_sdk.builders import common as frame
 from grafana_foundation_sdk.builders import dashboard as page
 from grafana_foundation_sdk.builders import prometheus, stat, timeseries
@@ -19,9 +21,10 @@ LINES_HEIGHT, NUMBER_HEIGHT = 8, 4
 GREEN, AMBER, RED = "green", "orange", "red"
 
 
-def asked(expression: str, legend: str) -> prometheus.Dataquery:
-    """Return a query; `legend` names labels as `{{label}}`."""
-    return prometheus.Dataquery().expr(expression.replace("@", SELECTION)).legend_format(legend).range()
+def asked(expression: str, legend: str, ref: str = "A") -> prometheus.Dataquery:
+    """Return a query; `legend` names labels as `{{label}}`, and answers come back under `ref`."""
+    query = prometheus.Dataquery().expr(expression.replace("@", SELECTION)).legend_format(legend)
+    return query.range().ref_id(ref)
 
 
 def lines(
@@ -36,8 +39,8 @@ def lines(
     panel = panel.line_width(1).fill_opacity(30 if stacked else 0).span_nulls(False)
     if stacked:
         panel = panel.stacking(frame.StackingConfig().mode(common.StackingMode.NORMAL))
-    for expression, name in series:
-        panel = panel.with_target(asked(expression, name))
+    for ref, (expression, name) in zip(ascii_uppercase, series, strict=False):
+        panel = panel.with_target(asked(expression, name, ref))
     return panel
 
 
@@ -78,6 +81,7 @@ def chosen(name: str, label: str, series: str, by: str) -> page.QueryVariable:
     variable = page.QueryVariable(name).label(label).datasource(SOURCE).query(f"label_values({series}, {by})")
     variable = variable.refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED).multi(True)
     # A Prometheus that looks at one pipeline need not name it: `.*` is no label, too.
+    variable = variable.current(dashboard.VariableOption(text="All", value="$__all"))
     return variable.include_all(True).all_value(".*").sort(dashboard.VariableSort.ALPHABETICAL_ASC)
 
 

@@ -45,6 +45,10 @@ def test_a_dashboard_can_be_read(name: str) -> None:
     shown = panels(board)
     assert all(panel["description"] and panel["title"] for panel in shown)
     assert all(panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"} for panel in shown)
+    for panel in shown:
+        refs = [target["refId"] for target in panel["targets"]]
+        assert all(refs), "Grafana gives answers back by them"
+        assert len(set(refs)) == len(refs)
     titles = [(panel["type"], panel["title"]) for panel in board["panels"]]
     assert len(set(titles)) == len(titles)
     places = [panel["gridPos"] for panel in board["panels"]]
