@@ -33,9 +33,9 @@ from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka.sink import open_sink, partition_of
 from engine.kafka.topic_admin import ensure_topics
+from engine.local.worker import WorkerProcess, worker_command
 from engine.settings import KafkaSettings, load_settings
 from loadtest.bench.report import machine
-from loadtest.worker import WorkerProcess, worker_command
 from topics.errors import BrokerError
 from topics.messages import Content
 

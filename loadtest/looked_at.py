@@ -26,12 +26,12 @@ from engine.host.pages import STREAMS_MAX
 from engine.kafka.embedded import EmbeddedBroker
 from engine.kafka.sink import open_sink
 from engine.kafka.topic_admin import ensure_topics
+from engine.local.worker import WorkerProcess, worker_command
 from engine.offline.publish import send_step, steps
 from engine.page.site import STREAM_PATH
 from engine.settings import KafkaSettings
 from loadtest.bench.report import machine
 from loadtest.demo.figures import CATALOG, EXAMPLE_FOLDER, read_sample
-from loadtest.worker import WorkerProcess, worker_command
 
 __all__ = ["looked_at"]
 

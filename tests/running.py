@@ -37,10 +37,10 @@ from engine.definition.pipeline import Pipeline
 from engine.kafka.embedded import free_port
 from engine.kafka.sink import open_sink
 from engine.kafka.topic_admin import ensure_topics
+from engine.local.worker import environment
 from engine.metrics import Metrics
 from engine.offline.backtest import backtest
 from engine.settings import NOTHING_ACCEPTED, Accepted, KafkaSettings, Settings
-from loadtest.worker import environment
 from topics.messages import Content
 
 FLIGHTS = CHECKOUT / "examples" / "flights"

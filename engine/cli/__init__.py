@@ -5,5 +5,6 @@ Lives here: arguments in, words, tables and exit codes out.  Never here: the wor
 Read in this order: `main` and `options`; `report` (what several print with, and `check`); then the commands:
 `offline` (over files: `backtest`, `freshness`, `evaluate`, `skew`), `features`, `export`, `static`, `records`
 (`send` and `tail`), `dlq`, `models` (reads), `deciding` (acts), `explain`, `config`, `state`, `erase`,
-`watching` (`alerts`), `project` (`init`).  Only `headrace` imports from here.
+`watching` (`alerts`), `project` (`init`, `dev`,
+`doctor`).  Only `headrace` imports from here.
 """

@@ -28,6 +28,8 @@ from engine.cli.offline.questions import PastOptions, freshness
 from engine.cli.offline.runs import runs_app
 from engine.cli.offline.skew import skew
 from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
+from engine.cli.project.dev import dev
+from engine.cli.project.doctor import doctor
 from engine.cli.project.init import init
 from engine.cli.records import send, tail
 from engine.cli.state import state_app
@@ -64,6 +66,8 @@ app.add_typer(dlq_app, name="dlq")
 app.add_typer(state_app, name="state")
 app.add_typer(runs_app, name="runs")
 app.command()(init)
+app.command()(dev)
+app.command()(doctor)
 app.command("backtest")(backtest_files)
 app.command()(explain)
 app.command()(erase)

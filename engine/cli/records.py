@@ -85,6 +85,12 @@ def send(
         str | None,
         typer.Option(help="For a topic: field whose value is the record's timestamp; default: now."),
     ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, max=1e6, help="For a pipeline: records per second at most; default: all at once."
+        ),
+    ] = None,
 ) -> None:
     """Publish files to a pipeline's two topics, merged by time; or the lines of one file to any topic."""
     settings = kafka.settings()
@@ -96,6 +102,8 @@ def send(
                 "there is nothing to send",
                 hint="headrace send PIPELINE.py --events E --labels L   or   headrace send TOPIC FILE",
             )
+        if rate is not None:
+            raise SettingsError("--rate is for the files of a pipeline", hint="leave --rate out")
         sent = asyncio.run(send_file(settings.kafka, target, file, key=key, time=time))
         typer.echo(f"sent {sent} records to {target}\nnext: headrace tail {target} --from-beginning")
         return
@@ -107,7 +115,7 @@ def send(
     from engine.offline.publish import send_files  # noqa: PLC0415
 
     pipeline = load_pipeline(Path(target))
-    published = asyncio.run(send_files(settings.kafka, pipeline, events=events, labels=labels))
+    published = asyncio.run(send_files(settings.kafka, pipeline, events=events, labels=labels, rate=rate))
     for note in published.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(

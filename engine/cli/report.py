@@ -131,6 +131,7 @@ def describe(pipeline: Pipeline, probed: Mapping[str, ProbeReport]) -> dict[str,
         "waiting": waiting_at(pipeline),
         "stages": [] if pipeline.stages is None else pipeline.stages.describe(pipeline.events.partitions),
         "topics": {role: name for name, role in pipeline.catalog.roles.items()},
+        "topic_plan": [one._asdict() for one in pipeline.catalog.plan(events=pipeline.events.partitions)],
     }
 
 

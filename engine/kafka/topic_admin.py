@@ -33,6 +33,7 @@ __all__ = [
     "ENVELOPE_BYTES",
     "LETTER_LIMIT_MIN",
     "TopicLimits",
+    "TopicProblem",
     "TopicState",
     "check_limits",
     "ensure_topics",
@@ -40,6 +41,7 @@ __all__ = [
     "partition_counts",
     "prepare_topics",
     "record_too_large",
+    "topic_problems",
     "topic_states",
 ]
 
@@ -157,7 +159,7 @@ async def ensure_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tupl
     meet), a user's topic that is not there, a log that is compacted.
     """
     states = await topic_states(kafka, plan)
-    if wrong := [problem for state in states for problem in _problems(state)]:
+    if wrong := [problem for state in states for problem in topic_problems(state)]:
         fixes = "; ".join(dict.fromkeys(problem.fix for problem in wrong))
         raise BrokerError("; ".join(problem.what for problem in wrong), hint=fixes)
     missing = [state.plan for state in states if state.missing]
@@ -166,24 +168,27 @@ async def ensure_topics(kafka: KafkaSettings, plan: Sequence[TopicPlan]) -> tupl
     return tuple(topic.name for topic in missing)
 
 
-class _Problem(NamedTuple):
+class TopicProblem(NamedTuple):
+    """Why no worker may start with a topic as it is."""
+
     what: str
     fix: str
 
 
-def _problems(state: TopicState) -> list[_Problem]:
+def topic_problems(state: TopicState) -> list[TopicProblem]:
+    """Return what is wrong with a topic: it is missing, has other partitions, or loses records."""
     name, plan = state.plan.name, state.plan
     if state.partitions is None:
         what = f"the {plan.role} topic {name} does not exist"
         fix = "`headrace topics create PIPELINE.py` creates what is missing"
-        return [] if plan.create else [_Problem(what, fix)]
+        return [] if plan.create else [TopicProblem(what, fix)]
     problems = []
     if state.partitions != plan.partitions:
         what = f"{plan.role} topic {name} has {state.partitions} partitions, must have {plan.partitions}"
-        problems.append(_Problem(what, "partitions cannot be taken away again: make the topic anew"))
+        problems.append(TopicProblem(what, "partitions cannot be taken away again: make the topic anew"))
     if plan.retention_ms == FOREVER_MS and "compact" in state.configs.get("cleanup.policy", ""):
         what = f"{plan.role} topic {name} is compacted, which would delete records of the log"
-        problems.append(_Problem(what, f"set cleanup.policy=delete on {name}"))
+        problems.append(TopicProblem(what, f"set cleanup.policy=delete on {name}"))
     return problems
 
 

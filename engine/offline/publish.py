@@ -14,6 +14,7 @@ is not younger, and `Source.look_beside` lets a worker see it.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import sys
@@ -53,6 +54,8 @@ SEND_BATCH = 1_000
 """Lines of a file for any topic that are read and sent at once."""
 SLICE_RECORDS = 200
 """A worker that keeps up with the sending may learn a label this many records early, never late."""
+PACE_S = 0.25
+"""At a rate, so much of it leaves at once."""
 KEYS_MAX = 500_000
 """Events whose keys are remembered for labels; the oldest are forgotten first."""
 HELD_MAX = 10_000
@@ -84,10 +87,10 @@ def merged(events: Iterable[FileLine], labels: Iterable[FileLine]) -> Iterator[F
     return heapq.merge(labels, events, key=lambda line: line.time_ms)
 
 
-def steps(lines: Iterable[FileLine]) -> Iterator[list[FileLine]]:
+def steps(lines: Iterable[FileLine], slice_records: int = SLICE_RECORDS) -> Iterator[list[FileLine]]:
     """Cut lines into steps of only events or only labels; a step is acknowledged before the next leaves."""
     rest = iter(lines)
-    while part := list(itertools.islice(rest, SLICE_RECORDS)):
+    while part := list(itertools.islice(rest, slice_records)):
         for is_label in (True, False):
             if step := [line for line in part if line.is_label == is_label]:
                 yield step
@@ -102,12 +105,18 @@ async def send_step(sink: Sink, catalog: Catalog, step: list[FileLine]) -> None:
 
 
 async def send_files(
-    kafka: KafkaSettings, pipeline: Pipeline, *, events: Path | None, labels: Path | None
+    kafka: KafkaSettings,
+    pipeline: Pipeline,
+    *,
+    events: Path | None,
+    labels: Path | None,
+    rate: float | None = None,
 ) -> Published:
     """Publish both files of a pipeline, merged by time, and return what was sent.
 
     An event's key is its `key=` field, a label's is that of its event; the record's timestamp is the time
-    field.  Raises SettingsError for files that cannot be read or are of something else, and BrokerError.
+    field.  `rate` is how many records leave in a second at most, None as fast as they go.  Raises
+    SettingsError for files that cannot be read or are of something else, and BrokerError.
     """
     if labels is not None and pipeline.labels.topic is None:
         raise SettingsError(
@@ -122,8 +131,13 @@ async def send_files(
     files = PipelineFiles(pipeline)
     lines = files.keyed(merged(files.events(events), files.labels(labels)))
     async with open_sink(kafka) as sink:
-        for step in steps(lines):
+        started_s, sent = clock.monotonic(), 0
+        slice_records = SLICE_RECORDS if rate is None else min(SLICE_RECORDS, max(1, round(rate * PACE_S)))
+        for step in steps(lines, slice_records):
             await send_step(sink, catalog, step)
+            sent += len(step)
+            if rate is not None:
+                await asyncio.sleep(max(0.0, started_s + sent / rate - clock.monotonic()))
     states = await topic_states(kafka, plan)
     notes = *files.notes(), *deleted_soon(states, files.oldest_ms, clock.time_ns() // 1_000_000)
     return Published(files.counts["events"], files.counts["labels"], notes)

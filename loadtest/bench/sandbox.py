@@ -28,8 +28,8 @@ from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka.client import REFUSED, broker_error, open_client
 from engine.kafka.topic_admin import ensure_topics, partition_counts
+from engine.local.worker import WorkerPage, WorkerProcess, worker_command
 from engine.settings import KafkaSettings
-from loadtest.worker import WorkerPage, WorkerProcess, worker_command
 from topics.errors import BrokerError
 
 __all__ = ["Sandbox", "copied", "delete_topics", "sandbox"]

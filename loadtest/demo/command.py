@@ -24,10 +24,10 @@ from rich.console import Console
 from engine.definition.file import load_pipeline
 from engine.kafka.embedded import EmbeddedBroker
 from engine.kafka.topic_admin import ensure_topics
+from engine.local.worker import WorkerProcess, worker_command
 from loadtest.demo.figures import CATALOG, EXAMPLE_FOLDER, read_sample
 from loadtest.demo.race import DemoRace, FeedPace, Flood, TwoThirds
 from loadtest.signals import interrupted_by_signals
-from loadtest.worker import WorkerProcess, worker_command
 from topics.catalog import Catalog
 from topics.errors import BrokerError, HeadraceError
 

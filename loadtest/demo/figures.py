@@ -2,7 +2,8 @@
 
 Lives here: where the example lies, cutting it to a number of flights; figures for the screen and the
 judgement.  Never here: the order in which files are sent (`engine/offline/publish.py`), which answer belongs
-to which event (`loadtest/bench/ledger.py`), what the worker says of itself (`loadtest/worker.py`), clocks.
+to which event (`loadtest/bench/ledger.py`), what the worker says of itself
+(`engine/local/worker.py`), clocks.
 """
 
 from __future__ import annotations

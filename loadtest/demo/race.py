@@ -36,12 +36,12 @@ from rich.live import Live
 
 from engine.kafka.client import assigned_consumer
 from engine.kafka.sink import Sink, open_sink
+from engine.local.worker import WorkerPage, WorkerProcess
 from engine.offline.publish import FileLine, send_step
 from engine.settings import KafkaSettings
 from loadtest.bench.ledger import Ledger
 from loadtest.demo.figures import CATALOG, Figures, Sample, ServedAnswer
 from loadtest.demo.view import Frame, decision_line, live_view, plain_line, summary_lines
-from loadtest.worker import WorkerPage, WorkerProcess
 from operators.claims.rule import Reader
 from topics.codec import decode_claim
 from topics.errors import BrokerError

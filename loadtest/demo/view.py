@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 from river import stats
 
+from engine.local.worker import ModelFigures, WorkerPage
 from loadtest.demo.figures import Figures
-from loadtest.worker import ModelFigures, WorkerPage
 from topics.messages import Decision
 
 __all__ = ["Frame", "decision_line", "live_view", "plain_line", "summary_lines"]

@@ -26,10 +26,10 @@ from aiokafka import TopicPartition
 
 from engine.kafka.client import REFUSED, assigned_consumer, bounds
 from engine.kafka.topic_admin import ensure_topics
+from engine.local.worker import WorkerProcess, worker_command
 from engine.settings import KafkaSettings
 from loadtest.bench.openloop import connected_producer
 from loadtest.bench.sandbox import delete_topics
-from loadtest.worker import WorkerProcess, worker_command
 from topics.catalog import FOREVER_MS, Catalog
 from topics.errors import BrokerError
 from topics.headers import record_type_of

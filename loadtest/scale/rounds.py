@@ -34,10 +34,10 @@ from engine.kafka.assignor import shares
 from engine.kafka.client import assigned_consumer, bounds
 from engine.kafka.sink import Sink, open_sink
 from engine.kafka.topic_admin import ensure_topics
+from engine.local.worker import WorkerProcess, worker_command
 from engine.settings import KafkaSettings
 from loadtest.bench.sandbox import delete_topics
 from loadtest.scale.parts import Message, messages
-from loadtest.worker import WorkerProcess, worker_command
 from topics.catalog import FOREVER_MS, Catalog
 from topics.errors import BrokerError
 from topics.headers import record_type_of

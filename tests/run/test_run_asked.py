@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from engine.cli.main import app
 from engine.definition.file import load_pipeline
+from engine.local.worker import environment
 from engine.settings import KafkaSettings
-from loadtest.worker import environment
 
 START = 1_700_000_000_000
 EVENTS = 60

@@ -16,9 +16,9 @@ from running import CHECKOUT, Message, Worker, fresh_name, make_topics, publish,
 
 from engine.definition.file import load_pipeline
 from engine.kafka.sink import open_sink
+from engine.local.worker import environment
 from engine.offline.skew import SkewMetrics, check_once, follow
 from engine.settings import KafkaSettings
-from loadtest.worker import environment
 from topics.messages import Outgoing
 
 SOURCE = """

@@ -1,6 +1,8 @@
 """Commands around a project: one is begun from a sample, developed, and tried.
 
-Lives here: options, words and exit codes.  Never here: what they do (`engine/project`).
+Lives here: options, words and exit codes.  Never here: what they do (`engine/project`,
+`engine/local`,
+`engine/doctor`).
 
-Read in this order: `init`.
+Read in this order: `init`, `dev`, `doctor`.
 """

@@ -16,8 +16,8 @@ from test_run_ends import SOURCE, readings
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.lineage.letters import Chosen, LetterReplay, groups, letter_at
+from engine.local.worker import environment
 from engine.settings import KafkaSettings
-from loadtest.worker import environment
 from topics.letters import REPLAYS_MAX
 
 COUNT, LEFT_OUT = 20, 3

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from engine.cli.main import app
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
+from engine.local.worker import environment
 from engine.offline.backtest import LocalRun
 from engine.settings import KafkaSettings
-from loadtest.worker import environment
 from operators.monitor.reservoir import ReservoirMonitor
 from topics.codec import decode_example
 from topics.messages import Record

@@ -18,11 +18,11 @@ from engine.cli.main import app
 from engine.definition.file import load_pipeline
 from engine.definition.streams import Labels
 from engine.kafka.log_reader import log_bounds
+from engine.local.worker import environment
 from engine.settings import KafkaSettings
 from loadtest.bench.command import NOT_SUSTAINED
 from loadtest.bench.feed import LabelFeed
 from loadtest.bench.sandbox import copied
-from loadtest.worker import environment
 from topics.codec import LabelDecoder, LabelNames
 from topics.errors import SettingsError
 from topics.messages import Record, Task

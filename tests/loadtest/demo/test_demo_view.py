@@ -8,11 +8,11 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
+from engine.local.worker import ModelFigures, WorkerPage
 from engine.offline.publish import FileLine
 from loadtest.bench.ledger import Ledger
 from loadtest.demo.figures import Figures, ServedAnswer
 from loadtest.demo.view import Frame, decision_line, evidence_text, live_view, plain_line, summary_lines
-from loadtest.worker import ModelFigures, WorkerPage
 from topics.headers import dead_letter
 from topics.messages import Decision, Record
 

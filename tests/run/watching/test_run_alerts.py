@@ -26,9 +26,9 @@ from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka.embedded import free_port
 from engine.kafka.source import records_of
+from engine.local.worker import environment
 from engine.settings import KafkaSettings
 from engine.worker.assembly import build_learner
-from loadtest.worker import environment
 
 SOURCE = """
     from dataclasses import replace

@@ -21,10 +21,10 @@ from engine.cli.main import app
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.lineage.sources import decode_decision
+from engine.local.worker import environment
 from engine.machines.watching import verdicts_of
 from engine.offline.backtest import backtest
 from engine.settings import KafkaSettings
-from loadtest.worker import environment
 from topics.codec import decode_alert
 
 PARTITIONS = 3

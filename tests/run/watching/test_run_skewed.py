@@ -21,8 +21,8 @@ from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.kafka.embedded import free_port
 from engine.kafka.sink import open_sink
+from engine.local.worker import environment
 from engine.settings import KafkaSettings
-from loadtest.worker import environment
 from topics.headers import record_type_of
 from topics.messages import Outgoing
 

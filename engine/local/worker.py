@@ -69,8 +69,11 @@ class WorkerProcess:
         kafka: KafkaSettings,
         folder: Path,
         told: Mapping[str, str] = MappingProxyType({}),
+        *,
+        port: int | None = None,
     ) -> None:
-        self.port = free_port()
+        """`port` is that of its pages; None takes a free one."""
+        self.port = port or free_port()
         self.log = folder / "worker.log"
         self._folder = folder
         self._command = list(command)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from engine.local.worker import WorkerPage, WorkerProcess, environment, read_page
 from engine.settings import KafkaSettings, load_settings
-from loadtest.worker import WorkerPage, WorkerProcess, environment, read_page
 from topics.errors import BrokerError
 
 KAFKA = KafkaSettings(bootstrap_servers="127.0.0.1:1", enable_idempotence=False, session_timeout_ms=2_000,
