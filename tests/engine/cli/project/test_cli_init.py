@@ -55,7 +55,7 @@ def decoded(folder: Path) -> list[Decoded]:
 
 
 def test_a_project_has_its_files(tmp_path: Path) -> None:
-    """That its own test, `check` and `backtest` pass, `tests/run/test_tutorial.py` shows."""
+    """That its own test, `check` and `backtest` pass, `tests/engine/cli/project/test_tutorial.py` shows."""
     headrace("init", tmp_path / "shop", "--from", orders(tmp_path), "--label", "class")
     assert sorted(path.name for path in (tmp_path / "shop").iterdir()) == FILES
 
