@@ -36,6 +36,7 @@ from engine.cli.state import state_app
 from engine.cli.static import static_app
 from engine.cli.watching.alerts import alerts_app
 from engine.cli.watching.drift import drift_app
+from engine.cli.watching.status import status
 from engine.definition.file import load_pipeline
 from engine.settings import Accepted
 from topics.errors import DefinitionError, HeadraceError, SettingsError
@@ -68,6 +69,7 @@ app.add_typer(runs_app, name="runs")
 app.command()(init)
 app.command()(dev)
 app.command()(doctor)
+app.command()(status)
 app.command("backtest")(backtest_files)
 app.command()(explain)
 app.command()(erase)

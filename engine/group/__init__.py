@@ -5,6 +5,6 @@ all.  Never here: events, what a worker does because of another one (nothing: Ka
 partitions), the page and the commands that show it.
 
 Read in this order: `record` (what one worker says), `members` (who is there), `log` (the topic), `exchange`
-(a worker says it, and hears the others, beside its loop).  Others may import everything here; commands need
-`log.read_members` and `members` alone.
+(a worker says it, and hears the others, beside its loop), `overview` (what a person asks of it all). Others
+may import everything here; commands need `log.read_members`, `members` and `overview` alone.
 """

@@ -1,4 +1,4 @@
-"""Facts of a cluster that no worker needs and a person asks for: its size, its version, its clock.
+"""Facts of a cluster that no worker needs and a person asks for: its size, version, clock, offsets of groups.
 
 Lives here: asking for them.  Never here: topics as a pipeline needs them (`topic_admin.py`).
 
@@ -8,19 +8,21 @@ that a broker takes; the time from a record that a broker stamps with its arriva
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from engine.kafka.client import REFUSED, ask_broker, broker_error, open_client
 from engine.settings import KafkaSettings
 
-__all__ = ["ClusterFacts", "WritingFacts", "cluster_facts", "write_once"]
+__all__ = ["ClusterFacts", "WritingFacts", "cluster_facts", "committed_offsets", "write_once"]
 
 FETCH = 1
 """The key of the request."""
@@ -28,6 +30,10 @@ RELEASES: Mapping[int, str] = {
     11: "2.3", 12: "2.7", 13: "3.1", 14: "3.5", 15: "3.5", 16: "3.7", 17: "3.9", 18: "4.1",
 }  # fmt: skip
 """Kafka's first release with a version of a fetch."""
+
+
+COORDINATOR_S, LOOK_S = 10.0, 0.2
+"""How long a cluster that was never asked for a group may take to name its coordinator; between two tries."""
 
 
 class ClusterFacts(NamedTuple):
@@ -56,6 +62,28 @@ async def cluster_facts(kafka: KafkaSettings) -> ClusterFacts:
     newest = max((number for number in RELEASES if number <= max(versions, default=0)), default=None)
     release = "" if newest is None else RELEASES[newest]
     return ClusterFacts(str(told["cluster_id"]), len(told["brokers"]), release)
+
+
+async def committed_offsets(
+    kafka: KafkaSettings, group: str, places: Iterable[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """Return the offsets that a group has committed, of `places` that have one.  Raises BrokerError."""
+    wanted = list(places)
+    async with open_client(lambda: AIOKafkaAdminClient(**kafka.aiokafka_options()), kafka) as client:
+
+        async def ask() -> Any:
+            # A cluster makes its log of offsets when it is first asked for a group.
+            deadline_s = time.monotonic() + COORDINATOR_S
+            while True:
+                try:
+                    return await client.list_consumer_group_offsets(group, partitions=wanted)
+                except GroupCoordinatorNotAvailableError:
+                    if time.monotonic() > deadline_s:
+                        raise
+                    await asyncio.sleep(LOOK_S)
+
+        told = await ask_broker(ask, f"asking for the offsets of {group}", kafka)
+    return {place: held.offset for place, held in told.items() if held.offset >= 0}
 
 
 def _connections(client: Any) -> list[Any]:

@@ -131,11 +131,31 @@ def runs(pid: int) -> bool:
     return "(" in Path(f"/proc/{pid}/stat").read_text() and ") Z" not in Path(f"/proc/{pid}/stat").read_text()
 
 
+def status_of(file: Path, servers: str) -> tuple[int, Any]:
+    command = [
+        sys.executable,
+        "-m",
+        "headrace",
+        "status",
+        str(file),
+        "--json",
+        "--bootstrap-servers",
+        servers,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
 def test_a_saved_file_is_reloaded_into_the_race_and_a_bad_one_is_told(dev: Dev) -> None:
+    servers = dev.until("broker")["servers"]
     page = dev.until("started")["page"]
     with urllib.request.urlopen(page, timeout=DEADLINE_S) as answer:
         assert b"<html" in answer.read().lower()
     dev.until("figures")
+    code, told = status_of(dev.file, servers)
+    assert (code, told["healthy"], told["totals"]["ready"]) == (0, True, 1), told
+    assert [worker["champion"] for worker in told["workers"]] == ["linear"]
 
     dev.save(SOURCE.replace('field("value")', 'field("valeu")'))
     assert "valeu" in dev.until("refused")["reason"]
