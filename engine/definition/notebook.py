@@ -23,7 +23,7 @@ CELL_CHARS_MAX = 200
 def html_table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a table with a column for each name in the first row.
 
-    >>> html_table("models", [{"model": "a<b", "loss": 0.25}, {"model": "c", "loss": None}])[-120:]
+    >>> html_table("models", [{"model": "a<b", "loss": 0.25}, {"model": "c", "loss": None}])[-73:]
     '<tr><td>a&lt;b</td><td>0.25</td></tr><tr><td>c</td><td></td></tr></table>'
     """
     if not rows:
