@@ -57,7 +57,12 @@ SECTIONS = {
         "docs/drift-results.md",
     ],
     "The project": ["docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md"],
-    "Examples": ["examples/flights/README.md", "examples/fraud/README.md", "examples/clients/README.md"],
+    "Examples": [
+        "examples/flights/README.md",
+        "examples/fraud/README.md",
+        "examples/bikes/README.md",
+        "examples/clients/README.md",
+    ],
 }
 """Which page stands where; a page that is not here is refused."""
 LINK = re.compile(r"(?<!`)(\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
