@@ -1,4 +1,4 @@
-"""`headrace demo`: a broker, a worker, three months of flights, and a race to watch.
+"""`headrace demo`: a broker, a worker, three months of flights or another scenario, and a race to watch.
 
 Lives here: options, the processes, the exit code, the commands to try beside the demo and after it, which
 work as they are printed.  Never here: the run itself (`race.py`).
@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +26,8 @@ from engine.definition.file import load_pipeline
 from engine.kafka.embedded import EmbeddedBroker
 from engine.kafka.topic_admin import ensure_topics
 from engine.local.worker import WorkerProcess, worker_command
-from loadtest.demo.figures import CATALOG, EXAMPLE_FOLDER, read_sample
 from loadtest.demo.race import DemoRace, FeedPace, Flood, TwoThirds
+from loadtest.demo.scenarios import FLIGHTS, SCENARIOS, Scenario
 from loadtest.signals import interrupted_by_signals
 from topics.catalog import Catalog
 from topics.errors import BrokerError, HeadraceError
@@ -41,36 +42,49 @@ DECISIONS_SHOWN_MAX = 5
 """`tail` waits for as many as it is asked for: never more than there are."""
 
 
+class Scenarios(StrEnum):
+    """What there is to see."""
+
+    flights = "flights"
+    fraud = "fraud"
+    drift = "drift"
+    bandit = "bandit"
+
+
 def demo(
     *,
+    scenario: Annotated[
+        Scenarios, typer.Option(help="flights: real ones; fraud, drift, bandit: made up, with a plan.")
+    ] = Scenarios.flights,
     events: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many flights; default: all.")
+        int | None, typer.Option(min=1, help="Stop after so many events; default: all.")
     ] = None,
-    rate: Annotated[float, typer.Option(min=1.0, help="Flights per second at most.")] = RATE,
+    rate: Annotated[float, typer.Option(min=1.0, help="Events per second at most.")] = RATE,
     flood: Annotated[
         bool,
         typer.Option("--flood", help="Publish as fast as the worker takes it, not at two thirds of that."),
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave broker and worker up until Ctrl-C.")] = False,
 ) -> None:
-    """Race three models on real flights: embedded broker, one worker, a live table.
+    """Race models on real flights or another scenario: embedded broker, one worker, a page, a live table.
 
-    Exit code 0: every flight was answered exactly once and learned; 1: not so; 130: stopped.
+    Exit code 0: every event was answered exactly once and learned; 1: not so; 130: stopped.
     """
-    raise typer.Exit(run(Flood(rate) if flood else TwoThirds(rate), events=events, keep=keep))
+    pace = Flood(rate) if flood else TwoThirds(rate)
+    raise typer.Exit(run(pace, scenario=SCENARIOS[scenario], events=events, keep=keep))
 
 
 def run(
     pace: FeedPace,
     *,
+    scenario: Scenario = FLIGHTS,
     events: int | None = None,
     keep: bool = False,
-    example: Path = EXAMPLE_FOLDER,
     console: Console | None = None,
 ) -> int:
     """Run the whole demo; return 0, or 1 where an answer was missing or the worker died.
 
-    `events` bounds the flights, `keep` leaves broker and worker up after the summary until Ctrl-C.
+    `events` bounds the events, `keep` leaves broker and worker up after the summary until Ctrl-C.
     Raises SettingsError where the broker or the sample is missing.
     """
     started_s = time.perf_counter()
@@ -79,7 +93,7 @@ def run(
     folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
     try:
         with interrupted_by_signals():
-            _with_processes(DemoRace(console, folder, started_s, pace), example, events, keep=keep)
+            _with_processes(DemoRace(scenario, console, folder, started_s, pace), events, keep=keep)
     except KeyboardInterrupt:
         console.print("stopped: broker and worker are down")
         shutil.rmtree(folder, ignore_errors=True)
@@ -92,10 +106,11 @@ def run(
     return 0
 
 
-def _with_processes(race: DemoRace, example: Path, events: int | None, *, keep: bool) -> None:
+def _with_processes(race: DemoRace, events: int | None, *, keep: bool) -> None:
     """Start broker and worker, run the race between them, stop both."""
-    file = example / "pipeline.py"
-    plan = [topic._replace(create=True) for topic in CATALOG.plan(events=1)]
+    scenario = race.scenario
+    file, catalog = scenario.folder / "pipeline.py", scenario.catalog
+    plan = [topic._replace(create=True) for topic in catalog.plan(events=1)]
     with EmbeddedBroker(log=race.folder / "broker.log") as broker:
         kafka = broker.kafka_settings().model_copy(update={"replication_factor": -1})  # the broker's own
         asyncio.run(ensure_topics(kafka, plan))
@@ -103,12 +118,15 @@ def _with_processes(race: DemoRace, example: Path, events: int | None, *, keep: 
             race.say(
                 f"broker {kafka.bootstrap_servers}; the page of the worker: http://127.0.0.1:{worker.port}/"
             )
-            sample = read_sample(load_pipeline(file), example, events)  # while the worker imports River
+            race.say(f"{scenario.name}: {scenario.shows}")
+            sample = scenario.sample(
+                load_pipeline(file), scenario.folder, events
+            )  # while the worker imports River
             figures = asyncio.run(race.run(worker, kafka, sample))
             if keep:
                 race.say("\nbroker and worker stay up; in another terminal, in this folder:")
                 decisions = len(figures.decisions)
-                for line in commands_beside(CATALOG, kafka.bootstrap_servers, worker.port, decisions):
+                for line in commands_beside(catalog, kafka.bootstrap_servers, worker.port, decisions):
                     race.say(f"  {line}")
                 race.say("Ctrl-C stops them")
                 while True:
@@ -120,7 +138,7 @@ def _with_processes(race: DemoRace, example: Path, events: int | None, *, keep: 
                 f"the worker did not leave cleanly: exit code {code}", hint=f"read {worker.log}"
             )
     race.say("\nnext:")
-    for line in commands_after(file):
+    for line in commands_after(scenario):
         race.say(f"  {line}")
 
 
@@ -137,19 +155,17 @@ def commands_beside(catalog: Catalog, servers: str, port: int, decisions: int) -
     return found
 
 
-def commands_after(pipeline: Path) -> list[str]:
-    """Return commands for the pipeline file of an example, with its two files beside it."""
+def commands_after(scenario: Scenario) -> list[str]:
+    """Return commands for a scenario's file, with the two files beside it where there are any."""
     headrace = _headrace()
-    file, events, labels = (
-        shlex.quote(_from_here(path))
-        for path in (
-            pipeline,
-            pipeline.with_name("departures.jsonl.gz"),
-            pipeline.with_name("arrivals.jsonl.gz"),
-        )
-    )
+    names = ("pipeline.py", "departures.jsonl.gz", "arrivals.jsonl.gz")
+    paths = [scenario.folder / name for name in names]
+    file, events, labels = (shlex.quote(_from_here(path)) for path in paths)
+    check = f"{headrace} check {file}"
+    if not paths[1].exists():
+        return [check, f"{headrace} demo --scenario {scenario.name} --keep"]
     return [
-        f"{headrace} check {file}",
+        check,
         f"{headrace} backtest {file} --events {events} --labels {labels} --warmup 10000",
         f"{headrace} demo --keep",
     ]

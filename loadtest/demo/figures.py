@@ -1,9 +1,9 @@
-"""What the demo publishes and what comes back: the flights example's files, and the counts of one run.
+"""What the demo publishes and what comes back: an example's records, and the counts of one run.
 
-Lives here: where the example lies, cutting it to a number of flights; figures for the screen and the
-judgement.  Never here: the order in which files are sent (`engine/offline/publish.py`), which answer belongs
-to which event (`loadtest/bench/ledger.py`), what the worker says of itself
-(`engine/local/worker.py`), clocks.
+Lives here: where examples lie, cutting flights to a number; figures for the screen and the judgement.  Never
+here: records that are made up (`generated.py`), which examples there are (`scenarios.py`), the order in which
+files are sent (`engine/offline/publish.py`), which answer belongs to which event
+(`loadtest/bench/ledger.py`), what the worker says of itself (`engine/local/worker.py`), clocks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from topics.catalog import Catalog
 from topics.errors import SettingsError
 from topics.messages import Decision, Score
 
-__all__ = ["CATALOG", "EXAMPLE_FOLDER", "Figures", "Sample", "ServedAnswer", "read_sample"]
+__all__ = ["CATALOG", "EXAMPLES", "EXAMPLE_FOLDER", "Figures", "Sample", "ServedAnswer", "read_sample"]
 
 RECENT_MAX = 2_000
 """Label delays behind the median on the screen: about the last seconds of a run."""
@@ -37,9 +37,10 @@ DECISIONS_MAX = 10_000
 """A demo makes a handful; a loop that makes more than this must not eat the memory."""
 
 _HOME = Path(__file__).parents[2]
-_PACKED = _HOME / "headrace" / "examples" / "flights"
-EXAMPLE_FOLDER = _PACKED if _PACKED.is_dir() else _HOME / "examples" / "flights"
-"""A wheel carries it inside `headrace`; a checkout has it once, among the examples."""
+_PACKED = _HOME / "headrace" / "examples"
+EXAMPLES = _PACKED if _PACKED.is_dir() else _HOME / "examples"
+"""A wheel carries them inside `headrace`; a checkout has them once."""
+EXAMPLE_FOLDER = EXAMPLES / "flights"
 CATALOG = Catalog("flights", events="flights.departures", labels="flights.arrivals")
 """The names that its pipeline gives its topics: known before it is loaded."""
 

@@ -1,4 +1,4 @@
-"""One race: flights out, answers in, a live table, a summary.
+"""One race: events out, answers in, a live table, a summary.
 
 Lives here: the clock, publishing and reading, and how fast: at two thirds of what the worker can do, or as
 fast as it can.  Never here: counting (`figures.py`), what the screen says (`view.py`), anything the worker
@@ -40,9 +40,11 @@ from engine.local.worker import WorkerPage, WorkerProcess
 from engine.offline.publish import FileLine, send_step
 from engine.settings import KafkaSettings
 from loadtest.bench.ledger import Ledger
-from loadtest.demo.figures import CATALOG, Figures, Sample, ServedAnswer
+from loadtest.demo.figures import Figures, Sample, ServedAnswer
+from loadtest.demo.scenarios import Scenario
 from loadtest.demo.view import Frame, decision_line, live_view, plain_line, summary_lines
 from operators.claims.rule import Reader
+from topics.catalog import Role
 from topics.codec import decode_claim
 from topics.errors import BrokerError
 from topics.headers import record_type_of
@@ -64,7 +66,7 @@ STALL_DEADLINE_S = 30.0
 """Without any answer for this long, while one is due, the demo gives up and says so."""
 FETCH_WAIT_MS = 20
 """One fetch asks for all topics and decisions are rare: short, or they would delay the predictions."""
-READ = (CATALOG["predictions"], CATALOG["decisions"], CATALOG["dead-letters"])
+READ: tuple[Role, ...] = ("predictions", "decisions", "dead-letters")
 """The topics that the demo reads."""
 
 SHARE = 2 / 3
@@ -141,12 +143,16 @@ FeedPace = TwoThirds | Flood
 class DemoRace:
     """One run: what it counts, and the loops that feed the counting."""
 
-    def __init__(self, console: Console, folder: Path, started_s: float, pace: FeedPace) -> None:
+    def __init__(
+        self, scenario: Scenario, console: Console, folder: Path, started_s: float, pace: FeedPace
+    ) -> None:
         self.folder = folder
+        self.scenario = scenario
+        self._catalog = scenario.catalog
         self._console = console
         self._started_s = started_s
         self._pace = pace
-        self._figures = Figures(Ledger(CATALOG.pipeline), {}, {})
+        self._figures = Figures(Ledger(self._catalog.pipeline), {}, {})
         self._page = WorkerPage()
         self._first_champion: str | None = None
         self._ended_s = 0.0
@@ -166,8 +172,8 @@ class DemoRace:
         Raises BrokerError if the worker dies, stalls or answers wrongly.
         """
         self._sample = sample
-        self._figures = Figures(Ledger(CATALOG.pipeline), sample.truth, sample.times)
-        held = [TopicPartition(topic, 0) for topic in READ]
+        self._figures = Figures(Ledger(self._catalog.pipeline), sample.truth, sample.times)
+        held = [TopicPartition(self._catalog[role], 0) for role in READ]
         quick = kafka.model_copy(update={"fetch_max_wait_ms": FETCH_WAIT_MS})
         async with assigned_consumer(quick, held) as consumer, open_sink(kafka) as sink:
             await consumer.seek_to_beginning(*held)
@@ -215,7 +221,7 @@ class DemoRace:
             now_ms = time.time_ns() // 1_000_000
             step = [line._replace(time_ms=now_ms) for line in step]
         if step:
-            await send_step(sink, CATALOG, step)
+            await send_step(sink, self._catalog, step)
 
     async def _until(self, done: Callable[[], bool]) -> None:
         while not done():
@@ -224,7 +230,7 @@ class DemoRace:
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         """Count the answers by the rule for every reader of a claimed log (`operators/claims/rule.py`)."""
-        predictions, dead_letters = CATALOG["predictions"], CATALOG["dead-letters"]
+        predictions, dead_letters = self._catalog["predictions"], self._catalog["dead-letters"]
         decode_answer = msgspec.json.Decoder(ServedAnswer).decode
         decode_decision = msgspec.json.Decoder(Decision).decode
         reader = Reader()
@@ -299,7 +305,14 @@ class DemoRace:
         rate = (self._figures.answers - then) / (now_s - then_s) if now_s > then_s else 0.0
         first, last = self._sample.lines[0], self._sample.lines[-1]
         return Frame(
-            self._figures, self._page, self._sample.events, first.time_ms, last.time_ms, elapsed_s, rate
+            self.scenario.counted,
+            self._figures,
+            self._page,
+            self._sample.events,
+            first.time_ms,
+            last.time_ms,
+            elapsed_s,
+            rate,
         )
 
     async def _show(self) -> None:

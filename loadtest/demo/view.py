@@ -60,6 +60,8 @@ _STYLES = {
 class Frame(NamedTuple):
     """All that one frame shows."""
 
+    counted: str
+    """What the events are."""
     figures: Figures
     page: WorkerPage
     events_total: int
@@ -169,7 +171,7 @@ def weights_line(figures: Figures) -> str:
 def live_view(frame: Frame) -> RenderableType:
     """Return one frame of the live screen."""
     figures = frame.figures
-    title = Text.assemble(("headrace demo", "bold"), f"   flights   {when(figures.simulated_ms)}")
+    title = Text.assemble(("headrace demo", "bold"), f"   {frame.counted}   {when(figures.simulated_ms)}")
     if figures.first_answer_s is not None and frame.elapsed_s > 0:
         life = (figures.simulated_ms - frame.begins_ms) / 1000 / frame.elapsed_s
         title.append(f"   {life:,.0f} times faster than life", "dim")
@@ -223,7 +225,7 @@ def summary_lines(frame: Frame, *, first_champion: str | None) -> list[str]:
     if figures.superseded:
         answers += f"; {figures.superseded:,} superseded records"
     lines = [
-        f"{events:,} flights, {span}, in {seconds:.0f} s ({life:,.0f} times faster than life)",
+        f"{events:,} {frame.counted}, {span}, in {seconds:.0f} s ({life:,.0f} times faster than life)",
         f"predictions    {figures.answers:,}, {answers}",
         f"labels joined  {page.joined:,} of {figures.labels:,}; learned {page.learned:,}",
         f"dead letters   {page.dead_letters:,}",
@@ -238,9 +240,9 @@ def _race(figures: Figures, first_champion: str | None) -> list[str]:
     """Return how the race opened, and every verdict on it."""
     openings, swaps = figures.openings, figures.swaps
     if not openings:
-        opening = f"{first_champion or 'nobody'} was named champion and served from the first flight on"
+        opening = f"{first_champion or 'nobody'} was named champion and served from the first event on"
     elif openings[0].reason == "blend":
-        opening = f"no champion is named: {openings[0].model_name} served from the first flight on"
+        opening = f"no champion is named: {openings[0].model_name} served from the first event on"
     else:
         opening = f"no champion is named: the one of the lowest loss served, {len(openings):,} in turn"
     served_last = swaps[-1].model_name if swaps else openings[-1].model_name if openings else first_champion

@@ -35,8 +35,9 @@ WIDTHS = (400, 800, 1280)
 WATCH = Watch(block="1h", reference_span="14h", false_alarm_every="30d")
 """Short enough for one day of flights."""
 DEPARTURES = 600
-SETTLED_S = 3.0
-"""A layout that has changed is drawn within this."""
+SETTLED = """[...document.querySelectorAll('.uplot')].every(
+    chart => Math.abs(chart.clientWidth - Math.max(160, chart.parentElement.clientWidth)) < 1)"""
+"""Whether all charts are as wide as their panels: they follow a layout that has changed."""
 ROWS = "document.querySelectorAll('#answers tbody tr').length"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -143,7 +144,7 @@ async def _the_page(folder: Path) -> None:
         for width in WIDTHS:
             for dark in (False, True):
                 await page.look(width=width, dark=dark)
-                await asyncio.sleep(SETTLED_S)
+                await page.until(SETTLED)
                 assert await page.evaluate(OVERFLOW) <= 0, f"the page is wider than {width} px"
                 await _keep(page, f"page-{width}-{'dark' if dark else 'light'}")
         assert page.said == []

@@ -22,8 +22,8 @@ from rich.console import Console
 from loadtest.demo import command as demo
 from loadtest.demo import race
 from loadtest.demo.command import commands_after
-from loadtest.demo.figures import EXAMPLE_FOLDER
 from loadtest.demo.race import FeedPace, Flood, TwoThirds
+from loadtest.demo.scenarios import FLIGHTS
 
 STUB = CHECKOUT / "tests" / "loadtest" / "demo" / "stub_worker.py"
 EVENTS = 200
@@ -132,7 +132,7 @@ def test_the_commands_it_names_work_as_they_are_printed() -> None:
     assert "drift.detected" in decisions
     assert "0.25" in predictions
     assert 'headrace_model_score{model="tree"' in scores
-    for line in commands_after(EXAMPLE_FOLDER / "pipeline.py")[:2]:
+    for line in commands_after(FLIGHTS)[:2]:
         words = [word for word in shlex.split(line) if "/" in word]
         assert all(Path(word).exists() for word in words), words
 

@@ -73,7 +73,16 @@ def opened() -> Figures:
 
 
 def frame(page: WorkerPage = PAGE, known: Figures | None = None) -> Frame:
-    return Frame(known or figures(), page, 40, BEGIN_MS, BEGIN_MS + 40 * DAY_MS, elapsed_s=20.0, rate=1_234.4)
+    return Frame(
+        "flights",
+        known or figures(),
+        page,
+        40,
+        BEGIN_MS,
+        BEGIN_MS + 40 * DAY_MS,
+        elapsed_s=20.0,
+        rate=1_234.4,
+    )
 
 
 def drawn(shown: Frame, width: int = 100) -> list[str]:
@@ -133,7 +142,11 @@ def test_a_blend_stands_first_and_says_what_it_is_made_of() -> None:
 
 def test_the_first_frame_has_nothing_to_show_and_says_so() -> None:
     text = "\n".join(
-        drawn(Frame(Figures(Ledger("flights"), {}, {}), WorkerPage(), 40, BEGIN_MS, BEGIN_MS, 0.0, 0.0))
+        drawn(
+            Frame(
+                "flights", Figures(Ledger("flights"), {}, {}), WorkerPage(), 40, BEGIN_MS, BEGIN_MS, 0.0, 0.0
+            )
+        )
     )
     assert "no model has learned yet" in text
     assert "no drift, no swap yet" in text
@@ -165,7 +178,7 @@ def test_the_summary_counts_answers_and_compares_losses() -> None:
     answer(known, "d", "linear", 1.0)
     text = "\n".join(summary_lines(frame(known=known), first_champion="adaptive"))
     assert "exactly one for each event, counted by an independent consumer" in text
-    assert "opening        adaptive was named champion and served from the first flight on" in text
+    assert "opening        adaptive was named champion and served from the first event on" in text
     assert "verdict        Mon 21 Jan 05:15  PROMOTED   linear v2" in text
     assert "0.1250 as served (adaptive 0.2500 over 2, linear 0.0000 over 2)" in text
     assert "0.1900 if linear had served throughout, the best single model (34 % less as served)" in text
@@ -178,7 +191,7 @@ def test_the_summary_counts_answers_and_compares_losses() -> None:
 def test_the_summary_of_a_blend_is_measured_by_the_models_it_is_of() -> None:
     page = PAGE._replace(candidates=(BLEND, LINEAR, ADAPTIVE, LATE))
     text = "\n".join(summary_lines(frame(page, opened()), first_champion="blend"))
-    assert "opening        no champion is named: blend served from the first flight on" in text
+    assert "opening        no champion is named: blend served from the first event on" in text
     assert "verdicts       none: nothing was proven better than blend" in text
     assert "0.1900 if linear had served throughout, the best single model" in text
     assert "0.2500 if adaptive had served throughout, the worst (" in text
