@@ -4,7 +4,8 @@ Lives here: what a user types, how an error is printed.  Never here: the work it
 command imports what it needs when it runs, so that `--help` starts at once.
 
 Exit codes: 0 done, 1 failed (a backtest that learned nothing too), 2 wrong usage, 3 unhealthy, 4 skew, or a
-shift that lasts (`drift list`), 5 a rate that was not sustained (`bench`).
+shift that lasts (`drift list`), or a load test that got worse (`bench compare`), 5 a rate that was not
+sustained (`bench`).
 """
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ def bench(context: typer.Context) -> None:
 
 
 def _run_registered(name: str, arguments: list[str]) -> None:
-    """Run a command that lives outside the engine, by its entry point; its options are its own.
+    """Run a command (or a group of them) from outside the engine, by its entry point; options are its own.
 
     Raises SettingsError where this installation has none of that name.
     """
@@ -259,12 +260,15 @@ def _run_registered(name: str, arguments: list[str]) -> None:
             f"this installation of headrace knows no command `{name}`",
             hint=f"install it anew: pip install 'headrace[{name}]'",
         )
-    command = typer.Typer(
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    command.command(name=name)(registered.load())
+    command = registered.load()
+    if not isinstance(command, typer.Typer):
+        alone = command
+        command = typer.Typer(
+            add_completion=False,
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
+        command.command(name=name)(alone)
     command(args=arguments, prog_name=f"headrace {name}")
 
 

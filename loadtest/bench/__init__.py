@@ -1,6 +1,8 @@
 """`headrace bench`: a load test against any broker, with a verdict.
 
-Lives here: the open loop, the account of every answer, latencies, the verdict.  Never here: peers (`job_j`).
+Lives here: the open loop, the account of every answer, latencies, the verdict, what differs between two runs.
+Never here: peers (`job_j`).
 
-Read in this order: `command`, `sandbox`, `openloop`, `feed`, `ledger`, `report`.
+Read in this order: `command`, `sandbox`, `openloop`, `feed`, `ledger`, `slices`, `report`; `compare_command`,
+`compare`.
 """

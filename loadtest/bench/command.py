@@ -1,13 +1,15 @@
 """`headrace bench`: the command and its exit code.
 
 Lives here: options in, what is sent.  Never here: the run itself (`openloop.py`), the report and its verdict
-(`report.py`), the pipeline that is loaded instead of yours (`sandbox.py`).
+(`report.py`), the pipeline that is loaded instead of yours (`sandbox.py`), `bench compare`
+(`compare_command.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +19,13 @@ from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
 from engine.offline.json_lines import read_lines
 from engine.settings import KafkaSettings, load_settings
+from loadtest.bench.compare_command import compare_files
 from loadtest.bench.feed import Feed, LabelFeed, made_up_rows, parsed_rows
 from loadtest.bench.ledger import EVENTS_MAX, histogram_class
 from loadtest.bench.openloop import LabelLoad, Load, LoadOutcome, OpenLoop
 from loadtest.bench.report import print_load, report
 from loadtest.bench.sandbox import sandbox
+from loadtest.bench.slices import Usage
 from loadtest.signals import interrupted_by_signals
 from topics.codec import encode_json
 from topics.durations import duration_ms
@@ -40,11 +44,20 @@ LIVE = (
     "real: they fill its windows, move its watermark, so that older events are late, and wait for labels "
     "that never come. No labels are sent."
 )
+command = typer.Typer(
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+"""`headrace bench` itself is a load test; what compares its reports stands below it."""
 
 
-def command(
+@command.callback()
+def load(
+    context: typer.Context,
     *,
-    pipeline: Annotated[Path, typer.Option(help="The pipeline file.")],
+    pipeline: Annotated[Path | None, typer.Option(help="The pipeline file; it is needed.")] = None,
     bootstrap_servers: Annotated[str | None, typer.Option(help="Kafka; default as for `run`.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file; default headrace.toml.")] = None,
     rate: Annotated[float, typer.Option(min=0.1, help="Events per second, whatever comes back.")] = 1_000.0,
@@ -71,7 +84,12 @@ def command(
     """Load a copy of a pipeline, with topics and a worker of its own, at a fixed rate; judge what comes back.
 
     Exit code 0: the rate was sustained; 5: it was not; 1: answers were lost or wrong.
+    Example: headrace bench --pipeline pipeline.py --rate 1000 --duration 30s
     """
+    if context.invoked_subcommand is not None:
+        return
+    if pipeline is None:
+        raise typer.BadParameter("give the pipeline file", param_hint="--pipeline")
     kafka = load_settings(
         config, **({"kafka": {"bootstrap_servers": bootstrap_servers}} if bootstrap_servers else {})
     ).kafka
@@ -89,7 +107,8 @@ def command(
     with interrupted_by_signals():
         if live:
             typer.echo(LIVE.format(events=definition.catalog["events"]), err=True)
-            found = report(plan, definition, _run(kafka, plan, definition, feed, None), learned=None)
+            outcome = _run(kafka, plan, definition, feed)
+            found = report(plan, definition, outcome, learned=None)
         else:
             delay_ms = _label_delay_ms(definition, label_delay)
             with sandbox(pipeline, kafka) as own:
@@ -98,7 +117,7 @@ def command(
                 )
                 own.wait_until_ready()
                 labels = _labels(own.pipeline, feed, delay_ms, seed)
-                outcome = _run(kafka, plan, own.pipeline, feed, labels)
+                outcome = _run(kafka, plan, own.pipeline, feed, labels, own.usage)
                 due = outcome.labels if labels is not None else outcome.account.answered
                 found = report(plan, definition, outcome, learned=own.learned(due, plan.patience_s))
     if json:
@@ -109,6 +128,9 @@ def command(
         raise typer.Exit(1)
     if not found["verdict"]["sustained"]:
         raise typer.Exit(NOT_SUSTAINED)
+
+
+command.command("compare")(compare_files)
 
 
 def _feed(pipeline: Pipeline, events: Path | None, seed: int) -> Feed:
@@ -141,7 +163,12 @@ def _labels(pipeline: Pipeline, feed: Feed, delay_ms: int, seed: int) -> LabelLo
 
 
 def _run(
-    kafka: KafkaSettings, plan: Load, pipeline: Pipeline, feed: Feed, labels: LabelLoad | None
+    kafka: KafkaSettings,
+    plan: Load,
+    pipeline: Pipeline,
+    feed: Feed,
+    labels: LabelLoad | None = None,
+    read_usage: Callable[[], Usage | None] = lambda: None,
 ) -> LoadOutcome:
     loop = OpenLoop(
         kafka,
@@ -150,6 +177,7 @@ def _run(
         predictions=pipeline.catalog["predictions"],
         feed=feed,
         labels=labels,
+        read_usage=read_usage,
     )
     try:
         import uvloop  # noqa: PLC0415 - not on every system

@@ -212,6 +212,15 @@ class Latency:
         """Add one duration; what is shorter than 1 us counts as 1 us."""
         self._histogram.record_value(min(max(duration_ns // 1_000, LOWEST_US), HIGHEST_US))
 
+    def encoded(self) -> str:
+        """Return the histogram, in us, in HDR's own encoding."""
+        text: bytes = self._histogram.encode()
+        return text.decode("ascii")
+
+    def merge(self, encoded: str) -> None:
+        """Add the durations of another histogram in HDR's own encoding."""
+        self._histogram.decode_and_add(encoded)
+
     def summary_ms(self) -> dict[str, float]:
         """Return mean, percentiles and maximum in milliseconds; empty without a value."""
         if not len(self):

@@ -17,6 +17,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -30,6 +31,7 @@ from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
 from loadtest.bench.feed import FeedEvent, LabelFeed
 from loadtest.bench.ledger import Account, Answer, AskedEvent, Latency, Ledger
+from loadtest.bench.slices import Slice, Slicer, Usage, slice_seconds
 from topics.errors import BrokerError
 from topics.headers import record_type_of
 
@@ -94,6 +96,7 @@ class LoadOutcome(NamedTuple):
     """Events without an answer when the last one was sent."""
     labels: int
     """Labels sent."""
+    slices: tuple[Slice, ...] = ()
 
 
 class _Seen(Struct, gc=False):
@@ -123,8 +126,8 @@ def connected_producer(kafka: KafkaSettings) -> AbstractAsyncContextManager[Any]
 class OpenLoop:
     """One run against a running worker; call `run` once.
 
-    `events` and `predictions` are topic names; without `labels` none are sent.  Raises BrokerError
-    where Kafka does not take an event or a topic is missing.
+    `events` and `predictions` are topic names; without `labels` none are sent; `read_usage` says what the
+    workers have taken.  Raises BrokerError where Kafka does not take an event or a topic is missing.
     """
 
     def __init__(
@@ -136,8 +139,10 @@ class OpenLoop:
         predictions: str,
         feed: EventFeed,
         labels: LabelLoad | None = None,
+        read_usage: Callable[[], Usage | None] = lambda: None,
     ) -> None:
         self._kafka = kafka
+        self._read_usage = read_usage
         self._events, self._predictions = events, predictions
         self._feed, self._labels = feed, labels
         self._untold: deque[_Untold] = deque()
@@ -155,7 +160,8 @@ class OpenLoop:
             events, predictions = await self._partitions()
             await self._stand_at_ends(consumer, predictions)
             started_ns = time.monotonic_ns() + int(LEAD_S * 1e9)
-            reader = asyncio.create_task(self._read(consumer, load.patience_s))
+            slicer = Slicer(slice_seconds(load.duration_s), self._read_usage)
+            reader = asyncio.create_task(self._read(consumer, load.patience_s, slicer, started_ns))
             try:
                 await self._send(producer, load, started_ns, events)
                 await reader
@@ -170,6 +176,7 @@ class OpenLoop:
             max(0, self._sent_ns - started_ns) / 1e9,
             self._behind,
             self._told,
+            tuple(slicer.slices),
         )
 
     async def _partitions(self) -> tuple[int, int]:
@@ -252,9 +259,10 @@ class OpenLoop:
         if self._refused is not None:
             raise broker_error(self._refused, "sending events and labels", self._kafka)
 
-    async def _read(self, consumer: Any, patience_s: float) -> None:
+    async def _read(self, consumer: Any, patience_s: float, slicer: Slicer, started_ns: int) -> None:
         """Read answers until all are there, or none has come for `patience_s` after the last event."""
         decoder = msgspec.json.Decoder(_Seen)
+        slicer.begin()
         quiet_since = time.monotonic()
         while True:
             try:
@@ -267,14 +275,23 @@ class OpenLoop:
                 for record in records:
                     if record_type_of(record.headers) == "claim":
                         continue  # who may write, not an answer
-                    self._enter(decoder, record, partition.partition, read_ns)
+                    self._enter(decoder, record, partition.partition, read_ns, slicer)
+            slicer.turn((read_ns - started_ns) / 1e9, waiting=self.ledger.waiting)
             now = time.monotonic()
             if not self._sent or self.ledger.waiting < before:
                 quiet_since = now
             if self._sent and now - quiet_since > (patience_s if self.ledger.waiting else SETTLE_S):
+                slicer.close((self._last_answer_ns - started_ns) / 1e9, waiting=self.ledger.waiting)
                 return
 
-    def _enter(self, decoder: msgspec.json.Decoder[_Seen], record: Any, partition: int, read_ns: int) -> None:
+    def _enter(
+        self,
+        decoder: msgspec.json.Decoder[_Seen],
+        record: Any,
+        partition: int,
+        read_ns: int,
+        slicer: Slicer,
+    ) -> None:
         try:
             seen = decoder.decode(record.value)
         except (msgspec.MsgspecError, TypeError) as error:
@@ -289,5 +306,7 @@ class OpenLoop:
         latency_ns = self.ledger.answered(answer, at_ns=read_ns)
         if latency_ns is not None:
             self._last_answer_ns = read_ns
-            if read_ns - latency_ns >= self._timed_from_ns:
+            timed = read_ns - latency_ns >= self._timed_from_ns
+            slicer.answered(latency_ns if timed else None)
+            if timed:
                 self._latency.record(latency_ns)

@@ -15,11 +15,13 @@ import platform
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from engine.definition.pipeline import Pipeline
 from loadtest.bench.openloop import Load, LoadOutcome
+from loadtest.bench.slices import usage_figures
 
 __all__ = ["Limit", "LoadVerdict", "Measured", "cores", "judge", "machine", "print_load", "report"]
 
@@ -116,6 +118,7 @@ def report(plan: Load, pipeline: Pipeline, outcome: LoadOutcome, *, learned: int
         )
     )
     return {
+        "pipeline": pipeline.name,
         "verdict": verdict._asdict(),
         "rate": plan.rate,
         "duration_s": plan.duration_s,
@@ -135,6 +138,8 @@ def report(plan: Load, pipeline: Pipeline, outcome: LoadOutcome, *, learned: int
         "latency_ms": latency,
         "timed": len(outcome.latency),
         "sender_late_ms": lateness,
+        "workers": usage_figures(outcome.slices),
+        "slices": msgspec.to_builtins(outcome.slices),
         "machine": machine(),
         "cores": cores(),
     }
@@ -158,6 +163,11 @@ def print_load(name: str, found: dict[str, Any]) -> None:
     )
     if found["learned"] is not None:
         console.print(f"labels {found['labels']}  learned {found['learned']}")
+    if (cpu_ms := found["workers"]["cpu_ms_per_answer"]) is not None:
+        console.print(
+            f"the worker took {cpu_ms:.3f} ms of processor time an answer, learning included, "
+            f"and {found['workers']['rss_mb_max']:.0f} MB at most"
+        )
     for note in found["notes"]:
         console.print(f"  mismatch: {note}", markup=False)
     console.print(

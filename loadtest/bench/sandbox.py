@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import secrets
 import shutil
 import tempfile
@@ -30,6 +31,7 @@ from engine.kafka.client import REFUSED, broker_error, open_client
 from engine.kafka.topic_admin import ensure_topics, partition_counts
 from engine.local.worker import WorkerPage, WorkerProcess, worker_command
 from engine.settings import KafkaSettings
+from loadtest.bench.slices import Usage
 from topics.errors import BrokerError
 
 __all__ = ["Sandbox", "copied", "delete_topics", "sandbox"]
@@ -74,6 +76,15 @@ class Sandbox:
                     hint=f"read {self.worker.log}",
                 )
             time.sleep(LOOK_S)
+
+    def usage(self) -> Usage | None:
+        """Return what the worker has taken; None where the system does not say (it has no /proc)."""
+        cpu_s = self.worker.cpu_seconds()
+        try:
+            pages = int(Path(f"/proc/{self.worker.pid}/statm").read_text(encoding="ascii").split()[1])
+        except OSError:
+            return None
+        return None if cpu_s is None else Usage(cpu_s, pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
     def learned(self, labels: int, patience_s: float) -> int:
         """Return how many examples were learned: `labels`, or those when none came for `patience_s`."""

@@ -97,8 +97,11 @@ def registered_command(name: str) -> Any:
     """The command behind an entry point."""
     found = next(iter(entry_points(group="headrace.commands", name=name)), None)
     assert found is not None, f"`{name}` is not registered here: run `make .venv/.test`"
+    loaded = found.load()
+    if isinstance(loaded, typer.Typer):
+        return typer.main.get_command(loaded)
     alone = typer.Typer()
-    alone.command(name=name)(found.load())
+    alone.command(name=name)(loaded)
     return typer.main.get_command(alone)
 
 
@@ -106,7 +109,7 @@ def complaint(words: list[str]) -> str:
     """Why this is no `headrace` command, or the empty string."""
     command: Any = typer.main.get_command(app)
     rest = words[1:]
-    while rest and hasattr(command, "commands"):
+    while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
         found = command.commands.get(rest[0])
         if found is None:
             return f"there is no command {rest[0]!r}"
@@ -121,6 +124,7 @@ def test_a_wrong_command_is_found() -> None:
     assert complaint(["headrace", "fly"])
     assert complaint(["headrace", "run", "x.py", "--fast"])
     assert complaint(["headrace", "bench", "--pipline", "x.py"])
+    assert complaint(["headrace", "bench", "compare", "a.json", "b.json", "--rate", "1"])
     assert complaint(["headrace", "demo", "--floods"])
     assert not complaint(["headrace", "topics", "create", "x.py", "--bootstrap-servers", "a:1"])
 

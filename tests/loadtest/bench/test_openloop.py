@@ -10,6 +10,7 @@ from msgspec import Struct
 from engine.definition.streams import Topic
 from engine.kafka.topic_admin import ensure_topics
 from loadtest.bench.feed import Feed, made_up_rows
+from loadtest.bench.ledger import Latency
 from loadtest.bench.openloop import Load, OpenLoop
 from topics.catalog import Catalog
 from topics.errors import BrokerError
@@ -89,6 +90,11 @@ def test_every_answer_is_found_matched_and_timed(tansu):
     summary = outcome.latency.summary_ms()
     assert 0 < summary["p50"] <= summary["p99"] <= summary["max"]
     assert outcome.lateness.summary_ms()["max"] <= summary["max"]
+    assert sum(one.answered for one in outcome.slices) == EVENTS
+    merged = Latency()
+    for one in outcome.slices:
+        merged.merge(one.histogram)
+    assert merged.summary_ms() == summary
 
 
 def test_a_bad_worker_is_told_apart(tansu):
