@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from loadtest.learning.page import put
-from loadtest.shift.cost import measured
+from loadtest.shift.cost import SIZES, measured
 from loadtest.shift.power import label_bounds
 from loadtest.shift.tables import (
     FOUND_WITHIN,
@@ -60,7 +60,7 @@ def main(
     made: dict[str, tuple[str, Part]] = {}
     parts = only or list(Part)
     if Part.cost in parts:
-        made["cost"] = (cost_table(measured()), Part.cost)
+        made["cost"] = (cost_table([measured(events) for events in SIZES]), Part.cost)
     if Part.power in parts:
         made["power"] = (power_table(label_bounds(data, FOUND_WITHIN, PROMISE, jobs)), Part.power)
     if Part.planted in parts:

@@ -36,6 +36,8 @@ __all__ = [
     "SampledColumns",
     "fit_frame",
     "label_edges",
+    "numbers_of",
+    "quantiles",
 ]
 
 SampledColumns = Mapping[str, Sequence[FeatureValue | None]]
@@ -202,6 +204,21 @@ def _of_numbers(name: str, rising: Array) -> Feature:
         scale,
         {},
     )
+
+
+def quantiles(feature: Feature, shares: Array, at: Sequence[float]) -> list[float]:
+    """Return quantiles of a feature of numbers by its shares of cells: even within each, and beyond the first
+    rows at their bounds.
+
+    >>> evenly = _of_numbers("x", np.arange(101.0))
+    >>> shares = np.array([0.5, 0.0, 0.0, *[0.025] * 20, 0.0])
+    >>> [round(one, 1) for one in quantiles(evenly, shares, (0.1, 0.5, 0.9))]
+    [10.0, 50.0, 90.0]
+    """
+    inside = shares[FIRST : FIRST + len(feature.edges) + 1]
+    rising = shares[BELOW] + np.concatenate([[0.0], np.cumsum(inside)])
+    bounds = [feature.low, *feature.edges, feature.high]
+    return [float(one) for one in np.interp(np.array(at) * (rising[-1] + shares[ABOVE]), rising, bounds)]
 
 
 class _Views(NamedTuple):

@@ -22,10 +22,12 @@ from operators.drift.two_sample import Array
 
 __all__ = [
     "RESIDUAL_UNIT",
+    "Contrast",
     "Labelled",
     "LabelledRows",
     "Misfit",
     "ServedRows",
+    "contrast",
     "covariances",
     "excess",
     "misfit",
@@ -39,6 +41,7 @@ ROWS_MIN: Final = 30
 """A mean over fewer rows says nothing."""
 VARIANCE_MIN: Final = 1e-3
 """Of one row."""
+NOTHING: Final = np.zeros(0)
 
 
 class Labelled(Struct, array_like=True):
@@ -65,6 +68,8 @@ class Labelled(Struct, array_like=True):
     """Sum of residual times place by feature."""
     residual: int = 0
     """Sum of residuals of the rows that were looked at."""
+    span: tuple[float, float] | None = None
+    """Smallest and largest label of a regression."""
 
     @staticmethod
     def empty(classes: int, cells: int, features: int) -> Labelled:
@@ -90,6 +95,8 @@ class Labelled(Struct, array_like=True):
         self.losses = (np.array(self.losses) + np.bincount(rows.cells, rows.losses, cells)).tolist()
         residuals = np.bincount(rows.cells, rows.residuals, cells).astype(np.int64).tolist()
         self.residuals = _added(self.residuals, residuals)
+        if len(rows.numbers):
+            self.span = _spanned(self.span, (float(rows.numbers.min()), float(rows.numbers.max())))
         looked = rows.looked
         if not len(looked):
             return
@@ -117,6 +124,8 @@ class LabelledRows(NamedTuple):
     """Numbers of the rows whose features are looked at."""
     places: Array
     """Their places, whole numbers of `1 / RESIDUAL_UNIT`, one row each."""
+    numbers: Array = NOTHING
+    """Labels of a regression."""
 
     def of(self, chosen: Any) -> LabelledRows:
         """Return the rows where `chosen` is true."""
@@ -131,7 +140,16 @@ class LabelledRows(NamedTuple):
             self.residuals[chosen],
             numbers[self.looked[kept]],
             self.places[kept],
+            self.numbers[chosen] if len(self.numbers) else self.numbers,
         )
+
+
+def _spanned(
+    mine: tuple[float, float] | None, other: tuple[float, float] | None
+) -> tuple[float, float] | None:
+    if mine is None or other is None:
+        return mine or other
+    return min(mine[0], other[0]), max(mine[1], other[1])
 
 
 def _added(mine: Sequence[int], others: Sequence[int]) -> list[int]:
@@ -164,6 +182,7 @@ def pooled(parts: Iterable[Labelled], total: Labelled) -> Labelled:
         total.places = [_added(*pair) for pair in zip(total.places, part.places, strict=True)]
         total.crossed = _added(total.crossed, part.crossed)
         total.residual += part.residual
+        total.span = _spanned(total.span, part.span)
     return total
 
 
@@ -204,6 +223,65 @@ def covariances(blocks: Sequence[Labelled]) -> Array:
     residuals = np.array([[block.residual] for block in blocks], dtype=float) / RESIDUAL_UNIT
     places = np.array([np.sum(block.places, axis=0) for block in blocks], dtype=float) / RESIDUAL_UNIT
     return np.asarray(crossed / rows - residuals / rows * places / rows)
+
+
+class Contrast(NamedTuple):
+    """Which half of the link between answers and classes stayed as it was."""
+
+    shares: float
+    """Deviations of blocks by which the classes' shares moved."""
+    p_given_answer: float
+    """How rarely blocks show as much where the class given the answer stays ..."""
+    p_given_class: float
+    """... and where the answer given the class stays."""
+
+
+def contrast(since: Sequence[Labelled], reference: Sequence[Labelled]) -> Contrast:
+    """Return what the tables of classes and answers show along the one axis that links them most.
+
+    The axis gives each class and each cell of scores a number (correspondence analysis: the first singular
+    vectors of the table), so that either is expected from the other on a straight line.  What is beyond each
+    line, and how it goes with where one is on it, is compared by Hotelling's test over blocks.  All of the
+    evidence of a table on two axes: an omnibus test of its hundred cells drowns it.
+    """
+    before = np.array([block.table for block in reference], dtype=float)
+    tables = np.array([block.table for block in since], dtype=float)
+    classes, cells, link = _axis(before.sum(0))
+    of_class, of_answer = cells - link * classes, classes - link * cells
+
+    def p(*weights: Array) -> tuple[float, float]:
+        sums, sums_since = (np.tensordot(one, weights, ([1, 2], [1, 2])) for one in (before, tables))
+        return _hotelling(sums, before.sum((1, 2)), sums_since.sum(0), tables.sum())
+
+    shares, _ = p(classes + 0.0 * cells)
+    _, given_class = p(of_class, of_class * classes)
+    _, given_answer = p(of_answer, of_answer * cells)
+    return Contrast(shares**0.5, given_answer, given_class)
+
+
+def _axis(table: Array) -> tuple[Array, Array, float]:
+    """Return a number for each class (a column), one for each cell (a row), and their correlation."""
+    shares = table / table.sum()
+    of_class, of_cell = shares.sum(1, keepdims=True), shares.sum(0, keepdims=True)
+    expected = of_class * of_cell
+    root = np.sqrt(np.where(expected > 0.0, expected, 1.0))
+    left, values, right = np.linalg.svd((shares - expected) / root)
+    numbers = left[:, :1] / np.sqrt(np.where(of_class > 0.0, of_class, 1.0))
+    others = right[:1] / np.sqrt(np.where(of_cell > 0.0, of_cell, 1.0))
+    return np.asarray(numbers), np.asarray(others), float(values[0])
+
+
+def _hotelling(before: Array, rows: Array, since: Array, rows_since: float) -> tuple[float, float]:
+    """Return Hotelling's statistic of means since against those of blocks before, and its p-value (of two).
+
+    Hotelling, "The generalization of Student's ratio" (1931); with two means its F has this closed form.
+    """
+    size, usual = len(before), before.sum(0) / rows.sum()
+    apart = before - usual * rows[:, None]
+    spread = apart.T @ apart / (size - 1) * size / rows.sum() * (1.0 / rows_since + 1.0 / rows.sum())
+    difference = since / rows_since - usual
+    statistic = float(difference @ np.linalg.pinv(spread, hermitian=True) @ difference)
+    return statistic, (1.0 + statistic / (size - 1)) ** (-(size - 2) / 2)
 
 
 class ServedRows(NamedTuple):

@@ -36,7 +36,7 @@ from operators.drift.watch import BLOCKS_MIN, Watch
 from operators.state import Changes, StateDelta, StateEntries, named, under
 from topics.messages import Example, Task
 
-__all__ = ["HISTORY_MAX", "LabelLedger", "LabelStatistics", "label_statistics"]
+__all__ = ["HISTORY_MAX", "PENDING_MAX", "LabelLedger", "LabelStatistics", "label_statistics"]
 
 LOOKED_MAX: Final = 2_000
 """Labelled rows of a block whose features are looked at; of more, those with the smallest hash."""
@@ -189,6 +189,7 @@ class LabelLedger:
             _in_units(residuals).astype(np.int64),
             looked,
             np.rint(RESIDUAL_UNIT * places),
+            np.array([float(example.label) for example in examples] if self._task == "regression" else []),
         )
         of_labels = np.array([example.label_time for example in examples]) // self._block_ms
         of_events = np.array([example.event_time for example in examples]) // self._block_ms

@@ -11,10 +11,10 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from operators.drift.frame import ABOVE, BELOW, CELLS, MISSING, SCORE_CELLS, CellFrame
+from operators.drift.frame import ABOVE, BELOW, CELLS, MISSING, SCORE_CELLS, CellFrame, quantiles
 from operators.drift.label_shift import bbse
-from operators.drift.labelled import Labelled, ServedRows, misfit
-from operators.drift.triage import ACTS, Shift, fault_signs, mixture_fit, triage
+from operators.drift.labelled import Labelled, ServedRows, contrast, misfit
+from operators.drift.triage import ACTS, Shift, Sign, fault_signs, mixture_fit, triage
 from operators.drift.two_sample import Array, chi_square, ks, permutation_p, population_stability
 from topics.messages import Task
 
@@ -29,6 +29,7 @@ LABELS_MIN: Final = 100
 """Labels of events since the change from which on they decide."""
 RECENT_BLOCKS: Final = 3
 """The newest blocks show a fault undiluted, where the beginning is not sure."""
+QUANTILES: Final = (0.1, 0.5, 0.9)
 SUDDEN: Final = 0.6
 """Of the size that a shift has in the end, what it must have in its first third."""
 
@@ -51,6 +52,8 @@ class Since(NamedTuple):
     """The same as one."""
     task: Task
     seed: int
+    silent: Mapping[int, int]
+    """Partitions that stopped sending, and for how many blocks."""
 
 
 def told(shift: Shift, seen: Since, evidence: Mapping[str, float]) -> Shift:
@@ -65,16 +68,18 @@ def told(shift: Shift, seen: Since, evidence: Mapping[str, float]) -> Shift:
     recent = seen.blocks[-RECENT_BLOCKS:, : count * CELLS].mean(0).reshape(count, CELLS)
     most = seen.reference[:, : count * CELLS].reshape(-1, count, CELLS)
     beyond = (most[:, :, BELOW] + most[:, :, ABOVE]).max(0)
-    signs = fault_signs(names, recent, usual, beyond, refused)
+    signs = [Sign("", f"silent:{partition}", blocks) for partition, blocks in seen.silent.items()]
+    signs += fault_signs(names, recent, usual, beyond, refused)
     before = seen.before
     known = sum(block.rows for block in seen.labels)
-    fit = None
+    fit = linked = None
     if known >= LABELS_MIN:
         served = _served(seen.frame, seen.blocks), _served(seen.frame, seen.reference)
         fit = misfit(seen.labels, seen.reference_labels, *served)
+        linked = contrast(seen.labels, seen.reference_labels)
     explained = mixture_fit(scores, before) if before is not None and before.rows else 0.0
     sums = {name: _won(seen.unusual, name) for name in seen.unusual[-1]}
-    verdict = triage(signs, fit, explained)
+    verdict = triage(signs, fit, linked, explained)
     ranked = sorted(names, key=lambda name: -sums.get(f"feature:{name}", 0.0))
     blamed = [sign.feature for sign in signs if sign.feature]
     unusual = [name for name in ranked if sums.get(f"feature:{name}", 0.0) >= MOVED]
@@ -93,8 +98,10 @@ def told(shift: Shift, seen: Since, evidence: Mapping[str, float]) -> Shift:
             **evidence,
             **_figures(seen, named[:TOLD_MAX], shares, usual),
             **({f"misfit_{name}": value for name, value in fit._asdict().items()} if fit else {}),
-            **{f"{sign.sign}:{sign.feature}": sign.share for sign in signs[:TOLD_MAX]},
+            **({f"linked_{name}": value for name, value in linked._asdict().items()} if linked else {}),
+            **{f"{sign.sign}:{sign.feature}".rstrip(":"): sign.share for sign in signs[:TOLD_MAX]},
             "mixture_explains": explained,
+            **_labels(seen.labels, before, seen.task),
             **_classes(scores * float(seen.blocks[:, -1].sum()), before, seen.task),
         },
     )
@@ -142,12 +149,35 @@ def _figures(seen: Since, names: Sequence[str], shares: Array, usual: Array) -> 
         row = known.index(name)
         if seen.frame.features[row].numeric:
             figures[f"ks:{name}"] = float(ks(shares[row], usual[row]))
+            now, before = (
+                quantiles(seen.frame.features[row], one, QUANTILES) for one in (shares[row], usual[row])
+            )
+            figures |= {f"q{100 * at:.0f}:{name}": value for at, value in zip(QUANTILES, now, strict=True)}
+            figures |= {
+                f"q{100 * at:.0f}_usual:{name}": one for at, one in zip(QUANTILES, before, strict=True)
+            }
         figures[f"psi:{name}"] = float(population_stability(shares[row], usual[row]))
         figures[f"chi_square:{name}"] = float(chi_square(shares[row], usual[row]))
         figures[f"missing_share:{name}"] = float(shares[row, MISSING])
     kernels = len(known) * CELLS + SCORE_CELLS
     cosines = slice(kernels, kernels + 2 * len(seen.frame.kernels.frequencies[0]))
     figures["mmd_p"] = permutation_p(seen.reference[:, cosines], seen.blocks[:, cosines], seen.seed)
+    return figures
+
+
+def _labels(since: Sequence[Labelled], before: Labelled | None, task: Task) -> dict[str, float]:
+    """Return the range of a regression's labels, or the share of classes that nobody knew; and what is
+    usual."""
+    if before is None or not since or task == "binary":
+        return {}
+    figures: dict[str, float] = {}
+    for name, blocks in (("", since), ("_usual", [before])):
+        if task == "multiclass":
+            rows = sum(block.rows for block in blocks)
+            figures[f"labels_unknown{name}"] = sum(sum(block.table[-1]) for block in blocks) / max(rows, 1)
+        elif ranges := [block.span for block in blocks if block.span is not None]:
+            figures[f"label_min{name}"] = min(low for low, _ in ranges)
+            figures[f"label_max{name}"] = max(high for _, high in ranges)
     return figures
 
 

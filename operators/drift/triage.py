@@ -11,6 +11,8 @@ The first row that holds decides:
 |   20 % beyond the most that a block had, or one value where there were many         |                  |
 | no labels yet: one class share explains the scores better than halfway (BBSE)       | label_shift      |
 | no labels yet, else                                                                 | covariate_shift  |
+| labels: class shares moved (5 %), the class given the answer too (5 %), but not the | label_shift      |
+|   answer given the class, nor the rows of a class (1.5 of what is usual)            |                  |
 | labels; least unexplained: P(truth given row) as it was                             | covariate_shift  |
 | labels; least unexplained: P(row given class) as it was, rows as the classes mix    | label_shift      |
 | labels; least unexplained: rows as they were                                        | concept_drift    |
@@ -25,7 +27,7 @@ import numpy as np
 from msgspec import Struct
 
 from operators.drift.frame import ABOVE, BELOW, MISSING, ODD
-from operators.drift.labelled import Labelled, Misfit
+from operators.drift.labelled import Contrast, Labelled, Misfit
 from operators.drift.two_sample import Array
 
 __all__ = ["ACTS", "Shift", "ShiftChange", "ShiftKind", "Sign", "fault_signs", "mixture_fit", "triage"]
@@ -71,6 +73,11 @@ CONSTANT: Final = 0.99
 VARIED: Final = 0.9
 EXPLAINED: Final = 0.5
 """Of the scores' divergence, what another mix of classes must explain."""
+SURE: Final = 1.96
+"""Deviations by which class shares must have moved: 5 % of blocks go so far by chance."""
+REFUTED: Final = 0.05
+ALIKE: Final = 1.5
+"""Mean square of differences of rows of a class, in what is usual: beyond it they look otherwise."""
 SHARE_MIN: Final = 1e-3
 EM_STEPS: Final = 100
 
@@ -129,15 +136,20 @@ def mixture_fit(now: Array, table: Labelled) -> float:
     return 1.0 - _divergence(now, mixed @ given) / apart
 
 
-def triage(signs: Sequence[Sign], fit: Misfit | None, explained: float) -> ShiftKind:
+def triage(signs: Sequence[Sign], fit: Misfit | None, linked: Contrast | None, explained: float) -> ShiftKind:
     """Return the verdict by the table above.
 
-    `fit` is that of the labels since the change, None before there are enough.
+    `fit` and `linked` are those of the labels since the change, None before there are enough.  A label shift
+    that is not refuted goes before a concept that drifted: one change of class shares explains as much as
+    any change of what rows mean, and says less.
     """
     if signs:
         return "pipeline_fault"
-    if fit is None:
+    if fit is None or linked is None:
         return "label_shift" if explained >= EXPLAINED else "covariate_shift"
+    moved = linked.shares >= SURE and linked.p_given_answer < REFUTED
+    if moved and linked.p_given_class >= REFUTED and fit.label <= ALIKE:
+        return "label_shift"
     left: dict[ShiftKind, float] = {
         "covariate_shift": fit.covariate,
         "label_shift": max(fit.label, fit.mixed),

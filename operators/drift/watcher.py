@@ -35,7 +35,7 @@ from operators.drift.sampler import column_of, merged_sample
 from operators.drift.told import Since, told
 from operators.drift.triage import Shift
 from operators.drift.two_sample import Array
-from operators.drift.watch import WEEK_MS, Watch
+from operators.drift.watch import BLOCKS_MIN, WEEK_MS, Watch
 from operators.state import Changes, StateDelta, StateEntries, named, under
 from topics.messages import Block, Example, Task
 
@@ -51,6 +51,8 @@ LAG_BLOCKS: Final = 2
 """A partition that is so many blocks behind another is not waited for: it may be idle."""
 ROWS_MIN: Final = 30
 """A block with fewer sampled rows is counted and not compared."""
+SILENT_BLOCKS: Final = 2
+"""A partition that has sent `BLOCKS_MIN` blocks in a row and misses so many is a source that stopped."""
 WAITING_MAX: Final = 512
 """Blocks of partitions that wait for those of others; beyond some 170 partitions, the rest are late."""
 HISTORY_MAX: Final = 60
@@ -68,6 +70,8 @@ class _Core(Struct):
     """By partition, the newest block that it sent."""
     decided: int | None = None
     """Newest block that was looked at."""
+    regular: dict[int, tuple[int, int]] = {}
+    """By partition, how many blocks in a row it has sent up to its newest, and that one's number."""
     fitting: list[int] = []
     """Blocks that wait for a frame."""
     wealth: dict[str, list[float]] = {}
@@ -216,6 +220,8 @@ class Watcher:
         for one in partitions:
             core.partitions.setdefault(one, -1)
         core.partitions[partition] = block.number
+        in_a_row, before = core.regular.get(partition, (0, block.number - 1))
+        core.regular[partition] = (in_a_row + 1 if before == block.number - 1 else 1, block.number)
         if outcome == "late":
             return []
         self._waiting[block.number, partition] = block
@@ -309,8 +315,23 @@ class Watcher:
         """Return the means of a block, as precise as they are stored."""
         assert self._frame is not None
         return _decode_means(
-            _encode_means(self._frame.means(block.features, block.scores, _refused_share(block)))
+            _encode_means(self._frame.means(block.features, block.scores, self._lost_share(block)))
         )
+
+    def _lost_share(self, block: Block) -> float:
+        """Return the share of events refused, and of partitions that stopped sending."""
+        refused = sum(block.refused.values())
+        silent = len(self._silent(block.number)) / max(len(self._core.regular), 1)
+        return refused / (refused + block.rows) + silent
+
+    def _silent(self, number: int) -> dict[int, int]:
+        """Return the partitions of which nothing came for `SILENT_BLOCKS` up to a block, though none was
+        missing before; and for how many."""
+        return {
+            partition: number - newest
+            for partition, (in_a_row, newest) in sorted(self._core.regular.items())
+            if in_a_row >= BLOCKS_MIN and number - newest >= SILENT_BLOCKS
+        }
 
     def _reference(self) -> _Reference:
         """Return the reference side by side; found anew when it has other blocks."""
@@ -451,6 +472,7 @@ class Watcher:
             self._ledger.total() if labelled else None,
             self._task,
             crc32(f"{self._name}:{numbers[-1]}".encode()),
+            self._silent(numbers[-1]),
         )
 
     # -- what others ask --------------------------------------------------------------------------
@@ -463,7 +485,12 @@ class Watcher:
     def signals(self) -> dict[str, float]:
         """Return what alerts may ask for, by name."""
         share = sum(self.evidence().values()) / self._enough
-        return {"shift_open": float(self._core.open is not None), "shift_evidence": share}
+        silent = {} if self._core.decided is None else self._silent(self._core.decided)
+        return {
+            "shift_open": float(self._core.open is not None),
+            "shift_evidence": share,
+            "shift_silent": float(len(silent)),
+        }
 
     def report(self) -> dict[str, object]:
         """Return the figures of the last block, for people."""
@@ -531,11 +558,6 @@ class Watcher:
         self._changes.clear()
         self._core_changed = self._frame_changed = False
         self._usual = self._beside = self._label_statistics = self._weights = None
-
-
-def _refused_share(block: Block) -> float:
-    refused = sum(block.refused.values())
-    return refused / (refused + block.rows)
 
 
 def _name(place: tuple[int, int]) -> str:

@@ -94,4 +94,5 @@ def test_the_page_has_a_place_for_each_table() -> None:
     hit = PlantHits("a", "x up", "covariate_shift", 0.1, 2, [3], ["label_shift"], ["covariate_shift"], 1, 56)
     assert "**1 of 2 (50%)**" in hits_table([hit])
     assert "| covariate shift | 1 | 0 | 0 | 0 | 1 |" in confusion_table([hit])
-    assert "missed" in cost_table(Cost(4.0, 1.0, 1.0, 1.0, 0.1))
+    costs = cost_table([Cost(20_000, 1.0, 1.0, 1.0, 1.0, 0.1), Cost(1_000, 4.0, 1.0, 1.0, 1.0, 0.1)])
+    assert "| **1.10 us** (met) | **4.10 us** (missed) |" in costs

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from operators.drift.baseline import HOLD
 from operators.drift.triage import Shift
 from operators.drift.watch import Watch, check_watch
-from operators.drift.watcher import LAG_BLOCKS, WAITING_MAX, Watcher
+from operators.drift.watcher import LAG_BLOCKS, SILENT_BLOCKS, WAITING_MAX, Watcher
 from topics.errors import DefinitionError
 from topics.messages import Block, Example
 
@@ -282,6 +282,67 @@ def test_partitions_are_one_stream_and_an_idle_one_holds_nobody_back() -> None:
     for block in blocks:
         silent.fold_block(block)
     assert len([name for name in silent.snapshot() if name.startswith("waiting/")]) <= LAG_BLOCKS
+
+
+def split(block: Block, parts: int) -> list[Block]:
+    """Return a block as the blocks of so many partitions."""
+    return [
+        replace(
+            block,
+            rows=ROWS // parts,
+            hashes=block.hashes[part::parts],
+            features={name: column[part::parts] for name, column in block.features.items()},
+            scores=block.scores[part::parts],
+            source_partition=part,
+        )
+        for part in range(parts)
+    ]
+
+
+def test_a_partition_that_stops_is_a_fault_named_at_once_and_a_fitful_one_is_none() -> None:
+    def said(sends: Callable[[int, int], bool]) -> list[Shift]:
+        one = watcher()
+        return [
+            shift
+            for number in range(DAYS)
+            for part, block in enumerate(split(day_of(1, number, None)[0], 3))
+            if sends(number, part)
+            for shift in one.fold_block(block)
+        ]
+
+    found = said(lambda number, part: part != 2 or number < CHANGE)
+    assert found[0].change == "found"
+    assert found[0].verdict == "pipeline_fault"
+    assert abs(found[0].since_ms // DAY - CHANGE) <= SILENT_BLOCKS
+    assert found[0].evidence["silent:2"] == SILENT_BLOCKS
+    assert found[0].evidence["won:refused"] > 0.0
+    assert said(lambda _, __: True) == []
+    assert said(lambda number, part: part != 2 or (number < CHANGE and number % 9 > 1)) == []
+
+
+def test_a_verdict_tells_quantiles_and_what_is_usual() -> None:
+    figures = play(watcher(), items(moved))[-1].evidence
+    for at, score in ((10, -1.28), (50, 0.0), (90, 1.28)):
+        assert figures[f"q{at}_usual:x"] == pytest.approx(score + 0.11, abs=0.15), (
+            "one day in 3.5 is a weekend"
+        )
+        assert figures[f"q{at}:x"] - figures[f"q{at}_usual:x"] == pytest.approx(1.3, abs=0.3), "on a weekend"
+
+
+def test_a_regression_tells_the_range_of_its_labels() -> None:
+    one, said = Watcher(WATCH, "p", "regression"), []
+    for number in range(DAYS):
+        block, examples = day_of(1, number, moved)
+        larger = 10.0 if number >= CHANGE else 1.0
+        numbers = [
+            replace(example, label=larger * (row % 7), served_score=1.0)
+            for row, (example, _) in enumerate(examples)
+        ]
+        one.observe(numbers, [0.1] * ROWS)
+        said += one.fold_block(block)
+    figures = said[-1].evidence
+    assert (figures["label_min_usual"], figures["label_max_usual"]) == (0.0, 6.0)
+    assert (figures["label_min"], figures["label_max"]) == (0.0, 60.0)
 
 
 def test_foreign_blocks_are_left_out_and_memory_is_bounded() -> None:
