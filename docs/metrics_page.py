@@ -58,6 +58,7 @@ UNITS = {
     "headrace_shift_open": "0 or 1",
     "headrace_shift_unusual": "deviations",
     "headrace_shift_evidence": "of the budget",
+    "headrace_shift_silent_partitions": "partitions",
     "headrace_monitor": "of its figure",
     "headrace_monitor_left_out": "figures",
 }
@@ -83,7 +84,7 @@ def families() -> tuple[Metric, ...]:
         shares=(("linear", 1.0),),
         learning_log=(("bayes", 0.5),),
         figures=MonitorFigures({("slices", "loss", "origin: HNL"): 0.2}, {"slices": 3}),
-        shift=ShiftStatus("label_shift", 1.0, {"scores": 4.0}),
+        shift=ShiftStatus("label_shift", 1.0, {"scores": 4.0}, 0),
         firing=(("lag_records", 1),),
         acked=(("lag_records", Precision(2, 1)),),
     )

@@ -152,6 +152,8 @@ class ShiftStatus(NamedTuple):
     """Of the budget: at 1 a verdict opens."""
     unusual: Mapping[str, float] = {}
     """By feature, and by what is watched of all together: normal score in the last block."""
+    silent: int = 0
+    """Partitions that stopped sending."""
 
 
 class Status(NamedTuple):
@@ -362,13 +364,19 @@ def _shift_gauges(shift: ShiftStatus | None) -> Iterator[Metric]:
         labels=["statistic"],
     )
     evidence = GaugeMetricFamily("headrace_shift_evidence", "Of the budget; at 1 a verdict opens.", labels=[])
+    silent = GaugeMetricFamily(
+        "headrace_shift_silent_partitions",
+        "Partitions of events that stopped sending.",
+        labels=[],
+    )
     if shift is not None:
         for kind in get_args(ShiftKind):
             verdict.add_metric([kind], float(kind == shift.verdict))
         for name, score in shift.unusual.items():
             unusual.add_metric([name], score)
         evidence.add_metric([], shift.evidence)
-    yield from (verdict, unusual, evidence)
+        silent.add_metric([], shift.silent)
+    yield from (verdict, unusual, evidence, silent)
 
 
 def _monitor_gauges(figures: MonitorFigures) -> Iterator[Metric]:

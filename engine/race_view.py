@@ -167,6 +167,7 @@ class RaceView:
             "" if lasting is None else lasting.verdict,
             signals["shift_evidence"],
             unusual if isinstance(unusual, dict) else {},
+            int(signals["shift_silent"]),
         )
 
     def figures(self, learner: Learner) -> MonitorFigures:

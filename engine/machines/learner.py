@@ -136,7 +136,7 @@ class Learner(Race):
                 if progress is not self._progress:
                     return []  # the log began with another field: all is folded again
             progress.position = progress.reading = record.offset + 1
-            if self.watch.pauses or self.sources.pauses:
+            if self.detectors.pauses or self.sources.pauses:
                 decisions += self._step(examples)  # what comes behind an alarm is not to be learned
         return decisions + self._step(examples)
 

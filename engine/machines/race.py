@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.machines.field_records import FieldRecords, FieldSource, about_change, refusal
 from engine.machines.watching import Watching
-from operators.drift.detectors import DriftWatch
+from operators.drift.detectors import Detectors
 from operators.language.alerts import alert_names, learner_alerts
 from operators.models.digest import digest
 from operators.models.mixture import Mixture
@@ -136,7 +136,7 @@ class Race:
             threshold=field.threshold,
             warmup_offset=self._warmup_offset,
         )
-        self.watch = DriftWatch(field.drift, self._dump, self._load)
+        self.detectors = Detectors(field.drift, self._dump, self._load)
         self.good = GoodVersions(self._dump, self._load, roster)
         self.approvals = Approvals(
             promotion, self.arena, self._task, field.threshold, self.evaluation.churn, self._worse_where_found
@@ -160,7 +160,7 @@ class Race:
             self._task,
             self.arena,
             self.evaluation,
-            self.watch,
+            self.detectors,
             self.evidence,
             loss_of(self._task, promotion.loss, field.threshold),
             field.threshold,
@@ -208,7 +208,7 @@ class Race:
             self.arena,
             self.learning,
             self.evaluation,
-            self.watch,
+            self.detectors,
             self.evidence,
             self.good,
             self.commands,

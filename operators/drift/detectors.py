@@ -23,7 +23,7 @@ from operators.state import StateDelta, StateEntries, WholeState
 from topics.errors import DefinitionError
 from topics.messages import Example, FeatureValue, LabelValue
 
-__all__ = ["FEATURE", "Detection", "Drift", "DriftWatch"]
+__all__ = ["FEATURE", "Detection", "Detectors", "Drift"]
 
 RECENT_MAX = 128
 """Values that count as recent: as many as River's detectors take to see a doubled error rate."""
@@ -79,7 +79,7 @@ class Detection(NamedTuple):
     """Whether it stops learning."""
 
 
-class _Watch:
+class _Fed:
     """One detector, and the values that tell a rise from a fall."""
 
     def __init__(self, drift: Drift) -> None:
@@ -137,16 +137,16 @@ class _WatchState(msgspec.Struct):
     recent: list[float]
 
 
-class DriftWatch(WholeState):
+class Detectors(WholeState):
     """All detectors of a pipeline.
 
     `dump` and `load` turn River's detectors into bytes and back.
 
     >>> import pickle
     >>> from river import drift
-    >>> watch = DriftWatch([Drift(drift.ADWIN())], pickle.dumps, pickle.loads)
+    >>> detectors = Detectors([Drift(drift.ADWIN())], pickle.dumps, pickle.loads)
     >>> for n in range(2_000):
-    ...     for alarm in watch.update_loss(0.1 if n < 1_000 else 0.6, wrong=n >= 1_000):
+    ...     for alarm in detectors.update_loss(0.1 if n < 1_000 else 0.6, wrong=n >= 1_000):
     ...         print(n, alarm.detector, alarm.improved, round(alarm.before, 2))
     1023 ADWIN False 0.1
     """
@@ -155,29 +155,29 @@ class DriftWatch(WholeState):
         self, drifts: Sequence[Drift], dump: Callable[[Any], bytes], load: Callable[[bytes], Any]
     ) -> None:
         self._dump, self._load = dump, load
-        self._watches: list[_Watch] = []
+        self._fed: list[_Fed] = []
         self._entries = 0
         """Detectors that the last delta or the restored state holds."""
         self.change(drifts, [None] * len(drifts))
 
     def change(self, drifts: Sequence[Drift], kept: Sequence[int | None]) -> None:
         """Watch by these detectors from here on; `kept` numbers the one before that each is, or none."""
-        before = self._watches
-        self._watches = [
-            _Watch(drift) if number is None else before[number]
+        before = self._fed
+        self._fed = [
+            _Fed(drift) if number is None else before[number]
             for drift, number in zip(drifts, kept, strict=True)
         ]
         self._dirty = True
         self.pauses = any(drift.then == "pause" for drift in drifts)
         """Whether an alarm of one of them stops learning."""
-        self._on_loss = [watch for watch in self._watches if watch.drift.on == "loss"]
-        self._on_label = [watch for watch in self._watches if watch.drift.on == "label"]
-        self._on_feature = [(watch, watch.feature) for watch in self._watches if watch.feature is not None]
+        self._on_loss = [one for one in self._fed if one.drift.on == "loss"]
+        self._on_label = [one for one in self._fed if one.drift.on == "label"]
+        self._on_feature = [(one, one.feature) for one in self._fed if one.feature is not None]
 
     @property
     def detections(self) -> dict[tuple[str, str], int]:
         """Return the number of alarms so far by (detector, what it watches)."""
-        return {(watch.name, watch.drift.on): watch.detections for watch in self._watches}
+        return {(one.name, one.drift.on): one.detections for one in self._fed}
 
     def update(self, example: Example, loss: float | None, *, wrong: bool) -> list[Detection]:
         """Feed one example; `loss` is the present champion's, `wrong` whether its label was."""
@@ -186,10 +186,10 @@ class DriftWatch(WholeState):
         if self._on_label:
             number = _number(example.label)
             if number is not None:
-                alarms += [alarm for watch in self._on_label if (alarm := watch.see(number)) is not None]
-        for watch, feature in self._on_feature:
+                alarms += [alarm for one in self._on_label if (alarm := one.see(number)) is not None]
+        for one, feature in self._on_feature:
             number = _number(example.features.get(feature))
-            if number is not None and (alarm := watch.see(number)) is not None:
+            if number is not None and (alarm := one.see(number)) is not None:
                 alarms.append(alarm)
         return alarms
 
@@ -197,44 +197,42 @@ class DriftWatch(WholeState):
         """Feed the champion's loss on one example."""
         self._dirty = True
         alarms = []
-        for watch in self._on_loss:
-            alarm = watch.see(float(wrong) if watch.errors else loss)
+        for one in self._on_loss:
+            alarm = one.see(float(wrong) if one.errors else loss)
             if alarm is not None:
                 alarms.append(alarm)
         return alarms
 
     def start_over(self) -> None:
         """Replace the loss detectors by fresh ones: another champion's loss is another stream."""
-        for watch in self._on_loss:
-            watch.renew()
+        for one in self._on_loss:
+            one.renew()
         self._dirty = True
 
     def snapshot(self) -> dict[str, bytes]:
         """Return the whole state, one entry per detector."""
         return {
             f"drift/{number}": msgspec.msgpack.encode(
-                _WatchState(
-                    self._dump(watch.detector), watch.detections, watch.total, watch.count, list(watch.recent)
-                )
+                _WatchState(self._dump(one.detector), one.detections, one.total, one.count, list(one.recent))
             )
-            for number, watch in enumerate(self._watches)
+            for number, one in enumerate(self._fed)
         }
 
     def delta(self) -> StateDelta:
         """Return the whole state if it changed since the last call."""
-        gone: StateDelta = {f"drift/{number}": None for number in range(len(self._watches), self._entries)}
-        self._entries = len(self._watches)
+        gone: StateDelta = {f"drift/{number}": None for number in range(len(self._fed), self._entries)}
+        self._entries = len(self._fed)
         return gone | super().delta()
 
     def restore(self, entries: StateEntries) -> None:
         """Replace the whole state."""
-        self._entries = len(self._watches)
-        for number, watch in enumerate(self._watches):
+        self._entries = len(self._fed)
+        for number, one in enumerate(self._fed):
             state = msgspec.msgpack.decode(entries[f"drift/{number}"], type=_WatchState)
-            watch.detector = self._load(state.detector)
-            watch.update = watch.detector.update
-            watch.detections, watch.total, watch.count = state.detections, state.total, state.count
-            watch.recent = deque(state.recent, maxlen=RECENT_MAX)
+            one.detector = self._load(state.detector)
+            one.update = one.detector.update
+            one.detections, one.total, one.count = state.detections, state.total, state.count
+            one.recent = deque(state.recent, maxlen=RECENT_MAX)
         self._dirty = False
 
 

@@ -29,7 +29,8 @@ LABELS_MIN: Final = 100
 """Labels of events since the change from which on they decide."""
 RECENT_BLOCKS: Final = 3
 """The newest blocks show a fault undiluted, where the beginning is not sure."""
-QUANTILES: Final = (0.1, 0.5, 0.9)
+QUANTILES: Final = (0.25, 0.5, 0.75)
+"""Further out they lie in the widest cells, where a shift would put them anywhere."""
 SUDDEN: Final = 0.6
 """Of the size that a shift has in the end, what it must have in its first third."""
 

@@ -30,7 +30,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from operators.drift.detectors import Detection, DriftWatch
+from operators.drift.detectors import Detection, Detectors
 from operators.models.guards import without_guard
 from operators.models.mixture import Blended, Mixture
 from operators.models.parameters import model_text
@@ -411,7 +411,7 @@ class Learning(WholeState):
     ...     "binary",
     ...     Arena("flights", 0, roster, Promotion()),
     ...     Evaluation("binary", [metrics.Accuracy()], pickle.dumps, pickle.loads),
-    ...     DriftWatch([], pickle.dumps, pickle.loads),
+    ...     Detectors([], pickle.dumps, pickle.loads),
     ...     Evidence(Promotion()),
     ... )
     >>> x, scores = {"delay": 1.0}, {"a": 0.5}
@@ -427,7 +427,7 @@ class Learning(WholeState):
         task: Task,
         arena: Arena,
         evaluation: Evaluation,
-        watch: DriftWatch,
+        detectors: Detectors,
         evidence: Evidence,
         loss: Loss | None = None,
         threshold: float = 0.5,
@@ -450,13 +450,13 @@ class Learning(WholeState):
         self._arena = arena
         self._roster = arena.roster
         self._evaluation = evaluation
-        self._watch = watch
+        self._detectors = detectors
         self._evidence = evidence
         self.routing: Routing | None = None
         """Who answers meanwhile; None where the champion answers all."""
         self.alerts: Decides | None = None
         """Who tells people of what is decided."""
-        self._watching = bool(watch.detections)
+        self._detecting = bool(detectors.detections)
 
     def _judge_by(self, loss: Loss) -> None:
         self.loss = loss
@@ -554,7 +554,7 @@ class Learning(WholeState):
             if self._scale is not None:
                 self._scale.update(label)
             # 2 detect
-            if self._watching:
+            if self._detecting:
                 alarms = self._detect(example, losses.get(champion))
             # 3 train: every candidate has learned it, or failed at it
             failed = row in lessons.sick
@@ -656,7 +656,7 @@ class Learning(WholeState):
         wrong = label_of(self._task, score, self._threshold) != example.label
         if self._scale is not None and loss is not None:
             loss = min(loss, ERROR_MAX)
-        return self._watch.update(example, loss, wrong=wrong)
+        return self._detectors.update(example, loss, wrong=wrong)
 
     def _decide(
         self,
@@ -716,8 +716,8 @@ class Learning(WholeState):
             kept = [
                 texts.index(text) if (text := model_text(drift)) in texts else None for drift in after.drift
             ]
-            self._watch.change(after.drift, kept)
-            self._watching = bool(self._watch.detections)
+            self._detectors.change(after.drift, kept)
+            self._detecting = bool(self._detectors.detections)
         loss = loss_of(self._task, after.promotion.loss, after.threshold)
         if self._scale is not None and isinstance(loss, ScaledError):
             loss.restore(self._scale.state())  # labels are on the same scale, whatever an error costs
@@ -757,7 +757,7 @@ class Learning(WholeState):
         restored = [d.model_name for d in decisions if d.type == "version.restored"]
         if self._roster.champion != champion or champion in restored:
             self._evidence.start_over()
-            self._watch.start_over()
+            self._detectors.start_over()
         if not any(decision.type in MEASURED for decision in decisions):
             return decisions
         counts = self._evaluation.counts()

@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from operators.drift.detectors import DriftWatch
+from operators.drift.detectors import Detectors
 from operators.models.scoring import Racer, Roster
 from operators.models.table import Pick, share_of
 from operators.race.arena import Arena
@@ -104,7 +104,7 @@ class _Race:
             task,
             arena,
             Evaluation(task, [], pickle.dumps, pickle.loads, threshold=field.threshold),
-            DriftWatch([], pickle.dumps, pickle.loads),
+            Detectors([], pickle.dumps, pickle.loads),
             Evidence(promotion, opening=field.champion is not None),
             loss_of(task, promotion.loss, field.threshold),
             field.threshold,

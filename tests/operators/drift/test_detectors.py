@@ -8,13 +8,13 @@ import random
 import pytest
 from river import drift
 
-from operators.drift.detectors import RECENT_MAX, Drift, DriftWatch
+from operators.drift.detectors import RECENT_MAX, Detectors, Drift
 from topics.errors import DefinitionError
 from topics.messages import Example
 
 
 def watching(*drifts):
-    return DriftWatch(drifts, pickle.dumps, pickle.loads)
+    return Detectors(drifts, pickle.dumps, pickle.loads)
 
 
 def bits(seed, *parts):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from river import linear_model, naive_bayes, preprocessing, tree
 from river_zoo import ZOO, event, label
 
-from operators.drift.detectors import DriftWatch
+from operators.drift.detectors import Detectors
 from operators.models.digest import digest
 from operators.models.guards import Copied, FirstLesson, KnownNames, KnownValues
 from operators.models.scoring import Racer, Roster
@@ -112,7 +112,7 @@ def learning_of(models) -> tuple[Roster, Learning]:
     parts = (
         Arena("p", 0, roster, Promotion()),
         Evaluation("binary", None, pickle.dumps, pickle.loads),
-        DriftWatch([], pickle.dumps, pickle.loads),
+        Detectors([], pickle.dumps, pickle.loads),
         Evidence(Promotion()),
     )
     return roster, Learning("binary", *parts)

@@ -20,7 +20,7 @@ from river import (
     tree,
 )
 
-from operators.drift.detectors import Drift, DriftWatch
+from operators.drift.detectors import Detectors, Drift
 from operators.models.scoring import Racer, Reply, Roster, Scoring
 from operators.race.arena import Arena
 from operators.race.evaluation import Brier, Evaluation
@@ -39,10 +39,10 @@ class Race:
         self.roster = Roster(task, candidates, next(iter(models)))
         self.arena = Arena("p", 0, self.roster, settings)
         self.evaluation = Evaluation(task, chosen, pickle.dumps, pickle.loads)
-        self.watch = DriftWatch(drifts, pickle.dumps, pickle.loads)
+        self.detectors = Detectors(drifts, pickle.dumps, pickle.loads)
         self.evidence = Evidence(settings, opening=True)
         loss = loss_of(task, settings.loss)
-        self.learning = Learning(task, self.arena, self.evaluation, self.watch, self.evidence, loss)
+        self.learning = Learning(task, self.arena, self.evaluation, self.detectors, self.evidence, loss)
         self.scoring = Scoring(task, self.roster)
         self.decisions = []
         self.served = []

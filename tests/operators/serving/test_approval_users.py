@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from operators.drift.detectors import DriftWatch
+from operators.drift.detectors import Detectors
 from operators.models.scoring import Racer, Roster
 from operators.race.approval import LOOK_EVERY, Approvals
 from operators.race.arena import Arena
@@ -60,7 +60,7 @@ class Shop:
             "binary",
             arena,
             evaluation,
-            DriftWatch([], pickle.dumps, pickle.loads),
+            Detectors([], pickle.dumps, pickle.loads),
             Evidence(self.promotion, opening=True),
             brier,
             observers=[self.approvals],
