@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from operators.drift.ledger import PENDING_MAX
+from operators.drift.ledger import UNCOUNTED_MAX
 from operators.drift.sampler import BlockSampler
 from operators.drift.watch import Watch
 from operators.drift.watcher import Watcher
@@ -63,11 +63,11 @@ def measured(events: int) -> Cost:
         times["event"].append((process_time() - started) / events)
         examples = [
             Example(event_id, "", time, time, score > 0.5, row, {}, score, "champion", "m", 0, 0, 0, 1, 0)
-            for event_id, time, score, row in zip(ids[:PENDING_MAX], stamps, scores, rows, strict=False)
+            for event_id, time, score, row in zip(ids[:UNCOUNTED_MAX], stamps, scores, rows, strict=False)
         ]
         started = process_time()
-        watcher.observe(examples, [0.25] * PENDING_MAX)  # so many are counted at once
-        times["example"].append((process_time() - started) / PENDING_MAX)
+        watcher.observe(examples, [0.25] * UNCOUNTED_MAX)  # so many are counted at once
+        times["example"].append((process_time() - started) / UNCOUNTED_MAX)
         times["block"].append(_folded(watcher, block))
     compared = times["block"][watch.reference_blocks :]
     return Cost(

@@ -5,7 +5,7 @@ Lives here: which block a label counts in, the reference of labels, tables since
 A block of label time is compared when the blocks of events of the same number are; labels that come later
 count in the next.  A block of too few labels is put to the next as well.
 
-Memory: `PENDING_MAX` examples, `AHEAD_MAX` open blocks of labels, `HISTORY_MAX` blocks of events, the
+Memory: `UNCOUNTED_MAX` examples, `AHEAD_MAX` open blocks of labels, `HISTORY_MAX` blocks of events, the
 reference.
 """
 
@@ -36,12 +36,12 @@ from operators.drift.watch import BLOCKS_MIN, Watch
 from operators.state import Changes, StateDelta, StateEntries, named, under
 from topics.messages import Example, Task
 
-__all__ = ["HISTORY_MAX", "PENDING_MAX", "LabelLedger", "LabelStatistics", "label_statistics"]
+__all__ = ["HISTORY_MAX", "UNCOUNTED_MAX", "LabelLedger", "LabelStatistics", "label_statistics"]
 
 LOOKED_MAX: Final = 2_000
 """Labelled rows of a block whose features are looked at; of more, those with the smallest hash."""
 RESIDUAL_MAX: Final = 1e6
-PENDING_MAX: Final = 512
+UNCOUNTED_MAX: Final = 512
 """Examples that are counted together: one by one costs eight times as much."""
 ROWS_MIN: Final = 30
 """Labels of one block; fewer wait for the next."""
@@ -159,11 +159,11 @@ class LabelLedger:
     def observe(self, frame: CellFrame, examples: Sequence[Example], losses: Sequence[float | None]) -> None:
         """Take labelled examples with the loss of what was served; None where there was no opinion.
 
-        They are counted together: at once when `PENDING_MAX` wait, else before anybody looks.
+        They are counted together: at once when `UNCOUNTED_MAX` wait, else before anybody looks.
         """
         self._frame, pending = frame, self._pending
         pending += [pair for pair in zip(examples, losses, strict=True) if pair[1] is not None]
-        if len(pending) >= PENDING_MAX:
+        if len(pending) >= UNCOUNTED_MAX:
             self._count()
 
     def _count(self) -> None:
