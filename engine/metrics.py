@@ -213,6 +213,7 @@ class Metrics(Collector):
         """As `counts`, of what is measured."""
         self.prediction_duration = BatchHistogram(LATENCY_BUCKETS_S)
         self.end_to_end = BatchHistogram(LATENCY_BUCKETS_S)
+        self.predict_duration = BatchHistogram(LATENCY_BUCKETS_S)
         self.label_delay = BatchHistogram(DELAY_BUCKETS_S)
         self.checkpoint_duration = BatchHistogram(LATENCY_BUCKETS_S)
         self.status: Callable[[], Status] | None = None
@@ -275,6 +276,9 @@ class Metrics(Collector):
         )
         yield self.end_to_end.family(
             "headrace_end_to_end_latency_seconds", "From a record's timestamp to its prediction's send."
+        )
+        yield self.predict_duration.family(
+            "headrace_predict_duration_seconds", "From a valid request to /predict to what it was told."
         )
         yield self.label_delay.family(
             "headrace_label_delay_seconds", "From an event to its label, in event time."
@@ -680,6 +684,13 @@ COUNTERS = (
         "Records of the status topic, by what became of them.",
         ("outcome",),
         _always("published", "failed", "unreadable", "left_out"),
+    ),
+    CounterFamily(
+        "predict_requests",
+        "headrace_predict_requests",
+        "Requests to /predict, by what came of them.",
+        ("outcome",),
+        _always("answered", "invalid", "deadline", "crowded", "failed", "unpublished"),
     ),
     CounterFamily(
         "rule_hits",

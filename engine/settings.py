@@ -49,6 +49,7 @@ __all__ = [
     "NOTHING_ACCEPTED",
     "Accepted",
     "KafkaSettings",
+    "PredictSettings",
     "Settings",
     "WebSettings",
     "is_loopback",
@@ -230,6 +231,19 @@ class WebSettings(BaseModel):
         return self
 
 
+class PredictSettings(BaseModel):
+    """The route `POST /predict` of a worker's pages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    enabled: bool = False
+    """Events may be posted there, and are published and answered."""
+    deadline_ms: int = Field(default=1_000, gt=0, le=8_000)
+    """Longest wait for an answer; a connection of the pages is cut after 10 s, whatever it waits for."""
+    requests_max: int = Field(default=32, gt=0, le=64)
+    """Requests that wait at once; beyond, they are refused.  The pages have 128 connections in all."""
+
+
 class AlertSettings(BaseModel):
     """The channels of alerts, and how long they are tried."""
 
@@ -314,6 +328,7 @@ class Settings(BaseSettings):
 
     kafka: KafkaSettings = KafkaSettings()
     web: WebSettings = WebSettings()
+    predict: PredictSettings = PredictSettings()
     alerts: AlertSettings = AlertSettings()
     state_dir: Path = Path("var/headrace")
     """Checkpoints, artefacts and static features of one machine; must outlive the process, unless a
@@ -400,6 +415,15 @@ class Settings(BaseSettings):
     def _one_place_of_keys(self) -> Self:
         if self.signing_key is not None and self.signing_keys:
             raise ValueError("signing_key and signing_keys are both set: put the one key among the others")
+        return self
+
+    @model_validator(mode="after")
+    def _predict_guarded(self) -> Self:
+        if self.predict.enabled and self.web.token is None and not is_loopback(self.web.host):
+            raise ValueError(
+                "predict.enabled lets whoever reaches the pages write events: set web.token"
+                " (openssl rand -hex 32), or a loopback web.host"
+            )
         return self
 
     @model_validator(mode="after")

@@ -209,6 +209,18 @@ def _others(made: Dashboard) -> Dashboard:
             ("sum by (reason) (increase(headrace_page_refusals_total{@}[5m]))", "{{reason}}"),
         ),
         lines(
+            "Posted events",
+            "Requests to /predict by outcome, in five minutes.",
+            "short",
+            ("sum by (outcome) (increase(headrace_predict_requests_total{@}[5m]))", "{{outcome}}"),
+        ),
+        lines(
+            "Posted events: time",
+            "From a valid request to /predict to what it was told.",
+            "s",
+            *quantiles("headrace_predict_duration_seconds"),
+        ),
+        lines(
             "Keys",
             "Records under another key than their own; moves of quiet partitions' time.",
             "short",

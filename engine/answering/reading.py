@@ -21,7 +21,7 @@ from engine.settings import KafkaSettings
 from operators.claims.answers import AnswerReader
 from topics.messages import Prediction
 
-__all__ = ["follow_answers", "read_answers"]
+__all__ = ["follow_answers", "followed", "read_answers"]
 
 FETCH_MS = 100
 """Longest wait for records before it is looked whether the topic is still there."""
@@ -58,6 +58,15 @@ async def follow_answers(
     Never ends by itself: a broker that is away is waited for.  Arguments and errors are those of
     `read_answers`.
     """
+    async with aclosing(followed(kafka, topic, answers)) as coming:
+        async for _, answer in coming:
+            yield answer
+
+
+async def followed(
+    kafka: KafkaSettings | str, topic: str, answers: AnswerReader | None = None
+) -> AsyncGenerator[tuple[int, Prediction]]:
+    """Yield what `follow_answers` yields, each answer with its partition, which is that of its event."""
     settings, answers = _settings(kafka), answers or AnswerReader()
     bounds = {TopicPartition(topic, number): of for number, of in (await log_bounds(settings, topic)).items()}
     read = answers.read
@@ -72,7 +81,7 @@ async def follow_answers(
                 for record in records_of(tp, records):
                     answer = answers.take(tp.partition, record.offset, record.value, record.headers)
                     if answer is not None:
-                        yield answer
+                        yield tp.partition, answer
             missing.check(consumer._client, [topic])  # noqa: SLF001  aiokafka asks for it for ever
 
 

@@ -18,6 +18,7 @@ import asyncio
 import os
 import sys
 import threading
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ import faust
 import structlog
 import uvloop
 
+from engine.answering.predict import Predicting
 from engine.definition.pipeline import Pipeline
 from engine.host.commands import commands_app
 from engine.host.logging import configure_logging
-from engine.host.pages import EXPOSITION, AnyPage, Page, PageText, check_port, serving
+from engine.host.pages import EXPOSITION, AnyPage, Page, PageText, Question, check_port, serving
 from engine.host.progress import Stall
 from engine.host.watchdog import watch
 from engine.kafka.embedded import free_port
@@ -38,6 +40,7 @@ from engine.page.site import page_of
 from engine.settings import Accepted, Settings, WebSettings
 from engine.worker.loop import Worker
 from engine.worker.partition import Place
+from topics.codec import BYTES_MAX
 from topics.errors import HeadraceError, SettingsError
 
 __all__ = ["run_worker"]
@@ -75,7 +78,13 @@ def run_worker(
     address = f"http://{settings.web.host}:{port}"
     log.info("pages", page=f"{address}/", metrics=f"{address}/metrics")
     pages = page_of(PageFacts(pipeline, worker, metrics, file), metrics.counts)
+    predicting = Predicting(pipeline, settings, metrics) if settings.predict.enabled else None
+    if predicting is not None:
+        pages["/predict"] = Question(predicting.answer, BYTES_MAX)
+        log.info("events may be posted", address=f"{address}/predict")
     server = _PageServer(settings.web, port, {**pages, **_pages(worker, metrics)}, metrics)
+    if predicting is not None:
+        server.beside(predicting.open(worker.connected))
     host = _Host(commands_app(pipeline, settings, worker.ask, port), worker, server, settings, loop)
     host.execute_from_commandline()
 
@@ -124,11 +133,18 @@ class _PageServer(faust.Service):
     def __init__(self, settings: WebSettings, port: int, pages: dict[str, AnyPage], metrics: Metrics) -> None:
         super().__init__()
         token = settings.token.get_secret_value() if settings.token else None
-        self._serving = serving(settings.host, port, pages, token=token, counts=metrics.counts)
+        self._contexts: list[AbstractAsyncContextManager[None]] = [
+            serving(settings.host, port, pages, token=token, counts=metrics.counts)
+        ]
+
+    def beside(self, context: AbstractAsyncContextManager[None]) -> None:
+        """Keep a context open for as long as the pages are."""
+        self._contexts.append(context)
 
     async def on_start(self) -> None:
         """Listen, until the service stops."""
-        await self.add_async_context(self._serving)
+        for context in self._contexts:
+            await self.add_async_context(context)
 
 
 class _DataPlane(faust.Service):

@@ -3,13 +3,15 @@
 Lives here: paths, methods, the token, what bounds a client.  Never here: what a page says (`app.py`, the
 commands that serve one), lifecycle.
 
-    GET or HEAD, one request a connection     404 and 405 for anything else
+    GET or HEAD, one request a connection     404 and 405 for anything else; a question is POSTed
     a header line, a request line             FIELD_BYTES_MAX, else 400
     a connection, from accept to last byte    CONNECTION_S, then it is cut: "slow"
     connections at once                       CONNECTIONS_MAX; one more cuts the oldest: "crowded"
     a page that is not open to all            `Authorization: Bearer TOKEN`, else 401: "token"
     a live page                               STREAM_S, then it ends; STREAMS_MAX at once, else 503: "streams"
     a part of it that is not taken            CONNECTION_S, then it is cut: "slow"
+    a question                                the token, or on this machine where there is none: else 401
+    its body                                  `bytes_max` of its page
 
 A live page keeps no place among the connections, so who looks keeps no probe out, and no probe ends a look.
 The oldest goes, not the newest: clients that send nothing can fill any number of places, and a probe that
@@ -24,7 +26,7 @@ import hmac
 import logging
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -45,6 +47,7 @@ __all__ = [
     "LivePage",
     "Page",
     "PageText",
+    "Question",
     "check_port",
     "serving",
 ]
@@ -103,7 +106,17 @@ class LivePage(NamedTuple):
     content_type: str = "text/event-stream"
 
 
-AnyPage = Page | LivePage
+class Question(NamedTuple):
+    """A page that answers what is POSTed to it.
+
+    `answer` is awaited with the content type and the body; None is one larger than `bytes_max`.
+    """
+
+    answer: Callable[[str, bytes | None], Awaitable[PageText]]
+    bytes_max: int
+
+
+AnyPage = Page | LivePage | Question
 
 
 @asynccontextmanager
@@ -171,6 +184,8 @@ class _Pages:
             if self.door.keep(request.protocol):
                 return await self._live(page, request)
             refused = self._refuse("streams", f"{STREAMS_MAX} look already\n", 503), {"Retry-After": "5"}
+        if refused is None and isinstance(page, Question):
+            refused = await page.answer(request.content_type, await _body(request, page.bytes_max)), {}
         if refused is None and isinstance(page, Page):
             refused = page.answer(), {}
         assert refused is not None
@@ -182,10 +197,14 @@ class _Pages:
         """Return what is said in the place of a page, with headers; None where it is shown."""
         if page is None:
             return PageText(f"there is {', '.join(self._pages)}\n".encode(), 404), {}
-        if request.method not in {"GET", "HEAD"}:
-            return PageText(b"GET it\n", 405), {"Allow": "GET, HEAD"}
+        methods = ("POST",) if isinstance(page, Question) else ("GET", "HEAD")
+        if request.method not in methods:
+            return PageText(f"{methods[0]} it\n".encode(), 405), {"Allow": ", ".join(methods)}
         is_open = isinstance(page, Page) and page.is_open
-        if is_open or self._is_known(request.headers.get("Authorization", "")):
+        is_known = self._is_known(request.headers.get("Authorization", ""))
+        if isinstance(page, Question):  # it writes, and tells of a person: no page of elsewhere may ask
+            is_known = is_known and self._sees_persons(request)
+        if is_open or is_known:
             return None
         said = "this page needs HEADRACE_WEB__TOKEN: send Authorization: Bearer TOKEN\n"
         return self._refuse("token", said, 401), {"WWW-Authenticate": 'Bearer realm="headrace"'}
@@ -230,6 +249,18 @@ class _Pages:
         if self._wanted is None:
             return True
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._wanted)
+
+
+async def _body(request: web.BaseRequest, bytes_max: int) -> bytes | None:
+    """Return the body of a request; None where it is larger."""
+    if (request.content_length or 0) > bytes_max:
+        return None
+    body = bytearray()
+    async for part in request.content.iter_any():
+        body += part
+        if len(body) > bytes_max:
+            return None
+    return bytes(body)
 
 
 def _whole(text: PageText, headers: Mapping[str, str]) -> web.Response:

@@ -15,7 +15,7 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /** Publish events and print every answer once, as it comes.  Needs kafka-clients and jackson-databind.
  *
- * <p>java -cp 'libs/*' Answers.java localhost:9092 flights.departures origin flights.predictions < departures.jsonl
+ * <p>java -cp 'libs/*' Answers.java localhost:9092 EVENTS-TOPIC KEY-FIELD PREDICTIONS-TOPIC < events.jsonl
  */
 public class Answers {
     /** By partition: the highest claim so far, and the sequence number that comes next. */
@@ -31,21 +31,24 @@ public class Answers {
         }
         long sequence = value.get("sequence").asLong();
         if (claim != now[0] || claim == 0 || sequence < now[1]) return false; // replaced worker, or a repeat
-        now[1] = sequence == now[1] ? sequence + 1 : Long.MAX_VALUE; // one is missing: the rest does not count
+        now[1] = sequence == now[1] ? sequence + 1 : Long.MAX_VALUE; // a gap: the rest does not count
         return now[1] != Long.MAX_VALUE;
     }
 
     public static void main(String[] given) throws Exception {
         var json = new ObjectMapper();
         Map<String, Object> settings = Map.of("bootstrap.servers", given[0]);
-        try (var producer = new KafkaProducer<>(settings, new ByteArraySerializer(), new ByteArraySerializer())) {
-            for (String line : new BufferedReader(new InputStreamReader(System.in, "UTF-8")).lines().toList()) {
+        var writes = new ByteArraySerializer();
+        try (var producer = new KafkaProducer<>(settings, writes, writes)) {
+            var lines = new BufferedReader(new InputStreamReader(System.in, "UTF-8")).lines().toList();
+            for (String line : lines) {
                 byte[] key = json.readTree(line).get(given[2]).asText().getBytes("UTF-8");
                 producer.send(new ProducerRecord<>(given[1], key, line.strip().getBytes("UTF-8")));
             }
         }
         var answers = new Answers();
-        try (var consumer = new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
+        var reads = new ByteArrayDeserializer();
+        try (var consumer = new KafkaConsumer<>(settings, reads, reads)) {
             var partitions = consumer.partitionsFor(given[3]).stream()
                 .map(found -> new TopicPartition(found.topic(), found.partition())).toList();
             consumer.assign(partitions);
@@ -54,7 +57,8 @@ public class Answers {
                 for (var sent : consumer.poll(Duration.ofSeconds(1))) {
                     JsonNode value = json.readTree(sent.value());
                     if (answers.counts(sent, value)) {
-                        System.out.println(value.get("event_id").asText() + " " + value.get("prediction_score"));
+                        var score = value.get("prediction_score");
+                        System.out.println(value.get("event_id").asText() + " " + score);
                     }
                 }
             }

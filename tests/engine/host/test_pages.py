@@ -17,17 +17,27 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from engine.host import pages as served
-from engine.host.pages import CONNECTIONS_MAX, Page, PageText, check_port, serving
+from engine.host.pages import CONNECTIONS_MAX, Page, PageText, Question, check_port, serving
 from engine.kafka.embedded import free_port
 from engine.settings import WebSettings
 
 TOKEN = "a token of enough bytes"
 SLOW_CLIENTS = 1_100
 DEADLINE_S = 30.0
+ASKED_BYTES_MAX = 100
+
+
+async def asked(content_type: str, body: bytes | None) -> PageText:
+    if body is None:
+        return PageText(b"", 413)
+    return PageText(b"%s %d\n" % (content_type.encode(), len(body)))
+
+
 PAGES = {
     "/metrics": Page(lambda: PageText(b"headrace_events_total 7\n")),
     "/livez": Page(lambda: PageText(b"ok\n"), is_open=True),
     "/broken": Page(lambda: PageText(str(1 // 0).encode()), is_open=True),
+    "/ask": Question(asked, ASKED_BYTES_MAX),
 }
 
 
@@ -118,7 +128,7 @@ def test_a_token_keeps_all_but_probes_to_those_who_have_it(given: dict[str, str]
 def test_there_are_no_other_pages(path: str) -> None:
     with pages() as (port, _):
         status, text = get(port, path)
-        assert (status, text) == (404, "there is /metrics, /livez, /broken\n")
+        assert (status, text) == (404, "there is /metrics, /livez, /broken, /ask\n")
 
 
 def test_a_page_is_only_looked_at() -> None:
@@ -219,3 +229,43 @@ def test_a_token_that_can_be_guessed_is_refused() -> None:
     with pytest.raises(ValueError, match="can be guessed") as caught:
         WebSettings.model_validate({"token": "headrace"})
     assert "headrace" not in str(caught.value)
+
+
+# -- questions ----------------------------------------------------------------------------------------
+
+
+def post(port: int, body: bytes, method: str = "POST", **headers: str) -> int:
+    headers = {"Content-Type": "application/json"} | headers
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/ask", body, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+            assert answer.read() == b"application/json %d\n" % len(body)
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_a_question_is_answered_with_its_body_and_a_large_one_is_not_read() -> None:
+    with pages() as (port, _):
+        assert post(port, b"x" * ASKED_BYTES_MAX) == 200
+        assert post(port, b"x" * (ASKED_BYTES_MAX + 1)) == 413
+        chunked = b"".join(b"5\r\nxxxxx\r\n" for _ in range(1 + ASKED_BYTES_MAX // 5)) + b"0\r\n\r\n"
+        head = b"POST /ask HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert exchange(port, head + chunked).startswith(b"HTTP/1.1 413")
+        assert get(port, "/ask")[0] == 405
+
+
+def test_a_question_is_for_who_has_the_token() -> None:
+    with pages(TOKEN) as (port, counts):
+        assert post(port, b"x") == 401
+        assert post(port, b"x", Authorization=f"Bearer {TOKEN}") == 200
+        assert post(port, b"x", Authorization=f"Bearer {TOKEN}", Host="page.example") == 200
+        assert counts == {("page_refusals", "token"): 1}
+
+
+def test_without_a_token_a_question_is_for_this_machine_under_its_own_name() -> None:
+    with pages() as (port, counts):
+        assert post(port, b"x", Host="localhost") == 200
+        assert post(port, b"x", Host="page.example") == 401, "a name that somebody has made mean this machine"
+        assert counts == {("page_refusals", "token"): 1}
