@@ -189,6 +189,12 @@ def _drift(made: Dashboard) -> Dashboard:
             ("topk(10, max by (statistic) (headrace_shift_unusual{@}))", "{{statistic}}"),
         ),
         lines(
+            "Silent partitions",
+            "Partitions of events that stopped sending while others went on.",
+            "short",
+            ("max by (pipeline) (headrace_shift_silent_partitions{@})", "{{pipeline}}"),
+        ),
+        lines(
             "Blocks of the watcher",
             "By what became of them.",
             "eps",
