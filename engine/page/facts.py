@@ -36,7 +36,7 @@ from engine.page.race import race_of
 from engine.page.rings import RaceMark
 from engine.worker.loop import Worker
 from operators.drift.watcher import Watcher
-from operators.race.losses import objective_name
+from operators.race.losses import judged_by, objective_name
 from topics.messages import AlertRecord, Decision
 
 __all__ = ["PageFacts", "shown_mark"]
@@ -75,7 +75,8 @@ class PageFacts:
                 "version": version("headrace"),
                 "river": version("river"),
                 "task": pipeline.task,
-                "loss": objective_name(pipeline.promotion.loss),
+                "loss": judged_by(pipeline.task, pipeline.promotion.loss, pipeline.threshold),
+                "objective": objective_name(pipeline.promotion.loss),
                 "per": pipeline.per,
                 "wait_ms": pipeline.labels.wait_ms,
                 "topics": dict(pipeline.catalog.roles),
@@ -191,12 +192,12 @@ class PageFacts:
         return _encoded({by: dict(list(values.items())[:SLICES_MAX]) for by, values in slices.items()})
 
     def timed(self, part: Callable[[], bytes]) -> bytes:
-        """Return a part; what it takes is counted as a step of the worker's loop."""
-        started_s = time.perf_counter()
+        """Return a part; the processor time that it takes is counted as a step of the worker's loop."""
+        started_s = time.thread_time()
         try:
             return part()
         finally:
-            self._metrics.seconds["step_seconds", "page"] += time.perf_counter() - started_s
+            self._metrics.seconds["step_seconds", "page"] += time.thread_time() - started_s
 
 
 class _Bucketed(NamedTuple):

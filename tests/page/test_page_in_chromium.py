@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from chromium import Tab, tab
 from paths import CHECKOUT
-from running import FLIGHTS, Message, flights, in_process, make_topics, publish, until
+from running import FLIGHTS, Message, flights, in_process, make_topics, publish, until, write_pipeline
 
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
@@ -40,6 +41,52 @@ SETTLED = """[...document.querySelectorAll('.uplot')].every(
 """Whether all charts are as wide as their panels: they follow a layout that has changed."""
 ROWS = "document.querySelectorAll('#answers tbody tr').length"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+SOURCE = """
+    from msgspec import Struct
+    from river import linear_model, naive_bayes, tree
+
+    from engine import Labels, Pipeline, Topic
+    from operators import field
+
+
+    class Reading(Struct):
+        event_id: str
+        event_time: int
+        sensor: str
+        value: float
+        truth: KIND
+
+
+    pipeline = Pipeline(
+        name="NAME",
+        events=Topic("NAME.readings", Reading, key="sensor"),
+        labels=Labels(field="truth"),
+        features={"value": field("value")},
+        models={"one": MODEL},
+        champion="one",
+    )
+"""
+
+
+class Known(NamedTuple):
+    """A pipeline of a task, and what its page must say where all labels are the same."""
+
+    model: str
+    kind: str
+    truth: str | float
+    metric: str
+    judged: str
+    shown: str
+
+
+TASKS = {
+    "multiclass": Known("naive_bayes.GaussianNB()", "str", "a tulip", "Accuracy", "Brier score", "a tulip"),
+    "regression": Known(
+        "tree.HoeffdingTreeRegressor()", "float", 161_988.82679, "MAE", "absolute error", "161989"
+    ),
+}
 
 
 class Shown(NamedTuple):
@@ -93,9 +140,8 @@ def _now_ms() -> int:
 
 
 @asynccontextmanager
-async def shown(folder: Path, *, token: str | None = None) -> AsyncIterator[Shown]:
+async def shown(pipeline: Pipeline, folder: Path, *, token: str | None = None) -> AsyncIterator[Shown]:
     """Run a worker and serve its page for the block."""
-    pipeline = replace(load_pipeline(FLIGHTS / "pipeline.py"), slices=["carrier"], watch=WATCH)
     with EmbeddedBroker() as broker:
         kafka = broker.kafka_settings()
         await make_topics(kafka, pipeline)
@@ -112,7 +158,8 @@ def test_the_page_of_a_worker(tmp_path: Path) -> None:
 
 
 async def _the_page(folder: Path) -> None:
-    async with shown(folder) as seen, tab() as page:
+    pipeline = replace(load_pipeline(FLIGHTS / "pipeline.py"), slices=["carrier"], watch=WATCH)
+    async with shown(pipeline, folder) as seen, tab() as page:
         await page.look(width=1400)
         await page.open(seen.url)
         await page.until("document.getElementById('standing').textContent === 'ready'")
@@ -207,13 +254,16 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_the_page_asks_for_the_token(tmp_path: Path) -> None:
-    asyncio.run(_asks_for_the_token(tmp_path))
+@pytest.mark.parametrize("task", TASKS)
+def test_the_page_asks_for_the_token_and_shows_a_race_of_any_task(task: str, tmp_path: Path) -> None:
+    asyncio.run(_asks_for_the_token(task, tmp_path))
 
 
-async def _asks_for_the_token(folder: Path) -> None:
+async def _asks_for_the_token(task: str, folder: Path) -> None:
     token = "a token of enough bytes"
-    async with shown(folder, token=token) as seen, tab() as page:
+    known = TASKS[task]
+    file = write_pipeline(folder, SOURCE.replace("MODEL", known.model).replace("KIND", known.kind), name=task)
+    async with shown(load_pipeline(file), folder, token=token) as seen, tab() as page:
         await page.look(width=900)
         await page.open(seen.url)
         await page.until("!document.getElementById('door').hidden")
@@ -224,3 +274,17 @@ async def _asks_for_the_token(folder: Path) -> None:
         await page.until("document.getElementById('standing').textContent === 'ready'")
         assert await page.evaluate("document.getElementById('door').hidden")
         assert token not in "".join(page.asked)
+        await publish(seen.kafka, [reading(seen.pipeline.events.name, number, known) for number in range(60)])
+        await page.until("document.getElementById('tiles').textContent.includes('60 examples')")
+        await page.until(f"document.getElementById('metric-all').textContent === '{known.metric}'")
+        await page.until("/^[0-9.]+$/.test(document.querySelector('#field .champion').cells[3].textContent)")
+        assert known.judged in await page.evaluate("document.getElementById('race-hint').textContent")
+        await page.until(
+            f"document.querySelector('#answers tbody tr').cells[5].textContent === '{known.shown}'"
+        )
+
+
+def reading(topic: str, number: int, known: Known) -> Message:
+    time = 1_700_000_000_000 + 1_000 * number
+    event = {"event_id": f"r{number}", "event_time": time, "sensor": "s", "value": 1.0, "truth": known.truth}
+    return Message(topic, time, b"s", json.dumps(event).encode())

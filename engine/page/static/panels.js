@@ -7,7 +7,7 @@ import { showGroup } from "./group.js";
 
 const HISTORY_MAX = 300; // moments, five minutes
 const WINDOW_MS = 10_000; // for quantiles: buckets of a second hold too little
-const LOSS_METRICS = { brier: "Brier", log: "LogLoss", zero_one: "Accuracy", absolute: "MAE", squared: "RMSE" };
+const LOSS_METRICS = { brier: "Brier", log: "LogLoss", zero_one: "Accuracy" }; // where the pipeline has them
 const SERVED = "served";
 const SERIES_COLOURS = 8;
 
@@ -104,7 +104,7 @@ export class Panels {
       `Headrace ${about.version}, River ${about.river}, ${about.task}; up since ${stamp(about.started_ms)} UTC`;
     const topics = Object.entries(about.topics).map(([topic, role]) => `${role}: ${topic}`);
     at("footer").title = topics.join("\n");
-    this.metric = LOSS_METRICS[about.loss];
+    this.metric = about.task === "regression" ? "MAE" : LOSS_METRICS[about.objective];
   }
 
   showFacts(facts) {
@@ -215,7 +215,8 @@ export class Panels {
   showField() {
     if (!this.facts) return;
     const { models, shares, scores } = this.facts;
-    const metric = this.metric ?? Object.keys(scores.all[SERVED] ?? {})[0] ?? "";
+    const told = Object.keys(scores.all[SERVED] ?? {});
+    const metric = told.includes(this.metric) ? this.metric : told[0] ?? "";
     at("metric-all").textContent = metric;
     const leads = this.race?.leads ?? {};
     const reach = Math.max(...Object.values(leads).map(({ mean, lower, upper }) =>
@@ -434,9 +435,9 @@ export class Panels {
       make("td", { className: "cut", title: key }, key),
       make("td", {}, stamp(answer.event_time)),
       make("td", {}, ...this.named(answer.model_name), answer.served_by === "champion" ? "" : ` · ${answer.served_by}`),
-      make("td", { className: "num" }, scoreText(answer.prediction_score)),
-      make("td", {}, `${answer.prediction_label ?? "–"}`, ...flags.map((flag) => ` · ${flag}`)),
-      make("td", { className: "says" }, Object.entries(scores).map(([name, score]) => `${name} ${scoreText(score)}`).join("  ")),
+      make("td", { className: "num cut", title: scoreText(answer.prediction_score) }, scoreText(answer.prediction_score)),
+      make("td", { className: "cut", title: labelText(answer.prediction_label) }, labelText(answer.prediction_label), ...flags.map((flag) => ` · ${flag}`)),
+      make("td", { className: "says" }, Object.entries(scores).map(([name, score]) => `${name} ${scoreText(score)}`).join(" · ")),
     );
   }
 
@@ -504,10 +505,13 @@ function shareOf(row, shares) {
 
 function scoreText(score) {
   if (score === null || score === undefined) return "–";
-  if (typeof score === "number") return score.toFixed(3);
+  if (typeof score === "number") return numberText(score);
   const [label, chance] = Object.entries(score).sort(([, a], [, b]) => b - a)[0] ?? ["–", 0];
   return `${label} ${chance.toFixed(2)}`;
 }
+
+const numberText = (value) => (Math.abs(value) < 100 ? value.toFixed(3) : String(Number(value.toPrecision(6))));
+const labelText = (label) => (typeof label === "number" ? numberText(label) : `${label ?? "–"}`);
 
 /** Return how far a challenger is ahead: a mean, its interval on a line whose middle is 0, and words. */
 function lead(told, reach, color) {
