@@ -7,11 +7,11 @@ Lives here: options in, what is sent.  Never here: the run itself (`openloop.py`
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,12 +20,14 @@ from engine.definition.pipeline import Pipeline
 from engine.offline.json_lines import read_lines
 from engine.settings import KafkaSettings, load_settings
 from loadtest.bench.compare_command import compare_files
-from loadtest.bench.feed import Feed, LabelFeed, made_up_rows, parsed_rows
+from loadtest.bench.feed import Feed, made_up_rows, parsed_rows
 from loadtest.bench.ledger import EVENTS_MAX, histogram_class
-from loadtest.bench.openloop import LabelLoad, Load, LoadOutcome, OpenLoop
+from loadtest.bench.openloop import Load
 from loadtest.bench.report import print_load, report
+from loadtest.bench.runs import CopyRuns, RateSearch, found_rate, run_load
 from loadtest.bench.sandbox import sandbox
-from loadtest.bench.slices import Usage
+from loadtest.bench.search_report import print_search, search_report, tell_step
+from loadtest.bench.slo import STEPS_MAX, SloBound, parsed_bounds
 from loadtest.signals import interrupted_by_signals
 from topics.codec import encode_json
 from topics.durations import duration_ms
@@ -73,6 +75,15 @@ def load(
         str | None, typer.Option(help="From an event to its made-up label; default 1s.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of what is made up.")] = 0,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Search the highest rate that keeps this, from --rate on: 'p99<50ms', 'lost=0'; several."
+        ),
+    ] = None,
+    slo_steps: Annotated[
+        int, typer.Option(min=1, max=STEPS_MAX, help="Runs of a search at most.")
+    ] = STEPS_MAX,
     live: Annotated[
         bool,
         typer.Option(
@@ -83,7 +94,8 @@ def load(
 ) -> None:
     """Load a copy of a pipeline, with topics and a worker of its own, at a fixed rate; judge what comes back.
 
-    Exit code 0: the rate was sustained; 5: it was not; 1: answers were lost or wrong.
+    Exit code 0: the rate was sustained (with --slo: the promise was kept at --rate); 5: it was not;
+    1: answers were lost or wrong.
     Example: headrace bench --pipeline pipeline.py --rate 1000 --duration 30s
     """
     if context.invoked_subcommand is not None:
@@ -93,6 +105,36 @@ def load(
     kafka = load_settings(
         config, **({"kafka": {"bootstrap_servers": bootstrap_servers}} if bootstrap_servers else {})
     ).kafka
+    plan = _plan(rate, duration, warmup, patience)
+    histogram_class()  # if it is missing, that is said before anything starts
+    definition = load_pipeline(pipeline)
+    bounds = parsed_bounds(slo) if slo else ()
+    if live and bounds:
+        raise typer.BadParameter("a search loads a copy only: leave out --live", param_hint="--slo")
+    rows = _rows(definition, events, seed)
+    Feed(definition.events, rows, run="")  # events that are none are told before anything starts
+    with interrupted_by_signals():
+        if live:
+            typer.echo(LIVE.format(events=definition.catalog["events"]), err=True)
+            feed = Feed(definition.events, rows, run=f"bench-{time.time_ns():x}")
+            found = report(plan, definition, run_load(kafka, plan, definition, feed), learned=None)
+        else:
+            delay_ms = _label_delay_ms(definition, label_delay)
+            with _copy(pipeline, kafka, definition, rows, delay_ms, seed) as runs:
+                if bounds:
+                    search = found_rate(runs.run, plan, bounds, tell_step, steps_max=slo_steps)
+                else:
+                    found = runs.run(plan)
+    if bounds:
+        raise typer.Exit(_conclude_search(definition.name, search, plan, bounds, json=json))
+    raise typer.Exit(_conclude(definition.name, found, json=json))
+
+
+command.command("compare")(compare_files)
+
+
+def _plan(rate: float, duration: str, warmup: str, patience: str) -> Load:
+    """Return the load.  Raises SettingsError where it cannot be measured."""
     plan = Load(
         rate, duration_ms(duration) / 1_000, duration_ms(warmup) / 1_000, duration_ms(patience) / 1_000
     )
@@ -101,45 +143,54 @@ def load(
             f"{plan.events} events with a warm-up of {warmup} in {duration} cannot be measured",
             hint=f"send at most {EVENTS_MAX} events and warm up for less than the duration",
         )
-    histogram_class()  # if it is missing, that is said before anything starts
-    definition = load_pipeline(pipeline)
-    feed = _feed(definition, events, seed)
-    with interrupted_by_signals():
-        if live:
-            typer.echo(LIVE.format(events=definition.catalog["events"]), err=True)
-            outcome = _run(kafka, plan, definition, feed)
-            found = report(plan, definition, outcome, learned=None)
-        else:
-            delay_ms = _label_delay_ms(definition, label_delay)
-            with sandbox(pipeline, kafka) as own:
-                typer.echo(
-                    f"loading {own.pipeline.name}, a copy with topics and a worker of its own", err=True
-                )
-                own.wait_until_ready()
-                labels = _labels(own.pipeline, feed, delay_ms, seed)
-                outcome = _run(kafka, plan, own.pipeline, feed, labels, own.usage)
-                due = outcome.labels if labels is not None else outcome.account.answered
-                found = report(plan, definition, outcome, learned=own.learned(due, plan.patience_s))
+    return plan
+
+
+@contextlib.contextmanager
+def _copy(
+    file: Path,
+    kafka: KafkaSettings,
+    definition: Pipeline,
+    rows: list[dict[str, Any]],
+    delay_ms: int,
+    seed: int,
+) -> Iterator[CopyRuns]:
+    """Hold a copy of the pipeline and its worker while the block runs loads on it.  Raises BrokerError."""
+    with sandbox(file, kafka) as own:
+        typer.echo(f"loading {own.pipeline.name}, a copy with topics and a worker of its own", err=True)
+        own.wait_until_ready()
+        yield CopyRuns(kafka, own, definition, rows=rows, label_delay_ms=delay_ms, seed=seed)
+
+
+def _conclude(name: str, found: dict[str, Any], *, json: bool) -> int:
+    """Tell a run; return the exit code."""
     if json:
         typer.echo(encode_json(found).decode())
     else:
-        print_load(definition.name, found)
+        print_load(name, found)
     if found["lost"] or found["mismatched"]:
-        raise typer.Exit(1)
-    if not found["verdict"]["sustained"]:
-        raise typer.Exit(NOT_SUSTAINED)
+        return 1
+    return 0 if found["verdict"]["sustained"] else NOT_SUSTAINED
 
 
-command.command("compare")(compare_files)
-
-
-def _feed(pipeline: Pipeline, events: Path | None, seed: int) -> Feed:
-    if events is None:
-        rows = made_up_rows(pipeline.events, count=MADE_UP, seed=seed)
+def _conclude_search(
+    name: str, search: RateSearch, plan: Load, bounds: Sequence[SloBound], *, json: bool
+) -> int:
+    """Tell a search; return the exit code."""
+    if json:
+        typer.echo(encode_json(search_report(name, search, plan, bounds)).decode())
     else:
-        chunks = read_lines(events, pipeline.events.name)
-        rows = parsed_rows(record.value or b"" for chunk in chunks for record in chunk)
-    return Feed(pipeline.events, rows, run=f"bench-{time.time_ns():x}")
+        print_search(name, search, bounds)
+    if any(one["lost"] or one["mismatched"] for one in search.reports):
+        return 1
+    return 0 if search.rate is not None and search.rate >= plan.rate else NOT_SUSTAINED
+
+
+def _rows(pipeline: Pipeline, events: Path | None, seed: int) -> list[dict[str, Any]]:
+    if events is None:
+        return made_up_rows(pipeline.events, count=MADE_UP, seed=seed)
+    chunks = read_lines(events, pipeline.events.name)
+    return parsed_rows(record.value or b"" for chunk in chunks for record in chunk)
 
 
 def _label_delay_ms(pipeline: Pipeline, given: str | None) -> int:
@@ -152,36 +203,3 @@ def _label_delay_ms(pipeline: Pipeline, given: str | None) -> int:
             hint="make --label-delay shorter than `wait`",
         )
     return delay_ms
-
-
-def _labels(pipeline: Pipeline, feed: Feed, delay_ms: int, seed: int) -> LabelLoad | None:
-    """Return the labels to send; None where events carry their own."""
-    if pipeline.labels.topic is None:
-        return None
-    made_up = LabelFeed(pipeline.labels, pipeline.task, rows=feed.rows, seed=seed)
-    return LabelLoad(pipeline.labels.topic, made_up, delay_ms / 1_000)
-
-
-def _run(
-    kafka: KafkaSettings,
-    plan: Load,
-    pipeline: Pipeline,
-    feed: Feed,
-    labels: LabelLoad | None = None,
-    read_usage: Callable[[], Usage | None] = lambda: None,
-) -> LoadOutcome:
-    loop = OpenLoop(
-        kafka,
-        pipeline_name=pipeline.name,
-        events=pipeline.catalog["events"],
-        predictions=pipeline.catalog["predictions"],
-        feed=feed,
-        labels=labels,
-        read_usage=read_usage,
-    )
-    try:
-        import uvloop  # noqa: PLC0415 - not on every system
-    except ModuleNotFoundError:
-        return asyncio.run(loop.run(plan))
-    outcome: LoadOutcome = uvloop.run(loop.run(plan))
-    return outcome
