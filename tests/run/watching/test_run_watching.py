@@ -18,13 +18,14 @@ from engine.machines.watching import verdicts_of
 from engine.offline.backtest import backtest
 from engine.settings import KafkaSettings
 from engine.worker.assembly import build_learner
-from topics.messages import Record
+from topics.codec import encode
+from topics.messages import REPORTED, Decision, Record
 
 SOURCE = """
     from msgspec import Struct
     from river import linear_model, preprocessing, tree
 
-    from engine import Labels, Pipeline, Topic, Watch
+    from engine import Estimated, Labels, Pipeline, Topic, Watch
     from operators import by, field, label
 
 
@@ -51,6 +52,9 @@ SOURCE = """
         },
         champion="tree",
         watch=Watch(block="10m", reference_span="140m", false_alarm_every="7d", rows_max=50),
+        estimate=Estimated("10m", answered=True),
+        slices=["card_10m"],
+        report_every=500,
     )
 """
 BLOCK_MS = 600_000
@@ -130,11 +134,30 @@ async def killed_half_way(kafka: KafkaSettings, folder: Path) -> None:
         [Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers)) for r in log]
     )
     assert verdicts_of(again) == expected
+    answers = learner.monitors.report()["estimate"]["served"]["answered"]
+    assert all(one["rows"] == one["labelled"] for one in answers["last"]), "labels come with their events"
     written = {one["decision_id"]: one for one in decoded(await read_topic(kafka, catalog["decisions"]))}
     shifts = [one for one in written.values() if one["type"].startswith("shift.")]
     assert [(one["decision_id"], one["evidence"]) for one in shifts] == [
         (one.decision_id, one.evidence) for one in again if one.type.startswith("shift.")
     ]
+    same_reports(written, again)
+
+
+def same_reports(written: dict[str, Any], again: list[Decision]) -> None:
+    """Every report of the log is written, and says the same.
+
+    One of a worker that is killed before its last examples are logged has another offset and the same
+    figures: the next owner answers these events again.
+    """
+    expected = {one.decision_id: json.loads(encode(one)) for one in again if one.type in REPORTED}
+    assert {one["type"] for one in expected.values()} == {"slices.reported", "calibration.reported"}
+    assert {name: written.get(name) for name in expected} == expected
+    by_examples = {(one["type"], one["examples"]): one for one in expected.values()}
+    for name, one in written.items():
+        if one["type"] in REPORTED and name not in expected:
+            logged = by_examples[one["type"], one["examples"]]
+            assert one == logged | {"decision_id": name, "offset": one["offset"]}
 
 
 async def shifts_told(worker: Worker, expected: list[dict[str, Any]]) -> bool:
