@@ -81,6 +81,7 @@ REMEDIES: Mapping[str, Remedy] = {
         model, size=HARDEST, p=HARD_SHARE, seed=1
     ),
 }
+OF_TREES = ("plain", "RandomUnderSampler", "RandomOverSampler")
 LOSSES: Mapping[str, Callable[[], optim.losses.BinaryLoss]] = {
     "Log(weight_pos=20)": lambda: optim.losses.Log(weight_pos=COSTS["fn"]),
     "BinaryFocalLoss": optim.losses.BinaryFocalLoss,
@@ -97,7 +98,7 @@ def candidates() -> dict[str, tuple[str, str, base.Estimator]]:
         ("linear", remedy, preprocessing.StandardScaler() | _linear(loss()))
         for remedy, loss in LOSSES.items()
     ]
-    made += [("tree", remedy, wrap(tree.HoeffdingTreeClassifier())) for remedy, wrap in REMEDIES.items()]
+    made += [("tree", remedy, REMEDIES[remedy](tree.HoeffdingTreeClassifier())) for remedy in OF_TREES]
     return {f"{model}-{number}": (model, remedy, one) for number, (model, remedy, one) in enumerate(made)}
 
 
