@@ -24,12 +24,11 @@ from river import base, imblearn, linear_model, metrics, optim, preprocessing, t
 from engine import Pipeline, Promotion
 from engine.definition.file import load_pipeline
 from loadtest.learning.stream_run import StreamRun, stream_run_of
-from loadtest.learning.streams import Stream
 from topics.codec import encode_json
 from topics.errors import SettingsError
 from topics.messages import Score
 
-__all__ = ["COSTS", "FRAUD", "PRICED", "REMEDIES", "Rare", "imbalance"]
+__all__ = ["COSTS", "PRICED", "REMEDIES", "Rare", "imbalance"]
 
 DAY_MS = 86_400_000
 VERDICT_MS = 7 * DAY_MS
@@ -213,14 +212,3 @@ def worth(truths: Sequence[bool], scores: Sequence[Score], bar: float) -> Rare:
     f1, recall, precision, mcc = (kind(cm=counts).get() for kind in kinds)
     wrong = counts[False][True] * COSTS["fp"] + counts[True][False] * COSTS["fn"]
     return Rare(f1, recall, precision, mcc, area.get(), 1_000.0 * wrong / len(truths))
-
-
-def _records(folder: Path) -> tuple[list[bytes], list[bytes]]:
-    data = fraud(folder)
-    return data.events, data.labels
-
-
-FRAUD = Stream(
-    "fraud", "fraud at one terminal in 20, verdicts 7 days late", lambda: load_pipeline(_EXAMPLE), _records
-)
-"""The stream for others who race on it."""
