@@ -6,7 +6,7 @@ The first row that holds decides:
 
 | what is seen since the change                                                       | verdict          |
 |-------------------------------------------------------------------------------------|------------------|
-| refused events or labels beyond the reference by 2 %                                | pipeline_fault   |
+| a partition that stopped sending, refused events or labels 2 % beyond the reference | pipeline_fault   |
 | a feature: 10 % more missing, 20 % odd (a text for a number, unknown categories),   | pipeline_fault   |
 |   20 % beyond the most that a block had, or one value where there were many         |                  |
 | no labels yet: one class share explains the scores better than halfway (BBSE)       | label_shift      |

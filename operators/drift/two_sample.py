@@ -149,7 +149,7 @@ def mmd(difference: Array) -> Array:
 
 def lsdd(difference: Array, form: Array) -> Array:
     """Return the density difference from those of kernel means (last axis), and the form of `Kernels`."""
-    return np.asarray(np.einsum("...i,ij,...j->...", difference, form, difference))
+    return np.asarray(((difference @ form) * difference).sum(axis=-1))
 
 
 def permutation_p(before: Array, after: Array, seed: int, permutations: int = 199) -> float:
