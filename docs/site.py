@@ -61,6 +61,8 @@ SECTIONS = {
         "examples/flights/README.md",
         "examples/fraud/README.md",
         "examples/bikes/README.md",
+        "examples/drift/README.md",
+        "examples/bandit/README.md",
         "examples/clients/README.md",
     ],
 }

@@ -254,7 +254,8 @@ def test_every_word_of_the_language_stands_in_its_table(name: str) -> None:
 
 def test_all_that_a_file_may_import_is_on_the_page() -> None:
     tables = {name for calls in CALLS.values() for name in calls} | {one.__name__ for one in CLASSES}
-    assert set(headrace.__all__) - tables == {"label", "Shadow"}
+    assert set(headrace.__all__) - tables == {"label", "Shadow", "backtest"}
+    assert "headrace.backtest(" in DOCUMENTS["docs/notebooks.md"]
 
 
 def test_the_page_names_no_option_that_does_not_exist() -> None:
