@@ -493,7 +493,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         loaded = Loaded(**flags)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in detail['loc']) or 'settings'}: {detail['msg']}"
+            f"{'.'.join(str(part) for part in detail['loc']) or 'settings'}: "
+            + detail["msg"].removeprefix("Value error, ")
             for detail in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         raise SettingsError("; ".join(lines), hint=_where(path)) from None
@@ -569,4 +570,4 @@ def _misspelt(environment: Mapping[str, str], names: Collection[str]) -> dict[st
 def _where(path: Path) -> str:
     given = sorted(name for name in os.environ if name.startswith(ENV_PREFIX))
     places = [str(path)] if path.is_file() else []
-    return f"set in {', '.join([*places, *given]) or 'the command line'}"
+    return f"mend it where it is set: {', '.join([*places, *given]) or 'the command line'}"

@@ -12,6 +12,7 @@ Duplicate JSON keys: the last one wins, in every code path.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -253,11 +254,14 @@ class EventDecoder:
         task: Task = "binary",
     ) -> None:
         names_of_fields = {field.name for field in msgspec.structs.fields(event_type)}
-        for name in (event_id, event_time, key, *((label,) if label else ())):
+        named = {"id": event_id, "time": event_time, "key": key} | ({"label": label} if label else {})
+        for role, name in named.items():
             if name not in names_of_fields:
+                close = difflib.get_close_matches(name, names_of_fields, 1)
+                meant = f"did you mean `{close[0]}`? " if close else ""
                 raise DefinitionError(
-                    f"{event_type.__name__} has no field `{name}`",
-                    hint=f"name one of: {', '.join(sorted(names_of_fields))}",
+                    f"the {role} of events: {event_type.__name__} has no field `{name}`",
+                    hint=f"{meant}It has: {', '.join(sorted(names_of_fields))}".strip(),
                 )
         self._decode = msgspec.json.Decoder(event_type).decode
         self._id, self._key = event_id, key

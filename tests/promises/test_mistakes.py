@@ -126,7 +126,7 @@ def test_what_a_definition_gets_wrong_has_its_line(tmp_path: Path) -> None:
     ("wrong", "said", "fix"),
     [
         ('svc.coutn("1m")', "'Key' object has no attribute 'coutn'", "did you mean `count`?"),
-        ('feild("size")', "name 'feild' is not defined", "shows where"),
+        ('feild("size")', "name 'feild' is not defined", "did you mean `field`?"),
         ('svc.count("1m)', "unterminated string literal", "shows where"),
     ],
 )
