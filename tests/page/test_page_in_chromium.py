@@ -277,7 +277,7 @@ async def _asks_for_the_token(task: str, folder: Path) -> None:
         await publish(seen.kafka, [reading(seen.pipeline.events.name, number, known) for number in range(60)])
         await page.until("document.getElementById('tiles').textContent.includes('60 examples')")
         await page.until(f"document.getElementById('metric-all').textContent === '{known.metric}'")
-        await page.until("/^[0-9.]+$/.test(document.querySelector('#field .champion').cells[3].textContent)")
+        await page.until("/^[0-9.,]+$/.test(document.querySelector('#field .champion').cells[3].textContent)")
         assert known.judged in await page.evaluate("document.getElementById('race-hint').textContent")
         await page.until(
             f"document.querySelector('#answers tbody tr').cells[5].textContent === '{known.shown}'"

@@ -99,7 +99,7 @@ export class Panels {
     at("pipeline").textContent = about.pipeline;
     at("race-hint").textContent = about.per
       ? `one race for each ${about.per}, told together`
-      : `mean ${about.loss} of labelled events, lower is better`;
+      : `${about.loss}: mean of labelled events, lower is better`;
     at("footer").textContent =
       `Headrace ${about.version}, River ${about.river}, ${about.task}; up since ${stamp(about.started_ms)} UTC`;
     const topics = Object.entries(about.topics).map(([topic, role]) => `${role}: ${topic}`);
