@@ -3,6 +3,6 @@
 Lives here: the open loop, the account of every answer, latencies, the verdict, what differs between two runs.
 Never here: peers (`job_j`).
 
-Read in this order: `command`, `runs`, `sandbox`, `openloop`, `feed`, `ledger`, `slices`, `report`; `slo` and
-`search_report`; `compare_command`, `compare`.
+Read in this order: `command`, `runs`, `sandbox`, `schedule`, `openloop`, `feed`, `ledger`, `slices` and
+`report`; `slo` and `search_report`; `compare_command`, `compare`.
 """

@@ -26,6 +26,7 @@ from loadtest.bench.openloop import Load
 from loadtest.bench.report import print_load, report
 from loadtest.bench.runs import CopyRuns, RateSearch, found_rate, run_load
 from loadtest.bench.sandbox import sandbox
+from loadtest.bench.schedule import LOAD_SCENARIOS
 from loadtest.bench.search_report import print_search, search_report, tell_step
 from loadtest.bench.slo import STEPS_MAX, SloBound, parsed_bounds
 from loadtest.signals import interrupted_by_signals
@@ -63,6 +64,7 @@ def load(
     bootstrap_servers: Annotated[str | None, typer.Option(help="Kafka; default as for `run`.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file; default headrace.toml.")] = None,
     rate: Annotated[float, typer.Option(min=0.1, help="Events per second, whatever comes back.")] = 1_000.0,
+    scenario: Annotated[str, typer.Option(help=f"What is sent: {', '.join(LOAD_SCENARIOS)}.")] = "steady",
     duration: Annotated[str, typer.Option(help="How long events are sent.")] = "30s",
     warmup: Annotated[str, typer.Option(help="First part that is matched but not timed.")] = "2s",
     patience: Annotated[
@@ -105,12 +107,11 @@ def load(
     kafka = load_settings(
         config, **({"kafka": {"bootstrap_servers": bootstrap_servers}} if bootstrap_servers else {})
     ).kafka
-    plan = _plan(rate, duration, warmup, patience)
+    plan = _plan(scenario, rate, duration, warmup, patience, seed)
     histogram_class()  # if it is missing, that is said before anything starts
     definition = load_pipeline(pipeline)
     bounds = parsed_bounds(slo) if slo else ()
-    if live and bounds:
-        raise typer.BadParameter("a search loads a copy only: leave out --live", param_hint="--slo")
+    _check_loadable(definition, plan, live=live, searches=bool(bounds))
     rows = _rows(definition, events, seed)
     Feed(definition.events, rows, run="")  # events that are none are told before anything starts
     with interrupted_by_signals():
@@ -133,17 +134,30 @@ def load(
 command.command("compare")(compare_files)
 
 
-def _plan(rate: float, duration: str, warmup: str, patience: str) -> Load:
+def _plan(scenario: str, rate: float, duration: str, warmup: str, patience: str, seed: int) -> Load:
     """Return the load.  Raises SettingsError where it cannot be measured."""
-    plan = Load(
-        rate, duration_ms(duration) / 1_000, duration_ms(warmup) / 1_000, duration_ms(patience) / 1_000
-    )
+    known = next((name for name in LOAD_SCENARIOS if name == scenario), None)
+    if known is None:
+        raise SettingsError(f"there is no scenario {scenario!r}", hint=f"one of {', '.join(LOAD_SCENARIOS)}")
+    sent_s, warmup_s, patience_s = (duration_ms(text) / 1_000 for text in (duration, warmup, patience))
+    plan = Load(rate, sent_s, warmup_s, patience_s, known, seed)
     if plan.events > EVENTS_MAX or plan.warmup_s >= plan.duration_s:
         raise SettingsError(
             f"{plan.events} events with a warm-up of {warmup} in {duration} cannot be measured",
             hint=f"send at most {EVENTS_MAX} events and warm up for less than the duration",
         )
     return plan
+
+
+def _check_loadable(pipeline: Pipeline, plan: Load, *, live: bool, searches: bool) -> None:
+    """Raise BadParameter where this load cannot be sent to this pipeline."""
+    if live and searches:
+        raise typer.BadParameter("a search loads a copy only: leave out --live", param_hint="--slo")
+    if live and plan.scenario not in {"steady", "ramp", "burst"}:
+        raise typer.BadParameter("this scenario loads a copy only: leave out --live", param_hint="--scenario")
+    if pipeline.labels.topic is None and plan.scenario in {"label-flood", "drift"}:
+        told = "the events carry their labels: there is no topic to send others to"
+        raise typer.BadParameter(told, param_hint="--scenario")
 
 
 @contextlib.contextmanager

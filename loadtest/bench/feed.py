@@ -51,17 +51,23 @@ class FeedEvent(NamedTuple):
 
 
 class Feed:
-    """The events of one run, by number.
+    """The events of one run, by number; those that `is_hot` names have the key of the first row.
 
     `run` makes ids unique among runs.  Raises SettingsError where a row is no valid event of the
     topic's type.
     """
 
-    def __init__(self, topic: Topic, rows: Sequence[dict[str, Any]], run: str) -> None:
+    def __init__(
+        self,
+        topic: Topic,
+        rows: Sequence[dict[str, Any]],
+        run: str,
+        is_hot: Callable[[int], bool] = lambda _: False,
+    ) -> None:
         if not rows:
             raise SettingsError("there is no event to send", hint="give a file with at least one event")
         self._rows = rows
-        self._run = run
+        self._run, self._is_hot = run, is_hot
         names = {entry.name: entry.encode_name for entry in msgspec.structs.fields(topic.type)}
         self._id, self._time, self._key = names[topic.id], names[topic.time], names[topic.key]
         self._time_as = _time_form(topic)
@@ -82,20 +88,33 @@ class Feed:
     def event(self, number: int, event_time: int) -> FeedEvent:
         """Return the `number`-th event, due at `event_time` ms."""
         row = self._rows[number % len(self._rows)]
+        key = (self._rows[0] if self._is_hot(number) else row)[self._key]
         event_id = f"{self._run}-{number}"
-        value = orjson.dumps({**row, self._id: event_id, self._time: self._time_as(event_time)})
-        return FeedEvent(event_id, str(row[self._key]).encode(), value)
+        value = orjson.dumps(
+            {**row, self._key: key, self._id: event_id, self._time: self._time_as(event_time)}
+        )
+        return FeedEvent(event_id, str(key).encode(), value)
 
 
 class LabelFeed:
     """The labels of a run's events, by number; `rows` is how many events there are before they repeat.
+
+    Those that `is_drifted` names follow another truth.
 
     >>> feed = LabelFeed(Labels("pay.labels", wait="1h"), "regression", rows=2)
     >>> feed.label(0, "run-0", 5) == feed.label(2, "run-0", 5)
     True
     """
 
-    def __init__(self, labels: Labels, task: Task, *, rows: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        labels: Labels,
+        task: Task,
+        *,
+        rows: int,
+        seed: int = 0,
+        is_drifted: Callable[[int], bool] = lambda _: False,
+    ) -> None:
         rng = random.Random(seed)  # noqa: S311 - test data
         draw: dict[Task, Callable[[], LabelValue]] = {
             "binary": lambda: rng.random() < TRUE_SHARE,
@@ -103,11 +122,14 @@ class LabelFeed:
             "regression": lambda: round(rng.lognormvariate(3.0, 1.0), 2),
         }
         self._values = [draw[task]() for _ in range(rows)]
+        self._drifted = [draw[task]() for _ in range(rows)]
+        self._is_drifted = is_drifted
         self._names = (labels.id, labels.label, labels.time)
 
     def label(self, number: int, event_id: str, label_time: int) -> bytes:
         """Return the message with the label of the `number`-th event, known from `label_time` ms on."""
-        value = self._values[number % len(self._values)]
+        values = self._drifted if self._is_drifted(number) else self._values
+        value = values[number % len(values)]
         return orjson.dumps(dict(zip(self._names, (event_id, value, label_time), strict=True)))
 
 

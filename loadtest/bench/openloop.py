@@ -3,8 +3,8 @@
 Lives here: waiting, clocks, sockets of `headrace bench`.  Never here: what an event looks like
 (`feed.py`), who was answered and how late (`ledger.py`).
 
-Strategy.  Event n is due at start + n / rate, and that is where its latency starts, however
-late the sender is: a system that stalls is charged for what should have been sent meanwhile.
+Strategy.  Event n is due when its schedule says (steady: at start + n / rate), and that is where its latency
+starts, however late the sender is: a system that stalls is charged for what should have been sent meanwhile.
 Its label, where labels are sent, is due a fixed time later.
 The reader is no member of any group: it takes all partitions of the predictions topic from the
 ends they had before the first event, and reads on until every event is answered, then up to the
@@ -31,6 +31,7 @@ from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
 from loadtest.bench.feed import FeedEvent, LabelFeed
 from loadtest.bench.ledger import Account, Answer, AskedEvent, Latency, Ledger
+from loadtest.bench.schedule import LoadScenario, Schedule
 from loadtest.bench.slices import Slice, Slicer, Usage, slice_seconds
 from topics.errors import BrokerError
 from topics.headers import record_type_of
@@ -57,11 +58,18 @@ class Load(NamedTuple):
     """Events of so many first seconds are matched, but not timed."""
     patience_s: float
     """Without any new answer for so long, what is missing is lost."""
+    scenario: LoadScenario = "steady"
+    seed: int = 0
+
+    @property
+    def schedule(self) -> Schedule:
+        """What is sent and when."""
+        return Schedule(self.scenario, self.rate, self.duration_s, self.seed)
 
     @property
     def events(self) -> int:
         """Return how many events are sent."""
-        return max(1, round(self.rate * self.duration_s))
+        return self.schedule.events
 
 
 class EventFeed(Protocol):
@@ -199,11 +207,11 @@ class OpenLoop:
 
     async def _send(self, producer: Any, load: Load, started_ns: int, partitions: int) -> None:
         """Send every event when it is due, or at once if that has passed."""
-        gap_ns = 1e9 / load.rate
+        schedule = load.schedule
         wall_ms = time.time_ns() // 1_000_000 + (started_ns - time.monotonic_ns()) // 1_000_000
         self._timed_from_ns = started_ns + int(load.warmup_s * 1e9)
-        for number in range(load.events):
-            due_ns = started_ns + int(number * gap_ns)
+        for number in range(schedule.events):
+            due_ns = started_ns + int(schedule.due_s(number) * 1e9)
             now_ns = time.monotonic_ns()
             if now_ns < due_ns:
                 # Loops round to whole milliseconds: late is honest, early would hide latency.
@@ -224,6 +232,9 @@ class OpenLoop:
                 delay_ns = int(self._labels.delay_s * 1e9)
                 told_ms = event_time + delay_ns // 1_000_000
                 self._untold.append(_Untold(due_ns + delay_ns, number, event_id, key, partition, told_ms))
+                for stray in range(schedule.stray_labels(number)):
+                    value = self._labels.feed.label(number, f"{event_id}-stray-{stray}", event_time)
+                    await self._hand_over(producer, self._labels.topic, value, key, partition, event_time)
         self._behind, self._sent_ns = self.ledger.waiting, time.monotonic_ns()
         await producer.flush()
         self._sent = True

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,9 +22,19 @@ from rich.table import Table
 
 from engine.definition.pipeline import Pipeline
 from loadtest.bench.openloop import Load, LoadOutcome
-from loadtest.bench.slices import usage_figures
+from loadtest.bench.slices import Slice, usage_figures
 
-__all__ = ["Limit", "LoadVerdict", "Measured", "cores", "judge", "machine", "print_load", "report"]
+__all__ = [
+    "Limit",
+    "LoadVerdict",
+    "Measured",
+    "cores",
+    "judge",
+    "knee_per_s",
+    "machine",
+    "print_load",
+    "report",
+]
 
 Limit = Literal["worker", "sender", ""]
 
@@ -120,7 +131,9 @@ def report(plan: Load, pipeline: Pipeline, outcome: LoadOutcome, *, learned: int
     return {
         "pipeline": pipeline.name,
         "verdict": verdict._asdict(),
+        "scenario": plan.scenario,
         "rate": plan.rate,
+        "knee_per_s": knee_per_s(plan, outcome.slices) if plan.scenario == "ramp" else None,
         "duration_s": plan.duration_s,
         "warmup_s": plan.warmup_s,
         "events": account.sent,
@@ -145,10 +158,21 @@ def report(plan: Load, pipeline: Pipeline, outcome: LoadOutcome, *, learned: int
     }
 
 
+def knee_per_s(plan: Load, slices: Sequence[Slice]) -> float | None:
+    """Return the rate at which answers began to take more than BEHIND_S, None where they never did."""
+    for one in slices:
+        rate = plan.schedule.rate_at(one.at_s)
+        if one.waiting > max(BEHIND_EVENTS_MIN, rate * BEHIND_S):
+            return round(rate, 1)
+    return None
+
+
 def print_load(name: str, found: dict[str, Any]) -> None:
     """Print a report on the pipeline `name` as a table."""
     console = Console(soft_wrap=True)
-    table = Table(title=f"{name}: {found['rate']:g} events/s for {found['duration_s']:g} s, open loop")
+    table = Table(
+        title=f"{name}: {found['rate']:g} events/s for {found['duration_s']:g} s, {found['scenario']}"
+    )
     for column in ("ms", "p50", "p90", "p99", "p99.9", "max", "mean"):
         table.add_column(column, justify="right" if column != "ms" else "left")
     for title, part in (("due to read", "latency_ms"), ("of it: sender late", "sender_late_ms")):
@@ -163,6 +187,8 @@ def print_load(name: str, found: dict[str, Any]) -> None:
     )
     if found["learned"] is not None:
         console.print(f"labels {found['labels']}  learned {found['learned']}")
+    if found["knee_per_s"] is not None:
+        console.print(f"answers began to take more than {BEHIND_S:g} s at {found['knee_per_s']:g} events/s")
     if (cpu_ms := found["workers"]["cpu_ms_per_answer"]) is not None:
         console.print(
             f"the worker took {cpu_ms:.3f} ms of processor time an answer, learning included, "

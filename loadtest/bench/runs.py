@@ -57,10 +57,17 @@ class CopyRuns:
     def run(self, plan: Load) -> dict[str, Any]:
         """Return the report of one load.  Raises BrokerError where the worker dies or Kafka refuses."""
         pipeline = self._own.pipeline
-        feed = Feed(pipeline.events, self._rows, run=f"bench-{time.time_ns():x}")
+        schedule = plan.schedule
+        feed = Feed(pipeline.events, self._rows, run=f"bench-{time.time_ns():x}", is_hot=schedule.is_hot)
         labels = None
         if pipeline.labels.topic is not None:
-            made_up = LabelFeed(pipeline.labels, pipeline.task, rows=feed.rows, seed=self._seed)
+            made_up = LabelFeed(
+                pipeline.labels,
+                pipeline.task,
+                rows=feed.rows,
+                seed=self._seed,
+                is_drifted=schedule.is_drifted,
+            )
             labels = LabelLoad(pipeline.labels.topic, made_up, self._label_delay_ms / 1_000)
         outcome = run_load(self._kafka, plan, pipeline, feed, labels, self._own.usage)
         due = outcome.labels if labels is not None else outcome.account.answered

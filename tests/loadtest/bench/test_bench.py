@@ -131,7 +131,6 @@ def test_a_load_test_learns_too_and_leaves_nothing_behind(
     code, found, warned = bench(kafka, file, "--rate", "100")
     # Three events of 200 that leave late make a late sender, on a machine whose cores others hold.
     assert code == (NOT_SUSTAINED if found["verdict"]["limit"] == "sender" else 0), found
-    assert "offered 100.0/s" in found["verdict"]["text"]
     assert (found["events"], found["answered"], found["labels"], found["learned"]) == (300, 300, 300, 300)
     assert 0 < found["workers"]["cpu_s"] < 120
     assert found["workers"]["rss_mb_max"] > 50, "Python and River are larger"
