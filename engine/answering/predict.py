@@ -35,7 +35,7 @@ from engine.metrics import Metrics
 from engine.settings import Settings
 from operators.claims.answers import AnswerReader, PartitionRead
 from topics.codec import BYTES_MAX, Decoded, Rejected, encode, encode_json
-from topics.errors import HeadraceError
+from topics.errors import HeadraceError, SettingsError
 from topics.messages import Record
 
 __all__ = ["JSON", "REQUESTS", "Predicting"]
@@ -51,9 +51,19 @@ log = structlog.get_logger("headrace")
 
 
 class Predicting:
-    """The route of one worker: it publishes events and reads the answers to them."""
+    """The route of one worker: it publishes events and reads the answers to them.
+
+    Raises SettingsError for a pipeline whose answers cannot come within the deadline.
+    """
 
     def __init__(self, pipeline: Pipeline, settings: Settings, metrics: Metrics) -> None:
+        if pipeline.stages is not None and pipeline.grace_ms >= settings.predict.deadline_ms:
+            raise SettingsError(
+                f"predict.enabled: windows of {pipeline.name} have other keys than its topic, so answers come"
+                f" {pipeline.grace_ms} ms after their events, and predict.deadline_ms is"
+                f" {settings.predict.deadline_ms}",
+                hint="lower Topic(grace=...), raise HEADRACE_PREDICT__DEADLINE_MS, or publish the events",
+            )
         self._name, self._max_ahead_ms = pipeline.name, pipeline.max_ahead_ms
         self._events, self._predictions = pipeline.events.name, pipeline.catalog["predictions"]
         self._decode = pipeline.event_decoder().decode

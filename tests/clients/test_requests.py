@@ -21,8 +21,9 @@ from engine.host.pages import PageText
 from engine.kafka.sink import partition_of
 from engine.metrics import Metrics
 from engine.settings import PredictSettings, Settings
-from operators import field
+from operators import by, field
 from topics.codec import encode
+from topics.errors import SettingsError
 from topics.messages import Prediction
 
 NOW_MS = time.time_ns() // 1_000_000
@@ -264,3 +265,22 @@ def test_who_may_write_beyond_this_machine_has_a_token() -> None:
         Settings(predict={"enabled": True}, web=open_page)
     Settings(predict={"enabled": True}, web={"host": "0.0.0.0", "token": "0123456789abcdef" * 2})
     assert not Settings(web=open_page).predict.enabled
+
+
+def test_a_pipeline_whose_answers_come_after_the_deadline_is_refused() -> None:
+    def route(partitions: int, deadline_ms: int) -> Predicting:
+        pipeline = Pipeline(
+            name="pay",
+            events=Topic("pay.events", Payment, key="card", partitions=partitions, grace="2s"),
+            labels=Labels("pay.labels", wait="1h"),
+            features={"all": by().count("1h")},
+            models={"linear": linear_model.LogisticRegression()},
+        )
+        chosen = Settings(predict=PredictSettings(enabled=True, deadline_ms=deadline_ms))
+        return Predicting(pipeline, chosen, Metrics(pipeline))
+
+    with pytest.raises(SettingsError, match="2000 ms after their events") as caught:
+        route(2, 2_000)
+    assert "HEADRACE_PREDICT__DEADLINE_MS" in caught.value.hint
+    route(2, 2_001)
+    route(1, 1_000)
