@@ -33,6 +33,7 @@ from engine.cli.project.dev import dev
 from engine.cli.project.doctor import doctor
 from engine.cli.project.init import init
 from engine.cli.records import send, tail
+from engine.cli.reference.examples import add_examples, example_of
 from engine.cli.state import state_app
 from engine.cli.static import static_app
 from engine.cli.watching.alerts import alerts_app
@@ -214,6 +215,7 @@ def topics_create(
             min=-1, help="retention.ms where the broker's default would hold; -1, for ever, to send old data."
         ),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Create the topics that are missing, after printing the plan; change none that exist."""
     from engine.cli.report import print_plan  # noqa: PLC0415
@@ -230,8 +232,12 @@ def topics_create(
         )
         for entry in pipeline.catalog.plan(events=pipeline.events.partitions)
     ]
-    print_plan(plan)
+    if not json:
+        print_plan(plan)
     created = asyncio.run(ensure_topics(settings.kafka, plan))
+    if json:
+        print_json({"created": list(created), "plan": [entry._asdict() for entry in plan]})
+        return
     typer.echo(f"\ncreated: {', '.join(created) or 'nothing, all there'}\nnext: headrace run {file}")
 
 
@@ -268,9 +274,12 @@ def _run_registered(name: str, arguments: list[str]) -> None:
             pretty_exceptions_enable=False,
             context_settings={"help_option_names": ["-h", "--help"]},
         )
-        command.command(name=name)(alone)
+        command.command(name=name, epilog=f"Example: {example_of(name)}")(alone)
+    add_examples(command, name)
     command(args=arguments, prog_name=f"headrace {name}")
 
+
+add_examples(app)  # all commands are registered by now
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from engine.cli.options import KafkaOptions, grouped
+from engine.cli.options import Json, KafkaOptions, grouped, print_json
 from engine.definition.file import load_pipeline
 from topics.errors import SettingsError
 
@@ -32,7 +32,7 @@ WAITING_MAX = 1_000
 
 @grouped
 def tail(
-    topic: str,
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Any topic.")],
     kafka: KafkaOptions,
     from_beginning: Annotated[
         bool, typer.Option("--from-beginning", help="Start with the oldest record.")
@@ -91,6 +91,7 @@ def send(
             min=0.1, max=1e6, help="For a pipeline: records per second at most; default: all at once."
         ),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Publish files to a pipeline's two topics, merged by time; or the lines of one file to any topic."""
     settings = kafka.settings()
@@ -105,7 +106,10 @@ def send(
         if rate is not None:
             raise SettingsError("--rate is for the files of a pipeline", hint="leave --rate out")
         sent = asyncio.run(send_file(settings.kafka, target, file, key=key, time=time))
-        typer.echo(f"sent {sent} records to {target}\nnext: headrace tail {target} --from-beginning")
+        if json:
+            print_json({"sent": sent, "topic": target})
+        else:
+            typer.echo(f"sent {sent} records to {target}\nnext: headrace tail {target} --from-beginning")
         return
     if file is not None or key is not None or time is not None:
         raise SettingsError(
@@ -116,6 +120,9 @@ def send(
 
     pipeline = load_pipeline(Path(target))
     published = asyncio.run(send_files(settings.kafka, pipeline, events=events, labels=labels, rate=rate))
+    if json:
+        print_json(published._asdict())
+        return
     for note in published.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import Config, print_json, settings_of
+from engine.cli.options import Config, Json, print_json, settings_of
 
 __all__ = ["static_app"]
 
@@ -33,6 +33,7 @@ def static_load(
     redis_url: RedisUrl = None,
     state_dir: StateDir = None,
     config: Config = None,
+    json: Json = False,
 ) -> None:
     """Fill the store: of each key and field the newest value; what the file does not name stays."""
     from engine.offline.json_lines import read_static  # noqa: PLC0415
@@ -41,6 +42,9 @@ def static_load(
     rows, fields = asyncio.run(
         load_static(read_static(file), settings_of(config, redis_url=redis_url, state_dir=state_dir))
     )
+    if json:
+        print_json({"rows": rows, "fields": fields})
+        return
     typer.echo(f"{rows} rows read, {fields} fields written\nnext: headrace static get KEY")
 
 

@@ -46,8 +46,6 @@ def dev(
 
     A saved file that does not run is told and the running one stays; the race of the running one goes on with
     what was changed in models and settings.  Broker and state are gone at the end.  Ctrl-C ends it.
-
-    Example: headrace dev bikes/pipeline.py --data bikes/events.jsonl --rate 200
     """
     from engine.local.session import DevFeed, DevSession  # noqa: PLC0415
 

@@ -43,8 +43,6 @@ def doctor(
     """Look at Python, libraries, the state directory, Kafka and Redis; say what is wrong and what to do.
 
     Changes nothing, unless --write is given.  Exit code 0: a worker can run, whatever the warnings; 3: not.
-
-    Example: headrace doctor bikes/pipeline.py --write
     """
     settings = kafka.settings()
     pipeline = None if file is None else load_pipeline(file)

@@ -59,8 +59,6 @@ def init(
     """Begin a project from a sample: guess what its columns are, say why, write a pipeline that runs.
 
     Writes NAME/ with the pipeline, its test, a compose file and the sample as messages; overwrites nothing.
-
-    Example: headrace init bikes --from bikes.csv --label cnt
     """
     from engine.project.plan import LabelTimes, plan_of  # noqa: PLC0415
     from engine.project.roles import AskedRoles  # noqa: PLC0415

@@ -37,7 +37,7 @@ def drift_list(
 ) -> None:
     """Show the verdict on shift that lasts, and those before it; exit code 4 while one lasts.
 
-    With `drift=[...]`, what detectors said too.  Example: `headrace drift list flights.py --json`
+    With `drift=[...]`, what detectors said too.
     """
     from engine.offline.backtest import race_report  # noqa: PLC0415
 

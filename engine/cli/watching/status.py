@@ -34,8 +34,6 @@ def status(
     """Show who works on a pipeline, the lag of each partition, who serves, alerts that fire, last decisions.
 
     Asked of the topics alone.  Exit code 0: healthy; 3: no worker, partitions without one, or one not ready.
-
-    Example: headrace status bikes/pipeline.py
     """
     from engine.group.overview import overview, plain_overview  # noqa: PLC0415
 
