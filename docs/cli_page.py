@@ -51,7 +51,10 @@ def commands() -> Iterator[tuple[str, Any]]:
                 yield from walk(inner, (*words, name))
         else:
             name = " ".join(words)
-            yield name, elsewhere(name) if name in ELSEWHERE else command
+            command = elsewhere(name) if name in ELSEWHERE else command
+            yield name, command
+            for inner in getattr(command, "commands", {}).values():
+                yield f"{name} {inner.name}", inner
 
     yield from walk(typer.main.get_command(app), ())
 
@@ -59,8 +62,11 @@ def commands() -> Iterator[tuple[str, Any]]:
 def elsewhere(name: str) -> Any:
     """Return a command that is registered by an entry point."""
     (found,) = entry_points(group="headrace.commands", name=name)
+    loaded = found.load()
+    if isinstance(loaded, typer.Typer):
+        return typer.main.get_command(loaded)
     alone = typer.Typer()
-    alone.command(name=name)(found.load())
+    alone.command(name=name)(loaded)
     return typer.main.get_command(alone)
 
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MESSAGES", "Components", "asyncapi", "components", "export_app", "field_docs", "json_schema"]
 
-export_app = typer.Typer(help="The messages as schemas.", no_args_is_help=True)
+export_app = typer.Typer(help="Messages as schemas; dashboards, alert rules, a chart.", no_args_is_help=True)
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 MESSAGES: Mapping[Role, tuple[type[Struct], ...]] = {

@@ -29,6 +29,7 @@ from engine.cli.offline.questions import PastOptions, freshness
 from engine.cli.offline.runs import runs_app
 from engine.cli.offline.skew import skew
 from engine.cli.options import Json, KafkaOptions, PipelineFile, grouped, print_json
+from engine.cli.project.deployment import export_alerts, export_grafana, export_k8s
 from engine.cli.project.dev import dev
 from engine.cli.project.doctor import doctor
 from engine.cli.project.init import init
@@ -68,6 +69,9 @@ app.add_typer(config_app, name="config")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(state_app, name="state")
 app.add_typer(runs_app, name="runs")
+export_app.command("grafana")(export_grafana)
+export_app.command("alerts")(export_alerts)
+export_app.command("k8s")(export_k8s)
 app.command()(init)
 app.command()(dev)
 app.command()(doctor)

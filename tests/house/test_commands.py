@@ -42,6 +42,8 @@ def test_its_example_can_be_typed_and_stands_in_its_help(name: str) -> None:
     given = list(takewhile(lambda word: not word.startswith("--"), arguments))
     wanted = [one for one in COMMANDS[name].params if one.param_type_name == "argument" and one.required]
     assert len(given) >= len(wanted)
+    options = [one for one in COMMANDS[name].params if one.param_type_name == "option" and one.required]
+    assert not [one.opts for one in options if not {*one.opts} & {*words}]
     helped = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert helped.exit_code == 0
     assert f"Example: {line}" in " ".join(helped.output.split())

@@ -93,6 +93,19 @@ def test_the_demo_brings_its_flights_along(installed: Installed, tmp_path: Path)
     assert (tmp_path / file).read_text() == (FLIGHTS / "pipeline.py").read_text()
 
 
+def test_what_commands_write_comes_along(installed: Installed, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(
+        "id,shop,late\n" + "".join(f"{n},s{n % 3},{n % 2}\n" for n in range(9))
+    )
+    begun = installed.run(tmp_path, "headrace", "init", "shop", "--from", "rows.csv")
+    assert begun.returncode == 0, begun.stderr
+    assert (tmp_path / "shop" / "pipeline.py").exists()
+    done = installed.run(tmp_path, "headrace", "export", "k8s", "--to", "chart")
+    assert done.returncode == 0, done.stderr
+    chart = CHECKOUT / "deploy" / "helm" / "headrace" / "Chart.yaml"
+    assert (tmp_path / "chart" / "helm" / "headrace" / "Chart.yaml").read_text() == chart.read_text()
+
+
 def test_a_type_checker_knows_what_a_pipeline_file_imports(installed: Installed, tmp_path: Path) -> None:
     shutil.copy(FLIGHTS / "pipeline.py", tmp_path / "right.py")
     (tmp_path / "wrong.py").write_text("from headrace import Labels\n\nlabels = Labels(topic=7)\n")

@@ -1,8 +1,7 @@
 """Commands around a project: one is begun from a sample, developed, and tried.
 
-Lives here: options, words and exit codes.  Never here: what they do (`engine/project`,
-`engine/local`,
+Lives here: options, words and exit codes.  Never here: what they do (`engine/project`, `engine/local`,
 `engine/doctor`).
 
-Read in this order: `init`, `dev`, `doctor`.
+Read in this order: `init`, `dev`, `doctor`, `deployment` (`export grafana`, `alerts` and `k8s`).
 """
