@@ -98,7 +98,6 @@ def load(
 
     Exit code 0: the rate was sustained (with --slo: the promise was kept at --rate); 5: it was not;
     1: answers were lost or wrong.
-    Example: headrace bench --pipeline pipeline.py --rate 1000 --duration 30s
     """
     if context.invoked_subcommand is not None:
         return

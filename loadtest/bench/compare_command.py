@@ -35,7 +35,6 @@ def compare_files(
 
     A file may hold several runs, one a line: append them. From three on, runs are compared, else slices.
     Exit code 0: nothing is proven worse; 4: something is; 1: answers of B were lost or wrong.
-    Example: headrace bench compare before.json after.json --tolerance 0.1
     """
     from loadtest.bench.compare import compare_loads, read_runs  # noqa: PLC0415 - SciPy takes its time
 

@@ -31,6 +31,7 @@ EXAMPLES: Mapping[str, str] = {
     "run": "pipeline.py --state-dir /var/lib/headrace --web-port 6066",
     "demo": "--events 5000",
     "bench": "--pipeline pipeline.py --rate 1000",
+    "bench compare": "before.json after.json",
     "send": "pipeline.py --events events.jsonl --labels labels.jsonl",
     "tail": "flights.predictions --from-beginning -n 3",
     "static load": "merchants.jsonl",
