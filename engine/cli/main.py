@@ -33,6 +33,7 @@ from engine.cli.project.deployment import export_alerts, export_grafana, export_
 from engine.cli.project.dev import dev
 from engine.cli.project.doctor import doctor
 from engine.cli.project.init import init
+from engine.cli.project.simulate import simulate
 from engine.cli.records import send, tail
 from engine.cli.reference.examples import add_examples, example_of
 from engine.cli.state import state_app
@@ -76,6 +77,7 @@ app.command()(init)
 app.command()(dev)
 app.command()(doctor)
 app.command()(status)
+app.command()(simulate)
 app.command("backtest")(backtest_files)
 app.command()(explain)
 app.command()(erase)

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 import typer
 from typer.models import CommandInfo
 
-__all__ = ["EXAMPLES", "add_examples", "example_of"]
+__all__ = ["COMMAND_EXAMPLES", "add_examples", "example_of"]
 
-EXAMPLES: Mapping[str, str] = {
+COMMAND_EXAMPLES: Mapping[str, str] = {
     "init": "bikes --from bikes.csv --label cnt",
     "dev": "pipeline.py --data events.jsonl --rate 200",
     "doctor": "pipeline.py --write",
     "status": "pipeline.py --decisions 10",
+    "simulate": "orders --events 5000 --drift 0.5 --garbage 0.01 --seed 7",
     "check": "pipeline.py --events events.jsonl",
     "backtest": "pipeline.py --events events.jsonl --labels labels.jsonl --warmup 1000",
     "freshness": "pipeline.py --events events.jsonl --withhold 1d",
@@ -84,7 +85,7 @@ EXAMPLES: Mapping[str, str] = {
 
 def example_of(command: str) -> str:
     """Return the line of a command that a user can type; empty where there is none."""
-    return f"headrace {command} {EXAMPLES[command]}" if command in EXAMPLES else ""
+    return f"headrace {command} {COMMAND_EXAMPLES[command]}" if command in COMMAND_EXAMPLES else ""
 
 
 def add_examples(app: typer.Typer, *above: str) -> None:

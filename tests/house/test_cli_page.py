@@ -12,7 +12,7 @@ from test_readme import complaint
 from typer.testing import CliRunner
 
 from engine.cli.main import app
-from engine.cli.reference.examples import EXAMPLES, example_of
+from engine.cli.reference.examples import COMMAND_EXAMPLES, example_of
 
 COMMANDS: dict[str, Any] = dict(cli_page.commands())
 WITHOUT_JSON = {
@@ -30,7 +30,7 @@ WITHOUT_JSON = {
 
 def test_there_are_commands_and_no_example_is_of_none() -> None:
     assert len(COMMANDS) > 50
-    assert EXAMPLES.keys() == COMMANDS.keys()
+    assert COMMAND_EXAMPLES.keys() == COMMANDS.keys()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
