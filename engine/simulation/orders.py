@@ -15,7 +15,7 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["BEGIN_MS", "Order", "SimulationPlan", "orders"]
+__all__ = ["BEGIN_MS", "SimulatedOrder", "SimulationPlan", "orders"]
 
 BEGIN_MS = 1_735_689_600_000
 """2025-01-01."""
@@ -52,7 +52,7 @@ class SimulationPlan(NamedTuple):
     """Lines that are no events, as a share of the events."""
 
 
-class Order(NamedTuple):
+class SimulatedOrder(NamedTuple):
     """One order, and what became of it."""
 
     order_id: str
@@ -67,7 +67,7 @@ class Order(NamedTuple):
     """When that is known; None for never."""
 
 
-def orders(plan: SimulationPlan) -> Iterator[Order]:
+def orders(plan: SimulationPlan) -> Iterator[SimulatedOrder]:
     """Yield the orders of a plan, by time."""
     draw = random.Random(f"headrace/orders/{plan.seed}")  # noqa: S311 - no secret
     leaning = {f"shop-{number}": draw.uniform(-1, 1) for number in range(plan.shops)}
@@ -85,4 +85,4 @@ def orders(plan: SimulationPlan) -> Iterator[Order]:
         known = draw.random() >= plan.unlabelled
         time_ms = round(at_ms)
         label_ms = time_ms + round(delay_ms) if known else None
-        yield Order(f"o{number:07}", time_ms, shop, amount, items, chance, returned, label_ms)
+        yield SimulatedOrder(f"o{number:07}", time_ms, shop, amount, items, chance, returned, label_ms)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from engine.simulation.orders import HOT_SHOP, Order, SimulationPlan, orders
+from engine.simulation.orders import HOT_SHOP, SimulatedOrder, SimulationPlan, orders
 from topics.codec import encode_json
 
 __all__ = ["Simulation", "simulated"]
@@ -60,7 +60,7 @@ def simulated(plan: SimulationPlan) -> Simulation:
     )
 
 
-def _event(order: Order) -> bytes:
+def _event(order: SimulatedOrder) -> bytes:
     return encode_json(
         {
             "order_id": order.order_id,
@@ -72,7 +72,7 @@ def _event(order: Order) -> bytes:
     )
 
 
-def _label(order: Order) -> bytes:
+def _label(order: SimulatedOrder) -> bytes:
     return encode_json(
         {
             "order_id": order.order_id,
@@ -83,11 +83,11 @@ def _label(order: Order) -> bytes:
     )
 
 
-def _label_time(order: Order) -> tuple[int, str]:
+def _label_time(order: SimulatedOrder) -> tuple[int, str]:
     return order.label_time_ms or 0, order.order_id
 
 
-_GARBAGE: dict[str, Callable[[Order], bytes]] = {
+_GARBAGE: dict[str, Callable[[SimulatedOrder], bytes]] = {
     "no JSON": lambda order: _event(order)[:-9],
     "no object": lambda order: encode_json([order.order_id]),
     "a field is missing": lambda order: encode_json({"order_id": order.order_id, "shop": order.shop}),
@@ -98,7 +98,7 @@ _GARBAGE: dict[str, Callable[[Order], bytes]] = {
 
 
 def _garbage(
-    plan: SimulationPlan, made: Sequence[Order], draw: random.Random
+    plan: SimulationPlan, made: Sequence[SimulatedOrder], draw: random.Random
 ) -> Iterator[tuple[str, bytes, int]]:
     """Yield kind, line and arrival of lines that are no events."""
     for number in range(round(plan.garbage * plan.events)):
@@ -107,7 +107,7 @@ def _garbage(
         yield kind, _GARBAGE[kind](order._replace(order_id=f"g{number:07}")), order.time_ms
 
 
-def _truth(plan: SimulationPlan, made: Sequence[Order]) -> dict[str, Any]:
+def _truth(plan: SimulationPlan, made: Sequence[SimulatedOrder]) -> dict[str, Any]:
     """Return what is true of the orders themselves."""
     turn = None if plan.drift_at is None else round(plan.drift_at * plan.events)
     delays = [one.label_time_ms - one.time_ms for one in made if one.label_time_ms is not None]

@@ -107,8 +107,9 @@ def simulate(
     if truth["drift"] is not None:
         typer.echo(f"drift: {truth['drift']['what']} with order {truth['drift']['first_order']}")
     typer.echo(f"wrote {name}/: {', '.join(files)}" + (f"; sent {sent:,} records" if sent else ""))
-    where = f"--events {name}/events.jsonl --labels {name}/labels.jsonl"
-    after = f"headrace run {name}/pipeline.py" if send else f"headrace backtest {name}/pipeline.py {where}"
+    pipeline = name / "pipeline.py"
+    where = f"--events {name / 'events.jsonl'} --labels {name / 'labels.jsonl'}"
+    after = f"headrace run {pipeline}" if send else f"headrace backtest {pipeline} {where}"
     typer.echo(f"next: {after}")
 
 
