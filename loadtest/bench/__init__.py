@@ -4,5 +4,5 @@ Lives here: the open loop, the account of every answer, latencies, the verdict, 
 Never here: peers (`job_j`).
 
 Read in this order: `command`, `runs`, `sandbox`, `schedule`, `openloop`, `feed`, `ledger`, `slices` and
-`report`; `slo` and `search_report`; `compare_command`, `compare`.
+`report`, `page`; `slo` and `search_report`; `compare_command`, `compare`.
 """

@@ -23,6 +23,7 @@ from loadtest.bench.compare_command import compare_files
 from loadtest.bench.feed import Feed, made_up_rows, parsed_rows
 from loadtest.bench.ledger import EVENTS_MAX, histogram_class
 from loadtest.bench.openloop import Load
+from loadtest.bench.page import load_page
 from loadtest.bench.report import print_load, report
 from loadtest.bench.runs import CopyRuns, RateSearch, found_rate, run_load
 from loadtest.bench.sandbox import sandbox
@@ -92,6 +93,7 @@ def load(
             "--live", help="Load the pipeline's own topics and running worker. It keeps the events."
         ),
     ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the run as one page with plots.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Load a copy of a pipeline, with topics and a worker of its own, at a fixed rate; judge what comes back.
@@ -111,6 +113,7 @@ def load(
     definition = load_pipeline(pipeline)
     bounds = parsed_bounds(slo) if slo else ()
     _check_loadable(definition, plan, live=live, searches=bool(bounds))
+    _check_writable(html, searches=bool(bounds))
     rows = _rows(definition, events, seed)
     Feed(definition.events, rows, run="")  # events that are none are told before anything starts
     with interrupted_by_signals():
@@ -127,7 +130,7 @@ def load(
                     found = runs.run(plan)
     if bounds:
         raise typer.Exit(_conclude_search(definition.name, search, plan, bounds, json=json))
-    raise typer.Exit(_conclude(definition.name, found, json=json))
+    raise typer.Exit(_conclude(definition.name, found, html, json=json))
 
 
 command.command("compare")(compare_files)
@@ -159,6 +162,16 @@ def _check_loadable(pipeline: Pipeline, plan: Load, *, live: bool, searches: boo
         raise typer.BadParameter(told, param_hint="--scenario")
 
 
+def _check_writable(html: Path | None, *, searches: bool) -> None:
+    """Raise BadParameter where no page can come of this, before anything starts."""
+    if html is None:
+        return
+    if searches:
+        raise typer.BadParameter("a search has many runs: take --json", param_hint="--html")
+    if not html.resolve().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {html.resolve().parent}", param_hint="--html")
+
+
 @contextlib.contextmanager
 def _copy(
     file: Path,
@@ -175,8 +188,11 @@ def _copy(
         yield CopyRuns(kafka, own, definition, rows=rows, label_delay_ms=delay_ms, seed=seed)
 
 
-def _conclude(name: str, found: dict[str, Any], *, json: bool) -> int:
+def _conclude(name: str, found: dict[str, Any], html: Path | None, *, json: bool) -> int:
     """Tell a run; return the exit code."""
+    if html is not None:
+        html.write_text(load_page(name, found), encoding="utf-8")
+        typer.echo(f"the page of this run: {html}", err=True)
     if json:
         typer.echo(encode_json(found).decode())
     else:

@@ -221,6 +221,10 @@ class Latency:
         """Add the durations of another histogram in HDR's own encoding."""
         self._histogram.decode_and_add(encoded)
 
+    def at_ms(self, level: float) -> float:
+        """Return the duration in ms below which `level` per cent lie."""
+        return float(self._histogram.get_value_at_percentile(level)) / 1_000
+
     def summary_ms(self) -> dict[str, float]:
         """Return mean, percentiles and maximum in milliseconds; empty without a value."""
         if not len(self):
