@@ -6,6 +6,6 @@ Never here: a clock, a socket, a file, a task; how a thing is computed (`operato
 Read in this order: `admission` (one order for two topics; what counts, and as of when), `scorer`, `checks`,
 `asking`, `outbox` (what leaves), `blocks`, `deadline_scorer`; then `race`, `watching` (shift), `positions`
 (where a log is folded to), `learner` (its log), `field_records`;
-`counted_examples` and `warm_up` (beside the race); `snapshots` (one learner's models in other processes);
+`beside` (the log once more, for who is to enter); `snapshots` (one learner's models in other processes);
 `prequential` (labels inside events); `keyed` (one race per key) last.  Others may import everything here.
 """

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from engine.definition.pipeline import Pipeline
-from engine.machines.counted_examples import CountedExamples
+from engine.machines.beside.counted_examples import CountedExamples
 from engine.offline.what_if import POLICIES, asked_value
 from operators.race.losses import ScaledError, loss_of
 from operators.race.routing import (

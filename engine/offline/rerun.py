@@ -32,7 +32,7 @@ from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import slices
-from engine.machines.counted_examples import CountedExamples
+from engine.machines.beside.counted_examples import CountedExamples
 from engine.machines.field_records import FieldSource
 from engine.machines.learner import Learner
 from engine.offline.backtest import Backtest

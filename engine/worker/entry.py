@@ -19,10 +19,10 @@ from typing import Any
 import structlog
 
 from engine.kafka.log_reader import read_log
+from engine.machines.beside.warm_up import WarmUp
 from engine.machines.field_records import change_of, entrant_of
 from engine.machines.keyed.keyed_learner import KeyedLearner
 from engine.machines.learner import Learner
-from engine.machines.warm_up import WarmUp
 from engine.settings import KafkaSettings
 from engine.stores.artefacts import Artefacts
 from engine.worker.model_factory import ModelFactory

@@ -12,9 +12,9 @@ from fields import Source
 from river import naive_bayes, tree
 
 from engine.definition.file import load_pipeline
+from engine.machines.beside.warm_up import WarmUp
 from engine.machines.field_records import Brought
 from engine.machines.learner import Learner
-from engine.machines.warm_up import WarmUp
 from engine.stores.artefacts import ArtefactFiles
 from engine.worker.entry import Entries
 from engine.worker.model_factory import ModelFactory

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from river import naive_bayes
 from test_field_records import claimed, example, log
 
-from engine.machines.warm_up import WarmUp
+from engine.machines.beside.warm_up import WarmUp
 from operators.models.digest import digest
 from topics.messages import Example
 

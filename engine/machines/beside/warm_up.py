@@ -1,7 +1,7 @@
 """A second fold of the examples log, beside the race: what a candidate learns before it enters.
 
 Lives here: which examples it learns, how far it has come.  Never here: reading the log and when to
-(`engine/worker/entry.py`), the race (`learner.py`).
+(`engine/worker/entry.py`), the race (`../learner.py`).
 
 Claims are counted from the start of the log (`counted_examples.py`); learned is every example that counts,
 from the first whose label lies within the span on.  So offsets say all of it.
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.machines.counted_examples import CountedExamples
+from engine.machines.beside.counted_examples import CountedExamples
 from engine.machines.field_records import Brought
 from operators.models.scoring import reason_of
 from operators.models.weighted import weighted

@@ -1,7 +1,7 @@
 """The examples of a log that count, for whoever reads it beside the race.
 
 Lives here: which record of the log is an example that counts.  Never here: what is done with it, nor the fold
-of the race itself (`learner.py`), which also acts on every other record.
+of the race itself (`../learner.py`), which also acts on every other record.
 
 Every numbered record is counted on the way, by the one rule (`operators/claims/rule.py`).
 """
