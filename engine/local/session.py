@@ -261,6 +261,7 @@ class DevSession:
             env=environment(kafka, state_dir=self._folder, web_port=self._port),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for this process, which ends that one
         )
         try:
             out, err = await process.communicate()
