@@ -31,6 +31,7 @@ figure{margin:0}svg{width:100%;height:auto}text{fill:var(--ink);font-size:12px}
 .grid{stroke:var(--faint);stroke-width:.4}polyline{fill:none;stroke-width:1.8}
 .s0{stroke:var(--c0)}.s1{stroke:var(--c1);stroke-dasharray:5 3}
 td{padding:.1rem .9rem .1rem 0;font-variant-numeric:tabular-nums}td+td{text-align:right}
+table{grid-row:span 3;align-self:start}
 """
 
 Points = Sequence[tuple[float, float]]
@@ -129,7 +130,7 @@ def _figure(plot: _Plot) -> str:
         value = low * (high / low) ** share if plot.logarithmic else high * share
         _, y = at(x_low, value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,.3g}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(value)}</text>')
     for x, words in plot.x_ticks:
         place, _ = at(x, low)
         parts.append(f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{words}</text>')
@@ -143,3 +144,12 @@ def _figure(plot: _Plot) -> str:
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{told}">{"".join(parts)}</svg>'
         f"<figcaption>{told}</figcaption></figure>"
     )
+
+
+def _tick(value: float) -> str:
+    """Return a value beside an axis, to three digits or whole.
+
+    >>> _tick(6_470.2), _tick(0.1234)
+    ('6,470', '0.123')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
