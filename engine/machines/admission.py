@@ -43,7 +43,7 @@ from msgspec import Struct
 
 from engine.definition.pipeline import Pipeline
 from engine.definition.weak import voters_of
-from operators.join.join import Join
+from operators.join.join import Join, LabelOutcomes
 from operators.join.pending import Open, WaitingAnswer
 from operators.join.weak import WeakLabels
 from operators.rules.apply import CheckedDecoder
@@ -269,6 +269,7 @@ def new_join(
     counts: Counter[tuple[str, str]] | None = None,
     *,
     stored: StoredEntries | None = None,
+    outcomes: LabelOutcomes | None = None,
 ) -> Join[Open]:
     """Return the empty join of a definition: its wait, its implicit label, its bounds.
 
@@ -283,14 +284,18 @@ def new_join(
         early_max=labels.early_max,
         stored=stored,
         policy=labels.policy,
+        outcomes=outcomes,
     )
 
 
 def voting_join(
-    pipeline: Pipeline, counts: Counter[tuple[str, str]], stored: StoredEntries | None
+    pipeline: Pipeline,
+    counts: Counter[tuple[str, str]],
+    outcomes: LabelOutcomes,
+    stored: StoredEntries | None,
 ) -> tuple[Join[WaitingAnswer], WeakLabels | None]:
     """Return the empty join of answers, and the labelling functions that it asks, where there are any."""
-    join: Join[WaitingAnswer] = new_join(pipeline, counts, stored=stored)
+    join: Join[WaitingAnswer] = new_join(pipeline, counts, stored=stored, outcomes=outcomes)
     if not pipeline.labels.weak:
         return join, None
     weak = WeakLabels(voters_of(pipeline.labels.weak, pipeline.task, pipeline.label_classes), counts)

@@ -14,8 +14,7 @@ from msgspec.structs import replace
 
 from engine.definition.pipeline import Pipeline
 from operators.claims.rule import Suppression, Writer, part_of
-from operators.join.completeness import LabelOutcomes
-from operators.join.join import EARLY_BYTES_MAX, EarlyLabel, Joined
+from operators.join.join import EARLY_BYTES_MAX, EarlyLabel, Joined, LabelOutcomes
 from operators.join.pending import WaitingAnswer
 from operators.models.scoring import Failure, Roster, Served, unsure
 from operators.race.arena import ACTOR

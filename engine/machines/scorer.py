@@ -26,8 +26,8 @@ from engine.machines.learner import Learner
 from engine.machines.outbox import Outbox, Scored
 from engine.machines.prequential import Decided, Prequential
 from operators.claims.rule import Suppression, Writer
-from operators.join.completeness import Completeness, LabelOutcomes
-from operators.join.join import EXPIRED, Joined
+from operators.join.completeness import Completeness
+from operators.join.join import Joined, LabelOutcomes
 from operators.join.pending import WaitingAnswer
 from operators.language.plan import FeaturePlan
 from operators.models.scoring import Failure, Reply, Roster, Scoring, Served, Shadowed
@@ -104,7 +104,7 @@ class Scorer(Composite[Position]):
             max_ahead_ms=pipeline.max_ahead_ms,
             stopwatch=self._stopwatch,
         )
-        self.join, self._weak = voting_join(pipeline, self.counts, stored)
+        self.join, self._weak = voting_join(pipeline, self.counts, self.labels, stored)
         self.admission = Admission(pipeline, position := Position(), self.join, self.counts)
         self.scoring = Scoring(pipeline.task, roster, self._stopwatch)
         self._checks: Checks | None = None
@@ -181,8 +181,6 @@ class Scorer(Composite[Position]):
         else:
             for read in run.labels:
                 self._label(read)
-                if self.labels.read():
-                    self.outbox.report_labels(read.record, max(0, read.time))
             self.position.labels = run.labels[-1].record.offset + 1
             seconds["join"] += clock() - sum(seconds.values()) - started
         self.features.count_evictions()
@@ -311,9 +309,7 @@ class Scorer(Composite[Position]):
         if join.early or overtaken or (join.emits and self._label_windows):
             self._answer(now_ms)
             self._open_answers()
-        unlabelled = self.counts[EXPIRED]
         emitted, unmatched = join.expire(watermark, at_offset=at_offset)
-        self.labels.expired(self.counts[EXPIRED] - unlabelled)
         for joined in emitted:
             self._learnable(joined, joined.origin or "combined")
         for early in unmatched:
@@ -466,11 +462,15 @@ class Scorer(Composite[Position]):
             self._learnable(self.join.close(waiting, label, waiting.event_time), "joined")
 
     def _label(self, read: LabelRead) -> None:
-        """Join a label to its answer, or refuse it."""
-        record, decoded = read.record, read.decoded
-        if isinstance(decoded, Rejected):
-            self.outbox.refuse_label(record, decoded)
-            return
+        """Join a label to its answer, or refuse it; tell what became of all so far, where that is due."""
+        if isinstance(read.decoded, Rejected):
+            self.outbox.refuse_label(read.record, read.decoded)
+        else:
+            self._meet(read.record, read.decoded)
+        if self.labels.read():
+            self.outbox.report_labels(read.record, max(0, read.time))
+
+    def _meet(self, record: Record, decoded: Label) -> None:
         outcome, joined = self.join.label(decoded, key=record.key, value=record.value)
         if joined is not None:
             if self.admission.is_misplaced(record.key, joined.waiting.key):

@@ -1,7 +1,6 @@
-"""How complete labels are: which share of answered events has a label at a given age, what became of all.
+"""How complete labels are: which share of the answered events has its label at a given age.
 
-Lives here: the counts by age, in blocks of event time, until the watermark has passed that age; the counts by
-outcome since the first label.  Never here:
+Lives here: the counts by age, in blocks of event time, until the watermark has passed that age.  Never here:
 what a label meets (`join.py`), what is made of the counts (`engine/metrics.py`).
 
     answered at       |-- block --|
@@ -24,7 +23,7 @@ from msgspec import Struct
 
 from operators.state import StateDelta, StateEntries, WholeState
 
-__all__ = ["AGES", "Completeness", "LabelOutcomes"]
+__all__ = ["AGES", "Completeness"]
 
 AGES: Final = (0.25, 0.5, 0.75, 1.0)
 """Ages in parts of the wait."""
@@ -33,8 +32,6 @@ BLOCKS: Final = 16
 GRACE_BLOCKS: Final = 48
 """Blocks that `grace` has at most: so many more are open."""
 _NEVER: Final = -(1 << 62)
-_NEVER_DUE: Final = 1 << 62
-"""Labels that nobody reads."""
 
 _Row = list[int]
 """Answers of a block, and those labelled within each age."""
@@ -188,61 +185,4 @@ class Completeness(WholeState):
             self._aged, self._labelled = state.aged, state.labelled
             if self._passed[0] != _NEVER:
                 self._look()
-        self._dirty = False
-
-
-class LabelOutcomes(WholeState):
-    """What became of the labels of one partition since its first.
-
-    `counts` gets each outcome too, as it comes; it is no part of the state.
-
-    >>> outcomes = LabelOutcomes(every=2)
-    >>> outcomes.count("joined")
-    >>> outcomes.read(), outcomes.read()
-    (False, True)
-    >>> outcomes.report()
-    {'read': 2, 'joined': 1}
-    """
-
-    def __init__(self, every: int | None, counts: Counter[tuple[str, str]] | None = None) -> None:
-        """`every` is how many labels are read between two reports; None: there are none."""
-        self._counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
-        self._every = every or _NEVER_DUE
-        self._read = 0
-        self._totals: dict[str, int] = {}
-
-    def count(self, outcome: str, labels: int = 1) -> None:
-        """Count labels of one outcome."""
-        if not labels:
-            return
-        self._dirty = True
-        self._counts["labels", outcome] += labels
-        self._totals[outcome] = self._totals.get(outcome, 0) + labels
-
-    def expired(self, answers: int) -> None:
-        """Count answers to which no label came, which are not learned; the join exports them."""
-        if not answers:
-            return
-        self._dirty = True
-        self._totals["expired"] = self._totals.get("expired", 0) + answers
-
-    def read(self) -> bool:
-        """Count one label that came and that has met what it meets; return whether a report is due."""
-        self._dirty = True
-        self._read += 1
-        return self._read % self._every == 0
-
-    def report(self) -> dict[str, int]:
-        """Return how many labels were read, and what became of them and of those that did not come."""
-        return {"read": self._read} | dict(sorted(self._totals.items()))
-
-    def snapshot(self) -> dict[str, bytes]:
-        """Return the whole state."""
-        return {"all": msgspec.msgpack.encode((self._read, dict(sorted(self._totals.items()))))}
-
-    def restore(self, entries: StateEntries) -> None:
-        """Replace the whole state; without an entry, as in checkpoints of earlier versions, it begins."""
-        self._read, self._totals = 0, {}
-        if data := entries.get("all"):
-            self._read, self._totals = msgspec.msgpack.decode(data, type=tuple[int, dict[str, int]])
         self._dirty = False

@@ -38,13 +38,11 @@ from msgspec.structs import replace
 
 from operators.join.combine import LabelPolicy, combined
 from operators.join.pending import PENDING_MAX, RESIDENT_MAX, Answered, Open, Pending
-from operators.state import Changes, StateDelta, StoredEntries
+from operators.state import Changes, StateDelta, StateEntries, StoredEntries, WholeState
 from topics.messages import Label, LabelValue
 
-__all__ = ["EARLY_MAX", "EXPIRED", "EarlyLabel", "Join", "Joined", "LabelOutcome", "Met"]
+__all__ = ["EARLY_MAX", "EarlyLabel", "Join", "Joined", "LabelOutcome", "LabelOutcomes", "Met"]
 
-EXPIRED = ("predictions_dropped", "expired")
-"""Counts answers to which no label came in time and none is made up."""
 EARLY_MAX = 100_000
 """Labels of one partition that wait for their events unless the definition says otherwise, in memory, some
 500 bytes each."""
@@ -52,6 +50,9 @@ EARLY_BYTES_MAX = 134_217_728
 """Bytes of their records: a label message may have 64 KB."""
 PASSED_MAX = 1_000
 """Deadlines of early labels that have met their events, beyond as many as there are labels."""
+
+_NEVER_DUE = 1 << 62
+"""Labels that nobody reads."""
 
 LabelOutcome = Literal[
     "joined",
@@ -119,6 +120,63 @@ class Met(NamedTuple, Generic[Open]):
     early: EarlyLabel
 
 
+class LabelOutcomes(WholeState):
+    """What became of the labels of one partition since its first.
+
+    `counts` gets each outcome too, as it comes; it is no part of the state.
+
+    >>> outcomes = LabelOutcomes(every=2)
+    >>> outcomes.count("joined")
+    >>> outcomes.read(), outcomes.read()
+    (False, True)
+    >>> outcomes.report()
+    {'read': 2, 'joined': 1}
+    """
+
+    def __init__(self, every: int | None, counts: Counter[tuple[str, str]] | None = None) -> None:
+        """`every` is how many labels are read between two reports; None: there are none."""
+        self._counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
+        self._every = every or _NEVER_DUE
+        self._read = 0
+        self._totals: dict[str, int] = {}
+
+    def count(self, outcome: str, labels: int = 1) -> None:
+        """Count labels of one outcome."""
+        if not labels:
+            return
+        self._dirty = True
+        self._counts["labels", outcome] += labels
+        self._totals[outcome] = self._totals.get(outcome, 0) + labels
+
+    def expired(self, answers: int) -> None:
+        """Count answers to which no label came, which are not learned; the join exports them."""
+        if not answers:
+            return
+        self._dirty = True
+        self._totals["expired"] = self._totals.get("expired", 0) + answers
+
+    def read(self) -> bool:
+        """Count one label that came and that has met what it meets; return whether a report is due."""
+        self._dirty = True
+        self._read += 1
+        return self._read % self._every == 0
+
+    def report(self) -> dict[str, int]:
+        """Return how many labels were read, and what became of them and of those that did not come."""
+        return {"read": self._read} | dict(sorted(self._totals.items()))
+
+    def snapshot(self) -> dict[str, bytes]:
+        """Return the whole state."""
+        return {"all": msgspec.msgpack.encode((self._read, dict(sorted(self._totals.items()))))}
+
+    def restore(self, entries: StateEntries) -> None:
+        """Replace the whole state; without an entry, as in checkpoints of earlier versions, it begins."""
+        self._read, self._totals = 0, {}
+        if data := entries.get("all"):
+            self._read, self._totals = msgspec.msgpack.decode(data, type=tuple[int, dict[str, int]])
+        self._dirty = False
+
+
 class Join(Generic[Open]):
     """Events waiting for labels, and labels waiting for events.
 
@@ -147,8 +205,9 @@ class Join(Generic[Open]):
         stored: StoredEntries | None = None,
         resident_max: int = RESIDENT_MAX,
         policy: LabelPolicy | None = None,
+        outcomes: LabelOutcomes | None = None,
     ) -> None:
-        """`counts` gets what was forgotten without a label or for want of room; no part of the state.
+        """`counts` and `outcomes` get what was forgotten without a label or for want of room; not as state.
 
         `stored` reads what the last committed checkpoint holds; without it all are in memory.
         """
@@ -161,6 +220,7 @@ class Join(Generic[Open]):
         self.emits = implicit is not None or self._at_horizon
         """Whether examples may be made when the watermark passes a horizon."""
         self.counts: Counter[tuple[str, str]] = Counter() if counts is None else counts
+        self.outcomes = LabelOutcomes(None) if outcomes is None else outcomes
         self.entries: Pending[Open] = Pending(wait_ms, pending_max, stored, resident_max)
         """The entries that were opened and have not expired."""
         self.early = 0
@@ -388,7 +448,8 @@ class Join(Generic[Open]):
                 unmatched += self._forget_early(event_id, offset)
         emitted = [joined for one in unlabelled if (joined := self._emitted(one, at_offset)) is not None]
         if expired := len(unlabelled) - len(emitted):
-            self.counts[EXPIRED] += expired
+            self.counts["predictions_dropped", "expired"] += expired
+            self.outcomes.expired(expired)
         return emitted, unmatched
 
     def _emitted(self, waiting: Open, at_offset: int) -> Joined[Open] | None:

@@ -37,8 +37,8 @@ from operators.drift.detectors import Drift
 from operators.drift.sampler import BlockSampler
 from operators.drift.watch import Watch
 from operators.drift.watcher import Watcher
-from operators.join.completeness import Completeness, LabelOutcomes
-from operators.join.join import Join
+from operators.join.completeness import Completeness
+from operators.join.join import Join, LabelOutcomes
 from operators.join.pending import Pending, Waiting, WaitingAnswer
 from operators.join.queries import Queries, QueryWindows
 from operators.language.alerts import Alert, NoveltyPlan, decided, signal
@@ -233,7 +233,7 @@ def learner_inputs(rng: random.Random) -> list[Any]:
 
 
 def learner_parts(made: Learner) -> tuple[type, ...]:
-    race = (made.arena, made.evaluation, made.watch, made.evidence, made.learning)
+    race = (made.arena, made.evaluation, made.detectors, made.evidence, made.learning)
     parts = (*race, made.good, made.commands, made.releases, made.challenges, made.approvals, made.reader)
     return tuple(type(part) for part in parts)
 
