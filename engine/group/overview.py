@@ -19,7 +19,7 @@ from engine.group.members import Member, totals
 from engine.kafka.cluster import committed_offsets
 from engine.kafka.log_reader import log_bounds, read_log
 from engine.settings import KafkaSettings
-from topics.messages import Decision
+from topics.messages import REPORTED, Decision
 
 __all__ = ["Overview", "PartitionLag", "overview", "plain_overview", "troubles_of"]
 
@@ -87,7 +87,7 @@ async def _decisions(kafka: KafkaSettings, topic: str, count: int) -> tuple[Deci
         async for records in read_log(kafka, topic, partition, max(start, end - LOOK_BACK), end):
             for record in records:
                 decision = decode(record.value or b"{}")
-                if not decision.type.endswith(".reported"):
+                if decision.type not in REPORTED:
                     found.append((record.timestamp_ms or 0, decision))
     found.sort(key=lambda one: one[0])
     return tuple(decision for _, decision in found[: -count - 1 : -1])

@@ -35,7 +35,7 @@ from engine.local.worker import WorkerPage, WorkerProcess, environment, worker_c
 from engine.settings import KafkaSettings
 from topics.catalog import TopicPlan
 from topics.errors import BrokerError, DefinitionError
-from topics.messages import Decision
+from topics.messages import REPORTED, Decision
 
 __all__ = ["DevFeed", "DevSession", "DevTold"]
 
@@ -45,8 +45,8 @@ FIGURES_S = 5.0
 """Between two lines of figures, where they have changed."""
 CHECK_DEADLINE_S = 120.0
 """A file whose check takes longer hangs."""
-QUIET = ("blend.weighed",)
-"""Decisions that are not told, beside those that are reports: they come all the time."""
+QUIET = REPORTED | {"blend.weighed"}
+"""Decisions that are not told: they come all the time."""
 SAID_MAX = 4_000
 """Characters of what a command says that are told."""
 
@@ -283,7 +283,7 @@ class DevSession:
             async for records in read_log(kafka, topic.name, partition, 0):
                 for record in records:
                     decision = decode(record.value or b"")
-                    if not decision.type.endswith(".reported") and decision.type not in QUIET:
+                    if decision.type not in QUIET:
                         line = f"{decision.type} {decision.model_name}: {decision.reason}"
                         facts = {
                             "type": decision.type,

@@ -27,7 +27,7 @@ from loadtest.bench.ledger import Answer, AskedEvent, Ledger
 from operators.race.losses import brier
 from topics.catalog import Catalog
 from topics.errors import SettingsError
-from topics.messages import Decision, Score
+from topics.messages import REPORTED, Decision, Score
 
 __all__ = ["CATALOG", "EXAMPLES", "EXAMPLE_FOLDER", "Figures", "Sample", "ServedAnswer", "read_sample"]
 
@@ -144,8 +144,8 @@ class Figures:
             self.served[served.model_name].update(loss)
 
     def decided(self, decision: Decision) -> None:
-        """A decision record came in."""
-        if len(self.decisions) < DECISIONS_MAX:
+        """A decision record came in; what is only reported from time to time decides nothing."""
+        if len(self.decisions) < DECISIONS_MAX and decision.type not in REPORTED:
             self.decisions.append(decision)
 
     @property

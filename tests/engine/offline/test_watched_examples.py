@@ -17,6 +17,7 @@ from engine import (
     Candidate,
     Estimated,
     Guard,
+    Importance,
     Labels,
     Pipeline,
     Promotion,
@@ -190,9 +191,9 @@ def test_a_slice_that_was_found_is_asked_for_a_veto(tmp_path: Path) -> None:
         pipeline(promotion=Promotion(veto=[Guard(0.01, slice="found")]))
 
 
-@pytest.mark.parametrize("asked", [{"calibration": Calibration(bins=20)}, {"estimate": Estimated("6h")}])
+@pytest.mark.parametrize("asked", [{"slices": ["origin"]}, {"importance": Importance()}])
 def test_a_monitor_that_a_race_per_key_does_not_keep_is_refused(asked: dict[str, Any]) -> None:
-    pipeline(per="origin")
+    pipeline(per="origin", calibration=Calibration(bins=20), estimate=Estimated("6h"))
     with pytest.raises(DefinitionError, match="is not offered with per=") as refusal:
         pipeline(per="origin", **asked)
     assert refusal.value.hint
