@@ -89,7 +89,8 @@ def run(
     """
     started_s = time.perf_counter()
     console = console or Console()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what goes wrong is raised, or seen as a stall
+    # What goes wrong is raised, or seen as a stall; a level would keep the reason of a refusal from `connect`
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
     try:
         with interrupted_by_signals():

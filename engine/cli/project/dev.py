@@ -54,7 +54,7 @@ def dev(
             raise SettingsError(f"there is no file {path}", hint="give one JSON object a line, plain or .gz")
     if labels is not None and data is None:
         raise SettingsError("--labels goes with --data", hint="give --data EVENTS.jsonl")
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what goes wrong is raised
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # what goes wrong is raised
     feed = None if data is None else DevFeed(data, labels, rate)
 
     def told(kind: str, line: str, facts: Mapping[str, Any]) -> None:
