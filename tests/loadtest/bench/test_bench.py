@@ -164,6 +164,7 @@ def test_a_search_says_what_it_tried_and_each_step_is_judged_by_itself(
     assert code == NOT_SUSTAINED
     reports = [step["report"] for step in found["steps"]]
     assert [(one["events"], one["answered"], one["learned"]) for one in reports] == [(800,) * 3, (400,) * 3]
+    assert [(one["duplicated"], one["foreign"]) for one in reports] == [(0, 0)] * 2
     assert warned.count("the worker cannot keep up") == 2
 
 
