@@ -311,10 +311,15 @@ class Outbox:
             for example, trace in zip(examples, traces, strict=True)
         ]
 
-    def quarantine(self, answer: Prediction, key: str, failures: Sequence[Failure]) -> None:
-        """Report candidates that failed at an event of this key to the log, where the learner acts on it."""
+    def quarantine(self, answer: Prediction, key: str, failures: Sequence[Failure]) -> bool:
+        """Report candidates that failed at an event of this key to the log, where the learner acts on it.
+
+        Return whether one of these reports stands there already: it is not written again.
+        """
+        logged = False
         for failure in failures:
             if self.suppression.replaying and self.suppression.quarantined(failure.name, answer.event_offset):
+                logged = True
                 continue
             report = Quarantine(
                 event_id=answer.event_id,
@@ -339,6 +344,7 @@ class Outbox:
             )
             if self.fold_at_once is not None:
                 self.fold_at_once(report, ())
+        return logged
 
     def block(self, block: Block, offset: int) -> None:
         """Write a block that the event at `offset` has closed to the log, unless it stands there."""

@@ -533,4 +533,6 @@ class Scorer(Composite[Position]):
 
     def _failed(self, answer: Prediction, key: str, failures: Sequence[Failure]) -> None:
         self.counts.update(("model_failures", f"score {failure.name}") for failure in failures)
-        self.outbox.quarantine(answer, key, [failure for failure in failures if not failure.tolerated])
+        logged = self.outbox.quarantine(answer, key, [one for one in failures if not one.tolerated])
+        if logged:  # in a replay: the learner has acted on it, so who is asked here was released since
+            self.scoring.rebind()

@@ -420,6 +420,10 @@ class Scoring:
         }
         self._chain()
 
+    def rebind(self) -> None:
+        """Take back, from the next run on, every candidate that failed and that the line-up still has."""
+        self._revision = -1
+
     def _chain(self) -> None:
         """Set who answers: the first of champion and earlier champions that can."""
         roster = self.roster

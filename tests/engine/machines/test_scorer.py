@@ -22,7 +22,7 @@ from engine.worker.assembly import build_learner
 from operators import by, field, label
 from operators.claims.rule import Suppression, Writer
 from operators.models.scoring import Roster
-from topics.codec import decode_example, decode_prediction
+from topics.codec import decode_example, decode_prediction, decode_quarantine
 from topics.errors import DefinitionError
 from topics.headers import record_type_of
 from topics.messages import Outgoing, Record
@@ -410,16 +410,18 @@ class Sick(linear_model.LogisticRegression):
         return super().predict_proba_one(x)
 
 
+SICK = Pipeline(
+    name="pay",
+    events=Topic("pay.events", Payment, key="card"),
+    labels=Labels("pay.labels", wait="1h"),
+    features={"amount": field("amount")},
+    models={"sick": Sick(), "well": linear_model.LogisticRegression()},
+    champion="sick",
+)
+
+
 def test_a_sick_model_is_reported_and_the_event_is_answered() -> None:
-    pipeline = Pipeline(
-        name="pay",
-        events=Topic("pay.events", Payment, key="card"),
-        labels=Labels("pay.labels", wait="1h"),
-        features={"amount": field("amount")},
-        models={"sick": Sick(), "well": linear_model.LogisticRegression()},
-        champion="sick",
-    )
-    scorer = scorer_of(pipeline)
+    scorer = scorer_of(SICK)
     out = play(scorer, runs_of(scorer, [event(0, "e0", 1_000), event(1, "e1", 2_000, amount=500.0)], []))
     answers = [decode_prediction(record.value or b"") for record in out if record.target == "predictions"]
     assert [answer.served_by for answer in answers] == ["champion", "prior"]
@@ -427,6 +429,24 @@ def test_a_sick_model_is_reported_and_the_event_is_answered() -> None:
     reports = [record for record in out if ("headrace-kind", b"quarantine") in record.headers]
     assert len(reports) == 1
     assert b"overflow of something" in (reports[0].value or b"")
+
+
+def test_a_model_that_was_released_answers_after_a_replay_of_what_it_failed_at() -> None:
+    """The log has its quarantine, and the learner has let it in again: no second report, no silence."""
+    events = [event(0, "e0", 1_000), event(1, "e1", 2_000, amount=500.0)]
+    first = scorer_of(SICK)
+    logged = by_target(play(first, runs_of(first, events, [])))
+    suppression = Suppression()
+    for record in logged["predictions"]:
+        suppression.add(decode_prediction(record.value or b""))
+    (report,) = logged["examples"]
+    suppression.add(decode_quarantine(report.value or b""))
+
+    second = scorer_of(SICK, suppression, claim=2)
+    again = play(second, runs_of(second, events, []))
+    again += play(second, runs_of(second, [event(2, "e2", 3_000)], []))
+    assert [record.target for record in again] == ["predictions"]
+    assert decode_prediction(again[0].value or b"").served_by == "champion"
 
 
 def weighed(offset: int, event_id: str, time: int, weight: float, by: str = "ann") -> Record:
