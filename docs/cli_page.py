@@ -34,7 +34,7 @@ scripts, and what goes wrong goes to standard error with a fix.
 | 1 | failed; a backtest that learned nothing too |
 | 2 | wrong usage: arguments, settings, a pipeline's file |
 | 3 | unhealthy: `doctor` found a fault, `status` somebody missing, a check of state or models failed |
-| 4 | skew (`skew`), or a shift that lasts (`drift list`) |
+| 4 | skew (`skew`), a shift that lasts (`drift list`), a load test proven worse (`bench compare`) |
 | 5 | a rate that was not sustained (`bench`) |
 
 A running race takes commands as messages on `flights.commands` as well, which `headrace models` sends for

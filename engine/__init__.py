@@ -10,7 +10,7 @@ Read in this order: `definition` (what a pipeline file says), `machines` (scorer
 `state` (checkpoints, asked of their stores), `project` (a pipeline from a sample), `local` (all of it on
 this machine, for a person at work), `doctor` (is a machine fit), `simulation` (made-up events) and `cli`.
 Beside them lie `settings` (the surroundings), `metrics`, `watches`, `race_view` and `monitor_view` (what is
-told). `answering` reads answers back, for programs outside.
+told), `new_folder` and `shipped` (files of commands). `answering` reads answers back, for programs outside.
 
 The names below are what a user's file needs besides the feature language of `operators`.  They are
 imported when they are asked for, so that commands that load no pipeline start at once: River alone

@@ -33,10 +33,12 @@ from topics.messages import (
     Claim,
     Command,
     CommandWord,
+    Decision,
     Example,
     FieldChange,
     Label,
     LabelValue,
+    ModelPointer,
     Prediction,
     Quarantine,
     Record,
@@ -63,8 +65,10 @@ __all__ = [
     "decode_block",
     "decode_claim",
     "decode_command",
+    "decode_decision",
     "decode_example",
     "decode_field",
+    "decode_pointer",
     "decode_prediction",
     "decode_quarantine",
     "decode_slow",
@@ -508,6 +512,8 @@ def decoder_of(message: type[Message]) -> Callable[[bytes], Message]:
 
 
 decode_prediction: Callable[[bytes], Prediction] = decoder_of(Prediction)
+decode_decision: Callable[[bytes], Decision] = decoder_of(Decision)
+decode_pointer: Callable[[bytes], ModelPointer] = decoder_of(ModelPointer)
 decode_example: Callable[[bytes], Example] = decoder_of(Example)
 decode_claim: Callable[[bytes], Claim] = decoder_of(Claim)
 decode_field: Callable[[bytes], FieldChange] = decoder_of(FieldChange)

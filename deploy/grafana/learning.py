@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
-from parts import RATE, board, chosen, lines, mark, name_of, number, quantiles, section
+from parts import RATE, Panel, board, chosen, lines, mark, name_of, number, quantiles, section
 
 
 def learning() -> Dashboard:
@@ -160,9 +160,11 @@ def _field(made: Dashboard) -> Dashboard:
 
 
 def _drift(made: Dashboard) -> Dashboard:
-    return section(
-        made,
-        "Drift and monitors",
+    return section(made, "Drift and monitors", *_of_drift(), *_of_monitors())
+
+
+def _of_drift() -> tuple[Panel, ...]:
+    return (
         lines(
             "Drift alarms",
             "In an hour, by detector and what it looks at.",
@@ -200,6 +202,11 @@ def _drift(made: Dashboard) -> Dashboard:
             "eps",
             (f"sum by (outcome) (rate(headrace_shift_blocks_total{{@}}[{RATE}]))", "{{outcome}}"),
         ),
+    )
+
+
+def _of_monitors() -> tuple[Panel, ...]:
+    return (
         lines(
             "Monitors",
             "The twenty highest figures of slices, calibration, fairness, ...",

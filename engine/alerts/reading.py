@@ -6,17 +6,15 @@ Lives here: the tail of that topic.  Never here: what is made of it, channels.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import aclosing
 
 import msgspec
 
-from engine.kafka.log_reader import log_bounds, read_log
-from engine.lineage.sources import decode_decision
+from engine.kafka.log_reader import record_tail
 from engine.settings import KafkaSettings
-from topics.codec import decode_alert
+from topics.codec import decode_alert, decode_decision
 from topics.messages import AlertRecord, Record
 
-__all__ = ["PARTITION", "TAIL_MAX", "acks_in", "alert_tail", "alerts_in", "newest", "record_tail"]
+__all__ = ["PARTITION", "TAIL_MAX", "acks_in", "alert_tail", "alerts_in", "newest"]
 
 TAIL_MAX = 10_000
 """Records of the topic that are looked at, the newest: what is older and still open is lost sight of."""
@@ -38,19 +36,7 @@ async def alert_tail(
     kafka: KafkaSettings, topic: str, until: int | None = None
 ) -> list[tuple[int, AlertRecord]]:
     """Return the newest alerts of a topic with their offsets, those before `until`.  Raises BrokerError."""
-    return alerts_in(await record_tail(kafka, topic, until))
-
-
-async def record_tail(kafka: KafkaSettings, topic: str, until: int | None = None) -> list[Record]:
-    """Return the newest records of a topic of one partition.  Raises BrokerError."""
-    start, end = (await log_bounds(kafka, topic))[PARTITION]
-    end = end if until is None else min(end, until)
-    found: list[Record] = []
-    if start < end:
-        async with aclosing(read_log(kafka, topic, PARTITION, max(start, end - TAIL_MAX), end)) as batches:
-            async for records in batches:
-                found += records
-    return found
+    return alerts_in(await record_tail(kafka, topic, TAIL_MAX, until))
 
 
 def acks_in(records: Iterable[Record]) -> dict[str, bool]:

@@ -1,6 +1,6 @@
 """What a notebook shows of a definition and of tables: HTML, small, everything escaped, no script.
 
-Lives here: the text.  Never here: what is in it (`pipeline.py`, `engine/offline/results.py`).
+Lives here: the text.  Never here: what is in it (`pipeline.py`, `engine/offline/runs/results.py`).
 """
 
 from __future__ import annotations

@@ -5,16 +5,16 @@ Lives here: what is asked of them, and which answers are faults.  Never here: se
 
 from __future__ import annotations
 
-import operator
-import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from engine.doctor.findings import DoctorFinding
+from packaging.requirements import Requirement
+
+from engine.doctor.findings import DoctorFinding, Level
 from engine.host.pages import check_port
 from engine.settings import Settings
 from topics.errors import SettingsError
@@ -24,11 +24,6 @@ __all__ = ["directory_finding", "library_findings", "machine_findings", "python_
 PYTHON_MIN = (3, 11)
 FREE_FAIL, FREE_WARN = 100 * 1024**2, 1024**3
 """Bytes below which a checkpoint of a middling pipeline does not fit, or soon will not."""
-_REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?\s*([<>=!~0-9.,\s]*)")
-_COMPARE: Mapping[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
-    ">=": operator.ge, "<=": operator.le, "==": operator.eq, "<": operator.lt, ">": operator.gt,
-}  # fmt: skip
-_BOUND = re.compile(r"(>=|<=|==|<|>)\s*([0-9.]+)")
 
 
 def machine_findings(settings: Settings) -> Iterator[DoctorFinding]:
@@ -65,49 +60,24 @@ def library_findings(requirements: Iterable[str], installed: Callable[[str], str
     """
     seen: list[str] = []
     wrong = False
-    for requirement in requirements:
-        told, _, marker = requirement.partition(";")
-        match = _REQUIREMENT.match(told.strip())
-        if match is None:
-            continue
-        name, bounds = match[1], match[2]
+    for text in requirements:
+        requirement, wanted = Requirement(text), text.partition(";")[0].strip()
+        name = requirement.name
         try:
             found = installed(name)
         except PackageNotFoundError:
-            if not marker.strip():
+            if requirement.marker is None:
                 wrong = True
-                yield DoctorFinding(name, "fail", "it is not installed", f"pip install '{told.strip()}'")
+                yield DoctorFinding(name, "fail", "it is not installed", f"pip install '{wanted}'")
             continue
-        if not _is_within(found, bounds):
+        if not requirement.specifier.contains(found, prereleases=True):
             wrong = True
             yield DoctorFinding(
-                name, "warn", f"{found} is outside {bounds.strip()}", f"pip install '{told.strip()}'"
+                name, "warn", f"{found} is outside {requirement.specifier}", f"pip install '{wanted}'"
             )
         seen.append(f"{name} {found}")
     if not wrong:
         yield DoctorFinding("libraries", "ok", ", ".join(seen))
-
-
-def _is_within(found: str, bounds: str) -> bool:
-    """Return whether a version lies within bounds.
-
-    >>> _is_within("0.26.3", ">=0.26.1,<0.27"), _is_within("0.27.0", ">=0.26.1,<0.27")
-    (True, False)
-    """
-    has = _numbers(found)
-    for sign, told in _BOUND.findall(bounds):
-        wants = _numbers(told)
-        length = max(len(has), len(wants))
-        left, right = (part + (0,) * (length - len(part)) for part in (has, wants))
-        if not _COMPARE[sign](left, right):
-            return False
-    return True
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version."""
-    match = re.match(r"\d+(\.\d+)*", text)
-    return tuple(map(int, match[0].split("."))) if match else ()
 
 
 def directory_finding(path: Path, free_bytes: Callable[[Path], int] | None = None) -> DoctorFinding:
@@ -128,6 +98,6 @@ def directory_finding(path: Path, free_bytes: Callable[[Path], int] | None = Non
     free = shutil.disk_usage(there).free if free_bytes is None else free_bytes(there)
     told = f"{path} is writable, {free / 1024**3:.1f} GiB are free"
     if free < FREE_WARN:
-        level = "fail" if free < FREE_FAIL else "warn"
-        return DoctorFinding("state dir", level, told, "make room, or set HEADRACE_STATE_DIR to another disk")  # type: ignore[arg-type]
+        level: Level = "fail" if free < FREE_FAIL else "warn"
+        return DoctorFinding("state dir", level, told, "make room, or set HEADRACE_STATE_DIR to another disk")
     return DoctorFinding("state dir", "ok", told)

@@ -13,8 +13,8 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from engine.group.members import Members
-from engine.kafka.client import REFUSED, assigned_consumer, bounds, broker_error, open_client
-from engine.kafka.log_reader import log_bounds
+from engine.kafka.client import assigned_consumer, bounds, open_client
+from engine.kafka.log_reader import record_tail
 from engine.kafka.source import records_of
 from engine.kafka.topic_admin import ensure_topics
 from engine.settings import KafkaSettings
@@ -34,15 +34,8 @@ async def read_members(kafka: KafkaSettings, topic: str) -> Members:
 
     Raises BrokerError, also where there is no such topic.
     """
-    await log_bounds(kafka, topic)  # asked of by name alone, a missing topic may be made
     members = Members()
-    partition = TopicPartition(topic, PARTITION)
-    async with assigned_consumer(kafka, [partition]) as consumer:
-        try:
-            async with asyncio.timeout(kafka.request_timeout_ms / 1_000):
-                members.recall(await _tail(consumer, partition, kafka))
-        except (*REFUSED, TimeoutError) as error:
-            raise broker_error(error, f"reading {topic}", kafka) from error
+    members.recall(await record_tail(kafka, topic, TAIL_MAX))
     return members
 
 

@@ -17,8 +17,9 @@ from engine.definition.pipeline import Pipeline
 from engine.group.log import read_members
 from engine.group.members import Member, totals
 from engine.kafka.cluster import committed_offsets
-from engine.kafka.log_reader import log_bounds, read_log
+from engine.kafka.log_reader import log_bounds, record_tail
 from engine.settings import KafkaSettings
+from topics.codec import decode_decision
 from topics.messages import REPORTED, Decision
 
 __all__ = ["Overview", "PartitionLag", "overview", "plain_overview", "troubles_of"]
@@ -79,18 +80,9 @@ async def _lag(kafka: KafkaSettings, pipeline: Pipeline) -> tuple[PartitionLag, 
 
 async def _decisions(kafka: KafkaSettings, topic: str, count: int) -> tuple[Decision, ...]:
     """Return the last decisions, newest first."""
-    decode = msgspec.json.Decoder(Decision).decode
-    found: list[tuple[int, Decision]] = []
-    for partition, (start, end) in (await log_bounds(kafka, topic)).items():
-        if start == end:
-            continue
-        async for records in read_log(kafka, topic, partition, max(start, end - LOOK_BACK), end):
-            for record in records:
-                decision = decode(record.value or b"{}")
-                if decision.type not in REPORTED:
-                    found.append((record.timestamp_ms or 0, decision))
-    found.sort(key=lambda one: one[0])
-    return tuple(decision for _, decision in found[: -count - 1 : -1])
+    records = sorted(await record_tail(kafka, topic, LOOK_BACK), key=lambda one: one.timestamp_ms or 0)
+    decisions = [decode_decision(record.value or b"{}") for record in records]
+    return tuple([one for one in decisions if one.type not in REPORTED][: -count - 1 : -1])
 
 
 def troubles_of(members: tuple[Member, ...], partitions: int) -> list[str]:

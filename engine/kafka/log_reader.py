@@ -32,7 +32,7 @@ from engine.settings import KafkaSettings
 from topics.errors import BrokerError
 from topics.messages import Record
 
-__all__ = ["log_bounds", "read_log", "records_at", "slices", "slices_of_log"]
+__all__ = ["log_bounds", "read_log", "record_tail", "records_at", "slices", "slices_of_log"]
 
 LOOK_MS = 100
 """How often a reader with nothing to read looks whether its position has passed a trailing marker."""
@@ -147,6 +147,24 @@ async def read_log(
                 if end_seen is not None:
                     end_seen(consumer.highwater(tp) or 0)
                 yield records
+
+
+async def record_tail(
+    kafka: KafkaSettings, topic: str, records_max: int, until: int | None = None
+) -> list[Record]:
+    """Return the newest records of a topic, of each partition `records_max` at the most, before `until`.
+
+    Raises BrokerError, also where there is no such topic.
+    """
+    found: list[Record] = []
+    for partition, (first, end) in sorted((await log_bounds(kafka, topic)).items()):
+        stop = end if until is None else min(end, until)
+        start = max(first, stop - records_max)
+        if start < stop:
+            async with aclosing(read_log(kafka, topic, partition, start, stop)) as batches:
+                async for records in batches:
+                    found += records
+    return found
 
 
 # -- what a learner folds ---------------------------------------------------------------------------

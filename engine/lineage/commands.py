@@ -22,10 +22,9 @@ from engine.definition.pipeline import Pipeline
 from engine.kafka.client import REFUSED, assigned_consumer, broker_error
 from engine.kafka.log_reader import LOOK_MS, log_bounds
 from engine.kafka.sink import open_sink, partition_of
-from engine.lineage.sources import decode_decision
 from engine.settings import KafkaSettings, Settings
 from operators.race.commands import OF_ALL_RACES
-from topics.codec import encode
+from topics.codec import decode_decision, encode
 from topics.errors import BrokerError, SettingsError
 from topics.messages import Command, Content, Decision
 from topics.signatures import signed_by

@@ -24,12 +24,12 @@ from engine.definition.pipeline import Pipeline
 from engine.kafka.log_reader import log_bounds, read_log
 from engine.kafka.sink import open_sink
 from engine.kafka.topic_admin import topic_states
-from engine.lineage.sources import PipelineLogs, decode_decision
+from engine.lineage.sources import PipelineLogs
 from engine.offline.replay import ReadableLog, Replay, topic_logs
 from engine.settings import Settings
 from topics import headers
 from topics.catalog import Role
-from topics.codec import decode_block, decode_example, decode_quarantine, encode, encode_json
+from topics.codec import decode_block, decode_decision, decode_example, decode_quarantine, encode, encode_json
 from topics.erasure import Erase, tombstone
 from topics.errors import BrokerError
 from topics.messages import Block, Content, Decision, Example, Quarantine, Record

@@ -29,16 +29,14 @@ from engine.worker.model_factory import ModelFactory
 from operators.race.field import RaceField
 from topics import headers
 from topics.catalog import Role
-from topics.codec import decode_example, decode_field, decode_prediction
+from topics.codec import decode_decision, decode_example, decode_field, decode_pointer, decode_prediction
 from topics.errors import SettingsError
-from topics.messages import REPORTED, Decision, Example, ModelPointer, Prediction, Record
+from topics.messages import REPORTED, Decision, Example, Prediction, Record
 
 __all__ = ["Found", "PipelineLogs"]
 
 ENTERED = "candidate.entered"
 Message = TypeVar("Message", bound=msgspec.Struct)
-decode_decision: Callable[[bytes], Decision] = msgspec.json.Decoder(Decision).decode
-decode_pointer: Callable[[bytes], ModelPointer] = msgspec.json.Decoder(ModelPointer).decode
 
 
 class Found(NamedTuple, Generic[Message]):

@@ -34,8 +34,9 @@ from engine.kafka.topic_admin import ensure_topics
 from engine.local.worker import WorkerPage, WorkerProcess, environment, worker_command
 from engine.settings import KafkaSettings
 from topics.catalog import TopicPlan
+from topics.codec import decode_decision
 from topics.errors import BrokerError, DefinitionError
-from topics.messages import REPORTED, Decision
+from topics.messages import REPORTED
 
 __all__ = ["DevFeed", "DevSession", "DevTold"]
 
@@ -177,8 +178,7 @@ class DevSession:
                         self._tasks.append(asyncio.create_task(self._send(kafka, self._feed)))
                         self._feed = None
                 elif not self.stop.is_set():
-                    said = "\n  ".join(worker.log_tail())
-                    self._tell("died", f"the worker ended with code {worker.exit_code}:\n  {said}", log=said)
+                    self._tell_died(worker)
                     if good is not None and not is_old:
                         current = good
                         continue
@@ -217,8 +217,7 @@ class DevSession:
             seen = found
             if lived and worker.exit_code is not None:
                 lived = False
-                said = "\n  ".join(worker.log_tail())
-                self._tell("died", f"the worker ended with code {worker.exit_code}:\n  {said}", log=said)
+                self._tell_died(worker)
             if lived and time.monotonic() >= next_s:
                 next_s = time.monotonic() + FIGURES_S
                 shown = self._tell_figures(await asyncio.to_thread(worker.metrics), shown)
@@ -241,6 +240,10 @@ class DevSession:
             champion=champion,
         )
         return page
+
+    def _tell_died(self, worker: WorkerProcess) -> None:
+        said = "\n  ".join(worker.log_tail())
+        self._tell("died", f"the worker ended with code {worker.exit_code}:\n  {said}", log=said)
 
     async def _pause(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -277,12 +280,11 @@ class DevSession:
     def _follow_decisions(self, kafka: KafkaSettings, plan: tuple[TopicPlan, ...]) -> None:
         """Tell the decisions of the race as they are written."""
         topic = next(one for one in plan if one.role == "decisions")
-        decode = msgspec.json.Decoder(Decision).decode
 
         async def follow(partition: int) -> None:
             async for records in read_log(kafka, topic.name, partition, 0):
                 for record in records:
-                    decision = decode(record.value or b"")
+                    decision = decode_decision(record.value or b"")
                     if decision.type not in QUIET:
                         line = f"{decision.type} {decision.model_name}: {decision.reason}"
                         facts = {

@@ -1,14 +1,15 @@
 """A user's files of JSON lines: as lines, as records, as rows of static features, and how they begin.
 
-Lives here: reading a file, plain or packed; ids, times, labels and missing fields of its first lines,
-whatever they should have been.  Never here: what that means (`diagnosis.py`), which lines are valid
-(`topics/codec.py`).
+Lives here: reading a file, plain or packed, and opening one that is written; ids, times, labels and missing
+fields of its first lines, whatever they should have been.  Never here: what that means (`diagnosis.py`),
+which lines are valid (`topics/codec.py`).
 
 First lines are read again, and only of a run that failed: a good run pays nothing for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import zlib
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import msgspec
 import orjson
@@ -36,6 +37,7 @@ __all__ = [
     "lines_of",
     "read_lines",
     "read_static",
+    "writing",
 ]
 
 LINES_MAX = 1_000
@@ -205,3 +207,16 @@ def delays_ms(events: FirstLines, labels: FirstLines) -> Sequence[int]:
     """Return label time minus event time of all labels whose event is known, smallest first."""
     times = events.times
     return sorted(at - times[event_id] for event_id, at in labels.times.items() if event_id in times)
+
+
+@contextlib.contextmanager
+def writing(path: Path | None) -> Iterator[IO[bytes] | None]:
+    """Open a file that is written, for the block; None gives none.  Raises SettingsError where that fails."""
+    if path is None:
+        yield None
+        return
+    try:
+        with path.open("wb") as out:
+            yield out
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}", hint="check the folder") from None

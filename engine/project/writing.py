@@ -8,17 +8,15 @@ files are there.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from engine.new_folder import write_new_folder
 from engine.project.plan import ProjectPlan
 from topics.codec import encode_json
-from topics.errors import SettingsError
 
 __all__ = ["project_files", "write_project"]
 
@@ -37,23 +35,7 @@ def write_project(folder: Path, plan: ProjectPlan, sample: Path) -> tuple[str, .
     Raises SettingsError where the folder is there and not empty, or cannot be written.
     """
     files = project_files(plan, sample)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(
-            f"{folder} is there already, and nothing is overwritten",
-            hint="give another name, or move it away",
-        )
-    made = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        for name, data in files.items():
-            (made / name).write_bytes(data)
-        made.chmod(0o755)
-        made.rename(folder)
-    except OSError as error:
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
-        raise SettingsError(f"cannot write {folder}: {error.strerror}", hint="check the folder") from None
+    write_new_folder(folder, files)
     return tuple(files)
 
 

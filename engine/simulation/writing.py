@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
+from engine.new_folder import write_new_folder
 from engine.simulation.orders import SimulationPlan
 from engine.simulation.plant import Simulation
 from topics.codec import encode_json
 from topics.durations import duration_ms
-from topics.errors import SettingsError
 
 __all__ = ["write_simulation"]
 
@@ -25,8 +25,6 @@ def write_simulation(folder: Path, plan: SimulationPlan, made: Simulation) -> tu
 
     Raises SettingsError where the folder is there and not empty, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"{folder} is there and not empty", hint="give another name, or move it away")
     delay = made.truth["label_delay_ms"]
     longest_ms = 0 if delay is None else delay["longest"]
     wait = next((one for one in WAITS if duration_ms(one) > longest_ms), WAITS[-1])
@@ -38,10 +36,5 @@ def write_simulation(folder: Path, plan: SimulationPlan, made: Simulation) -> tu
         "labels.jsonl": b"".join(line + b"\n" for line in made.labels),
         "truth.json": encode_json(made.truth) + b"\n",
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
-    except OSError as error:
-        raise SettingsError(f"cannot write {folder}: {error.strerror}", hint="check the folder") from None
+    write_new_folder(folder, files)
     return tuple(files)

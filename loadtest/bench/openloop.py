@@ -26,7 +26,8 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.partitioner import murmur2
 from msgspec import Struct
 
-from engine.kafka.client import REFUSED, assigned_consumer, bounds, broker_error, exact_ends, open_client
+from engine.kafka.client import REFUSED, assigned_consumer, broker_error, open_client
+from engine.kafka.log_reader import log_bounds
 from engine.kafka.topic_admin import partition_counts
 from engine.settings import KafkaSettings
 from loadtest.bench.feed import FeedEvent, LabelFeed
@@ -202,9 +203,8 @@ class OpenLoop:
         """Take every partition of the predictions topic, from its end as it is now."""
         held = [TopicPartition(self._predictions, number) for number in range(partitions)]
         consumer.assign(held)
-        listed = {at: end for at, (_, end) in (await bounds(consumer, held, self._kafka)).items()}
-        for partition, end in (await exact_ends(self._kafka, listed)).items():
-            consumer.seek(partition, end)
+        for number, (_, end) in (await log_bounds(self._kafka, self._predictions)).items():
+            consumer.seek(TopicPartition(self._predictions, number), end)
 
     async def _send(self, producer: Any, load: Load, started_ns: int, partitions: int) -> None:
         """Send every event when it is due, or at once if that has passed."""

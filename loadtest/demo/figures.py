@@ -22,6 +22,7 @@ from river import stats
 
 from engine.definition.pipeline import Pipeline
 from engine.offline.publish import FileLine, PipelineFiles, merged
+from engine.shipped import shipped
 from engine.watches import DeadLetters, letter_lines
 from loadtest.bench.ledger import Answer, AskedEvent, Ledger
 from operators.race.losses import brier
@@ -36,10 +37,7 @@ RECENT_MAX = 2_000
 DECISIONS_MAX = 10_000
 """A demo makes a handful; a loop that makes more than this must not eat the memory."""
 
-_HOME = Path(__file__).parents[2]
-_PACKED = _HOME / "headrace" / "examples"
-EXAMPLES = _PACKED if _PACKED.is_dir() else _HOME / "examples"
-"""A wheel carries them inside `headrace`; a checkout has them once."""
+EXAMPLES = shipped("examples")
 EXAMPLE_FOLDER = EXAMPLES / "flights"
 CATALOG = Catalog("flights", events="flights.departures", labels="flights.arrivals")
 """The names that its pipeline gives its topics: known before it is loaded."""

@@ -45,7 +45,7 @@ from loadtest.demo.scenarios import Scenario
 from loadtest.demo.view import Frame, decision_line, live_view, plain_line, summary_lines
 from operators.claims.rule import Reader
 from topics.catalog import Role
-from topics.codec import decode_claim
+from topics.codec import decode_claim, decode_decision
 from topics.errors import BrokerError
 from topics.headers import record_type_of
 from topics.messages import Decision
@@ -232,7 +232,6 @@ class DemoRace:
         """Count the answers by the rule for every reader of a claimed log (`operators/claims/rule.py`)."""
         predictions, dead_letters = self._catalog["predictions"], self._catalog["dead-letters"]
         decode_answer = msgspec.json.Decoder(ServedAnswer).decode
-        decode_decision = msgspec.json.Decoder(Decision).decode
         reader = Reader()
         while True:
             for partition, records in (await consumer.getmany(timeout_ms=1_000)).items():

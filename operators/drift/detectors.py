@@ -129,7 +129,7 @@ class _Fed:
         return before, after / size
 
 
-class _WatchState(msgspec.Struct):
+class _FedState(msgspec.Struct):
     detector: bytes
     detections: int
     total: float
@@ -213,7 +213,7 @@ class Detectors(WholeState):
         """Return the whole state, one entry per detector."""
         return {
             f"drift/{number}": msgspec.msgpack.encode(
-                _WatchState(self._dump(one.detector), one.detections, one.total, one.count, list(one.recent))
+                _FedState(self._dump(one.detector), one.detections, one.total, one.count, list(one.recent))
             )
             for number, one in enumerate(self._fed)
         }
@@ -228,7 +228,7 @@ class Detectors(WholeState):
         """Replace the whole state."""
         self._entries = len(self._fed)
         for number, one in enumerate(self._fed):
-            state = msgspec.msgpack.decode(entries[f"drift/{number}"], type=_WatchState)
+            state = msgspec.msgpack.decode(entries[f"drift/{number}"], type=_FedState)
             one.detector = self._load(state.detector)
             one.update = one.detector.update
             one.detections, one.total, one.count = state.detections, state.total, state.count

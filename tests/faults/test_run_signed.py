@@ -13,9 +13,9 @@ from running import Worker, fresh_name, make_topics, write_pipeline
 from test_run_ends import SOURCE
 
 from engine.definition.file import load_pipeline
-from engine.lineage.sources import decode_decision
 from engine.local.worker import environment
 from engine.settings import ENV_PREFIX, KafkaSettings
+from topics.codec import decode_decision
 
 KEYS = {"ada": "the key that ada has", "pipeline-ci": "the key that a robot has"}
 OWN = {"web__token": "who sees the figures", "signing_key": "the key that models have"}

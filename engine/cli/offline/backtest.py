@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -118,6 +118,7 @@ def _run_keyed(
     """Run a pipeline whose keys have races of their own, and print its report."""
     from engine.cli.report import progress  # noqa: PLC0415
     from engine.host.garbage import search_rarely  # noqa: PLC0415
+    from engine.offline.json_lines import writing  # noqa: PLC0415
     from engine.offline.keyed.keyed_backtest import keyed_backtest  # noqa: PLC0415
 
     assert origin.events is not None
@@ -130,9 +131,9 @@ def _run_keyed(
         )
     search_rarely()
     with (
-        _writer(outputs.features_out) as features,
-        _writer(outputs.predictions_out) as predictions,
-        _writer(outputs.dead_letters_out) as dead_letters,
+        writing(outputs.features_out) as features,
+        writing(outputs.predictions_out) as predictions,
+        writing(outputs.dead_letters_out) as dead_letters,
         progress(origin.bytes_to_read) as advance,
     ):
         report = keyed_backtest(
@@ -161,15 +162,16 @@ def _run(
     from engine.cli.report import progress  # noqa: PLC0415
     from engine.host.garbage import search_rarely  # noqa: PLC0415
     from engine.offline.backtest import backtest  # noqa: PLC0415
+    from engine.offline.json_lines import writing  # noqa: PLC0415
     from engine.offline.recording import Recording  # noqa: PLC0415
     from engine.offline.rerun import model_factory_of  # noqa: PLC0415
 
     learners: list[Learner] = []
     search_rarely()
     with (
-        _writer(outputs.features_out) as features,
-        _writer(outputs.predictions_out) as predictions,
-        _writer(outputs.dead_letters_out) as dead_letters,
+        writing(outputs.features_out) as features,
+        writing(outputs.predictions_out) as predictions,
+        writing(outputs.dead_letters_out) as dead_letters,
         (
             contextlib.nullcontext() if outputs.record is None else Recording(outputs.record, pipeline)
         ) as written,
@@ -248,18 +250,6 @@ def _keep(
         )
         path = runs_in(outputs.runs, origin.config).add(record)
         typer.echo(f"kept as run {record.run_id} in {path.parent}", err=True)
-
-
-@contextlib.contextmanager
-def _writer(path: Path | None) -> Iterator[IO[bytes] | None]:
-    if path is None:
-        yield None
-        return
-    try:
-        with path.open("wb") as out:
-            yield out
-    except OSError as error:
-        raise SettingsError(f"cannot write {path}: {error.strerror}", hint="check the folder") from None
 
 
 def _save_models(pipeline: Pipeline, learner: Learner, folder: Path, settings: Settings) -> None:

@@ -7,7 +7,6 @@ A wheel carries them inside `headrace`; a checkout has them once, under `deploy/
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,8 @@ from typing import Annotated
 import typer
 
 from engine.cli.options import Json, print_json
+from engine.new_folder import write_new_folder
+from engine.shipped import shipped
 from topics.errors import SettingsError
 
 __all__ = ["SHIPPED", "export_alerts", "export_grafana", "export_k8s", "shipped_files"]
@@ -25,9 +26,7 @@ SHIPPED: Mapping[str, tuple[str, ...]] = {
     "k8s": ("helm/headrace",),
 }
 """Files and folders by what they are for, from `deploy/` on."""
-_HOME = Path(__file__).parents[3]
-_PACKED = _HOME / "headrace" / "deploy"
-_PLACE = _PACKED if _PACKED.is_dir() else _HOME / "deploy"
+_PLACE = shipped("deploy")
 To = Annotated[
     Path, typer.Option("--to", metavar="FOLDER", help="A folder that is yet to be made, or empty.")
 ]
@@ -65,14 +64,7 @@ def shipped_files(what: str) -> dict[Path, Path]:
 def _export(what: str, to: Path, after: str, *, json: bool) -> None:
     """Copy files, and say so; nothing that is there is touched."""
     files = shipped_files(what)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise SettingsError(f"{to} is there and not empty", hint="name another folder: --to FOLDER")
-    try:
-        for path, source in files.items():
-            (to / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, to / path)
-    except OSError as error:
-        raise SettingsError(f"cannot write {to}: {error.strerror}", hint="check the folder") from None
+    write_new_folder(to, {str(path): source.read_bytes() for path, source in files.items()})
     if json:
         print_json({"folder": str(to), "files": [str(path) for path in files]})
         return

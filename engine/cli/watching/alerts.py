@@ -118,11 +118,12 @@ def _check_known(records: list[AlertRecord], alert_id: str, file: Path) -> None:
 
 async def _told(pipeline: Pipeline, settings: Settings) -> tuple[list[AlertRecord], dict[str, bool]]:
     """Return the records of alerts, oldest first, and the last word on each: whether it was a false alarm."""
-    from engine.alerts.reading import acks_in, alert_tail, record_tail  # noqa: PLC0415
+    from engine.alerts.reading import TAIL_MAX, acks_in, alert_tail  # noqa: PLC0415
+    from engine.kafka.log_reader import record_tail  # noqa: PLC0415
 
     catalog, kafka = pipeline.catalog, settings.kafka
     alerts = [one for _, one in await alert_tail(kafka, catalog["alerts"])]
-    return alerts, acks_in(await record_tail(kafka, catalog["decisions"]))
+    return alerts, acks_in(await record_tail(kafka, catalog["decisions"], TAIL_MAX))
 
 
 def _newest(alerts: Iterable[AlertRecord]) -> list[AlertRecord]:

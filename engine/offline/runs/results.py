@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from engine.definition.file import load_pipeline
 from engine.definition.notebook import html_table
 from engine.definition.pipeline import Pipeline
 from engine.machines.learner import Learner
 from engine.offline.backtest import backtest
-from engine.offline.json_lines import read_static
+from engine.offline.json_lines import read_static, writing
 from engine.offline.rerun import model_factory_of
 from engine.offline.runs.curves import curve_rows
 from engine.settings import load_settings
@@ -180,9 +180,9 @@ def run_backtest(
             None if labels is None else files.enter_context(_as_file(labels)),
             warmup=warmup,
             static=looked_up,
-            predictions_out=None
-            if predictions_out is None
-            else files.enter_context(_written(predictions_out)),
+            predictions_out=files.enter_context(
+                writing(None if predictions_out is None else Path(predictions_out))
+            ),
             source=model_factory_of(pipeline, settings),
             on_end=learners.append,
         )
@@ -217,12 +217,3 @@ def _as_file(rows: Messages) -> Iterator[Path]:
                         hint="give text, numbers, booleans, None and datetimes with a time zone",
                     ) from None
         yield path
-
-
-@contextlib.contextmanager
-def _written(path: str | Path) -> Iterator[IO[bytes]]:
-    try:
-        with Path(path).open("wb") as file:
-            yield file
-    except OSError as error:
-        raise SettingsError(f"cannot write {path}: {error.strerror}", hint="check the folder") from None

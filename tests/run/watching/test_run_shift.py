@@ -20,12 +20,11 @@ from typer.testing import CliRunner
 from engine.cli.main import app
 from engine.definition.file import load_pipeline
 from engine.definition.pipeline import Pipeline
-from engine.lineage.sources import decode_decision
 from engine.local.worker import environment
 from engine.machines.watching import verdicts_of
 from engine.offline.backtest import backtest
 from engine.settings import KafkaSettings
-from topics.codec import decode_alert
+from topics.codec import decode_alert, decode_decision
 
 PARTITIONS = 3
 SOURCE = """

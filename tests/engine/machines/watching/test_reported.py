@@ -13,7 +13,6 @@ from river import compose, linear_model
 
 from engine import Labels, Pipeline, Topic
 from engine.cli.export import json_schema
-from engine.lineage.sources import decode_decision
 from engine.offline.backtest import Backtest, LocalRun
 from engine.worker.assembly import build_learner
 from engine.worker.model_factory import ModelFactory
@@ -22,7 +21,7 @@ from operators.models.scoring import Roster
 from operators.monitor.monitors import MonitorContext
 from operators.monitor.rows import Rows
 from operators.monitor.slices import NAME_CHARS_MAX, REPORTED_MAX, Slices
-from topics.codec import encode
+from topics.codec import decode_decision, encode
 from topics.errors import DefinitionError
 from topics.messages import REPORTED, Decision, Example, Record
 
