@@ -68,11 +68,11 @@ def test_fraud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_drift_ends_with_the_swap_that_was_planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    text = ran("drift", 1_600, monkeypatch, tmp_path)
+    text = ran("drift", 2_400, monkeypatch, tmp_path)
     (verdict,) = re.findall(
         r"verdict +.* PROMOTED +tree v2, champion was linear v1: .*\(([\d,]+) labels\)", text
     )
-    assert int(verdict.replace(",", "")) > 800, "it comes after the change, not before"
+    assert int(verdict.replace(",", "")) > 1_200, "it comes after the change, not before"
 
 
 def test_bandit_answers_by_every_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
